@@ -1,0 +1,2 @@
+//! The floor: the price of the kernel.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The shaddock command.
+fn main() {}
