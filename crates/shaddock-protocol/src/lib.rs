@@ -1,1 +1,75 @@
-//! See ARCHITECTURE.md.
+//! The client protocol of Pomelo and Pitaya: bytes in, events and bytes out.
+//!
+//! This crate does no IO, reads no clock and starts no task. It is `no_std` with `alloc`, and that is how the claim is kept:
+//! there is no socket to open and no clock to read. Time and bytes are arguments, deadlines are data.
+//!
+//! # Map
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `conn` | **start here**: [`Conn`], the state machine of one connection |
+//! | `codec` | [`Codec`]: what all connections of one frontend share; encodes responses, pushes and kicks |
+//! | `package` | the outer layer: type, 24-bit length, body |
+//! | `message` | the inner layer: flag, id, route, body |
+//! | `route`, `dictionary` | routes, and the 2-byte codes that stand for them |
+//! | `handshake` | what a client says first, and what it is answered |
+//! | `text` | the string forms of browser clients; a JSON check without memory |
+//! | `protobuf`, `crypto`, `compress` | Pomelo's dynamic protobuf, signed messages, zlib |
+//! | `limits`, `dialect`, `time` | bounds, dialects, milliseconds |
+//!
+//! # One connection
+//!
+//! ```
+//! use bytes::{Bytes, BytesMut};
+//! use shaddock_protocol::{Codec, CodecConfig, Conn, Event, Millis};
+//! use std::sync::Arc;
+//!
+//! let codec = Arc::new(Codec::new(CodecConfig::default()));
+//! let mut conn = Conn::new(codec, Millis(0));
+//! let mut out = BytesMut::new();
+//! // HANDSHAKE {"sys":{}}, then ACK, in one chunk.
+//! let mut input = Bytes::from_static(b"\x01\x00\x00\x0a{\"sys\":{}}\x02\x00\x00\x00");
+//! let now = Millis(20);
+//! let Ok(Some(Event::Handshake(_request))) = conn.poll_event(now, &mut input, &mut out) else { panic!() };
+//! conn.accept(now, None, &mut out).unwrap();
+//! assert!(matches!(conn.poll_event(now, &mut input, &mut out), Ok(Some(Event::Open))));
+//! assert_eq!(&out[..], b"\x01\x00\x00\x15{\"code\":200,\"sys\":{}}");
+//! ```
+#![no_std]
+
+extern crate alloc;
+
+mod codec;
+mod compress;
+mod conn;
+mod crypto;
+mod dialect;
+mod dictionary;
+mod handshake;
+mod limits;
+mod message;
+mod package;
+mod protobuf;
+mod route;
+mod text;
+mod time;
+
+pub use codec::{Codec, CodecConfig, EncodeError, PITAYA_HEARTBEAT, PitayaSerializer};
+pub use compress::{InflateError, deflate_zlib, inflate, looks_compressed};
+pub use conn::{
+    Conn, ConnState, DropReason, Event, Inbound, ProtocolError, RefuseReason, TimeoutKind,
+};
+pub use crypto::{HashPolicy, KeyError, RsaExponent, RsaKey, SignatureError};
+pub use dialect::{Dialect, DialectChoice};
+pub use dictionary::{Dictionary, DictionaryError};
+pub use handshake::{HandshakeError, HandshakeRequest, RejectCode, RsaParts};
+pub use limits::Limits;
+pub use message::{MAX_ROUTE_LEN, Message, MessageError, MessageType, WireRoute};
+pub use package::{
+    HEADER_LEN, MAX_BODY, Package, PackageError, PackageReader, PackageTooLarge, PackageType,
+    encode_package, put_package_header,
+};
+pub use protobuf::{FieldProblem, ProtobufError, Protos, Schema, SchemaError};
+pub use route::Route;
+pub use text::{JsonError, check_json, escape_non_bmp, utf8_of_client};
+pub use time::Millis;

@@ -1,0 +1,177 @@
+//! States of a connection, and what happens in them.
+
+use crate::{HandshakeError, HandshakeRequest, MessageError, PackageError, Route};
+use alloc::boxed::Box;
+use bytes::Bytes;
+use core::num::NonZeroU64;
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnState {
+    /// Accepted; no HANDSHAKE yet.
+    Inited,
+    /// The application has the HANDSHAKE and has not answered yet. No input is consumed.
+    Answering,
+    /// The answer was written; no ACK yet.
+    WaitAck,
+    /// Messages flow.
+    Working,
+    /// Over. No input is consumed, there is no deadline.
+    Closed,
+}
+
+/// What the bytes of a client mean.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A readable HANDSHAKE. The caller decides, perhaps later, and calls [`Conn::accept`](crate::Conn::accept) or
+    /// [`Conn::reject`](crate::Conn::reject); until then no input is consumed.
+    Handshake(Box<HandshakeRequest>),
+    /// The client has acknowledged: the connection is WORKING. The first HEARTBEAT is already in `out`.
+    Open,
+    /// A request or notify to dispatch.
+    Message(Inbound),
+    /// A request that cannot be dispatched. The caller answers with an error; the connection lives.
+    Refused {
+        /// The request's id.
+        id: NonZeroU64,
+        /// Its route, if it could be read.
+        route: Option<Route>,
+        /// What is wrong.
+        reason: RefuseReason,
+    },
+    /// Something without effect, to be counted.
+    Dropped(DropReason),
+    /// The third part of the route is `constructor` (Pomelo): the caller kicks with reason `attack`.
+    Attack,
+}
+
+/// A request or notify whose route has the right shape and whose body could be read.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// The id to answer with; `None`: a notify, nobody waits for an answer.
+    pub id: Option<NonZeroU64>,
+    /// Pomelo: three parts. Pitaya: two or three parts.
+    pub route: Route,
+    /// Pomelo: JSON text in UTF-8, `{}` if the client sent nothing. Pitaya: what the client sent, inflated, otherwise
+    /// untouched.
+    pub body: Bytes,
+}
+
+/// Why a request is answered with an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefuseReason {
+    /// The route code is not in the dictionary, or there is no dictionary.
+    UnknownCode,
+    /// The route is not UTF-8 (browser clients' forms allowed for).
+    RouteNotText,
+    /// Pomelo: not three parts. Pitaya: not two or three.
+    BadRoute,
+    /// Pitaya: a part of the route is empty or blank.
+    BlankRoute,
+    /// The body is not JSON, or nested too deep.
+    BadJson,
+    /// The body is not what the route's protobuf schema says.
+    BadProtobuf,
+}
+
+impl RefuseReason {
+    /// Name for logs and metrics, in snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownCode => "unknown_code",
+            Self::RouteNotText => "route_not_text",
+            Self::BadRoute => "bad_route",
+            Self::BlankRoute => "blank_route",
+            Self::BadJson => "bad_json",
+            Self::BadProtobuf => "bad_protobuf",
+        }
+    }
+
+    /// The text for people, and for Pitaya clients.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::UnknownCode => "unknown route code",
+            Self::RouteNotText => "route is not UTF-8",
+            Self::BadRoute => "invalid route",
+            Self::BlankRoute => "route field can not be empty",
+            Self::BadJson => "body is not JSON",
+            Self::BadProtobuf => "body does not match its schema",
+        }
+    }
+}
+
+/// What was dropped without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// DATA before the ACK. It never reaches a handler.
+    DataBeforeAck,
+    /// A HANDSHAKE after the first one.
+    SecondHandshake,
+    /// An ACK that nobody waits for.
+    UnexpectedAck,
+    /// A HEARTBEAT before the connection is WORKING.
+    EarlyHeartbeat,
+    /// A message of type 4 to 7.
+    InvalidType,
+    /// A response, sent by a client.
+    Response,
+    /// A notify that cannot be dispatched: what a request would be refused for.
+    BadNotify(RefuseReason),
+    /// Messages must be signed and this one is not, or wrongly.
+    BadSignature,
+}
+
+impl DropReason {
+    /// Name for logs and metrics, in snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DataBeforeAck => "data_before_ack",
+            Self::SecondHandshake => "second_handshake",
+            Self::UnexpectedAck => "unexpected_ack",
+            Self::EarlyHeartbeat => "early_heartbeat",
+            Self::InvalidType => "invalid_type",
+            Self::Response => "response_from_client",
+            Self::BadNotify(_) => "bad_notify",
+            Self::BadSignature => "bad_signature",
+        }
+    }
+}
+
+/// Why a connection must be closed, without a KICK. What is in `out` is still to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The bytes are not packages, or one is too long.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// A DATA package whose body is no message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The handshake cannot be read; the answer that says so is in `out`.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The flag says compressed and the body does not inflate, or becomes too long.
+    #[error("broken or oversized compressed body")]
+    Compression,
+    /// A client sent a KICK.
+    #[error("KICK from a client")]
+    Kick,
+}
+
+impl ProtocolError {
+    /// Name for logs and metrics, in snake case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Package(PackageError::UnknownType(_)) => "unknown_package_type",
+            Self::Package(PackageError::TooLarge { .. }) => "package_too_large",
+            Self::Message(_) => "malformed_message",
+            Self::Handshake(_) => "bad_handshake",
+            Self::Compression => "bad_compression",
+            Self::Kick => "kick_from_client",
+        }
+    }
+}

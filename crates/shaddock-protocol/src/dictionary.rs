@@ -1,0 +1,226 @@
+//! The route dictionary: 2-byte codes that stand for routes.
+
+use crate::Route;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use core::cmp::Ordering;
+use core::fmt::Write as _;
+use hashbrown::HashMap;
+use md5::{Digest as _, Md5};
+
+/// Routes and their codes, fixed at start-up. (Pomelo `components/dictionary`.)
+///
+/// Codes of handlers and of the user's list count up from 1. A route that occurs twice has two codes: the last one is written,
+/// each is read.
+#[derive(Clone, Debug, Default)]
+pub struct Dictionary {
+    /// Index is the code; 0 is never assigned by [`Dictionary::build`].
+    routes: Vec<Option<Route>>,
+    codes: HashMap<Arc<str>, u16>,
+    json: String,
+    code_json: String,
+    version: String,
+}
+
+/// Routes that cannot be given codes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DictionaryError {
+    /// More routes than 2-byte codes.
+    #[error("{0} routes, at most 65535 have a code")]
+    TooMany(usize),
+    /// [`Dictionary::with_codes`]: the route or the code occurs twice.
+    #[error("duplicated route (route: {route}, code: {code})")]
+    Duplicate {
+        /// The route of the second entry.
+        route: String,
+        /// The code of the second entry.
+        code: u16,
+    },
+}
+
+impl Dictionary {
+    /// Gives codes as Pomelo does: `handlers` (`type.handler.method`), sorted by UTF-16 code units, then `user` in its own
+    /// order. `handlers` may come in any order; one that occurs twice counts once.
+    ///
+    /// # Errors
+    ///
+    /// More than 65,535 entries.
+    pub fn build<H, U>(handlers: H, user: U) -> Result<Self, DictionaryError>
+    where
+        H: IntoIterator<Item: AsRef<str>>,
+        U: IntoIterator<Item: AsRef<str>>,
+    {
+        let mut routes: Vec<Arc<str>> = handlers
+            .into_iter()
+            .map(|route| Arc::from(route.as_ref()))
+            .collect();
+        routes.sort_unstable_by(|a, b| utf16_order(a, b));
+        routes.dedup();
+        routes.extend(user.into_iter().map(|route| Arc::from(route.as_ref())));
+        let count = routes.len();
+        let entries: Vec<_> = (1..=u16::MAX).zip(routes).map(|(c, r)| (r, c)).collect();
+        if entries.len() < count {
+            return Err(DictionaryError::TooMany(count));
+        }
+        Ok(Self::from_entries(&entries))
+    }
+
+    /// A dictionary with codes chosen by somebody else: by a Pitaya application, or by the server a client talks to.
+    ///
+    /// # Errors
+    ///
+    /// A route or a code occurs twice.
+    pub fn with_codes<R: AsRef<str>>(
+        entries: impl IntoIterator<Item = (R, u16)>,
+    ) -> Result<Self, DictionaryError> {
+        let mut seen: HashMap<Arc<str>, ()> = HashMap::new();
+        let mut used: HashMap<u16, ()> = HashMap::new();
+        let mut list = Vec::new();
+        for (route, code) in entries {
+            let route: Arc<str> = Arc::from(route.as_ref());
+            let twice = seen.insert(route.clone(), ()).is_some();
+            if twice | used.insert(code, ()).is_some() {
+                return Err(DictionaryError::Duplicate {
+                    route: String::from(&*route),
+                    code,
+                });
+            }
+            list.push((route, code));
+        }
+        Ok(Self::from_entries(&list))
+    }
+
+    /// A dictionary without routes. Unlike no dictionary at all, it is announced to clients.
+    pub fn empty() -> Self {
+        Self::from_entries(&[])
+    }
+
+    fn from_entries(entries: &[(Arc<str>, u16)]) -> Self {
+        let mut routes = Vec::new();
+        let mut codes: HashMap<Arc<str>, u16> = HashMap::with_capacity(entries.len());
+        let mut order: Vec<Arc<str>> = Vec::with_capacity(entries.len());
+        for (text, code) in entries {
+            let index = usize::from(*code);
+            if routes.len() <= index {
+                routes.resize(index + 1, None);
+            }
+            routes[index] = Some(Route::new(text.clone()));
+            if codes.insert(text.clone(), *code).is_none() {
+                order.push(text.clone());
+            }
+        }
+        // JavaScript puts integer-like keys first.
+        order.sort_by_key(|route| array_index(route).map_or(u64::MAX, u64::from));
+        let json = object(order.iter().map(|route| (&**route, codes[route])));
+        let code_json = code_object(&routes);
+        let version = STANDARD.encode(Md5::digest(&json));
+        Self {
+            routes,
+            codes,
+            json,
+            code_json,
+            version,
+        }
+    }
+
+    /// The code that is written for `route`.
+    pub fn code(&self, route: &str) -> Option<u16> {
+        self.codes.get(route).copied()
+    }
+
+    /// The route that `code` stands for.
+    pub fn route(&self, code: u16) -> Option<&Route> {
+        self.routes.get(usize::from(code))?.as_ref()
+    }
+
+    /// Base64 of the MD5 of [`Dictionary::json`]. Clients cache a dictionary under this name.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The route → code object as compact JSON, in the order that the version is computed from.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The code → route object as compact JSON, ascending.
+    pub fn code_json(&self) -> &str {
+        &self.code_json
+    }
+
+    /// The route → code object as compact JSON with sorted keys, as Pitaya writes it.
+    pub(crate) fn sorted_json(&self) -> String {
+        let mut entries: Vec<_> = self.codes.iter().map(|(r, c)| (&**r, *c)).collect();
+        entries.sort_unstable();
+        object(entries.into_iter())
+    }
+
+    /// Every code with its route, ascending by code.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, &Route)> {
+        (0..=u16::MAX)
+            .zip(&self.routes)
+            .filter_map(|(code, route)| Some((code, route.as_ref()?)))
+    }
+
+    /// Number of routes, counting each text once.
+    pub fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// Whether there is no route.
+    pub fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+    }
+}
+
+fn utf16_order(a: &str, b: &str) -> Ordering {
+    a.encode_utf16().cmp(b.encode_utf16())
+}
+
+/// The number that JavaScript takes an object key for, if it does: decimal, no leading zeros, below 2^32 - 1.
+fn array_index(key: &str) -> Option<u32> {
+    let canonical = key == "0"
+        || key
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_digit() && b != b'0');
+    if !canonical {
+        return None;
+    }
+    key.parse().ok().filter(|&index| index != u32::MAX)
+}
+
+fn object<'a>(entries: impl Iterator<Item = (&'a str, u16)>) -> String {
+    let mut text = String::from("{");
+    for (index, (route, code)) in entries.enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        push_json_string(route, &mut text);
+        // Writing to a String does not fail.
+        let _ = write!(text, ":{code}");
+    }
+    text.push('}');
+    text
+}
+
+fn code_object(routes: &[Option<Route>]) -> String {
+    let mut text = String::from("{");
+    for (code, route) in routes.iter().enumerate() {
+        if let Some(route) = route {
+            text.push_str(if text.len() == 1 { "" } else { "," });
+            let _ = write!(text, "\"{code}\":");
+            push_json_string(route.as_str(), &mut text);
+        }
+    }
+    text.push('}');
+    text
+}
+
+/// Only `"`, `\` and control characters are escaped, as JavaScript does.
+pub(crate) fn push_json_string(value: &str, text: &mut String) {
+    // A string always serialises.
+    text.push_str(&serde_json::to_string(value).unwrap_or_default());
+}

@@ -1,0 +1,44 @@
+//! Every bound of the protocol, with its default, its unit and what happens at the bound.
+
+use core::time::Duration;
+
+/// Bounds on what one client may do to the server. All of them close the connection without a KICK when they are passed.
+///
+/// Plain data: build one with `Limits { max_package_size: .., ..Limits::default() }`.
+///
+/// A JSON body or handshake may nest [`Limits::MAX_JSON_DEPTH`] levels. This bound is fixed: it is the one of the JSON
+/// parser behind it. The nesting of protobuf bodies has its own fixed bound, in the protobuf module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Judged as soon as the
+    /// 4 head bytes are there: the body is neither waited for nor given memory. Keep it at or above 64 KiB.
+    pub max_package_size: usize,
+    /// Longest body of a HANDSHAKE, in bytes, before it is read as JSON. Default 16 KiB. Judged with the head, like
+    /// `max_package_size`, which also applies. A parsed handshake takes a multiple of its length, hence the smaller bound.
+    pub max_handshake_size: usize,
+    /// Longest body of a message after inflating it, in bytes (Pitaya clients only). Default 64 KiB. The inflater stops there.
+    pub max_inflated_size: usize,
+    /// Time for each step of the handshake: accept to HANDSHAKE, HANDSHAKE to the application's answer, answer to ACK.
+    /// Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Longest time without a byte in either direction. Default 90 s. Applies before the connection is WORKING, and afterwards
+    /// only if heartbeats are off; with heartbeats on their timeout governs.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// Levels of arrays and objects in a JSON body or handshake. Deeper text is treated as text that is not JSON.
+    pub const MAX_JSON_DEPTH: u32 = 127;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_package_size: 64 * 1024,
+            max_handshake_size: 16 * 1024,
+            max_inflated_size: 64 * 1024,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(90),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Messages: the body of a DATA package. Flag byte, id, route, body.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Longest route in text form, in bytes: its length is one byte on the wire.
+pub const MAX_ROUTE_LEN: usize = 255;
+
+const ROUTE_IS_CODE: u8 = 0x01;
+const COMPRESSED: u8 = 0x10;
+const ERROR: u8 = 0x20;
+
+/// Who speaks and whether an answer is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum MessageType {
+    /// From the client, wants a response with its id.
+    Request = 0,
+    /// From the client, wants nothing.
+    Notify = 1,
+    /// From the server, answers a request.
+    Response = 2,
+    /// From the server, unasked.
+    Push = 3,
+}
+
+/// The route as it is on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WireRoute {
+    /// Responses carry no route.
+    None,
+    /// A code of the route dictionary.
+    Code(u16),
+    /// Text, not yet checked for UTF-8.
+    Name(Bytes),
+}
+
+/// A decoded message. Its bytes are slices of the package it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What kind of message it is.
+    pub kind: MessageType,
+    /// The request's id; 0 for notifies and pushes, which have none. A request with id 0 wants no answer.
+    pub id: u64,
+    /// Its route. [`WireRoute::None`] for a response, always.
+    pub route: WireRoute,
+    /// Everything after the route.
+    pub body: Bytes,
+    /// Flag bit `10`: the body is a zlib stream (Pitaya only; Pomelo carries the bit without effect).
+    pub compressed: bool,
+    /// Flag bit `20`: this response reports an error (Pitaya only).
+    pub error: bool,
+}
+
+/// Bytes that are no message, or a message that has no bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// No flag byte.
+    #[error("empty message")]
+    Empty,
+    /// Type 4 to 7. Well-formed, but nobody knows what follows the flag.
+    #[error("invalid message type {0}")]
+    InvalidType(u8),
+    /// The id does not end within the message.
+    #[error("message id is cut short")]
+    IdCut,
+    /// The id needs more than 64 bits, or more than 10 bytes.
+    #[error("message id does not fit into 64 bits")]
+    IdOverflow,
+    /// The route, its length or its code does not end within the message.
+    #[error("route is cut short")]
+    RouteCut,
+    /// Encoding only: a request, notify or push without a route.
+    #[error("message without a route")]
+    RouteMissing,
+    /// Encoding only: a route of more than [`MAX_ROUTE_LEN`] bytes, which the wire cannot express.
+    #[error("route of {0} bytes, at most {MAX_ROUTE_LEN} can be sent")]
+    RouteTooLong(usize),
+}
+
+impl Message {
+    /// A message with neither compression nor error.
+    pub const fn new(kind: MessageType, id: u64, route: WireRoute, body: Bytes) -> Self {
+        Self {
+            kind,
+            id,
+            route,
+            body,
+            compressed: false,
+            error: false,
+        }
+    }
+
+    /// Reads a message. Copies nothing.
+    ///
+    /// # Errors
+    ///
+    /// The bytes end too early, or the id or type is not valid.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, MessageError> {
+        let Some(&flag) = bytes.first() else {
+            return Err(MessageError::Empty);
+        };
+        bytes.advance(1);
+        let kind = match flag >> 1 & 7 {
+            0 => MessageType::Request,
+            1 => MessageType::Notify,
+            2 => MessageType::Response,
+            3 => MessageType::Push,
+            other => return Err(MessageError::InvalidType(other)),
+        };
+        let id = if has_id(kind) {
+            take_id(&mut bytes)?
+        } else {
+            0
+        };
+        let route = if kind == MessageType::Response {
+            WireRoute::None
+        } else if flag & ROUTE_IS_CODE != 0 {
+            take_code(&mut bytes)?
+        } else {
+            take_name(&mut bytes)?
+        };
+        Ok(Self {
+            kind,
+            id,
+            route,
+            body: bytes,
+            compressed: flag & COMPRESSED != 0,
+            error: flag & ERROR != 0,
+        })
+    }
+
+    /// Appends the message to `out`. The id is written in its shortest form; a response's route is left out.
+    ///
+    /// # Errors
+    ///
+    /// The route is missing or too long; `out` is as it was.
+    pub fn encode(&self, out: &mut BytesMut) -> Result<(), MessageError> {
+        let mut flag = (self.kind as u8) << 1;
+        flag |= if self.compressed { COMPRESSED } else { 0 };
+        flag |= if self.error { ERROR } else { 0 };
+        if self.kind == MessageType::Response {
+            put_response_head(flag, self.id, out);
+            out.put_slice(&self.body);
+            return Ok(());
+        }
+        match &self.route {
+            WireRoute::None => return Err(MessageError::RouteMissing),
+            WireRoute::Name(name) if name.len() > MAX_ROUTE_LEN => {
+                return Err(MessageError::RouteTooLong(name.len()));
+            }
+            WireRoute::Code(_) => flag |= ROUTE_IS_CODE,
+            WireRoute::Name(_) => {}
+        }
+        out.put_u8(flag);
+        if has_id(self.kind) {
+            put_id(self.id, out);
+        }
+        match &self.route {
+            WireRoute::Code(code) => out.put_u16(*code),
+            WireRoute::Name(name) => put_name(name, out),
+            WireRoute::None => {}
+        }
+        out.put_slice(&self.body);
+        Ok(())
+    }
+}
+
+/// Appends flag and id of a response. `flags` may hold the compression and error bits; the type is set here.
+pub(crate) fn put_response_head(flags: u8, id: u64, out: &mut BytesMut) {
+    out.put_u8(flags | (MessageType::Response as u8) << 1);
+    put_id(id, out);
+}
+
+/// The flag bits of a message that is not a plain one.
+pub(crate) const fn flag_bits(compressed: bool, error: bool) -> u8 {
+    (if compressed { COMPRESSED } else { 0 }) | (if error { ERROR } else { 0 })
+}
+
+const fn has_id(kind: MessageType) -> bool {
+    matches!(kind, MessageType::Request | MessageType::Response)
+}
+
+fn put_name(name: &[u8], out: &mut BytesMut) {
+    // The caller has checked that it fits.
+    out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
+    out.put_slice(name);
+}
+
+/// Base 128, least significant group first.
+fn put_id(mut id: u64, out: &mut BytesMut) {
+    while id >= 0x80 {
+        out.put_u8((id & 0x7f) as u8 | 0x80);
+        id >>= 7;
+    }
+    out.put_u8((id & 0x7f) as u8);
+}
+
+/// Up to 10 bytes; padded forms are accepted.
+fn take_id(bytes: &mut Bytes) -> Result<u64, MessageError> {
+    let mut id = 0_u64;
+    for (index, &byte) in bytes.iter().enumerate() {
+        // The tenth group holds the top bit only.
+        if index == 10 || index == 9 && byte & 0x7f > 1 {
+            return Err(MessageError::IdOverflow);
+        }
+        id |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            bytes.advance(index + 1);
+            return Ok(id);
+        }
+    }
+    Err(if bytes.len() >= 10 {
+        MessageError::IdOverflow
+    } else {
+        MessageError::IdCut
+    })
+}
+
+fn take_code(bytes: &mut Bytes) -> Result<WireRoute, MessageError> {
+    bytes
+        .try_get_u16()
+        .map(WireRoute::Code)
+        .map_err(|_| MessageError::RouteCut)
+}
+
+fn take_name(bytes: &mut Bytes) -> Result<WireRoute, MessageError> {
+    let Some(&len) = bytes.first() else {
+        return Err(MessageError::RouteCut);
+    };
+    let len = usize::from(len);
+    if bytes.len() - 1 < len {
+        return Err(MessageError::RouteCut);
+    }
+    bytes.advance(1);
+    Ok(WireRoute::Name(bytes.split_to(len)))
+}

@@ -1,0 +1,211 @@
+//! Packages: the outer layer. One type byte, three length bytes (big-endian), the body.
+
+use alloc::vec::Vec;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Length of a package head in bytes: type, then 24 bits of body length.
+pub const HEADER_LEN: usize = 4;
+
+/// Longest body that the 24-bit length can express, in bytes.
+pub const MAX_BODY: usize = 0xff_ffff;
+
+/// What a package is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum PackageType {
+    /// First package of either side; the body is JSON.
+    Handshake = 1,
+    /// The client has read the answer to its handshake. No body.
+    HandshakeAck = 2,
+    /// Sign of life. No body.
+    Heartbeat = 3,
+    /// The body is one [message](crate::Message).
+    Data = 4,
+    /// Last package of a server before it closes; the body is `{"reason":".."}`.
+    Kick = 5,
+}
+
+impl TryFrom<u8> for PackageType {
+    type Error = PackageError;
+
+    fn try_from(byte: u8) -> Result<Self, PackageError> {
+        Ok(match byte {
+            1 => Self::Handshake,
+            2 => Self::HandshakeAck,
+            3 => Self::Heartbeat,
+            4 => Self::Data,
+            5 => Self::Kick,
+            other => return Err(PackageError::UnknownType(other)),
+        })
+    }
+}
+
+/// A complete package. A body of length 0 and no body are the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// What it is for.
+    pub kind: PackageType,
+    /// The bytes after the head.
+    pub body: Bytes,
+}
+
+/// The bytes are not packages, or longer ones than allowed. The stream cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// The first byte of a head is not 1 to 5.
+    #[error("unknown package type {0}")]
+    UnknownType(u8),
+    /// The announced body is longer than the bound.
+    #[error("package body of {announced} bytes, at most {limit} allowed")]
+    TooLarge {
+        /// Body length in the head.
+        announced: usize,
+        /// The bound in force.
+        limit: usize,
+    },
+}
+
+/// A body that the 24-bit length of a package cannot express. Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("package body of {0} bytes, at most {MAX_BODY} can be sent")]
+pub struct PackageTooLarge(pub usize);
+
+/// Encodes one package into its own buffer.
+///
+/// # Errors
+///
+/// The body is longer than [`MAX_BODY`].
+pub fn encode_package(kind: PackageType, body: &[u8]) -> Result<Bytes, PackageTooLarge> {
+    let mut out = BytesMut::with_capacity(HEADER_LEN + body.len().min(MAX_BODY));
+    put_package_header(kind, body.len(), &mut out)?;
+    out.put_slice(body);
+    Ok(out.freeze())
+}
+
+/// Appends the head of a package whose body has `body_len` bytes.
+///
+/// # Errors
+///
+/// The body is longer than [`MAX_BODY`]; `out` is as it was.
+pub fn put_package_header(
+    kind: PackageType,
+    body_len: usize,
+    out: &mut BytesMut,
+) -> Result<(), PackageTooLarge> {
+    out.put_slice(&header(kind, body_len)?);
+    Ok(())
+}
+
+/// The head of a package, for callers that patch it into place.
+pub(crate) fn header(
+    kind: PackageType,
+    body_len: usize,
+) -> Result<[u8; HEADER_LEN], PackageTooLarge> {
+    match u32::try_from(body_len) {
+        Ok(len) if body_len <= MAX_BODY => {
+            let [_, high, middle, low] = len.to_be_bytes();
+            Ok([kind as u8, high, middle, low])
+        }
+        _ => Err(PackageTooLarge(body_len)),
+    }
+}
+
+/// Incremental reader of packages.
+///
+/// A package that lies whole in the input is a slice of it: nothing is copied. Only a package that is cut over several inputs
+/// is put together in a buffer, which grows by what arrived and never by the announced length. The reader owns no memory while
+/// no package is cut short.
+#[derive(Debug, Default)]
+pub struct PackageReader {
+    /// Head and body so far of a package that was cut short. Empty, without capacity, if none is.
+    partial: Vec<u8>,
+}
+
+impl PackageReader {
+    /// A reader at the start of a stream.
+    pub const fn new() -> Self {
+        Self {
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes the next package out of `input`, or all of `input` if it does not end a package.
+    ///
+    /// `max_body` is the bound on the body in bytes; it is judged when the 4 head bytes are there and may differ from call to
+    /// call.
+    ///
+    /// # Errors
+    ///
+    /// The head is not one of a package, or announces more than `max_body`. The stream has lost its rhythm: the reader keeps
+    /// the bytes and gives the same error again.
+    pub fn next(
+        &mut self,
+        input: &mut Bytes,
+        max_body: usize,
+    ) -> Result<Option<Package>, PackageError> {
+        if self.partial.is_empty() {
+            let Some(&head) = input.first_chunk::<HEADER_LEN>() else {
+                self.keep(input);
+                return Ok(None);
+            };
+            let (kind, len) = judge(head, max_body)?;
+            if input.len() - HEADER_LEN < len {
+                self.keep(input);
+                return Ok(None);
+            }
+            input.advance(HEADER_LEN);
+            let body = input.split_to(len);
+            return Ok(Some(Package { kind, body }));
+        }
+        self.resume(input, max_body)
+    }
+
+    /// Whether a package was begun and is not complete: the end of the stream here is a cut package.
+    pub fn is_mid_package(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    /// Goes on with a package that an earlier input began.
+    fn resume(
+        &mut self,
+        input: &mut Bytes,
+        max_body: usize,
+    ) -> Result<Option<Package>, PackageError> {
+        if self.partial.len() < HEADER_LEN {
+            let missing = (HEADER_LEN - self.partial.len()).min(input.len());
+            self.partial.extend_from_slice(&input.split_to(missing));
+        }
+        let Some(&head) = self.partial.first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let (kind, len) = judge(head, max_body)?;
+        let missing = (HEADER_LEN + len).saturating_sub(self.partial.len());
+        if input.len() < missing {
+            self.keep(input);
+            return Ok(None);
+        }
+        self.partial.extend_from_slice(&input[..missing]);
+        input.advance(missing);
+        let mut body = Bytes::from(core::mem::take(&mut self.partial));
+        body.advance(HEADER_LEN);
+        Ok(Some(Package { kind, body }))
+    }
+
+    fn keep(&mut self, input: &mut Bytes) {
+        self.partial.extend_from_slice(input);
+        input.clear();
+    }
+}
+
+fn judge(head: [u8; HEADER_LEN], max_body: usize) -> Result<(PackageType, usize), PackageError> {
+    let kind = PackageType::try_from(head[0])?;
+    let announced = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
+    if announced > max_body {
+        return Err(PackageError::TooLarge {
+            announced,
+            limit: max_body,
+        });
+    }
+    Ok((kind, announced))
+}
