@@ -1,1 +1,39 @@
-//! See ARCHITECTURE.md.
+//! One trait for servers that talk: in one process, or over NATS and etcd.
+//!
+//! - [`Node`] is what one server gives to the cluster; the framework implements it.
+//! - [`Cluster`] is the connection between servers; [`Cluster::join`] gives a server its [`Membership`], through which it
+//!   forwards client messages, calls remotes, works on sessions of frontends and delivers to their clients.
+//! - [`Members`] is the list of servers that are there, [`Routing`] chooses one of them.
+//! - [`LocalCluster`] joins servers of one process. A forwarded request is a table look-up and the node's own future: no
+//!   task switch, no copy of the body.
+//!
+//! Bodies are opaque here: JSON text or raw bytes, as [`bytes::Bytes`]. Errors between servers are [`RemoteError`]s with the
+//! codes of Pitaya v3 (`PIT-404`, ..).
+
+mod api;
+mod context;
+mod delivery;
+mod error;
+mod info;
+mod local;
+mod members;
+mod routing;
+mod session;
+
+pub use api::{
+    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Reply,
+    Status, Unique,
+};
+pub use context::{Context, ContextError, format_duration, parse_duration};
+pub use delivery::{Delivered, Delivery, Receivers};
+pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
+pub use info::{InvalidServerId, ServerId, ServerInfo};
+pub use local::LocalCluster;
+pub use members::Members;
+pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target};
+pub use session::{
+    ForwardedSession, Located, RawSid, SessionAnswer, SessionData, SessionEvent, SessionOp,
+};
+
+/// A future on the heap that can be sent between threads.
+pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

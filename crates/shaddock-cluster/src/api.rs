@@ -1,0 +1,490 @@
+//! The two sides of the cluster: what a server gives to it, and what it gets.
+
+use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use crate::{
+    BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Located,
+    Members, RawSid, RemoteError, RemoteErrorKind, ServerId, ServerInfo, SessionAnswer,
+    SessionEvent, SessionOp, code, format_duration,
+};
+
+/// A message of a client that its frontend forwards to another server.
+#[derive(Clone, Debug)]
+pub struct ForwardedRequest {
+    /// The full route as the client gave it: `type.service.method`.
+    pub route: Arc<str>,
+    /// The body, decompressed and decoded to JSON text, or raw. Otherwise untouched.
+    pub body: Bytes,
+    /// The client's number of the request. `None` is a notify: the answer is awaited but nothing of it reaches the client.
+    pub id: Option<NonZeroU64>,
+    /// The session as it is now.
+    pub session: ForwardedSession,
+    /// How long the frontend waits, and values that travel.
+    pub context: Context,
+}
+
+/// A call from server to server (user RPC).
+#[derive(Clone, Debug)]
+pub struct RemoteCall {
+    /// `type.service.method`; the receiver looks at `service.method` only.
+    pub route: Arc<str>,
+    /// The argument: JSON text, or a protobuf message for Pitaya servers. Empty is no argument.
+    pub body: Bytes,
+    /// The calling server. The cluster fills it in; a call that arrives without one has none.
+    pub from: Option<ServerId>,
+    /// How long the caller waits, and values that travel.
+    pub context: Context,
+}
+
+/// What one server gives to the cluster. The framework implements it.
+///
+/// All methods may be called from any thread, at the same time. None may block. A panic in a future or method is answered
+/// with `PIT-000` and harms nobody else.
+///
+/// A future may be dropped before it is done: when its caller is in this process and went away, or its deadline passed.
+/// What must be finished belongs into a task of its own.
+pub trait Node: Send + Sync + 'static {
+    /// Runs the handler for a client message that a frontend forwarded, and answers with its result.
+    ///
+    /// Called in the order in which one frontend sent the messages; what it returns may run at the same time.
+    fn serve_request(
+        self: Arc<Self>,
+        request: ForwardedRequest,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>>;
+
+    /// Runs a remote.
+    fn serve_call(
+        self: Arc<Self>,
+        call: RemoteCall,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>>;
+
+    /// Does something to sessions of this frontend. It must not wait for a request of the same session that is still
+    /// being answered: the handler may be the one who asks.
+    fn session_op(
+        self: Arc<Self>,
+        op: SessionOp,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        let _ = op;
+        Box::pin(async { Err(crate::session::not_a_frontend()) })
+    }
+
+    /// Puts a message into the outboxes of its receivers, now: the order of calls is the order in which clients get them.
+    fn deliver(&self, delivery: Delivery) -> Delivered {
+        let _ = delivery;
+        Delivered::default()
+    }
+
+    /// This user was bound at another frontend of the same type, and sessions are unique: close his sessions here.
+    fn bound_elsewhere(&self, uid: &Arc<str>, owner: Option<&ServerId>) {
+        let _ = (uid, owner);
+    }
+
+    /// For a while this frontend cannot be sure that it still owns its users (`true`), or it is sure again (`false`).
+    ///
+    /// While it is not, the cluster refuses to forward or deliver in the name of a bound user whose session is unique;
+    /// handlers of this server should do the same. Those who were lost meanwhile come by
+    /// [`bound_elsewhere`](Self::bound_elsewhere) before `false`.
+    fn fenced(&self, fenced: bool) {
+        let _ = fenced;
+    }
+
+    /// Another server came or left after this one had joined. The list in [`Members`] is already the new one.
+    fn member_changed(&self, change: MemberChange) {
+        let _ = change;
+    }
+
+    /// Something happened to a session of a frontend. Only called if the server asked for it when it joined. Events of one
+    /// session arrive in order.
+    fn session_event(&self, event: SessionEvent) {
+        let _ = event;
+    }
+}
+
+/// A server came or left.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum MemberChange {
+    /// It is there and can be called.
+    Joined(Arc<ServerInfo>),
+    /// It said goodbye, or its lease ended.
+    Left(Arc<ServerInfo>),
+}
+
+/// Whether a user may have several sessions on frontends of one type, across all of them. All servers of a type must agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unique {
+    /// He may.
+    #[default]
+    No,
+    /// A second bind is refused.
+    RejectNew,
+    /// The older session is closed.
+    ReplaceOld,
+}
+
+/// How a server takes part.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct JoinOptions {
+    /// Frontends: whether sessions of a user are unique.
+    pub unique: Unique,
+    /// Whether [`Node::session_event`] is called with events of all frontends.
+    pub session_events: bool,
+    /// Takes part without being listed: it can call, but nobody routes to it. For tools of operators.
+    pub hidden: bool,
+}
+
+impl JoinOptions {
+    /// A listed server without unique sessions that asks for no events.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets whether sessions are unique.
+    #[must_use]
+    pub fn unique(mut self, unique: Unique) -> Self {
+        self.unique = unique;
+        self
+    }
+
+    /// Asks for events of sessions.
+    #[must_use]
+    pub fn with_session_events(mut self) -> Self {
+        self.session_events = true;
+        self
+    }
+
+    /// Takes part without being listed.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+}
+
+/// Servers that can find and call each other.
+pub trait Cluster: Send + Sync + 'static {
+    /// Lists a server and serves it from now on. When the future is done others can call it.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the id is taken or the other servers cannot be reached.
+    fn join(
+        &self,
+        info: ServerInfo,
+        options: JoinOptions,
+        node: Arc<dyn Node>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Membership>, ClusterError>>;
+}
+
+/// The place of one server in the cluster.
+///
+/// Futures that are returned own all they need. To drop one is to stop waiting: nothing is left behind here, and a request
+/// that was sent may still be carried out.
+///
+/// Dropping the last `Arc` is leaving without a goodbye; call [`leave`](Self::leave).
+pub trait Membership: Send + Sync + 'static {
+    /// Who this server is, as others see it.
+    fn info(&self) -> &Arc<ServerInfo>;
+
+    /// The servers that are there, this one included.
+    fn members(&self) -> &Members;
+
+    /// Forwards a client's message. It is on its way when this returns, before the future is polled.
+    ///
+    /// # Errors
+    /// Of the answer: the handler's own, or one that says why there is none ([`RemoteErrorKind`]). Nothing is tried twice.
+    fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply;
+
+    /// Calls a remote. It is on its way when this returns, before the future is polled.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward).
+    fn call(&self, to: &ServerInfo, call: RemoteCall) -> Reply;
+
+    /// Asks a frontend to do something to a session.
+    ///
+    /// # Errors
+    /// The frontend's, or [`RemoteErrorKind::NoServer`] if it is not there, or [`RemoteErrorKind::Refused`] if it is a
+    /// Pitaya server that has no such operation.
+    fn session_op(
+        &self,
+        frontend: &ServerId,
+        op: SessionOp,
+        context: Context,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>>;
+
+    /// Sends one message to clients of a frontend. It is on its way when this returns: messages of one sender reach a
+    /// session in the order of these calls, whether or not the futures are awaited.
+    ///
+    /// # Errors
+    /// As for [`session_op`](Self::session_op); then nobody or an unknown part got it.
+    fn deliver(
+        &self,
+        frontend: &ServerId,
+        delivery: Delivery,
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
+
+    /// Sends a message to users of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver).
+    ///
+    /// # Errors
+    /// The link is down.
+    fn deliver_to_users(
+        &self,
+        frontend_type: &str,
+        route: Arc<str>,
+        body: Bytes,
+        uids: Arc<[Arc<str>]>,
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
+
+    /// Closes every session of the user on every frontend; the result is how many are known to be closed (a Pitaya
+    /// frontend does not say).
+    ///
+    /// # Errors
+    /// A frontend that might have the user did not answer.
+    fn kick_user(
+        &self,
+        uid: Arc<str>,
+        reason: Option<Arc<str>>,
+    ) -> BoxFuture<'static, Result<u32, RemoteError>>;
+
+    /// Where a user is connected now.
+    ///
+    /// # Errors
+    /// A frontend that might have the user did not answer.
+    fn where_is(&self, uid: Arc<str>) -> BoxFuture<'static, Result<Vec<Located>, RemoteError>>;
+
+    /// Frontends, before they bind a session: makes the user reachable here and, if sessions are unique, settles who
+    /// owns him. When it is done, pushes to the user come here. The caller then
+    /// 1. binds the session, and calls [`unbind_user`](Self::unbind_user) if that failed;
+    /// 2. asks [`is_bound`](Self::is_bound), and closes the session if not: another frontend took the user between this
+    ///    call and the bind, when [`Node::bound_elsewhere`] could not yet find the session;
+    /// 3. calls [`unbind_user`](Self::unbind_user) once when the session is unbound or closed.
+    ///
+    /// # Errors
+    /// [`BindError`]; then nothing has changed. A caller that drops the future before it is done calls
+    /// [`unbind_user`](Self::unbind_user), as after a bind.
+    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>>;
+
+    /// Whether this session of the user is still bound here, as far as the cluster knows: true from the end of
+    /// [`bind_user`](Self::bind_user) until [`unbind_user`](Self::unbind_user), or until another frontend took the user.
+    fn is_bound(&self, uid: &str, sid: RawSid) -> bool;
+
+    /// Takes one session of the user away. Returns at once; calls for sessions that are not bound do nothing.
+    fn unbind_user(&self, uid: &Arc<str>, sid: RawSid);
+
+    /// Frontends: tells all servers that asked for it what happened to a session.
+    fn publish_event(&self, event: SessionEvent);
+
+    /// Whether this frontend cannot be sure now that it still owns its users ([`Node::fenced`]).
+    fn is_fenced(&self) -> bool;
+
+    /// Numbers for metrics and tests.
+    fn status(&self) -> Status;
+
+    /// Leaves the list, so that nobody routes here any more, and goes on serving what comes. First step of draining.
+    fn withdraw(&self) -> BoxFuture<'_, ()>;
+
+    /// Leaves: withdraws, finishes what was taken (up to the request timeout), and lets go of everything. A second call
+    /// does nothing.
+    fn leave(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What a membership holds at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The link for calls is up.
+    pub connected: bool,
+    /// The server is listed with a lease that is alive (in one process: has not left).
+    pub listed: bool,
+    /// Calls that wait for an answer.
+    pub pending_calls: usize,
+    /// Requests of others that are being served.
+    pub serving: usize,
+    /// Users bound here.
+    pub bound_users: usize,
+    /// Subscriptions held at NATS.
+    pub subscriptions: usize,
+    /// Requests answered with "busy" because too many were waiting.
+    pub refused_busy: u64,
+}
+
+/// The answer to a request, to be awaited. Dropping it is giving up.
+#[must_use = "a reply must be awaited: an error in it is lost otherwise"]
+pub struct Reply(State);
+
+enum State {
+    Ready(Option<Result<Bytes, RemoteError>>),
+    /// A node of this process. The timer is only made when the node does not answer at once.
+    Node {
+        answer: BoxFuture<'static, Result<Bytes, RemoteError>>,
+        limit: Limit,
+        timer: Option<Pin<Box<Sleep>>>,
+        /// Counts the request while it is served.
+        _serving: Serving,
+    },
+    Remote(BoxFuture<'static, Result<Bytes, RemoteError>>),
+}
+
+/// How long an answer may take, and what its failure says.
+pub(crate) struct Limit {
+    pub(crate) timeout: Duration,
+    pub(crate) route: Arc<str>,
+    pub(crate) caller: ServerId,
+    pub(crate) target: ServerId,
+}
+
+impl Limit {
+    /// The error of a caller that got no answer in time.
+    pub(crate) fn error(&self) -> RemoteError {
+        RemoteError::of(
+            RemoteErrorKind::Timeout,
+            code::TIMEOUT,
+            "rpc client: request timeout",
+        )
+        .with("timeout", format_duration(self.timeout))
+        .with("route", &*self.route)
+        .with("server", self.caller.as_str())
+        .with("peer.id", self.target.as_str())
+    }
+}
+
+impl Reply {
+    /// An answer that is known.
+    pub fn ready(result: Result<Bytes, RemoteError>) -> Self {
+        Self(State::Ready(Some(result)))
+    }
+
+    /// An answer that comes from a future with a deadline of its own.
+    pub fn from_future(future: BoxFuture<'static, Result<Bytes, RemoteError>>) -> Self {
+        Self(State::Remote(future))
+    }
+
+    /// The answer of a node in this process, which is given up after the limit.
+    pub(crate) fn of_node(
+        answer: BoxFuture<'static, Result<Bytes, RemoteError>>,
+        limit: Limit,
+        serving: Serving,
+    ) -> Self {
+        Self(State::Node {
+            answer,
+            limit,
+            timer: None,
+            _serving: serving,
+        })
+    }
+}
+
+impl Future for Reply {
+    type Output = Result<Bytes, RemoteError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Ready(result) => {
+                Poll::Ready(result.take().unwrap_or_else(|| Err(polled_after_the_end())))
+            }
+            State::Remote(future) => future.as_mut().poll(cx),
+            State::Node {
+                answer,
+                limit,
+                timer,
+                ..
+            } => {
+                match catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))) {
+                    Ok(Poll::Pending) => {}
+                    Ok(done) => return done,
+                    Err(_) => {
+                        // The future is broken; it is not polled again.
+                        self.0 = State::Ready(None);
+                        return Poll::Ready(Err(panicked()));
+                    }
+                }
+                let timer =
+                    timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit.timeout)));
+                ready!(timer.as_mut().poll(cx));
+                let error = limit.error();
+                self.0 = State::Ready(None);
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").finish_non_exhaustive()
+    }
+}
+
+/// Requests that a server has taken and not yet answered.
+#[derive(Debug, Default)]
+pub(crate) struct ServingCount {
+    now: AtomicUsize,
+    idle: Notify,
+}
+
+/// One such request; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<ServingCount>);
+
+impl ServingCount {
+    pub(crate) fn enter(self: &Arc<Self>) -> Serving {
+        self.now.fetch_add(1, Ordering::Relaxed);
+        Serving(Arc::clone(self))
+    }
+
+    pub(crate) fn now(&self) -> usize {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Waits until none is left.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.now() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if self.0.now.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// Calls code of the application; a panic in it is logged and gives the default.
+pub(crate) fn guarded<T: Default>(what: &str, call: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        tracing::error!(what, "a node panicked");
+        T::default()
+    })
+}
+
+/// What a caller gets when a handler or remote panicked.
+pub(crate) fn panicked() -> RemoteError {
+    RemoteError::new(code::UNKNOWN, "the handler panicked")
+}
+
+fn polled_after_the_end() -> RemoteError {
+    RemoteError::of(
+        RemoteErrorKind::BadAnswer,
+        code::UNKNOWN,
+        "this reply has been taken already",
+    )
+}

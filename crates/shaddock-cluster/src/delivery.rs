@@ -1,0 +1,56 @@
+//! Messages for clients, sent to the frontend that holds them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::RawSid;
+
+/// One message for clients of one frontend, with all its receivers there. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The route that the client listens on.
+    pub route: Arc<str>,
+    /// The body: JSON text, or raw bytes for clients with another serializer.
+    pub body: Bytes,
+    /// Who gets it.
+    pub to: Receivers,
+}
+
+/// Who gets a message.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Receivers {
+    /// All sessions of these users. A user who is named twice gets it twice.
+    Uids(Arc<[Arc<str>]>),
+    /// These sessions.
+    Sids(Arc<[RawSid]>),
+    /// Everybody on the frontend.
+    All {
+        /// Only sessions that are bound to a user.
+        bound_only: bool,
+    },
+}
+
+/// What became of a [`Delivery`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Into how many sessions' outboxes it was put.
+    pub queued: usize,
+    /// Users who have no session there.
+    pub missing_uids: Vec<Arc<str>>,
+    /// Sessions that are not there.
+    pub missing_sids: Vec<RawSid>,
+    /// Users to whom it was sent without an answer: the frontend is a Pitaya server, which does not say.
+    pub unconfirmed: Vec<Arc<str>>,
+}
+
+impl Delivered {
+    /// Adds what another frontend said.
+    pub fn merge(&mut self, other: Self) {
+        self.queued += other.queued;
+        self.missing_uids.extend(other.missing_uids);
+        self.missing_sids.extend(other.missing_sids);
+        self.unconfirmed.extend(other.unconfirmed);
+    }
+}

@@ -1,0 +1,234 @@
+//! What goes wrong between servers.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::ServerId;
+
+/// Codes of errors that servers agree on. Applications may use any other text.
+pub mod code {
+    /// Unknown: an error without a code of its own, a panic, no answer because nobody listens.
+    pub const UNKNOWN: &str = "PIT-000";
+    /// The request is wrong: its route, its argument.
+    pub const BAD_REQUEST: &str = "PIT-400";
+    /// No such handler or remote.
+    pub const NOT_FOUND: &str = "PIT-404";
+    /// No answer within the deadline, said by the caller.
+    pub const TIMEOUT: &str = "PIT-408";
+    /// A server's own fault; also: no server of the type.
+    pub const INTERNAL: &str = "PIT-500";
+    /// The server has too much to do, or the link to it is down. Nothing was done; try again later.
+    pub const UNAVAILABLE: &str = "PIT-503";
+}
+
+/// An error as it travels between servers and, from a forwarded request, to the client: a code, a text, and metadata.
+///
+/// [`kind`](Self::kind) says where it came from, which does not travel.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RemoteError(Box<Inner>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Inner {
+    kind: RemoteErrorKind,
+    code: Cow<'static, str>,
+    message: Cow<'static, str>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Where a [`RemoteError`] came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoteErrorKind {
+    /// The other server answered with it.
+    Remote,
+    /// No answer within the deadline. The other server may have done the work.
+    Timeout,
+    /// No server of that type or id is known. Nothing was sent.
+    NoServer,
+    /// The server is known but nobody listens there: it just died or has not started. Nothing was done.
+    NoResponder,
+    /// Too many calls are in flight to that server, or it said that it is busy. Nothing was done.
+    Busy,
+    /// The link to the other servers is down and the request was not sent.
+    Disconnected,
+    /// Another frontend may own this user now, so nothing may be done in his name.
+    Fenced,
+    /// The request cannot be sent as it is: too large, an operation that the other server does not have, an illegal uid.
+    Refused,
+    /// An answer came but cannot be read.
+    BadAnswer,
+}
+
+impl RemoteError {
+    /// An error that a handler or remote answers with. An empty code becomes `PIT-000`.
+    pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::of(RemoteErrorKind::Remote, code, message)
+    }
+
+    /// An error of another kind.
+    pub fn of(
+        kind: RemoteErrorKind,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let mut code = code.into();
+        if code.is_empty() {
+            code = Cow::Borrowed(code::UNKNOWN);
+        }
+        Self(Box::new(Inner {
+            kind,
+            code,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+        }))
+    }
+
+    /// Adds one entry of metadata.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Replaces all metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.0.metadata = metadata;
+        self
+    }
+
+    /// No server of this type is known.
+    pub fn no_server() -> Self {
+        Self::of(
+            RemoteErrorKind::NoServer,
+            code::INTERNAL,
+            "no servers available of this type",
+        )
+    }
+
+    /// A server id that is not in the list.
+    pub fn server_not_found() -> Self {
+        Self::of(RemoteErrorKind::NoServer, code::UNKNOWN, "server not found")
+    }
+
+    /// A session or user that this frontend does not have.
+    pub fn session_not_found() -> Self {
+        Self::new(code::UNKNOWN, "session not found")
+    }
+
+    /// Where it came from.
+    pub fn kind(&self) -> RemoteErrorKind {
+        self.0.kind
+    }
+
+    /// The code, never empty.
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// The text for people.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The metadata, sorted by key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.0.metadata
+    }
+
+    /// Whether the same request may be sent again without the risk that it is done twice: it was certainly not started.
+    pub fn is_retryable(&self) -> bool {
+        use RemoteErrorKind as Kind;
+        match self.0.kind {
+            Kind::NoServer | Kind::NoResponder | Kind::Busy | Kind::Disconnected => true,
+            Kind::Remote | Kind::Timeout | Kind::Fenced | Kind::Refused | Kind::BadAnswer => false,
+        }
+    }
+}
+
+impl fmt::Debug for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteError")
+            .field("kind", &self.0.kind)
+            .field("code", &self.0.code)
+            .field("message", &self.0.message)
+            .field("metadata", &self.0.metadata)
+            .finish()
+    }
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+/// Why a server cannot join, or an operation of the whole cluster failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// A server with this id is there already.
+    #[error("a server with id {0} is already in the cluster")]
+    IdTaken(ServerId),
+    /// NATS or etcd cannot be reached, or refused.
+    #[error("{what} at {address}: {reason}")]
+    Unreachable {
+        /// `NATS` or `etcd`.
+        what: &'static str,
+        /// Where it was looked for.
+        address: String,
+        /// What it or the network said.
+        reason: String,
+    },
+    /// A setting cannot be used.
+    #[error("cluster setting {key}: {reason}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This server has left the cluster.
+    #[error("this server has left the cluster")]
+    Left,
+}
+
+/// Why a user could not be bound on this frontend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Sessions are unique, new ones are rejected, and the user is connected at another frontend (or this one).
+    #[error("the user is already bound at {0}")]
+    Taken(ServerId),
+    /// The uid cannot be part of a subject, or is empty or longer than 256 bytes.
+    #[error("illegal uid")]
+    IllegalUid,
+    /// It cannot be decided now who owns the user: the directory or the present owner does not answer. Nothing was changed.
+    #[error("cannot decide now who owns the user: {0}")]
+    Unavailable(String),
+    /// This server has left the cluster.
+    #[error("this server has left the cluster")]
+    Left,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_code_is_unknown() {
+        assert_eq!(RemoteError::new("", "x").code(), "PIT-000");
+    }
+
+    #[test]
+    fn only_what_was_certainly_not_done_may_be_tried_again() {
+        assert!(RemoteError::no_server().is_retryable());
+        assert!(!RemoteError::of(RemoteErrorKind::Timeout, code::TIMEOUT, "late").is_retryable());
+        assert!(
+            !RemoteError::new(code::UNAVAILABLE, "an application may say so too").is_retryable()
+        );
+    }
+}

@@ -1,0 +1,236 @@
+//! Who a server is.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest server id or type, in bytes.
+const MAX_NAME: usize = 128;
+/// The longest user id, in bytes.
+const MAX_UID: usize = 256;
+/// Key of [`ServerInfo::metadata`] under which a shaddock server lists what it can do beyond Pitaya's protocol.
+const CAPABILITIES: &str = "shaddock";
+
+/// The id of a server, unique in its cluster.
+///
+/// It becomes part of etcd keys, routes and NATS subjects. So it is not empty, has at most 128 bytes, and none of `/`, `.`,
+/// `*`, `>`, white space and control characters. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(Arc<str>);
+
+impl ServerId {
+    /// Takes a text that keeps the rules.
+    ///
+    /// # Errors
+    /// [`InvalidServerId`] if the text breaks a rule above.
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidServerId> {
+        let text = text.into();
+        if is_name(&text) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidServerId(text))
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The shared text, for other types that hold one.
+    pub fn as_shared(&self) -> &Arc<str> {
+        &self.0
+    }
+}
+
+/// Whether a text may be a server id or type: it becomes part of keys, routes and subjects.
+pub(crate) fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= MAX_NAME
+        && !text
+            .chars()
+            .any(|c| matches!(c, '/' | '.' | '*' | '>') || c.is_whitespace() || c.is_control())
+}
+
+/// Whether a text may be a user id: at most 256 bytes, and as part of a NATS subject it selects nobody else.
+pub(crate) fn is_uid(uid: &str) -> bool {
+    !uid.is_empty()
+        && uid.len() <= MAX_UID
+        && !uid.chars().any(|c| c == ' ' || c.is_control())
+        && !uid.contains("..")
+        && !has_wildcard(uid)
+}
+
+/// Only whole tokens of the subject `pitaya/<type>/user/<uid>/push` are wildcards, so the first and last of the uid are not.
+fn has_wildcard(uid: &str) -> bool {
+    let mut tokens = uid.split('.').skip(1).peekable();
+    while let Some(token) = tokens.next() {
+        if tokens.peek().is_some() && (token == "*" || token == ">") {
+            return true;
+        }
+    }
+    false
+}
+
+impl fmt::Debug for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for ServerId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for ServerId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for ServerId {
+    fn eq(&self, other: &str) -> bool {
+        &*self.0 == other
+    }
+}
+
+impl TryFrom<&str> for ServerId {
+    type Error = InvalidServerId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidServerId> {
+        Self::new(text)
+    }
+}
+
+/// A text that cannot be a server id or type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot name a server: 1 to {MAX_NAME} bytes without '/', '.', '*', '>', white space or control characters"
+)]
+pub struct InvalidServerId(Arc<str>);
+
+/// What every server of the cluster knows of a server. It does not change while the server is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// The id, unique in the cluster.
+    pub id: ServerId,
+    /// What it serves: the first part of routes. The same rules as for an id.
+    pub server_type: Arc<str>,
+    /// Whether it holds client connections.
+    pub frontend: bool,
+    /// Free for the application. A shaddock server lists what it can under the key `shaddock`.
+    pub metadata: BTreeMap<String, String>,
+    /// For people only.
+    pub hostname: String,
+}
+
+impl ServerInfo {
+    /// A server without metadata and host name.
+    ///
+    /// # Errors
+    /// [`InvalidServerId`] if the id or the type cannot name a server.
+    pub fn new(id: &str, server_type: &str, frontend: bool) -> Result<Self, InvalidServerId> {
+        if !is_name(server_type) {
+            return Err(InvalidServerId(server_type.into()));
+        }
+        Ok(Self {
+            id: ServerId::new(id)?,
+            server_type: server_type.into(),
+            frontend,
+            metadata: BTreeMap::new(),
+            hostname: String::new(),
+        })
+    }
+
+    /// Whether the server announced an extension of the protocol, such as `mpush`.
+    pub fn can(&self, flag: &str) -> bool {
+        self.metadata
+            .get(CAPABILITIES)
+            .is_some_and(|flags| flags.split(' ').any(|f| f == flag))
+    }
+
+    /// Announces an extension.
+    pub(crate) fn announce(&mut self, flag: &str) {
+        if !self.can(flag) {
+            let flags = self.metadata.entry(CAPABILITIES.to_owned()).or_default();
+            if !flags.is_empty() {
+                flags.push(' ');
+            }
+            flags.push_str(flag);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_subjects_are_refused() {
+        for bad in [
+            "",
+            "a/b",
+            "a.b",
+            "*",
+            "a>",
+            "a b",
+            "a\tb",
+            "a\u{0}",
+            &"x".repeat(129),
+        ] {
+            assert!(ServerId::new(bad).is_err(), "{bad:?}");
+            assert!(ServerInfo::new("id", bad, false).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            ServerId::new("connector-server-1").unwrap().as_str(),
+            "connector-server-1"
+        );
+    }
+
+    #[test]
+    fn uids_that_would_select_other_users_are_refused() {
+        for good in [
+            "u42",
+            "a.b@example.org",
+            "*",
+            "*.a",
+            "a.>",
+            "a*.b",
+            "张三*room",
+            ".",
+        ] {
+            assert!(is_uid(good), "{good:?}");
+        }
+        for bad in [
+            "",
+            "a.*.b",
+            "a.>.b",
+            "a b",
+            "a..b",
+            "a\tb",
+            "a\u{7f}",
+            &"x".repeat(257),
+        ] {
+            assert!(!is_uid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_whole_words() {
+        let mut info = ServerInfo::new("a", "b", true).unwrap();
+        info.announce("mpush");
+        info.announce("bysid");
+        info.announce("mpush");
+        assert_eq!(info.metadata["shaddock"], "mpush bysid");
+        assert!(info.can("mpush") && info.can("bysid") && !info.can("push"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Which users are bound at which frontend of the process.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::info::is_uid;
+use crate::{BindError, Located, RawSid, ServerId, ServerInfo, Unique};
+
+/// Binds of different users rarely meet in one of so many locks.
+const SHARDS: usize = 32;
+
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    key: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+/// By uid: the frontends that have him, of all types, in the order of their binds.
+type Shard = HashMap<Arc<str>, Vec<Located>>;
+
+impl Users {
+    fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
+        let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
+        self.shards[n]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds, and says which other frontends have lost the user by it.
+    pub(super) fn bind(
+        &self,
+        uid: &Arc<str>,
+        sid: RawSid,
+        frontend: &ServerInfo,
+        unique: Unique,
+    ) -> Result<Vec<ServerId>, BindError> {
+        if !is_uid(uid) {
+            return Err(BindError::IllegalUid);
+        }
+        let mut shard = self.shard(uid);
+        let places = shard.entry(Arc::clone(uid)).or_default();
+        let same_type = |place: &Located| place.server_type == frontend.server_type;
+        let mut lost = Vec::new();
+        match unique {
+            Unique::No => {}
+            Unique::RejectNew => {
+                let other = |p: &&Located| {
+                    same_type(p) && (p.frontend != frontend.id || !p.sids.contains(&sid))
+                };
+                if let Some(other) = places.iter().find(other) {
+                    return Err(BindError::Taken(other.frontend.clone()));
+                }
+            }
+            Unique::ReplaceOld => places.retain(|place| {
+                let stays = !same_type(place) || place.frontend == frontend.id;
+                if !stays {
+                    lost.push(place.frontend.clone());
+                }
+                stays
+            }),
+        }
+        match places
+            .iter_mut()
+            .find(|place| place.frontend == frontend.id)
+        {
+            Some(place) if place.sids.contains(&sid) => {}
+            Some(place) => place.sids.push(sid),
+            None => places.push(Located {
+                frontend: frontend.id.clone(),
+                server_type: Arc::clone(&frontend.server_type),
+                sids: vec![sid],
+            }),
+        }
+        Ok(lost)
+    }
+
+    pub(super) fn unbind(&self, frontend: &ServerInfo, uid: &str, sid: RawSid) {
+        let mut shard = self.shard(uid);
+        let Some(places) = shard.get_mut(uid) else {
+            return;
+        };
+        places.retain_mut(|place| {
+            if place.frontend == frontend.id {
+                place.sids.retain(|s| *s != sid);
+            }
+            !place.sids.is_empty()
+        });
+        if places.is_empty() {
+            shard.remove(uid);
+        }
+    }
+
+    pub(super) fn is_bound(&self, frontend: &ServerInfo, uid: &str, sid: RawSid) -> bool {
+        let shard = self.shard(uid);
+        let mut places = shard.get(uid).into_iter().flatten();
+        places.any(|place| place.frontend == frontend.id && place.sids.contains(&sid))
+    }
+
+    pub(super) fn find(&self, uid: &str) -> Vec<Located> {
+        self.shard(uid).get(uid).cloned().unwrap_or_default()
+    }
+
+    /// Sorts users by their frontends of a type, those without one apart. Keeps the order within each.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn group(
+        &self,
+        frontend_type: &str,
+        uids: &[Arc<str>],
+    ) -> (Vec<(ServerId, Vec<Arc<str>>)>, Vec<Arc<str>>) {
+        let mut groups: HashMap<ServerId, Vec<Arc<str>>> = HashMap::new();
+        let mut missing = Vec::new();
+        for uid in uids {
+            let mut found = false;
+            for place in self.shard(uid).get(uid).into_iter().flatten() {
+                if &*place.server_type == frontend_type {
+                    found = true;
+                    groups
+                        .entry(place.frontend.clone())
+                        .or_default()
+                        .push(Arc::clone(uid));
+                }
+            }
+            if !found {
+                missing.push(Arc::clone(uid));
+            }
+        }
+        (groups.into_iter().collect(), missing)
+    }
+
+    /// How many users a frontend has. Walks over all: for status pages and tests.
+    pub(super) fn count(&self, frontend: &ServerId) -> usize {
+        let of_shard = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard
+                .values()
+                .filter(|places| places.iter().any(|place| place.frontend == *frontend))
+                .count()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
+    /// A frontend is gone.
+    pub(super) fn forget(&self, frontend: &ServerId) {
+        for shard in &self.shards {
+            shard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|_, places| {
+                    places.retain(|place| place.frontend != *frontend);
+                    !places.is_empty()
+                });
+        }
+    }
+}

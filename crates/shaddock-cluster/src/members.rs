@@ -1,0 +1,185 @@
+//! The servers that are there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::{ServerId, ServerInfo};
+
+/// The list of servers, shared by all who look at it. Cheap to clone; reading takes no lock.
+#[derive(Clone, Debug)]
+pub struct Members(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    now: ArcSwap<Snapshot>,
+    /// One writer at a time.
+    writer: Mutex<()>,
+    version: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Snapshot {
+    by_id: HashMap<ServerId, Arc<ServerInfo>>,
+    /// Each list is sorted by id, so that all servers see the same order.
+    by_type: BTreeMap<Arc<str>, Arc<[Arc<ServerInfo>]>>,
+}
+
+impl Default for Members {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Members {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self(Arc::new(Shared {
+            now: ArcSwap::default(),
+            writer: Mutex::new(()),
+            version: watch::Sender::new(0),
+        }))
+    }
+
+    /// The servers of a type, sorted by id. The same `Arc` until a server of the type comes or leaves.
+    pub fn servers_of(&self, server_type: &str) -> Arc<[Arc<ServerInfo>]> {
+        self.0
+            .now
+            .load()
+            .by_type
+            .get(server_type)
+            .cloned()
+            .unwrap_or_else(|| Arc::from([]))
+    }
+
+    /// One server.
+    pub fn server(&self, id: &str) -> Option<Arc<ServerInfo>> {
+        self.0.now.load().by_id.get(id).cloned()
+    }
+
+    /// Whether a server of this type is there.
+    pub fn has_type(&self, server_type: &str) -> bool {
+        self.0.now.load().by_type.contains_key(server_type)
+    }
+
+    /// All types of which a server is there, sorted.
+    pub fn types(&self) -> Vec<Arc<str>> {
+        self.0.now.load().by_type.keys().cloned().collect()
+    }
+
+    /// All servers, by type and id.
+    pub fn all(&self) -> Vec<Arc<ServerInfo>> {
+        self.0
+            .now
+            .load()
+            .by_type
+            .values()
+            .flat_map(|list| list.iter().cloned())
+            .collect()
+    }
+
+    /// All servers that hold clients.
+    pub fn frontends(&self) -> Vec<Arc<ServerInfo>> {
+        let mut all = self.all();
+        all.retain(|server| server.frontend);
+        all
+    }
+
+    /// A number that grows with each change; a receiver can wait for the next.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.version.subscribe()
+    }
+
+    /// Adds a server; false if the id is known, then nothing changes (values of servers never change).
+    pub(crate) fn add(&self, info: Arc<ServerInfo>) -> bool {
+        self.change(|by_id| {
+            if by_id.contains_key(&info.id) {
+                return false;
+            }
+            by_id.insert(info.id.clone(), info);
+            true
+        })
+    }
+
+    /// Takes a server out.
+    pub(crate) fn remove(&self, id: &str) -> Option<Arc<ServerInfo>> {
+        let mut removed = None;
+        self.change(|by_id| {
+            removed = by_id.remove(id);
+            removed.is_some()
+        });
+        removed
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut HashMap<ServerId, Arc<ServerInfo>>) -> bool) -> bool {
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.0.now.load();
+        let mut by_id = old.by_id.clone();
+        if !edit(&mut by_id) {
+            return false;
+        }
+        let mut lists: BTreeMap<Arc<str>, Vec<Arc<ServerInfo>>> = BTreeMap::new();
+        for info in by_id.values() {
+            lists
+                .entry(Arc::clone(&info.server_type))
+                .or_default()
+                .push(Arc::clone(info));
+        }
+        let by_type = lists
+            .into_iter()
+            .map(|(server_type, mut list)| {
+                list.sort_by(|a, b| a.id.cmp(&b.id));
+                let same = old
+                    .by_type
+                    .get(&server_type)
+                    .filter(|before| ***before == *list)
+                    .cloned();
+                (server_type, same.unwrap_or_else(|| list.into()))
+            })
+            .collect();
+        self.0.now.store(Arc::new(Snapshot { by_id, by_type }));
+        self.0.version.send_modify(|version| *version += 1);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(id: &str, server_type: &str) -> Arc<ServerInfo> {
+        Arc::new(ServerInfo::new(id, server_type, server_type == "connector").unwrap())
+    }
+
+    #[test]
+    fn lists_are_sorted_and_stay_the_same_while_nothing_of_the_type_changes() {
+        let members = Members::new();
+        assert!(members.add(server("c2", "chat")) && members.add(server("c1", "chat")));
+        let chat = members.servers_of("chat");
+        assert_eq!(
+            chat.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(),
+            ["c1", "c2"]
+        );
+        assert!(members.add(server("k1", "connector")));
+        assert!(Arc::ptr_eq(&chat, &members.servers_of("chat")));
+        assert_eq!(members.frontends().len(), 1);
+        assert!(members.remove("c1").is_some() && members.remove("c1").is_none());
+        assert_eq!(members.servers_of("chat").len(), 1);
+        members.remove("c2");
+        assert!(!members.has_type("chat"));
+    }
+
+    #[test]
+    fn a_known_id_is_not_replaced() {
+        let members = Members::new();
+        members.add(server("a", "chat"));
+        let mut changes = members.changes();
+        assert!(!members.add(server("a", "game")));
+        assert!(!changes.has_changed().unwrap());
+        members.remove("a");
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(*changes.borrow_and_update(), 2);
+    }
+}
