@@ -1,0 +1,357 @@
+//! Signed messages: RSASSA-PKCS1-v1_5 over the text of a body.
+//!
+//! Clients that are told to sign put the member `__crypto__` into every body: the signature, in hex, of the body's text without it.
+//! Only the public half of RSA is needed, and the key is the client's own; so this is one power and one comparison, with no secret to
+//! keep.
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use md5::Md5;
+use num_bigint::BigUint;
+use serde::de::IgnoredAny;
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha512};
+
+const MEMBER: &str = "__crypto__";
+
+/// A modulus from 512 to 4096 bits: more is only work for the server.
+const MODULUS_BITS: core::ops::RangeInclusive<u64> = 512..=4096;
+
+/// Characters from which on the original hashes text that is encoded twice.
+const CJK: core::ops::RangeInclusive<char> = '\u{4e00}'..='\u{9fa5}';
+
+/// The public key of a client, from its handshake (`sys.rsa`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RsaKey {
+    modulus: BigUint,
+    exponent: BigUint,
+    bits: u64,
+}
+
+/// An exponent as handshakes have it: a number, or decimal text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RsaExponent<'a> {
+    /// A JSON number.
+    Number(u64),
+    /// A JSON string of decimal digits.
+    Text(&'a str),
+}
+
+impl From<u64> for RsaExponent<'_> {
+    fn from(n: u64) -> Self {
+        Self::Number(n)
+    }
+}
+
+impl<'a> From<&'a str> for RsaExponent<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// Which hashes a signature may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum HashPolicy {
+    /// SHA-256 and SHA-512.
+    #[default]
+    Sha2,
+    /// SHA-1 and MD5 too, as Pomelo does. Both are broken.
+    Legacy,
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The modulus is no odd hexadecimal number of 512 to 4096 bits.
+    #[error("the modulus must be an odd hexadecimal number of 512 to 4096 bits")]
+    Modulus,
+    /// The exponent is no odd decimal number from 3 to 2^32 - 1.
+    #[error("the exponent must be an odd decimal number from 3 to 4294967295")]
+    Exponent,
+}
+
+/// Why a signed body is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// The body is no JSON object.
+    #[error("a signed body must be a JSON object")]
+    NotAnObject,
+    /// There is no `__crypto__`, or it is no string.
+    #[error("the body is not signed")]
+    NotSigned,
+    /// `__crypto__` comes more than once.
+    #[error("the body is signed more than once")]
+    Ambiguous,
+    /// The signature has not as many digits as the key, or is a larger number.
+    #[error("the signature does not belong to a key of this size")]
+    Size,
+    /// The padding is wrong, the hash is unknown or not allowed, or it is the hash of another text.
+    #[error("the signature is wrong")]
+    Wrong,
+}
+
+impl RsaKey {
+    /// Takes modulus (hexadecimal) and exponent (decimal, text or number) of a handshake.
+    ///
+    /// # Errors
+    /// If one of them is no number, or is too small or too large. Every check is made before any arithmetic.
+    pub fn from_handshake<'a>(
+        n_hex: &str,
+        e: impl Into<RsaExponent<'a>>,
+    ) -> Result<Self, KeyError> {
+        let digits = n_hex.trim_start_matches('0').as_bytes();
+        let longest = MODULUS_BITS.end() / 4;
+        if digits.len() as u64 > longest || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return Err(KeyError::Modulus);
+        }
+        let modulus = BigUint::parse_bytes(digits, 16).ok_or(KeyError::Modulus)?;
+        let bits = modulus.bits();
+        if !MODULUS_BITS.contains(&bits) || !modulus.bit(0) {
+            return Err(KeyError::Modulus);
+        }
+        let exponent = match e.into() {
+            RsaExponent::Number(n) => u32::try_from(n).ok(),
+            RsaExponent::Text(text) => text.parse().ok(),
+        };
+        let exponent = exponent
+            .filter(|n| *n >= 3 && n % 2 == 1)
+            .ok_or(KeyError::Exponent)?;
+        Ok(Self {
+            modulus,
+            exponent: exponent.into(),
+            bits,
+        })
+    }
+
+    /// Size of the modulus.
+    pub fn bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// Cuts `__crypto__` and one comma out of a JSON object, and checks that it is a signature of what is left. Returns what is left.
+    ///
+    /// For a body with CJK characters a signature over its UTF-8 bytes is good, and one over those bytes encoded once more, which the
+    /// original asks for.
+    ///
+    /// # Errors
+    /// If the body is no object, is not signed exactly once, or the signature is not good.
+    pub fn verify_json(&self, body: &[u8], policy: HashPolicy) -> Result<Vec<u8>, SignatureError> {
+        let body = core::str::from_utf8(body).map_err(|_| SignatureError::NotAnObject)?;
+        let signed = find_signature(body)?;
+        let text = [&body[..signed.cut.start], &body[signed.cut.end..]].concat();
+        let block = self.recover(&signed.signature)?;
+        let (hash, digest) = Hash::recover(&block, policy).ok_or(SignatureError::Wrong)?;
+        let good = hash.of(text.as_bytes()) == digest
+            || (text.chars().any(|c| CJK.contains(&c))
+                && hash.of(encode_twice(&text).as_bytes()) == digest);
+        if good {
+            Ok(text.into_bytes())
+        } else {
+            Err(SignatureError::Wrong)
+        }
+    }
+
+    /// The padded block that was signed, as long as the modulus.
+    fn recover(&self, signature: &str) -> Result<Vec<u8>, SignatureError> {
+        let digits: Vec<u8> = signature.bytes().filter(u8::is_ascii_hexdigit).collect();
+        if digits.len() as u64 != self.bits.div_ceil(4) {
+            return Err(SignatureError::Size);
+        }
+        let signature = BigUint::parse_bytes(&digits, 16)
+            .filter(|n| *n < self.modulus)
+            .ok_or(SignatureError::Size)?;
+        let mut block = signature
+            .modpow(&self.exponent, &self.modulus)
+            .to_bytes_le();
+        // At most 512 bytes, by the limit on the modulus.
+        block.resize(usize::try_from(self.bits.div_ceil(8)).unwrap_or(0), 0);
+        block.reverse();
+        Ok(block)
+    }
+}
+
+/// Each byte of the UTF-8 form taken for a Latin-1 character.
+fn encode_twice(text: &str) -> String {
+    text.bytes().map(char::from).collect()
+}
+
+#[derive(Clone, Copy)]
+enum Hash {
+    Sha256,
+    Sha512,
+    Sha1,
+    Md5,
+}
+
+impl Hash {
+    /// What stands between the padding and the digest: the DER head of a DigestInfo (RFC 8017, 9.2).
+    fn head(self) -> &'static [u8] {
+        match self {
+            Self::Sha256 => {
+                b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
+            }
+            Self::Sha512 => {
+                b"\x30\x51\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03\x05\x00\x04\x40"
+            }
+            Self::Sha1 => b"\x30\x21\x30\x09\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00\x04\x14",
+            Self::Md5 => {
+                b"\x30\x20\x30\x0c\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02\x05\x05\x00\x04\x10"
+            }
+        }
+    }
+
+    fn digest_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+            Self::Sha1 => 20,
+            Self::Md5 => 16,
+        }
+    }
+
+    fn of(self, text: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Sha256 => Sha256::digest(text).to_vec(),
+            Self::Sha512 => Sha512::digest(text).to_vec(),
+            Self::Sha1 => Sha1::digest(text).to_vec(),
+            Self::Md5 => Md5::digest(text).to_vec(),
+        }
+    }
+
+    fn allowed(policy: HashPolicy) -> &'static [Self] {
+        match policy {
+            HashPolicy::Sha2 => &[Self::Sha256, Self::Sha512],
+            HashPolicy::Legacy => &[Self::Sha256, Self::Sha512, Self::Sha1, Self::Md5],
+        }
+    }
+
+    /// Hash and digest of a block `00 01 ff .. ff 00 head digest`. Every byte is checked: a block with room for other bytes can be
+    /// forged when the exponent is small.
+    fn recover(block: &[u8], policy: HashPolicy) -> Option<(Self, &[u8])> {
+        const LEAST_PADDING: usize = 8;
+        let padding = block.strip_prefix(b"\x00\x01")?;
+        let len = padding.iter().take_while(|byte| **byte == 0xff).count();
+        let info = padding[len..]
+            .strip_prefix(b"\x00")
+            .filter(|_| len >= LEAST_PADDING)?;
+        Self::allowed(policy).iter().find_map(|hash| {
+            let digest = info.strip_prefix(hash.head())?;
+            (digest.len() == hash.digest_len()).then_some((*hash, digest))
+        })
+    }
+}
+
+/// A signature, and the bytes of the body to leave out for the text that was signed.
+struct Signed<'a> {
+    signature: Cow<'a, str>,
+    cut: Range<usize>,
+}
+
+fn find_signature(body: &str) -> Result<Signed<'_>, SignatureError> {
+    // From here on the text is known to be JSON, so the scanner below need not be strict.
+    serde_json::from_str::<IgnoredAny>(body).map_err(|_| SignatureError::NotAnObject)?;
+    let mut scanner = Scanner {
+        text: body.as_bytes(),
+        at: 0,
+    };
+    if scanner.peek() != Some(b'{') {
+        return Err(SignatureError::NotAnObject);
+    }
+    let mut found = None;
+    let mut comma_before = None;
+    while let Some(b'{' | b',') = scanner.peek() {
+        scanner.at += 1;
+        if scanner.peek() == Some(b'}') {
+            break;
+        }
+        let name = scanner.value();
+        scanner.peek();
+        scanner.at += 1;
+        scanner.peek();
+        let value = scanner.value();
+        let comma_after = (scanner.peek() == Some(b',')).then_some(scanner.at);
+        if string(&body[name.clone()]).is_some_and(|name| name == MEMBER) {
+            let cut = match (comma_before, comma_after) {
+                (Some(comma), _) => comma..value.end,
+                (None, Some(comma)) => name.start..comma + 1,
+                (None, None) => name.start..value.end,
+            };
+            if found.replace((value, cut)).is_some() {
+                return Err(SignatureError::Ambiguous);
+            }
+        }
+        comma_before = comma_after;
+    }
+    let (value, cut) = found.ok_or(SignatureError::NotSigned)?;
+    let signature = string(&body[value]).ok_or(SignatureError::NotSigned)?;
+    Ok(Signed { signature, cut })
+}
+
+/// The value of a JSON string, if it is one.
+fn string(json: &str) -> Option<Cow<'_, str>> {
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        serde_json::from_str(json).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
+}
+
+/// Steps over the values of a text that is JSON. On anything else it ends somewhere, but does not fail.
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl Scanner<'_> {
+    /// The next byte that is not space.
+    fn peek(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.text.get(self.at) {
+            self.at += 1;
+        }
+        self.text.get(self.at).copied()
+    }
+
+    fn value(&mut self) -> Range<usize> {
+        let start = self.at;
+        let mut depth = 0usize;
+        while let Some(&byte) = self.text.get(self.at) {
+            match byte {
+                b'"' => self.string(),
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                }
+                b'}' | b']' if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                b'}' | b']' | b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => break,
+                _ => self.at += 1,
+            }
+            if depth == 0 && matches!(byte, b'"' | b'}' | b']') {
+                break;
+            }
+        }
+        start..self.at.min(self.text.len())
+    }
+
+    fn string(&mut self) {
+        self.at += 1;
+        while let Some(&byte) = self.text.get(self.at) {
+            self.at += if byte == b'\\' { 2 } else { 1 };
+            if byte == b'"' {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

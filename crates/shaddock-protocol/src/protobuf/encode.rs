@@ -1,0 +1,592 @@
+//! JSON to bytes.
+
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::error::FieldProblem;
+use super::schema::{Field, FieldIndex, Kind, MessageDef, MessageId, Schema, Shape};
+use super::wire::{patch_varint, put_varint, zigzag};
+use super::{MAX_DEPTH, ProtobufError};
+
+impl Schema {
+    /// Encodes a body from JSON text. Members are written in the order of the text, those that are no fields are skipped. Whole
+    /// numbers may also be given as text and lose their fraction; `null` in place of an array or map is as if it were absent.
+    ///
+    /// A member that comes twice counts once, with its last value, as in JavaScript.
+    ///
+    /// # Errors
+    /// If the schema does not have the route, the text is not a JSON object, or a field is missing or does not fit.
+    pub fn encode(&self, route: &str, json: &[u8]) -> Result<Vec<u8>, ProtobufError> {
+        let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
+        let mut encoder = Encoder::new(self, json.len());
+        let mut text = serde_json::Deserializer::from_slice(json);
+        let result = encoder.body(id, &mut text).and_then(|()| text.end());
+        match encoder.finish(result) {
+            Err(Stop::MetTwice) => {
+                let value: Value = serde_json::from_slice(json).map_err(json_error)?;
+                self.encode_value(route, &value)
+            }
+            Err(Stop::Error(error)) => Err(error),
+            Ok(bytes) => Ok(bytes),
+        }
+    }
+
+    /// Encodes a body from a value, as [`Schema::encode`] does from text.
+    ///
+    /// # Errors
+    /// As [`Schema::encode`].
+    pub fn encode_value(&self, route: &str, value: &Value) -> Result<Vec<u8>, ProtobufError> {
+        self.encode_from(route, value)
+    }
+
+    /// Encodes anything that serde can read as a map. No member may come twice.
+    pub(super) fn encode_from<'de, D>(
+        &self,
+        route: &str,
+        source: D,
+    ) -> Result<Vec<u8>, ProtobufError>
+    where
+        D: Deserializer<'de, Error = serde_json::Error>,
+    {
+        let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
+        let mut encoder = Encoder::new(self, 64);
+        let result = encoder.body(id, source);
+        encoder.finish(result).map_err(|stop| match stop {
+            Stop::Error(error) => error,
+            Stop::MetTwice => ProtobufError::NotAnObject,
+        })
+    }
+}
+
+fn json_error(error: serde_json::Error) -> ProtobufError {
+    ProtobufError::Json {
+        line: error.line(),
+        column: error.column(),
+    }
+}
+
+enum Stop {
+    Error(ProtobufError),
+    /// A member that comes twice, where a writer that only goes forward cannot obey the last one.
+    MetTwice,
+}
+
+/// Bytes are written as the source is read. A length or count that comes before its bytes is put in afterwards.
+struct Encoder<'s> {
+    schema: &'s Schema,
+    out: Vec<u8>,
+    /// One bit per field of each message that is open, the innermost last.
+    met: Vec<u64>,
+    depth: usize,
+    /// Why the visitors stopped, if it is not the source's fault: the source's error type has no room for it.
+    stop: Option<Stop>,
+}
+
+impl<'s> Encoder<'s> {
+    fn new(schema: &'s Schema, capacity: usize) -> Self {
+        Self {
+            schema,
+            out: Vec::with_capacity(capacity),
+            met: Vec::new(),
+            depth: 0,
+            stop: None,
+        }
+    }
+
+    fn body<'de, D: Deserializer<'de>>(
+        &mut self,
+        id: MessageId,
+        source: D,
+    ) -> Result<(), D::Error> {
+        Slot {
+            encoder: self,
+            kind: Kind::Message(id),
+            place: Place::Body,
+        }
+        .deserialize(source)
+    }
+
+    fn finish(self, result: Result<(), serde_json::Error>) -> Result<Vec<u8>, Stop> {
+        match (self.stop, result) {
+            (Some(stop), _) => Err(stop),
+            (None, Err(error)) => Err(Stop::Error(json_error(error))),
+            (None, Ok(())) => Ok(self.out),
+        }
+    }
+
+    fn fail<E: Error>(&mut self, error: ProtobufError) -> E {
+        self.stop.get_or_insert(Stop::Error(error));
+        E::custom("")
+    }
+
+    fn problem<E: Error>(&mut self, problem: FieldProblem) -> E {
+        self.fail(ProtobufError::Field {
+            field: String::new(),
+            problem,
+        })
+    }
+
+    /// Puts the name of a message's field in front of the path of what went wrong inside.
+    fn name_problem(&mut self, name: &str) {
+        if let Some(Stop::Error(ProtobufError::Field { field, .. })) = &mut self.stop {
+            if !field.is_empty() {
+                field.insert(0, '.');
+            }
+            field.insert_str(0, name);
+        }
+    }
+
+    fn key(&mut self, field: &Field) {
+        put_varint(&mut self.out, u64::from(field.key));
+    }
+
+    fn message<'de, A: MapAccess<'de>>(
+        &mut self,
+        id: MessageId,
+        members: A,
+    ) -> Result<(), A::Error> {
+        if self.depth == MAX_DEPTH {
+            return Err(self.fail(ProtobufError::TooDeep));
+        }
+        let schema = self.schema;
+        let def = schema.message(id);
+        let base = self.met.len();
+        self.met.resize(base + def.words(), 0);
+        self.depth += 1;
+        self.members(def, base, members)?;
+        self.depth -= 1;
+        for (word, required) in def.required.iter().enumerate() {
+            let missing = required & !self.met[base + word];
+            if missing != 0 {
+                let name = &def.fields[word * 64 + missing.trailing_zeros() as usize].name;
+                return Err(self.fail(ProtobufError::Field {
+                    field: (**name).to_owned(),
+                    problem: FieldProblem::Missing,
+                }));
+            }
+        }
+        self.met.truncate(base);
+        Ok(())
+    }
+
+    fn members<'de, A: MapAccess<'de>>(
+        &mut self,
+        def: &MessageDef,
+        base: usize,
+        mut members: A,
+    ) -> Result<(), A::Error> {
+        let mut expected = 0;
+        while let Some(index) = members.next_key_seed(Name { def, expected })? {
+            let Some(index) = index else {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            expected = index + 1;
+            let field = &def.fields[index as usize];
+            let (word, bit) = (base + index as usize / 64, 1 << (index % 64));
+            if self.met[word] & bit != 0 {
+                self.stop = Some(Stop::MetTwice);
+                return Err(A::Error::custom(""));
+            }
+            self.met[word] |= bit;
+            let (kind, place) = match field.shape {
+                Shape::Single(kind) => {
+                    self.key(field);
+                    (kind, Place::Value)
+                }
+                Shape::Packed(kind) | Shape::List(kind) => (kind, Place::List(field)),
+                Shape::Map {
+                    key,
+                    value,
+                    write_empty,
+                } => (
+                    value,
+                    Place::Map {
+                        field,
+                        key,
+                        write_empty,
+                    },
+                ),
+            };
+            if let Err(error) = members.next_value_seed(Slot {
+                encoder: self,
+                kind,
+                place,
+            }) {
+                self.name_problem(&field.name);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// An array: one key for all and a count, or a key for each.
+    fn list<'de, A: SeqAccess<'de>>(
+        &mut self,
+        field: &Field,
+        kind: Kind,
+        mut elements: A,
+    ) -> Result<(), A::Error> {
+        if let Shape::List(_) = field.shape {
+            loop {
+                let before = self.out.len();
+                self.key(field);
+                if elements
+                    .next_element_seed(Slot {
+                        encoder: self,
+                        kind,
+                        place: Place::Value,
+                    })?
+                    .is_none()
+                {
+                    self.out.truncate(before);
+                    return Ok(());
+                }
+            }
+        }
+        let counted = self.begin_count(field);
+        let mut count = 0;
+        while elements
+            .next_element_seed(Slot {
+                encoder: self,
+                kind,
+                place: Place::Value,
+            })?
+            .is_some()
+        {
+            count += 1;
+        }
+        self.end_count(&counted, count, false);
+        Ok(())
+    }
+
+    fn begin_count(&mut self, field: &Field) -> Counted {
+        let key_at = self.out.len();
+        self.key(field);
+        let count_at = self.out.len();
+        self.out.push(0);
+        Counted { key_at, count_at }
+    }
+
+    fn end_count(&mut self, counted: &Counted, count: usize, write_empty: bool) {
+        if count == 0 && !write_empty {
+            self.out.truncate(counted.key_at);
+        } else {
+            patch_varint(&mut self.out, counted.count_at, count);
+        }
+    }
+
+    /// The name of a JSON member as the key of a map.
+    fn map_key<E: Error>(&mut self, kind: Kind, name: &str) -> Result<(), E> {
+        match (kind, name) {
+            (Kind::Bool, "true") => self.put_unsigned(1),
+            (Kind::Bool, "false") => self.put_unsigned(0),
+            (Kind::Bool, _) => return Err(self.problem(kind.mismatch())),
+            _ => return self.text(kind, name),
+        }
+        Ok(())
+    }
+
+    fn put_unsigned(&mut self, n: u64) {
+        put_varint(&mut self.out, n);
+    }
+
+    fn text<E: Error>(&mut self, kind: Kind, text: &str) -> Result<(), E> {
+        if kind == Kind::Text {
+            put_varint(&mut self.out, text.len() as u64);
+            self.out.extend_from_slice(text.as_bytes());
+            return Ok(());
+        }
+        if matches!(kind, Kind::Bool | Kind::Message(_)) {
+            return Err(self.problem(kind.mismatch()));
+        }
+        let text = text.trim_ascii();
+        if kind.is_integer() {
+            if let Ok(n) = text.parse::<u64>() {
+                return self.unsigned(kind, n);
+            }
+            if let Ok(n) = text.parse::<i64>() {
+                return self.signed(kind, n);
+            }
+        }
+        // Rust reads "nan" and "infinity" too, JavaScript's clients do not write them.
+        match text.parse::<f64>() {
+            Ok(x) if x.is_finite() => self.float(kind, x),
+            _ => Err(self.problem(kind.mismatch())),
+        }
+    }
+
+    fn unsigned<E: Error>(&mut self, kind: Kind, n: u64) -> Result<(), E> {
+        match kind {
+            Kind::Unsigned => self.put_unsigned(n),
+            Kind::Signed => match i64::try_from(n) {
+                Ok(n) => self.put_unsigned(zigzag(n)),
+                Err(_) => return Err(self.problem(FieldProblem::Range)),
+            },
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "such a field has no more precision"
+            )]
+            _ => return self.float(kind, n as f64),
+        }
+        Ok(())
+    }
+
+    fn signed<E: Error>(&mut self, kind: Kind, n: i64) -> Result<(), E> {
+        match (kind, u64::try_from(n)) {
+            (_, Ok(n)) => return self.unsigned(kind, n),
+            (Kind::Unsigned, Err(_)) => return Err(self.problem(FieldProblem::Range)),
+            (Kind::Signed, Err(_)) => self.put_unsigned(zigzag(n)),
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "such a field has no more precision"
+            )]
+            (_, Err(_)) => return self.float(kind, n as f64),
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float field rounds; whole numbers are checked first"
+    )]
+    fn float<E: Error>(&mut self, kind: Kind, x: f64) -> Result<(), E> {
+        const TWO_63: f64 = 9_223_372_036_854_775_808.0;
+        match kind {
+            Kind::Float => self.out.extend_from_slice(&(x as f32).to_le_bytes()),
+            Kind::Double => self.out.extend_from_slice(&x.to_le_bytes()),
+            // The cast cuts towards zero.
+            Kind::Unsigned | Kind::Signed if -TWO_63 <= x && x < TWO_63 => {
+                return self.signed(kind, x as i64);
+            }
+            #[expect(clippy::cast_sign_loss, reason = "not below 2^63")]
+            Kind::Unsigned if TWO_63 <= x && x < 2.0 * TWO_63 => self.put_unsigned(x as u64),
+            Kind::Unsigned | Kind::Signed => return Err(self.problem(FieldProblem::Range)),
+            Kind::Bool => self.put_unsigned(u64::from(x != 0.0)),
+            Kind::Text | Kind::Message(_) => return Err(self.problem(kind.mismatch())),
+        }
+        Ok(())
+    }
+}
+
+/// Where a count will be written, and where its key begins.
+struct Counted {
+    key_at: usize,
+    count_at: usize,
+}
+
+/// Finds the field of a name without a copy of the name.
+struct Name<'a> {
+    def: &'a MessageDef,
+    expected: FieldIndex,
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<FieldIndex>;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Self::Value, D::Error> {
+        source.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<FieldIndex>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.def.field_of_name(name, self.expected))
+    }
+}
+
+/// Takes the next value of the source and writes it.
+struct Slot<'e, 's, 'f> {
+    encoder: &'e mut Encoder<'s>,
+    kind: Kind,
+    place: Place<'f>,
+}
+
+#[derive(Clone, Copy)]
+enum Place<'f> {
+    /// The outermost message, without a length.
+    Body,
+    /// A value whose key is written.
+    Value,
+    List(&'f Field),
+    /// `kind` is that of the values.
+    Map {
+        field: &'f Field,
+        key: Kind,
+        write_empty: bool,
+    },
+    /// The key of a map's entry.
+    MapKey,
+}
+
+impl<'de> DeserializeSeed<'de> for Slot<'_, '_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
+        match self.place {
+            Place::MapKey => source.deserialize_str(self),
+            _ => source.deserialize_any(self),
+        }
+    }
+}
+
+impl Slot<'_, '_, '_> {
+    /// The encoder, if a scalar may stand here.
+    fn scalar<E: Error>(self) -> Result<Self, E> {
+        match self.place {
+            Place::Value => Ok(self),
+            _ => Err(self.mismatch()),
+        }
+    }
+
+    fn mismatch<E: Error>(self) -> E {
+        match self.place {
+            Place::Body => self.encoder.fail(ProtobufError::NotAnObject),
+            Place::List(_) => self.encoder.problem(FieldProblem::Type {
+                expected: "an array",
+            }),
+            Place::Map { .. } => self.encoder.problem(FieldProblem::Type {
+                expected: "an object",
+            }),
+            Place::Value | Place::MapKey => self.encoder.problem(self.kind.mismatch()),
+        }
+    }
+
+    fn entries<'de, A: MapAccess<'de>>(self, key: Kind, mut members: A) -> Result<usize, A::Error> {
+        let (encoder, value) = (self.encoder, self.kind);
+        let mut count = 0;
+        while members
+            .next_key_seed(Slot {
+                encoder,
+                kind: key,
+                place: Place::MapKey,
+            })?
+            .is_some()
+        {
+            members.next_value_seed(Slot {
+                encoder,
+                kind: value,
+                place: Place::Value,
+            })?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+impl<'de> Visitor<'de> for Slot<'_, '_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value for a protobuf field")
+    }
+
+    fn visit_bool<E: Error>(self, b: bool) -> Result<(), E> {
+        let slot = self.scalar()?;
+        if slot.kind != Kind::Bool {
+            return Err(slot.mismatch());
+        }
+        slot.encoder.put_unsigned(u64::from(b));
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, n: u64) -> Result<(), E> {
+        let slot = self.scalar()?;
+        slot.encoder.unsigned(slot.kind, n)
+    }
+
+    fn visit_i64<E: Error>(self, n: i64) -> Result<(), E> {
+        let slot = self.scalar()?;
+        slot.encoder.signed(slot.kind, n)
+    }
+
+    fn visit_f64<E: Error>(self, x: f64) -> Result<(), E> {
+        let slot = self.scalar()?;
+        slot.encoder.float(slot.kind, x)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        if let Place::MapKey = self.place {
+            return self.encoder.map_key(self.kind, text);
+        }
+        let slot = self.scalar()?;
+        slot.encoder.text(slot.kind, text)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        match self.place {
+            Place::List(_) | Place::Map { .. } => Ok(()),
+            _ => Err(self.mismatch()),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<(), A::Error> {
+        match self.place {
+            Place::List(field) => self.encoder.list(field, self.kind, elements),
+            _ => Err(self.mismatch()),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<(), A::Error> {
+        match (self.place, self.kind) {
+            (Place::Body, Kind::Message(id)) => self.encoder.message(id, members),
+            (Place::Value, Kind::Message(id)) => {
+                let at = self.encoder.out.len();
+                self.encoder.out.push(0);
+                self.encoder.message(id, members)?;
+                let len = self.encoder.out.len() - at - 1;
+                patch_varint(&mut self.encoder.out, at, len);
+                Ok(())
+            }
+            (
+                Place::Map {
+                    field,
+                    key,
+                    write_empty,
+                },
+                value,
+            ) => {
+                let encoder = self.encoder;
+                let counted = encoder.begin_count(field);
+                let entries = Slot {
+                    encoder,
+                    kind: value,
+                    place: Place::Value,
+                };
+                let count = entries.entries(key, members)?;
+                encoder.end_count(&counted, count, write_empty);
+                Ok(())
+            }
+            _ => Err(self.mismatch()),
+        }
+    }
+}
+
+impl Kind {
+    fn is_integer(self) -> bool {
+        matches!(self, Self::Unsigned | Self::Signed)
+    }
+
+    fn mismatch(self) -> FieldProblem {
+        FieldProblem::Type {
+            expected: match self {
+                Self::Unsigned | Self::Signed => "a whole number",
+                Self::Float | Self::Double => "a number",
+                Self::Bool => "true or false",
+                Self::Text => "a string",
+                Self::Message(_) => "an object",
+            },
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Bodies in Pomelo's protobuf: schemas that are read at start-up, JSON text to bytes and back.
+//!
+//! Start at [`Schema`]. The format is close to Google's, but not the same: `int32` is zigzag, arrays of numbers carry a count of
+//! elements, and the wire type of a key says nothing to a reader. Pinus' additions (`bool`, 64-bit integers, `map`, `obj`) are
+//! always understood.
+//!
+//! - `source`: a schema as people write it, or as a handshake carries it, and the text of the second form
+//! - `schema`: the compiled form, indexed by tag and by name
+//! - `encode`, `decode`: between JSON text and bytes, without a tree in between
+//! - `wire`, `json`: numbers and strings of the two formats
+
+mod decode;
+mod encode;
+mod error;
+mod json;
+mod schema;
+mod source;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use alloc::string::String;
+
+use base64::Engine as _;
+use md5::{Digest as _, Md5};
+
+pub use self::error::{FieldProblem, ProtobufError, SchemaError};
+pub use self::schema::Schema;
+
+/// How deep messages may be nested in a body, the outermost counted. JSON members that are no fields are not counted.
+pub(crate) const MAX_DEPTH: usize = 32;
+
+/// The two schemas of an application and their version, as the handshake announces them.
+///
+/// `client` describes what clients send (requests and notifies), `server` what they receive (responses and pushes).
+#[derive(Debug, Clone)]
+pub struct Protos {
+    server: Schema,
+    client: Schema,
+    version: String,
+}
+
+impl Protos {
+    /// Puts both schemas together and computes their version.
+    pub fn new(server: Schema, client: Schema) -> Self {
+        let version = if server.is_empty() && client.is_empty() {
+            String::new()
+        } else {
+            let hash = Md5::new()
+                .chain_update(client.json())
+                .chain_update(server.json())
+                .finalize();
+            base64::engine::general_purpose::STANDARD.encode(hash)
+        };
+        Self {
+            server,
+            client,
+            version,
+        }
+    }
+
+    /// Schema of responses and pushes.
+    pub fn server(&self) -> &Schema {
+        &self.server
+    }
+
+    /// Schema of requests and notifies.
+    pub fn client(&self) -> &Schema {
+        &self.client
+    }
+
+    /// Base64 of the MD5 of both parsed forms, `client` first; empty when there is no schema at all.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Parsed form of the `server` schema, compact JSON text.
+    pub fn server_json(&self) -> &str {
+        self.server.json()
+    }
+
+    /// Parsed form of the `client` schema, compact JSON text.
+    pub fn client_json(&self) -> &str {
+        self.client.json()
+    }
+}
