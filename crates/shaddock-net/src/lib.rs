@@ -1,1 +1,38 @@
-//! See ARCHITECTURE.md.
+//! Connectors of shaddock on tokio: TCP and WebSocket on one port, with or without TLS.
+//!
+//! A [`Listener`] accepts on every one of the [`Workers`] and gives what clients say to a [`Frontend`]. It knows nothing of
+//! handlers; bytes go back only through the outbox of a session (`shaddock_core::Outbox`).
+//!
+//! ```text
+//! Listener ── accept ──► Driver (one task per connection, on one worker for life)
+//!    │                     │  input: PROXY head → TLS → first byte → HTTP upgrade → frames → packages
+//!  Gate (lists, limits)    │  work:  Frontend::handshake / open / message, one at a time
+//!    │                     │  output: the session's outbox, in as few writes as possible
+//!  NetStats                └─ Wheel: the deadlines of all connections of a worker
+//! ```
+
+mod access;
+mod config;
+mod driver;
+mod frontend;
+mod io;
+mod listener;
+mod proxy;
+mod rate;
+mod stats;
+mod tls;
+mod upgrade;
+mod wheel;
+mod worker;
+mod ws;
+
+pub use access::{AccessPolicy, Gate, Permit, Refusal};
+pub use config::{ConnectionLimits, ListenConfig};
+pub use frontend::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, Verdict};
+pub use listener::{ListenError, Listener};
+pub use proxy::{ProxyHead, proxy_head};
+pub use stats::NetStats;
+pub use tls::{TlsError, TlsFiles, TlsReloader};
+pub use upgrade::{Upgrade, UpgradePolicy};
+pub use worker::{Workers, now};
+pub use ws::{WsError, WsEvent, WsReader};

@@ -1,0 +1,248 @@
+//! Who may connect, and how many: address lists and counted permits.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use ipnet::IpNet;
+
+/// Limits and lists of one listener. Can be replaced while it runs; open connections stay.
+#[derive(Debug, Clone, Default)]
+pub struct AccessPolicy {
+    /// If not empty, only these networks may connect.
+    pub allow: Vec<IpNet>,
+    /// These networks may not connect, also when they are allowed above.
+    pub deny: Vec<IpNet>,
+    /// Load balancers: their PROXY head or address header is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Open connections of the listener, 0 = no limit.
+    pub max_connections: usize,
+    /// Open connections from one client address, 0 = no limit.
+    pub max_connections_per_address: usize,
+}
+
+/// Why a connection was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// On the deny list, or not on the allow list.
+    Denied,
+    /// The listener has as many connections as it may.
+    TooMany,
+    /// The address has as many connections as it may.
+    TooManyFromAddress,
+    /// A trusted proxy sent no PROXY head, or a broken one.
+    BadProxyHead,
+}
+
+impl Refusal {
+    /// For logs and counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::TooMany => "too_many_connections",
+            Self::TooManyFromAddress => "too_many_from_address",
+            Self::BadProxyHead => "bad_proxy_head",
+        }
+    }
+}
+
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+impl AccessPolicy {
+    /// Whether the lists let `address` in. An IPv4 address mapped into IPv6 counts as IPv4.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub fn check(&self, address: IpAddr) -> Result<(), Refusal> {
+        let allowed = self.allow.is_empty() || contains(&self.allow, address);
+        if allowed && !contains(&self.deny, address) {
+            Ok(())
+        } else {
+            Err(Refusal::Denied)
+        }
+    }
+
+    /// Whether `address` is a trusted proxy.
+    pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
+        contains(&self.trusted_proxies, address)
+    }
+}
+
+/// The gate of one listener: the present policy and what is counted against it.
+#[derive(Debug, Default)]
+pub struct Gate {
+    policy: RwLock<Arc<AccessPolicy>>,
+    open: AtomicUsize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Gate {
+    /// A gate with nothing counted.
+    pub fn new(policy: AccessPolicy) -> Arc<Self> {
+        Arc::new(Self {
+            policy: RwLock::new(Arc::new(policy)),
+            ..Self::default()
+        })
+    }
+
+    /// The policy at this moment.
+    pub fn policy(&self) -> Arc<AccessPolicy> {
+        self.policy
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Replaces the policy for connections to come.
+    pub fn set_policy(&self, policy: AccessPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection, unless there are too many.
+    ///
+    /// # Errors
+    /// [`Refusal::TooMany`]; nothing stays counted.
+    pub fn enter(self: &Arc<Self>) -> Result<Permit, Refusal> {
+        let max = self.policy().max_connections;
+        // Count first, then judge: the permit uncounts itself, so a refusal cannot leak.
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit {
+            gate: self.clone(),
+            address: None,
+        };
+        if max != 0 && before >= max {
+            return Err(Refusal::TooMany);
+        }
+        Ok(permit)
+    }
+
+    fn enter_address(&self, address: IpAddr, max: usize) -> bool {
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= max {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    fn leave_address(&self, address: IpAddr) {
+        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&address);
+            }
+        }
+    }
+}
+
+/// One counted connection; uncounts itself when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+    address: Option<IpAddr>,
+}
+
+impl Permit {
+    /// Judges the client's address, once it is known, by lists and count.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; the connection must be closed.
+    pub fn admit(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        let policy = self.gate.policy();
+        policy.check(address)?;
+        let max = policy.max_connections_per_address;
+        if max == 0 {
+            return Ok(());
+        }
+        let address = address.to_canonical();
+        if !self.gate.enter_address(address, max) {
+            return Err(Refusal::TooManyFromAddress);
+        }
+        self.address = Some(address);
+        Ok(())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(address) = self.address {
+            self.gate.leave_address(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn lists() {
+        let policy = AccessPolicy {
+            allow: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+            deny: vec!["10.9.0.0/16".parse().unwrap()],
+            ..AccessPolicy::default()
+        };
+        assert_eq!(policy.check(ip("10.1.2.3")), Ok(()));
+        assert_eq!(policy.check(ip("::ffff:10.1.2.3")), Ok(()));
+        assert_eq!(policy.check(ip("10.9.2.3")), Err(Refusal::Denied));
+        assert_eq!(policy.check(ip("192.0.2.1")), Err(Refusal::Denied));
+        assert_eq!(AccessPolicy::default().check(ip("192.0.2.1")), Ok(()));
+    }
+
+    /// Defect 21 of the original: refused connections stayed counted until the server refused everybody.
+    #[test]
+    fn defect_21_refused_connections_are_not_counted() {
+        let gate = Gate::new(AccessPolicy {
+            max_connections: 1,
+            ..AccessPolicy::default()
+        });
+        let first = gate.enter().unwrap();
+        for _ in 0..10 {
+            assert_eq!(gate.enter().unwrap_err(), Refusal::TooMany);
+        }
+        assert_eq!(gate.open(), 1);
+        drop(first);
+        assert_eq!(gate.open(), 0);
+        assert!(gate.enter().is_ok());
+    }
+
+    #[test]
+    fn per_address_counts_come_back() {
+        let gate = Gate::new(AccessPolicy {
+            max_connections_per_address: 2,
+            ..AccessPolicy::default()
+        });
+        let enter = || {
+            let mut permit = gate.enter().unwrap();
+            permit.admit(ip("192.0.2.1")).map(|()| permit)
+        };
+        let first = enter().unwrap();
+        let _second = enter().unwrap();
+        assert_eq!(enter().unwrap_err(), Refusal::TooManyFromAddress);
+        assert!(gate.enter().unwrap().admit(ip("192.0.2.2")).is_ok());
+        drop(first);
+        assert!(enter().is_ok());
+        assert_eq!(gate.by_address.lock().unwrap().len(), 1, "no entry for who has left");
+    }
+}

@@ -1,0 +1,406 @@
+//! Bytes to messages: what comes before the protocol (PROXY head, first byte, HTTP upgrade), WebSocket frames, packages.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use shaddock_core::{CloseReason, TransportKind};
+use shaddock_protocol::{Event, Millis};
+
+use super::{Driver, READS_PER_POLL, output::pong};
+use crate::{
+    access::Refusal,
+    frontend::Opened,
+    listener::refuse,
+    proxy::{ProxyHead, proxy_head},
+    rate::Bucket,
+    stats::Group,
+    upgrade::{Upgrade, upgrade},
+    worker::Scratch,
+    ws::{WsEvent, WsReader},
+};
+
+/// How the bytes of a connection are framed, as far as it is known.
+pub(super) enum Wire {
+    /// A trusted proxy still owes its head.
+    Proxy(BytesMut),
+    /// Nothing has arrived: the first byte decides.
+    Unknown,
+    /// An HTTP head is arriving.
+    Http(BytesMut),
+    /// Packages back to back.
+    Tcp,
+    /// Packages in WebSocket messages.
+    Ws(Box<Ws>),
+    /// The socket is gone.
+    Closed,
+}
+
+/// The WebSocket part of a connection; boxed, so that TCP does not pay for it.
+pub(super) struct Ws {
+    reader: WsReader,
+    pings: Bucket,
+}
+
+impl Wire {
+    pub(super) fn new(proxy_head_expected: bool) -> Self {
+        if proxy_head_expected {
+            Self::Proxy(BytesMut::new())
+        } else {
+            Self::Unknown
+        }
+    }
+
+    pub(super) fn is_proxy(&self) -> bool {
+        matches!(self, Self::Proxy(_))
+    }
+}
+
+impl Driver {
+    /// Reads what the socket has, a bounded number of times.
+    pub(super) fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        for _ in 0..READS_PER_POLL {
+            if self.is_blocked() {
+                return Ok(());
+            }
+            match self.io.poll_read(cx, &mut scratch.read) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(CloseReason::ClientClosed),
+                Poll::Ready(Ok(n)) => self.received(cx, now, n, scratch)?,
+                Poll::Ready(Err(error)) => return Err(CloseReason::Transport(error.kind())),
+            }
+        }
+        // There may be more; the others come first.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn received(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        n: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        self.local.stats.bytes_in.add(n as u64);
+        if let Some(session) = &self.session {
+            session.count_received(0, n as u64);
+        }
+        let chunk = &scratch.read[..n];
+        match &mut self.wire {
+            Wire::Tcp => {
+                // One exact copy of the chunk; every message in it is a slice of that copy.
+                let input = Bytes::copy_from_slice(chunk);
+                self.packages(cx, now, input, scratch)
+            }
+            Wire::Ws(_) => {
+                let frames = BytesMut::from(chunk);
+                self.frames(cx, now, frames, scratch)
+            }
+            Wire::Proxy(head) | Wire::Http(head) => {
+                head.extend_from_slice(chunk);
+                let head = std::mem::take(head);
+                self.begin(cx, now, head, scratch)
+            }
+            Wire::Unknown => {
+                let head = BytesMut::from(chunk);
+                self.begin(cx, now, head, scratch)
+            }
+            Wire::Closed => Ok(()),
+        }
+    }
+
+    /// Goes on with input that had to wait.
+    pub(super) fn resume(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        input: Bytes,
+        frames: BytesMut,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if matches!(self.wire, Wire::Tcp) {
+            return if input.is_empty() {
+                Ok(())
+            } else {
+                self.packages(cx, now, input, scratch)
+            };
+        }
+        if !input.is_empty() && !self.message(cx, now, input, scratch)? {
+            // Blocked again within the same WebSocket message.
+            self.waiting.get_or_insert_default().frames = frames;
+            return Ok(());
+        }
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.frames(cx, now, frames, scratch)
+    }
+
+    /// The bytes before the protocol. `head` is all of them so far.
+    fn begin(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        mut head: BytesMut,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if self.wire.is_proxy() {
+            match proxy_head(&mut head) {
+                ProxyHead::NeedMore => {
+                    self.wire = Wire::Proxy(head);
+                    return Ok(());
+                }
+                ProxyHead::Bad => return Err(self.refused(Refusal::BadProxyHead)),
+                ProxyHead::Done(address) => self.proxied(address)?,
+            }
+            self.wire = Wire::Unknown;
+        }
+        let Some(first) = head.first() else {
+            return Ok(());
+        };
+        match (first, &self.wire) {
+            (1..=5, Wire::Unknown) => {
+                self.wire = Wire::Tcp;
+                self.packages(cx, now, head.freeze(), scratch)
+            }
+            (b'A'..=b'Z' | b'a'..=b'z', _) => self.http(cx, now, head, scratch),
+            _ => Err(CloseReason::Framing("unknown_first_byte")),
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> CloseReason {
+        refuse(refusal, self.peer.address, &self.local.stats);
+        match refusal {
+            Refusal::TooMany | Refusal::TooManyFromAddress => CloseReason::Overloaded,
+            Refusal::Denied | Refusal::BadProxyHead => CloseReason::Denied,
+        }
+    }
+
+    /// The proxy has told who the client is: now it can be judged, and TLS begins.
+    fn proxied(&mut self, address: Option<SocketAddr>) -> Result<(), CloseReason> {
+        if let Some(address) = address {
+            self.admit(address)?;
+        }
+        self.start_tls();
+        Ok(())
+    }
+
+    fn admit(&mut self, address: SocketAddr) -> Result<(), CloseReason> {
+        self.peer.address = address;
+        let admitted = match &mut self.permit {
+            Some(permit) => permit.admit(address.ip()),
+            None => Ok(()),
+        };
+        admitted.map_err(|refusal| self.refused(refusal))
+    }
+
+    fn http(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        mut head: BytesMut,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let shared = self.shared.clone();
+        let config = &shared.config;
+        let trusted = shared
+            .gate
+            .policy()
+            .is_trusted_proxy(self.peer.address.ip());
+        match upgrade(&mut head, &config.upgrade, trusted) {
+            Upgrade::NeedMore => {
+                self.wire = Wire::Http(head);
+                Ok(())
+            }
+            Upgrade::Refused { answer, why } => {
+                self.queue_own(answer)?;
+                Err(CloseReason::Framing(why))
+            }
+            Upgrade::Accepted {
+                answer,
+                forwarded_for,
+            } => {
+                if let Some(ip) = forwarded_for {
+                    self.admit(SocketAddr::new(ip, 0))?;
+                }
+                let pings = config.limits.pings_per_second;
+                self.wire = Wire::Ws(Box::new(Ws {
+                    reader: WsReader::default(),
+                    pings: Bucket::new(now, pings, pings),
+                }));
+                self.queue_own(&answer)?;
+                self.frames(cx, now, head, scratch)
+            }
+        }
+    }
+
+    fn frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        mut frames: BytesMut,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        // A message may hold several packages, so it may be a little longer than one.
+        let max = self.conn.codec().limits().max_package_size + 1024;
+        loop {
+            let Wire::Ws(ws) = &mut self.wire else {
+                return Ok(());
+            };
+            let event = ws.reader.next(&mut frames, max).map_err(|error| {
+                tracing::debug!(address = %self.peer.address, "websocket: {error}");
+                CloseReason::Framing("bad_websocket_frame")
+            })?;
+            match event {
+                None => return Ok(()),
+                Some(WsEvent::Message(message)) => {
+                    if message.is_empty() {
+                        return Err(CloseReason::Framing("empty_websocket_message"));
+                    }
+                    if !self.message(cx, now, message, scratch)? {
+                        self.waiting.get_or_insert_default().frames = frames;
+                        return Ok(());
+                    }
+                }
+                Some(WsEvent::Ping(payload)) => {
+                    let rate = self.shared.config.limits.pings_per_second;
+                    if !ws.pings.take(now, rate, rate) {
+                        return Err(CloseReason::RateLimited);
+                    }
+                    self.queue_own(&pong(&payload))?;
+                }
+                Some(WsEvent::Pong) => {}
+                Some(WsEvent::Close(_)) => return Err(CloseReason::ClientClosed),
+            }
+            if self.is_blocked() {
+                if !frames.is_empty() {
+                    self.waiting.get_or_insert_default().frames = frames;
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// One WebSocket message: whole packages, one or more. False: blocked before its end, the rest waits.
+    fn message(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        message: Bytes,
+        scratch: &mut Scratch,
+    ) -> Result<bool, CloseReason> {
+        self.packages(cx, now, message, scratch)?;
+        let waits = self
+            .waiting
+            .as_ref()
+            .is_some_and(|waiting| !waiting.input.is_empty());
+        if !waits && self.conn.is_mid_package() {
+            return Err(CloseReason::Framing("package_cut_short"));
+        }
+        Ok(!waits)
+    }
+
+    /// Takes every package out of `input`, or as many as may be taken now.
+    fn packages(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        mut input: Bytes,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        loop {
+            if self.is_blocked() {
+                if !input.is_empty() {
+                    self.waiting.get_or_insert_default().input = input;
+                }
+                return Ok(());
+            }
+            let event = self.conn.poll_event(now, &mut input, &mut scratch.out);
+            self.queue_out(&mut scratch.out)?;
+            match event {
+                Ok(Some(event)) => self.event(cx, now, event, scratch)?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    tracing::debug!(address = %self.peer.address, sid = self.sid(), "protocol error: {error}");
+                    return Err(CloseReason::Protocol(error));
+                }
+            }
+        }
+    }
+
+    fn event(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        event: Event,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        match event {
+            Event::Message(message) => {
+                self.check_rate(now)?;
+                self.dispatch(cx, message);
+                Ok(())
+            }
+            Event::Handshake(request) => self.judge(cx, now, Arc::new(*request), scratch),
+            Event::Open => self.open(cx),
+            Event::Refused { id, route, reason } => {
+                self.check_rate(now)?;
+                self.local.stats.count(Group::Dropped, reason.name());
+                tracing::debug!(sid = self.sid(), reason = reason.name(), "request refused");
+                if let Some(session) = &self.session {
+                    self.shared.frontend.refused(session, id, route, reason);
+                }
+                Ok(())
+            }
+            Event::Dropped(reason) => {
+                self.local.stats.count(Group::Dropped, reason.name());
+                tracing::debug!(address = %self.peer.address, reason = reason.name(), "dropped");
+                Ok(())
+            }
+            Event::Attack => Err(CloseReason::Attack),
+            // Events of a later protocol version, which this connector could not have caused.
+            _ => Ok(()),
+        }
+    }
+
+    fn check_rate(&mut self, now: Millis) -> Result<(), CloseReason> {
+        let limits = &self.shared.config.limits;
+        let rate = limits.messages_per_second;
+        if rate == 0 || self.rate.take(now, rate, limits.burst) {
+            Ok(())
+        } else {
+            Err(CloseReason::RateLimited)
+        }
+    }
+
+    /// The client has acknowledged the handshake: its session begins.
+    fn open(&mut self, cx: &Context<'_>) -> Result<(), CloseReason> {
+        self.peer.transport = match (&self.wire, self.io.is_tls()) {
+            (Wire::Ws(_), false) => TransportKind::WebSocket,
+            (Wire::Ws(_), true) => TransportKind::WebSocketTls,
+            (_, false) => TransportKind::Tcp,
+            (_, true) => TransportKind::Tls,
+        };
+        let Some(handshake) = self.handshake.take() else {
+            return Err(CloseReason::Internal);
+        };
+        let session = self.shared.frontend.open(Opened {
+            peer: self.peer,
+            dialect: self.conn.dialect(),
+            handshake,
+        })?;
+        self.local.stats.opened.add(1);
+        session.outbox().begin_poll(cx.waker());
+        self.session = Some(session);
+        Ok(())
+    }
+}

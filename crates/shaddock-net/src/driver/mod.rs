@@ -1,0 +1,348 @@
+//! The task of one connection: it owns socket, protocol state and handler, and moves bytes between them.
+//!
+//! A poll goes the same way every time: what runs for the session → what the socket has → deadlines → what is to be written, in
+//! as few writes as possible. Nothing here waits: a socket or handler that is not ready has taken the task's waker.
+//!
+//! | file | part |
+//! | --- | --- |
+//! | this one | the order of a poll, the life of a connection from accept to close |
+//! | `input.rs` | bytes to messages: PROXY head, first byte, HTTP upgrade, WebSocket frames, packages |
+//! | `work.rs` | messages to handlers: one at a time, the others wait, bounded |
+//! | `output.rs` | the session's outbox to the socket |
+
+mod input;
+mod output;
+mod work;
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::BytesMut;
+use shaddock_core::{CloseReason, Session, TransportKind};
+use shaddock_protocol::{Conn, HandshakeRequest, Millis, TimeoutKind};
+use tokio::net::TcpStream;
+
+use self::{
+    input::Wire,
+    output::{Flushed, Unsent},
+    work::{Waiting, Work},
+};
+use crate::{
+    access::Permit,
+    frontend::Peer,
+    io::Io,
+    listener::{Local, Shared},
+    rate::Bucket,
+    stats::Group,
+    worker::{self, Scratch, Timer},
+};
+
+/// Reads of one poll. A client that sends without end gives way to the others after this many.
+const READS_PER_POLL: usize = 4;
+
+/// Bytes that are read and thrown away while a connection closes, so that the client's last bytes do not turn our close into
+/// a reset that would take the kick with it.
+const DRAIN_LIMIT: usize = 256 * 1024;
+
+enum Phase {
+    /// Bytes flow.
+    Live,
+    /// The session is closed; what is queued is being sent.
+    Closing {
+        /// When to give up.
+        until: Millis,
+        stage: Stage,
+        reason: CloseReason,
+    },
+    /// The socket is gone; a handler still runs to its end.
+    Finishing,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    /// The outbox.
+    Flush,
+    /// The close frame, under WebSocket.
+    Goodbye,
+    Shutdown,
+    Drain { left: usize },
+}
+
+/// One connection. Spawned on its worker; done when the socket is closed and its last handler has ended.
+pub(crate) struct Driver {
+    io: Io,
+    wire: Wire,
+    conn: Conn,
+    shared: Arc<Shared>,
+    local: Arc<Local>,
+    session: Option<Arc<Session>>,
+    handshake: Option<Arc<HandshakeRequest>>,
+    work: Work,
+    waiting: Option<Box<Waiting>>,
+    unsent: Option<Box<Unsent>>,
+    timer: Option<Timer>,
+    permit: Option<Permit>,
+    peer: Peer,
+    rate: Bucket,
+    phase: Phase,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        behind_proxy: bool,
+        permit: Permit,
+        local: Arc<Local>,
+    ) -> Self {
+        let shared = local.shared.clone();
+        let config = &shared.config;
+        let now = worker::now();
+        let limits = &config.limits;
+        let mut driver = Self {
+            io: Io::Tcp(stream),
+            wire: Wire::new(behind_proxy && config.proxy_protocol),
+            conn: Conn::new(shared.frontend.codec(), now),
+            session: None,
+            handshake: None,
+            work: Work::Idle,
+            waiting: None,
+            unsent: None,
+            timer: None,
+            permit: Some(permit),
+            peer: Peer {
+                address,
+                transport: TransportKind::Tcp,
+            },
+            rate: Bucket::new(now, limits.messages_per_second, limits.burst),
+            phase: Phase::Live,
+            local,
+            shared: shared.clone(),
+        };
+        if !driver.wire.is_proxy() {
+            driver.start_tls();
+        }
+        driver
+    }
+
+    /// TLS covers everything after the PROXY head.
+    fn start_tls(&mut self) {
+        if let Some(tls) = &self.shared.config.tls {
+            self.io.start_tls(&tls.acceptor());
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
+        if matches!(self.phase, Phase::Live)
+            && let Err(reason) = self.live(cx, now, scratch)
+        {
+            self.begin_close(now, &reason);
+        }
+        match self.phase {
+            Phase::Live => {
+                self.arm(cx, now, self.deadline());
+                Poll::Pending
+            }
+            Phase::Closing { until, .. } => {
+                if self.poll_close(cx, now, scratch).is_ready() {
+                    self.drop_socket();
+                    return self.poll_finish(cx);
+                }
+                self.arm(cx, now, Some(until));
+                Poll::Pending
+            }
+            Phase::Finishing => self.poll_finish(cx),
+        }
+    }
+
+    fn live(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let transport = |error: io::Error| CloseReason::Transport(error.kind());
+        if self.io.poll_ready(cx).map_err(transport)?.is_pending() {
+            return self.check_deadline(now);
+        }
+        self.poll_work(cx, now, scratch)?;
+        // What was answered before the end of the stream is still sent, by the close.
+        self.read(cx, now, scratch)?;
+        // After the read: what has arrived counts, however late this poll is.
+        self.check_deadline(now)?;
+        if self.flush_and_park(cx, scratch).map_err(transport)? == Flushed::Ended {
+            let reason = self.session.as_ref().and_then(|session| session.close_reason());
+            return Err(reason.unwrap_or(CloseReason::Internal));
+        }
+        Ok(())
+    }
+
+    fn check_deadline(&mut self, now: Millis) -> Result<(), CloseReason> {
+        // A client that is not read because its own handler is slow cannot show that it lives.
+        if self.is_blocked() && self.session.is_some() {
+            return Ok(());
+        }
+        match self.conn.poll_timeout(now) {
+            None => Ok(()),
+            Some(TimeoutKind::Heartbeat) => Err(CloseReason::HeartbeatTimeout),
+            Some(TimeoutKind::Idle) => Err(CloseReason::Idle),
+            Some(_) => Err(CloseReason::HandshakeTimeout),
+        }
+    }
+
+    fn deadline(&self) -> Option<Millis> {
+        if self.is_blocked() && self.session.is_some() {
+            return None;
+        }
+        self.conn.deadline()
+    }
+
+    fn arm(&mut self, cx: &Context<'_>, now: Millis, deadline: Option<Millis>) {
+        if let Some(deadline) = deadline {
+            self.timer
+                .get_or_insert_with(|| Timer::new(cx.waker()))
+                .arm(now, deadline);
+        }
+    }
+
+    /// Ends the session, if there is one, and turns to sending what is queued.
+    fn begin_close(&mut self, now: Millis, reason: &CloseReason) {
+        self.local.stats.count(Group::Closed, detail(reason));
+        if let Some(session) = &self.session {
+            session.close(reason.clone());
+        }
+        tracing::debug!(address = %self.peer.address, sid = self.sid(), reason = detail(reason), "connection closes: {reason}");
+        self.conn.close();
+        self.waiting = None;
+        if let Work::Handshake(_) = self.work {
+            self.work = Work::Idle;
+        }
+        let gone = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);
+        let until = if gone { now } else { now + linger(&self.shared) };
+        self.phase = Phase::Closing {
+            until,
+            stage: Stage::Flush,
+            reason: reason.clone(),
+        };
+    }
+
+    fn sid(&self) -> Option<u64> {
+        self.session.as_ref().map(|session| session.id().get())
+    }
+
+    /// Sends what is queued, says that nothing follows, and waits for the client to close, all until the deadline.
+    fn poll_close(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
+        loop {
+            let Phase::Closing { until, stage, reason } = &self.phase else {
+                return Poll::Ready(());
+            };
+            if now >= *until {
+                return Poll::Ready(());
+            }
+            let next = match *stage {
+                Stage::Flush => {
+                    let reason = reason.clone();
+                    match self.flush(cx, scratch) {
+                        Ok(Flushed::Blocked) => return Poll::Pending,
+                        Ok(Flushed::Everything | Flushed::Ended) => {}
+                        Err(_) => return Poll::Ready(()),
+                    }
+                    self.queue_close_frame(&reason);
+                    Stage::Goodbye
+                }
+                Stage::Goodbye => match self.flush(cx, scratch) {
+                    Ok(Flushed::Blocked) => return Poll::Pending,
+                    Ok(Flushed::Everything | Flushed::Ended) => Stage::Shutdown,
+                    Err(_) => return Poll::Ready(()),
+                },
+                Stage::Shutdown => match self.io.poll_shutdown(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => Stage::Drain { left: DRAIN_LIMIT },
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                },
+                Stage::Drain { left } => match self.io.poll_read(cx, &mut scratch.read) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(n)) if n > 0 && n < left => Stage::Drain { left: left - n },
+                    Poll::Ready(_) => return Poll::Ready(()),
+                },
+            };
+            if let Phase::Closing { stage, .. } = &mut self.phase {
+                *stage = next;
+            }
+        }
+    }
+
+    /// Gives back everything but the handler that may still run.
+    fn drop_socket(&mut self) {
+        self.io = Io::Closed;
+        self.wire = Wire::Closed;
+        self.permit = None;
+        self.timer = None;
+        if let Some(session) = self.session.take() {
+            session.outbox().release();
+        }
+        self.unsent = None;
+        self.phase = Phase::Finishing;
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.work {
+            Work::Handler(handler) => handler.as_mut().poll(cx),
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
+fn linger(shared: &Shared) -> u64 {
+    u64::try_from(shared.config.limits.linger.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let mut scratch = worker::take_scratch();
+        if let Some(session) = &this.session {
+            // What is queued from here on is written at the end of this poll: no wake needed.
+            session.outbox().begin_poll(cx.waker());
+        }
+        let done = this.turn(cx, worker::now(), &mut scratch);
+        worker::put_scratch(scratch);
+        done
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Only when a poll panicked or the worker stops: every other way closes the session itself.
+        if let Some(session) = self.session.take() {
+            session.close(CloseReason::Internal);
+            session.outbox().release();
+        }
+    }
+}
+
+/// The most exact name there is, for counters and logs.
+fn detail(reason: &CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Protocol(error) => error.name(),
+        CloseReason::Framing(what) => what,
+        other => other.name(),
+    }
+}
+
+/// The part of a scratch buffer that grew for one large message is given back.
+fn recycle(buffer: &mut BytesMut) {
+    const KEEP: usize = 64 * 1024;
+    buffer.clear();
+    if buffer.capacity() > KEEP {
+        *buffer = BytesMut::with_capacity(4096);
+    }
+}

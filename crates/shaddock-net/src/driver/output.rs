@@ -1,0 +1,242 @@
+//! The session's outbox to the socket: everything that is queued leaves in as few writes as possible.
+
+use std::{
+    io::{self, IoSlice},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use shaddock_core::{CloseReason, Drained, Flush, Next};
+
+use super::{Driver, input::Wire, recycle};
+use crate::{worker::Scratch, ws};
+
+/// Slices of one vectored write; more leave in the next one.
+const SLICES: usize = 64;
+
+/// Bytes of our own that may wait outside the outbox: handshake answers and pongs. Above it the client does not read.
+const MAX_OWN: usize = 64 * 1024;
+
+/// Bytes that the socket has not taken yet. Exists only while there are some.
+#[derive(Default)]
+pub(super) struct Unsent {
+    /// Framed bytes of our own, before `body`.
+    front: BytesMut,
+    /// Rest of what was taken from the outbox; under WebSocket the rest of one message.
+    body: Drained,
+    /// Framed bytes of our own, behind `body`: they must not get into the middle of a message.
+    back: BytesMut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// The socket takes no more for now and has taken the waker.
+    Blocked,
+    /// Nothing is left to write.
+    Everything,
+    /// Nothing is left to write, and nothing will follow: the session is closed.
+    Ended,
+}
+
+impl Driver {
+    /// Queues packages that the protocol wrote by itself, and empties `out`.
+    pub(super) fn queue_out(&mut self, out: &mut BytesMut) -> Result<(), CloseReason> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let queued = if let Some(session) = &self.session {
+            let copy = |tail: &mut BytesMut| {
+                tail.extend_from_slice(out);
+                Ok::<_, std::convert::Infallible>(())
+            };
+            // If the session is closed or just became too slow, the flush of this poll finds out.
+            let _ = session.send_with(copy);
+            Ok(())
+        } else {
+            let mut head = [0; ws::MAX_HEAD];
+            let length = self.message_head(out.len(), &mut head);
+            self.queue_own(&head[..length]).and_then(|()| self.queue_own(out))
+        };
+        recycle(out);
+        queued
+    }
+
+    /// Queues bytes that go to the socket as they are: HTTP answers, pongs and close frames.
+    pub(super) fn queue_own(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        let unsent = self.unsent.get_or_insert_default();
+        if unsent.front.len() + unsent.back.len() + bytes.len() > MAX_OWN {
+            return Err(CloseReason::SlowClient);
+        }
+        if unsent.body.is_empty() {
+            unsent.front.extend_from_slice(bytes);
+        } else {
+            unsent.back.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Under WebSocket, the goodbye with a status that browsers show. Everything else must have been written.
+    pub(super) fn queue_close_frame(&mut self, reason: &CloseReason) {
+        if matches!(self.wire, Wire::Ws(_)) {
+            let mut frame = BytesMut::new();
+            ws::put_close(close_status(reason), reason.name(), &mut frame);
+            // Nothing is queued, so there is room.
+            let _ = self.queue_own(&frame);
+        }
+    }
+
+    /// Writes the head for a message of `length` bytes, if the transport has one, and tells its length.
+    fn message_head(&self, length: usize, head: &mut [u8; ws::MAX_HEAD]) -> usize {
+        match self.wire {
+            Wire::Ws(_) => ws::binary_head(length, head),
+            _ => 0,
+        }
+    }
+
+    /// Flushes, and tells the outbox that this poll ends.
+    pub(super) fn flush_and_park(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> io::Result<Flushed> {
+        loop {
+            let flushed = self.flush(cx, scratch)?;
+            let how = match flushed {
+                Flushed::Blocked => Flush::Blocked,
+                Flushed::Everything => Flush::Done,
+                Flushed::Ended => return Ok(flushed),
+            };
+            match &self.session {
+                // Something came while we wrote.
+                Some(session) if session.outbox().end_poll(how) => {}
+                _ => return Ok(flushed),
+            }
+        }
+    }
+
+    /// Writes until everything is out or the socket takes no more.
+    pub(super) fn flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> io::Result<Flushed> {
+        loop {
+            if self.unsent.is_some() && self.write_unsent(cx)?.is_pending() {
+                return Ok(Flushed::Blocked);
+            }
+            let next = match &self.session {
+                Some(session) => session.outbox().take(&mut scratch.drained),
+                None => Next::Continue,
+            };
+            if next == Next::CloseNow {
+                scratch.drained.clear();
+                return Ok(Flushed::Ended);
+            }
+            if !scratch.drained.is_empty() {
+                self.write_drained(cx, &mut scratch.drained)?;
+            } else if self.io.poll_flush(cx)?.is_pending() {
+                return Ok(Flushed::Blocked);
+            } else if next == Next::CloseAfterFlush {
+                return Ok(Flushed::Ended);
+            } else {
+                return Ok(Flushed::Everything);
+            }
+        }
+    }
+
+    /// Writes what was just taken from the outbox from where it is; what the socket does not take becomes unsent.
+    fn write_drained(&mut self, cx: &mut Context<'_>, drained: &mut Drained) -> io::Result<()> {
+        let mut head = [0; ws::MAX_HEAD];
+        let length = self.message_head(drained.remaining(), &mut head);
+        let mut head = &head[..length];
+        let written = self.write(cx, head, drained)?;
+        let Poll::Ready(written) = written else {
+            self.keep(head, drained);
+            return Ok(());
+        };
+        let of_head = written.min(head.len());
+        head.advance(of_head);
+        self.wrote(drained, written - of_head);
+        if !head.is_empty() || !drained.is_empty() {
+            self.keep(head, drained);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, head: &[u8], drained: &mut Drained) {
+        self.unsent = Some(Box::new(Unsent {
+            front: BytesMut::from(head),
+            body: std::mem::take(drained),
+            back: BytesMut::new(),
+        }));
+    }
+
+    fn write_unsent(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let Some(mut unsent) = self.unsent.take() else {
+            return Ok(Poll::Ready(()));
+        };
+        loop {
+            if unsent.front.is_empty() && unsent.body.is_empty() {
+                if unsent.back.is_empty() {
+                    return Ok(Poll::Ready(()));
+                }
+                unsent.front = std::mem::take(&mut unsent.back);
+            }
+            let Poll::Ready(written) = self.write(cx, &unsent.front, &unsent.body)? else {
+                self.unsent = Some(unsent);
+                return Ok(Poll::Pending);
+            };
+            let of_front = written.min(unsent.front.len());
+            unsent.front.advance(of_front);
+            self.wrote(&mut unsent.body, written - of_front);
+        }
+    }
+
+    /// One write of `first` and as much of `then` as goes along.
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        then: &Drained,
+    ) -> io::Result<Poll<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices[0] = IoSlice::new(first);
+        let from = usize::from(!first.is_empty());
+        let count = from + then.chunks_vectored(&mut slices[from..]);
+        match self.io.poll_write(cx, &slices[..count])? {
+            Poll::Ready(0) => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(written) => {
+                self.local.stats.bytes_out.add(written as u64);
+                Ok(Poll::Ready(written))
+            }
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+
+    /// Takes written bytes off `body` and off what counts against the outbox's bound.
+    fn wrote(&self, body: &mut Drained, written: usize) {
+        if written > 0 {
+            body.advance(written);
+            if let Some(session) = &self.session {
+                session.outbox().written(written);
+            }
+        }
+    }
+}
+
+/// The status of the close frame, so that a page can tell a kick from a bug of its own.
+fn close_status(reason: &CloseReason) -> u16 {
+    match reason {
+        CloseReason::Draining => 1001,
+        CloseReason::Protocol(_) | CloseReason::Framing(_) => 1002,
+        CloseReason::RateLimited | CloseReason::Attack => 1008,
+        _ => 1000,
+    }
+}
+
+/// The answer to a ping.
+pub(super) fn pong(payload: &Bytes) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(payload.len() + ws::MAX_HEAD);
+    ws::put_pong(payload, &mut frame);
+    frame
+}

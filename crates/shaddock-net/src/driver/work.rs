@@ -1,0 +1,166 @@
+//! Messages to handlers: a session's messages run one after the other, in the order in which they came.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use shaddock_core::CloseReason;
+use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
+
+use super::Driver;
+use crate::{
+    frontend::{BoxFuture, Flow, Handled, Verdict},
+    worker::Scratch,
+};
+
+/// What runs for this connection.
+pub(super) enum Work {
+    Idle,
+    /// The application judges the handshake.
+    Handshake(BoxFuture<Verdict>),
+    /// A handler of the session.
+    Handler(BoxFuture<()>),
+}
+
+/// What has arrived and cannot be served yet. Exists only while there is something in it.
+#[derive(Default)]
+pub(super) struct Waiting {
+    messages: VecDeque<Inbound>,
+    message_bytes: usize,
+    /// Rest of the bytes (of a WebSocket message, under WebSocket) that the last message was in.
+    pub(super) input: Bytes,
+    /// Rest of the chunk with further WebSocket frames.
+    pub(super) frames: BytesMut,
+}
+
+impl Driver {
+    /// Whether no more input may be taken: the handshake is being judged, or enough messages wait.
+    pub(super) fn is_blocked(&self) -> bool {
+        if matches!(self.work, Work::Handshake(_)) {
+            return true;
+        }
+        let limits = &self.shared.config.limits;
+        self.waiting.as_ref().is_some_and(|waiting| {
+            !waiting.input.is_empty()
+                || !waiting.frames.is_empty()
+                || waiting.messages.len() >= limits.waiting_messages
+                || waiting.message_bytes >= limits.waiting_bytes
+        })
+    }
+
+    /// Goes on with what runs, then with what waits.
+    pub(super) fn poll_work(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        loop {
+            match &mut self.work {
+                Work::Handshake(judge) => {
+                    let Poll::Ready(verdict) = judge.as_mut().poll(cx) else {
+                        return Ok(());
+                    };
+                    self.work = Work::Idle;
+                    self.answer(now, verdict, scratch)?;
+                }
+                Work::Handler(handler) => {
+                    if handler.as_mut().poll(cx).is_pending() {
+                        return Ok(());
+                    }
+                    self.work = Work::Idle;
+                }
+                Work::Idle => {
+                    let Some(waiting) = &mut self.waiting else {
+                        return Ok(());
+                    };
+                    if let Some(message) = waiting.messages.pop_front() {
+                        waiting.message_bytes -= message.body.len();
+                        self.start(cx, message);
+                    } else {
+                        // The box goes first, so that what is read now may make a new one.
+                        let Waiting { input, frames, .. } = *self.waiting.take().unwrap_or_default();
+                        self.resume(cx, now, input, frames, scratch)?;
+                        if self.waiting.is_none() && matches!(self.work, Work::Idle) {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves a message now, or lets it wait for those before it.
+    pub(super) fn dispatch(&mut self, cx: &mut Context<'_>, message: Inbound) {
+        if matches!(self.work, Work::Idle) && self.waiting.is_none() {
+            self.start(cx, message);
+        } else {
+            let waiting = self.waiting.get_or_insert_default();
+            waiting.message_bytes += message.body.len();
+            waiting.messages.push_back(message);
+        }
+    }
+
+    fn start(&mut self, cx: &mut Context<'_>, message: Inbound) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        session.count_received(1, 0);
+        if message.id.is_some() {
+            self.local.stats.requests.add(1);
+        } else {
+            self.local.stats.notifies.add(1);
+        }
+        if let Flow::Later(mut handler) = self.shared.frontend.message(session, message)
+            && handler.as_mut().poll(cx).is_pending()
+        {
+            self.work = Work::Handler(handler);
+        }
+    }
+
+    /// Gives a handshake to the application.
+    pub(super) fn judge(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        request: Arc<HandshakeRequest>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let handled = self.shared.frontend.handshake(&self.peer, &request);
+        self.handshake = Some(request);
+        match handled {
+            Handled::Now(verdict) => self.answer(now, verdict, scratch),
+            Handled::Later(mut judge) => match judge.as_mut().poll(cx) {
+                Poll::Ready(verdict) => self.answer(now, verdict, scratch),
+                Poll::Pending => {
+                    self.work = Work::Handshake(judge);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now: Millis,
+        verdict: Verdict,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let out = &mut scratch.out;
+        let accepted = match verdict {
+            Verdict::Accept(user) => self.conn.accept(now, user.as_ref(), out).map_err(|error| {
+                tracing::error!(%error, "the handshake answer cannot be encoded");
+                self.conn.reject(shaddock_protocol::RejectCode::Failed, out);
+            }),
+            Verdict::Reject(code) => {
+                self.conn.reject(code, out);
+                Err(())
+            }
+        };
+        self.queue_out(out)?;
+        accepted.map_err(|()| CloseReason::Rejected)
+    }
+}

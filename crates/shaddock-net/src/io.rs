@@ -1,0 +1,93 @@
+//! The byte stream of a connection: a TCP socket, with or without TLS.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
+
+/// TLS is boxed: a plain connection does not pay for its size.
+pub(crate) enum Io {
+    Tcp(TcpStream),
+    Accepting(Box<Accept<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Dropped, or being replaced.
+    Closed,
+}
+
+impl Io {
+    /// Begins TLS on a plain stream.
+    pub(crate) fn start_tls(&mut self, acceptor: &TlsAcceptor) {
+        if let Self::Tcp(stream) = std::mem::replace(self, Self::Closed) {
+            *self = Self::Accepting(Box::new(acceptor.accept(stream)));
+        }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::Accepting(_))
+    }
+
+    /// Finishes the TLS handshake, if there is one.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Accepting(accept) = self {
+            let stream = ready!(Pin::new(accept.as_mut()).poll(cx))?;
+            *self = Self::Tls(Box::new(stream));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, &mut buffer),
+            Self::Accepting(_) | Self::Closed => return Poll::Pending,
+        })?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match (self, slices) {
+            // One slice is the common case; `write` is a little cheaper than `writev`.
+            (Self::Tcp(stream), [one]) => Pin::new(stream).poll_write(cx, one),
+            (Self::Tcp(stream), many) => Pin::new(stream).poll_write_vectored(cx, many),
+            (Self::Tls(stream), many) => Pin::new(stream.as_mut()).poll_write_vectored(cx, many),
+            (Self::Accepting(_) | Self::Closed, _) => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
+        }
+    }
+
+    /// Pushes out what TLS still holds.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Accepting(_) | Self::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}

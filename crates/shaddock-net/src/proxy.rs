@@ -1,0 +1,132 @@
+//! The PROXY protocol head, v1 and v2, that a load balancer writes in front of a client's bytes. Parsed by `ppp`.
+
+use std::net::SocketAddr;
+
+use bytes::{Buf, BytesMut};
+use ppp::{HeaderResult, PartialResult, v1, v2};
+
+/// The longest head that is read, bytes: a v2 head of 16 bytes with addresses and a fair amount of extensions.
+pub const MAX_PROXY_HEAD: usize = 536;
+
+const V1_START: &[u8] = b"PROXY ";
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// What the bytes so far amount to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ProxyHead {
+    /// The head has not arrived whole.
+    NeedMore,
+    /// The head was taken out. `None`: the balancer speaks for itself (`LOCAL`, `UNKNOWN`), its own address counts.
+    Done(Option<SocketAddr>),
+    /// No head, or a broken one.
+    Bad,
+}
+
+/// Reads the head at the front of `input` and takes it out when it is whole.
+pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
+    let start = if input.first() == V2_START.first() {
+        V2_START
+    } else {
+        V1_START
+    };
+    let known = input.len().min(start.len());
+    if input[..known] != start[..known] {
+        return ProxyHead::Bad;
+    }
+    if known < start.len() {
+        return ProxyHead::NeedMore;
+    }
+    let result = HeaderResult::parse(input);
+    if result.is_incomplete() {
+        return if input.len() > MAX_PROXY_HEAD {
+            ProxyHead::Bad
+        } else {
+            ProxyHead::NeedMore
+        };
+    }
+    let (length, address) = match result {
+        HeaderResult::V1(Ok(header)) => (header.header.len(), v1_source(&header)),
+        HeaderResult::V2(Ok(header)) => (header.len(), v2_source(&header)),
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return ProxyHead::Bad,
+    };
+    input.advance(length.min(input.len()));
+    ProxyHead::Done(address)
+}
+
+fn v1_source(header: &v1::Header<'_>) -> Option<SocketAddr> {
+    match header.addresses {
+        v1::Addresses::Tcp4(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Tcp6(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Unknown => None,
+    }
+}
+
+fn v2_source(header: &v2::Header<'_>) -> Option<SocketAddr> {
+    if header.command == v2::Command::Local {
+        return None;
+    }
+    match header.addresses {
+        v2::Addresses::IPv4(ip) => Some((ip.source_address, ip.source_port).into()),
+        v2::Addresses::IPv6(ip) => Some((ip.source_address, ip.source_port).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(bytes: &[u8]) -> (ProxyHead, BytesMut) {
+        let mut input = BytesMut::from(bytes);
+        for cut in 0..bytes.len().saturating_sub(1) {
+            let mut short = BytesMut::from(&bytes[..cut]);
+            let result = proxy_head(&mut short);
+            if result != ProxyHead::NeedMore {
+                return (result, short);
+            }
+        }
+        let result = proxy_head(&mut input);
+        (result, input)
+    }
+
+    #[test]
+    fn version_one() {
+        let head = b"PROXY TCP4 192.0.2.1 198.51.100.7 4000 443\r\n";
+        assert_eq!(
+            whole(head).0,
+            ProxyHead::Done(Some("192.0.2.1:4000".parse().unwrap()))
+        );
+        let head = b"PROXY TCP6 2001:db8::1 ::1 4000 443\r\n";
+        assert_eq!(
+            whole(head).0,
+            ProxyHead::Done(Some("[2001:db8::1]:4000".parse().unwrap()))
+        );
+        assert_eq!(whole(b"PROXY UNKNOWN\r\n").0, ProxyHead::Done(None));
+    }
+
+    #[test]
+    fn version_two_and_what_follows_stays() {
+        let mut head = V2_START.to_vec();
+        head.extend_from_slice(&[0x21, 0x11, 0, 12]);
+        head.extend_from_slice(&[192, 0, 2, 1, 198, 51, 100, 7, 0x0f, 0xa0, 0x01, 0xbb]);
+        assert_eq!(
+            whole(&head).0,
+            ProxyHead::Done(Some("192.0.2.1:4000".parse().unwrap()))
+        );
+        head.extend_from_slice(b"\x01\0\0");
+        let mut input = BytesMut::from(&head[..]);
+        proxy_head(&mut input);
+        assert_eq!(&input[..], b"\x01\0\0");
+        let local = [V2_START, &[0x20, 0x00, 0, 0]].concat();
+        assert_eq!(whole(&local).0, ProxyHead::Done(None));
+    }
+
+    #[test]
+    fn anything_else_is_bad() {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x01\0\0\x02{}", b"PROXY TCP9 x\r\n", b"\r\nQ"] {
+            assert_eq!(whole(bytes).0, ProxyHead::Bad, "{bytes:?}");
+        }
+        let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; MAX_PROXY_HEAD]].concat();
+        assert_eq!(proxy_head(&mut BytesMut::from(&endless[..])), ProxyHead::Bad);
+    }
+}

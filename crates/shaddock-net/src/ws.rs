@@ -1,0 +1,345 @@
+//! WebSocket framing for the server side, without IO.
+//!
+//! Frame heads are parsed and written by `tungstenite`'s [`FrameHeader`]; this module only joins frames to messages. It is not
+//! tungstenite's own `WebSocket`, because that keeps read and write buffers for every connection, and an idle session of
+//! ours owns none (see the cost model in ARCHITECTURE.md).
+//!
+//! Rules kept here (RFC 6455): client frames are masked, reserved bits are clear, control frames are whole and at most 125
+//! bytes long, fragments do not interleave, a message is bounded. Text frames are taken as the bytes they are.
+
+use std::io::Cursor;
+
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, Data, OpCode},
+};
+
+/// What a client's frames amount to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum WsEvent {
+    /// A whole message, text or binary.
+    Message(Bytes),
+    /// A ping; answer it with [`put_control`].
+    Ping(Bytes),
+    /// A pong; nothing to do.
+    Pong,
+    /// The client says goodbye, with its status if it gave one. Nothing is read after this.
+    Close(Option<u16>),
+}
+
+/// Why a client's frames cannot be read further. The connection must be closed with [`WsError::status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WsError {
+    /// A client frame without a mask.
+    #[error("websocket frame of a client is not masked")]
+    Unmasked,
+    /// A reserved bit or opcode, for which no extension was agreed.
+    #[error("websocket frame uses a reserved bit or opcode")]
+    Reserved,
+    /// A control frame that is fragmented or longer than 125 bytes.
+    #[error("websocket control frame is fragmented or longer than 125 bytes")]
+    BadControl,
+    /// A continuation without a beginning, or a beginning inside a fragmented message.
+    #[error("websocket fragments are out of order")]
+    BadFragment,
+    /// A message above the bound.
+    #[error("websocket message is longer than {max} bytes")]
+    TooLong {
+        /// The bound, bytes.
+        max: usize,
+    },
+}
+
+impl WsError {
+    /// The status for the close frame.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::TooLong { .. } => 1009,
+            _ => 1002,
+        }
+    }
+}
+
+/// Reads frames of one client. Owns no memory while no frame or message is cut short.
+#[derive(Debug, Default)]
+pub struct WsReader {
+    /// Bytes of a frame that has not arrived whole.
+    partial: BytesMut,
+    /// Fragments so far of a message that is not finished.
+    message: BytesMut,
+    in_message: bool,
+}
+
+impl WsReader {
+    /// The next event in `input`, or `None` if more bytes are needed. Consumed bytes are taken from `input`.
+    ///
+    /// `max` bounds a message (all its fragments together), in bytes. Memory grows with what arrives, never with an
+    /// announced length.
+    ///
+    /// # Errors
+    /// [`WsError`]: the connection cannot go on.
+    pub fn next(&mut self, input: &mut BytesMut, max: usize) -> Result<Option<WsEvent>, WsError> {
+        loop {
+            let frame = if self.partial.is_empty() {
+                let frame = take_frame(input, max)?;
+                if frame.is_none() {
+                    self.partial = std::mem::take(input);
+                }
+                frame
+            } else {
+                self.partial.unsplit(std::mem::take(input));
+                let frame = take_frame(&mut self.partial, max)?;
+                if frame.is_some() {
+                    *input = std::mem::take(&mut self.partial);
+                }
+                frame
+            };
+            let Some((header, payload)) = frame else {
+                return Ok(None);
+            };
+            if let Some(event) = self.join(&header, payload, max)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    fn join(
+        &mut self,
+        header: &FrameHeader,
+        payload: BytesMut,
+        max: usize,
+    ) -> Result<Option<WsEvent>, WsError> {
+        match header.opcode {
+            OpCode::Control(control) => {
+                let payload = payload.freeze();
+                Ok(Some(match control {
+                    Control::Ping => WsEvent::Ping(payload),
+                    Control::Pong => WsEvent::Pong,
+                    Control::Close => WsEvent::Close(match *payload {
+                        [high, low, ..] => Some(u16::from_be_bytes([high, low])),
+                        _ => None,
+                    }),
+                    Control::Reserved(_) => return Err(WsError::Reserved),
+                }))
+            }
+            OpCode::Data(Data::Reserved(_)) => Err(WsError::Reserved),
+            OpCode::Data(data) => {
+                if (data == Data::Continue) != self.in_message {
+                    return Err(WsError::BadFragment);
+                }
+                if !self.in_message && header.is_final {
+                    return Ok(Some(WsEvent::Message(payload.freeze())));
+                }
+                if self.message.len() + payload.len() > max {
+                    return Err(WsError::TooLong { max });
+                }
+                self.message.unsplit(payload);
+                self.in_message = !header.is_final;
+                Ok(header
+                    .is_final
+                    .then(|| WsEvent::Message(std::mem::take(&mut self.message).freeze())))
+            }
+        }
+    }
+}
+
+/// Takes one whole frame from the front of `input` and removes its mask.
+fn take_frame(
+    input: &mut BytesMut,
+    max: usize,
+) -> Result<Option<(FrameHeader, BytesMut)>, WsError> {
+    let mut cursor = Cursor::new(&input[..]);
+    let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::Reserved)?;
+    let Some((header, length)) = parsed else {
+        return Ok(None);
+    };
+    let head = usize::try_from(cursor.position()).map_err(|_| WsError::TooLong { max })?;
+    if header.rsv1 || header.rsv2 || header.rsv3 {
+        return Err(WsError::Reserved);
+    }
+    let Some(mask) = header.mask else {
+        return Err(WsError::Unmasked);
+    };
+    if matches!(header.opcode, OpCode::Control(_)) && (length > 125 || !header.is_final) {
+        return Err(WsError::BadControl);
+    }
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= max)
+        .ok_or(WsError::TooLong { max })?;
+    if input.len() < head + length {
+        return Ok(None);
+    }
+    let mut frame = input.split_to(head + length);
+    let mut payload = frame.split_off(head);
+    unmask(&mut payload, mask);
+    Ok(Some((header, payload)))
+}
+
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let wide = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        chunk.copy_from_slice(&(u64::from_ne_bytes(word) ^ wide).to_ne_bytes());
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// The longest head of a frame that a server sends.
+pub const MAX_HEAD: usize = 10;
+
+/// Writes the head of a binary message of `length` bytes into `head` and returns how many bytes it takes.
+pub fn binary_head(length: usize, head: &mut [u8; MAX_HEAD]) -> usize {
+    put_head(OpCode::Data(Data::Binary), length, head)
+}
+
+fn put_head(opcode: OpCode, length: usize, head: &mut [u8; MAX_HEAD]) -> usize {
+    let header = FrameHeader {
+        opcode,
+        mask: None,
+        ..FrameHeader::default()
+    };
+    let mut rest = &mut head[..];
+    // A head without mask takes at most ten bytes, so the write into the array cannot come up short.
+    let written = header.format(length as u64, &mut rest).is_ok();
+    debug_assert!(written, "a server's frame head fits in {MAX_HEAD} bytes");
+    header.len(length as u64)
+}
+
+/// Appends a pong that answers a ping with `payload` (at most 125 bytes).
+pub fn put_pong(payload: &[u8], out: &mut BytesMut) {
+    put_control(Control::Pong, payload, out);
+}
+
+/// Appends a close frame with `status` and as much of `reason` as fits.
+pub fn put_close(status: u16, reason: &str, out: &mut BytesMut) {
+    let mut end = reason.len().min(123);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = Vec::with_capacity(2 + end);
+    payload.extend_from_slice(&status.to_be_bytes());
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    put_control(Control::Close, &payload, out);
+}
+
+fn put_control(control: Control, payload: &[u8], out: &mut BytesMut) {
+    let mut head = [0; MAX_HEAD];
+    let length = put_head(OpCode::Control(control), payload.len(), &mut head);
+    out.extend_from_slice(&head[..length]);
+    out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: [u8; 4] = [1, 2, 3, 4];
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match u16::try_from(payload.len()) {
+            Ok(short) if short < 126 => bytes.push(0x80 | u8::try_from(short).unwrap()),
+            Ok(medium) => {
+                bytes.push(0x80 | 126);
+                bytes.extend_from_slice(&medium.to_be_bytes());
+            }
+            Err(_) => {
+                bytes.push(0x80 | 127);
+                bytes.extend_from_slice(&(payload.len() as u64).to_be_bytes());
+            }
+        }
+        bytes.extend_from_slice(&MASK);
+        bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(b, k)| b ^ k));
+        bytes
+    }
+
+    fn read(bytes: &[u8], step: usize, max: usize) -> Result<Vec<WsEvent>, WsError> {
+        let mut reader = WsReader::default();
+        let mut events = Vec::new();
+        for chunk in bytes.chunks(step) {
+            let mut input = BytesMut::from(chunk);
+            while let Some(event) = reader.next(&mut input, max)? {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn messages_fragments_and_controls_for_every_split() {
+        let mut bytes = frame(0x82, b"hello");
+        bytes.extend(frame(0x01, b"fra"));
+        bytes.extend(frame(0x89, b"ping"));
+        bytes.extend(frame(0x00, b"gm"));
+        bytes.extend(frame(0x80, b"ent"));
+        bytes.extend(frame(0x82, &[7; 300]));
+        bytes.extend(frame(0x8a, b""));
+        bytes.extend(frame(0x88, &1001u16.to_be_bytes()));
+        let expected = [
+            WsEvent::Message(Bytes::from_static(b"hello")),
+            WsEvent::Ping(Bytes::from_static(b"ping")),
+            WsEvent::Message(Bytes::from_static(b"fragment")),
+            WsEvent::Message(Bytes::from(vec![7; 300])),
+            WsEvent::Pong,
+            WsEvent::Close(Some(1001)),
+        ];
+        for step in [1, 2, 3, 7, 13, bytes.len()] {
+            assert_eq!(read(&bytes, step, 1000).unwrap(), expected, "step {step}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let mut unmasked = frame(0x82, b"x");
+        unmasked[1] &= 0x7f;
+        let long_ping = frame(0x89, &[0; 126]);
+        let cases: [(&[u8], WsError); 7] = [
+            (&unmasked, WsError::Unmasked),
+            (&frame(0xc2, b"x"), WsError::Reserved),
+            (&frame(0x83, b"x"), WsError::Reserved),
+            (&long_ping, WsError::BadControl),
+            (&frame(0x09, b"x"), WsError::BadControl),
+            (&frame(0x80, b"x"), WsError::BadFragment),
+            (&frame(0x82, &[0; 101]), WsError::TooLong { max: 100 }),
+        ];
+        for (bytes, error) in cases {
+            assert_eq!(read(bytes, bytes.len(), 100), Err(error));
+        }
+        let mut nested = frame(0x02, b"a");
+        nested.extend(frame(0x82, b"b"));
+        assert_eq!(read(&nested, 3, 100), Err(WsError::BadFragment));
+        let mut endless = frame(0x02, &[0; 60]);
+        endless.extend(frame(0x00, &[0; 60]));
+        assert_eq!(read(&endless, 9, 100), Err(WsError::TooLong { max: 100 }));
+    }
+
+    #[test]
+    fn an_announced_length_is_judged_before_the_body() {
+        let mut head = vec![0x82, 0x80 | 127];
+        head.extend_from_slice(&u64::MAX.to_be_bytes());
+        head.extend_from_slice(&MASK);
+        assert_eq!(read(&head, 1, 100), Err(WsError::TooLong { max: 100 }));
+    }
+
+    #[test]
+    fn heads_and_close_frames() {
+        let mut head = [0; MAX_HEAD];
+        assert_eq!(binary_head(5, &mut head), 2);
+        assert_eq!(head[..2], [0x82, 5]);
+        assert_eq!(binary_head(70_000, &mut head), 10);
+        let mut out = BytesMut::new();
+        put_close(1000, &"é".repeat(100), &mut out);
+        assert_eq!(out[..4], [0x88, 124, 0x03, 0xe8], "cut at a character");
+        assert!(std::str::from_utf8(&out[4..]).is_ok());
+    }
+}
