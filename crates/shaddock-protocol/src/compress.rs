@@ -127,15 +127,15 @@ fn after_gzip_head(bytes: &[u8]) -> Option<&[u8]> {
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 16] = {
         let mut table = [0; 16];
-        let mut i = 0;
+        let mut i = 0u32;
         while i < 16 {
-            let mut crc = i as u32;
+            let mut crc = i;
             let mut bit = 0;
             while bit < 4 {
                 crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
                 bit += 1;
             }
-            table[i] = crc;
+            table[i as usize] = crc;
             i += 1;
         }
         table
@@ -230,9 +230,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_taken(mut bytes: Vec<u8>, head in 0..3) {
+        fn any_bytes_are_taken(mut bytes: Vec<u8>, head in 0..3usize) {
             let heads: [&[u8]; 3] = [b"", b"\x78\x9c", b"\x1f\x8b\x08"];
-            bytes.splice(0..0, heads[head as usize].iter().copied());
+            bytes.splice(0..0, heads[head].iter().copied());
             if let Ok(out) = inflate(&bytes, 1000) {
                 assert!(out.len() <= 1000);
             }

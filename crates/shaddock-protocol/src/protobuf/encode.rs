@@ -3,13 +3,13 @@
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess};
 use serde_json::Value;
 
 use super::error::FieldProblem;
-use super::schema::{Field, FieldIndex, Kind, MessageDef, MessageId, Schema, Shape};
+use super::schema::{Field, Kind, MessageDef, MessageId, Schema, Shape};
+use super::slot::{Name, Place, Slot};
 use super::wire::{patch_varint, put_varint, zigzag};
 use super::{MAX_DEPTH, ProtobufError};
 
@@ -28,7 +28,8 @@ impl Schema {
         let result = encoder.body(id, &mut text).and_then(|()| text.end());
         match encoder.finish(result) {
             Err(Stop::MetTwice) => {
-                let value: Value = serde_json::from_slice(json).map_err(json_error)?;
+                let value: Value =
+                    serde_json::from_slice(json).map_err(|error| json_error(&error))?;
                 self.encode_value(route, &value)
             }
             Err(Stop::Error(error)) => Err(error),
@@ -63,7 +64,7 @@ impl Schema {
     }
 }
 
-fn json_error(error: serde_json::Error) -> ProtobufError {
+fn json_error(error: &serde_json::Error) -> ProtobufError {
     ProtobufError::Json {
         line: error.line(),
         column: error.column(),
@@ -77,9 +78,9 @@ enum Stop {
 }
 
 /// Bytes are written as the source is read. A length or count that comes before its bytes is put in afterwards.
-struct Encoder<'s> {
+pub(super) struct Encoder<'s> {
     schema: &'s Schema,
-    out: Vec<u8>,
+    pub(super) out: Vec<u8>,
     /// One bit per field of each message that is open, the innermost last.
     met: Vec<u64>,
     depth: usize,
@@ -114,17 +115,17 @@ impl<'s> Encoder<'s> {
     fn finish(self, result: Result<(), serde_json::Error>) -> Result<Vec<u8>, Stop> {
         match (self.stop, result) {
             (Some(stop), _) => Err(stop),
-            (None, Err(error)) => Err(Stop::Error(json_error(error))),
+            (None, Err(error)) => Err(Stop::Error(json_error(&error))),
             (None, Ok(())) => Ok(self.out),
         }
     }
 
-    fn fail<E: Error>(&mut self, error: ProtobufError) -> E {
+    pub(super) fn fail<E: Error>(&mut self, error: ProtobufError) -> E {
         self.stop.get_or_insert(Stop::Error(error));
         E::custom("")
     }
 
-    fn problem<E: Error>(&mut self, problem: FieldProblem) -> E {
+    pub(super) fn problem<E: Error>(&mut self, problem: FieldProblem) -> E {
         self.fail(ProtobufError::Field {
             field: String::new(),
             problem,
@@ -145,7 +146,7 @@ impl<'s> Encoder<'s> {
         put_varint(&mut self.out, u64::from(field.key));
     }
 
-    fn message<'de, A: MapAccess<'de>>(
+    pub(super) fn message<'de, A: MapAccess<'de>>(
         &mut self,
         id: MessageId,
         members: A,
@@ -226,7 +227,7 @@ impl<'s> Encoder<'s> {
     }
 
     /// An array: one key for all and a count, or a key for each.
-    fn list<'de, A: SeqAccess<'de>>(
+    pub(super) fn list<'de, A: SeqAccess<'de>>(
         &mut self,
         field: &Field,
         kind: Kind,
@@ -265,7 +266,7 @@ impl<'s> Encoder<'s> {
         Ok(())
     }
 
-    fn begin_count(&mut self, field: &Field) -> Counted {
+    pub(super) fn begin_count(&mut self, field: &Field) -> Counted {
         let key_at = self.out.len();
         self.key(field);
         let count_at = self.out.len();
@@ -273,7 +274,7 @@ impl<'s> Encoder<'s> {
         Counted { key_at, count_at }
     }
 
-    fn end_count(&mut self, counted: &Counted, count: usize, write_empty: bool) {
+    pub(super) fn end_count(&mut self, counted: &Counted, count: usize, write_empty: bool) {
         if count == 0 && !write_empty {
             self.out.truncate(counted.key_at);
         } else {
@@ -282,7 +283,7 @@ impl<'s> Encoder<'s> {
     }
 
     /// The name of a JSON member as the key of a map.
-    fn map_key<E: Error>(&mut self, kind: Kind, name: &str) -> Result<(), E> {
+    pub(super) fn map_key<E: Error>(&mut self, kind: Kind, name: &str) -> Result<(), E> {
         match (kind, name) {
             (Kind::Bool, "true") => self.put_unsigned(1),
             (Kind::Bool, "false") => self.put_unsigned(0),
@@ -292,11 +293,11 @@ impl<'s> Encoder<'s> {
         Ok(())
     }
 
-    fn put_unsigned(&mut self, n: u64) {
+    pub(super) fn put_unsigned(&mut self, n: u64) {
         put_varint(&mut self.out, n);
     }
 
-    fn text<E: Error>(&mut self, kind: Kind, text: &str) -> Result<(), E> {
+    pub(super) fn text<E: Error>(&mut self, kind: Kind, text: &str) -> Result<(), E> {
         if kind == Kind::Text {
             put_varint(&mut self.out, text.len() as u64);
             self.out.extend_from_slice(text.as_bytes());
@@ -321,7 +322,7 @@ impl<'s> Encoder<'s> {
         }
     }
 
-    fn unsigned<E: Error>(&mut self, kind: Kind, n: u64) -> Result<(), E> {
+    pub(super) fn unsigned<E: Error>(&mut self, kind: Kind, n: u64) -> Result<(), E> {
         match kind {
             Kind::Unsigned => self.put_unsigned(n),
             Kind::Signed => match i64::try_from(n) {
@@ -337,7 +338,7 @@ impl<'s> Encoder<'s> {
         Ok(())
     }
 
-    fn signed<E: Error>(&mut self, kind: Kind, n: i64) -> Result<(), E> {
+    pub(super) fn signed<E: Error>(&mut self, kind: Kind, n: i64) -> Result<(), E> {
         match (kind, u64::try_from(n)) {
             (_, Ok(n)) => return self.unsigned(kind, n),
             (Kind::Unsigned, Err(_)) => return Err(self.problem(FieldProblem::Range)),
@@ -355,17 +356,17 @@ impl<'s> Encoder<'s> {
         clippy::cast_possible_truncation,
         reason = "a float field rounds; whole numbers are checked first"
     )]
-    fn float<E: Error>(&mut self, kind: Kind, x: f64) -> Result<(), E> {
+    pub(super) fn float<E: Error>(&mut self, kind: Kind, x: f64) -> Result<(), E> {
         const TWO_63: f64 = 9_223_372_036_854_775_808.0;
         match kind {
             Kind::Float => self.out.extend_from_slice(&(x as f32).to_le_bytes()),
             Kind::Double => self.out.extend_from_slice(&x.to_le_bytes()),
             // The cast cuts towards zero.
-            Kind::Unsigned | Kind::Signed if -TWO_63 <= x && x < TWO_63 => {
+            Kind::Unsigned | Kind::Signed if (-TWO_63..TWO_63).contains(&x) => {
                 return self.signed(kind, x as i64);
             }
             #[expect(clippy::cast_sign_loss, reason = "not below 2^63")]
-            Kind::Unsigned if TWO_63 <= x && x < 2.0 * TWO_63 => self.put_unsigned(x as u64),
+            Kind::Unsigned if (TWO_63..2.0 * TWO_63).contains(&x) => self.put_unsigned(x as u64),
             Kind::Unsigned | Kind::Signed => return Err(self.problem(FieldProblem::Range)),
             Kind::Bool => self.put_unsigned(u64::from(x != 0.0)),
             Kind::Text | Kind::Message(_) => return Err(self.problem(kind.mismatch())),
@@ -375,202 +376,9 @@ impl<'s> Encoder<'s> {
 }
 
 /// Where a count will be written, and where its key begins.
-struct Counted {
+pub(super) struct Counted {
     key_at: usize,
     count_at: usize,
-}
-
-/// Finds the field of a name without a copy of the name.
-struct Name<'a> {
-    def: &'a MessageDef,
-    expected: FieldIndex,
-}
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = Option<FieldIndex>;
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Self::Value, D::Error> {
-        source.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = Option<FieldIndex>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.def.field_of_name(name, self.expected))
-    }
-}
-
-/// Takes the next value of the source and writes it.
-struct Slot<'e, 's, 'f> {
-    encoder: &'e mut Encoder<'s>,
-    kind: Kind,
-    place: Place<'f>,
-}
-
-#[derive(Clone, Copy)]
-enum Place<'f> {
-    /// The outermost message, without a length.
-    Body,
-    /// A value whose key is written.
-    Value,
-    List(&'f Field),
-    /// `kind` is that of the values.
-    Map {
-        field: &'f Field,
-        key: Kind,
-        write_empty: bool,
-    },
-    /// The key of a map's entry.
-    MapKey,
-}
-
-impl<'de> DeserializeSeed<'de> for Slot<'_, '_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<(), D::Error> {
-        match self.place {
-            Place::MapKey => source.deserialize_str(self),
-            _ => source.deserialize_any(self),
-        }
-    }
-}
-
-impl Slot<'_, '_, '_> {
-    /// The encoder, if a scalar may stand here.
-    fn scalar<E: Error>(self) -> Result<Self, E> {
-        match self.place {
-            Place::Value => Ok(self),
-            _ => Err(self.mismatch()),
-        }
-    }
-
-    fn mismatch<E: Error>(self) -> E {
-        match self.place {
-            Place::Body => self.encoder.fail(ProtobufError::NotAnObject),
-            Place::List(_) => self.encoder.problem(FieldProblem::Type {
-                expected: "an array",
-            }),
-            Place::Map { .. } => self.encoder.problem(FieldProblem::Type {
-                expected: "an object",
-            }),
-            Place::Value | Place::MapKey => self.encoder.problem(self.kind.mismatch()),
-        }
-    }
-
-    fn entries<'de, A: MapAccess<'de>>(self, key: Kind, mut members: A) -> Result<usize, A::Error> {
-        let (encoder, value) = (self.encoder, self.kind);
-        let mut count = 0;
-        while members
-            .next_key_seed(Slot {
-                encoder,
-                kind: key,
-                place: Place::MapKey,
-            })?
-            .is_some()
-        {
-            members.next_value_seed(Slot {
-                encoder,
-                kind: value,
-                place: Place::Value,
-            })?;
-            count += 1;
-        }
-        Ok(count)
-    }
-}
-
-impl<'de> Visitor<'de> for Slot<'_, '_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value for a protobuf field")
-    }
-
-    fn visit_bool<E: Error>(self, b: bool) -> Result<(), E> {
-        let slot = self.scalar()?;
-        if slot.kind != Kind::Bool {
-            return Err(slot.mismatch());
-        }
-        slot.encoder.put_unsigned(u64::from(b));
-        Ok(())
-    }
-
-    fn visit_u64<E: Error>(self, n: u64) -> Result<(), E> {
-        let slot = self.scalar()?;
-        slot.encoder.unsigned(slot.kind, n)
-    }
-
-    fn visit_i64<E: Error>(self, n: i64) -> Result<(), E> {
-        let slot = self.scalar()?;
-        slot.encoder.signed(slot.kind, n)
-    }
-
-    fn visit_f64<E: Error>(self, x: f64) -> Result<(), E> {
-        let slot = self.scalar()?;
-        slot.encoder.float(slot.kind, x)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if let Place::MapKey = self.place {
-            return self.encoder.map_key(self.kind, text);
-        }
-        let slot = self.scalar()?;
-        slot.encoder.text(slot.kind, text)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        match self.place {
-            Place::List(_) | Place::Map { .. } => Ok(()),
-            _ => Err(self.mismatch()),
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<(), A::Error> {
-        match self.place {
-            Place::List(field) => self.encoder.list(field, self.kind, elements),
-            _ => Err(self.mismatch()),
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<(), A::Error> {
-        match (self.place, self.kind) {
-            (Place::Body, Kind::Message(id)) => self.encoder.message(id, members),
-            (Place::Value, Kind::Message(id)) => {
-                let at = self.encoder.out.len();
-                self.encoder.out.push(0);
-                self.encoder.message(id, members)?;
-                let len = self.encoder.out.len() - at - 1;
-                patch_varint(&mut self.encoder.out, at, len);
-                Ok(())
-            }
-            (
-                Place::Map {
-                    field,
-                    key,
-                    write_empty,
-                },
-                value,
-            ) => {
-                let encoder = self.encoder;
-                let counted = encoder.begin_count(field);
-                let entries = Slot {
-                    encoder,
-                    kind: value,
-                    place: Place::Value,
-                };
-                let count = entries.entries(key, members)?;
-                encoder.end_count(&counted, count, write_empty);
-                Ok(())
-            }
-            _ => Err(self.mismatch()),
-        }
-    }
 }
 
 impl Kind {
@@ -578,7 +386,7 @@ impl Kind {
         matches!(self, Self::Unsigned | Self::Signed)
     }
 
-    fn mismatch(self) -> FieldProblem {
+    pub(super) fn mismatch(self) -> FieldProblem {
         FieldProblem::Type {
             expected: match self {
                 Self::Unsigned | Self::Signed => "a whole number",

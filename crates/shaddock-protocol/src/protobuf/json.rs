@@ -26,7 +26,6 @@ pub(super) fn put_signed(out: &mut Vec<u8>, n: i64) {
     put_unsigned(out, n.unsigned_abs());
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a remainder of ten")]
 fn low_digit(n: u64) -> u8 {
     (n % 10) as u8
 }
@@ -54,15 +53,15 @@ pub(super) fn put_float(out: &mut Vec<u8>, x: f64) {
         put_signed(out, whole);
         return;
     }
-    let mut text = Digits::default();
-    // `Digits` has room for every number, so this cannot fail.
+    let mut text = Decimal::default();
+    // `Decimal` has room for every number, so this cannot fail.
     let _ = write!(text, "{x:e}");
     text.lay_out(out);
 }
 
 /// A number as `-d.ddde-xxx`, taken apart while it is written. 17 digits, 2 signs, a point, an `e` and 3 digits are the most there is.
 #[derive(Default)]
-struct Digits {
+struct Decimal {
     negative: bool,
     digits: [u8; 17],
     len: usize,
@@ -71,7 +70,7 @@ struct Digits {
     exponent: i32,
 }
 
-impl core::fmt::Write for Digits {
+impl core::fmt::Write for Decimal {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
         for byte in s.bytes() {
             match byte {
@@ -79,7 +78,7 @@ impl core::fmt::Write for Digits {
                 b'-' => self.negative = true,
                 b'e' => self.in_exponent = true,
                 b'0'..=b'9' if self.in_exponent => {
-                    self.exponent = self.exponent * 10 + i32::from(byte - b'0')
+                    self.exponent = self.exponent * 10 + i32::from(byte - b'0');
                 }
                 b'0'..=b'9' => {
                     *self.digits.get_mut(self.len).ok_or(core::fmt::Error)? = byte;
@@ -92,7 +91,7 @@ impl core::fmt::Write for Digits {
     }
 }
 
-impl Digits {
+impl Decimal {
     /// `Number::toString` of ECMAScript. `point` is where the decimal point stands, counted from the first digit.
     fn lay_out(&self, out: &mut Vec<u8>) {
         let digits = &self.digits[..self.len];

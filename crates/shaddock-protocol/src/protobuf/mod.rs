@@ -5,15 +5,18 @@
 //! always understood.
 //!
 //! - `source`: a schema as people write it, or as a handshake carries it, and the text of the second form
-//! - `schema`: the compiled form, indexed by tag and by name
-//! - `encode`, `decode`: between JSON text and bytes, without a tree in between
+//! - `compile`: from names to numbers
+//! - `schema`: the result, indexed by tag and by name
+//! - `encode` (with `slot`), `decode`: between JSON text and bytes, without a tree in between
 //! - `wire`, `json`: numbers and strings of the two formats
 
+mod compile;
 mod decode;
 mod encode;
 mod error;
 mod json;
 mod schema;
+mod slot;
 mod source;
 mod wire;
 

@@ -36,7 +36,6 @@ pub(super) fn patch_varint(out: &mut Vec<u8>, at: usize, n: usize) {
     out[at + extra] = low_byte(n);
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
 fn low_byte(n: u64) -> u8 {
     (n & 0x7f) as u8
 }
