@@ -1,1 +1,88 @@
-//! See ARCHITECTURE.md.
+//! Sessions, and all that hangs on them: bindings to users, settings, events, outbound queues, channels, statistics.
+//!
+//! One client connection is one [`Session`]. The [`SessionService`] of a frontend server finds it by its [`Sid`] or by the
+//! [`Uid`] of its user, and the session's [`Outbox`] is the only way back to the client.
+//!
+//! This crate does no IO, reads no clock, starts no thread and knows no async runtime. Time comes in as [`Millis`], bytes
+//! come in and go out as [`bytes::Bytes`]. A connection's driver (see `shaddock-net`) empties the outbox; everything else
+//! only fills it.
+//!
+//! ```
+//! use shaddock_core::{ClientInfo, FrontendId, SessionConfig, SessionService, SidAllocator, Uid};
+//!
+//! let service = SessionService::new(
+//!     FrontendId::new("connector-1")?,
+//!     SidAllocator::new(86_400, 1),
+//!     SessionConfig::default(),
+//! );
+//! let session = service.create(ClientInfo::default());
+//! service.bind(session.id(), Uid::new("alice")?)?;
+//! assert_eq!(service.get_by_uid("alice").len(), 1);
+//!
+//! // Closes every session of the user; each client is told why.
+//! assert_eq!(service.kick("alice", None), 1);
+//! assert!(service.get(session.id()).is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Map
+//!
+//! | module | what it owns |
+//! | --- | --- |
+//! | `service` | **start here**: [`SessionService`], the sessions of one frontend |
+//! | `session` | [`Session`], the record of one client |
+//! | `binding` | bind, unbind, close: the steps that keep the two indexes right |
+//! | `view` | [`FrontendSession`] and [`ExportedSession`], what handlers get |
+//! | `event`, `close` | listeners and hooks; why a session ended |
+//! | `outbox`, `drained`, `pool` | bytes queued for one client, with a bound; what its driver took; spare buffers |
+//! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
+//! | `ids`, `settings`, `config`, `error` | plain values |
+//! | `channel`, `members`, `fanout`, `store` | members of a channel by frontend, plans for pushes, persistence |
+//! | `stats` | [`ConnectionStats`]: who is connected, who is logged in |
+//!
+//! # Locks
+//!
+//! In this order, and none is held while a listener runs, a waker is called or a channel store is asked:
+//! shard of the uid index, session record, outbox; for channels: names, channel, member index. The shards of the sid index
+//! are taken alone.
+
+mod binding;
+mod channel;
+mod close;
+mod config;
+mod drained;
+mod error;
+mod event;
+mod fanout;
+mod few;
+mod ids;
+mod index;
+mod members;
+mod outbox;
+mod pool;
+mod service;
+mod session;
+mod settings;
+mod stats;
+mod store;
+mod sync;
+mod view;
+
+pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState};
+pub use close::{CloseReason, kick_package};
+pub use config::{Conflict, SessionConfig};
+pub use drained::Drained;
+pub use error::{AttachError, BindError, ListenerError, SettingError, UnbindError};
+pub use event::{EventKind, ListenerId, SessionEvents};
+pub use fanout::{FanOut, FanOutGroup, FanOutReport, NobodyReached};
+pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
+pub use members::ChannelMembers;
+pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, SendError};
+pub use service::{SessionService, SessionStatistics};
+pub use session::{ClientInfo, Session, SessionState, TransportKind};
+pub use settings::Settings;
+pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
+pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
+pub use view::{ExportedSession, FrontendSession};
+
+pub use shaddock_protocol::{Dialect, Millis, ProtocolError};

@@ -1,0 +1,90 @@
+//! Bind, unbind and close: the steps that keep sessions and indexes right, whatever runs beside them.
+//!
+//! Order of locks: shard of the uid, then the session's record. A close marks the session first and cleans the indexes
+//! afterwards, so a bind finds either an open session, which the close will find in the index, or a closed one.
+
+use crate::event::Event;
+use crate::index::UidShard;
+use crate::service::Inner;
+use crate::{BindError, CloseReason, Conflict, Session, SessionState, Uid, UnbindError};
+use std::sync::Arc;
+
+impl Inner {
+    /// One step under the lock of the user's shard; events and the end of replaced sessions follow after it.
+    pub(crate) fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError> {
+        let mut shard = self.by_uid.lock(uid.as_str());
+        let rivals = self.rivals(&shard, uid.as_str());
+        let refused = self.config.on_conflict == Conflict::RejectNew
+            && rivals.iter().any(|rival| !rival.is_closed());
+
+        let mut record = session.record();
+        if record.state == SessionState::Closed {
+            return Err(BindError::SessionClosed { sid: session.id() });
+        }
+        match &record.uid {
+            Some(bound) if *bound == uid => return Ok(()),
+            Some(bound) => return Err(BindError::AlreadyBound { uid: bound.clone() }),
+            None => {}
+        }
+        if refused {
+            return Err(BindError::SingleSession { uid });
+        }
+        record.uid = Some(uid.clone());
+        let event = record.offer(Event::Bind(uid.clone()));
+        drop(record);
+
+        let mut replaced = Vec::new();
+        for rival in rivals {
+            shard.remove(uid.as_str(), rival.id());
+            if rival.begin_close(&CloseReason::Replaced).is_some() {
+                replaced.push(rival);
+            }
+        }
+        shard.insert(&uid, session);
+        drop(shard);
+
+        for rival in replaced {
+            rival.finish_close(Some(self), Some(&uid), CloseReason::Replaced);
+        }
+        session.tell(Some(self), event);
+        Ok(())
+    }
+
+    /// With `single_session`, who else has this user. The session itself is not among them while it is unbound.
+    fn rivals(&self, shard: &UidShard<'_>, uid: &str) -> Vec<Arc<Session>> {
+        if self.config.single_session {
+            shard.sessions(uid).to_vec()
+        } else {
+            Vec::new()
+        }
+    }
+
+    pub(crate) fn unbind(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), UnbindError> {
+        let mut shard = self.by_uid.lock(uid.as_str());
+        let mut record = session.record();
+        if record.state == SessionState::Closed {
+            return Err(UnbindError::SessionClosed { sid: session.id() });
+        }
+        if record.uid.as_ref() != Some(uid) {
+            return Err(UnbindError::NotBound { uid: uid.clone() });
+        }
+        record.uid = None;
+        let event = record.offer(Event::Unbind(uid.clone()));
+        drop(record);
+        shard.remove(uid.as_str(), session.id());
+        drop(shard);
+        session.tell(Some(self), event);
+        Ok(())
+    }
+
+    /// Takes a session out of both indexes: this one only, whoever else has the same user.
+    pub(crate) fn forget(&self, session: &Session, bound_to: Option<&Uid>, reason: &CloseReason) {
+        if let Some(uid) = bound_to {
+            self.by_uid
+                .lock(uid.as_str())
+                .remove(uid.as_str(), session.id());
+        }
+        self.by_sid.remove(session.id());
+        self.count_closed(reason);
+    }
+}

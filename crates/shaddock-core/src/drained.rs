@@ -1,0 +1,148 @@
+//! What a driver took out of an outbox and is about to write.
+
+use crate::pool;
+use bytes::{Buf, Bytes, BytesMut};
+use std::io::IoSlice;
+
+/// A shared package, and how many of the session's own bytes come before it.
+#[derive(Debug)]
+pub(crate) struct Insert {
+    pub(crate) at: usize,
+    pub(crate) bytes: Bytes,
+}
+
+/// Bytes on their way from an [`Outbox`](crate::Outbox) to a socket.
+///
+/// One per worker is enough: it is filled by [`Outbox::take`](crate::Outbox::take), read through [`Buf`] (also vectored),
+/// and keeps its memory for the next session. A connection whose socket is full keeps the rest for itself with
+/// `std::mem::take`.
+#[derive(Debug, Default)]
+pub struct Drained {
+    own: BytesMut,
+    /// Bytes of `own` that are behind us.
+    own_done: usize,
+    inserts: Vec<Insert>,
+    /// Inserts that are behind us.
+    inserts_done: usize,
+    remaining: usize,
+}
+
+impl Drained {
+    /// Room for what is drained; owns no memory yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether everything was written.
+    pub const fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+
+    /// Forgets what is left, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.own.clear();
+        self.own_done = 0;
+        self.inserts.clear();
+        self.inserts_done = 0;
+        self.remaining = 0;
+    }
+
+    /// Puts what was queued behind what is left.
+    pub(crate) fn append(&mut self, own: BytesMut, first: Option<Insert>, more: Vec<Insert>) {
+        let before = self.own.len();
+        let inserts = first.into_iter().chain(more);
+        let mut shared = 0;
+        self.inserts.extend(inserts.map(|mut insert| {
+            shared += insert.bytes.len();
+            insert.at += before;
+            insert
+        }));
+        self.remaining += own.len() + shared;
+        if self.own.is_empty() {
+            pool::put(std::mem::replace(&mut self.own, own));
+        } else {
+            self.own.extend_from_slice(&own);
+            pool::put(own);
+        }
+    }
+
+    /// The bytes ahead, one slice per call.
+    fn slice_after<'a>(&'a self, own_done: &mut usize, inserts_done: &mut usize) -> &'a [u8] {
+        match self.inserts.get(*inserts_done) {
+            Some(insert) if insert.at <= *own_done => {
+                *inserts_done += 1;
+                &insert.bytes
+            }
+            next => {
+                let end = next.map_or(self.own.len(), |insert| insert.at);
+                let slice = &self.own[*own_done..end];
+                *own_done = end;
+                slice
+            }
+        }
+    }
+}
+
+impl Buf for Drained {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        let (mut own, mut inserts) = (self.own_done, self.inserts_done);
+        self.slice_after(&mut own, &mut inserts)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let (mut own, mut inserts) = (self.own_done, self.inserts_done);
+        let mut filled = 0;
+        while filled < slices.len() {
+            let slice = self.slice_after(&mut own, &mut inserts);
+            if slice.is_empty() {
+                break;
+            }
+            slices[filled] = IoSlice::new(slice);
+            filled += 1;
+        }
+        filled
+    }
+
+    /// # Panics
+    ///
+    /// If `count` is more than what remains, as [`Buf`] demands.
+    fn advance(&mut self, mut count: usize) {
+        assert!(
+            count <= self.remaining,
+            "advanced past the end of what was drained"
+        );
+        self.remaining -= count;
+        if self.remaining == 0 {
+            self.clear();
+            return;
+        }
+        while count > 0 {
+            match self.inserts.get_mut(self.inserts_done) {
+                Some(insert) if insert.at <= self.own_done => {
+                    let step = count.min(insert.bytes.len());
+                    insert.bytes.advance(step);
+                    count -= step;
+                    if insert.bytes.is_empty() {
+                        self.inserts_done += 1;
+                    }
+                }
+                next => {
+                    let end = next.map_or(self.own.len(), |insert| insert.at);
+                    let step = count.min(end - self.own_done);
+                    self.own_done += step;
+                    count -= step;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        pool::put(std::mem::take(&mut self.own));
+    }
+}

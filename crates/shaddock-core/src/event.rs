@@ -1,0 +1,212 @@
+//! Events of a session: who listens, and how listeners are called.
+
+use crate::{CloseReason, Session, Uid};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Names a listener of one session, for [`Session::off`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub(crate) u32);
+
+/// The events of a session, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The session was bound to a user.
+    Bind,
+    /// The session was unbound; the connection stays open.
+    Unbind,
+    /// The session is closed. Comes exactly once, and last.
+    Closed,
+}
+
+impl EventKind {
+    /// `bind`, `unbind` or `closed`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bind => "bind",
+            Self::Unbind => "unbind",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the layer above wants to know of all sessions of a service. See [`SessionService::set_events`].
+///
+/// Called before the listeners of the session itself, without any lock, by the thread that caused the event or by one that
+/// is busy with an earlier event of the same session: the events of one session come one after the other and in order. A
+/// panic is caught and reported to [`on_listener_panic`](Self::on_listener_panic). Whoever blocks here blocks the caller of
+/// `bind`, `unbind` or `close`, and no other session.
+///
+/// [`SessionService::set_events`]: crate::SessionService::set_events
+pub trait SessionEvents: Send + Sync + 'static {
+    /// The session was bound to `uid` and can be found by it.
+    fn bound(&self, session: &Arc<Session>, uid: &Uid) {
+        let _ = (session, uid);
+    }
+
+    /// The session was unbound from `uid` and is not found by it any more.
+    fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
+        let _ = (session, uid);
+    }
+
+    /// The session is closed and cannot be found any more; its uid and settings can still be read.
+    ///
+    /// The client has not been told yet: the KICK package, if any, follows after all listeners.
+    fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
+        let _ = (session, reason);
+    }
+
+    /// A listener or a method of this trait panicked with `message`.
+    fn on_listener_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
+        let _ = (session, event, message);
+    }
+}
+
+/// An event on its way to listeners.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Bind(Uid),
+    Unbind(Uid),
+    Closed(CloseReason),
+}
+
+impl Event {
+    pub(crate) const fn kind(&self) -> EventKind {
+        match self {
+            Self::Bind(_) => EventKind::Bind,
+            Self::Unbind(_) => EventKind::Unbind,
+            Self::Closed(_) => EventKind::Closed,
+        }
+    }
+
+    /// Tells the hook of the service.
+    pub(crate) fn tell(&self, events: &dyn SessionEvents, session: &Arc<Session>) {
+        match self {
+            Self::Bind(uid) => events.bound(session, uid),
+            Self::Unbind(uid) => events.unbound(session, uid),
+            Self::Closed(reason) => events.closed(session, reason),
+        }
+    }
+}
+
+type OfUid = dyn Fn(&Arc<Session>, &Uid) + Send + Sync;
+type OfReason = dyn Fn(&Arc<Session>, &CloseReason) + Send + Sync;
+
+/// A closure and the event it waits for.
+#[derive(Clone)]
+pub(crate) enum Listener {
+    Bind(Arc<OfUid>),
+    Unbind(Arc<OfUid>),
+    Closed(Arc<OfReason>),
+}
+
+impl Listener {
+    fn wants(&self, event: &Event) -> bool {
+        matches!(
+            (self, event),
+            (Self::Bind(_), Event::Bind(_))
+                | (Self::Unbind(_), Event::Unbind(_))
+                | (Self::Closed(_), Event::Closed(_))
+        )
+    }
+
+    pub(crate) fn call(&self, session: &Arc<Session>, event: &Event) {
+        match (self, event) {
+            (Self::Bind(f), Event::Bind(uid)) | (Self::Unbind(f), Event::Unbind(uid)) => {
+                f(session, uid);
+            }
+            (Self::Closed(f), Event::Closed(reason)) => f(session, reason),
+            _ => {}
+        }
+    }
+}
+
+/// The listeners of one session, in the order of registration.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    list: Vec<(ListenerId, Listener)>,
+    next: u32,
+}
+
+impl Listeners {
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn add(&mut self, listener: Listener) -> ListenerId {
+        let id = ListenerId(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.list.push((id, listener));
+        id
+    }
+
+    pub(crate) fn remove(&mut self, id: ListenerId) -> Option<Listener> {
+        let at = self.list.iter().position(|(known, _)| *known == id)?;
+        Some(self.list.remove(at).1)
+    }
+
+    /// Those who wait for `event`, to be called without a lock.
+    pub(crate) fn waiting_for(&self, event: &Event) -> Vec<Listener> {
+        let wanting = self
+            .list
+            .iter()
+            .filter(|(_, listener)| listener.wants(event));
+        wanting.map(|(_, listener)| listener.clone()).collect()
+    }
+
+    /// Takes all away: after `closed` nothing comes, and listeners often hold the session.
+    pub(crate) fn take_all(&mut self) -> Vec<(ListenerId, Listener)> {
+        std::mem::take(&mut self.list)
+    }
+}
+
+/// Events of one session that wait for an earlier one to be told.
+#[derive(Default)]
+pub(crate) struct EventQueue(VecDeque<Event>);
+
+impl EventQueue {
+    pub(crate) fn push(&mut self, event: Event) {
+        self.0.push_back(event);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        self.0.pop_front()
+    }
+}
+
+/// Runs code of others. Err is the message of its panic.
+pub(crate) fn guarded(call: impl FnOnce()) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|panic| message_of(&*panic))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic without a text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_become_text() {
+        assert_eq!(guarded(|| ()), Ok(()));
+        assert_eq!(guarded(|| panic!("plain")), Err("plain".into()));
+        assert_eq!(guarded(|| panic!("with {}", 1)), Err("with 1".into()));
+        assert_eq!(
+            guarded(|| std::panic::panic_any(5)),
+            Err("panic without a text".into())
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! Plans for pushes to many: who is on which frontend, and what came of it.
+
+use crate::{FrontendId, Uid};
+use hashbrown::{HashMap, HashSet};
+
+/// The receivers of a push, grouped by frontend: one message per group crosses the cluster.
+///
+/// No group is empty and no user is twice in a group, so nobody gets the push twice on one frontend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FanOut {
+    groups: Vec<FanOutGroup>,
+}
+
+/// The receivers on one frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FanOutGroup {
+    /// The frontend.
+    pub frontend: FrontendId,
+    /// Its users, each once.
+    pub uids: Vec<Uid>,
+}
+
+impl FanOut {
+    /// A plan for a list of users (Pomelo's `pushMessageByUids`). Groups and users keep the order of the list; a user listed
+    /// twice on one frontend counts once.
+    ///
+    /// ```
+    /// use shaddock_core::{FanOut, FrontendId, Uid};
+    /// let (one, two) = (FrontendId::new("connector-1")?, FrontendId::new("connector-2")?);
+    /// let (ann, bob) = (Uid::new("ann")?, Uid::new("bob")?);
+    /// let plan = FanOut::from_targets([
+    ///     (ann.clone(), one.clone()),
+    ///     (bob.clone(), two.clone()),
+    ///     (ann.clone(), one.clone()),
+    /// ]);
+    /// assert_eq!(plan.groups().len(), 2);
+    /// assert_eq!(plan.receivers(), 2);
+    /// # Ok::<(), shaddock_core::InvalidId>(())
+    /// ```
+    pub fn from_targets(targets: impl IntoIterator<Item = (Uid, FrontendId)>) -> Self {
+        let mut groups: Vec<FanOutGroup> = Vec::new();
+        let mut places: HashMap<FrontendId, usize> = HashMap::new();
+        let mut seen: HashSet<(usize, Uid)> = HashSet::new();
+        for (uid, frontend) in targets {
+            let place = *places.entry(frontend).or_insert_with_key(|frontend| {
+                groups.push(FanOutGroup {
+                    frontend: frontend.clone(),
+                    uids: Vec::new(),
+                });
+                groups.len() - 1
+            });
+            if seen.insert((place, uid.clone())) {
+                groups[place].uids.push(uid);
+            }
+        }
+        Self { groups }
+    }
+
+    pub(crate) const fn from_groups(groups: Vec<FanOutGroup>) -> Self {
+        Self { groups }
+    }
+
+    /// The groups, in the order in which their frontends came up first.
+    pub fn groups(&self) -> &[FanOutGroup] {
+        &self.groups
+    }
+
+    /// Whether there is nobody to send to.
+    pub const fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Number of receivers; a user on two frontends counts twice.
+    pub fn receivers(&self) -> usize {
+        self.groups.iter().map(|group| group.uids.len()).sum()
+    }
+}
+
+/// Collects what the frontends of a [`FanOut`] answered.
+///
+/// Every user that was not reached is named, also those of a frontend that could not be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FanOutReport {
+    answered: usize,
+    unreachable: usize,
+    failed: Vec<Uid>,
+}
+
+/// No frontend could be asked. Nobody was reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all uids push message fail")]
+pub struct NobodyReached {
+    /// All who were meant.
+    pub failed: Vec<Uid>,
+}
+
+impl FanOutReport {
+    /// Nothing answered yet.
+    pub const fn new() -> Self {
+        Self {
+            answered: 0,
+            unreachable: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    /// A frontend took the push; `failed` have no session there.
+    pub fn answered(&mut self, failed: impl IntoIterator<Item = Uid>) {
+        self.answered += 1;
+        self.failed.extend(failed);
+    }
+
+    /// A frontend could not be asked: none of its users was reached.
+    pub fn unreachable(&mut self, group: &FanOutGroup) {
+        self.unreachable += 1;
+        self.failed.extend(group.uids.iter().cloned());
+    }
+
+    /// Users that were not reached. A plan without receivers is a success with nobody missing.
+    ///
+    /// # Errors
+    ///
+    /// There were receivers, and no frontend could be asked.
+    pub fn finish(self) -> Result<Vec<Uid>, NobodyReached> {
+        if self.answered == 0 && self.unreachable > 0 {
+            return Err(NobodyReached {
+                failed: self.failed,
+            });
+        }
+        Ok(self.failed)
+    }
+}

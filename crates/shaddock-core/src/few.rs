@@ -1,0 +1,91 @@
+//! A list that is nearly always of length one, and then owns no memory.
+
+/// One or more things, in the order in which they came.
+#[derive(Debug)]
+pub(crate) enum Few<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T: Clone> Few<T> {
+    pub(crate) fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(thing) => std::slice::from_ref(thing),
+            Self::Many(things) => things,
+        }
+    }
+
+    pub(crate) fn push(&mut self, thing: T) {
+        match self {
+            Self::Many(things) => things.push(thing),
+            Self::One(first) => *self = Self::Many(vec![first.clone(), thing]),
+        }
+    }
+
+    pub(crate) fn last_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::One(thing) => Some(thing),
+            Self::Many(things) => things.last_mut(),
+        }
+    }
+
+    /// Takes out all that `gone` finds.
+    pub(crate) fn remove(&mut self, gone: impl Fn(&T) -> bool) -> Removed {
+        match self {
+            Self::One(thing) if gone(thing) => Removed::Last,
+            Self::One(_) => Removed::Nothing,
+            Self::Many(things) => {
+                let before = things.len();
+                things.retain(|thing| !gone(thing));
+                let after = things.len();
+                if let [last] = &things[..] {
+                    *self = Self::One(last.clone());
+                }
+                match after {
+                    0 => Removed::Last,
+                    _ if after == before => Removed::Nothing,
+                    _ => Removed::Some,
+                }
+            }
+        }
+    }
+}
+
+impl<T: Clone> Clone for Few<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::One(thing) => Self::One(thing.clone()),
+            Self::Many(things) => Self::Many(things.clone()),
+        }
+    }
+}
+
+/// What [`Few::remove`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It was not there.
+    Nothing,
+    /// Others are left.
+    Some,
+    /// It was the last: the list has to go.
+    Last,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_and_shrinks_in_order() {
+        let mut few = Few::One(1);
+        assert_eq!(few.remove(|n| *n == 9), Removed::Nothing);
+        few.push(2);
+        few.push(3);
+        assert_eq!(few.remove(|n| *n == 9), Removed::Nothing);
+        assert_eq!(few.remove(|n| *n == 1), Removed::Some);
+        assert_eq!(few.as_slice(), [2, 3]);
+        assert_eq!(few.remove(|n| *n == 2), Removed::Some);
+        assert!(matches!(few, Few::One(3)));
+        assert_eq!(few.remove(|n| *n == 3), Removed::Last);
+    }
+}

@@ -1,0 +1,194 @@
+//! The two indexes: sessions by sid, and open bound sessions by uid. Each is cut into shards with a lock of its own.
+
+use crate::few::{Few, Removed};
+use crate::sync::{Mutex, MutexGuard};
+use crate::{Session, Sid, Uid};
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// Enough that workers rarely meet; a power of two. One under loom, which counts every lock.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
+
+/// A lock and what it guards, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard<T>(Mutex<T>);
+
+/// A value cut into shards.
+#[derive(Debug)]
+pub(crate) struct Shards<T>(Box<[Shard<T>]>);
+
+impl<T: Default> Default for Shards<T> {
+    fn default() -> Self {
+        Self((0..SHARDS).map(|_| Shard::default()).collect())
+    }
+}
+
+impl<T> Shards<T> {
+    /// The shard for a number that is spread over its lower bits.
+    #[allow(clippy::cast_possible_truncation)] // Only the lower bits are used.
+    pub(crate) fn lock(&self, number: u64) -> MutexGuard<'_, T> {
+        self.0[number as usize & (SHARDS - 1)].0.lock()
+    }
+
+    /// All shards, one after the other.
+    pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.0.iter().map(|shard| shard.0.lock())
+    }
+}
+
+/// Every session that is not closed, by sid.
+#[derive(Debug, Default)]
+pub(crate) struct SidIndex(Shards<HashMap<Sid, Arc<Session>>>);
+
+impl SidIndex {
+    /// Sids of one frontend differ in the counter above the 16 bits of the node.
+    fn shard(&self, sid: Sid) -> MutexGuard<'_, HashMap<Sid, Arc<Session>>> {
+        self.0.lock(sid.get() >> 16)
+    }
+
+    pub(crate) fn insert(&self, session: &Arc<Session>) {
+        self.shard(session.id())
+            .insert(session.id(), Arc::clone(session));
+    }
+
+    pub(crate) fn get(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.shard(sid).get(&sid).cloned()
+    }
+
+    pub(crate) fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.shard(sid).remove(&sid)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.each().map(|shard| shard.len()).sum()
+    }
+
+    /// Calls `f` for all sessions, in no order. No lock is held meanwhile.
+    pub(crate) fn visit(&self, mut f: impl FnMut(&Arc<Session>)) {
+        let mut some = Vec::new();
+        for shard in self.0.each() {
+            some.extend(shard.values().cloned());
+            drop(shard);
+            some.iter().for_each(&mut f);
+            some.clear();
+        }
+    }
+
+    /// All sessions, ascending.
+    pub(crate) fn sorted(&self) -> Vec<Arc<Session>> {
+        let mut all = Vec::new();
+        for shard in self.0.each() {
+            all.extend(shard.values().cloned());
+        }
+        all.sort_unstable_by_key(|session| session.id());
+        all
+    }
+}
+
+#[derive(Debug)]
+struct User {
+    uid: Uid,
+    /// In the order of binding. Most users have one.
+    bound: Few<Arc<Session>>,
+}
+
+/// Open sessions that are bound, by uid. A user without a session has no entry.
+#[derive(Debug, Default)]
+pub(crate) struct UidIndex {
+    users: Shards<HashTable<User>>,
+    hasher: DefaultHashBuilder,
+}
+
+impl UidIndex {
+    /// Locks the shard of a user. A bind holds it from its checks to its entry.
+    pub(crate) fn lock(&self, uid: &str) -> UidShard<'_> {
+        let hash = self.hasher.hash_one(uid);
+        // The table uses the lowest bits and the highest ones.
+        UidShard {
+            users: self.users.lock(hash >> 32),
+            hash,
+            hasher: &self.hasher,
+        }
+    }
+
+    /// Calls `f` for the sessions of one user without a lock, and returns their number.
+    pub(crate) fn visit_user(&self, uid: &str, f: impl FnMut(&Arc<Session>)) -> usize {
+        let shard = self.lock(uid);
+        // Of a user with one session this clones a pointer and no list.
+        let Some(sessions) = shard.user(uid).map(|user| user.bound.clone()) else {
+            return 0;
+        };
+        drop(shard);
+        sessions.as_slice().iter().for_each(f);
+        sessions.as_slice().len()
+    }
+
+    /// Calls `f` for all bound sessions, user by user. No lock is held meanwhile.
+    pub(crate) fn visit(&self, mut f: impl FnMut(&Arc<Session>)) {
+        let mut some = Vec::new();
+        for shard in self.users.each() {
+            some.extend(shard.iter().flat_map(|user| user.bound.as_slice()).cloned());
+            drop(shard);
+            some.iter().for_each(&mut f);
+            some.clear();
+        }
+    }
+
+    /// Number of users with a session.
+    pub(crate) fn users(&self) -> usize {
+        self.users.each().map(|shard| shard.len()).sum()
+    }
+}
+
+/// The locked shard of one user.
+pub(crate) struct UidShard<'a> {
+    users: MutexGuard<'a, HashTable<User>>,
+    hash: u64,
+    hasher: &'a DefaultHashBuilder,
+}
+
+impl UidShard<'_> {
+    fn user(&self, uid: &str) -> Option<&User> {
+        self.users.find(self.hash, |user| user.uid == *uid)
+    }
+
+    /// The sessions of the user.
+    pub(crate) fn sessions(&self, uid: &str) -> &[Arc<Session>] {
+        self.user(uid).map_or(&[], |user| user.bound.as_slice())
+    }
+
+    /// Appends a session to its user's.
+    pub(crate) fn insert(&mut self, uid: &Uid, session: &Arc<Session>) {
+        let hasher = self.hasher;
+        let entry = self.users.entry(
+            self.hash,
+            |user| user.uid == *uid,
+            |user| hasher.hash_one(user.uid.as_str()),
+        );
+        match entry {
+            Entry::Occupied(mut user) => user.get_mut().bound.push(Arc::clone(session)),
+            Entry::Vacant(place) => {
+                let bound = Few::One(Arc::clone(session));
+                place.insert(User {
+                    uid: uid.clone(),
+                    bound,
+                });
+            }
+        }
+    }
+
+    /// Takes one session out, if it is there.
+    pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> bool {
+        let Ok(mut entry) = self.users.find_entry(self.hash, |user| user.uid == *uid) else {
+            return false;
+        };
+        let removed = entry.get_mut().bound.remove(|session| session.id() == sid);
+        if removed == Removed::Last {
+            entry.remove();
+        }
+        removed != Removed::Nothing
+    }
+}

@@ -1,0 +1,164 @@
+//! Members of a channel: pairs of user and frontend, grouped by frontend.
+
+use crate::{FanOut, FanOutGroup, FrontendId, Uid};
+use hashbrown::HashMap;
+
+/// The members of one channel. Plain data.
+///
+/// A member is a user on a frontend, and is there at most once; the same user on two frontends is two members. Adding and
+/// removing take constant time on average, whatever the size.
+///
+/// ```
+/// use shaddock_core::{ChannelMembers, FrontendId, Uid};
+/// let (ann, front) = (Uid::new("ann")?, FrontendId::new("connector-1")?);
+/// let mut members = ChannelMembers::new();
+/// assert!(members.add(&ann, &front));
+/// assert!(!members.add(&ann, &front));
+/// assert_eq!(members.len(), 1);
+/// # Ok::<(), shaddock_core::InvalidId>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ChannelMembers {
+    /// In the order in which the frontends came. Few, so they are searched one by one.
+    groups: Vec<Group>,
+    len: usize,
+}
+
+/// The members on one frontend.
+#[derive(Clone, Debug)]
+struct Group {
+    frontend: FrontendId,
+    /// In the order of joining, with holes where somebody left.
+    slots: Vec<Option<Uid>>,
+    places: HashMap<Uid, usize>,
+}
+
+impl ChannelMembers {
+    /// No members.
+    pub const fn new() -> Self {
+        Self {
+            groups: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Number of members.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds one. False if it is there already.
+    pub fn add(&mut self, uid: &Uid, frontend: &FrontendId) -> bool {
+        let known = self
+            .groups
+            .iter_mut()
+            .position(|group| group.frontend == *frontend);
+        let place = known.unwrap_or_else(|| {
+            self.groups.push(Group::new(frontend.clone()));
+            self.groups.len() - 1
+        });
+        let added = self.groups[place].add(uid);
+        self.len += usize::from(added);
+        added
+    }
+
+    /// Takes one away. False if it is not there.
+    pub fn remove(&mut self, uid: &str, frontend: &str) -> bool {
+        let Some(place) = self
+            .groups
+            .iter()
+            .position(|group| group.frontend == *frontend)
+        else {
+            return false;
+        };
+        if !self.groups[place].remove(uid) {
+            return false;
+        }
+        self.len -= 1;
+        if self.groups[place].places.is_empty() {
+            self.groups.remove(place);
+        }
+        true
+    }
+
+    /// Whether this user on this frontend is a member.
+    pub fn contains(&self, uid: &str, frontend: &str) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.frontend == *frontend && group.places.contains_key(uid))
+    }
+
+    /// The frontends on which a user is a member.
+    pub fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
+        let with = self
+            .groups
+            .iter()
+            .filter(|group| group.places.contains_key(uid));
+        with.map(|group| group.frontend.clone()).collect()
+    }
+
+    /// All members, grouped by frontend, each group in the order of joining.
+    pub fn iter(&self) -> impl Iterator<Item = (&Uid, &FrontendId)> {
+        self.groups
+            .iter()
+            .flat_map(|group| group.iter().map(|uid| (uid, &group.frontend)))
+    }
+
+    /// The plan for a push to all of them.
+    pub fn fan_out(&self) -> FanOut {
+        let group_of = |group: &Group| FanOutGroup {
+            frontend: group.frontend.clone(),
+            uids: group.iter().cloned().collect(),
+        };
+        FanOut::from_groups(self.groups.iter().map(group_of).collect())
+    }
+}
+
+impl Group {
+    fn new(frontend: FrontendId) -> Self {
+        Self {
+            frontend,
+            slots: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Uid> {
+        self.slots.iter().flatten()
+    }
+
+    fn add(&mut self, uid: &Uid) -> bool {
+        if self.places.contains_key(uid) {
+            return false;
+        }
+        self.places.insert(uid.clone(), self.slots.len());
+        self.slots.push(Some(uid.clone()));
+        true
+    }
+
+    fn remove(&mut self, uid: &str) -> bool {
+        let Some(place) = self.places.remove(uid) else {
+            return false;
+        };
+        self.slots[place] = None;
+        // Half of it holes: close ranks. Each removal pays for one slot, so this is constant on average.
+        if self.slots.len() > 2 * self.places.len() + 8 {
+            self.compact();
+        }
+        true
+    }
+
+    fn compact(&mut self) {
+        self.slots.retain(Option::is_some);
+        self.slots.shrink_to(2 * self.slots.len());
+        for (place, uid) in self.slots.iter().enumerate() {
+            if let Some(known) = uid.as_ref().and_then(|uid| self.places.get_mut(uid)) {
+                *known = place;
+            }
+        }
+    }
+}

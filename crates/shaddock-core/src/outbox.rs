@@ -1,0 +1,488 @@
+//! The outbound queue of one session: the only way bytes go to a client.
+
+use crate::drained::{Drained, Insert};
+use crate::pool;
+use crate::sync::{Mutex, MutexGuard};
+use bytes::{Bytes, BytesMut};
+use std::task::Waker;
+
+/// Shared packages up to this length are copied behind bytes that are queued already.
+///
+/// A pointer to a shared package costs 40 bytes and a place of its own in the vectored write, so for short ones a copy is
+/// cheaper in memory and in time. It also bounds the overhead: pointers never cost more than the bytes they point to.
+const COPY_MAX: usize = 64;
+
+/// Bytes that wait for one client, in the order in which they were accepted, with a bound.
+///
+/// # Senders
+///
+/// [`push`](Self::push) queues a package that others get too (a pointer), [`push_with`](Self::push_with) encodes one in
+/// place. Each takes one short lock. The order of acceptance is the order on the wire. Bytes count against the bound until
+/// the driver has [written](Self::written) them. A push over the bound gives the verdict [`SendError::SlowClient`] once: the
+/// queue is dropped, nothing more is accepted, and whoever got the verdict closes the session
+/// ([`Session::send`](crate::Session::send) does).
+///
+/// # The driver
+///
+/// The task that owns the socket polls like this:
+///
+/// 1. [`begin_poll`](Self::begin_poll): from now on pushes do not wake it;
+/// 2. read, handle, push;
+/// 3. [`take`](Self::take) everything, write it, report it with [`written`](Self::written), until nothing is left or the
+///    socket is full;
+/// 4. [`end_poll`](Self::end_poll): if it returns true, something came in the meantime: back to 3.
+///
+/// Between polls the first push wakes the driver, the following ones do not. While the socket is full
+/// ([`Flush::Blocked`]) pushes do not wake it either, only the end of the session does. An empty outbox owns no heap memory.
+///
+/// ```
+/// use bytes::{Buf, Bytes};
+/// use shaddock_core::{Drained, Flush, Next, Outbox};
+/// use std::task::Waker;
+///
+/// let outbox = Outbox::new(1024);
+/// outbox.push(Bytes::from_static(b"hello "))?;
+/// outbox.push_with(|buf| Ok::<_, ()>(buf.extend_from_slice(b"world"))).unwrap();
+///
+/// let mut drained = Drained::new();
+/// outbox.begin_poll(Waker::noop());
+/// assert_eq!(outbox.take(&mut drained), Next::Continue);
+/// assert_eq!(drained.copy_to_bytes(drained.remaining()), "hello world");
+/// outbox.written(11);
+/// assert!(!outbox.end_poll(Flush::Done));
+/// # Ok::<(), shaddock_core::SendError>(())
+/// ```
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    limit: usize,
+}
+
+/// What is behind the lock. The bytes are `own`, with the shared packages put in at their places.
+#[derive(Debug, Default)]
+struct Queue {
+    /// What was encoded for this client alone. One buffer, so that it can be used again.
+    own: BytesMut,
+    /// The first shared package is kept inline: a broadcast to an idle session allocates nothing.
+    first: Option<Insert>,
+    more: Vec<Insert>,
+    waker: Option<Waker>,
+    /// Bytes in `own`, `first` and `more`.
+    queued: usize,
+    /// Bytes taken by the driver and not written yet.
+    in_flight: usize,
+    messages: u64,
+    written: u64,
+    intake: Intake,
+    driver: Driver,
+    /// What the driver was told last.
+    told: Next,
+}
+
+/// What senders find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Intake {
+    #[default]
+    Open,
+    /// Nothing is accepted any more; the kick is still to come.
+    Sealed,
+    /// Everything is in: flush, then close.
+    Closing,
+    /// Everything was dropped: close.
+    Aborted,
+}
+
+/// Where the driver is, so that it is woken only when that helps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Driver {
+    /// Not polling: a push wakes it.
+    #[default]
+    Parked,
+    /// It will look again before it parks.
+    Polling,
+    /// It waits for room in the socket.
+    Blocked,
+}
+
+/// What the driver does after it has written what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Next {
+    /// Goes on.
+    #[default]
+    Continue,
+    /// Closes the connection, when everything taken is written. Nothing more comes.
+    CloseAfterFlush,
+    /// Closes the connection at once, without writing.
+    CloseNow,
+}
+
+/// How a poll of the driver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Everything taken was written.
+    Done,
+    /// The socket is full; the driver waits until it can be written to.
+    Blocked,
+}
+
+/// A message was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The session is closed or closing, or was never there.
+    #[error("session is closed")]
+    Closed,
+    /// The client does not read: the bound was passed by this message. Given once; the session ends.
+    #[error("client does not read, too many bytes are queued")]
+    SlowClient,
+    /// The message alone is longer than the bound. The session lives on.
+    #[error("message of {len} bytes, at most {limit} can be queued for a client")]
+    TooLarge {
+        /// Length of the message in bytes.
+        len: usize,
+        /// The bound in bytes.
+        limit: usize,
+    },
+}
+
+/// A message was not encoded or not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError<E> {
+    /// The outbox did not take it.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The encoder failed. Nothing was queued.
+    #[error("message was not encoded: {0}")]
+    Encode(E),
+}
+
+/// What an outbox holds and what went through it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboxStats {
+    /// Bytes queued and not taken by the driver.
+    pub queued_bytes: usize,
+    /// Bytes taken by the driver and not written.
+    pub in_flight_bytes: usize,
+    /// Messages accepted so far.
+    pub messages: u64,
+    /// Bytes written so far, without what the transport puts around them.
+    pub written_bytes: u64,
+}
+
+impl Outbox {
+    /// An empty outbox for at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            limit,
+        }
+    }
+
+    /// Queues a package that is shared with other sessions.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]. An empty package is accepted and ignored.
+    pub fn push(&self, package: Bytes) -> Result<(), SendError> {
+        self.push_batch([package])
+    }
+
+    /// Queues several packages; nothing of others gets between them.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push). What was accepted before the error stays queued, unless the verdict is `SlowClient`.
+    pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
+        let mut queue = self.queue.lock();
+        let result = packages
+            .into_iter()
+            .try_for_each(|package| queue.push(package, self.limit));
+        Self::unlock_and_wake(queue);
+        result
+    }
+
+    /// Queues a package like [`push`](Self::push), but does not wake the driver: it leaves with whatever comes next, or with
+    /// [`flush`](Self::flush). For push schedulers that collect.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
+        let mut queue = self.queue.lock();
+        let result = queue.push(package, self.limit);
+        if queue.intake != Intake::Open {
+            Self::unlock_and_wake(queue);
+        }
+        result
+    }
+
+    /// Wakes the driver if anything is queued.
+    pub fn flush(&self) {
+        Self::unlock_and_wake(self.queue.lock());
+    }
+
+    /// Lets `encode` append one message to the queue, under the lock: no allocation while the buffer has room.
+    ///
+    /// `encode` only appends; it must be short and must not use this outbox. If it fails or panics, nothing is queued.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Encode`] is the error of `encode`, [`PushError::Send`] as for [`push`](Self::push).
+    pub fn push_with<E>(
+        &self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), PushError<E>> {
+        let mut queue = self.queue.lock();
+        let result = queue.push_with(encode, self.limit);
+        Self::unlock_and_wake(queue);
+        result
+    }
+
+    /// Accepts nothing from now on. What is queued stays.
+    pub fn seal(&self) {
+        let mut queue = self.queue.lock();
+        if queue.intake == Intake::Open {
+            queue.intake = Intake::Sealed;
+        }
+    }
+
+    /// Accepts nothing from now on, except `last` behind everything queued; the driver flushes and closes.
+    ///
+    /// Does nothing if the outbox is closing already. `last` (the KICK) does not count against the bound.
+    pub fn close_after(&self, last: Option<Bytes>) {
+        let mut queue = self.queue.lock();
+        if matches!(queue.intake, Intake::Open | Intake::Sealed) {
+            if let Some(last) = last {
+                queue.append(last);
+            }
+            queue.intake = Intake::Closing;
+        }
+        Self::unlock_and_wake(queue);
+    }
+
+    /// Drops what is queued and accepts nothing; the driver closes at once.
+    pub fn abort(&self) {
+        let mut queue = self.queue.lock();
+        let dropped = queue.abort();
+        Self::unlock_and_wake(queue);
+        drop(dropped);
+    }
+
+    /// The driver starts to poll: pushes do not wake it until [`end_poll`](Self::end_poll). `waker` is woken after that.
+    pub fn begin_poll(&self, waker: &Waker) {
+        let mut queue = self.queue.lock();
+        queue.driver = Driver::Polling;
+        let old = match &queue.waker {
+            Some(known) if known.will_wake(waker) => None,
+            _ => queue.waker.replace(waker.clone()),
+        };
+        drop(queue);
+        // A waker may free its task: not under the lock.
+        drop(old);
+    }
+
+    /// Moves everything queued into `drained` (behind what is left in it), and says how to go on.
+    pub fn take(&self, drained: &mut Drained) -> Next {
+        let mut queue = self.queue.lock();
+        if queue.queued > 0 {
+            queue.in_flight += queue.queued;
+            queue.queued = 0;
+            let own = std::mem::take(&mut queue.own);
+            let first = queue.first.take();
+            drained.append(own, first, std::mem::take(&mut queue.more));
+        }
+        queue.told = match queue.intake {
+            Intake::Open | Intake::Sealed => Next::Continue,
+            Intake::Closing => Next::CloseAfterFlush,
+            Intake::Aborted => Next::CloseNow,
+        };
+        queue.told
+    }
+
+    /// The driver has written `bytes` of what it took: they do not count against the bound any more.
+    pub fn written(&self, bytes: usize) {
+        let mut queue = self.queue.lock();
+        queue.in_flight = queue.in_flight.saturating_sub(bytes);
+        queue.written += bytes as u64;
+    }
+
+    /// The driver is about to park. If this returns true it must not: it takes and writes again first.
+    #[must_use = "if true, the driver has to take again before it parks"]
+    pub fn end_poll(&self, flush: Flush) -> bool {
+        let mut queue = self.queue.lock();
+        let ended = match queue.intake {
+            Intake::Open | Intake::Sealed => false,
+            // Also when the socket is full: the driver has to know, or a client that never reads would never be closed.
+            Intake::Closing => queue.told == Next::Continue,
+            Intake::Aborted => queue.told != Next::CloseNow,
+        };
+        let again = ended || (flush == Flush::Done && queue.queued > 0);
+        queue.driver = match flush {
+            _ if again => Driver::Polling,
+            Flush::Done => Driver::Parked,
+            Flush::Blocked => Driver::Blocked,
+        };
+        again
+    }
+
+    /// The driver goes away: its waker is dropped, and what it took and did not write is forgotten.
+    ///
+    /// What is queued stays for the next driver.
+    pub fn release(&self) {
+        let mut queue = self.queue.lock();
+        queue.driver = Driver::Parked;
+        queue.told = Next::Continue;
+        queue.in_flight = 0;
+        let waker = queue.waker.take();
+        drop(queue);
+        drop(waker);
+    }
+
+    /// Whether nothing is queued. What the driver took and did not write yet does not count.
+    pub fn is_empty(&self) -> bool {
+        self.queue.lock().queued == 0
+    }
+
+    /// What it holds and what went through it.
+    pub fn stats(&self) -> OutboxStats {
+        let queue = self.queue.lock();
+        OutboxStats {
+            queued_bytes: queue.queued,
+            in_flight_bytes: queue.in_flight,
+            messages: queue.messages,
+            written_bytes: queue.written,
+        }
+    }
+
+    /// Unlocks, and then wakes the driver if it has something to do and does not know.
+    fn unlock_and_wake(mut queue: MutexGuard<'_, Queue>) {
+        let waker = queue.waker_to_call();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, package: Bytes, limit: usize) -> Result<(), SendError> {
+        if self.intake != Intake::Open {
+            return Err(SendError::Closed);
+        }
+        if package.is_empty() {
+            return Ok(());
+        }
+        self.admit(package.len(), limit)?;
+        self.append(package);
+        Ok(())
+    }
+
+    fn push_with<E>(
+        &mut self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+        limit: usize,
+    ) -> Result<(), PushError<E>> {
+        if self.intake != Intake::Open {
+            return Err(SendError::Closed.into());
+        }
+        if self.own.capacity() == 0 {
+            self.own = pool::take();
+        }
+        let entry = Entry {
+            start: self.own.len(),
+            queue: self,
+        };
+        let result = encode(&mut entry.queue.own)
+            .map_err(PushError::Encode)
+            .and_then(|()| {
+                let len = entry.queue.own.len().saturating_sub(entry.start);
+                if len > 0 {
+                    entry.queue.admit(len, limit)?;
+                }
+                Ok(len)
+            });
+        // On an error the entry undoes what was written.
+        let len = result?;
+        entry.keep(len);
+        Ok(())
+    }
+
+    /// Checks the bound. Over it everything is dropped.
+    fn admit(&mut self, len: usize, limit: usize) -> Result<(), SendError> {
+        if len > limit {
+            return Err(SendError::TooLarge { len, limit });
+        }
+        if self.queued + self.in_flight + len > limit {
+            drop(self.abort());
+            return Err(SendError::SlowClient);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, package: Bytes) {
+        self.queued += package.len();
+        self.messages += 1;
+        if package.len() <= COPY_MAX && self.queued > package.len() {
+            if self.own.capacity() == 0 {
+                self.own = pool::take();
+            }
+            self.own.extend_from_slice(&package);
+            return;
+        }
+        let insert = Insert {
+            at: self.own.len(),
+            bytes: package,
+        };
+        if self.first.is_none() {
+            self.first = Some(insert);
+        } else {
+            self.more.push(insert);
+        }
+    }
+
+    fn abort(&mut self) -> (BytesMut, Option<Insert>, Vec<Insert>) {
+        self.intake = Intake::Aborted;
+        self.queued = 0;
+        (
+            std::mem::take(&mut self.own),
+            self.first.take(),
+            std::mem::take(&mut self.more),
+        )
+    }
+
+    fn waker_to_call(&mut self) -> Option<Waker> {
+        let ended = matches!(self.intake, Intake::Closing | Intake::Aborted);
+        let wake = match self.driver {
+            Driver::Polling => false,
+            Driver::Parked => ended || self.queued > 0,
+            Driver::Blocked => ended,
+        };
+        if wake { self.waker.take() } else { None }
+    }
+}
+
+/// A message being encoded at the end of `own`. Dropped before [`keep`](Self::keep), it undoes it, also when the encoder
+/// panics.
+struct Entry<'a> {
+    queue: &'a mut Queue,
+    start: usize,
+}
+
+impl Entry<'_> {
+    fn keep(mut self, len: usize) {
+        self.start += len;
+        self.queue.queued += len;
+        self.queue.messages += u64::from(len > 0);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.queue.own.truncate(self.start);
+        if self.queue.own.is_empty() {
+            // An empty outbox owns no heap memory.
+            pool::put(std::mem::take(&mut self.queue.own));
+        }
+    }
+}

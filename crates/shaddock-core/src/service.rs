@@ -1,0 +1,289 @@
+//! The sessions of one frontend.
+
+use crate::event::{Event, EventKind, guarded};
+use crate::index::{SidIndex, UidIndex};
+use crate::{
+    BindError, ClientInfo, CloseReason, FrontendId, SendError, Session, SessionConfig,
+    SessionEvents, SettingError, Sid, SidAllocator, Uid, UnbindError,
+};
+use bytes::Bytes;
+use serde_json::Value;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// All sessions of one frontend server, by sid and by user. A clone is a handle to the same service.
+///
+/// Pomelo's `SessionService`, with its checks in its order and its error texts. Calls return when they are done; there are no
+/// callbacks.
+#[derive(Clone)]
+pub struct SessionService {
+    inner: Arc<Inner>,
+}
+
+/// What the handles share, and what sessions know of their service.
+pub(crate) struct Inner {
+    pub(crate) frontend_id: FrontendId,
+    pub(crate) config: SessionConfig,
+    pub(crate) by_sid: SidIndex,
+    pub(crate) by_uid: UidIndex,
+    sids: SidAllocator,
+    events: OnceLock<Arc<dyn SessionEvents>>,
+    created: AtomicU64,
+    closed: [AtomicU64; CloseReason::NAMES.len()],
+    listener_panics: AtomicU64,
+}
+
+/// Counts of a [`SessionService`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStatistics {
+    /// Sessions that are not closed, bound or not.
+    pub sessions: usize,
+    /// Users with at least one session.
+    pub users: usize,
+    /// Sessions created since the start.
+    pub created: u64,
+    /// Sessions closed since the start, by [reason](CloseReason::NAMES). All reasons are there, also with 0.
+    pub closed: Vec<(&'static str, u64)>,
+    /// Listeners that panicked since the start.
+    pub listener_panics: u64,
+}
+
+impl SessionService {
+    /// A service without sessions.
+    pub fn new(frontend_id: FrontendId, sids: SidAllocator, config: SessionConfig) -> Self {
+        let inner = Inner {
+            frontend_id,
+            config,
+            by_sid: SidIndex::default(),
+            by_uid: UidIndex::default(),
+            sids,
+            events: OnceLock::new(),
+            created: AtomicU64::new(0),
+            closed: std::array::from_fn(|_| AtomicU64::new(0)),
+            listener_panics: AtomicU64::new(0),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Says who is told of the events of all sessions. Once, before the first session; false if somebody is told already.
+    pub fn set_events(&self, events: Arc<dyn SessionEvents>) -> bool {
+        self.inner.events.set(events).is_ok()
+    }
+
+    /// The frontend.
+    pub fn frontend_id(&self) -> &FrontendId {
+        &self.inner.frontend_id
+    }
+
+    /// Policies and bounds in force.
+    pub fn config(&self) -> &SessionConfig {
+        &self.inner.config
+    }
+
+    /// A new session, unbound and registered, for a client whose handshake is complete.
+    pub fn create(&self, info: ClientInfo) -> Arc<Session> {
+        let session = Session::new(self.inner.sids.allocate(), &self.inner, info);
+        self.inner.created.fetch_add(1, Ordering::Relaxed);
+        self.inner.by_sid.insert(&session);
+        session
+    }
+
+    /// The session with this sid.
+    pub fn get(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.inner.by_sid.get(sid)
+    }
+
+    /// The sessions of a user, in the order of binding. The list is the caller's own.
+    pub fn get_by_uid(&self, uid: &str) -> Vec<Arc<Session>> {
+        self.inner.by_uid.lock(uid).sessions(uid).to_vec()
+    }
+
+    /// Binds a session to a user.
+    ///
+    /// Bound to the same user already: `Ok`, and no event. With [`single_session`](SessionConfig::single_session) a rival of
+    /// the same user makes it fail or is closed, as [`on_conflict`](SessionConfig::on_conflict) says; also when two sessions
+    /// bind at once, one of them stays.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`]. Nothing has changed then.
+    pub fn bind(&self, sid: Sid, uid: Uid) -> Result<(), BindError> {
+        let session = self.get(sid).ok_or(BindError::NoSuchSession { sid })?;
+        self.inner.bind(&session, uid)
+    }
+
+    /// Unbinds a session from this user. The connection stays open.
+    ///
+    /// # Errors
+    ///
+    /// See [`UnbindError`]. Nothing has changed then.
+    pub fn unbind(&self, sid: Sid, uid: &Uid) -> Result<(), UnbindError> {
+        let session = self.get(sid).ok_or(UnbindError::NoSuchSession { sid })?;
+        self.inner.unbind(&session, uid)
+    }
+
+    /// Sets one setting of a session.
+    ///
+    /// # Errors
+    ///
+    /// There is no such session, or it has too many settings.
+    pub fn import(&self, sid: Sid, key: &str, value: impl Into<Value>) -> Result<(), SettingError> {
+        let session = self.get(sid).ok_or(SettingError::NoSuchSession { sid })?;
+        session.set(key, value)
+    }
+
+    /// Sets several settings of a session and keeps the others. All or none.
+    ///
+    /// # Errors
+    ///
+    /// There is no such session, or it would have too many settings.
+    pub fn import_all(
+        &self,
+        sid: Sid,
+        settings: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<(), SettingError> {
+        let session = self.get(sid).ok_or(SettingError::NoSuchSession { sid })?;
+        session.set_all(settings)
+    }
+
+    /// Closes every session of a user on this frontend, and returns how many were closed. Each client gets a KICK package
+    /// with the reason, `kick` if there is none.
+    pub fn kick(&self, uid: &str, reason: Option<&str>) -> usize {
+        self.close_by_uid(uid, &CloseReason::kicked(reason.unwrap_or(DEFAULT_KICK)))
+    }
+
+    /// Closes one session, bound or not, like [`kick`](Self::kick). False if it is not there.
+    pub fn kick_by_session_id(&self, sid: Sid, reason: Option<&str>) -> bool {
+        let reason = CloseReason::kicked(reason.unwrap_or(DEFAULT_KICK));
+        self.get(sid).is_some_and(|session| session.close(reason))
+    }
+
+    /// Closes every session of a user, and returns how many were closed by this call.
+    pub fn close_by_uid(&self, uid: &str, reason: &CloseReason) -> usize {
+        let sessions = self.get_by_uid(uid);
+        sessions
+            .iter()
+            .filter(|session| session.close((*reason).clone()))
+            .count()
+    }
+
+    /// Closes every session that is there now, ascending, and returns how many were closed by this call.
+    pub fn close_all(&self, reason: &CloseReason) -> usize {
+        let sessions = self.inner.by_sid.sorted();
+        sessions
+            .iter()
+            .filter(|session| session.close((*reason).clone()))
+            .count()
+    }
+
+    /// Takes a session out of the service: it is closed with [`CloseReason::Removed`], without a KICK package.
+    ///
+    /// In Pomelo this left the session open but unreachable; here every session emits `closed` exactly once.
+    pub fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.get(sid)
+            .filter(|session| session.close(CloseReason::Removed))
+    }
+
+    /// Queues an encoded package for one session.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]; `Closed` also if there is no such session. With `SlowClient` the session has been closed.
+    pub fn send_message(&self, sid: Sid, package: Bytes) -> Result<(), SendError> {
+        self.get(sid).ok_or(SendError::Closed)?.send(package)
+    }
+
+    /// Queues an encoded package for each session of a user, and returns how many took it.
+    pub fn send_message_by_uid(&self, uid: &str, package: &Bytes) -> usize {
+        let mut taken = 0;
+        self.for_each_session_of(uid, |session| {
+            taken += usize::from(session.send(package.clone()).is_ok());
+        });
+        taken
+    }
+
+    /// Calls `f` for all sessions, ascending by sid. No lock is held: `f` may close them.
+    pub fn for_each_session(&self, f: impl FnMut(&Arc<Session>)) {
+        self.inner.by_sid.sorted().iter().for_each(f);
+    }
+
+    /// Calls `f` for all sessions in no order, with less memory than [`for_each_session`](Self::for_each_session). No lock is
+    /// held. Sessions that come or go meanwhile are visited once or not at all.
+    pub fn visit_sessions(&self, f: impl FnMut(&Arc<Session>)) {
+        self.inner.by_sid.visit(f);
+    }
+
+    /// Calls `f` for all bound sessions, user by user, each user's in the order of binding. No lock is held.
+    pub fn for_each_bound_session(&self, f: impl FnMut(&Arc<Session>)) {
+        self.inner.by_uid.visit(f);
+    }
+
+    /// Calls `f` for the sessions of one user in the order of binding, and returns how many they are. No lock is held.
+    pub fn for_each_session_of(&self, uid: &str, f: impl FnMut(&Arc<Session>)) -> usize {
+        self.inner.by_uid.visit_user(uid, f)
+    }
+
+    /// Number of sessions, bound or not.
+    pub fn session_count(&self) -> usize {
+        self.inner.by_sid.len()
+    }
+
+    /// Where the client of a session comes from.
+    pub fn client_address_by_session_id(&self, sid: Sid) -> Option<SocketAddr> {
+        self.get(sid)?.client_address()
+    }
+
+    /// Counts, for metrics and operators.
+    pub fn statistics(&self) -> SessionStatistics {
+        let inner = &self.inner;
+        let closed = CloseReason::NAMES.into_iter().zip(&inner.closed);
+        SessionStatistics {
+            sessions: inner.by_sid.len(),
+            users: inner.by_uid.users(),
+            created: inner.created.load(Ordering::Relaxed),
+            closed: closed
+                .map(|(name, n)| (name, n.load(Ordering::Relaxed)))
+                .collect(),
+            listener_panics: inner.listener_panics.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The reason of a kick that gives none.
+const DEFAULT_KICK: &str = "kick";
+
+impl Inner {
+    pub(crate) fn count_closed(&self, reason: &CloseReason) {
+        self.closed[reason.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn tell_hook(&self, session: &Arc<Session>, event: &Event) {
+        if let Some(events) = self.events.get()
+            && let Err(message) = guarded(|| event.tell(&**events, session))
+        {
+            self.report_panic(session, event.kind(), &message);
+        }
+    }
+
+    pub(crate) fn report_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
+        self.listener_panics.fetch_add(1, Ordering::Relaxed);
+        if let Some(events) = self.events.get() {
+            // A reporter that panics is counted by the line above, and that is all that can be done.
+            let _ = guarded(|| events.on_listener_panic(session, event, message));
+        }
+    }
+}
+
+impl fmt::Debug for SessionService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionService")
+            .field("frontend_id", &self.inner.frontend_id)
+            .field("sessions", &self.session_count())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,602 @@
+//! The record of one client.
+
+use crate::error::{AttachError, ListenerError, SettingError};
+use crate::event::{Event, EventQueue, Listener, ListenerId, Listeners};
+use crate::service::Inner;
+use crate::sync::Mutex;
+use crate::{
+    BindError, CloseReason, Dialect, FrontendId, FrontendSession, Millis, Outbox, PushError,
+    SendError, Settings, Sid, Uid, UnbindError,
+};
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// What a connection is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// Plain TCP.
+    #[default]
+    Tcp,
+    /// TCP under TLS.
+    Tls,
+    /// WebSocket.
+    WebSocket,
+    /// WebSocket under TLS.
+    WebSocketTls,
+    /// In the process, for tests.
+    Memory,
+}
+
+impl TransportKind {
+    /// `tcp`, `tls`, `ws`, `wss` or `memory`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::WebSocket => "ws",
+            Self::WebSocketTls => "wss",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is known of a client when its handshake is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// How its messages are encoded.
+    pub dialect: Dialect,
+    /// What it is connected by.
+    pub transport: TransportKind,
+    /// Where it comes from, if it comes from the network.
+    pub address: Option<SocketAddr>,
+    /// When it connected.
+    pub connected_at: Millis,
+}
+
+/// Whether a session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// It has a connection.
+    Open,
+    /// Its connection is gone, and it waits for the client to come back. It keeps its user, its settings and its place in
+    /// channels, and what is sent to it is queued up to the bound.
+    Detached,
+    /// It is over.
+    Closed,
+}
+
+/// One client connection, and what the server remembers of it.
+///
+/// Made by [`SessionService::create`](crate::SessionService::create) when a handshake is complete. A session is more than
+/// its socket: the connection's driver only empties the [`outbox`](Self::outbox), and another one can take its place
+/// ([`detach`](Self::detach), [`attach`](Self::attach)).
+///
+/// Handlers get a [`FrontendSession`] instead, whose settings are a copy.
+pub struct Session {
+    id: Sid,
+    frontend_id: FrontendId,
+    service: Weak<Inner>,
+    connected_at: Millis,
+    dialect: Dialect,
+    outbox: Outbox,
+    received_messages: AtomicU64,
+    received_bytes: AtomicU64,
+    record: Mutex<Record>,
+}
+
+/// What changes in the life of a session.
+pub(crate) struct Record {
+    pub(crate) state: SessionState,
+    /// Somebody tells events of this session: others queue theirs.
+    telling: bool,
+    transport: TransportKind,
+    address: Option<SocketAddr>,
+    /// Keeps its value after a close.
+    pub(crate) uid: Option<Uid>,
+    settings: Settings,
+    extra: Option<Box<Extra>>,
+}
+
+/// What most sessions never have.
+#[derive(Default)]
+struct Extra {
+    listeners: Listeners,
+    events: EventQueue,
+    closed: Option<CloseReason>,
+}
+
+impl Record {
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    /// Registers an event in the order of the changes. `Some`: the caller tells it (and what follows) with
+    /// [`Session::tell`], after it has given back all locks. `None`: another one does.
+    pub(crate) fn offer(&mut self, event: Event) -> Option<Event> {
+        if self.telling {
+            self.extra().events.push(event);
+            return None;
+        }
+        self.telling = true;
+        Some(event)
+    }
+}
+
+impl Session {
+    pub(crate) fn new(id: Sid, service: &Arc<Inner>, info: ClientInfo) -> Arc<Self> {
+        let record = Record {
+            state: SessionState::Open,
+            telling: false,
+            transport: info.transport,
+            address: info.address,
+            uid: None,
+            settings: Settings::new(),
+            extra: None,
+        };
+        Arc::new(Self {
+            id,
+            frontend_id: service.frontend_id.clone(),
+            service: Arc::downgrade(service),
+            connected_at: info.connected_at,
+            dialect: info.dialect,
+            outbox: Outbox::new(service.config.outbox_bytes),
+            received_messages: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            record: Mutex::new(record),
+        })
+    }
+
+    /// Its number.
+    pub const fn id(&self) -> Sid {
+        self.id
+    }
+
+    /// The frontend it is on.
+    pub const fn frontend_id(&self) -> &FrontendId {
+        &self.frontend_id
+    }
+
+    /// The user it is bound to. Keeps its value after a close.
+    pub fn uid(&self) -> Option<Uid> {
+        self.record.lock().uid.clone()
+    }
+
+    /// Whether it lives.
+    pub fn state(&self) -> SessionState {
+        self.record.lock().state
+    }
+
+    /// Whether it is closed.
+    pub fn is_closed(&self) -> bool {
+        self.state() == SessionState::Closed
+    }
+
+    /// Why it was closed, once it is.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.record.lock().extra.as_ref()?.closed.clone()
+    }
+
+    /// How messages to it are encoded.
+    pub const fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// What it is connected by.
+    pub fn transport(&self) -> TransportKind {
+        self.record.lock().transport
+    }
+
+    /// Where the client comes from, if it comes from the network. Keeps its value after a close.
+    pub fn client_address(&self) -> Option<SocketAddr> {
+        self.record.lock().address
+    }
+
+    /// When it was created.
+    pub const fn connected_at(&self) -> Millis {
+        self.connected_at
+    }
+
+    /// The queue to the client.
+    pub const fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Counts what came from the client. Called by the connection's driver only, which is one task at a time.
+    pub fn count_received(&self, messages: u64, bytes: u64) {
+        // One writer, so no atomic addition is needed.
+        let add = |counter: &AtomicU64, n| {
+            counter.store(
+                counter.load(Ordering::Relaxed).wrapping_add(n),
+                Ordering::Relaxed,
+            );
+        };
+        add(&self.received_messages, messages);
+        add(&self.received_bytes, bytes);
+    }
+
+    /// Messages that came from the client.
+    pub fn received_messages(&self) -> u64 {
+        self.received_messages.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came from the client.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// # Sending
+impl Session {
+    /// Queues an encoded package.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]. With `SlowClient` the session has been closed.
+    pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
+        let result = self.outbox.push(package);
+        self.judge(result)
+    }
+
+    /// Queues several encoded packages; nothing of others gets between them.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_batch(
+        self: &Arc<Self>,
+        packages: impl IntoIterator<Item = Bytes>,
+    ) -> Result<(), SendError> {
+        let result = self.outbox.push_batch(packages);
+        self.judge(result)
+    }
+
+    /// Encodes one package straight into the queue, see [`Outbox::push_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Outbox::push_with`]. With `SlowClient` the session has been closed.
+    pub fn send_with<E>(
+        self: &Arc<Self>,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), PushError<E>> {
+        let result = self.outbox.push_with(encode);
+        if let Err(PushError::Send(SendError::SlowClient)) = result {
+            self.close(CloseReason::SlowClient);
+        }
+        result
+    }
+
+    /// Queues an encoded package without waking the connection, see [`Outbox::push_buffered`].
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_buffered(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
+        let result = self.outbox.push_buffered(package);
+        self.judge(result)
+    }
+
+    fn judge(self: &Arc<Self>, result: Result<(), SendError>) -> Result<(), SendError> {
+        if result == Err(SendError::SlowClient) {
+            self.close(CloseReason::SlowClient);
+        }
+        result
+    }
+}
+
+/// # Settings
+impl Session {
+    /// All settings, as they are now. Shares the memory.
+    pub fn settings(&self) -> Settings {
+        self.record.lock().settings.clone()
+    }
+
+    /// The value of one setting.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        self.record.lock().settings.get(key).cloned()
+    }
+
+    /// Sets one.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, or has too many settings.
+    pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<(), SettingError> {
+        self.set_all([(key.to_owned(), value.into())])
+    }
+
+    /// Sets every member of `values` and keeps the others. All or none.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, or would have too many settings.
+    pub fn set_all(
+        &self,
+        values: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<(), SettingError> {
+        let values: Map<String, Value> = values.into_iter().collect();
+        let limit = self
+            .service
+            .upgrade()
+            .map_or(usize::MAX, |s| s.config.max_settings);
+        let mut record = self.record.lock();
+        if record.state == SessionState::Closed {
+            return Err(SettingError::NoSuchSession { sid: self.id });
+        }
+        if record.settings.len_with(values.keys().map(String::as_str)) > limit {
+            return Err(SettingError::TooMany { limit });
+        }
+        record.settings.set_all(values);
+        Ok(())
+    }
+
+    /// Takes one away, and returns what it was. (Pomelo deleted a member of the session object instead.)
+    pub fn remove(&self, key: &str) -> Option<Value> {
+        self.record.lock().settings.remove(key)
+    }
+}
+
+/// # Life
+impl Session {
+    /// Binds it to a user, see [`SessionService::bind`](crate::SessionService::bind).
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`].
+    pub fn bind(self: &Arc<Self>, uid: Uid) -> Result<(), BindError> {
+        let service = self
+            .service
+            .upgrade()
+            .ok_or(BindError::SessionClosed { sid: self.id })?;
+        service.bind(self, uid)
+    }
+
+    /// Unbinds it, see [`SessionService::unbind`](crate::SessionService::unbind).
+    ///
+    /// # Errors
+    ///
+    /// See [`UnbindError`].
+    pub fn unbind(self: &Arc<Self>, uid: &Uid) -> Result<(), UnbindError> {
+        let service = self
+            .service
+            .upgrade()
+            .ok_or(UnbindError::SessionClosed { sid: self.id })?;
+        service.unbind(self, uid)
+    }
+
+    /// Closes it. True if it was open: the second and later calls do nothing.
+    ///
+    /// In this order: nothing is accepted for the client any more; the session is taken out of both indexes; `closed` is
+    /// told, with uid and settings still readable; the KICK package is queued, if the reason has a text; the connection's
+    /// driver is woken to flush and to close. Called from a listener of the same session, the last three happen when that
+    /// listener returns.
+    pub fn close(self: &Arc<Self>, reason: CloseReason) -> bool {
+        let Some(bound_to) = self.begin_close(&reason) else {
+            return false;
+        };
+        self.finish_close(self.service.upgrade().as_deref(), bound_to.as_ref(), reason);
+        true
+    }
+
+    /// The connection is gone, but the session waits for its client. What the driver had taken is lost.
+    ///
+    /// True if it was open. Whoever detaches a session closes it if the client does not come back in time.
+    pub fn detach(&self) -> bool {
+        let mut record = self.record.lock();
+        if record.state != SessionState::Open {
+            return false;
+        }
+        record.state = SessionState::Detached;
+        drop(record);
+        self.outbox.release();
+        true
+    }
+
+    /// A new connection takes over a detached session.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, has a connection, or has messages queued that the client could not read.
+    pub fn attach(&self, info: ClientInfo) -> Result<(), AttachError> {
+        let sid = self.id;
+        if info.dialect != self.dialect {
+            return Err(AttachError::OtherDialect { sid });
+        }
+        let mut record = self.record.lock();
+        match record.state {
+            SessionState::Closed => Err(AttachError::SessionClosed { sid }),
+            SessionState::Open => Err(AttachError::NotDetached { sid }),
+            SessionState::Detached => {
+                record.state = SessionState::Open;
+                record.transport = info.transport;
+                record.address = info.address;
+                Ok(())
+            }
+        }
+    }
+
+    /// A view with the present values, for one request.
+    pub fn to_frontend_session(self: &Arc<Self>) -> FrontendSession {
+        let record = self.record.lock();
+        FrontendSession::new(
+            Arc::clone(self),
+            record.uid.clone(),
+            record.settings.clone(),
+        )
+    }
+
+    /// For [`binding`](crate::binding), which takes the lock in its place in the order.
+    pub(crate) fn record(&self) -> crate::sync::MutexGuard<'_, Record> {
+        self.record.lock()
+    }
+
+    /// First step of a close: nobody else can close or bind it from now on. The user it was bound to, if this call did it.
+    pub(crate) fn begin_close(&self, reason: &CloseReason) -> Option<Option<Uid>> {
+        let mut record = self.record.lock();
+        if record.state == SessionState::Closed {
+            return None;
+        }
+        record.state = SessionState::Closed;
+        record.extra().closed = Some(reason.clone());
+        Some(record.uid.clone())
+    }
+
+    /// The other steps of a close. No lock is held.
+    pub(crate) fn finish_close(
+        self: &Arc<Self>,
+        service: Option<&Inner>,
+        bound_to: Option<&Uid>,
+        reason: CloseReason,
+    ) {
+        self.outbox.seal();
+        if let Some(service) = service {
+            service.forget(self, bound_to, &reason);
+        }
+        // Not before: who hears of `closed` must not find the session any more.
+        let event = self.record.lock().offer(Event::Closed(reason));
+        self.tell(service, event);
+    }
+
+    /// After all listeners of `closed`.
+    fn end_outbox(&self, reason: &CloseReason) {
+        if reason.flushes() {
+            self.outbox
+                .close_after(reason.kick_text().map(crate::kick_package));
+        } else {
+            self.outbox.abort();
+        }
+    }
+}
+
+/// # Events
+impl Session {
+    /// Calls `f` whenever the session has been bound.
+    ///
+    /// Listeners run in the order of registration, without any lock, before the call that caused the event returns (or, if
+    /// another thread tells an event of this session right now, in that thread after it). They must not block. A panic is
+    /// caught and reported. All are dropped after `closed`.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, or has too many listeners.
+    pub fn on_bind(
+        &self,
+        f: impl Fn(&Arc<Self>, &Uid) + Send + Sync + 'static,
+    ) -> Result<ListenerId, ListenerError> {
+        self.listen(Listener::Bind(Arc::new(f)))
+    }
+
+    /// Calls `f` whenever the session has been unbound. Not on a close.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
+    pub fn on_unbind(
+        &self,
+        f: impl Fn(&Arc<Self>, &Uid) + Send + Sync + 'static,
+    ) -> Result<ListenerId, ListenerError> {
+        self.listen(Listener::Unbind(Arc::new(f)))
+    }
+
+    /// Calls `f` once, when the session is closed. If this returns `Ok`, that will happen.
+    ///
+    /// # Errors
+    ///
+    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
+    pub fn on_closed(
+        &self,
+        f: impl Fn(&Arc<Self>, &CloseReason) + Send + Sync + 'static,
+    ) -> Result<ListenerId, ListenerError> {
+        self.listen(Listener::Closed(Arc::new(f)))
+    }
+
+    /// Takes a listener away. False if it is not there (any more).
+    pub fn off(&self, id: ListenerId) -> bool {
+        let mut record = self.record.lock();
+        let listener = record
+            .extra
+            .as_mut()
+            .and_then(|extra| extra.listeners.remove(id));
+        drop(record);
+        // What it holds is dropped here, without the lock.
+        listener.is_some()
+    }
+
+    fn listen(&self, listener: Listener) -> Result<ListenerId, ListenerError> {
+        let limit = self
+            .service
+            .upgrade()
+            .map_or(usize::MAX, |s| s.config.max_listeners);
+        let mut record = self.record.lock();
+        if record.state == SessionState::Closed {
+            return Err(ListenerError::SessionClosed { sid: self.id });
+        }
+        let listeners = &mut record.extra().listeners;
+        if listeners.len() >= limit {
+            return Err(ListenerError::TooMany { limit });
+        }
+        Ok(listeners.add(listener))
+    }
+
+    /// Tells `event` and those that came meanwhile, one after the other.
+    pub(crate) fn tell(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
+        while let Some(now) = event {
+            self.tell_one(service, &now);
+            let mut record = self.record.lock();
+            event = record.extra.as_mut().and_then(|extra| extra.events.pop());
+            record.telling = event.is_some();
+        }
+    }
+
+    fn tell_one(self: &Arc<Self>, service: Option<&Inner>, event: &Event) {
+        if let Some(service) = service {
+            service.tell_hook(self, event);
+        }
+        let record = self.record.lock();
+        let listeners = record
+            .extra
+            .as_ref()
+            .map_or_else(Vec::new, |extra| extra.listeners.waiting_for(event));
+        drop(record);
+        for listener in listeners {
+            if let Err(message) = crate::event::guarded(|| listener.call(self, event))
+                && let Some(service) = service
+            {
+                service.report_panic(self, event.kind(), &message);
+            }
+        }
+        if let Event::Closed(reason) = event {
+            self.end_outbox(reason);
+            let mut record = self.record.lock();
+            let unused = record
+                .extra
+                .as_mut()
+                .map(|extra| extra.listeners.take_all());
+            drop(record);
+            drop(unused);
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.record.lock();
+        f.debug_struct("Session")
+            .field("id", &self.id)
+            .field("frontend_id", &self.frontend_id)
+            .field("uid", &record.uid)
+            .field("state", &record.state)
+            .finish_non_exhaustive()
+    }
+}

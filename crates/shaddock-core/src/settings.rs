@@ -1,0 +1,167 @@
+//! Settings of a session: a JSON object that is shared until somebody writes to his copy.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::sync::Arc;
+
+/// The settings of a session or of a view: names and JSON values.
+///
+/// A clone shares the memory until one of the two is written to, so a view costs one pointer and can never change the
+/// session or another view behind its back (in Pomelo nested objects were shared). Empty settings own no memory.
+///
+/// ```
+/// use shaddock_core::Settings;
+/// let mut of_session = Settings::new();
+/// of_session.set("room", "lobby");
+/// let mut of_view = of_session.clone();
+/// of_view.set("room", "arena");
+/// assert_eq!(of_session.get("room").unwrap(), "lobby");
+/// ```
+#[derive(Clone, Default, PartialEq)]
+pub struct Settings(Option<Arc<Map<String, Value>>>);
+
+impl Settings {
+    /// No settings.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.as_ref()?.get(key)
+    }
+
+    /// Whether there is a value for `key`.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Number of settings.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |map| map.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All settings, in the order in which their names came up first.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0
+            .iter()
+            .flat_map(|map| map.iter())
+            .map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Sets one, and returns what it was before.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
+        self.map_mut().insert(key.into(), value.into())
+    }
+
+    /// Sets every member of `values` and keeps the others.
+    pub fn set_all(&mut self, values: impl IntoIterator<Item = (String, Value)>) {
+        let mut values = values.into_iter().peekable();
+        if values.peek().is_some() {
+            self.map_mut().extend(values);
+        }
+    }
+
+    /// Takes one away, and returns what it was.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        if !self.contains_key(key) {
+            return None;
+        }
+        let old = self.map_mut().shift_remove(key);
+        if self.is_empty() {
+            self.0 = None;
+        }
+        old
+    }
+
+    /// How many there would be after `set_all(keys)`.
+    pub(crate) fn len_with<'a>(&self, keys: impl Iterator<Item = &'a str>) -> usize {
+        self.len() + keys.filter(|key| !self.contains_key(key)).count()
+    }
+
+    /// A JSON object with all settings.
+    pub fn to_map(&self) -> Map<String, Value> {
+        self.0.as_deref().cloned().unwrap_or_default()
+    }
+
+    fn map_mut(&mut self) -> &mut Map<String, Value> {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl From<Map<String, Value>> for Settings {
+    fn from(map: Map<String, Value>) -> Self {
+        Self((!map.is_empty()).then(|| Arc::new(map)))
+    }
+}
+
+impl FromIterator<(String, Value)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(values: I) -> Self {
+        values.into_iter().collect::<Map<_, _>>().into()
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Map::deserialize(deserializer).map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn empty_settings_own_nothing() {
+        let mut settings = Settings::new();
+        settings.set_all([]);
+        assert!(settings.0.is_none());
+        settings.set("a", 1);
+        assert_eq!(settings.remove("a"), Some(json!(1)));
+        assert!(settings.0.is_none());
+        assert_eq!(settings.remove("a"), None);
+    }
+
+    #[test]
+    fn removal_keeps_the_order() {
+        let mut settings: Settings = serde_json::from_str(r#"{"c":1,"b":2,"a":3}"#).unwrap();
+        settings.remove("c");
+        settings.set("d", json!(null));
+        assert_eq!(
+            serde_json::to_string(&settings).unwrap(),
+            r#"{"b":2,"a":3,"d":null}"#
+        );
+        assert!(serde_json::from_str::<Settings>("[1]").is_err());
+    }
+
+    #[test]
+    fn nested_values_are_not_shared() {
+        let mut first = Settings::new();
+        first.set("bag", json!({"gold": 1}));
+        let mut second = first.clone();
+        let mut bag = second.get("bag").unwrap().clone();
+        bag["gold"] = json!(2);
+        second.set("bag", bag);
+        assert_eq!(first.get("bag").unwrap()["gold"], 1);
+        assert_eq!(second.get("bag").unwrap()["gold"], 2);
+    }
+}

@@ -1,0 +1,197 @@
+//! Who is connected and who is logged in (Pomelo's `ConnectionService`).
+
+use crate::few::{Few, Removed};
+use crate::index::Shards;
+use crate::{FrontendId, Sid, Uid};
+use hashbrown::{DefaultHashBuilder, HashMap};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts connections and remembers logins of one server. A clone is a handle to the same counts.
+#[derive(Clone, Debug)]
+pub struct ConnectionStats {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    server_id: FrontendId,
+    connections: AtomicUsize,
+    logins: Shards<HashMap<Uid, Few<LoginRecord>>>,
+    hasher: DefaultHashBuilder,
+}
+
+/// One counted connection. Dropped, it is not counted any more: however a connection ends, the count is right.
+#[derive(Debug)]
+#[must_use = "a connection is counted only while its guard lives"]
+pub struct ConnectionGuard {
+    inner: Arc<Inner>,
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.inner.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One login: a session that was bound to a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoginRecord {
+    /// The user.
+    pub uid: Uid,
+    /// The session.
+    pub sid: Sid,
+    /// When it was bound, in milliseconds since 1970-01-01T00:00:00Z.
+    pub login_time: u64,
+    /// Where the client comes from.
+    pub address: Option<SocketAddr>,
+    /// What the application added.
+    #[serde(flatten)]
+    pub info: Map<String, Value>,
+}
+
+/// What [`ConnectionStats::statistics`] tells. As JSON it has Pomelo's names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct StatisticsInfo {
+    /// The server.
+    pub server_id: FrontendId,
+    /// Open connections, also those without a session yet.
+    #[serde(rename = "totalConnCount")]
+    pub connections: usize,
+    /// Users who are logged in, each once.
+    #[serde(rename = "loginedCount")]
+    pub logins: usize,
+    /// Their latest logins, by uid.
+    #[serde(rename = "loginedList")]
+    pub list: Vec<LoginRecord>,
+}
+
+impl ConnectionStats {
+    /// Nobody is connected.
+    pub fn new(server_id: FrontendId) -> Self {
+        let inner = Inner {
+            server_id,
+            connections: AtomicUsize::new(0),
+            logins: Shards::default(),
+            hasher: DefaultHashBuilder::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub fn connect(&self) -> ConnectionGuard {
+        self.inner.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionGuard {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+
+    /// Counts a connection, unless there are `max` already. One that is refused was never counted.
+    ///
+    /// ```
+    /// # use shaddock_core::*;
+    /// let stats = ConnectionStats::new(FrontendId::new("connector-1")?);
+    /// let first = stats.try_connect(1).unwrap();
+    /// assert!(stats.try_connect(1).is_none());
+    /// drop(first);
+    /// assert!(stats.try_connect(1).is_some());
+    /// # Ok::<(), InvalidId>(())
+    /// ```
+    pub fn try_connect(&self, max: usize) -> Option<ConnectionGuard> {
+        let one_more = |count| (count < max).then_some(count + 1);
+        let counter = &self.inner.connections;
+        counter
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
+        Some(ConnectionGuard {
+            inner: Arc::clone(&self.inner),
+        })
+    }
+
+    /// Number of connections.
+    pub fn connections(&self) -> usize {
+        self.inner.connections.load(Ordering::Relaxed)
+    }
+
+    /// Remembers a login. A second one of the same session replaces the first.
+    pub fn add_login(&self, login: LoginRecord) {
+        let mut logins = self.inner.shard(login.uid.as_str());
+        match logins.get_mut(&login.uid) {
+            None => {
+                logins.insert(login.uid.clone(), Few::One(login));
+            }
+            Some(few) => {
+                if few.remove(|known| known.sid == login.sid) == Removed::Last {
+                    *few = Few::One(login);
+                } else {
+                    few.push(login);
+                }
+            }
+        }
+    }
+
+    /// Forgets the login of one session. The user stays logged in while others of his sessions are. False if unknown.
+    pub fn remove_login(&self, uid: &str, sid: Sid) -> bool {
+        let mut logins = self.inner.shard(uid);
+        let Some(few) = logins.get_mut(uid) else {
+            return false;
+        };
+        let removed = few.remove(|known| known.sid == sid);
+        if removed == Removed::Last {
+            logins.remove(uid);
+        }
+        removed != Removed::Nothing
+    }
+
+    /// Adds to what is known of a user's latest login. False if he is not logged in.
+    pub fn update_user_info(&self, uid: &str, info: Map<String, Value>) -> bool {
+        let mut logins = self.inner.shard(uid);
+        let Some(latest) = logins.get_mut(uid).and_then(Few::last_mut) else {
+            return false;
+        };
+        latest.info.extend(info);
+        true
+    }
+
+    /// Sessions of a user that are logged in.
+    pub fn logins_of(&self, uid: &str) -> Vec<LoginRecord> {
+        self.inner
+            .shard(uid)
+            .get(uid)
+            .map_or_else(Vec::new, |few| few.as_slice().to_vec())
+    }
+
+    /// Everything, for operators. The list is built under short locks, one for each part of it.
+    pub fn statistics(&self) -> StatisticsInfo {
+        let mut list: Vec<LoginRecord> = Vec::new();
+        for shard in self.inner.logins.each() {
+            list.extend(
+                shard
+                    .values()
+                    .filter_map(|few| few.as_slice().last().cloned()),
+            );
+        }
+        list.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
+        StatisticsInfo {
+            server_id: self.inner.server_id.clone(),
+            connections: self.connections(),
+            logins: list.len(),
+            list,
+        }
+    }
+}
+
+impl Inner {
+    fn shard(&self, uid: &str) -> crate::sync::MutexGuard<'_, HashMap<Uid, Few<LoginRecord>>> {
+        self.logins.lock(self.hasher.hash_one(uid))
+    }
+}
