@@ -8,6 +8,9 @@ use ppp::{HeaderResult, PartialResult, v1, v2};
 /// The longest head that is read, bytes: a v2 head of 16 bytes with addresses and a fair amount of extensions.
 pub const MAX_PROXY_HEAD: usize = 536;
 
+/// The longest v1 head, from the protocol's own text.
+const MAX_V1_HEAD: usize = 107;
+
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -35,6 +38,14 @@ pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     }
     if known < start.len() {
         return ProxyHead::NeedMore;
+    }
+    if start == V1_START && !input.iter().take(MAX_V1_HEAD).any(|byte| *byte == b'\n') {
+        // `ppp` judges an address that is cut short as if it were whole.
+        return if input.len() < MAX_V1_HEAD {
+            ProxyHead::NeedMore
+        } else {
+            ProxyHead::Bad
+        };
     }
     let result = HeaderResult::parse(input);
     if result.is_incomplete() {

@@ -11,6 +11,9 @@ use tungstenite::handshake::{
 /// The longest HTTP head that is read, bytes. Above it the answer is 431.
 pub const MAX_HTTP_HEAD: usize = 8 * 1024;
 
+/// Headers of a head; more are a bad request. As many as `tungstenite` takes.
+const MAX_HEADERS: usize = 124;
+
 /// What the bytes so far amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Upgrade {
@@ -43,7 +46,7 @@ pub struct UpgradePolicy {
 }
 
 const NEEDS_UPGRADE: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
-Content-Type: text/plain\r\nContent-Length: 42\r\n\r\nThis port speaks WebSocket and TCP, no HTTP";
+Content-Type: text/plain\r\nContent-Length: 43\r\n\r\nThis port speaks WebSocket and TCP, no HTTP";
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const FORBIDDEN: &[u8] =
@@ -54,21 +57,22 @@ const TOO_LARGE: &[u8] =
 /// Reads the head at the front of `input` and takes it out when it is whole.
 pub fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> Upgrade {
     let refused = |answer, why| Upgrade::Refused { answer, why };
-    let (length, request) = match Request::try_parse(input) {
-        Ok(Some(parsed)) => parsed,
+    match wants_upgrade(input) {
+        Ok(Some(true)) => {}
+        Ok(Some(false)) => return refused(NEEDS_UPGRADE, "http_without_upgrade"),
         Ok(None) if input.len() > MAX_HTTP_HEAD => {
-            return refused(TOO_LARGE, "http head too large");
+            return refused(TOO_LARGE, "http_head_too_large");
         }
         Ok(None) => return Upgrade::NeedMore,
-        Err(_) => return refused(BAD_REQUEST, "not http"),
+        Err(_) => return refused(BAD_REQUEST, "not_http"),
+    }
+    let Ok(Some((length, request))) = Request::try_parse(input) else {
+        return refused(BAD_REQUEST, "bad_websocket_upgrade");
+    };
+    let Ok(response) = create_response(&request) else {
+        return refused(BAD_REQUEST, "bad_websocket_upgrade");
     };
     let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
-    if header("upgrade").is_none() {
-        return refused(NEEDS_UPGRADE, "http without upgrade");
-    }
-    let Ok(response) = create_response(&request) else {
-        return refused(BAD_REQUEST, "bad websocket upgrade");
-    };
     let allowed = |origin: &str| {
         policy
             .origins
@@ -78,7 +82,7 @@ pub fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> U
     if !policy.origins.is_empty() && request.headers().contains_key("origin") {
         // A header that is no text names no origin of ours.
         if !header("origin").is_some_and(allowed) {
-            return refused(FORBIDDEN, "origin not allowed");
+            return refused(FORBIDDEN, "origin_not_allowed");
         }
     }
     let forwarded_for = policy
@@ -90,13 +94,22 @@ pub fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> U
         .and_then(|address| address.trim().parse().ok());
     let mut answer = Vec::with_capacity(160);
     if write_response(&mut answer, &response).is_err() {
-        return refused(BAD_REQUEST, "bad websocket upgrade");
+        return refused(BAD_REQUEST, "bad_websocket_upgrade");
     }
     input.advance(length);
     Upgrade::Accepted {
         answer,
         forwarded_for,
     }
+}
+
+/// Whether the head, once it is whole, asks for another protocol. `tungstenite` reads only heads that ask for its own.
+fn wants_upgrade(input: &[u8]) -> Result<Option<bool>, httparse::Error> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let complete = request.parse(input)?.is_complete();
+    let upgrade = |header: &httparse::Header<'_>| header.name.eq_ignore_ascii_case("upgrade");
+    Ok(complete.then(|| request.headers.iter().any(upgrade)))
 }
 
 #[cfg(test)]
@@ -154,26 +167,30 @@ mod tests {
         };
         assert_eq!(
             why("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &open),
-            "http without upgrade"
+            "http_without_upgrade"
+        );
+        assert_eq!(
+            why("POST / HTTP/1.1\r\nHost: a\r\n\r\n", &open),
+            "http_without_upgrade"
         );
         assert_eq!(
             why("POST / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &open),
-            "bad websocket upgrade"
+            "bad_websocket_upgrade"
         );
-        assert_eq!(why("PROXY TCP4 1.2.3.4 5 6 7\r\n\r\n", &open), "not http");
+        assert_eq!(why("PROXY TCP4 1.2.3.4 5 6 7\r\n\r\n", &open), "not_http");
         assert_eq!(
             why(
                 &format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(MAX_HTTP_HEAD)),
                 &open
             ),
-            "http head too large"
+            "http_head_too_large"
         );
         let closed = UpgradePolicy {
             origins: vec!["https://ok.example".into()],
             ..open
         };
         let with = |origin: &str| format!("{HEAD}Origin: {origin}\r\n\r\n");
-        assert_eq!(why(&with("https://evil.example"), &closed), "origin not allowed");
+        assert_eq!(why(&with("https://evil.example"), &closed), "origin_not_allowed");
         assert!(matches!(
             run(&with("https://OK.example"), &closed, false).0,
             Upgrade::Accepted { .. }

@@ -346,3 +346,18 @@ fn recycle(buffer: &mut BytesMut) {
         *buffer = BytesMut::with_capacity(4096);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle connection is this, its session and tokio's registration. Issue 3 wants all three within 1,024 bytes.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        assert!(
+            size_of::<Driver>() <= 480,
+            "Driver has {} bytes",
+            size_of::<Driver>()
+        );
+    }
+}
