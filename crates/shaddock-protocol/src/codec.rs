@@ -1,19 +1,20 @@
 //! What all connections of one frontend share, and the encoding of everything that goes to a client.
 
+use crate::answers::{Answers, Wanted, interval};
+use crate::compress::deflate_zlib;
 use crate::dictionary::push_json_string;
-use crate::handshake::is_truthy;
-use crate::message::{flag_bits, put_response_head};
+use crate::message::{RouteRef, flag_bits, put_head, put_varint};
 use crate::package::{HEADER_LEN, header};
 use crate::text::{escape_non_bmp, put_escaped};
 use crate::{
-    Dialect, DialectChoice, Dictionary, HandshakeRequest, Limits, MAX_ROUTE_LEN, Message,
-    MessageError, MessageType, PackageTooLarge, PackageType, RejectCode, WireRoute, encode_package,
+    Dialect, DialectChoice, Dictionary, HandshakeRequest, HashPolicy, Limits, MessageError,
+    MessageType, PackageTooLarge, PackageType, ProtobufError, Protos, RefuseReason, RejectCode,
+    Route, encode_package,
 };
-use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
-use core::fmt::Write as _;
 use core::time::Duration;
 use serde_json::Value;
 
@@ -49,14 +50,17 @@ pub struct CodecConfig {
     /// Bounds on what a client may send.
     pub limits: Limits,
     /// Heartbeat interval. `None` or zero: no heartbeats, except with Pitaya clients ([`PITAYA_HEARTBEAT`]). Use whole seconds:
-    /// C and Go clients read an integer. Default: none.
+    /// C and Go clients read an integer (Pitaya clients are told the next whole second). Default: none.
     pub heartbeat: Option<Duration>,
     /// How long a client may be silent once heartbeats run. Default: twice the interval.
     pub heartbeat_timeout: Option<Duration>,
     /// Codes for routes. `None`: the server neither announces nor understands codes.
     pub dictionary: Option<Arc<Dictionary>>,
-    /// Whether requests and notifies of Pomelo clients must be signed. Default: no.
-    pub crypto: bool,
+    /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON.
+    pub protos: Option<Arc<Protos>>,
+    /// Whether requests and notifies of Pomelo clients must be signed, and with what. Default `None`: they need not be. Pitaya
+    /// clients cannot sign; refuse their dialect where that matters.
+    pub crypto: Option<HashPolicy>,
     /// What bodies of Pitaya clients are written in.
     pub pitaya_serializer: PitayaSerializer,
     /// Whether what goes to Pitaya clients is deflated where that makes it shorter. Default: no.
@@ -64,7 +68,7 @@ pub struct CodecConfig {
 }
 
 /// A message that cannot be written. Nothing was written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
     /// Longer than a package can be.
@@ -73,21 +77,30 @@ pub enum EncodeError {
     /// A push whose route is longer than the wire can express, and has no code.
     #[error(transparent)]
     Route(#[from] MessageError),
-    /// A push without a body: no client can read it.
+    /// A push to Pomelo clients without a body: no client can read it.
     #[error("a push needs a body")]
     EmptyBody,
+    /// The body does not fit the route's schema.
+    #[error(transparent)]
+    Protobuf(#[from] ProtobufError),
 }
 
 /// Everything that the connections of one frontend share: configuration, and answers made once. Immutable; kept in an `Arc`.
+///
+/// A change of limits or of the dictionary is a new `Codec`, for the connections accepted from then on.
 #[derive(Debug)]
 pub struct Codec {
     config: CodecConfig,
+    answers: Answers,
 }
 
 impl Codec {
     /// Prepares everything that does not depend on a single client.
     pub fn new(config: CodecConfig) -> Self {
-        Self { config }
+        Self {
+            answers: Answers::new(&config),
+            config,
+        }
     }
 
     /// The configuration it was made of.
@@ -100,14 +113,29 @@ impl Codec {
         &self.config.limits
     }
 
+    /// The heartbeat interval of clients of `dialect`; `None`: they have no heartbeats.
+    pub fn heartbeat(&self, dialect: Dialect) -> Option<Duration> {
+        interval(&self.config, dialect)
+    }
+
+    /// How long clients of `dialect` may send no complete package; `None`: they have no heartbeats.
+    pub fn heartbeat_timeout(&self, dialect: Dialect) -> Option<Duration> {
+        let interval = self.heartbeat(dialect)?;
+        Some(
+            self.config
+                .heartbeat_timeout
+                .unwrap_or(interval.saturating_mul(2)),
+        )
+    }
+
     /// A complete DATA package (package head, message head, body) of a push, as clients of `dialect` read it. Called once per
     /// broadcast and dialect; the result is shared by all receivers.
     ///
-    /// `json` is JSON text in UTF-8 (for Pitaya clients: whatever their serializer says; it goes out untouched).
+    /// `json` is JSON text in UTF-8. For Pitaya clients it is whatever their serializer says, and goes out untouched.
     ///
     /// # Errors
     ///
-    /// The body is empty or does not fit, or the route cannot be written.
+    /// The body is empty (Pomelo), does not fit the schema or the package, or the route cannot be written.
     pub fn encode_push(
         &self,
         dialect: Dialect,
@@ -131,16 +159,20 @@ impl Codec {
         json: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
+        if json.is_empty() && dialect == Dialect::Pomelo {
+            return Err(EncodeError::EmptyBody);
+        }
+        let body = self.body(dialect, route, json)?;
+        let flags = flag_bits(body.is_deflated(), false);
+        // Pitaya's C client reads one byte of a code: its routes are never compressed.
         let code = match (dialect, &self.config.dictionary) {
             (Dialect::Pomelo, Some(dictionary)) => dictionary.code(route),
             _ => None,
         };
+        let route = code.map_or(RouteRef::Name(route.as_bytes()), RouteRef::Code);
         put_data(out, |out| {
-            let route = match code {
-                Some(code) => WireRoute::Code(code),
-                None => WireRoute::Name(Bytes::copy_from_slice(route.as_bytes())),
-            };
-            Message::new(MessageType::Push, 0, route, Bytes::copy_from_slice(json)).encode(out)?;
+            put_head(MessageType::Push, flags, 0, route, out)?;
+            body.put(out);
             Ok(())
         })
     }
@@ -148,9 +180,12 @@ impl Codec {
     /// Appends a complete DATA package of a response to `out`. `route` is the request's: it chooses the schema and is not
     /// written. `error` sets the error flag for Pitaya clients; Pomelo clients have none.
     ///
+    /// For Pomelo clients an empty `json` is `{}`, and an error that the schema of the route cannot express is an empty body,
+    /// which they read as `{}`: an answer in any case.
+    ///
     /// # Errors
     ///
-    /// The body does not fit; `out` is as it was.
+    /// The body does not fit the schema or the package; `out` is as it was. Answer with an error then.
     pub fn encode_response(
         &self,
         dialect: Dialect,
@@ -160,19 +195,24 @@ impl Codec {
         error: bool,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        let _ = route;
+        let json = match dialect {
+            Dialect::Pomelo if json.is_empty() => b"{}",
+            _ => json,
+        };
+        let body = match self.body(dialect, route, json) {
+            Ok(body) => body,
+            Err(_) if error => Body::Plain(b""),
+            Err(failure) => return Err(failure.into()),
+        };
+        let flags = flag_bits(body.is_deflated(), error && dialect == Dialect::Pitaya);
         put_data(out, |out| {
-            put_response_head(
-                flag_bits(false, error && dialect == Dialect::Pitaya),
-                id,
-                out,
-            );
-            put_escaped(json, out);
+            put_head(MessageType::Response, flags, id, RouteRef::None, out)?;
+            body.put(out);
             Ok(())
         })
     }
 
-    /// A complete KICK package, `{"reason":".."}`, for both dialects.
+    /// A complete KICK package, `{"reason":".."}`, for both dialects: browser clients parse it before they report the kick.
     ///
     /// A reason longer than a package can hold is left out.
     pub fn encode_kick(&self, reason: &str) -> Bytes {
@@ -183,8 +223,10 @@ impl Codec {
             .unwrap_or(Bytes::from_static(b"\x05\x00\x00\x0d{\"reason\":\"\"}"))
     }
 
-    /// The body of an error answer. Pomelo clients get `{"code":500}` whatever the error is; Pitaya clients get code, message
-    /// and metadata in their serializer. Use it with `error = true` in [`Codec::encode_response`].
+    /// The body of an error answer, for [`Codec::encode_response`] with `error = true`.
+    ///
+    /// Pomelo clients get `{"code":500}` whatever the error is. Pitaya clients get code (`PIT-404`), message and metadata in
+    /// their serializer; what is empty is left out, metadata are sorted.
     pub fn error_body(
         &self,
         dialect: Dialect,
@@ -192,38 +234,107 @@ impl Codec {
         message: &str,
         metadata: &[(&str, &str)],
     ) -> Bytes {
-        let _ = (dialect, code, message, metadata);
-        Bytes::from_static(b"{\"code\":500}")
+        let mut metadata = metadata.to_vec();
+        metadata.sort_unstable();
+        match (dialect, self.config.pitaya_serializer) {
+            (Dialect::Pomelo, _) => Bytes::from_static(b"{\"code\":500}"),
+            (Dialect::Pitaya, PitayaSerializer::Json) => {
+                error_json(code, message, &metadata).into()
+            }
+            (Dialect::Pitaya, PitayaSerializer::Protobuf) => {
+                error_protobuf(code, message, &metadata).into()
+            }
+        }
     }
 
-    pub(crate) fn put_answer(
+    /// Appends the answer to a request that was [refused](crate::Event::Refused).
+    pub fn put_refusal(
         &self,
-        want: Wanted,
+        dialect: Dialect,
+        id: u64,
+        route: Option<&Route>,
+        reason: RefuseReason,
+        out: &mut BytesMut,
+    ) {
+        let body = self.error_body(dialect, "PIT-400", reason.text(), &[]);
+        let route = route.map_or("", Route::as_str);
+        // A body this small fits, and an error is written even where the schema has no place for it.
+        let _ = self.encode_response(dialect, id, route, &body, true, out);
+    }
+
+    /// What the answer to this request has to contain.
+    pub(crate) fn wanted(&self, request: &HandshakeRequest) -> Wanted {
+        let dictionary = self.config.dictionary.as_ref();
+        let protos = self.config.protos.as_ref();
+        Wanted {
+            dictionary: dictionary.is_some_and(|dictionary| {
+                request.dict_version.as_deref() != Some(dictionary.version())
+            }),
+            protos: protos
+                .is_some_and(|protos| request.proto_version.as_deref() != Some(protos.version())),
+        }
+    }
+
+    pub(crate) fn put_accept(
+        &self,
+        dialect: Dialect,
+        wanted: Wanted,
         user: Option<&Value>,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        let _ = (want, user.filter(|user| is_truthy(user)));
-        let mut text = String::from("{\"code\":200,\"sys\":{");
-        let _ = write!(text, "}}}}");
-        out.put_slice(&encode_package(PackageType::Handshake, text.as_bytes())?);
-        Ok(())
+        self.answers.put_accept(dialect, wanted, user, out)
     }
 
-    pub(crate) fn put_reject(&self, code: RejectCode, dialect: Dialect, out: &mut BytesMut) {
-        let mut text = String::new();
-        let _ = write!(text, "{{\"code\":{}}}", code.number(dialect));
-        if let Ok(package) = encode_package(PackageType::Handshake, text.as_bytes()) {
-            out.put_slice(&package);
+    pub(crate) fn put_reject(&self, dialect: Dialect, code: RejectCode, out: &mut BytesMut) {
+        self.answers.put_reject(dialect, code, out);
+    }
+
+    /// The form in which a body goes to clients of `dialect`.
+    fn body<'a>(
+        &self,
+        dialect: Dialect,
+        route: &str,
+        json: &'a [u8],
+    ) -> Result<Body<'a>, ProtobufError> {
+        match (dialect, &self.config.protos) {
+            (Dialect::Pomelo, Some(protos)) if protos.server().has(route) => {
+                protos.server().encode(route, json).map(Body::Converted)
+            }
+            (Dialect::Pomelo, _) => Ok(Body::Json(json)),
+            (Dialect::Pitaya, _) if self.config.compress_pitaya => {
+                let deflated = deflate_zlib(json);
+                Ok(if deflated.len() < json.len() {
+                    Body::Deflated(deflated)
+                } else {
+                    Body::Plain(json)
+                })
+            }
+            (Dialect::Pitaya, _) => Ok(Body::Plain(json)),
         }
     }
 }
 
-/// What the answer to one handshake has to contain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) dialect: Dialect,
-    pub(crate) dictionary: bool,
-    pub(crate) protos: bool,
+/// A body on its way out.
+enum Body<'a> {
+    /// JSON; characters outside the BMP are still to be escaped.
+    Json(&'a [u8]),
+    Plain(&'a [u8]),
+    Converted(Vec<u8>),
+    Deflated(Vec<u8>),
+}
+
+impl Body<'_> {
+    const fn is_deflated(&self) -> bool {
+        matches!(self, Self::Deflated(_))
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        match self {
+            Self::Json(json) => put_escaped(json, out),
+            Self::Plain(bytes) => out.put_slice(bytes),
+            Self::Converted(bytes) | Self::Deflated(bytes) => out.put_slice(bytes),
+        }
+    }
 }
 
 /// Appends a DATA package whose body is written by `write`. On error `out` is as it was.
@@ -233,13 +344,11 @@ fn put_data(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     out.put_bytes(0, HEADER_LEN);
-    let head = write(out).and_then(|()| {
-        let body_len = out.len() - start - HEADER_LEN;
-        Ok(header(PackageType::Data, body_len)?)
-    });
+    let body_start = out.len();
+    let head = write(out).and_then(|()| Ok(header(PackageType::Data, out.len() - body_start)?));
     match head {
         Ok(head) => {
-            out[start..start + HEADER_LEN].copy_from_slice(&head);
+            out[start..body_start].copy_from_slice(&head);
             Ok(())
         }
         Err(error) => {
@@ -247,4 +356,51 @@ fn put_data(
             Err(error)
         }
     }
+}
+
+/// `{"code":..,"msg":..,"metadata":{..}}`
+fn error_json(code: &str, message: &str, metadata: &[(&str, &str)]) -> String {
+    let mut members = Vec::new();
+    for (name, text) in [("code", code), ("msg", message)] {
+        if !text.is_empty() {
+            members.push(member(name, text));
+        }
+    }
+    if !metadata.is_empty() {
+        let inner: Vec<_> = metadata.iter().map(|(k, v)| member(k, v)).collect();
+        members.push(["\"metadata\":{", &inner.join(","), "}"].concat());
+    }
+    ["{", &members.join(","), "}"].concat()
+}
+
+fn member(name: &str, text: &str) -> String {
+    let mut member = String::new();
+    push_json_string(name, &mut member);
+    member.push(':');
+    push_json_string(text, &mut member);
+    member
+}
+
+/// `protos.Error`: 1 code, 2 msg, 3 metadata (a map is repeated messages of 1 key, 2 value).
+fn error_protobuf(code: &str, message: &str, metadata: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_field(1, code.as_bytes(), &mut bytes);
+    put_field(2, message.as_bytes(), &mut bytes);
+    for (key, value) in metadata {
+        let mut entry = Vec::new();
+        put_field(1, key.as_bytes(), &mut entry);
+        put_field(2, value.as_bytes(), &mut entry);
+        put_field(3, &entry, &mut bytes);
+    }
+    bytes
+}
+
+/// A length-delimited field of Google protobuf, left out if empty.
+fn put_field(tag: u8, value: &[u8], bytes: &mut Vec<u8>) {
+    if value.is_empty() {
+        return;
+    }
+    bytes.push(tag << 3 | 2);
+    put_varint(value.len() as u64, bytes);
+    bytes.extend_from_slice(value);
 }

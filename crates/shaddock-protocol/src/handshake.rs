@@ -1,6 +1,6 @@
 //! The handshake: what a client says first, and the answer codes.
 
-use crate::text::utf8_of_client;
+use crate::json::json_of_client;
 use crate::{Dialect, DialectChoice};
 use alloc::string::{String, ToString as _};
 use bytes::Bytes;
@@ -68,7 +68,7 @@ pub enum HandshakeError {
 pub enum RejectCode {
     /// The handshake is wrong or the application said no: 500, to Pitaya clients 400.
     Failed,
-    /// The client is too old: 501, to Pitaya clients 400.
+    /// The client check refuses this kind or version of client: 501, to Pitaya clients 400.
     OldClient,
 }
 
@@ -90,7 +90,7 @@ impl HandshakeRequest {
     ///
     /// It is not a JSON object with a truthy `sys`.
     pub fn parse(body: Bytes, choice: DialectChoice) -> Result<Self, HandshakeError> {
-        let raw = utf8_of_client(body);
+        let raw = json_of_client(body).map_err(|_| HandshakeError::NotJson)?;
         let Ok(Value::Object(mut object)) = serde_json::from_slice(&raw) else {
             return Err(HandshakeError::NotJson);
         };
@@ -121,6 +121,11 @@ impl HandshakeRequest {
 }
 
 impl RsaParts {
+    /// Whether neither modulus nor exponent was sent.
+    pub const fn is_empty(&self) -> bool {
+        self.modulus.is_none() && self.exponent.is_none()
+    }
+
     fn new(rsa: Value) -> Self {
         let Value::Object(mut rsa) = rsa else {
             return Self::default();

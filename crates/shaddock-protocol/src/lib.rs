@@ -13,7 +13,7 @@
 //! | `message` | the inner layer: flag, id, route, body |
 //! | `route`, `dictionary` | routes, and the 2-byte codes that stand for them |
 //! | `handshake` | what a client says first, and what it is answered |
-//! | `text` | the string forms of browser clients; a JSON check without memory |
+//! | `text`, `json` | the string forms of browser clients; a JSON check without memory |
 //! | `protobuf`, `crypto`, `compress` | Pomelo's dynamic protobuf, signed messages, zlib |
 //! | `limits`, `dialect`, `time` | bounds, dialects, milliseconds |
 //!
@@ -39,6 +39,7 @@
 
 extern crate alloc;
 
+mod answers;
 mod codec;
 mod compress;
 mod conn;
@@ -46,6 +47,7 @@ mod crypto;
 mod dialect;
 mod dictionary;
 mod handshake;
+mod json;
 mod limits;
 mod message;
 mod package;
@@ -63,6 +65,7 @@ pub use crypto::{HashPolicy, KeyError, RsaExponent, RsaKey, SignatureError};
 pub use dialect::{Dialect, DialectChoice};
 pub use dictionary::{Dictionary, DictionaryError};
 pub use handshake::{HandshakeError, HandshakeRequest, RejectCode, RsaParts};
+pub use json::{JsonError, check_json};
 pub use limits::Limits;
 pub use message::{MAX_ROUTE_LEN, Message, MessageError, MessageType, WireRoute};
 pub use package::{
@@ -71,5 +74,5 @@ pub use package::{
 };
 pub use protobuf::{FieldProblem, ProtobufError, Protos, Schema, SchemaError};
 pub use route::Route;
-pub use text::{JsonError, check_json, escape_non_bmp, utf8_of_client};
+pub use text::{escape_non_bmp, utf8_of_client};
 pub use time::Millis;

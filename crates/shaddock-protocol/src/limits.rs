@@ -13,13 +13,13 @@ pub struct Limits {
     /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Judged as soon as the
     /// 4 head bytes are there: the body is neither waited for nor given memory. Keep it at or above 64 KiB.
     pub max_package_size: usize,
-    /// Longest body of a HANDSHAKE, in bytes, before it is read as JSON. Default 16 KiB. Judged with the head, like
-    /// `max_package_size`, which also applies. A parsed handshake takes a multiple of its length, hence the smaller bound.
+    /// Longest body of a package before the handshake, in bytes. Default 16 KiB. Judged with the head, like `max_package_size`,
+    /// which also applies. A parsed HANDSHAKE takes a multiple of its length in memory, hence the smaller bound.
     pub max_handshake_size: usize,
     /// Longest body of a message after inflating it, in bytes (Pitaya clients only). Default 64 KiB. The inflater stops there.
     pub max_inflated_size: usize,
     /// Time for each step of the handshake: accept to HANDSHAKE, HANDSHAKE to the application's answer, answer to ACK.
-    /// Default 10 s.
+    /// Default 10 s; `Duration::MAX` is none.
     pub handshake_timeout: Duration,
     /// Longest time without a byte in either direction. Default 90 s. Applies before the connection is WORKING, and afterwards
     /// only if heartbeats are off; with heartbeats on their timeout governs.

@@ -136,40 +136,59 @@ impl Message {
     ///
     /// The route is missing or too long; `out` is as it was.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), MessageError> {
-        let mut flag = (self.kind as u8) << 1;
-        flag |= if self.compressed { COMPRESSED } else { 0 };
-        flag |= if self.error { ERROR } else { 0 };
-        if self.kind == MessageType::Response {
-            put_response_head(flag, self.id, out);
-            out.put_slice(&self.body);
-            return Ok(());
-        }
-        match &self.route {
-            WireRoute::None => return Err(MessageError::RouteMissing),
-            WireRoute::Name(name) if name.len() > MAX_ROUTE_LEN => {
-                return Err(MessageError::RouteTooLong(name.len()));
-            }
-            WireRoute::Code(_) => flag |= ROUTE_IS_CODE,
-            WireRoute::Name(_) => {}
-        }
-        out.put_u8(flag);
-        if has_id(self.kind) {
-            put_id(self.id, out);
-        }
-        match &self.route {
-            WireRoute::Code(code) => out.put_u16(*code),
-            WireRoute::Name(name) => put_name(name, out),
-            WireRoute::None => {}
-        }
+        let route = match &self.route {
+            WireRoute::None => RouteRef::None,
+            WireRoute::Code(code) => RouteRef::Code(*code),
+            WireRoute::Name(name) => RouteRef::Name(name),
+        };
+        let flags = flag_bits(self.compressed, self.error);
+        put_head(self.kind, flags, self.id, route, out)?;
         out.put_slice(&self.body);
         Ok(())
     }
 }
 
-/// Appends flag and id of a response. `flags` may hold the compression and error bits; the type is set here.
-pub(crate) fn put_response_head(flags: u8, id: u64, out: &mut BytesMut) {
-    out.put_u8(flags | (MessageType::Response as u8) << 1);
-    put_id(id, out);
+/// A route to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RouteRef<'a> {
+    None,
+    Code(u16),
+    Name(&'a [u8]),
+}
+
+/// Appends flag, id and route. `flags` holds the compression and error bits; a response's route is left out.
+pub(crate) fn put_head(
+    kind: MessageType,
+    flags: u8,
+    id: u64,
+    route: RouteRef<'_>,
+    out: &mut BytesMut,
+) -> Result<(), MessageError> {
+    let flag = flags | (kind as u8) << 1;
+    match route {
+        _ if kind == MessageType::Response => put_flag_and_id(kind, flag, id, out),
+        RouteRef::None => return Err(MessageError::RouteMissing),
+        RouteRef::Code(code) => {
+            put_flag_and_id(kind, flag | ROUTE_IS_CODE, id, out);
+            out.put_u16(code);
+        }
+        RouteRef::Name(name) => {
+            let Ok(len) = u8::try_from(name.len()) else {
+                return Err(MessageError::RouteTooLong(name.len()));
+            };
+            put_flag_and_id(kind, flag, id, out);
+            out.put_u8(len);
+            out.put_slice(name);
+        }
+    }
+    Ok(())
+}
+
+fn put_flag_and_id(kind: MessageType, flag: u8, id: u64, out: &mut BytesMut) {
+    out.put_u8(flag);
+    if has_id(kind) {
+        put_varint(id, out);
+    }
 }
 
 /// The flag bits of a message that is not a plain one.
@@ -181,19 +200,13 @@ const fn has_id(kind: MessageType) -> bool {
     matches!(kind, MessageType::Request | MessageType::Response)
 }
 
-fn put_name(name: &[u8], out: &mut BytesMut) {
-    // The caller has checked that it fits.
-    out.put_u8(u8::try_from(name.len()).unwrap_or(u8::MAX));
-    out.put_slice(name);
-}
-
 /// Base 128, least significant group first.
-fn put_id(mut id: u64, out: &mut BytesMut) {
-    while id >= 0x80 {
-        out.put_u8((id & 0x7f) as u8 | 0x80);
-        id >>= 7;
+pub(crate) fn put_varint(mut value: u64, out: &mut impl BufMut) {
+    while value >= 0x80 {
+        out.put_u8((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
     }
-    out.put_u8((id & 0x7f) as u8);
+    out.put_u8((value & 0x7f) as u8);
 }
 
 /// Up to 10 bytes; padded forms are accepted.

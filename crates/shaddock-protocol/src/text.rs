@@ -1,10 +1,9 @@
-//! The string forms of browser clients, and a JSON check that needs no memory.
+//! The string forms of browser clients.
 //!
 //! Browser clients encode and decode UTF-16 units one by one. What they send for a character outside the BMP is CESU-8: two
 //! groups of three bytes. What they read from the 4-byte form of UTF-8 is wrong text. So text from clients is repaired and JSON
 //! for clients has `\ud83d\ude00` in the place of such characters.
 
-use crate::Limits;
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -90,11 +89,8 @@ pub(crate) fn put_escaped(json: &[u8], out: &mut BytesMut) {
 
 /// Whether a byte can begin a 4-byte character. Blocks without a branch inside are what the compiler makes vectors of.
 fn has_non_bmp(json: &[u8]) -> bool {
-    json.chunks(64).any(|block| {
-        block
-            .iter()
-            .fold(false, |found, &byte| found | (byte >= 0xf0))
-    })
+    json.chunks(64)
+        .any(|block| block.iter().fold(0, |most, &byte| byte.max(most)) >= 0xf0)
 }
 
 fn write_escaped(json: &[u8], mut put: impl FnMut(&[u8])) {
@@ -125,25 +121,90 @@ fn unit_escape(unit: u16) -> [u8; 6] {
     [b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]
 }
 
-/// Why a text is not JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JsonError {
-    /// Something else was expected at this byte.
-    #[error("not JSON at byte {0}")]
-    Syntax(usize),
-    /// More than [`Limits::MAX_JSON_DEPTH`] levels.
-    #[error("JSON nested more than {depth} levels deep", depth = Limits::MAX_JSON_DEPTH)]
-    TooDeep,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString as _;
+    use proptest::prelude::*;
 
-/// Whether `text` is one JSON value of at most [`Limits::MAX_JSON_DEPTH`] levels. Allocates nothing, recurses never.
-///
-/// # Errors
-///
-/// It is not.
-pub fn check_json(text: &[u8]) -> Result<(), JsonError> {
-    serde_json::from_slice::<serde::de::IgnoredAny>(text)
-        .map(|_| ())
-        .map_err(|e| JsonError::Syntax(e.column()))
+    /// What a browser client makes of a string: every UTF-16 unit on its own.
+    fn browser_bytes(text: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for unit in text.encode_utf16() {
+            let [high, low] = unit.to_be_bytes();
+            match unit {
+                0..=0x7f => bytes.push(low),
+                0x80..=0x7ff => bytes.extend([0xc0 | high << 2 | low >> 6, 0x80 | low & 0x3f]),
+                _ => bytes.extend([
+                    0xe0 | high >> 4,
+                    0x80 | (high & 15) << 2 | low >> 6,
+                    0x80 | low & 0x3f,
+                ]),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn valid_text_is_not_copied() {
+        let sent = Bytes::from("a中😀".as_bytes().to_vec());
+        assert_eq!(utf8_of_client(sent.clone()).as_ptr(), sent.as_ptr());
+    }
+
+    #[test]
+    fn invalid_bytes_become_one_replacement_each() {
+        for (sent, read) in [
+            (&b"\xff\x80a"[..], "\u{fffd}\u{fffd}a"),
+            (b"\xed\xa0\xbdx", "\u{fffd}x"),
+            (b"\xed\xa0\xbd\xed\xa0\xbd\xed\xb8\x80", "\u{fffd}😀"),
+            (b"\xed\xb8\x80\xed\xa0\xbd", "\u{fffd}\u{fffd}"),
+            (b"a\xe4\xb8", "a\u{fffd}"),
+            (b"\xed\xa0", "\u{fffd}\u{fffd}"),
+            (b"\xed", "\u{fffd}"),
+        ] {
+            assert_eq!(repair(sent), (read.to_string(), true), "{sent:02x?}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_joined_without_loss() {
+        assert_eq!(
+            repair(b"\xed\xa0\xbd\xed\xb8\x80"),
+            ("😀".to_string(), false)
+        );
+    }
+
+    #[test]
+    fn only_characters_outside_the_bmp_are_escaped() {
+        assert_eq!(
+            &*escape_non_bmp("{\"m\":\"中😀b\"}".as_bytes()),
+            "{\"m\":\"中\\ud83d\\ude00b\"}".as_bytes()
+        );
+        assert!(matches!(
+            escape_non_bmp("é中\u{ffff}".as_bytes()),
+            Cow::Borrowed(_)
+        ));
+        assert_eq!(&*escape_non_bmp(b"\xf0\x9f\xff"), b"\xf0\x9f\xff");
+        assert_eq!(&*escape_non_bmp(b"\xf0\x9f"), b"\xf0\x9f");
+    }
+
+    proptest! {
+        #[test]
+        fn browser_text_is_read_back(text in any::<String>()) {
+            prop_assert_eq!(utf8_of_client(Bytes::from(browser_bytes(&text))), text.as_bytes());
+        }
+
+        #[test]
+        fn repaired_text_is_utf8(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(str::from_utf8(&utf8_of_client(Bytes::from(bytes))).is_ok());
+        }
+
+        #[test]
+        fn escaped_json_means_the_same(text in any::<String>()) {
+            let json = serde_json::to_vec(&text).unwrap();
+            let escaped = escape_non_bmp(&json);
+            prop_assert!(escaped.iter().all(|&byte| byte < 0xf0));
+            prop_assert_eq!(serde_json::from_slice::<String>(&escaped).unwrap(), text);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Deadlines of a connection, as data.
 
+use super::ConnState;
+use crate::{Codec, Dialect, Millis};
 use core::fmt;
 
 /// Which deadline has passed. The connection is closed, without a KICK.
@@ -40,5 +42,69 @@ impl fmt::Display for TimeoutKind {
             Self::Heartbeat => "heartbeat timeout",
             Self::Idle => "idle for too long",
         })
+    }
+}
+
+/// The three times that all deadlines are counted from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// The present step of the handshake began.
+    step: Millis,
+    /// The last byte in either direction.
+    traffic: Millis,
+    /// The last complete package from the client.
+    package: Millis,
+}
+
+impl Clock {
+    pub(super) const fn new(now: Millis) -> Self {
+        Self {
+            step: now,
+            traffic: now,
+            package: now,
+        }
+    }
+
+    pub(super) fn enter(&mut self, now: Millis) {
+        self.step = now;
+    }
+
+    pub(super) fn touch(&mut self, now: Millis) {
+        self.traffic = now;
+    }
+
+    pub(super) fn package(&mut self, now: Millis) {
+        self.package = now;
+    }
+
+    /// The earliest deadline of a connection in this state. Idle time and heartbeat timeout never govern together.
+    pub(super) fn next(
+        &self,
+        state: ConnState,
+        dialect: Dialect,
+        codec: &Codec,
+    ) -> Option<(Millis, TimeoutKind)> {
+        let step = match state {
+            ConnState::Closed => return None,
+            ConnState::Inited => TimeoutKind::Handshake,
+            ConnState::Answering => TimeoutKind::Answer,
+            ConnState::WaitAck => TimeoutKind::Ack,
+            ConnState::Working => {
+                return Some(match codec.heartbeat_timeout(dialect) {
+                    Some(timeout) => (self.package + timeout, TimeoutKind::Heartbeat),
+                    None => self.idle(codec),
+                });
+            }
+        };
+        let step = (self.step + codec.limits().handshake_timeout, step);
+        let idle = self.idle(codec);
+        Some(if idle.0 < step.0 { idle } else { step })
+    }
+
+    fn idle(&self, codec: &Codec) -> (Millis, TimeoutKind) {
+        (
+            self.traffic + codec.limits().idle_timeout,
+            TimeoutKind::Idle,
+        )
     }
 }

@@ -1,36 +1,55 @@
 //! [`Conn`]: the state machine of one connection.
 
 mod deadline;
+mod inbound;
 mod state;
 
 pub use deadline::TimeoutKind;
 pub use state::{ConnState, DropReason, Event, Inbound, ProtocolError, RefuseReason};
 
-use crate::codec::Wanted;
+use crate::answers::Wanted;
 use crate::{
-    Codec, Dialect, DialectChoice, EncodeError, HandshakeRequest, Millis, PackageReader,
-    PackageType, RejectCode,
+    Codec, Dialect, DialectChoice, EncodeError, HandshakeError, HandshakeRequest, Millis, Package,
+    PackageReader, PackageType, RejectCode, RsaKey,
 };
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
+use deadline::Clock;
 use serde_json::Value;
+
+/// A whole HEARTBEAT package.
+const HEARTBEAT: [u8; 4] = [PackageType::Heartbeat as u8, 0, 0, 0];
 
 /// The state machine of one connection: bytes in, events and bytes out, deadlines as data.
 ///
 /// Four kinds of method: getters; [`Conn::poll_event`] for input, called until it gives `None`; [`Conn::accept`],
 /// [`Conn::reject`], [`Conn::close`] and [`Conn::touch`] for commands; [`Conn::deadline`] and [`Conn::poll_timeout`] for time.
-/// Whatever a method appends to `out` is complete packages to be written in that order.
+/// Whatever a method appends to `out` is complete packages, to be written in that order.
+///
+/// | package | INITED | WAIT_ACK | WORKING |
+/// | --- | --- | --- | --- |
+/// | HANDSHAKE | [`Event::Handshake`] | dropped | dropped |
+/// | HANDSHAKE_ACK | dropped | [`Event::Open`], first HEARTBEAT | dropped |
+/// | HEARTBEAT | dropped | dropped | answered, if heartbeats are on |
+/// | DATA | dropped | dropped | [`Event::Message`], [`Event::Refused`], .. |
+/// | KICK, unknown type | error | error | error |
+///
+/// Dropped means [`Event::Dropped`]: no answer, no effect, something to count.
 ///
 /// While no package is cut short a `Conn` owns no memory of its own, apart from a signing key if there is one.
 #[derive(Debug)]
 pub struct Conn {
     codec: Arc<Codec>,
     reader: PackageReader,
+    /// What the client signs with. Boxed: most connections have none.
+    key: Option<Box<RsaKey>>,
+    clock: Clock,
     state: ConnState,
     dialect: Dialect,
     choice: DialectChoice,
-    since: Millis,
+    /// For the answer, once it is given.
+    wanted: Wanted,
 }
 
 impl Conn {
@@ -45,17 +64,19 @@ impl Conn {
         Self {
             codec,
             reader: PackageReader::new(),
+            key: None,
+            clock: Clock::new(now),
             state: ConnState::Inited,
             dialect: choice.fixed().unwrap_or_default(),
             choice,
-            since: now,
+            wanted: Wanted::default(),
         }
     }
 
     /// Takes what it can from `input` and returns the first event in it; call until `None`.
     ///
-    /// `None` leaves bytes in `input` only while the handshake waits for its answer. Keep them, and read no more from the
-    /// client until then.
+    /// `None` leaves bytes in `input` only while the handshake waits for its answer ([`ConnState::Answering`]). Keep them, and
+    /// read no more from the client until then. A closed connection swallows its input.
     ///
     /// # Errors
     ///
@@ -66,30 +87,119 @@ impl Conn {
         input: &mut Bytes,
         out: &mut BytesMut,
     ) -> Result<Option<Event>, ProtocolError> {
+        let event = self.advance(now, input, out);
+        if event.is_err() {
+            self.close();
+        }
+        if self.state == ConnState::Closed {
+            input.clear();
+        }
+        event
+    }
+
+    fn advance(
+        &mut self,
+        now: Millis,
+        input: &mut Bytes,
+        out: &mut BytesMut,
+    ) -> Result<Option<Event>, ProtocolError> {
+        while !matches!(self.state, ConnState::Answering | ConnState::Closed) {
+            if input.is_empty() {
+                return Ok(None);
+            }
+            self.clock.touch(now);
+            let Some(package) = self.reader.next(input, self.max_body())? else {
+                return Ok(None);
+            };
+            self.clock.package(now);
+            if let Some(event) = self.package(now, package, out)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn max_body(&self) -> usize {
         let limits = self.codec.limits();
-        let Some(package) = self.reader.next(input, limits.max_package_size)? else {
-            return Ok(None);
-        };
-        match (package.kind, self.state) {
-            (PackageType::Handshake, ConnState::Inited) => {
-                let request = HandshakeRequest::parse(package.body, self.choice)?;
-                self.dialect = request.dialect;
-                self.state = ConnState::Answering;
-                self.since = now;
-                Ok(Some(Event::Handshake(Box::new(request))))
-            }
-            (PackageType::HandshakeAck, ConnState::WaitAck) => {
-                self.state = ConnState::Working;
-                out.put_slice(b"\x03\x00\x00\x00");
-                Ok(Some(Event::Open))
-            }
-            _ => Ok(None),
+        match self.state {
+            ConnState::Inited => limits.max_handshake_size.min(limits.max_package_size),
+            _ => limits.max_package_size,
         }
     }
 
-    /// Answers the handshake: 200, with what `user` says if that is something.
+    fn package(
+        &mut self,
+        now: Millis,
+        package: Package,
+        out: &mut BytesMut,
+    ) -> Result<Option<Event>, ProtocolError> {
+        let dropped = match (package.kind, self.state) {
+            (PackageType::Data, ConnState::Working) => {
+                let key = self.key.as_deref();
+                return inbound::read(&self.codec, self.dialect, key, package.body).map(Some);
+            }
+            (PackageType::Heartbeat, ConnState::Working) => {
+                self.put_heartbeat(out);
+                return Ok(None);
+            }
+            (PackageType::Handshake, ConnState::Inited) => {
+                return Ok(Some(self.handshake(now, package.body, out)?));
+            }
+            (PackageType::HandshakeAck, ConnState::WaitAck) => {
+                self.enter(ConnState::Working, now);
+                self.put_heartbeat(out);
+                return Ok(Some(Event::Open));
+            }
+            (PackageType::Kick, _) => return Err(ProtocolError::Kick),
+            (PackageType::Data, _) => DropReason::DataBeforeAck,
+            (PackageType::Heartbeat, _) => DropReason::EarlyHeartbeat,
+            (PackageType::Handshake, _) => DropReason::SecondHandshake,
+            (PackageType::HandshakeAck, _) => DropReason::UnexpectedAck,
+        };
+        Ok(Some(Event::Dropped(dropped)))
+    }
+
+    fn handshake(
+        &mut self,
+        now: Millis,
+        body: Bytes,
+        out: &mut BytesMut,
+    ) -> Result<Event, HandshakeError> {
+        let request = HandshakeRequest::parse(body, self.choice).and_then(|request| {
+            self.dialect = request.dialect;
+            self.key = self.client_key(&request)?;
+            Ok(request)
+        });
+        let request = request.inspect_err(|_| {
+            self.codec.put_reject(self.dialect, RejectCode::Failed, out);
+        })?;
+        self.wanted = self.codec.wanted(&request);
+        self.enter(ConnState::Answering, now);
+        Ok(Event::Handshake(Box::new(request)))
+    }
+
+    /// The key that the client has to sign with. `rsa: {}` is accepted, as in the original: all its messages are dropped then.
+    fn client_key(
+        &self,
+        request: &HandshakeRequest,
+    ) -> Result<Option<Box<RsaKey>>, HandshakeError> {
+        if self.codec.config().crypto.is_none() || self.dialect != Dialect::Pomelo {
+            return Ok(None);
+        }
+        let rsa = request.rsa.as_ref().ok_or(HandshakeError::NoKey)?;
+        if rsa.is_empty() {
+            return Ok(None);
+        }
+        let modulus = rsa.modulus.as_deref().unwrap_or_default();
+        RsaKey::from_handshake(modulus, rsa.exponent.unwrap_or_default())
+            .map(|key| Some(Box::new(key)))
+            .map_err(|_| HandshakeError::NoKey)
+    }
+
+    /// Answers the handshake: 200, with `user` if that is something (not null, false, 0 or an empty text).
     ///
-    /// Does nothing unless a handshake waits for its answer.
+    /// Does nothing unless a handshake waits for its answer. Then call [`Conn::poll_event`] again: an ACK that came along with
+    /// the HANDSHAKE is still in the input.
     ///
     /// # Errors
     ///
@@ -101,14 +211,9 @@ impl Conn {
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
         if self.state == ConnState::Answering {
-            let wanted = Wanted {
-                dialect: self.dialect,
-                dictionary: true,
-                protos: true,
-            };
-            self.codec.put_answer(wanted, user, out)?;
-            self.state = ConnState::WaitAck;
-            self.since = now;
+            self.codec
+                .put_accept(self.dialect, self.wanted, user, out)?;
+            self.enter(ConnState::WaitAck, now);
         }
         Ok(())
     }
@@ -116,31 +221,52 @@ impl Conn {
     /// Answers the handshake with an error. The caller writes `out`, then closes, without a KICK.
     pub fn reject(&mut self, code: RejectCode, out: &mut BytesMut) {
         if self.state == ConnState::Answering {
-            self.codec.put_reject(code, self.dialect, out);
+            self.codec.put_reject(self.dialect, code, out);
             self.close();
         }
     }
 
-    /// Ends the connection: no more events, no more deadlines.
+    /// Ends the connection: no more events, no more deadlines, no memory.
     pub fn close(&mut self) {
         self.state = ConnState::Closed;
         self.reader = PackageReader::new();
+        self.key = None;
     }
 
-    /// Bytes were written to the client: the idle time starts again.
+    /// Bytes were written to the client: the idle time starts again. Has no effect on any other deadline.
     pub fn touch(&mut self, now: Millis) {
-        self.since = now;
+        self.clock.touch(now);
     }
 
-    /// When [`Conn::poll_timeout`] should be called at the latest. Later events may move it in both directions.
+    /// When [`Conn::poll_timeout`] should be called at the latest. Input moves it to a later time, except that a completed
+    /// handshake may bring it nearer: ask again after each batch of events. `None` once closed.
     pub fn deadline(&self) -> Option<Millis> {
-        None
+        self.next_deadline().map(|(at, _)| at)
     }
 
     /// Which deadline has passed, if one has; the connection is then [`ConnState::Closed`] and must be closed, without a KICK.
     pub fn poll_timeout(&mut self, now: Millis) -> Option<TimeoutKind> {
-        let _ = now;
-        None
+        let (at, kind) = self.next_deadline()?;
+        if now < at {
+            return None;
+        }
+        self.close();
+        Some(kind)
+    }
+
+    fn next_deadline(&self) -> Option<(Millis, TimeoutKind)> {
+        self.clock.next(self.state, self.dialect, &self.codec)
+    }
+
+    fn enter(&mut self, state: ConnState, now: Millis) {
+        self.state = state;
+        self.clock.enter(now);
+    }
+
+    fn put_heartbeat(&self, out: &mut BytesMut) {
+        if self.codec.heartbeat(self.dialect).is_some() {
+            out.put_slice(&HEARTBEAT);
+        }
     }
 
     /// The dialect; [`Dialect::Pomelo`] while it is not known yet.
@@ -161,5 +287,25 @@ impl Conn {
     /// What all connections of this frontend share.
     pub const fn codec(&self) -> &Arc<Codec> {
         &self.codec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 100,000 idle clients are 100,000 of these.
+    #[test]
+    fn is_small() {
+        assert!(size_of::<Conn>() <= 160, "{}", size_of::<Conn>());
+        assert!(size_of::<Event>() <= 128, "{}", size_of::<Event>());
+    }
+
+    #[test]
+    fn crosses_threads() {
+        const fn check<T: Send + Sync>() {}
+        check::<Conn>();
+        check::<Event>();
+        check::<Codec>();
     }
 }

@@ -1,0 +1,147 @@
+//! From the body of a DATA package to what is dispatched.
+
+use super::{DropReason, Event, Inbound, ProtocolError, RefuseReason};
+use crate::compress::inflate;
+use crate::json::{check_json, json_of_client};
+use crate::text::{repair, utf8_of_client};
+use crate::{
+    Codec, Dialect, HashPolicy, Message, MessageError, MessageType, Route, RsaKey, WireRoute,
+};
+use alloc::string::String;
+use bytes::Bytes;
+use core::num::NonZeroU64;
+
+/// The method name that nobody asks for in good faith.
+const ATTACK: &str = "constructor";
+
+/// What one DATA package means.
+pub(super) fn read(
+    codec: &Codec,
+    dialect: Dialect,
+    key: Option<&RsaKey>,
+    data: Bytes,
+) -> Result<Event, ProtocolError> {
+    let message = match Message::decode(data) {
+        Err(MessageError::InvalidType(_)) => return Ok(Event::Dropped(DropReason::InvalidType)),
+        message => message?,
+    };
+    // Id 0 wants no answer, and neither does a push: the original takes one from a client for a notify.
+    let id = match message.kind {
+        MessageType::Request => NonZeroU64::new(message.id),
+        MessageType::Notify | MessageType::Push => None,
+        MessageType::Response => return Ok(Event::Dropped(DropReason::Response)),
+    };
+    let body = if message.compressed && dialect == Dialect::Pitaya {
+        let max = codec.limits().max_inflated_size;
+        let inflated = inflate(&message.body, max).map_err(|_| ProtocolError::Compression)?;
+        Bytes::from(inflated)
+    } else {
+        message.body
+    };
+    let route = match route(codec, message.route) {
+        Ok(route) => route,
+        Err(reason) => return Ok(refuse(id, None, reason)),
+    };
+    let read = match dialect {
+        Dialect::Pomelo if route.parts() == 3 && route.method() == Some(ATTACK) => {
+            return Ok(Event::Attack);
+        }
+        Dialect::Pomelo => pomelo_body(codec, key, &route, body),
+        Dialect::Pitaya => Ok(body),
+    };
+    let checked = read.and_then(|body| {
+        check_route(dialect, &route).map_err(Fault::Refuse)?;
+        Ok(body)
+    });
+    Ok(match checked {
+        Ok(body) => Event::Message(Inbound { id, route, body }),
+        Err(Fault::Refuse(reason)) => refuse(id, Some(route), reason),
+        Err(Fault::Drop(reason)) => Event::Dropped(reason),
+    })
+}
+
+enum Fault {
+    Refuse(RefuseReason),
+    Drop(DropReason),
+}
+
+/// A request gets an answer whatever is wrong with it, a notify never.
+fn refuse(id: Option<NonZeroU64>, route: Option<Route>, reason: RefuseReason) -> Event {
+    match id {
+        Some(id) => Event::Refused { id, route, reason },
+        None => Event::Dropped(DropReason::BadNotify(reason)),
+    }
+}
+
+fn route(codec: &Codec, route: WireRoute) -> Result<Route, RefuseReason> {
+    match route {
+        WireRoute::Code(code) => {
+            let dictionary = codec.config().dictionary.as_ref();
+            let route = dictionary.and_then(|dictionary| dictionary.route(code));
+            route.cloned().ok_or(RefuseReason::UnknownCode)
+        }
+        WireRoute::Name(name) => Route::from_wire(name).or_else(|name| {
+            let (text, lost) = repair(&name);
+            if lost {
+                Err(RefuseReason::RouteNotText)
+            } else {
+                Ok(Route::from(text))
+            }
+        }),
+        // Only responses have none, and those do not come here.
+        WireRoute::None => Ok(Route::from(String::new())),
+    }
+}
+
+fn check_route(dialect: Dialect, route: &Route) -> Result<(), RefuseReason> {
+    match dialect {
+        Dialect::Pomelo if route.parts() == 3 => Ok(()),
+        Dialect::Pomelo => Err(RefuseReason::BadRoute),
+        Dialect::Pitaya => {
+            if route.as_str().split('.').any(|part| part.trim().is_empty()) {
+                Err(RefuseReason::BlankRoute)
+            } else if matches!(route.parts(), 2 | 3) {
+                Ok(())
+            } else {
+                Err(RefuseReason::BadRoute)
+            }
+        }
+    }
+}
+
+/// The body of a Pomelo message as JSON text, without its signature.
+fn pomelo_body(
+    codec: &Codec,
+    key: Option<&RsaKey>,
+    route: &Route,
+    body: Bytes,
+) -> Result<Bytes, Fault> {
+    let config = codec.config();
+    let schema = config.protos.as_ref().map(|protos| protos.client());
+    let body = match schema {
+        Some(schema) if schema.has(route.as_str()) => {
+            let json = schema.decode(route.as_str(), &body);
+            json.map(Bytes::from).map_err(|_| RefuseReason::BadProtobuf)
+        }
+        _ if body.is_empty() => Ok(Bytes::from_static(b"{}")),
+        _ => match config.crypto {
+            // What was signed is the text before escapes are mended.
+            Some(_) => {
+                let body = utf8_of_client(body);
+                check_json(&body).map(|()| body)
+            }
+            None => json_of_client(body),
+        }
+        .map_err(|_| RefuseReason::BadJson),
+    };
+    let body = body.map_err(Fault::Refuse)?;
+    match config.crypto {
+        Some(policy) => verify(key, &body, policy).ok_or(Fault::Drop(DropReason::BadSignature)),
+        None => Ok(body),
+    }
+}
+
+fn verify(key: Option<&RsaKey>, body: &[u8], policy: HashPolicy) -> Option<Bytes> {
+    let body = key?.verify_json(body, policy).ok()?;
+    json_of_client(Bytes::from(body)).ok()
+}

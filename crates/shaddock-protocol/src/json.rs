@@ -1,0 +1,485 @@
+//! A JSON check that needs no memory and no recursion, for bodies that are passed on as text.
+
+use crate::Limits;
+use crate::text::utf8_of_client;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Why a text is not JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JsonError {
+    /// Something else was expected at this byte.
+    #[error("not JSON at byte {0}")]
+    Syntax(usize),
+    /// More than [`Limits::MAX_JSON_DEPTH`] levels.
+    #[error("JSON nested more than {depth} levels deep", depth = Limits::MAX_JSON_DEPTH)]
+    TooDeep,
+}
+
+/// Whether `text` is one JSON value of at most [`Limits::MAX_JSON_DEPTH`] levels. Allocates nothing, never recurses.
+///
+/// What it accepts has the grammar of JSON; whether strings are UTF-8 is not looked at.
+///
+/// # Errors
+///
+/// It is not.
+pub fn check_json(text: &[u8]) -> Result<(), JsonError> {
+    scan(text).map(|_| ())
+}
+
+/// JSON from a client as text that any JSON parser reads: valid UTF-8, no lone surrogate, not even as an escape. Copies nothing
+/// if that is what the client sent.
+///
+/// # Errors
+///
+/// It is not JSON, or nested too deep.
+pub(crate) fn json_of_client(text: Bytes) -> Result<Bytes, JsonError> {
+    let text = utf8_of_client(text);
+    Ok(match scan(&text)? {
+        Escapes::Whole => text,
+        Escapes::LoneSurrogate => Bytes::from(replace_lone_surrogates(&text)),
+    })
+}
+
+/// What the `\u` escapes of a text are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escapes {
+    Whole,
+    /// At least one half of a pair stands alone: JavaScript writes and reads that, other parsers refuse it.
+    LoneSurrogate,
+}
+
+fn scan(text: &[u8]) -> Result<Escapes, JsonError> {
+    let mut scanner = Scanner {
+        text,
+        at: 0,
+        lone: false,
+        nesting: Nesting::default(),
+    };
+    scanner.document()?;
+    Ok(if scanner.lone {
+        Escapes::LoneSurrogate
+    } else {
+        Escapes::Whole
+    })
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+    lone: bool,
+    nesting: Nesting,
+}
+
+/// The open arrays and objects: one bit each, 1 for an object.
+#[derive(Default)]
+struct Nesting {
+    bits: u128,
+    depth: u32,
+}
+
+impl Nesting {
+    fn open(&mut self, object: bool) -> Result<(), JsonError> {
+        if self.depth == Limits::MAX_JSON_DEPTH {
+            return Err(JsonError::TooDeep);
+        }
+        self.bits = self.bits << 1 | u128::from(object);
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.bits >>= 1;
+        self.depth -= 1;
+    }
+
+    const fn in_object(&self) -> bool {
+        self.bits & 1 == 1
+    }
+}
+
+impl Scanner<'_> {
+    fn document(&mut self) -> Result<(), JsonError> {
+        loop {
+            self.value()?;
+            // Everything that this value ends.
+            loop {
+                self.skip_space();
+                if self.nesting.depth == 0 {
+                    return if self.at == self.text.len() {
+                        Ok(())
+                    } else {
+                        self.wrong()
+                    };
+                }
+                let object = self.nesting.in_object();
+                match self.bump() {
+                    Some(b',') => {
+                        if object {
+                            self.skip_space();
+                            self.key()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if object => self.nesting.close(),
+                    Some(b']') if !object => self.nesting.close(),
+                    other => return self.unexpected(other),
+                }
+            }
+        }
+    }
+
+    /// A scalar or an empty array or object; or the beginning of others, up to where their first value begins.
+    fn value(&mut self) -> Result<(), JsonError> {
+        loop {
+            self.skip_space();
+            match self.bump() {
+                Some(b'"') => return self.string(),
+                Some(b'{') => {
+                    self.nesting.open(true)?;
+                    self.skip_space();
+                    if self.eat(b'}') {
+                        self.nesting.close();
+                        return Ok(());
+                    }
+                    self.key()?;
+                }
+                Some(b'[') => {
+                    self.nesting.open(false)?;
+                    self.skip_space();
+                    if self.eat(b']') {
+                        self.nesting.close();
+                        return Ok(());
+                    }
+                }
+                Some(b'-') => {
+                    let first = self.bump();
+                    return self.number(first);
+                }
+                digit @ Some(b'0'..=b'9') => return self.number(digit),
+                Some(b't') => return self.literal(b"rue"),
+                Some(b'f') => return self.literal(b"alse"),
+                Some(b'n') => return self.literal(b"ull"),
+                other => return self.unexpected(other),
+            }
+        }
+    }
+
+    fn key(&mut self) -> Result<(), JsonError> {
+        if !self.eat(b'"') {
+            return self.wrong();
+        }
+        self.string()?;
+        self.skip_space();
+        if self.eat(b':') { Ok(()) } else { self.wrong() }
+    }
+
+    /// The rest of a string, behind its first quote.
+    fn string(&mut self) -> Result<(), JsonError> {
+        loop {
+            match self.bump() {
+                Some(b'"') => return Ok(()),
+                Some(b'\\') => self.escape()?,
+                Some(0x20..) => {}
+                other => return self.unexpected(other),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), JsonError> {
+        match self.bump() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
+            Some(b'u') => match escaped_unit(&self.text[self.at..]) {
+                Some((_, len, whole)) => {
+                    self.lone |= !whole;
+                    self.at += len;
+                    Ok(())
+                }
+                None => self.wrong(),
+            },
+            other => self.unexpected(other),
+        }
+    }
+
+    fn number(&mut self, first: Option<u8>) -> Result<(), JsonError> {
+        match first {
+            Some(b'0') => {}
+            Some(b'1'..=b'9') => self.skip_digits(),
+            other => return self.unexpected(other),
+        }
+        if self.eat(b'.') {
+            self.digits()?;
+        }
+        if self.eat(b'e') || self.eat(b'E') {
+            let _ = self.eat(b'+') || self.eat(b'-');
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), JsonError> {
+        let start = self.at;
+        self.skip_digits();
+        if self.at == start {
+            self.wrong()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn skip_digits(&mut self) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+    }
+
+    fn literal(&mut self, rest: &[u8]) -> Result<(), JsonError> {
+        if self.text[self.at..].starts_with(rest) {
+            self.at += rest.len();
+            Ok(())
+        } else {
+            self.wrong()
+        }
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn bump(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    const fn wrong(&self) -> Result<(), JsonError> {
+        Err(JsonError::Syntax(self.at))
+    }
+
+    /// The byte that was just taken is wrong; or there was none left.
+    fn unexpected(&self, taken: Option<u8>) -> Result<(), JsonError> {
+        let back = usize::from(taken.is_some());
+        Err(JsonError::Syntax(self.at.saturating_sub(back)))
+    }
+}
+
+/// Reads what follows `\u`: the unit, how many bytes belong to it (with the second half of a pair, if it is there), and whether
+/// they make a character.
+fn escaped_unit(text: &[u8]) -> Option<(u16, usize, bool)> {
+    let first = hex_unit(text)?;
+    Some(match first {
+        0xd800..=0xdbff => {
+            let second = text
+                .get(4..)
+                .and_then(|rest| rest.strip_prefix(b"\\u"))
+                .and_then(hex_unit);
+            match second {
+                Some(0xdc00..=0xdfff) => (first, 10, true),
+                _ => (first, 4, false),
+            }
+        }
+        0xdc00..=0xdfff => (first, 4, false),
+        _ => (first, 4, true),
+    })
+}
+
+fn hex_unit(text: &[u8]) -> Option<u16> {
+    text.first_chunk::<4>()?.iter().try_fold(0, |unit, &byte| {
+        let digit = char::from(byte).to_digit(16)?;
+        Some(unit << 4 | u16::try_from(digit).ok()?)
+    })
+}
+
+/// `\ud83d` without its other half becomes `\ufffd`. The text is known to be JSON, so a backslash begins an escape.
+fn replace_lone_surrogates(json: &[u8]) -> Vec<u8> {
+    let mut text = json.to_vec();
+    let mut at = 0;
+    while at < text.len() {
+        if text[at] != b'\\' {
+            at += 1;
+            continue;
+        }
+        let unit = text[at + 1..].strip_prefix(b"u").and_then(escaped_unit);
+        match unit {
+            Some((_, len, true)) => at += 2 + len,
+            Some((_, _, false)) => {
+                text[at + 2..at + 6].copy_from_slice(b"fffd");
+                at += 6;
+            }
+            None => at += 2,
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use proptest::prelude::*;
+
+    fn parses(text: &[u8]) -> bool {
+        serde_json::from_slice::<serde_json::Value>(text).is_ok()
+    }
+
+    #[test]
+    fn accepts_json() {
+        for text in [
+            "{}",
+            "[]",
+            "0",
+            "-0",
+            "1.5e+3",
+            "\"\"",
+            "null",
+            "true",
+            "false",
+            " [ 1 , { \"a\" : [ ] } ] ",
+            "{\"a\":{\"b\":[1,2,{}]},\"c\":\"\\u00e9\\n\"}",
+            "12E5",
+            "\"\\/\\b\\f\\r\\t\\\\\"",
+        ] {
+            assert_eq!(check_json(text.as_bytes()), Ok(()), "{text}");
+            assert!(parses(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_json() {
+        for text in [
+            "",
+            " ",
+            "{",
+            "}",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "01",
+            "1.",
+            ".5",
+            "-",
+            "+1",
+            "1e",
+            "nul",
+            "tru",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\u{1}\"",
+            "[1 2]",
+            "{}{}",
+            "[}",
+            "{]",
+            "'a'",
+            "NaN",
+            "\u{feff}{}",
+        ] {
+            assert!(check_json(text.as_bytes()).is_err(), "{text}");
+            assert!(!parses(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_byte() {
+        assert_eq!(check_json(b"{\"a\":x}"), Err(JsonError::Syntax(5)));
+        assert_eq!(check_json(b"{\"a\":"), Err(JsonError::Syntax(5)));
+        assert_eq!(check_json(b"[1}"), Err(JsonError::Syntax(2)));
+        assert_eq!(check_json(b"{} x"), Err(JsonError::Syntax(3)));
+    }
+
+    #[test]
+    fn depth_is_that_of_the_parser_behind() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| {
+                [open.repeat(depth), String::from("1"), close.repeat(depth)].concat()
+            };
+            let most = Limits::MAX_JSON_DEPTH as usize;
+            assert_eq!(check_json(nested(most).as_bytes()), Ok(()));
+            assert!(parses(nested(most).as_bytes()));
+            assert_eq!(
+                check_json(nested(most + 1).as_bytes()),
+                Err(JsonError::TooDeep)
+            );
+            assert!(!parses(nested(most + 1).as_bytes()));
+        }
+        assert_eq!(
+            check_json("[".repeat(1 << 20).as_bytes()),
+            Err(JsonError::TooDeep)
+        );
+    }
+
+    #[test]
+    fn lone_surrogate_escapes_are_replaced() {
+        let cases = [
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\ude00x""#, r#""\ufffdx""#),
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (
+                r#""\ud83d\ud83d\ude00\\ud83d""#,
+                r#""\ufffd\ud83d\ude00\\ud83d""#,
+            ),
+            (r#""\ud83dA""#, r#""\ufffdA""#),
+        ];
+        for (sent, read) in cases {
+            let text = json_of_client(Bytes::copy_from_slice(sent.as_bytes())).unwrap();
+            assert_eq!(text, read.as_bytes());
+            assert!(parses(&text));
+        }
+    }
+
+    #[test]
+    fn clean_text_is_not_copied() {
+        let sent = Bytes::from_static(b"{\"a\":\"\\u00e9\"}");
+        assert_eq!(
+            json_of_client(sent.clone()).unwrap().as_ptr(),
+            sent.as_ptr()
+        );
+    }
+
+    proptest! {
+        /// Bytes close to JSON: the check says yes exactly if the parser does, lone surrogates and huge numbers apart.
+        #[test]
+        fn agrees_with_the_parser(text in r#"[\[\]{}:,"\\ \t0-9eE.+\-truefalsn a-cu]{0,24}"#) {
+            let checked = json_of_client(Bytes::copy_from_slice(text.as_bytes()));
+            match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(_) => prop_assert!(checked.is_ok()),
+                Err(error) => {
+                    use alloc::string::ToString as _;
+                    let beyond = error.to_string().contains("number out of range");
+                    let lone = error.to_string().contains("surrogate");
+                    prop_assert!(checked.is_err() || beyond || lone || parses(&checked.unwrap()));
+                }
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = json_of_client(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn accepts_what_the_serialiser_writes(text in ".{0,40}", number in any::<f64>(), flag in any::<bool>()) {
+            let value = serde_json::json!({ text.clone(): [text, number, flag, null_value()] });
+            prop_assert_eq!(check_json(&serde_json::to_vec(&value).unwrap()), Ok(()));
+        }
+    }
+
+    fn null_value() -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
