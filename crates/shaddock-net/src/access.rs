@@ -131,7 +131,10 @@ impl Gate {
     }
 
     fn enter_address(&self, address: IpAddr, max: usize) -> bool {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_insert(0);
         if *count >= max {
             return false;
@@ -141,7 +144,10 @@ impl Gate {
     }
 
     fn leave_address(&self, address: IpAddr) {
-        let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
@@ -243,6 +249,10 @@ mod tests {
         assert!(gate.enter().unwrap().admit(ip("192.0.2.2")).is_ok());
         drop(first);
         assert!(enter().is_ok());
-        assert_eq!(gate.by_address.lock().unwrap().len(), 1, "no entry for who has left");
+        assert_eq!(
+            gate.by_address.lock().unwrap().len(),
+            1,
+            "no entry for who has left"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::{future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc};
 
 use shaddock_core::{CloseReason, Session, TransportKind};
-use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route};
+use shaddock_protocol::{
+    Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
+};
 
 /// A future that a connection polls on its worker.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

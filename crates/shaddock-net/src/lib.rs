@@ -33,6 +33,6 @@ pub use listener::{ListenError, Listener};
 pub use proxy::{ProxyHead, proxy_head};
 pub use stats::NetStats;
 pub use tls::{TlsError, TlsFiles, TlsReloader};
-pub use upgrade::{Upgrade, UpgradePolicy};
+pub use upgrade::UpgradePolicy;
 pub use worker::{Workers, now};
 pub use ws::{WsError, WsEvent, WsReader};

@@ -164,7 +164,11 @@ fn bind_all(config: &ListenConfig, count: usize) -> io::Result<Vec<StdListener>>
 }
 
 fn bind(address: SocketAddr, config: &ListenConfig, share: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(share)?;
     // Accepted sockets inherit it: no system call for each.
@@ -229,7 +233,13 @@ fn admit(stream: TcpStream, address: SocketAddr, local: &Arc<Local>) {
     });
     match entered {
         Ok(permit) => {
-            tokio::spawn(Driver::new(stream, address, behind_proxy, permit, local.clone()));
+            tokio::spawn(Driver::new(
+                stream,
+                address,
+                behind_proxy,
+                permit,
+                local.clone(),
+            ));
         }
         Err(refusal) => refuse(refusal, address, &local.stats),
     }

@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use ppp::{HeaderResult, PartialResult, v1, v2};
 
 /// The longest head that is read, bytes: a v2 head of 16 bytes with addresses and a fair amount of extensions.
-pub const MAX_PROXY_HEAD: usize = 536;
+pub(crate) const MAX_PROXY_HEAD: usize = 536;
 
 /// The longest v1 head, from the protocol's own text.
 const MAX_V1_HEAD: usize = 107;
@@ -134,10 +134,18 @@ mod tests {
 
     #[test]
     fn anything_else_is_bad() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x01\0\0\x02{}", b"PROXY TCP9 x\r\n", b"\r\nQ"] {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"\x01\0\0\x02{}",
+            b"PROXY TCP9 x\r\n",
+            b"\r\nQ",
+        ] {
             assert_eq!(whole(bytes).0, ProxyHead::Bad, "{bytes:?}");
         }
         let endless = [b"PROXY TCP4 ".as_slice(), &[b'1'; MAX_PROXY_HEAD]].concat();
-        assert_eq!(proxy_head(&mut BytesMut::from(&endless[..])), ProxyHead::Bad);
+        assert_eq!(
+            proxy_head(&mut BytesMut::from(&endless[..])),
+            ProxyHead::Bad
+        );
     }
 }

@@ -24,7 +24,8 @@ impl Bucket {
         let passed = now.0.saturating_sub(self.filled.0);
         self.filled = now;
         // rate per second = rate thousandths per millisecond
-        self.level = (self.level + passed.saturating_mul(u64::from(rate))).min(capacity(rate, burst));
+        self.level =
+            (self.level + passed.saturating_mul(u64::from(rate))).min(capacity(rate, burst));
         let taken = self.level >= 1000;
         if taken {
             self.level -= 1000;
@@ -47,6 +48,11 @@ mod tests {
         assert_eq!((0..10).filter(|_| bucket.take(Millis(0), 2, 5)).count(), 5);
         assert!(!bucket.take(Millis(499), 2, 5));
         assert!(bucket.take(Millis(500), 2, 5));
-        assert_eq!((0..10).filter(|_| bucket.take(Millis(60_000), 2, 5)).count(), 5);
+        assert_eq!(
+            (0..10)
+                .filter(|_| bucket.take(Millis(60_000), 2, 5))
+                .count(),
+            5
+        );
     }
 }

@@ -9,14 +9,14 @@ use tungstenite::handshake::{
 };
 
 /// The longest HTTP head that is read, bytes. Above it the answer is 431.
-pub const MAX_HTTP_HEAD: usize = 8 * 1024;
+pub(crate) const MAX_HTTP_HEAD: usize = 8 * 1024;
 
 /// Headers of a head; more are a bad request. As many as `tungstenite` takes.
 const MAX_HEADERS: usize = 124;
 
 /// What the bytes so far amount to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Upgrade {
+pub(crate) enum Upgrade {
     /// The head has not arrived whole.
     NeedMore,
     /// Write `answer` and go on with WebSocket frames.
@@ -45,7 +45,8 @@ pub struct UpgradePolicy {
     pub address_header: Option<String>,
 }
 
-const NEEDS_UPGRADE: &[u8] = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
+const NEEDS_UPGRADE: &[u8] =
+    b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
 Content-Type: text/plain\r\nContent-Length: 43\r\n\r\nThis port speaks WebSocket and TCP, no HTTP";
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -55,7 +56,7 @@ const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// Reads the head at the front of `input` and takes it out when it is whole.
-pub fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> Upgrade {
+pub(crate) fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> Upgrade {
     let refused = |answer, why| Upgrade::Refused { answer, why };
     match wants_upgrade(input) {
         Ok(Some(true)) => {}
@@ -190,7 +191,10 @@ mod tests {
             ..open
         };
         let with = |origin: &str| format!("{HEAD}Origin: {origin}\r\n\r\n");
-        assert_eq!(why(&with("https://evil.example"), &closed), "origin_not_allowed");
+        assert_eq!(
+            why(&with("https://evil.example"), &closed),
+            "origin_not_allowed"
+        );
         assert!(matches!(
             run(&with("https://OK.example"), &closed, false).0,
             Upgrade::Accepted { .. }

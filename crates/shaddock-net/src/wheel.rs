@@ -10,14 +10,14 @@ use shaddock_protocol::Millis;
 use slab::Slab;
 
 /// Resolution, milliseconds. A deadline is late by at most this (plus the load of the worker).
-pub const TICK: u64 = 100;
+pub(crate) const TICK: u64 = 100;
 /// Slots, so that the wheel spans 102 seconds; later deadlines wake their owner early, who arms again.
 const SLOTS: usize = 1024;
 const NEVER: u64 = u64::MAX;
 
 /// A connection's place in the wheel of its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimerKey(u32);
+pub(crate) struct TimerKey(u32);
 
 struct Entry {
     waker: Waker,
@@ -26,7 +26,7 @@ struct Entry {
 }
 
 /// The deadlines of one worker.
-pub struct Wheel {
+pub(crate) struct Wheel {
     entries: Slab<Entry>,
     slots: Vec<Vec<u32>>,
     /// The first tick that has not been handled.
@@ -35,7 +35,7 @@ pub struct Wheel {
 
 impl Wheel {
     /// An empty wheel at `now`.
-    pub fn new(now: Millis) -> Self {
+    pub(crate) fn new(now: Millis) -> Self {
         Self {
             entries: Slab::new(),
             slots: vec![Vec::new(); SLOTS],
@@ -43,22 +43,17 @@ impl Wheel {
         }
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Takes a place for a task, not armed yet. The place must be given back with [`Wheel::remove`].
     ///
     /// # Panics
     /// With more than `u32::MAX` places, which no process has sockets for.
-    pub fn insert(&mut self, waker: Waker) -> TimerKey {
+    pub(crate) fn insert(&mut self, waker: Waker) -> TimerKey {
         let key = self.entries.insert(Entry { waker, tick: NEVER });
         TimerKey(u32::try_from(key).expect("fewer than 2^32 connections"))
     }
 
     /// Wakes the task at `deadline`, or earlier if it is armed for an earlier time already.
-    pub fn arm(&mut self, key: TimerKey, deadline: Millis) {
+    pub(crate) fn arm(&mut self, key: TimerKey, deadline: Millis) {
         // Rounded up, so that the deadline has passed when the task is woken.
         let tick = deadline
             .0
@@ -73,12 +68,12 @@ impl Wheel {
     }
 
     /// Gives the place back.
-    pub fn remove(&mut self, key: TimerKey) {
+    pub(crate) fn remove(&mut self, key: TimerKey) {
         self.entries.try_remove(key.0 as usize);
     }
 
     /// Wakes every task whose time has come.
-    pub fn advance(&mut self, now: Millis) {
+    pub(crate) fn advance(&mut self, now: Millis) {
         let last = now.0 / TICK;
         while self.next <= last {
             let tick = self.next;
@@ -152,7 +147,11 @@ mod tests {
         wheel.advance(Millis(1_100));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
         wheel.advance(Millis(90_000));
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "left-over keys are ignored");
+        assert_eq!(
+            woken.0.load(Ordering::Relaxed),
+            1,
+            "left-over keys are ignored"
+        );
     }
 
     #[test]
@@ -173,6 +172,10 @@ mod tests {
         let (_other, other) = task(&mut wheel);
         wheel.advance(Millis(1_000));
         assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-        assert_eq!(other.0.load(Ordering::Relaxed), 0, "the place is reused, not armed");
+        assert_eq!(
+            other.0.load(Ordering::Relaxed),
+            0,
+            "the place is reused, not armed"
+        );
     }
 }

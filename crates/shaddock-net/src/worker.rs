@@ -32,13 +32,13 @@ pub(crate) struct Scratch {
     pub(crate) drained: Drained,
 }
 
-impl Scratch {
-    fn new() -> Box<Self> {
-        Box::new(Self {
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
             read: vec![0; READ_BUFFER].into_boxed_slice(),
             out: BytesMut::with_capacity(4096),
             drained: Drained::default(),
-        })
+        }
     }
 }
 
@@ -54,13 +54,12 @@ pub fn now() -> Millis {
     Millis(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Takes the thread's buffers for one poll. Give them back with [`put_scratch`]; a poll that panics just loses them.
-pub(crate) fn take_scratch() -> Box<Scratch> {
-    SCRATCH.take().unwrap_or_else(Scratch::new)
-}
-
-pub(crate) fn put_scratch(scratch: Box<Scratch>) {
+/// Lends the thread's buffers to one poll. A poll that panics just loses them.
+pub(crate) fn with_scratch<R>(poll: impl FnOnce(&mut Scratch) -> R) -> R {
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    let result = poll(&mut scratch);
     SCRATCH.set(Some(scratch));
+    result
 }
 
 /// A place in the wheel of the worker that made it; given back when dropped.
@@ -122,7 +121,9 @@ impl Workers {
     /// # Errors
     /// The operating system refuses a thread or an event queue.
     pub fn start(count: usize) -> io::Result<Self> {
-        let threads = (0..count.max(1)).map(Worker::start).collect::<Result<_, _>>()?;
+        let threads = (0..count.max(1))
+            .map(Worker::start)
+            .collect::<Result<_, _>>()?;
         Ok(Self { threads })
     }
 

@@ -195,10 +195,10 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// The longest head of a frame that a server sends.
-pub const MAX_HEAD: usize = 10;
+pub(crate) const MAX_HEAD: usize = 10;
 
 /// Writes the head of a binary message of `length` bytes into `head` and returns how many bytes it takes.
-pub fn binary_head(length: usize, head: &mut [u8; MAX_HEAD]) -> usize {
+pub(crate) fn binary_head(length: usize, head: &mut [u8; MAX_HEAD]) -> usize {
     put_head(OpCode::Data(Data::Binary), length, head)
 }
 
@@ -216,12 +216,12 @@ fn put_head(opcode: OpCode, length: usize, head: &mut [u8; MAX_HEAD]) -> usize {
 }
 
 /// Appends a pong that answers a ping with `payload` (at most 125 bytes).
-pub fn put_pong(payload: &[u8], out: &mut BytesMut) {
+pub(crate) fn put_pong(payload: &[u8], out: &mut BytesMut) {
     put_control(Control::Pong, payload, out);
 }
 
 /// Appends a close frame with `status` and as much of `reason` as fits.
-pub fn put_close(status: u16, reason: &str, out: &mut BytesMut) {
+pub(crate) fn put_close(status: u16, reason: &str, out: &mut BytesMut) {
     let mut end = reason.len().min(123);
     while !reason.is_char_boundary(end) {
         end -= 1;
@@ -250,11 +250,11 @@ mod tests {
         match u16::try_from(payload.len()) {
             Ok(short) if short < 126 => bytes.push(0x80 | u8::try_from(short).unwrap()),
             Ok(medium) => {
-                bytes.push(0x80 | 126);
+                bytes.push(0x80 | 0x7e);
                 bytes.extend_from_slice(&medium.to_be_bytes());
             }
             Err(_) => {
-                bytes.push(0x80 | 127);
+                bytes.push(0x80 | 0x7f);
                 bytes.extend_from_slice(&(payload.len() as u64).to_be_bytes());
             }
         }
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn an_announced_length_is_judged_before_the_body() {
-        let mut head = vec![0x82, 0x80 | 127];
+        let mut head = vec![0x82, 0x80 | 0x7f];
         head.extend_from_slice(&u64::MAX.to_be_bytes());
         head.extend_from_slice(&MASK);
         assert_eq!(read(&head, 1, 100), Err(WsError::TooLong { max: 100 }));

@@ -71,7 +71,9 @@ enum Stage {
     /// The close frame, under WebSocket.
     Goodbye,
     Shutdown,
-    Drain { left: usize },
+    Drain {
+        left: usize,
+    },
 }
 
 /// One connection. Spawned on its worker; done when the socket is closed and its last handler has ended.
@@ -177,7 +179,10 @@ impl Driver {
         // After the read: what has arrived counts, however late this poll is.
         self.check_deadline(now)?;
         if self.flush_and_park(cx, scratch).map_err(transport)? == Flushed::Ended {
-            let reason = self.session.as_ref().and_then(|session| session.close_reason());
+            let reason = self
+                .session
+                .as_ref()
+                .and_then(|session| session.close_reason());
             return Err(reason.unwrap_or(CloseReason::Internal));
         }
         Ok(())
@@ -224,7 +229,11 @@ impl Driver {
             self.work = Work::Idle;
         }
         let gone = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);
-        let until = if gone { now } else { now + linger(&self.shared) };
+        let until = if gone {
+            now
+        } else {
+            now + linger(&self.shared)
+        };
         self.phase = Phase::Closing {
             until,
             stage: Stage::Flush,
@@ -239,7 +248,12 @@ impl Driver {
     /// Sends what is queued, says that nothing follows, and waits for the client to close, all until the deadline.
     fn poll_close(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
         loop {
-            let Phase::Closing { until, stage, reason } = &self.phase else {
+            let Phase::Closing {
+                until,
+                stage,
+                reason,
+            } = &self.phase
+            else {
                 return Poll::Ready(());
             };
             if now >= *until {
@@ -308,14 +322,11 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut scratch = worker::take_scratch();
         if let Some(session) = &this.session {
             // What is queued from here on is written at the end of this poll: no wake needed.
             session.outbox().begin_poll(cx.waker());
         }
-        let done = this.turn(cx, worker::now(), &mut scratch);
-        worker::put_scratch(scratch);
-        done
+        worker::with_scratch(|scratch| this.turn(cx, worker::now(), scratch))
     }
 }
 

@@ -55,7 +55,8 @@ impl Driver {
         } else {
             let mut head = [0; ws::MAX_HEAD];
             let length = self.message_head(out.len(), &mut head);
-            self.queue_own(&head[..length]).and_then(|()| self.queue_own(out))
+            self.queue_own(&head[..length])
+                .and_then(|()| self.queue_own(out))
         };
         recycle(out);
         queued
@@ -106,9 +107,15 @@ impl Driver {
                 Flushed::Everything => Flush::Done,
                 Flushed::Ended => return Ok(flushed),
             };
-            match &self.session {
+            let again = match &self.session {
+                Some(session) => session.outbox().end_poll(how),
+                None => false,
+            };
+            match flushed {
+                // With the socket full, only an abort cannot wait.
+                Flushed::Blocked if again => return Ok(Flushed::Ended),
                 // Something came while we wrote.
-                Some(session) if session.outbox().end_poll(how) => {}
+                _ if again => {}
                 _ => return Ok(flushed),
             }
         }

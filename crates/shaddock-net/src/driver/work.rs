@@ -82,7 +82,8 @@ impl Driver {
                         self.start(cx, message);
                     } else {
                         // The box goes first, so that what is read now may make a new one.
-                        let Waiting { input, frames, .. } = *self.waiting.take().unwrap_or_default();
+                        let Waiting { input, frames, .. } =
+                            *self.waiting.take().unwrap_or_default();
                         self.resume(cx, now, input, frames, scratch)?;
                         if self.waiting.is_none() && matches!(self.work, Work::Idle) {
                             return Ok(());
