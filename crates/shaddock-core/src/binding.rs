@@ -6,6 +6,7 @@
 use crate::event::Event;
 use crate::index::UidShard;
 use crate::service::Inner;
+use crate::session::Ending;
 use crate::{BindError, CloseReason, Conflict, Session, SessionState, Uid, UnbindError};
 use std::sync::Arc;
 
@@ -36,15 +37,15 @@ impl Inner {
         let mut replaced = Vec::new();
         for rival in rivals {
             shard.remove(uid.as_str(), rival.id());
-            if rival.begin_close(&CloseReason::Replaced).is_some() {
-                replaced.push(rival);
+            if let Some(ending) = rival.begin_close(CloseReason::Replaced) {
+                replaced.push((rival, ending));
             }
         }
         shard.insert(&uid, session);
         drop(shard);
 
-        for rival in replaced {
-            rival.finish_close(Some(self), Some(&uid), CloseReason::Replaced);
+        for (rival, ending) in replaced {
+            rival.finish_close(Some(self), ending);
         }
         session.tell(Some(self), event);
         Ok(())
@@ -78,13 +79,13 @@ impl Inner {
     }
 
     /// Takes a session out of both indexes: this one only, whoever else has the same user.
-    pub(crate) fn forget(&self, session: &Session, bound_to: Option<&Uid>, reason: &CloseReason) {
-        if let Some(uid) = bound_to {
+    pub(crate) fn forget(&self, session: &Session, ending: &Ending) {
+        if let Some(uid) = &ending.bound_to {
             self.by_uid
                 .lock(uid.as_str())
                 .remove(uid.as_str(), session.id());
         }
         self.by_sid.remove(session.id());
-        self.count_closed(reason);
+        self.count_closed(&ending.reason);
     }
 }

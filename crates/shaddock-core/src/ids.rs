@@ -178,6 +178,11 @@ macro_rules! text_id {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The shared text, for other types that hold one.
+            pub const fn shared(&self) -> &Arc<str> {
+                &self.0
+            }
         }
 
         impl TryFrom<&str> for $name {

@@ -36,18 +36,20 @@
 //! | `event`, `close` | listeners and hooks; why a session ended |
 //! | `outbox`, `drained`, `pool` | bytes queued for one client, with a bound; what its driver took; spare buffers |
 //! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
-//! | `ids`, `settings`, `config`, `error` | plain values |
+//! | `ids`, `client`, `settings`, `config`, `error` | plain values |
 //! | `channel`, `members`, `fanout`, `store` | members of a channel by frontend, plans for pushes, persistence |
 //! | `stats` | [`ConnectionStats`]: who is connected, who is logged in |
 //!
 //! # Locks
 //!
-//! In this order, and none is held while a listener runs, a waker is called or a channel store is asked:
-//! shard of the uid index, session record, outbox; for channels: names, channel, member index. The shards of the sid index
-//! are taken alone.
+//! All are short and none is held while a listener runs or a waker is called. The order, where one is taken under another:
+//! shard of the uid index, then session record; for channels: turn of a name, names, channel, member index. Shards of the
+//! sid index and outboxes are taken alone. Only the turn of a channel name is held over calls of a channel store, to keep
+//! them in order; without a store there are no turns.
 
 mod binding;
 mod channel;
+mod client;
 mod close;
 mod config;
 mod drained;
@@ -69,6 +71,7 @@ mod sync;
 mod view;
 
 pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState};
+pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};
 pub use drained::Drained;
@@ -79,7 +82,7 @@ pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator
 pub use members::ChannelMembers;
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, SendError};
 pub use service::{SessionService, SessionStatistics};
-pub use session::{ClientInfo, Session, SessionState, TransportKind};
+pub use session::{Session, SessionState};
 pub use settings::Settings;
 pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};

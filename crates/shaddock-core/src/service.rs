@@ -71,6 +71,8 @@ impl SessionService {
     }
 
     /// Says who is told of the events of all sessions. Once, before the first session; false if somebody is told already.
+    ///
+    /// The service keeps `events` alive: if `events` holds the service, neither is ever freed.
     pub fn set_events(&self, events: Arc<dyn SessionEvents>) -> bool {
         self.inner.events.set(events).is_ok()
     }

@@ -1,12 +1,14 @@
 //! The record of one client.
 
-use crate::error::{AttachError, ListenerError, SettingError};
-use crate::event::{Event, EventQueue, Listener, ListenerId, Listeners};
+mod events;
+
+use crate::error::{AttachError, SettingError};
+use crate::event::{Event, EventQueue, Listeners};
 use crate::service::Inner;
 use crate::sync::Mutex;
 use crate::{
-    BindError, CloseReason, Dialect, FrontendId, FrontendSession, Millis, Outbox, PushError,
-    SendError, Settings, Sid, Uid, UnbindError,
+    BindError, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis, Outbox,
+    PushError, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -14,55 +16,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-
-/// What a connection is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TransportKind {
-    /// Plain TCP.
-    #[default]
-    Tcp,
-    /// TCP under TLS.
-    Tls,
-    /// WebSocket.
-    WebSocket,
-    /// WebSocket under TLS.
-    WebSocketTls,
-    /// In the process, for tests.
-    Memory,
-}
-
-impl TransportKind {
-    /// `tcp`, `tls`, `ws`, `wss` or `memory`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::WebSocket => "ws",
-            Self::WebSocketTls => "wss",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-impl fmt::Display for TransportKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What is known of a client when its handshake is complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientInfo {
-    /// How its messages are encoded.
-    pub dialect: Dialect,
-    /// What it is connected by.
-    pub transport: TransportKind,
-    /// Where it comes from, if it comes from the network.
-    pub address: Option<SocketAddr>,
-    /// When it connected.
-    pub connected_at: Millis,
-}
 
 /// Whether a session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,20 +69,17 @@ struct Extra {
     closed: Option<CloseReason>,
 }
 
+/// A close that has begun. Whoever got it finishes it.
+#[must_use = "the session is closed only in part"]
+pub(crate) struct Ending {
+    /// The user the session was bound to when it ended.
+    pub(crate) bound_to: Option<Uid>,
+    pub(crate) reason: CloseReason,
+}
+
 impl Record {
     fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
-    }
-
-    /// Registers an event in the order of the changes. `Some`: the caller tells it (and what follows) with
-    /// [`Session::tell`], after it has given back all locks. `None`: another one does.
-    pub(crate) fn offer(&mut self, event: Event) -> Option<Event> {
-        if self.telling {
-            self.extra().events.push(event);
-            return None;
-        }
-        self.telling = true;
-        Some(event)
     }
 }
 
@@ -382,10 +332,10 @@ impl Session {
     /// driver is woken to flush and to close. Called from a listener of the same session, the last three happen when that
     /// listener returns.
     pub fn close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        let Some(bound_to) = self.begin_close(&reason) else {
+        let Some(ending) = self.begin_close(reason) else {
             return false;
         };
-        self.finish_close(self.service.upgrade().as_deref(), bound_to.as_ref(), reason);
+        self.finish_close(self.service.upgrade().as_deref(), ending);
         true
     }
 
@@ -441,30 +391,28 @@ impl Session {
         self.record.lock()
     }
 
-    /// First step of a close: nobody else can close or bind it from now on. The user it was bound to, if this call did it.
-    pub(crate) fn begin_close(&self, reason: &CloseReason) -> Option<Option<Uid>> {
+    /// First step of a close: nobody else can close or bind it from now on. `None` if somebody did before.
+    pub(crate) fn begin_close(&self, reason: CloseReason) -> Option<Ending> {
         let mut record = self.record.lock();
         if record.state == SessionState::Closed {
             return None;
         }
         record.state = SessionState::Closed;
         record.extra().closed = Some(reason.clone());
-        Some(record.uid.clone())
+        Some(Ending {
+            bound_to: record.uid.clone(),
+            reason,
+        })
     }
 
     /// The other steps of a close. No lock is held.
-    pub(crate) fn finish_close(
-        self: &Arc<Self>,
-        service: Option<&Inner>,
-        bound_to: Option<&Uid>,
-        reason: CloseReason,
-    ) {
+    pub(crate) fn finish_close(self: &Arc<Self>, service: Option<&Inner>, ending: Ending) {
         self.outbox.seal();
         if let Some(service) = service {
-            service.forget(self, bound_to, &reason);
+            service.forget(self, &ending);
         }
         // Not before: who hears of `closed` must not find the session any more.
-        let event = self.record.lock().offer(Event::Closed(reason));
+        let event = self.record.lock().offer(Event::Closed(ending.reason));
         self.tell(service, event);
     }
 
@@ -475,116 +423,6 @@ impl Session {
                 .close_after(reason.kick_text().map(crate::kick_package));
         } else {
             self.outbox.abort();
-        }
-    }
-}
-
-/// # Events
-impl Session {
-    /// Calls `f` whenever the session has been bound.
-    ///
-    /// Listeners run in the order of registration, without any lock, before the call that caused the event returns (or, if
-    /// another thread tells an event of this session right now, in that thread after it). They must not block. A panic is
-    /// caught and reported. All are dropped after `closed`.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, or has too many listeners.
-    pub fn on_bind(
-        &self,
-        f: impl Fn(&Arc<Self>, &Uid) + Send + Sync + 'static,
-    ) -> Result<ListenerId, ListenerError> {
-        self.listen(Listener::Bind(Arc::new(f)))
-    }
-
-    /// Calls `f` whenever the session has been unbound. Not on a close.
-    ///
-    /// # Errors
-    ///
-    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
-    pub fn on_unbind(
-        &self,
-        f: impl Fn(&Arc<Self>, &Uid) + Send + Sync + 'static,
-    ) -> Result<ListenerId, ListenerError> {
-        self.listen(Listener::Unbind(Arc::new(f)))
-    }
-
-    /// Calls `f` once, when the session is closed. If this returns `Ok`, that will happen.
-    ///
-    /// # Errors
-    ///
-    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
-    pub fn on_closed(
-        &self,
-        f: impl Fn(&Arc<Self>, &CloseReason) + Send + Sync + 'static,
-    ) -> Result<ListenerId, ListenerError> {
-        self.listen(Listener::Closed(Arc::new(f)))
-    }
-
-    /// Takes a listener away. False if it is not there (any more).
-    pub fn off(&self, id: ListenerId) -> bool {
-        let mut record = self.record.lock();
-        let listener = record
-            .extra
-            .as_mut()
-            .and_then(|extra| extra.listeners.remove(id));
-        drop(record);
-        // What it holds is dropped here, without the lock.
-        listener.is_some()
-    }
-
-    fn listen(&self, listener: Listener) -> Result<ListenerId, ListenerError> {
-        let limit = self
-            .service
-            .upgrade()
-            .map_or(usize::MAX, |s| s.config.max_listeners);
-        let mut record = self.record.lock();
-        if record.state == SessionState::Closed {
-            return Err(ListenerError::SessionClosed { sid: self.id });
-        }
-        let listeners = &mut record.extra().listeners;
-        if listeners.len() >= limit {
-            return Err(ListenerError::TooMany { limit });
-        }
-        Ok(listeners.add(listener))
-    }
-
-    /// Tells `event` and those that came meanwhile, one after the other.
-    pub(crate) fn tell(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
-        while let Some(now) = event {
-            self.tell_one(service, &now);
-            let mut record = self.record.lock();
-            event = record.extra.as_mut().and_then(|extra| extra.events.pop());
-            record.telling = event.is_some();
-        }
-    }
-
-    fn tell_one(self: &Arc<Self>, service: Option<&Inner>, event: &Event) {
-        if let Some(service) = service {
-            service.tell_hook(self, event);
-        }
-        let record = self.record.lock();
-        let listeners = record
-            .extra
-            .as_ref()
-            .map_or_else(Vec::new, |extra| extra.listeners.waiting_for(event));
-        drop(record);
-        for listener in listeners {
-            if let Err(message) = crate::event::guarded(|| listener.call(self, event))
-                && let Some(service) = service
-            {
-                service.report_panic(self, event.kind(), &message);
-            }
-        }
-        if let Event::Closed(reason) = event {
-            self.end_outbox(reason);
-            let mut record = self.record.lock();
-            let unused = record
-                .extra
-                .as_mut()
-                .map(|extra| extra.listeners.take_all());
-            drop(record);
-            drop(unused);
         }
     }
 }

@@ -90,6 +90,11 @@ impl Settings {
         self.0.as_deref().cloned().unwrap_or_default()
     }
 
+    /// The object behind the settings, shared; `None` if there are no settings.
+    pub fn shared(&self) -> Option<Arc<Map<String, Value>>> {
+        self.0.clone()
+    }
+
     fn map_mut(&mut self) -> &mut Map<String, Value> {
         Arc::make_mut(self.0.get_or_insert_default())
     }
@@ -104,6 +109,12 @@ impl fmt::Debug for Settings {
 impl From<Map<String, Value>> for Settings {
     fn from(map: Map<String, Value>) -> Self {
         Self((!map.is_empty()).then(|| Arc::new(map)))
+    }
+}
+
+impl From<Arc<Map<String, Value>>> for Settings {
+    fn from(map: Arc<Map<String, Value>>) -> Self {
+        Self((!map.is_empty()).then_some(map))
     }
 }
 

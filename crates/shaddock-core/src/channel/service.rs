@@ -1,0 +1,327 @@
+//! The channels of one server: names, members' index, store.
+
+use super::{Channel, ChannelConfig, ChannelError, ChannelState, Data};
+use crate::few::{Few, Removed};
+use crate::index::Shards;
+use crate::store::parse_member;
+use crate::sync::{Mutex, MutexGuard};
+use crate::{
+    ChannelMembers, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError, Uid,
+};
+use hashbrown::{DefaultHashBuilder, HashMap};
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The channels of one server, by name. A clone is a handle to the same channels.
+///
+/// ```
+/// use shaddock_core::{ChannelConfig, ChannelService, FrontendId, Uid};
+/// let channels = ChannelService::new("chat-1", ChannelConfig::default());
+/// let room = channels.create_channel("lobby")?;
+/// room.add(&Uid::new("ann")?, &FrontendId::new("connector-1")?);
+/// assert_eq!(room.fan_out()?.receivers(), 1);
+///
+/// // Her last session on that frontend has closed.
+/// channels.remove_member_everywhere("ann", "connector-1");
+/// assert_eq!(room.user_amount(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct ChannelService {
+    inner: Arc<Inner>,
+}
+
+/// A user on a frontend.
+type Member = (Uid, FrontendId);
+
+pub(super) struct Inner {
+    server_id: String,
+    config: ChannelConfig,
+    /// Taken first and kept over store calls, so that those for one name come in order. Used only with a store.
+    turns: Shards<()>,
+    names: Shards<HashMap<Arc<str>, Arc<Channel>>>,
+    count: AtomicUsize,
+    /// In which channels somebody is, so that a close need not ask them all.
+    joined: Shards<HashMap<Member, Few<Arc<Channel>>>>,
+    hasher: DefaultHashBuilder,
+    store_errors: AtomicU64,
+}
+
+impl ChannelService {
+    /// A service without channels, on the server `server_id`.
+    pub fn new(server_id: &str, config: ChannelConfig) -> Self {
+        let inner = Inner {
+            server_id: server_id.to_owned(),
+            config,
+            turns: Shards::default(),
+            names: Shards::default(),
+            count: AtomicUsize::new(0),
+            joined: Shards::default(),
+            hasher: DefaultHashBuilder::default(),
+            store_errors: AtomicU64::new(0),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The channel of that name, a new one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The name is not allowed, or there are too many channels.
+    pub fn create_channel(&self, name: &str) -> Result<Arc<Channel>, ChannelError> {
+        let inner = &self.inner;
+        let _turn = inner.turn(name);
+        let (channel, new) = Inner::obtain(inner, name)?;
+        if new {
+            inner.ask_store(|store| store.add(&inner.list_key(), name));
+        }
+        Ok(channel)
+    }
+
+    /// The channel of that name.
+    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+        let found = self.inner.names(name).get(name).cloned();
+        found.filter(|channel| channel.state() == ChannelState::Inited)
+    }
+
+    /// The same as [`create_channel`](Self::create_channel): Pomelo's `getChannel(name, true)`.
+    ///
+    /// # Errors
+    ///
+    /// The name is not allowed, or there are too many channels.
+    pub fn get_or_create(&self, name: &str) -> Result<Arc<Channel>, ChannelError> {
+        self.channel(name)
+            .map_or_else(|| self.create_channel(name), Ok)
+    }
+
+    /// Destroys the channel of that name. False if there is none.
+    pub fn destroy_channel(&self, name: &str) -> bool {
+        self.channel(name).is_some_and(|channel| channel.destroy())
+    }
+
+    /// Names of all channels, in no order.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let mut names = Vec::new();
+        for shard in self.inner.names.each() {
+            names.extend(shard.keys().cloned());
+        }
+        names
+    }
+
+    /// Number of channels.
+    pub fn channel_count(&self) -> usize {
+        self.inner.count.load(Ordering::Relaxed)
+    }
+
+    /// The channels in which a user on a frontend is a member.
+    pub fn channels_of(&self, uid: &Uid, frontend: &FrontendId) -> Vec<Arc<Channel>> {
+        let member = (uid.clone(), frontend.clone());
+        let joined = self.inner.joined(uid.as_str(), frontend.as_str());
+        joined
+            .get(&member)
+            .map_or_else(Vec::new, |channels| channels.as_slice().to_vec())
+    }
+
+    /// Takes a user on a frontend out of all channels, and returns their number. To be called when the last session of that
+    /// user on that frontend has closed.
+    pub fn remove_member_everywhere(&self, uid: &str, frontend: &str) -> usize {
+        let joined = self.inner.joined(uid, frontend);
+        let Some(channels) = joined.get(&MemberRef(uid, frontend)).cloned() else {
+            return 0;
+        };
+        drop(joined);
+        channels
+            .as_slice()
+            .iter()
+            .filter(|channel| channel.leave(uid, frontend))
+            .count()
+    }
+
+    /// Calls of the store that failed since the start.
+    pub fn store_errors(&self) -> u64 {
+        self.inner.store_errors.load(Ordering::Relaxed)
+    }
+
+    /// Brings back the channels of this server from the store, with all their members, before this returns.
+    ///
+    /// To be called once, before the server starts to work. Returns the number of channels. Nothing is written to the store.
+    ///
+    /// # Errors
+    ///
+    /// The store failed or holds something else. Then nothing was restored.
+    pub fn restore(&self) -> Result<usize, RestoreError> {
+        let inner = &self.inner;
+        let Some(store) = &inner.config.store else {
+            return Ok(0);
+        };
+        let mut loaded = Vec::new();
+        for name in store.load(&inner.list_key())? {
+            let mut members = Vec::new();
+            for member in store.load(&inner.members_key(&name))? {
+                match parse_member(&member) {
+                    Some(member) => members.push(member),
+                    None => {
+                        return Err(RestoreError::BadMember {
+                            channel: name,
+                            member,
+                        });
+                    }
+                }
+            }
+            loaded.push((name, members));
+        }
+        let mut channels = Vec::new();
+        for (name, members) in loaded {
+            match Inner::obtain(inner, &name) {
+                Ok((channel, _)) => channels.push((channel, members)),
+                Err(error) => {
+                    for (channel, _) in &channels {
+                        inner.forget(channel);
+                    }
+                    return Err(RestoreError::BadChannel {
+                        channel: name,
+                        error,
+                    });
+                }
+            }
+        }
+        for (channel, members) in &channels {
+            for (uid, frontend) in members {
+                channel.enter(inner, uid, frontend);
+            }
+        }
+        Ok(channels.len())
+    }
+}
+
+impl fmt::Debug for ChannelService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelService")
+            .field("server_id", &self.inner.server_id)
+            .field("channels", &self.channel_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`Member`] that is only borrowed, for look-ups.
+#[derive(Hash)]
+struct MemberRef<'a>(&'a str, &'a str);
+
+impl hashbrown::Equivalent<Member> for MemberRef<'_> {
+    fn equivalent(&self, member: &Member) -> bool {
+        member.0 == *self.0 && member.1 == *self.1
+    }
+}
+
+impl Inner {
+    /// With a store, the right to change channels of this name. Without one there is nothing to keep in order.
+    pub(super) fn turn(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
+        self.config
+            .store
+            .is_some()
+            .then(|| self.turns.lock(self.hasher.hash_one(name)))
+    }
+
+    fn names(&self, name: &str) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Channel>>> {
+        self.names.lock(self.hasher.hash_one(name))
+    }
+
+    fn joined(
+        &self,
+        uid: &str,
+        frontend: &str,
+    ) -> MutexGuard<'_, HashMap<Member, Few<Arc<Channel>>>> {
+        self.joined.lock(self.hasher.hash_one((uid, frontend)))
+    }
+
+    /// The living channel of that name, and whether it is new.
+    fn obtain(this: &Arc<Self>, name: &str) -> Result<(Arc<Channel>, bool), ChannelError> {
+        if name.is_empty() || name.len() > MAX_ID_BYTES {
+            return Err(ChannelError::BadName { len: name.len() });
+        }
+        let mut names = this.names(name);
+        // One that is being destroyed gives up its place.
+        let old = names.get(name);
+        if let Some(known) = old.filter(|channel| channel.state() == ChannelState::Inited) {
+            return Ok((Arc::clone(known), false));
+        }
+        let limit = this.config.max_channels;
+        let one_more = |count| (count < limit).then_some(count + 1);
+        if old.is_none()
+            && this
+                .count
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+                .is_err()
+        {
+            return Err(ChannelError::TooMany { limit });
+        }
+        let name: Arc<str> = name.into();
+        let data = Data {
+            state: ChannelState::Inited,
+            members: ChannelMembers::new(),
+            plan: None,
+        };
+        let channel = Arc::new(Channel {
+            name: Arc::clone(&name),
+            service: Arc::downgrade(this),
+            data: Mutex::new(data),
+        });
+        names.insert(name, Arc::clone(&channel));
+        Ok((channel, true))
+    }
+
+    /// Takes this channel out of the names, and no other of the same name.
+    pub(super) fn forget(&self, channel: &Channel) {
+        let mut names = self.names(channel.name());
+        if names
+            .get(channel.name())
+            .is_some_and(|known| std::ptr::eq(&raw const **known, channel))
+        {
+            names.remove(channel.name());
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn link(&self, uid: &Uid, frontend: &FrontendId, channel: &Arc<Channel>) {
+        let mut joined = self.joined(uid.as_str(), frontend.as_str());
+        match joined.get_mut(&MemberRef(uid.as_str(), frontend.as_str())) {
+            Some(channels) => channels.push(Arc::clone(channel)),
+            None => {
+                joined.insert(
+                    (uid.clone(), frontend.clone()),
+                    Few::One(Arc::clone(channel)),
+                );
+            }
+        }
+    }
+
+    pub(super) fn unlink(&self, uid: &str, frontend: &str, channel: &Channel) {
+        let member = MemberRef(uid, frontend);
+        let mut joined = self.joined(uid, frontend);
+        if let Some(channels) = joined.get_mut(&member)
+            && channels.remove(|known| std::ptr::eq(&raw const **known, channel)) == Removed::Last
+        {
+            joined.remove(&member);
+        }
+    }
+
+    pub(super) fn list_key(&self) -> String {
+        format!("{}:{}", self.config.prefix, self.server_id)
+    }
+
+    pub(super) fn members_key(&self, name: &str) -> String {
+        format!("{}:{}:{name}", self.config.prefix, self.server_id)
+    }
+
+    pub(super) fn ask_store(&self, ask: impl FnOnce(&dyn ChannelStore) -> Result<(), StoreError>) {
+        if let Some(store) = &self.config.store
+            && ask(&**store).is_err()
+        {
+            self.store_errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

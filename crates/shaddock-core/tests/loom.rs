@@ -1,0 +1,418 @@
+//! Every interleaving (up to three preemptions) of the calls that may meet.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p shaddock-core --test loom --release`
+#![cfg(loom)]
+
+use bytes::{Buf, Bytes};
+use loom::thread;
+use shaddock_core::{
+    ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
+    Next, Outbox, Session, SessionConfig, SessionEvents, SessionService, SessionState,
+    SidAllocator, Uid, kick_package,
+};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+fn model(f: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(f);
+}
+
+/// What the hook heard: sid and a word. Never locked over a lock of the crate, so std's lock does for loom.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<(u64, String)>>>);
+
+impl Heard {
+    fn note(&self, session: &Session, what: String) {
+        self.0.lock().unwrap().push((session.id().get(), what));
+    }
+
+    fn of(&self, session: &Session) -> Vec<String> {
+        let all = self.0.lock().unwrap();
+        let its = all.iter().filter(|(sid, _)| *sid == session.id().get());
+        its.map(|(_, what)| what.clone()).collect()
+    }
+}
+
+impl SessionEvents for Heard {
+    fn bound(&self, session: &Arc<Session>, uid: &Uid) {
+        self.note(session, format!("bind {uid}"));
+    }
+
+    fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
+        self.note(session, format!("unbind {uid}"));
+    }
+
+    fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
+        self.note(session, format!("closed {}", reason.name()));
+    }
+}
+
+fn service(single: Option<Conflict>) -> (SessionService, Heard) {
+    let config = SessionConfig {
+        single_session: single.is_some(),
+        on_conflict: single.unwrap_or_default(),
+        ..SessionConfig::default()
+    };
+    let frontend = FrontendId::new("f").unwrap();
+    let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
+    let heard = Heard::default();
+    assert!(service.set_events(Arc::new(heard.clone())));
+    (service, heard)
+}
+
+fn create(service: &SessionService) -> Arc<Session> {
+    service.create(ClientInfo::default())
+}
+
+fn ann() -> Uid {
+    Uid::new("ann").unwrap()
+}
+
+/// At rest the uid index holds exactly the open sessions that are bound.
+fn check_index(service: &SessionService, sessions: &[&Arc<Session>]) {
+    for session in sessions {
+        let open = session.state() != SessionState::Closed;
+        assert_eq!(service.get(session.id()).is_some(), open);
+        let uid = session.uid();
+        let indexed = service
+            .get_by_uid("ann")
+            .iter()
+            .any(|known| Arc::ptr_eq(known, session));
+        assert_eq!(indexed, open && uid.is_some_and(|uid| uid == "ann"));
+    }
+}
+
+fn drain(outbox: &Outbox) -> (Bytes, Next) {
+    let mut drained = Drained::new();
+    let next = outbox.take(&mut drained);
+    (drained.copy_to_bytes(drained.remaining()), next)
+}
+
+#[test]
+fn bind_against_close() {
+    model(|| {
+        let (service, heard) = service(None);
+        let session = create(&service);
+        let binder = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.bind(ann()).is_ok())
+        };
+        assert!(session.close(CloseReason::ClientClosed));
+        let bound = binder.join().unwrap();
+
+        check_index(&service, &[&session]);
+        let expected: &[&str] = if bound {
+            &["bind ann", "closed client_closed"]
+        } else {
+            &["closed client_closed"]
+        };
+        assert_eq!(heard.of(&session), expected);
+    });
+}
+
+#[test]
+fn kick_against_bind() {
+    model(|| {
+        let (service, heard) = service(None);
+        let session = create(&service);
+        let binder = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.bind(ann()))
+        };
+        let kicked = service.kick("ann", None);
+        binder.join().unwrap().unwrap();
+
+        check_index(&service, &[&session]);
+        assert_eq!(session.is_closed(), kicked == 1);
+        let expected: &[&str] = if kicked == 1 {
+            &["bind ann", "closed kicked"]
+        } else {
+            &["bind ann"]
+        };
+        assert_eq!(heard.of(&session), expected);
+    });
+}
+
+#[test]
+fn two_closes_are_one() {
+    model(|| {
+        let (service, heard) = service(None);
+        let session = create(&service);
+        session.bind(ann()).unwrap();
+        let other = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.close(CloseReason::ClientClosed))
+        };
+        let kicked = service.kick("ann", None) == 1;
+        assert!(kicked ^ other.join().unwrap());
+        check_index(&service, &[&session]);
+        let closed = if kicked {
+            "closed kicked"
+        } else {
+            "closed client_closed"
+        };
+        assert_eq!(heard.of(&session), ["bind ann", closed]);
+    });
+}
+
+#[test]
+fn events_come_in_the_order_of_the_changes() {
+    model(|| {
+        let (service, heard) = service(None);
+        let session = create(&service);
+        session.bind(ann()).unwrap();
+        let other = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.unbind(&ann()).is_ok())
+        };
+        let rebound = session.bind(Uid::new("bob").unwrap()).is_ok();
+        assert!(other.join().unwrap());
+        check_index(&service, &[&session]);
+        let expected: &[&str] = if rebound {
+            &["bind ann", "unbind ann", "bind bob"]
+        } else {
+            &["bind ann", "unbind ann"]
+        };
+        assert_eq!(heard.of(&session), expected);
+    });
+}
+
+#[test]
+fn push_against_close() {
+    model(|| {
+        let (service, _) = service(None);
+        let session = create(&service);
+        let sender = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || {
+                let first = session.send(Bytes::from_static(b"1")).is_ok();
+                let write = |buf: &mut bytes::BytesMut| {
+                    buf.extend_from_slice(b"2");
+                    Ok::<_, ()>(())
+                };
+                (first, session.send_with(write).is_ok())
+            })
+        };
+        service.kick_by_session_id(session.id(), None);
+        let (first, second) = sender.join().unwrap();
+
+        // All that was accepted, in order, then the kick.
+        let mut expected = Vec::new();
+        if first {
+            expected.extend_from_slice(b"1");
+        }
+        if second {
+            expected.extend_from_slice(b"2");
+        }
+        expected.extend_from_slice(&kick_package("kick"));
+        assert_eq!(
+            drain(session.outbox()),
+            (expected.into(), Next::CloseAfterFlush)
+        );
+    });
+}
+
+#[test]
+fn two_binds_where_the_newcomer_is_refused() {
+    model(|| {
+        let (service, heard) = service(Some(Conflict::RejectNew));
+        let (first, second) = (create(&service), create(&service));
+        let other = {
+            let second = Arc::clone(&second);
+            thread::spawn(move || second.bind(ann()).is_ok())
+        };
+        let won = first.bind(ann()).is_ok();
+        assert!(won ^ other.join().unwrap());
+
+        check_index(&service, &[&first, &second]);
+        assert_eq!(service.get_by_uid("ann").len(), 1);
+        let (winner, loser) = if won {
+            (&first, &second)
+        } else {
+            (&second, &first)
+        };
+        assert_eq!(heard.of(winner), ["bind ann"]);
+        assert!(heard.of(loser).is_empty() && !loser.is_closed());
+    });
+}
+
+#[test]
+fn two_binds_where_the_old_one_is_replaced() {
+    model(|| {
+        let (service, heard) = service(Some(Conflict::ReplaceOld));
+        let (first, second) = (create(&service), create(&service));
+        let other = {
+            let second = Arc::clone(&second);
+            thread::spawn(move || second.bind(ann()))
+        };
+        first.bind(ann()).unwrap();
+        other.join().unwrap().unwrap();
+
+        check_index(&service, &[&first, &second]);
+        assert_eq!(service.get_by_uid("ann").len(), 1);
+        let (winner, loser) = if loser_is(&first) {
+            (&second, &first)
+        } else {
+            (&first, &second)
+        };
+        assert_eq!(heard.of(winner), ["bind ann"]);
+        assert_eq!(heard.of(loser), ["bind ann", "closed replaced"]);
+        let kick = (kick_package("replaced"), Next::CloseAfterFlush);
+        assert_eq!(drain(loser.outbox()), kick);
+    });
+}
+
+fn loser_is(session: &Session) -> bool {
+    session.is_closed()
+}
+
+#[test]
+fn a_bind_meets_the_close_of_the_rival() {
+    model(|| {
+        let (service, heard) = service(Some(Conflict::RejectNew));
+        let (old, new) = (create(&service), create(&service));
+        old.bind(ann()).unwrap();
+        let other = {
+            let old = Arc::clone(&old);
+            thread::spawn(move || old.close(CloseReason::ClientClosed))
+        };
+        let bound = new.bind(ann()).is_ok();
+        assert!(other.join().unwrap());
+
+        check_index(&service, &[&old, &new]);
+        assert_eq!(service.get_by_uid("ann").len(), usize::from(bound));
+        assert_eq!(heard.of(&old), ["bind ann", "closed client_closed"]);
+    });
+}
+
+#[test]
+fn a_replaced_session_that_closes_by_itself() {
+    model(|| {
+        let (service, heard) = service(Some(Conflict::ReplaceOld));
+        let (old, new) = (create(&service), create(&service));
+        old.bind(ann()).unwrap();
+        let other = {
+            let old = Arc::clone(&old);
+            thread::spawn(move || old.close(CloseReason::ClientClosed))
+        };
+        new.bind(ann()).unwrap();
+        let by_itself = other.join().unwrap();
+
+        check_index(&service, &[&old, &new]);
+        assert_eq!(service.get_by_uid("ann").len(), 1);
+        let closed = if by_itself {
+            "closed client_closed"
+        } else {
+            "closed replaced"
+        };
+        assert_eq!(heard.of(&old), ["bind ann", closed]);
+        let statistics = service.statistics();
+        assert_eq!(statistics.closed.iter().map(|(_, n)| n).sum::<u64>(), 1);
+    });
+}
+
+/// Polls as a connection does, until the outbox says that it is over.
+async fn drive(outbox: Arc<Outbox>) -> Vec<u8> {
+    let mut written = Vec::new();
+    let mut drained = Drained::new();
+    poll_fn(|cx| {
+        outbox.begin_poll(cx.waker());
+        loop {
+            let next = outbox.take(&mut drained);
+            let n = drained.remaining();
+            written.extend_from_slice(&drained.copy_to_bytes(n));
+            outbox.written(n);
+            if next != Next::Continue {
+                return Poll::Ready(());
+            }
+            if !outbox.end_poll(Flush::Done) {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    written
+}
+
+#[test]
+fn no_wake_is_lost() {
+    // A lost wake is a deadlock, which loom reports.
+    model(|| {
+        let outbox = Arc::new(Outbox::new(1024));
+        let sender = {
+            let outbox = Arc::clone(&outbox);
+            thread::spawn(move || {
+                outbox.push(Bytes::from_static(b"1")).unwrap();
+                outbox.push(Bytes::from_static(b"2")).unwrap();
+                outbox.close_after(Some(Bytes::from_static(b"3")));
+            })
+        };
+        let written = loom::future::block_on(drive(Arc::clone(&outbox)));
+        assert_eq!(written, b"123");
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_full_socket_does_not_hide_the_end() {
+    model(|| {
+        let outbox = Arc::new(Outbox::new(1));
+        let sender = {
+            let outbox = Arc::clone(&outbox);
+            thread::spawn(move || {
+                outbox.push(Bytes::from_static(b"1")).unwrap();
+                // The driver never gets rid of the first one, so this passes the bound.
+                outbox.push(Bytes::from_static(b"2")).unwrap_err();
+            })
+        };
+        let mut drained = Drained::new();
+        loom::future::block_on(poll_fn(|cx| {
+            outbox.begin_poll(cx.waker());
+            loop {
+                match outbox.take(&mut drained) {
+                    Next::Continue => {}
+                    Next::CloseAfterFlush => unreachable!("it was aborted"),
+                    Next::CloseNow => return Poll::Ready(()),
+                }
+                let flush = if drained.is_empty() {
+                    Flush::Done
+                } else {
+                    Flush::Blocked
+                };
+                if !outbox.end_poll(flush) {
+                    return Poll::Pending;
+                }
+            }
+        }));
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_channel_is_joined_while_the_session_closes() {
+    model(|| {
+        let (service, _) = service(None);
+        let channels = ChannelService::new("chat-1", ChannelConfig::default());
+        let room = channels.create_channel("lobby").unwrap();
+        let session = create(&service);
+        session.bind(ann()).unwrap();
+        let joiner = {
+            let (session, room) = (Arc::clone(&session), Arc::clone(&room));
+            thread::spawn(move || {
+                room.add_if(&ann(), session.frontend_id(), || !session.is_closed());
+            })
+        };
+        session.close(CloseReason::ClientClosed);
+        channels.remove_member_everywhere("ann", "f");
+        joiner.join().unwrap();
+        assert_eq!(room.user_amount(), 0);
+        assert!(
+            channels
+                .channels_of(&ann(), session.frontend_id())
+                .is_empty()
+        );
+    });
+}
