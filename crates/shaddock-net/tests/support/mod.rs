@@ -1,5 +1,5 @@
 //! An echo frontend on real sockets, and raw clients to talk to it.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
     io::{self, Read, Write},
