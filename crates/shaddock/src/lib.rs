@@ -1,1 +1,104 @@
-//! See ARCHITECTURE.md.
+//! The session layer of real-time servers: Pomelo's sessions, channels and handlers, in Rust.
+//!
+//! A *frontend* holds the connections of clients and makes a session for each; *backends* do the work and reach the clients through the
+//! frontends. Both are an [`App`], and several of them run in one process. Clients are those of Pomelo, Pinus and Pitaya.
+//!
+//! A whole server:
+//!
+//! ```no_run
+//! use shaddock::prelude::*;
+//!
+//! async fn echo(Json(body): Json<serde_json::Value>) -> Json<serde_json::Value> {
+//!     Json(body)
+//! }
+//!
+//! fn main() -> Result<(), StartError> {
+//!     let mut app = App::new("connector", "connector-1");
+//!     app.listen("127.0.0.1:3010");
+//!     app.route("entryHandler.echo", echo);
+//!     Servers::new().add(app).run_blocking()
+//! }
+//! ```
+//!
+//! # Where to look
+//!
+//! | you want to | look at |
+//! | --- | --- |
+//! | put servers together, start and stop them | [`app`] |
+//! | serve a route | [`handler`], [`extract`] for its arguments, [`reply`] for its answer, [`error`] |
+//! | know and change who is connected | [`session`] |
+//! | send to many | [`channel`] |
+//! | look at every request | [`filter`] |
+//! | call other servers | [`remote`] |
+//! | let clients in, or not | [`handshake`] |
+//! | choose how to speak with clients | [`wire`] |
+//! | join several processes | [`cluster`] |
+//!
+//! # How a request goes
+//!
+//! A connector decodes it on the thread of its connection, which is one of a few that only do this. There the [filters](filter) run and the
+//! handler is polled. A handler that is done at once costs one allocation for its future and one for its answer. One that waits keeps neither the
+//! connection from reading nor other sessions from being served, only the later requests of its own session. A handler that panics
+//! or takes too long gets its client an error answer, and harms nobody else.
+
+mod answer;
+pub mod app;
+pub mod channel;
+mod dispatch;
+pub mod error;
+pub mod extract;
+pub mod filter;
+mod frontend;
+pub mod handler;
+pub mod handshake;
+pub mod remote;
+pub mod reply;
+pub mod request;
+pub mod session;
+pub mod stats;
+
+/// How frontends speak with clients: dialects, heartbeats, dictionary, schemas, listeners.
+pub mod wire {
+    pub use shaddock_net::{
+        AccessPolicy, ConnectionLimits, ListenConfig, NetStats, Peer, TlsError, TlsFiles,
+        TlsReloader, UpgradePolicy,
+    };
+    pub use shaddock_protocol::{
+        Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Limits,
+        PitayaSerializer, Protos, Route, Schema,
+    };
+}
+
+/// Servers that find and call each other: in one process, or over the network.
+pub mod cluster {
+    pub use shaddock_cluster::{
+        Cluster, Context, LocalCluster, Located, Members, Membership, RemoteError, RemoteErrorKind,
+        RoutingTarget, ServerId, ServerInfo, Strategy,
+    };
+}
+
+pub use app::{App, Servers};
+pub use error::HandlerError;
+pub use extract::Json;
+pub use shaddock_macros::debug_handler;
+
+/// What almost every server uses.
+pub mod prelude {
+    pub use crate::{
+        app::{App, AppConfig, AppHandle, Component, Running, Servers, StartError},
+        channel::{BroadcastOptions, Channel, Channels},
+        error::HandlerError,
+        extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State},
+        handshake::{HandshakeInfo, HandshakeReject},
+        reply::Reply,
+        session::{
+            BackendSession, BackendSessions, CloseReason, FrontendId, FrontendSession,
+            SessionConfig, SessionEvent, SessionView, Sid, Uid,
+        },
+    };
+}
+
+/// Spreads sessions over `n` locks. The lowest 16 bits of a sid are the same for all sessions of a frontend.
+pub(crate) fn shard_of(sid: session::Sid, n: usize) -> usize {
+    usize::try_from((sid.get() >> 16) % n as u64).unwrap_or_default()
+}

@@ -1,0 +1,246 @@
+//! What a client reads: the table of answers, applied where the answer is written.
+//!
+//! Pomelo and Pinus clients:
+//!
+//! | outcome | body |
+//! | --- | --- |
+//! | a falsy value (nothing, `null`, `0`, `""`, `false`) | `{}` |
+//! | a value | the value |
+//! | error without a body | `{"code":500}` |
+//! | error, body an object without truthy `code` | the object with `"code":500` |
+//! | error, any other body | the body |
+//!
+//! Pitaya clients read errors as `{"code","msg","metadata"}` (without `metadata` if it is empty), with the error flag set.
+
+use std::{borrow::Cow, num::NonZeroU64, sync::Arc};
+
+use serde_json::Value;
+use shaddock_core::{PushError, SendError, Session};
+use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
+
+use crate::{
+    app::AppHandle,
+    error::{HandlerError, codes},
+    filter::ErrorFlow,
+    handler::Complete,
+    reply::Outcome,
+    request::RequestContext,
+};
+
+const NO_VALUE: &[u8] = b"{}";
+const NO_BODY: &[u8] = b"{\"code\":500}";
+
+/// The body of an answer, and whether it is marked as an error.
+fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a, [u8]>, bool) {
+    match (outcome, dialect) {
+        // With another serializer every body means something, also an empty one.
+        (Ok(reply), Dialect::Pitaya)
+            if codec.config().pitaya_serializer != PitayaSerializer::Json =>
+        {
+            (Cow::Borrowed(reply.as_slice()), false)
+        }
+        (Ok(reply), _) => (Cow::Borrowed(value_or(reply.as_slice(), NO_VALUE)), false),
+        (Err(error), Dialect::Pitaya) => (Cow::Owned(pitaya_error(codec, error)), true),
+        (Err(error), _) => (pomelo_error(error), false),
+    }
+}
+
+impl AppHandle {
+    /// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
+    pub(crate) fn answer_client(&self, mut request: RequestContext, mut outcome: Outcome) {
+        if let Err(error) = &outcome {
+            self.stats().errors.add(1);
+            log_error(&request, error);
+        }
+        match (request.id(), request.session().session()) {
+            (Some(id), Some(session)) => {
+                self.write_answer(session, id, request.route().as_str(), &outcome)
+            }
+            _ => {
+                if outcome
+                    .as_ref()
+                    .is_ok_and(|reply| !reply.as_slice().is_empty())
+                {
+                    self.stats().dropped_replies.add(1);
+                }
+            }
+        }
+        self.filters().global.run_after(&mut request, &mut outcome);
+    }
+
+    fn write_answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, outcome: &Outcome) {
+        let codec = self.codec();
+        let dialect = session.dialect();
+        let write = |outcome: &Outcome| {
+            let (body, is_error) = answer(codec, dialect, outcome);
+            session.send_with(|out| {
+                codec.encode_response(dialect, id.get(), route, &body, is_error, out)
+            })
+        };
+        // A session that closed meanwhile gets nothing, as in Pomelo.
+        let (text, too_large) = match write(outcome) {
+            Ok(()) | Err(PushError::Send(SendError::Closed | SendError::SlowClient)) => return,
+            Err(PushError::Send(error)) => (error.to_string(), true),
+            Err(PushError::Encode(error)) => (error.to_string(), false),
+        };
+        tracing::error!(route, sid = %session.id(), error = text, too_large, "an answer cannot be sent");
+        let instead = Err(HandlerError::internal("the answer cannot be sent"));
+        if write(&instead).is_err() {
+            tracing::error!(route, sid = %session.id(), "nor can an error");
+        }
+    }
+
+    /// Answers a request that never became one.
+    pub(crate) fn refuse_client(
+        &self,
+        session: &Arc<Session>,
+        id: NonZeroU64,
+        route: Option<&Route>,
+        reason: RefuseReason,
+    ) {
+        self.stats().requests.add(1);
+        self.stats().errors.add(1);
+        let route = route.map_or("", Route::as_str);
+        tracing::debug!(route, sid = %session.id(), reason = reason.name(), "a request was refused");
+        self.write_answer(
+            session,
+            id,
+            route,
+            &Err(HandlerError::bad_request(reason.text())),
+        );
+    }
+}
+
+/// What the application did not expect is a warning; what it answered with is its own business.
+fn log_error(request: &RequestContext, error: &HandlerError) {
+    let (route, sid) = (request.route().as_str(), request.session().id());
+    if error.source().is_some() && error.code() == codes::UNKNOWN {
+        tracing::warn!(route, %sid, %error, "a handler failed");
+    } else {
+        tracing::debug!(route, %sid, %error, "a request was answered with an error");
+    }
+}
+
+fn value_or<'a>(json: &'a [u8], otherwise: &'a [u8]) -> &'a [u8] {
+    // Compact text, so the falsy values have few spellings.
+    match json {
+        b"" | b"null" | b"0" | b"-0" | b"0.0" | b"-0.0" | b"\"\"" | b"false" => otherwise,
+        value => value,
+    }
+}
+
+fn pomelo_error(error: &HandlerError) -> Cow<'_, [u8]> {
+    let body = error.body().map_or(NO_BODY, |body| value_or(body, NO_BODY));
+    if body.first() != Some(&b'{') {
+        return Cow::Borrowed(body);
+    }
+    match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(mut object)) if !object.get("code").is_some_and(is_truthy) => {
+            object.insert("code".to_owned(), Value::from(500));
+            serde_json::to_vec(&object).map_or(Cow::Borrowed(NO_BODY), Cow::Owned)
+        }
+        Ok(_) => Cow::Borrowed(body),
+        // Text that somebody made by hand, and that is no JSON.
+        Err(_) => Cow::Borrowed(NO_BODY),
+    }
+}
+
+/// What JavaScript takes for true.
+fn is_truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(_) | Value::Object(_) => true,
+    }
+}
+
+fn pitaya_error(codec: &Codec, error: &HandlerError) -> Vec<u8> {
+    let metadata: Vec<(&str, &str)> = error
+        .metadata()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    codec
+        .error_body(Dialect::Pitaya, error.code(), error.message(), &metadata)
+        .into()
+}
+
+/// Completes a request whose client is connected to this app: the answer goes into the session's outbound queue.
+#[derive(Default)]
+pub(crate) struct ToClient;
+
+impl Complete for ToClient {
+    type Output = ();
+
+    fn complete(self, mut request: RequestContext, mut outcome: Outcome) {
+        let app = request.app().clone();
+        app.filters().run_after(&mut request, &mut outcome);
+        app.answer_client(request, outcome);
+    }
+
+    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+        let app = request.app().clone();
+        app.filters().recover(request, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shaddock_protocol::CodecConfig;
+
+    use super::*;
+    use crate::reply::Reply;
+
+    fn pomelo(outcome: Outcome) -> String {
+        let codec = Codec::new(CodecConfig::default());
+        let (body, flag) = answer(&codec, Dialect::Pomelo, &outcome);
+        assert!(!flag);
+        String::from_utf8(body.into_owned()).unwrap()
+    }
+
+    #[test]
+    fn pomelo_answers_follow_the_table() {
+        for falsy in ["", "null", "0", "\"\"", "false", "0.0"] {
+            assert_eq!(pomelo(Ok(Reply::raw(falsy))), "{}");
+        }
+        for value in ["{\"a\":1}", "[]", "\"x\"", "1", "true"] {
+            assert_eq!(pomelo(Ok(Reply::raw(value))), value);
+        }
+        let error = || HandlerError::new("X", "y");
+        assert_eq!(pomelo(Err(error())), "{\"code\":500}");
+        let cases = [
+            ("{\"b\":1,\"a\":2}", "{\"b\":1,\"a\":2,\"code\":500}"),
+            ("{\"code\":0}", "{\"code\":500}"),
+            ("{\"code\":404,\"a\":1}", "{\"code\":404,\"a\":1}"),
+            ("\"text\"", "\"text\""),
+            ("7", "7"),
+            ("null", "{\"code\":500}"),
+            ("{not json", "{\"code\":500}"),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(pomelo(Err(error().with_raw_body(body.into()))), expected);
+        }
+    }
+
+    #[test]
+    fn pitaya_errors_have_a_flag_and_their_shape() {
+        let codec = Codec::new(CodecConfig::default());
+        let outcome = Err(HandlerError::not_found("no \"x\""));
+        let (body, flag) = answer(&codec, Dialect::Pitaya, &outcome);
+        assert_eq!(
+            (&*body, flag),
+            (
+                &b"{\"code\":\"PIT-404\",\"msg\":\"no \\\"x\\\"\"}"[..],
+                true
+            )
+        );
+        let outcome = Err(HandlerError::new("X", "y").with_metadata("k", "v"));
+        let (body, _) = answer(&codec, Dialect::Pitaya, &outcome);
+        assert_eq!(
+            &*body,
+            b"{\"code\":\"X\",\"msg\":\"y\",\"metadata\":{\"k\":\"v\"}}"
+        );
+    }
+}

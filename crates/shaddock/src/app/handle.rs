@@ -1,0 +1,384 @@
+//! The running app.
+
+use std::{
+    any::{Any, TypeId},
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, ServerInfo};
+use shaddock_core::{
+    ChannelService, ConnectionStats, LoginRecord, Session, SessionService, StatisticsInfo, Uid,
+};
+use shaddock_net::{AccessPolicy, Listener, NetStats, TlsError};
+use shaddock_protocol::Codec;
+use tokio::{runtime::Handle, time::Sleep};
+
+use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
+use crate::{
+    channel::{Channels, Scheduler},
+    filter::Filters,
+    handler::{BoxFuture, HandlerTable, panic_text},
+    session::BackendSessions,
+    stats::AppStats,
+};
+
+/// A running server. Cheap to clone. Handlers take it as [`Ctx`](crate::extract::Ctx).
+#[derive(Clone)]
+pub struct AppHandle(Arc<AppInner>);
+
+/// Everything a running server is made of.
+pub(crate) struct AppInner {
+    pub(super) info: Arc<ServerInfo>,
+    pub(super) values: Shared,
+    pub(super) config: AppConfig,
+    pub(super) handlers: HandlerTable,
+    pub(super) remotes: HandlerTable,
+    pub(super) filters: Filters,
+    pub(super) routing: Routing,
+    pub(super) hooks: Hooks,
+    pub(super) stats: AppStats,
+    /// Concurrent and offloaded requests.
+    pub(super) requests: Tasks,
+    /// Background work of the application.
+    pub(super) tasks: Tasks,
+    /// Listeners of session events.
+    pub(super) events: Tasks,
+    pub(super) codec: Arc<Codec>,
+    pub(super) sessions: Option<SessionService>,
+    pub(super) connections: Option<ConnectionStats>,
+    pub(super) channels: ChannelService,
+    pub(super) scheduler: Scheduler,
+    pub(super) membership: OnceLock<Arc<dyn Membership>>,
+    pub(super) listeners: Mutex<Vec<Listener>>,
+}
+
+/// # Who it is
+impl AppHandle {
+    /// The server type.
+    pub fn server_type(&self) -> &str {
+        &self.0.info.server_type
+    }
+
+    /// The server id.
+    pub fn id(&self) -> &str {
+        self.0.info.id.as_str()
+    }
+
+    /// What other servers see of it.
+    pub fn info(&self) -> &Arc<ServerInfo> {
+        &self.0.info
+    }
+
+    /// Whether it listens for clients.
+    pub fn is_frontend(&self) -> bool {
+        self.0.info.frontend
+    }
+
+    /// Its bounds and times.
+    pub fn config(&self) -> &AppConfig {
+        &self.0.config
+    }
+
+    /// What it counts.
+    pub fn stats(&self) -> &AppStats {
+        &self.0.stats
+    }
+}
+
+/// # The context
+impl AppHandle {
+    /// Puts a value into the context, in the place of one of the same type. Configuration is read when the app starts: setting it now changes
+    /// nothing.
+    pub fn set<T: Send + Sync + 'static>(&self, value: T) {
+        self.set_shared(Arc::new(value));
+    }
+
+    /// As [`set`](Self::set), for a value that others share.
+    pub fn set_shared<T: Send + Sync + 'static>(&self, value: Arc<T>) {
+        self.0.values.set(value);
+    }
+
+    /// A value of the context: one that was set, or one of the app's own services: [`SessionService`] and [`ConnectionStats`] (frontends),
+    /// [`Channels`], [`BackendSessions`].
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0
+            .values
+            .get()
+            .or_else(|| self.service(TypeId::of::<T>())?.downcast().ok())
+    }
+
+    /// Services that hold the app and so cannot be in its context.
+    fn service(&self, key: TypeId) -> Option<Arc<dyn Any + Send + Sync>> {
+        if key == TypeId::of::<Channels>() {
+            Some(Arc::new(self.channels()))
+        } else if key == TypeId::of::<BackendSessions>() {
+            Some(Arc::new(self.backend_sessions()))
+        } else {
+            None
+        }
+    }
+
+    /// The sessions of this frontend; `None` on other servers.
+    pub fn session_service(&self) -> Option<&SessionService> {
+        self.0.sessions.as_ref()
+    }
+
+    /// Who is logged in at this frontend; `None` on other servers.
+    pub fn connection_stats(&self) -> Option<&ConnectionStats> {
+        self.0.connections.as_ref()
+    }
+
+    /// Connections and logins, for operators; `None` on servers that are no frontends. (Pomelo `connectionService.getStatisticsInfo`.)
+    pub fn connection_statistics(&self) -> Option<StatisticsInfo> {
+        let mut info = self.0.connections.as_ref()?.statistics();
+        info.connections = self.open_connections();
+        Some(info)
+    }
+
+    /// The place of this server in the cluster.
+    ///
+    /// # Errors
+    /// The app has not joined yet, or could not.
+    pub fn membership(&self) -> Result<&Arc<dyn Membership>, RemoteError> {
+        self.0.membership.get().ok_or_else(|| {
+            let kind = RemoteErrorKind::Disconnected;
+            RemoteError::of(
+                kind,
+                shaddock_cluster::code::UNAVAILABLE,
+                "this server has not joined the others yet",
+            )
+        })
+    }
+}
+
+/// # Background work
+impl AppHandle {
+    /// Runs `future` in the background, until it is done or the app stops; then it is dropped at its next `.await`. A panic is logged and ends
+    /// the task only. `name` is for logs.
+    ///
+    /// # Errors
+    /// [`SpawnError`]: too many tasks, or the app stops.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> Result<(), SpawnError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.0.tasks.spawn(name, future).map(drop)
+    }
+
+    /// Done when the app stops. For background work that wants to end by itself.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.0.tasks.stopped()
+    }
+
+    /// The runtime that started the app.
+    pub fn runtime(&self) -> &Handle {
+        self.0.tasks.runtime()
+    }
+
+    /// Runs code of the application: `None` if it panicked or took longer than `limit` (zero: no limit), which is logged.
+    pub(crate) async fn limited<T, F>(
+        &self,
+        name: &'static str,
+        limit: Duration,
+        make: F,
+    ) -> Option<T>
+    where
+        F: FnOnce() -> BoxFuture<T> + Send,
+    {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        let panicked = |panic: Box<dyn Any + Send>| {
+            self.0.stats.panics.add(1);
+            tracing::error!(
+                name,
+                panic = panic_text(&*panic),
+                "a hook of the application panicked"
+            );
+        };
+        let mut future = catch_unwind(AssertUnwindSafe(make))
+            .map_err(panicked)
+            .ok()?;
+        let polled = std::future::poll_fn(|task| {
+            match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task))) {
+                Ok(polled) => polled.map(Some),
+                Err(panic) => {
+                    panicked(panic);
+                    Poll::Ready(None)
+                }
+            }
+        });
+        if limit.is_zero() {
+            return polled.await;
+        }
+        tokio::select! {
+            biased;
+            value = polled => value,
+            () = self.sleep(limit) => {
+                tracing::error!(name, ?limit, "a hook of the application did not end in time");
+                None
+            }
+        }
+    }
+
+    /// A timer of the runtime that polls it, or of the app's if there is none.
+    pub(crate) fn sleep(&self, duration: Duration) -> Pin<Box<Sleep>> {
+        if Handle::try_current().is_ok() {
+            return Box::pin(tokio::time::sleep(duration));
+        }
+        let _runtime = self.runtime().enter();
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// # Listeners
+impl AppHandle {
+    fn listeners<T>(&self, look: impl FnOnce(&[Listener]) -> T) -> T {
+        look(
+            &self
+                .0
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// The addresses it listens on, with the real ports, in the order of [`App::listen`](crate::App::listen).
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners(|all| all.iter().map(Listener::local_addr).collect())
+    }
+
+    /// Open connections, whether or not their handshake is done.
+    pub fn open_connections(&self) -> usize {
+        self.listeners(|all| all.iter().map(Listener::open_connections).sum())
+    }
+
+    /// What the listeners counted, in their order.
+    pub fn net_stats(&self) -> Vec<NetStats> {
+        self.listeners(|all| all.iter().map(Listener::stats).collect())
+    }
+
+    /// Replaces address lists and connection limits of all listeners. Open connections stay.
+    pub fn set_access(&self, policy: &AccessPolicy) {
+        self.listeners(|all| {
+            all.iter()
+                .for_each(|listener| listener.set_access(policy.clone()))
+        });
+    }
+
+    /// Reads certificates and keys again.
+    ///
+    /// # Errors
+    /// [`TlsError`] of the first listener that could not; the others are reloaded all the same.
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        self.listeners(|all| {
+            all.iter()
+                .map(Listener::reload_tls)
+                .fold(Ok(()), Result::and)
+        })
+    }
+
+    /// Closes the listening sockets. Open connections go on. First step of draining; the readiness probe should say no before.
+    pub fn stop_accepting(&self) {
+        self.listeners(|all| all.iter().for_each(Listener::stop_accepting));
+    }
+
+    /// Lets go what push schedulers hold back.
+    pub fn flush_pushes(&self) {
+        self.0.scheduler.flush();
+    }
+}
+
+/// For the rest of the framework.
+impl AppHandle {
+    pub(crate) fn from_inner(inner: Arc<AppInner>) -> Self {
+        Self(inner)
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<AppInner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn inner(&self) -> &AppInner {
+        &self.0
+    }
+
+    pub(crate) fn handlers(&self) -> &HandlerTable {
+        &self.0.handlers
+    }
+
+    pub(crate) fn remotes(&self) -> &HandlerTable {
+        &self.0.remotes
+    }
+
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.0.filters
+    }
+
+    pub(crate) fn routing(&self) -> &Routing {
+        &self.0.routing
+    }
+
+    pub(crate) fn hooks(&self) -> &Hooks {
+        &self.0.hooks
+    }
+
+    pub(crate) fn requests(&self) -> &Tasks {
+        &self.0.requests
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    pub(crate) fn events(&self) -> &Tasks {
+        &self.0.events
+    }
+
+    /// How this app speaks with clients.
+    pub fn codec(&self) -> &Arc<Codec> {
+        &self.0.codec
+    }
+
+    pub(crate) fn channel_data(&self) -> &ChannelService {
+        &self.0.channels
+    }
+
+    pub(crate) fn scheduler(&self) -> &Scheduler {
+        &self.0.scheduler
+    }
+
+    /// Remembers a login for the statistics.
+    pub(crate) fn log_in(&self, session: &Session, uid: &Uid) {
+        if let Some(stats) = &self.0.connections {
+            let since_1970 = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default();
+            stats.add_login(LoginRecord {
+                uid: uid.clone(),
+                sid: session.id(),
+                login_time: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+                address: session.client_address(),
+                info: serde_json::Map::new(),
+            });
+        }
+    }
+
+    pub(crate) fn log_out(&self, session: &Session, uid: &Uid) {
+        if let Some(stats) = &self.0.connections {
+            stats.remove_login(uid.as_str(), session.id());
+        }
+    }
+}
+
+impl std::fmt::Debug for AppHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppHandle")
+            .field("type", &self.server_type())
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,124 @@
+//! What the app gives to the cluster.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use shaddock_cluster::{
+    BoxFuture, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RemoteCall, RemoteError,
+    ServerId, SessionAnswer, SessionEvent, SessionOp,
+};
+use shaddock_core::CloseReason;
+use shaddock_protocol::Route;
+
+use super::{AppHandle, AppInner};
+use crate::{error::HandlerError, reply::Outcome, request::RequestContext, session::SessionView};
+
+/// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
+pub(crate) struct AppNode(Weak<AppInner>);
+
+impl AppNode {
+    pub(crate) fn new(app: &AppHandle) -> Arc<Self> {
+        Arc::new(Self(app.downgrade()))
+    }
+
+    fn app(&self) -> Option<AppHandle> {
+        self.0.upgrade().map(AppHandle::from_inner)
+    }
+}
+
+fn gone() -> RemoteError {
+    RemoteError::server_not_found()
+}
+
+fn answer(outcome: Outcome) -> Result<Bytes, RemoteError> {
+    match outcome {
+        Ok(reply) => Ok(reply.into_bytes()),
+        Err(error) => Err(error.into_remote()),
+    }
+}
+
+impl Node for AppNode {
+    fn serve_request(
+        self: Arc<Self>,
+        request: ForwardedRequest,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        let refused = |error| -> BoxFuture<'static, _> { Box::pin(std::future::ready(Err(error))) };
+        let Some(app) = self.app() else {
+            return refused(gone());
+        };
+        let Some(session) = SessionView::of_forwarded(&app, request.session) else {
+            return refused(
+                HandlerError::bad_request("the request does not say which session it is of")
+                    .into_remote(),
+            );
+        };
+        let mut context =
+            RequestContext::new(session, Route::new(request.route), request.id, request.body);
+        if let Some(timeout) = request.context.timeout() {
+            let own = context.timeout();
+            // Nobody waits longer than the sender does.
+            context.set_timeout(if own.is_zero() {
+                timeout
+            } else {
+                own.min(timeout)
+            });
+        }
+        let future = app.serve_forwarded(context);
+        Box::pin(async move { answer(future.await) })
+    }
+
+    fn serve_call(
+        self: Arc<Self>,
+        call: RemoteCall,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        let Some(app) = self.app() else {
+            return Box::pin(std::future::ready(Err(gone())));
+        };
+        let future = app.serve_remote(&call);
+        Box::pin(async move { answer(future.await) })
+    }
+
+    fn session_op(
+        self: Arc<Self>,
+        op: SessionOp,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        match self.app() {
+            Some(app) => app.serve_session_op(op),
+            None => Box::pin(std::future::ready(Err(gone()))),
+        }
+    }
+
+    fn deliver(&self, delivery: Delivery) -> Delivered {
+        self.app()
+            .map(|app| app.deliver_here(delivery))
+            .unwrap_or_default()
+    }
+
+    fn bound_elsewhere(&self, uid: &Arc<str>, owner: Option<&ServerId>) {
+        let Some(app) = self.app() else { return };
+        if let Some(service) = app.session_service() {
+            let closed = service.close_by_uid(uid, &CloseReason::Replaced);
+            tracing::info!(
+                uid = &**uid,
+                owner = owner.map(ServerId::as_str),
+                closed,
+                "a user is bound elsewhere"
+            );
+        }
+    }
+
+    fn member_changed(&self, change: MemberChange) {
+        tracing::info!(?change, "servers changed");
+        if let (Some(app), MemberChange::Left(info)) = (self.app(), change)
+            && info.frontend
+        {
+            app.forget_frontend(&info.id);
+        }
+    }
+
+    fn session_event(&self, event: SessionEvent) {
+        if let Some(app) = self.app() {
+            app.forget_members(event);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Servers: [`App`] is one, [`Servers`] runs one or several in a process.
+//!
+//! An `App` is put together first and runs afterwards. While it is put together it is a plain value; mistakes such as a route that is taken
+//! panic with the place of the call. [`Servers::start`] checks what handlers need, joins the cluster, opens the listeners, and gives an
+//! [`AppHandle`] for each app: the running server, cheap to clone, which handlers get as [`Ctx`](crate::extract::Ctx).
+//!
+//! There are no globals: several apps of the same or of different types run in one process.
+
+mod component;
+mod config;
+mod context;
+mod handle;
+mod info;
+mod join;
+pub(crate) mod requirements;
+mod running;
+mod servers;
+mod tasks;
+
+use std::{
+    future::Future,
+    net::{SocketAddr, ToSocketAddrs},
+    panic::Location,
+    sync::Arc,
+};
+
+use shaddock_cluster::{Routing, RoutingTarget, ServerInfo, Strategy};
+use shaddock_net::ListenConfig;
+
+pub(crate) use self::{
+    component::ErasedComponent, context::TypeMap, handle::AppInner, tasks::Tasks,
+};
+pub use self::{
+    component::{BoxError, Component},
+    config::{AppConfig, DictionaryConfig},
+    handle::AppHandle,
+    running::Running,
+    servers::{Servers, StartError},
+    tasks::SpawnError,
+};
+use crate::{
+    error::IntoHandlerError,
+    filter::{ErrorHandler, Filter, Filters},
+    handler::{Handler, HandlerTable, RouteEntry},
+    handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject},
+    session::{BindHook, EventHook, EventHooks, EventKind, FrontendSession, SessionEvent, Uid},
+};
+
+/// One server, being put together. Pomelo's `app`, before `app.start()`.
+///
+/// ```
+/// use shaddock::prelude::*;
+///
+/// async fn echo(Json(body): Json<serde_json::Value>) -> Json<serde_json::Value> {
+///     Json(body)
+/// }
+///
+/// let mut app = App::new("connector", "connector-1");
+/// app.listen("127.0.0.1:0");
+/// app.set(SessionConfig { single_session: true, ..SessionConfig::default() });
+/// app.route("entryHandler.echo", echo);
+/// ```
+pub struct App {
+    pub(crate) info: ServerInfo,
+    pub(crate) values: TypeMap,
+    pub(crate) handlers: HandlerTable,
+    pub(crate) remotes: HandlerTable,
+    pub(crate) filters: Filters,
+    pub(crate) routing: Routing,
+    pub(crate) listeners: Vec<ListenConfig>,
+    pub(crate) components: Vec<Arc<dyn ErasedComponent>>,
+    pub(crate) hooks: Hooks,
+}
+
+/// What the application wants to be asked and told.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) client_check: Option<ClientCheck>,
+    pub(crate) handshake: Option<HandshakeHook>,
+    pub(crate) before_bind: Option<BindHook>,
+    pub(crate) events: EventHooks,
+}
+
+impl App {
+    /// A server of this type with this id. The id is unique in the cluster; the type is the first part of the routes it serves.
+    ///
+    /// # Panics
+    /// If the type or the id is empty, longer than 128 bytes, or has a `.`, `/`, `*`, `>`, white space or a control character in it.
+    #[track_caller]
+    pub fn new(server_type: &str, id: &str) -> Self {
+        let info = match ServerInfo::new(id, server_type, false) {
+            Ok(info) => info,
+            Err(error) => panic!("{error}"),
+        };
+        Self {
+            info,
+            values: TypeMap::default(),
+            handlers: HandlerTable::default(),
+            remotes: HandlerTable::default(),
+            filters: Filters::default(),
+            routing: Routing::new(),
+            listeners: Vec::new(),
+            components: Vec::new(),
+            hooks: Hooks::default(),
+        }
+    }
+
+    /// The server type.
+    pub fn server_type(&self) -> &str {
+        &self.info.server_type
+    }
+
+    /// The server id.
+    pub fn id(&self) -> &str {
+        self.info.id.as_str()
+    }
+
+    /// Whether it listens for clients.
+    pub fn is_frontend(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
+    /// Listens for clients, which makes the server a frontend. TCP and WebSocket on one port; port 0 takes a free one.
+    ///
+    /// # Panics
+    /// If `address` names no address. Names are looked up at once.
+    #[track_caller]
+    pub fn listen(&mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> &mut Self {
+        let found: Option<SocketAddr> = address
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut all| all.next());
+        match found {
+            Some(address) => self.listen_with(ListenConfig::new(address)),
+            None => {
+                panic!("{address:?} is no address to listen on; write it like \"0.0.0.0:3010\"")
+            }
+        }
+    }
+
+    /// Listens for clients with everything a listener can be told: TLS, address lists, limits.
+    pub fn listen_with(&mut self, config: ListenConfig) -> &mut Self {
+        self.listeners.push(config);
+        self.info.frontend = true;
+        self
+    }
+
+    /// Puts a value into the context of the app, in the place of one of the same type. Handlers take it as [`State`](crate::extract::State).
+    ///
+    /// Configuration is set the same way: [`AppConfig`], [`SessionConfig`](crate::session::SessionConfig),
+    /// [`CodecConfig`](crate::wire::CodecConfig), [`DictionaryConfig`], [`PushConfig`](crate::channel::PushConfig).
+    pub fn set<T: Send + Sync + 'static>(&mut self, value: T) -> &mut Self {
+        self.set_shared(Arc::new(value))
+    }
+
+    /// As [`set`](Self::set), for a value that others share.
+    pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: Arc<T>) -> &mut Self {
+        self.values.set(value);
+        self
+    }
+
+    /// A value of the context.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.values.get()
+    }
+
+    /// Metadata that other servers of the cluster can read of this one.
+    pub fn metadata(&mut self, key: impl Into<String>, value: impl Into<String>) -> &mut Self {
+        self.info.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Serves `handler.method`, or `type.handler.method` if the type is the own one. The result says how the route is served.
+    ///
+    /// # Panics
+    /// If the route is malformed, of another server type, or taken.
+    #[track_caller]
+    pub fn route<H, T>(&mut self, route: &str, handler: H) -> RouteEntry<'_>
+    where
+        H: Handler<T>,
+        T: 'static,
+    {
+        let short = self.own_route(route);
+        self.handlers.insert(short, handler, Location::caller())
+    }
+
+    /// Serves calls of other servers to `type.remote.method`. See [`crate::remote`].
+    ///
+    /// # Panics
+    /// As [`route`](Self::route).
+    #[track_caller]
+    pub fn remote<H, T>(&mut self, route: &str, remote: H) -> RouteEntry<'_>
+    where
+        H: Handler<T>,
+        T: 'static,
+    {
+        let short = self.own_route(route);
+        self.remotes.insert(short, remote, Location::caller())
+    }
+
+    #[track_caller]
+    fn own_route(&self, route: &str) -> String {
+        let parts: Vec<&str> = route.split('.').collect();
+        if parts.iter().any(|part| part.trim().is_empty()) {
+            panic!("the route `{route}` has an empty part");
+        }
+        match parts[..] {
+            [handler, method] => format!("{handler}.{method}"),
+            [own, handler, method] if own == self.server_type() => format!("{handler}.{method}"),
+            [other, ..] if parts.len() == 3 => panic!(
+                "the route `{route}` belongs to servers of type `{other}`, this one is a `{}`",
+                self.server_type()
+            ),
+            _ => panic!(
+                "the route `{route}` is malformed: write `handler.method` or `type.handler.method`"
+            ),
+        }
+    }
+
+    /// Adds a filter for every request of this app's clients, also those that are forwarded.
+    pub fn global_filter(&mut self, filter: impl Filter) -> &mut Self {
+        self.filters.global.filters.push(Arc::new(filter));
+        self
+    }
+
+    /// Adds a filter for every request that this app serves itself.
+    pub fn filter(&mut self, filter: impl Filter) -> &mut Self {
+        self.filters.own.filters.push(Arc::new(filter));
+        self
+    }
+
+    /// Repairs errors of requests that failed before or outside the app's own filters and handlers. The last one set counts.
+    pub fn global_error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
+        self.filters.global.error_handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Repairs errors of the app's own filters and handlers. The last one set counts.
+    pub fn error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
+        self.filters.own.error_handler = Some(Arc::new(handler));
+        self
+    }
+
+    /// Chooses the server of type `server_type` that gets a request (Pomelo's `app.route`). The servers are sorted by id and never empty;
+    /// `None` answers the request with an error.
+    pub fn route_fn<F>(&mut self, server_type: &str, choose: F) -> &mut Self
+    where
+        F: for<'a> Fn(&RoutingTarget<'a>, &'a [Arc<ServerInfo>]) -> Option<&'a Arc<ServerInfo>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.route_by(server_type, Strategy::Function(Arc::new(choose)))
+    }
+
+    /// Chooses servers of a type by this strategy. Types that are not named get a random server.
+    pub fn route_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
+        self.routing.set(server_type, strategy);
+        self
+    }
+
+    /// Adds a component, started after those added before.
+    pub fn component(&mut self, component: impl Component) -> &mut Self {
+        self.components.push(Arc::new(component));
+        self
+    }
+
+    /// Judges clients by kind and version (`sys.type`, `sys.version`), before [`on_handshake`](Self::on_handshake). Refused ones get 501.
+    pub fn check_client<F>(&mut self, check: F) -> &mut Self
+    where
+        F: Fn(Option<&str>, Option<&str>) -> bool + Send + Sync + 'static,
+    {
+        self.hooks.client_check = Some(Arc::new(check));
+        self
+    }
+
+    /// Judges handshakes and answers them with data for the client, which it finds under `user`.
+    pub fn on_handshake<F, Fut>(&mut self, hook: F) -> &mut Self
+    where
+        F: Fn(HandshakeInfo) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<serde_json::Value>, HandshakeReject>> + Send + 'static,
+    {
+        self.hooks.handshake = Some(Arc::new(move |info| Box::pin(hook(info))));
+        self
+    }
+
+    /// Runs before a session of this frontend is bound to a user, and may refuse: the bind then fails with its error, and nothing has changed.
+    pub fn before_bind<F, Fut, E>(&mut self, hook: F) -> &mut Self
+    where
+        F: Fn(AppHandle, FrontendSession, Uid) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: IntoHandlerError,
+    {
+        self.hooks.before_bind = Some(Arc::new(move |app, session, uid| {
+            let decision = hook(app, session, uid);
+            Box::pin(async move { decision.await.map_err(IntoHandlerError::into_handler_error) })
+        }));
+        self
+    }
+
+    /// Runs after a session of this frontend was bound to a user.
+    ///
+    /// Listeners of one session run one after the other, in the order of the events, on the runtime that started the app and never on the
+    /// thread that reads the client's bytes. A listener that panics, or takes long, delays the events of its own session only.
+    pub fn on_session_bound<F, Fut>(&mut self, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to(EventKind::Bound, listener)
+    }
+
+    /// Runs after the user was taken from a session that stays open. As [`on_session_bound`](Self::on_session_bound).
+    pub fn on_session_unbound<F, Fut>(&mut self, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to(EventKind::Unbound, listener)
+    }
+
+    /// Runs after a session of this frontend was closed; its last user and settings are in the event. As
+    /// [`on_session_bound`](Self::on_session_bound).
+    pub fn on_session_closed<F, Fut>(&mut self, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to(EventKind::Closed, listener)
+    }
+
+    fn listen_to<F, Fut>(&mut self, kind: EventKind, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let hook: EventHook = Arc::new(move |app, event| Box::pin(listener(app, event)));
+        self.hooks.events.add(kind, hook);
+        self
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App")
+            .field("info", &self.info)
+            .field("values", &self.values)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,226 @@
+//! Servers that run, and how they stop.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use shaddock_core::CloseReason;
+use shaddock_net::Workers;
+
+use super::{AppHandle, ErasedComponent, StartError, servers::start_workers};
+
+/// Servers that were started. Call [`shutdown`](Self::shutdown): dropping it closes the listeners and leaves everything else behind.
+#[must_use = "servers stop listening when this is dropped"]
+pub struct Running {
+    apps: Vec<AppHandle>,
+    components: Vec<Started>,
+    worker_count: Option<usize>,
+    workers: Option<Workers>,
+}
+
+struct Started {
+    app: AppHandle,
+    component: Arc<dyn ErasedComponent>,
+    started: bool,
+}
+
+/// How many clients are closed at once, so that they do not all come back at the same moment, and how long the next wave waits.
+const WAVE: usize = 1024;
+const BETWEEN_WAVES: Duration = Duration::from_millis(10);
+
+impl Running {
+    pub(super) const fn new(worker_count: Option<usize>) -> Self {
+        Self {
+            apps: Vec::new(),
+            components: Vec::new(),
+            worker_count,
+            workers: None,
+        }
+    }
+
+    pub(super) fn add(&mut self, app: AppHandle, components: Vec<Arc<dyn ErasedComponent>>) {
+        let waiting = components.into_iter().map(|component| Started {
+            app: app.clone(),
+            component,
+            started: false,
+        });
+        self.components.extend(waiting);
+        self.apps.push(app);
+    }
+
+    /// The servers, in the order in which they were added.
+    pub fn apps(&self) -> &[AppHandle] {
+        &self.apps
+    }
+
+    /// The server with this id.
+    pub fn app(&self, id: &str) -> Option<&AppHandle> {
+        self.apps.iter().find(|app| app.id() == id)
+    }
+
+    /// The first address that the server with this id listens on, with the real port.
+    pub fn address(&self, id: &str) -> Option<SocketAddr> {
+        self.app(id)?.local_addrs().first().copied()
+    }
+
+    pub(super) async fn start_components(&mut self) -> Result<(), StartError> {
+        for one in &mut self.components {
+            let started = Arc::clone(&one.component).start(one.app.clone());
+            run_start(&one.app, &*one.component, started).await?;
+            one.started = true;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn after_start(&self) -> Result<(), StartError> {
+        for one in &self.components {
+            let started = Arc::clone(&one.component).after_start(one.app.clone());
+            run_start(&one.app, &*one.component, started).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_workers(&mut self) -> Result<&Workers, StartError> {
+        let workers = start_workers(self.worker_count)?;
+        Ok(self.workers.insert(workers))
+    }
+
+    /// Stops everything, in this order: nobody new is let in and nobody routes here any more; clients are told and closed, after what is queued
+    /// for them was sent; requests at work and events end; background work is cancelled; components stop in reverse order; the cluster is left.
+    ///
+    /// Each step has a deadline ([`AppConfig::stop_timeout`](super::AppConfig::stop_timeout)), so this always ends. Not cancel-safe: dropped, it
+    /// leaves the rest running.
+    pub async fn shutdown(mut self) {
+        for app in &self.apps {
+            app.stop_accepting();
+            if let Ok(membership) = app.membership() {
+                within(app, "withdraw from the cluster", membership.withdraw()).await;
+            }
+        }
+        for app in &self.apps {
+            app.close_clients().await;
+        }
+        for app in &self.apps {
+            let limit = app.config().stop_timeout;
+            if !app.requests().stop(limit).await
+                || !app.events().stop(limit).await
+                || !app.tasks().stop(limit).await
+            {
+                tracing::warn!(
+                    app = app.id(),
+                    "work was still going on when the app stopped"
+                );
+            }
+        }
+        for one in self.components.iter().rev().filter(|one| one.started) {
+            within(
+                &one.app,
+                one.component.name(),
+                Arc::clone(&one.component).stop(one.app.clone()),
+            )
+            .await;
+        }
+        for app in &self.apps {
+            if let Ok(membership) = app.membership() {
+                within(app, "leave the cluster", membership.leave()).await;
+            }
+        }
+        if let Some(workers) = self.workers.take() {
+            workers.shutdown().await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for app in &self.apps {
+            // A listener holds its app.
+            drop(app.take_listeners());
+        }
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("apps", &self.apps)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AppHandle {
+    fn take_listeners(&self) -> Vec<shaddock_net::Listener> {
+        std::mem::take(
+            &mut *self
+                .inner()
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Tells all clients that the server goes, in waves, and waits until their connections are gone.
+    async fn close_clients(&self) {
+        let Some(service) = self.session_service() else {
+            return;
+        };
+        self.flush_pushes();
+        let close = async {
+            let mut sessions = Vec::with_capacity(service.session_count());
+            service.visit_sessions(|session| sessions.push(Arc::clone(session)));
+            for (n, wave) in sessions.chunks(WAVE).enumerate() {
+                if n > 0 {
+                    tokio::time::sleep(BETWEEN_WAVES).await;
+                }
+                for session in wave {
+                    session.close(CloseReason::Draining);
+                }
+            }
+            for listener in self.take_listeners() {
+                listener.closed().await;
+            }
+        };
+        within(self, "close the clients", close).await;
+        // What came in between, or did not leave in time.
+        service.close_all(&CloseReason::Draining);
+    }
+}
+
+async fn run_start(
+    app: &AppHandle,
+    component: &dyn ErasedComponent,
+    start: impl Future<Output = Result<(), super::BoxError>>,
+) -> Result<(), StartError> {
+    let limit = app.config().start_timeout;
+    let started = match tokio::time::timeout(limit, start).await {
+        Ok(started) => started,
+        Err(late) => Err(late.into()),
+    };
+    started.map_err(|error| StartError::Component {
+        app: app.id().to_owned(),
+        component: component.name().to_owned(),
+        error,
+    })
+}
+
+/// One step of a shutdown: it has a deadline, and its panic stops nothing else.
+async fn within(app: &AppHandle, step: &str, work: impl Future<Output = ()>) {
+    let work = std::pin::pin!(work);
+    let mut work = work;
+    let guarded = std::future::poll_fn(|task| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(task)))
+            .unwrap_or_else(|_panic| {
+                tracing::error!(app = app.id(), step, "a step of the shutdown panicked");
+                std::task::Poll::Ready(())
+            })
+    });
+    if tokio::time::timeout(app.config().stop_timeout, guarded)
+        .await
+        .is_err()
+    {
+        tracing::error!(app = app.id(), step, "a step of the shutdown took too long");
+    }
+}

@@ -1,0 +1,368 @@
+//! One or several apps in one process: check, start, join, listen.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use shaddock_cluster::{Cluster, ClusterError, JoinOptions, LocalCluster, Unique};
+use shaddock_core::{
+    ChannelConfig, ChannelService, Conflict, ConnectionStats, FrontendId, SessionConfig,
+    SessionService,
+};
+use shaddock_net::{ListenError, Listener, Workers};
+use shaddock_protocol::{Codec, CodecConfig, Dictionary, DictionaryError};
+use tokio::runtime::Handle;
+
+use super::{
+    App, AppConfig, AppHandle, AppInner, BoxError, DictionaryConfig, ErasedComponent, Running,
+    Tasks, context::Shared, info::sid_allocator, join::AppNode, requirements::Requirements,
+};
+use crate::{
+    channel::{PushConfig, Scheduler},
+    frontend::AppFrontend,
+    handler::HandlerTable,
+    session::FrontendEvents,
+    stats::AppStats,
+};
+
+/// Why servers did not start. What was started before has been stopped again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is no app.
+    #[error("no app was added")]
+    NoApp,
+    /// A handler or remote needs something that the app does not have.
+    #[error("`{route}` of `{app}` cannot be served: {reason}")]
+    Requirement {
+        /// The id of the app.
+        app: String,
+        /// The route.
+        route: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// The route dictionary cannot be built.
+    #[error(transparent)]
+    Dictionary(#[from] DictionaryError),
+    /// A component did not start.
+    #[error("component `{component}` of `{app}` did not start: {error}")]
+    Component {
+        /// The id of the app.
+        app: String,
+        /// The name of the component.
+        component: String,
+        /// Why.
+        #[source]
+        error: BoxError,
+    },
+    /// The cluster does not take the app.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A port cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The operating system refuses threads.
+    #[error("IO workers cannot be started: {0}")]
+    Workers(#[source] std::io::Error),
+    /// [`Servers::run_blocking`]: the operating system refuses a runtime.
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// The servers of one process.
+///
+/// ```no_run
+/// use shaddock::prelude::*;
+///
+/// # fn main() -> Result<(), StartError> {
+/// let mut gate = App::new("gate", "gate-1");
+/// gate.listen("0.0.0.0:3014");
+/// let mut connector = App::new("connector", "connector-1");
+/// connector.listen("0.0.0.0:3010");
+/// Servers::new().add(gate).add(connector).run_blocking()
+/// # }
+/// ```
+#[must_use = "servers do nothing until they are started"]
+#[derive(Default)]
+pub struct Servers {
+    apps: Vec<App>,
+    cluster: Option<Arc<dyn Cluster>>,
+    workers: Option<usize>,
+}
+
+impl Servers {
+    /// No servers yet. They will find each other in this process.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a server.
+    #[expect(clippy::should_implement_trait, reason = "it is a builder, not a sum")]
+    pub fn add(mut self, app: App) -> Self {
+        self.apps.push(app);
+        self
+    }
+
+    /// Joins the servers to this cluster, instead of one of their own in this process.
+    pub fn cluster(mut self, cluster: impl Cluster) -> Self {
+        self.cluster = Some(Arc::new(cluster));
+        self
+    }
+
+    /// Number of threads that serve clients' connections, all frontends together. Default: one per core.
+    pub const fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// Starts the servers: checks, components, cluster, listeners, in this order. Needs a tokio runtime with several threads and timers; what the
+    /// application does in the background runs there.
+    ///
+    /// # Errors
+    /// [`StartError`]; then everything is stopped again.
+    pub async fn start(self) -> Result<Running, StartError> {
+        if self.apps.is_empty() {
+            return Err(StartError::NoApp);
+        }
+        let routes: Vec<String> = self.apps.iter().flat_map(full_routes).collect();
+        let cluster = self
+            .cluster
+            .unwrap_or_else(|| Arc::new(LocalCluster::new()));
+        let mut running = Running::new(self.workers);
+        let mut listening = Vec::new();
+        for app in self.apps {
+            check(&app)?;
+            let (handle, components, listeners) = assemble(app, &routes)?;
+            listening.push((handle.clone(), listeners));
+            running.add(handle, components);
+        }
+        match bring_up(&mut running, &*cluster, listening).await {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts the servers, serves until `stop` is done, and shuts down.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        let running = self.start().await?;
+        stop.await;
+        running.shutdown().await;
+        Ok(())
+    }
+
+    /// Starts the servers, serves until the process gets SIGINT or SIGTERM, and shuts down.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn run(self) -> Result<(), StartError> {
+        self.run_until(signals()).await
+    }
+
+    /// As [`run`](Self::run), on a runtime of its own. For programs without one.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn run_blocking(self) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        runtime.block_on(self.run())
+    }
+}
+
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Servers")
+            .field("apps", &self.apps)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Done at SIGINT or SIGTERM. If they cannot be listened to, never.
+async fn signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        tracing::error!("signals cannot be listened to");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn full_routes(app: &App) -> impl Iterator<Item = String> {
+    app.handlers
+        .entries()
+        .map(|(short, _)| format!("{}.{short}", app.server_type()))
+}
+
+/// Whether everything that handlers and remotes take is there.
+fn check(app: &App) -> Result<(), StartError> {
+    let look = |table: &HandlerTable, is_remote: bool| {
+        for (short, entry) in table.entries() {
+            let mut needs = Requirements::default();
+            entry.handler.requirements(&mut needs);
+            if let Some(reason) =
+                needs.missing(is_remote, app.is_frontend(), |key| app.values.contains(key))
+            {
+                return Err(StartError::Requirement {
+                    app: app.id().to_owned(),
+                    route: format!("{}.{short}", app.server_type()),
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    };
+    look(&app.handlers, false)?;
+    look(&app.remotes, true)
+}
+
+fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError> {
+    let mut config = app
+        .values
+        .get::<CodecConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    if let Some(dictionary) = app.values.get::<DictionaryConfig>() {
+        let handlers = routes.iter().chain(&dictionary.handlers);
+        config.dictionary = Some(Arc::new(Dictionary::build(handlers, &dictionary.routes)?));
+    }
+    Ok(Codec::new(config))
+}
+
+type Assembled = (
+    AppHandle,
+    Vec<Arc<dyn ErasedComponent>>,
+    Vec<shaddock_net::ListenConfig>,
+);
+
+fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
+    let config = app
+        .values
+        .get::<AppConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let codec = codec_of(&app, routes)?;
+    let (mut sessions, mut connections) = (None, None);
+    if let (true, Ok(id)) = (app.is_frontend(), FrontendId::new(app.id())) {
+        let policy = app
+            .values
+            .get::<SessionConfig>()
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_default();
+        let service = SessionService::new(id.clone(), sid_allocator(), policy);
+        let stats = ConnectionStats::new(id);
+        app.values.set(Arc::new(service.clone()));
+        app.values.set(Arc::new(stats.clone()));
+        (sessions, connections) = (Some(service), Some(stats));
+    }
+    let channels = app
+        .values
+        .get::<ChannelConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let pushes = app
+        .values
+        .get::<PushConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let runtime = Handle::current();
+    let inner = AppInner {
+        channels: ChannelService::new(app.id(), channels),
+        info: Arc::new(app.info),
+        values: Shared::new(app.values),
+        requests: Tasks::new(runtime.clone(), config.max_concurrent),
+        tasks: Tasks::new(runtime.clone(), config.max_tasks),
+        events: Tasks::new(runtime, usize::MAX),
+        config,
+        handlers: app.handlers,
+        remotes: app.remotes,
+        filters: app.filters,
+        routing: app.routing,
+        hooks: app.hooks,
+        stats: AppStats::default(),
+        codec: Arc::new(codec),
+        sessions,
+        connections,
+        scheduler: Scheduler::new(pushes),
+        membership: OnceLock::new(),
+        listeners: Mutex::default(),
+    };
+    let handle = AppHandle::from_inner(Arc::new(inner));
+    if let Some(service) = handle.session_service() {
+        service.set_events(Arc::new(FrontendEvents(handle.downgrade())));
+    }
+    Ok((handle, app.components, app.listeners))
+}
+
+async fn bring_up(
+    running: &mut Running,
+    cluster: &dyn Cluster,
+    listening: Vec<(AppHandle, Vec<shaddock_net::ListenConfig>)>,
+) -> Result<(), StartError> {
+    running.start_components().await?;
+    for (app, _) in &listening {
+        let membership = cluster
+            .join((**app.info()).clone(), join_options(app), AppNode::new(app))
+            .await?;
+        // Set once, here.
+        let _ = app.inner().membership.set(membership);
+        if app.scheduler().may_buffer() {
+            let _ = app.spawn("push scheduler", app.clone().flush_forever());
+        }
+    }
+    if listening.iter().any(|(_, configs)| !configs.is_empty()) {
+        let workers = running.start_workers()?;
+        for (app, configs) in listening {
+            for config in configs {
+                let listener =
+                    Listener::start(workers, config, Arc::new(AppFrontend(app.clone())))?;
+                tracing::info!(app = app.id(), address = %listener.local_addr(), "listening");
+                app.inner()
+                    .listeners
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push(listener);
+            }
+        }
+    }
+    running.after_start().await
+}
+
+fn join_options(app: &AppHandle) -> JoinOptions {
+    let unique = match app.session_service().map(SessionService::config) {
+        Some(SessionConfig {
+            single_session: true,
+            on_conflict: Conflict::ReplaceOld,
+            ..
+        }) => Unique::ReplaceOld,
+        Some(SessionConfig {
+            single_session: true,
+            ..
+        }) => Unique::RejectNew,
+        _ => Unique::No,
+    };
+    JoinOptions::new().unique(unique).with_session_events()
+}
+
+/// Starts the IO workers.
+pub(super) fn start_workers(count: Option<usize>) -> Result<Workers, StartError> {
+    count
+        .map_or_else(Workers::per_core, Workers::start)
+        .map_err(StartError::Workers)
+}

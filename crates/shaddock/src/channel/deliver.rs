@@ -1,0 +1,252 @@
+//! The frontend's side of a push: encode once per dialect, hand the same bytes to every receiver.
+
+use std::{cell::OnceCell, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+use shaddock_cluster::{Delivered, Delivery, RawSid, Receivers};
+use shaddock_core::{SendError, Session, Sid};
+use shaddock_protocol::{Codec, Dialect};
+
+use super::{Schedule, push::Message};
+use crate::{app::AppHandle, session::SessionError};
+
+/// The operation that asks a frontend to broadcast through its filter.
+pub(crate) const BROADCAST: &str = "shaddock.broadcast";
+
+/// A broadcast through the filters of frontends, as it travels.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FilteredBroadcast {
+    route: String,
+    body: Box<RawValue>,
+    bound_only: bool,
+    parameter: Value,
+}
+
+/// What a frontend answers to it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FilteredAnswer {
+    pub(crate) queued: usize,
+}
+
+impl FilteredBroadcast {
+    pub(crate) fn new(message: &Message, bound_only: bool, parameter: &Value) -> Self {
+        let text = String::from_utf8_lossy(&message.body).into_owned();
+        Self {
+            route: message.route.to_string(),
+            // It was serialised a moment ago.
+            body: RawValue::from_string(text).unwrap_or_default(),
+            bound_only,
+            parameter: parameter.clone(),
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Bytes {
+        serde_json::to_vec(self)
+            .map(Bytes::from)
+            .unwrap_or_default()
+    }
+}
+
+/// One message, encoded at most once for each dialect. `None`: it cannot be encoded, which was logged.
+struct Encoded<'a> {
+    codec: &'a Codec,
+    message: &'a Message,
+    pomelo: OnceCell<Option<Bytes>>,
+    pitaya: OnceCell<Option<Bytes>>,
+}
+
+impl<'a> Encoded<'a> {
+    const fn new(codec: &'a Codec, message: &'a Message) -> Self {
+        Self {
+            codec,
+            message,
+            pomelo: OnceCell::new(),
+            pitaya: OnceCell::new(),
+        }
+    }
+
+    fn of(&self, dialect: Dialect) -> Option<&Bytes> {
+        let place = match dialect {
+            Dialect::Pomelo => &self.pomelo,
+            Dialect::Pitaya => &self.pitaya,
+        };
+        let encode = || match self.codec.encode_push(
+            dialect,
+            &self.message.route,
+            &self.message.body,
+        ) {
+            Ok(package) => Some(package),
+            Err(error) => {
+                tracing::error!(route = &*self.message.route, %dialect, %error, "a push cannot be encoded");
+                None
+            }
+        };
+        place.get_or_init(encode).as_ref()
+    }
+}
+
+/// Hands one message to sessions of this frontend.
+struct Sender<'a> {
+    app: &'a AppHandle,
+    encoded: Encoded<'a>,
+    schedule: Schedule,
+    queued: usize,
+}
+
+impl<'a> Sender<'a> {
+    fn new(app: &'a AppHandle, message: &'a Message) -> Self {
+        Self {
+            app,
+            encoded: Encoded::new(app.codec(), message),
+            schedule: app.scheduler().choose(&message.route),
+            queued: 0,
+        }
+    }
+
+    fn send(&mut self, session: &Arc<Session>) -> Result<(), SendError> {
+        let Some(package) = self.encoded.of(session.dialect()) else {
+            return Err(SendError::Closed);
+        };
+        match self.schedule {
+            Schedule::Direct => session.send(package.clone())?,
+            Schedule::Buffered => {
+                session.send_buffered(package.clone())?;
+                self.app.scheduler().flush_later(session);
+            }
+        }
+        self.queued += 1;
+        Ok(())
+    }
+
+    fn finish(self, mut delivered: Delivered) -> Delivered {
+        delivered.queued = self.queued;
+        let stats = self.app.stats();
+        stats.pushed.add(self.queued as u64);
+        stats
+            .missing
+            .add((delivered.missing_uids.len() + delivered.missing_sids.len()) as u64);
+        delivered
+    }
+}
+
+impl AppHandle {
+    /// Delivers to sessions of this frontend.
+    pub(crate) fn deliver_here(&self, delivery: Delivery) -> Delivered {
+        let message = Message {
+            route: delivery.route,
+            body: delivery.body,
+        };
+        match delivery.to {
+            Receivers::Uids(uids) => self.deliver_to_uids(&message, uids.iter()),
+            Receivers::Sids(sids) => self.deliver_to_sids(&message, &sids),
+            Receivers::All { bound_only } => self.deliver_to_all(&message, bound_only, |_| true),
+            _ => Delivered::default(),
+        }
+    }
+
+    /// To every session of each user. A user counts as missing if none of his sessions took the message.
+    pub(super) fn deliver_to_uids<'a>(
+        &self,
+        message: &Message,
+        uids: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        let Some(service) = self.session_service() else {
+            delivered.missing_uids = uids.cloned().collect();
+            return delivered;
+        };
+        let mut sender = Sender::new(self, message);
+        for uid in uids {
+            let before = sender.queued;
+            service.for_each_session_of(uid, |session| {
+                // A session that closed meanwhile, or does not read, is not reached.
+                let _ = sender.send(session);
+            });
+            if sender.queued == before {
+                delivered.missing_uids.push(Arc::clone(uid));
+            }
+        }
+        sender.finish(delivered)
+    }
+
+    fn deliver_to_sids(&self, message: &Message, sids: &[RawSid]) -> Delivered {
+        let mut delivered = Delivered::default();
+        let service = self.session_service();
+        let mut sender = Sender::new(self, message);
+        for raw in sids {
+            let session = service
+                .as_ref()
+                .and_then(|service| service.get(Sid::new(raw.get())?));
+            if session.is_none_or(|session| sender.send(&session).is_err()) {
+                delivered.missing_sids.push(*raw);
+            }
+        }
+        sender.finish(delivered)
+    }
+
+    fn deliver_to_all(
+        &self,
+        message: &Message,
+        bound_only: bool,
+        wants: impl Fn(&Arc<Session>) -> bool,
+    ) -> Delivered {
+        let Some(service) = self.session_service() else {
+            return Delivered::default();
+        };
+        let mut sender = Sender::new(self, message);
+        let each = |session: &Arc<Session>| {
+            if wants(session) {
+                let _ = sender.send(session);
+            }
+        };
+        if bound_only {
+            service.for_each_bound_session(each);
+        } else {
+            service.visit_sessions(each);
+        }
+        sender.finish(Delivered::default())
+    }
+
+    /// A broadcast that asks this frontend's filter for each session. Without a filter everybody gets it.
+    pub(crate) fn serve_filtered_broadcast(&self, broadcast: &FilteredBroadcast) -> Bytes {
+        let message = Message {
+            route: broadcast.route.as_str().into(),
+            body: Bytes::copy_from_slice(broadcast.body.get().as_bytes()),
+        };
+        let filter = self.scheduler().filter();
+        let delivered =
+            self.deliver_to_all(&message, broadcast.bound_only, |session| match &filter {
+                // A filter that panics lets nobody through.
+                Some(filter) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    filter(session, &broadcast.parameter)
+                }))
+                .unwrap_or(false),
+                None => true,
+            });
+        let answer = FilteredAnswer {
+            queued: delivered.queued,
+        };
+        serde_json::to_vec(&answer)
+            .map(Bytes::from)
+            .unwrap_or_default()
+    }
+
+    /// Sends a message to one session of this frontend.
+    pub(crate) fn send_to(
+        &self,
+        session: &Arc<Session>,
+        message: &Message,
+    ) -> Result<(), SessionError> {
+        let mut sender = Sender::new(self, message);
+        if sender.encoded.of(session.dialect()).is_none() {
+            return Err(SessionError::Encode(
+                "the message does not fit its schema or is too long".into(),
+            ));
+        }
+        sender.send(session)?;
+        sender.finish(Delivered::default());
+        Ok(())
+    }
+}

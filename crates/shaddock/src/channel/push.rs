@@ -1,0 +1,386 @@
+//! The sender's side of a push: one message per frontend, and what came of it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use shaddock_cluster::{
+    BoxFuture, Context, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError, ServerId,
+    SessionAnswer, SessionOp,
+};
+use shaddock_core::{ChannelError, FanOut, FrontendId, Sid, Uid};
+
+use super::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast};
+use crate::{app::AppHandle, session::SessionError};
+
+/// A route and a body, serialised once.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) route: Arc<str>,
+    pub(crate) body: Bytes,
+}
+
+impl Message {
+    pub(crate) fn new<T: Serialize + ?Sized>(route: &str, value: &T) -> Result<Self, PushError> {
+        let body = serde_json::to_vec(value).map_err(PushError::Value)?;
+        // Pomelo's falsy messages: no client could read them.
+        if matches!(&body[..], b"" | b"null" | b"\"\"" | b"0" | b"false") {
+            return Err(PushError::Empty);
+        }
+        Ok(Self {
+            route: route.into(),
+            body: body.into(),
+        })
+    }
+
+    pub(crate) fn to(&self, to: Receivers) -> Delivery {
+        Delivery {
+            route: Arc::clone(&self.route),
+            body: self.body.clone(),
+            to,
+        }
+    }
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Delivered {
+    /// In how many sessions' queues it is.
+    pub queued: usize,
+    /// Users without a session where they were looked for.
+    pub missing: Vec<Uid>,
+    /// Users to whom it was sent through a Pitaya frontend, which does not say whether they are there.
+    pub unconfirmed: Vec<Uid>,
+    /// Frontends that could not be reached, and who was meant there.
+    pub failed: Vec<FailedFrontend>,
+}
+
+/// A frontend that could not be reached.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FailedFrontend {
+    /// The frontend.
+    pub frontend: FrontendId,
+    /// Who was meant; empty if everybody was.
+    pub uids: Vec<Uid>,
+    /// Why.
+    pub error: RemoteError,
+}
+
+impl Delivered {
+    /// Everybody who is known not to have been reached: missing, or on a frontend that failed. (Pomelo's `fails`, without its defect 34.)
+    pub fn not_reached(&self) -> impl Iterator<Item = &Uid> {
+        self.missing
+            .iter()
+            .chain(self.failed.iter().flat_map(|failed| &failed.uids))
+    }
+
+    fn add(&mut self, other: ClusterDelivered) {
+        let uids = |list: Vec<Arc<str>>| list.into_iter().filter_map(|uid| Uid::new(uid).ok());
+        self.queued += other.queued;
+        self.missing.extend(uids(other.missing_uids));
+        self.unconfirmed.extend(uids(other.unconfirmed));
+    }
+}
+
+/// Why nobody got a push.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The list of receivers is empty.
+    #[error("uids should not be empty")]
+    NoReceivers,
+    /// The message is nothing: `null`, `0`, `false` or an empty text.
+    #[error("can not send empty message.")]
+    Empty,
+    /// The message cannot be serialised.
+    #[error("the message cannot be serialised: {0}")]
+    Value(#[source] serde_json::Error),
+    /// The channel was destroyed.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// There are frontends to send to, and none could be reached.
+    #[error("all uids push message fail")]
+    NobodyReached(Delivered),
+    /// This server is not in the cluster.
+    #[error(transparent)]
+    Cluster(#[from] RemoteError),
+}
+
+impl From<PushError> for SessionError {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::Cluster(error) => Self::Remote(error),
+            other => Self::Encode(Box::new(other)),
+        }
+    }
+}
+
+/// A push that is on its way. Await it to learn who was not reached; dropping it does not take the push back.
+#[must_use = "the result names who was not reached; drop it explicitly if that does not matter"]
+pub struct Push(State);
+
+enum State {
+    Done(Option<Result<Delivered, PushError>>),
+    Waiting(BoxFuture<'static, Result<Delivered, PushError>>),
+}
+
+impl Push {
+    pub(crate) const fn failed(error: PushError) -> Self {
+        Self(State::Done(Some(Err(error))))
+    }
+
+    /// Does not wait: the push goes on, and who was not reached stays unknown.
+    pub fn forget(self) {}
+}
+
+impl Future for Push {
+    type Output = Result<Delivered, PushError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Done(result) => result.take().map_or(Poll::Pending, Poll::Ready),
+            State::Waiting(future) => future.as_mut().poll(task),
+        }
+    }
+}
+
+impl std::fmt::Debug for Push {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Push").finish_non_exhaustive()
+    }
+}
+
+/// Whom a broadcast reaches.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct BroadcastOptions {
+    /// Only sessions that are bound to a user.
+    pub bound_only: bool,
+    /// Given to the [filter](super::PushConfig::filter) of each frontend, which decides for each session. Without it the filter is not asked.
+    pub filter: Option<Value>,
+}
+
+impl BroadcastOptions {
+    /// To everybody.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// To everybody who is bound to a user.
+    pub fn bound() -> Self {
+        Self {
+            bound_only: true,
+            filter: None,
+        }
+    }
+
+    /// Asks the frontends' filters, with this parameter.
+    #[must_use]
+    pub fn filtered(mut self, parameter: impl Into<Value>) -> Self {
+        self.filter = Some(parameter.into());
+        self
+    }
+}
+
+/// One message on its way to one frontend.
+struct Sent {
+    frontend: FrontendId,
+    uids: Vec<Uid>,
+    answer: BoxFuture<'static, Result<ClusterDelivered, RemoteError>>,
+}
+
+/// What is sent when all frontends have answered.
+fn collect(sent: Vec<Sent>) -> Push {
+    Push(State::Waiting(Box::pin(async move {
+        let (mut delivered, mut reached) = (Delivered::default(), sent.is_empty());
+        for Sent {
+            frontend,
+            uids,
+            answer,
+        } in sent
+        {
+            match answer.await {
+                Ok(answer) => {
+                    reached = true;
+                    delivered.add(answer);
+                }
+                Err(error) => {
+                    tracing::warn!(%frontend, %error, "a push did not reach a frontend");
+                    delivered.failed.push(FailedFrontend {
+                        frontend,
+                        uids,
+                        error,
+                    });
+                }
+            }
+        }
+        if reached {
+            Ok(delivered)
+        } else {
+            Err(PushError::NobodyReached(delivered))
+        }
+    })))
+}
+
+impl AppHandle {
+    /// Sends one message per group.
+    pub(super) fn push_to<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        plan: &FanOut,
+    ) -> Push {
+        let message = match Message::new(route, value) {
+            Ok(message) => message,
+            Err(error) => return Push::failed(error),
+        };
+        let own = |frontend: &FrontendId| frontend.as_str() == self.id() && self.is_frontend();
+        if let [group] = plan.groups()
+            && own(&group.frontend)
+        {
+            // Everybody is here: nobody has to be waited for.
+            let mut delivered = Delivered::default();
+            delivered.add(self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared)));
+            return Push(State::Done(Some(Ok(delivered))));
+        }
+        let membership = match self.membership() {
+            Ok(membership) => membership,
+            Err(error) => return Push::failed(error.into()),
+        };
+        let sent = plan.groups().iter().map(|group| {
+            let uids: Arc<[Arc<str>]> = group
+                .uids
+                .iter()
+                .map(|uid| Arc::clone(uid.shared()))
+                .collect();
+            let answer: BoxFuture<'static, _> = match ServerId::new(group.frontend.as_str()) {
+                Ok(frontend) => membership.deliver(&frontend, message.to(Receivers::Uids(uids))),
+                Err(_) => Box::pin(std::future::ready(Err(RemoteError::server_not_found()))),
+            };
+            Sent {
+                frontend: group.frontend.clone(),
+                uids: group.uids.clone(),
+                answer,
+            }
+        });
+        collect(sent.collect())
+    }
+
+    pub(super) fn push_to_users<T: Serialize + ?Sized>(
+        &self,
+        frontend_type: &str,
+        route: &str,
+        value: &T,
+        users: &[Uid],
+    ) -> Push {
+        let sent = Message::new(route, value).and_then(|message| {
+            let uids = users.iter().map(|uid| Arc::clone(uid.shared())).collect();
+            Ok(self.membership()?.deliver_to_users(
+                frontend_type,
+                message.route,
+                message.body,
+                uids,
+            ))
+        });
+        match sent {
+            Ok(answer) => Push(State::Waiting(Box::pin(async move {
+                let mut delivered = Delivered::default();
+                delivered.add(answer.await?);
+                Ok(delivered)
+            }))),
+            Err(error) => Push::failed(error),
+        }
+    }
+
+    pub(super) fn broadcast<T: Serialize + ?Sized>(
+        &self,
+        frontend_type: &str,
+        route: &str,
+        value: &T,
+        options: &BroadcastOptions,
+    ) -> Push {
+        let (message, membership) = match Message::new(route, value)
+            .and_then(|message| Ok((message, self.membership()?)))
+        {
+            Ok(both) => both,
+            Err(error) => return Push::failed(error),
+        };
+        let servers = membership.members().servers_of(frontend_type);
+        let filtered = options
+            .filter
+            .as_ref()
+            .map(|parameter| FilteredBroadcast::new(&message, options.bound_only, parameter));
+        let sent = servers
+            .iter()
+            .filter(|server| server.frontend)
+            .filter_map(|server| {
+                let answer = match &filtered {
+                    None => membership.deliver(
+                        &server.id,
+                        message.to(Receivers::All {
+                            bound_only: options.bound_only,
+                        }),
+                    ),
+                    Some(broadcast) => {
+                        let op = SessionOp::Custom {
+                            name: BROADCAST.into(),
+                            argument: broadcast.to_json(),
+                        };
+                        let asked = membership.session_op(
+                            &server.id,
+                            op,
+                            Context::with_timeout(self.config().rpc_timeout),
+                        );
+                        Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
+                    }
+                };
+                let frontend = FrontendId::new(server.id.as_str()).ok()?;
+                Some(Sent {
+                    frontend,
+                    uids: Vec::new(),
+                    answer,
+                })
+            });
+        collect(sent.collect())
+    }
+
+    /// Sends a message to one session of another frontend.
+    pub(crate) async fn send_there(
+        &self,
+        frontend: &ServerId,
+        sid: Sid,
+        message: Message,
+    ) -> Result<(), SessionError> {
+        let raw = crate::session::raw_sid(sid);
+        let delivered = self
+            .membership()?
+            .deliver(frontend, message.to(Receivers::Sids(Arc::from([raw]))))
+            .await?;
+        if delivered.missing_sids.is_empty() {
+            Ok(())
+        } else {
+            Err(shaddock_core::SendError::Closed.into())
+        }
+    }
+}
+
+fn filtered_answer(answer: &SessionAnswer) -> ClusterDelivered {
+    let queued = match answer {
+        SessionAnswer::Custom(json) => {
+            serde_json::from_slice::<FilteredAnswer>(json).map_or(0, |answer| answer.queued)
+        }
+        _ => 0,
+    };
+    ClusterDelivered {
+        queued,
+        ..ClusterDelivered::default()
+    }
+}

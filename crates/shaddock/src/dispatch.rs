@@ -1,0 +1,259 @@
+//! The way of one request: filters, look-up, handler or forward, answer. See [`crate::filter`] for the order.
+//!
+//! The straight way makes one future on the heap: filters that do not wait run inline, the route is looked up with one hash, and the answer is
+//! encoded into the session's outbound queue. A filter that waits adds a future around the same steps.
+
+use std::{future::Ready, sync::Arc};
+
+use shaddock_cluster::{Context, ForwardedRequest, RoutingTarget};
+use shaddock_core::Session;
+use shaddock_net::Flow;
+use shaddock_protocol::{Dialect, Inbound, Route};
+
+use crate::{
+    answer::ToClient,
+    app::AppHandle,
+    error::HandlerError,
+    filter::{ErrorFlow, FilterList, Step},
+    handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work},
+    reply::{Outcome, Reply},
+    request::RequestContext,
+    session::SessionView,
+};
+
+/// A stage that a request can end in: who gets the outcome, and which handler calls go there.
+pub(crate) trait Stage: Complete + Default {
+    /// Calls the handler so that the outcome ends in this stage.
+    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<Self::Output>;
+}
+
+impl Stage for ToClient {
+    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<()> {
+        handler.to_client(request)
+    }
+}
+
+impl Stage for ToCaller {
+    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<Outcome> {
+        handler.to_caller(request)
+    }
+}
+
+/// The stage around the app's own: requests that are forwarded, or that a global filter refused. Its errors are the global handler's.
+#[derive(Default)]
+struct Outside;
+
+impl Complete for Outside {
+    type Output = ();
+
+    fn complete(self, request: RequestContext, outcome: Outcome) {
+        request.app().clone().answer_client(request, outcome);
+    }
+
+    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+        request
+            .app()
+            .clone()
+            .filters()
+            .global
+            .recover(request, error)
+    }
+}
+
+/// Where a route leads.
+enum Target<'a> {
+    Here(&'a HandlerEntry),
+    Elsewhere,
+    Nowhere(HandlerError),
+}
+
+impl AppHandle {
+    /// Serves a message of a client that is connected here.
+    pub(crate) fn serve_client(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+        self.stats().requests.add(1);
+        let view = SessionView::of_session(self, session);
+        let mut request = RequestContext::new(view, message.route, message.id, message.body);
+        match self.filters().global.run_before(&mut request, 0) {
+            Step::Through => self.dispatch_client(request),
+            Step::Refused(error) => Flow::Later(fail::<Outside>(request, error)),
+            Step::Wait { future, next } => {
+                let app = self.clone();
+                Flow::Later(Box::pin(async move {
+                    match wait(&app.filters().global, &mut request, future, next).await {
+                        Ok(()) => {
+                            if let Flow::Later(rest) = app.dispatch_client(request) {
+                                rest.await;
+                            }
+                        }
+                        Err(error) => fail::<Outside>(request, error).await,
+                    }
+                }))
+            }
+        }
+    }
+
+    /// After the global filters.
+    fn dispatch_client(&self, request: RequestContext) -> Flow {
+        let entry = match self.target(request.route(), request.session().dialect()) {
+            Target::Here(entry) => entry,
+            Target::Elsewhere => return Flow::Later(self.forward(request)),
+            Target::Nowhere(error) => return Flow::Later(fail::<ToClient>(request, error)),
+        };
+        let options = entry.options;
+        if !options.concurrent && !options.offload {
+            return Flow::Later(self.run_own::<ToClient>(entry, request));
+        }
+        if !self.requests().has_room() {
+            return Flow::Later(fail::<ToClient>(
+                request,
+                HandlerError::too_many("too many requests are at work"),
+            ));
+        }
+        let future = self.run_own::<ToClient>(entry, request);
+        match self.requests().finish("request", future) {
+            Ok(_detached) if options.concurrent => Flow::Done,
+            Ok(running) => Flow::Later(Box::pin(async move {
+                let _ = running.await;
+            })),
+            Err(error) => {
+                tracing::warn!(%error, "a request was lost");
+                Flow::Done
+            }
+        }
+    }
+
+    /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya.
+    pub(crate) fn serve_forwarded(&self, request: RequestContext) -> BoxFuture<Outcome> {
+        self.stats().requests.add(1);
+        match request
+            .route()
+            .short()
+            .and_then(|short| self.handlers().get(short))
+        {
+            Some(entry) => self.run_own::<ToCaller>(entry, request),
+            None => {
+                let error = no_handler(request.route());
+                fail::<ToCaller>(request, error)
+            }
+        }
+    }
+
+    /// The app's own filters, then the handler.
+    fn run_own<S: Stage>(
+        &self,
+        entry: &HandlerEntry,
+        mut request: RequestContext,
+    ) -> BoxFuture<S::Output> {
+        if let Some(timeout) = entry.options.timeout {
+            request.set_timeout(timeout);
+        }
+        match self.filters().own.run_before(&mut request, 0) {
+            Step::Through => S::handle(&*entry.handler, request),
+            Step::Refused(error) => fail::<S>(request, error),
+            Step::Wait { future, next } => {
+                let handler = Arc::clone(&entry.handler);
+                let app = self.clone();
+                Box::pin(async move {
+                    match wait(&app.filters().own, &mut request, future, next).await {
+                        Ok(()) => S::handle(&*handler, request).await,
+                        Err(error) => fail::<S>(request, error).await,
+                    }
+                })
+            }
+        }
+    }
+
+    fn target(&self, route: &Route, dialect: Dialect) -> Target<'_> {
+        match route.server_type() {
+            Some(server_type) if server_type != self.server_type() => return Target::Elsewhere,
+            None if dialect != Dialect::Pitaya => {
+                return Target::Nowhere(HandlerError::bad_request("invalid route"));
+            }
+            _ => {}
+        }
+        match route.short().and_then(|short| self.handlers().get(short)) {
+            Some(entry) => Target::Here(entry),
+            None => Target::Nowhere(no_handler(route)),
+        }
+    }
+
+    /// Sends the request to a server of the type that its route names.
+    fn forward(&self, request: RequestContext) -> BoxFuture<()> {
+        let app = self.clone();
+        Box::pin(Work::start(request, Outside, move |request| {
+            let route = request.route();
+            let session = request.session().export();
+            let server_type = route.server_type().unwrap_or_default();
+            let membership = app.membership().map_err(HandlerError::from_remote)?;
+            let target = RoutingTarget::new(&session, route.as_str(), request.body());
+            let server = app
+                .routing()
+                .pick(membership.members(), server_type, &target)
+                .map_err(HandlerError::from_remote)?;
+            let mut context = Context::new();
+            if !request.timeout().is_zero() {
+                context.set_timeout(request.timeout());
+            }
+            let forwarded = ForwardedRequest {
+                route: Arc::from(route.as_str()),
+                body: request.body().clone(),
+                id: request.id(),
+                session,
+                context,
+            };
+            let answer = membership.forward(&server, forwarded);
+            Ok(async move {
+                answer
+                    .await
+                    .map(Reply::raw)
+                    .map_err(HandlerError::from_remote)
+            })
+        }))
+    }
+}
+
+/// Goes on with the filters from the one that waits.
+async fn wait(
+    filters: &FilterList,
+    request: &mut RequestContext,
+    mut future: BoxFuture<Result<(), HandlerError>>,
+    mut next: usize,
+) -> Result<(), HandlerError> {
+    loop {
+        crate::handler::guarded(request, future).await?;
+        match filters.run_before(request, next) {
+            Step::Through => return Ok(()),
+            Step::Refused(error) => return Err(error),
+            Step::Wait {
+                future: later,
+                next: after,
+            } => (future, next) = (later, after),
+        }
+    }
+}
+
+/// Ends a request in this stage with an error.
+fn fail<S: Complete + Default>(
+    request: RequestContext,
+    error: HandlerError,
+) -> BoxFuture<S::Output> {
+    Box::pin(Work::<Ready<Outcome>, S>::failed(
+        request,
+        S::default(),
+        error,
+    ))
+}
+
+fn no_handler(route: &Route) -> HandlerError {
+    HandlerError::not_found(format!("no handler for `{}`", shown(route.as_str())))
+}
+
+/// As much of a client's text as belongs into a message.
+fn shown(text: &str) -> &str {
+    let end = text
+        .char_indices()
+        .map(|(at, _)| at)
+        .find(|&at| at >= 64)
+        .unwrap_or(text.len());
+    &text[..end]
+}

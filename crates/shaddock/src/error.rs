@@ -1,0 +1,322 @@
+//! The one error a handler answers with, and the codes the framework itself uses.
+//!
+//! A [`HandlerError`] knows no dialect. What a client reads of it is decided where the answer is written (see [`crate::reply`]): a Pomelo
+//! client reads the body, or `{"code":500}` when there is none; a Pitaya client reads `{"code","msg","metadata"}` with the error flag set.
+
+use std::{any::Any, borrow::Cow, collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+use serde::Serialize;
+use shaddock_cluster::RemoteError;
+
+use crate::{channel::PushError, remote::RpcError, session::SessionError};
+
+/// Where the body of an error travels between servers: Pitaya's errors have none.
+const BODY: &str = "shaddock.body";
+
+/// Codes of the errors that the framework makes itself. The texts are Pitaya's, whose clients know them.
+pub mod codes {
+    /// The error came from the application and named no code.
+    pub const UNKNOWN: &str = "PIT-000";
+    /// The request cannot be understood: its route or its body is malformed.
+    pub const BAD_REQUEST: &str = "PIT-400";
+    /// There is no such handler, remote or session.
+    pub const NOT_FOUND: &str = "PIT-404";
+    /// The handler or the server asked did not answer in time.
+    pub const TIMEOUT: &str = "PIT-408";
+    /// Too many requests: of this session, or of all together.
+    pub const TOO_MANY: &str = "PIT-429";
+    /// The server failed: a panic, an answer that cannot be serialised, no server of the type.
+    pub const INTERNAL: &str = "PIT-500";
+}
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request failed.
+///
+/// Every standard error converts into it, so `?` works in handlers; such an error has code [`codes::UNKNOWN`] and message
+/// `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
+/// ([`RpcError`], [`RemoteError`]), and refusals of the app's own hook ([`SessionError::Refused`]), keep their code and text.
+/// It does not implement [`std::error::Error`] itself, for
+/// the same reason that `anyhow::Error` does not.
+///
+/// ```
+/// use shaddock::{HandlerError, Json};
+///
+/// async fn join(Json(room): Json<String>) -> Result<Json<usize>, HandlerError> {
+///     let number: usize = room.parse()?;
+///     if number > 9 {
+///         return Err(HandlerError::new("ROOM-404", "no such room").with_body(&serde_json::json!({"code": 404})));
+///     }
+///     Ok(Json(number))
+/// }
+/// ```
+pub struct HandlerError(Box<Inner>);
+
+struct Inner {
+    code: Cow<'static, str>,
+    message: Cow<'static, str>,
+    metadata: BTreeMap<String, String>,
+    body: Option<Bytes>,
+    source: Option<Source>,
+}
+
+impl HandlerError {
+    /// An error with a code for programs and a message for people. Pitaya clients read both.
+    pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            code: code.into(),
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            body: None,
+            source: None,
+        }))
+    }
+
+    /// [`codes::BAD_REQUEST`] with this message.
+    pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(codes::BAD_REQUEST, message)
+    }
+
+    /// [`codes::NOT_FOUND`] with this message.
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(codes::NOT_FOUND, message)
+    }
+
+    /// [`codes::TIMEOUT`] with this message.
+    pub fn timeout(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(codes::TIMEOUT, message)
+    }
+
+    /// [`codes::TOO_MANY`] with this message.
+    pub fn too_many(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(codes::TOO_MANY, message)
+    }
+
+    /// [`codes::INTERNAL`] with this message.
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(codes::INTERNAL, message)
+    }
+
+    /// What a Pomelo client gets instead of `{"code":500}`: Pomelo's `next(err, resp)`. An object without a truthy `code` gets `"code":500`
+    /// as its last member; a falsy body counts as none.
+    ///
+    /// A value that cannot be serialised leaves the error without a body.
+    #[must_use]
+    pub fn with_body<T: Serialize + ?Sized>(self, body: &T) -> Self {
+        match serde_json::to_vec(body) {
+            Ok(text) => self.with_raw_body(Bytes::from(text)),
+            Err(error) => {
+                tracing::warn!(%error, "the body of an error cannot be serialised");
+                self
+            }
+        }
+    }
+
+    /// As [`with_body`](Self::with_body), with JSON text that is already made.
+    #[must_use]
+    pub fn with_raw_body(mut self, json: Bytes) -> Self {
+        self.0.body = Some(json);
+        self
+    }
+
+    /// One entry of the metadata that Pitaya clients read.
+    #[must_use]
+    pub fn with_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The error behind this one, for logs.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// An error as another server answered with it.
+    pub(crate) fn from_remote(error: RemoteError) -> Self {
+        let mut metadata = error.metadata().clone();
+        let body = metadata.remove(BODY).map(Bytes::from);
+        Self(Box::new(Inner {
+            code: Cow::Owned(error.code().to_owned()),
+            message: Cow::Owned(error.message().to_owned()),
+            metadata,
+            body,
+            source: None,
+        }))
+    }
+
+    /// The error as it travels to another server. Its source stays here, and is logged.
+    pub(crate) fn into_remote(self) -> RemoteError {
+        let inner = *self.0;
+        if let Some(source) = &inner.source {
+            tracing::warn!(code = &*inner.code, error = %source, "a request of another server failed");
+        }
+        let mut metadata = inner.metadata;
+        if let Some(body) = inner.body {
+            metadata.insert(BODY.to_owned(), String::from_utf8_lossy(&body).into_owned());
+        }
+        RemoteError::new(inner.code, inner.message).with_metadata(metadata)
+    }
+
+    /// The code, for programs.
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
+    /// The message, for people.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The metadata, empty unless somebody added to it.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.0.metadata
+    }
+
+    /// The JSON text for Pomelo clients, if there is one.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.0.body.as_ref()
+    }
+
+    /// The error behind this one.
+    pub fn source(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerError")
+            .field("code", &self.0.code)
+            .field("message", &self.0.message)
+            .field("metadata", &self.0.metadata)
+            .field("body", &self.0.body)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code, self.0.message)?;
+        match &self.0.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<E> From<E> for HandlerError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    fn from(error: E) -> Self {
+        // There can be one conversion only, so the few types that are treated otherwise are found here.
+        let mut error = Some(error);
+        let slot: &mut dyn Any = &mut error;
+        let known = if let Some(rpc) = slot.downcast_mut::<Option<RpcError>>() {
+            match rpc.take() {
+                Some(RpcError::Remote(remote)) => Some(Self::from_remote(remote)),
+                other => {
+                    *rpc = other;
+                    None
+                }
+            }
+        } else if let Some(session) = slot.downcast_mut::<Option<SessionError>>() {
+            match session.take() {
+                Some(SessionError::Refused(refused)) => Some(refused),
+                other => {
+                    *session = other;
+                    None
+                }
+            }
+        } else if let Some(push) = slot.downcast_mut::<Option<PushError>>() {
+            match push.take() {
+                Some(PushError::Cluster(remote)) => Some(Self::from_remote(remote)),
+                other => {
+                    *push = other;
+                    None
+                }
+            }
+        } else {
+            slot.downcast_mut::<Option<RemoteError>>()
+                .and_then(Option::take)
+                .map(Self::from_remote)
+        };
+        let plain = Self::new(codes::UNKNOWN, "internal error");
+        match (known, error) {
+            (Some(known), _) => known,
+            (None, Some(error)) => plain.with_source(error),
+            (None, None) => plain,
+        }
+    }
+}
+
+/// What may stand in the `Err` of a handler's result: [`HandlerError`] and every standard error.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a handler",
+    label = "neither `HandlerError` nor a standard error",
+    note = "use `HandlerError`, or a type that implements `std::error::Error + Send + Sync + 'static`"
+)]
+pub trait IntoHandlerError {
+    /// The error in the form the framework answers with.
+    fn into_handler_error(self) -> HandlerError;
+}
+
+#[diagnostic::do_not_recommend]
+impl<E: Into<HandlerError>> IntoHandlerError for E {
+    fn into_handler_error(self) -> HandlerError {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standard_error_keeps_its_text_from_clients() {
+        let error: HandlerError = "x".parse::<u8>().unwrap_err().into();
+        assert_eq!(
+            (error.code(), error.message()),
+            (codes::UNKNOWN, "internal error")
+        );
+        assert_eq!(
+            error.to_string(),
+            "PIT-000: internal error: invalid digit found in string"
+        );
+    }
+
+    #[test]
+    fn errors_of_other_servers_keep_code_and_body() {
+        let error = HandlerError::new("X-1", "no")
+            .with_body(&7)
+            .with_metadata("k", "v");
+        let error: HandlerError = error.into_remote().into();
+        assert_eq!((error.code(), error.message()), ("X-1", "no"));
+        assert_eq!(error.body().map(|b| &b[..]), Some(&b"7"[..]));
+        assert_eq!(error.metadata().len(), 1);
+        let refused = SessionError::Refused(HandlerError::new("X-2", "never"));
+        assert_eq!(HandlerError::from(refused).code(), "X-2");
+        assert_eq!(
+            HandlerError::from(SessionError::NotBound).code(),
+            codes::UNKNOWN
+        );
+        assert!(
+            HandlerError::from(SessionError::NotBound)
+                .source()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn bodies_and_metadata_are_kept() {
+        let error = HandlerError::new("X-1", "no")
+            .with_body(&serde_json::json!({"a": 1}))
+            .with_metadata("k", "v");
+        assert_eq!(error.body().map(|b| &b[..]), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(error.metadata().get("k").map(String::as_str), Some("v"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Extractors that read the body.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{FromBody, Parts, ViaBody};
+use crate::error::HandlerError;
+
+/// A value that travels as JSON: as an argument the body of the request, as a result the answer.
+///
+/// An empty body reads as `{}`, as in Pomelo. A body that does not fit `T` answers the request with
+/// [`codes::BAD_REQUEST`](crate::error::codes::BAD_REQUEST), which Pomelo clients read as `{"code":500}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+#[diagnostic::do_not_recommend]
+impl<T: DeserializeOwned + Send + 'static> FromBody<ViaBody> for Json<T> {
+    fn from_body(_parts: &Parts<'_>, body: &Bytes) -> Result<Self, HandlerError> {
+        let text: &[u8] = if body.is_empty() { b"{}" } else { body };
+        match serde_json::from_slice(text) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) => Err(HandlerError::bad_request(
+                "the body is not what the handler expects",
+            )
+            .with_source(error)),
+        }
+    }
+}
+
+/// The body as it is: JSON text in valid UTF-8, `{}` if it was empty.
+///
+/// The bytes are a copy, so that a handler that keeps them does not keep a whole read buffer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Body(pub Bytes);
+
+impl FromBody<ViaBody> for Body {
+    fn from_body(_parts: &Parts<'_>, body: &Bytes) -> Result<Self, HandlerError> {
+        Ok(Self(if body.is_empty() {
+            Bytes::from_static(b"{}")
+        } else {
+            Bytes::copy_from_slice(body)
+        }))
+    }
+}

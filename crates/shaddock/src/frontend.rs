@@ -1,0 +1,59 @@
+//! The app as connectors see it.
+
+use std::{
+    num::NonZeroU64,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use shaddock_core::{ClientInfo, CloseReason, Session};
+use shaddock_net::{Flow, Frontend, Handled, Opened, Peer, Verdict};
+use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
+
+use crate::{app::AppHandle, handler::panic_text};
+
+/// What a listener calls.
+pub(crate) struct AppFrontend(pub(crate) AppHandle);
+
+impl Frontend for AppFrontend {
+    fn codec(&self) -> Arc<Codec> {
+        Arc::clone(self.0.codec())
+    }
+
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+        self.0.judge_handshake(peer, request)
+    }
+
+    fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        let service = self.0.session_service().ok_or(CloseReason::Internal)?;
+        Ok(service.create(ClientInfo {
+            dialect: opened.dialect,
+            transport: opened.peer.transport,
+            address: Some(opened.peer.address),
+            connected_at: shaddock_net::now(),
+        }))
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+        let id = message.id;
+        // Code of the application is guarded where it is called. This is the last net under the framework's own.
+        catch_unwind(AssertUnwindSafe(|| self.0.serve_client(session, message))).unwrap_or_else(|panic| {
+            tracing::error!(sid = %session.id(), panic = panic_text(&*panic), "the dispatcher panicked");
+            self.0.stats().panics.add(1);
+            if let Some(id) = id {
+                self.0.refuse_client(session, id, None, RefuseReason::BadRoute);
+            }
+            Flow::Done
+        })
+    }
+
+    fn refused(
+        &self,
+        session: &Arc<Session>,
+        id: NonZeroU64,
+        route: Option<Route>,
+        reason: RefuseReason,
+    ) {
+        self.0.refuse_client(session, id, route.as_ref(), reason);
+    }
+}

@@ -1,0 +1,156 @@
+//! The routes of one app, under `handler.method`: looked up with one hash of a part of the route's text, no string is built. So a route
+//! with the own server type and Pitaya's short one find the same handler.
+
+use std::{marker::PhantomData, panic::Location, sync::Arc, time::Duration};
+
+use hashbrown::HashMap;
+use shaddock_cluster::RemoteCall;
+
+use super::{BoxFuture, Complete, Handler, ToCaller, Work};
+use crate::{
+    answer::ToClient,
+    app::AppHandle,
+    extract::{Parts, Requirements},
+    reply::{IntoReply as _, Outcome},
+    request::RequestContext,
+};
+
+/// How one route is served.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RouteOptions {
+    /// Need not wait for earlier requests of the session.
+    pub(crate) concurrent: bool,
+    /// Runs on the app's runtime and not where the client's bytes are read.
+    pub(crate) offload: bool,
+    /// Instead of the app's.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// A handler without its types.
+pub(crate) trait Erased: Send + Sync {
+    fn to_client(&self, request: RequestContext) -> BoxFuture<()>;
+    fn to_caller(&self, request: RequestContext) -> BoxFuture<Outcome>;
+    fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome>;
+    fn requirements(&self, needs: &mut Requirements);
+}
+
+struct Typed<H, T> {
+    handler: H,
+    arguments: PhantomData<fn(T)>,
+}
+
+impl<H: Handler<T>, T: 'static> Typed<H, T> {
+    fn start<K: Complete>(&self, request: RequestContext, done: K) -> BoxFuture<K::Output> {
+        Box::pin(Work::start(request, done, |request| {
+            self.handler.call(&Parts::of_request(request))
+        }))
+    }
+}
+
+impl<H: Handler<T>, T: 'static> Erased for Typed<H, T> {
+    fn to_client(&self, request: RequestContext) -> BoxFuture<()> {
+        self.start(request, ToClient)
+    }
+
+    fn to_caller(&self, request: RequestContext) -> BoxFuture<Outcome> {
+        self.start(request, ToCaller)
+    }
+
+    fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome> {
+        match self.handler.call(&Parts::of_call(app, call)) {
+            Ok(future) => Box::pin(async move { future.await.into_reply() }),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn requirements(&self, needs: &mut Requirements) {
+        H::requirements(needs);
+    }
+}
+
+/// One route of the table.
+pub(crate) struct HandlerEntry {
+    pub(crate) handler: Arc<dyn Erased>,
+    pub(crate) options: RouteOptions,
+}
+
+/// The handlers of one app.
+#[derive(Default)]
+pub(crate) struct HandlerTable {
+    entries: HashMap<Box<str>, HandlerEntry>,
+}
+
+impl HandlerTable {
+    pub(crate) fn get(&self, short: &str) -> Option<&HandlerEntry> {
+        self.entries.get(short)
+    }
+
+    /// Short routes with their handlers, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &HandlerEntry)> {
+        self.entries.iter().map(|(route, entry)| (&**route, entry))
+    }
+
+    /// Adds `handler` under `route`, which is `handler.method`.
+    ///
+    /// # Panics
+    /// If the route is taken.
+    pub(crate) fn insert<H, T>(
+        &mut self,
+        route: String,
+        handler: H,
+        at: &Location<'_>,
+    ) -> RouteEntry<'_>
+    where
+        H: Handler<T>,
+        T: 'static,
+    {
+        let entry = HandlerEntry {
+            handler: Arc::new(Typed {
+                handler,
+                arguments: PhantomData,
+            }),
+            options: RouteOptions::default(),
+        };
+        match self.entries.entry(route.into_boxed_str()) {
+            hashbrown::hash_map::Entry::Occupied(taken) => {
+                panic!(
+                    "the route `{}` has a handler already (second one at {at})",
+                    taken.key()
+                )
+            }
+            hashbrown::hash_map::Entry::Vacant(free) => RouteEntry {
+                options: &mut free.insert(entry).options,
+            },
+        }
+    }
+}
+
+/// A route that was just added: says how it is served.
+#[derive(Debug)]
+pub struct RouteEntry<'a> {
+    options: &'a mut RouteOptions,
+}
+
+impl RouteEntry<'_> {
+    /// Requests to this route do not wait for earlier requests of the same session, and later ones do not wait for them. Without it, the
+    /// requests of one session run one after the other (Pomelo's `serial` filter).
+    ///
+    /// The app bounds how many such requests are at work, see [`AppConfig::max_concurrent`](crate::app::AppConfig::max_concurrent).
+    pub fn concurrent(&mut self) -> &mut Self {
+        self.options.concurrent = true;
+        self
+    }
+
+    /// The handler runs on the runtime that started the app, not on the thread that reads the client's bytes. For handlers that compute for
+    /// long (above 100 µs). Costs a few microseconds per request. The order of a session's requests stays.
+    pub fn offload(&mut self) -> &mut Self {
+        self.options.offload = true;
+        self
+    }
+
+    /// How long this handler may take, instead of [`AppConfig::handler_timeout`](crate::app::AppConfig::handler_timeout); zero is for ever.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+}

@@ -1,0 +1,270 @@
+//! Remotes: functions that other servers call.
+//!
+//! A remote is an async function like a [handler](crate::handler), registered with [`App::remote`](crate::App::remote). Clients cannot reach it.
+//! It is called by its full route, on one server or on all servers of the type:
+//!
+//! ```
+//! use shaddock::prelude::*;
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Join { room: String, name: String }
+//!
+//! // On servers of type `chat`:
+//! async fn join(State(rooms): State<Rooms>, Json(join): Json<Join>) -> Result<Json<usize>, HandlerError> {
+//!     Ok(Json(rooms.enter(&join.room, &join.name)))
+//! }
+//! # struct Rooms;
+//! # impl Rooms { fn enter(&self, _: &str, _: &str) -> usize { 1 } }
+//! # let mut app = App::new("chat", "chat-1");
+//! app.remote("roomRemote.join", join);
+//!
+//! // On any server:
+//! async fn enter(Ctx(app): Ctx, session: SessionView, Json(join): Json<Join>) -> Result<Json<usize>, HandlerError> {
+//!     let members = app.rpc("chat.roomRemote.join").by_session(&session).call(&join).await?;
+//!     Ok(Json(members))
+//! }
+//! ```
+
+use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use shaddock_cluster::{
+    Context, ForwardedSession, RemoteCall, RemoteError, RoutingTarget, ServerId, ServerInfo,
+};
+use shaddock_protocol::Route;
+
+use crate::{
+    app::AppHandle,
+    error::HandlerError,
+    handler::{BoxFuture, panic_text},
+    reply::Outcome,
+    session::{SessionView, Uid},
+};
+
+/// Why a call of a remote gave no value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RpcError {
+    /// The route is not `type.remote.method`.
+    #[error("`{0}` is not a route of a remote: write `type.remote.method`")]
+    Route(String),
+    /// The argument cannot be serialised. Nothing was sent.
+    #[error("the argument cannot be serialised: {0}")]
+    Argument(#[source] serde_json::Error),
+    /// The answer is not what was expected. The remote has run.
+    #[error("the answer cannot be read: {0}")]
+    Answer(#[source] serde_json::Error),
+    /// The remote answered with an error, or there is no answer; [`RemoteError::kind`] tells.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+}
+
+impl RpcError {
+    /// Whether the same call may be made again without the risk that it is done twice: it was certainly not started.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Remote(error) if error.is_retryable())
+    }
+}
+
+/// A call that is being put together; see [`AppHandle::rpc`].
+#[must_use = "nothing is sent before `call`, `call_all` or `send`"]
+#[derive(Debug, Clone)]
+pub struct Rpc {
+    app: AppHandle,
+    route: Arc<str>,
+    to: Option<String>,
+    session: ForwardedSession,
+    context: Context,
+}
+
+impl AppHandle {
+    /// Starts a call of the remote `type.remote.method`. Without anything else it goes to the server that the routing of this app chooses.
+    pub fn rpc(&self, route: &str) -> Rpc {
+        Rpc {
+            app: self.clone(),
+            route: route.into(),
+            to: None,
+            session: ForwardedSession::default(),
+            context: Context::with_timeout(self.config().rpc_timeout),
+        }
+    }
+
+    /// Runs a remote that another server calls.
+    pub(crate) fn serve_remote(&self, call: &RemoteCall) -> BoxFuture<Outcome> {
+        let route = Route::new(Arc::clone(&call.route));
+        let Some(entry) = route.short().and_then(|short| self.remotes().get(short)) else {
+            return Box::pin(std::future::ready(Err(HandlerError::not_found(format!(
+                "no remote for `{route}`"
+            )))));
+        };
+        let limit = entry
+            .options
+            .timeout
+            .or(call.context.timeout())
+            .unwrap_or(self.config().rpc_timeout);
+        let app = self.clone();
+        let made =
+            std::panic::catch_unwind(AssertUnwindSafe(|| entry.handler.to_remote(self, call)));
+        Box::pin(async move {
+            let mut future = made.map_err(|panic| app.remote_panicked(&route, &*panic))?;
+            let polled = poll_fn(|task| {
+                std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task)))
+                    .unwrap_or_else(|panic| Poll::Ready(Err(app.remote_panicked(&route, &*panic))))
+            });
+            if limit.is_zero() {
+                return polled.await;
+            }
+            tokio::select! {
+                biased;
+                outcome = polled => outcome,
+                () = app.sleep(limit) => {
+                    app.stats().timeouts.add(1);
+                    Err(HandlerError::timeout("the remote did not answer in time"))
+                }
+            }
+        })
+    }
+
+    fn remote_panicked(&self, route: &Route, panic: &(dyn std::any::Any + Send)) -> HandlerError {
+        self.stats().panics.add(1);
+        tracing::error!(
+            route = route.as_str(),
+            panic = panic_text(panic),
+            "a remote panicked"
+        );
+        HandlerError::internal("the remote failed")
+    }
+}
+
+impl Rpc {
+    /// Calls this server. It must be of the route's type.
+    pub fn to(mut self, server_id: impl Into<String>) -> Self {
+        self.to = Some(server_id.into());
+        self
+    }
+
+    /// Calls the server that requests of this session go to.
+    pub fn by_session(mut self, session: &SessionView) -> Self {
+        self.session = session.export();
+        self
+    }
+
+    /// Calls the server that requests of this user go to, where servers are chosen by user.
+    pub fn by_uid(mut self, uid: &Uid) -> Self {
+        self.session.uid = Some(Arc::clone(uid.shared()));
+        self
+    }
+
+    /// How long to wait, instead of [`AppConfig::rpc_timeout`](crate::app::AppConfig::rpc_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.context.set_timeout(timeout);
+        self
+    }
+
+    /// A value that travels with the call and the calls it causes.
+    pub fn with(mut self, key: impl Into<String>, value: serde_json::Value) -> Self {
+        self.context.set(key, value);
+        self
+    }
+
+    /// Calls, and waits for the value. A remote that answers with nothing gives `null`.
+    ///
+    /// Dropping the future is giving up; the remote may run all the same.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn call<R: DeserializeOwned>(
+        self,
+        argument: &(impl Serialize + ?Sized),
+    ) -> Result<R, RpcError> {
+        let body = to_body(argument)?;
+        let server = self.server(&body)?;
+        let answer = self
+            .app
+            .membership()?
+            .call(&server, self.request(body))
+            .await?;
+        read(&answer)
+    }
+
+    /// Calls every server of the type, and waits for all. Empty if there is none.
+    ///
+    /// # Errors
+    /// [`RpcError`] if nothing was sent; what each server answered is in the list.
+    pub async fn call_all<R: DeserializeOwned>(
+        self,
+        argument: &(impl Serialize + ?Sized),
+    ) -> Result<Vec<(ServerId, Result<R, RpcError>)>, RpcError> {
+        let body = to_body(argument)?;
+        let membership = self.app.membership()?;
+        let servers = membership.members().servers_of(self.server_type()?);
+        // All are on their way before the first is awaited.
+        let calls: Vec<_> = servers
+            .iter()
+            .map(|server| {
+                (
+                    server.id.clone(),
+                    membership.call(server, self.request(body.clone())),
+                )
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(calls.len());
+        for (id, call) in calls {
+            let answer = call
+                .await
+                .map_err(RpcError::from)
+                .and_then(|answer| read(&answer));
+            answers.push((id, answer));
+        }
+        Ok(answers)
+    }
+
+    fn server_type(&self) -> Result<&str, RpcError> {
+        match self.route.split('.').collect::<Vec<_>>()[..] {
+            [server_type, remote, method] if ![server_type, remote, method].contains(&"") => {
+                Ok(server_type)
+            }
+            _ => Err(RpcError::Route(self.route.to_string())),
+        }
+    }
+
+    fn server(&self, body: &[u8]) -> Result<Arc<ServerInfo>, RpcError> {
+        let server_type = self.server_type()?;
+        let membership = self.app.membership()?;
+        match &self.to {
+            Some(id) => membership
+                .members()
+                .server(id)
+                .filter(|server| *server.server_type == *server_type)
+                .ok_or_else(|| RemoteError::server_not_found().into()),
+            None => {
+                let target = RoutingTarget::new(&self.session, &self.route, body);
+                Ok(self
+                    .app
+                    .routing()
+                    .pick(membership.members(), server_type, &target)?)
+            }
+        }
+    }
+
+    fn request(&self, body: Bytes) -> RemoteCall {
+        RemoteCall {
+            route: Arc::clone(&self.route),
+            body,
+            from: None,
+            context: self.context.clone(),
+        }
+    }
+}
+
+fn to_body(argument: &(impl Serialize + ?Sized)) -> Result<Bytes, RpcError> {
+    serde_json::to_vec(argument)
+        .map(Bytes::from)
+        .map_err(RpcError::Argument)
+}
+
+fn read<R: DeserializeOwned>(answer: &[u8]) -> Result<R, RpcError> {
+    let text = if answer.is_empty() { b"null" } else { answer };
+    serde_json::from_slice(text).map_err(RpcError::Answer)
+}

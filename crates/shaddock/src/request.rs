@@ -1,0 +1,122 @@
+//! One request on its way through filters and handler.
+
+use std::{
+    any::{Any, TypeId},
+    num::NonZeroU64,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use shaddock_protocol::Route;
+
+use crate::{app::AppHandle, session::SessionView};
+
+/// A request or notify of a client, as filters and extractors see it.
+pub struct RequestContext {
+    session: SessionView,
+    route: Route,
+    id: Option<NonZeroU64>,
+    body: Bytes,
+    timeout: Duration,
+    started: Option<Instant>,
+    // A request seldom has any: no memory until then.
+    extensions: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
+}
+
+impl RequestContext {
+    pub(crate) fn new(
+        session: SessionView,
+        route: Route,
+        id: Option<NonZeroU64>,
+        body: Bytes,
+    ) -> Self {
+        let timeout = session.app().config().handler_timeout;
+        Self {
+            session,
+            route,
+            id,
+            body,
+            timeout,
+            started: None,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// The app that serves the request.
+    pub const fn app(&self) -> &AppHandle {
+        self.session.app()
+    }
+
+    /// The client's session.
+    pub const fn session(&self) -> &SessionView {
+        &self.session
+    }
+
+    /// The client's session, to be changed: what a filter sets in the view, later filters and the handler see.
+    pub const fn session_mut(&mut self) -> &mut SessionView {
+        &mut self.session
+    }
+
+    /// The route as the client named it.
+    pub const fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// The client's number of the request; `None` for a notify.
+    pub const fn id(&self) -> Option<NonZeroU64> {
+        self.id
+    }
+
+    /// The body: JSON text in UTF-8 (for Pitaya clients with another serializer, their bytes).
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Leaves a value for later filters and for the handler ([`Extension`](crate::extract::Extension)), in the place of one of the same type.
+    /// It is dropped with the request.
+    pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        let key = TypeId::of::<T>();
+        self.extensions.retain(|(other, _)| *other != key);
+        self.extensions.push((key, Arc::new(value)));
+    }
+
+    /// A value that was left before.
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let key = TypeId::of::<T>();
+        let (_, value) = self.extensions.iter().find(|(other, _)| *other == key)?;
+        Arc::clone(value).downcast().ok()
+    }
+
+    /// How long the handler may take; zero is for ever.
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Changes how long the handler may take. Counts from its start.
+    pub const fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// When a filter saw the request first; `None` unless one [marked](Self::mark_start) it.
+    pub const fn started(&self) -> Option<Instant> {
+        self.started
+    }
+
+    /// Notes when work on the request began. The first mark stays.
+    pub fn mark_start(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+    }
+}
+
+impl std::fmt::Debug for RequestContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestContext")
+            .field("app", &self.app().id())
+            .field("sid", &self.session.id())
+            .field("route", &self.route)
+            .field("id", &self.id)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}

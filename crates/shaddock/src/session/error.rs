@@ -1,0 +1,58 @@
+//! Errors of session views.
+
+use shaddock_cluster::RemoteError;
+use shaddock_core::{BindError, InvalidId, SendError, SettingError, UnbindError};
+
+use crate::error::HandlerError;
+
+/// Something could not be done to a session. Nothing has changed then, except that a [`Remote`](Self::Remote) timeout leaves it unknown.
+///
+/// The texts are Pomelo's, also when the session is on another server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The session was not bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The session was not unbound.
+    #[error(transparent)]
+    Unbind(#[from] UnbindError),
+    /// A setting was not written.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The text is no user id.
+    #[error(transparent)]
+    Uid(#[from] InvalidId),
+    /// The view has no user, so there is none to unbind.
+    #[error("session has not bind with a user")]
+    NotBound,
+    /// The app's hook refused the bind. In a handler, `?` answers with this error.
+    #[error("{0}")]
+    Refused(HandlerError),
+    /// It cannot be decided now who owns the user; try again later.
+    #[error(transparent)]
+    Owner(shaddock_cluster::BindError),
+    /// The frontend of the session answered with an error, or not at all.
+    #[error("{}", .0.message())]
+    Remote(#[from] RemoteError),
+    /// The message was not queued for the client.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The message cannot be serialised or encoded.
+    #[error("the message cannot be encoded: {0}")]
+    Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This server is no frontend, or has stopped.
+    #[error("this server holds no sessions")]
+    NoFrontend,
+}
+
+impl From<SessionError> for RemoteError {
+    /// As another server gets it.
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Remote(error) => error,
+            SessionError::Refused(error) => error.into_remote(),
+            other => Self::new(shaddock_cluster::code::UNKNOWN, other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Sessions as applications see them.
+//!
+//! [`SessionView`] is what handlers get, wherever they run. It is a view, as in Pomelo: user and settings are those of the moment it was made,
+//! [`set`](SessionView::set) changes the view only, and [`push`](SessionView::push) writes a setting back to the session, over the cluster
+//! if the session is on another server. What goes to the *client* is called [`push_message`](SessionView::push_message).
+//!
+//! [`FrontendSession`] and [`BackendSession`] are the same view, for handlers to which it matters where they run.
+//!
+//! The sessions of a frontend are in its [`SessionService`], see
+//! [`AppHandle::session_service`](crate::app::AppHandle::session_service). Bind through the view or through
+//! [`AppHandle::bind`](crate::app::AppHandle::bind), not through the service: the service knows this frontend only, while the view also asks the
+//! app's [hook](crate::App::before_bind) and makes the user known to the other servers.
+
+mod backend;
+mod binding;
+mod error;
+mod events;
+mod ops;
+
+mod view;
+
+pub use shaddock_core::{
+    CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, Session, SessionConfig,
+    SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
+};
+
+pub use self::{
+    backend::BackendSessions,
+    error::SessionError,
+    events::{EventKind, SessionEvent},
+    view::{BackendSession, FrontendSession, SessionView},
+};
+pub(crate) use self::{
+    binding::BindHook,
+    events::{EventHook, EventHooks, FrontendEvents},
+    view::raw as raw_sid,
+};

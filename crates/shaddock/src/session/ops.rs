@@ -1,0 +1,207 @@
+//! What other servers may do to the sessions of this frontend. Pomelo's `sessionRemote`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shaddock_cluster::{
+    BoxFuture, Context, ForwardedSession, RawSid, RemoteError, ServerId, SessionAnswer,
+    SessionData, SessionOp, code,
+};
+use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid};
+
+use super::{SessionError, SessionView};
+use crate::app::AppHandle;
+
+/// Removes settings; Pitaya's protocol has no such operation.
+const REMOVE_SETTINGS: &str = "shaddock.removeSettings";
+
+#[derive(Serialize, Deserialize)]
+struct RemoveSettings {
+    sid: u64,
+    keys: Vec<String>,
+}
+
+pub(super) fn remove_settings(sid: Sid, keys: &[String]) -> SessionOp {
+    let argument = RemoveSettings {
+        sid: sid.get(),
+        keys: keys.to_vec(),
+    };
+    SessionOp::Custom {
+        name: REMOVE_SETTINGS.into(),
+        // Numbers and texts always serialise.
+        argument: serde_json::to_vec(&argument)
+            .map(Bytes::from)
+            .unwrap_or_default(),
+    }
+}
+
+impl AppHandle {
+    /// Asks the frontend of a session to do something to it.
+    pub(crate) async fn ask_frontend(
+        &self,
+        frontend: &ServerId,
+        op: SessionOp,
+    ) -> Result<SessionAnswer, SessionError> {
+        let context = Context::with_timeout(self.config().rpc_timeout);
+        Ok(self.membership()?.session_op(frontend, op, context).await?)
+    }
+
+    /// Does what another server asks.
+    pub(crate) fn serve_session_op(
+        &self,
+        op: SessionOp,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        let Some(service) = self.session_service() else {
+            return Box::pin(std::future::ready(Err(SessionError::NoFrontend.into())));
+        };
+        // Only a bind has to wait for somebody.
+        if let SessionOp::Bind { sid, uid } = op {
+            let app = self.clone();
+            return Box::pin(async move {
+                let uid = Uid::new(uid).map_err(SessionError::from)?;
+                app.bind(sid_of(sid)?, uid).await?;
+                Ok(SessionAnswer::Done)
+            });
+        }
+        Box::pin(std::future::ready(self.do_session_op(&service, op)))
+    }
+
+    fn do_session_op(
+        &self,
+        service: &SessionService,
+        op: SessionOp,
+    ) -> Result<SessionAnswer, RemoteError> {
+        match op {
+            SessionOp::Unbind { sid, uid } => {
+                let uid = Uid::new(uid).map_err(SessionError::from)?;
+                service
+                    .unbind(sid_of(sid)?, &uid)
+                    .map_err(SessionError::from)?;
+                Ok(SessionAnswer::Done)
+            }
+            SessionOp::Merge { sid, changes, .. } => {
+                session(service, sid)?
+                    .set_all(Arc::unwrap_or_clone(changes))
+                    .map_err(SessionError::from)?;
+                Ok(SessionAnswer::Done)
+            }
+            SessionOp::Replace { sid, data } => replace(&*session(service, sid)?, &data),
+            SessionOp::Kick { sid, reason, .. } => {
+                let closed = sid_of(sid)
+                    .ok()
+                    .and_then(|sid| service.get(sid))
+                    .is_some_and(|s| s.close(kick(reason)));
+                Ok(SessionAnswer::Kicked(u32::from(closed)))
+            }
+            SessionOp::KickUser { uid, reason } => {
+                let closed = service.close_by_uid(&uid, &kick(reason));
+                Ok(SessionAnswer::Kicked(
+                    u32::try_from(closed).unwrap_or(u32::MAX),
+                ))
+            }
+            SessionOp::Get { sid } => {
+                let found = sid_of(sid).ok().and_then(|sid| service.get(sid));
+                Ok(SessionAnswer::Sessions(
+                    found.iter().map(|s| self.export(s)).collect(),
+                ))
+            }
+            SessionOp::GetByUid { uid } => Ok(SessionAnswer::Sessions(
+                service
+                    .get_by_uid(&uid)
+                    .iter()
+                    .map(|s| self.export(s))
+                    .collect(),
+            )),
+            SessionOp::ClientAddress { sid } => Ok(SessionAnswer::Address(
+                sid_of(sid)
+                    .ok()
+                    .and_then(|sid| service.client_address_by_session_id(sid)),
+            )),
+            SessionOp::Custom { name, argument } => self.do_custom_op(service, &name, &argument),
+            _ => Err(RemoteError::new(
+                code::NOT_FOUND,
+                "this frontend does not know the operation",
+            )),
+        }
+    }
+
+    fn do_custom_op(
+        &self,
+        service: &SessionService,
+        name: &str,
+        argument: &Bytes,
+    ) -> Result<SessionAnswer, RemoteError> {
+        match name {
+            REMOVE_SETTINGS => {
+                let argument: RemoveSettings = parse(argument)?;
+                let sid = Sid::new(argument.sid).ok_or_else(RemoteError::session_not_found)?;
+                let session = service
+                    .get(sid)
+                    .ok_or_else(|| SessionError::from(SettingError::NoSuchSession { sid }))?;
+                for key in &argument.keys {
+                    session.remove(key);
+                }
+                Ok(SessionAnswer::Done)
+            }
+            crate::channel::BROADCAST => {
+                let answer = self.serve_filtered_broadcast(&parse(argument)?);
+                Ok(SessionAnswer::Custom(answer))
+            }
+            _ => Err(RemoteError::new(
+                code::NOT_FOUND,
+                "this frontend does not know the operation",
+            )),
+        }
+    }
+
+    /// A session as other servers see it.
+    pub(crate) fn export(&self, session: &Arc<Session>) -> ForwardedSession {
+        SessionView::of_session(self, session).export()
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(argument: &'a [u8]) -> Result<T, RemoteError> {
+    serde_json::from_slice(argument)
+        .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))
+}
+
+fn sid_of(sid: RawSid) -> Result<Sid, RemoteError> {
+    Sid::new(sid.get()).ok_or_else(RemoteError::session_not_found)
+}
+
+fn session(service: &SessionService, sid: RawSid) -> Result<Arc<Session>, RemoteError> {
+    let sid = sid_of(sid)?;
+    service
+        .get(sid)
+        .ok_or_else(|| SessionError::from(SettingError::NoSuchSession { sid }).into())
+}
+
+fn replace(session: &Session, data: &SessionData) -> Result<SessionAnswer, RemoteError> {
+    if data.is_empty() {
+        return Ok(SessionAnswer::Done);
+    }
+    let new = data
+        .to_map()
+        .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))?;
+    let gone: Vec<String> = session
+        .settings()
+        .iter()
+        .filter(|(key, _)| !new.contains_key(*key))
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    for key in gone {
+        session.remove(&key);
+    }
+    let values = new
+        .iter()
+        .map(|(key, value): (&String, &Value)| (key.clone(), value.clone()));
+    session.set_all(values).map_err(SessionError::from)?;
+    Ok(SessionAnswer::Done)
+}
+
+/// A kick that names no reason says `kick`: the client must learn why it was closed.
+fn kick(reason: Option<Arc<str>>) -> CloseReason {
+    CloseReason::kicked(reason.unwrap_or_else(|| "kick".into()))
+}

@@ -1,0 +1,455 @@
+//! The view of a session that handlers get.
+
+use std::{
+    net::SocketAddr,
+    ops::{Deref, DerefMut},
+    sync::{Arc, OnceLock},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use shaddock_cluster::{ForwardedSession, ServerId, SessionAnswer, SessionData, SessionOp};
+use shaddock_core::{Session, SettingError, Settings, Sid, Uid};
+use shaddock_protocol::Dialect;
+
+use super::SessionError;
+use crate::{
+    app::AppHandle,
+    channel::Message,
+    error::HandlerError,
+    extract::{FromParts, Parts, Requirements},
+};
+
+/// A session as a handler or filter sees it, for one request. See the [module](super).
+///
+/// On the frontend nothing is copied before somebody asks for the user or a setting.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    app: AppHandle,
+    id: Sid,
+    place: Place,
+    /// Of the moment when somebody asked first.
+    copy: OnceLock<Copied>,
+    /// Settings that were removed from the view, so that a push of them removes them from the session.
+    removed: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Here(Arc<Session>),
+    There(Arc<Forwarded>),
+}
+
+#[derive(Debug)]
+struct Forwarded {
+    frontend: ServerId,
+    uid: Option<Uid>,
+    data: SessionData,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Copied {
+    uid: Option<Uid>,
+    settings: Settings,
+}
+
+impl SessionView {
+    pub(crate) fn of_session(app: &AppHandle, session: &Arc<Session>) -> Self {
+        Self {
+            app: app.clone(),
+            id: session.id(),
+            place: Place::Here(Arc::clone(session)),
+            copy: OnceLock::new(),
+            removed: Vec::new(),
+        }
+    }
+
+    /// A view of a session as another server sent it. None if it does not say which session it is.
+    pub(crate) fn of_forwarded(app: &AppHandle, forwarded: ForwardedSession) -> Option<Self> {
+        let place = Forwarded {
+            frontend: forwarded.frontend?,
+            uid: forwarded.uid.and_then(|uid| Uid::new(uid).ok()),
+            data: forwarded.data,
+        };
+        Some(Self {
+            app: app.clone(),
+            id: Sid::new(forwarded.sid?.get())?,
+            place: Place::There(Arc::new(place)),
+            copy: OnceLock::new(),
+            removed: Vec::new(),
+        })
+    }
+
+    /// The app that this view belongs to.
+    pub const fn app(&self) -> &AppHandle {
+        &self.app
+    }
+
+    /// The number of the session. Only together with the frontend it means one session.
+    pub const fn id(&self) -> Sid {
+        self.id
+    }
+
+    /// The frontend that holds the session.
+    pub fn frontend_id(&self) -> &str {
+        match &self.place {
+            Place::Here(session) => session.frontend_id().as_str(),
+            Place::There(there) => there.frontend.as_str(),
+        }
+    }
+
+    /// The session itself, if it is on this server.
+    pub const fn session(&self) -> Option<&Arc<Session>> {
+        match &self.place {
+            Place::Here(session) => Some(session),
+            Place::There(_) => None,
+        }
+    }
+
+    /// Whether the session is on this server.
+    pub const fn is_here(&self) -> bool {
+        matches!(self.place, Place::Here(_))
+    }
+
+    /// The user, as far as this view knows.
+    pub fn uid(&self) -> Option<&Uid> {
+        self.copy().uid.as_ref()
+    }
+
+    /// The settings of the view.
+    pub fn settings(&self) -> &Settings {
+        &self.copy().settings
+    }
+
+    /// One setting of the view.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.settings().get(key)
+    }
+
+    /// One setting of the view as a `T`; `None` if it is not there or something else.
+    pub fn get_as<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        T::deserialize(self.get(key)?).ok()
+    }
+
+    /// Sets one in the view only; [`push`](Self::push) writes it to the session.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.copy_mut().settings.set(key, value);
+    }
+
+    /// Sets several in the view only.
+    pub fn set_all(&mut self, values: impl IntoIterator<Item = (String, Value)>) {
+        self.copy_mut().settings.set_all(values);
+    }
+
+    /// Removes one from the view only; [`push`](Self::push) of the key removes it from the session.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let old = self.copy_mut().settings.remove(key)?;
+        self.removed.push(key.to_owned());
+        Some(old)
+    }
+
+    /// Binds the session to a user. When it is done, pushes to the user reach this session. Bound to this user already: nothing happens.
+    ///
+    /// # Errors
+    /// [`SessionError`]: bound to another user, closed, refused by the app's hook, or the user has a session already and may have one only.
+    pub async fn bind(&mut self, uid: Uid) -> Result<(), SessionError> {
+        match &self.place {
+            Place::Here(session) => self.app.bind_here(session, uid.clone()).await?,
+            Place::There(there) => {
+                let op = SessionOp::Bind {
+                    sid: raw(self.id),
+                    uid: Arc::clone(uid.shared()),
+                };
+                self.app.ask_frontend(&there.frontend, op).await?;
+            }
+        }
+        self.copy_mut().uid = Some(uid);
+        Ok(())
+    }
+
+    /// Takes the user away from the session. The connection stays.
+    ///
+    /// # Errors
+    /// [`SessionError`]: not bound to the user that this view knows, or closed.
+    pub async fn unbind(&mut self) -> Result<(), SessionError> {
+        let uid = self.uid().cloned().ok_or(SessionError::NotBound)?;
+        match &self.place {
+            Place::Here(session) => session.unbind(&uid)?,
+            Place::There(there) => {
+                let op = SessionOp::Unbind {
+                    sid: raw(self.id),
+                    uid: Arc::clone(uid.shared()),
+                };
+                self.app.ask_frontend(&there.frontend, op).await?;
+            }
+        }
+        self.copy_mut().uid = None;
+        Ok(())
+    }
+
+    /// Writes one setting of the view to the session. The last push of a key wins.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the view never had such a setting, the session is closed, or it has too many.
+    pub async fn push(&self, key: &str) -> Result<(), SessionError> {
+        match self.get(key) {
+            Some(value) => {
+                let mut changes = Map::new();
+                changes.insert(key.to_owned(), value.clone());
+                self.merge(changes).await
+            }
+            None if self.removed.iter().any(|removed| removed == key) => {
+                self.remove_settings(vec![key.to_owned()]).await
+            }
+            None => Err(SettingError::NoSuchSetting {
+                key: key.to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// Writes all settings of the view to the session, and removes from it what was removed from the view. Other settings of the session stay.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the session is closed, or would have too many settings.
+    pub async fn push_all(&self) -> Result<(), SessionError> {
+        if !self.settings().is_empty() {
+            self.merge(self.settings().to_map()).await?;
+        }
+        let gone: Vec<String> = self
+            .removed
+            .iter()
+            .filter(|key| !self.settings().contains_key(key))
+            .cloned()
+            .collect();
+        if gone.is_empty() {
+            Ok(())
+        } else {
+            self.remove_settings(gone).await
+        }
+    }
+
+    async fn merge(&self, changes: Map<String, Value>) -> Result<(), SessionError> {
+        match &self.place {
+            Place::Here(session) => Ok(session.set_all(changes)?),
+            Place::There(there) => {
+                let view = data_of(self.settings());
+                let op = SessionOp::Merge {
+                    sid: raw(self.id),
+                    changes: Arc::new(changes),
+                    view,
+                };
+                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+            }
+        }
+    }
+
+    async fn remove_settings(&self, keys: Vec<String>) -> Result<(), SessionError> {
+        match &self.place {
+            Place::Here(session) => {
+                for key in &keys {
+                    session.remove(key);
+                }
+                Ok(())
+            }
+            Place::There(there) => {
+                let op = super::ops::remove_settings(self.id, &keys);
+                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+            }
+        }
+    }
+
+    /// Sends a message to the client of this very session. It is in the session's queue, or on its way to the frontend, when this is done; the
+    /// order of messages to one session is the order of the calls.
+    ///
+    /// # Errors
+    /// [`SessionError`]: the value cannot be serialised, or the session is closed.
+    pub async fn push_message<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+    ) -> Result<(), SessionError> {
+        let message = Message::new(route, value)?;
+        match &self.place {
+            Place::Here(session) => self.app.send_to(session, &message),
+            Place::There(there) => self.app.send_there(&there.frontend, self.id, message).await,
+        }
+    }
+
+    /// Closes the session. Its client gets everything that is queued, then a KICK with the reason. Nothing happens if it is closed already.
+    ///
+    /// # Errors
+    /// [`SessionError::Remote`] if the frontend cannot be asked.
+    pub async fn kick(&self, reason: &str) -> Result<(), SessionError> {
+        match &self.place {
+            Place::Here(session) => {
+                session.close(shaddock_core::CloseReason::kicked(reason));
+                Ok(())
+            }
+            Place::There(there) => {
+                let uid = self.uid().map(|uid| Arc::clone(uid.shared()));
+                let op = SessionOp::Kick {
+                    sid: raw(self.id),
+                    uid,
+                    reason: Some(reason.into()),
+                };
+                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+            }
+        }
+    }
+
+    /// Where the client comes from; `None` if the session is gone or not from the network.
+    ///
+    /// # Errors
+    /// [`SessionError::Remote`] if the frontend cannot be asked.
+    pub async fn client_address(&self) -> Result<Option<SocketAddr>, SessionError> {
+        match &self.place {
+            Place::Here(session) => Ok(session.client_address()),
+            Place::There(there) => {
+                let op = SessionOp::ClientAddress { sid: raw(self.id) };
+                match self.app.ask_frontend(&there.frontend, op).await? {
+                    SessionAnswer::Address(address) => Ok(address),
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// The session as it travels to other servers.
+    pub(crate) fn export(&self) -> ForwardedSession {
+        let copy = self.copy();
+        ForwardedSession {
+            frontend: match &self.place {
+                Place::Here(session) => ServerId::new(session.frontend_id().as_str()).ok(),
+                Place::There(there) => Some(there.frontend.clone()),
+            },
+            sid: Some(raw(self.id)),
+            uid: copy.uid.as_ref().map(|uid| Arc::clone(uid.shared())),
+            data: data_of(&copy.settings),
+        }
+    }
+
+    /// The dialect of the client; on other servers it does not matter.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match &self.place {
+            Place::Here(session) => session.dialect(),
+            Place::There(_) => Dialect::default(),
+        }
+    }
+
+    fn copy(&self) -> &Copied {
+        self.copy.get_or_init(|| match &self.place {
+            Place::Here(session) => {
+                let view = session.to_frontend_session();
+                Copied { uid: view.uid().cloned(), settings: view.settings().clone() }
+            }
+            Place::There(there) => {
+                let settings = there.data.to_map().unwrap_or_else(|error| {
+                    tracing::warn!(%error, frontend = %there.frontend, "settings of a forwarded session cannot be read");
+                    Arc::default()
+                });
+                Copied { uid: there.uid.clone(), settings: Settings::from(settings) }
+            }
+        })
+    }
+
+    fn copy_mut(&mut self) -> &mut Copied {
+        self.copy();
+        match self.copy.get_mut() {
+            Some(copy) => copy,
+            None => unreachable!("it was made in the line above"),
+        }
+    }
+}
+
+/// The number as the cluster writes it.
+pub(crate) fn raw(sid: Sid) -> shaddock_cluster::RawSid {
+    // A sid is never 0.
+    shaddock_cluster::RawSid::new(sid.get()).unwrap_or(shaddock_cluster::RawSid::MIN)
+}
+
+/// Settings as the cluster sends them.
+pub(super) fn data_of(settings: &Settings) -> SessionData {
+    settings
+        .shared()
+        .map_or_else(SessionData::empty, SessionData::from)
+}
+
+impl FromParts for SessionView {
+    fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
+        Ok(parts.request()?.session().clone())
+    }
+
+    fn requirements(needs: &mut Requirements) {
+        needs.request("SessionView");
+    }
+}
+
+macro_rules! view_of {
+    ($(#[$doc:meta])* $name:ident, $text:literal, $here:literal, $need:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(SessionView);
+
+        impl $name {
+            /// The view, if it is of this kind.
+            pub fn try_from_view(view: SessionView) -> Option<Self> {
+                (view.is_here() == $here).then_some(Self(view))
+            }
+
+            /// The view without the promise of where it is.
+            pub fn into_view(self) -> SessionView {
+                self.0
+            }
+        }
+
+        impl Deref for $name {
+            type Target = SessionView;
+            fn deref(&self) -> &SessionView {
+                &self.0
+            }
+        }
+
+        impl DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut SessionView {
+                &mut self.0
+            }
+        }
+
+        impl FromParts for $name {
+            fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
+                Self::try_from_view(parts.request()?.session().clone()).ok_or_else(|| HandlerError::internal($text))
+            }
+
+            fn requirements(needs: &mut Requirements) {
+                needs.request(stringify!($name));
+                needs.$need(stringify!($name));
+            }
+        }
+    };
+}
+
+view_of!(
+    /// A [`SessionView`] of a session on this server. As an argument it makes the app refuse to start unless it listens for clients.
+    FrontendSession,
+    "the session is on another server",
+    true,
+    frontend
+);
+view_of!(
+    /// A [`SessionView`] of a session on another server. As an argument it makes the app refuse to start if it listens for clients.
+    BackendSession,
+    "the session is on this server",
+    false,
+    backend
+);
+
+impl FrontendSession {
+    /// The session itself.
+    pub fn record(&self) -> &Arc<Session> {
+        match &self.0.place {
+            Place::Here(session) => session,
+            Place::There(_) => unreachable!("checked when it was made"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Counters that many threads add to without sharing a cache line.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+const SHARDS: usize = 16;
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(AtomicU64);
+
+/// A counter that only grows.
+#[derive(Debug, Default)]
+pub struct Counter {
+    shards: [Shard; SHARDS],
+}
+
+thread_local! {
+    static SHARD: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS
+    };
+}
+
+impl Counter {
+    /// Adds to the counter.
+    pub fn add(&self, n: u64) {
+        let shard = SHARD.try_with(|shard| *shard).unwrap_or_default();
+        self.shards[shard].0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| shard.0.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+/// What an app counts. Read it with [`AppHandle::stats`](crate::app::AppHandle::stats).
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct AppStats {
+    /// Requests and notifies that came to the dispatcher, of clients and of other frontends.
+    pub requests: Counter,
+    /// Those answered with an error.
+    pub errors: Counter,
+    /// Handlers, filters and listeners that panicked.
+    pub panics: Counter,
+    /// Handlers that did not answer in time.
+    pub timeouts: Counter,
+    /// Replies of handlers to notifies, which nobody reads.
+    pub dropped_replies: Counter,
+    /// Messages put into sessions' queues for clients that did not ask: pushes and broadcasts, one per receiver.
+    pub pushed: Counter,
+    /// Receivers of pushes who were not there.
+    pub missing: Counter,
+    /// Events of sessions that were thrown away because listeners did not keep up.
+    pub lost_events: Counter,
+}
