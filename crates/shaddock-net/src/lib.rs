@@ -36,3 +36,7 @@ pub use tls::{TlsError, TlsFiles, TlsReloader};
 pub use upgrade::UpgradePolicy;
 pub use worker::{Workers, now};
 pub use ws::{WsError, WsEvent, WsReader};
+
+/// For `fuzz/` alone.
+#[cfg(fuzzing)]
+pub use upgrade::{Upgrade, upgrade};
