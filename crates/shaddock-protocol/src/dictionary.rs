@@ -224,3 +224,70 @@ pub(crate) fn push_json_string(value: &str, text: &mut String) {
     // A string always serialises.
     text.push_str(&serde_json::to_string(value).unwrap_or_default());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    #[test]
+    fn no_more_routes_than_codes() {
+        let routes: Vec<String> = (0..=65_535).map(|n| format!("r{n}")).collect();
+        let full = Dictionary::build([""; 0], &routes[1..]).unwrap();
+        assert_eq!(full.code("r65535"), Some(65_535));
+        assert_eq!(full.route(65_535).unwrap(), "r65535");
+        let error = Dictionary::build([""; 0], &routes).unwrap_err();
+        assert_eq!(error, DictionaryError::TooMany(65_536));
+    }
+
+    #[test]
+    fn nothing_has_no_code() {
+        let empty = Dictionary::empty();
+        assert_eq!((empty.json(), empty.code_json()), ("{}", "{}"));
+        assert_eq!(empty.version(), "mZFLkyvTelC5g8XnyQrpOw==");
+        assert!(empty.is_empty() && empty.route(0).is_none() && empty.code("").is_none());
+    }
+
+    #[test]
+    fn prototype_names_are_routes_like_any_other() {
+        let dictionary = Dictionary::build(["a.b.c"], ["__proto__", "constructor"]).unwrap();
+        assert_eq!(dictionary.code("__proto__"), Some(2));
+        assert_eq!(dictionary.code("toString"), None);
+        assert_eq!(
+            dictionary.json(),
+            r#"{"a.b.c":1,"__proto__":2,"constructor":3}"#
+        );
+    }
+
+    #[test]
+    fn integer_like_keys_are_those_of_javascript() {
+        for (key, index) in [
+            ("0", Some(0)),
+            ("17", Some(17)),
+            ("4294967294", Some(4_294_967_294)),
+            ("4294967295", None),
+            ("01", None),
+            ("+1", None),
+            ("-1", None),
+            ("1.5", None),
+            ("", None),
+            ("1a", None),
+        ] {
+            assert_eq!(array_index(key), index, "{key}");
+        }
+    }
+
+    #[test]
+    fn codes_chosen_elsewhere() {
+        let dictionary = Dictionary::with_codes([("b", 9), ("a", 4)]).unwrap();
+        assert_eq!((dictionary.len(), dictionary.iter().count()), (2, 2));
+        assert_eq!(dictionary.route(9).unwrap(), "b");
+        assert_eq!(dictionary.route(5), None);
+        assert_eq!(dictionary.json(), r#"{"b":9,"a":4}"#);
+        assert_eq!(dictionary.sorted_json(), r#"{"a":4,"b":9}"#);
+        assert_eq!(dictionary.code_json(), r#"{"4":"a","9":"b"}"#);
+        for twice in [[("a", 1), ("a", 2)], [("a", 1), ("b", 1)]] {
+            assert!(Dictionary::with_codes(twice).is_err());
+        }
+    }
+}

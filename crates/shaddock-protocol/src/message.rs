@@ -248,3 +248,80 @@ fn take_name(bytes: &mut Bytes) -> Result<WireRoute, MessageError> {
     bytes.advance(1);
     Ok(WireRoute::Name(bytes.split_to(len)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &'static [u8]) -> Result<Message, MessageError> {
+        Message::decode(Bytes::from_static(bytes))
+    }
+
+    #[test]
+    fn ids_take_their_shortest_form() {
+        for (id, bytes) in [
+            (0, &b"\x00"[..]),
+            (127, b"\x7f"),
+            (128, b"\x80\x01"),
+            (0x7fff_ffff, b"\xff\xff\xff\xff\x07"),
+            (u64::MAX, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
+        ] {
+            let mut out = BytesMut::new();
+            put_varint(id, &mut out);
+            assert_eq!(out, bytes);
+        }
+    }
+
+    #[test]
+    fn cut_messages() {
+        for (bytes, error) in [
+            (&b""[..], MessageError::Empty),
+            (b"\x00", MessageError::IdCut),
+            (b"\x04\x80", MessageError::IdCut),
+            (
+                b"\x00\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x00",
+                MessageError::IdOverflow,
+            ),
+            (
+                b"\x00\x80\x80\x80\x80\x80\x80\x80\x80\x80\x02",
+                MessageError::IdOverflow,
+            ),
+            (b"\x00\x01", MessageError::RouteCut),
+            (b"\x02", MessageError::RouteCut),
+            (b"\x02\x02a", MessageError::RouteCut),
+            (b"\x03\x00", MessageError::RouteCut),
+            (b"\x08", MessageError::InvalidType(4)),
+        ] {
+            assert_eq!(decode(bytes), Err(error), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn flags_are_read_bit_by_bit() {
+        let message = decode(b"\xf7\x01\x02").unwrap();
+        assert_eq!(message.kind, MessageType::Push);
+        assert_eq!(message.route, WireRoute::Code(258));
+        assert!(message.compressed && message.error);
+        // On a response bit 0 means nothing.
+        let response = decode(b"\x05\x01\x02").unwrap();
+        assert_eq!(
+            (response.route, &response.body[..]),
+            (WireRoute::None, &b"\x02"[..])
+        );
+    }
+
+    #[test]
+    fn routes_that_cannot_be_written() {
+        let name = |len| WireRoute::Name(Bytes::from(alloc::vec![b'r'; len]));
+        for (route, expected) in [
+            (WireRoute::None, Err(MessageError::RouteMissing)),
+            (name(256), Err(MessageError::RouteTooLong(256))),
+            (name(255), Ok(())),
+        ] {
+            let mut out = BytesMut::from(&b"before"[..]);
+            let message = Message::new(MessageType::Notify, 0, route, Bytes::new());
+            assert_eq!(message.encode(&mut out), expected);
+            assert!(expected.is_ok() || &out[..] == b"before");
+        }
+    }
+}

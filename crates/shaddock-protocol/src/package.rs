@@ -209,3 +209,83 @@ fn judge(head: [u8; HEADER_LEN], max_body: usize) -> Result<(PackageType, usize)
     }
     Ok((kind, announced))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All packages in these chunks, with the bound, and how it ended.
+    fn read(chunks: &[&'static [u8]], max_body: usize) -> (usize, Result<bool, PackageError>) {
+        let mut reader = PackageReader::new();
+        let mut count = 0;
+        for chunk in chunks {
+            let mut input = Bytes::from_static(chunk);
+            loop {
+                match reader.next(&mut input, max_body) {
+                    Ok(Some(_)) => count += 1,
+                    Ok(None) => break,
+                    Err(error) => return (count, Err(error)),
+                }
+            }
+        }
+        (count, Ok(reader.is_mid_package()))
+    }
+
+    #[test]
+    fn the_head_is_judged_when_it_is_complete() {
+        let unknown = Err(PackageError::UnknownType(9));
+        let large = Err(PackageError::TooLarge {
+            announced: 6,
+            limit: 5,
+        });
+        for (chunks, expected) in [
+            (&[&b"\x09\x00\x00"[..]][..], (0, Ok(true))),
+            (&[b"\x09\x00\x00\x00"], (0, unknown)),
+            (&[b"\x09\x00", b"\x00\x00"], (0, unknown)),
+            (
+                &[b"\x03\x00\x00\x00\x00\x00\x00\x00"],
+                (1, Err(PackageError::UnknownType(0))),
+            ),
+            (&[b"\x04\x00\x00\x06"], (0, large)),
+            (&[b"\x04\x00\x00", b"\x06"], (0, large)),
+            (&[b"\x04\x00\x00\x05"], (0, Ok(true))),
+            (&[b"\x04\x00\x00\x05abcd", b"e"], (1, Ok(false))),
+            (&[b"\x04\x00\x00\x05abcd", b"e\x03"], (1, Ok(true))),
+            (&[b"", b""], (0, Ok(false))),
+        ] {
+            assert_eq!(read(chunks, 5), expected, "{chunks:02x?}");
+        }
+    }
+
+    #[test]
+    fn an_error_stays() {
+        let mut reader = PackageReader::new();
+        let mut input = Bytes::from_static(b"\x00\x00\x00\x00\x03\x00\x00\x00");
+        for _ in 0..2 {
+            assert_eq!(
+                reader.next(&mut input, 9),
+                Err(PackageError::UnknownType(0))
+            );
+        }
+        assert_eq!(input.len(), 8);
+        let mut cut = Bytes::from_static(b"\x00");
+        assert_eq!(reader.next(&mut cut, 9), Ok(None));
+        for _ in 0..2 {
+            assert_eq!(
+                reader.next(&mut input, 9),
+                Err(PackageError::UnknownType(0))
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_are_24_bits() {
+        assert_eq!(header(PackageType::Kick, 0x01_02_03), Ok([5, 1, 2, 3]));
+        assert_eq!(header(PackageType::Data, MAX_BODY), Ok([4, 255, 255, 255]));
+        for len in [MAX_BODY + 1, 1 << 32, usize::MAX] {
+            let mut out = BytesMut::new();
+            let error = put_package_header(PackageType::Data, len, &mut out);
+            assert_eq!((error, out.len()), (Err(PackageTooLarge(len)), 0));
+        }
+    }
+}

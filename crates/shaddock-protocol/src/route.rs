@@ -221,3 +221,58 @@ impl fmt::Display for Route {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hashbrown::HashMap;
+
+    #[test]
+    fn parts_are_found_by_their_number() {
+        for (text, parts, server_type, handler, method, short) in [
+            ("a.bc.d", 3, Some("a"), Some("bc"), Some("d"), Some("bc.d")),
+            ("..", 3, Some(""), Some(""), Some(""), Some(".")),
+            (
+                "聊天.处理.发送",
+                3,
+                Some("聊天"),
+                Some("处理"),
+                Some("发送"),
+                Some("处理.发送"),
+            ),
+            ("a.b", 2, None, Some("a"), Some("b"), Some("a.b")),
+            ("onChat", 1, None, None, None, None),
+            ("", 1, None, None, None, None),
+            ("a.b.c.d", 4, None, None, None, None),
+        ] {
+            let wire = Route::from_wire(Bytes::from(text)).unwrap();
+            for route in [Route::from(text), wire.detach(), wire] {
+                assert_eq!((route.as_str(), route.parts()), (text, parts));
+                assert_eq!(
+                    (route.server_type(), route.handler()),
+                    (server_type, handler),
+                    "{text}"
+                );
+                assert_eq!((route.method(), route.short()), (method, short), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_forms_are_the_same_key() {
+        let wire = Route::from_wire(Bytes::from_static(b"a.b.c")).unwrap();
+        let mut map = HashMap::new();
+        map.insert(Route::from("a.b.c"), 1);
+        assert_eq!(
+            (map.get(&wire), map.get("a.b.c"), map.get("a.b.d")),
+            (Some(&1), Some(&1), None)
+        );
+        assert_eq!(wire, *"a.b.c");
+    }
+
+    #[test]
+    fn what_is_not_utf8_comes_back() {
+        let bytes = Bytes::from_static(b"a.\xff.c");
+        assert_eq!(Route::from_wire(bytes.clone()).unwrap_err(), bytes);
+    }
+}

@@ -1,0 +1,160 @@
+//! The cost model, counted: what the hot path and an idle connection may ask of the allocator.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests that cannot go on may panic"
+)]
+#![expect(
+    unsafe_code,
+    reason = "a counting allocator is an implementation of an unsafe trait; it forwards to the system's"
+)]
+
+mod common;
+
+use bytes::{Bytes, BytesMut};
+use common::{ACK, HEARTBEAT, Link, POMELO, handshake, request};
+use shaddock_protocol::{CodecConfig, Dictionary, Event};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every method forwards to the system allocator with the arguments it was given.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that ends may free after its cells are gone.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(layout.size())));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from `alloc` above, with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often `work` allocates, and the most it asks for at once.
+fn counted<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+    let before = ALLOCATIONS.get();
+    LARGEST.set(0);
+    let result = work();
+    (result, ALLOCATIONS.get() - before, LARGEST.get())
+}
+
+fn config() -> CodecConfig {
+    let dictionary = Dictionary::build(["chat.chatHandler.send"], [""; 0]).unwrap();
+    CodecConfig {
+        heartbeat: Some(Duration::from_secs(3)),
+        dictionary: Some(Arc::new(dictionary)),
+        ..CodecConfig::default()
+    }
+}
+
+#[test]
+fn requests_and_responses_cost_no_allocation() {
+    let mut link = Link::open(config(), POMELO);
+    link.out = BytesMut::with_capacity(1 << 16);
+    let body = br#"{"content":"hello","nested":[{"a":[1,2.5,null]}],"text":"caf\u00e9"}"#;
+    let mut chunk = Vec::new();
+    for id in 1..=16 {
+        chunk.extend_from_slice(&request(id, "chat.chatHandler.send", body));
+        chunk.extend_from_slice(&common::data(&[&[1, id, 0, 1], &body[..]].concat()));
+        chunk.extend_from_slice(HEARTBEAT);
+    }
+    link.input = Bytes::from(chunk);
+    // The first slice of a vector makes its reference count.
+    let keep = link.input.slice(1..);
+    let codec = link.conn.codec().clone();
+
+    let (messages, allocations, _) = counted(|| {
+        let mut messages = 0;
+        while let Ok(Some(event)) = link.next() {
+            let Event::Message(message) = event else {
+                panic!()
+            };
+            let (route, body) = (message.route.as_str(), &message.body);
+            codec
+                .encode_response(
+                    link.conn.dialect(),
+                    messages,
+                    route,
+                    body,
+                    false,
+                    &mut link.out,
+                )
+                .unwrap();
+            messages += 1;
+        }
+        messages
+    });
+    assert_eq!((messages, allocations), (32, 0));
+    drop(keep);
+}
+
+#[test]
+fn a_push_is_one_allocation() {
+    let codec = common::codec(config());
+    let body = br#"{"msg":"hello"}"#;
+    let dialect = shaddock_protocol::Dialect::Pomelo;
+    let (push, allocations, _) = counted(|| codec.encode_push(dialect, "onChat", body).unwrap());
+    // The buffer, and the reference count that makes it shareable.
+    assert!(allocations <= 2, "{allocations}");
+    let (_, allocations, _) = counted(|| vec![push.clone(); 1].len());
+    assert!(allocations <= 2);
+}
+
+#[test]
+fn an_idle_connection_owns_no_memory() {
+    let codec = common::codec(config());
+    let now = shaddock_protocol::Millis(0);
+    let (conn, allocations, _) = counted(|| shaddock_protocol::Conn::new(codec.clone(), now));
+    assert_eq!(allocations, 0);
+    drop(conn);
+
+    let mut link = Link::new(config());
+    link.feed_accepting(&[&handshake(POMELO), ACK].concat())
+        .unwrap();
+    link.out = BytesMut::with_capacity(64);
+    let bytes = Bytes::from_static(b"\x03\x00\x00\x00\x03\x00\x00\x00");
+    let (_, allocations, _) = counted(|| {
+        link.input = bytes;
+        link.next().unwrap().is_none()
+    });
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn announced_lengths_reserve_nothing() {
+    let mut link = Link::open(config(), POMELO);
+    // 64 KiB are announced, one byte after the other arrives.
+    let ((), _, largest) = counted(|| {
+        for piece in [&b"\x04\x01"[..], b"\x00", b"\x00", b"a", b"b"] {
+            link.input = Bytes::copy_from_slice(piece);
+            assert!(link.next().unwrap().is_none());
+        }
+    });
+    assert!(largest < 64, "{largest}");
+    assert!(link.conn.is_mid_package());
+}
+
+/// The bound on a handshake bounds what is made of it.
+#[test]
+fn a_hostile_handshake_is_bounded() {
+    let numbers = "0,".repeat(8_100);
+    let text = format!("{{\"sys\":{{}},\"user\":[{numbers}0]}}");
+    let mut link = Link::new(config());
+    let bytes = handshake(&text);
+    let (fed, _, largest) = counted(|| link.feed(&bytes).is_ok());
+    assert!(fed && largest <= 2 << 20, "{largest}");
+}

@@ -1,0 +1,342 @@
+//! What goes to clients: pushes, responses, kicks and errors, in both dialects.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests that cannot go on may panic"
+)]
+
+mod common;
+
+use bytes::{Bytes, BytesMut};
+use common::{cases, codec, packages, unhex, vectors};
+use shaddock_protocol::{
+    Codec, CodecConfig, Dialect, Dictionary, EncodeError, MAX_BODY, MAX_ROUTE_LEN, Message,
+    MessageError, MessageType, PackageType, PitayaSerializer, Protos, RefuseReason, Route, Schema,
+    WireRoute, inflate,
+};
+use std::sync::Arc;
+
+const DIALECTS: [Dialect; 2] = [Dialect::Pomelo, Dialect::Pitaya];
+
+/// The one message in the one DATA package.
+fn message(bytes: &[u8]) -> Message {
+    let packages = packages(bytes);
+    assert_eq!(packages.len(), 1);
+    assert_eq!(packages[0].kind, PackageType::Data);
+    Message::decode(packages[0].body.clone()).unwrap()
+}
+
+fn push(codec: &Codec, dialect: Dialect, route: &str, json: &[u8]) -> Message {
+    message(&codec.encode_push(dialect, route, json).unwrap())
+}
+
+fn respond(codec: &Codec, dialect: Dialect, route: &str, json: &[u8], error: bool) -> Message {
+    let mut out = BytesMut::new();
+    codec
+        .encode_response(dialect, 300, route, json, error, &mut out)
+        .unwrap();
+    message(&out)
+}
+
+fn with_dictionary() -> CodecConfig {
+    let dictionary = Dictionary::build(["a.b.c"], ["onChat"]).unwrap();
+    CodecConfig {
+        dictionary: Some(Arc::new(dictionary)),
+        ..CodecConfig::default()
+    }
+}
+
+#[test]
+fn pushes_are_compressed_by_route_for_pomelo_only() {
+    let codec = codec(with_dictionary());
+    let short = push(&codec, Dialect::Pomelo, "onChat", b"{}");
+    assert_eq!(
+        (short.kind, short.route),
+        (MessageType::Push, WireRoute::Code(2))
+    );
+    for (dialect, route) in [(Dialect::Pomelo, "onOther"), (Dialect::Pitaya, "onChat")] {
+        let named = push(&codec, dialect, route, b"{}");
+        assert_eq!(named.route, WireRoute::Name(Bytes::from(route)));
+    }
+}
+
+#[test]
+fn responses_have_id_and_body_and_nothing_else() {
+    let codec = codec(with_dictionary());
+    for dialect in DIALECTS {
+        let mut out = BytesMut::from(&b"before"[..]);
+        codec
+            .encode_response(dialect, 300, "a.b.c", b"{\"a\":1}", false, &mut out)
+            .unwrap();
+        assert_eq!(&out[..], b"before\x04\x00\x00\x0a\x04\xac\x02{\"a\":1}");
+    }
+}
+
+#[test]
+fn the_error_flag_is_pitayas() {
+    let codec = codec(CodecConfig::default());
+    assert!(!respond(&codec, Dialect::Pomelo, "a.b.c", b"{}", true).error);
+    assert!(respond(&codec, Dialect::Pitaya, "a.b.c", b"{}", true).error);
+    assert!(!respond(&codec, Dialect::Pitaya, "a.b.c", b"{}", false).error);
+}
+
+#[test]
+fn pomelo_bodies_are_never_empty() {
+    let codec = codec(CodecConfig::default());
+    assert_eq!(
+        codec.encode_push(Dialect::Pomelo, "onChat", b""),
+        Err(EncodeError::EmptyBody)
+    );
+    assert_eq!(
+        &respond(&codec, Dialect::Pomelo, "a.b.c", b"", false).body[..],
+        b"{}"
+    );
+    assert!(push(&codec, Dialect::Pitaya, "onChat", b"").body.is_empty());
+    assert!(
+        respond(&codec, Dialect::Pitaya, "a.b.c", b"", false)
+            .body
+            .is_empty()
+    );
+}
+
+#[test]
+fn characters_outside_the_bmp_are_escaped_for_pomelo_only() {
+    let codec = codec(CodecConfig::default());
+    let json = "{\"m\":\"中😀b\"}".as_bytes();
+    let escaped = "{\"m\":\"中\\ud83d\\ude00b\"}".as_bytes();
+    assert_eq!(push(&codec, Dialect::Pomelo, "on", json).body, escaped);
+    assert_eq!(
+        respond(&codec, Dialect::Pomelo, "a.b.c", json, false).body,
+        escaped
+    );
+    assert_eq!(push(&codec, Dialect::Pitaya, "on", json).body, json);
+    assert_eq!(
+        respond(&codec, Dialect::Pitaya, "a.b.c", json, false).body,
+        json
+    );
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error_and_leaves_no_trace() {
+    let codec = codec(CodecConfig::default());
+    let mut out = BytesMut::from(&b"before"[..]);
+    for dialect in DIALECTS {
+        let long = "r".repeat(MAX_ROUTE_LEN + 1);
+        let error = codec.put_push(dialect, &long, b"{}", &mut out).unwrap_err();
+        assert_eq!(error, EncodeError::Route(MessageError::RouteTooLong(256)));
+        assert_eq!(
+            push(&codec, dialect, &long[1..], b"{}").route,
+            WireRoute::Name(Bytes::from(long[1..].to_owned()))
+        );
+
+        let huge = vec![b'1'; MAX_BODY - 1];
+        let error = codec
+            .encode_response(dialect, 1, "a.b.c", &huge, false, &mut out)
+            .unwrap_err();
+        assert!(matches!(error, EncodeError::TooLarge(_)), "{error}");
+        let error = codec.put_push(dialect, "on", &huge, &mut out).unwrap_err();
+        assert!(matches!(error, EncodeError::TooLarge(_)), "{error}");
+        assert_eq!(&out[..], b"before");
+        assert_eq!(
+            respond(&codec, dialect, "", &huge[3..], false).body.len(),
+            MAX_BODY - 4
+        );
+    }
+}
+
+#[test]
+fn a_long_route_with_a_code_can_be_pushed() {
+    let long = "r".repeat(MAX_ROUTE_LEN + 1);
+    let dictionary = Dictionary::build([""; 0], [&long]).unwrap();
+    let codec = codec(CodecConfig {
+        dictionary: Some(Arc::new(dictionary)),
+        ..CodecConfig::default()
+    });
+    assert_eq!(
+        push(&codec, Dialect::Pomelo, &long, b"{}").route,
+        WireRoute::Code(1)
+    );
+}
+
+#[test]
+fn schemas_of_the_server_are_for_what_pomelo_clients_receive() {
+    let server = r#"{"a.b.c":{"required uInt32 n":1},"onX":{"optional string m":1}}"#;
+    let protos = Protos::new(Schema::parse(server).unwrap(), Schema::parse("{}").unwrap());
+    let codec = codec(CodecConfig {
+        protos: Some(Arc::new(protos)),
+        ..CodecConfig::default()
+    });
+    assert_eq!(
+        &push(&codec, Dialect::Pomelo, "onX", "{\"m\":\"😀\"}".as_bytes()).body[..],
+        b"\x0a\x04\xf0\x9f\x98\x80"
+    );
+    assert_eq!(
+        &respond(&codec, Dialect::Pomelo, "a.b.c", b"{\"n\":7}", false).body[..],
+        b"\x08\x07"
+    );
+    assert_eq!(
+        &respond(&codec, Dialect::Pitaya, "a.b.c", b"{\"n\":7}", false).body[..],
+        b"{\"n\":7}"
+    );
+
+    let mut out = BytesMut::new();
+    let missing = codec.encode_response(
+        Dialect::Pomelo,
+        1,
+        "a.b.c",
+        b"{\"code\":200}",
+        false,
+        &mut out,
+    );
+    assert!(
+        matches!(missing, Err(EncodeError::Protobuf(_))),
+        "{missing:?}"
+    );
+    assert!(out.is_empty());
+    // The error that follows has no place in the schema either. It is an answer all the same.
+    let error = codec.error_body(Dialect::Pomelo, "PIT-500", "", &[]);
+    assert_eq!(
+        respond(&codec, Dialect::Pomelo, "a.b.c", &error, true).body,
+        Bytes::new()
+    );
+}
+
+#[test]
+fn pitaya_bodies_are_deflated_where_that_helps() {
+    let codec = codec(CodecConfig {
+        compress_pitaya: true,
+        ..CodecConfig::default()
+    });
+    let long = [b"{\"m\":\"".to_vec(), vec![b'a'; 500], b"\"}".to_vec()].concat();
+    for message in [
+        push(&codec, Dialect::Pitaya, "on", &long),
+        respond(&codec, Dialect::Pitaya, "a.b", &long, true),
+    ] {
+        assert!(message.compressed && message.body.len() < long.len());
+        assert_eq!(inflate(&message.body, 1 << 16).unwrap(), long);
+        assert_eq!(message.error, message.kind == MessageType::Response);
+    }
+    let short = push(&codec, Dialect::Pitaya, "on", b"{}");
+    assert!(!short.compressed && &short.body[..] == b"{}");
+    assert!(!push(&codec, Dialect::Pomelo, "on", &long).compressed);
+}
+
+#[test]
+fn kicks_carry_their_reason_as_json() {
+    let codec = codec(CodecConfig::default());
+    for (reason, expected) in [
+        ("kick", "{\"reason\":\"kick\"}"),
+        ("", "{\"reason\":\"\"}"),
+        ("a\"\\\n😀", "{\"reason\":\"a\\\"\\\\\\n\\ud83d\\ude00\"}"),
+    ] {
+        let packages = packages(&codec.encode_kick(reason));
+        assert_eq!(packages.len(), 1);
+        assert_eq!(packages[0].kind, PackageType::Kick);
+        assert_eq!(packages[0].body, expected);
+    }
+    let huge = packages(&codec.encode_kick(&"r".repeat(MAX_BODY)));
+    assert_eq!(huge[0].body, "{\"reason\":\"\"}");
+}
+
+#[test]
+fn errors_of_pitaya_are_those_of_the_vectors() {
+    let codec = codec(CodecConfig::default());
+    for case in vectors("cluster")["client_errors"].as_array().unwrap() {
+        let body: serde_json::Value =
+            serde_json::from_str(case["body_json"].as_str().unwrap()).unwrap();
+        let mut metadata: Vec<(&str, &str)> = Vec::new();
+        if let Some(members) = body["metadata"].as_object() {
+            metadata.extend(
+                members
+                    .iter()
+                    .map(|(key, value)| (key.as_str(), value.as_str().unwrap())),
+            );
+            metadata.reverse();
+        }
+        let (code, text) = (
+            body["code"].as_str().unwrap(),
+            body["msg"].as_str().unwrap(),
+        );
+        let body = codec.error_body(Dialect::Pitaya, code, text, &metadata);
+        assert_eq!(body, case["body_json"].as_str().unwrap());
+        let mut out = BytesMut::new();
+        let id = case["request_id"].as_u64().unwrap();
+        codec
+            .encode_response(Dialect::Pitaya, id, "", &body, true, &mut out)
+            .unwrap();
+        assert_eq!(
+            packages(&out)[0].body,
+            unhex(case["client_message_hex"].as_str().unwrap())
+        );
+    }
+}
+
+#[test]
+fn error_bodies() {
+    let json = codec(CodecConfig::default());
+    assert_eq!(
+        json.error_body(Dialect::Pomelo, "PIT-404", "x", &[("a", "b")]),
+        "{\"code\":500}"
+    );
+    assert_eq!(json.error_body(Dialect::Pitaya, "", "", &[]), "{}");
+    let pitaya_serializer = PitayaSerializer::Protobuf;
+    let protobuf = codec(CodecConfig {
+        pitaya_serializer,
+        ..CodecConfig::default()
+    });
+    let body = protobuf.error_body(
+        Dialect::Pitaya,
+        "PIT-404",
+        &"m".repeat(200),
+        &[("k", "v"), ("a", "")],
+    );
+    let expected = [
+        b"\x0a\x07PIT-404\x12\xc8\x01",
+        "m".repeat(200).as_bytes(),
+        b"\x1a\x03\x0a\x01a\x1a\x06\x0a\x01k\x12\x01v",
+    ]
+    .concat();
+    assert_eq!(body, expected);
+}
+
+#[test]
+fn refusals() {
+    let codec = codec(CodecConfig::default());
+    let route = Route::from("join");
+    let refusal = |dialect, reason| {
+        let mut out = BytesMut::new();
+        codec.put_refusal(dialect, 9, Some(&route), reason, &mut out);
+        message(&out)
+    };
+    let pomelo = refusal(Dialect::Pomelo, RefuseReason::BadRoute);
+    assert_eq!(
+        (pomelo.id, pomelo.error, &pomelo.body[..]),
+        (9, false, &b"{\"code\":500}"[..])
+    );
+    let pitaya = refusal(Dialect::Pitaya, RefuseReason::BadRoute);
+    assert_eq!((pitaya.id, pitaya.error), (9, true));
+    assert_eq!(
+        pitaya.body,
+        "{\"code\":\"PIT-400\",\"msg\":\"invalid route\"}"
+    );
+    let blank = refusal(Dialect::Pitaya, RefuseReason::BlankRoute);
+    assert_eq!(
+        blank.body,
+        "{\"code\":\"PIT-400\",\"msg\":\"route field can not be empty\"}"
+    );
+}
+
+/// Routes as the cluster's vectors cut them.
+#[test]
+fn parts_of_routes() {
+    for case in vectors("cluster")["routes"].as_array().unwrap() {
+        if !case["error"].is_null() {
+            continue;
+        }
+        let route = Route::from(case["route"].as_str().unwrap());
+        assert_eq!(route.server_type().unwrap_or_default(), case["type"]);
+        assert_eq!(route.handler().unwrap(), case["service"]);
+        assert_eq!(route.method().unwrap(), case["method"]);
+        assert_eq!(route.short().unwrap(), case["short"]);
+    }
+    assert!(cases("messages").len() > 100);
+}
