@@ -1,0 +1,230 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Flags of `shaddock bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What the sessions do.
+    #[command(subcommand)]
+    pub scenario: ScenarioArgs,
+}
+
+/// The scenarios.
+#[derive(Subcommand, Clone, Debug)]
+pub enum ScenarioArgs {
+    /// Requests and their answers: latency and CPU per message.
+    Echo(EchoArgs),
+    /// Sessions that say nothing: memory for each of them.
+    Idle(IdleArgs),
+    /// One request that pushes to all sessions: cost and latency for each delivery.
+    Fanout(FanoutArgs),
+    /// Sessions that come, and stay or go again: cost of connect, handshake and ack.
+    Churn(ChurnArgs),
+    /// Sessions that follow a script: bind, request, wait, reconnect.
+    Mix(MixArgs),
+}
+
+/// How the handshake names the client.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientDialect {
+    /// `sys.type` and `sys.version`, as Pomelo's and Pinus's clients.
+    Pomelo,
+    /// `sys.platform` and `sys.libVersion`, as Pitaya's clients.
+    Pitaya,
+}
+
+/// The server, and what all scenarios share.
+#[derive(Args, Clone, Debug)]
+pub struct TargetArgs {
+    /// Where the server is: `tcp://`, `tls://`, `ws://` or `wss://`, host and port, for WebSocket also a path.
+    pub url: String,
+    /// Process id of the server: measures its CPU and memory.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// Sessions that are open at the same time.
+    #[arg(short, long, default_value_t = 64)]
+    pub connections: usize,
+    /// Threads of the load tester, each with its own share of the sessions.
+    #[arg(long, default_value_t = 1)]
+    pub threads: usize,
+    /// Handshakes that are under way at the same time.
+    #[arg(long, default_value_t = 64)]
+    pub connecting: usize,
+    /// How long to wait for a handshake or an answer before it counts as lost.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub timeout: Duration,
+    /// How the handshake names the client.
+    #[arg(long, value_enum, default_value = "pomelo")]
+    pub dialect: ClientDialect,
+    /// Route that answers with the body of the request.
+    #[arg(long, default_value = "bench.echo.echo")]
+    pub echo_route: String,
+    /// Route that binds the session to `uid`.
+    #[arg(long, default_value = "bench.echo.bind")]
+    pub bind_route: String,
+    /// Route that pushes the body of the request to every bound session.
+    #[arg(long, default_value = "bench.echo.push")]
+    pub push_route: String,
+    /// Route of these pushes.
+    #[arg(long, default_value = "onPush")]
+    pub push_event: String,
+    /// Bytes of a request's body, at least 39.
+    #[arg(long, default_value_t = 64)]
+    pub body: usize,
+    /// PEM file with the certificate authority of a TLS server.
+    #[arg(long)]
+    pub ca: Option<PathBuf>,
+    /// Accept any certificate of a TLS server.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// A name for this run, copied into the result.
+    #[arg(long, default_value = "")]
+    pub label: String,
+    /// No progress line.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags of `echo`.
+#[derive(Args, Clone, Debug)]
+pub struct EchoArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Requests of one session that are under way at the same time.
+    #[arg(long, default_value_t = 1)]
+    pub in_flight: usize,
+    /// Open loop: this many requests per second in total, whether answers come or not. Latency counts from the moment at which
+    /// a request should have been sent.
+    #[arg(long, conflicts_with = "in_flight")]
+    pub rate: Option<f64>,
+    /// Not measured, at the start.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// Measured.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
+}
+
+/// Flags of `idle`.
+#[derive(Args, Clone, Debug)]
+pub struct IdleArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Wait after the last session is open, before memory is read.
+    #[arg(long, default_value = "2s", value_parser = duration)]
+    pub settle: Duration,
+    /// Then stay open for so long, and count what the server takes for doing nothing.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub hold: Duration,
+}
+
+/// Flags of `fanout`.
+#[derive(Args, Clone, Debug)]
+pub struct FanoutArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Pushes to send. Without `--rate` the next one leaves when the last one has reached everybody.
+    #[arg(long, default_value_t = 20)]
+    pub pushes: u64,
+    /// Open loop: pushes per second.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Percentage of the sessions that never read.
+    #[arg(long, default_value_t = 0.0)]
+    pub stalled: f64,
+}
+
+/// Flags of `churn`.
+#[derive(Args, Clone, Debug)]
+pub struct ChurnArgs {
+    /// The server. `--connections` is the number of sessions that are opened in all.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Close each session after its ack; without it all stay until the end.
+    #[arg(long)]
+    pub close: bool,
+}
+
+/// Flags of `mix`.
+#[derive(Args, Clone, Debug)]
+pub struct MixArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Steps that each session repeats: `bind`, `request*N`, `wait DURATION`, `reconnect`, separated by commas. A session is
+    /// connected before its first step.
+    #[arg(
+        long,
+        default_value = "bind, request*5, wait 100ms, request*5, reconnect"
+    )]
+    pub script: String,
+    /// Not measured, at the start.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// Measured.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
+}
+
+impl BenchArgs {
+    /// What all scenarios share.
+    pub const fn target(&self) -> &TargetArgs {
+        match &self.scenario {
+            ScenarioArgs::Echo(args) => &args.target,
+            ScenarioArgs::Idle(args) => &args.target,
+            ScenarioArgs::Fanout(args) => &args.target,
+            ScenarioArgs::Churn(args) => &args.target,
+            ScenarioArgs::Mix(args) => &args.target,
+        }
+    }
+
+    /// Whether the result is wanted as JSON.
+    pub const fn is_json(&self) -> bool {
+        self.target().json
+    }
+}
+
+/// A number and a unit: `250us`, `100ms`, `5s`, `2m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err(format!("`{text}` is no duration: say 100ms, 5s or 2m")),
+    };
+    let number: f64 = number
+        .trim()
+        .parse()
+        .map_err(|_| format!("`{text}` has no number"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(duration(" 1.5 s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "5", "s", "5 weeks", "-1s", "1e99s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! One connection as a client sees it: its state, and the requests that wait for their answers.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use crate::link::Link;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The socket, TLS or the WebSocket is not there yet.
+    Connecting,
+    /// The handshake is sent, its answer awaited.
+    Handshaking,
+    /// The ack is sent.
+    Open,
+    /// We have said goodbye and wait for the server's end.
+    Closing,
+}
+
+/// What a request was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// Its answer must have the same body.
+    Echo,
+    /// Its answer must be no error.
+    Bind,
+    /// The same; and it makes the server push.
+    Push,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pending {
+    pub(crate) id: u64,
+    pub(crate) kind: RequestKind,
+    /// When it was sent, or should have been: nanoseconds since the engine's start.
+    pub(crate) sent: u64,
+}
+
+/// An answer to no request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// Its request was answered before.
+    Repeated,
+    /// It never had a request.
+    Unknown,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) link: Link,
+    pub(crate) state: State,
+    /// The scenario's number for this session.
+    pub(crate) slot: usize,
+    /// Never used again, unlike keys.
+    pub(crate) serial: u64,
+    pub(crate) started: Instant,
+    /// Zero if the server wants no heartbeats.
+    pub(crate) heartbeat: Duration,
+    pub(crate) requests: Requests,
+}
+
+/// The requests of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    last_id: u64,
+    waiting: VecDeque<Pending>,
+}
+
+impl Requests {
+    /// Remembers a request that is about to be sent.
+    pub(crate) fn begin(&mut self, kind: RequestKind, sent: u64) -> Pending {
+        self.last_id += 1;
+        let pending = Pending {
+            id: self.last_id,
+            kind,
+            sent,
+        };
+        self.waiting.push_back(pending);
+        pending
+    }
+
+    /// Finds the request of an answer. Servers may answer out of order.
+    pub(crate) fn settle(&mut self, id: u64) -> Result<Pending, Stray> {
+        let place = match self.waiting.front() {
+            Some(first) if first.id == id => Some(0),
+            _ => self.waiting.iter().position(|pending| pending.id == id),
+        };
+        match place.and_then(|place| self.waiting.remove(place)) {
+            Some(pending) => Ok(pending),
+            None if (1..=self.last_id).contains(&id) => Err(Stray::Repeated),
+            None => Err(Stray::Unknown),
+        }
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_find_their_requests_in_any_order_and_only_once() {
+        let mut requests = Requests::default();
+        let sent: Vec<Pending> = (0..3)
+            .map(|at| requests.begin(RequestKind::Echo, at))
+            .collect();
+        assert_eq!(requests.settle(3), Ok(sent[2]));
+        assert_eq!(requests.settle(1), Ok(sent[0]));
+        assert_eq!(requests.settle(1), Err(Stray::Repeated));
+        assert_eq!(requests.settle(4), Err(Stray::Unknown));
+        assert_eq!(requests.settle(0), Err(Stray::Unknown));
+        assert_eq!(requests.waiting(), 1);
+    }
+}

@@ -1,0 +1,558 @@
+//! One run: threads, phases, what is measured when, and the progress line.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    process,
+    sync::{
+        Arc,
+        atomic::AtomicU64,
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use mio::Waker;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{
+        BenchArgs, ChurnArgs, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ScenarioArgs, TargetArgs,
+    },
+    engine::{Engine, Phase, Scenario, SharedPhase},
+    procfs::{Machine, Process, Usage},
+    report::{Latency, Report, ServerCost},
+    scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Script, Share},
+    tally::{Harvest, Tally, Totals},
+    target::{Target, TargetError},
+};
+
+/// How often counters and the server's memory are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// After the last handshake, for the server to work off the last ack.
+const QUIET: Duration = Duration::from_millis(300);
+/// Files that a run needs besides its connections.
+const SPARE_FILES: usize = 64;
+
+/// Why a run could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// Flags that cannot be used.
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    /// The script of `mix` cannot be read.
+    #[error("{0}")]
+    Script(String),
+    /// More connections than files may be open.
+    #[error("{wanted} connections need more files than this process may open ({limit})")]
+    Files {
+        /// Connections that were asked for.
+        wanted: usize,
+        /// The hard limit.
+        limit: u64,
+    },
+    /// The server's process cannot be looked at.
+    #[error("process {pid}: {error}")]
+    Process {
+        /// The process that was named.
+        pid: u32,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// The operating system refuses something else.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A thread of the load tester panicked, which is a defect of it.
+    #[error("a thread of the load tester panicked")]
+    Panicked,
+}
+
+pub(crate) fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
+    let target = args.target();
+    raise_file_limit(target.connections)?;
+    let setup = Setup::new(target)?;
+    match &args.scenario {
+        ScenarioArgs::Echo(args) => echo(&setup, args),
+        ScenarioArgs::Idle(args) => idle(&setup, args),
+        ScenarioArgs::Fanout(args) => fanout(&setup, args),
+        ScenarioArgs::Churn(args) => churn(&setup, args),
+        ScenarioArgs::Mix(args) => mix(&setup, args),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a handful of threads")]
+fn echo(setup: &Setup<'_>, args: &EchoArgs) -> Result<Report, BenchError> {
+    let part = args.rate.map(|rate| rate / setup.threads() as f64);
+    let settings = json!({
+        "connections": args.target.connections, "in_flight": args.in_flight, "rate": args.rate,
+        "body": args.target.body, "threads": args.target.threads,
+    });
+    let make = |share: &Share, _: &Waker0| Echo::new(share, args.in_flight, part);
+    setup.drive("echo", "answers", settings, make, |run| {
+        run.open();
+        run.under_load(args.warmup, args.duration)
+    })
+}
+
+fn idle(setup: &Setup<'_>, args: &IdleArgs) -> Result<Report, BenchError> {
+    let settings = json!({
+        "connections": args.target.connections, "hold_s": args.hold.as_secs_f64(),
+        "threads": args.target.threads,
+    });
+    setup.drive(
+        "idle",
+        "sessions",
+        settings,
+        |share, _| Idle::new(share),
+        |run| {
+            run.settle(Phase::Connect, None);
+            run.wait(args.settle);
+            run.look_open()?;
+            let before = run.snapshot()?;
+            run.wait(args.hold);
+            Ok(Window {
+                before,
+                after: run.snapshot()?,
+                from_zero: true,
+            })
+        },
+    )
+}
+
+fn fanout(setup: &Setup<'_>, args: &FanoutArgs) -> Result<Report, BenchError> {
+    let settings = json!({
+        "connections": args.target.connections, "pushes": args.pushes, "rate": args.rate,
+        "stalled_percent": args.stalled, "body": args.target.body, "threads": args.target.threads,
+    });
+    let mut shared = None;
+    let make = |share: &Share, sender: &Waker0| {
+        let shared = shared.get_or_insert_with(|| {
+            Arc::new(FanoutShared {
+                sender: Arc::clone(sender),
+                receivers: AtomicU64::new(0),
+                sent: AtomicU64::new(0),
+                delivered: AtomicU64::new(0),
+                timeout: args.target.timeout,
+            })
+        });
+        Fanout::new(share, args, Arc::clone(shared))
+    };
+    setup.drive("fanout", "deliveries", settings, make, |run| {
+        run.open();
+        run.look_open()?;
+        let before = run.snapshot()?;
+        run.enter(Phase::Measure);
+        run.settle(Phase::Measure, None);
+        Ok(Window {
+            before,
+            after: run.snapshot()?,
+            from_zero: false,
+        })
+    })
+}
+
+fn churn(setup: &Setup<'_>, args: &ChurnArgs) -> Result<Report, BenchError> {
+    let settings = json!({
+        "connections": args.target.connections, "connecting": args.target.connecting,
+        "close": args.close, "threads": args.target.threads,
+    });
+    setup.drive(
+        "churn",
+        "sessions",
+        settings,
+        |share, _| Churn::new(share, args.close),
+        |run| {
+            let before = run.snapshot()?;
+            run.enter(Phase::Measure);
+            run.settle(Phase::Measure, None);
+            let elapsed = Instant::now();
+            run.wait(QUIET);
+            run.look_open()?;
+            let mut after = run.snapshot()?;
+            after.at = elapsed;
+            Ok(Window {
+                before,
+                after,
+                from_zero: false,
+            })
+        },
+    )
+}
+
+fn mix(setup: &Setup<'_>, args: &MixArgs) -> Result<Report, BenchError> {
+    let script: Script = args.script.parse().map_err(BenchError::Script)?;
+    let settings = json!({
+        "connections": args.target.connections, "script": args.script, "body": args.target.body,
+        "threads": args.target.threads,
+    });
+    setup.drive(
+        "mix",
+        "answers",
+        settings,
+        |share, _| Mix::new(share, script.clone()),
+        |run| {
+            run.open();
+            run.under_load(args.warmup, args.duration)
+        },
+    )
+}
+
+/// The waker of the first thread.
+type Waker0 = Arc<Waker>;
+
+/// What all scenarios need.
+struct Setup<'a> {
+    args: &'a TargetArgs,
+    target: Arc<Target>,
+    server: Option<Process>,
+}
+
+impl<'a> Setup<'a> {
+    fn new(args: &'a TargetArgs) -> Result<Self, BenchError> {
+        let target = Arc::new(Target::new(args)?);
+        Ok(Self {
+            args,
+            target,
+            server: args.pid.map(Process::new),
+        })
+    }
+
+    fn threads(&self) -> usize {
+        self.args.threads.clamp(1, self.args.connections.max(1))
+    }
+
+    /// Starts the threads, lets `plan` run the phases, and puts the result together.
+    fn drive<S: Scenario + Send>(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        settings: Value,
+        mut make: impl FnMut(&Share, &Waker0) -> S,
+        plan: impl FnOnce(&mut Run<'_>) -> Result<Window, BenchError>,
+    ) -> Result<Report, BenchError> {
+        let epoch = Instant::now();
+        let shares = Share::cut(self.args.connections, self.args.connecting, self.threads());
+        let tallies: Vec<Arc<Tally>> = shares.iter().map(|_| Arc::default()).collect();
+        let mut engines = Vec::new();
+        let mut wakers = Vec::new();
+        for tally in &tallies {
+            let target = Arc::clone(&self.target);
+            let (body, timeout) = (self.args.body, self.args.timeout);
+            let engine = Engine::new(target, Arc::clone(tally), epoch, body, timeout)?;
+            wakers.push(engine.waker()?);
+            engines.push(engine);
+        }
+        let phases = SharedPhase::default();
+        let (sender, settled) = channel();
+        let mut run = Run::new(self, name, &phases, wakers, settled, &tallies)?;
+        let (window, harvest) = thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (engine, share) in engines.into_iter().zip(&shares) {
+                let scenario = make(share, &run.wakers[0]);
+                let sender = sender.clone();
+                let phases = &phases;
+                threads.push(scope.spawn(move || {
+                    // Nobody listens any more once the run has failed.
+                    engine.run(scenario, phases, |phase| {
+                        let _ = sender.send(phase);
+                    })
+                }));
+            }
+            let window = plan(&mut run);
+            run.enter(Phase::Done);
+            let mut harvest = Harvest::new()?;
+            for thread in threads {
+                harvest.add(&thread.join().map_err(|_| BenchError::Panicked)??);
+            }
+            Ok::<_, BenchError>((window?, harvest))
+        })?;
+        run.clear_progress();
+        Ok(self.report(&run, &window, harvest, unit, settings))
+    }
+
+    fn report(
+        &self,
+        run: &Run<'_>,
+        window: &Window,
+        harvest: Harvest,
+        unit: &'static str,
+        settings: Value,
+    ) -> Report {
+        let Window {
+            before,
+            after,
+            from_zero,
+        } = window;
+        let from = if *from_zero { 0 } else { before.totals.done };
+        let own_cpu = after.own.cpu_since(&before.own);
+        let server = before
+            .server
+            .zip(after.server)
+            .map(|(before, after)| ServerCost {
+                cpu: after.cpu_since(&before),
+                user: after.user.saturating_sub(before.user),
+                system: after.system.saturating_sub(before.system),
+                resident_before: run.resident_before,
+                resident_open: run.resident_open,
+                resident_peak: run.resident_peak,
+                resident_after: after.resident,
+            });
+        let machine = after.machine.busy.saturating_sub(before.machine.busy);
+        let stolen = after.machine.stolen.saturating_sub(before.machine.stolen);
+        let known = own_cpu + server.map_or(Duration::ZERO, |server| server.cpu);
+        let mut report = Report {
+            scenario: run.name,
+            transport: self.target.transport,
+            label: self.args.label.clone(),
+            settings,
+            unit,
+            messages: after.totals.done - from,
+            elapsed: after.at.saturating_duration_since(before.at),
+            sessions: run.sessions,
+            wrong: 0,
+            lost: 0,
+            repeated: 0,
+            failed: 0,
+            closed: 0,
+            latency: Latency::of(&harvest.latency),
+            notes: harvest.notes,
+            server,
+            own_cpu,
+            other_cpu: machine.saturating_sub(known) + stolen,
+        };
+        report.count(&run.totals());
+        report
+    }
+}
+
+/// Everything at one moment.
+struct Snapshot {
+    at: Instant,
+    totals: Totals,
+    server: Option<Usage>,
+    own: Usage,
+    machine: Machine,
+}
+
+/// The measured time.
+struct Window {
+    before: Snapshot,
+    after: Snapshot,
+    /// Count from the start of the run, not of the window.
+    from_zero: bool,
+}
+
+/// A run under way, as its plan sees it.
+struct Run<'a> {
+    setup: &'a Setup<'a>,
+    name: &'static str,
+    phases: &'a SharedPhase,
+    wakers: Vec<Arc<Waker>>,
+    settled: Receiver<Phase>,
+    tallies: &'a [Arc<Tally>],
+    progress: Progress,
+    resident_before: u64,
+    resident_open: u64,
+    resident_peak: u64,
+    sessions: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        setup: &'a Setup<'a>,
+        name: &'static str,
+        phases: &'a SharedPhase,
+        wakers: Vec<Arc<Waker>>,
+        settled: Receiver<Phase>,
+        tallies: &'a [Arc<Tally>],
+    ) -> Result<Self, BenchError> {
+        let progress = Progress::new(!setup.args.quiet && io::stderr().is_terminal());
+        let mut run = Self {
+            setup,
+            name,
+            phases,
+            wakers,
+            settled,
+            tallies,
+            progress,
+            resident_before: 0,
+            resident_open: 0,
+            resident_peak: 0,
+            sessions: 0,
+        };
+        run.resident_before = run.usage()?.map_or(0, |usage| usage.resident);
+        Ok(run)
+    }
+
+    fn usage(&self) -> Result<Option<Usage>, BenchError> {
+        let Some(server) = self.setup.server else {
+            return Ok(None);
+        };
+        let pid = self.setup.args.pid.unwrap_or_default();
+        server
+            .usage()
+            .map(Some)
+            .map_err(|error| BenchError::Process { pid, error })
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::of(self.tallies.iter().map(AsRef::as_ref))
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phases.set(phase);
+        for waker in &self.wakers {
+            // It fails only if the thread has ended, and then needs no waking.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Waits for all sessions to be open.
+    fn open(&mut self) {
+        self.settle(Phase::Connect, None);
+        self.wait(QUIET);
+    }
+
+    /// Waits until all threads have reached the end of `phase`, or the limit.
+    fn settle(&mut self, phase: Phase, limit: Option<Duration>) {
+        let limit = limit.map(|limit| Instant::now() + limit);
+        let mut missing = self.wakers.len();
+        while missing > 0 && limit.is_none_or(|limit| Instant::now() < limit) {
+            match self.settled.recv_timeout(LOOK) {
+                Ok(done) if done == phase => missing -= 1,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(LOOK));
+            self.look();
+        }
+    }
+
+    /// Warms up, measures, and waits for the answers that are under way.
+    fn under_load(&mut self, warmup: Duration, duration: Duration) -> Result<Window, BenchError> {
+        self.look_open()?;
+        self.enter(Phase::WarmUp);
+        self.wait(warmup);
+        self.enter(Phase::Measure);
+        let before = self.snapshot()?;
+        self.wait(duration);
+        let after = self.snapshot()?;
+        self.enter(Phase::Drain);
+        self.settle(Phase::Drain, Some(self.setup.args.timeout));
+        Ok(Window {
+            before,
+            after,
+            from_zero: false,
+        })
+    }
+
+    /// All sessions are open and quiet: what do they take?
+    fn look_open(&mut self) -> Result<(), BenchError> {
+        self.sessions = self.totals().open;
+        self.resident_open = self.usage()?.map_or(0, |usage| usage.resident);
+        self.resident_peak = self.resident_peak.max(self.resident_open);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, BenchError> {
+        Ok(Snapshot {
+            at: Instant::now(),
+            totals: self.totals(),
+            server: self.usage()?,
+            own: Process::new(process::id()).usage().unwrap_or_default(),
+            machine: Machine::usage().unwrap_or_default(),
+        })
+    }
+
+    fn look(&mut self) {
+        // A server that has died shows in the connections.
+        if let Some(Ok(resident)) = self.setup.server.map(Process::resident) {
+            self.resident_peak = self.resident_peak.max(resident);
+        }
+        let totals = self.totals();
+        self.progress.show(self.name, &totals, self.resident_peak);
+    }
+
+    fn clear_progress(&self) {
+        if self.progress.on {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+/// The line on the terminal.
+struct Progress {
+    on: bool,
+    start: Instant,
+    last: (Instant, u64),
+}
+
+impl Progress {
+    fn new(on: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            on,
+            start: now,
+            last: (now, 0),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    fn show(&mut self, name: &str, totals: &Totals, resident: u64) {
+        if !self.on {
+            return;
+        }
+        let now = Instant::now();
+        let (at, done) = self.last;
+        let rate = (totals.done - done) as f64 / (now - at).as_secs_f64().max(1e-9);
+        self.last = (now, totals.done);
+        let elapsed = (now - self.start).as_secs_f64();
+        let mut line = format!(
+            "{name}  {elapsed:5.1} s  {} open  {} done  {rate:.0}/s",
+            totals.open, totals.done
+        );
+        if resident > 0 {
+            let _ = write!(line, "  server {} MiB", resident >> 20);
+        }
+        if totals.faults() > 0 {
+            let _ = write!(line, "  FAULTS {}", totals.faults());
+        }
+        eprint!("\r{line}\x1b[K");
+    }
+}
+
+/// Lets this process open as many files as the system allows at all.
+fn raise_file_limit(connections: usize) -> Result<(), BenchError> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // If it fails, what is there may still be enough.
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        );
+    }
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < (connections + SPARE_FILES) as u64 => Err(BenchError::Files {
+            wanted: connections,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,248 @@
+//! The result of a run: one JSON line for machines, a table for people.
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "results are read to three digits"
+)]
+
+use std::{fmt, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use crate::tally::Totals;
+
+/// The result of one run.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// `tcp`, `tls`, `ws` or `wss`.
+    pub transport: &'static str,
+    /// The name that the caller gave to the run.
+    pub label: String,
+    /// The scenario's own settings.
+    pub settings: Value,
+    /// What one of [`Report::messages`] is: an answer, a delivery or a session.
+    pub unit: &'static str,
+    /// How many there were in the measured time.
+    pub messages: u64,
+    /// The measured time.
+    pub elapsed: Duration,
+    /// Sessions that were open when the measured time began (`churn`: ended).
+    pub sessions: u64,
+    /// Answers with the wrong body or an error, to nobody, or not readable.
+    pub wrong: u64,
+    /// Requests without an answer, and pushes that did not come.
+    pub lost: u64,
+    /// Answers and pushes that came again.
+    pub repeated: u64,
+    /// Connections that did not come to stand.
+    pub failed: u64,
+    /// Connections that the server ended.
+    pub closed: u64,
+    /// The first failures, in words.
+    pub notes: Vec<String>,
+    /// Of answers and deliveries; of `churn`, from the begin of the connection to the ack.
+    pub latency: Option<Latency>,
+    /// What the server took, if its process id was given.
+    pub server: Option<ServerCost>,
+    /// Processor time that this load tester took in the measured time.
+    pub own_cpu: Duration,
+    /// Processor time in the measured time that neither the server nor this load tester took.
+    pub other_cpu: Duration,
+}
+
+/// Percentiles of a latency.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Latency {
+    pub count: u64,
+    pub min: Duration,
+    pub mean: Duration,
+    pub p50: Duration,
+    pub p90: Duration,
+    pub p99: Duration,
+    pub p999: Duration,
+    pub max: Duration,
+}
+
+/// What the server took.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ServerCost {
+    /// Processor time in the measured time, all threads.
+    pub cpu: Duration,
+    /// The part in user space, in ticks of 10 ms.
+    pub user: Duration,
+    /// The part in the kernel, in ticks of 10 ms.
+    pub system: Duration,
+    /// Resident bytes before the first session.
+    pub resident_before: u64,
+    /// Resident bytes with all sessions open, before anything else.
+    pub resident_open: u64,
+    /// Most resident bytes that were seen, every quarter of a second.
+    pub resident_peak: u64,
+    /// Resident bytes at the end of the measured time.
+    pub resident_after: u64,
+}
+
+impl Latency {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            min: Duration::from_nanos(histogram.min()),
+            mean: Duration::from_secs_f64(histogram.mean() / 1e9),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: Duration::from_nanos(histogram.max()),
+        })
+    }
+}
+
+impl Report {
+    /// Whether every answer was right, and every connection stood.
+    pub fn is_clean(&self) -> bool {
+        self.faults() == 0
+    }
+
+    /// Everything that should not have happened, counted.
+    pub const fn faults(&self) -> u64 {
+        self.wrong + self.lost + self.repeated + self.failed + self.closed
+    }
+
+    /// Microseconds of the server's processor time for each message.
+    pub fn cpu_per_message(&self) -> Option<f64> {
+        let server = self.server.as_ref().filter(|_| self.messages > 0)?;
+        Some(micros(server.cpu) / self.messages as f64)
+    }
+
+    /// Resident bytes of the server for each session.
+    pub fn bytes_per_session(&self) -> Option<f64> {
+        let server = self.server.as_ref().filter(|_| self.sessions > 0)?;
+        let grown = server.resident_open as f64 - server.resident_before as f64;
+        Some(grown / self.sessions as f64)
+    }
+
+    pub(crate) fn count(&mut self, totals: &Totals) {
+        self.wrong = totals.wrong;
+        self.lost = totals.lost;
+        self.repeated = totals.repeated;
+        self.failed = totals.failed;
+        self.closed = totals.closed;
+    }
+
+    /// One line of JSON. Times are in microseconds unless the name says otherwise.
+    pub fn to_json(&self) -> Value {
+        let seconds = self.elapsed.as_secs_f64();
+        let latency = self.latency.map(|latency| {
+            json!({
+                "count": latency.count, "min": micros(latency.min), "mean": micros(latency.mean),
+                "p50": micros(latency.p50), "p90": micros(latency.p90), "p99": micros(latency.p99),
+                "p999": micros(latency.p999), "max": micros(latency.max),
+            })
+        });
+        let server = self.server.map(|server| {
+            json!({
+                "cpu_s": server.cpu.as_secs_f64(), "user_s": server.user.as_secs_f64(),
+                "system_s": server.system.as_secs_f64(),
+                "cpu_per_message": self.cpu_per_message(),
+                "resident_before": server.resident_before, "resident_open": server.resident_open,
+                "resident_peak": server.resident_peak, "resident_after": server.resident_after,
+                "bytes_per_session": self.bytes_per_session(),
+            })
+        });
+        json!({
+            "scenario": self.scenario, "transport": self.transport, "label": self.label,
+            "settings": self.settings, "unit": self.unit, "messages": self.messages,
+            "seconds": seconds, "rate": self.messages as f64 / seconds.max(1e-9),
+            "sessions": self.sessions, "wrong": self.wrong, "lost": self.lost,
+            "repeated": self.repeated, "failed": self.failed, "closed": self.closed,
+            "notes": self.notes, "latency": latency, "server": server,
+            "own_cpu_s": self.own_cpu.as_secs_f64(), "other_cpu_s": self.other_cpu.as_secs_f64(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.elapsed.as_secs_f64();
+        let line = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
+            writeln!(f, "  {name:<22}{value}")
+        };
+        writeln!(
+            f,
+            "{} over {}  {}",
+            self.scenario, self.transport, self.settings
+        )?;
+        line(f, "sessions", self.sessions.to_string())?;
+        let rate = self.messages as f64 / seconds.max(1e-9);
+        line(
+            f,
+            self.unit,
+            format!("{} in {seconds:.2} s, {rate:.0} per second", self.messages),
+        )?;
+        if let Some(latency) = &self.latency {
+            line(
+                f,
+                "latency",
+                format!(
+                    "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+                    time(latency.p50),
+                    time(latency.p90),
+                    time(latency.p99),
+                    time(latency.p999),
+                    time(latency.max)
+                ),
+            )?;
+        }
+        if let Some(server) = &self.server {
+            let cores = server.cpu.as_secs_f64() / seconds.max(1e-9);
+            line(
+                f,
+                "server CPU",
+                format!("{} ({cores:.2} cores)", time(server.cpu)),
+            )?;
+            if let Some(cpu) = self.cpu_per_message() {
+                line(f, "  for one of these", format!("{cpu:.3} us"))?;
+            }
+            let [before, open, peak] = [
+                server.resident_before,
+                server.resident_open,
+                server.resident_peak,
+            ]
+            .map(|bytes| bytes as f64 / 1_048_576.0);
+            let memory = format!("{before:.1} MiB before, {open:.1} open, {peak:.1} at most");
+            line(f, "server memory", memory)?;
+            if let Some(bytes) = self.bytes_per_session() {
+                line(f, "  for one session", format!("{bytes:.0} bytes"))?;
+            }
+        }
+        let faults = format!(
+            "wrong {}  lost {}  repeated {}  failed {}  closed {}",
+            self.wrong, self.lost, self.repeated, self.failed, self.closed
+        );
+        line(f, if self.is_clean() { "faults" } else { "FAULTS" }, faults)?;
+        for note in &self.notes {
+            line(f, "", note.clone())?;
+        }
+        Ok(())
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Three digits and the unit that fits.
+fn time(time: Duration) -> String {
+    match micros(time) {
+        micros @ ..1e3 => format!("{micros:.1} us"),
+        micros @ ..1e6 => format!("{:.2} ms", micros / 1e3),
+        micros => format!("{:.2} s", micros / 1e6),
+    }
+}

@@ -1,0 +1,177 @@
+//! Requests and their answers, closed or open loop.
+
+use std::time::{Duration, Instant};
+
+use super::{Ramp, Share};
+use crate::{
+    conn::{Pending, RequestKind},
+    engine::{Engine, Gone, Phase, Scenario},
+};
+
+/// Closed loop: every session has a number of requests under way and sends the next one when an answer comes. Open loop:
+/// requests leave at a fixed rate, over all sessions in turn, and are timed from when they should have left.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    ramp: Ramp,
+    in_flight: usize,
+    pacer: Option<Pacer>,
+    running: bool,
+    draining: bool,
+}
+
+/// The plan of an open loop.
+#[derive(Debug)]
+pub(crate) struct Pacer {
+    interval: f64,
+    start: Option<Instant>,
+    sent: u64,
+}
+
+impl Pacer {
+    /// `rate` per second.
+    pub(crate) fn new(rate: f64) -> Self {
+        Self {
+            interval: 1.0 / rate.max(1e-3),
+            start: None,
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.start = Some(now);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.start = None;
+    }
+
+    /// When the next one should leave, while it runs.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "2^53 requests are not sent in one run"
+    )]
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let since = Duration::try_from_secs_f64(self.sent as f64 * self.interval).ok()?;
+        self.start?.checked_add(since)
+    }
+
+    /// Takes the next one if it is due: its number, and when it should have left.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<(u64, Instant)> {
+        let due = self.due().filter(|due| *due <= now)?;
+        self.sent += 1;
+        Some((self.sent - 1, due))
+    }
+}
+
+impl Echo {
+    /// `rate` is this thread's part of the open loop's rate.
+    pub(crate) fn new(share: &Share, in_flight: usize, rate: Option<f64>) -> Self {
+        Self {
+            ramp: Ramp::new(share),
+            in_flight: in_flight.max(1),
+            pacer: rate.map(Pacer::new),
+            running: false,
+            draining: false,
+        }
+    }
+
+    fn start(&mut self, engine: &mut Engine) {
+        self.running = true;
+        if let Some(pacer) = &mut self.pacer {
+            return pacer.start(engine.now());
+        }
+        for key in (0..self.ramp.len()).filter_map(|index| self.ramp.key(index)) {
+            for _ in 0..self.in_flight {
+                engine.request_echo(key, None);
+            }
+        }
+    }
+}
+
+impl Scenario for Echo {
+    fn phase(&mut self, engine: &mut Engine, phase: Phase) {
+        match phase {
+            Phase::Connect => self.ramp.pump(engine, |_| false),
+            Phase::WarmUp | Phase::Measure => {
+                if !self.running {
+                    self.start(engine);
+                }
+            }
+            Phase::Drain | Phase::Done => {
+                self.draining = true;
+                if let Some(pacer) = &mut self.pacer {
+                    pacer.stop();
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self, engine: &mut Engine, key: usize) {
+        self.ramp.set_key(engine.slot(key), Some(key));
+        self.ramp.landed();
+        self.ramp.pump(engine, |_| false);
+    }
+
+    fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending) {
+        if pending.kind == RequestKind::Echo {
+            engine.record(pending.sent);
+            engine.tally.done.add(1);
+            if !self.draining && self.pacer.is_none() {
+                engine.request_echo(key, None);
+            }
+        }
+    }
+
+    fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone) {
+        self.ramp.set_key(slot, None);
+        if why == Gone::Failed {
+            self.ramp.landed();
+            self.ramp.pump(engine, |_| false);
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.pacer.as_ref().and_then(Pacer::due)
+    }
+
+    fn pace(&mut self, engine: &mut Engine, now: Instant) {
+        let Some(pacer) = &mut self.pacer else { return };
+        let sessions = self.ramp.len().max(1) as u64;
+        while let Some((number, due)) = pacer.take_due(now) {
+            let index = usize::try_from(number % sessions).unwrap_or(0);
+            if let Some(key) = self.ramp.key(index) {
+                engine.request_echo(key, Some(due));
+            }
+        }
+    }
+
+    fn is_settled(&self, engine: &Engine) -> bool {
+        if self.draining {
+            engine.requests_waiting() == 0
+        } else {
+            self.ramp.is_done()
+        }
+    }
+
+    fn finish(&mut self, engine: &mut Engine) {
+        engine.tally.lost.add(engine.requests_waiting() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_pacer_catches_up_and_keeps_the_intended_times() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(1000.0);
+        assert_eq!(pacer.due(), None, "nothing is due before the start");
+        pacer.start(start);
+        let late = start + Duration::from_micros(2500);
+        let taken: Vec<_> = std::iter::from_fn(|| pacer.take_due(late)).collect();
+        let intended = [0, 1, 2].map(|n| (n, start + Duration::from_millis(n)));
+        assert_eq!(taken, intended);
+        assert_eq!(pacer.due(), Some(start + Duration::from_millis(3)));
+    }
+}

@@ -1,0 +1,48 @@
+//! Sessions that say nothing.
+
+use super::{Ramp, Share};
+use crate::{
+    conn::Pending,
+    engine::{Engine, Gone, Phase, Scenario},
+};
+
+/// Opens its sessions and keeps them open.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    ramp: Ramp,
+}
+
+impl Idle {
+    pub(crate) fn new(share: &Share) -> Self {
+        Self {
+            ramp: Ramp::new(share),
+        }
+    }
+}
+
+impl Scenario for Idle {
+    fn phase(&mut self, engine: &mut Engine, phase: Phase) {
+        if phase == Phase::Connect {
+            self.ramp.pump(engine, |_| false);
+        }
+    }
+
+    fn opened(&mut self, engine: &mut Engine, _key: usize) {
+        engine.tally.done.add(1);
+        self.ramp.landed();
+        self.ramp.pump(engine, |_| false);
+    }
+
+    fn answered(&mut self, _engine: &mut Engine, _key: usize, _pending: Pending) {}
+
+    fn gone(&mut self, engine: &mut Engine, _slot: usize, why: Gone) {
+        if why == Gone::Failed {
+            self.ramp.landed();
+            self.ramp.pump(engine, |_| false);
+        }
+    }
+
+    fn is_settled(&self, _engine: &Engine) -> bool {
+        self.ramp.is_done()
+    }
+}

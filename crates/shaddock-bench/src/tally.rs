@@ -1,0 +1,123 @@
+//! What happened: counters that other threads may read at any time, and latencies.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+
+/// The longest latency that is told apart from longer ones.
+const MAX_LATENCY: Duration = Duration::from_secs(120);
+/// Failures that are reported in words.
+const MAX_NOTES: usize = 5;
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, more: u64) {
+        // One writer only, so nothing is lost between the load and the store.
+        self.0
+            .store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_one(&self) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).saturating_sub(1),
+            Ordering::Relaxed,
+        );
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters of one thread.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
+    /// Sessions that are open now.
+    pub(crate) open: Counter,
+    /// What the scenario counts: answers, deliveries or sessions.
+    pub(crate) done: Counter,
+    /// Answers with the wrong body or an error, to nobody, or not readable.
+    pub(crate) wrong: Counter,
+    /// Requests without an answer, pushes that did not come.
+    pub(crate) lost: Counter,
+    /// Answers and pushes that came again.
+    pub(crate) repeated: Counter,
+    /// Connections that did not come to stand.
+    pub(crate) failed: Counter,
+    /// Connections that the server ended.
+    pub(crate) closed: Counter,
+}
+
+/// The counters of all threads at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) open: u64,
+    pub(crate) done: u64,
+    pub(crate) wrong: u64,
+    pub(crate) lost: u64,
+    pub(crate) repeated: u64,
+    pub(crate) failed: u64,
+    pub(crate) closed: u64,
+}
+
+impl Totals {
+    pub(crate) fn of<'a>(tallies: impl IntoIterator<Item = &'a Tally>) -> Self {
+        tallies
+            .into_iter()
+            .fold(Self::default(), |sum, tally| Self {
+                open: sum.open + tally.open.get(),
+                done: sum.done + tally.done.get(),
+                wrong: sum.wrong + tally.wrong.get(),
+                lost: sum.lost + tally.lost.get(),
+                repeated: sum.repeated + tally.repeated.get(),
+                failed: sum.failed + tally.failed.get(),
+                closed: sum.closed + tally.closed.get(),
+            })
+    }
+
+    /// Everything that should not have happened.
+    pub(crate) fn faults(&self) -> u64 {
+        self.wrong + self.lost + self.repeated + self.failed + self.closed
+    }
+}
+
+/// What one thread brings home.
+#[derive(Debug)]
+pub(crate) struct Harvest {
+    /// Nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// The first failures, in words.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Harvest {
+    pub(crate) fn new() -> io::Result<Self> {
+        let max = u64::try_from(MAX_LATENCY.as_nanos()).unwrap_or(u64::MAX);
+        let latency = Histogram::new_with_bounds(1, max, 3).map_err(io::Error::other)?;
+        Ok(Self {
+            latency,
+            notes: Vec::new(),
+        })
+    }
+
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(text());
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Both have the same bounds, so everything fits.
+        let _ = self.latency.add(&other.latency);
+        let room = MAX_NOTES - self.notes.len();
+        self.notes.extend(other.notes.iter().take(room).cloned());
+    }
+}
