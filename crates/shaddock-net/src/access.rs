@@ -161,7 +161,8 @@ impl Gate {
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
-    address: Option<IpAddr>,
+    /// Boxed: most listeners have no limit for an address.
+    address: Option<Box<IpAddr>>,
 }
 
 impl Permit {
@@ -180,7 +181,7 @@ impl Permit {
         if !self.gate.enter_address(address, max) {
             return Err(Refusal::TooManyFromAddress);
         }
-        self.address = Some(address);
+        self.address = Some(Box::new(address));
         Ok(())
     }
 }
@@ -188,7 +189,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(address) = self.address {
+        if let Some(address) = self.address.as_deref().copied() {
             self.gate.leave_address(address);
         }
     }

@@ -4,7 +4,7 @@
 //! for its earliest deadline, and does not touch it again when traffic moves that deadline away; it is woken once, sees
 //! that the time has not come, and arms again. Resolution is [`TICK`], far below any deadline of the protocol.
 
-use std::task::Waker;
+use std::{num::NonZeroU32, task::Waker};
 
 use shaddock_protocol::Millis;
 use slab::Slab;
@@ -17,7 +17,13 @@ const NEVER: u64 = u64::MAX;
 
 /// A connection's place in the wheel of its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TimerKey(u32);
+pub(crate) struct TimerKey(NonZeroU32);
+
+impl TimerKey {
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 struct Entry {
     waker: Waker,
@@ -49,7 +55,9 @@ impl Wheel {
     /// With more than `u32::MAX` places, which no process has sockets for.
     pub(crate) fn insert(&mut self, waker: Waker) -> TimerKey {
         let key = self.entries.insert(Entry { waker, tick: NEVER });
-        TimerKey(u32::try_from(key).expect("fewer than 2^32 connections"))
+        // One more than the index, so that a key has a niche and an optional timer is no larger than a timer.
+        let key = u32::try_from(key + 1).ok().and_then(NonZeroU32::new);
+        TimerKey(key.expect("fewer than 2^32 connections"))
     }
 
     /// Wakes the task at `deadline`, or earlier if it is armed for an earlier time already.
@@ -59,17 +67,17 @@ impl Wheel {
             .0
             .div_ceil(TICK)
             .clamp(self.next, self.next + SLOTS as u64 - 1);
-        if let Some(entry) = self.entries.get_mut(key.0 as usize)
+        if let Some(entry) = self.entries.get_mut(key.index())
             && tick < entry.tick
         {
             entry.tick = tick;
-            self.slots[slot(tick)].push(key.0);
+            self.slots[slot(tick)].push(key.0.get());
         }
     }
 
     /// Gives the place back.
     pub(crate) fn remove(&mut self, key: TimerKey) {
-        self.entries.try_remove(key.0 as usize);
+        self.entries.try_remove(key.index());
     }
 
     /// Wakes every task whose time has come.
@@ -80,7 +88,7 @@ impl Wheel {
             self.next += 1;
             let mut due = std::mem::take(&mut self.slots[slot(tick)]);
             for key in due.drain(..) {
-                if let Some(entry) = self.entries.get_mut(key as usize)
+                if let Some(entry) = self.entries.get_mut(key as usize - 1)
                     && entry.tick == tick
                 {
                     entry.tick = NEVER;

@@ -29,7 +29,10 @@ pub enum WsEvent {
     Close(Option<u16>),
 }
 
-/// Why a client's frames cannot be read further. The connection must be closed with [`WsError::status`].
+/// The name of [`WsError::TooLong`], which has a close status of its own.
+pub(crate) const TOO_LONG: &str = "websocket_message_too_long";
+
+/// Why a client's frames cannot be read further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WsError {
@@ -54,11 +57,14 @@ pub enum WsError {
 }
 
 impl WsError {
-    /// The status for the close frame.
-    pub fn status(self) -> u16 {
+    /// Short name for counters and logs.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::TooLong { .. } => 1009,
-            _ => 1002,
+            Self::Unmasked => "websocket_frame_unmasked",
+            Self::Reserved => "websocket_frame_reserved",
+            Self::BadControl => "websocket_control_frame",
+            Self::BadFragment => "websocket_fragments",
+            Self::TooLong { .. } => TOO_LONG,
         }
     }
 }

@@ -193,10 +193,10 @@ fn bad_frames_and_messages_close_with_a_status_and_a_counted_reason() {
     let server = start();
     let long = [&[0x82u8, 0xff][..], &(1u64 << 40).to_be_bytes(), &[0; 4]].concat();
     let cases: [(&str, &[u8], u16); 7] = [
-        ("bad_websocket_frame", b"\x82\x01x", 1002),
-        ("bad_websocket_frame", &long, 1002),
-        ("bad_websocket_frame", b"\xc2\x80\0\0\0\0", 1002),
-        ("bad_websocket_frame", b"\x80\x80\0\0\0\0", 1002),
+        ("websocket_frame_unmasked", b"\x82\x01x", 1002),
+        ("websocket_message_too_long", &long, 1009),
+        ("websocket_frame_reserved", b"\xc2\x80\0\0\0\0", 1002),
+        ("websocket_fragments", b"\x80\x80\0\0\0\0", 1002),
         ("empty_websocket_message", b"\x82\x80\0\0\0\0", 1002),
         ("package_cut_short", b"\x82\x82\0\0\0\0\x04\x00", 1002),
         (

@@ -13,7 +13,7 @@ use shaddock_protocol::{Event, Millis};
 use super::{Driver, READS_PER_POLL, output::pong};
 use crate::{
     access::Refusal,
-    frontend::Opened,
+    frontend::{Opened, Peer},
     listener::refuse,
     proxy::{ProxyHead, proxy_head},
     rate::Bucket,
@@ -26,11 +26,11 @@ use crate::{
 /// How the bytes of a connection are framed, as far as it is known.
 pub(super) enum Wire {
     /// A trusted proxy still owes its head.
-    Proxy(BytesMut),
+    Proxy,
     /// Nothing has arrived: the first byte decides.
     Unknown,
     /// An HTTP head is arriving.
-    Http(BytesMut),
+    Http,
     /// Packages back to back.
     Tcp,
     /// Packages in WebSocket messages.
@@ -48,14 +48,14 @@ pub(super) struct Ws {
 impl Wire {
     pub(super) fn new(proxy_head_expected: bool) -> Self {
         if proxy_head_expected {
-            Self::Proxy(BytesMut::new())
+            Self::Proxy
         } else {
             Self::Unknown
         }
     }
 
     pub(super) fn is_proxy(&self) -> bool {
-        matches!(self, Self::Proxy(_))
+        matches!(self, Self::Proxy)
     }
 }
 
@@ -105,13 +105,12 @@ impl Driver {
                 let frames = BytesMut::from(chunk);
                 self.frames(cx, now, frames, scratch)
             }
-            Wire::Proxy(head) | Wire::Http(head) => {
-                head.extend_from_slice(chunk);
-                let head = std::mem::take(head);
-                self.begin(cx, now, head, scratch)
-            }
-            Wire::Unknown => {
-                let head = BytesMut::from(chunk);
+            Wire::Proxy | Wire::Http | Wire::Unknown => {
+                let Some(opening) = &mut self.opening else {
+                    return Err(CloseReason::Internal);
+                };
+                opening.head.extend_from_slice(chunk);
+                let head = std::mem::take(&mut opening.head);
                 self.begin(cx, now, head, scratch)
             }
             Wire::Closed => Ok(()),
@@ -156,7 +155,7 @@ impl Driver {
         if self.wire.is_proxy() {
             match proxy_head(&mut head) {
                 ProxyHead::NeedMore => {
-                    self.wire = Wire::Proxy(head);
+                    self.keep_head(head);
                     return Ok(());
                 }
                 ProxyHead::Bad => return Err(self.refused(Refusal::BadProxyHead)),
@@ -177,8 +176,16 @@ impl Driver {
         }
     }
 
+    fn keep_head(&mut self, head: BytesMut) {
+        if let Some(opening) = &mut self.opening {
+            opening.head = head;
+        }
+    }
+
     fn refused(&mut self, refusal: Refusal) -> CloseReason {
-        refuse(refusal, self.peer.address, &self.local.stats);
+        if let Some(opening) = &self.opening {
+            refuse(refusal, opening.peer.address, &self.local.stats);
+        }
         match refusal {
             Refusal::TooMany | Refusal::TooManyFromAddress => CloseReason::Overloaded,
             Refusal::Denied | Refusal::BadProxyHead => CloseReason::Denied,
@@ -195,7 +202,9 @@ impl Driver {
     }
 
     fn admit(&mut self, address: SocketAddr) -> Result<(), CloseReason> {
-        self.peer.address = address;
+        if let Some(opening) = &mut self.opening {
+            opening.peer.address = address;
+        }
         let admitted = match &mut self.permit {
             Some(permit) => permit.admit(address.ip()),
             None => Ok(()),
@@ -210,15 +219,15 @@ impl Driver {
         mut head: BytesMut,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        let shared = self.shared.clone();
-        let config = &shared.config;
-        let trusted = shared
-            .gate
-            .policy()
-            .is_trusted_proxy(self.peer.address.ip());
+        let local = self.local.clone();
+        let config = &local.shared.config;
+        let peer = self.opening.as_ref().map(|opening| opening.peer.address);
+        let policy = local.shared.gate.policy();
+        let trusted = peer.is_some_and(|peer| policy.is_trusted_proxy(peer.ip()));
         match upgrade(&mut head, &config.upgrade, trusted) {
             Upgrade::NeedMore => {
-                self.wire = Wire::Http(head);
+                self.wire = Wire::Http;
+                self.keep_head(head);
                 Ok(())
             }
             Upgrade::Refused { answer, why } => {
@@ -256,10 +265,10 @@ impl Driver {
             let Wire::Ws(ws) = &mut self.wire else {
                 return Ok(());
             };
-            let event = ws.reader.next(&mut frames, max).map_err(|error| {
-                tracing::debug!(address = %self.peer.address, "websocket: {error}");
-                CloseReason::Framing("bad_websocket_frame")
-            })?;
+            let event = ws
+                .reader
+                .next(&mut frames, max)
+                .map_err(|error| CloseReason::Framing(error.name()))?;
             match event {
                 None => return Ok(()),
                 Some(WsEvent::Message(message)) => {
@@ -272,7 +281,7 @@ impl Driver {
                     }
                 }
                 Some(WsEvent::Ping(payload)) => {
-                    let rate = self.shared.config.limits.pings_per_second;
+                    let rate = self.local.shared.config.limits.pings_per_second;
                     if !ws.pings.take(now, rate, rate) {
                         return Err(CloseReason::RateLimited);
                     }
@@ -330,7 +339,11 @@ impl Driver {
                 Ok(Some(event)) => self.event(cx, now, event, scratch)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    tracing::debug!(address = %self.peer.address, sid = self.sid(), "protocol error: {error}");
+                    tracing::debug!(
+                        address = self.address(),
+                        sid = self.sid(),
+                        "protocol error: {error}"
+                    );
                     return Err(CloseReason::Protocol(error));
                 }
             }
@@ -357,13 +370,16 @@ impl Driver {
                 self.local.stats.count(Group::Dropped, reason.name());
                 tracing::debug!(sid = self.sid(), reason = reason.name(), "request refused");
                 if let Some(session) = &self.session {
-                    self.shared.frontend.refused(session, id, route, reason);
+                    self.local
+                        .shared
+                        .frontend
+                        .refused(session, id, route, reason);
                 }
                 Ok(())
             }
             Event::Dropped(reason) => {
                 self.local.stats.count(Group::Dropped, reason.name());
-                tracing::debug!(address = %self.peer.address, reason = reason.name(), "dropped");
+                tracing::debug!(address = self.address(), reason = reason.name(), "dropped");
                 Ok(())
             }
             Event::Attack => Err(CloseReason::Attack),
@@ -373,28 +389,34 @@ impl Driver {
     }
 
     fn check_rate(&mut self, now: Millis) -> Result<(), CloseReason> {
-        let limits = &self.shared.config.limits;
+        let limits = &self.local.shared.config.limits;
         let rate = limits.messages_per_second;
-        if rate == 0 || self.rate.take(now, rate, limits.burst) {
-            Ok(())
-        } else {
-            Err(CloseReason::RateLimited)
-        }
+        let allowed = match &mut self.rate {
+            Some(bucket) => bucket.take(now, rate, limits.burst),
+            None => true,
+        };
+        allowed.then_some(()).ok_or(CloseReason::RateLimited)
     }
 
     /// The client has acknowledged the handshake: its session begins.
     fn open(&mut self, cx: &Context<'_>) -> Result<(), CloseReason> {
-        self.peer.transport = match (&self.wire, self.io.is_tls()) {
+        let transport = match (&self.wire, self.io.is_tls()) {
             (Wire::Ws(_), false) => TransportKind::WebSocket,
             (Wire::Ws(_), true) => TransportKind::WebSocketTls,
             (_, false) => TransportKind::Tcp,
             (_, true) => TransportKind::Tls,
         };
-        let Some(handshake) = self.handshake.take() else {
+        let Some(opening) = self.opening.take() else {
             return Err(CloseReason::Internal);
         };
-        let session = self.shared.frontend.open(Opened {
-            peer: self.peer,
+        let Some(handshake) = opening.handshake else {
+            return Err(CloseReason::Internal);
+        };
+        let session = self.local.shared.frontend.open(Opened {
+            peer: Peer {
+                transport,
+                ..opening.peer
+            },
             dialect: self.conn.dialect(),
             handshake,
         })?;

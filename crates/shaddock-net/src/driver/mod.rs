@@ -54,14 +54,24 @@ enum Phase {
     /// Bytes flow.
     Live,
     /// The session is closed; what is queued is being sent.
-    Closing {
-        /// When to give up.
-        until: Millis,
-        stage: Stage,
-        reason: CloseReason,
-    },
+    Closing(Box<Closing>),
     /// The socket is gone; a handler still runs to its end.
     Finishing,
+}
+
+struct Closing {
+    /// When to give up.
+    until: Millis,
+    stage: Stage,
+    reason: CloseReason,
+}
+
+/// What is known before there is a session. Dropped when it begins: an idle session does not pay for it.
+struct Opening {
+    peer: Peer,
+    /// Bytes of a PROXY or HTTP head that has not arrived whole.
+    head: BytesMut,
+    handshake: Option<Arc<HandshakeRequest>>,
 }
 
 #[derive(Clone, Copy)]
@@ -81,17 +91,16 @@ pub(crate) struct Driver {
     io: Io,
     wire: Wire,
     conn: Conn,
-    shared: Arc<Shared>,
     local: Arc<Local>,
+    opening: Option<Box<Opening>>,
     session: Option<Arc<Session>>,
-    handshake: Option<Arc<HandshakeRequest>>,
     work: Work,
     waiting: Option<Box<Waiting>>,
     unsent: Option<Box<Unsent>>,
     timer: Option<Timer>,
     permit: Option<Permit>,
-    peer: Peer,
-    rate: Bucket,
+    /// Only where messages are limited.
+    rate: Option<Box<Bucket>>,
     phase: Phase,
 }
 
@@ -103,29 +112,32 @@ impl Driver {
         permit: Permit,
         local: Arc<Local>,
     ) -> Self {
-        let shared = local.shared.clone();
-        let config = &shared.config;
         let now = worker::now();
+        let config = &local.shared.config;
         let limits = &config.limits;
+        let rate = (limits.messages_per_second > 0)
+            .then(|| Box::new(Bucket::new(now, limits.messages_per_second, limits.burst)));
         let mut driver = Self {
             io: Io::Tcp(stream),
             wire: Wire::new(behind_proxy && config.proxy_protocol),
-            conn: Conn::new(shared.frontend.codec(), now),
+            conn: Conn::new(local.shared.frontend.codec(), now),
+            opening: Some(Box::new(Opening {
+                peer: Peer {
+                    address,
+                    transport: TransportKind::Tcp,
+                },
+                head: BytesMut::new(),
+                handshake: None,
+            })),
             session: None,
-            handshake: None,
             work: Work::Idle,
             waiting: None,
             unsent: None,
             timer: None,
             permit: Some(permit),
-            peer: Peer {
-                address,
-                transport: TransportKind::Tcp,
-            },
-            rate: Bucket::new(now, limits.messages_per_second, limits.burst),
+            rate,
             phase: Phase::Live,
             local,
-            shared: shared.clone(),
         };
         if !driver.wire.is_proxy() {
             driver.start_tls();
@@ -135,7 +147,7 @@ impl Driver {
 
     /// TLS covers everything after the PROXY head.
     fn start_tls(&mut self) {
-        if let Some(tls) = &self.shared.config.tls {
+        if let Some(tls) = &self.local.shared.config.tls {
             self.io.start_tls(&tls.acceptor());
         }
     }
@@ -151,12 +163,11 @@ impl Driver {
                 self.arm(cx, now, self.deadline());
                 Poll::Pending
             }
-            Phase::Closing { until, .. } => {
+            Phase::Closing(_) => {
                 if self.poll_close(cx, now, scratch).is_ready() {
                     self.drop_socket();
                     return self.poll_finish(cx);
                 }
-                self.arm(cx, now, Some(until));
                 Poll::Pending
             }
             Phase::Finishing => self.poll_finish(cx),
@@ -222,7 +233,12 @@ impl Driver {
         if let Some(session) = &self.session {
             session.close(reason.clone());
         }
-        tracing::debug!(address = %self.peer.address, sid = self.sid(), reason = detail(reason), "connection closes: {reason}");
+        tracing::debug!(
+            address = self.address(),
+            sid = self.sid(),
+            reason = detail(reason),
+            "connection closes: {reason}"
+        );
         self.conn.close();
         self.waiting = None;
         if let Work::Handshake(_) = self.work {
@@ -232,13 +248,21 @@ impl Driver {
         let until = if gone {
             now
         } else {
-            now + linger(&self.shared)
+            now + linger(&self.local.shared)
         };
-        self.phase = Phase::Closing {
+        self.phase = Phase::Closing(Box::new(Closing {
             until,
             stage: Stage::Flush,
             reason: reason.clone(),
-        };
+        }));
+    }
+
+    /// The client's address, for logs.
+    fn address(&self) -> Option<String> {
+        let opening = self.opening.as_ref().map(|opening| opening.peer.address);
+        opening
+            .or_else(|| self.session.as_ref()?.client_address())
+            .map(|address| address.to_string())
     }
 
     fn sid(&self) -> Option<u64> {
@@ -248,20 +272,16 @@ impl Driver {
     /// Sends what is queued, says that nothing follows, and waits for the client to close, all until the deadline.
     fn poll_close(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
         loop {
-            let Phase::Closing {
-                until,
-                stage,
-                reason,
-            } = &self.phase
-            else {
+            let Phase::Closing(closing) = &self.phase else {
                 return Poll::Ready(());
             };
-            if now >= *until {
+            let (until, stage, reason) = (closing.until, closing.stage, closing.reason.clone());
+            if now >= until {
                 return Poll::Ready(());
             }
-            let next = match *stage {
+            self.arm(cx, now, Some(until));
+            let next = match stage {
                 Stage::Flush => {
-                    let reason = reason.clone();
                     match self.flush(cx, scratch) {
                         Ok(Flushed::Blocked) => return Poll::Pending,
                         Ok(Flushed::Everything | Flushed::Ended) => {}
@@ -286,8 +306,8 @@ impl Driver {
                     Poll::Ready(_) => return Poll::Ready(()),
                 },
             };
-            if let Phase::Closing { stage, .. } = &mut self.phase {
-                *stage = next;
+            if let Phase::Closing(closing) = &mut self.phase {
+                closing.stage = next;
             }
         }
     }
@@ -366,7 +386,7 @@ mod tests {
     #[test]
     fn the_task_of_a_connection_is_small() {
         assert!(
-            size_of::<Driver>() <= 480,
+            size_of::<Driver>() <= 256,
             "Driver has {} bytes",
             size_of::<Driver>()
         );

@@ -235,6 +235,7 @@ impl Driver {
 fn close_status(reason: &CloseReason) -> u16 {
     match reason {
         CloseReason::Draining => 1001,
+        CloseReason::Framing(ws::TOO_LONG) => 1009,
         CloseReason::Protocol(_) | CloseReason::Framing(_) => 1002,
         CloseReason::RateLimited | CloseReason::Attack => 1008,
         _ => 1000,

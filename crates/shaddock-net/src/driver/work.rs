@@ -42,7 +42,7 @@ impl Driver {
         if matches!(self.work, Work::Handshake(_)) {
             return true;
         }
-        let limits = &self.shared.config.limits;
+        let limits = &self.local.shared.config.limits;
         self.waiting.as_ref().is_some_and(|waiting| {
             !waiting.input.is_empty()
                 || !waiting.frames.is_empty()
@@ -115,7 +115,7 @@ impl Driver {
         } else {
             self.local.stats.notifies.add(1);
         }
-        if let Flow::Later(mut handler) = self.shared.frontend.message(session, message)
+        if let Flow::Later(mut handler) = self.local.shared.frontend.message(session, message)
             && handler.as_mut().poll(cx).is_pending()
         {
             self.work = Work::Handler(handler);
@@ -130,8 +130,15 @@ impl Driver {
         request: Arc<HandshakeRequest>,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        let handled = self.shared.frontend.handshake(&self.peer, &request);
-        self.handshake = Some(request);
+        let Some(opening) = &mut self.opening else {
+            return Err(CloseReason::Internal);
+        };
+        let handled = self
+            .local
+            .shared
+            .frontend
+            .handshake(&opening.peer, &request);
+        opening.handshake = Some(request);
         match handled {
             Handled::Now(verdict) => self.answer(now, verdict, scratch),
             Handled::Later(mut judge) => match judge.as_mut().poll(cx) {
