@@ -37,6 +37,29 @@ pub use upgrade::UpgradePolicy;
 pub use worker::{Workers, now};
 pub use ws::{WsError, WsEvent, WsReader};
 
-/// For `fuzz/` alone.
+/// For `fuzz/` alone: what is not public otherwise.
 #[cfg(fuzzing)]
-pub use upgrade::{Upgrade, upgrade};
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::upgrade::{Upgrade, upgrade};
+    use std::net::IpAddr;
+
+    /// An HTTP head: the answer and the client's address, or the refusal. `None`: not whole yet.
+    pub type HttpHead = Option<Result<(Vec<u8>, Option<IpAddr>), &'static [u8]>>;
+
+    /// Reads an HTTP head.
+    pub fn http_head(
+        input: &mut bytes::BytesMut,
+        policy: &crate::UpgradePolicy,
+        trusted: bool,
+    ) -> HttpHead {
+        Some(match upgrade(input, policy, trusted) {
+            Upgrade::NeedMore => return None,
+            Upgrade::Accepted {
+                answer,
+                forwarded_for,
+            } => Ok((answer, forwarded_for)),
+            Upgrade::Refused { answer, .. } => Err(answer),
+        })
+    }
+}
