@@ -1,0 +1,322 @@
+//! Configuration: typed settings from a TOML file, environment variables and flags, in that order of weight.
+//!
+//! [`Config::load`] reads all three. A mistake is reported with its key and its place (file and line, variable, or flag), all
+//! mistakes at once; an unknown key is refused with the key that was probably meant. `docs/configuration.md` is made of the
+//! same declarations (`sections.rs`), so it cannot be out of date.
+//!
+//! ```
+//! use shaddock::config::{Config, Sources};
+//!
+//! let config = Config::load(&Sources::default().flag("session.single_session=true"))?;
+//! assert!(config.session.single_session);
+//! assert!(config.session_config().single_session);
+//! # Ok::<(), shaddock::config::ConfigError>(())
+//! ```
+
+mod convert;
+mod error;
+mod nearest;
+mod print;
+mod section;
+mod sections;
+mod source;
+mod value;
+
+use std::{collections::HashMap, path::PathBuf};
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+pub use self::{
+    error::{ConfigError, Origin, Problem},
+    section::KeyInfo,
+    sections::{
+        AccessSettings, AdminSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings, ListenSettings, LogFormat,
+        LogSettings, OnConflict, ProtocolSettings, Serializer, ServerSettings, SessionSettings, TlsSettings,
+    },
+    value::{Network, Size, Time},
+};
+use self::{
+    nearest::nearest,
+    section::Section,
+    source::{Entry, Given},
+};
+
+/// The section that belongs to the application: anything may stand there.
+const APPLICATION: &str = "app";
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+    flags: Vec<String>,
+}
+
+impl Sources {
+    /// The file `path`, the process's environment and `flags` (`section.key=value` each).
+    ///
+    /// Without `path`, the file is the one that the variable `SHADDOCK_CONFIG` names, if it is set.
+    pub fn of_process(path: Option<PathBuf>, flags: Vec<String>) -> Self {
+        // What is no Unicode cannot be one of our values.
+        let environment: Vec<_> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, _)| name.starts_with("SHADDOCK_"))
+            .collect();
+        let named = environment.iter().find(|(name, _)| name == "SHADDOCK_CONFIG").map(|(_, path)| path.into());
+        Self { file: path.or(named), environment, flags }
+    }
+
+    /// Reads the file at `path`.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// As if the environment had this variable.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// As if the flag `--set section.key=value` had been given.
+    #[must_use]
+    pub fn flag(mut self, flag: impl Into<String>) -> Self {
+        self.flags.push(flag.into());
+        self
+    }
+}
+
+/// The settings of a process.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// This process.
+    pub server: ServerSettings,
+    /// Logs.
+    pub log: LogSettings,
+    /// The admin server.
+    pub admin: AdminSettings,
+    /// Sessions.
+    pub session: SessionSettings,
+    /// The language of clients.
+    pub protocol: ProtocolSettings,
+    /// Listeners.
+    pub listen: ListenSettings,
+    /// Who may connect.
+    pub access: AccessSettings,
+    /// TLS.
+    pub tls: TlsSettings,
+    /// Handlers.
+    pub handlers: HandlerSettings,
+    /// Going down.
+    pub drain: DrainSettings,
+    app: Table,
+    origins: HashMap<String, Origin>,
+}
+
+/// A setting that differs between two configurations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change {
+    /// `access.deny`
+    pub key: String,
+    /// The value before, as TOML.
+    pub old: String,
+    /// The value now, as TOML.
+    pub new: String,
+    /// Whether it can be applied to a running server.
+    pub live: bool,
+}
+
+impl Config {
+    /// Reads and checks all sources.
+    ///
+    /// # Errors
+    /// The file cannot be read, or there are mistakes: all of them, each with its place.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let mut entries = Vec::new();
+        if let Some(path) = &sources.file {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            entries = source::from_file(path, &text, &mut problems);
+        }
+        entries.extend(source::from_environment(sources.environment.iter().cloned()));
+        entries.extend(source::from_flags(&sources.flags, &mut problems));
+        let mut config = Self::default();
+        for entry in entries {
+            if let Err(problem) = config.apply(entry) {
+                problems.push(problem);
+            }
+        }
+        if problems.is_empty() {
+            config.check(&mut problems);
+        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Problems(problems)) }
+    }
+
+    /// All keys, in the order of the documentation.
+    pub fn keys() -> Vec<KeyInfo> {
+        Self::default().sections().iter().flat_map(|section| section.keys()).collect()
+    }
+
+    /// The value of `section.key` as TOML.
+    pub fn value(&self, path: &str) -> Option<Value> {
+        let (section, key) = path.split_once('.')?;
+        self.sections().iter().find(|candidate| candidate.name() == section)?.get(key)
+    }
+
+    /// Where the value of `section.key` comes from.
+    pub fn origin(&self, path: &str) -> &Origin {
+        self.origins.get(path).unwrap_or(&Origin::Default)
+    }
+
+    /// The application's own section `[app]`, read into a type of its own.
+    ///
+    /// # Errors
+    /// The section does not fit the type.
+    pub fn app<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        Value::Table(self.app.clone()).try_into().map_err(|error: toml::de::Error| {
+            let origin = self.origin(APPLICATION).clone();
+            ConfigError::Problems(vec![Problem { origin, key: APPLICATION.to_owned(), message: error.message().to_owned() }])
+        })
+    }
+
+    /// What differs between this configuration and `newer`.
+    pub fn changes(&self, newer: &Self) -> Vec<Change> {
+        Self::keys()
+            .into_iter()
+            .filter_map(|key| {
+                let (old, new) = (self.value(&key.path())?, newer.value(&key.path())?);
+                let show = |value: Value| if key.secret { "(hidden)".to_owned() } else { value.to_string() };
+                (old != new).then(|| Change { key: key.path(), old: show(old), new: show(new), live: key.live })
+            })
+            .collect()
+    }
+
+    fn sections(&self) -> [&dyn Section; 10] {
+        [
+            &self.server,
+            &self.log,
+            &self.admin,
+            &self.session,
+            &self.protocol,
+            &self.listen,
+            &self.access,
+            &self.tls,
+            &self.handlers,
+            &self.drain,
+        ]
+    }
+
+    fn section_mut(&mut self, name: &str) -> Option<&mut dyn Section> {
+        let sections: [&mut dyn Section; 10] = [
+            &mut self.server,
+            &mut self.log,
+            &mut self.admin,
+            &mut self.session,
+            &mut self.protocol,
+            &mut self.listen,
+            &mut self.access,
+            &mut self.tls,
+            &mut self.handlers,
+            &mut self.drain,
+        ];
+        sections.into_iter().find(|section| section.name() == name)
+    }
+
+    fn apply(&mut self, entry: Entry) -> Result<(), Problem> {
+        if entry.path[0] == APPLICATION {
+            return self.apply_app(entry);
+        }
+        let path = entry.path.join(".");
+        let problem = |message| Problem { origin: entry.origin.clone(), key: path.clone(), message };
+        let known = Self::keys();
+        let Some(info) = known.iter().find(|info| info.path() == path) else {
+            return Err(problem(unknown(&path, &entry.path[0], &known)));
+        };
+        let section = self.section_mut(info.section).ok_or_else(|| problem("unknown section".to_owned()))?;
+        let outcome = match entry.value {
+            Given::Toml(value) => section.put(info.name, value),
+            Given::Text(text) => put_text(section, info, &text),
+        };
+        outcome.map_err(problem)?;
+        self.origins.insert(path, entry.origin);
+        Ok(())
+    }
+
+    fn apply_app(&mut self, entry: Entry) -> Result<(), Problem> {
+        let key = entry.path.join(".");
+        let problem = |message: &str| Problem { origin: entry.origin.clone(), key: key.clone(), message: message.to_owned() };
+        let Some((last, inner)) = entry.path[1..].split_last() else {
+            return Err(problem("this is a section; write `[app]` and the keys below it"));
+        };
+        let mut table = &mut self.app;
+        for name in inner {
+            let next = table.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
+            table = next.as_table_mut().ok_or_else(|| problem("this is below a value that is no table"))?;
+        }
+        let value = match &entry.value {
+            Given::Toml(value) => value.clone(),
+            Given::Text(text) => source::candidates(text, false).swap_remove(0),
+        };
+        table.insert(last.clone(), value);
+        self.origins.insert(APPLICATION.to_owned(), entry.origin);
+        Ok(())
+    }
+
+    /// What single keys cannot know: values that do not go together.
+    fn check(&self, problems: &mut Vec<Problem>) {
+        let mut wrong = |key: &str, message: &str| {
+            problems.push(Problem { origin: self.origin(key).clone(), key: key.to_owned(), message: message.to_owned() });
+        };
+        if self.admin_needs_token() && self.admin.token.is_empty() {
+            wrong("admin.address", "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)");
+        }
+        let has_file = |path: &PathBuf| !path.as_os_str().is_empty();
+        if !(self.tls.address.is_empty() || has_file(&self.tls.certificate) && has_file(&self.tls.key)) {
+            wrong("tls.address", "needs `tls.certificate` and `tls.key`");
+        }
+        if self.listen.proxy_protocol && self.access.trusted_proxies.is_empty() {
+            wrong("listen.proxy_protocol", "needs `access.trusted_proxies`: from nobody else such a head is believed");
+        }
+        if !self.listen.address_header.is_empty() && self.access.trusted_proxies.is_empty() {
+            wrong("listen.address_header", "needs `access.trusted_proxies`: from nobody else such a header is believed");
+        }
+        if self.drain.delay.0 + self.drain.spread.0 > self.drain.deadline.0 {
+            wrong("drain.deadline", "must be at least `drain.delay` and `drain.spread` together");
+        }
+    }
+
+    fn admin_needs_token(&self) -> bool {
+        self.admin_address().is_some_and(|address| !address.ip().to_canonical().is_loopback())
+    }
+}
+
+/// Tries what the text may stand for. The last attempt is the text as it is, and its message the one that people recognise.
+fn put_text(section: &mut dyn Section, info: &KeyInfo, text: &str) -> Result<(), String> {
+    let mut outcome = Ok(());
+    for value in source::candidates(text, info.is_list) {
+        outcome = section.put(info.name, value);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn unknown(path: &str, section: &str, known: &[KeyInfo]) -> String {
+    let paths: Vec<String> = known.iter().map(KeyInfo::path).collect();
+    if path == section && known.iter().any(|info| info.section == section) {
+        return format!("this is a section; write `[{section}]` and the keys below it");
+    }
+    match nearest(path, paths.iter().map(String::as_str)) {
+        Some(near) => format!("unknown key; did you mean `{near}`?"),
+        None => "unknown key; `shaddock config` lists all. Keys of your own belong into the section `[app]`".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! Every section with its keys: documentation, type, default, bounds, and whether a change needs a restart.
+
+use std::path::PathBuf;
+
+use super::{
+    section::{section, within},
+    value::{Network, Size, Time, choice},
+};
+
+choice! {
+    /// How logs are written.
+    pub enum LogFormat {
+        /// For people when standard error is a terminal, JSON otherwise.
+        Auto = "auto",
+        /// One line for people, in colour on a terminal.
+        Human = "human",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}
+
+choice! {
+    /// Who wins when a user who may have one session only comes a second time.
+    pub enum OnConflict {
+        /// The old session stays, the new bind fails.
+        RejectNew = "reject_new",
+        /// The old session is closed, the new one is bound.
+        ReplaceOld = "replace_old",
+    }
+}
+
+choice! {
+    /// What clients may speak.
+    pub enum DialectSetting {
+        /// The handshake tells.
+        Auto = "auto",
+        /// Pomelo and Pinus clients.
+        Pomelo = "pomelo",
+        /// Pitaya and nano clients.
+        Pitaya = "pitaya",
+    }
+}
+
+choice! {
+    /// What bodies of Pitaya clients are written in.
+    pub enum Serializer {
+        /// JSON.
+        Json = "json",
+        /// Google protobuf, passed through.
+        Protobuf = "protobuf",
+    }
+}
+
+choice! {
+    /// Signatures of Pomelo clients.
+    pub enum CryptoSetting {
+        /// Not asked for.
+        Off = "off",
+        /// SHA-256 or SHA-512.
+        Sha2 = "sha2",
+        /// SHA-1 and MD5 too, which are broken.
+        Legacy = "legacy",
+    }
+}
+
+section! {
+    /// This process.
+    pub struct ServerSettings in "server" {
+        /// Threads that serve clients. 0: one per core.
+        restart workers: u16 = 0, check within(0, 1024);
+    }
+}
+
+section! {
+    /// Logs on standard error.
+    pub struct LogSettings in "log" {
+        /// `auto` is `human` on a terminal and `json` elsewhere.
+        restart format: LogFormat = LogFormat::Auto;
+        /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or levels by module,
+        /// such as `info,shaddock_net=debug`.
+        live filter: String = "info".to_owned(), check |text: &String| crate::logging::check_filter(text);
+    }
+}
+
+section! {
+    /// The admin server: health, metrics and the API of operators.
+    pub struct AdminSettings in "admin" {
+        /// Address and port. Empty: no admin server. An address that is not loopback needs `token`.
+        restart address: String = "127.0.0.1:3005".to_owned(), check |text: &String| address_or_empty(text);
+        /// Callers must send it as `Authorization: Bearer <token>`; at least 16 characters. Empty: whoever is on this machine
+        /// may call. `/healthz` and `/readyz` never need it.
+        restart token: String = String::new(), check |text: &String| token(text), secret true;
+        /// Bytes of a request's body. Above it the answer is 413.
+        restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
+    }
+}
+
+section! {
+    /// Sessions of users.
+    pub struct SessionSettings in "session" {
+        /// Whether a user may have one session only.
+        restart single_session: bool = false;
+        /// With `single_session`: whether the second bind fails (`reject_new`, as in Pomelo) or closes the first session.
+        restart on_conflict: OnConflict = OnConflict::RejectNew;
+        /// Bytes that may wait for one client. Above it the client is disconnected as too slow.
+        restart outbox_bytes: Size = Size::kib(256), check within(Size(4096), Size(1 << 30));
+        /// Listeners on one session. Above it registration fails.
+        restart max_listeners: usize = 64, check within(1, 1_000_000);
+        /// Settings of one session. Above it setting fails.
+        restart max_settings: usize = 1024, check within(1, 1_000_000);
+    }
+}
+
+section! {
+    /// The language of clients and the bounds on what they send.
+    pub struct ProtocolSettings in "protocol" {
+        /// Which clients are served.
+        restart dialect: DialectSetting = DialectSetting::Auto;
+        /// Longest body of a package. Above it the connection is closed before the body is read.
+        live max_package_size: Size = Size::kib(64), check within(Size(1024), Size(16_777_215));
+        /// Longest handshake. Above it the connection is closed.
+        live max_handshake_size: Size = Size::kib(16), check within(Size(256), Size(1 << 20));
+        /// Longest body after inflating (Pitaya clients). Above it the message is malformed.
+        live max_inflated_size: Size = Size::kib(64), check within(Size(1024), Size(64 << 20));
+        /// Time for each step of the handshake. Then the connection is closed.
+        live handshake_timeout: Time = Time::secs(10), check within(Time::millis(100), Time::secs(600));
+        /// Longest time without a byte while there are no heartbeats. Then the connection is closed.
+        live idle_timeout: Time = Time::secs(90), check within(Time::secs(1), Time::secs(86_400));
+        /// Heartbeat interval, whole seconds. 0: none, except for Pitaya clients, which cannot do without (30s).
+        live heartbeat: Time = Time::secs(0), check |time: &Time| whole_seconds(*time);
+        /// How long a client may be silent when heartbeats are on. 0: twice the interval.
+        live heartbeat_timeout: Time = Time::secs(0), check within(Time::secs(0), Time::secs(86_400));
+        /// Signatures of requests: `off`, `sha2`, or `legacy` (as Pomelo, with broken hashes).
+        live crypto: CryptoSetting = CryptoSetting::Off;
+        /// What bodies of Pitaya clients are written in.
+        live pitaya_serializer: Serializer = Serializer::Json;
+        /// Whether what goes to Pitaya clients is deflated where that makes it shorter.
+        live compress_pitaya: bool = false;
+    }
+}
+
+section! {
+    /// Listening for clients. TCP and WebSocket share the port.
+    pub struct ListenSettings in "listen" {
+        /// Address and port. Empty: no listener without TLS. (The demo has its own.)
+        restart address: String = "0.0.0.0:3010".to_owned(), check |text: &String| address_or_empty(text);
+        /// Connections that wait in the kernel. Above it clients retry by themselves.
+        restart backlog: u32 = 4096, check within(1, 65_535);
+        /// Whether small packages are sent at once (`TCP_NODELAY`).
+        restart nodelay: bool = true;
+        /// Whether connections from `access.trusted_proxies` must begin with a PROXY protocol head (v1 or v2).
+        restart proxy_protocol: bool = false;
+        /// Web pages that may open a WebSocket, such as `https://play.example.com`. Empty: all. Clients that are no browser
+        /// always may.
+        restart origins: Vec<String> = Vec::new();
+        /// Header with the client's address, believed from `access.trusted_proxies` only, such as `x-forwarded-for`. Empty: none.
+        restart address_header: String = String::new();
+        /// Messages per second of one session, on average. Above it the session is kicked. 0: no limit.
+        restart messages_per_second: u32 = 0, check within(0, 1_000_000);
+        /// Messages that may come at once on top of the average.
+        restart burst: u32 = 100, check within(1, 1_000_000);
+        /// WebSocket pings per second. Above it the connection is closed.
+        restart pings_per_second: u32 = 20, check within(1, 10_000);
+        /// Messages that wait while a handler of the same session runs. At the bound the connection is not read.
+        restart waiting_messages: usize = 256, check within(1, 1_000_000);
+        /// Bytes of those messages. At the bound the connection is not read.
+        restart waiting_bytes: Size = Size::kib(256), check within(Size(1024), Size(1 << 30));
+        /// How long a closing connection may take to send what is queued. Then the rest is lost.
+        restart linger: Time = Time::secs(2), check within(Time::secs(0), Time::secs(60));
+    }
+}
+
+section! {
+    /// Who may connect, and how many.
+    pub struct AccessSettings in "access" {
+        /// If not empty, only these networks may connect.
+        live allow: Vec<Network> = Vec::new();
+        /// These networks may not connect, also when they are allowed above.
+        live deny: Vec<Network> = Vec::new();
+        /// Load balancers whose PROXY head or address header is believed.
+        live trusted_proxies: Vec<Network> = Vec::new();
+        /// Open connections of each listener. Above it new ones are closed at once. 0: no limit.
+        live max_connections: usize = 0;
+        /// Open connections from one address. Above it new ones are closed at once. 0: no limit.
+        live max_connections_per_address: usize = 0;
+    }
+}
+
+section! {
+    /// TLS: a second port on which everything is encrypted.
+    pub struct TlsSettings in "tls" {
+        /// Address and port. Empty: no listener with TLS.
+        restart address: String = String::new(), check |text: &String| address_or_empty(text);
+        /// PEM file with the certificate chain, the server's own first. SIGHUP reads the file again.
+        restart certificate: PathBuf = PathBuf::new();
+        /// PEM file with the private key. SIGHUP reads the file again.
+        restart key: PathBuf = PathBuf::new();
+    }
+}
+
+section! {
+    /// Handlers, remotes and background work.
+    pub struct HandlerSettings in "handlers" {
+        /// How long a handler may take. Then the request is answered with an error. 0: for ever.
+        restart timeout: Time = Time::secs(30), check within(Time::secs(0), Time::secs(3600));
+        /// How long a call of another server may take, unless the call says otherwise.
+        restart rpc_timeout: Time = Time::secs(5), check within(Time::millis(1), Time::secs(3600));
+        /// Requests of concurrent routes at work. Above it they are answered with an error.
+        restart max_concurrent: usize = 10_000, check within(1, 10_000_000);
+        /// Background tasks. Above it spawning fails.
+        restart max_tasks: usize = 10_000, check within(1, 10_000_000);
+        /// Events of one session that wait for listeners. Above it `bound` and `unbound` are dropped and counted.
+        restart max_waiting_events: usize = 64, check within(1, 100_000);
+        /// How long one listener may take for an event. Then it is given up.
+        restart event_timeout: Time = Time::secs(30), check within(Time::millis(1), Time::secs(3600));
+        /// How long the application may take to judge a handshake. Then the client is refused.
+        restart handshake_timeout: Time = Time::secs(10), check within(Time::millis(1), Time::secs(600));
+        /// How long a component may take to start. Then the start fails.
+        restart start_timeout: Time = Time::secs(60), check within(Time::millis(1), Time::secs(3600));
+        /// How long each step of the stop may take. Then what is left is abandoned and logged.
+        restart stop_timeout: Time = Time::secs(5), check within(Time::millis(1), Time::secs(600));
+    }
+}
+
+section! {
+    /// Going down after SIGTERM or SIGINT. A second signal ends the process at once.
+    pub struct DrainSettings in "drain" {
+        /// How long `/readyz` says no before anything else happens, so that load balancers look elsewhere.
+        live delay: Time = Time::secs(0), check within(Time::secs(0), Time::secs(600));
+        /// Time in which all sessions are closed, in waves, so that clients do not come back all at once.
+        live spread: Time = Time::secs(5), check within(Time::secs(0), Time::secs(3600));
+        /// Time between two waves.
+        live wave_interval: Time = Time::millis(500), check within(Time::millis(10), Time::secs(60));
+        /// Time after which the process ends in any case, counted from the signal.
+        live deadline: Time = Time::secs(30), check within(Time::secs(1), Time::secs(3600));
+    }
+}
+
+fn address_or_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.parse::<std::net::SocketAddr>().is_ok() {
+        return Ok(());
+    }
+    Err(format!("\"{text}\" is no address with a port; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""))
+}
+
+fn token(text: &str) -> Result<(), String> {
+    let fine = text.is_empty() || text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fine.then_some(()).ok_or_else(|| "a token needs at least 16 visible ASCII characters; try `openssl rand -hex 32`".to_owned())
+}
+
+fn whole_seconds(time: Time) -> Result<(), String> {
+    if time.0.subsec_nanos() != 0 {
+        return Err(format!("{time} is not a number of whole seconds, which is all that C and Go clients can read"));
+    }
+    within(Time::secs(0), Time::secs(3600))(&time)
+}

@@ -1,0 +1,124 @@
+//! Values from a file, the environment and flags, with the place each one was written.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{
+    Spanned, Value,
+    de::{DeTable, DeValue, ValueDeserializer},
+};
+
+use super::error::{Origin, Problem};
+
+/// One value for one key.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Section and key.
+    pub(super) path: Vec<String>,
+    pub(super) value: Given,
+    pub(super) origin: Origin,
+}
+
+/// A value as it was given.
+#[derive(Debug, Clone)]
+pub(super) enum Given {
+    Toml(Value),
+    /// Without the quotes that TOML wants: its type is guessed from the key.
+    Text(String),
+}
+
+/// The line that byte `offset` of `text` is on, counted from 1.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// The values of a TOML file, two levels deep.
+pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Entry> {
+    let origin = |offset| Origin::File { path: path.to_path_buf(), line: line_of(text, offset) };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let origin = origin(error.span().map_or(0, |span| span.start));
+        problems.push(Problem { origin, key: String::new(), message: error.message().to_owned() });
+    }
+    let mut entries = Vec::new();
+    for (section, content) in document.into_inner() {
+        let name = section.get_ref().to_string();
+        let place = origin(section.span().start);
+        match content.into_inner() {
+            DeValue::Table(table) => {
+                for (key, value) in table {
+                    let origin = origin(key.span().start);
+                    let path = vec![name.clone(), key.get_ref().to_string()];
+                    match to_value(value) {
+                        Ok(value) => entries.push(Entry { path, value: Given::Toml(value), origin }),
+                        Err(message) => problems.push(Problem { origin, key: path.join("."), message }),
+                    }
+                }
+            }
+            other => {
+                let value = to_value(Spanned::new(section.span(), other)).unwrap_or(Value::Boolean(false));
+                entries.push(Entry { path: vec![name], value: Given::Toml(value), origin: place });
+            }
+        }
+    }
+    // The parser sorts by name; people read from the top.
+    entries.sort_by_key(|entry| match entry.origin {
+        Origin::File { line, .. } => line,
+        _ => 0,
+    });
+    entries
+}
+
+fn to_value(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
+    Value::deserialize(ValueDeserializer::from(value)).map_err(|error| error.message().to_owned())
+}
+
+/// The prefix of our variables. One of ours has a double underscore behind its section; others with this prefix, such as the
+/// ones that Kubernetes sets for a service called `shaddock`, are not ours.
+const PREFIX: &str = "SHADDOCK_";
+
+/// The values of environment variables `SHADDOCK_SECTION__KEY`.
+pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = variables
+        .filter_map(|(variable, text)| {
+            let path: Vec<String> = variable.strip_prefix(PREFIX)?.to_lowercase().split("__").map(str::to_owned).collect();
+            let origin = Origin::Environment { variable };
+            (path.len() > 1).then_some(Entry { path, value: Given::Text(text), origin })
+        })
+        .collect();
+    // The order in which an environment is listed means nothing; messages should not depend on it.
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    entries
+}
+
+/// The values of flags `section.key=value`.
+pub(super) fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<Entry> {
+    flags
+        .iter()
+        .filter_map(|flag| {
+            let Some((key, text)) = flag.split_once('=') else {
+                let message = format!("\"{flag}\" sets nothing; write `--set section.key=value`");
+                problems.push(Problem { origin: Origin::Flag, key: String::new(), message });
+                return None;
+            };
+            let path = key.trim().split('.').map(str::to_owned).collect();
+            Some(Entry { path, value: Given::Text(text.to_owned()), origin: Origin::Flag })
+        })
+        .collect()
+}
+
+/// A value written without its type: as TOML if it is TOML, else as text; a list may be written with commas.
+pub(super) fn candidates(text: &str, is_list: bool) -> Vec<Value> {
+    let trimmed = text.trim();
+    let mut values = Vec::new();
+    if let Ok(value) = DeValue::parse(trimmed).map_err(|_| ()).and_then(|value| to_value(value).map_err(|_| ())) {
+        values.push(value);
+    }
+    if is_list {
+        let parts = trimmed.split(',').map(str::trim).filter(|part| !part.is_empty());
+        values.push(Value::Array(parts.map(|part| Value::String(part.to_owned())).collect()));
+    } else {
+        values.push(Value::String(text.to_owned()));
+    }
+    values
+}

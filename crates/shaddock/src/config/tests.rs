@@ -1,0 +1,212 @@
+use std::{io::Write as _, time::Duration};
+
+use super::*;
+
+/// A file that is gone with the test.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("shaddock-config-{}-{name}.toml", std::process::id()));
+        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        Self(path)
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&Sources::default().file(&self.0))
+    }
+
+    /// The messages, with the file's name cut to `FILE`.
+    fn problems(&self) -> Vec<String> {
+        let error = self.load().unwrap_err();
+        let name = self.0.display().to_string();
+        error.problems().iter().map(|problem| problem.to_string().replace(&name, "FILE")).collect()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_layers_below() {
+    let config = Config::default();
+    assert_eq!(config.session_config(), shaddock_core::SessionConfig::default());
+    assert_eq!(config.limits(), shaddock_protocol::Limits::default());
+    assert_eq!(config.app_config(), crate::app::AppConfig::default());
+    let ours = config.listen_config(([127, 0, 0, 1], 1).into());
+    let theirs = shaddock_net::ListenConfig::new(([127, 0, 0, 1], 1).into());
+    assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    let codec = shaddock_protocol::CodecConfig::default();
+    assert_eq!(format!("{:?}", config.codec_config()), format!("{codec:?}"));
+}
+
+#[test]
+fn the_environment_weighs_more_than_the_file_and_flags_more_than_both() {
+    let file = File::new("weight", "[session]\nmax_listeners = 1\nmax_settings = 1\noutbox_bytes = \"8 KiB\"\n");
+    let sources = Sources::default()
+        .flag("session.max_settings=3")
+        .variable("SHADDOCK_SESSION__MAX_SETTINGS", "2")
+        .variable("SHADDOCK_SESSION__MAX_LISTENERS", "2")
+        .file(&file.0);
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.session.outbox_bytes, Size(8192));
+    assert_eq!(config.session.max_listeners, 2);
+    assert_eq!(config.session.max_settings, 3);
+    assert_eq!(*config.origin("session.outbox_bytes"), Origin::File { path: file.0.clone(), line: 4 });
+    assert_eq!(config.origin("session.max_listeners").to_string(), "environment SHADDOCK_SESSION__MAX_LISTENERS");
+    assert_eq!(*config.origin("session.max_settings"), Origin::Flag);
+    assert_eq!(*config.origin("session.single_session"), Origin::Default);
+}
+
+#[test]
+fn every_mistake_is_named_with_key_and_line() {
+    let file = File::new(
+        "mistakes",
+        "# a comment\n[session]\nsingel_session = true\noutbox_bytes = \"12 parsecs\"\n\n[access]\ndeny = [\"10.0.0.0/33\"]\n\
+         [protocol]\nheartbeat = \"1500ms\"\nmax_package_size = 1\nidle_timeout = true\n[sesion]\nsingle_session = true\n",
+    );
+    let problems = file.problems();
+    let expected = [
+        ("FILE:3: `session.singel_session`: unknown key; did you mean `session.single_session`?", true),
+        ("FILE:4: `session.outbox_bytes`: \"12 parsecs\" is no size", false),
+        ("FILE:7: `access.deny`: \"10.0.0.0/33\" is no network", false),
+        ("FILE:9: `protocol.heartbeat`: 1s500ms is not a number of whole seconds", false),
+        ("FILE:10: `protocol.max_package_size`: 1 is out of bounds, which are 1 KiB to", false),
+        ("FILE:11: `protocol.idle_timeout`: a time span is wanted, this is a TOML boolean", true),
+        ("FILE:13: `sesion.single_session`: unknown key; did you mean `session.single_session`?", true),
+    ];
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for ((text, whole), problem) in expected.into_iter().zip(&problems) {
+        assert!(if whole { problem == text } else { problem.starts_with(text) }, "{text}\n{problems:#?}");
+    }
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_with_its_line() {
+    let problems = File::new("syntax", "[session]\nsingle_session = = true\n").problems();
+    assert!(problems[0].starts_with("FILE:2: "), "{problems:#?}");
+    let problems = File::new("twice", "[session]\nsingle_session = true\nsingle_session = true\n").problems();
+    assert!(problems[0].starts_with("FILE:3: "), "{problems:#?}");
+    let problems = File::new("nosection", "session = 3\n").problems();
+    assert_eq!(problems, ["FILE:1: `session`: this is a section; write `[session]` and the keys below it"]);
+}
+
+#[test]
+fn variables_and_flags_are_named_too() {
+    let load = |sources: Sources| Config::load(&sources).unwrap_err().to_string();
+    let text = load(Sources::default().variable("SHADDOCK_SESSION__SINGLE_SESSION", "perhaps"));
+    assert!(text.starts_with("environment SHADDOCK_SESSION__SINGLE_SESSION: `session.single_session`: "), "{text}");
+    assert!(text.contains("true or false"), "{text}");
+    let text = load(Sources::default().variable("SHADDOCK_SESION__SINGLE_SESSION", "true"));
+    assert!(text.contains("did you mean `session.single_session`?"), "{text}");
+    let text = load(Sources::default().flag("log.filtre=debug"));
+    assert!(text.starts_with("--set: `log.filtre`: unknown key; did you mean `log.filter`?"), "{text}");
+    assert!(load(Sources::default().flag("nonsense")).contains("section.key=value"));
+    let text = Config::load(&Sources::default().file("/nowhere/at/all.toml")).unwrap_err().to_string();
+    assert!(text.contains("/nowhere/at/all.toml"), "{text}");
+}
+
+#[test]
+fn variables_of_kubernetes_are_not_ours() {
+    let sources = Sources::default()
+        .variable("SHADDOCK_PORT", "tcp://10.0.0.1:3010")
+        .variable("SHADDOCK_SERVICE_HOST", "10.0.0.1")
+        .variable("SHADDOCK_CONFIG", "ignored here");
+    assert!(Config::load(&sources).is_ok());
+}
+
+#[test]
+fn values_without_quotes_find_their_type() {
+    let sources = Sources::default()
+        .flag("admin.token=1234567890123456")
+        .flag("access.deny=10.0.0.0/8, ::1")
+        .flag("access.allow=[\"10.0.0.0/8\"]")
+        .flag("protocol.heartbeat=3s")
+        .flag("drain.deadline=45")
+        .flag("listen.address=")
+        .flag("log.format=json");
+    let config = Config::load(&sources).unwrap();
+    assert_eq!(config.admin.token, "1234567890123456");
+    assert_eq!(config.access_policy().deny.len(), 2);
+    assert_eq!(config.access_policy().allow.len(), 1);
+    assert_eq!(config.codec_config().heartbeat, Some(Duration::from_secs(3)));
+    assert_eq!(config.drain.deadline, Time::secs(45));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert!(config.listeners().unwrap().is_empty());
+}
+
+#[test]
+fn values_that_do_not_go_together() {
+    let problem = |flags: &[&str]| {
+        let sources = flags.iter().fold(Sources::default(), |sources, flag| sources.flag(*flag));
+        Config::load(&sources).unwrap_err().to_string()
+    };
+    assert!(problem(&["admin.address=0.0.0.0:3005"]).contains("`admin.token` must be set"));
+    assert!(problem(&["admin.address=[::ffff:10.0.0.1]:3005"]).contains("`admin.token` must be set"));
+    assert!(problem(&["tls.address=0.0.0.0:3443"]).contains("tls.certificate"));
+    assert!(problem(&["listen.proxy_protocol=true"]).contains("access.trusted_proxies"));
+    assert!(problem(&["drain.deadline=2s"]).contains("drain.spread"));
+    assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
+}
+
+#[test]
+fn the_application_has_a_section() {
+    #[derive(serde::Deserialize)]
+    struct Mine {
+        rooms: Rooms,
+    }
+    #[derive(serde::Deserialize)]
+    struct Rooms {
+        most: u32,
+        name: String,
+    }
+    let file = File::new("app", "[app.rooms]\nmost = 3\nname = \"lobby\"\n");
+    let sources = Sources::default().file(&file.0).variable("SHADDOCK_APP__ROOMS__MOST", "9");
+    let mine: Mine = Config::load(&sources).unwrap().app().unwrap();
+    assert_eq!((mine.rooms.most, mine.rooms.name.as_str()), (9, "lobby"));
+    assert!(file.load().unwrap().app::<Vec<u8>>().is_err());
+}
+
+#[test]
+fn what_is_printed_can_be_read_again() {
+    let sources = Sources::default()
+        .flag("admin.token=secret-secret-secret")
+        .flag("protocol.heartbeat=3s")
+        .flag("access.deny=10.0.0.0/8");
+    let config = Config::load(&sources).unwrap();
+    let text = config.to_toml();
+    assert!(!text.contains("secret-secret"), "secrets are not printed");
+    let again = File::new("again", &text).load().unwrap();
+    let changed: Vec<_> = config.changes(&again).into_iter().map(|change| change.key).collect();
+    assert_eq!(changed, ["admin.token"], "{text}");
+}
+
+#[test]
+fn changes_tell_what_waits_for_a_restart() {
+    let newer = Config::load(&Sources::default().flag("access.max_connections=7").flag("session.single_session=true")).unwrap();
+    let changes = Config::default().changes(&newer);
+    let short: Vec<_> = changes.iter().map(|change| (change.key.as_str(), change.new.as_str(), change.live)).collect();
+    assert_eq!(short, [("session.single_session", "true", false), ("access.max_connections", "7", true)]);
+}
+
+#[test]
+fn every_key_is_documented() {
+    for key in Config::keys() {
+        assert!(!key.docs.is_empty(), "{}", key.path());
+        assert!(key.variable().contains("__"), "{}", key.path());
+    }
+}
+
+/// `docs/configuration.md` is made by `shaddock config --reference`.
+#[test]
+fn the_reference_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == Config::reference(),
+        "docs/configuration.md is out of date: cargo run -- config --reference > docs/configuration.md"
+    );
+}

@@ -1,0 +1,269 @@
+//! The types of values: how they are written in a file, in the environment and in a flag.
+
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+/// A number of bytes: an integer, or text such as `64 KiB` or `1 MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub usize);
+
+/// A time span: text such as `250ms`, `10s`, `1m30s`, `2h`, or a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Duration);
+
+/// A network in CIDR form, `10.0.0.0/8`; a single address is a network of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+impl Size {
+    /// So many times 1,024 bytes.
+    pub const fn kib(n: usize) -> Self {
+        Self(n * 1024)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UNITS.iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit) && *unit > 1) {
+            Some((name, unit)) => write!(f, "{} {name}", self.0 / unit),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is no size; write a number of bytes, or \"64 KiB\", \"1 MiB\"");
+        let text_end = text.trim_end();
+        let digits = text_end.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = text_end[digits.len()..].trim();
+        let number: usize = digits.trim().parse().map_err(|_| wrong())?;
+        let factor = match unit {
+            "" => 1,
+            unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?.1,
+        };
+        number.checked_mul(factor).map(Self).ok_or_else(wrong)
+    }
+}
+
+impl Time {
+    /// So many seconds.
+    pub const fn secs(n: u64) -> Self {
+        Self(Duration::from_secs(n))
+    }
+
+    /// So many milliseconds.
+    pub const fn millis(n: u64) -> Self {
+        Self(Duration::from_millis(n))
+    }
+}
+
+const SPANS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (name, unit) in SPANS {
+            if rest >= unit {
+                write!(f, "{}{name}", rest / unit)?;
+                rest %= unit;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{text}\" is no time span; write \"250ms\", \"10s\", \"1m30s\", \"2h\"");
+        let mut rest = text.trim();
+        if rest.is_empty() {
+            return Err(wrong());
+        }
+        if let Ok(seconds) = rest.parse::<u64>() {
+            return Ok(Self::secs(seconds));
+        }
+        let mut total: u64 = 0;
+        while !rest.is_empty() {
+            let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (number, after) = rest.split_at(digits);
+            let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+            let (unit, after) = after.split_at(letters);
+            let (_, factor) = SPANS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+            let number: u64 = number.parse().map_err(|_| wrong())?;
+            total = number.checked_mul(*factor).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+            rest = after.trim_start();
+        }
+        Ok(Self::millis(total))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| format!("\"{text}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address"))
+    }
+}
+
+/// An integer, or text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number or text")]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match NumberOrText::deserialize(deserializer)? {
+            NumberOrText::Number(n) => usize::try_from(n).map(Self).map_err(serde::de::Error::custom),
+            NumberOrText::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match NumberOrText::deserialize(deserializer)? {
+            NumberOrText::Number(seconds) => Ok(Self::secs(seconds)),
+            NumberOrText::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+macro_rules! serialize_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
+}
+
+serialize_as_text!(Size, Time, Network);
+
+/// A type that a key may have.
+pub(super) trait Setting: Serialize + DeserializeOwned {
+    /// What it is, for people.
+    const KIND: &'static str;
+    /// Whether commas separate several values in the environment and in flags.
+    const IS_LIST: bool = false;
+}
+
+macro_rules! settings_of {
+    ($($type:ty => $kind:literal),* $(,)?) => {$(
+        impl Setting for $type {
+            const KIND: &'static str = $kind;
+        }
+    )*};
+}
+
+settings_of! {
+    bool => "true or false",
+    u16 => "a number",
+    u32 => "a number",
+    usize => "a number",
+    String => "text",
+    PathBuf => "a file name",
+    Size => "a size",
+    Time => "a time span",
+}
+
+impl Setting for Vec<Network> {
+    const KIND: &'static str = "a list of networks";
+    const IS_LIST: bool = true;
+}
+
+impl Setting for Vec<String> {
+    const KIND: &'static str = "a list of texts";
+    const IS_LIST: bool = true;
+}
+
+/// Declares an enum whose values are written as words.
+macro_rules! choice {
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$value_meta:meta])* $value:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$value_meta])* #[serde(rename = $word)] $value,)*
+        }
+
+        impl $crate::config::value::Setting for $name {
+            const KIND: &'static str = super::value::words!($($word)*);
+        }
+    };
+}
+
+/// `"a", "b"` as a text for people.
+macro_rules! words {
+    ($first:literal $($word:literal)*) => {
+        concat!("`", $first, "`" $(, ", `", $word, "`")*)
+    };
+}
+
+pub(super) use {choice, words};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("0", 0), ("1000", 1000), ("64 KiB", 65_536), ("64kib", 65_536), ("2MiB", 2 << 20), ("7 B", 7)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "KiB", "-1", "1.5 KiB", "12 parsecs", "99999999999 GiB", "1 k"] {
+            assert!(text.parse::<Size>().unwrap_err().contains("64 KiB"), "{text}");
+        }
+        for (bytes, text) in [(0, "0"), (1000, "1000"), (65_536, "64 KiB"), (1 << 20, "1 MiB")] {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, millis) in [("0", 0), ("10", 10_000), ("250ms", 250), ("10s", 10_000), ("1m30s", 90_000), ("1h 5ms", 3_600_005)] {
+            assert_eq!(text.parse(), Ok(Time::millis(millis)), "{text}");
+        }
+        for text in ["", "s", "10 s", "1.5s", "-1s", "3 fortnights", "99999999999999999999s"] {
+            assert!(text.parse::<Time>().is_err(), "{text}");
+        }
+        for (millis, text) in [(0, "0s"), (250, "250ms"), (90_000, "1m30s"), (3_600_000, "1h")] {
+            assert_eq!(Time::millis(millis).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!("10.0.0.0/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!("::1".parse::<Network>().unwrap().to_string(), "::1/128");
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
+    }
+}
