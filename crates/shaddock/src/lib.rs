@@ -59,13 +59,14 @@ pub mod stats;
 
 /// How frontends speak with clients: dialects, heartbeats, dictionary, schemas, listeners.
 pub mod wire {
+    pub use shaddock_core::TransportKind;
     pub use shaddock_net::{
-        AccessPolicy, ConnectionLimits, ListenConfig, NetStats, Peer, TlsError, TlsFiles,
-        TlsReloader, UpgradePolicy,
+        AccessPolicy, ConnectionLimits, Flow, Frontend, Handled, ListenConfig, NetStats, Opened,
+        Peer, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
     };
     pub use shaddock_protocol::{
-        Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Limits,
-        PitayaSerializer, Protos, Route, Schema,
+        Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Inbound, Limits,
+        PitayaSerializer, Protos, RefuseReason, Route, Schema,
     };
 }
 

@@ -14,7 +14,7 @@ use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, Server
 use shaddock_core::{
     ChannelService, ConnectionStats, LoginRecord, Session, SessionService, StatisticsInfo, Uid,
 };
-use shaddock_net::{AccessPolicy, Listener, NetStats, TlsError};
+use shaddock_net::{AccessPolicy, Frontend, Listener, NetStats, TlsError};
 use shaddock_protocol::Codec;
 use tokio::{runtime::Handle, time::Sleep};
 
@@ -22,6 +22,7 @@ use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
 use crate::{
     channel::{Channels, Scheduler},
     filter::Filters,
+    frontend::AppFrontend,
     handler::{BoxFuture, HandlerTable, panic_text},
     session::BackendSessions,
     stats::AppStats,
@@ -279,6 +280,14 @@ impl AppHandle {
                 .map(Listener::reload_tls)
                 .fold(Ok(()), Result::and)
         })
+    }
+
+    /// What a connector calls: the app as a [`Frontend`](crate::wire::Frontend). The listeners of
+    /// [`App::listen`](crate::App::listen) use it; so may connectors of your own, and tests without sockets. `None` if this server is no
+    /// frontend.
+    pub fn connector(&self) -> Option<Arc<dyn Frontend>> {
+        self.0.sessions.as_ref()?;
+        Some(Arc::new(AppFrontend(self.clone())))
     }
 
     /// Closes the listening sockets. Open connections go on. First step of draining; the readiness probe should say no before.

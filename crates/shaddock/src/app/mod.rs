@@ -115,9 +115,9 @@ impl App {
         self.info.id.as_str()
     }
 
-    /// Whether it listens for clients.
+    /// Whether it holds connections of clients.
     pub fn is_frontend(&self) -> bool {
-        !self.listeners.is_empty()
+        self.info.frontend
     }
 
     /// Listens for clients, which makes the server a frontend. TCP and WebSocket on one port; port 0 takes a free one.
@@ -141,6 +141,13 @@ impl App {
     /// Listens for clients with everything a listener can be told: TLS, address lists, limits.
     pub fn listen_with(&mut self, config: ListenConfig) -> &mut Self {
         self.listeners.push(config);
+        self.info.frontend = true;
+        self
+    }
+
+    /// Makes the server a frontend without a listener: connectors of your own bring the clients in, through
+    /// [`AppHandle::connector`].
+    pub fn frontend(&mut self) -> &mut Self {
         self.info.frontend = true;
         self
     }

@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn a_bucket_empties_and_fills_again() {
         let filter = RateLimitFilter::new(10, 2);
-        let sid = Sid::try_from(7).unwrap();
-        let other = Sid::try_from(8).unwrap();
+        let sid = Sid::new(7 << 16).unwrap();
+        let other = Sid::new(8 << 16).unwrap();
         let now = Instant::now();
         assert!(filter.take(sid, now));
         assert!(filter.take(sid, now));

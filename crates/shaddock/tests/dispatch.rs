@@ -1,0 +1,512 @@
+//! The way of a request, without sockets: routes, answers, filters, error handlers, panics, timeouts, order.
+
+mod support;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shaddock::{
+    filter::{BeforeFlow, Filter, RateLimitFilter, TimeoutFilter, TooBusyFilter},
+    prelude::*,
+    reply::Outcome,
+    request::RequestContext,
+    wire::{Dialect, Flow},
+};
+use support::{Client, drive, eventually, frontend, start};
+
+async fn echo(Json(body): Json<Value>) -> Json<Value> {
+    Json(body)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Move {
+    x: i32,
+}
+
+fn answers() -> App {
+    let mut app = frontend("connector-1");
+    app.route("h.echo", echo);
+    app.route("connector.h.typed", async |Json(mut m): Json<Move>| {
+        m.x += 1;
+        Json(m)
+    });
+    app.route("h.nothing", async || ());
+    app.route("h.none", async || None::<Json<u8>>);
+    app.route("h.text", async || "text");
+    app.route("h.zero", async || Json(0));
+    app.route("h.fail", async || {
+        Err::<(), _>(HandlerError::new("X-1", "no"))
+    });
+    app.route("h.failBody", async || {
+        Err::<(), _>(HandlerError::new("X-2", "no").with_body(&json!({"a": 1})))
+    });
+    app.route("h.failStd", async || "x".parse::<u8>().map(Json));
+    app.route("h.panic", async || -> () {
+        panic!("expected in this test")
+    });
+    app.route("h.panicNow", |_: Json<Value>| -> std::future::Ready<()> {
+        panic!("expected in this test")
+    });
+    app.route("h.raw", async |Body(body): Body| Reply::raw(body));
+    app.route(
+        "h.route",
+        async |RoutePath(route): RoutePath, id: RequestId| {
+            Json((route.to_string(), id.is_notify()))
+        },
+    );
+    app
+}
+
+#[tokio::test]
+async fn pomelo_clients_get_what_the_table_says() {
+    let running = start([answers()]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    let cases = [
+        (
+            "connector.h.echo",
+            json!({"a": [1, "x"]}),
+            json!({"a": [1, "x"]}),
+        ),
+        ("connector.h.echo", json!([1, 2]), json!([1, 2])),
+        ("connector.h.typed", json!({"x": 1}), json!({"x": 2})),
+        ("connector.h.typed", json!({"y": 1}), json!({"code": 500})),
+        ("connector.h.nothing", json!({}), json!({})),
+        ("connector.h.none", json!({}), json!({})),
+        ("connector.h.zero", json!({}), json!({})),
+        ("connector.h.text", json!({}), json!("text")),
+        ("connector.h.fail", json!({}), json!({"code": 500})),
+        (
+            "connector.h.failBody",
+            json!({}),
+            json!({"a": 1, "code": 500}),
+        ),
+        ("connector.h.failStd", json!({}), json!({"code": 500})),
+        ("connector.h.panic", json!({}), json!({"code": 500})),
+        ("connector.h.panicNow", json!({}), json!({"code": 500})),
+        ("connector.h.raw", json!({"k": 1}), json!({"k": 1})),
+        (
+            "connector.h.route",
+            json!({}),
+            json!(["connector.h.route", false]),
+        ),
+        ("connector.h.unknown", json!({}), json!({"code": 500})),
+        ("connector.toString.x", json!({}), json!({"code": 500})),
+        ("nowhere.h.echo", json!({}), json!({"code": 500})),
+        ("h.echo", json!({}), json!({"code": 500})),
+        ("Connector.h.echo", json!({}), json!({"code": 500})),
+    ];
+    for (route, body, expected) in cases {
+        assert_eq!(client.request(route, body).await, expected, "{route}");
+    }
+    assert_eq!(running.apps()[0].stats().panics.get(), 2);
+    assert!(client.drain().is_empty(), "one answer for each request");
+}
+
+#[tokio::test]
+async fn pitaya_clients_get_flagged_errors_and_short_routes() {
+    let running = start([answers()]).await;
+    let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
+    assert_eq!(
+        client.answer("h.echo", json!({"a": 1})).await,
+        (json!({"a": 1}), false)
+    );
+    assert_eq!(
+        client.answer("connector.h.echo", json!({"a": 1})).await,
+        (json!({"a": 1}), false)
+    );
+    assert_eq!(
+        client.answer("h.fail", json!({})).await,
+        (json!({"code": "X-1", "msg": "no"}), true)
+    );
+    let (body, flag) = client.answer("h.unknown", json!({})).await;
+    assert_eq!((&body["code"], flag), (&json!("PIT-404"), true));
+    let (body, flag) = client.answer("h.failStd", json!({})).await;
+    assert_eq!(
+        (&body["msg"], flag),
+        (&json!("internal error"), true),
+        "the error's own text stays here"
+    );
+    let (body, _) = client.answer("nowhere.h.echo", json!({})).await;
+    assert_eq!(body["code"], "PIT-500");
+}
+
+#[tokio::test]
+async fn a_notify_runs_the_handler_and_is_never_answered() {
+    let running = start([answers()]).await;
+    let app = &running.apps()[0];
+    let mut client = Client::connect(app);
+    client.notify("connector.h.echo", json!({"a": 1})).await;
+    client.notify("connector.h.fail", json!({})).await;
+    client.notify("connector.h.unknown", json!({})).await;
+    assert!(client.drain().is_empty());
+    assert_eq!(app.stats().dropped_replies.get(), 1);
+    assert_eq!(app.stats().requests.get(), 3);
+}
+
+/// Writes down where the request is.
+struct Mark(&'static str, Arc<Mutex<Vec<String>>>);
+
+impl Filter for Mark {
+    fn before(&self, request: &mut RequestContext) -> BeforeFlow {
+        self.1.lock().unwrap().push(format!("{} before", self.0));
+        request.session_mut().set(self.0, true);
+        match request.body() {
+            body if body.starts_with(format!("{{\"refuse\":\"{}\"", self.0).as_bytes()) => {
+                BeforeFlow::refuse(HandlerError::new("F-1", "refused"))
+            }
+            body if body.starts_with(format!("{{\"later\":\"{}\"", self.0).as_bytes()) => {
+                BeforeFlow::Later(Box::pin(async {
+                    tokio::task::yield_now().await;
+                    Ok(())
+                }))
+            }
+            _ => BeforeFlow::CONTINUE,
+        }
+    }
+
+    fn after(&self, _request: &mut RequestContext, outcome: &mut Outcome) {
+        self.1.lock().unwrap().push(format!(
+            "{} after {}",
+            self.0,
+            if outcome.is_ok() { "ok" } else { "error" }
+        ));
+    }
+}
+
+#[tokio::test]
+async fn filters_and_error_handlers_run_in_pomelos_order() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let mark = |name| Mark(name, Arc::clone(&log));
+    let mut app = frontend("connector-1");
+    app.global_filter(mark("g1"))
+        .global_filter(mark("g2"))
+        .filter(mark("l1"))
+        .filter(mark("l2"));
+    let noted = Arc::clone(&log);
+    app.error_handler(
+        move |_: &mut RequestContext, error: HandlerError| -> Outcome {
+            noted
+                .lock()
+                .unwrap()
+                .push(format!("local {}", error.code()));
+            Reply::json(&json!({"repaired": error.code()}))
+        },
+    );
+    let noted = Arc::clone(&log);
+    app.global_error_handler(
+        move |_: &mut RequestContext, error: HandlerError| -> Outcome {
+            noted
+                .lock()
+                .unwrap()
+                .push(format!("global {}", error.code()));
+            Err(error.with_body(&json!({"code": 403})))
+        },
+    );
+    let noted = Arc::clone(&log);
+    app.route("h.ok", move |session: SessionView| {
+        noted.lock().unwrap().push("handler".to_owned());
+        async move {
+            Json(
+                session.get_as::<bool>("g1") == Some(true)
+                    && session.get_as::<bool>("l2") == Some(true),
+            )
+        }
+    });
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    let mut run = async |route: &str, body: Value| {
+        let answer = client.request(route, body).await;
+        (answer, std::mem::take(&mut *log.lock().unwrap()).join(", "))
+    };
+    let straight = "g1 before, g2 before, l1 before, l2 before, handler, l1 after ok, l2 after ok, g1 after ok, g2 after ok";
+    assert_eq!(
+        run("connector.h.ok", json!({})).await,
+        (json!(true), straight.into())
+    );
+    for who in ["g1", "g2", "l1", "l2"] {
+        assert_eq!(
+            run("connector.h.ok", json!({"later": who})).await,
+            (json!(true), straight.into()),
+            "{who} waits"
+        );
+    }
+    assert_eq!(
+        run("connector.h.ok", json!({"refuse": "l1"})).await,
+        (
+            json!({"repaired": "F-1"}),
+            "g1 before, g2 before, l1 before, local F-1, l1 after ok, l2 after ok, g1 after ok, g2 after ok".into()
+        )
+    );
+    assert_eq!(
+        run("connector.h.ok", json!({"refuse": "g1"})).await,
+        (
+            json!({"code": 403}),
+            "g1 before, global F-1, g1 after error, g2 after error".into()
+        )
+    );
+    let (answer, order) = run("chat.h.ok", json!({})).await;
+    assert_eq!(answer, json!({"code": 403}));
+    assert_eq!(
+        order,
+        "g1 before, g2 before, global PIT-500, g1 after error, g2 after error"
+    );
+}
+
+struct Panics;
+
+impl Filter for Panics {
+    fn before(&self, request: &mut RequestContext) -> BeforeFlow {
+        match &request.body()[..] {
+            b"\"now\"" => panic!("expected in this test"),
+            b"\"later\"" => BeforeFlow::Later(Box::pin(async { panic!("expected in this test") })),
+            _ => BeforeFlow::CONTINUE,
+        }
+    }
+
+    fn after(&self, request: &mut RequestContext, _outcome: &mut Outcome) {
+        assert_ne!(&request.body()[..], b"\"after\"", "expected in this test");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_that_panics_is_answered_like_a_handler_that_does() {
+    let mut app = frontend("connector-1");
+    app.filter(Panics);
+    app.route("h.echo", echo);
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    for body in ["now", "later", "after"] {
+        assert_eq!(
+            client.request("connector.h.echo", json!(body)).await,
+            json!({"code": 500}),
+            "{body}"
+        );
+    }
+    assert_eq!(
+        client.request("connector.h.echo", json!("fine")).await,
+        json!("fine")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_never_answers_is_answered_for() {
+    let mut app = frontend("connector-1");
+    app.route("h.never", async || std::future::pending::<()>().await);
+    app.route("h.short", async || std::future::pending::<()>().await)
+        .timeout(Duration::from_secs(1));
+    app.route("h.slow", async || {
+        tokio::time::sleep(Duration::from_secs(3600)).await
+    })
+    .timeout(Duration::ZERO);
+    let running = start([app]).await;
+    let app = &running.apps()[0];
+    let mut client = Client::connect(app);
+    let begin = tokio::time::Instant::now();
+    assert_eq!(
+        client.request("connector.h.never", json!({})).await,
+        json!({"code": 500})
+    );
+    assert_eq!(begin.elapsed().as_secs(), 30, "the default");
+    assert_eq!(
+        client.request("connector.h.short", json!({})).await,
+        json!({"code": 500})
+    );
+    assert_eq!(begin.elapsed().as_secs(), 31);
+    assert_eq!(
+        client.request("connector.h.slow", json!({})).await,
+        json!({})
+    );
+    assert_eq!(app.stats().timeouts.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeout_filter_shortens_the_time() {
+    let mut app = frontend("connector-1");
+    app.filter(TimeoutFilter::new(Duration::from_millis(200)));
+    app.route("h.never", async || std::future::pending::<()>().await);
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    let begin = tokio::time::Instant::now();
+    assert_eq!(
+        client.request("connector.h.never", json!({})).await,
+        json!({"code": 500})
+    );
+    assert_eq!(begin.elapsed().as_millis(), 200);
+}
+
+#[tokio::test]
+async fn busy_and_greedy_are_refused() {
+    let mut app = frontend("connector-1");
+    let busy = TooBusyFilter::new(1);
+    app.filter(busy.clone()).filter(RateLimitFilter::new(1, 3));
+    app.route("h.echo", echo);
+    app.route("h.wait", async || std::future::pending::<()>().await);
+    let running = start([app]).await;
+    let app = &running.apps()[0];
+    let mut first = Client::connect(app);
+    let mut second = Client::with_dialect(app, Dialect::Pitaya);
+    let Flow::Later(waiting) = first.start(Some(9), "connector.h.wait", "{}") else {
+        panic!("it waits")
+    };
+    assert_eq!(busy.at_work(), 1);
+    assert_eq!(
+        second.answer("h.echo", json!({})).await.0["code"],
+        "PIT-429"
+    );
+    drop(waiting);
+    assert_eq!(busy.at_work(), 0, "also a request that is dropped is over");
+    for n in 0..4 {
+        let (body, error) = second.answer("h.echo", json!({"n": n})).await;
+        assert_eq!(error, n == 3, "{body}");
+    }
+    assert_eq!(
+        first.request("connector.h.echo", json!({"mine": 1})).await,
+        json!({"mine": 1}),
+        "others have their own bucket"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_routes_do_not_wait_and_offloaded_ones_run_elsewhere() {
+    let mut app = frontend("connector-1");
+    app.route("h.slow", async || {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        "slow"
+    })
+    .concurrent();
+    app.route("h.where", async || {
+        Json(format!("{:?}", std::thread::current().id()))
+    })
+    .offload();
+    app.route("h.here", async || {
+        Json(format!("{:?}", std::thread::current().id()))
+    });
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    assert!(
+        matches!(
+            client.start(Some(100), "connector.h.slow", "{}"),
+            Flow::Done
+        ),
+        "the next one may start"
+    );
+    let here = std::thread::current().id();
+    let Flow::Later(flow) = client.start(Some(101), "connector.h.where", "{}") else {
+        panic!("the session waits for it")
+    };
+    flow.await;
+    let elsewhere = client.wait_answer(101).await.0;
+    assert!(!elsewhere.as_str().unwrap().is_empty());
+    let (local, _) = client.answer("connector.h.here", json!({})).await;
+    assert_eq!(local, json!(format!("{here:?}")));
+    assert_eq!(client.wait_answer(100).await.0, json!("slow"));
+}
+
+#[tokio::test]
+async fn concurrent_requests_are_bounded() {
+    let mut app = frontend("connector-1");
+    app.set(AppConfig {
+        max_concurrent: 2,
+        ..AppConfig::default()
+    });
+    app.route("h.wait", async || std::future::pending::<()>().await)
+        .concurrent();
+    let running = start([app]).await;
+    let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
+    for id in 1..=3 {
+        drive(client.start(Some(id), "h.wait", "{}")).await;
+    }
+    assert_eq!(client.wait_answer(3).await.0["code"], "PIT-429");
+    assert!(client.drain().is_empty());
+}
+
+#[tokio::test]
+async fn requests_go_to_servers_of_the_type_and_back() {
+    let mut chat = App::new("chat", "chat-1");
+    chat.route("h.who", async |session: SessionView, ctx: Ctx| {
+        Json(json!({"app": ctx.id(), "frontend": session.frontend_id(), "uid": session.uid().map(ToString::to_string), "room": session.get("room")}))
+    });
+    chat.route("h.fail", async || {
+        Err::<(), _>(HandlerError::new("C-1", "no").with_body(&json!({"why": 1})))
+    });
+    chat.route("h.panic", async || -> () {
+        panic!("expected in this test")
+    });
+    let mut other = App::new("chat", "chat-2");
+    other.route("h.who", async || Json("never"));
+    let mut connector = frontend("connector-1");
+    connector.route("h.enter", async |mut session: SessionView| {
+        session.bind(Uid::try_from("ann")?).await?;
+        session.set("room", "lobby");
+        session.push("room").await?;
+        Ok::<_, HandlerError>(())
+    });
+    connector.route_fn("chat", |_, servers| {
+        servers.iter().find(|server| server.id.as_str() == "chat-1")
+    });
+    let running = start([chat, other, connector]).await;
+    let app = running.app("connector-1").unwrap();
+    let mut client = Client::connect(app);
+    let unbound = json!({"app": "chat-1", "frontend": "connector-1", "uid": null, "room": null});
+    assert_eq!(client.request("chat.h.who", json!({})).await, unbound);
+    client.request("connector.h.enter", json!({})).await;
+    let bound = json!({"app": "chat-1", "frontend": "connector-1", "uid": "ann", "room": "lobby"});
+    assert_eq!(client.request("chat.h.who", json!({})).await, bound);
+    assert_eq!(
+        client.request("chat.h.fail", json!({})).await,
+        json!({"why": 1, "code": 500})
+    );
+    assert_eq!(
+        client.request("chat.h.panic", json!({})).await,
+        json!({"code": 500})
+    );
+    assert_eq!(
+        client.request("chat.h.unknown", json!({})).await,
+        json!({"code": 500})
+    );
+    let mut pitaya = Client::with_dialect(app, Dialect::Pitaya);
+    assert_eq!(
+        pitaya.answer("chat.h.fail", json!({})).await,
+        (json!({"code": "C-1", "msg": "no"}), true)
+    );
+}
+
+#[tokio::test]
+async fn clients_cannot_reach_remotes() {
+    let mut connector = frontend("connector-1");
+    connector.remote("r.secret", async || "secret");
+    let running = start([connector]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    assert_eq!(
+        client.request("connector.r.secret", json!({})).await,
+        json!({"code": 500})
+    );
+}
+
+#[tokio::test]
+async fn a_handler_runs_to_its_end_when_its_client_leaves() {
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut app = frontend("connector-1");
+    let counted = Arc::clone(&done);
+    app.route("h.slow", move || {
+        let counted = Arc::clone(&counted);
+        async move {
+            tokio::task::yield_now().await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    let flow = client.start(Some(1), "connector.h.slow", "{}");
+    client.session.close(CloseReason::ClientClosed);
+    drive(flow).await;
+    eventually("the handler has run", || done.load(Ordering::Relaxed) == 1).await;
+    assert!(client.drain().is_empty(), "a closed session gets no answer");
+}
