@@ -23,13 +23,15 @@ impl Schema {
     /// If the schema does not have the route, the text is not a JSON object, or a field is missing or does not fit.
     pub fn encode(&self, route: &str, json: &[u8]) -> Result<Vec<u8>, ProtobufError> {
         let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
+        // Members that are skipped would not be looked at otherwise.
+        let json = core::str::from_utf8(json).map_err(|_| ProtobufError::NotUtf8)?;
         let mut encoder = Encoder::new(self, json.len());
-        let mut text = serde_json::Deserializer::from_slice(json);
+        let mut text = serde_json::Deserializer::from_str(json);
         let result = encoder.body(id, &mut text).and_then(|()| text.end());
         match encoder.finish(result) {
             Err(Stop::MetTwice) => {
                 let value: Value =
-                    serde_json::from_slice(json).map_err(|error| json_error(&error))?;
+                    serde_json::from_str(json).map_err(|error| json_error(&error))?;
                 self.encode_value(route, &value)
             }
             Err(Stop::Error(error)) => Err(error),

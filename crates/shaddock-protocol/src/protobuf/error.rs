@@ -82,6 +82,9 @@ pub enum ProtobufError {
         /// Column, from 1.
         column: usize,
     },
+    /// Encoding: the body is not UTF-8.
+    #[error("the body is not UTF-8")]
+    NotUtf8,
     /// Encoding: the body is JSON, but no object.
     #[error("the body is not an object")]
     NotAnObject,

@@ -407,6 +407,9 @@ fn bodies_that_are_no_objects() {
             "{body}"
         );
     }
+    for body in [&b"{\"u\":1,\"x\":\"\xff\"}"[..], b"{\"\xff\":1}"] {
+        assert_eq!(schema.encode("t", body), Err(ProtobufError::NotUtf8));
+    }
     assert_eq!(schema.encode("t", b"{}").as_deref(), Ok(&b""[..]));
     assert_eq!(
         schema.encode("t", b"{\"x\":[[{}]]}").as_deref(),
