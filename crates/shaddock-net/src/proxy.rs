@@ -39,17 +39,18 @@ pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     if known < start.len() {
         return ProxyHead::NeedMore;
     }
-    if start == V1_START && !input.iter().take(MAX_V1_HEAD).any(|byte| *byte == b'\n') {
-        // `ppp` judges an address that is cut short as if it were whole.
-        return if input.len() < MAX_V1_HEAD {
-            ProxyHead::NeedMore
-        } else {
-            ProxyHead::Bad
-        };
-    }
-    let result = HeaderResult::parse(input);
+    let head = if start == V1_START {
+        match v1_line(input) {
+            Ok(Some(line)) => line,
+            Ok(None) => return ProxyHead::NeedMore,
+            Err(NoLine) => return ProxyHead::Bad,
+        }
+    } else {
+        &input[..]
+    };
+    let result = HeaderResult::parse(head);
     if result.is_incomplete() {
-        return if input.len() > MAX_PROXY_HEAD {
+        return if start == V1_START || input.len() > MAX_PROXY_HEAD {
             ProxyHead::Bad
         } else {
             ProxyHead::NeedMore
@@ -62,6 +63,19 @@ pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     };
     input.advance(length.min(input.len()));
     ProxyHead::Done(address)
+}
+
+/// The bytes so far are no line and will not become one.
+struct NoLine;
+
+/// The line of a v1 head, once it is whole. `ppp` judges a line that is cut short, or has more behind it, as if it were another.
+fn v1_line(input: &[u8]) -> Result<Option<&[u8]>, NoLine> {
+    let first = &input[..input.len().min(MAX_V1_HEAD)];
+    match first.iter().position(|byte| *byte == b'\n') {
+        Some(end) if first[..end].ends_with(b"\r") => Ok(Some(&first[..=end])),
+        None if first.len() < MAX_V1_HEAD => Ok(None),
+        _ => Err(NoLine),
+    }
 }
 
 fn v1_source(header: &v1::Header<'_>) -> Option<SocketAddr> {
@@ -138,6 +152,8 @@ mod tests {
             &b"GET / HTTP/1.1\r\n"[..],
             b"\x01\0\0\x02{}",
             b"PROXY TCP9 x\r\n",
+            b"PROXY UNKNOWN x\n",
+            b"PROXY UNKNOWN x\n y\r\n",
             b"\r\nQ",
         ] {
             assert_eq!(whole(bytes).0, ProxyHead::Bad, "{bytes:?}");
