@@ -1,0 +1,38 @@
+//! The first thing a client says.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use shaddock_fuzz::{Choices, bounded};
+use shaddock_protocol::{Dialect, DialectChoice, HandshakeRequest, RsaKey};
+
+fuzz_target!(|data: &[u8]| {
+    let mut choices = Choices(data);
+    let choice = [
+        DialectChoice::Auto,
+        DialectChoice::Pomelo,
+        DialectChoice::Pitaya,
+    ][usize::from(choices.below(3))];
+    let body = Bytes::copy_from_slice(choices.rest());
+    let limit = 16 * 1024 + 512 * body.len();
+    let Ok(request) = bounded(limit, || HandshakeRequest::parse(body, choice)) else {
+        return;
+    };
+    match choice {
+        DialectChoice::Pomelo => assert_eq!(request.dialect, Dialect::Pomelo),
+        DialectChoice::Pitaya => assert_eq!(request.dialect, Dialect::Pitaya),
+        _ => {}
+    }
+    let raw = std::str::from_utf8(&request.raw).expect("repaired");
+    assert!(
+        serde_json::from_str::<serde_json::Value>(raw)
+            .unwrap()
+            .is_object()
+    );
+    if let Some(rsa) = &request.rsa {
+        let modulus = rsa.modulus.as_deref().unwrap_or_default();
+        if let Ok(key) = RsaKey::from_handshake(modulus, rsa.exponent.unwrap_or_default()) {
+            assert!((512..=4096).contains(&key.bits()));
+        }
+    }
+});
