@@ -75,7 +75,7 @@ pub enum ChannelState {
 /// A named set of members: pairs of user and frontend.
 ///
 /// Known to the process that made it only. A member whose last session closes is taken out by
-/// [`ChannelService::remove_member_everywhere`], which the framework calls.
+/// [`ChannelService::remove_member_everywhere_if`], which the framework calls.
 pub struct Channel {
     name: Arc<str>,
     service: Weak<Inner>,
@@ -118,51 +118,54 @@ impl Channel {
         true
     }
 
-    /// Adds a member who may be leaving right now: `still_there` is asked after the member was added.
+    /// Adds a member who may be going away right now: `still_there` is asked after the member was added, and if it says no,
+    /// the member is taken out again, as by [`leave_if`](Self::leave_if).
     ///
-    /// If it says no, the member is taken out again. Together with a [`remove_member_everywhere`] that follows each close,
-    /// no closed session stays a member, whoever comes first.
+    /// Together with a [`remove_member_everywhere_if`] after each close, no user without a session stays a member, and none
+    /// with a session is taken out, in whatever order things happen.
     ///
-    /// [`remove_member_everywhere`]: ChannelService::remove_member_everywhere
+    /// [`remove_member_everywhere_if`]: ChannelService::remove_member_everywhere_if
     pub fn add_if(
         self: &Arc<Self>,
         uid: &Uid,
         frontend: &FrontendId,
-        still_there: impl FnOnce() -> bool,
+        still_there: impl Fn() -> bool,
     ) -> bool {
         if !self.add(uid, frontend) {
             return false;
         }
-        if still_there() {
-            return true;
-        }
-        self.leave(uid.as_str(), frontend.as_str());
-        false
+        !self.leave_if(uid.as_str(), frontend.as_str(), || !still_there())
     }
 
     /// Takes a member out. False if it is none. Works after [`destroy`](Self::destroy).
     pub fn leave(&self, uid: &str, frontend: &str) -> bool {
+        self.leave_if(uid, frontend, || true)
+    }
+
+    /// Takes a member out if `gone` says so. It is asked under the lock of the channel, so that nobody can join between
+    /// the question and the deed; it must be short and must not use channels. Asking a
+    /// [`SessionService`](crate::SessionService) is fine.
+    pub fn leave_if(&self, uid: &str, frontend: &str, gone: impl FnOnce() -> bool) -> bool {
         let service = self.service.upgrade();
-        let turn = service.as_ref().map(|service| service.turn(&self.name));
+        let _turn = service.as_ref().map(|service| service.turn(&self.name));
         let mut data = self.data.lock();
-        if !data.members.remove(uid, frontend) {
+        if !data.members.contains(uid, frontend) || !gone() {
             return false;
         }
+        data.members.remove(uid, frontend);
         data.plan = None;
         let live = data.state == ChannelState::Inited;
-        if let (Some(service), true) = (&service, live) {
-            service.unlink(uid, frontend, self);
-        }
+        let Some(service) = service.as_ref().filter(|_| live) else {
+            return true;
+        };
+        service.unlink(uid, frontend, self);
         drop(data);
-        if let (Some(service), true) = (&service, live) {
-            service.ask_store(|store| {
-                store.remove(
-                    &service.members_key(&self.name),
-                    &member_text(uid, frontend),
-                )
-            });
-        }
-        drop(turn);
+        service.ask_store(|store| {
+            store.remove(
+                &service.members_key(&self.name),
+                &member_text(uid, frontend),
+            )
+        });
         true
     }
 
@@ -209,7 +212,7 @@ impl Channel {
     /// False if it was destroyed before.
     pub fn destroy(&self) -> bool {
         let service = self.service.upgrade();
-        let turn = service.as_ref().map(|service| service.turn(&self.name));
+        let _turn = service.as_ref().map(|service| service.turn(&self.name));
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
             return false;
@@ -226,7 +229,6 @@ impl Channel {
             service.ask_store(|store| store.remove_all(&service.members_key(&self.name)));
             service.ask_store(|store| store.remove(&service.list_key(), &self.name));
         }
-        drop(turn);
         true
     }
 

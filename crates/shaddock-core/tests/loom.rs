@@ -1,10 +1,13 @@
-//! Every interleaving (up to three preemptions) of the calls that may meet.
+//! Every interleaving of the calls that may meet: two threads each without bound, three with up to two preemptions.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p shaddock-core --test loom --release`
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 #![cfg(loom)]
 
 use bytes::{Buf, Bytes};
-use loom::thread;
+use loom::{model, thread};
 use shaddock_core::{
     ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
     Next, Outbox, Session, SessionConfig, SessionEvents, SessionService, SessionState,
@@ -14,9 +17,10 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-fn model(f: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+/// For more than two threads: all interleavings would take hours.
+fn bounded_model(f: impl Fn() + Sync + Send + 'static) {
+    let mut builder = model::Builder::new();
+    builder.preemption_bound = Some(2);
     builder.check(f);
 }
 
@@ -253,7 +257,7 @@ fn two_binds_where_the_old_one_is_replaced() {
 
         check_index(&service, &[&first, &second]);
         assert_eq!(service.get_by_uid("ann").len(), 1);
-        let (winner, loser) = if loser_is(&first) {
+        let (winner, loser) = if first.is_closed() {
             (&second, &first)
         } else {
             (&first, &second)
@@ -263,10 +267,6 @@ fn two_binds_where_the_old_one_is_replaced() {
         let kick = (kick_package("replaced"), Next::CloseAfterFlush);
         assert_eq!(drain(loser.outbox()), kick);
     });
-}
-
-fn loser_is(session: &Session) -> bool {
-    session.is_closed()
 }
 
 #[test]
@@ -311,6 +311,33 @@ fn a_replaced_session_that_closes_by_itself() {
         assert_eq!(heard.of(&old), ["bind ann", closed]);
         let statistics = service.statistics();
         assert_eq!(statistics.closed.iter().map(|(_, n)| n).sum::<u64>(), 1);
+    });
+}
+
+#[test]
+fn two_binds_and_a_kick() {
+    bounded_model(|| {
+        let (service, heard) = service(Some(Conflict::ReplaceOld));
+        let (first, second) = (create(&service), create(&service));
+        let others = [&first, &second].map(|session| {
+            let session = Arc::clone(session);
+            thread::spawn(move || session.bind(ann()))
+        });
+        let kicked = service.kick("ann", None);
+        for other in others {
+            other.join().unwrap().unwrap();
+        }
+
+        check_index(&service, &[&first, &second]);
+        assert!(kicked <= 1, "two open sessions held one uid");
+        for session in [&first, &second] {
+            let events = heard.of(session);
+            assert_eq!(
+                events.len(),
+                1 + usize::from(session.is_closed()),
+                "{events:?}"
+            );
+        }
     });
 }
 
@@ -406,7 +433,7 @@ fn a_channel_is_joined_while_the_session_closes() {
             })
         };
         session.close(CloseReason::ClientClosed);
-        channels.remove_member_everywhere("ann", "f");
+        channels.remove_member_everywhere_if("ann", "f", || service.get_by_uid("ann").is_empty());
         joiner.join().unwrap();
         assert_eq!(room.user_amount(), 0);
         assert!(
@@ -414,5 +441,29 @@ fn a_channel_is_joined_while_the_session_closes() {
                 .channels_of(&ann(), session.frontend_id())
                 .is_empty()
         );
+    });
+}
+
+#[test]
+fn a_user_comes_back_while_the_old_session_leaves() {
+    model(|| {
+        let (service, _) = service(None);
+        let channels = ChannelService::new("chat-1", ChannelConfig::default());
+        let room = channels.create_channel("lobby").unwrap();
+        let (old, new) = (create(&service), create(&service));
+        old.bind(ann()).unwrap();
+        room.add(&ann(), old.frontend_id());
+        let comer = {
+            let (new, room) = (Arc::clone(&new), Arc::clone(&room));
+            thread::spawn(move || {
+                new.bind(ann()).unwrap();
+                room.add_if(&ann(), new.frontend_id(), || !new.is_closed());
+            })
+        };
+        old.close(CloseReason::ClientClosed);
+        channels.remove_member_everywhere_if("ann", "f", || service.get_by_uid("ann").is_empty());
+        comer.join().unwrap();
+        assert_eq!(room.members(), [ann()]);
+        assert_eq!(channels.channels_of(&ann(), new.frontend_id()).len(), 1);
     });
 }

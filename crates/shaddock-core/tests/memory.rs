@@ -1,15 +1,18 @@
 //! What a session costs in heap memory, counted by the allocator.
 
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 // A counting allocator cannot be written without; it only adds and passes on.
 #![allow(unsafe_code)]
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{
     ClientInfo, CloseReason, Drained, Flush, FrontendId, Session, SessionConfig, SessionService,
     SidAllocator, Uid,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -33,13 +36,13 @@ fn count(bytes: isize) {
 // SAFETY: every call is passed on to the system's allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
+        count(layout.size().cast_signed());
         // SAFETY: the caller's promises are those that `System` asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+        count(-layout.size().cast_signed());
         // SAFETY: as above.
         unsafe { System.dealloc(place, layout) }
     }
@@ -67,6 +70,13 @@ fn fill(service: &SessionService) -> Vec<Arc<Session>> {
         .collect()
 }
 
+// The shape that an encoder has.
+#[allow(clippy::unnecessary_wraps)]
+fn append(buf: &mut BytesMut, bytes: &[u8]) -> Result<(), Infallible> {
+    buf.extend_from_slice(bytes);
+    Ok(())
+}
+
 /// What the driver of a connection does in one poll.
 fn poll(session: &Session, drained: &mut Drained) -> usize {
     session.outbox().begin_poll(Waker::noop());
@@ -84,7 +94,7 @@ fn an_idle_session_is_small() {
     let before = held();
     let sessions = fill(&service);
     let list = SESSIONS * size_of::<Arc<Session>>();
-    let each = (held() - before) as usize - list;
+    let each = (held() - before).cast_unsigned() - list;
     println!(
         "Session: {} bytes; with Arc and index entry {} bytes of heap",
         size_of::<Session>(),
@@ -104,7 +114,7 @@ fn a_bound_session_costs_its_uid_and_an_entry() {
             .bind(Uid::new(format!("user-{n:05}")).unwrap())
             .unwrap();
     }
-    let each = (held() - before) as usize / SESSIONS;
+    let each = (held() - before).cast_unsigned() / SESSIONS;
     println!("bound: {each} bytes more");
     assert!(each <= 160, "{each} bytes");
 }
@@ -119,9 +129,7 @@ fn a_session_that_was_written_to_is_small_again() {
         for session in &sessions {
             session.send(package.clone()).unwrap();
             session.send(package.clone()).unwrap();
-            session
-                .send_with(|buf| Ok::<_, ()>(buf.extend_from_slice(&package)))
-                .unwrap();
+            session.send_with(|buf| append(buf, &package)).unwrap();
             assert_eq!(poll(session, drained), 600);
         }
     };
@@ -140,9 +148,7 @@ fn an_answered_request_allocates_nothing() {
     let echo = |drained: &mut Drained| {
         session.outbox().begin_poll(Waker::noop());
         for _ in 0..16 {
-            session
-                .send_with(|buf| Ok::<_, ()>(buf.extend_from_slice(&[7; 80])))
-                .unwrap();
+            session.send_with(|buf| append(buf, &[7; 80])).unwrap();
         }
         poll(&session, drained)
     };

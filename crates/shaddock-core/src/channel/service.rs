@@ -126,18 +126,29 @@ impl ChannelService {
             .map_or_else(Vec::new, |channels| channels.as_slice().to_vec())
     }
 
-    /// Takes a user on a frontend out of all channels, and returns their number. To be called when the last session of that
-    /// user on that frontend has closed.
+    /// Takes a user on a frontend out of all channels, and returns their number.
     pub fn remove_member_everywhere(&self, uid: &str, frontend: &str) -> usize {
+        self.remove_member_everywhere_if(uid, frontend, || true)
+    }
+
+    /// Takes a user on a frontend out of all channels if `gone` says so; it is asked for each channel, see
+    /// [`Channel::leave_if`]. Returns the number of channels left.
+    ///
+    /// To be called whenever a bound session has closed, with a `gone` that looks whether the user has another session on
+    /// that frontend: he may have come back already.
+    pub fn remove_member_everywhere_if(
+        &self,
+        uid: &str,
+        frontend: &str,
+        gone: impl Fn() -> bool,
+    ) -> usize {
         let joined = self.inner.joined(uid, frontend);
         let Some(channels) = joined.get(&MemberRef(uid, frontend)).cloned() else {
             return 0;
         };
         drop(joined);
-        channels
-            .as_slice()
-            .iter()
-            .filter(|channel| channel.leave(uid, frontend))
+        let left = channels.as_slice().iter();
+        left.filter(|channel| channel.leave_if(uid, frontend, &gone))
             .count()
     }
 

@@ -1,0 +1,248 @@
+//! Random calls on a [`ChannelService`], compared with lists.
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use proptest::prelude::*;
+use shaddock_core::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const NAMES: [&str; 3] = ["lobby", "toString", "a:b"];
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create(usize),
+    Destroy(usize),
+    /// Through the channel object, which may be stale.
+    DestroyObject(usize),
+    Add(usize, usize, usize),
+    Leave(usize, usize, usize),
+    Gone(usize, usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (n, u, f) = (0..NAMES.len(), 0..12_usize, 0..3_usize);
+    prop_oneof![
+        2 => n.clone().prop_map(Op::Create),
+        1 => n.clone().prop_map(Op::Destroy),
+        1 => (0..8_usize).prop_map(Op::DestroyObject),
+        12 => (0..8_usize, u.clone(), f.clone()).prop_map(|(c, u, f)| Op::Add(c, u, f)),
+        8 => (0..8_usize, u.clone(), f.clone()).prop_map(|(c, u, f)| Op::Leave(c, u, f)),
+        2 => (u, f).prop_map(|(u, f)| Op::Gone(u, f)),
+    ]
+}
+
+fn uid(u: usize) -> Uid {
+    Uid::new(format!("user:{u}")).unwrap()
+}
+
+fn front(f: usize) -> FrontendId {
+    FrontendId::new(format!("connector-{f}")).unwrap()
+}
+
+/// A channel object and the members it should have, in order.
+struct Naive {
+    channel: Arc<Channel>,
+    members: Vec<(usize, usize)>,
+    destroyed: bool,
+}
+
+impl Naive {
+    /// By frontend, the frontends in the order in which their oldest stay began.
+    fn check(&self) {
+        let mut groups: BTreeMap<usize, Vec<Uid>> = BTreeMap::new();
+        for &(u, f) in &self.members {
+            groups.entry(f).or_default().push(uid(u));
+        }
+        let plan = self.channel.members_by_frontend();
+        assert_eq!(plan.groups().len(), groups.len());
+        for group in plan.groups() {
+            let f = (0..3).find(|&f| front(f) == group.frontend).unwrap();
+            assert_eq!(group.uids, groups[&f], "in the order of joining");
+        }
+        assert_eq!(self.channel.user_amount(), self.members.len());
+        let flat: Vec<_> = plan
+            .groups()
+            .iter()
+            .flat_map(|group| group.uids.clone())
+            .collect();
+        assert_eq!(self.channel.members(), flat);
+        assert_eq!(self.channel.fan_out().is_err(), self.destroyed);
+        for u in 0..12 {
+            let fronts = self.members.iter().filter(|member| member.0 == u).count();
+            assert_eq!(self.channel.member(uid(u).as_str()).len(), fronts);
+        }
+    }
+}
+
+#[derive(Default)]
+struct World {
+    all: Vec<Naive>,
+    live: BTreeMap<&'static str, usize>,
+}
+
+impl World {
+    fn apply(&mut self, service: &ChannelService, op: &Op) {
+        match *op {
+            Op::Create(n) => {
+                let channel = service.create_channel(NAMES[n]).unwrap();
+                if let Some(&known) = self.live.get(NAMES[n]) {
+                    assert!(Arc::ptr_eq(&channel, &self.all[known].channel));
+                } else {
+                    self.live.insert(NAMES[n], self.all.len());
+                    self.all.push(Naive {
+                        channel,
+                        members: vec![],
+                        destroyed: false,
+                    });
+                }
+            }
+            Op::Destroy(n) => {
+                let known = self.live.remove(NAMES[n]);
+                assert_eq!(service.destroy_channel(NAMES[n]), known.is_some());
+                if let Some(known) = known {
+                    self.all[known].destroyed = true;
+                }
+            }
+            Op::Gone(u, f) => {
+                let live = self.all.iter_mut().filter(|naive| !naive.destroyed);
+                let mut left = 0;
+                for naive in live {
+                    let before = naive.members.len();
+                    naive.members.retain(|member| *member != (u, f));
+                    left += before - naive.members.len();
+                }
+                let removed = service.remove_member_everywhere(uid(u).as_str(), front(f).as_str());
+                assert_eq!(removed, left);
+            }
+            _ if self.all.is_empty() => {}
+            Op::DestroyObject(c) => {
+                let c = c % self.all.len();
+                let naive = &mut self.all[c];
+                assert_eq!(naive.channel.destroy(), !naive.destroyed);
+                naive.destroyed = true;
+                self.live.retain(|_, known| *known != c);
+            }
+            Op::Add(c, u, f) => {
+                let c = c % self.all.len();
+                let naive = &mut self.all[c];
+                let new = !naive.destroyed && !naive.members.contains(&(u, f));
+                assert_eq!(naive.channel.add(&uid(u), &front(f)), new);
+                if new {
+                    naive.members.push((u, f));
+                }
+            }
+            Op::Leave(c, u, f) => {
+                let c = c % self.all.len();
+                let naive = &mut self.all[c];
+                let known = naive.members.contains(&(u, f));
+                assert_eq!(
+                    naive.channel.leave(uid(u).as_str(), front(f).as_str()),
+                    known
+                );
+                naive.members.retain(|member| *member != (u, f));
+            }
+        }
+    }
+
+    fn check(&self, service: &ChannelService) {
+        self.all.iter().for_each(Naive::check);
+        let mut names = service.names();
+        names.sort_unstable();
+        let mut live: Vec<_> = self.live.keys().copied().collect();
+        live.sort_unstable();
+        assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), live);
+        assert_eq!(service.channel_count(), live.len());
+        for u in 0..12 {
+            for f in 0..3 {
+                let joined = service.channels_of(&uid(u), &front(f)).len();
+                let live = self.all.iter().filter(|naive| !naive.destroyed);
+                assert_eq!(
+                    joined,
+                    live.filter(|naive| naive.members.contains(&(u, f))).count()
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn channels_are_lists_of_members(ops in prop::collection::vec(op(), 0..150)) {
+        let store = Arc::new(MemoryStore::new());
+        let config = ChannelConfig { store: Some(store.clone()), ..ChannelConfig::default() };
+        let service = ChannelService::new("chat-1", config.clone());
+        let mut world = World::default();
+        for op in &ops {
+            world.apply(&service, op);
+            world.check(&service);
+        }
+
+        // The store knows all that is alive: another process comes up with the same.
+        let restored = ChannelService::new("chat-1", config);
+        assert_eq!(restored.restore(), Ok(world.live.len()));
+        for (name, &known) in &world.live {
+            let channel = restored.channel(name).unwrap();
+            assert_eq!(channel.user_amount(), world.all[known].members.len());
+            for &(u, f) in &world.all[known].members {
+                assert!(channel.member(uid(u).as_str()).contains(&front(f)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_is_shared_until_somebody_joins_or_leaves() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let room = service.create_channel("lobby").unwrap();
+    room.add(&uid(1), &front(1));
+    let plan = room.fan_out().unwrap();
+    assert!(Arc::ptr_eq(&plan, &room.fan_out().unwrap()));
+    room.add(&uid(2), &front(1));
+    let after = room.fan_out().unwrap();
+    assert_eq!((plan.receivers(), after.receivers()), (1, 2));
+    room.leave(uid(1).as_str(), front(1).as_str());
+    assert_eq!(room.fan_out().unwrap().receivers(), 1);
+}
+
+#[test]
+fn names_and_numbers_are_bounded() {
+    let config = ChannelConfig {
+        max_channels: 2,
+        ..ChannelConfig::default()
+    };
+    let service = ChannelService::new("chat-1", config);
+    assert_eq!(
+        service.create_channel("").unwrap_err(),
+        ChannelError::BadName { len: 0 }
+    );
+    let long = "x".repeat(257);
+    assert_eq!(
+        service.get_or_create(&long).unwrap_err(),
+        ChannelError::BadName { len: 257 }
+    );
+    let first = service.get_or_create("1").unwrap();
+    service.create_channel("2").unwrap();
+    assert_eq!(
+        service.create_channel("3").unwrap_err(),
+        ChannelError::TooMany { limit: 2 }
+    );
+    assert!(Arc::ptr_eq(&service.get_or_create("1").unwrap(), &first));
+    first.destroy();
+    service.create_channel("3").unwrap();
+}
+
+#[test]
+fn nobody_joins_who_is_gone() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let room = service.create_channel("lobby").unwrap();
+    assert!(!room.add_if(&uid(1), &front(1), || false));
+    assert_eq!(room.user_amount(), 0);
+    assert!(room.add_if(&uid(1), &front(1), || true));
+    assert!(
+        !room.add_if(&uid(1), &front(1), || false),
+        "he was a member already, and stays"
+    );
+    assert_eq!(room.user_amount(), 1);
+}

@@ -1,0 +1,748 @@
+//! Regression tests for the defects of the original that concern sessions, statistics, channels and queues
+//! (`session.md`, section 11). The number in a name is the number there. Those of the connector, of handlers and of backend
+//! sessions have their tests in `shaddock-net` and `shaddock`.
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use bytes::{Buf, Bytes};
+use serde_json::{Map, Value, json};
+use shaddock_core::*;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+const PROTOTYPE_NAMES: [&str; 5] = [
+    "constructor",
+    "toString",
+    "__proto__",
+    "__defineGetter__",
+    "hasOwnProperty",
+];
+
+fn service() -> SessionService {
+    service_with(SessionConfig::default())
+}
+
+fn service_with(config: SessionConfig) -> SessionService {
+    SessionService::new(front(1), SidAllocator::new(1, 1), config)
+}
+
+fn create(service: &SessionService) -> Arc<Session> {
+    service.create(ClientInfo::default())
+}
+
+fn uid(text: &str) -> Uid {
+    Uid::new(text).unwrap()
+}
+
+fn front(n: usize) -> FrontendId {
+    FrontendId::new(format!("connector-{n}")).unwrap()
+}
+
+/// Everything queued for a client, and how the connection goes on.
+fn received(session: &Session) -> (Bytes, Next) {
+    let mut drained = Drained::new();
+    let next = session.outbox().take(&mut drained);
+    (drained.copy_to_bytes(drained.remaining()), next)
+}
+
+#[test]
+fn defect_01_remove_deletes_the_setting_and_nothing_else() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    session.set("uid", "a setting of that name").unwrap();
+    assert_eq!(session.remove("uid"), Some(json!("a setting of that name")));
+    assert_eq!(session.get("uid"), None);
+    assert_eq!(session.uid(), Some(uid("ann")));
+    assert_eq!(session.remove("frontendId"), None);
+    assert_eq!(session.frontend_id(), &front(1));
+}
+
+#[test]
+fn defect_02_uids_that_count_as_nothing_are_refused() {
+    assert!(Uid::new("").is_err());
+    for falsy in ["0", "null", "false", "undefined", "NaN"] {
+        let service = service();
+        let session = create(&service);
+        session.bind(uid(falsy)).unwrap();
+        let error = session.bind(uid("v")).unwrap_err();
+        assert_eq!(error, BindError::AlreadyBound { uid: uid(falsy) });
+        assert_eq!(
+            error.to_string(),
+            format!("session has already bind with {falsy}")
+        );
+        session.unbind(&uid(falsy)).unwrap();
+        session.bind(uid(falsy)).unwrap();
+        session.close(CloseReason::ClientClosed);
+        assert!(service.get_by_uid(falsy).is_empty());
+    }
+}
+
+#[test]
+fn defect_03_a_uid_has_one_type() {
+    // A number is not a uid; the text of a number is, and there is only one such text.
+    assert!(serde_json::from_str::<Uid>("5").is_err());
+    let service = service();
+    let (first, second) = (create(&service), create(&service));
+    first.bind(serde_json::from_str("\"5\"").unwrap()).unwrap();
+    second.bind(uid("5")).unwrap();
+    service.unbind(first.id(), &uid("5")).unwrap();
+    service.unbind(second.id(), &uid("5")).unwrap();
+    assert!(service.get_by_uid("5").is_empty());
+}
+
+#[test]
+fn defect_04_unbind_and_remove_clean_the_index_however_the_sid_was_written() {
+    let service = service();
+    let session = create(&service);
+    let same: Sid = session.id().to_string().parse().unwrap();
+    service.bind(same, uid("ann")).unwrap();
+    service.unbind(same, &uid("ann")).unwrap();
+    assert!(service.get_by_uid("ann").is_empty());
+    service.bind(session.id(), uid("ann")).unwrap();
+    assert!(service.remove(same).is_some());
+    assert!(service.get_by_uid("ann").is_empty());
+    assert_eq!(service.session_count(), 0);
+    assert_eq!(received(&session), (Bytes::new(), Next::CloseAfterFlush));
+}
+
+#[test]
+fn defect_05_the_list_of_a_users_sessions_is_the_callers_own() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    let mut list = service.get_by_uid("ann");
+    list.clear();
+    assert_eq!(service.get_by_uid("ann").len(), 1);
+}
+
+#[test]
+fn defect_06_names_of_object_prototype_are_ordinary() {
+    let service = service();
+    let channels = ChannelService::new("chat-1", ChannelConfig::default());
+    let stats = ConnectionStats::new(front(1));
+    for name in PROTOTYPE_NAMES {
+        assert_eq!(service.kick(name, None), 0);
+        assert!(service.get_by_uid(name).is_empty());
+        assert!(name.parse::<Sid>().is_err());
+        assert!(channels.channel(name).is_none());
+        assert!(!stats.update_user_info(name, Map::new()));
+
+        let session = create(&service);
+        assert_eq!(session.get(name), None);
+        session.set(name, 1).unwrap();
+        session.bind(uid(name)).unwrap();
+        let room = channels.create_channel(name).unwrap();
+        assert!(room.member(name).is_empty());
+        assert!(room.add(&uid(name), &front(1)));
+        assert_eq!(room.members(), [uid(name)]);
+        assert_eq!(service.kick(name, None), 1);
+    }
+    assert_eq!(service.session_count(), 0);
+    assert_eq!(channels.channel_count(), PROTOTYPE_NAMES.len());
+}
+
+#[test]
+fn defect_07_a_listener_that_closes_a_sibling_stops_no_kick() {
+    let service = service();
+    let sessions: Vec<_> = (0..4).map(|_| create(&service)).collect();
+    for session in &sessions {
+        session.bind(uid("ann")).unwrap();
+        let service = service.clone();
+        let close_others = move |session: &Arc<Session>, _: &CloseReason| {
+            service.for_each_session(|other| {
+                if other.id() != session.id() {
+                    other.close(CloseReason::ClientClosed);
+                }
+            });
+        };
+        session.on_closed(close_others).unwrap();
+    }
+    assert!(service.kick("ann", None) >= 1);
+    assert!(sessions.iter().all(|session| session.is_closed()));
+    assert_eq!(service.session_count(), 0);
+    assert!(service.get_by_uid("ann").is_empty());
+}
+
+#[test]
+fn defect_08_a_kick_without_reason_tells_the_client_kick() {
+    let service = service();
+    let (first, second) = (create(&service), create(&service));
+    first.bind(uid("ann")).unwrap();
+    assert_eq!(service.kick("ann", None), 1);
+    assert!(service.kick_by_session_id(second.id(), None));
+    let kick = Bytes::from_static(b"\x05\0\0\x11{\"reason\":\"kick\"}");
+    assert_eq!(received(&first), (kick.clone(), Next::CloseAfterFlush));
+    assert_eq!(received(&second), (kick, Next::CloseAfterFlush));
+    assert!(!service.kick_by_session_id(second.id(), None));
+    assert_eq!(service.kick("nobody", Some("x")), 0);
+}
+
+/// Panics in every event, and counts reports.
+#[derive(Default)]
+struct Panicking(AtomicUsize);
+
+impl SessionEvents for Panicking {
+    fn bound(&self, _: &Arc<Session>, _: &Uid) {
+        panic!("hook of bind");
+    }
+
+    fn closed(&self, _: &Arc<Session>, _: &CloseReason) {
+        panic!("hook of closed");
+    }
+
+    fn on_listener_panic(&self, _: &Arc<Session>, _: EventKind, message: &str) {
+        assert!(message.starts_with("hook of ") || message.starts_with("listener of "));
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("the reporter too");
+    }
+}
+
+#[test]
+fn defect_09_a_panicking_listener_harms_nobody() {
+    let service = service();
+    let events = Arc::new(Panicking::default());
+    assert!(service.set_events(events.clone()));
+    let later = Arc::new(AtomicUsize::new(0));
+    let sessions: Vec<_> = (0..3).map(|_| create(&service)).collect();
+    for session in &sessions {
+        let (on_bind, on_closed) = (Arc::clone(&later), Arc::clone(&later));
+        session.on_bind(|_, _| panic!("listener of bind")).unwrap();
+        session
+            .on_bind(move |_, _| _ = on_bind.fetch_add(1, Ordering::Relaxed))
+            .unwrap();
+        session
+            .on_closed(|_, reason| panic!("listener of {}", reason.name()))
+            .unwrap();
+        session
+            .on_closed(move |_, _| _ = on_closed.fetch_add(1, Ordering::Relaxed))
+            .unwrap();
+        // The caller of bind gets his answer.
+        session.bind(uid("ann")).unwrap();
+    }
+    // All are kicked, and the connections are told to close.
+    assert_eq!(service.kick("ann", None), 3);
+    for session in &sessions {
+        assert_eq!(
+            received(session),
+            (kick_package("kick"), Next::CloseAfterFlush)
+        );
+    }
+    assert_eq!(service.session_count(), 0);
+    assert_eq!(later.load(Ordering::Relaxed), 6);
+    assert_eq!(events.0.load(Ordering::Relaxed), 12);
+    assert_eq!(service.statistics().listener_panics, 12);
+}
+
+#[test]
+fn defect_10_a_walk_over_bound_sessions_may_close_them() {
+    let service = service();
+    for n in 0..6 {
+        create(&service).bind(uid(["ann", "bob"][n % 2])).unwrap();
+    }
+    let mut seen = 0;
+    service.for_each_bound_session(|session| {
+        seen += 1;
+        service.kick(session.uid().unwrap().as_str(), None);
+    });
+    assert_eq!((seen, service.session_count()), (6, 0));
+}
+
+#[test]
+fn defect_11_every_call_has_its_result_and_its_events_before_it_returns() {
+    let service = service();
+    let session = create(&service);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for kind in ["bind", "unbind"] {
+        let heard = Arc::clone(&heard);
+        let note =
+            move |_: &Arc<Session>, uid: &Uid| heard.lock().unwrap().push(format!("{kind} {uid}"));
+        match kind {
+            "bind" => session.on_bind(note).unwrap(),
+            _ => session.on_unbind(note).unwrap(),
+        };
+    }
+    let unknown = Sid::new(1).unwrap();
+    assert_eq!(
+        service.bind(unknown, uid("a")),
+        Err(BindError::NoSuchSession { sid: unknown })
+    );
+    assert_eq!(
+        service.unbind(unknown, &uid("a")),
+        Err(UnbindError::NoSuchSession { sid: unknown })
+    );
+    assert_eq!(service.bind(session.id(), uid("a")), Ok(()));
+    assert_eq!(*heard.lock().unwrap(), ["bind a"]);
+    assert_eq!(service.bind(session.id(), uid("a")), Ok(()));
+    assert_eq!(
+        service.bind(session.id(), uid("b")),
+        Err(BindError::AlreadyBound { uid: uid("a") })
+    );
+    assert_eq!(*heard.lock().unwrap(), ["bind a"]);
+    assert_eq!(service.unbind(session.id(), &uid("a")), Ok(()));
+    assert_eq!(*heard.lock().unwrap(), ["bind a", "unbind a"]);
+}
+
+#[test]
+fn defect_12_nested_settings_are_not_shared() {
+    let service = service();
+    let session = create(&service);
+    session.set("bag", json!({"gold": [1, {"x": 1}]})).unwrap();
+    let other = session.to_frontend_session();
+    let mut view = session.to_frontend_session();
+    let mut bag = view.get("bag").unwrap().clone();
+    bag["gold"][1]["x"] = json!(2);
+    view.set("bag", bag);
+    assert_eq!(session.get("bag").unwrap()["gold"][1]["x"], 1);
+    assert_eq!(other.get("bag").unwrap()["gold"][1]["x"], 1);
+    view.push("bag").unwrap();
+    assert_eq!(session.get("bag").unwrap()["gold"][1]["x"], 2);
+    assert_eq!(other.get("bag").unwrap()["gold"][1]["x"], 1);
+}
+
+#[test]
+fn defect_13_views_take_objects_and_push_only_what_they_have() {
+    let service = service();
+    let session = create(&service);
+    let mut view = session.to_frontend_session();
+    let values: Map<String, Value> = [("a".into(), json!(1)), ("b".into(), json!({}))]
+        .into_iter()
+        .collect();
+    view.set_all(values);
+    assert_eq!(view.get("a"), Some(&json!(1)));
+    let error = view.push("absent").unwrap_err();
+    assert_eq!(
+        error,
+        SettingError::NoSuchSetting {
+            key: "absent".into()
+        }
+    );
+    assert!(session.settings().is_empty());
+    view.push_all().unwrap();
+    assert_eq!(session.settings().len(), 2);
+}
+
+#[test]
+fn defect_14_listeners_are_few_can_be_taken_away_and_end_with_the_session() {
+    let service = service_with(SessionConfig {
+        max_listeners: 3,
+        ..SessionConfig::default()
+    });
+    let session = create(&service);
+    let held = Arc::new(());
+    let add = |view: &FrontendSession| {
+        let held = Arc::clone(&held);
+        view.on_closed(move |_, _| _ = &held)
+    };
+    // A handler that adds one per request.
+    let ids: Vec<_> = (0..3)
+        .map(|_| add(&session.to_frontend_session()).unwrap())
+        .collect();
+    let error = add(&session.to_frontend_session()).unwrap_err();
+    assert_eq!(error, ListenerError::TooMany { limit: 3 });
+    assert!(session.to_frontend_session().off(ids[1]));
+    assert!(!session.off(ids[1]));
+    add(&session.to_frontend_session()).unwrap();
+    assert_eq!(Arc::strong_count(&held), 4);
+    session.close(CloseReason::ClientClosed);
+    assert_eq!(Arc::strong_count(&held), 1);
+    let late = add(&session.to_frontend_session()).unwrap_err();
+    assert_eq!(late, ListenerError::SessionClosed { sid: session.id() });
+}
+
+#[test]
+fn defect_15_an_exported_session_has_its_four_members() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    session.set("rid", "lobby").unwrap();
+    let exported = session.to_frontend_session().export();
+    let json = serde_json::to_value(&exported).unwrap();
+    let expected = json!({
+        "id": session.id().get(), "frontendId": "connector-1", "uid": "ann", "settings": {"rid": "lobby"}
+    });
+    assert_eq!(json, expected);
+    assert_eq!(
+        serde_json::from_value::<ExportedSession>(json).unwrap(),
+        exported
+    );
+}
+
+#[test]
+fn defect_16_a_sid_is_never_given_twice() {
+    let mut seen = std::collections::HashSet::new();
+    for (boot, node) in [(10, 1), (10, 2), (11, 1)] {
+        let service = SessionService::new(
+            front(1),
+            SidAllocator::new(boot, node),
+            SessionConfig::default(),
+        );
+        for _ in 0..100 {
+            let session = create(&service);
+            assert!(seen.insert(session.id()), "{boot} {node}");
+            session.close(CloseReason::ClientClosed);
+        }
+    }
+}
+
+#[test]
+fn defect_18_bind_on_a_session_goes_through_the_index_and_fails_after_the_close() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    assert_eq!(service.get_by_uid("ann").len(), 1);
+    session.close(CloseReason::ClientClosed);
+    let other = create(&service);
+    other.close(CloseReason::ClientClosed);
+    let error = other.bind(uid("ann")).unwrap_err();
+    assert_eq!(error, BindError::SessionClosed { sid: other.id() });
+    assert_eq!(
+        error.to_string(),
+        format!("session does not exist, sid: {}", other.id())
+    );
+    assert_eq!(other.uid(), None);
+    assert!(service.get_by_uid("ann").is_empty());
+    // Views that still exist read, and fail to write.
+    let mut view = session.to_frontend_session();
+    assert_eq!(view.uid(), Some(&uid("ann")));
+    view.set("a", 1);
+    for error in [
+        view.push("a").unwrap_err().to_string(),
+        view.push_all().unwrap_err().to_string(),
+        view.bind(uid("ann")).unwrap_err().to_string(),
+        view.unbind(&uid("ann")).unwrap_err().to_string(),
+    ] {
+        assert_eq!(
+            error,
+            format!("session does not exist, sid: {}", session.id())
+        );
+    }
+}
+
+#[test]
+fn defect_19_the_unbind_error_names_the_uid_asked_for() {
+    let service = service();
+    let session = create(&service);
+    let error = service.unbind(session.id(), &uid("bob")).unwrap_err();
+    assert_eq!(error.to_string(), "session has not bind with bob");
+    session.bind(uid("ann")).unwrap();
+    let error = service.unbind(session.id(), &uid("bob")).unwrap_err();
+    assert_eq!(error, UnbindError::NotBound { uid: uid("bob") });
+}
+
+#[test]
+fn defect_21_refused_connections_do_not_use_up_the_limit() {
+    let stats = ConnectionStats::new(front(1));
+    let mut open: Vec<_> = (0..2).map(|_| stats.try_connect(2).unwrap()).collect();
+    for _ in 0..100 {
+        assert!(stats.try_connect(2).is_none());
+    }
+    assert_eq!(stats.connections(), 2);
+    open.clear();
+    assert_eq!(stats.connections(), 0);
+    // Counted also without a limit.
+    let _open = [
+        stats.connect(),
+        stats.connect(),
+        stats.try_connect(3).unwrap(),
+    ];
+    assert_eq!(stats.connections(), 3);
+}
+
+#[test]
+fn defect_22_a_user_is_logged_in_until_his_last_session_goes() {
+    let stats = ConnectionStats::new(front(1));
+    let login = |sid: u64, port: u16| LoginRecord {
+        uid: uid("ann"),
+        sid: Sid::new(sid).unwrap(),
+        login_time: sid,
+        address: Some(SocketAddr::from(([127, 0, 0, 1], port))),
+        info: Map::new(),
+    };
+    stats.add_login(login(1, 1000));
+    stats.add_login(login(2, 2000));
+    stats.add_login(login(2, 2001));
+    assert_eq!(stats.logins_of("ann").len(), 2);
+    assert!(stats.update_user_info("ann", [("level".into(), json!(3))].into_iter().collect()));
+    assert!(stats.remove_login("ann", Sid::new(1).unwrap()));
+    assert!(!stats.remove_login("ann", Sid::new(1).unwrap()));
+    assert_eq!(
+        serde_json::to_value(stats.statistics()).unwrap(),
+        json!({
+            "serverId": "connector-1", "totalConnCount": 0, "loginedCount": 1,
+            "loginedList": [
+                {"uid": "ann", "sid": 2, "loginTime": 2, "address": "127.0.0.1:2001", "level": 3}
+            ],
+        })
+    );
+    assert!(stats.remove_login("ann", Sid::new(2).unwrap()));
+    assert_eq!(stats.statistics().logins, 0);
+    assert!(!stats.update_user_info("ann", Map::new()));
+}
+
+#[test]
+fn defect_28_a_member_is_there_once() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let room = service.create_channel("lobby").unwrap();
+    assert!(room.add(&uid("ann"), &front(1)));
+    assert!(!room.add(&uid("ann"), &front(1)));
+    assert_eq!(
+        (room.user_amount(), room.fan_out().unwrap().receivers()),
+        (1, 1)
+    );
+    assert!(room.leave("ann", "connector-1"));
+    assert!(!room.leave("ann", "connector-1"));
+    assert!(room.member("ann").is_empty());
+    assert!(room.fan_out().unwrap().is_empty());
+}
+
+#[test]
+fn defect_29_a_user_on_two_frontends_is_two_members() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let room = service.create_channel("lobby").unwrap();
+    room.add(&uid("ann"), &front(1));
+    room.add(&uid("ann"), &front(2));
+    assert_eq!(room.member("ann"), [front(1), front(2)]);
+    assert!(room.leave("ann", "connector-2"));
+    assert_eq!(room.member("ann"), [front(1)]);
+    assert_eq!(room.user_amount(), 1);
+}
+
+/// A store that notes what it is asked.
+#[derive(Clone, Default)]
+struct Noting {
+    store: Arc<MemoryStore>,
+    calls: Arc<Mutex<Vec<String>>>,
+    broken: bool,
+}
+
+impl Noting {
+    fn note(&self, call: String) -> Result<(), StoreError> {
+        self.calls.lock().unwrap().push(call);
+        if self.broken {
+            Err(StoreError("out of order".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn service(&self) -> ChannelService {
+        let config = ChannelConfig {
+            prefix: "p".into(),
+            store: Some(Arc::new(self.clone())),
+            ..ChannelConfig::default()
+        };
+        ChannelService::new("chat-1", config)
+    }
+}
+
+impl ChannelStore for Noting {
+    fn add(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.note(format!("add {key} {value}"))?;
+        self.store.add(key, value)
+    }
+
+    fn remove(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.note(format!("remove {key} {value}"))?;
+        self.store.remove(key, value)
+    }
+
+    fn remove_all(&self, key: &str) -> Result<(), StoreError> {
+        self.note(format!("removeAll {key}"))?;
+        self.store.remove_all(key)
+    }
+
+    fn load(&self, key: &str) -> Result<Vec<String>, StoreError> {
+        self.note(format!("load {key}"))?;
+        self.store.load(key)
+    }
+}
+
+#[test]
+fn defect_30_the_store_hears_only_of_real_changes() {
+    let store = Noting::default();
+    let service = store.service();
+    let room = service.create_channel("lobby").unwrap();
+    service.create_channel("lobby").unwrap();
+    // A member without frontend cannot even be written down.
+    assert!(FrontendId::new("").is_err());
+    room.add(&uid("ann"), &front(1));
+    room.add(&uid("ann"), &front(1));
+    room.leave("bob", "connector-1");
+    room.leave("ann", "connector-2");
+    room.leave("ann", "connector-1");
+    room.add(&uid("bob"), &front(1));
+    room.destroy();
+    room.destroy();
+    room.leave("bob", "connector-1");
+    room.add(&uid("bob"), &front(1));
+    assert_eq!(
+        *store.calls.lock().unwrap(),
+        [
+            "add p:chat-1 lobby",
+            "add p:chat-1:lobby connector-1:ann",
+            "remove p:chat-1:lobby connector-1:ann",
+            "add p:chat-1:lobby connector-1:bob",
+            "removeAll p:chat-1:lobby",
+            "remove p:chat-1 lobby",
+        ]
+    );
+}
+
+#[test]
+fn defect_31_a_push_to_a_destroyed_channel_gets_an_error() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let room = service.create_channel("lobby").unwrap();
+    room.add(&uid("ann"), &front(1));
+    assert!(room.destroy());
+    let error = room.fan_out().unwrap_err();
+    assert_eq!(error, ChannelError::Destroyed);
+    assert_eq!(error.to_string(), "channel is not running now");
+}
+
+#[test]
+fn defect_32_destroying_a_stale_channel_leaves_the_new_one_alone() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let old = service.create_channel("lobby").unwrap();
+    old.add(&uid("ann"), &front(1));
+    assert!(service.destroy_channel("lobby"));
+    assert_eq!(old.state(), ChannelState::Destroyed);
+    assert!(!old.add(&uid("bob"), &front(1)));
+    assert_eq!(old.members(), [uid("ann")], "members stay in the object");
+    let new = service.create_channel("lobby").unwrap();
+    new.add(&uid("ann"), &front(1));
+    assert!(!old.destroy());
+    assert!(old.leave("ann", "connector-1"));
+    assert!(Arc::ptr_eq(&service.channel("lobby").unwrap(), &new));
+    assert_eq!(service.channels_of(&uid("ann"), &front(1)).len(), 1);
+    assert!(!service.destroy_channel("other"));
+    assert_eq!(service.channel_count(), 1);
+}
+
+#[test]
+fn defect_33_restored_channels_are_as_they_were() {
+    let store = Noting::default();
+    let before = store.service();
+    for (name, members) in [
+        ("a:b", &["ann*a:b", "1", "x:y:z"][..]),
+        ("second", &["ann"]),
+        ("constructor", &[]),
+    ] {
+        let room = before.create_channel(name).unwrap();
+        for (n, member) in members.iter().enumerate() {
+            room.add(&uid(member), &front(n % 2));
+        }
+    }
+    let after = store.service();
+    assert_eq!(after.restore(), Ok(3));
+    assert_eq!(after.channel_count(), 3);
+    for name in before.names() {
+        let (old, new) = (
+            before.channel(&name).unwrap(),
+            after.channel(&name).unwrap(),
+        );
+        assert_eq!(new.members_by_frontend(), old.members_by_frontend());
+        assert_eq!(new.user_amount(), old.user_amount());
+    }
+    assert_eq!(after.remove_member_everywhere("ann", "connector-0"), 1);
+
+    // An error is an error: nothing crashes, nothing is there in part.
+    store.store.add("p:chat-1:second", "nobody").unwrap();
+    let after = store.service();
+    assert!(matches!(
+        after.restore(),
+        Err(RestoreError::BadMember { .. })
+    ));
+    assert_eq!(after.channel_count(), 0);
+    let broken = Noting {
+        broken: true,
+        ..store
+    };
+    let after = broken.service();
+    assert_eq!(
+        after.restore(),
+        Err(RestoreError::Store(StoreError("out of order".into())))
+    );
+    let room = after.create_channel("lobby").unwrap();
+    assert!(room.add(&uid("ann"), &front(1)));
+    assert_eq!(after.store_errors(), 2);
+}
+
+#[test]
+fn defect_34_users_of_an_unreachable_frontend_are_named() {
+    let targets = [("ann", 1), ("bob", 2), ("cid", 2)].map(|(name, n)| (uid(name), front(n)));
+    let plan = FanOut::from_targets(targets);
+    let [first, second] = plan.groups() else {
+        panic!("{plan:?}")
+    };
+    let mut report = FanOutReport::new();
+    report.answered([]);
+    report.unreachable(second);
+    assert_eq!(report.finish(), Ok(vec![uid("bob"), uid("cid")]));
+
+    let mut report = FanOutReport::new();
+    report.unreachable(first);
+    report.unreachable(second);
+    let error = report.finish().unwrap_err();
+    assert_eq!(error.to_string(), "all uids push message fail");
+    assert_eq!(error.failed.len(), 3);
+    // A group is never empty, so none can count as a success; no group at all is one.
+    let empty = FanOut::from_targets([]);
+    assert!(empty.is_empty());
+    assert_eq!(FanOutReport::new().finish(), Ok(vec![]));
+}
+
+#[test]
+fn defect_35_a_broadcast_to_bound_sessions_reaches_each_once() {
+    let service = service();
+    let mut sessions: Vec<_> = (0..5).map(|_| create(&service)).collect();
+    sessions[..3]
+        .iter()
+        .for_each(|session| session.bind(uid("ann")).unwrap());
+    sessions[3].bind(uid("bob")).unwrap();
+    service.for_each_bound_session(|session| session.send(Bytes::from_static(b"x")).unwrap());
+    let unbound = sessions.pop().unwrap();
+    assert_eq!(received(&unbound).0, "");
+    for session in sessions {
+        assert_eq!(received(&session).0, "x");
+    }
+}
+
+#[test]
+fn defect_37_a_uid_listed_twice_gets_a_push_once() {
+    let listed = [("ann", 1), ("bob", 1), ("ann", 1), ("ann", 2)];
+    let plan = FanOut::from_targets(listed.map(|(name, n)| (uid(name), front(n))));
+    let groups: Vec<_> = plan.groups().iter().map(|group| group.uids.len()).collect();
+    assert_eq!(groups, [2, 1]);
+
+    let service = service();
+    let sessions: Vec<_> = (0..2).map(|_| create(&service)).collect();
+    for session in &sessions {
+        session.bind(uid("ann")).unwrap();
+    }
+    for name in &plan.groups()[0].uids {
+        service.send_message_by_uid(name.as_str(), &Bytes::from_static(b"x"));
+    }
+    for session in sessions {
+        assert_eq!(received(&session).0, "x");
+    }
+}
+
+#[test]
+fn defect_38_a_kick_comes_after_all_that_is_buffered() {
+    let service = service();
+    let session = create(&service);
+    session.send_buffered(Bytes::from_static(b"1")).unwrap();
+    session.send(Bytes::from_static(b"2")).unwrap();
+    session.send_buffered(Bytes::from_static(b"3")).unwrap();
+    service.kick_by_session_id(session.id(), Some("bye"));
+    assert_eq!(
+        session.send(Bytes::from_static(b"4")),
+        Err(SendError::Closed)
+    );
+    let mut expected = b"123".to_vec();
+    expected.extend_from_slice(&kick_package("bye"));
+    assert_eq!(received(&session), (expected.into(), Next::CloseAfterFlush));
+}

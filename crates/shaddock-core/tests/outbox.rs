@@ -1,0 +1,344 @@
+//! The outbox from both sides: what is accepted, in which order it leaves, and who is woken when.
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use bytes::{Buf, Bytes, BytesMut};
+use proptest::prelude::*;
+use shaddock_core::{Drained, Flush, Next, Outbox, PushError, SendError};
+use std::convert::Infallible;
+use std::io::IoSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Wakes {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn wakes() -> (Arc<Wakes>, Waker) {
+    let wakes = Arc::new(Wakes::default());
+    (Arc::clone(&wakes), Waker::from(wakes))
+}
+
+fn append(bytes: &[u8]) -> impl FnOnce(&mut BytesMut) -> Result<(), Infallible> {
+    move |buf| {
+        buf.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn take_all(outbox: &Outbox) -> (Bytes, Next) {
+    let mut drained = Drained::new();
+    let next = outbox.take(&mut drained);
+    let bytes = drained.copy_to_bytes(drained.remaining());
+    outbox.written(bytes.len());
+    (bytes, next)
+}
+
+/// A poll that writes everything and parks.
+fn poll(outbox: &Outbox, waker: &Waker) -> Bytes {
+    outbox.begin_poll(waker);
+    let (bytes, _) = take_all(outbox);
+    assert!(!outbox.end_poll(Flush::Done));
+    bytes
+}
+
+#[test]
+fn the_first_push_wakes_the_driver_and_the_next_ones_do_not() {
+    let outbox = Outbox::new(1000);
+    let (woken, waker) = wakes();
+    poll(&outbox, &waker);
+    outbox.push(Bytes::from_static(b"a")).unwrap();
+    outbox.push(Bytes::from_static(b"b")).unwrap();
+    outbox.push_with(append(b"c")).unwrap();
+    assert_eq!(woken.count(), 1);
+    assert_eq!(poll(&outbox, &waker), "abc");
+    outbox.push_with(append(b"d")).unwrap();
+    assert_eq!(woken.count(), 2);
+}
+
+#[test]
+fn pushes_during_a_poll_do_not_wake() {
+    let outbox = Outbox::new(1000);
+    let (woken, waker) = wakes();
+    outbox.begin_poll(&waker);
+    outbox.push(Bytes::from_static(b"a")).unwrap();
+    assert_eq!(take_all(&outbox).0, "a");
+    // This one came after the take: the driver must not park.
+    outbox.push(Bytes::from_static(b"b")).unwrap();
+    assert!(outbox.end_poll(Flush::Done));
+    assert_eq!(take_all(&outbox).0, "b");
+    assert!(!outbox.end_poll(Flush::Done));
+    assert_eq!(woken.count(), 0);
+}
+
+#[test]
+fn a_full_socket_is_woken_by_the_end_only() {
+    let outbox = Outbox::new(1000);
+    let (woken, waker) = wakes();
+    outbox.push(Bytes::from_static(b"a")).unwrap();
+    outbox.begin_poll(&waker);
+    let mut unsent = Drained::new();
+    assert_eq!(outbox.take(&mut unsent), Next::Continue);
+    assert!(!outbox.end_poll(Flush::Blocked));
+    outbox.push(Bytes::from_static(b"b")).unwrap();
+    assert_eq!(woken.count(), 0);
+    outbox.close_after(Some(Bytes::from_static(b"kick")));
+    assert_eq!(woken.count(), 1);
+    outbox.begin_poll(&waker);
+    assert_eq!(outbox.take(&mut unsent), Next::CloseAfterFlush);
+    // It knows by now.
+    assert!(!outbox.end_poll(Flush::Blocked));
+    assert_eq!(unsent.copy_to_bytes(unsent.remaining()), "abkick");
+}
+
+#[test]
+fn a_driver_that_parks_beside_a_close_is_told() {
+    for flush in [Flush::Done, Flush::Blocked] {
+        let outbox = Outbox::new(1000);
+        outbox.begin_poll(Waker::noop());
+        assert_eq!(take_all(&outbox).1, Next::Continue);
+        outbox.close_after(None);
+        assert!(outbox.end_poll(flush));
+        assert_eq!(take_all(&outbox).1, Next::CloseAfterFlush);
+        outbox.abort();
+        assert!(outbox.end_poll(flush));
+        assert_eq!(take_all(&outbox).1, Next::CloseNow);
+        assert!(!outbox.end_poll(flush));
+    }
+}
+
+#[test]
+fn buffered_messages_wait_for_a_flush() {
+    let outbox = Outbox::new(1000);
+    let (woken, waker) = wakes();
+    poll(&outbox, &waker);
+    outbox.push_buffered(Bytes::from_static(b"a")).unwrap();
+    outbox.push_buffered(Bytes::from_static(b"b")).unwrap();
+    assert_eq!(woken.count(), 0);
+    outbox.flush();
+    outbox.flush();
+    assert_eq!(woken.count(), 1);
+    assert_eq!(poll(&outbox, &waker), "ab");
+    outbox.flush();
+    assert_eq!(woken.count(), 1);
+}
+
+#[test]
+fn the_bound_counts_what_was_taken_and_not_written() {
+    let outbox = Outbox::new(10);
+    outbox.push(Bytes::from_static(b"123456")).unwrap();
+    let mut unsent = Drained::new();
+    let _ = outbox.take(&mut unsent);
+    outbox.push(Bytes::from_static(b"789")).unwrap();
+    outbox.written(2);
+    outbox.push_with(append(b"012")).unwrap();
+    assert_eq!(
+        (outbox.stats().queued_bytes, outbox.stats().in_flight_bytes),
+        (6, 4)
+    );
+    let (woken, waker) = wakes();
+    outbox.begin_poll(&waker);
+    assert!(outbox.end_poll(Flush::Done));
+    assert!(!outbox.end_poll(Flush::Blocked));
+    assert_eq!(
+        outbox.push(Bytes::from_static(b"3")),
+        Err(SendError::SlowClient)
+    );
+    assert_eq!(woken.count(), 1);
+    // The verdict is given once, the queue is gone, and the driver closes at once.
+    assert_eq!(
+        outbox.push(Bytes::from_static(b"3")),
+        Err(SendError::Closed)
+    );
+    assert!(outbox.is_empty());
+    assert_eq!(take_all(&outbox), (Bytes::new(), Next::CloseNow));
+    outbox.close_after(Some(Bytes::from_static(b"kick")));
+    assert_eq!(take_all(&outbox), (Bytes::new(), Next::CloseNow));
+}
+
+#[test]
+fn a_message_longer_than_the_bound_is_refused_alone() {
+    let outbox = Outbox::new(4);
+    let too_large = SendError::TooLarge { len: 5, limit: 4 };
+    outbox.push(Bytes::from_static(b"1")).unwrap();
+    assert_eq!(outbox.push(Bytes::from_static(b"12345")), Err(too_large));
+    assert_eq!(
+        outbox.push_with(append(b"12345")),
+        Err(PushError::Send(too_large))
+    );
+    outbox.push_with(append(b"234")).unwrap();
+    assert_eq!(
+        take_all(&outbox),
+        (Bytes::from_static(b"1234"), Next::Continue)
+    );
+}
+
+#[test]
+fn an_encoder_that_fails_or_panics_leaves_nothing() {
+    let outbox = Outbox::new(1000);
+    outbox.push_with(append(b"before ")).unwrap();
+    let failed = outbox.push_with(|buf| {
+        buf.extend_from_slice(b"half a");
+        Err("no")
+    });
+    assert_eq!(failed, Err(PushError::Encode("no")));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        outbox.push_with(|buf| -> Result<(), ()> {
+            buf.extend_from_slice(b"half a");
+            panic!("encoder")
+        })
+    }));
+    assert!(panicked.is_err());
+    outbox.push_with(append(b"after")).unwrap();
+    assert_eq!(outbox.stats().messages, 2);
+    assert_eq!(take_all(&outbox).0, "before after");
+}
+
+#[test]
+fn nothing_is_accepted_after_the_seal_but_the_kick() {
+    let outbox = Outbox::new(5);
+    outbox.push(Bytes::from_static(b"12345")).unwrap();
+    outbox.seal();
+    assert_eq!(
+        outbox.push(Bytes::from_static(b"6")),
+        Err(SendError::Closed)
+    );
+    assert_eq!(
+        outbox.push_with(append(b"6")),
+        Err(PushError::Send(SendError::Closed))
+    );
+    assert_eq!(
+        outbox.push_buffered(Bytes::from_static(b"6")),
+        Err(SendError::Closed)
+    );
+    // A full queue is no reason not to say why.
+    outbox.close_after(Some(Bytes::from_static(b"kick")));
+    outbox.close_after(Some(Bytes::from_static(b"again")));
+    assert_eq!(
+        take_all(&outbox),
+        (Bytes::from_static(b"12345kick"), Next::CloseAfterFlush)
+    );
+}
+
+#[test]
+fn another_driver_takes_over_what_is_queued() {
+    let outbox = Outbox::new(10);
+    let (first, waker) = wakes();
+    outbox.push(Bytes::from_static(b"lost")).unwrap();
+    outbox.begin_poll(&waker);
+    let mut unsent = Drained::new();
+    let _ = outbox.take(&mut unsent);
+    assert!(!outbox.end_poll(Flush::Blocked));
+    outbox.release();
+    drop((unsent, waker));
+    assert_eq!(Arc::strong_count(&first), 1, "no waker is kept");
+    outbox.push(Bytes::from_static(b"0123456789")).unwrap();
+    let (second, waker) = wakes();
+    assert_eq!(poll(&outbox, &waker), "0123456789");
+    outbox.push(Bytes::from_static(b"x")).unwrap();
+    assert_eq!((first.count(), second.count()), (0, 1));
+}
+
+#[test]
+fn counts_go_up() {
+    let outbox = Outbox::new(100);
+    outbox
+        .push_batch(["a", "", "bc"].map(Bytes::from_static_str))
+        .unwrap();
+    outbox.push_with(append(b"")).unwrap();
+    outbox.push_with(append(b"d")).unwrap();
+    take_all(&outbox);
+    let stats = outbox.stats();
+    assert_eq!((stats.messages, stats.written_bytes), (3, 4));
+    assert_eq!((stats.queued_bytes, stats.in_flight_bytes), (0, 0));
+}
+
+trait FromText {
+    fn from_static_str(text: &'static str) -> Self;
+}
+
+impl FromText for Bytes {
+    fn from_static_str(text: &'static str) -> Self {
+        Self::from_static(text.as_bytes())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Push(usize),
+    Encode(usize),
+    Batch(Vec<usize>),
+    Take,
+    Write(usize),
+    WriteVectored(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let len = || prop_oneof![0..4_usize, 60..70_usize, 500..600_usize];
+    prop_oneof![
+        3 => len().prop_map(Op::Push),
+        3 => len().prop_map(Op::Encode),
+        1 => prop::collection::vec(len(), 0..4).prop_map(Op::Batch),
+        3 => Just(Op::Take),
+        2 => (0..900_usize).prop_map(Op::Write),
+        2 => (1..6_usize).prop_map(Op::WriteVectored),
+    ]
+}
+
+proptest! {
+    /// Whatever is pushed and however it is written, the stream is the messages one after the other.
+    #[test]
+    fn the_stream_is_what_was_accepted_in_order(ops in prop::collection::vec(op(), 0..60)) {
+        let outbox = Outbox::new(usize::MAX);
+        let mut drained = Drained::new();
+        let (mut accepted, mut written) = (Vec::new(), Vec::new());
+        let mut next = 0_u8;
+        let mut message = |len| {
+            next = next.wrapping_add(1);
+            accepted.extend(std::iter::repeat_n(next, len));
+            Bytes::from(vec![next; len])
+        };
+        for op in ops {
+            match op {
+                Op::Push(len) => outbox.push(message(len)).unwrap(),
+                Op::Encode(len) => outbox.push_with(append(&message(len))).unwrap(),
+                Op::Batch(lens) => {
+                    let batch: Vec<_> = lens.into_iter().map(&mut message).collect();
+                    outbox.push_batch(batch).unwrap();
+                }
+                Op::Take => _ = outbox.take(&mut drained),
+                Op::Write(n) => {
+                    let n = n.min(drained.remaining());
+                    written.extend_from_slice(&drained.copy_to_bytes(n));
+                }
+                Op::WriteVectored(n) => {
+                    let mut slices = [IoSlice::new(&[]); 8];
+                    let filled = drained.chunks_vectored(&mut slices[..n]);
+                    let bytes: Vec<u8> =
+                        slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+                    prop_assert_eq!(bytes.is_empty(), drained.is_empty());
+                    drained.advance(bytes.len());
+                    written.extend(bytes);
+                }
+            }
+        }
+        let _ = outbox.take(&mut drained);
+        written.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+        prop_assert_eq!(written, accepted);
+        prop_assert!(drained.is_empty() && !drained.has_remaining());
+    }
+}

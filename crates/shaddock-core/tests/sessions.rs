@@ -1,0 +1,437 @@
+//! What `session.md` says of single calls, beyond what the model covers: order of steps, calls from listeners, texts.
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use bytes::{Buf, Bytes};
+use serde_json::json;
+use shaddock_core::*;
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+fn service_with(config: SessionConfig) -> SessionService {
+    let frontend = FrontendId::new("connector-1").unwrap();
+    SessionService::new(frontend, SidAllocator::new(1, 1), config)
+}
+
+fn service() -> SessionService {
+    service_with(SessionConfig::default())
+}
+
+fn create(service: &SessionService) -> Arc<Session> {
+    service.create(ClientInfo::default())
+}
+
+fn uid(text: &str) -> Uid {
+    Uid::new(text).unwrap()
+}
+
+fn received(session: &Session) -> (Bytes, Next) {
+    let mut drained = Drained::new();
+    let next = session.outbox().take(&mut drained);
+    (drained.copy_to_bytes(drained.remaining()), next)
+}
+
+/// Notes words in order.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    fn note(&self, word: impl Into<String>) {
+        self.0.lock().unwrap().push(word.into());
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl SessionEvents for Notes {
+    fn bound(&self, _: &Arc<Session>, uid: &Uid) {
+        self.note(format!("hook bind {uid}"));
+    }
+
+    fn unbound(&self, _: &Arc<Session>, uid: &Uid) {
+        self.note(format!("hook unbind {uid}"));
+    }
+
+    fn closed(&self, _: &Arc<Session>, reason: &CloseReason) {
+        self.note(format!("hook closed {reason}"));
+    }
+}
+
+#[test]
+fn everything_is_shareable() {
+    fn check<T: Send + Sync + 'static>() {}
+    check::<SessionService>();
+    check::<Session>();
+    check::<FrontendSession>();
+    check::<ExportedSession>();
+    check::<Outbox>();
+    check::<Drained>();
+    check::<ChannelService>();
+    check::<Channel>();
+    check::<ConnectionStats>();
+    check::<ConnectionGuard>();
+}
+
+#[test]
+fn a_close_goes_step_by_step() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    session.set("rid", "lobby").unwrap();
+    session.send(Bytes::from_static(b"before ")).unwrap();
+    let (notes, inner) = (Notes::default(), service.clone());
+    let seen = notes.clone();
+    let look = move |session: &Arc<Session>, reason: &CloseReason| {
+        assert_eq!(reason, &CloseReason::kicked("bye"));
+        assert_eq!(session.state(), SessionState::Closed);
+        assert_eq!(session.close_reason().as_ref(), Some(reason));
+        // Not to be found any more, but readable.
+        assert!(inner.get(session.id()).is_none() && inner.get_by_uid("ann").is_empty());
+        let view = session.to_frontend_session();
+        assert_eq!(
+            (view.uid(), view.get("rid")),
+            (Some(&uid("ann")), Some(&json!("lobby")))
+        );
+        assert!(!view.is_online());
+        // Nothing is accepted any more, and the kick is not written yet.
+        assert_eq!(
+            session.send(Bytes::from_static(b"late")),
+            Err(SendError::Closed)
+        );
+        assert_eq!(session.outbox().stats().queued_bytes, 7);
+        seen.note("looked");
+    };
+    session.on_closed(look).unwrap();
+    assert!(session.close(CloseReason::kicked("bye")));
+    assert!(!session.close(CloseReason::kicked("again")));
+    assert_eq!(notes.take(), ["looked"]);
+    let expected = [b"before ", &kick_package("bye")[..]].concat();
+    assert_eq!(received(&session), (expected.into(), Next::CloseAfterFlush));
+}
+
+#[test]
+fn hooks_come_first_then_listeners_in_order() {
+    let service = service();
+    let notes = Notes::default();
+    assert!(service.set_events(Arc::new(notes.clone())));
+    assert!(!service.set_events(Arc::new(notes.clone())));
+    let session = create(&service);
+    for n in 1..=2 {
+        let (a, b, c) = (notes.clone(), notes.clone(), notes.clone());
+        session
+            .on_bind(move |_, uid| a.note(format!("{n} bind {uid}")))
+            .unwrap();
+        session
+            .on_unbind(move |_, uid| b.note(format!("{n} unbind {uid}")))
+            .unwrap();
+        session
+            .on_closed(move |_, reason| c.note(format!("{n} {}", reason.name())))
+            .unwrap();
+    }
+    session.bind(uid("ann")).unwrap();
+    assert_eq!(notes.take(), ["hook bind ann", "1 bind ann", "2 bind ann"]);
+    session.unbind(&uid("ann")).unwrap();
+    assert_eq!(
+        notes.take(),
+        ["hook unbind ann", "1 unbind ann", "2 unbind ann"]
+    );
+    session.bind(uid("bob")).unwrap();
+    notes.take();
+    // No unbind event on a close.
+    session.close(CloseReason::Idle);
+    let closed = "hook closed nothing heard from the client for too long";
+    assert_eq!(notes.take(), [closed, "1 idle", "2 idle"]);
+}
+
+#[test]
+fn calls_from_a_listener_are_told_after_it_in_order() {
+    let service = service();
+    let notes = Notes::default();
+    service.set_events(Arc::new(notes.clone()));
+    let session = create(&service);
+    let words = notes.clone();
+    let react = move |session: &Arc<Session>, uid: &Uid| {
+        words.note("listener begins");
+        session.unbind(uid).unwrap();
+        session.close(CloseReason::Attack);
+        // Gone at once; told and kicked later.
+        assert!(session.is_closed());
+        assert_eq!(session.outbox().stats().queued_bytes, 0);
+        words.note("listener ends");
+    };
+    session.on_bind(react).unwrap();
+    assert_eq!(session.bind(uid("ann")), Ok(()));
+    assert_eq!(
+        notes.take(),
+        [
+            "hook bind ann",
+            "listener begins",
+            "listener ends",
+            "hook unbind ann",
+            "hook closed asked for the method `constructor`",
+        ]
+    );
+    assert_eq!(
+        received(&session),
+        (kick_package("attack"), Next::CloseAfterFlush)
+    );
+}
+
+#[test]
+fn a_blocked_listener_holds_up_no_other_session() {
+    let service = service();
+    let (blocked, other) = (create(&service), create(&service));
+    let (reached, is_reached) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    let is_released = Mutex::new(is_released);
+    let block = move |_: &Arc<Session>, _: &Uid| {
+        reached.send(()).unwrap();
+        is_released.lock().unwrap().recv().unwrap();
+    };
+    blocked.on_bind(block).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| blocked.bind(uid("ann")).unwrap());
+        is_reached.recv().unwrap();
+        // The same user, the same service, and even the same session go on.
+        other.bind(uid("ann")).unwrap();
+        blocked.send(Bytes::from_static(b"x")).unwrap();
+        assert_eq!(service.get_by_uid("ann").len(), 2);
+        assert_eq!(service.kick("ann", None), 2);
+        assert_eq!(received(&other).1, Next::CloseAfterFlush);
+        // Its end is told after the event that is being told now.
+        assert_eq!(
+            received(&blocked),
+            (Bytes::from_static(b"x"), Next::Continue)
+        );
+        release.send(()).unwrap();
+    });
+    assert_eq!(
+        received(&blocked),
+        (kick_package("kick"), Next::CloseAfterFlush)
+    );
+}
+
+#[test]
+fn a_replaced_session_hears_of_it_before_the_new_one() {
+    for (conflict, bound) in [(Conflict::RejectNew, false), (Conflict::ReplaceOld, true)] {
+        let config = SessionConfig {
+            single_session: true,
+            on_conflict: conflict,
+            ..Default::default()
+        };
+        let service = service_with(config);
+        let notes = Notes::default();
+        service.set_events(Arc::new(notes.clone()));
+        let (old, new) = (create(&service), create(&service));
+        old.bind(uid("ann")).unwrap();
+        old.bind(uid("ann")).unwrap();
+        // Waiting for its client is no way out.
+        assert!(old.detach());
+        let result = service.bind(new.id(), uid("ann"));
+        if bound {
+            assert_eq!(result, Ok(()));
+            let told = [
+                "hook bind ann",
+                "hook closed replaced by a newer session of the user",
+                "hook bind ann",
+            ];
+            assert_eq!(notes.take(), told);
+            assert_eq!(
+                received(&old),
+                (kick_package("replaced"), Next::CloseAfterFlush)
+            );
+            assert!(new.bind(uid("ann")).is_ok());
+        } else {
+            let error = result.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "singleSession is enabled, and session has already bind with uid: ann"
+            );
+            assert_eq!(old.state(), SessionState::Detached);
+            old.unbind(&uid("ann")).unwrap();
+            assert_eq!(new.bind(uid("ann")), Ok(()));
+        }
+        assert_eq!(service.get_by_uid("ann").len(), 1);
+    }
+}
+
+#[test]
+fn only_some_reasons_flush_and_tell() {
+    let queued = Bytes::from_static(b"queued");
+    for (reason, expected, next) in [
+        (
+            CloseReason::Draining,
+            Some("draining"),
+            Next::CloseAfterFlush,
+        ),
+        (CloseReason::ClientClosed, None, Next::CloseAfterFlush),
+        (CloseReason::Removed, None, Next::CloseAfterFlush),
+    ] {
+        let session = create(&service());
+        session.send(queued.clone()).unwrap();
+        session.close(reason);
+        let kick = expected.map(kick_package).unwrap_or_default();
+        assert_eq!(
+            received(&session),
+            ([&queued[..], &kick[..]].concat().into(), next)
+        );
+    }
+    let reset = CloseReason::Transport(std::io::ErrorKind::ConnectionReset);
+    for reason in [
+        CloseReason::SlowClient,
+        CloseReason::HeartbeatTimeout,
+        reset,
+    ] {
+        let session = create(&service());
+        session.send(queued.clone()).unwrap();
+        session.close(reason);
+        assert_eq!(received(&session), (Bytes::new(), Next::CloseNow));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_and_counted() {
+    let service = service_with(SessionConfig {
+        outbox_bytes: 10,
+        ..SessionConfig::default()
+    });
+    let fast = create(&service);
+    for send in [
+        |session: &Arc<Session>| session.send(Bytes::from_static(b"67890x")),
+        |session: &Arc<Session>| session.send_batch([Bytes::from_static(b"67890x")]),
+        |session: &Arc<Session>| session.send_buffered(Bytes::from_static(b"67890x")),
+        |session: &Arc<Session>| {
+            let encode = |buf: &mut bytes::BytesMut| {
+                buf.extend_from_slice(b"67890x");
+                Ok::<_, SendError>(())
+            };
+            session.send_with(encode).map_err(|error| match error {
+                PushError::Send(error) | PushError::Encode(error) => error,
+            })
+        },
+    ] {
+        let slow = create(&service);
+        slow.send(Bytes::from_static(b"12345")).unwrap();
+        assert_eq!(send(&slow), Err(SendError::SlowClient));
+        assert_eq!(slow.close_reason(), Some(CloseReason::SlowClient));
+        assert!(service.get(slow.id()).is_none());
+        assert_eq!(received(&slow), (Bytes::new(), Next::CloseNow));
+        let too_large = SendError::TooLarge { len: 11, limit: 10 };
+        assert_eq!(
+            service.send_message(fast.id(), Bytes::from(vec![0; 11])),
+            Err(too_large)
+        );
+    }
+    assert_eq!(service.session_count(), 1);
+    assert!(service.statistics().closed.contains(&("slow_client", 4)));
+}
+
+#[test]
+fn a_session_waits_for_its_client() {
+    let service = service();
+    let session = create(&service);
+    session.bind(uid("ann")).unwrap();
+    session.set("rid", "lobby").unwrap();
+    assert_eq!(
+        session.attach(ClientInfo::default()),
+        Err(AttachError::NotDetached { sid: session.id() })
+    );
+    assert!(session.detach());
+    assert!(!session.detach());
+    assert_eq!(
+        service.send_message_by_uid("ann", &Bytes::from_static(b"missed")),
+        1
+    );
+    let mut info = ClientInfo {
+        dialect: Dialect::Pitaya,
+        transport: TransportKind::WebSocketTls,
+        address: Some(SocketAddr::from(([10, 0, 0, 1], 5))),
+        connected_at: Millis(99),
+    };
+    assert_eq!(
+        session.attach(info),
+        Err(AttachError::OtherDialect { sid: session.id() })
+    );
+    info.dialect = Dialect::Pomelo;
+    assert_eq!(session.attach(info), Ok(()));
+    assert_eq!(session.state(), SessionState::Open);
+    assert_eq!(
+        service.client_address_by_session_id(session.id()),
+        info.address
+    );
+    assert_eq!(session.transport().to_string(), "wss");
+    assert_eq!(session.connected_at(), Millis(0));
+    assert_eq!(received(&session).0, "missed");
+    assert_eq!(
+        session.to_frontend_session().get("rid"),
+        Some(&json!("lobby"))
+    );
+    session.detach();
+    session.close(CloseReason::Idle);
+    assert_eq!(
+        session.attach(info),
+        Err(AttachError::SessionClosed { sid: session.id() })
+    );
+}
+
+#[test]
+fn settings_are_bounded_and_written_all_or_none() {
+    let service = service_with(SessionConfig {
+        max_settings: 2,
+        ..SessionConfig::default()
+    });
+    let session = create(&service);
+    session.set("a", 1).unwrap();
+    let three = ["a", "b", "c"].map(|key| (key.to_owned(), json!(2)));
+    let too_many = SettingError::TooMany { limit: 2 };
+    assert_eq!(
+        service.import_all(session.id(), three.clone()),
+        Err(too_many)
+    );
+    assert_eq!(session.get("a"), Some(json!(1)));
+    service
+        .import_all(session.id(), three[..2].to_vec())
+        .unwrap();
+    service.import(session.id(), "a", 3).unwrap();
+    assert_eq!(
+        serde_json::to_string(&session.settings()).unwrap(),
+        r#"{"a":3,"b":2}"#
+    );
+    let unknown = Sid::new(1).unwrap();
+    let gone = SettingError::NoSuchSession { sid: unknown };
+    assert_eq!(gone.to_string(), "session does not exist, sid: 1");
+    assert_eq!(service.import(unknown, "a", 1), Err(gone.clone()));
+    assert_eq!(service.import_all(unknown, []), Err(gone));
+}
+
+#[test]
+fn what_came_in_is_counted() {
+    let session = create(&service());
+    session.count_received(1, 20);
+    session.count_received(2, 22);
+    assert_eq!(
+        (session.received_messages(), session.received_bytes()),
+        (3, 42)
+    );
+}
+
+#[test]
+fn sessions_outlive_their_service() {
+    let service = service();
+    let session = create(&service);
+    let notes = Notes::default();
+    let words = notes.clone();
+    session
+        .on_closed(move |_, reason| words.note(reason.name()))
+        .unwrap();
+    drop(service);
+    assert!(session.bind(uid("ann")).is_err());
+    session.send(Bytes::from_static(b"x")).unwrap();
+    assert!(session.close(CloseReason::Draining));
+    assert_eq!(notes.take(), ["draining"]);
+    assert_eq!(received(&session).1, Next::CloseAfterFlush);
+}
