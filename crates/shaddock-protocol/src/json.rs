@@ -178,10 +178,10 @@ impl Scanner<'_> {
     /// The rest of a string, behind its first quote.
     fn string(&mut self) -> Result<(), JsonError> {
         loop {
+            self.at += plain_len(&self.text[self.at..]);
             match self.bump() {
                 Some(b'"') => return Ok(()),
                 Some(b'\\') => self.escape()?,
-                Some(0x20..) => {}
                 other => return self.unexpected(other),
             }
         }
@@ -274,6 +274,31 @@ impl Scanner<'_> {
         let back = usize::from(taken.is_some());
         Err(JsonError::Syntax(self.at.saturating_sub(back)))
     }
+}
+
+/// How many bytes lie before the first one that ends or interrupts a string. Eight bytes are looked at in one step: a kilobyte
+/// of text takes 160 ns, byte by byte it takes 580 (`benches/hot_path.rs`).
+fn plain_len(text: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    /// The high bit of every byte that is zero, and of none below the first such byte.
+    const fn zeros(word: u64) -> u64 {
+        word.wrapping_sub(ONES) & !word & HIGHS
+    }
+    let (words, rest) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+        let found = control | zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5c));
+        if found != 0 {
+            // The lowest bit is exact: borrows only run upwards.
+            return index * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let tail = rest
+        .iter()
+        .position(|&byte| matches!(byte, b'"' | b'\\' | ..0x20));
+    text.len() - rest.len() + tail.unwrap_or(rest.len())
 }
 
 /// Reads what follows `\u`: the unit, how many bytes belong to it (with the second half of a pair, if it is there), and whether
@@ -443,6 +468,19 @@ mod tests {
     }
 
     #[test]
+    fn plain_bytes_are_counted_exactly() {
+        for byte in 0..=255_u8 {
+            for place in 0..20 {
+                let mut text = [b'a'; 20];
+                text[place] = byte;
+                let interrupts = matches!(byte, b'"' | b'\\' | ..0x20);
+                let expected = if interrupts { place } else { text.len() };
+                assert_eq!(plain_len(&text), expected, "{byte:02x} at {place}");
+            }
+        }
+    }
+
+    #[test]
     fn clean_text_is_not_copied() {
         let sent = Bytes::from_static(b"{\"a\":\"\\u00e9\"}");
         assert_eq!(
@@ -465,6 +503,12 @@ mod tests {
                     prop_assert!(checked.is_err() || beyond || lone || parses(&checked.unwrap()));
                 }
             }
+        }
+
+        #[test]
+        fn plain_bytes_end_where_they_should(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let naive = bytes.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..0x20));
+            prop_assert_eq!(plain_len(&bytes), naive.unwrap_or(bytes.len()));
         }
 
         #[test]

@@ -12,7 +12,7 @@
 //! | `package` | the outer layer: type, 24-bit length, body |
 //! | `message` | the inner layer: flag, id, route, body |
 //! | `route`, `dictionary` | routes, and the 2-byte codes that stand for them |
-//! | `handshake` | what a client says first, and what it is answered |
+//! | `handshake`, `answers` | what a client says first, and what it is answered |
 //! | `text`, `json` | the string forms of browser clients; a JSON check without memory |
 //! | `protobuf`, `crypto`, `compress` | Pomelo's dynamic protobuf, signed messages, zlib |
 //! | `limits`, `dialect`, `time` | bounds, dialects, milliseconds |

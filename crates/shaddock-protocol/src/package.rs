@@ -185,6 +185,8 @@ impl PackageReader {
             self.keep(input);
             return Ok(None);
         }
+        // All of it has arrived: no room for more is needed.
+        self.partial.reserve_exact(missing);
         self.partial.extend_from_slice(&input[..missing]);
         input.advance(missing);
         let mut body = Bytes::from(core::mem::take(&mut self.partial));

@@ -40,6 +40,7 @@ impl Route {
 
     /// A route that is a slice of received bytes, or the bytes back if they are not UTF-8.
     pub(crate) fn from_wire(bytes: Bytes) -> Result<Self, Bytes> {
+        // The clone gives the bytes back after a failure. A second look for UTF-8 costs more than counting a reference.
         match ByteString::try_from(bytes.clone()) {
             Ok(text) => Ok(Self::with_text(Text::Wire(text))),
             Err(_) => Err(bytes),
