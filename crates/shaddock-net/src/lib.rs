@@ -4,7 +4,7 @@
 //! handlers; bytes go back only through the outbox of a session (`shaddock_core::Outbox`).
 //!
 //! ```text
-//! Listener ── accept ──► Driver (one task per connection, on one worker for life)
+//! Listener ── accept ──► Driver (one future per connection, on one worker for life)
 //!    │                     │  input: PROXY head → TLS → first byte → HTTP upgrade → frames → packages
 //!  Gate (lists, limits)    │  work:  Frontend::handshake / open / message, one at a time
 //!    │                     │  output: the session's outbox, in as few writes as possible

@@ -5,7 +5,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
     io,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use shaddock_core::Drained;
 use shaddock_protocol::Millis;
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{mpsc, oneshot},
+    sync::oneshot,
 };
 
 use crate::wheel::{TICK, TimerKey, Wheel};
@@ -182,40 +181,5 @@ impl Worker {
     fn stop(&mut self) -> Option<JoinHandle<()>> {
         self.stop = None;
         self.thread.take()
-    }
-}
-
-/// Knows when the last of a group of tasks is gone: each holds a clone of the sender.
-#[derive(Debug)]
-pub(crate) struct Tasks {
-    alive: mpsc::Sender<()>,
-    gone: mpsc::Receiver<()>,
-}
-
-/// Held by a task of [`Tasks`].
-#[derive(Debug, Clone)]
-pub(crate) struct TaskToken {
-    _alive: mpsc::Sender<()>,
-}
-
-impl Tasks {
-    pub(crate) fn new() -> Self {
-        let (alive, gone) = mpsc::channel(1);
-        Self { alive, gone }
-    }
-
-    pub(crate) fn token(&self) -> TaskToken {
-        TaskToken {
-            _alive: self.alive.clone(),
-        }
-    }
-
-    /// Waits until every token is dropped.
-    pub(crate) fn wait(self) -> impl Future<Output = ()> {
-        let Self { alive, mut gone } = self;
-        drop(alive);
-        async move {
-            let _: Option<()> = gone.recv().await;
-        }
     }
 }

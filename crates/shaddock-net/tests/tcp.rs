@@ -250,8 +250,10 @@ fn requests_that_cannot_be_served_get_an_answer_and_the_connection_lives() {
 
 #[test]
 fn silent_connections_are_closed_at_the_deadline() {
-    let mut limits = Limits::default();
-    limits.handshake_timeout = Duration::from_millis(200);
+    let limits = Limits {
+        handshake_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
     let server = start_with(|_| {}, limits, |_| {});
     let silent: Vec<TcpStream> = (0..500)
         .map(|_| TcpStream::connect(server.address).unwrap())

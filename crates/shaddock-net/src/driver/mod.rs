@@ -1,4 +1,4 @@
-//! The task of one connection: it owns socket, protocol state and handler, and moves bytes between them.
+//! One connection: it owns socket, protocol state and handler, and moves bytes between them.
 //!
 //! A poll goes the same way every time: what runs for the session → what the socket has → deadlines → what is to be written, in
 //! as few writes as possible. Nothing here waits: a socket or handler that is not ready has taken the task's waker.
@@ -86,7 +86,7 @@ enum Stage {
     },
 }
 
-/// One connection. Spawned on its worker; done when the socket is closed and its last handler has ended.
+/// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended.
 pub(crate) struct Driver {
     io: Io,
     wire: Wire,
