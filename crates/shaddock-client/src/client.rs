@@ -1,0 +1,325 @@
+//! [`Client`]: the handle of one connection.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use shaddock_protocol::{Dialect, MessageType};
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::driver::Shared;
+use crate::pending::Ticket;
+use crate::pushes::Handler;
+use crate::server_error::{ServerError, from_json};
+use crate::wire::Wire;
+use crate::{
+    ClientBuilder, CloseKind, ConnectError, HandshakeCache, NotifyError, Push, RequestError,
+    Subscription,
+};
+
+/// A connection to a server. Cheap to clone; all clones are handles of the same connection, which is closed when the last one is
+/// dropped.
+///
+/// One task owns the connection. It answers heartbeats, and it never waits for anybody who uses a handle: slow readers of pushes lose
+/// some ([`Subscription`]), callers wait for room in a queue of commands.
+///
+/// # Cancellation
+///
+/// Every async method says what dropping its future means. None of them leaves anything behind in the client.
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Bytes>,
+    wire: Arc<Wire>,
+    runtime: runtime::Handle,
+    request_timeout: Option<Duration>,
+    push_capacity: usize,
+    is_error: fn(i64) -> bool,
+    user: Option<Value>,
+    cache: HandshakeCache,
+}
+
+/// Things that came and were thrown away. They do no harm; a number that grows is a hint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Pushes with an unknown route code or a body that does not match its schema, and messages that servers do not send.
+    pub unreadable: u64,
+    /// Answers that nobody waited for any more.
+    pub late_answers: u64,
+}
+
+impl Client {
+    /// Connects with the defaults of [`ClientBuilder`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the socket.
+    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
+        ClientBuilder::new().connect(address).await
+    }
+
+    /// A connection with choices of yours.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// `body` becomes JSON, or protobuf if the server has a schema for the route. The answer becomes an `R`. If what it says does not
+    /// matter, take [`serde::de::IgnoredAny`]: `()` is `null`, which servers do not send.
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`]. Answers that are errors in the sense of [`ServerError`] are [`RequestError::Server`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future forgets the request at once. If it was not sent yet, it never is; if it was, the server still works on it and
+    /// the answer is ignored.
+    pub async fn request<T, R>(&self, route: &str, body: &T) -> Result<R, RequestError>
+    where
+        T: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        let handle = &*self.handle;
+        let answer = self.request_raw(route, handle.wire.json(body)?).await?;
+        if handle.wire.dialect == Dialect::Pomelo
+            && let Some(error) = ServerError::by_code(&answer, handle.is_error)
+        {
+            return Err(error.into());
+        }
+        Ok(from_json(&answer)?)
+    }
+
+    /// [`Client::request`] with JSON text in both directions (Pitaya: whatever the server's serializer is). A `code` in the answer is not
+    /// looked at; answers that a Pitaya server marks as errors still are [`RequestError::Server`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Client::request`].
+    pub async fn request_raw(
+        &self,
+        route: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<Bytes, RequestError> {
+        let handle = &*self.handle;
+        let known = handle.wire.needs_route().then_some(route);
+        let mut ticket = handle.shared.pending.enter(known)?;
+        let package = handle
+            .wire
+            .encode(MessageType::Request, ticket.id(), route, body.into())?;
+        let exchange = handle.exchange(&mut ticket, package);
+        match handle.request_timeout {
+            Some(limit) => timeout(limit, exchange)
+                .await
+                .unwrap_or(Err(RequestError::Timeout)),
+            None => exchange.await,
+        }
+    }
+
+    /// Sends a message that wants no answer. Returns when it is in the queue of the connection; whether it arrives is not known.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotifyError`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future means that nothing is sent.
+    pub async fn notify<T>(&self, route: &str, body: &T) -> Result<(), NotifyError>
+    where
+        T: Serialize + ?Sized,
+    {
+        self.notify_raw(route, self.handle.wire.json(body)?).await
+    }
+
+    /// [`Client::notify`] with JSON text (Pitaya: whatever the server's serializer is).
+    ///
+    /// # Errors
+    ///
+    /// See [`NotifyError`].
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Client::notify`].
+    pub async fn notify_raw(&self, route: &str, body: impl Into<Bytes>) -> Result<(), NotifyError> {
+        let handle = &*self.handle;
+        let package = handle
+            .wire
+            .encode(MessageType::Notify, 0, route, body.into())?;
+        handle.send(package).await.map_err(NotifyError::Closed)
+    }
+
+    /// The pushes of `route` from now on, in a queue of [`push_capacity`](ClientBuilder::push_capacity). On a connection that has ended
+    /// it is empty.
+    pub fn subscribe(&self, route: &str) -> Subscription {
+        let handle = &*self.handle;
+        let pushes = &handle.shared.pushes;
+        pushes.subscribe(Some(route), handle.push_capacity)
+    }
+
+    /// All pushes from now on, whatever their route.
+    pub fn subscribe_all(&self) -> Subscription {
+        let handle = &*self.handle;
+        handle.shared.pushes.subscribe(None, handle.push_capacity)
+    }
+
+    /// Calls `handler` for each push of `route` from now on: one at a time, in order, on a task of its own, until [`Handler::off`] or
+    /// until the connection has ended and all is handled.
+    ///
+    /// A handler that is slower than the server loses pushes, as every [`Subscription`] does. One that panics is not called again;
+    /// nothing else is harmed. A handler that holds a `Client` keeps the connection open.
+    pub fn on<H, F>(&self, route: &str, mut handler: H) -> Handler
+    where
+        H: FnMut(Push) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut pushes = self.subscribe(route);
+        let place = pushes.place();
+        self.handle.runtime.spawn(async move {
+            while let Some(push) = pushes.recv().await {
+                handler(push).await;
+            }
+        });
+        Handler::new(place)
+    }
+
+    /// Waits until the connection is over and the socket gone, and says why.
+    ///
+    /// # Cancellation
+    ///
+    /// Cancel-safe.
+    pub async fn closed(&self) -> CloseKind {
+        let mut closed = self.handle.shared.closed.subscribe();
+        match closed.wait_for(Option::is_some).await {
+            Ok(kind) => kind.clone().unwrap_or(CloseKind::Aborted),
+            // The sender is in `shared`, which this handle keeps.
+            Err(_) => CloseKind::Aborted,
+        }
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn close_kind(&self) -> Option<CloseKind> {
+        self.handle.shared.pending.closed()
+    }
+
+    /// Closes the connection: what was sent before is written, the server is told, the socket goes. Takes at most a second. Requests
+    /// that wait get [`RequestError::Closed`]. Does nothing if the connection has ended already.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future after its first poll changes nothing: the connection is closed all the same.
+    pub async fn close(&self) {
+        self.handle.shared.closing.notify_one();
+        self.closed().await;
+    }
+
+    /// `user` of the server's answer to the handshake.
+    pub fn handshake_user(&self) -> Option<&Value> {
+        self.handle.user.as_ref()
+    }
+
+    /// Dictionary and schemas of the server, to be given to the [builder](ClientBuilder::cache) of the next connection.
+    pub fn cache(&self) -> &HandshakeCache {
+        &self.handle.cache
+    }
+
+    /// How many requests wait for an answer now.
+    pub fn pending_requests(&self) -> usize {
+        self.handle.shared.pending.len()
+    }
+
+    /// What was thrown away so far.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.handle.shared.counters;
+        Stats {
+            unreadable: counters.unreadable.load(Ordering::Relaxed),
+            late_answers: counters.late_answers.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What the builder knows when the handshake is done.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Bytes>,
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) user: Option<Value>,
+    pub(crate) cache: HandshakeCache,
+}
+
+impl Client {
+    pub(crate) fn new(builder: &ClientBuilder, parts: Parts) -> Self {
+        let settings = &builder.settings;
+        Self {
+            handle: Arc::new(Handle {
+                shared: parts.shared,
+                commands: parts.commands,
+                wire: parts.wire,
+                runtime: runtime::Handle::current(),
+                request_timeout: settings.request_timeout,
+                push_capacity: settings.push_capacity,
+                is_error: settings.is_error,
+                user: parts.user,
+                cache: parts.cache,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("dialect", &self.handle.wire.dialect)
+            .field("pending_requests", &self.pending_requests())
+            .field("close_kind", &self.close_kind())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    async fn exchange(
+        &self,
+        ticket: &mut Ticket<'_>,
+        package: Bytes,
+    ) -> Result<Bytes, RequestError> {
+        self.send(package).await.map_err(RequestError::Closed)?;
+        ticket.answer().await
+    }
+
+    /// Waits for room in the queue of commands.
+    async fn send(&self, package: Bytes) -> Result<(), CloseKind> {
+        match self.commands.send(package).await {
+            Ok(()) => Ok(()),
+            // The task says why before it closes the queue.
+            Err(_) => Err(self.shared.pending.closed().unwrap_or(CloseKind::Aborted)),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.notify_one();
+    }
+}

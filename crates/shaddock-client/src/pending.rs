@@ -1,0 +1,188 @@
+//! Requests that wait for their answer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{CloseKind, RequestError};
+
+/// Largest id that all servers read: 31 bits.
+const MAX_ID: u32 = i32::MAX as u32;
+
+pub(crate) type Answer = Result<Bytes, RequestError>;
+
+/// The table of pending requests, shared by the callers and the task that reads. The lock is held for single map operations only.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    state: Mutex<State>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_id: u32,
+    waiting: HashMap<u32, Waiting>,
+    closed: Option<CloseKind>,
+}
+
+/// One request in the table.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Kept only where a schema depends on it.
+    pub(crate) route: Option<Box<str>>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// The caller's side. Dropping it takes the request out of the table.
+#[derive(Debug)]
+pub(crate) struct Ticket<'a> {
+    pending: &'a Pending,
+    id: u32,
+    answer: oneshot::Receiver<Answer>,
+    answered: bool,
+}
+
+impl Pending {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            limit,
+        }
+    }
+
+    /// Enters a request under a fresh id.
+    pub(crate) fn enter(&self, route: Option<&str>) -> Result<Ticket<'_>, RequestError> {
+        let mut state = self.lock();
+        if let Some(kind) = &state.closed {
+            return Err(RequestError::Closed(kind.clone()));
+        }
+        if state.waiting.len() >= self.limit {
+            return Err(RequestError::TooManyPending);
+        }
+        // Ids count up from 1 and start over after 2^31: one that still waits from the last time is passed over.
+        loop {
+            state.last_id = state.last_id % MAX_ID + 1;
+            if !state.waiting.contains_key(&state.last_id) {
+                break;
+            }
+        }
+        let id = state.last_id;
+        let (sender, answer) = oneshot::channel();
+        let waiting = Waiting {
+            route: route.map(Box::from),
+            answer: sender,
+        };
+        state.waiting.insert(id, waiting);
+        Ok(Ticket {
+            pending: self,
+            id,
+            answer,
+            answered: false,
+        })
+    }
+
+    /// Takes the request out that an answer is for. `None`: nobody waits for it (any more).
+    pub(crate) fn take(&self, id: u64) -> Option<Waiting> {
+        let id = u32::try_from(id).ok()?;
+        self.lock().waiting.remove(&id)
+    }
+
+    /// Ends all requests, and all that come later, with `kind`. Only the first call counts.
+    pub(crate) fn close(&self, kind: &CloseKind) {
+        let waiting = {
+            let mut state = self.lock();
+            state.closed.get_or_insert_with(|| kind.clone());
+            std::mem::take(&mut state.waiting)
+        };
+        for request in waiting.into_values() {
+            // The caller may have gone away: then nobody wants to know.
+            let _ = request.answer.send(Err(RequestError::Closed(kind.clone())));
+        }
+    }
+
+    /// Why the connection ended, once it did.
+    pub(crate) fn closed(&self) -> Option<CloseKind> {
+        self.lock().closed.clone()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No caller's code runs under the lock, so a poisoned one has whole data.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket<'_> {
+    pub(crate) fn id(&self) -> u64 {
+        self.id.into()
+    }
+
+    /// Waits for the answer. Cancel-safe.
+    pub(crate) async fn answer(&mut self) -> Answer {
+        let answer = (&mut self.answer).await;
+        self.answered = true;
+        // The sender is never dropped unused: `take` is followed by an answer, `close` answers all.
+        answer.unwrap_or_else(|_| {
+            let kind = self.pending.closed().unwrap_or(CloseKind::Aborted);
+            Err(RequestError::Closed(kind))
+        })
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pending.lock().waiting.remove(&self.id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_ticket_leaves_nothing() {
+        let pending = Pending::new(2);
+        let first = pending.enter(None).unwrap();
+        let second = pending.enter(Some("a.b.c")).unwrap();
+        assert_eq!((first.id(), second.id()), (1, 2));
+        assert_eq!(
+            pending.enter(None).unwrap_err(),
+            RequestError::TooManyPending
+        );
+        drop(first);
+        assert_eq!(pending.len(), 1);
+        assert!(pending.take(1).is_none());
+        assert_eq!(pending.take(2).unwrap().route.as_deref(), Some("a.b.c"));
+        assert_eq!(pending.len(), 0);
+        assert!(pending.take(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn ids_start_over_and_pass_over_the_waiting() {
+        let pending = Pending::new(10);
+        let first = pending.enter(None).unwrap();
+        pending.lock().last_id = MAX_ID - 1;
+        let last = pending.enter(None).unwrap();
+        assert_eq!(last.id(), u64::from(MAX_ID));
+        let next = pending.enter(None).unwrap();
+        assert_eq!((first.id(), next.id()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn closing_answers_everybody() {
+        let pending = Pending::new(10);
+        let mut waiting = pending.enter(None).unwrap();
+        pending.close(&CloseKind::HeartbeatTimeout);
+        pending.close(&CloseKind::ClosedByClient);
+        let closed = RequestError::Closed(CloseKind::HeartbeatTimeout);
+        assert_eq!(waiting.answer().await, Err(closed.clone()));
+        assert_eq!(pending.enter(None).unwrap_err(), closed);
+    }
+}

@@ -1,0 +1,172 @@
+//! TLS: which certificates are trusted.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::transport::BoxIo;
+use crate::{AddressError, ConnectError};
+
+/// Which servers are trusted on `tls` and `wss` addresses. Cheap to clone. Default: the certificates of this system.
+#[derive(Clone, Default)]
+pub struct TlsOptions(Trust);
+
+#[derive(Clone, Default)]
+enum Trust {
+    /// Read from the system at each connect.
+    #[default]
+    System,
+    Config(Arc<ClientConfig>),
+}
+
+impl TlsOptions {
+    /// Trusts the root certificates of this system, read when a connection is made.
+    pub fn system_roots() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the certificates in a PEM text and no others.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Roots`]: there is none in it, or one that cannot be read.
+    pub fn roots_pem(pem: &[u8]) -> Result<Self, ConnectError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            certificate
+                .map_err(|error| error.to_string())
+                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
+                .map_err(ConnectError::Roots)?;
+        }
+        if roots.is_empty() {
+            return Err(ConnectError::Roots("no certificate in the text".to_owned()));
+        }
+        Ok(Self::config(with_roots(roots)?))
+    }
+
+    /// A configuration of yours: client certificates, other versions, another provider.
+    pub fn config(config: Arc<ClientConfig>) -> Self {
+        Self(Trust::Config(config))
+    }
+
+    /// Trusts **every** certificate, also an expired one or one of somebody else: whoever sits between client and server can read and
+    /// change everything. For tests only.
+    pub fn dangerous_accept_any_certificate() -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Arc::new(AcceptAny(provider.clone()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map(|builder| {
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+                    .with_no_client_auth()
+            });
+        match config {
+            Ok(config) => Self::config(Arc::new(config)),
+            // ring has the default versions. If it had not, trusting nobody new is the safe way out.
+            Err(_) => Self::default(),
+        }
+    }
+
+    /// Speaks TLS on `socket`.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        socket: TcpStream,
+    ) -> Result<BoxIo, ConnectError> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| AddressError::Host)?;
+        let config = match &self.0 {
+            Trust::Config(config) => config.clone(),
+            Trust::System => tokio::task::spawn_blocking(system)
+                .await
+                .map_err(|error| ConnectError::Roots(error.to_string()))??,
+        };
+        let stream = TlsConnector::from(config)
+            .connect(name, socket)
+            .await
+            .map_err(ConnectError::Tls)?;
+        Ok(Box::new(stream))
+    }
+}
+
+impl fmt::Debug for TlsOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Trust::System => "TlsOptions(system roots)",
+            Trust::Config(_) => "TlsOptions(own configuration)",
+        })
+    }
+}
+
+/// Reads files, so it runs on a thread where that is allowed.
+fn system() -> Result<Arc<ClientConfig>, ConnectError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _ignored) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let reason = found.errors.first().map(ToString::to_string);
+        let reason = reason.unwrap_or_else(|| "this system has none".to_owned());
+        return Err(ConnectError::Roots(reason));
+    }
+    with_roots(roots)
+}
+
+fn with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, ConnectError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ConnectError::Tls(io::Error::other(error)))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Every certificate is good. The handshake itself is still checked: the server has the key of what it shows.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,119 @@
+//! Bytes to and from the server: a stream of packages, or WebSocket messages of packages.
+//!
+//! A transport owns its socket and what is still to be written. Its one way to wait, [`Transport::event`], reads and writes at the same
+//! time, so a server that stops reading until it is read from cannot lock both sides up.
+
+mod stream;
+mod websocket;
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub(crate) use stream::Stream;
+pub(crate) use websocket::WebSocket;
+
+use crate::{CloseKind, CloseStatus};
+
+/// With more than this to be written, no more commands are taken.
+const HIGH_WATER: usize = 64 * 1024;
+
+/// Any socket.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+pub(crate) type BoxIo = Box<dyn Io>;
+
+/// The connection below the packages.
+pub(crate) enum Transport {
+    Stream(Stream),
+    WebSocket(Box<WebSocket>),
+}
+
+/// What happened to a transport.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Bytes came. On a WebSocket: one whole message.
+    Bytes(Bytes),
+    /// There is room for more packages again.
+    Room,
+    /// Nothing more can be written; what came before can still be read.
+    WriteFailed(CloseKind),
+    /// The server is done, with these last words on a WebSocket.
+    End(Option<CloseStatus>),
+}
+
+impl Transport {
+    /// Whether packages end where messages end.
+    pub(crate) const fn has_messages(&self) -> bool {
+        matches!(self, Self::WebSocket(_))
+    }
+
+    /// Queues one package. It is written by the calls of [`Transport::event`] and [`Transport::shutdown`] that follow.
+    pub(crate) fn queue(&mut self, package: Bytes) {
+        match self {
+            Self::Stream(stream) => stream.queue(&package),
+            Self::WebSocket(websocket) => websocket.queue(package),
+        }
+    }
+
+    /// Whether more packages should be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued() < HIGH_WATER
+    }
+
+    /// Writes what is queued and waits for something to happen. Cancel-safe: all progress is kept in the transport.
+    ///
+    /// # Errors
+    ///
+    /// The connection is over for this reason.
+    pub(crate) async fn event(&mut self) -> Result<Event, CloseKind> {
+        poll_fn(|cx| {
+            if self.queued() > 0 {
+                let had_room = self.has_room();
+                match self.poll_flush(cx) {
+                    Poll::Ready(Err(kind)) => return Poll::Ready(Ok(Event::WriteFailed(kind))),
+                    // Also when it was not all written.
+                    _ if !had_room && self.has_room() => return Poll::Ready(Ok(Event::Room)),
+                    _ => {}
+                }
+            }
+            match self {
+                Self::Stream(stream) => stream.poll_read(cx),
+                Self::WebSocket(websocket) => websocket.poll_read(cx),
+            }
+        })
+        .await
+    }
+
+    /// Writes what is queued and says goodbye. Give it a time limit: the server need not read.
+    pub(crate) async fn shutdown(&mut self) -> Result<(), CloseKind> {
+        poll_fn(|cx| self.poll_flush(cx)).await?;
+        match self {
+            Self::Stream(stream) => stream.shutdown().await,
+            Self::WebSocket(websocket) => websocket.shutdown().await,
+        }
+    }
+
+    /// Bytes that are not written yet.
+    fn queued(&self) -> usize {
+        match self {
+            Self::Stream(stream) => stream.queued(),
+            Self::WebSocket(websocket) => websocket.queued(),
+        }
+    }
+
+    /// On failure nothing is queued any more.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseKind>> {
+        match self {
+            Self::Stream(stream) => stream.poll_flush(cx),
+            Self::WebSocket(websocket) => websocket.poll_flush(cx),
+        }
+    }
+}
+
+fn closed(error: &io::Error) -> CloseKind {
+    CloseKind::io(error)
+}
