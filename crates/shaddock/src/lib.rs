@@ -33,6 +33,7 @@
 //! | let clients in, or not | [`handshake`] |
 //! | choose how to speak with clients | [`wire`] |
 //! | join several processes | [`cluster`] |
+//! | have configuration, logs, an admin server and a drain | [`launch`], [`config`], [`admin`], [`metrics`] |
 //!
 //! # How a request goes
 //!
@@ -41,9 +42,11 @@
 //! connection from reading nor other sessions from being served, only the later requests of its own session. A handler that panics
 //! or takes too long gets its client an error answer, and harms nobody else.
 
+pub mod admin;
 mod answer;
 pub mod app;
 pub mod channel;
+pub mod config;
 mod dispatch;
 pub mod error;
 pub mod extract;
@@ -51,10 +54,15 @@ pub mod filter;
 mod frontend;
 pub mod handler;
 pub mod handshake;
+pub mod launch;
+pub mod logging;
+pub mod metrics;
+pub mod operations;
 pub mod remote;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod shutdown;
 pub mod stats;
 
 /// How frontends speak with clients: dialects, heartbeats, dictionary, schemas, listeners.

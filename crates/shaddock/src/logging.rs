@@ -46,8 +46,14 @@ pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
         LogFormat::Auto => !terminal,
         LogFormat::Human => false,
     };
-    let layer = if json { json_layer().boxed() } else { human_layer(terminal).boxed() };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    let layer = if json {
+        json_layer().boxed()
+    } else {
+        human_layer(terminal).boxed()
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()?;
     Ok(LogHandle(handle))
 }
 
@@ -68,14 +74,19 @@ where
 {
     // See https://no-color.org.
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(io::stderr)
+    tracing_subscriber::fmt::layer()
+        .with_ansi(colour)
+        .with_writer(io::stderr)
 }
 
 fn json_layer<S>() -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(io::stderr)
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_writer(io::stderr)
 }
 
 /// Whether `text` is a filter; the message says what is wrong.
@@ -85,12 +96,20 @@ pub(crate) fn check_filter(text: &str) -> Result<(), String> {
 
 fn parse_filter(text: &str) -> Result<Targets, String> {
     // A lone word that is no level would be taken for a module, and silence all others.
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty() && !part.contains('=')) {
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty() && !part.contains('='))
+    {
         if part.parse::<LevelFilter>().is_err() {
-            return Err(format!("\"{part}\" is no level; write error, warn, info, debug, trace or off, or \"{part}=debug\" for a module"));
+            return Err(format!(
+                "\"{part}\" is no level; write error, warn, info, debug, trace or off, or \"{part}=debug\" for a module"
+            ));
         }
     }
-    text.parse().map_err(|error| format!("\"{text}\" is no filter ({error}); write a level, or \"info,shaddock_net=debug\""))
+    text.parse().map_err(|error| {
+        format!("\"{text}\" is no filter ({error}); write a level, or \"info,shaddock_net=debug\"")
+    })
 }
 
 #[cfg(test)]
@@ -99,10 +118,24 @@ mod tests {
 
     #[test]
     fn filters() {
-        for text in ["info", "off", "info,shaddock_net=debug", "shaddock=trace,warn", ""] {
+        for text in [
+            "info",
+            "off",
+            "info,shaddock_net=debug",
+            "shaddock=trace,warn",
+            "",
+        ] {
             assert!(check_filter(text).is_ok(), "{text}");
         }
-        assert!(check_filter("verbose").unwrap_err().contains("\"verbose=debug\""));
-        assert!(check_filter("info,shaddock=loud").unwrap_err().contains("no filter"));
+        assert!(
+            check_filter("verbose")
+                .unwrap_err()
+                .contains("\"verbose=debug\"")
+        );
+        assert!(
+            check_filter("info,shaddock=loud")
+                .unwrap_err()
+                .contains("no filter")
+        );
     }
 }

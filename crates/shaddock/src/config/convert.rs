@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shaddock_core::{Conflict, SessionConfig};
-use shaddock_net::{AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy};
+use shaddock_net::{
+    AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
+};
 use shaddock_protocol::{CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer};
 
 use super::{Config, CryptoSetting, DialectSetting, Network, OnConflict, Serializer};
@@ -122,7 +124,8 @@ impl Config {
         config.limits = limits;
         config.upgrade = UpgradePolicy {
             origins: listen.origins.clone(),
-            address_header: (!listen.address_header.is_empty()).then(|| listen.address_header.clone()),
+            address_header: (!listen.address_header.is_empty())
+                .then(|| listen.address_header.clone()),
         };
         config
     }
@@ -145,6 +148,9 @@ impl Config {
     }
 
     fn tls(&self) -> Result<Arc<TlsReloader>, TlsError> {
-        TlsReloader::new(TlsFiles { certificate: self.tls.certificate.clone(), key: self.tls.key.clone() })
+        TlsReloader::new(TlsFiles {
+            certificate: self.tls.certificate.clone(),
+            key: self.tls.key.clone(),
+        })
     }
 }

@@ -31,8 +31,9 @@ pub use self::{
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{
-        AccessSettings, AdminSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings, ListenSettings, LogFormat,
-        LogSettings, OnConflict, ProtocolSettings, Serializer, ServerSettings, SessionSettings, TlsSettings,
+        AccessSettings, AdminSettings, CryptoSetting, DialectSetting, DrainSettings,
+        HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict, ProtocolSettings,
+        Serializer, ServerSettings, SessionSettings, TlsSettings,
     },
     value::{Network, Size, Time},
 };
@@ -63,8 +64,15 @@ impl Sources {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("SHADDOCK_"))
             .collect();
-        let named = environment.iter().find(|(name, _)| name == "SHADDOCK_CONFIG").map(|(_, path)| path.into());
-        Self { file: path.or(named), environment, flags }
+        let named = environment
+            .iter()
+            .find(|(name, _)| name == "SHADDOCK_CONFIG")
+            .map(|(_, path)| path.into());
+        Self {
+            file: path.or(named),
+            environment,
+            flags,
+        }
     }
 
     /// Reads the file at `path`.
@@ -140,10 +148,15 @@ impl Config {
         let mut problems = Vec::new();
         let mut entries = Vec::new();
         if let Some(path) = &sources.file {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })?;
             entries = source::from_file(path, &text, &mut problems);
         }
-        entries.extend(source::from_environment(sources.environment.iter().cloned()));
+        entries.extend(source::from_environment(
+            sources.environment.iter().cloned(),
+        ));
         entries.extend(source::from_flags(&sources.flags, &mut problems));
         let mut config = Self::default();
         for entry in entries {
@@ -154,18 +167,29 @@ impl Config {
         if problems.is_empty() {
             config.check(&mut problems);
         }
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Problems(problems)) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Problems(problems))
+        }
     }
 
     /// All keys, in the order of the documentation.
     pub fn keys() -> Vec<KeyInfo> {
-        Self::default().sections().iter().flat_map(|section| section.keys()).collect()
+        Self::default()
+            .sections()
+            .iter()
+            .flat_map(|section| section.keys())
+            .collect()
     }
 
     /// The value of `section.key` as TOML.
     pub fn value(&self, path: &str) -> Option<Value> {
         let (section, key) = path.split_once('.')?;
-        self.sections().iter().find(|candidate| candidate.name() == section)?.get(key)
+        self.sections()
+            .iter()
+            .find(|candidate| candidate.name() == section)?
+            .get(key)
     }
 
     /// Where the value of `section.key` comes from.
@@ -178,10 +202,16 @@ impl Config {
     /// # Errors
     /// The section does not fit the type.
     pub fn app<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        Value::Table(self.app.clone()).try_into().map_err(|error: toml::de::Error| {
-            let origin = self.origin(APPLICATION).clone();
-            ConfigError::Problems(vec![Problem { origin, key: APPLICATION.to_owned(), message: error.message().to_owned() }])
-        })
+        Value::Table(self.app.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| {
+                let origin = self.origin(APPLICATION).clone();
+                ConfigError::Problems(vec![Problem {
+                    origin,
+                    key: APPLICATION.to_owned(),
+                    message: error.message().to_owned(),
+                }])
+            })
     }
 
     /// What differs between this configuration and `newer`.
@@ -190,8 +220,19 @@ impl Config {
             .into_iter()
             .filter_map(|key| {
                 let (old, new) = (self.value(&key.path())?, newer.value(&key.path())?);
-                let show = |value: Value| if key.secret { "(hidden)".to_owned() } else { value.to_string() };
-                (old != new).then(|| Change { key: key.path(), old: show(old), new: show(new), live: key.live })
+                let show = |value: Value| {
+                    if key.secret {
+                        "(hidden)".to_owned()
+                    } else {
+                        value.to_string()
+                    }
+                };
+                (old != new).then(|| Change {
+                    key: key.path(),
+                    old: show(old),
+                    new: show(new),
+                    live: key.live,
+                })
             })
             .collect()
     }
@@ -232,12 +273,18 @@ impl Config {
             return self.apply_app(entry);
         }
         let path = entry.path.join(".");
-        let problem = |message| Problem { origin: entry.origin.clone(), key: path.clone(), message };
+        let problem = |message| Problem {
+            origin: entry.origin.clone(),
+            key: path.clone(),
+            message,
+        };
         let known = Self::keys();
         let Some(info) = known.iter().find(|info| info.path() == path) else {
             return Err(problem(unknown(&path, &entry.path[0], &known)));
         };
-        let section = self.section_mut(info.section).ok_or_else(|| problem("unknown section".to_owned()))?;
+        let section = self
+            .section_mut(info.section)
+            .ok_or_else(|| problem("unknown section".to_owned()))?;
         let outcome = match entry.value {
             Given::Toml(value) => section.put(info.name, value),
             Given::Text(text) => put_text(section, info, &text),
@@ -249,14 +296,24 @@ impl Config {
 
     fn apply_app(&mut self, entry: Entry) -> Result<(), Problem> {
         let key = entry.path.join(".");
-        let problem = |message: &str| Problem { origin: entry.origin.clone(), key: key.clone(), message: message.to_owned() };
+        let problem = |message: &str| Problem {
+            origin: entry.origin.clone(),
+            key: key.clone(),
+            message: message.to_owned(),
+        };
         let Some((last, inner)) = entry.path[1..].split_last() else {
-            return Err(problem("this is a section; write `[app]` and the keys below it"));
+            return Err(problem(
+                "this is a section; write `[app]` and the keys below it",
+            ));
         };
         let mut table = &mut self.app;
         for name in inner {
-            let next = table.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
-            table = next.as_table_mut().ok_or_else(|| problem("this is below a value that is no table"))?;
+            let next = table
+                .entry(name.clone())
+                .or_insert_with(|| Value::Table(Table::new()));
+            table = next
+                .as_table_mut()
+                .ok_or_else(|| problem("this is below a value that is no table"))?;
         }
         let value = match &entry.value {
             Given::Toml(value) => value.clone(),
@@ -270,28 +327,47 @@ impl Config {
     /// What single keys cannot know: values that do not go together.
     fn check(&self, problems: &mut Vec<Problem>) {
         let mut wrong = |key: &str, message: &str| {
-            problems.push(Problem { origin: self.origin(key).clone(), key: key.to_owned(), message: message.to_owned() });
+            problems.push(Problem {
+                origin: self.origin(key).clone(),
+                key: key.to_owned(),
+                message: message.to_owned(),
+            });
         };
         if self.admin_needs_token() && self.admin.token.is_empty() {
-            wrong("admin.address", "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)");
+            wrong(
+                "admin.address",
+                "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)",
+            );
         }
         let has_file = |path: &PathBuf| !path.as_os_str().is_empty();
-        if !(self.tls.address.is_empty() || has_file(&self.tls.certificate) && has_file(&self.tls.key)) {
+        if !(self.tls.address.is_empty()
+            || has_file(&self.tls.certificate) && has_file(&self.tls.key))
+        {
             wrong("tls.address", "needs `tls.certificate` and `tls.key`");
         }
         if self.listen.proxy_protocol && self.access.trusted_proxies.is_empty() {
-            wrong("listen.proxy_protocol", "needs `access.trusted_proxies`: from nobody else such a head is believed");
+            wrong(
+                "listen.proxy_protocol",
+                "needs `access.trusted_proxies`: from nobody else such a head is believed",
+            );
         }
         if !self.listen.address_header.is_empty() && self.access.trusted_proxies.is_empty() {
-            wrong("listen.address_header", "needs `access.trusted_proxies`: from nobody else such a header is believed");
+            wrong(
+                "listen.address_header",
+                "needs `access.trusted_proxies`: from nobody else such a header is believed",
+            );
         }
         if self.drain.delay.0 + self.drain.spread.0 > self.drain.deadline.0 {
-            wrong("drain.deadline", "must be at least `drain.delay` and `drain.spread` together");
+            wrong(
+                "drain.deadline",
+                "must be at least `drain.delay` and `drain.spread` together",
+            );
         }
     }
 
     fn admin_needs_token(&self) -> bool {
-        self.admin_address().is_some_and(|address| !address.ip().to_canonical().is_loopback())
+        self.admin_address()
+            .is_some_and(|address| !address.ip().to_canonical().is_loopback())
     }
 }
 

@@ -24,7 +24,9 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, &x) in a.iter().enumerate() {
         let mut row = vec![i + 1];
         for (j, &y) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
+            let mut best = (last[j] + usize::from(x != y))
+                .min(last[j + 1] + 1)
+                .min(row[j] + 1);
             if i > 0 && j > 0 && x == b[j - 1] && a[i - 1] == y {
                 best = best.min(before[j - 1] + 1);
             }
@@ -41,12 +43,26 @@ mod tests {
 
     #[test]
     fn finds_what_was_meant() {
-        let known = ["session.single_session", "session.outbox_bytes", "listen.max_connections", "log.filter"];
+        let known = [
+            "session.single_session",
+            "session.outbox_bytes",
+            "listen.max_connections",
+            "log.filter",
+        ];
         let find = |name| nearest(name, known.into_iter());
-        assert_eq!(find("session.singel_session"), Some("session.single_session"));
-        assert_eq!(find("session.single-session"), Some("session.single_session"));
+        assert_eq!(
+            find("session.singel_session"),
+            Some("session.single_session")
+        );
+        assert_eq!(
+            find("session.single-session"),
+            Some("session.single_session")
+        );
         assert_eq!(find("sesion.outbox_bytes"), Some("session.outbox_bytes"));
-        assert_eq!(find("access.max_connections"), Some("listen.max_connections"));
+        assert_eq!(
+            find("access.max_connections"),
+            Some("listen.max_connections")
+        );
         assert_eq!(find("max_connections"), Some("listen.max_connections"));
         assert_eq!(find("weather.tomorrow"), None);
     }

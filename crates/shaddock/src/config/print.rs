@@ -17,14 +17,18 @@ impl Config {
     /// The effective configuration as a TOML file with comments: what each key does, and where its value comes from.
     /// Secrets are left out.
     pub fn to_toml(&self) -> String {
-        let mut out = String::from("# The effective configuration. Lines that begin with `#` are defaults or explanations.\n");
+        let mut out = String::from(
+            "# The effective configuration. Lines that begin with `#` are defaults or explanations.\n",
+        );
         for section in self.sections() {
             let _ = write!(out, "\n# {}\n[{}]\n", text(section.about()), section.name());
             for key in section.keys() {
                 self.print_key(&mut out, &key);
             }
         }
-        out.push_str("\n# Settings of the application itself; it decides what may stand here.\n[app]\n");
+        out.push_str(
+            "\n# Settings of the application itself; it decides what may stand here.\n[app]\n",
+        );
         out.push_str(&self.app.to_string());
         out
     }
@@ -35,7 +39,10 @@ impl Config {
         for line in key.docs {
             let _ = writeln!(out, "# {}", line.trim());
         }
-        let value = self.value(&path).map(|value| show(&value)).unwrap_or_default();
+        let value = self
+            .value(&path)
+            .map(|value| show(&value))
+            .unwrap_or_default();
         // Writing to a String does not fail.
         let _ = match (self.origin(&path), key.secret) {
             (Origin::Default, _) => writeln!(out, "# {} = {value}", key.name),
@@ -49,13 +56,25 @@ impl Config {
         let defaults = Self::default();
         let mut out = String::from(INTRODUCTION);
         for section in defaults.sections() {
-            let _ = write!(out, "\n### `[{}]`\n\n{}\n\n", section.name(), text(section.about()));
+            let _ = write!(
+                out,
+                "\n### `[{}]`\n\n{}\n\n",
+                section.name(),
+                text(section.about())
+            );
             out.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
             for key in section.keys() {
-                let default = defaults.value(&key.path()).map(|value| show(&value)).unwrap_or_default();
+                let default = defaults
+                    .value(&key.path())
+                    .map(|value| show(&value))
+                    .unwrap_or_default();
                 let reload = if key.live { " *(live)*" } else { "" };
                 let docs = text(key.docs).replace('|', "\\|");
-                let _ = writeln!(out, "| `{}` | {} | `{default}` | {docs}{reload} |", key.name, key.kind);
+                let _ = writeln!(
+                    out,
+                    "| `{}` | {} | `{default}` | {docs}{reload} |",
+                    key.name, key.kind
+                );
             }
         }
         out
@@ -64,5 +83,9 @@ impl Config {
 
 /// Lines of a doc comment as one paragraph.
 fn text(lines: &[&str]) -> String {
-    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    lines
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -134,21 +134,33 @@ pub(super) fn typed<T: Setting>(value: Value) -> Result<T, String> {
         let message = error.message();
         // What serde says of a wrong type names types of Rust.
         let of_type = message.starts_with("invalid type") || message.starts_with("expected");
-        if of_type { format!("{} is wanted, this is a TOML {found}", T::KIND) } else { message.to_owned() }
+        if of_type {
+            format!("{} is wanted, this is a TOML {found}", T::KIND)
+        } else {
+            message.to_owned()
+        }
     })
 }
 
-pub(super) fn checked<T>(value: &T, check: impl Fn(&T) -> Result<(), String>) -> Result<(), String> {
+pub(super) fn checked<T>(
+    value: &T,
+    check: impl Fn(&T) -> Result<(), String>,
+) -> Result<(), String> {
     check(value)
 }
 
 /// A check that a value lies within bounds, both included.
-pub(super) fn within<T: PartialOrd + std::fmt::Display>(low: T, high: T) -> impl Fn(&T) -> Result<(), String> {
+pub(super) fn within<T: PartialOrd + std::fmt::Display>(
+    low: T,
+    high: T,
+) -> impl Fn(&T) -> Result<(), String> {
     move |value| {
         if *value >= low && *value <= high {
             return Ok(());
         }
-        Err(format!("{value} is out of bounds, which are {low} to {high}"))
+        Err(format!(
+            "{value} is out of bounds, which are {low} to {high}"
+        ))
     }
 }
 

@@ -240,17 +240,24 @@ fn address_or_empty(text: &str) -> Result<(), String> {
     if text.is_empty() || text.parse::<std::net::SocketAddr>().is_ok() {
         return Ok(());
     }
-    Err(format!("\"{text}\" is no address with a port; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""))
+    Err(format!(
+        "\"{text}\" is no address with a port; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""
+    ))
 }
 
 fn token(text: &str) -> Result<(), String> {
-    let fine = text.is_empty() || text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    fine.then_some(()).ok_or_else(|| "a token needs at least 16 visible ASCII characters; try `openssl rand -hex 32`".to_owned())
+    let fine =
+        text.is_empty() || text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    fine.then_some(()).ok_or_else(|| {
+        "a token needs at least 16 visible ASCII characters; try `openssl rand -hex 32`".to_owned()
+    })
 }
 
 fn whole_seconds(time: Time) -> Result<(), String> {
     if time.0.subsec_nanos() != 0 {
-        return Err(format!("{time} is not a number of whole seconds, which is all that C and Go clients can read"));
+        return Err(format!(
+            "{time} is not a number of whole seconds, which is all that C and Go clients can read"
+        ));
     }
     within(Time::secs(0), Time::secs(3600))(&time)
 }

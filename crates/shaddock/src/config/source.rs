@@ -29,16 +29,28 @@ pub(super) enum Given {
 
 /// The line that byte `offset` of `text` is on, counted from 1.
 fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()
+        .iter()
+        .take(offset)
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }
 
 /// The values of a TOML file, two levels deep.
 pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Entry> {
-    let origin = |offset| Origin::File { path: path.to_path_buf(), line: line_of(text, offset) };
+    let origin = |offset| Origin::File {
+        path: path.to_path_buf(),
+        line: line_of(text, offset),
+    };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let origin = origin(error.span().map_or(0, |span| span.start));
-        problems.push(Problem { origin, key: String::new(), message: error.message().to_owned() });
+        problems.push(Problem {
+            origin,
+            key: String::new(),
+            message: error.message().to_owned(),
+        });
     }
     let mut entries = Vec::new();
     for (section, content) in document.into_inner() {
@@ -50,14 +62,27 @@ pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
                     let origin = origin(key.span().start);
                     let path = vec![name.clone(), key.get_ref().to_string()];
                     match to_value(value) {
-                        Ok(value) => entries.push(Entry { path, value: Given::Toml(value), origin }),
-                        Err(message) => problems.push(Problem { origin, key: path.join("."), message }),
+                        Ok(value) => entries.push(Entry {
+                            path,
+                            value: Given::Toml(value),
+                            origin,
+                        }),
+                        Err(message) => problems.push(Problem {
+                            origin,
+                            key: path.join("."),
+                            message,
+                        }),
                     }
                 }
             }
             other => {
-                let value = to_value(Spanned::new(section.span(), other)).unwrap_or(Value::Boolean(false));
-                entries.push(Entry { path: vec![name], value: Given::Toml(value), origin: place });
+                let value =
+                    to_value(Spanned::new(section.span(), other)).unwrap_or(Value::Boolean(false));
+                entries.push(Entry {
+                    path: vec![name],
+                    value: Given::Toml(value),
+                    origin: place,
+                });
             }
         }
     }
@@ -81,9 +106,18 @@ const PREFIX: &str = "SHADDOCK_";
 pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = variables
         .filter_map(|(variable, text)| {
-            let path: Vec<String> = variable.strip_prefix(PREFIX)?.to_lowercase().split("__").map(str::to_owned).collect();
+            let path: Vec<String> = variable
+                .strip_prefix(PREFIX)?
+                .to_lowercase()
+                .split("__")
+                .map(str::to_owned)
+                .collect();
             let origin = Origin::Environment { variable };
-            (path.len() > 1).then_some(Entry { path, value: Given::Text(text), origin })
+            (path.len() > 1).then_some(Entry {
+                path,
+                value: Given::Text(text),
+                origin,
+            })
         })
         .collect();
     // The order in which an environment is listed means nothing; messages should not depend on it.
@@ -98,11 +132,19 @@ pub(super) fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<E
         .filter_map(|flag| {
             let Some((key, text)) = flag.split_once('=') else {
                 let message = format!("\"{flag}\" sets nothing; write `--set section.key=value`");
-                problems.push(Problem { origin: Origin::Flag, key: String::new(), message });
+                problems.push(Problem {
+                    origin: Origin::Flag,
+                    key: String::new(),
+                    message,
+                });
                 return None;
             };
             let path = key.trim().split('.').map(str::to_owned).collect();
-            Some(Entry { path, value: Given::Text(text.to_owned()), origin: Origin::Flag })
+            Some(Entry {
+                path,
+                value: Given::Text(text.to_owned()),
+                origin: Origin::Flag,
+            })
         })
         .collect()
 }
@@ -111,12 +153,20 @@ pub(super) fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<E
 pub(super) fn candidates(text: &str, is_list: bool) -> Vec<Value> {
     let trimmed = text.trim();
     let mut values = Vec::new();
-    if let Ok(value) = DeValue::parse(trimmed).map_err(|_| ()).and_then(|value| to_value(value).map_err(|_| ())) {
+    if let Ok(value) = DeValue::parse(trimmed)
+        .map_err(|_| ())
+        .and_then(|value| to_value(value).map_err(|_| ()))
+    {
         values.push(value);
     }
     if is_list {
-        let parts = trimmed.split(',').map(str::trim).filter(|part| !part.is_empty());
-        values.push(Value::Array(parts.map(|part| Value::String(part.to_owned())).collect()));
+        let parts = trimmed
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        values.push(Value::Array(
+            parts.map(|part| Value::String(part.to_owned())).collect(),
+        ));
     } else {
         values.push(Value::String(text.to_owned()));
     }

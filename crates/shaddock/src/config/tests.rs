@@ -7,8 +7,14 @@ struct File(PathBuf);
 
 impl File {
     fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("shaddock-config-{}-{name}.toml", std::process::id()));
-        std::fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        let path = std::env::temp_dir().join(format!(
+            "shaddock-config-{}-{name}.toml",
+            std::process::id()
+        ));
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
         Self(path)
     }
 
@@ -20,7 +26,11 @@ impl File {
     fn problems(&self) -> Vec<String> {
         let error = self.load().unwrap_err();
         let name = self.0.display().to_string();
-        error.problems().iter().map(|problem| problem.to_string().replace(&name, "FILE")).collect()
+        error
+            .problems()
+            .iter()
+            .map(|problem| problem.to_string().replace(&name, "FILE"))
+            .collect()
     }
 }
 
@@ -33,7 +43,10 @@ impl Drop for File {
 #[test]
 fn defaults_are_those_of_the_layers_below() {
     let config = Config::default();
-    assert_eq!(config.session_config(), shaddock_core::SessionConfig::default());
+    assert_eq!(
+        config.session_config(),
+        shaddock_core::SessionConfig::default()
+    );
     assert_eq!(config.limits(), shaddock_protocol::Limits::default());
     assert_eq!(config.app_config(), crate::app::AppConfig::default());
     let ours = config.listen_config(([127, 0, 0, 1], 1).into());
@@ -45,7 +58,10 @@ fn defaults_are_those_of_the_layers_below() {
 
 #[test]
 fn the_environment_weighs_more_than_the_file_and_flags_more_than_both() {
-    let file = File::new("weight", "[session]\nmax_listeners = 1\nmax_settings = 1\noutbox_bytes = \"8 KiB\"\n");
+    let file = File::new(
+        "weight",
+        "[session]\nmax_listeners = 1\nmax_settings = 1\noutbox_bytes = \"8 KiB\"\n",
+    );
     let sources = Sources::default()
         .flag("session.max_settings=3")
         .variable("SHADDOCK_SESSION__MAX_SETTINGS", "2")
@@ -55,8 +71,17 @@ fn the_environment_weighs_more_than_the_file_and_flags_more_than_both() {
     assert_eq!(config.session.outbox_bytes, Size(8192));
     assert_eq!(config.session.max_listeners, 2);
     assert_eq!(config.session.max_settings, 3);
-    assert_eq!(*config.origin("session.outbox_bytes"), Origin::File { path: file.0.clone(), line: 4 });
-    assert_eq!(config.origin("session.max_listeners").to_string(), "environment SHADDOCK_SESSION__MAX_LISTENERS");
+    assert_eq!(
+        *config.origin("session.outbox_bytes"),
+        Origin::File {
+            path: file.0.clone(),
+            line: 4
+        }
+    );
+    assert_eq!(
+        config.origin("session.max_listeners").to_string(),
+        "environment SHADDOCK_SESSION__MAX_LISTENERS"
+    );
     assert_eq!(*config.origin("session.max_settings"), Origin::Flag);
     assert_eq!(*config.origin("session.single_session"), Origin::Default);
 }
@@ -70,17 +95,45 @@ fn every_mistake_is_named_with_key_and_line() {
     );
     let problems = file.problems();
     let expected = [
-        ("FILE:3: `session.singel_session`: unknown key; did you mean `session.single_session`?", true),
-        ("FILE:4: `session.outbox_bytes`: \"12 parsecs\" is no size", false),
-        ("FILE:7: `access.deny`: \"10.0.0.0/33\" is no network", false),
-        ("FILE:9: `protocol.heartbeat`: 1s500ms is not a number of whole seconds", false),
-        ("FILE:10: `protocol.max_package_size`: 1 is out of bounds, which are 1 KiB to", false),
-        ("FILE:11: `protocol.idle_timeout`: a time span is wanted, this is a TOML boolean", true),
-        ("FILE:13: `sesion.single_session`: unknown key; did you mean `session.single_session`?", true),
+        (
+            "FILE:3: `session.singel_session`: unknown key; did you mean `session.single_session`?",
+            true,
+        ),
+        (
+            "FILE:4: `session.outbox_bytes`: \"12 parsecs\" is no size",
+            false,
+        ),
+        (
+            "FILE:7: `access.deny`: \"10.0.0.0/33\" is no network",
+            false,
+        ),
+        (
+            "FILE:9: `protocol.heartbeat`: 1s500ms is not a number of whole seconds",
+            false,
+        ),
+        (
+            "FILE:10: `protocol.max_package_size`: 1 is out of bounds, which are 1 KiB to",
+            false,
+        ),
+        (
+            "FILE:11: `protocol.idle_timeout`: a time span is wanted, this is a TOML boolean",
+            true,
+        ),
+        (
+            "FILE:13: `sesion.single_session`: unknown key; did you mean `session.single_session`?",
+            true,
+        ),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
     for ((text, whole), problem) in expected.into_iter().zip(&problems) {
-        assert!(if whole { problem == text } else { problem.starts_with(text) }, "{text}\n{problems:#?}");
+        assert!(
+            if whole {
+                problem == text
+            } else {
+                problem.starts_with(text)
+            },
+            "{text}\n{problems:#?}"
+        );
     }
 }
 
@@ -88,24 +141,44 @@ fn every_mistake_is_named_with_key_and_line() {
 fn text_that_is_not_toml_is_named_with_its_line() {
     let problems = File::new("syntax", "[session]\nsingle_session = = true\n").problems();
     assert!(problems[0].starts_with("FILE:2: "), "{problems:#?}");
-    let problems = File::new("twice", "[session]\nsingle_session = true\nsingle_session = true\n").problems();
+    let problems = File::new(
+        "twice",
+        "[session]\nsingle_session = true\nsingle_session = true\n",
+    )
+    .problems();
     assert!(problems[0].starts_with("FILE:3: "), "{problems:#?}");
     let problems = File::new("nosection", "session = 3\n").problems();
-    assert_eq!(problems, ["FILE:1: `session`: this is a section; write `[session]` and the keys below it"]);
+    assert_eq!(
+        problems,
+        ["FILE:1: `session`: this is a section; write `[session]` and the keys below it"]
+    );
 }
 
 #[test]
 fn variables_and_flags_are_named_too() {
     let load = |sources: Sources| Config::load(&sources).unwrap_err().to_string();
     let text = load(Sources::default().variable("SHADDOCK_SESSION__SINGLE_SESSION", "perhaps"));
-    assert!(text.starts_with("environment SHADDOCK_SESSION__SINGLE_SESSION: `session.single_session`: "), "{text}");
+    assert!(
+        text.starts_with(
+            "environment SHADDOCK_SESSION__SINGLE_SESSION: `session.single_session`: "
+        ),
+        "{text}"
+    );
     assert!(text.contains("true or false"), "{text}");
     let text = load(Sources::default().variable("SHADDOCK_SESION__SINGLE_SESSION", "true"));
-    assert!(text.contains("did you mean `session.single_session`?"), "{text}");
+    assert!(
+        text.contains("did you mean `session.single_session`?"),
+        "{text}"
+    );
     let text = load(Sources::default().flag("log.filtre=debug"));
-    assert!(text.starts_with("--set: `log.filtre`: unknown key; did you mean `log.filter`?"), "{text}");
+    assert!(
+        text.starts_with("--set: `log.filtre`: unknown key; did you mean `log.filter`?"),
+        "{text}"
+    );
     assert!(load(Sources::default().flag("nonsense")).contains("section.key=value"));
-    let text = Config::load(&Sources::default().file("/nowhere/at/all.toml")).unwrap_err().to_string();
+    let text = Config::load(&Sources::default().file("/nowhere/at/all.toml"))
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("/nowhere/at/all.toml"), "{text}");
 }
 
@@ -132,7 +205,10 @@ fn values_without_quotes_find_their_type() {
     assert_eq!(config.admin.token, "1234567890123456");
     assert_eq!(config.access_policy().deny.len(), 2);
     assert_eq!(config.access_policy().allow.len(), 1);
-    assert_eq!(config.codec_config().heartbeat, Some(Duration::from_secs(3)));
+    assert_eq!(
+        config.codec_config().heartbeat,
+        Some(Duration::from_secs(3))
+    );
     assert_eq!(config.drain.deadline, Time::secs(45));
     assert_eq!(config.log.format, LogFormat::Json);
     assert!(config.listeners().unwrap().is_empty());
@@ -141,11 +217,15 @@ fn values_without_quotes_find_their_type() {
 #[test]
 fn values_that_do_not_go_together() {
     let problem = |flags: &[&str]| {
-        let sources = flags.iter().fold(Sources::default(), |sources, flag| sources.flag(*flag));
+        let sources = flags
+            .iter()
+            .fold(Sources::default(), |sources, flag| sources.flag(*flag));
         Config::load(&sources).unwrap_err().to_string()
     };
     assert!(problem(&["admin.address=0.0.0.0:3005"]).contains("`admin.token` must be set"));
-    assert!(problem(&["admin.address=[::ffff:10.0.0.1]:3005"]).contains("`admin.token` must be set"));
+    assert!(
+        problem(&["admin.address=[::ffff:10.0.0.1]:3005"]).contains("`admin.token` must be set")
+    );
     assert!(problem(&["tls.address=0.0.0.0:3443"]).contains("tls.certificate"));
     assert!(problem(&["listen.proxy_protocol=true"]).contains("access.trusted_proxies"));
     assert!(problem(&["drain.deadline=2s"]).contains("drain.spread"));
@@ -164,7 +244,9 @@ fn the_application_has_a_section() {
         name: String,
     }
     let file = File::new("app", "[app.rooms]\nmost = 3\nname = \"lobby\"\n");
-    let sources = Sources::default().file(&file.0).variable("SHADDOCK_APP__ROOMS__MOST", "9");
+    let sources = Sources::default()
+        .file(&file.0)
+        .variable("SHADDOCK_APP__ROOMS__MOST", "9");
     let mine: Mine = Config::load(&sources).unwrap().app().unwrap();
     assert_eq!((mine.rooms.most, mine.rooms.name.as_str()), (9, "lobby"));
     assert!(file.load().unwrap().app::<Vec<u8>>().is_err());
@@ -180,16 +262,34 @@ fn what_is_printed_can_be_read_again() {
     let text = config.to_toml();
     assert!(!text.contains("secret-secret"), "secrets are not printed");
     let again = File::new("again", &text).load().unwrap();
-    let changed: Vec<_> = config.changes(&again).into_iter().map(|change| change.key).collect();
+    let changed: Vec<_> = config
+        .changes(&again)
+        .into_iter()
+        .map(|change| change.key)
+        .collect();
     assert_eq!(changed, ["admin.token"], "{text}");
 }
 
 #[test]
 fn changes_tell_what_waits_for_a_restart() {
-    let newer = Config::load(&Sources::default().flag("access.max_connections=7").flag("session.single_session=true")).unwrap();
+    let newer = Config::load(
+        &Sources::default()
+            .flag("access.max_connections=7")
+            .flag("session.single_session=true"),
+    )
+    .unwrap();
     let changes = Config::default().changes(&newer);
-    let short: Vec<_> = changes.iter().map(|change| (change.key.as_str(), change.new.as_str(), change.live)).collect();
-    assert_eq!(short, [("session.single_session", "true", false), ("access.max_connections", "7", true)]);
+    let short: Vec<_> = changes
+        .iter()
+        .map(|change| (change.key.as_str(), change.new.as_str(), change.live))
+        .collect();
+    assert_eq!(
+        short,
+        [
+            ("session.single_session", "true", false),
+            ("access.max_connections", "7", true)
+        ]
+    );
 }
 
 #[test]

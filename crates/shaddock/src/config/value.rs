@@ -17,7 +17,12 @@ pub struct Time(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(pub IpNet);
 
-const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const UNITS: [(&str, usize); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 impl Size {
     /// So many times 1,024 bytes.
@@ -28,7 +33,10 @@ impl Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS.iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit) && *unit > 1) {
+        match UNITS
+            .iter()
+            .find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit) && *unit > 1)
+        {
             Some((name, unit)) => write!(f, "{} {name}", self.0 / unit),
             None => write!(f, "{}", self.0),
         }
@@ -39,14 +47,21 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no size; write a number of bytes, or \"64 KiB\", \"1 MiB\"");
+        let wrong =
+            || format!("\"{text}\" is no size; write a number of bytes, or \"64 KiB\", \"1 MiB\"");
         let text_end = text.trim_end();
         let digits = text_end.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = text_end[digits.len()..].trim();
         let number: usize = digits.trim().parse().map_err(|_| wrong())?;
         let factor = match unit {
             "" => 1,
-            unit => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?.1,
+            unit => {
+                UNITS
+                    .iter()
+                    .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+                    .ok_or_else(wrong)?
+                    .1
+            }
         };
         number.checked_mul(factor).map(Self).ok_or_else(wrong)
     }
@@ -86,7 +101,8 @@ impl FromStr for Time {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no time span; write \"250ms\", \"10s\", \"1m30s\", \"2h\"");
+        let wrong =
+            || format!("\"{text}\" is no time span; write \"250ms\", \"10s\", \"1m30s\", \"2h\"");
         let mut rest = text.trim();
         if rest.is_empty() {
             return Err(wrong());
@@ -98,11 +114,20 @@ impl FromStr for Time {
         while !rest.is_empty() {
             let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let (number, after) = rest.split_at(digits);
-            let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+            let letters = after.len()
+                - after
+                    .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                    .len();
             let (unit, after) = after.split_at(letters);
-            let (_, factor) = SPANS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+            let (_, factor) = SPANS
+                .iter()
+                .find(|(name, _)| *name == unit)
+                .ok_or_else(wrong)?;
             let number: u64 = number.parse().map_err(|_| wrong())?;
-            total = number.checked_mul(*factor).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+            total = number
+                .checked_mul(*factor)
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(wrong)?;
             rest = after.trim_start();
         }
         Ok(Self::millis(total))
@@ -119,8 +144,14 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(Self).map_err(|_| format!("\"{text}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address"))
+        let network = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| {
+            format!(
+                "\"{text}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address"
+            )
+        })
     }
 }
 
@@ -135,7 +166,9 @@ enum NumberOrText {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match NumberOrText::deserialize(deserializer)? {
-            NumberOrText::Number(n) => usize::try_from(n).map(Self).map_err(serde::de::Error::custom),
+            NumberOrText::Number(n) => usize::try_from(n)
+                .map(Self)
+                .map_err(serde::de::Error::custom),
             NumberOrText::Text(text) => text.parse().map_err(serde::de::Error::custom),
         }
     }
@@ -152,7 +185,9 @@ impl<'de> Deserialize<'de> for Time {
 
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -236,33 +271,79 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0", 0), ("1000", 1000), ("64 KiB", 65_536), ("64kib", 65_536), ("2MiB", 2 << 20), ("7 B", 7)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000", 1000),
+            ("64 KiB", 65_536),
+            ("64kib", 65_536),
+            ("2MiB", 2 << 20),
+            ("7 B", 7),
+        ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in ["", "KiB", "-1", "1.5 KiB", "12 parsecs", "99999999999 GiB", "1 k"] {
-            assert!(text.parse::<Size>().unwrap_err().contains("64 KiB"), "{text}");
+        for text in [
+            "",
+            "KiB",
+            "-1",
+            "1.5 KiB",
+            "12 parsecs",
+            "99999999999 GiB",
+            "1 k",
+        ] {
+            assert!(
+                text.parse::<Size>().unwrap_err().contains("64 KiB"),
+                "{text}"
+            );
         }
-        for (bytes, text) in [(0, "0"), (1000, "1000"), (65_536, "64 KiB"), (1 << 20, "1 MiB")] {
+        for (bytes, text) in [
+            (0, "0"),
+            (1000, "1000"),
+            (65_536, "64 KiB"),
+            (1 << 20, "1 MiB"),
+        ] {
             assert_eq!(Size(bytes).to_string(), text);
         }
     }
 
     #[test]
     fn times() {
-        for (text, millis) in [("0", 0), ("10", 10_000), ("250ms", 250), ("10s", 10_000), ("1m30s", 90_000), ("1h 5ms", 3_600_005)] {
+        for (text, millis) in [
+            ("0", 0),
+            ("10", 10_000),
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1h 5ms", 3_600_005),
+        ] {
             assert_eq!(text.parse(), Ok(Time::millis(millis)), "{text}");
         }
-        for text in ["", "s", "10 s", "1.5s", "-1s", "3 fortnights", "99999999999999999999s"] {
+        for text in [
+            "",
+            "s",
+            "10 s",
+            "1.5s",
+            "-1s",
+            "3 fortnights",
+            "99999999999999999999s",
+        ] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
-        for (millis, text) in [(0, "0s"), (250, "250ms"), (90_000, "1m30s"), (3_600_000, "1h")] {
+        for (millis, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (90_000, "1m30s"),
+            (3_600_000, "1h"),
+        ] {
             assert_eq!(Time::millis(millis).to_string(), text);
         }
     }
 
     #[test]
     fn networks() {
-        assert_eq!("10.0.0.0/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(
+            "10.0.0.0/8".parse::<Network>().unwrap().to_string(),
+            "10.0.0.0/8"
+        );
         assert_eq!("::1".parse::<Network>().unwrap().to_string(), "::1/128");
         assert!("10.0.0.0/33".parse::<Network>().is_err());
     }

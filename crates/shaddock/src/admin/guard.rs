@@ -1,0 +1,233 @@
+//! Who may call the admin API.
+//!
+//! A token, where one is configured, settles it. On a loopback address without a token, whoever is on the machine may call, and that
+//! includes every web page in a browser there. So such requests must not come from a page of somebody else:
+//!
+//! - the `Host` must be a loopback name, or a page could reach us through a name of its own that resolves to 127.0.0.1;
+//! - an `Origin`, or a browser's word that the request crosses sites, must not be foreign;
+//! - what changes something must be JSON, which no page can send across sites without a preflight that we never answer.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::error::ApiError;
+
+/// The rules of one server.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    /// Empty: no token is asked for.
+    pub(crate) token: String,
+}
+
+impl Guard {
+    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.token.is_empty() {
+            check_host(headers)?;
+        } else {
+            self.check_token(headers)?;
+        }
+        check_origin(headers)?;
+        check_body_type(method, headers)
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        if given.is_some_and(|given| same(given.as_bytes(), self.token.as_bytes())) {
+            return Ok(());
+        }
+        let message = "send `Authorization: Bearer <token>` with the value of `admin.token`";
+        Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            message,
+        ))
+    }
+}
+
+/// The middleware.
+pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    match guard.check(request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Compares in a time that depends on the length of `given` only, so that answers do not tell how much of a token was right.
+fn same(given: &[u8], wanted: &[u8]) -> bool {
+    let mut difference = u8::from(given.len() != wanted.len());
+    for (i, byte) in given.iter().enumerate() {
+        difference |= byte ^ wanted.get(i).copied().unwrap_or_default();
+    }
+    std::hint::black_box(difference) == 0
+}
+
+/// The name without the port.
+fn host_name(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority
+            .rsplit_once(':')
+            .map_or(authority, |(host, _)| host),
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = host_name(authority);
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
+    match text(headers, header::HOST) {
+        Some(host) if is_loopback(host) => Ok(()),
+        _ => Err(ApiError::forbidden(
+            "without `admin.token`, only `localhost` and loopback addresses are accepted in the `Host` header",
+        )),
+    }
+}
+
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    let foreign = || ApiError::forbidden("requests from web pages of other sites are refused");
+    let site = headers
+        .get("sec-fetch-site")
+        .and_then(|value| value.to_str().ok());
+    if matches!(site, Some("cross-site" | "same-site")) {
+        return Err(foreign());
+    }
+    let Some(origin) = text(headers, header::ORIGIN) else {
+        return Ok(());
+    };
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    if authority.is_some() && authority == text(headers, header::HOST) {
+        return Ok(());
+    }
+    Err(foreign())
+}
+
+fn check_body_type(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let kind = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "send JSON with `Content-Type: application/json`",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                let name = header::HeaderName::from_static(name);
+                (name, value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    fn verdict(token: &str, method: &Method, pairs: &[(&'static str, &str)]) -> u16 {
+        let guard = Guard {
+            token: token.to_owned(),
+        };
+        match guard.check(method, &headers(pairs)) {
+            Ok(()) => 200,
+            Err(error) => error.into_response().status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn hosts_must_be_loopback_without_a_token() {
+        for host in [
+            "localhost",
+            "LocalHost:3005",
+            "127.0.0.1:3005",
+            "[::1]:3005",
+            "127.9.9.9",
+        ] {
+            assert_eq!(verdict("", &Method::GET, &[("host", host)]), 200, "{host}");
+        }
+        for host in [
+            "evil.example:3005",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "[::2]",
+            "",
+        ] {
+            assert_eq!(verdict("", &Method::GET, &[("host", host)]), 403, "{host}");
+        }
+        assert_eq!(verdict("", &Method::GET, &[]), 403);
+    }
+
+    #[test]
+    fn a_token_is_compared_whole() {
+        let token = "0123456789abcdef";
+        let check = |value: &str| {
+            verdict(
+                token,
+                &Method::GET,
+                &[("host", "x"), ("authorization", value)],
+            )
+        };
+        assert_eq!(check("Bearer 0123456789abcdef"), 200);
+        assert_eq!(check("bearer  0123456789abcdef"), 200);
+        for wrong in [
+            "Bearer 0123456789abcdeX",
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Bearer ",
+            "Basic 0123456789abcdef",
+            "0123456789abcdef",
+        ] {
+            assert_eq!(check(wrong), 401, "{wrong}");
+        }
+        assert_eq!(verdict(token, &Method::GET, &[("host", "localhost")]), 401);
+    }
+
+    #[test]
+    fn pages_of_others_are_refused() {
+        let host = ("host", "127.0.0.1:3005");
+        let json = ("content-type", "application/json; charset=utf-8");
+        let post = |pairs: &[(&'static str, &str)]| verdict("", &Method::POST, pairs);
+        assert_eq!(post(&[host, json]), 200);
+        assert_eq!(
+            post(&[host, json, ("origin", "http://127.0.0.1:3005")]),
+            200
+        );
+        assert_eq!(post(&[host, json, ("origin", "http://evil.example")]), 403);
+        assert_eq!(
+            post(&[host, json, ("origin", "http://127.0.0.1:8000")]),
+            403
+        );
+        assert_eq!(post(&[host, json, ("origin", "null")]), 403);
+        assert_eq!(post(&[host, json, ("sec-fetch-site", "cross-site")]), 403);
+        assert_eq!(post(&[host, json, ("sec-fetch-site", "same-origin")]), 200);
+        assert_eq!(post(&[host]), 415);
+        assert_eq!(post(&[host, ("content-type", "text/plain")]), 415);
+    }
+}

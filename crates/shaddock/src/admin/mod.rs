@@ -1,0 +1,144 @@
+//! The admin server: health, metrics, and what an operator wants at three in the morning.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /healthz` | 200 while the process lives |
+//! | `GET /readyz` | 200 while clients are let in, 503 while it starts or drains |
+//! | `GET /metrics` | [metrics](crate::metrics) |
+//! | `GET /api/sessions?uid=&address=&frontend=&transport=&limit=&after=` | [`SessionPage`], by ascending id |
+//! | `GET /api/sessions/{sid}` | [`SessionInfo`] with settings |
+//! | `POST /api/kick` with [`KickRequest`] | [`KickReport`] |
+//! | `GET /api/servers` | [`ServerList`] |
+//! | `GET /api/stats` | [`Stats`] |
+//! | `POST /api/drain` with `{}` | 202; the process drains and ends |
+//!
+//! Errors are [`ErrorBody`]. It listens on loopback unless configured otherwise, and then wants a token; see `guard.rs` for what keeps web
+//! pages out.
+
+mod api;
+mod error;
+mod guard;
+mod types;
+
+use std::{future::Future, io, net::SocketAddr};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
+use tokio::net::TcpListener;
+
+use self::guard::{Guard, guard};
+pub use self::{
+    error::{ErrorBody, ErrorInfo},
+    types::{
+        KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
+        Stats,
+    },
+};
+use crate::{config::AdminSettings, operations::Operations};
+
+/// Why the admin server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// Others could reach it, and there is no token.
+    #[error(
+        "the admin address {0} can be reached by others, so `admin.token` must be set (or use 127.0.0.1)"
+    )]
+    TokenNeeded(SocketAddr),
+    /// The address cannot be used.
+    #[error("the admin server cannot listen on {address} (`admin.address`): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
+
+/// The API under `/api` and nothing else, behind the guard of a loopback server: for a web server that shows it on pages of its own.
+pub fn loopback_api(operations: Operations) -> Router {
+    let guarded = Guard {
+        token: String::new(),
+    };
+    Router::new()
+        .merge(api_routes())
+        .layer(middleware::from_fn_with_state(guarded, guard))
+        .with_state(operations)
+}
+
+fn api_routes() -> Router<Operations> {
+    Router::new()
+        .route("/api/sessions", get(api::sessions))
+        .route("/api/sessions/{sid}", get(api::session))
+        .route("/api/kick", post(api::kick))
+        .route("/api/servers", get(api::servers))
+        .route("/api/stats", get(api::stats))
+}
+
+fn router(operations: Operations, settings: &AdminSettings) -> Router {
+    let guarded = Guard {
+        token: settings.token.clone(),
+    };
+    let open = Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz));
+    api_routes()
+        .route("/metrics", get(api::metrics))
+        .route("/api/drain", post(api::drain))
+        .fallback(api::unknown)
+        .layer(middleware::from_fn_with_state(guarded, guard))
+        .merge(open)
+        .layer(DefaultBodyLimit::max(settings.max_body.0))
+        .with_state(operations)
+}
+
+/// A listening admin server.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    listener: TcpListener,
+    router: Router,
+}
+
+impl Admin {
+    /// Opens the port. Requests are answered once [`serve`](Self::serve) runs.
+    ///
+    /// # Errors
+    /// The address is in use, or others could reach it without a token.
+    pub async fn bind(
+        address: SocketAddr,
+        settings: &AdminSettings,
+        operations: Operations,
+    ) -> Result<Self, AdminError> {
+        if settings.token.is_empty() && !address.ip().to_canonical().is_loopback() {
+            return Err(AdminError::TokenNeeded(address));
+        }
+        let failed = |source| AdminError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self {
+            address,
+            listener,
+            router: router(operations, settings),
+        })
+    }
+
+    /// The address, with the real port.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests until `stop` is done.
+    pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) {
+        let served = axum::serve(self.listener, self.router)
+            .with_graceful_shutdown(stop)
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the admin server ended");
+        }
+    }
+}

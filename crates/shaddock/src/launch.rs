@@ -1,0 +1,254 @@
+//! From a `main` to a server that an operator can live with: configuration, logs, admin server, signals, reload, drain.
+//!
+//! ```no_run
+//! use shaddock::{config::Sources, launch::Launcher, prelude::*};
+//!
+//! async fn echo(Json(body): Json<serde_json::Value>) -> Json<serde_json::Value> {
+//!     Json(body)
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let launcher = Launcher::new(Sources::of_process(None, Vec::new()))?;
+//!     let mut app = App::new("connector", "connector-1");
+//!     launcher.configure_frontend(&mut app)?;
+//!     app.route("entryHandler.echo", echo);
+//!     launcher.run(Servers::new().add(app))?;
+//!     Ok(())
+//! }
+//! ```
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use crate::{
+    admin::{Admin, AdminError},
+    app::{App, AppHandle, Running, Servers, StartError},
+    config::{Config, ConfigError, Sources},
+    logging::{self, LogHandle},
+    metrics::{Latencies, LatencyFilter},
+    operations::Operations,
+    shutdown::{EndSignals, drain},
+    wire::TlsError,
+};
+
+/// Why a process does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The configuration has mistakes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logging cannot be set up.
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    /// The admin server does not start.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A server does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Certificate or key cannot be used.
+    #[error("{0} (`tls.certificate`, `tls.key`)")]
+    Tls(#[from] TlsError),
+    /// The operating system refuses a runtime or signals.
+    #[error("the process cannot be set up: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Everything around the servers of a process.
+#[derive(Debug)]
+pub struct Launcher {
+    sources: Sources,
+    config: Config,
+    log: Option<LogHandle>,
+    operations: Operations,
+}
+
+impl Launcher {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// It has mistakes; all of them are named.
+    pub fn new(sources: Sources) -> Result<Self, ConfigError> {
+        let config = Config::load(&sources)?;
+        Ok(Self {
+            sources,
+            config,
+            log: None,
+            operations: Operations::new(),
+        })
+    }
+
+    /// Sets up logs as configured. Without it the process is silent, or logs as the program itself has set up.
+    ///
+    /// # Errors
+    /// The process has a logger already.
+    pub fn init_logs(&mut self) -> Result<(), logging::LogError> {
+        self.log = Some(logging::init(&self.config.log)?);
+        Ok(())
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The configuration, for a program that has defaults of its own.
+    pub const fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    /// The handle of operators on this process.
+    pub fn operations(&self) -> Operations {
+        self.operations.clone()
+    }
+
+    /// Gives `app` the configured policies and bounds, and measures its handlers. What is set in the app afterwards wins.
+    pub fn configure(&self, app: &mut App) {
+        configure(&self.config, app);
+    }
+
+    /// As [`configure`](Self::configure), and listens on the configured addresses.
+    ///
+    /// # Errors
+    /// Certificate or key cannot be used.
+    pub fn configure_frontend(&self, app: &mut App) -> Result<(), TlsError> {
+        self.configure(app);
+        for listener in self.config.listeners()? {
+            app.listen_with(listener);
+        }
+        Ok(())
+    }
+
+    /// Sets up logs, runs the servers on a runtime of its own until a signal or an operator ends them, and drains.
+    ///
+    /// # Errors
+    /// Something does not start; nothing is left running.
+    pub fn run(mut self, servers: Servers) -> Result<(), LaunchError> {
+        if self.log.is_none() {
+            self.init_logs()?;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.serve(servers, |_| {}))
+    }
+
+    /// Runs the servers until SIGTERM, SIGINT or an operator ends them, and drains. `ready` is called when clients are let in.
+    ///
+    /// SIGHUP reads the configuration again. A second SIGTERM or SIGINT ends the process at once, with status 1.
+    ///
+    /// # Errors
+    /// Something does not start; nothing is left running.
+    pub async fn serve(
+        self,
+        servers: Servers,
+        ready: impl FnOnce(&Running) + Send,
+    ) -> Result<(), LaunchError> {
+        let mut end = EndSignals::new()?;
+        let admin = self.start_admin().await?;
+        let servers = match self.config.server.workers {
+            0 => servers,
+            count => servers.workers(usize::from(count)),
+        };
+        let running = servers.start().await?;
+        self.operations.running(running.apps());
+        ready(&running);
+        let settings = self.serve_until(&mut end, running.apps()).await?;
+        let hurry = tokio::spawn(async move {
+            let name = end.next().await;
+            tracing::warn!("{name} again: ending at once");
+            std::process::exit(1);
+        });
+        drain(running, &settings.drain, &self.operations).await;
+        hurry.abort();
+        drop(admin);
+        Ok(())
+    }
+
+    /// The admin server, as long as the returned value lives.
+    async fn start_admin(&self) -> Result<Option<oneshot::Sender<()>>, LaunchError> {
+        let Some(address) = self.config.admin_address() else {
+            return Ok(None);
+        };
+        let admin = Admin::bind(address, &self.config.admin, self.operations()).await?;
+        tracing::info!(address = %admin.local_addr(), "admin server listening");
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(admin.serve(async move {
+            let _ = stopped.await;
+        }));
+        Ok(Some(stop))
+    }
+
+    /// Serves, and reloads at SIGHUP, until the end is asked for. Returns the configuration of that moment.
+    async fn serve_until(&self, end: &mut EndSignals, apps: &[AppHandle]) -> io::Result<Config> {
+        let mut reload = signal(SignalKind::hangup())?;
+        let mut config = self.config.clone();
+        loop {
+            tokio::select! {
+                name = end.next() => {
+                    tracing::info!("{name}: draining; a second signal ends at once");
+                    return Ok(config);
+                }
+                () = self.operations.drain_requested() => return Ok(config),
+                _ = reload.recv() => self.reload(&mut config, apps),
+            }
+        }
+    }
+
+    /// Reads the configuration again and applies what can be applied. A mistake changes nothing.
+    fn reload(&self, config: &mut Config, apps: &[AppHandle]) {
+        let newer = match Config::load(&self.sources) {
+            Ok(newer) => newer,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP: the configuration was not reloaded");
+                return;
+            }
+        };
+        apply(config, &newer, apps, self.log.as_ref());
+        *config = newer;
+    }
+}
+
+/// Gives `app` what is configured.
+pub(crate) fn configure(config: &Config, app: &mut App) {
+    let latencies = Arc::new(Latencies::default());
+    app.set(config.session_config())
+        .set(config.codec_config())
+        .set(config.app_config())
+        .set_shared(Arc::clone(&latencies))
+        .filter(LatencyFilter(latencies));
+}
+
+/// Applies to running servers what differs, and logs what cannot be applied.
+pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
+    let changes = old.changes(new);
+    for change in &changes {
+        let (key, old, new) = (&change.key, &change.old, &change.new);
+        if change.live {
+            tracing::info!(key, old, new, "SIGHUP: changed");
+        } else {
+            tracing::warn!(key, old, new, "SIGHUP: this change waits for a restart");
+        }
+    }
+    let changed = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
+    if let Some(log) = log.filter(|_| changed("log.filter")) {
+        if let Err(error) = log.set_filter(&new.log.filter) {
+            tracing::error!(%error, "SIGHUP: the log filter stays as it was");
+        }
+    }
+    for frontend in apps.iter().filter(|app| app.is_frontend()) {
+        if changed("access.") {
+            frontend.set_access(&new.access_policy());
+        }
+        // The files may have changed even if their names have not.
+        if let Err(error) = frontend.reload_tls() {
+            tracing::error!(app = frontend.id(), %error, "SIGHUP: the certificate stays as it was");
+        }
+    }
+    tracing::info!(changes = changes.len(), "SIGHUP: configuration reloaded");
+}

@@ -1,0 +1,127 @@
+//! How long handlers take, by route, without a lock on the way of a request.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    app::AppHandle,
+    filter::{BeforeFlow, Filter},
+    reply::Outcome,
+    request::RequestContext,
+    stats::Counter,
+};
+
+/// Upper bounds of the buckets, in microseconds.
+const BOUNDS: [u64; 12] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_000_000, 10_000_000,
+];
+
+/// Times of one route. Counters are spread over cache lines, so that threads do not wait for each other.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    buckets: [Counter; BOUNDS.len()],
+    beyond: Counter,
+    micros: Counter,
+}
+
+impl Histogram {
+    fn record(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| micros <= *bound);
+        bucket
+            .map_or(&self.beyond, |bucket| &self.buckets[bucket])
+            .add(1);
+        self.micros.add(micros);
+    }
+
+    /// Sum in seconds, number, and the numbers by upper bound in seconds.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "sums above 2^53 microseconds, 285 years, may be rounded"
+    )]
+    pub(crate) fn read(&self) -> (f64, u64, Vec<(f64, u64)>) {
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let mut buckets: Vec<(f64, u64)> = BOUNDS
+            .iter()
+            .zip(&self.buckets)
+            .map(|(bound, counter)| (seconds(*bound), counter.get()))
+            .collect();
+        buckets.push((f64::MAX, self.beyond.get()));
+        let count = buckets.iter().map(|(_, n)| n).sum();
+        (seconds(self.micros.get()), count, buckets)
+    }
+}
+
+/// Times of all routes of one app. The labels are the routes that have a handler: a client cannot make new ones.
+#[derive(Debug, Default)]
+pub(crate) struct Latencies {
+    routes: OnceLock<HashMap<Box<str>, Histogram>>,
+}
+
+impl Latencies {
+    fn routes(&self, app: &AppHandle) -> &HashMap<Box<str>, Histogram> {
+        self.routes.get_or_init(|| {
+            let routes = app.handlers().entries();
+            routes
+                .map(|(short, _)| (short.into(), Histogram::default()))
+                .collect()
+        })
+    }
+
+    /// Routes that were asked for at least once, sorted.
+    pub(crate) fn read(&self) -> Vec<(&str, &Histogram)> {
+        let mut all: Vec<_> = self
+            .routes
+            .get()
+            .into_iter()
+            .flatten()
+            .map(|(route, histogram)| (&**route, histogram))
+            .collect();
+        all.sort_unstable_by_key(|(route, _)| *route);
+        all
+    }
+}
+
+/// Measures the handlers of an app. [`Config::configure`](crate::config::Config::configure) puts it in.
+pub(crate) struct LatencyFilter(pub(crate) Arc<Latencies>);
+
+impl Filter for LatencyFilter {
+    fn before(&self, request: &mut RequestContext) -> BeforeFlow {
+        request.mark_start(Instant::now());
+        BeforeFlow::CONTINUE
+    }
+
+    fn after(&self, request: &mut RequestContext, _outcome: &mut Outcome) {
+        let Some(took) = request.started().map(|started| started.elapsed()) else {
+            return;
+        };
+        let Some(short) = request.route().short() else {
+            return;
+        };
+        if let Some(histogram) = self.0.routes(request.app()).get(short) {
+            histogram.record(took);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_fall_into_buckets() {
+        let histogram = Histogram::default();
+        for micros in [1, 100, 101, 20_000_000] {
+            histogram.record(Duration::from_micros(micros));
+        }
+        let (sum, count, buckets) = histogram.read();
+        assert!((sum - 20.000_202).abs() < 1e-9, "{sum}");
+        assert_eq!(count, 4);
+        assert_eq!(buckets[0], (0.0001, 2));
+        assert_eq!(buckets[1].1, 1);
+        assert_eq!(buckets.last(), Some(&(f64::MAX, 1)));
+    }
+}

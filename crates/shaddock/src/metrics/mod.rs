@@ -1,0 +1,359 @@
+//! Metrics as Prometheus reads them. Everything is read at the moment of a scrape from counters that exist anyway; nothing is
+//! counted twice, and no request waits for a scrape.
+//!
+//! Labels are bounded: servers of the process, listeners, reasons out of closed sets, routes that have a handler.
+
+mod latency;
+pub(crate) mod process;
+
+use std::{collections::BTreeMap, fmt};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use shaddock_core::{SessionService, SessionStatistics};
+use shaddock_net::NetStats;
+
+pub(crate) use self::latency::{Latencies, LatencyFilter};
+use crate::{
+    app::AppHandle,
+    operations::{Operations, Phase},
+};
+
+/// What [`render`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of the process in the OpenMetrics text format.
+///
+/// It visits every session once; with very many sessions call it where waiting a few milliseconds does no harm.
+pub fn render(operations: &Operations) -> String {
+    let mut registry = Registry::with_prefix("shaddock");
+    registry.register_collector(Box::new(Snapshot(operations.clone())));
+    let mut out = String::with_capacity(16 * 1024);
+    // Writing to a String does not fail.
+    let _ = text::encode(&mut out, &registry);
+    out
+}
+
+/// Sums over the open sessions of a frontend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Walk {
+    pub(crate) bound: u64,
+    pub(crate) queued_bytes: u64,
+    pub(crate) fullest_bytes: u64,
+}
+
+impl Walk {
+    pub(crate) fn of(service: &SessionService) -> Self {
+        let mut walk = Self::default();
+        service.visit_sessions(|session| {
+            let stats = session.outbox().stats();
+            let queued = (stats.queued_bytes + stats.in_flight_bytes) as u64;
+            walk.bound += u64::from(session.uid().is_some());
+            walk.queued_bytes += queued;
+            walk.fullest_bytes = walk.fullest_bytes.max(queued);
+        });
+        walk
+    }
+}
+
+/// One app at the moment of the scrape.
+struct Seen {
+    app: AppHandle,
+    sessions: Option<(SessionStatistics, Walk)>,
+    listeners: Vec<(String, NetStats)>,
+}
+
+impl Seen {
+    fn new(app: AppHandle) -> Self {
+        let sessions = app
+            .session_service()
+            .map(|service| (service.statistics(), Walk::of(service)));
+        let addresses = app
+            .local_addrs()
+            .into_iter()
+            .map(|address| address.to_string());
+        let listeners = addresses.zip(app.net_stats()).collect();
+        Self {
+            sessions,
+            listeners,
+            app,
+        }
+    }
+
+    fn labels(&self) -> [(&str, &str); 2] {
+        [
+            ("server", self.app.id()),
+            ("server_type", self.app.server_type()),
+        ]
+    }
+}
+
+#[derive(Debug)]
+struct Snapshot(Operations);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let seen: Vec<Seen> = self.0.apps().into_iter().map(Seen::new).collect();
+        let mut page = Page(&mut encoder);
+        page.process(&self.0)?;
+        page.sessions(&seen)?;
+        page.listeners(&seen)?;
+        page.work(&seen)?;
+        page.latencies(&seen)
+    }
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// The text that is being written: families one after the other.
+struct Page<'a, 'e>(&'a mut DescriptorEncoder<'e>);
+
+impl Page<'_, '_> {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        kind: MetricType,
+        write: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(self.0.encode_descriptor(name, help, unit.as_ref(), kind)?)
+    }
+
+    fn gauges<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'s>, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, None, MetricType::Gauge, |mut family| {
+            for (labels, value) in values {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn counters<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels<'s>, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, None, MetricType::Counter, |mut family| {
+            for (labels, value) in values {
+                family
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn process(&mut self, operations: &Operations) -> fmt::Result {
+        let none = Vec::new;
+        let ready = u64::from(operations.phase() == Phase::Running);
+        self.gauges("ready", "Whether clients are let in", [(none(), ready)])?;
+        let version = env!("CARGO_PKG_VERSION");
+        self.gauges(
+            "build_info",
+            "Version of the framework",
+            [(vec![("version", version)], 1)],
+        )?;
+        let uptime = operations.uptime().as_secs();
+        self.gauges(
+            "uptime_seconds",
+            "Seconds since the process began",
+            [(none(), uptime)],
+        )?;
+        let Some(process) = process::read() else {
+            return Ok(());
+        };
+        self.gauges(
+            "process_resident_bytes",
+            "Memory of the process",
+            [(none(), process.resident_bytes)],
+        )?;
+        self.gauges(
+            "process_open_files",
+            "File descriptors in use",
+            [(none(), process.open_files)],
+        )?;
+        self.family(
+            "process_cpu_seconds",
+            "Processor time used",
+            None,
+            MetricType::Counter,
+            |mut family| family.encode_counter::<NoLabelSet, f64, f64>(&process.cpu_seconds, None),
+        )
+    }
+
+    fn sessions(&mut self, seen: &[Seen]) -> fmt::Result {
+        let each = |read: fn(&SessionStatistics, &Walk) -> u64| {
+            seen.iter().filter_map(move |one| {
+                let (statistics, walk) = one.sessions.as_ref()?;
+                Some((one.labels().to_vec(), read(statistics, walk)))
+            })
+        };
+        self.gauges("sessions", "Open sessions", each(|s, _| s.sessions as u64))?;
+        self.gauges(
+            "bound_sessions",
+            "Open sessions that are bound to a user",
+            each(|_, walk| walk.bound),
+        )?;
+        self.gauges("users", "Users with a session", each(|s, _| s.users as u64))?;
+        self.gauges(
+            "outbox_bytes",
+            "Bytes that wait for clients",
+            each(|_, walk| walk.queued_bytes),
+        )?;
+        self.gauges(
+            "outbox_fullest_bytes",
+            "Bytes that wait for the slowest client",
+            each(|_, walk| walk.fullest_bytes),
+        )?;
+        self.counters("sessions_opened", "Sessions made", each(|s, _| s.created))?;
+        self.counters(
+            "slow_clients",
+            "Sessions closed because their clients did not read",
+            each(|s, _| {
+                s.closed
+                    .iter()
+                    .filter(|(name, _)| *name == "slow_client")
+                    .map(|(_, n)| n)
+                    .sum()
+            }),
+        )?;
+        let closed = seen.iter().flat_map(|one| {
+            let reasons = one.sessions.iter().flat_map(|(s, _)| &s.closed);
+            reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
+        });
+        self.counters("sessions_closed", "Sessions closed, by reason", closed)
+    }
+
+    fn listeners(&mut self, seen: &[Seen]) -> fmt::Result {
+        let open = seen
+            .iter()
+            .filter(|one| one.sessions.is_some())
+            .map(|one| (one.labels().to_vec(), one.app.open_connections() as u64));
+        self.gauges(
+            "connections",
+            "Open connections, with or without a session",
+            open,
+        )?;
+        let each = |read: fn(&NetStats) -> u64| {
+            seen.iter().flat_map(move |one| {
+                one.listeners.iter().map(move |(address, stats)| {
+                    let labels = with(&one.labels(), &[("listener", address)]);
+                    (labels, read(stats))
+                })
+            })
+        };
+        self.counters(
+            "connections_accepted",
+            "Connections taken from the kernel",
+            each(|s| s.accepted),
+        )?;
+        self.counters("handshakes", "Handshakes completed", each(|s| s.opened))?;
+        self.counters("received_bytes", "Bytes from clients", each(|s| s.bytes_in))?;
+        self.counters("sent_bytes", "Bytes to clients", each(|s| s.bytes_out))?;
+        self.counters("requests", "Requests of clients", each(|s| s.requests))?;
+        self.counters("notifies", "Notifies of clients", each(|s| s.notifies))?;
+        let by_reason = |pick: fn(&NetStats) -> &BTreeMap<&'static str, u64>| {
+            seen.iter().flat_map(move |one| {
+                one.listeners.iter().flat_map(move |(address, stats)| {
+                    pick(stats).iter().map(move |(reason, n)| {
+                        let more = [("listener", address.as_str()), ("reason", *reason)];
+                        (with(&one.labels(), &more), *n)
+                    })
+                })
+            })
+        };
+        self.counters(
+            "connections_refused",
+            "Connections turned away, by reason",
+            by_reason(|s| &s.refused),
+        )?;
+        self.counters(
+            "connections_closed",
+            "Connections closed, by reason",
+            by_reason(|s| &s.closed),
+        )?;
+        self.counters(
+            "dropped",
+            "Packages and messages dropped while the connection lives, by reason",
+            by_reason(|s| &s.dropped),
+        )
+    }
+
+    fn work(&mut self, seen: &[Seen]) -> fmt::Result {
+        let each = |read: fn(&AppHandle) -> u64| {
+            seen.iter()
+                .map(move |one| (one.labels().to_vec(), read(&one.app)))
+        };
+        self.counters(
+            "handled",
+            "Requests and notifies that came to the dispatcher, of clients and of other servers",
+            each(|app| app.stats().requests.get()),
+        )?;
+        self.counters(
+            "handler_errors",
+            "Requests answered with an error",
+            each(|app| app.stats().errors.get()),
+        )?;
+        self.counters(
+            "handler_panics",
+            "Handlers, filters and listeners that panicked",
+            each(|app| app.stats().panics.get()),
+        )?;
+        self.counters(
+            "handler_timeouts",
+            "Handlers that did not answer in time",
+            each(|app| app.stats().timeouts.get()),
+        )?;
+        self.counters(
+            "pushes",
+            "Messages queued for clients that did not ask, one per receiver",
+            each(|app| app.stats().pushed.get()),
+        )?;
+        self.counters(
+            "pushes_missed",
+            "Receivers of pushes who were not there",
+            each(|app| app.stats().missing.get()),
+        )?;
+        self.counters(
+            "lost_events",
+            "Events of sessions thrown away because listeners did not keep up",
+            each(|app| app.stats().lost_events.get()),
+        )
+    }
+
+    fn latencies(&mut self, seen: &[Seen]) -> fmt::Result {
+        let name = "handler_seconds";
+        let help = "Time from the first filter to the answer, by route";
+        self.family(name, help, None, MetricType::Histogram, |mut family| {
+            for one in seen {
+                let Some(latencies) = one.app.get::<Latencies>() else {
+                    continue;
+                };
+                for (route, histogram) in latencies.read() {
+                    let labels = with(&one.labels(), &[("route", route)]);
+                    let (sum, count, buckets) = histogram.read();
+                    family
+                        .encode_family(&labels)?
+                        .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn with<'a>(labels: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Labels<'a> {
+    [labels, more].concat()
+}

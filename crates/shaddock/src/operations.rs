@@ -1,0 +1,130 @@
+//! What an operator sees of a process: its phase, its servers, their sessions. Shared by the admin server, the metrics and the
+//! drain.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::app::AppHandle;
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Components start and ports are opened.
+    Starting,
+    /// Clients are served. Only now is the process ready.
+    Running,
+    /// Nobody new is let in; clients are told and closed.
+    Draining,
+}
+
+impl Phase {
+    /// `starting`, `running` or `draining`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A handle on the running process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Operations(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    phase: watch::Sender<Phase>,
+    drain: watch::Sender<bool>,
+    apps: RwLock<Vec<AppHandle>>,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            phase: watch::Sender::new(Phase::Starting),
+            drain: watch::Sender::new(false),
+            apps: RwLock::default(),
+        }))
+    }
+}
+
+impl Operations {
+    /// A process that starts, with no servers yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        *self.0.phase.borrow()
+    }
+
+    /// How long ago the process began.
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// The servers of the process, in the order in which they were added.
+    pub fn apps(&self) -> Vec<AppHandle> {
+        self.0
+            .apps
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The servers run from now on.
+    pub fn running(&self, apps: &[AppHandle]) {
+        *self.0.apps.write().unwrap_or_else(PoisonError::into_inner) = apps.to_vec();
+        self.set_phase(Phase::Running);
+    }
+
+    /// Asks the process to drain and to end. Returns at once; a second call changes nothing.
+    pub fn request_drain(&self) {
+        self.0.drain.send_replace(true);
+    }
+
+    /// Done when somebody asked for a drain. Cancel-safe.
+    pub async fn drain_requested(&self) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self.0.drain.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.0.phase.send_replace(phase);
+    }
+
+    /// Lets go of the servers, so that the last handle on them can be dropped.
+    pub(crate) fn forget_apps(&self) {
+        self.0
+            .apps
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_drain_is_remembered() {
+        let operations = Operations::new();
+        assert_eq!(operations.phase(), Phase::Starting);
+        operations.running(&[]);
+        assert_eq!(operations.phase().name(), "running");
+        operations.request_drain();
+        operations.request_drain();
+        operations.drain_requested().await;
+    }
+}
