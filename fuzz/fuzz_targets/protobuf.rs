@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use shaddock_fuzz::{Choices, bounded};
-use shaddock_protocol::{ProtobufError, Schema};
+use shaddock_protocol::{JsonError, ProtobufError, Schema, check_json};
 
 static SCHEMAS: LazyLock<Vec<(Schema, Vec<String>)>> = LazyLock::new(|| {
     let pomelo = include_str!("../../tests/vectors/protobuf.json");
@@ -80,11 +80,14 @@ fn both_ways(schema: &Schema, route: &str, bytes: &[u8], longest: usize) {
         schema.encode(route, bytes)
     }) {
         Ok(encoded) => {
-            let value: Value = serde_json::from_slice(bytes).expect("JSON went in");
-            assert_eq!(schema.encode_value(route, &value).unwrap(), encoded);
+            assert!(!matches!(check_json(bytes), Err(JsonError::Syntax(_))));
             schema
                 .decode(route, &encoded)
                 .expect("what was encoded can be decoded");
+            // Of members that are skipped only the grammar counts: a tree may refuse their numbers and surrogates.
+            if let Ok(value) = serde_json::from_slice(bytes) {
+                assert_eq!(schema.encode_value(route, &value).unwrap(), encoded);
+            }
         }
         Err(ProtobufError::UnknownRoute) => unreachable!(),
         Err(_) => {}
