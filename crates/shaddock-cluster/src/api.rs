@@ -235,6 +235,17 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
 
+    /// As [`deliver`](Self::deliver), without an answer: half the messages between servers, and nobody says who was not
+    /// there.
+    ///
+    /// # Errors
+    /// The frontend is not there, or the link is down.
+    fn deliver_unconfirmed(
+        &self,
+        frontend: &ServerId,
+        delivery: Delivery,
+    ) -> Result<(), RemoteError>;
+
     /// Sends a message to users of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver).
     ///
     /// # Errors

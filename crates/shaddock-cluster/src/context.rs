@@ -210,6 +210,12 @@ fn put_json_text(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(out, text);
 }
 
+/// Whether a text is a JSON object and nothing else.
+#[cfg(feature = "nats")]
+pub(crate) fn is_json_object(json: &[u8]) -> bool {
+    each_entry(json, |_, _| {}).is_ok()
+}
+
 /// Calls `entry` for each member of a JSON object, without building it.
 fn each_entry(json: &[u8], entry: impl FnMut(&str, &RawValue)) -> Result<(), serde_json::Error> {
     struct Entries<F>(F);

@@ -52,6 +52,8 @@ pub enum RemoteErrorKind {
     Busy,
     /// The link to the other servers is down and the request was not sent.
     Disconnected,
+    /// The link broke after the request was sent. The other server may have done the work.
+    LinkLost,
     /// Another frontend may own this user now, so nothing may be done in his name.
     Fenced,
     /// The request cannot be sent as it is: too large, an operation that the other server does not have, an illegal uid.
@@ -117,6 +119,38 @@ impl RemoteError {
         Self::new(code::UNKNOWN, "session not found")
     }
 
+    /// No handler has this route, in full as the client gave it.
+    pub fn handler_not_found(route: &str) -> Self {
+        Self::new(
+            code::NOT_FOUND,
+            format!("pitaya/handler: {route} not found"),
+        )
+    }
+
+    /// No remote has this route; `short` is its `service.method`.
+    pub fn remote_not_found(short: &str) -> Self {
+        Self::new(code::NOT_FOUND, "route not found").with("route", short)
+    }
+
+    /// What a JSON client gets as the body: `code`, `msg` and, unless empty, `metadata`, in this order.
+    pub fn to_json(&self) -> String {
+        #[derive(serde::Serialize)]
+        struct Body<'a> {
+            code: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            msg: &'a str,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            metadata: &'a BTreeMap<String, String>,
+        }
+        let body = Body {
+            code: self.code(),
+            msg: self.message(),
+            metadata: self.metadata(),
+        };
+        // Texts always have a JSON form.
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+
     /// Where it came from.
     pub fn kind(&self) -> RemoteErrorKind {
         self.0.kind
@@ -142,7 +176,12 @@ impl RemoteError {
         use RemoteErrorKind as Kind;
         match self.0.kind {
             Kind::NoServer | Kind::NoResponder | Kind::Busy | Kind::Disconnected => true,
-            Kind::Remote | Kind::Timeout | Kind::Fenced | Kind::Refused | Kind::BadAnswer => false,
+            Kind::Remote
+            | Kind::Timeout
+            | Kind::LinkLost
+            | Kind::Fenced
+            | Kind::Refused
+            | Kind::BadAnswer => false,
         }
     }
 }
@@ -221,6 +260,42 @@ mod tests {
     #[test]
     fn an_empty_code_is_unknown() {
         assert_eq!(RemoteError::new("", "x").code(), "PIT-000");
+    }
+
+    #[test]
+    fn clients_get_the_bodies_of_the_vectors() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/cluster.json"
+        );
+        let vectors: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let late = |route: &str, server: &str, peer: &str| {
+            crate::api::Limit {
+                timeout: std::time::Duration::from_secs(5),
+                route: route.into(),
+                caller: ServerId::new(server).unwrap(),
+                target: ServerId::new(peer).unwrap(),
+            }
+            .error()
+        };
+        for v in vectors["client_errors"].as_array().unwrap() {
+            let error = match v["name"].as_str().unwrap() {
+                "backend_not_found" => RemoteError::handler_not_found("game.room.jion"),
+                "no_server_of_type" => RemoteError::no_server(),
+                "timeout" => late(
+                    "game.room.join",
+                    "0f1d2c3b-4a59-4687-8879-6a5b4c3d2e1f",
+                    "b1946ac9-2492-4d23-9f3e-5d1f0c7a9e42",
+                ),
+                "no_responders" => {
+                    RemoteError::new("", "nats: no responders available for request")
+                }
+                "application" => RemoteError::new("PIT-433", "test error").with("some", "meta"),
+                other => panic!("{other}"),
+            };
+            assert_eq!(error.to_json(), v["body_json"].as_str().unwrap());
+        }
     }
 
     #[test]

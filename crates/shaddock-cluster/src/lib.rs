@@ -14,9 +14,14 @@ mod api;
 mod context;
 mod delivery;
 mod error;
+#[cfg(feature = "nats")]
+mod etcd;
 mod info;
 mod local;
 mod members;
+#[cfg(feature = "nats")]
+mod nats;
+mod route;
 mod routing;
 mod session;
 
@@ -30,6 +35,9 @@ pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
 pub use info::{InvalidServerId, ServerId, ServerInfo};
 pub use local::LocalCluster;
 pub use members::Members;
+#[cfg(feature = "nats")]
+pub use nats::{NatsCluster, NatsConfig};
+pub use route::split_route;
 pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target};
 pub use session::{
     ForwardedSession, Located, RawSid, SessionAnswer, SessionData, SessionEvent, SessionOp,

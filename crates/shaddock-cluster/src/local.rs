@@ -286,6 +286,19 @@ impl Membership for LocalMember {
         Box::pin(std::future::ready(result))
     }
 
+    fn deliver_unconfirmed(
+        &self,
+        frontend: &ServerId,
+        delivery: Delivery,
+    ) -> Result<(), RemoteError> {
+        let seat = self
+            .shared
+            .seat(frontend.as_str())
+            .ok_or_else(RemoteError::server_not_found)?;
+        guarded("deliver", || seat.node.deliver(delivery));
+        Ok(())
+    }
+
     fn deliver_to_users(
         &self,
         frontend_type: &str,

@@ -1,0 +1,298 @@
+//! The few operations of etcd that are used, over gRPC, each within a bound of time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, IntoStreamingRequest, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::pb::{
+    AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseRequest,
+    LeaseResponse, PutRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    WatchCreateRequest, WatchRequest, WatchResponse, prefix_end,
+};
+use super::unreachable;
+use crate::nats::NatsConfig;
+use crate::{ClusterError, ServerInfo};
+
+/// A list of many servers is larger than gRPC's default bound of 4 MiB.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// A connection to etcd, made when it is needed. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Etcd {
+    channel: Channel,
+    timeout: Duration,
+    prefix: Arc<str>,
+    user: Option<(String, String)>,
+    token: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
+}
+
+/// An operation failed: what etcd said, or that it said nothing in time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EtcdError {
+    #[error("etcd does not answer")]
+    Silent,
+    #[error("etcd: {}", .0.message())]
+    Failed(Box<Status>),
+    #[error("etcd: {0}")]
+    Odd(&'static str),
+}
+
+impl From<Status> for EtcdError {
+    fn from(status: Status) -> Self {
+        Self::Failed(Box::new(status))
+    }
+}
+
+pub(crate) type EtcdResult<T> = Result<T, EtcdError>;
+
+/// A stream of questions and one of answers.
+pub(crate) struct Exchange<Q, A> {
+    pub(crate) ask: mpsc::Sender<Q>,
+    pub(crate) answers: Streaming<A>,
+}
+
+impl Etcd {
+    /// Connects lazily: an endpoint that is not there shows in the first operation.
+    pub(crate) fn new(config: &NatsConfig) -> Result<Self, ClusterError> {
+        // A dead link is noticed while nothing is asked, as in the watch: well within the life of a lease.
+        let alive =
+            (config.lease_ttl / 6).clamp(Duration::from_millis(500), Duration::from_secs(5));
+        let mut endpoints = Vec::new();
+        for address in &config.etcd_endpoints {
+            let uri = if address.contains("://") {
+                address.clone()
+            } else {
+                format!("http://{address}")
+            };
+            let endpoint = Endpoint::from_shared(uri).map_err(|e| unreachable(config, &e))?;
+            endpoints.push(
+                endpoint
+                    .connect_timeout(config.etcd_timeout)
+                    .http2_keep_alive_interval(alive)
+                    .keep_alive_timeout(alive)
+                    .keep_alive_while_idle(true),
+            );
+        }
+        Ok(Self {
+            channel: Channel::balance_list(endpoints.into_iter()),
+            timeout: config.etcd_timeout,
+            prefix: config.etcd_prefix.as_str().into(),
+            user: config.etcd_user.clone(),
+            token: Arc::default(),
+        })
+    }
+
+    /// `<prefix>servers/`, under which servers are listed.
+    pub(crate) fn servers_key(&self) -> String {
+        format!("{}servers/", self.prefix)
+    }
+
+    pub(crate) fn server_key(&self, info: &ServerInfo) -> String {
+        format!("{}servers/{}/{}", self.prefix, info.server_type, info.id)
+    }
+
+    /// Where the owner of a user is written.
+    pub(crate) fn binding_key(&self, frontend_type: &str, uid: &str) -> String {
+        format!("{}bindings/{frontend_type}/{uid}", self.prefix)
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> EtcdResult<RangeResponse> {
+        let range = RangeRequest {
+            key: key.to_owned().into(),
+            ..RangeRequest::default()
+        };
+        self.unary("/etcdserverpb.KV/Range", range).await
+    }
+
+    pub(crate) async fn get_prefix(&self, prefix: &str) -> EtcdResult<RangeResponse> {
+        let range = RangeRequest {
+            key: prefix.to_owned().into(),
+            range_end: prefix_end(prefix),
+        };
+        self.unary("/etcdserverpb.KV/Range", range).await
+    }
+
+    pub(crate) async fn put(&self, key: String, value: String, lease: i64) -> EtcdResult<()> {
+        let put = PutRequest {
+            key: key.into(),
+            value: value.into(),
+            lease,
+        };
+        let Done {} = self.unary("/etcdserverpb.KV/Put", put).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn txn(&self, txn: TxnRequest) -> EtcdResult<TxnResponse> {
+        self.unary("/etcdserverpb.KV/Txn", txn).await
+    }
+
+    pub(crate) async fn grant(&self, ttl: Duration) -> EtcdResult<i64> {
+        let ttl = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
+        let lease: LeaseResponse = self
+            .unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl })
+            .await?;
+        Ok(lease.id)
+    }
+
+    pub(crate) async fn revoke(&self, id: i64) -> EtcdResult<()> {
+        let Done {} = self
+            .unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id })
+            .await?;
+        Ok(())
+    }
+
+    /// Opens a stream to keep leases alive, and asks for one.
+    pub(crate) async fn keep_alive(
+        &self,
+        id: i64,
+    ) -> EtcdResult<Exchange<LeaseRequest, LeaseResponse>> {
+        self.exchange("/etcdserverpb.Lease/LeaseKeepAlive", LeaseRequest { id })
+            .await
+    }
+
+    /// Watches all keys with a prefix from a revision on.
+    pub(crate) async fn watch(
+        &self,
+        prefix: &str,
+        from: i64,
+    ) -> EtcdResult<Exchange<WatchRequest, WatchResponse>> {
+        let create = WatchCreateRequest {
+            key: prefix.to_owned().into(),
+            range_end: prefix_end(prefix),
+            start_revision: from,
+        };
+        self.exchange(
+            "/etcdserverpb.Watch/Watch",
+            WatchRequest {
+                create: Some(create),
+            },
+        )
+        .await
+    }
+
+    async fn unary<Q, A>(&self, path: &'static str, question: Q) -> EtcdResult<A>
+    where
+        Q: prost::Message + Clone + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        self.bounded(async {
+            match self.try_unary(path, question.clone()).await {
+                Err(status) if self.user.is_some() && is_auth(&status) => {
+                    self.authenticate().await?;
+                    self.try_unary(path, question).await
+                }
+                result => result,
+            }
+        })
+        .await
+    }
+
+    async fn try_unary<Q, A>(&self, path: &'static str, question: Q) -> Result<A, Status>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        grpc.ready()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut request = Request::new(question);
+        self.sign(&mut request);
+        let codec = ProstCodec::<Q, A>::default();
+        Ok(grpc
+            .unary(request, PathAndQuery::from_static(path), codec)
+            .await?
+            .into_inner())
+    }
+
+    async fn exchange<Q, A>(&self, path: &'static str, first: Q) -> EtcdResult<Exchange<Q, A>>
+    where
+        Q: prost::Message + Clone + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        self.bounded(async {
+            match self.try_exchange(path, first.clone()).await {
+                Err(status) if self.user.is_some() && is_auth(&status) => {
+                    self.authenticate().await?;
+                    self.try_exchange(path, first).await
+                }
+                result => result,
+            }
+        })
+        .await
+    }
+
+    async fn try_exchange<Q, A>(
+        &self,
+        path: &'static str,
+        first: Q,
+    ) -> Result<Exchange<Q, A>, Status>
+    where
+        Q: prost::Message + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        grpc.ready()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let (ask, questions) = mpsc::channel(4);
+        // There is room for four.
+        let _ = ask.try_send(first);
+        let mut request = ReceiverStream::new(questions).into_streaming_request();
+        self.sign(&mut request);
+        let codec = ProstCodec::<Q, A>::default();
+        let answers = grpc
+            .streaming(request, PathAndQuery::from_static(path), codec)
+            .await?
+            .into_inner();
+        Ok(Exchange { ask, answers })
+    }
+
+    fn sign<T>(&self, request: &mut Request<T>) {
+        // A member that has lost its cluster refuses instead of staying silent.
+        request
+            .metadata_mut()
+            .insert("hasleader", MetadataValue::from_static("true"));
+        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
+            request.metadata_mut().insert("token", token.clone());
+        }
+    }
+
+    async fn authenticate(&self) -> Result<(), Status> {
+        let Some((name, password)) = self.user.clone() else {
+            return Ok(());
+        };
+        let question = AuthenticateRequest { name, password };
+        let answer: AuthenticateResponse = self
+            .try_unary("/etcdserverpb.Auth/Authenticate", question)
+            .await?;
+        let token = answer
+            .token
+            .parse()
+            .map_err(|_| Status::internal("a token that is no text"))?;
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        Ok(())
+    }
+
+    async fn bounded<T>(
+        &self,
+        operation: impl Future<Output = Result<T, Status>>,
+    ) -> EtcdResult<T> {
+        match tokio::time::timeout(self.timeout, operation).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(EtcdError::Silent),
+        }
+    }
+}
+
+fn is_auth(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated || status.message().contains("user name is empty")
+}

@@ -1,0 +1,23 @@
+//! Who is there, in etcd: this server's lease and key, and the list of all servers.
+
+use crate::ClusterError;
+use crate::nats::NatsConfig;
+
+mod client;
+mod lease;
+pub(crate) mod pb;
+mod record;
+mod watcher;
+
+pub(crate) use client::{Etcd, EtcdError, EtcdResult};
+pub(crate) use lease::Lease;
+pub(crate) use watcher::Watcher;
+
+/// etcd cannot be reached at start.
+pub(crate) fn unreachable(config: &NatsConfig, reason: &dyn std::fmt::Display) -> ClusterError {
+    ClusterError::Unreachable {
+        what: "etcd",
+        address: config.etcd_endpoints.join(","),
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,232 @@
+//! What all parts of one membership share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use async_nats::Subject;
+use bytes::Bytes;
+
+use super::calls::{Calls, Target};
+use super::link::Link;
+use super::users::Users;
+use super::wire::{self, Response};
+use super::{NatsConfig, subject};
+use crate::api::{ServingCount, guarded};
+use crate::etcd::{Etcd, Lease};
+use crate::{
+    JoinOptions, MemberChange, Members, Node, RemoteError, ServerId, ServerInfo, SessionEvent,
+    Unique, code,
+};
+
+/// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
+pub(super) const CAPABILITIES: [&str; 3] = ["mpush", "bysid", "direct"];
+/// The one that says that a server understands this crate's own subjects.
+pub(super) const DIRECT: &str = "direct";
+
+pub(super) struct Core {
+    pub(super) info: Arc<ServerInfo>,
+    pub(super) options: JoinOptions,
+    pub(super) node: Arc<dyn Node>,
+    pub(super) config: Arc<NatsConfig>,
+    pub(super) members: Members,
+    pub(super) link: Arc<Link>,
+    pub(super) calls: Arc<Calls>,
+    /// Tells this life of the server from an earlier one with its id.
+    pub(super) token: String,
+    pub(super) etcd: Etcd,
+    pub(super) lease: Arc<Lease>,
+    pub(super) users: Users,
+    pub(super) serving: Arc<ServingCount>,
+    pub(super) refused_busy: AtomicU64,
+    pub(super) fenced: AtomicBool,
+    pub(super) left: AtomicBool,
+    /// Subscriptions that every server of its kind has.
+    pub(super) own_subscriptions: usize,
+    targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
+    /// Frontends that have left the list and still serve their clients.
+    departing: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
+}
+
+/// The parts that are made before the rest.
+pub(super) struct Parts {
+    pub(super) info: Arc<ServerInfo>,
+    pub(super) options: JoinOptions,
+    pub(super) node: Arc<dyn Node>,
+    pub(super) config: Arc<NatsConfig>,
+    pub(super) link: Arc<Link>,
+    pub(super) etcd: Etcd,
+    pub(super) lease: Arc<Lease>,
+    pub(super) users: Users,
+    pub(super) own_subscriptions: usize,
+}
+
+impl Core {
+    pub(super) fn new(parts: Parts, token: String) -> Self {
+        let calls = Arc::new(Calls::new(subject::answers(&parts.info, &token)));
+        Self {
+            info: parts.info,
+            options: parts.options,
+            node: parts.node,
+            config: parts.config,
+            members: Members::new(),
+            link: parts.link,
+            calls,
+            token,
+            etcd: parts.etcd,
+            lease: parts.lease,
+            users: parts.users,
+            serving: Arc::default(),
+            refused_busy: AtomicU64::new(0),
+            fenced: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+            own_subscriptions: parts.own_subscriptions,
+            targets: ArcSwap::default(),
+            departing: Mutex::default(),
+        }
+    }
+
+    /// Where a server is called, with the count of calls on the way to it.
+    pub(super) fn target(&self, to: &ServerInfo) -> Arc<Target> {
+        if let Some(target) = self.targets.load().get(&to.id) {
+            return Arc::clone(target);
+        }
+        let capacity = if is_shaddock(to) {
+            self.config.calls_per_server
+        } else {
+            self.config.calls_per_pitaya_server
+        };
+        let made = Arc::new(Target::new(
+            Arc::new(to.clone()),
+            capacity,
+            self.config.waiting_calls_per_server,
+        ));
+        let mut target = Arc::clone(&made);
+        self.targets.rcu(|targets| {
+            let mut targets = HashMap::clone(targets);
+            target = Arc::clone(
+                targets
+                    .entry(to.id.clone())
+                    .or_insert_with(|| Arc::clone(&made)),
+            );
+            targets
+        });
+        target
+    }
+
+    /// A frontend that is listed, or has left the list and still serves its clients.
+    pub(super) fn frontend(&self, id: &ServerId) -> Result<Arc<ServerInfo>, RemoteError> {
+        self.members
+            .server(id.as_str())
+            .or_else(|| self.lock_departing().get(id).cloned())
+            .ok_or_else(RemoteError::server_not_found)
+    }
+
+    /// All frontends that may have clients.
+    pub(super) fn frontends(&self) -> Vec<Arc<ServerInfo>> {
+        let mut all = self.members.frontends();
+        let departing = self.lock_departing();
+        all.extend(
+            departing
+                .values()
+                .filter(|f| self.members.server(f.id.as_str()).is_none())
+                .cloned(),
+        );
+        all
+    }
+
+    fn lock_departing(&self) -> std::sync::MutexGuard<'_, HashMap<ServerId, Arc<ServerInfo>>> {
+        self.departing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A server said what becomes of it.
+    pub(super) fn goodbye(&self, server: &ServerId, gone: bool) {
+        if gone {
+            if self.lock_departing().remove(server).is_some() {
+                self.forget(server);
+            }
+        } else if let Some(info) = self
+            .members
+            .server(server.as_str())
+            .filter(|info| info.frontend)
+        {
+            self.lock_departing().insert(server.clone(), info);
+        }
+    }
+
+    fn forget(&self, server: &ServerId) {
+        self.targets.rcu(|targets| {
+            let mut targets = HashMap::clone(targets);
+            targets.remove(server);
+            targets
+        });
+    }
+
+    /// The list has changed.
+    pub(super) fn member_changed(self: &Arc<Self>, change: MemberChange) {
+        if let MemberChange::Left(info) = &change {
+            let departing = self.lock_departing().contains_key(&info.id);
+            if !departing {
+                self.forget(&info.id);
+                if info.frontend && self.options.session_events {
+                    let event = SessionEvent::FrontendLost(info.id.clone());
+                    guarded("session_event", || self.node.session_event(event));
+                }
+            }
+        }
+        self.check_user_subjects();
+        guarded("member_changed", || self.node.member_changed(change));
+    }
+
+    /// Whether users need subscriptions of their own depends on who is there.
+    pub(super) fn check_user_subjects(self: &Arc<Self>) {
+        if self.users.set_needed(self.need_user_subjects()) {
+            let core = Arc::clone(self);
+            tokio::spawn(async move { core.users.subscribe_all(&core.link).await });
+        }
+    }
+
+    /// Whether somebody may push to a user without knowing his frontend.
+    fn need_user_subjects(&self) -> bool {
+        !self.config.lazy_user_subjects
+            || self.members.all().iter().any(|server| !is_shaddock(server))
+    }
+
+    /// Whether a frontend of this type is a Pitaya server.
+    pub(super) fn has_pitaya_frontend(&self, frontend_type: &str) -> bool {
+        self.members
+            .servers_of(frontend_type)
+            .iter()
+            .any(|server| server.frontend && !is_shaddock(server))
+    }
+
+    /// Whether sessions of a user are unique.
+    pub(super) fn is_unique(&self) -> bool {
+        self.info.frontend && self.options.unique != Unique::No
+    }
+
+    /// Answers a request; without a reply subject nobody wants to know.
+    pub(super) fn answer(&self, reply: Option<Subject>, result: &Result<Bytes, RemoteError>) {
+        let Some(reply) = reply else { return };
+        let mut payload = wire::encode(&Response::of(result));
+        let max = self.link.max_payload();
+        if payload.len() > max {
+            let text = format!(
+                "the answer has {} bytes and NATS takes {max}",
+                payload.len()
+            );
+            payload = wire::encode(&Response::of(&Err(RemoteError::new(code::INTERNAL, text))));
+        }
+        if let Err(error) = self.link.publish(reply, None, payload) {
+            tracing::debug!(%error, "an answer was lost");
+        }
+    }
+}
+
+/// Whether a server understands this crate's own subjects.
+pub(super) fn is_shaddock(info: &ServerInfo) -> bool {
+    info.can(DIRECT)
+}

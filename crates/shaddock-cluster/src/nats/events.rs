@@ -1,0 +1,88 @@
+//! What frontends tell of their sessions, and servers of themselves.
+
+use std::sync::Arc;
+
+use async_nats::{Subject, Subscriber};
+use futures_util::StreamExt;
+
+use super::core::Core;
+use super::incoming::session_of;
+use super::serve::decode_or_log;
+use super::wire::{self, Event, EventKind, Goodbye};
+use super::{ops, subject};
+use crate::api::guarded;
+use crate::{ServerId, SessionEvent};
+
+/// Tells what happened to a session of this frontend.
+pub(super) fn publish(core: &Core, event: &SessionEvent) {
+    let (kind, session, text) = match event {
+        SessionEvent::Bound(session) => (EventKind::Bound, session, ""),
+        SessionEvent::Unbound { session, uid } => (EventKind::Unbound, session, &**uid),
+        SessionEvent::Closed { session, reason } => (EventKind::Closed, session, &**reason),
+        // Everybody sees that in the list.
+        SessionEvent::FrontendLost(_) => return,
+    };
+    let event = Event {
+        kind: kind as i32,
+        frontend: core.info.id.as_str().to_owned(),
+        session: Some(ops::session_to_wire(session)),
+        text: text.to_owned(),
+    };
+    if let Err(error) = core.link.publish(
+        Subject::from_static(subject::EVENTS),
+        None,
+        wire::encode(&event),
+    ) {
+        tracing::debug!(%error, "an event of a session was not told");
+    }
+}
+
+/// Reads events of sessions, until the subscription ends.
+pub(super) async fn sessions(core: Arc<Core>, mut subscription: Subscriber) {
+    while let Some(message) = subscription.next().await {
+        let Some(event) = decode_or_log::<Event>(&message).and_then(from_wire) else {
+            continue;
+        };
+        guarded("session_event", || core.node.session_event(event));
+    }
+}
+
+fn from_wire(event: Event) -> Option<SessionEvent> {
+    let session = session_of(event.session?, ServerId::new(event.frontend).ok());
+    let text = Arc::from(event.text);
+    match EventKind::try_from(event.kind).unwrap_or(EventKind::Unknown) {
+        EventKind::Unknown => None,
+        EventKind::Bound => Some(SessionEvent::Bound(session)),
+        EventKind::Unbound => Some(SessionEvent::Unbound { session, uid: text }),
+        EventKind::Closed => Some(SessionEvent::Closed {
+            session,
+            reason: text,
+        }),
+    }
+}
+
+/// Says what becomes of this server.
+pub(super) fn say_goodbye(core: &Core, gone: bool) {
+    let goodbye = Goodbye {
+        server: core.info.id.as_str().to_owned(),
+        gone,
+    };
+    // Who does not hear it finds out by the list.
+    let _ = core.link.publish(
+        Subject::from_static(subject::GOODBYES),
+        None,
+        wire::encode(&goodbye),
+    );
+}
+
+/// Reads what becomes of others, until the subscription ends.
+pub(super) async fn goodbyes(core: Arc<Core>, mut subscription: Subscriber) {
+    while let Some(message) = subscription.next().await {
+        let Some(goodbye) = decode_or_log::<Goodbye>(&message) else {
+            continue;
+        };
+        if let Ok(server) = ServerId::new(goodbye.server) {
+            core.goodbye(&server, goodbye.gone);
+        }
+    }
+}

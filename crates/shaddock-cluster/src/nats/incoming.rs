@@ -1,0 +1,336 @@
+//! What a received request asks for: checked in the order that all servers keep, before anything runs.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::wire::{KickMsg, MsgType, Request, RpcType, Session};
+use crate::context::is_json_object;
+use crate::{
+    Context, ForwardedRequest, ForwardedSession, RawSid, RemoteCall, RemoteError, ServerId,
+    SessionData, SessionOp, code, split_route,
+};
+
+/// A request, ready to run.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// Neither run nor answered: it cannot be read.
+    Unreadable(String),
+    /// Answered at once.
+    Refused(RemoteError),
+    Handler(ForwardedRequest),
+    Remote(RemoteCall),
+    /// A session operation of Pitaya, and how its success is answered.
+    Session {
+        op: SessionOp,
+        context: Context,
+        answer: SysAnswer,
+    },
+}
+
+/// The payload of a successful session operation in Pitaya's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SysAnswer {
+    Ack,
+    Kicked,
+}
+
+/// Reads a request. `frontend`: whether this server has sessions of its own.
+pub(crate) fn read(payload: Bytes, frontend: bool) -> Incoming {
+    let request = match Request::decode(payload) {
+        Ok(request) => request,
+        Err(error) => return Incoming::Unreadable(error.to_string()),
+    };
+    let Some(msg) = request.msg else {
+        return Incoming::Unreadable("no msg in the request".to_owned());
+    };
+    let context = match Context::from_json(request.metadata) {
+        Ok(context) => context,
+        Err(error) => {
+            return Incoming::Refused(RemoteError::new(code::INTERNAL, error.to_string()));
+        }
+    };
+    let refuse = |text: &'static str| {
+        Incoming::Refused(
+            RemoteError::new(code::BAD_REQUEST, text).with("route", msg.route.as_str()),
+        )
+    };
+    let Ok((_, short)) = split_route(&msg.route) else {
+        return refuse("cannot decode route");
+    };
+    match RpcType::try_from(request.r#type) {
+        Err(_) => refuse("invalid rpc type"),
+        Ok(RpcType::Sys) => {
+            let session = request.session.unwrap_or_default();
+            if !session.data.is_empty() && !is_json_object(&session.data) {
+                return Incoming::Refused(RemoteError::new(
+                    code::INTERNAL,
+                    "session data is not a JSON object",
+                ));
+            }
+            let id = match MsgType::try_from(msg.r#type) {
+                // A request has an answer even if its number is 0, which no client of ours sends.
+                Ok(MsgType::Request) => Some(NonZeroU64::new(msg.id).unwrap_or(NonZeroU64::MIN)),
+                _ => None,
+            };
+            Incoming::Handler(ForwardedRequest {
+                route: msg.route.into(),
+                body: msg.data,
+                id,
+                session: session_of(session, ServerId::new(request.frontend_id).ok()),
+                context,
+            })
+        }
+        Ok(RpcType::User) if frontend && short.starts_with("sys.") => {
+            session_operation(short, msg.data, context)
+                .unwrap_or_else(|| Incoming::Refused(RemoteError::remote_not_found(short)))
+        }
+        Ok(RpcType::User) => {
+            let from = context.get_str("peer.id").unwrap_or(request.frontend_id);
+            Incoming::Remote(RemoteCall {
+                route: msg.route.into(),
+                body: msg.data,
+                from: ServerId::new(from).ok(),
+                context,
+            })
+        }
+    }
+}
+
+/// A session as it travels.
+pub(crate) fn session_of(session: Session, frontend: Option<ServerId>) -> ForwardedSession {
+    ForwardedSession {
+        frontend,
+        sid: raw_sid(session.id),
+        uid: (!session.uid.is_empty()).then(|| Arc::from(session.uid)),
+        data: SessionData::from_json(session.data),
+    }
+}
+
+fn raw_sid(id: i64) -> Option<RawSid> {
+    u64::try_from(id).ok().and_then(RawSid::new)
+}
+
+/// The three remotes of a Pitaya frontend. Other `sys` routes are not found.
+fn session_operation(short: &str, argument: Bytes, context: Context) -> Option<Incoming> {
+    let bad = |e: prost::DecodeError| {
+        Incoming::Refused(RemoteError::new(code::BAD_REQUEST, e.to_string()))
+    };
+    let not_found = || Incoming::Refused(RemoteError::session_not_found());
+    let (op, answer) = match short {
+        "sys.bindsession" | "sys.pushsession" => {
+            let session = match Session::decode(argument) {
+                Ok(session) => session,
+                Err(error) => return Some(bad(error)),
+            };
+            let Some(sid) = raw_sid(session.id) else {
+                return Some(not_found());
+            };
+            let op = if short == "sys.bindsession" {
+                if session.uid.is_empty() {
+                    return Some(Incoming::Refused(RemoteError::new(
+                        code::UNKNOWN,
+                        "illegal uid",
+                    )));
+                }
+                SessionOp::Bind {
+                    sid,
+                    uid: session.uid.into(),
+                }
+            } else {
+                if !session.data.is_empty() && !is_json_object(&session.data) {
+                    let text = "session data is not a JSON object";
+                    return Some(Incoming::Refused(RemoteError::new(code::UNKNOWN, text)));
+                }
+                SessionOp::Replace {
+                    sid,
+                    data: SessionData::from_json(session.data),
+                }
+            };
+            (op, SysAnswer::Ack)
+        }
+        "sys.kick" => {
+            let uid = match KickMsg::decode(argument) {
+                Ok(kick) => kick.user_id,
+                Err(error) => return Some(bad(error)),
+            };
+            // Pitaya has no reasons, and always a KICK package.
+            (
+                SessionOp::KickUser {
+                    uid: uid.into(),
+                    reason: Some("kick".into()),
+                },
+                SysAnswer::Kicked,
+            )
+        }
+        _ => return None,
+    };
+    Some(Incoming::Session {
+        op,
+        context,
+        answer,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Bytes {
+        let digits = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
+        (0..text.len())
+            .step_by(2)
+            .map(digits)
+            .collect::<Vec<_>>()
+            .into()
+    }
+
+    fn vectors() -> serde_json::Value {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/cluster.json"
+        );
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn refusal(incoming: Incoming) -> RemoteError {
+        match incoming {
+            Incoming::Refused(error) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hostile_requests() {
+        for v in vectors()["hostile"].as_array().unwrap() {
+            let (name, wire) = (v["name"].as_str().unwrap(), hex(v["hex"].as_str().unwrap()));
+            let expect = &v["expect"];
+            match expect["action"].as_str().unwrap() {
+                "drop_without_answer" => {
+                    assert!(
+                        matches!(read(wire, true), Incoming::Unreadable(_)),
+                        "{name}"
+                    );
+                }
+                "handle" => assert!(matches!(read(wire, true), Incoming::Remote(_)), "{name}"),
+                "answer" => {
+                    let error = match read(wire, true) {
+                        Incoming::Refused(error) => error,
+                        // These two are looked up by the node, in its own tables.
+                        Incoming::Remote(call) if name == "request_remote_not_found" => {
+                            RemoteError::remote_not_found(split_route(&call.route).unwrap().1)
+                        }
+                        Incoming::Handler(request) if name == "request_handler_not_found" => {
+                            RemoteError::handler_not_found(&request.route)
+                        }
+                        other => panic!("{name}: {other:?}"),
+                    };
+                    assert_eq!(error.code(), expect["code"].as_str().unwrap(), "{name}");
+                    if let Some(text) = expect["msg"].as_str() {
+                        assert_eq!(error.message(), text, "{name}");
+                    }
+                    let metadata = serde_json::to_value(error.metadata()).unwrap();
+                    assert!(
+                        expect["metadata"].is_null() || expect["metadata"] == metadata,
+                        "{name}: {metadata}"
+                    );
+                }
+                "caller_error" => {
+                    let error = super::super::wire::decode_answer(wire).unwrap_err();
+                    assert_eq!(error.code(), expect["code"].as_str().unwrap(), "{name}");
+                }
+                other => panic!("{name}: {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_every_message_is_read_without_harm() {
+        for v in vectors()["messages"].as_array().unwrap() {
+            let wire = hex(v["hex"].as_str().unwrap());
+            for end in 0..wire.len() {
+                let _ = read(wire.slice(..end), true);
+            }
+        }
+    }
+
+    #[test]
+    fn session_operations_of_a_go_backend() {
+        let read_vector = |name: &str| {
+            let vectors = vectors();
+            let v = vectors["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|v| v["name"] == name)
+                .unwrap();
+            read(hex(v["hex"].as_str().unwrap()), true)
+        };
+        let Incoming::Session {
+            op: SessionOp::Bind { sid, uid },
+            answer: SysAnswer::Ack,
+            ..
+        } = read_vector("request_bindsession")
+        else {
+            panic!()
+        };
+        assert_eq!((sid.get(), &*uid), (7, "u42"));
+        let Incoming::Session {
+            op: SessionOp::Replace { .. },
+            ..
+        } = read_vector("request_pushsession")
+        else {
+            panic!()
+        };
+        let Incoming::Session {
+            op: SessionOp::KickUser { uid, reason },
+            answer: SysAnswer::Kicked,
+            ..
+        } = read_vector("request_kick")
+        else {
+            panic!()
+        };
+        assert_eq!((&*uid, reason.as_deref()), ("u42", Some("kick")));
+    }
+
+    #[test]
+    fn clients_cannot_reach_remotes_and_backends_have_no_sessions() {
+        let request = |kind: RpcType, route: &str| {
+            let msg = super::super::wire::Msg {
+                route: route.to_owned(),
+                ..Default::default()
+            };
+            let metadata = Bytes::from_static(b"{}");
+            Request {
+                r#type: kind as i32,
+                msg: Some(msg),
+                metadata,
+                ..Default::default()
+            }
+            .encode_to_vec()
+            .into()
+        };
+        assert!(matches!(
+            read(request(RpcType::Sys, "sys.kick"), true),
+            Incoming::Handler(_)
+        ));
+        assert!(matches!(
+            read(request(RpcType::User, "sys.kick"), false),
+            Incoming::Remote(_)
+        ));
+        assert_eq!(
+            refusal(read(request(RpcType::User, "sys.other"), true)).code(),
+            "PIT-404"
+        );
+        assert_eq!(
+            refusal(read(
+                request(RpcType::User, "connector.sys.bindsession"),
+                true
+            ))
+            .message(),
+            "session not found"
+        );
+    }
+}

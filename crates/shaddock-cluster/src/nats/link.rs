@@ -1,0 +1,262 @@
+//! The one connection of a server to NATS.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::{Notify, mpsc};
+
+use super::NatsConfig;
+use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
+
+/// Messages that wait because the connection takes no more at the moment. Above, sending fails.
+const MAX_QUEUED: usize = 65_536;
+/// Messages of one subscription that wait for their reader, which never waits for anything itself.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// The connection. What is sent from one thread leaves in the order in which it was sent.
+pub(crate) struct Link {
+    client: Client,
+    queue: Mutex<VecDeque<Outgoing>>,
+    /// Length of the queue, with the message that is being sent from it.
+    queued: AtomicUsize,
+    wake: Notify,
+}
+
+struct Outgoing {
+    subject: Subject,
+    reply: Option<Subject>,
+    payload: Bytes,
+}
+
+impl Outgoing {
+    async fn send(self, client: &Client) {
+        // Fails only when the client is closed for good.
+        let sent = match self.reply {
+            Some(reply) => {
+                client
+                    .publish_with_reply(self.subject, reply, self.payload)
+                    .await
+            }
+            None => client.publish(self.subject, self.payload).await,
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a message was not sent");
+        }
+    }
+}
+
+/// The connection went up (`true`) or down.
+pub(crate) type LinkEvents = mpsc::UnboundedReceiver<bool>;
+
+impl Link {
+    /// Connects; the second value tells when the connection is lost and found again.
+    pub(crate) async fn connect(
+        config: &NatsConfig,
+        name: String,
+    ) -> Result<(Arc<Self>, LinkEvents), ClusterError> {
+        let unreachable = |reason: String| ClusterError::Unreachable {
+            what: "NATS",
+            address: config.nats_urls.join(","),
+            reason,
+        };
+        let (events, receiver) = mpsc::unbounded_channel();
+        let delay = config.nats_reconnect_delay;
+        let mut options = ConnectOptions::new()
+            .name(&name)
+            .connection_timeout(config.nats_connect_timeout)
+            .ping_interval(config.nats_ping_interval)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            // Our subjects are checked where they are made.
+            .skip_subject_validation(true)
+            .reconnect_delay_callback(move |attempts| reconnect_delay(delay, attempts))
+            .event_callback(move |event| {
+                tell(&name, &events, &event);
+                std::future::ready(())
+            });
+        if let Some((user, password)) = &config.nats_user {
+            options = options.user_and_password(user.clone(), password.clone());
+        }
+        if let Some(path) = &config.nats_credentials {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(|e| unreachable(e.to_string()))?;
+        }
+        let client = options
+            .connect(config.nats_urls.join(","))
+            .await
+            .map_err(|e| unreachable(e.to_string()))?;
+        let link = Self {
+            client,
+            queue: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            wake: Notify::new(),
+        };
+        Ok((Arc::new(link), receiver))
+    }
+
+    /// Whether the connection is up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// The largest message that NATS takes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    /// Sends a message, now or behind those that wait.
+    pub(crate) fn publish(
+        &self,
+        subject: Subject,
+        reply: Option<Subject>,
+        payload: Bytes,
+    ) -> Result<(), RemoteError> {
+        if !self.is_up() {
+            return Err(disconnected());
+        }
+        let max = self.max_payload();
+        if payload.len() > max {
+            let text = format!(
+                "the message has {} bytes and NATS takes {max}",
+                payload.len()
+            );
+            return Err(RemoteError::of(
+                RemoteErrorKind::Refused,
+                code::INTERNAL,
+                text,
+            ));
+        }
+        let message = Outgoing {
+            subject,
+            reply,
+            payload,
+        };
+        if self.queued.load(Ordering::Acquire) == 0 {
+            let copy = Outgoing {
+                subject: message.subject.clone(),
+                reply: message.reply.clone(),
+                payload: message.payload.clone(),
+            };
+            // One poll: either the client has room, or nothing was sent.
+            if tokio::task::unconstrained(copy.send(&self.client))
+                .now_or_never()
+                .is_some()
+            {
+                return Ok(());
+            }
+        }
+        self.enqueue(message)
+    }
+
+    fn enqueue(&self, message: Outgoing) -> Result<(), RemoteError> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.len() >= MAX_QUEUED {
+            return Err(RemoteError::of(
+                RemoteErrorKind::Busy,
+                code::UNAVAILABLE,
+                "too much is waiting to be sent",
+            ));
+        }
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        queue.push_back(message);
+        drop(queue);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Sends what had to wait, for ever.
+    pub(crate) async fn pump(&self) {
+        loop {
+            let next = self
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
+            match next {
+                Some(message) => {
+                    message.send(&self.client).await;
+                    self.queued.fetch_sub(1, Ordering::AcqRel);
+                }
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Subscribes; what is published after this and reaches NATS later finds the subscription.
+    pub(crate) async fn subscribe(&self, subject: String) -> Result<Subscriber, RemoteError> {
+        self.client
+            .subscribe(Subject::from(subject))
+            .await
+            .map_err(|e| {
+                RemoteError::of(
+                    RemoteErrorKind::Disconnected,
+                    code::UNAVAILABLE,
+                    e.to_string(),
+                )
+            })
+    }
+
+    /// Whether somebody listens to a subject. An empty message is nothing to any server, so there is no answer but NATS'
+    /// own "nobody".
+    pub(crate) async fn is_heard(&self, subject: String, within: Duration) -> bool {
+        let asked = self.client.request(Subject::from(subject), Bytes::new());
+        match tokio::time::timeout(within, asked).await {
+            Ok(Err(error)) => error.kind() != RequestErrorKind::NoResponders,
+            Ok(Ok(_)) | Err(_) => true,
+        }
+    }
+
+    /// Waits until all that was sent is with NATS.
+    pub(crate) async fn flush(&self, within: Duration) {
+        while self.queued.load(Ordering::Acquire) > 0 && self.is_up() {
+            tokio::task::yield_now().await;
+        }
+        let _ = tokio::time::timeout(within, self.client.flush()).await;
+    }
+
+    /// Closes the connection after what is in it.
+    pub(crate) async fn close(&self) {
+        let _ = self.client.drain().await;
+    }
+}
+
+/// The link to other servers is down; nothing was sent.
+pub(crate) fn disconnected() -> RemoteError {
+    RemoteError::of(
+        RemoteErrorKind::Disconnected,
+        code::UNAVAILABLE,
+        "not connected to NATS",
+    )
+}
+
+/// None before the first attempt, so that a short loss is short.
+fn reconnect_delay(delay: Duration, attempts: usize) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    // Servers that lost the same NATS do not come back in the same moment.
+    let jitter = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), attempts) % 100;
+    delay + delay.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0)
+}
+
+fn tell(name: &str, events: &mpsc::UnboundedSender<bool>, event: &Event) {
+    match event {
+        Event::Connected => {
+            tracing::info!(server = name, "connected to NATS");
+            let _ = events.send(true);
+        }
+        Event::Disconnected => {
+            tracing::warn!(server = name, "NATS is away");
+            let _ = events.send(false);
+        }
+        Event::SlowConsumer(_) => tracing::error!(server = name, "messages from NATS were dropped"),
+        other => tracing::debug!(server = name, %other, "NATS"),
+    }
+}

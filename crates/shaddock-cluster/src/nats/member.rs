@@ -1,0 +1,382 @@
+//! The membership of one server.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use tokio::task::AbortHandle;
+
+use super::core::{Core, is_shaddock};
+use super::join::Tasks;
+use super::wire::{self, KickMsg, Msg, MsgType, Request, RpcType};
+use super::{delivery, events, ops, subject, users};
+use crate::api::Limit;
+use crate::{
+    BindError, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
+    Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId,
+    ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, code,
+};
+
+pub(super) struct NatsMember {
+    core: Arc<Core>,
+    tasks: Tasks,
+    /// Takes requests of others.
+    requests: AbortHandle,
+}
+
+impl NatsMember {
+    pub(super) fn new(core: Arc<Core>, tasks: Tasks, requests: AbortHandle) -> Self {
+        Self {
+            core,
+            tasks,
+            requests,
+        }
+    }
+
+    fn send(
+        &self,
+        to: &ServerInfo,
+        request: &Request,
+        route: Arc<str>,
+        timeout: Duration,
+    ) -> Reply {
+        let limit = Limit {
+            timeout,
+            route,
+            caller: self.core.info.id.clone(),
+            target: to.id.clone(),
+        };
+        self.core.calls.call(
+            &self.core.link,
+            &self.core.target(to),
+            wire::encode(request),
+            limit,
+        )
+    }
+
+    fn timeout(&self, context: &Context) -> Duration {
+        context
+            .timeout()
+            .unwrap_or(self.core.config.request_timeout)
+    }
+
+    fn frontend_id(&self) -> String {
+        if self.core.info.frontend {
+            self.core.info.id.as_str().to_owned()
+        } else {
+            String::new()
+        }
+    }
+
+    /// Asks all shaddock frontends the same.
+    fn ask_all(
+        &self,
+        op: &SessionOp,
+    ) -> Vec<BoxFuture<'static, Result<SessionAnswer, RemoteError>>> {
+        let frontends = self.core.frontends();
+        let ours = frontends.iter().filter(|frontend| is_shaddock(frontend));
+        ours.map(|frontend| ops::send(&self.core, frontend, op.clone(), &Context::new()))
+            .collect()
+    }
+}
+
+fn fail<T: Send + 'static>(error: RemoteError) -> BoxFuture<'static, Result<T, RemoteError>> {
+    Box::pin(std::future::ready(Err(error)))
+}
+
+fn fenced() -> RemoteError {
+    let text = "this frontend is cut off and another one may own the user";
+    RemoteError::of(RemoteErrorKind::Fenced, code::UNAVAILABLE, text)
+}
+
+/// A frontend that is just dying has no sessions any more.
+fn unless_gone<T>(result: Result<T, RemoteError>) -> Result<Option<T>, RemoteError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Membership for NatsMember {
+    fn info(&self) -> &Arc<ServerInfo> {
+        &self.core.info
+    }
+
+    fn members(&self) -> &Members {
+        &self.core.members
+    }
+
+    fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {
+        if request.session.uid.is_some() && self.is_fenced() {
+            return Reply::ready(Err(fenced()));
+        }
+        let timeout = self.timeout(&request.context);
+        let kind = if request.id.is_some() {
+            MsgType::Request
+        } else {
+            MsgType::Notify
+        };
+        let wire = Request {
+            r#type: RpcType::Sys as i32,
+            session: Some(ops::session_to_wire(&request.session)),
+            msg: Some(Msg {
+                id: request.id.map_or(0, std::num::NonZero::get),
+                route: request.route.as_ref().to_owned(),
+                data: request.body,
+                reply: String::new(),
+                r#type: kind as i32,
+            }),
+            frontend_id: self.frontend_id(),
+            metadata: request.context.to_json(&self.core.info, timeout),
+        };
+        self.send(to, &wire, request.route, timeout)
+    }
+
+    fn call(&self, to: &ServerInfo, call: RemoteCall) -> Reply {
+        let timeout = self.timeout(&call.context);
+        let wire = Request {
+            r#type: RpcType::User as i32,
+            session: None,
+            msg: Some(Msg {
+                route: call.route.as_ref().to_owned(),
+                data: call.body,
+                ..Msg::default()
+            }),
+            frontend_id: self.frontend_id(),
+            metadata: call.context.to_json(&self.core.info, timeout),
+        };
+        self.send(to, &wire, call.route, timeout)
+    }
+
+    fn session_op(
+        &self,
+        frontend: &ServerId,
+        op: SessionOp,
+        context: Context,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        match self.core.frontend(frontend) {
+            Ok(frontend) => ops::send(&self.core, &frontend, op, &context),
+            Err(error) => fail(error),
+        }
+    }
+
+    fn deliver(
+        &self,
+        frontend: &ServerId,
+        delivery: Delivery,
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
+        match self.core.frontend(frontend) {
+            Ok(frontend) => delivery::send(&self.core, &frontend, &delivery),
+            Err(error) => fail(error),
+        }
+    }
+
+    fn deliver_unconfirmed(
+        &self,
+        frontend: &ServerId,
+        delivery: Delivery,
+    ) -> Result<(), RemoteError> {
+        delivery::send_unconfirmed(&self.core, &*self.core.frontend(frontend)?, &delivery)
+    }
+
+    fn deliver_to_users(
+        &self,
+        frontend_type: &str,
+        route: Arc<str>,
+        body: Bytes,
+        uids: Arc<[Arc<str>]>,
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
+        let delivery = Delivery {
+            route,
+            body,
+            to: Receivers::Uids(Arc::clone(&uids)),
+        };
+        delivery::send_to_users(&self.core, frontend_type, &delivery, &uids)
+    }
+
+    fn kick_user(
+        &self,
+        uid: Arc<str>,
+        reason: Option<Arc<str>>,
+    ) -> BoxFuture<'static, Result<u32, RemoteError>> {
+        let kicks = self.ask_all(&SessionOp::KickUser {
+            uid: Arc::clone(&uid),
+            reason,
+        });
+        let kick = wire::encode(&KickMsg {
+            user_id: uid.to_string(),
+            not_for_shaddock: true,
+        });
+        for server_type in self.core.members.types() {
+            if self.core.has_pitaya_frontend(&server_type) && crate::info::is_uid(&uid) {
+                let subject = Subject::from(subject::kick(&server_type, &uid));
+                if let Err(error) = self.core.link.publish(subject, None, kick.clone()) {
+                    return fail(error);
+                }
+            }
+        }
+        Box::pin(async move {
+            let mut closed = 0;
+            for answer in futures_util::future::join_all(kicks).await {
+                if let Some(SessionAnswer::Kicked(count)) = unless_gone(answer)? {
+                    closed += count;
+                }
+            }
+            Ok(closed)
+        })
+    }
+
+    fn where_is(&self, uid: Arc<str>) -> BoxFuture<'static, Result<Vec<Located>, RemoteError>> {
+        let asked = self.ask_all(&SessionOp::GetByUid {
+            uid: Arc::clone(&uid),
+        });
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let mut places = Vec::new();
+            for answer in futures_util::future::join_all(asked).await {
+                let Some(SessionAnswer::Sessions(sessions)) = unless_gone(answer)? else {
+                    continue;
+                };
+                let Some(frontend) = sessions
+                    .first()
+                    .and_then(|session| session.frontend.clone())
+                else {
+                    continue;
+                };
+                let Ok(info) = core.frontend(&frontend) else {
+                    continue;
+                };
+                let sids = sessions.iter().filter_map(|session| session.sid).collect();
+                places.push(Located {
+                    frontend,
+                    server_type: Arc::clone(&info.server_type),
+                    sids,
+                });
+            }
+            places.extend(at_pitaya(&core, &uid).await?);
+            Ok(places)
+        })
+    }
+
+    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>> {
+        if self.core.left.load(Ordering::Acquire) {
+            return Box::pin(std::future::ready(Err(BindError::Left)));
+        }
+        Box::pin(users::bind(Arc::clone(&self.core), uid, sid))
+    }
+
+    fn is_bound(&self, uid: &str, sid: RawSid) -> bool {
+        self.core.users.is_bound(uid, sid)
+    }
+
+    fn unbind_user(&self, uid: &Arc<str>, sid: RawSid) {
+        self.core.users.unbind(uid, sid);
+    }
+
+    fn publish_event(&self, event: SessionEvent) {
+        events::publish(&self.core, &event);
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.core.fenced.load(Ordering::Acquire)
+    }
+
+    fn status(&self) -> Status {
+        let left = self.core.left.load(Ordering::Acquire);
+        Status {
+            connected: !left && self.core.link.is_up(),
+            listed: self.core.lease.is_listed(),
+            pending_calls: self.core.calls.pending(),
+            serving: self.core.serving.now(),
+            bound_users: self.core.users.count(),
+            subscriptions: if left {
+                0
+            } else {
+                self.core.own_subscriptions + self.core.users.subscriptions()
+            },
+            refused_busy: self.core.refused_busy.load(Ordering::Relaxed),
+        }
+    }
+
+    fn withdraw(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.core.lease.is_wanted() {
+                events::say_goodbye(&self.core, false);
+                self.core
+                    .link
+                    .flush(self.core.config.nats_connect_timeout)
+                    .await;
+                self.core.lease.withdraw().await;
+                self.core.members.remove(self.core.info.id.as_str());
+                tokio::time::sleep(self.core.config.shutdown_delay).await;
+            }
+        })
+    }
+
+    fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.core.left.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            self.withdraw().await;
+            // What came until now is served; then nobody listens, which NATS tells to who still calls.
+            self.requests.abort();
+            let idle = self.core.serving.idle();
+            if tokio::time::timeout(self.core.config.request_timeout, idle)
+                .await
+                .is_err()
+            {
+                tracing::warn!(server = %self.core.info.id, "left with requests unanswered");
+            }
+            self.core.users.forget_all();
+            events::say_goodbye(&self.core, true);
+            self.core
+                .link
+                .flush(self.core.config.nats_connect_timeout)
+                .await;
+            self.core.lease.revoke().await;
+            self.tasks.stop();
+            self.core.link.close().await;
+            self.core.calls.fail_all();
+        })
+    }
+}
+
+/// Looks into the directory that Pitaya frontends may write, if there are any.
+async fn at_pitaya(core: &Core, uid: &str) -> Result<Vec<Located>, RemoteError> {
+    let mut places = Vec::new();
+    for server_type in core.members.types() {
+        if !core.has_pitaya_frontend(&server_type) || !crate::info::is_uid(uid) {
+            continue;
+        }
+        let found = core
+            .etcd
+            .get(&core.etcd.binding_key(&server_type, uid))
+            .await;
+        let found = found.map_err(|e| {
+            RemoteError::of(
+                RemoteErrorKind::Disconnected,
+                code::UNAVAILABLE,
+                e.to_string(),
+            )
+        })?;
+        let owner = found
+            .kvs
+            .first()
+            .map(|kv| String::from_utf8_lossy(&kv.value));
+        let listed = owner
+            .and_then(|owner| core.members.server(&owner))
+            .filter(|info| !is_shaddock(info));
+        if let Some(info) = listed {
+            places.push(Located {
+                frontend: info.id.clone(),
+                server_type,
+                sids: Vec::new(),
+            });
+        }
+    }
+    Ok(places)
+}

@@ -1,0 +1,57 @@
+//! A cluster on NATS and etcd that Pitaya v3 servers can be part of.
+
+use std::sync::Arc;
+
+use crate::{BoxFuture, Cluster, ClusterError, JoinOptions, Membership, Node, ServerInfo};
+
+mod calls;
+mod config;
+mod core;
+mod delivery;
+mod events;
+mod incoming;
+mod join;
+mod link;
+mod member;
+mod ops;
+mod owners;
+mod serve;
+pub(crate) mod subject;
+mod users;
+pub(crate) mod wire;
+
+pub use config::NatsConfig;
+
+/// Servers that call each other over NATS and are listed in etcd. Cheap to clone.
+///
+/// Each server that joins has one connection to NATS, and one to etcd. It must join, and be used, inside a tokio runtime;
+/// its background work runs there, so that runtime must live as long as the server.
+#[derive(Clone, Debug)]
+pub struct NatsCluster(Arc<NatsConfig>);
+
+impl NatsCluster {
+    /// Checks the settings. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`ClusterError::Setting`] if one cannot be used.
+    pub fn new(config: NatsConfig) -> Result<Self, ClusterError> {
+        config.validate()?;
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &NatsConfig {
+        &self.0
+    }
+}
+
+impl Cluster for NatsCluster {
+    fn join(
+        &self,
+        info: ServerInfo,
+        options: JoinOptions,
+        node: Arc<dyn Node>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Membership>, ClusterError>> {
+        Box::pin(join::join(Arc::clone(&self.0), info, options, node))
+    }
+}

@@ -1,0 +1,391 @@
+//! Session operations, between shaddock servers and with Pitaya frontends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+
+use super::core::{Core, is_shaddock};
+use super::incoming::session_of;
+use super::serve::{decode, decode_or_log, is_busy, run};
+use super::wire::{
+    self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session,
+};
+use super::{owners, subject};
+use crate::api::{Limit, guarded};
+use crate::{
+    BoxFuture, Context, ForwardedSession, RawSid, RemoteError, RemoteErrorKind, Reply, ServerId,
+    ServerInfo, SessionAnswer, SessionData, SessionOp, code,
+};
+
+type Answering = BoxFuture<'static, Result<SessionAnswer, RemoteError>>;
+
+/// Sends an operation to a frontend.
+pub(super) fn send(
+    core: &Arc<Core>,
+    frontend: &ServerInfo,
+    op: SessionOp,
+    context: &Context,
+) -> Answering {
+    let timeout = context.timeout().unwrap_or(core.config.request_timeout);
+    if is_shaddock(frontend) {
+        return ask(core, frontend, to_wire(op, timeout), timeout);
+    }
+    match to_pitaya(op) {
+        Ok((route, argument)) => {
+            let reply = call_pitaya(core, frontend, route, argument, context);
+            Box::pin(async move {
+                let kicked = route == "sys.kick";
+                // What an ack says is of no interest.
+                reply.await.map(|_ack| {
+                    if kicked {
+                        SessionAnswer::Kicked(1)
+                    } else {
+                        SessionAnswer::Done
+                    }
+                })
+            })
+        }
+        Err(error) => Box::pin(std::future::ready(Err(error))),
+    }
+}
+
+/// Asks a shaddock frontend.
+fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -> Answering {
+    core.info.id.as_str().clone_into(&mut op.from);
+    let kind = op.kind;
+    let frontend_id = frontend.id.clone();
+    let limit = Limit {
+        timeout,
+        route: "shaddock.op".into(),
+        caller: core.info.id.clone(),
+        target: frontend_id.clone(),
+    };
+    let subject = Subject::from(subject::operation(frontend));
+    match core
+        .calls
+        .ask(&core.link, subject, wire::encode(&op), timeout)
+    {
+        Err(error) => Box::pin(std::future::ready(Err(error))),
+        Ok(asked) => Box::pin(async move {
+            let answer = asked.answer().await.ok_or_else(|| limit.error())?;
+            let data = wire::decode_answer(answer.into_payload()?)?;
+            from_wire_answer(kind, decode(data)?, &frontend_id)
+        }),
+    }
+}
+
+/// Asks the owner of a user about him; nothing in time is `Ok(None)`.
+pub(super) async fn ask_owner(
+    core: &Arc<Core>,
+    owner: &ServerInfo,
+    kind: OpKind,
+    uid: &str,
+    timeout: Duration,
+) -> Result<Option<u32>, RemoteError> {
+    let op = Op {
+        kind: kind as i32,
+        uid: uid.to_owned(),
+        from: core.info.id.as_str().to_owned(),
+        timeout_ms: millis(timeout),
+        ..Op::default()
+    };
+    let subject = Subject::from(subject::operation(owner));
+    let asked = core
+        .calls
+        .ask(&core.link, subject, wire::encode(&op), timeout)?;
+    let Some(answer) = asked.answer().await else {
+        return Ok(None);
+    };
+    let data = wire::decode_answer(answer.into_payload()?)?;
+    Ok(Some(decode::<OpAnswer>(data)?.count))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn to_wire(op: SessionOp, timeout: Duration) -> Op {
+    let mut wire = Op {
+        timeout_ms: millis(timeout),
+        ..Op::default()
+    };
+    let mut sid_of = |sid: RawSid| wire.sid = sid.get();
+    let kind = match op {
+        SessionOp::Bind { sid, uid } => {
+            sid_of(sid);
+            wire.uid = uid.to_string();
+            OpKind::Bind
+        }
+        SessionOp::Unbind { sid, uid } => {
+            sid_of(sid);
+            wire.uid = uid.to_string();
+            OpKind::Unbind
+        }
+        SessionOp::Merge {
+            sid,
+            changes,
+            view: _,
+        } => {
+            sid_of(sid);
+            wire.data = SessionData::from(changes).to_json();
+            OpKind::Merge
+        }
+        SessionOp::Replace { sid, data } => {
+            sid_of(sid);
+            wire.data = data.to_json();
+            OpKind::Replace
+        }
+        SessionOp::Kick {
+            sid,
+            uid: _,
+            reason,
+        } => {
+            sid_of(sid);
+            wire.reason = reason.map(|r| r.to_string());
+            OpKind::Kick
+        }
+        SessionOp::KickUser { uid, reason } => {
+            wire.uid = uid.to_string();
+            wire.reason = reason.map(|r| r.to_string());
+            OpKind::KickUser
+        }
+        SessionOp::Get { sid } => {
+            sid_of(sid);
+            OpKind::Get
+        }
+        SessionOp::GetByUid { uid } => {
+            wire.uid = uid.to_string();
+            OpKind::GetByUid
+        }
+        SessionOp::ClientAddress { sid } => {
+            sid_of(sid);
+            OpKind::ClientAddress
+        }
+        SessionOp::Custom { name, argument } => {
+            wire.name = name.to_string();
+            wire.data = argument;
+            OpKind::Custom
+        }
+    };
+    wire.kind = kind as i32;
+    wire
+}
+
+fn from_wire(op: Op) -> Result<SessionOp, RemoteError> {
+    let sid = || RawSid::new(op.sid).ok_or_else(RemoteError::session_not_found);
+    let uid: Arc<str> = op.uid.into();
+    let reason = op.reason.map(Arc::from);
+    Ok(match OpKind::try_from(op.kind).unwrap_or(OpKind::Unknown) {
+        OpKind::Bind => SessionOp::Bind { sid: sid()?, uid },
+        OpKind::Unbind => SessionOp::Unbind { sid: sid()?, uid },
+        OpKind::Merge => {
+            let changes = SessionData::from_json(op.data).to_map();
+            let changes =
+                changes.map_err(|e| RemoteError::new(code::BAD_REQUEST, e.to_string()))?;
+            SessionOp::Merge {
+                sid: sid()?,
+                changes,
+                view: SessionData::empty(),
+            }
+        }
+        OpKind::Replace => SessionOp::Replace {
+            sid: sid()?,
+            data: SessionData::from_json(op.data),
+        },
+        OpKind::Kick => SessionOp::Kick {
+            sid: sid()?,
+            uid: None,
+            reason,
+        },
+        OpKind::KickUser => SessionOp::KickUser { uid, reason },
+        OpKind::Get => SessionOp::Get { sid: sid()? },
+        OpKind::GetByUid => SessionOp::GetByUid { uid },
+        OpKind::ClientAddress => SessionOp::ClientAddress { sid: sid()? },
+        OpKind::Custom => SessionOp::Custom {
+            name: op.name.into(),
+            argument: op.data,
+        },
+        OpKind::Unknown | OpKind::Probe | OpKind::Release => {
+            return Err(RemoteError::new(
+                code::NOT_FOUND,
+                "no such session operation",
+            ));
+        }
+    })
+}
+
+fn to_wire_answer(answer: SessionAnswer) -> OpAnswer {
+    match answer {
+        SessionAnswer::Done => OpAnswer::default(),
+        SessionAnswer::Kicked(count) => OpAnswer {
+            count,
+            ..OpAnswer::default()
+        },
+        SessionAnswer::Sessions(sessions) => OpAnswer {
+            sessions: sessions.iter().map(session_to_wire).collect(),
+            ..OpAnswer::default()
+        },
+        SessionAnswer::Address(address) => OpAnswer {
+            address: address.map(|a| a.to_string()).unwrap_or_default(),
+            ..OpAnswer::default()
+        },
+        SessionAnswer::Custom(data) => OpAnswer {
+            data,
+            ..OpAnswer::default()
+        },
+    }
+}
+
+fn from_wire_answer(
+    kind: i32,
+    answer: OpAnswer,
+    frontend: &ServerId,
+) -> Result<SessionAnswer, RemoteError> {
+    Ok(match OpKind::try_from(kind).unwrap_or(OpKind::Unknown) {
+        OpKind::Kick | OpKind::KickUser => SessionAnswer::Kicked(answer.count),
+        OpKind::Get | OpKind::GetByUid => {
+            let sessions = answer
+                .sessions
+                .into_iter()
+                .map(|s| session_of(s, Some(frontend.clone())))
+                .collect();
+            SessionAnswer::Sessions(sessions)
+        }
+        OpKind::ClientAddress if answer.address.is_empty() => SessionAnswer::Address(None),
+        OpKind::ClientAddress => {
+            let bad =
+                |_| RemoteError::of(RemoteErrorKind::BadAnswer, code::UNKNOWN, "not an address");
+            SessionAnswer::Address(Some(answer.address.parse().map_err(bad)?))
+        }
+        OpKind::Custom => SessionAnswer::Custom(answer.data),
+        _ => SessionAnswer::Done,
+    })
+}
+
+/// A session as it travels; its frontend is said elsewhere.
+pub(super) fn session_to_wire(session: &ForwardedSession) -> Session {
+    Session {
+        id: session
+            .sid
+            .and_then(|sid| i64::try_from(sid.get()).ok())
+            .unwrap_or(0),
+        uid: session.uid.as_deref().unwrap_or_default().to_owned(),
+        data: session.data.to_json(),
+    }
+}
+
+/// Route and argument of a remote of a Pitaya frontend, which has three.
+fn to_pitaya(op: SessionOp) -> Result<(&'static str, Bytes), RemoteError> {
+    let session = |sid: RawSid, uid: &str, data: Bytes| {
+        let id = i64::try_from(sid.get()).unwrap_or(0);
+        wire::encode(&Session {
+            id,
+            uid: uid.to_owned(),
+            data,
+        })
+    };
+    let kick = |uid: &str| {
+        wire::encode(&KickMsg {
+            user_id: uid.to_owned(),
+            not_for_shaddock: false,
+        })
+    };
+    Ok(match op {
+        SessionOp::Bind { sid, uid } => ("sys.bindsession", session(sid, &uid, Bytes::new())),
+        SessionOp::Merge {
+            sid,
+            changes: _,
+            view: data,
+        }
+        | SessionOp::Replace { sid, data } => ("sys.pushsession", session(sid, "", data.to_json())),
+        SessionOp::Kick {
+            sid: _,
+            uid: Some(uid),
+            reason: _,
+        }
+        | SessionOp::KickUser { uid, reason: _ } => ("sys.kick", kick(&uid)),
+        SessionOp::Kick { .. } => {
+            return Err(refused("you have to bind an UID to the session to do that"));
+        }
+        _ => {
+            return Err(refused(
+                "the frontend is a Pitaya server, which has no such operation",
+            ));
+        }
+    })
+}
+
+fn refused(text: &'static str) -> RemoteError {
+    RemoteError::of(RemoteErrorKind::Refused, code::UNKNOWN, text)
+}
+
+fn call_pitaya(
+    core: &Arc<Core>,
+    to: &ServerInfo,
+    route: &'static str,
+    argument: Bytes,
+    context: &Context,
+) -> Reply {
+    let timeout = context.timeout().unwrap_or(core.config.request_timeout);
+    let request = Request {
+        r#type: RpcType::User as i32,
+        session: None,
+        msg: Some(Msg {
+            route: route.to_owned(),
+            data: argument,
+            r#type: MsgType::Request as i32,
+            ..Msg::default()
+        }),
+        frontend_id: if core.info.frontend {
+            core.info.id.as_str().to_owned()
+        } else {
+            String::new()
+        },
+        metadata: context.to_json(&core.info, timeout),
+    };
+    let limit = Limit {
+        timeout,
+        route: route.into(),
+        caller: core.info.id.clone(),
+        target: to.id.clone(),
+    };
+    core.calls
+        .call(&core.link, &core.target(to), wire::encode(&request), limit)
+}
+
+/// Serves an operation that came.
+pub(super) fn received(core: &Arc<Core>, message: Message) {
+    let Some(op) = decode_or_log::<Op>(&message) else {
+        return;
+    };
+    let reply = message.reply;
+    let kind = OpKind::try_from(op.kind).unwrap_or(OpKind::Unknown);
+    if matches!(kind, OpKind::Probe | OpKind::Release) {
+        let count = owners::asked(core, kind, &op.uid, &op.from);
+        core.answer(
+            reply,
+            &Ok(wire::encode(&OpAnswer {
+                count,
+                ..OpAnswer::default()
+            })),
+        );
+        return;
+    }
+    if is_busy(core) {
+        core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));
+        return;
+    }
+    let timeout = Duration::from_millis(op.timeout_ms);
+    match from_wire(op) {
+        Err(error) => core.answer(reply, &Err(error)),
+        Ok(op) => {
+            let operation = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op)));
+            let operation = operation.map(|operation| -> BoxFuture<'static, _> {
+                Box::pin(async move { Ok(wire::encode(&to_wire_answer(operation.await?))) })
+            });
+            run(core, reply, timeout, operation, |data| data);
+        }
+    }
+}

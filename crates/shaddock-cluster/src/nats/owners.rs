@@ -1,0 +1,324 @@
+//! Unique sessions across frontends: the owner of a user is a key at etcd, and it changes hands by compare-and-swap.
+//!
+//! The key `<prefix>bindings/<type>/<uid>` holds the owner's server id and hangs on the owner's lease. Who wants the user
+//! creates the key; if there is one, he asks its owner to give the user up and then replaces exactly the version that he
+//! saw. An owner that does not listen any more is dead, or is cut off and knows it: a frontend whose connection to NATS is
+//! down, or whose lease may have ended, is *fenced*: it delivers nothing to its bound users and forwards nothing of them
+//! until it has read at etcd which of them it still owns. An owner that listens but does not answer keeps the user until
+//! its lease ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::{Subject, Subscriber};
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use super::core::{Core, is_shaddock};
+use super::serve::decode_or_log;
+use super::wire::{self, BindMsg, OpKind};
+use super::{ops, subject};
+use crate::api::guarded;
+use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
+use crate::etcd::{EtcdError, EtcdResult};
+use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
+
+/// How long the owner of a user is waited for each time he is asked.
+const ASK_OWNER: Duration = Duration::from_secs(1);
+/// Time between questions to an owner who does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Keys in one transaction; etcd's default bound is 128 operations.
+const BATCH: usize = 128;
+
+/// A claim that is no longer needed.
+pub(super) struct Claim {
+    pub(super) uid: Arc<str>,
+    pub(super) revision: i64,
+}
+
+/// What the present owner says.
+enum Owner {
+    GivesUp,
+    Keeps,
+    Silent,
+}
+
+/// Makes this frontend the owner of a user. The caller bounds the time.
+pub(super) async fn claim(core: &Arc<Core>, uid: &Arc<str>) -> Result<(), BindError> {
+    let key = core.etcd.binding_key(&core.info.server_type, uid);
+    loop {
+        if core.fenced.load(Ordering::Acquire) {
+            return Err(BindError::Unavailable("this server is cut off".to_owned()));
+        }
+        let unavailable = |e: EtcdError| BindError::Unavailable(e.to_string());
+        let free = Compare::missing(&key);
+        let claimed = write(core, &key, free).await.map_err(unavailable)?;
+        let seen = match claimed {
+            Written::Yes(revision) => {
+                owned(core, uid, revision);
+                return Ok(());
+            }
+            Written::No(None) => continue,
+            Written::No(Some(seen)) => seen,
+        };
+        match ask(core, &seen, uid).await {
+            Ok(Owner::GivesUp) => {
+                let same = Compare::unchanged(&key, seen.mod_revision);
+                if let Written::Yes(revision) =
+                    write(core, &key, same).await.map_err(unavailable)?
+                {
+                    owned(core, uid, revision);
+                    return Ok(());
+                }
+            }
+            Ok(Owner::Keeps) => {
+                let owner = ServerId::new(String::from_utf8_lossy(&seen.value)).ok();
+                return Err(BindError::Taken(
+                    owner.unwrap_or_else(|| core.info.id.clone()),
+                ));
+            }
+            Ok(Owner::Silent) => sleep(ASK_AGAIN).await,
+            Err(error) => return Err(BindError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+fn owned(core: &Core, uid: &Arc<str>, revision: i64) {
+    core.users.renewed(uid, revision);
+    if core.has_pitaya_frontend(&core.info.server_type) {
+        let bound = BindMsg {
+            uid: uid.to_string(),
+            fid: core.info.id.as_str().to_owned(),
+        };
+        let subject = Subject::from(subject::bindings(&core.info.server_type));
+        if let Err(error) = core.link.publish(subject, None, wire::encode(&bound)) {
+            tracing::warn!(%error, "Pitaya frontends were not told of a bind");
+        }
+    }
+}
+
+enum Written {
+    Yes(i64),
+    /// What is there instead.
+    No(Option<KeyValue>),
+}
+
+/// Writes this server as the owner if the condition holds.
+async fn write(core: &Core, key: &str, condition: Compare) -> EtcdResult<Written> {
+    let lease = core.lease.state();
+    if !lease.is_valid() {
+        return Err(EtcdError::Odd("this server has no lease"));
+    }
+    let txn = TxnRequest {
+        compare: vec![condition],
+        success: vec![RequestOp::put(key, core.info.id.as_str(), lease.id)],
+        failure: vec![RequestOp::get(key)],
+    };
+    let answer = core.etcd.txn(txn).await?;
+    if answer.succeeded {
+        return Ok(Written::Yes(
+            answer.header.map_or(0, |header| header.revision),
+        ));
+    }
+    let got = answer
+        .responses
+        .into_iter()
+        .next()
+        .and_then(|response| response.range);
+    Ok(Written::No(
+        got.and_then(|range| range.kvs.into_iter().next()),
+    ))
+}
+
+/// Asks the owner that a key names whether he gives the user up.
+async fn ask(core: &Arc<Core>, seen: &KeyValue, uid: &str) -> Result<Owner, crate::RemoteError> {
+    let Ok(owner) = ServerId::new(String::from_utf8_lossy(&seen.value)) else {
+        return Ok(Owner::GivesUp);
+    };
+    if owner == core.info.id {
+        // An earlier session, or an earlier life of this server.
+        return Ok(Owner::GivesUp);
+    }
+    let listed = core.members.server(owner.as_str());
+    if listed.as_ref().is_some_and(|info| !is_shaddock(info)) {
+        // A Pitaya frontend is told by a broadcast after the fact.
+        let keeps = core.options.unique == Unique::RejectNew;
+        return Ok(if keeps { Owner::Keeps } else { Owner::GivesUp });
+    }
+    let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
+    let kind = if core.options.unique == Unique::RejectNew {
+        OpKind::Probe
+    } else {
+        OpKind::Release
+    };
+    match ops::ask_owner(core, &info, kind, uid, ASK_OWNER).await {
+        Ok(Some(0)) => Ok(Owner::GivesUp),
+        Ok(Some(_)) => Ok(Owner::Keeps),
+        Ok(None) => Ok(Owner::Silent),
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Owner::GivesUp),
+        Err(error) => Err(error),
+    }
+}
+
+fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
+    ServerInfo {
+        id,
+        server_type: Arc::clone(&core.info.server_type),
+        frontend: true,
+        metadata: std::collections::BTreeMap::new(),
+        hostname: String::new(),
+    }
+}
+
+/// Another frontend asks about a user. The answer is how many of his sessions stay here.
+pub(super) fn asked(core: &Core, kind: OpKind, uid: &str, from: &str) -> u32 {
+    if kind == OpKind::Probe {
+        return u32::try_from(core.users.sessions(uid)).unwrap_or(u32::MAX);
+    }
+    lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
+    0
+}
+
+/// Another frontend owns this user now.
+fn lose(core: &Core, uid: &Arc<str>, owner: Option<&ServerId>) {
+    core.users.lose(uid);
+    guarded("bound_elsewhere", || core.node.bound_elsewhere(uid, owner));
+}
+
+/// Reads what Pitaya frontends of this type broadcast, until the subscription ends.
+pub(super) async fn bindings(core: Arc<Core>, mut subscription: Subscriber) {
+    while let Some(message) = subscription.next().await {
+        let Some(bound) = decode_or_log::<BindMsg>(&message) else {
+            continue;
+        };
+        let from_shaddock = core
+            .members
+            .server(&bound.fid)
+            .is_some_and(|info| is_shaddock(&info));
+        // Among themselves these frontends settle it at etcd.
+        if !from_shaddock && *core.info.id.as_str() != *bound.fid {
+            lose(
+                &core,
+                &bound.uid.into(),
+                ServerId::new(bound.fid).ok().as_ref(),
+            );
+        }
+    }
+}
+
+/// Deletes claims that are no longer needed, unless somebody has written over them.
+pub(super) async fn delete_given_up(core: Arc<Core>, mut given_up: mpsc::UnboundedReceiver<Claim>) {
+    while let Some(claim) = given_up.recv().await {
+        let key = core.etcd.binding_key(&core.info.server_type, &claim.uid);
+        loop {
+            let txn = TxnRequest {
+                compare: vec![Compare::unchanged(&key, claim.revision)],
+                success: vec![RequestOp::delete(&key)],
+                failure: Vec::new(),
+            };
+            match core.etcd.txn(txn).await {
+                Ok(_) => break,
+                // Meanwhile the key says that the user is here, which the next bind elsewhere finds out by asking.
+                Err(error) => tracing::debug!(%error, "a claim cannot be deleted yet"),
+            }
+            sleep(core.config.etcd_retry_delay).await;
+        }
+    }
+}
+
+/// Fences this frontend while it cannot be sure that it owns its users, for ever.
+pub(super) async fn guard(core: Arc<Core>, mut connected: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = core.lease.until_doubtful() => {}
+            down = connected.wait_for(|up| !up) => if down.is_err() { return },
+        }
+        fence(&core, true);
+        loop {
+            if connected.wait_for(|up| *up).await.is_err() {
+                return;
+            }
+            if core.lease.state().is_valid() {
+                match check_claims(&core).await {
+                    // It may have gone down again while we read.
+                    Ok(()) if *connected.borrow() && core.lease.state().is_valid() => break,
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "still unsure who owns the users of this frontend")
+                    }
+                }
+            }
+            sleep(core.config.etcd_retry_delay.min(Duration::from_millis(200))).await;
+        }
+        fence(&core, false);
+    }
+}
+
+fn fence(core: &Core, fenced: bool) {
+    if core.fenced.swap(fenced, Ordering::AcqRel) != fenced {
+        if fenced {
+            tracing::warn!(server = %core.info.id, "cut off: another frontend may own the users of this one");
+        } else {
+            tracing::info!(server = %core.info.id, "sure again who owns the users of this frontend");
+        }
+        guarded("fenced", || core.node.fenced(fenced));
+    }
+}
+
+/// Reads who owns the users of this frontend; gives up those who are others', and writes the missing claims again.
+async fn check_claims(core: &Arc<Core>) -> EtcdResult<()> {
+    for uids in core.users.claimed().chunks(BATCH) {
+        let gets: Vec<_> = uids
+            .iter()
+            .map(|uid| RequestOp::get(&core.etcd.binding_key(&core.info.server_type, uid)))
+            .collect();
+        // Without a condition it always succeeds.
+        let answer = core
+            .etcd
+            .txn(TxnRequest {
+                success: gets,
+                ..TxnRequest::default()
+            })
+            .await?;
+        for (uid, response) in uids.iter().zip(answer.responses) {
+            let seen = response
+                .range
+                .and_then(|range| range.kvs.into_iter().next());
+            check_claim(core, uid, seen.as_ref()).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn check_claim(core: &Core, uid: &Arc<str>, seen: Option<&KeyValue>) -> EtcdResult<()> {
+    let key = core.etcd.binding_key(&core.info.server_type, uid);
+    let condition = match seen {
+        None => Compare::missing(&key),
+        Some(kv) if *kv.value == *core.info.id.as_str().as_bytes() => {
+            if kv.lease == core.lease.state().id {
+                return Ok(());
+            }
+            Compare::unchanged(&key, kv.mod_revision)
+        }
+        Some(kv) => {
+            lose(
+                core,
+                uid,
+                ServerId::new(String::from_utf8_lossy(&kv.value))
+                    .ok()
+                    .as_ref(),
+            );
+            return Ok(());
+        }
+    };
+    match write(core, &key, condition).await? {
+        Written::Yes(revision) => core.users.renewed(uid, revision),
+        Written::No(other) => {
+            let owner = other.and_then(|kv| ServerId::new(String::from_utf8_lossy(&kv.value)).ok());
+            lose(core, uid, owner.as_ref());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Requests of other servers, run and answered.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+
+use super::calls::Answer;
+use super::core::Core;
+use super::incoming::{Incoming, SysAnswer, read};
+use super::wire::{self, BUSY, KickAnswer, Response};
+use super::{delivery, ops, subject};
+use crate::api::{guarded, panicked};
+use crate::{BoxFuture, RemoteError, SessionAnswer, code};
+
+/// Reads the subject on which all kinds of servers call this one, until the subscription ends.
+pub(super) async fn requests(core: Arc<Core>, mut subscription: Subscriber) {
+    while let Some(message) = subscription.next().await {
+        request(&core, message);
+    }
+}
+
+/// Reads what only shaddock servers send: deliveries, session operations, and answers. In the order in which it came.
+pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
+    let prefix = subject::own_all(&core.info).len() - 1;
+    while let Some(message) = subscription.next().await {
+        let subject = message.subject.clone();
+        let what = subject.as_str().get(prefix..).unwrap_or_default();
+        match what {
+            subject::MULTI_PUSH => delivery::received(&core, message),
+            subject::OPERATION => ops::received(&core, message),
+            answer => answered(&core, answer, message),
+        }
+    }
+}
+
+/// `what` is `r.<token>.<number>`.
+fn answered(core: &Core, what: &str, message: Message) {
+    let number = what
+        .strip_prefix(subject::ANSWER)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|rest| rest.strip_prefix(core.token.as_str()))
+        .and_then(|rest| rest.strip_prefix('.'))
+        .and_then(|number| number.parse().ok());
+    let Some(number) = number else {
+        tracing::debug!(what, "a message for an earlier life of this server");
+        return;
+    };
+    let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
+        Answer::NoResponder
+    } else {
+        Answer::Payload(message.payload)
+    };
+    core.calls.answer(number, answer);
+}
+
+fn request(core: &Arc<Core>, message: Message) {
+    let reply = message.reply;
+    if is_busy(core) {
+        core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));
+        return;
+    }
+    let default = core.config.request_timeout;
+    match read(message.payload, core.info.frontend) {
+        Incoming::Unreadable(reason) => {
+            tracing::warn!(reason, "a request that cannot be read was dropped")
+        }
+        Incoming::Refused(error) => core.answer(reply, &Err(error)),
+        Incoming::Handler(request) => {
+            let notify = request.id.is_none();
+            let timeout = request.context.timeout().unwrap_or(default);
+            let handler = guarded("serve_request", || {
+                Some(Arc::clone(&core.node).serve_request(request))
+            });
+            let done = move |body| {
+                if notify {
+                    Bytes::from_static(b"ack")
+                } else {
+                    body
+                }
+            };
+            run(core, reply, timeout, handler, done);
+        }
+        Incoming::Remote(call) => {
+            let timeout = call.context.timeout().unwrap_or(default);
+            let remote = guarded("serve_call", || {
+                Some(Arc::clone(&core.node).serve_call(call))
+            });
+            run(core, reply, timeout, remote, |body| body);
+        }
+        Incoming::Session {
+            op,
+            context,
+            answer,
+        } => {
+            let timeout = context.timeout().unwrap_or(default);
+            let operation = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op)));
+            let operation = operation.map(|operation| -> BoxFuture<'static, _> {
+                Box::pin(async move { sys_answer(answer, &operation.await?) })
+            });
+            run(core, reply, timeout, operation, |body| body);
+        }
+    }
+}
+
+/// Whether too much is being served already; counts the refusal.
+pub(super) fn is_busy(core: &Core) -> bool {
+    let busy = core.serving.now() >= core.config.max_serving;
+    if busy {
+        core.refused_busy.fetch_add(1, Ordering::Relaxed);
+    }
+    busy
+}
+
+fn sys_answer(form: SysAnswer, answer: &SessionAnswer) -> Result<Bytes, RemoteError> {
+    match (form, answer) {
+        (SysAnswer::Kicked, SessionAnswer::Kicked(0)) => Err(RemoteError::session_not_found()),
+        (SysAnswer::Kicked, _) => Ok(wire::encode(&KickAnswer { kicked: true })),
+        (SysAnswer::Ack, _) => Ok(wire::encode(&Response {
+            data: Bytes::from_static(b"ack"),
+            error: None,
+        })),
+    }
+}
+
+/// Runs a handler or remote in a task of its own, within its caller's deadline, and answers.
+pub(super) fn run(
+    core: &Arc<Core>,
+    reply: Option<Subject>,
+    timeout: Duration,
+    work: Option<BoxFuture<'static, Result<Bytes, RemoteError>>>,
+    done: impl FnOnce(Bytes) -> Bytes + Send + 'static,
+) {
+    let Some(work) = work else {
+        core.answer(reply, &Err(panicked()));
+        return;
+    };
+    let serving = core.serving.enter();
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        let result =
+            match tokio::time::timeout(timeout, AssertUnwindSafe(work).catch_unwind()).await {
+                Ok(Ok(result)) => result.map(done),
+                Ok(Err(_panic)) => Err(panicked()),
+                Err(_late) => Err(RemoteError::new(
+                    code::INTERNAL,
+                    "rpc client: request timeout",
+                )),
+            };
+        core.answer(reply, &result);
+        drop(serving);
+    });
+}
+
+/// Reads an answer of one of our own calls.
+pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, RemoteError> {
+    M::decode(payload).map_err(|e| {
+        RemoteError::of(
+            crate::RemoteErrorKind::BadAnswer,
+            code::UNKNOWN,
+            e.to_string(),
+        )
+    })
+}
+
+/// Reads a message of a subject that only this crate's servers use, or logs that it cannot be read.
+pub(super) fn decode_or_log<M: prost::Message + Default>(message: &Message) -> Option<M> {
+    M::decode(message.payload.clone())
+        .inspect_err(|error| tracing::warn!(subject = %message.subject, %error, "a message that cannot be read"))
+        .ok()
+}

@@ -1,0 +1,59 @@
+//! Names of subjects.
+
+use crate::ServerInfo;
+
+/// Where a server is called.
+pub(crate) fn server(server_type: &str, id: &str) -> String {
+    format!("pitaya/servers/{server_type}/{id}")
+}
+
+/// Where a user of a frontend type is pushed to.
+pub(crate) fn push(frontend_type: &str, uid: &str) -> String {
+    format!("pitaya/{frontend_type}/user/{uid}/push")
+}
+
+/// Where a user of a frontend type is kicked.
+pub(crate) fn kick(frontend_type: &str, uid: &str) -> String {
+    format!("pitaya/{frontend_type}/user/{uid}/kick")
+}
+
+/// Where binds of a frontend type are told.
+pub(crate) fn bindings(frontend_type: &str) -> String {
+    format!("pitaya/{frontend_type}/bindings")
+}
+
+/// All that only shaddock servers say to one server: deliveries, session operations and answers to its calls. One
+/// subscription, so that what one sender says stays in order: a push before an answer, a kick after a push.
+pub(crate) fn own_all(info: &ServerInfo) -> String {
+    own(info, ">")
+}
+
+/// One message for many clients.
+pub(crate) fn multi_push(info: &ServerInfo) -> String {
+    own(info, MULTI_PUSH)
+}
+
+/// Session operations.
+pub(crate) fn operation(info: &ServerInfo) -> String {
+    own(info, OPERATION)
+}
+
+/// In front of the number of a call, for its answer. The token tells this life of a server from an earlier one with its id.
+pub(crate) fn answers(info: &ServerInfo, token: &str) -> String {
+    own(info, &format!("{ANSWER}.{token}."))
+}
+
+fn own(info: &ServerInfo, what: &str) -> String {
+    format!("shaddock.{}.{}.{what}", info.server_type, info.id)
+}
+
+/// The last part of subjects of [`own_all`].
+pub(crate) const MULTI_PUSH: &str = "mpush";
+pub(crate) const OPERATION: &str = "op";
+pub(crate) const ANSWER: &str = "r";
+
+/// What becomes of servers.
+pub(crate) const GOODBYES: &str = "shaddock.servers";
+
+/// Events of sessions of all frontends.
+pub(crate) const EVENTS: &str = "shaddock.events";

@@ -1,0 +1,315 @@
+//! Messages between servers, as in `cluster.proto`, and shaddock's own ones after them.
+//!
+//! Written by hand so that no `protoc` is needed; field numbers are the interoperable part. The order of fields in the text
+//! is the order on the wire.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use prost::{Enumeration, Message};
+
+use crate::{RemoteError, RemoteErrorKind, code};
+
+/// Who a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum RpcType {
+    /// A client message, for a handler.
+    Sys = 0,
+    /// A server's call, for a remote.
+    User = 1,
+}
+
+/// What a client sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum MsgType {
+    Request = 0,
+    Notify = 1,
+    Response = 2,
+    Push = 3,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Session {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+    #[prost(string, tag = "2")]
+    pub(crate) uid: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Msg {
+    #[prost(uint64, tag = "1")]
+    pub(crate) id: u64,
+    #[prost(string, tag = "2")]
+    pub(crate) route: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) data: Bytes,
+    #[prost(string, tag = "4")]
+    pub(crate) reply: String,
+    #[prost(enumeration = "MsgType", tag = "5")]
+    pub(crate) r#type: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Request {
+    #[prost(enumeration = "RpcType", tag = "1")]
+    pub(crate) r#type: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) session: Option<Session>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) msg: Option<Msg>,
+    #[prost(string, tag = "4")]
+    pub(crate) frontend_id: String,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) metadata: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Error {
+    #[prost(string, tag = "1")]
+    pub(crate) code: String,
+    #[prost(string, tag = "2")]
+    pub(crate) msg: String,
+    #[prost(map = "string, string", tag = "3")]
+    pub(crate) metadata: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Response {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) data: Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) error: Option<Error>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Push {
+    #[prost(string, tag = "1")]
+    pub(crate) route: String,
+    #[prost(string, tag = "2")]
+    pub(crate) uid: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) data: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct KickMsg {
+    #[prost(string, tag = "1")]
+    pub(crate) user_id: String,
+    /// Not in Pitaya, which skips it: shaddock frontends were told by a call of their own.
+    #[prost(bool, tag = "1000")]
+    pub(crate) not_for_shaddock: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct KickAnswer {
+    #[prost(bool, tag = "1")]
+    pub(crate) kicked: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct BindMsg {
+    #[prost(string, tag = "1")]
+    pub(crate) uid: String,
+    #[prost(string, tag = "2")]
+    pub(crate) fid: String,
+}
+
+// ------------------------------------------------------------ extensions, between shaddock servers only
+
+/// One message for many clients of one frontend. Subject `shaddock.<type>.<id>.mpush`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MultiPush {
+    #[prost(string, tag = "1")]
+    pub(crate) route: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) data: Bytes,
+    #[prost(string, repeated, tag = "3")]
+    pub(crate) uids: Vec<String>,
+    #[prost(uint64, repeated, tag = "4")]
+    pub(crate) sids: Vec<u64>,
+    #[prost(enumeration = "Everybody", tag = "5")]
+    pub(crate) everybody: i32,
+}
+
+/// Whether a [`MultiPush`] goes to all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum Everybody {
+    No = 0,
+    All = 1,
+    Bound = 2,
+}
+
+/// What became of a [`MultiPush`] or of a [`Push`] that asked for an answer.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MultiPushAnswer {
+    #[prost(uint64, tag = "1")]
+    pub(crate) queued: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) missing_uids: Vec<String>,
+    #[prost(uint64, repeated, tag = "3")]
+    pub(crate) missing_sids: Vec<u64>,
+}
+
+/// A session operation. Subject `shaddock.<type>.<id>.op`; the answer is a [`Response`] with an [`OpAnswer`].
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Op {
+    #[prost(enumeration = "OpKind", tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) sid: u64,
+    #[prost(string, tag = "3")]
+    pub(crate) uid: String,
+    /// Settings, or the argument of `Custom`.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) data: Bytes,
+    #[prost(string, optional, tag = "5")]
+    pub(crate) reason: Option<String>,
+    #[prost(string, tag = "6")]
+    pub(crate) name: String,
+    /// How long the caller waits.
+    #[prost(uint64, tag = "7")]
+    pub(crate) timeout_ms: u64,
+    /// The calling server.
+    #[prost(string, tag = "8")]
+    pub(crate) from: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum OpKind {
+    Unknown = 0,
+    Bind = 1,
+    Unbind = 2,
+    Merge = 3,
+    Replace = 4,
+    Kick = 5,
+    KickUser = 6,
+    Get = 7,
+    GetByUid = 8,
+    ClientAddress = 9,
+    Custom = 10,
+    /// Of the owner of a user: are his sessions here? `from` is going to own him.
+    Probe = 11,
+    /// Of the owner of a user: give him up for `from`.
+    Release = 12,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OpAnswer {
+    #[prost(uint32, tag = "1")]
+    pub(crate) count: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) sessions: Vec<Session>,
+    #[prost(string, tag = "3")]
+    pub(crate) address: String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) data: Bytes,
+}
+
+/// Something that happened to a session. Subject `shaddock.events`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Event {
+    #[prost(enumeration = "EventKind", tag = "1")]
+    pub(crate) kind: i32,
+    #[prost(string, tag = "2")]
+    pub(crate) frontend: String,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) session: Option<Session>,
+    /// The reason of a close, or the user of an unbind.
+    #[prost(string, tag = "4")]
+    pub(crate) text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum EventKind {
+    Unknown = 0,
+    Bound = 1,
+    Unbound = 2,
+    Closed = 3,
+}
+
+/// A server says what becomes of it. Subject `shaddock.servers`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Goodbye {
+    #[prost(string, tag = "1")]
+    pub(crate) server: String,
+    /// It is gone; otherwise it leaves the list and still serves its clients.
+    #[prost(bool, tag = "2")]
+    pub(crate) gone: bool,
+}
+
+impl From<&RemoteError> for Error {
+    fn from(error: &RemoteError) -> Self {
+        Self {
+            code: error.code().to_owned(),
+            msg: error.message().to_owned(),
+            metadata: error
+                .metadata()
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl From<Error> for RemoteError {
+    fn from(error: Error) -> Self {
+        let metadata: BTreeMap<_, _> = error.metadata.into_iter().collect();
+        // Only the serving side of the cluster itself says this, before anything was started.
+        let busy = error.code == code::UNAVAILABLE && error.msg == BUSY;
+        let kind = if busy {
+            RemoteErrorKind::Busy
+        } else {
+            RemoteErrorKind::Remote
+        };
+        RemoteError::of(kind, error.code, error.msg).with_metadata(metadata)
+    }
+}
+
+/// The text of a server that has too much to do.
+pub(crate) const BUSY: &str = "server busy";
+
+impl Response {
+    pub(crate) fn of(result: &Result<Bytes, RemoteError>) -> Self {
+        match result {
+            Ok(data) => Self {
+                data: data.clone(),
+                error: None,
+            },
+            Err(error) => Self {
+                data: Bytes::new(),
+                error: Some(error.into()),
+            },
+        }
+    }
+
+    pub(crate) fn into_result(self) -> Result<Bytes, RemoteError> {
+        match self.error {
+            None => Ok(self.data),
+            Some(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Reads an answer of a call.
+pub(crate) fn decode_answer(payload: Bytes) -> Result<Bytes, RemoteError> {
+    Response::decode(payload)
+        .map_err(|e| RemoteError::of(RemoteErrorKind::BadAnswer, code::UNKNOWN, e.to_string()))?
+        .into_result()
+}
+
+/// The bytes of a message.
+pub(crate) fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

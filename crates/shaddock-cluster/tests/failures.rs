@@ -1,0 +1,2 @@
+//! Failures.
+mod support;

@@ -1,0 +1,35 @@
+//! What the tests share: a node that behaves like a server with sessions, real NATS and etcd servers, and a network that can
+//! be cut.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::missing_panics_doc)]
+
+pub mod node;
+#[cfg(feature = "nats")]
+pub mod proxy;
+#[cfg(feature = "nats")]
+pub mod servers;
+
+use std::time::{Duration, Instant};
+
+/// Waits until something holds; says what did not, after ten seconds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, &mut holds).await;
+}
+
+/// Waits until something holds, for some time.
+pub async fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Logs of the code under test when `RUST_LOG`-like debugging is wanted: set `SHADDOCK_TEST_LOG`.
+pub fn logs() {
+    if std::env::var_os("SHADDOCK_TEST_LOG").is_some() {
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_test_writer()
+            .try_init();
+    }
+}

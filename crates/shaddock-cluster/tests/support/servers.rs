@@ -1,0 +1,265 @@
+//! Real NATS and etcd servers on free ports, each with a directory of its own; stopped by their process id.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use shaddock_cluster::{NatsCluster, NatsConfig};
+
+/// A process that dies with this value.
+struct Process {
+    child: Option<Child>,
+    command: Vec<String>,
+    ready: SocketAddr,
+}
+
+impl Process {
+    fn start(command: Vec<String>, ready: SocketAddr) -> Self {
+        let mut process = Self {
+            child: None,
+            command,
+            ready,
+        };
+        process.run();
+        process
+    }
+
+    fn run(&mut self) {
+        // With the test's own death the servers die too, even if it is killed.
+        let with_setpriv = which("setpriv").is_some();
+        let prefix: &[&str] = if with_setpriv {
+            &["setpriv", "--pdeathsig", "KILL"]
+        } else {
+            &[]
+        };
+        let words: Vec<String> = prefix
+            .iter()
+            .map(ToString::to_string)
+            .chain(self.command.iter().cloned())
+            .collect();
+        let quiet = || {
+            if std::env::var_os("SHADDOCK_TEST_LOG").is_some() {
+                Stdio::inherit()
+            } else {
+                Stdio::null()
+            }
+        };
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .stdout(quiet())
+            .stderr(quiet())
+            .spawn();
+        self.child = Some(child.unwrap_or_else(|e| panic!("cannot start {}: {e}", words[0])));
+        let start = Instant::now();
+        while TcpStream::connect(self.ready).is_err() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "{} does not listen on {}",
+                self.command[0],
+                self.ready
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Lets the process stand still, or go on.
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("running").id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let dirs = path.split(':').chain(["/usr/sbin", "/usr/local/bin"]);
+    dirs.map(|dir| PathBuf::from(dir).join(program))
+        .find(|file| file.is_file())
+}
+
+fn program(name: &str, package: &str) -> String {
+    match which(name) {
+        Some(path) => path.to_string_lossy().into_owned(),
+        None => panic!("{name} is missing; install it with: apt-get install -y {package}"),
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+pub struct NatsServer {
+    process: Process,
+    pub address: SocketAddr,
+}
+
+impl NatsServer {
+    pub fn start() -> Self {
+        let address = local(free_port());
+        let words = [
+            &program("nats-server", "nats-server"),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            &address.port().to_string(),
+        ];
+        let process = Process::start(words.iter().map(ToString::to_string).collect(), address);
+        Self { process, address }
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts again on the same port.
+    pub fn again(&mut self) {
+        self.process.run();
+    }
+}
+
+pub struct EtcdServer {
+    process: Process,
+    pub address: SocketAddr,
+    directory: PathBuf,
+}
+
+impl EtcdServer {
+    pub fn start() -> Self {
+        let (client, peer) = (local(free_port()), local(free_port()));
+        let directory = std::env::temp_dir().join(format!(
+            "shaddock-etcd-{}-{}",
+            std::process::id(),
+            client.port()
+        ));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+        let words = [
+            program("etcd", "etcd-server"),
+            "--name=test".to_owned(),
+            format!("--data-dir={}", directory.display()),
+            format!("--listen-client-urls={client_url}"),
+            format!("--advertise-client-urls={client_url}"),
+            format!("--listen-peer-urls={peer_url}"),
+            format!("--initial-advertise-peer-urls={peer_url}"),
+            format!("--initial-cluster=test={peer_url}"),
+            "--log-level=error".to_owned(),
+        ];
+        let process = Process::start(words.to_vec(), client);
+        Self {
+            process,
+            address: client,
+            directory,
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    pub fn again(&mut self) {
+        self.process.run();
+    }
+
+    pub fn pause(&self) {
+        self.process.signal("-STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.signal("-CONT");
+    }
+
+    /// All keys with a prefix, as `etcdctl` prints them.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let output = self.etcdctl(&["get", "--prefix", "--keys-only", prefix]);
+        output
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub fn etcdctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new(program("etcdctl", "etcd-client"))
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints=http://{}", self.address))
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Both, for one test.
+pub struct Backing {
+    pub nats: NatsServer,
+    pub etcd: EtcdServer,
+}
+
+impl Backing {
+    pub fn start() -> Self {
+        super::logs();
+        Self {
+            nats: NatsServer::start(),
+            etcd: EtcdServer::start(),
+        }
+    }
+
+    /// Settings with short times.
+    pub fn config(&self) -> NatsConfig {
+        config(self.nats.address, self.etcd.address)
+    }
+
+    pub fn cluster(&self) -> NatsCluster {
+        NatsCluster::new(self.config()).unwrap()
+    }
+}
+
+/// Settings with short times for servers at these addresses.
+pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
+    let mut config = NatsConfig::default();
+    config.nats_urls = vec![format!("nats://{nats}")];
+    config.etcd_endpoints = vec![etcd.to_string()];
+    config.nats_ping_interval = Duration::from_millis(300);
+    config.nats_reconnect_delay = Duration::from_millis(50);
+    config.etcd_timeout = Duration::from_secs(1);
+    config.etcd_retry_delay = Duration::from_millis(100);
+    config.lease_ttl = Duration::from_secs(2);
+    config.rejoin_grace = Duration::from_secs(3);
+    config.shutdown_delay = Duration::from_millis(100);
+    config.request_timeout = Duration::from_secs(2);
+    config
+}
