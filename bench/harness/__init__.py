@@ -1,0 +1,1 @@
+"""The bench: servers, scenarios, results. `bench/run` is the command."""
