@@ -142,6 +142,22 @@ async fn close_sends_what_was_accepted() {
 }
 
 #[tokio::test]
+async fn close_sends_what_the_task_has_not_seen_yet() {
+    // Whether the task sees the queue or the wish to close first is chance.
+    for _ in 0..20 {
+        let (client, mut peer) = plain_pair().await;
+        for n in 0..10 {
+            client.notify(ROUTE, &n).await.unwrap();
+        }
+        client.close().await;
+        for n in 0..10 {
+            assert_eq!(peer.message().await.body, n.to_string());
+        }
+        assert!(peer.next().await.is_none());
+    }
+}
+
+#[tokio::test]
 async fn the_last_handle_closes() {
     let (client, mut peer) = plain_pair().await;
     let clone = client.clone();
