@@ -1,11 +1,24 @@
-//! Procedural macros of shaddock.
+//! Procedural macros of shaddock. Use them through the `shaddock` crate.
 
 use proc_macro::TokenStream;
 
 mod debug_handler;
 
-/// placeholder
+/// Makes the compiler say what is wrong with a handler, at the place where it is wrong.
+///
+/// Without it the compiler only says that the function is no handler, at the line where it is registered. With it each argument, the return
+/// type and the future are checked for themselves, and the errors point at them:
+///
+/// ```ignore
+/// #[shaddock::debug_handler]
+/// async fn enter(Json(body): Json<Enter>, session: SessionView) -> Json<Entered> {
+///     // error: `Json` reads the body of the request, so it must be the last argument
+/// }
+/// ```
+///
+/// The function itself stays as it is. The checks are there in builds with `debug_assertions` only, and cost nothing at run time. It is for
+/// free functions: not for methods, and not for functions with type parameters.
 #[proc_macro_attribute]
 pub fn debug_handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
-    debug_handler::expand(attributes.into(), item.into()).into()
+    debug_handler::expand(&attributes.into(), item.into()).into()
 }

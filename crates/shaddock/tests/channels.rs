@@ -1,0 +1,323 @@
+//! Pushes to many: channels, lists of users, broadcasts; who was not reached; schedulers.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use shaddock::{
+    channel::{PushConfig, PushError, Schedule},
+    prelude::*,
+    wire::Dialect,
+};
+use support::{Client, In, eventually, frontend, start};
+
+fn uid(text: &str) -> Uid {
+    Uid::new(text).unwrap()
+}
+
+fn front(text: &str) -> FrontendId {
+    FrontendId::new(text).unwrap()
+}
+
+async fn login(app: &AppHandle, name: &str) -> Client {
+    let client = Client::connect(app);
+    app.bind(client.sid(), uid(name)).await.unwrap();
+    client
+}
+
+fn pushes(client: &mut Client) -> Vec<Value> {
+    client
+        .drain()
+        .into_iter()
+        .map(|one| match one {
+            In::Push { body, .. } => body,
+            other => panic!("unexpected {other:?}"),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_push_reaches_members_on_all_frontends_once() {
+    let running = start([
+        frontend("connector-1"),
+        frontend("connector-2"),
+        App::new("chat", "chat-1"),
+    ])
+    .await;
+    let (one, two) = (
+        running.app("connector-1").unwrap(),
+        running.app("connector-2").unwrap(),
+    );
+    let mut ann = login(one, "ann").await;
+    let mut ann_too = login(one, "ann").await;
+    let mut bob = login(two, "bob").await;
+    let mut eve = login(two, "eve").await;
+    let channels = running.app("chat-1").unwrap().channels();
+    let room = channels.create("lobby").unwrap();
+    for (name, place) in [
+        ("ann", "connector-1"),
+        ("bob", "connector-2"),
+        ("gone", "connector-2"),
+    ] {
+        assert!(room.add(&uid(name), &front(place)));
+    }
+    let delivered = room.push_message("onChat", &json!({"n": 1})).await.unwrap();
+    assert_eq!(
+        (delivered.queued, delivered.missing, delivered.failed.len()),
+        (3, vec![uid("gone")], 0)
+    );
+    for client in [&mut ann, &mut ann_too, &mut bob] {
+        assert_eq!(pushes(client), [json!({"n": 1})]);
+    }
+    assert!(pushes(&mut eve).is_empty());
+    assert_eq!(running.app("connector-2").unwrap().stats().missing.get(), 1);
+}
+
+#[tokio::test]
+async fn pushes_of_one_sender_keep_their_order_also_when_nobody_awaits() {
+    let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
+    let mut ann = login(running.app("connector-1").unwrap(), "ann").await;
+    let room = running
+        .app("chat-1")
+        .unwrap()
+        .channels()
+        .create("lobby")
+        .unwrap();
+    room.add(&uid("ann"), &front("connector-1"));
+    for n in 1..=100 {
+        room.push_message("onN", &n).forget();
+    }
+    let expected: Vec<Value> = (1..=100).map(Value::from).collect();
+    assert_eq!(pushes(&mut ann), expected);
+}
+
+#[tokio::test]
+async fn members_leave_when_their_last_session_is_gone() {
+    let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
+    let app = running.app("connector-1").unwrap();
+    let room = running
+        .app("chat-1")
+        .unwrap()
+        .channels()
+        .create("lobby")
+        .unwrap();
+    let (first, second, bob) = (
+        login(app, "ann").await,
+        login(app, "ann").await,
+        login(app, "bob").await,
+    );
+    room.add(&uid("ann"), &front("connector-1"));
+    room.add(&uid("bob"), &front("connector-1"));
+    first.session.close(CloseReason::ClientClosed);
+    assert_eq!(room.user_amount(), 2, "she has another session");
+    second.session.close(CloseReason::ClientClosed);
+    assert_eq!(room.user_amount(), 1, "at once, in one process");
+    bob.session.unbind(&uid("bob")).unwrap();
+    assert_eq!(room.user_amount(), 0);
+}
+
+#[tokio::test]
+async fn joining_through_a_view_needs_a_user_and_an_open_session() {
+    let mut app = frontend("connector-1");
+    app.route(
+        "h.join",
+        async |session: SessionView, channels: Channels| {
+            let room = channels.create("lobby")?;
+            let joined = room.join(&session);
+            let again = room.join(&session);
+            Ok::<_, HandlerError>(Json((
+                joined,
+                again,
+                room.user_amount(),
+                room.quit(&session),
+            )))
+        },
+    );
+    let running = start([app]).await;
+    let app = &running.apps()[0];
+    let mut client = Client::connect(app);
+    assert_eq!(
+        client.request("connector.h.join", json!({})).await,
+        json!([false, false, 0, false])
+    );
+    app.bind(client.sid(), uid("ann")).await.unwrap();
+    assert_eq!(
+        client.request("connector.h.join", json!({})).await,
+        json!([true, false, 1, true])
+    );
+    let view = app
+        .backend_sessions()
+        .get("connector-1", client.sid())
+        .await
+        .unwrap()
+        .unwrap();
+    client.session.close(CloseReason::ClientClosed);
+    let room = app.channels().create("lobby").unwrap();
+    assert_eq!(view.uid(), Some(&uid("ann")));
+    // The view came over the cluster and cannot know: the close has been told before, so the member has to be taken out by hand.
+    assert!(room.join(&view) && room.quit(&view));
+}
+
+#[tokio::test]
+async fn both_dialects_read_the_same_push() {
+    let running = start([frontend("connector-1")]).await;
+    let app = &running.apps()[0];
+    let mut pomelo = Client::connect(app);
+    let mut pitaya = Client::with_dialect(app, Dialect::Pitaya);
+    let delivered = app
+        .channels()
+        .broadcast(
+            "connector",
+            "onAll",
+            &json!({"x": "y"}),
+            BroadcastOptions::all(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(delivered.queued, 2);
+    assert_eq!(
+        (pushes(&mut pomelo), pushes(&mut pitaya)),
+        (vec![json!({"x": "y"})], vec![json!({"x": "y"})])
+    );
+}
+
+#[tokio::test]
+async fn broadcasts_can_be_filtered_on_the_frontends() {
+    let filtered = |id| {
+        let mut app = frontend(id);
+        app.set(PushConfig {
+            filter: Some(Arc::new(|session, wanted| {
+                session.get("team").as_ref() == Some(wanted)
+            })),
+            ..PushConfig::default()
+        });
+        app
+    };
+    let running = start([
+        filtered("connector-1"),
+        filtered("connector-2"),
+        App::new("chat", "chat-1"),
+    ])
+    .await;
+    let mut red = Client::connect(running.app("connector-1").unwrap());
+    let mut blue = Client::connect(running.app("connector-2").unwrap());
+    red.session.set("team", "red").unwrap();
+    blue.session.set("team", "blue").unwrap();
+    let channels = running.app("chat-1").unwrap().channels();
+    let options = BroadcastOptions::all().filtered("red");
+    let delivered = channels
+        .broadcast("connector", "onTeam", &json!(1), options)
+        .await
+        .unwrap();
+    assert_eq!(delivered.queued, 1);
+    assert_eq!((pushes(&mut red).len(), pushes(&mut blue).len()), (1, 0));
+    let delivered = channels
+        .broadcast("nobody", "onTeam", &json!(1), BroadcastOptions::all())
+        .await
+        .unwrap();
+    assert_eq!(delivered.queued, 0, "no server of the type is no error");
+}
+
+#[tokio::test]
+async fn users_are_found_by_the_type_of_their_frontend() {
+    let running = start([
+        frontend("connector-1"),
+        frontend("connector-2"),
+        App::new("chat", "chat-1"),
+    ])
+    .await;
+    let mut ann = login(running.app("connector-1").unwrap(), "ann").await;
+    let mut too = login(running.app("connector-2").unwrap(), "ann").await;
+    let channels = running.app("chat-1").unwrap().channels();
+    let delivered = channels
+        .push_message_to_users("connector", "onX", &json!(1), &[uid("ann"), uid("bob")])
+        .await
+        .unwrap();
+    assert_eq!((delivered.queued, delivered.missing), (2, vec![uid("bob")]));
+    assert_eq!((pushes(&mut ann).len(), pushes(&mut too).len()), (1, 1));
+}
+
+fn buffered(id: &str) -> App {
+    let mut app = frontend(id);
+    app.set(PushConfig {
+        by_route: Some(Arc::new(|route| {
+            if route == "onNow" {
+                Schedule::Direct
+            } else {
+                Schedule::Buffered
+            }
+        })),
+        flush_interval: Duration::from_millis(20),
+        ..PushConfig::default()
+    });
+    app
+}
+
+#[tokio::test]
+async fn buffered_pushes_leave_together_and_in_order() {
+    let running = start([buffered("connector-1")]).await;
+    let app = &running.apps()[0];
+    let mut ann = login(app, "ann").await;
+    let woken = Arc::new(Woken::default());
+    ann.session.outbox().begin_poll(&Arc::clone(&woken).into());
+    assert!(!ann.session.outbox().end_poll(shaddock_core::Flush::Done));
+    let to = [(uid("ann"), front("connector-1"))];
+    let channels = app.channels();
+    let send =
+        async |route: &str, n: u8| channels.push_message_by_uids(route, &n, &to).await.unwrap();
+    send("onLater", 1).await;
+    send("onLater", 2).await;
+    assert_eq!(woken.count(), 0, "nobody is disturbed before the flush");
+    eventually("the flush", || woken.count() == 1).await;
+    assert_eq!(pushes(&mut ann), [json!(1), json!(2)]);
+    send("onLater", 3).await;
+    send("onNow", 4).await;
+    assert_eq!(
+        pushes(&mut ann),
+        [json!(3), json!(4)],
+        "what is sent at once takes along what waits"
+    );
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicUsize);
+
+impl Woken {
+    fn count(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn one_message_that_nobody_can_take_is_said() {
+    let running = start([frontend("connector-1")]).await;
+    let app = &running.apps()[0];
+    let ann = login(app, "ann").await;
+    let to = [(uid("ann"), front("connector-1"))];
+    let delivered = app
+        .channels()
+        .push_message_by_uids("onBig", &"x".repeat(400 * 1024), &to)
+        .await
+        .unwrap();
+    assert_eq!((delivered.queued, delivered.missing), (0, vec![uid("ann")]));
+    assert!(
+        !ann.session.is_closed(),
+        "one message above the bound closes nothing"
+    );
+    let error = app
+        .channels()
+        .push_message_by_uids("onX", &1, &[(uid("ann"), front("elsewhere"))])
+        .await
+        .unwrap_err();
+    let PushError::NobodyReached(delivered) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(delivered.not_reached().collect::<Vec<_>>(), [&uid("ann")]);
+}

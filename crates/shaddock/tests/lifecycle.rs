@@ -1,0 +1,339 @@
+//! Apps from start to stop: what is checked, components, background work, remotes, mistakes that panic at the caller's line.
+
+mod support;
+
+use std::{
+    panic::catch_unwind,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use shaddock::{app::BoxError, extract::Caller, prelude::*, remote::RpcError};
+use support::{Client, frontend, start};
+
+#[tokio::test]
+async fn what_handlers_need_is_checked_at_the_start() {
+    struct Db;
+    let reason = async |app: App| match Servers::new().add(app).start().await {
+        Err(StartError::Requirement { route, reason, .. }) => format!("{route}: {reason}"),
+        other => panic!("{other:?}"),
+    };
+    let mut app = frontend("connector-1");
+    app.route("h.m", async |_db: State<Db>| ());
+    assert!(
+        reason(app)
+            .await
+            .starts_with("connector.h.m: it takes `State<")
+    );
+    let mut app = App::new("chat", "chat-1");
+    app.route("h.m", async |_session: FrontendSession| ());
+    assert!(reason(app).await.contains("FrontendSession"));
+    let mut app = frontend("connector-1");
+    app.route("h.m", async |_session: BackendSession| ());
+    assert!(reason(app).await.contains("BackendSession"));
+    let mut app = App::new("chat", "chat-1");
+    app.remote("r.m", async |_session: SessionView| ());
+    assert!(reason(app).await.contains("SessionView"));
+    let mut app = frontend("connector-1");
+    app.set(Db);
+    app.route("h.m", async |_db: State<Db>, _maybe: Option<State<u8>>| ());
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    assert_eq!(client.request("connector.h.m", json!({})).await, json!({}));
+    assert!(matches!(
+        Servers::new().start().await,
+        Err(StartError::NoApp)
+    ));
+}
+
+#[test]
+fn mistakes_panic_at_the_line_of_the_caller() {
+    let place = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&place);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        *seen.lock().unwrap() = format!(
+            "{} {}",
+            info.location().unwrap().file(),
+            info.payload_as_str().unwrap_or_default()
+        );
+    }));
+    let mistakes: [(&str, fn()); 7] = [
+        ("has a handler already", || {
+            let mut app = App::new("chat", "chat-1");
+            app.route("h.m", async || ());
+            app.route("chat.h.m", async || ());
+        }),
+        ("malformed", || {
+            drop(App::new("chat", "chat-1").route("justone", async || ()))
+        }),
+        ("malformed", || {
+            drop(App::new("chat", "chat-1").route("a.b.c.d", async || ()))
+        }),
+        ("empty part", || {
+            drop(App::new("chat", "chat-1").route("a. ", async || ()))
+        }),
+        ("belongs to servers of type `game`", || {
+            drop(App::new("chat", "chat-1").route("game.h.m", async || ()))
+        }),
+        ("cannot name a server", || drop(App::new("a.b", "chat-1"))),
+        ("is no address", || {
+            let _ = App::new("chat", "chat-1").listen("nonsense");
+        }),
+    ];
+    for (text, mistake) in mistakes {
+        assert!(catch_unwind(mistake).is_err(), "{text}");
+        let seen = place.lock().unwrap().clone();
+        assert!(
+            seen.contains("lifecycle.rs") && seen.contains(text),
+            "{seen}"
+        );
+    }
+    std::panic::set_hook(before);
+}
+
+struct Part {
+    name: &'static str,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Part {
+    fn note(&self, what: &str) {
+        self.log
+            .lock()
+            .unwrap()
+            .push(format!("{} {what}", self.name));
+    }
+}
+
+impl Component for Part {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn start(&self, app: &AppHandle) -> Result<(), BoxError> {
+        self.note("start");
+        assert!(app.membership().is_err(), "nobody can be called yet");
+        if self.name == "fails" {
+            Err("expected in this test".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn after_start(&self, app: &AppHandle) -> Result<(), BoxError> {
+        assert!(app.membership().is_ok());
+        self.note("after");
+        Ok(())
+    }
+
+    async fn stop(&self, _app: &AppHandle) {
+        self.note("stop");
+        if self.name == "slow" {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn components_start_in_order_and_stop_in_reverse_within_a_deadline() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let part = |name| Part {
+        name,
+        log: Arc::clone(&log),
+    };
+    let mut app = App::new("chat", "chat-1");
+    app.component(part("a"))
+        .component(part("slow"))
+        .component(part("c"));
+    let running = start([app]).await;
+    running.shutdown().await;
+    let expected =
+        "a start, slow start, c start, a after, slow after, c after, c stop, slow stop, a stop";
+    assert_eq!(
+        std::mem::take(&mut *log.lock().unwrap()).join(", "),
+        expected
+    );
+
+    let mut app = App::new("chat", "chat-1");
+    app.component(part("a"))
+        .component(part("fails"))
+        .component(part("c"));
+    let error = Servers::new().add(app).start().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "component `fails` of `chat-1` did not start: expected in this test"
+    );
+    assert_eq!(
+        log.lock().unwrap().join(", "),
+        "a start, fails start, a stop"
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_fails_late_stops_what_was_started() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let mut first = App::new("chat", "same");
+    first.component(Part {
+        name: "a",
+        log: Arc::clone(&log),
+    });
+    let error = Servers::new()
+        .add(first)
+        .add(App::new("game", "same"))
+        .start()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StartError::Cluster(_)), "{error}");
+    assert_eq!(log.lock().unwrap().join(", "), "a start, a stop");
+}
+
+#[tokio::test]
+async fn background_work_ends_with_the_app() {
+    let running = start([App::new("chat", "chat-1")]).await;
+    let app = running.apps()[0].clone();
+    let dropped = Arc::new(());
+    let held = Arc::clone(&dropped);
+    app.spawn("forever", async move {
+        let _held = held;
+        std::future::pending::<()>().await;
+    })
+    .unwrap();
+    let stopping = app.stopping();
+    running.shutdown().await;
+    assert_eq!(Arc::strong_count(&dropped), 1, "it was dropped");
+    tokio::time::timeout(Duration::from_secs(1), stopping)
+        .await
+        .expect("it is told");
+    assert!(app.spawn("late", async {}).is_err());
+}
+
+#[tokio::test]
+async fn nothing_keeps_an_app_alive_that_was_shut_down() {
+    let mut app = frontend("connector-1");
+    let witness = Arc::new(7_u8);
+    app.set_shared(Arc::clone(&witness));
+    app.on_session_closed(async |_, _| {});
+    let running = start([app]).await;
+    let client = Client::connect(&running.apps()[0]);
+    running.shutdown().await;
+    drop(client);
+    assert_eq!(Arc::strong_count(&witness), 1);
+}
+
+fn calculators() -> [App; 3] {
+    let calculator = |id: &str| {
+        let mut app = App::new("calc", id);
+        app.set(id.to_owned());
+        app.remote("sum.add", async |Json((a, b)): Json<(i32, i32)>| {
+            Json(a + b)
+        });
+        app.remote(
+            "sum.who",
+            async |id: State<String>, caller: Caller, Json(()): Json<()>| {
+                Json(json!([*id, caller.0.map(|id| id.to_string())]))
+            },
+        );
+        app.remote("sum.fail", async || {
+            Err::<(), _>(HandlerError::new("C-9", "no"))
+        });
+        app.remote("sum.panic", async || -> () {
+            panic!("expected in this test")
+        });
+        app.remote("sum.never", async || std::future::pending::<()>().await);
+        app
+    };
+    [
+        calculator("calc-1"),
+        calculator("calc-2"),
+        App::new("chat", "chat-1"),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn remotes_are_called_with_typed_arguments() {
+    let running = start(calculators()).await;
+    let app = running.app("chat-1").unwrap();
+    assert_eq!(
+        app.rpc("calc.sum.add").call::<i32>(&(2, 3)).await.unwrap(),
+        5
+    );
+    let who: Value = app
+        .rpc("calc.sum.who")
+        .to("calc-2")
+        .call(&())
+        .await
+        .unwrap();
+    assert_eq!(who, json!(["calc-2", "chat-1"]));
+    let all = app
+        .rpc("calc.sum.who")
+        .call_all::<Value>(&())
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 2);
+    let code = |error: RpcError| match error {
+        RpcError::Remote(error) => error.code().to_owned(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(
+        code(app.rpc("calc.sum.fail").call::<()>(&()).await.unwrap_err()),
+        "C-9"
+    );
+    assert_eq!(
+        code(app.rpc("calc.sum.panic").call::<()>(&()).await.unwrap_err()),
+        "PIT-500"
+    );
+    assert_eq!(
+        code(
+            app.rpc("calc.sum.unknown")
+                .call::<()>(&())
+                .await
+                .unwrap_err()
+        ),
+        "PIT-404"
+    );
+    assert_eq!(
+        code(
+            app.rpc("calc.sum.add")
+                .call::<i32>(&"text")
+                .await
+                .unwrap_err()
+        ),
+        "PIT-400"
+    );
+    let begin = tokio::time::Instant::now();
+    assert_eq!(
+        code(
+            app.rpc("calc.sum.never")
+                .timeout(Duration::from_secs(1))
+                .call::<()>(&())
+                .await
+                .unwrap_err()
+        ),
+        "PIT-408"
+    );
+    assert_eq!(begin.elapsed().as_secs(), 1);
+    let gone = app
+        .rpc("gone.sum.add")
+        .call::<i32>(&(1, 1))
+        .await
+        .unwrap_err();
+    assert!(gone.is_retryable(), "{gone}");
+    assert!(
+        app.rpc("calc.sum.add")
+            .to("chat-1")
+            .call::<i32>(&(1, 1))
+            .await
+            .is_err(),
+        "a server of another type"
+    );
+    assert!(matches!(
+        app.rpc("sum.add").call::<i32>(&(1, 1)).await,
+        Err(RpcError::Route(_))
+    ));
+    assert!(matches!(
+        app.rpc("calc.sum.add").call::<String>(&(1, 1)).await,
+        Err(RpcError::Answer(_))
+    ));
+}
