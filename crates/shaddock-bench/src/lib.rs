@@ -17,7 +17,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | `args`, `target` | the command line; the server's address and what is said to it first |
-//! | `control` | **start here**: phases of a run, threads, the progress line |
+//! | `control`, `phase` | **start here**: threads, phases of a run, the progress line |
 //! | `engine`, `conn`, `timers` | one thread: event loop, its connections, its deadlines |
 //! | `link`, `ws` | one socket: TLS, WebSocket frames, packages |
 //! | `scenario` | what the connections do: one file for each scenario |
@@ -33,6 +33,7 @@ mod conn;
 mod control;
 mod engine;
 mod link;
+mod phase;
 mod procfs;
 mod report;
 mod scenario;

@@ -1,10 +1,7 @@
 //! Sessions that come, and stay or go again.
 
-use super::{Ramp, Share};
-use crate::{
-    conn::Pending,
-    engine::{Engine, Gone, Phase, Scenario},
-};
+use super::{Gone, Ramp, Scenario, Share};
+use crate::{conn::Pending, engine::Engine, phase::Phase};
 
 /// Opens each of its sessions once. Latency is from the begin of the connection to the ack.
 #[derive(Debug)]

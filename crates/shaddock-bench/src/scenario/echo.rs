@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ramp, Share};
+use super::{Gone, Ramp, Scenario, Share};
 use crate::{
     conn::{Pending, RequestKind},
-    engine::{Engine, Gone, Phase, Scenario},
+    engine::Engine,
+    phase::Phase,
 };
 
 /// Closed loop: every session has a number of requests under way and sends the next one when an answer comes. Open loop:

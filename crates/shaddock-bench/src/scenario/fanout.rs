@@ -10,11 +10,12 @@ use std::{
 
 use mio::Waker;
 
-use super::{Ramp, Share, echo::Pacer};
+use super::{Gone, Ramp, Scenario, Share, echo::Pacer};
 use crate::{
     args::FanoutArgs,
     conn::{Pending, RequestKind},
-    engine::{Engine, Gone, Phase, Scenario},
+    engine::Engine,
+    phase::Phase,
 };
 
 /// What the threads of a fan-out know of each other.

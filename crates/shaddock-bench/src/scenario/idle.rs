@@ -1,10 +1,7 @@
 //! Sessions that say nothing.
 
-use super::{Ramp, Share};
-use crate::{
-    conn::Pending,
-    engine::{Engine, Gone, Phase, Scenario},
-};
+use super::{Gone, Ramp, Scenario, Share};
+use crate::{conn::Pending, engine::Engine, phase::Phase};
 
 /// Opens its sessions and keeps them open.
 #[derive(Debug)]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Ramp, Share};
+use super::{Gone, Ramp, Scenario, Share};
 use crate::{
     args::duration,
     conn::{Pending, RequestKind},
-    engine::{Engine, Gone, Phase, Scenario},
+    engine::Engine,
+    phase::Phase,
     timers::Timer,
 };
 

@@ -6,7 +6,7 @@ mod fanout;
 mod idle;
 mod mix;
 
-use std::ops::Range;
+use std::{ops::Range, time::Instant};
 
 pub(crate) use churn::Churn;
 pub(crate) use echo::Echo;
@@ -14,7 +14,46 @@ pub(crate) use fanout::{Fanout, FanoutShared};
 pub(crate) use idle::Idle;
 pub(crate) use mix::{Mix, Script};
 
-use crate::engine::Engine;
+use crate::{conn::Pending, engine::Engine, phase::Phase};
+
+/// Why a connection is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// It never came to stand.
+    Failed,
+    /// The server ended it, or broke the protocol.
+    Ended,
+    /// We ended it, and the server agreed.
+    Closed,
+}
+
+/// What the connections of one thread do. Called by the engine; all calls are on its thread.
+pub(crate) trait Scenario {
+    /// The run has moved on.
+    fn phase(&mut self, engine: &mut Engine, phase: Phase);
+    /// A session is open: its ack is sent with whatever is sent from here.
+    fn opened(&mut self, engine: &mut Engine, key: usize);
+    /// A request was answered, rightly or not. The engine has checked the body and counted what is wrong.
+    fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
+    /// A push came.
+    fn pushed(&mut self, _engine: &mut Engine, _key: usize, _route: &[u8], _body: &[u8]) {}
+    /// A session is gone, and its key with it.
+    fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone);
+    /// A timer of the scenario's has come.
+    fn timer(&mut self, _engine: &mut Engine, _number: u64) {}
+    /// When the scenario wants to be paced next, to the microsecond.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+    /// The time is there.
+    fn pace(&mut self, _engine: &mut Engine, _now: Instant) {}
+    /// The end of each turn of the loop.
+    fn turn(&mut self, _engine: &mut Engine) {}
+    /// Whether the scenario has reached the end of its present phase.
+    fn is_settled(&self, engine: &Engine) -> bool;
+    /// The run is over: what is still missing is counted here.
+    fn finish(&mut self, _engine: &mut Engine) {}
+}
 
 /// One thread's part of the run.
 #[derive(Clone, Debug)]

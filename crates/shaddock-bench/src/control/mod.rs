@@ -1,14 +1,10 @@
-//! One run: threads, phases, what is measured when, and the progress line.
+//! One run: threads, what each scenario measures when, and the result.
+
+mod run;
 
 use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal as _},
-    process,
-    sync::{
-        Arc,
-        atomic::AtomicU64,
-        mpsc::{Receiver, RecvTimeoutError, channel},
-    },
+    io,
+    sync::{Arc, atomic::AtomicU64, mpsc::channel},
     thread,
     time::{Duration, Instant},
 };
@@ -17,22 +13,20 @@ use mio::Waker;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
+use self::run::{Run, Window};
 use crate::{
     args::{
         BenchArgs, ChurnArgs, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ScenarioArgs, TargetArgs,
     },
-    engine::{Engine, Phase, Scenario, SharedPhase},
-    procfs::{Machine, Process, Usage},
+    engine::Engine,
+    phase::{Phase, SharedPhase},
+    procfs::Process,
     report::{Latency, Report, ServerCost},
-    scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Script, Share},
-    tally::{Harvest, Tally, Totals},
+    scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Scenario, Script, Share},
+    tally::{Harvest, Tally},
     target::{Target, TargetError},
 };
 
-/// How often counters and the server's memory are looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// After the last handshake, for the server to work off the last ack.
-const QUIET: Duration = Duration::from_millis(300);
 /// Files that a run needs besides its connections.
 const SPARE_FILES: usize = 64;
 
@@ -169,7 +163,7 @@ fn churn(setup: &Setup<'_>, args: &ChurnArgs) -> Result<Report, BenchError> {
             run.enter(Phase::Measure);
             run.settle(Phase::Measure, None);
             let elapsed = Instant::now();
-            run.wait(QUIET);
+            run.quiet();
             run.look_open()?;
             let mut after = run.snapshot()?;
             after.at = elapsed;
@@ -325,213 +319,6 @@ impl<'a> Setup<'a> {
         };
         report.count(&run.totals());
         report
-    }
-}
-
-/// Everything at one moment.
-struct Snapshot {
-    at: Instant,
-    totals: Totals,
-    server: Option<Usage>,
-    own: Usage,
-    machine: Machine,
-}
-
-/// The measured time.
-struct Window {
-    before: Snapshot,
-    after: Snapshot,
-    /// Count from the start of the run, not of the window.
-    from_zero: bool,
-}
-
-/// A run under way, as its plan sees it.
-struct Run<'a> {
-    setup: &'a Setup<'a>,
-    name: &'static str,
-    phases: &'a SharedPhase,
-    wakers: Vec<Arc<Waker>>,
-    settled: Receiver<Phase>,
-    tallies: &'a [Arc<Tally>],
-    progress: Progress,
-    resident_before: u64,
-    resident_open: u64,
-    resident_peak: u64,
-    sessions: u64,
-}
-
-impl<'a> Run<'a> {
-    fn new(
-        setup: &'a Setup<'a>,
-        name: &'static str,
-        phases: &'a SharedPhase,
-        wakers: Vec<Arc<Waker>>,
-        settled: Receiver<Phase>,
-        tallies: &'a [Arc<Tally>],
-    ) -> Result<Self, BenchError> {
-        let progress = Progress::new(!setup.args.quiet && io::stderr().is_terminal());
-        let mut run = Self {
-            setup,
-            name,
-            phases,
-            wakers,
-            settled,
-            tallies,
-            progress,
-            resident_before: 0,
-            resident_open: 0,
-            resident_peak: 0,
-            sessions: 0,
-        };
-        run.resident_before = run.usage()?.map_or(0, |usage| usage.resident);
-        Ok(run)
-    }
-
-    fn usage(&self) -> Result<Option<Usage>, BenchError> {
-        let Some(server) = self.setup.server else {
-            return Ok(None);
-        };
-        let pid = self.setup.args.pid.unwrap_or_default();
-        server
-            .usage()
-            .map(Some)
-            .map_err(|error| BenchError::Process { pid, error })
-    }
-
-    fn totals(&self) -> Totals {
-        Totals::of(self.tallies.iter().map(AsRef::as_ref))
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phases.set(phase);
-        for waker in &self.wakers {
-            // It fails only if the thread has ended, and then needs no waking.
-            let _ = waker.wake();
-        }
-    }
-
-    /// Waits for all sessions to be open.
-    fn open(&mut self) {
-        self.settle(Phase::Connect, None);
-        self.wait(QUIET);
-    }
-
-    /// Waits until all threads have reached the end of `phase`, or the limit.
-    fn settle(&mut self, phase: Phase, limit: Option<Duration>) {
-        let limit = limit.map(|limit| Instant::now() + limit);
-        let mut missing = self.wakers.len();
-        while missing > 0 && limit.is_none_or(|limit| Instant::now() < limit) {
-            match self.settled.recv_timeout(LOOK) {
-                Ok(done) if done == phase => missing -= 1,
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => self.look(),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn wait(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            thread::sleep(left.min(LOOK));
-            self.look();
-        }
-    }
-
-    /// Warms up, measures, and waits for the answers that are under way.
-    fn under_load(&mut self, warmup: Duration, duration: Duration) -> Result<Window, BenchError> {
-        self.look_open()?;
-        self.enter(Phase::WarmUp);
-        self.wait(warmup);
-        self.enter(Phase::Measure);
-        let before = self.snapshot()?;
-        self.wait(duration);
-        let after = self.snapshot()?;
-        self.enter(Phase::Drain);
-        self.settle(Phase::Drain, Some(self.setup.args.timeout));
-        Ok(Window {
-            before,
-            after,
-            from_zero: false,
-        })
-    }
-
-    /// All sessions are open and quiet: what do they take?
-    fn look_open(&mut self) -> Result<(), BenchError> {
-        self.sessions = self.totals().open;
-        self.resident_open = self.usage()?.map_or(0, |usage| usage.resident);
-        self.resident_peak = self.resident_peak.max(self.resident_open);
-        Ok(())
-    }
-
-    fn snapshot(&self) -> Result<Snapshot, BenchError> {
-        Ok(Snapshot {
-            at: Instant::now(),
-            totals: self.totals(),
-            server: self.usage()?,
-            own: Process::new(process::id()).usage().unwrap_or_default(),
-            machine: Machine::usage().unwrap_or_default(),
-        })
-    }
-
-    fn look(&mut self) {
-        // A server that has died shows in the connections.
-        if let Some(Ok(resident)) = self.setup.server.map(Process::resident) {
-            self.resident_peak = self.resident_peak.max(resident);
-        }
-        let totals = self.totals();
-        self.progress.show(self.name, &totals, self.resident_peak);
-    }
-
-    fn clear_progress(&self) {
-        if self.progress.on {
-            eprint!("\r\x1b[K");
-        }
-    }
-}
-
-/// The line on the terminal.
-struct Progress {
-    on: bool,
-    start: Instant,
-    last: (Instant, u64),
-}
-
-impl Progress {
-    fn new(on: bool) -> Self {
-        let now = Instant::now();
-        Self {
-            on,
-            start: now,
-            last: (now, 0),
-        }
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-    fn show(&mut self, name: &str, totals: &Totals, resident: u64) {
-        if !self.on {
-            return;
-        }
-        let now = Instant::now();
-        let (at, done) = self.last;
-        let rate = (totals.done - done) as f64 / (now - at).as_secs_f64().max(1e-9);
-        self.last = (now, totals.done);
-        let elapsed = (now - self.start).as_secs_f64();
-        let mut line = format!(
-            "{name}  {elapsed:5.1} s  {} open  {} done  {rate:.0}/s",
-            totals.open, totals.done
-        );
-        if resident > 0 {
-            let _ = write!(line, "  server {} MiB", resident >> 20);
-        }
-        if totals.faults() > 0 {
-            let _ = write!(line, "  FAULTS {}", totals.faults());
-        }
-        eprint!("\r{line}\x1b[K");
     }
 }
 

@@ -1,0 +1,243 @@
+//! A run under way: its phases, what is looked at when, and the progress line.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    process,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use mio::Waker;
+
+use super::{BenchError, Setup};
+use crate::{
+    phase::{Phase, SharedPhase},
+    procfs::{Machine, Process, Usage},
+    tally::{Tally, Totals},
+};
+
+/// How often counters and the server's memory are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// After the last handshake, for the server to work off the last ack.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Everything at one moment.
+pub(super) struct Snapshot {
+    pub(super) at: Instant,
+    pub(super) totals: Totals,
+    pub(super) server: Option<Usage>,
+    pub(super) own: Usage,
+    pub(super) machine: Machine,
+}
+
+/// The measured time.
+pub(super) struct Window {
+    pub(super) before: Snapshot,
+    pub(super) after: Snapshot,
+    /// Count from the start of the run, not of the window.
+    pub(super) from_zero: bool,
+}
+
+/// A run under way, as its plan sees it.
+pub(super) struct Run<'a> {
+    setup: &'a Setup<'a>,
+    pub(super) name: &'static str,
+    phases: &'a SharedPhase,
+    pub(super) wakers: Vec<Arc<Waker>>,
+    settled: Receiver<Phase>,
+    tallies: &'a [Arc<Tally>],
+    progress: Progress,
+    pub(super) resident_before: u64,
+    pub(super) resident_open: u64,
+    pub(super) resident_peak: u64,
+    pub(super) sessions: u64,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        setup: &'a Setup<'a>,
+        name: &'static str,
+        phases: &'a SharedPhase,
+        wakers: Vec<Arc<Waker>>,
+        settled: Receiver<Phase>,
+        tallies: &'a [Arc<Tally>],
+    ) -> Result<Self, BenchError> {
+        let progress = Progress::new(!setup.args.quiet && io::stderr().is_terminal());
+        let mut run = Self {
+            setup,
+            name,
+            phases,
+            wakers,
+            settled,
+            tallies,
+            progress,
+            resident_before: 0,
+            resident_open: 0,
+            resident_peak: 0,
+            sessions: 0,
+        };
+        run.resident_before = run.usage()?.map_or(0, |usage| usage.resident);
+        Ok(run)
+    }
+
+    fn usage(&self) -> Result<Option<Usage>, BenchError> {
+        let Some(server) = self.setup.server else {
+            return Ok(None);
+        };
+        let pid = self.setup.args.pid.unwrap_or_default();
+        server
+            .usage()
+            .map(Some)
+            .map_err(|error| BenchError::Process { pid, error })
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        Totals::of(self.tallies.iter().map(AsRef::as_ref))
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phases.set(phase);
+        for waker in &self.wakers {
+            // It fails only if the thread has ended, and then needs no waking.
+            let _ = waker.wake();
+        }
+    }
+
+    /// Waits for all sessions to be open.
+    pub(super) fn open(&mut self) {
+        self.settle(Phase::Connect, None);
+        self.quiet();
+    }
+
+    /// Lets the server work off what it has.
+    pub(super) fn quiet(&mut self) {
+        self.wait(QUIET);
+    }
+
+    /// Waits until all threads have reached the end of `phase`, or the limit.
+    pub(super) fn settle(&mut self, phase: Phase, limit: Option<Duration>) {
+        let limit = limit.map(|limit| Instant::now() + limit);
+        let mut missing = self.wakers.len();
+        while missing > 0 && limit.is_none_or(|limit| Instant::now() < limit) {
+            match self.settled.recv_timeout(LOOK) {
+                Ok(done) if done == phase => missing -= 1,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(LOOK));
+            self.look();
+        }
+    }
+
+    /// Warms up, measures, and waits for the answers that are under way.
+    pub(super) fn under_load(
+        &mut self,
+        warmup: Duration,
+        duration: Duration,
+    ) -> Result<Window, BenchError> {
+        self.look_open()?;
+        self.enter(Phase::WarmUp);
+        self.wait(warmup);
+        self.enter(Phase::Measure);
+        let before = self.snapshot()?;
+        self.wait(duration);
+        let after = self.snapshot()?;
+        self.enter(Phase::Drain);
+        self.settle(Phase::Drain, Some(self.setup.args.timeout));
+        Ok(Window {
+            before,
+            after,
+            from_zero: false,
+        })
+    }
+
+    /// All sessions are open and quiet: what do they take?
+    pub(super) fn look_open(&mut self) -> Result<(), BenchError> {
+        self.sessions = self.totals().open;
+        self.resident_open = self.usage()?.map_or(0, |usage| usage.resident);
+        self.resident_peak = self.resident_peak.max(self.resident_open);
+        Ok(())
+    }
+
+    pub(super) fn snapshot(&self) -> Result<Snapshot, BenchError> {
+        Ok(Snapshot {
+            at: Instant::now(),
+            totals: self.totals(),
+            server: self.usage()?,
+            own: Process::new(process::id()).usage().unwrap_or_default(),
+            machine: Machine::usage().unwrap_or_default(),
+        })
+    }
+
+    fn look(&mut self) {
+        // A server that has died shows in the connections.
+        if let Some(Ok(resident)) = self.setup.server.map(Process::resident) {
+            self.resident_peak = self.resident_peak.max(resident);
+        }
+        let totals = self.totals();
+        self.progress.show(self.name, &totals, self.resident_peak);
+    }
+
+    pub(super) fn clear_progress(&self) {
+        if self.progress.on {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+/// The line on the terminal.
+struct Progress {
+    on: bool,
+    start: Instant,
+    last: (Instant, u64),
+}
+
+impl Progress {
+    fn new(on: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            on,
+            start: now,
+            last: (now, 0),
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    fn show(&mut self, name: &str, totals: &Totals, resident: u64) {
+        if !self.on {
+            return;
+        }
+        let now = Instant::now();
+        let (at, done) = self.last;
+        let rate = (totals.done - done) as f64 / (now - at).as_secs_f64().max(1e-9);
+        self.last = (now, totals.done);
+        let elapsed = (now - self.start).as_secs_f64();
+        let mut line = format!(
+            "{name}  {elapsed:5.1} s  {} open  {} done  {rate:.0}/s",
+            totals.open, totals.done
+        );
+        if resident > 0 {
+            let _ = write!(line, "  server {} MiB", resident >> 20);
+        }
+        if totals.faults() > 0 {
+            let _ = write!(line, "  FAULTS {}", totals.faults());
+        }
+        eprint!("\r{line}\x1b[K");
+    }
+}

@@ -1,0 +1,336 @@
+//! One thread: an epoll loop, its connections and their deadlines. What the connections do is the [`Scenario`]'s business.
+
+mod receive;
+mod requests;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use mio::{Events, Poll, Token, Waker};
+use shaddock_protocol::{PackageType, encode_package};
+use slab::Slab;
+
+use crate::{
+    body::Bodies,
+    conn::{Conn, Requests, State},
+    link::Link,
+    phase::{Phase, SharedPhase},
+    scenario::{Gone, Scenario},
+    tally::{Harvest, Tally},
+    target::Target,
+    timers::{Alarm, Timer, Timers},
+};
+
+const WAKER: Token = Token(usize::MAX);
+const ALARM: Token = Token(usize::MAX - 1);
+const EVENTS: usize = 1024;
+const READ_SIZE: usize = 64 * 1024;
+/// How long a server may take to close after we have said goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the poll says of a socket, besides that there is something to read.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    writable: bool,
+    /// The server sends nothing more.
+    ended: bool,
+}
+
+/// One thread's connections, and all that they share.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) target: Arc<Target>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) harvest: Harvest,
+    pub(crate) timers: Timers,
+    pub(crate) bodies: Bodies,
+    conns: Slab<Conn>,
+    timeout: Duration,
+    epoch: Instant,
+    poll: Poll,
+    alarm: Alarm,
+    serials: u64,
+    /// The time at the start of this turn.
+    now: Instant,
+    /// Slots whose connection could not even be begun.
+    stillborn: Vec<usize>,
+    /// Keys with output to flush at the end of this turn.
+    dirty: Vec<usize>,
+    buffer: Vec<u8>,
+    message: BytesMut,
+    package: BytesMut,
+    requests_waiting: usize,
+}
+
+impl Engine {
+    /// `epoch` is the zero of all times in bodies; all threads have the same.
+    pub(crate) fn new(
+        target: Arc<Target>,
+        tally: Arc<Tally>,
+        epoch: Instant,
+        body: usize,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        Ok(Self {
+            target,
+            tally,
+            harvest: Harvest::new()?,
+            timers: Timers::default(),
+            bodies: Bodies::new(body),
+            conns: Slab::new(),
+            timeout,
+            epoch,
+            poll,
+            alarm,
+            serials: 0,
+            now: Instant::now(),
+            stillborn: Vec::new(),
+            dirty: Vec::new(),
+            buffer: vec![0; READ_SIZE],
+            message: BytesMut::new(),
+            package: BytesMut::new(),
+            requests_waiting: 0,
+        })
+    }
+
+    /// Wakes this engine from another thread. There can be only one waker, so it is shared.
+    pub(crate) fn waker(&self) -> io::Result<Arc<Waker>> {
+        Waker::new(self.poll.registry(), WAKER).map(Arc::new)
+    }
+
+    /// Follows the phases until the last. `settled` is called once in each phase, when the scenario has reached its end.
+    pub(crate) fn run<S: Scenario>(
+        mut self,
+        mut scenario: S,
+        phases: &SharedPhase,
+        mut settled: impl FnMut(Phase),
+    ) -> io::Result<Harvest> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut phase = Phase::Connect;
+        let mut reported = false;
+        scenario.phase(&mut self, phase);
+        loop {
+            scenario.turn(&mut self);
+            self.flush(&mut scenario);
+            if !reported && scenario.is_settled(&self) {
+                reported = true;
+                settled(phase);
+            }
+            let wait = self.wait(scenario.due())?;
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            self.now = Instant::now();
+            while phase < phases.get() {
+                phase = phases.get();
+                reported = false;
+                if phase == Phase::Done {
+                    scenario.finish(&mut self);
+                    return Ok(self.harvest);
+                }
+                if phase == Phase::Measure {
+                    self.harvest.latency.reset();
+                }
+                scenario.phase(&mut self, phase);
+            }
+            for event in &events {
+                if event.token() != WAKER && event.token() != ALARM {
+                    let ready = Ready {
+                        writable: event.is_writable(),
+                        ended: event.is_read_closed() || event.is_error(),
+                    };
+                    self.service(&mut scenario, event.token().0, ready);
+                }
+            }
+            self.fire_timers(&mut scenario);
+            if scenario.due().is_some_and(|due| due <= self.now) {
+                let now = self.now;
+                scenario.pace(&mut self, now);
+            }
+        }
+    }
+
+    fn wait(&self, pace: Option<Instant>) -> io::Result<Option<Duration>> {
+        if let Some(pace) = pace {
+            self.alarm
+                .set(pace.saturating_duration_since(Instant::now()))?;
+        }
+        let next = self.timers.next().into_iter().chain(pace).min();
+        Ok(next.map(|at| at.saturating_duration_since(Instant::now())))
+    }
+
+    fn fire_timers<S: Scenario>(&mut self, scenario: &mut S) {
+        while let Some(timer) = self.timers.take_due(self.now) {
+            match timer {
+                Timer::Scenario(number) => scenario.timer(self, number),
+                Timer::Heartbeat { key, serial } => self.beat(key, serial),
+                Timer::Deadline { key, serial } => {
+                    let late = self
+                        .conns
+                        .get(key)
+                        .is_some_and(|conn| conn.serial == serial && conn.state != State::Open);
+                    if late {
+                        self.end(scenario, key, || "no answer in time".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    fn beat(&mut self, key: usize, serial: u64) {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| conn.serial == serial) else {
+            return;
+        };
+        if conn.state == State::Open {
+            conn.link.send(&package(PackageType::Heartbeat, b""));
+            let next = self.now + conn.heartbeat;
+            self.dirty.push(key);
+            self.timers.add(next, Timer::Heartbeat { key, serial });
+        }
+    }
+
+    /// Begins a connection for the scenario's session `slot`. The scenario hears of it when it is open or has failed.
+    pub(crate) fn connect(&mut self, slot: usize, stalled: bool) {
+        let entry = self.conns.vacant_entry();
+        let key = entry.key();
+        match Link::connect(&self.target, self.poll.registry(), Token(key), stalled) {
+            Ok(link) => {
+                self.serials += 1;
+                let serial = self.serials;
+                // Not the time of the turn: connecting itself takes long.
+                let started = Instant::now();
+                self.timers
+                    .add(started + self.timeout, Timer::Deadline { key, serial });
+                entry.insert(Conn {
+                    link,
+                    state: State::Connecting,
+                    slot,
+                    serial,
+                    started,
+                    heartbeat: Duration::ZERO,
+                    requests: Requests::default(),
+                });
+            }
+            Err(error) => {
+                self.tally.failed.add(1);
+                self.harvest.note(|| format!("cannot connect: {error}"));
+                self.stillborn.push(slot);
+            }
+        }
+    }
+
+    /// Ends a connection as a client does that has nothing more to say.
+    pub(crate) fn close(&mut self, key: usize) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if conn.state == State::Open {
+            self.tally.open.take_one();
+            self.requests_waiting -= conn.requests.waiting();
+        }
+        conn.state = State::Closing;
+        let serial = conn.serial;
+        // If this fails, the socket says so by itself.
+        let _ = conn.link.finish();
+        self.timers
+            .add(self.now + CLOSE_TIMEOUT, Timer::Deadline { key, serial });
+    }
+
+    /// Never reads this connection again, but keeps it open.
+    pub(crate) fn abandon(&mut self, key: usize) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            let _ = conn.link.flush();
+            let _ = conn.link.abandon(self.poll.registry());
+        }
+    }
+
+    /// The scenario's number of a connection.
+    pub(crate) fn slot(&self, key: usize) -> usize {
+        self.conns.get(key).map_or(usize::MAX, |conn| conn.slot)
+    }
+
+    /// The time at the start of this turn.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// When the connection was begun.
+    pub(crate) fn started(&self, key: usize) -> Instant {
+        self.conns.get(key).map_or(self.now, |conn| conn.started)
+    }
+
+    /// Records a latency that began at `sent` and ends now.
+    pub(crate) fn record(&mut self, sent: u64) {
+        let latency = self.nanos(self.now).saturating_sub(sent).max(1);
+        self.harvest.latency.saturating_record(latency);
+    }
+
+    /// Nanoseconds since the start of the run.
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
+        let nanos = at.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    /// Forgets a connection that has ended, whoever ended it.
+    fn end<S: Scenario>(&mut self, scenario: &mut S, key: usize, note: impl FnOnce() -> String) {
+        let Some(conn) = self.conns.try_remove(key) else {
+            return;
+        };
+        let why = match conn.state {
+            State::Closing => Gone::Closed,
+            State::Open => Gone::Ended,
+            State::Connecting | State::Handshaking => Gone::Failed,
+        };
+        match why {
+            Gone::Closed => {}
+            Gone::Failed => self.tally.failed.add(1),
+            Gone::Ended => {
+                self.tally.open.take_one();
+                self.tally.closed.add(1);
+                self.requests_waiting -= conn.requests.waiting();
+                self.tally.lost.add(conn.requests.waiting() as u64);
+            }
+        }
+        if why != Gone::Closed {
+            self.harvest
+                .note(|| format!("session {}: {}", conn.slot, note()));
+        }
+        let slot = conn.slot;
+        drop(conn);
+        scenario.gone(self, slot, why);
+    }
+
+    /// Writes what this turn has to say, and tells the scenario of connections that could not even be begun.
+    fn flush<S: Scenario>(&mut self, scenario: &mut S) {
+        while let Some(slot) = self.stillborn.pop() {
+            scenario.gone(self, slot, Gone::Failed);
+        }
+        while !self.dirty.is_empty() {
+            let mut dirty = std::mem::take(&mut self.dirty);
+            // A connection may be in here more than once; the second flush finds nothing to write.
+            for key in dirty.drain(..) {
+                if let Some(conn) = self.conns.get_mut(key)
+                    && let Err(error) = conn.link.flush()
+                {
+                    self.end(scenario, key, || error.to_string());
+                }
+            }
+            if self.dirty.is_empty() {
+                self.dirty = dirty;
+                return;
+            }
+        }
+    }
+}
+
+/// A package with a body of at most a few bytes.
+fn package(kind: PackageType, body: &[u8]) -> Bytes {
+    encode_package(kind, body).unwrap_or_default()
+}

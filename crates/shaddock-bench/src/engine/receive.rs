@@ -1,0 +1,191 @@
+//! What the connections receive: packages, the handshake's answer, answers and pushes.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+use shaddock_protocol::{Message, MessageType, Package, PackageType, WireRoute};
+
+use super::{Engine, Ready};
+use crate::{
+    conn::{Pending, RequestKind, State, Stray},
+    link::{Filled, LinkError},
+    scenario::Scenario,
+    timers::Timer,
+};
+
+impl Engine {
+    /// Reads a connection that has something to read, and answers it.
+    pub(super) fn service<S: Scenario>(&mut self, scenario: &mut S, key: usize, ready: Ready) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if conn.state == State::Connecting && !conn.link.is_connected() {
+            match conn.link.check_connected() {
+                Ok(true) => self.begin_handshake(key),
+                Ok(false) => return,
+                Err(error) => return self.end(scenario, key, || error.to_string()),
+            }
+        }
+        if ready.writable {
+            self.dirty.push(key);
+        }
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else {
+                return;
+            };
+            let filled = match conn.link.fill(&mut self.buffer) {
+                Ok(filled) => filled,
+                Err(error) => return self.end(scenario, key, || error.to_string()),
+            };
+            self.now = Instant::now();
+            if let Err(error) = self.take_packages(scenario, key) {
+                return self.end(scenario, key, || error.to_string());
+            }
+            match filled {
+                Filled::More => {}
+                // The end comes right behind what was there, and is not told of again.
+                Filled::Drained if ready.ended => {}
+                Filled::Drained | Filled::Empty => return,
+                Filled::End => {
+                    return self.end(scenario, key, || "closed by the server".to_owned());
+                }
+            }
+        }
+    }
+
+    fn take_packages<S: Scenario>(
+        &mut self,
+        scenario: &mut S,
+        key: usize,
+    ) -> Result<(), LinkError> {
+        loop {
+            let Some(conn) = self.conns.get_mut(key) else {
+                return Ok(());
+            };
+            let Some(package) = conn.link.next_package()? else {
+                break;
+            };
+            match (conn.state, package.kind) {
+                (State::Handshaking, PackageType::Handshake) => {
+                    self.handshake_answered(scenario, key, &package);
+                }
+                (State::Open, PackageType::Data) => self.take_message(scenario, key, package.body),
+                (State::Open, PackageType::Kick) => {
+                    let reason = String::from_utf8_lossy(&package.body).into_owned();
+                    self.end(scenario, key, || format!("kicked: {reason}"));
+                }
+                // Heartbeats; whatever comes while we close.
+                _ => {}
+            }
+        }
+        let Some(conn) = self.conns.get_mut(key) else {
+            return Ok(());
+        };
+        if conn.link.is_closed_by_frame() && conn.state == State::Open {
+            self.end(scenario, key, || {
+                "closed by the server (WebSocket close)".to_owned()
+            });
+        } else if conn.state == State::Connecting && conn.link.is_open() {
+            self.begin_handshake(key);
+        }
+        Ok(())
+    }
+
+    fn begin_handshake(&mut self, key: usize) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if conn.link.is_open() {
+            conn.state = State::Handshaking;
+            conn.link.send(&self.target.handshake);
+            self.dirty.push(key);
+        }
+    }
+
+    fn handshake_answered<S: Scenario>(&mut self, scenario: &mut S, key: usize, package: &Package) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let answer: Value = serde_json::from_slice(&package.body).unwrap_or_default();
+        if answer["code"] != 200 {
+            let text = String::from_utf8_lossy(&package.body).into_owned();
+            return self.end(scenario, key, || format!("handshake answered with {text}"));
+        }
+        let seconds = answer["sys"]["heartbeat"].as_f64().unwrap_or(0.0);
+        conn.heartbeat = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        conn.state = State::Open;
+        conn.link
+            .send(&super::package(PackageType::HandshakeAck, b""));
+        self.dirty.push(key);
+        self.tally.open.add(1);
+        if !conn.heartbeat.is_zero() {
+            let timer = Timer::Heartbeat {
+                key,
+                serial: conn.serial,
+            };
+            self.timers.add(self.now + conn.heartbeat, timer);
+        }
+        scenario.opened(self, key);
+    }
+
+    fn take_message<S: Scenario>(&mut self, scenario: &mut S, key: usize, body: Bytes) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let message = match Message::decode(body) {
+            Ok(message) => message,
+            Err(error) => return self.wrong(|| format!("message that cannot be read: {error}")),
+        };
+        match (message.kind, &message.route) {
+            (MessageType::Response, _) => match conn.requests.settle(message.id) {
+                Ok(pending) => {
+                    let slot = conn.slot;
+                    self.requests_waiting -= 1;
+                    self.check(slot, pending, &message);
+                    scenario.answered(self, key, pending);
+                }
+                Err(Stray::Repeated) => {
+                    self.tally.repeated.add(1);
+                    self.harvest
+                        .note(|| format!("request {} was answered again", message.id));
+                }
+                Err(Stray::Unknown) => self.wrong(|| format!("answer to nothing: {}", message.id)),
+            },
+            (MessageType::Push, WireRoute::Name(route)) => {
+                let route = route.clone();
+                scenario.pushed(self, key, &route, &message.body);
+            }
+            _ => self.wrong(|| format!("a server does not send {message:?}")),
+        }
+    }
+
+    fn check(&mut self, slot: usize, pending: Pending, answer: &Message) {
+        let right = match pending.kind {
+            RequestKind::Echo => {
+                !answer.error && self.bodies.get(slot as u64, pending.id) == &answer.body[..]
+            }
+            RequestKind::Bind | RequestKind::Push => !answer.error && !is_error(&answer.body),
+        };
+        if !right {
+            self.wrong(|| {
+                let body = String::from_utf8_lossy(&answer.body);
+                format!(
+                    "{:?} {} of session {slot} got {body}",
+                    pending.kind, pending.id
+                )
+            });
+        }
+    }
+
+    pub(crate) fn wrong(&mut self, note: impl FnOnce() -> String) {
+        self.tally.wrong.add(1);
+        self.harvest.note(note);
+    }
+}
+
+/// Whether the answer of a bind or push reports an error: `{"code":500}` in Pomelo's way.
+fn is_error(body: &[u8]) -> bool {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    !answer.is_object() || answer["code"].as_u64().is_some_and(|code| code != 200)
+}

@@ -1,0 +1,101 @@
+//! What the connections send.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use shaddock_protocol::{Message, MessageType, PackageType, WireRoute, put_package_header};
+
+use super::Engine;
+use crate::conn::RequestKind;
+
+impl Engine {
+    /// Sends a request whose body is the connection's slot and the request's id. `sent` is when it should have been sent, if
+    /// that is not now.
+    pub(crate) fn request_echo(&mut self, key: usize, sent: Option<Instant>) {
+        let sent = self.nanos(sent.unwrap_or(self.now));
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let pending = conn.requests.begin(RequestKind::Echo, sent);
+        let body = self.bodies.get(conn.slot as u64, pending.id);
+        let route = WireRoute::Name(self.target.routes.echo.clone());
+        put_request(
+            &mut self.package,
+            &mut self.message,
+            route,
+            pending.id,
+            body,
+        );
+        self.begin_request(key);
+    }
+
+    /// Sends a request that binds the session to `uid`.
+    pub(crate) fn request_bind(&mut self, key: usize, uid: usize) {
+        let sent = self.nanos(self.now);
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let pending = conn.requests.begin(RequestKind::Bind, sent);
+        let body = format!(r#"{{"uid":"{uid}"}}"#);
+        let route = WireRoute::Name(self.target.routes.bind.clone());
+        put_request(
+            &mut self.package,
+            &mut self.message,
+            route,
+            pending.id,
+            body.as_bytes(),
+        );
+        self.begin_request(key);
+    }
+
+    /// Sends a request that makes the server push to all. The pushes carry `number`, and the time at which this request should
+    /// have been sent.
+    pub(crate) fn request_push(&mut self, key: usize, number: u64, sent: Instant) {
+        let sent = self.nanos(sent);
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        let pending = conn.requests.begin(RequestKind::Push, sent);
+        let body = self.bodies.get(number, sent);
+        let route = WireRoute::Name(self.target.routes.push.clone());
+        put_request(
+            &mut self.package,
+            &mut self.message,
+            route,
+            pending.id,
+            body,
+        );
+        self.begin_request(key);
+    }
+
+    fn begin_request(&mut self, key: usize) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.link.send(&self.package);
+            self.requests_waiting += 1;
+            self.dirty.push(key);
+        }
+    }
+
+    /// Requests of all connections that wait for their answers.
+    pub(crate) fn requests_waiting(&self) -> usize {
+        self.requests_waiting
+    }
+}
+
+/// Builds a request in `package`. The body is appended behind the head of the message, so that it is copied only once.
+fn put_request(
+    package: &mut BytesMut,
+    message: &mut BytesMut,
+    route: WireRoute,
+    id: u64,
+    body: &[u8],
+) {
+    package.clear();
+    message.clear();
+    let head = Message::new(MessageType::Request, id, route, Bytes::new());
+    // The routes and the body's length were checked at the start.
+    let _ = head.encode(message);
+    let _ = put_package_header(PackageType::Data, message.len() + body.len(), package);
+    package.extend_from_slice(message);
+    package.extend_from_slice(body);
+}

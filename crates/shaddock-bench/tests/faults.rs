@@ -1,0 +1,231 @@
+//! Servers that behave, and servers that do not: every fault must be counted, and make the run unclean.
+
+mod server;
+
+use std::time::Duration;
+
+use clap::Parser;
+use server::{Manners, Server};
+use shaddock_bench::{BenchArgs, Report, measure};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+fn bench(server: &Server, flags: &str) -> Report {
+    let (scenario, flags) = flags.split_once(' ').unwrap_or((flags, ""));
+    let url = server.url();
+    let mut words = vec![
+        "bench",
+        scenario,
+        &url,
+        "--quiet",
+        "--insecure",
+        "--timeout",
+        "1s",
+    ];
+    words.extend(flags.split_ascii_whitespace());
+    measure(&Cli::parse_from(words).bench).unwrap()
+}
+
+const SHORT: &str = "--warmup 50ms --duration 200ms";
+
+fn echo(manners: Manners) -> Report {
+    bench(
+        &Server::tcp(manners),
+        &format!("echo -c 4 --in-flight 2 {SHORT}"),
+    )
+}
+
+#[test]
+fn a_good_server_is_clean_over_every_transport() {
+    for server in [
+        Server::tcp(Manners::Good),
+        Server::tls(Manners::Good),
+        Server::ws(Manners::Good),
+    ] {
+        let report = bench(
+            &server,
+            &format!("echo -c 8 --in-flight 4 --threads 2 {SHORT}"),
+        );
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.sessions, 8);
+        assert!(report.messages > 100, "{report}");
+        let latency = report.latency.unwrap();
+        assert!(latency.min <= latency.p50 && latency.p50 <= latency.max);
+        assert!(
+            latency.count >= report.messages,
+            "late answers are timed too"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_answer_is_counted() {
+    let report = echo(Manners::ChangesOneByte);
+    assert!(report.wrong > 0 && report.lost == 0, "{report}");
+    assert!(!report.notes.is_empty());
+}
+
+#[test]
+fn an_error_in_the_place_of_a_bind_is_a_wrong_answer() {
+    let report = bench(
+        &Server::tcp(Manners::RefusesBinds),
+        &format!("mix -c 2 {SHORT}"),
+    );
+    assert!(report.wrong > 0, "{report}");
+}
+
+#[test]
+fn a_lost_answer_is_counted_once_for_each_request() {
+    let report = echo(Manners::LosesEveryTenth);
+    // Two in flight on each of four connections, and all of them end up waiting.
+    assert_eq!(
+        (report.lost, report.wrong, report.repeated),
+        (8, 0, 0),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_repeated_answer_is_counted() {
+    let report = echo(Manners::AnswersTwice);
+    assert!(report.repeated > 0 && report.wrong == 0, "{report}");
+}
+
+#[test]
+fn answers_out_of_order_are_right() {
+    let report = echo(Manners::AnswersBackwards);
+    assert!(report.is_clean(), "{report}");
+    assert!(report.messages > 100, "{report}");
+}
+
+#[test]
+fn a_connection_that_the_server_ends_is_counted_with_its_requests() {
+    let report = echo(Manners::ClosesAfterTen);
+    assert_eq!(report.closed, 4, "{report}");
+    assert!(report.lost > 0, "{report}");
+}
+
+#[test]
+fn a_refused_handshake_is_a_failed_connection() {
+    let report = echo(Manners::RefusesHandshakes);
+    assert_eq!((report.failed, report.sessions), (4, 0), "{report}");
+    assert!(report.notes[0].contains("500"), "{:?}", report.notes);
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let report = bench(&Server::tcp(Manners::Silent), "idle -c 3 --settle 0s");
+    assert_eq!(report.failed, 3, "{report}");
+}
+
+#[test]
+fn nobody_there_is_a_failed_connection_not_a_hang() {
+    let server = Server::tcp(Manners::Good);
+    let url = server.url();
+    drop(server);
+    let args = Cli::parse_from(["bench", "churn", &url, "-c", "5", "--quiet"]);
+    let report = measure(&args.bench).unwrap();
+    assert_eq!(report.failed, 5, "{report}");
+}
+
+#[test]
+fn pushes_reach_everybody_who_reads() {
+    for flags in [
+        "--pushes 5",
+        "--pushes 5 --rate 50",
+        "--pushes 5 --threads 2",
+        "--pushes 5 --stalled 25",
+    ] {
+        let report = bench(&Server::tcp(Manners::Good), &format!("fanout -c 8 {flags}"));
+        assert!(report.is_clean(), "{flags}: {report}");
+        let readers = if flags.contains("stalled") { 6 } else { 8 };
+        assert_eq!(report.messages, 5 * readers, "{flags}");
+    }
+}
+
+#[test]
+fn a_push_that_comes_twice_or_not_at_all_is_counted() {
+    let report = bench(
+        &Server::tcp(Manners::AnswersTwice),
+        "fanout -c 4 --pushes 3",
+    );
+    assert!(report.repeated >= 12, "{report}");
+    let report = bench(
+        &Server::tcp(Manners::LosesEveryTenth),
+        "fanout -c 4 --pushes 20 --rate 100",
+    );
+    assert!(report.lost > 0, "{report}");
+}
+
+#[test]
+fn sessions_come_and_go() {
+    let report = bench(
+        &Server::tcp(Manners::Good),
+        "churn -c 200 --close --connecting 8",
+    );
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.messages, 200);
+    assert_eq!(report.latency.unwrap().count, 200);
+}
+
+#[test]
+fn a_script_reconnects() {
+    let script = "bind,request*2,wait 10ms,reconnect";
+    let server = Server::tcp(Manners::Good);
+    let url = server.url();
+    let args = Cli::parse_from([
+        "bench",
+        "mix",
+        &url,
+        "-c",
+        "4",
+        "--script",
+        script,
+        "--warmup",
+        "0s",
+        "--duration",
+        "300ms",
+        "--quiet",
+    ]);
+    let report = measure(&args.bench).unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert!(
+        server.connections() > 8,
+        "{} connections",
+        server.connections()
+    );
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate_and_counts_the_time_that_requests_waited() {
+    let report = bench(
+        &Server::tcp(Manners::SleepsNow(Duration::from_millis(100))),
+        "echo -c 1 --rate 500 --warmup 100ms --duration 500ms",
+    );
+    assert!(report.is_clean(), "{report}");
+    // A closed loop would see one request wait; here every request that should have been sent meanwhile has waited too.
+    assert!(
+        report.latency.unwrap().p50 > Duration::from_millis(10),
+        "{report}"
+    );
+    assert!((200..=300).contains(&report.messages), "{report}");
+}
+
+#[test]
+fn the_server_of_this_process_has_a_cost() {
+    let server = Server::tcp(Manners::Good);
+    let pid = std::process::id();
+    let report = bench(&server, &format!("echo -c 4 {SHORT} --pid {pid}"));
+    let cost = report.server.unwrap();
+    assert!(cost.cpu > Duration::ZERO && cost.resident_open > 1_000_000);
+    assert!(report.cpu_per_message().unwrap() > 0.0);
+    let json = report.to_json();
+    assert_eq!(
+        json["server"]["cpu_per_message"].as_f64(),
+        report.cpu_per_message()
+    );
+}
