@@ -2,7 +2,7 @@
 
 mod service;
 
-pub use service::ChannelService;
+pub use service::{ChannelService, MemberStamp};
 
 use crate::store::member_text;
 use crate::sync::Mutex;
@@ -235,7 +235,12 @@ impl Channel {
     /// Makes somebody a member, here and in the index. The caller has the turn of the name.
     fn enter(self: &Arc<Self>, service: &Inner, uid: &Uid, frontend: &FrontendId) -> bool {
         let mut data = self.data.lock();
-        if data.state == ChannelState::Destroyed || !data.members.add(uid, frontend) {
+        if data.state == ChannelState::Destroyed {
+            return false;
+        }
+        if !data.members.add(uid, frontend) {
+            // A second session of the user joins: a removal on behalf of the first one comes too late.
+            service.touch(uid.as_str(), frontend.as_str());
             return false;
         }
         data.plan = None;

@@ -11,6 +11,10 @@ use std::sync::Arc;
 /// Enough that workers rarely meet; a power of two. One under loom, which counts every lock.
 const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
+/// A shard that becomes empty gives its memory back if it has room for more than this, so that memory comes back after a
+/// storm and is not asked for again with every client of a quiet server.
+const KEPT: usize = 32;
+
 /// A lock and what it guards, on cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -59,7 +63,12 @@ impl SidIndex {
     }
 
     pub(crate) fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
-        self.shard(sid).remove(&sid)
+        let mut shard = self.shard(sid);
+        let session = shard.remove(&sid);
+        if shard.is_empty() && shard.capacity() > KEPT {
+            shard.shrink_to_fit();
+        }
+        session
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -188,6 +197,11 @@ impl UidShard<'_> {
         let removed = entry.get_mut().bound.remove(|session| session.id() == sid);
         if removed == Removed::Last {
             entry.remove();
+            if self.users.is_empty() && self.users.capacity() > KEPT {
+                let hasher = self.hasher;
+                self.users
+                    .shrink_to_fit(|user| hasher.hash_one(user.uid.as_str()));
+            }
         }
         removed != Removed::Nothing
     }

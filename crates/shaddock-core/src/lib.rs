@@ -71,7 +71,9 @@ mod store;
 mod sync;
 mod view;
 
-pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState};
+pub use channel::{
+    Channel, ChannelConfig, ChannelError, ChannelService, ChannelState, MemberStamp,
+};
 pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};

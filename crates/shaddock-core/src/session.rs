@@ -341,15 +341,16 @@ impl Session {
 
     /// The connection is gone, but the session waits for its client. What the driver had taken is lost.
     ///
-    /// True if it was open. Whoever detaches a session closes it if the client does not come back in time.
+    /// To be called by the connection's driver, as its last word to the session. True if it was open. Whoever detaches a
+    /// session closes it if the client does not come back in time.
     pub fn detach(&self) -> bool {
+        // First: once the session is seen to be detached, the outbox may have a new driver.
+        self.outbox.release();
         let mut record = self.record.lock();
         if record.state != SessionState::Open {
             return false;
         }
         record.state = SessionState::Detached;
-        drop(record);
-        self.outbox.release();
         true
     }
 

@@ -168,6 +168,8 @@ impl World {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
     #[test]
     fn channels_are_lists_of_members(ops in prop::collection::vec(op(), 0..150)) {
         let store = Arc::new(MemoryStore::new());
@@ -245,4 +247,37 @@ fn nobody_joins_who_is_gone() {
         "he was a member already, and stays"
     );
     assert_eq!(room.user_amount(), 1);
+}
+
+#[test]
+fn a_removal_that_comes_too_late_removes_nobody() {
+    let service = ChannelService::new("chat-1", ChannelConfig::default());
+    let (lobby, arena) = (
+        service.create_channel("lobby").unwrap(),
+        service.create_channel("arena").unwrap(),
+    );
+    let (ann, front) = (uid(1), front(1));
+    assert_eq!(service.stamp(ann.as_str(), front.as_str()), None);
+    lobby.add(&ann, &front);
+    arena.add(&ann, &front);
+    let stamp = service.stamp(ann.as_str(), front.as_str()).unwrap();
+    // She is back, and joins again, while somebody asks whether she is still there.
+    assert!(!lobby.add(&ann, &front));
+    assert_eq!(
+        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
+        0
+    );
+    assert_eq!(service.channels_of(&ann, &front).len(), 2);
+    let stamp = service.stamp(ann.as_str(), front.as_str()).unwrap();
+    assert_eq!(
+        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
+        2
+    );
+    // A stamp of an earlier stay is worth nothing.
+    lobby.add(&ann, &front);
+    assert_eq!(
+        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
+        0
+    );
+    assert_eq!(lobby.members(), [ann]);
 }

@@ -467,3 +467,31 @@ fn a_user_comes_back_while_the_old_session_leaves() {
         assert_eq!(channels.channels_of(&ann(), new.frontend_id()).len(), 1);
     });
 }
+
+#[test]
+fn a_user_comes_back_while_another_server_is_asked() {
+    model(|| {
+        let (service, _) = service(None);
+        let channels = ChannelService::new("chat-1", ChannelConfig::default());
+        let room = channels.create_channel("lobby").unwrap();
+        let (old, new) = (create(&service), create(&service));
+        old.bind(ann()).unwrap();
+        room.add(&ann(), old.frontend_id());
+        old.close(CloseReason::ClientClosed);
+        let comer = {
+            let (new, room) = (Arc::clone(&new), Arc::clone(&room));
+            thread::spawn(move || {
+                new.bind(ann()).unwrap();
+                room.add(&ann(), new.frontend_id());
+            })
+        };
+        if let Some(stamp) = channels.stamp("ann", "f")
+            && service.get_by_uid("ann").is_empty()
+        {
+            // The answer is old by now.
+            channels.remove_member_since("ann", "f", stamp);
+        }
+        comer.join().unwrap();
+        assert_eq!(room.members(), [ann()]);
+    });
+}

@@ -36,6 +36,16 @@ pub struct ChannelService {
 /// A user on a frontend.
 type Member = (Uid, FrontendId);
 
+/// Where somebody is a member, and when he joined last.
+struct Joined {
+    channels: Few<Arc<Channel>>,
+    stamp: MemberStamp,
+}
+
+/// The moment of the latest attempt of a user to join a channel. See [`ChannelService::stamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberStamp(u64);
+
 pub(super) struct Inner {
     server_id: String,
     config: ChannelConfig,
@@ -44,7 +54,8 @@ pub(super) struct Inner {
     names: Shards<HashMap<Arc<str>, Arc<Channel>>>,
     count: AtomicUsize,
     /// In which channels somebody is, so that a close need not ask them all.
-    joined: Shards<HashMap<Member, Few<Arc<Channel>>>>,
+    joined: Shards<HashMap<Member, Joined>>,
+    stamps: AtomicU64,
     hasher: DefaultHashBuilder,
     store_errors: AtomicU64,
 }
@@ -59,6 +70,7 @@ impl ChannelService {
             names: Shards::default(),
             count: AtomicUsize::new(0),
             joined: Shards::default(),
+            stamps: AtomicU64::new(0),
             hasher: DefaultHashBuilder::default(),
             store_errors: AtomicU64::new(0),
         };
@@ -123,7 +135,7 @@ impl ChannelService {
         let joined = self.inner.joined(uid.as_str(), frontend.as_str());
         joined
             .get(&member)
-            .map_or_else(Vec::new, |channels| channels.as_slice().to_vec())
+            .map_or_else(Vec::new, |known| known.channels.as_slice().to_vec())
     }
 
     /// Takes a user on a frontend out of all channels, and returns their number.
@@ -143,13 +155,32 @@ impl ChannelService {
         gone: impl Fn() -> bool,
     ) -> usize {
         let joined = self.inner.joined(uid, frontend);
-        let Some(channels) = joined.get(&MemberRef(uid, frontend)).cloned() else {
+        let Some(known) = joined.get(&MemberRef(uid, frontend)) else {
             return 0;
         };
+        let channels = known.channels.clone();
         drop(joined);
         let left = channels.as_slice().iter();
         left.filter(|channel| channel.leave_if(uid, frontend, &gone))
             .count()
+    }
+
+    /// When a user on a frontend last tried to join a channel; nothing if he is in none.
+    ///
+    /// For a removal that has to ask another server first: take the stamp, ask whether the user still has a session, and
+    /// then call [`remove_member_since`](Self::remove_member_since).
+    pub fn stamp(&self, uid: &str, frontend: &str) -> Option<MemberStamp> {
+        let joined = self.inner.joined(uid, frontend);
+        Some(joined.get(&MemberRef(uid, frontend))?.stamp)
+    }
+
+    /// Takes a user on a frontend out of all channels, unless he has tried to join one since `stamp`: then he has come back.
+    /// Returns the number of channels left.
+    pub fn remove_member_since(&self, uid: &str, frontend: &str, stamp: MemberStamp) -> usize {
+        self.remove_member_everywhere_if(uid, frontend, || {
+            // Under the lock of the channel, which whoever joins it has to take.
+            self.stamp(uid, frontend) == Some(stamp)
+        })
     }
 
     /// Calls of the store that failed since the start.
@@ -241,11 +272,7 @@ impl Inner {
         self.names.lock(self.hasher.hash_one(name))
     }
 
-    fn joined(
-        &self,
-        uid: &str,
-        frontend: &str,
-    ) -> MutexGuard<'_, HashMap<Member, Few<Arc<Channel>>>> {
+    fn joined(&self, uid: &str, frontend: &str) -> MutexGuard<'_, HashMap<Member, Joined>> {
         self.joined.lock(self.hasher.hash_one((uid, frontend)))
     }
 
@@ -297,27 +324,46 @@ impl Inner {
         }
     }
 
+    /// Notes that somebody has joined a channel. The caller has the lock of the channel.
     pub(super) fn link(&self, uid: &Uid, frontend: &FrontendId, channel: &Arc<Channel>) {
+        let stamp = self.next_stamp();
         let mut joined = self.joined(uid.as_str(), frontend.as_str());
-        match joined.get_mut(&MemberRef(uid.as_str(), frontend.as_str())) {
-            Some(channels) => channels.push(Arc::clone(channel)),
-            None => {
-                joined.insert(
-                    (uid.clone(), frontend.clone()),
-                    Few::One(Arc::clone(channel)),
-                );
-            }
+        if let Some(known) = joined.get_mut(&MemberRef(uid.as_str(), frontend.as_str())) {
+            known.channels.push(Arc::clone(channel));
+            known.stamp = stamp;
+            return;
+        }
+        let channels = Few::One(Arc::clone(channel));
+        joined.insert((uid.clone(), frontend.clone()), Joined { channels, stamp });
+    }
+
+    /// Notes that a member has tried to join again. The caller has the lock of the channel.
+    pub(super) fn touch(&self, uid: &str, frontend: &str) {
+        let stamp = self.next_stamp();
+        if let Some(known) = self
+            .joined(uid, frontend)
+            .get_mut(&MemberRef(uid, frontend))
+        {
+            known.stamp = stamp;
         }
     }
 
     pub(super) fn unlink(&self, uid: &str, frontend: &str, channel: &Channel) {
         let member = MemberRef(uid, frontend);
         let mut joined = self.joined(uid, frontend);
-        if let Some(channels) = joined.get_mut(&member)
-            && channels.remove(|known| std::ptr::eq(&raw const **known, channel)) == Removed::Last
+        if let Some(known) = joined.get_mut(&member)
+            && known
+                .channels
+                .remove(|known| std::ptr::eq(&raw const **known, channel))
+                == Removed::Last
         {
             joined.remove(&member);
         }
+    }
+
+    /// Never the same twice, so that a stamp of an earlier stay is not taken for one of this.
+    fn next_stamp(&self) -> MemberStamp {
+        MemberStamp(self.stamps.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(super) fn list_key(&self) -> String {

@@ -125,7 +125,11 @@ impl Session {
                 .as_mut()
                 .map(|extra| extra.listeners.take_all());
             drop(record);
-            drop(unused);
+            // Dropping them runs code of others too.
+            let dropped = guarded(|| drop(unused));
+            if let (Err(message), Some(service)) = (dropped, service) {
+                service.report_panic(self, event.kind(), &message);
+            }
         }
     }
 }

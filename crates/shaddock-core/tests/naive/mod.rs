@@ -225,11 +225,11 @@ impl Naive {
 
     pub(crate) fn detach(&mut self, s: usize) -> bool {
         let session = &mut self.all[s];
+        session.taken.clear();
         if session.state != State::Open {
             return false;
         }
         session.state = State::Detached;
-        session.taken.clear();
         true
     }
 
