@@ -1,2 +1,65 @@
-//! The shaddock command.
-fn main() {}
+//! The `shaddock` command.
+
+mod commands;
+mod demo;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use shaddock::config::Sources;
+
+/// The session layer of real-time servers.
+#[derive(Debug, Parser)]
+#[command(name = "shaddock", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the chat demo: gate, two connectors and a chat server in one process, and a web page
+    Demo(demo::DemoArgs),
+    /// Print the effective configuration with comments, or check a file
+    Config(commands::config::ConfigArgs),
+    /// List the sessions of a running server
+    Sessions(commands::sessions::SessionsArgs),
+    /// Kick a user, a session or an address of a running server
+    Kick(commands::kick::KickArgs),
+    /// Measure a server that speaks the Pomelo protocol
+    Bench(shaddock_bench::BenchArgs),
+}
+
+/// Where settings come from. `docs/configuration.md` lists all of them.
+#[derive(Debug, Clone, Args)]
+struct ConfigSource {
+    /// Configuration file (TOML); also $SHADDOCK_CONFIG
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting; weighs more than the environment and the file. May be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+impl ConfigSource {
+    fn sources(self) -> Sources {
+        Sources::of_process(self.config, self.settings)
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Config(args) => commands::config::run(args),
+        Command::Sessions(args) => commands::sessions::run(args),
+        Command::Kick(args) => commands::kick::run(args),
+        Command::Bench(args) => return shaddock_bench::run(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("shaddock: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `shaddock config`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use shaddock::config::Config;
+
+use super::Outcome;
+use crate::ConfigSource;
+
+/// Print the effective configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    source: ConfigSource,
+    /// Print the reference of all settings as Markdown instead
+    #[arg(long)]
+    reference: bool,
+    /// Print nothing; only say whether there are mistakes
+    #[arg(long, conflicts_with = "reference")]
+    check: bool,
+}
+
+pub(crate) fn run(args: ConfigArgs) -> Outcome {
+    if args.reference {
+        print!("{}", Config::reference());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::load(&args.source.sources())
+        .map_err(|error| format!("the configuration has mistakes:\n{error}"))?;
+    if !args.check {
+        print!("{}", config.to_toml());
+    }
+    Ok(ExitCode::SUCCESS)
+}
