@@ -25,6 +25,9 @@ impl Frontend for AppFrontend {
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        if self.0.is_draining() {
+            return Err(CloseReason::Draining);
+        }
         let service = self.0.session_service().ok_or(CloseReason::Internal)?;
         Ok(service.create(ClientInfo {
             dialect: opened.dialect,

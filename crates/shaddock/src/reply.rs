@@ -137,14 +137,12 @@ impl IntoReply for HandlerError {
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<T: IntoReply> IntoReply for Option<T> {
     fn into_reply(self) -> Outcome {
         self.map_or_else(|| Ok(Reply::empty()), IntoReply::into_reply)
     }
 }
 
-#[diagnostic::do_not_recommend]
 impl<T: IntoReply, E: IntoHandlerError> IntoReply for Result<T, E> {
     fn into_reply(self) -> Outcome {
         match self {

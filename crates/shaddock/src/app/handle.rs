@@ -5,7 +5,10 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -56,6 +59,8 @@ pub(crate) struct AppInner {
     pub(super) scheduler: Scheduler,
     pub(super) membership: OnceLock<Arc<dyn Membership>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
+    /// No client gets a session any more.
+    pub(super) draining: AtomicBool,
 }
 
 /// # Who it is
@@ -309,6 +314,10 @@ impl AppHandle {
 
     pub(crate) fn downgrade(&self) -> Weak<AppInner> {
         Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
     }
 
     pub(super) fn inner(&self) -> &AppInner {

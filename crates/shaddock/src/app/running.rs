@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     net::SocketAddr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -27,9 +27,8 @@ struct Started {
     started: bool,
 }
 
-/// How many clients are closed at once, so that they do not all come back at the same moment, and how long the next wave waits.
-const WAVE: usize = 1024;
-const BETWEEN_WAVES: Duration = Duration::from_millis(10);
+/// How soon a shutdown looks for sessions that came in while it began.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Running {
     pub(super) const fn new(worker_count: Option<usize>) -> Self {
@@ -162,30 +161,35 @@ impl AppHandle {
         )
     }
 
-    /// Tells all clients that the server goes, in waves, and waits until their connections are gone.
+    /// Tells all clients that the server goes, and waits until their connections are gone. At once: who wants waves closes sessions before
+    /// ([`crate::shutdown::drain`]).
     async fn close_clients(&self) {
         let Some(service) = self.session_service() else {
             return;
         };
+        // Clients in the middle of their handshake get no session any more.
+        self.inner().draining.store(true, Ordering::Release);
         self.flush_pushes();
-        let close = async {
-            let mut sessions = Vec::with_capacity(service.session_count());
-            service.visit_sessions(|session| sessions.push(Arc::clone(session)));
-            for (n, wave) in sessions.chunks(WAVE).enumerate() {
-                if n > 0 {
-                    tokio::time::sleep(BETWEEN_WAVES).await;
-                }
-                for session in wave {
-                    session.close(CloseReason::Draining);
-                }
-            }
-            for listener in self.take_listeners() {
+        let listeners = self.take_listeners();
+        let gone = async move {
+            for listener in listeners {
                 listener.closed().await;
             }
         };
+        let close = async {
+            let mut gone = std::pin::pin!(gone);
+            loop {
+                // Again, because one may have come in just before the flag.
+                service.close_all(&CloseReason::Draining);
+                if tokio::time::timeout(LOOK_AGAIN, gone.as_mut())
+                    .await
+                    .is_ok()
+                {
+                    return;
+                }
+            }
+        };
         within(self, "close the clients", close).await;
-        // What came in between, or did not leave in time.
-        service.close_all(&CloseReason::Draining);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
 
 use shaddock_cluster::{Cluster, ClusterError, JoinOptions, LocalCluster, Unique};
@@ -302,6 +302,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         scheduler: Scheduler::new(pushes),
         membership: OnceLock::new(),
         listeners: Mutex::default(),
+        draining: AtomicBool::new(false),
     };
     let handle = AppHandle::from_inner(Arc::new(inner));
     if let Some(service) = handle.session_service() {
