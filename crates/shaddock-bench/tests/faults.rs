@@ -1,4 +1,5 @@
 //! Servers that behave, and servers that do not: every fault must be counted, and make the run unclean.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod server;
 

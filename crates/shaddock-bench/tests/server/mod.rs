@@ -194,7 +194,7 @@ fn serve(mut stream: impl Read + Write, number: usize, shared: &Shared) {
                         continue;
                     }
                     let answer = answer(
-                        Message::decode(package.body).unwrap(),
+                        &Message::decode(package.body).unwrap(),
                         number,
                         &outbox,
                         shared,
@@ -227,7 +227,7 @@ fn serve(mut stream: impl Read + Write, number: usize, shared: &Shared) {
         .retain(|(bound, _)| *bound != number);
 }
 
-fn answer(message: Message, number: usize, outbox: &Outbox, shared: &Shared) -> Bytes {
+fn answer(message: &Message, number: usize, outbox: &Outbox, shared: &Shared) -> Bytes {
     let WireRoute::Name(route) = &message.route else {
         panic!("{message:?}")
     };
