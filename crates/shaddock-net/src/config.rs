@@ -74,3 +74,10 @@ impl Default for ConnectionLimits {
         }
     }
 }
+
+/// What may change while a listener runs. A connection keeps what there was when it came.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) upgrade: UpgradePolicy,
+}

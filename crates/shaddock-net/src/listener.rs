@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,11 +26,12 @@ use tokio::{
 
 use crate::{
     access::{AccessPolicy, Gate, Refusal},
-    config::ListenConfig,
+    config::{ConnectionLimits, ListenConfig, Live},
     driver::Driver,
     frontend::{BoxFuture, Frontend},
     stats::{Group, NetStats, StatsBoard, WorkerStats},
     tls::{TlsError, TlsReloader},
+    upgrade::UpgradePolicy,
     worker::Workers,
 };
 
@@ -56,6 +57,16 @@ pub(crate) struct Shared {
     pub(crate) frontend: Arc<dyn Frontend>,
     pub(crate) config: ListenConfig,
     pub(crate) gate: Arc<Gate>,
+    live: RwLock<Arc<Live>>,
+}
+
+impl Shared {
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 /// What the connections of a listener on one worker share.
@@ -93,6 +104,10 @@ impl Listener {
         let shared = Arc::new(Shared {
             frontend,
             gate: Gate::new(config.access.clone()),
+            live: RwLock::new(Arc::new(Live {
+                limits: config.limits.clone(),
+                upgrade: config.upgrade.clone(),
+            })),
             config,
         });
         let stats = StatsBoard::new(workers.count());
@@ -135,6 +150,16 @@ impl Listener {
     /// Replaces address lists and connection limits. Open connections stay.
     pub fn set_access(&self, policy: AccessPolicy) {
         self.shared.gate.set_policy(policy);
+    }
+
+    /// Replaces the bounds of a connection and who may open a WebSocket, for connections to come.
+    pub fn set_limits(&self, limits: ConnectionLimits, upgrade: UpgradePolicy) {
+        let live = Arc::new(Live { limits, upgrade });
+        *self
+            .shared
+            .live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = live;
     }
 
     /// Reads certificate and key again, if the listener has TLS.

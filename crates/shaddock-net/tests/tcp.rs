@@ -12,6 +12,7 @@ use std::{
 };
 
 use shaddock_core::CloseReason;
+use shaddock_net::{ConnectionLimits, UpgradePolicy};
 use shaddock_protocol::{Limits, PackageType};
 use support::{HANDSHAKE, connect, joined, package, request, start, start_with};
 
@@ -344,6 +345,17 @@ fn too_many_messages_a_second() {
     let (kick, answers) = rest.split_last().unwrap();
     assert_eq!(kick.kind, PackageType::Kick);
     assert_eq!(answers.len(), 20);
+
+    // New limits hold for connections that come after them.
+    let relaxed = ConnectionLimits::default();
+    let listener = server.listener.as_ref().unwrap();
+    listener.set_limits(relaxed, UpgradePolicy::default());
+    let mut client = joined(&server);
+    client.stream.write_all(&flood).unwrap();
+    for id in 1..=60 {
+        client.answer(id);
+    }
+    drop(client);
     server.finish();
 }
 

@@ -219,12 +219,11 @@ impl Driver {
         mut head: BytesMut,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        let local = self.local.clone();
-        let config = &local.shared.config;
+        let live = self.live.clone();
         let peer = self.opening.as_ref().map(|opening| opening.peer.address);
-        let policy = local.shared.gate.policy();
+        let policy = self.local.shared.gate.policy();
         let trusted = peer.is_some_and(|peer| policy.is_trusted_proxy(peer.ip()));
-        match upgrade(&mut head, &config.upgrade, trusted) {
+        match upgrade(&mut head, &live.upgrade, trusted) {
             Upgrade::NeedMore => {
                 self.wire = Wire::Http;
                 self.keep_head(head);
@@ -241,7 +240,7 @@ impl Driver {
                 if let Some(ip) = forwarded_for {
                     self.admit(SocketAddr::new(ip, 0))?;
                 }
-                let pings = config.limits.pings_per_second;
+                let pings = live.limits.pings_per_second;
                 self.wire = Wire::Ws(Box::new(Ws {
                     reader: WsReader::default(),
                     pings: Bucket::new(now, pings, pings),
@@ -281,7 +280,7 @@ impl Driver {
                     }
                 }
                 Some(WsEvent::Ping(payload)) => {
-                    let rate = self.local.shared.config.limits.pings_per_second;
+                    let rate = self.live.limits.pings_per_second;
                     if !ws.pings.take(now, rate, rate) {
                         return Err(CloseReason::RateLimited);
                     }
@@ -389,7 +388,7 @@ impl Driver {
     }
 
     fn check_rate(&mut self, now: Millis) -> Result<(), CloseReason> {
-        let limits = &self.local.shared.config.limits;
+        let limits = &self.live.limits;
         let rate = limits.messages_per_second;
         let allowed = match &mut self.rate {
             Some(bucket) => bucket.take(now, rate, limits.burst),

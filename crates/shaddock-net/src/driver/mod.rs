@@ -35,9 +35,10 @@ use self::{
 };
 use crate::{
     access::Permit,
+    config::{ConnectionLimits, Live},
     frontend::Peer,
     io::Io,
-    listener::{Local, Shared},
+    listener::Local,
     rate::Bucket,
     stats::Group,
     worker::{self, Scratch, Timer},
@@ -92,6 +93,8 @@ pub(crate) struct Driver {
     wire: Wire,
     conn: Conn,
     local: Arc<Local>,
+    /// The bounds that were in force when it came.
+    live: Arc<Live>,
     opening: Option<Box<Opening>>,
     session: Option<Arc<Session>>,
     work: Work,
@@ -114,7 +117,8 @@ impl Driver {
     ) -> Self {
         let now = worker::now();
         let config = &local.shared.config;
-        let limits = &config.limits;
+        let live = local.shared.live();
+        let limits = &live.limits;
         let rate = (limits.messages_per_second > 0)
             .then(|| Box::new(Bucket::new(now, limits.messages_per_second, limits.burst)));
         let mut driver = Self {
@@ -137,6 +141,7 @@ impl Driver {
             permit: Some(permit),
             rate,
             phase: Phase::Live,
+            live,
             local,
         };
         if !driver.wire.is_proxy() {
@@ -248,7 +253,7 @@ impl Driver {
         let until = if gone {
             now
         } else {
-            now + linger(&self.local.shared)
+            now + linger(&self.live.limits)
         };
         self.phase = Phase::Closing(Box::new(Closing {
             until,
@@ -333,8 +338,8 @@ impl Driver {
     }
 }
 
-fn linger(shared: &Shared) -> u64 {
-    u64::try_from(shared.config.limits.linger.as_millis()).unwrap_or(u64::MAX)
+fn linger(limits: &ConnectionLimits) -> u64 {
+    u64::try_from(limits.linger.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Future for Driver {

@@ -42,7 +42,7 @@ impl Driver {
         if matches!(self.work, Work::Handshake(_)) {
             return true;
         }
-        let limits = &self.local.shared.config.limits;
+        let limits = &self.live.limits;
         self.waiting.as_ref().is_some_and(|waiting| {
             !waiting.input.is_empty()
                 || !waiting.frames.is_empty()
