@@ -17,7 +17,7 @@ pub(crate) struct AppFrontend(pub(crate) AppHandle);
 
 impl Frontend for AppFrontend {
     fn codec(&self) -> Arc<Codec> {
-        Arc::clone(self.0.codec())
+        self.0.connection_codec()
     }
 
     fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {

@@ -97,11 +97,6 @@ impl Launcher {
         &self.config
     }
 
-    /// The configuration, for a program that has defaults of its own.
-    pub const fn config_mut(&mut self) -> &mut Config {
-        &mut self.config
-    }
-
     /// The handle of operators on this process.
     pub fn operations(&self) -> Operations {
         self.operations.clone()
@@ -244,6 +239,12 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
     for frontend in apps.iter().filter(|app| app.is_frontend()) {
         if changed("access.") {
             frontend.set_access(&new.access_policy());
+        }
+        if changed("listen.") {
+            frontend.set_limits(&new.connection_limits(), &new.upgrade_policy());
+        }
+        if changed("protocol.") {
+            frontend.set_protocol_limits(&new.codec_config());
         }
         // The files may have changed even if their names have not.
         if let Err(error) = frontend.reload_tls() {

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -17,8 +17,10 @@ use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, Server
 use shaddock_core::{
     ChannelService, ConnectionStats, LoginRecord, Session, SessionService, StatisticsInfo, Uid,
 };
-use shaddock_net::{AccessPolicy, Frontend, Listener, NetStats, TlsError};
-use shaddock_protocol::Codec;
+use shaddock_net::{
+    AccessPolicy, ConnectionLimits, Frontend, Listener, NetStats, TlsError, UpgradePolicy,
+};
+use shaddock_protocol::{Codec, CodecConfig};
 use tokio::{runtime::Handle, time::Sleep};
 
 use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
@@ -53,6 +55,8 @@ pub(crate) struct AppInner {
     /// Listeners of session events.
     pub(super) events: Tasks,
     pub(super) codec: Arc<Codec>,
+    /// The same with the limits that new connections get; differs after a reload.
+    pub(super) connection_codec: RwLock<Arc<Codec>>,
     pub(super) sessions: Option<SessionService>,
     pub(super) connections: Option<ConnectionStats>,
     pub(super) channels: ChannelService,
@@ -273,6 +277,40 @@ impl AppHandle {
             all.iter()
                 .for_each(|listener| listener.set_access(policy.clone()))
         });
+    }
+
+    /// Replaces the bounds of a connection and who may open a WebSocket, of all listeners. Open connections keep what they have.
+    pub fn set_limits(&self, limits: &ConnectionLimits, upgrade: &UpgradePolicy) {
+        self.listeners(|all| {
+            all.iter()
+                .for_each(|listener| listener.set_limits(limits.clone(), upgrade.clone()));
+        });
+    }
+
+    /// Takes limits, heartbeats and the need for signatures from `config`, for connections to come. What encodes messages (dictionary,
+    /// schemas, serializer, compression) stays, because open connections rely on it.
+    pub fn set_protocol_limits(&self, config: &CodecConfig) {
+        let fresh = Codec::new(CodecConfig {
+            limits: config.limits.clone(),
+            heartbeat: config.heartbeat,
+            heartbeat_timeout: config.heartbeat_timeout,
+            crypto: config.crypto,
+            ..self.codec().config().clone()
+        });
+        *self
+            .0
+            .connection_codec
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+    }
+
+    /// What a new connection speaks by.
+    pub(crate) fn connection_codec(&self) -> Arc<Codec> {
+        self.0
+            .connection_codec
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Reads certificates and keys again.

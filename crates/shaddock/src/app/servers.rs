@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool},
 };
 
 use shaddock_cluster::{Cluster, ClusterError, JoinOptions, LocalCluster, Unique};
@@ -257,7 +257,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         .get::<AppConfig>()
         .map(Arc::unwrap_or_clone)
         .unwrap_or_default();
-    let codec = codec_of(&app, routes)?;
+    let codec = Arc::new(codec_of(&app, routes)?);
     let (mut sessions, mut connections) = (None, None);
     if let (true, Ok(id)) = (app.is_frontend(), FrontendId::new(app.id())) {
         let policy = app
@@ -296,7 +296,8 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         routing: app.routing,
         hooks: app.hooks,
         stats: AppStats::default(),
-        codec: Arc::new(codec),
+        connection_codec: RwLock::new(Arc::clone(&codec)),
+        codec,
         sessions,
         connections,
         scheduler: Scheduler::new(pushes),

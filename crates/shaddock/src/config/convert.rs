@@ -106,8 +106,8 @@ impl Config {
         }
     }
 
-    /// A listener on `address` without TLS, with all bounds as configured.
-    pub fn listen_config(&self, address: SocketAddr) -> ListenConfig {
+    /// Bounds of one connection.
+    pub fn connection_limits(&self) -> ConnectionLimits {
         let listen = &self.listen;
         let mut limits = ConnectionLimits::default();
         limits.messages_per_second = listen.messages_per_second;
@@ -116,17 +116,29 @@ impl Config {
         limits.waiting_messages = listen.waiting_messages;
         limits.waiting_bytes = listen.waiting_bytes.0;
         limits.linger = listen.linger.0;
+        limits
+    }
+
+    /// Who may open a WebSocket.
+    pub fn upgrade_policy(&self) -> UpgradePolicy {
+        let listen = &self.listen;
+        UpgradePolicy {
+            origins: listen.origins.clone(),
+            address_header: (!listen.address_header.is_empty())
+                .then(|| listen.address_header.clone()),
+        }
+    }
+
+    /// A listener on `address` without TLS, with all bounds as configured.
+    pub fn listen_config(&self, address: SocketAddr) -> ListenConfig {
+        let listen = &self.listen;
         let mut config = ListenConfig::new(address);
         config.backlog = listen.backlog;
         config.nodelay = listen.nodelay;
         config.proxy_protocol = listen.proxy_protocol;
         config.access = self.access_policy();
-        config.limits = limits;
-        config.upgrade = UpgradePolicy {
-            origins: listen.origins.clone(),
-            address_header: (!listen.address_header.is_empty())
-                .then(|| listen.address_header.clone()),
-        };
+        config.limits = self.connection_limits();
+        config.upgrade = self.upgrade_policy();
         config
     }
 

@@ -8,6 +8,8 @@ use std::{fmt, io, path::PathBuf};
 pub enum Origin {
     /// Nobody set it.
     Default,
+    /// The program has a default of its own ([`Sources::preset`](super::Sources::preset)).
+    Preset,
     /// A line of the file, counted from 1.
     File {
         /// The file.
@@ -28,6 +30,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Preset => f.write_str("default of this program"),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment { variable } => write!(f, "environment {variable}"),
             Self::Flag => f.write_str("--set"),

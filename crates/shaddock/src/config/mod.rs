@@ -49,6 +49,7 @@ const APPLICATION: &str = "app";
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
+    presets: Vec<String>,
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
@@ -69,10 +70,18 @@ impl Sources {
             .find(|(name, _)| name == "SHADDOCK_CONFIG")
             .map(|(_, path)| path.into());
         Self {
+            presets: Vec::new(),
             file: path.or(named),
             environment,
             flags,
         }
+    }
+
+    /// A default of the program's own, `section.key=value`: weighs less than everything else.
+    #[must_use]
+    pub fn preset(mut self, setting: impl Into<String>) -> Self {
+        self.presets.push(setting.into());
+        self
     }
 
     /// Reads the file at `path`.
@@ -146,18 +155,18 @@ impl Config {
     /// The file cannot be read, or there are mistakes: all of them, each with its place.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let mut entries = Vec::new();
+        let mut entries = source::from_flags(&sources.presets, &Origin::Preset, &mut problems);
         if let Some(path) = &sources.file {
             let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
                 path: path.clone(),
                 source,
             })?;
-            entries = source::from_file(path, &text, &mut problems);
+            entries.extend(source::from_file(path, &text, &mut problems));
         }
         entries.extend(source::from_environment(
             sources.environment.iter().cloned(),
         ));
-        entries.extend(source::from_flags(&sources.flags, &mut problems));
+        entries.extend(source::from_flags(&sources.flags, &Origin::Flag, &mut problems));
         let mut config = Self::default();
         for entry in entries {
             if let Err(problem) = config.apply(entry) {

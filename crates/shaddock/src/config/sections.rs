@@ -133,9 +133,9 @@ section! {
         /// Signatures of requests: `off`, `sha2`, or `legacy` (as Pomelo, with broken hashes).
         live crypto: CryptoSetting = CryptoSetting::Off;
         /// What bodies of Pitaya clients are written in.
-        live pitaya_serializer: Serializer = Serializer::Json;
+        restart pitaya_serializer: Serializer = Serializer::Json;
         /// Whether what goes to Pitaya clients is deflated where that makes it shorter.
-        live compress_pitaya: bool = false;
+        restart compress_pitaya: bool = false;
     }
 }
 
@@ -152,21 +152,21 @@ section! {
         restart proxy_protocol: bool = false;
         /// Web pages that may open a WebSocket, such as `https://play.example.com`. Empty: all. Clients that are no browser
         /// always may.
-        restart origins: Vec<String> = Vec::new();
+        live origins: Vec<String> = Vec::new();
         /// Header with the client's address, believed from `access.trusted_proxies` only, such as `x-forwarded-for`. Empty: none.
-        restart address_header: String = String::new();
+        live address_header: String = String::new();
         /// Messages per second of one session, on average. Above it the session is kicked. 0: no limit.
-        restart messages_per_second: u32 = 0, check within(0, 1_000_000);
+        live messages_per_second: u32 = 0, check within(0, 1_000_000);
         /// Messages that may come at once on top of the average.
-        restart burst: u32 = 100, check within(1, 1_000_000);
+        live burst: u32 = 100, check within(1, 1_000_000);
         /// WebSocket pings per second. Above it the connection is closed.
-        restart pings_per_second: u32 = 20, check within(1, 10_000);
+        live pings_per_second: u32 = 20, check within(1, 10_000);
         /// Messages that wait while a handler of the same session runs. At the bound the connection is not read.
-        restart waiting_messages: usize = 256, check within(1, 1_000_000);
+        live waiting_messages: usize = 256, check within(1, 1_000_000);
         /// Bytes of those messages. At the bound the connection is not read.
-        restart waiting_bytes: Size = Size::kib(256), check within(Size(1024), Size(1 << 30));
+        live waiting_bytes: Size = Size::kib(256), check within(Size(1024), Size(1 << 30));
         /// How long a closing connection may take to send what is queued. Then the rest is lost.
-        restart linger: Time = Time::secs(2), check within(Time::secs(0), Time::secs(60));
+        live linger: Time = Time::secs(2), check within(Time::secs(0), Time::secs(60));
     }
 }
 

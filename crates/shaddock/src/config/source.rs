@@ -126,14 +126,18 @@ pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>
 }
 
 /// The values of flags `section.key=value`.
-pub(super) fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<Entry> {
+pub(super) fn from_flags(
+    flags: &[String],
+    origin: &Origin,
+    problems: &mut Vec<Problem>,
+) -> Vec<Entry> {
     flags
         .iter()
         .filter_map(|flag| {
             let Some((key, text)) = flag.split_once('=') else {
                 let message = format!("\"{flag}\" sets nothing; write `--set section.key=value`");
                 problems.push(Problem {
-                    origin: Origin::Flag,
+                    origin: origin.clone(),
                     key: String::new(),
                     message,
                 });
@@ -143,7 +147,7 @@ pub(super) fn from_flags(flags: &[String], problems: &mut Vec<Problem>) -> Vec<E
             Some(Entry {
                 path,
                 value: Given::Text(text.to_owned()),
-                origin: Origin::Flag,
+                origin: origin.clone(),
             })
         })
         .collect()

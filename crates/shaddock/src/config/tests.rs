@@ -64,6 +64,8 @@ fn the_environment_weighs_more_than_the_file_and_flags_more_than_both() {
     );
     let sources = Sources::default()
         .flag("session.max_settings=3")
+        .preset("session.outbox_bytes=1 MiB")
+        .preset("drain.deadline=99s")
         .variable("SHADDOCK_SESSION__MAX_SETTINGS", "2")
         .variable("SHADDOCK_SESSION__MAX_LISTENERS", "2")
         .file(&file.0);
@@ -82,6 +84,8 @@ fn the_environment_weighs_more_than_the_file_and_flags_more_than_both() {
         config.origin("session.max_listeners").to_string(),
         "environment SHADDOCK_SESSION__MAX_LISTENERS"
     );
+    assert_eq!(config.drain.deadline, Time::secs(99));
+    assert_eq!(*config.origin("drain.deadline"), Origin::Preset);
     assert_eq!(*config.origin("session.max_settings"), Origin::Flag);
     assert_eq!(*config.origin("session.single_session"), Origin::Default);
 }
