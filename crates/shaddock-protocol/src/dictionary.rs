@@ -278,6 +278,13 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_listed_twice_has_one_code() {
+        let dictionary = Dictionary::build(["b", "a", "b"], ["a"]).unwrap();
+        let codes: Vec<_> = dictionary.iter().map(|(c, r)| (c, r.as_str())).collect();
+        assert_eq!(codes, [(1, "a"), (2, "b"), (3, "a")]);
+    }
+
+    #[test]
     fn codes_chosen_elsewhere() {
         let dictionary = Dictionary::with_codes([("b", 9), ("a", 4)]).unwrap();
         assert_eq!((dictionary.len(), dictionary.iter().count()), (2, 2));

@@ -12,7 +12,7 @@ use serde_json::json;
 use shaddock_protocol::{
     CodecConfig, ConnState, Dialect, DialectChoice, Dictionary, DropReason, Event, HandshakeError,
     HandshakeRequest, Limits, Millis, PITAYA_HEARTBEAT, PackageError, PackageType,
-    PitayaSerializer, ProtocolError, RejectCode, TimeoutKind, inflate,
+    PitayaSerializer, ProtocolError, RejectCode, TimeoutKind, deflate_zlib, inflate,
 };
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -298,6 +298,18 @@ fn pitaya_answers() {
         String::from_utf8(text).unwrap(),
         format!("{{\"code\":200,{sys},\"user\":{user}}}")
     );
+}
+
+#[test]
+fn short_answers_of_pitaya_are_not_deflated() {
+    let mut link = Link::new(CodecConfig {
+        compress_pitaya: true,
+        ..CodecConfig::default()
+    });
+    link.feed_accepting(&handshake(PITAYA)).unwrap();
+    let plain = r#"{"code":200,"sys":{"dict":{},"heartbeat":30,"serializer":"json"}}"#;
+    assert!(deflate_zlib(plain.as_bytes()).len() >= plain.len());
+    assert_eq!(link.written_text()[0].1, plain);
 }
 
 #[test]

@@ -396,7 +396,34 @@ fn signed_messages() {
         assert_eq!(error, ProtocolError::Handshake(HandshakeError::NoKey));
         assert_eq!(link.written_text()[0].1, r#"{"code":500}"#);
     }
+    for sys in ["{\"type\":\"x\"}", "{\"rsa\":null}", "{\"rsa\":0}"] {
+        let mut link = Link::new(config());
+        let error = link
+            .feed(&handshake(&format!("{{\"sys\":{sys}}}")))
+            .unwrap_err();
+        assert_eq!(error, ProtocolError::Handshake(HandshakeError::NoKey));
+    }
     // Pitaya clients cannot sign.
     let mut link = Link::open(config(), PITAYA);
     message(link.feed(&request(1, "a.b", b"{}")));
 }
+
+/// The text as the client wrote it was signed: with the half of a character that is mended only afterwards.
+#[test]
+fn signed_text_is_mended_after_the_check() {
+    let hello = json!({"sys": {"rsa": {"rsa_n": MODULUS, "rsa_e": "65537"}}}).to_string();
+    let config = CodecConfig {
+        crypto: Some(HashPolicy::Sha2),
+        ..CodecConfig::default()
+    };
+    let mut link = Link::open(config, &hello);
+    let mut body = b"{\"m\":\"\\ud83d\xed\xa0\xbd\xed\xb8\x80\",\"__crypto__\":\"".to_vec();
+    body.extend_from_slice(SIGNATURE.as_bytes());
+    body.extend_from_slice(b"\"}");
+    let read = message(link.feed(&request(1, "a.b.c", &body)));
+    assert_eq!(read.body, "{\"m\":\"\\ufffd😀\"}");
+}
+
+/// Made for this test only, as is the signature: PKCS #1 v1.5 with SHA-256 over `{"m":"\ud83d😀"}`.
+const MODULUS: &str = "deea09d1f2963929e00a588f61450939ed31e5ca042e52232be947e5b5aadf606c85e7a09d2121426ee7d6430ccb2608a8c2991d8c5759ae777cb25724a86791916f83efa3530dcbc494ba230f31140b64e39389f2f1b06a67738b97a9e5d5ff7dac927a9ea1b5948a2763a73eeb6524c9e078cf54d326667789e29a69d9dcb1";
+const SIGNATURE: &str = "93c71e15799312b603a11bd2b150a48f26b124711a9521e5f2e7baebf64c2fb272acff6b0df9db29e46c2ee43d4d7273afe6d4c5a02055062d5149fd4bf4d18fa7cfae5c6e9c0ec80fec77447df45cd91d2733a3046c978d78c35ba883b80a831f5b27bfae08acf67ff6091f6f4d2e9fc8fd0530af6ea3a779dc9bdcd16d9000";

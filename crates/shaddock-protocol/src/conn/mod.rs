@@ -301,6 +301,24 @@ mod tests {
         assert!(size_of::<Event>() <= 128, "{}", size_of::<Event>());
     }
 
+    /// Defect 20 of the original: the key of a client that never sends a message stays in memory for ever.
+    #[test]
+    fn the_key_goes_with_the_connection() {
+        let config = crate::CodecConfig {
+            crypto: Some(crate::HashPolicy::Sha2),
+            ..crate::CodecConfig::default()
+        };
+        let mut conn = Conn::new(Arc::new(Codec::new(config)), Millis(0));
+        let modulus = "f".repeat(256);
+        let hello = alloc::format!(r#"{{"sys":{{"rsa":{{"rsa_n":"{modulus}","rsa_e":3}}}}}}"#);
+        let mut input = crate::encode_package(PackageType::Handshake, hello.as_bytes()).unwrap();
+        let event = conn.poll_event(Millis(0), &mut input, &mut BytesMut::new());
+        assert!(matches!(event, Ok(Some(Event::Handshake(_)))));
+        assert!(conn.key.is_some());
+        conn.close();
+        assert!(conn.key.is_none());
+    }
+
     #[test]
     fn crosses_threads() {
         const fn check<T: Send + Sync>() {}
