@@ -4,6 +4,8 @@
 #   scripts/fuzz.sh                     10 seconds each, as CI does
 #   scripts/fuzz.sh SECONDS [TARGET..]  longer, or only these
 #
+# CI always takes the same seed, so that what it says is about the commit; FUZZ_SEED=0 takes a new one every time.
+#
 # Wants: a nightly toolchain, a C++ compiler, python3. Installs cargo-fuzz if it is missing. FUZZ_LOGS=DIR keeps a log per target
 # there. What a target finds is left in fuzz/artifacts/TARGET; to run it again: cargo +nightly fuzz run TARGET FILE.
 #
@@ -16,6 +18,7 @@ seconds=${1:-10}
 shift || true
 
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
+cargo fmt --manifest-path fuzz/Cargo.toml --check
 scripts/fuzz_seeds.py
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
@@ -29,7 +32,7 @@ mkdir -p "$logs"
 for target in "${targets[@]}"; do
     # A slow unit, a lot of memory, or a panic ends the run with an error and leaves the input behind.
     if ! cargo +nightly fuzz run --sanitizer none "$target" -- \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
+        -max_total_time="$seconds" -seed="${FUZZ_SEED:-1}" -timeout=30 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
         >"$logs/$target.log" 2>&1; then
         tail -n 60 "$logs/$target.log"
         echo "fuzz target $target failed" >&2
