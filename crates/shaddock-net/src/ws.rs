@@ -142,7 +142,8 @@ impl WsReader {
                 if self.message.len() + payload.len() > max {
                     return Err(WsError::TooLong { max });
                 }
-                self.message.unsplit(payload);
+                // A copy: a slice would keep the whole chunk it came in, and give a message that grows the capacity of one.
+                self.message.extend_from_slice(&payload);
                 self.in_message = !header.is_final;
                 Ok(header
                     .is_final
@@ -327,6 +328,21 @@ mod tests {
         let mut endless = frame(0x02, &[0; 60]);
         endless.extend(frame(0x00, &[0; 60]));
         assert_eq!(read(&endless, 9, 100), Err(WsError::TooLong { max: 100 }));
+    }
+
+    #[test]
+    fn a_small_fragment_does_not_keep_a_large_chunk() {
+        let mut reader = WsReader::default();
+        let mut chunk = frame(0x82, &[0; 4000]);
+        chunk.extend(frame(0x02, b"ab"));
+        let mut input = BytesMut::from(&chunk[..]);
+        assert!(reader.next(&mut input, 4000).unwrap().is_some());
+        assert_eq!(reader.next(&mut input, 4000), Ok(None));
+        assert!(reader.message.capacity() < 100);
+        let mut input = BytesMut::from(&frame(0x80, b"c")[..]);
+        let message = reader.next(&mut input, 4000).unwrap();
+        assert_eq!(message, Some(WsEvent::Message(Bytes::from_static(b"abc"))));
+        assert_eq!(reader.message.capacity(), 0);
     }
 
     #[test]

@@ -168,6 +168,23 @@ fn a_kick_comes_after_what_was_queued_and_before_the_end() {
     server.finish();
 }
 
+/// A server that goes down while a client joins tells it so, although there is no session.
+#[test]
+fn a_client_that_gets_no_session_is_told() {
+    let server = start();
+    let mut client = connect(&server);
+    client.send(
+        PackageType::Handshake,
+        br#"{"sys":{"type":"test","version":"refused"}}"#,
+    );
+    client.send(PackageType::HandshakeAck, b"");
+    let rest = client.rest();
+    let kick = rest.last().unwrap();
+    assert_eq!(kick.kind, PackageType::Kick);
+    assert_eq!(&kick.body[..], br#"{"reason":"draining"}"#);
+    server.finish();
+}
+
 #[test]
 fn bad_bytes_close_that_connection_with_a_counted_reason() {
     let server = start();

@@ -13,8 +13,9 @@ pub struct Limits {
     /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Judged as soon as the
     /// 4 head bytes are there: the body is neither waited for nor given memory. Keep it at or above 64 KiB.
     pub max_package_size: usize,
-    /// Longest body of a package before the handshake, in bytes. Default 16 KiB. Judged with the head, like `max_package_size`,
-    /// which also applies. A parsed HANDSHAKE takes a multiple of its length in memory, hence the smaller bound.
+    /// Longest body of a package before the handshake, in bytes. Default 64 KiB. Judged with the head, like `max_package_size`,
+    /// which also applies. A parsed HANDSHAKE takes a multiple of its length in memory until the
+    /// session begins: lower it where strangers come in great numbers.
     pub max_handshake_size: usize,
     /// Longest body of a message after inflating it, in bytes (Pitaya clients only). Default 64 KiB. The inflater stops there.
     pub max_inflated_size: usize,
@@ -35,7 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_package_size: 64 * 1024,
-            max_handshake_size: 16 * 1024,
+            max_handshake_size: 64 * 1024,
             max_inflated_size: 64 * 1024,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),

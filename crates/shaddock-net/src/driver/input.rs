@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use shaddock_core::{CloseReason, TransportKind};
+use shaddock_core::{CloseReason, TransportKind, kick_package};
 use shaddock_protocol::{Event, Millis};
 
 use super::{Driver, READS_PER_POLL, output::pong};
@@ -411,14 +411,25 @@ impl Driver {
         let Some(handshake) = opening.handshake else {
             return Err(CloseReason::Internal);
         };
-        let session = self.local.shared.frontend.open(Opened {
+        let opened = self.local.shared.frontend.open(Opened {
             peer: Peer {
                 transport,
                 ..opening.peer
             },
             dialect: self.conn.dialect(),
             handshake,
-        })?;
+        });
+        let session = match opened {
+            Ok(session) => session,
+            Err(reason) => {
+                // There is no session whose close would tell the client.
+                if let Some(text) = reason.kick_text() {
+                    let mut kick = BytesMut::from(&kick_package(text)[..]);
+                    self.queue_out(&mut kick)?;
+                }
+                return Err(reason);
+            }
+        };
         self.local.stats.opened.add(1);
         session.outbox().begin_poll(cx.waker());
         self.session = Some(session);

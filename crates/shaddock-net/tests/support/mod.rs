@@ -51,6 +51,9 @@ impl Frontend for Echo {
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        if opened.handshake.version.as_deref() == Some("refused") {
+            return Err(CloseReason::Draining);
+        }
         let session = self.sessions.create(ClientInfo {
             dialect: opened.dialect,
             transport: opened.peer.transport,

@@ -119,7 +119,7 @@ section! {
         /// Longest body of a package. Above it the connection is closed before the body is read.
         live max_package_size: Size = Size::kib(64), check within(Size(1024), Size(16_777_215));
         /// Longest handshake. Above it the connection is closed.
-        live max_handshake_size: Size = Size::kib(16), check within(Size(256), Size(1 << 20));
+        live max_handshake_size: Size = Size::kib(64), check within(Size(256), Size(1 << 20));
         /// Longest body after inflating (Pitaya clients). Above it the message is malformed.
         live max_inflated_size: Size = Size::kib(64), check within(Size(1024), Size(64 << 20));
         /// Time for each step of the handshake. Then the connection is closed.
