@@ -52,6 +52,8 @@ pub mod error;
 pub mod extract;
 pub mod filter;
 mod frontend;
+#[cfg(doctest)]
+mod guide;
 pub mod handler;
 pub mod handshake;
 pub mod launch;

@@ -1,0 +1,19 @@
+//! The README and the guides of `docs/`, so that `cargo test --doc` compiles and runs their examples.
+//!
+//! Only tests see this module: the files are outside of the crate.
+
+macro_rules! guides {
+    ($($name:ident: $path:literal,)*) => {
+        $(#[doc = include_str!(concat!("../../../", $path))] mod $name {})*
+    };
+}
+
+guides! {
+    readme: "README.md",
+    readme_zh: "README.zh-CN.md",
+    first_server: "docs/first-server.md",
+    sessions: "docs/sessions.md",
+    delivery: "docs/delivery.md",
+    operations: "docs/operations.md",
+    coming_from_pomelo: "docs/coming-from-pomelo.md",
+}
