@@ -76,7 +76,7 @@ test("two people chat, in public and in private", { timeout: 60_000 }, async () 
   const ann = await open();
   await shot(ann, "1-join");
   await joined(ann, "ann", "lobby");
-  assert.equal(await ann.textContent("#state-text").then((text) => text.startsWith("ann on port")), true);
+  assert.equal(await ann.textContent("#state-text").then((text) => text.startsWith("ann via port")), true);
   const bob = await open({ colorScheme: "dark" });
   await joined(bob, "bob", "lobby");
   await ann.waitForSelector("#members >> text=bob");

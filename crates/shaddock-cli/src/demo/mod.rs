@@ -17,7 +17,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use clap::Args;
@@ -34,8 +33,8 @@ use crate::{ConfigSource, commands::Outcome};
 const CLIENT_PROTOS: &str = include_str!("client_protos.json");
 const SERVER_PROTOS: &str = include_str!("server_protos.json");
 
-/// Heartbeats of the sample.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+/// Heartbeats of the sample, unless the configuration says otherwise.
+const HEARTBEAT: &str = "protocol.heartbeat=3s";
 
 /// Run the chat demo.
 #[derive(Debug, Args)]
@@ -60,7 +59,7 @@ pub(crate) struct DemoArgs {
 }
 
 pub(crate) fn run(args: DemoArgs) -> Outcome {
-    let mut launcher = Launcher::new(args.source.clone().sources())?;
+    let mut launcher = Launcher::new(args.source.clone().sources().preset(HEARTBEAT))?;
     launcher.init_logs()?;
     let servers = servers(&args, &launcher)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -108,12 +107,10 @@ fn servers(args: &DemoArgs, launcher: &Launcher) -> Result<Servers, Error> {
 }
 
 fn codec(launcher: &Launcher) -> Result<CodecConfig, Error> {
-    let configured = launcher.config().codec_config();
     let protos = Protos::new(Schema::parse(SERVER_PROTOS)?, Schema::parse(CLIENT_PROTOS)?);
     Ok(CodecConfig {
-        heartbeat: configured.heartbeat.or(Some(HEARTBEAT)),
         protos: Some(Arc::new(protos)),
-        ..configured
+        ..launcher.config().codec_config()
     })
 }
 

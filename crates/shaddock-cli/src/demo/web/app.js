@@ -2,7 +2,7 @@
 
 import { avatar } from "./avatar.js";
 import { Pomelo } from "./pomelo.js";
-import { watchSessions } from "./sessions.js";
+import { refreshSessions, watchSessions } from "./sessions.js";
 
 const $ = (id) => document.getElementById(id);
 const settings = await fetch("/demo.json").then((answer) => answer.json());
@@ -88,7 +88,7 @@ async function join(event) {
 
 function openRoom() {
   const { name, room, port } = here;
-  showState("connected", `${name} on port ${port}`);
+  showState("connected", `${name} via port ${port}`);
   document.title = `${room}: shaddock chat demo`;
   $("join").hidden = true;
   $("room-view").hidden = false;
@@ -96,6 +96,7 @@ function openRoom() {
   $("messages").replaceChildren();
   note(`You joined ${room} as ${name}.`);
   showMembers();
+  refreshSessions();
   $("text").focus();
 }
 
@@ -104,6 +105,7 @@ function closeRoom() {
   document.title = "shaddock: chat demo";
   $("room-view").hidden = true;
   $("join").hidden = false;
+  refreshSessions();
 }
 
 /** The connection is gone, and we did not ask for it. */

@@ -164,6 +164,9 @@ async function askToKick(session) {
 
 let ownUid = () => null;
 
+/** Asks the server now. */
+export const refreshSessions = () => update();
+
 async function update() {
   try {
     const [page, stats] = await Promise.all([get(`/api/sessions?limit=${SHOWN}`), get("/api/stats")]);

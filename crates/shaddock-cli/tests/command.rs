@@ -1,0 +1,201 @@
+//! The `shaddock` command from outside: the demo's contract with a client over TCP, operators' commands, signals.
+
+mod support;
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use shaddock_client::{Client, CloseKind};
+use support::{Demo, SHADDOCK, Scratch, eventually};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn kicked(reason: &str) -> CloseKind {
+    CloseKind::Kicked {
+        reason: Some(reason.to_owned()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_contract_of_the_chat_sample() {
+    let mut demo = Demo::start(&["--set", "drain.spread=0s"]);
+    let gate = Demo::connect(demo.gate).await;
+    let entry: Value = gate
+        .request("gate.gateHandler.queryEntry", &json!({ "uid": "ann" }))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&entry["code"], &entry["host"]),
+        (&json!(200), &json!("127.0.0.1"))
+    );
+    assert!(demo.connectors.iter().any(|port| entry["port"] == *port));
+    let nobody = json!({ "uid": "" }).to_string();
+    let answer = gate
+        .request_raw("gate.gateHandler.queryEntry", nobody)
+        .await
+        .unwrap();
+    assert_eq!(text(&answer), r#"{"code":500}"#);
+
+    let [first, second] = demo.connectors;
+    let (ann, users) = Demo::enter(first, "ann", "lobby").await;
+    assert_eq!(users, json!({ "users": ["ann"] }));
+    let mut heard = ann.subscribe_all();
+    let (bob, users) = Demo::enter(second, "bob", "lobby").await;
+    assert_eq!(users, json!({ "users": ["ann", "bob"] }));
+    let taken = json!({ "code": 500, "error": true });
+    let (_other, answer) = Demo::enter(second, "ann", "lobby").await;
+    assert_eq!(answer, taken, "on the other connector");
+    let (_other, answer) = Demo::enter(first, "a*b", "lobby").await;
+    assert_eq!(answer, taken, "a name with an asterisk");
+    let message = json!({ "rid": "lobby", "content": "hi", "from": "forged", "target": "*" });
+    let _: Value = bob
+        .request("chat.chatHandler.send", &message)
+        .await
+        .unwrap();
+    drop(bob);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        let push = tokio::time::timeout(Duration::from_secs(5), heard.recv());
+        let push = push.await.unwrap().unwrap();
+        told.push((push.route().to_owned(), push.json::<Value>().unwrap()));
+    }
+    let expected = [
+        ("onAdd", json!({ "user": "bob" })),
+        (
+            "onChat",
+            json!({ "msg": "hi", "from": "bob", "target": "*" }),
+        ),
+        ("onLeave", json!({ "user": "bob" })),
+    ];
+    assert_eq!(told, expected.map(|(route, body)| (route.to_owned(), body)));
+
+    // SIGTERM: the client is told, and the process ends with 0.
+    demo.signal("-TERM");
+    assert_eq!(ann.closed().await, kicked("draining"));
+    assert!(demo.wait(Duration::from_secs(10)).success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_list_and_kick() {
+    let demo = Demo::start(&[]);
+    let (ann, _) = Demo::enter(demo.connectors[0], "ann", "lobby").await;
+    let table = text(&demo.shaddock("sessions", &[]).stdout);
+    let row = table.lines().nth(1).unwrap();
+    assert!(table.starts_with("SID"), "{table}");
+    assert!(
+        row.contains("ann*lobby") && row.contains("connector-1"),
+        "{table}"
+    );
+    assert!(table.contains("1 of "), "{table}");
+    let listed = demo.shaddock("sessions", &["--json", "--uid", "ann*lobby"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let sid = listed["sessions"][0]["sid"].as_str().unwrap();
+    let one = text(&demo.shaddock("sessions", &[sid]).stdout);
+    assert!(one.contains("\"rid\": \"lobby\""), "{one}");
+
+    let kick = demo.shaddock("kick", &["--uid", "ann*lobby", "--reason", "bye"]);
+    assert!(kick.status.success() && text(&kick.stdout).contains("kicked 1 session"));
+    assert_eq!(ann.closed().await, kicked("bye"));
+    let again = demo.shaddock("kick", &["--uid", "ann*lobby"]);
+    assert_eq!(
+        (again.status.code(), text(&again.stdout).trim()),
+        (Some(1), "nobody was there")
+    );
+    let wrong = demo.shaddock("sessions", &["not-a-sid"]);
+    assert!(!wrong.status.success() && text(&wrong.stderr).contains("no session id"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_applies_lists_and_survives_mistakes() {
+    let file = Scratch::new("reload");
+    file.write("[access]\n");
+    let demo = Demo::start(&["--config", file.path()]);
+    let port = demo.connectors[0];
+    let (inside, _) = Demo::enter(port, "ann", "lobby").await;
+    let connects = async || {
+        Client::connect(&format!("tcp://127.0.0.1:{port}"))
+            .await
+            .is_ok()
+    };
+
+    file.write("[access]\ndeny = [\"127.0.0.0/8\"]\n");
+    demo.signal("-HUP");
+    eventually("the deny list", async || !connects().await).await;
+    assert_eq!(inside.close_kind(), None, "who is in stays in");
+
+    file.write("[access]\ndeny = [\"nonsense\"]\n");
+    demo.signal("-HUP");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!connects().await, "a broken file changes nothing");
+
+    file.write("[access]\ndeny = []\n[protocol]\nmax_package_size = 1024\n");
+    demo.signal("-HUP");
+    eventually("the empty list", connects).await;
+    let (newcomer, _) = Demo::enter(port, "bob", "lobby").await;
+    let long = json!({ "username": "x".repeat(2000), "rid": "r" }).to_string();
+    let answer = newcomer
+        .request_raw("connector.entryHandler.enter", long.clone())
+        .await;
+    assert!(answer.is_err(), "newcomers have the new limit");
+    let answer = inside
+        .request_raw("connector.entryHandler.enter", long)
+        .await;
+    assert!(answer.is_ok(), "who was in keeps the old one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() {
+    let mut demo = Demo::start(&["--set", "drain.delay=20s"]);
+    demo.signal("-TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(demo.is_running(), "it drains");
+    demo.signal("-INT");
+    assert_eq!(demo.wait(Duration::from_secs(5)).code(), Some(1));
+}
+
+fn config(args: &[&str], variable: (&str, &str)) -> Output {
+    let mut command = Command::new(SHADDOCK);
+    command
+        .arg("config")
+        .args(args)
+        .env(variable.0, variable.1)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_configuration_is_printed_and_checked() {
+    let fine = config(
+        &["--set", "drain.deadline=40s"],
+        ("SHADDOCK_SESSION__SINGLE_SESSION", "true"),
+    );
+    let printed = text(&fine.stdout);
+    assert!(fine.status.success());
+    for line in [
+        "single_session = true  # environment SHADDOCK_SESSION__SINGLE_SESSION\n",
+        "deadline = \"40s\"  # --set\n",
+    ] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    let file = Scratch::new("mistake");
+    file.write("[session]\nsingel_session = true\n");
+    let wrong = config(&["--check"], ("SHADDOCK_CONFIG", file.path()));
+    assert_eq!(wrong.status.code(), Some(2));
+    let message = format!(
+        "{}:2: `session.singel_session`: unknown key; did you mean `session.single_session`?",
+        file.path()
+    );
+    let said = text(&wrong.stderr);
+    assert!(said.contains(&message), "{said}");
+    let demo = Command::new(SHADDOCK)
+        .args(["demo", "--config", file.path()])
+        .output()
+        .unwrap();
+    assert!(!demo.status.success(), "a server does not start with it");
+    assert!(text(&demo.stderr).contains(&message));
+}

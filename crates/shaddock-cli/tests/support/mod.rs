@@ -1,0 +1,148 @@
+//! A demo in a process of its own.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use shaddock_client::Client;
+
+pub const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
+
+/// A demo on free ports. Killed when dropped.
+pub struct Demo {
+    child: Child,
+    pub gate: u16,
+    pub connectors: [u16; 2],
+    admin: String,
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    // Held together, so that no port is given twice.
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+impl Demo {
+    pub fn start(more: &[&str]) -> Self {
+        let [gate, first, second, page, admin] = free_ports();
+        let admin = format!("127.0.0.1:{admin}");
+        let mut child = Command::new(SHADDOCK)
+            .args(["demo", "--gate-port", &gate.to_string()])
+            .args(["--connector-ports", &format!("{first},{second}")])
+            .args(["--page-port", &page.to_string()])
+            .args(["--set", &format!("admin.address={admin}")])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.any(|line| line.is_ok_and(|line| line.contains("is running")));
+        if !ready {
+            let mut log = String::new();
+            let _ = child.stderr.take().unwrap().read_to_string(&mut log);
+            panic!("the demo did not start: {log}");
+        }
+        // A full pipe would stop the demo.
+        let log = child.stderr.take().unwrap();
+        std::thread::spawn(move || BufReader::new(log).lines().for_each(drop));
+        std::thread::spawn(move || lines.for_each(drop));
+        Self {
+            child,
+            gate,
+            connectors: [first, second],
+            admin,
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the demo did not end within {limit:?}");
+    }
+
+    /// Runs `shaddock <command>` against this demo.
+    pub fn shaddock(&self, command: &str, args: &[&str]) -> Output {
+        let mut shaddock = Command::new(SHADDOCK);
+        shaddock
+            .args([command, "--admin", &self.admin])
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    pub async fn connect(port: u16) -> Client {
+        let address = format!("tcp://127.0.0.1:{port}");
+        Client::connect(&address).await.unwrap()
+    }
+
+    /// A new client and the answer to its login.
+    pub async fn enter(port: u16, name: &str, room: &str) -> (Client, Value) {
+        let client = Self::connect(port).await;
+        let body = json!({ "username": name, "rid": room }).to_string();
+        let answer = client
+            .request_raw("connector.entryHandler.enter", body)
+            .await
+            .unwrap();
+        (client, serde_json::from_slice(&answer).unwrap())
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file that is gone with the test.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Self {
+        let name = format!("shaddock-cli-{}-{name}.toml", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    pub fn write(&self, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(8);
+    while !look().await {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}

@@ -1,0 +1,427 @@
+//! What an operator has: the admin API, metrics and the drain, against running servers with clients on real sockets.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use shaddock::{
+    admin::Admin,
+    app::Running,
+    config::{Config, Sources},
+    launch::Launcher,
+    operations::Operations,
+    prelude::*,
+    shutdown::drain,
+};
+use shaddock_client::{Client, CloseKind};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+async fn login(
+    mut session: SessionView,
+    Json(body): Json<Value>,
+) -> Result<Json<Value>, HandlerError> {
+    session
+        .bind(Uid::new(body["uid"].as_str().unwrap_or_default())?)
+        .await?;
+    session.set("level", 7);
+    session.push("level").await?;
+    Ok(Json(json!({ "sid": session.id().to_string() })))
+}
+
+/// Two frontends and an admin server.
+struct World {
+    running: Running,
+    operations: Operations,
+    admin: SocketAddr,
+    server: JoinHandle<()>,
+    config: Config,
+}
+
+impl World {
+    async fn start(flags: &[&str]) -> Self {
+        let sources = flags
+            .iter()
+            .fold(Sources::default(), |sources, flag| sources.flag(*flag));
+        let launcher = Launcher::new(sources).unwrap();
+        let operations = launcher.operations();
+        let config = launcher.config().clone();
+        let any = ([127, 0, 0, 1], 0).into();
+        let admin = Admin::bind(any, &config.admin, operations.clone())
+            .await
+            .unwrap();
+        let address = admin.local_addr();
+        let server = tokio::spawn(admin.serve(std::future::pending()));
+        let mut servers = Servers::new().workers(1);
+        for id in ["front-1", "front-2"] {
+            let mut app = App::new("front", id);
+            launcher.configure(&mut app);
+            app.listen_with(config.listen_config(any));
+            app.route("user.login", login);
+            servers = servers.add(app);
+        }
+        let (status, _) = call(address, "GET", "/readyz", "", None).await;
+        assert_eq!(status, 503, "not ready before it runs");
+        let running = servers.start().await.unwrap();
+        operations.running(running.apps());
+        Self {
+            running,
+            operations,
+            admin: address,
+            server,
+            config,
+        }
+    }
+
+    /// A client of that frontend, logged in, and its session id.
+    async fn client(&self, frontend: &str, uid: &str) -> (Client, String) {
+        let address = self.running.address(frontend).unwrap();
+        let client = Client::connect(&format!("tcp://{address}")).await.unwrap();
+        let answer: Value = client
+            .request("front.user.login", &json!({ "uid": uid }))
+            .await
+            .unwrap();
+        let sid = answer["sid"].as_str().unwrap().to_owned();
+        (client, sid)
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let (status, text) = call(self.admin, "GET", path, "", None).await;
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let json = "Content-Type: application/json\r\n";
+        let (status, text) = call(self.admin, "POST", path, json, Some(&body.to_string())).await;
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    async fn uids(&self, query: &str) -> Vec<String> {
+        let (status, page) = self.get(&format!("/api/sessions?{query}")).await;
+        assert_eq!(status, 200, "{page}");
+        let sessions = page["sessions"].as_array().unwrap();
+        let uid = |session: &Value| session["uid"].as_str().unwrap().to_owned();
+        sessions.iter().map(uid).collect()
+    }
+
+    async fn end(self) {
+        self.running.shutdown().await;
+        self.server.abort();
+    }
+}
+
+/// One HTTP exchange. `head` are more header lines.
+async fn call(
+    admin: SocketAddr,
+    method: &str,
+    path: &str,
+    head: &str,
+    body: Option<&str>,
+) -> (u16, String) {
+    let host = if head.contains("Host:") {
+        String::new()
+    } else {
+        format!("Host: {admin}\r\n")
+    };
+    let body = body.unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\n{host}{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_listed_filtered_and_shown() {
+    let world = World::start(&[]).await;
+    assert_eq!(world.get("/healthz").await.0, 200);
+    assert_eq!(world.get("/readyz").await.0, 200);
+    let (ann, ann_sid) = world.client("front-1", "ann").await;
+    let (_bob, _) = world.client("front-2", "bob").await;
+    let (_ann2, _) = world.client("front-2", "ann").await;
+
+    assert_eq!(world.uids("").await.len(), 3);
+    assert_eq!(world.uids("uid=ann").await, ["ann", "ann"]);
+    assert_eq!(world.uids("uid=ann&frontend=front-1").await, ["ann"]);
+    assert_eq!(world.uids("frontend=front-2").await.len(), 2);
+    assert_eq!(world.uids("transport=ws").await.len(), 0);
+    assert_eq!(
+        world.uids("transport=tcp&address=127.0.0.0/8").await.len(),
+        3
+    );
+    assert_eq!(world.uids("address=10.0.0.1").await.len(), 0);
+
+    // Page by page, in the order of ids, nobody twice.
+    let (mut sids, mut after) = (Vec::new(), String::new());
+    loop {
+        let (_, page) = world.get(&format!("/api/sessions?limit=1{after}")).await;
+        assert_eq!(page["total"], 3);
+        sids.push(page["sessions"][0]["sid"].as_str().unwrap().to_owned());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(sids.len(), 3);
+    assert!(sids.is_sorted_by_key(|sid| sid.parse::<u64>().unwrap()));
+
+    let (_, one) = world.get(&format!("/api/sessions/{ann_sid}")).await;
+    assert_eq!(one["sid"], json!(ann_sid), "a sid is text");
+    assert_eq!(one["settings"], json!({ "level": 7 }));
+    assert_eq!(
+        (&one["uid"], &one["transport"]),
+        (&json!("ann"), &json!("tcp"))
+    );
+    // The first request may have come in one piece with the handshake, before there was a session to count for.
+    let again = json!({ "uid": "ann" });
+    let _: Value = ann.request("front.user.login", &again).await.unwrap();
+    let counted = async || {
+        let (_, one) = world.get(&format!("/api/sessions/{ann_sid}")).await;
+        let is_some = |key: &str| one[key].as_u64().is_some_and(|n| n > 0);
+        is_some("bytes_in") && is_some("bytes_out") && is_some("messages_in")
+    };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !counted().await {
+        assert!(std::time::Instant::now() < end, "nothing was counted");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    drop(ann);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kicks_reach_users_sessions_and_addresses() {
+    let world = World::start(&[]).await;
+    let (ann1, _) = world.client("front-1", "ann").await;
+    let (ann2, _) = world.client("front-2", "ann").await;
+    let (bob, bob_sid) = world.client("front-1", "bob").await;
+    let (carol, _) = world.client("front-2", "carol").await;
+    let kick = async |body: Value| world.post("/api/kick", &body).await;
+    let told = |reason: &str| CloseKind::Kicked {
+        reason: Some(reason.to_owned()),
+    };
+
+    assert_eq!(
+        kick(json!({ "uid": "ann", "reason": "twice" })).await,
+        (200, json!({ "kicked": 2 }))
+    );
+    assert_eq!(ann1.closed().await, told("twice"));
+    assert_eq!(ann2.closed().await, told("twice"));
+    assert_eq!(
+        kick(json!({ "uid": "ann" })).await,
+        (200, json!({ "kicked": 0 }))
+    );
+    assert_eq!(
+        kick(json!({ "sid": bob_sid })).await,
+        (200, json!({ "kicked": 1 }))
+    );
+    assert_eq!(bob.closed().await, told("kicked by an operator"));
+    assert_eq!(
+        kick(json!({ "address": "127.0.0.1" })).await,
+        (200, json!({ "kicked": 1 }))
+    );
+    assert!(matches!(carol.closed().await, CloseKind::Kicked { .. }));
+    assert_eq!(world.uids("").await.len(), 0);
+
+    for (body, hint) in [
+        (json!({}), "exactly one of"),
+        (json!({ "uid": "a", "sid": "1" }), "exactly one of"),
+        (json!({ "sid": "x" }), "no session id"),
+        (json!({ "address": "nowhere" }), "192.0.2.7"),
+        (json!({ "user": "ann" }), "unknown field"),
+        (
+            json!({ "uid": "a", "reason": "x".repeat(300) }),
+            "at most 256",
+        ),
+    ] {
+        let (status, answer) = kick(body.clone()).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(
+            (400..500).contains(&status) && message.contains(hint),
+            "{body}: {status} {message}"
+        );
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_and_stats_count() {
+    let world = World::start(&["access.max_connections=1"]).await;
+    let (_ann, _) = world.client("front-1", "ann").await;
+    let address = world.running.address("front-1").unwrap();
+    assert!(
+        Client::connect(&format!("tcp://{address}")).await.is_err(),
+        "one is the limit"
+    );
+
+    let (status, text) = call(world.admin, "GET", "/metrics", "", None).await;
+    assert_eq!(status, 200);
+    let value = |start: &str| {
+        let line = text.lines().find(|line| line.starts_with(start));
+        line.unwrap_or_else(|| panic!("no {start}\n{text}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let of = r#"{server="front-1",server_type="front""#;
+    assert_eq!(value("shaddock_ready"), "1");
+    assert_eq!(value(&format!("shaddock_sessions{of}")), "1");
+    assert_eq!(value(&format!("shaddock_bound_sessions{of}")), "1");
+    assert_eq!(value(&format!("shaddock_connections{of}")), "1");
+    assert_eq!(value(&format!("shaddock_requests_total{of}")), "1");
+    assert_eq!(value(&format!("shaddock_slow_clients_total{of}")), "0");
+    let refused = format!(
+        r#"shaddock_connections_refused_total{of},listener="{address}",reason="too_many_connections"}}"#
+    );
+    assert_eq!(value(&refused), "1");
+    let handled = format!(r#"shaddock_handler_seconds_count{of},route="user.login"}}"#);
+    assert_eq!(value(&handled), "1");
+    assert!(
+        value("shaddock_process_resident_bytes")
+            .parse::<u64>()
+            .unwrap()
+            > 1 << 20
+    );
+    assert!(text.ends_with("# EOF\n"));
+    let mut types: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE"))
+        .collect();
+    let all = types.len();
+    types.sort_unstable();
+    types.dedup();
+    assert_eq!(types.len(), all, "every family once");
+
+    let (_, stats) = world.get("/api/stats").await;
+    assert_eq!(stats["phase"], "running");
+    assert_eq!(stats["servers"][0]["sessions"], 1);
+    assert_eq!(stats["servers"][0]["refused"]["too_many_connections"], 1);
+    let (_, servers) = world.get("/api/servers").await;
+    assert_eq!(servers["servers"].as_array().unwrap().len(), 2);
+    assert_eq!(servers["servers"][0]["addresses"][0], json!(address));
+    assert_eq!(servers["servers"][0]["here"], true);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_and_pages_of_strangers_are_kept_out() {
+    let world = World::start(&[]).await;
+    let get = async |head: &str| {
+        call(world.admin, "GET", "/api/sessions", head, None)
+            .await
+            .0
+    };
+    assert_eq!(get("").await, 200);
+    assert_eq!(get("Host: evil.example\r\n").await, 403, "DNS rebinding");
+    assert_eq!(get("Origin: http://evil.example\r\n").await, 403);
+    let body = Some(r#"{"uid":"x"}"#);
+    let post = async |head: &str| call(world.admin, "POST", "/api/kick", head, body).await.0;
+    assert_eq!(
+        post("Content-Type: text/plain\r\n").await,
+        415,
+        "a form of another site"
+    );
+    assert_eq!(post("Content-Type: application/json\r\n").await, 200);
+    let (status, answer) = world.get("/api/nothing").await;
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (404, &json!("not_found"))
+    );
+    let (status, _) = world.get("/api/sessions?colour=red").await;
+    assert_eq!(status, 400);
+    world.end().await;
+
+    let world = World::start(&["admin.token=0123456789abcdef"]).await;
+    let get = async |path: &str, head: &str| call(world.admin, "GET", path, head, None).await.0;
+    assert_eq!(get("/readyz", "").await, 200, "probes need no token");
+    for path in ["/metrics", "/api/sessions", "/api/stats", "/nothing"] {
+        assert_eq!(get(path, "").await, 401, "{path}");
+        assert_eq!(
+            get(path, "Authorization: Bearer 0123456789abcdeX\r\n").await,
+            401
+        );
+    }
+    assert_eq!(
+        get("/metrics", "Authorization: Bearer 0123456789abcdef\r\n").await,
+        200
+    );
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_open_address_needs_a_token() {
+    let config = Config::default();
+    let everybody = ([0, 0, 0, 0], 0).into();
+    let error = Admin::bind(everybody, &config.admin, Operations::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("admin.token"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_tells_clients_and_closes_them_in_waves() {
+    let flags = [
+        "drain.delay=300ms",
+        "drain.spread=400ms",
+        "drain.wave_interval=100ms",
+    ];
+    let world = World::start(&flags).await;
+    let mut clients = Vec::new();
+    for n in 0..8 {
+        let frontend = if n % 2 == 0 { "front-1" } else { "front-2" };
+        clients.push(world.client(frontend, &format!("user{n}")).await.0);
+    }
+    let (status, answer) = world.post("/api/drain", &json!({})).await;
+    assert_eq!(
+        (status, answer),
+        (202, json!({ "draining": true, "sessions": 8 }))
+    );
+    world.operations.drain_requested().await;
+
+    let World {
+        running,
+        operations,
+        admin,
+        server,
+        config,
+    } = world;
+    let address = running.address("front-1").unwrap();
+    let draining = tokio::spawn(async move { drain(running, &config.drain, &operations).await });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let (status, text) = call(admin, "GET", "/readyz", "", None).await;
+    assert_eq!((status, text.as_str()), (503, "draining\n"));
+    assert!(
+        clients.iter().all(|client| client.close_kind().is_none()),
+        "the delay serves on"
+    );
+
+    let mut ends = Vec::new();
+    for client in &clients {
+        let kind = client.closed().await;
+        assert_eq!(
+            kind,
+            CloseKind::Kicked {
+                reason: Some("draining".to_owned())
+            }
+        );
+        ends.push(std::time::Instant::now());
+    }
+    assert!(draining.await.unwrap(), "within its deadline");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "nobody new is let in"
+    );
+    server.abort();
+}
