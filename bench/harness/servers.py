@@ -13,7 +13,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent.parent
 ROOT = BENCH.parent
 BENCH_SERVER = ROOT / "crates/shaddock/examples/bench_server.rs"
-START_TIMEOUT = 20.0
+START_TIMEOUT = 45.0
 # Below the range from which the kernel takes ports for outgoing connections.
 FIRST_PORT = 21_000
 
@@ -53,7 +53,7 @@ class Server:
 
 FLOOR = Server("floor", "floor")
 OURS = Server("shaddock", "ours")
-OURS_2 = Server("shaddock, 2 workers", "ours", workers=2)
+OURS_2 = Server("shaddock-2", "ours", workers=2)
 PEERS = [Server(name, "peer") for name in ("nano", "pitaya", "pinus", "pomelo")]
 
 

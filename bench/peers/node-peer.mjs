@@ -26,7 +26,7 @@ function stop(code) {
 }
 
 async function reachable(port) {
-  for (let tries = 0; tries < 100; tries += 1) {
+  for (let tries = 0; tries < 300; tries += 1) {
     const open = await new Promise((resolve) => {
       const socket = connect(Number(port), '127.0.0.1', () => resolve(true));
       socket.once('error', () => resolve(false));
