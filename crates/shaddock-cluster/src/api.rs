@@ -200,13 +200,14 @@ pub trait Membership: Send + Sync + 'static {
     /// The servers that are there, this one included.
     fn members(&self) -> &Members;
 
-    /// Forwards a client's message. It is on its way when this returns, before the future is polled.
+    /// Forwards a client's message. It was sent (in one process: handed to the node) when this returns, before the future
+    /// is polled: messages of one sender to one server arrive in the order of these calls.
     ///
     /// # Errors
     /// Of the answer: the handler's own, or one that says why there is none ([`RemoteErrorKind`]). Nothing is tried twice.
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply;
 
-    /// Calls a remote. It is on its way when this returns, before the future is polled.
+    /// Calls a remote. It was sent when this returns, as by [`forward`](Self::forward).
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).

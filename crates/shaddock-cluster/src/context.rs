@@ -118,7 +118,7 @@ impl Context {
             Some(raw) => {
                 let text: String = serde_json::from_str(raw.get())
                     .map_err(|e| ContextError::NotAnObject(e.to_string()))?;
-                let Ok(nanos) = parse_duration(&text) else {
+                let Some(nanos) = parse_duration(&text) else {
                     return Err(ContextError::BadTimeout(text));
                 };
                 // A negative timeout has passed already.

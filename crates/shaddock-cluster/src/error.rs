@@ -245,6 +245,9 @@ pub enum BindError {
     /// The uid cannot be part of a subject, or is empty or longer than 256 bytes.
     #[error("illegal uid")]
     IllegalUid,
+    /// Another frontend took the user while this bind was going on.
+    #[error("another frontend took the user at the same time")]
+    Lost,
     /// It cannot be decided now who owns the user: the directory or the present owner does not answer. Nothing was changed.
     #[error("cannot decide now who owns the user: {0}")]
     Unavailable(String),

@@ -130,7 +130,7 @@ impl Shared {
         for (id, seat) in self.seats.load().iter() {
             if id != about {
                 guarded("member_changed", || {
-                    seat.node.member_changed(change.clone())
+                    seat.node.member_changed(change.clone());
                 });
             }
         }
@@ -373,7 +373,7 @@ impl Membership for LocalMember {
                 for id in replaced {
                     if let Some(seat) = self.shared.seat(id.as_str()) {
                         guarded("bound_elsewhere", || {
-                            seat.node.bound_elsewhere(&uid, Some(&info.id))
+                            seat.node.bound_elsewhere(&uid, Some(&info.id));
                         });
                     }
                 }

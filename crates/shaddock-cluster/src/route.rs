@@ -33,16 +33,15 @@ mod tests {
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         for v in vectors["routes"].as_array().unwrap() {
             let route = v["route"].as_str().unwrap();
-            match v["error"].as_str() {
-                Some(error) => assert_eq!(split_route(route), Err(error), "{route:?}"),
-                None => {
-                    let server_type = v["type"].as_str().filter(|t| !t.is_empty());
-                    assert_eq!(
-                        split_route(route),
-                        Ok((server_type, v["short"].as_str().unwrap())),
-                        "{route:?}"
-                    );
-                }
+            if let Some(error) = v["error"].as_str() {
+                assert_eq!(split_route(route), Err(error), "{route:?}");
+            } else {
+                let server_type = v["type"].as_str().filter(|t| !t.is_empty());
+                assert_eq!(
+                    split_route(route),
+                    Ok((server_type, v["short"].as_str().unwrap())),
+                    "{route:?}"
+                );
             }
         }
     }

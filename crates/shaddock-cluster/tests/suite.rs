@@ -1,4 +1,5 @@
 //! What every implementation of the cluster does, in process and on NATS and etcd: the same tests for both.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
@@ -363,6 +364,22 @@ async fn session_operations(world: World) {
     };
     assert!(none.is_empty());
 
+    session_operations_without_a_user(&front, &back).await;
+    let elsewhere = shaddock_cluster::ServerId::new("no-such").unwrap();
+    let get = SessionOp::Get { sid: raw(7) };
+    let error = back
+        .member
+        .session_op(&elsewhere, get, Context::new())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RemoteErrorKind::NoServer);
+}
+
+async fn session_operations_without_a_user(front: &Server, back: &Server) {
+    let op = |op| {
+        back.member
+            .session_op(&front.member.info().id, op, Context::new())
+    };
     let SessionAnswer::Address(address) =
         op(SessionOp::ClientAddress { sid: raw(7) }).await.unwrap()
     else {
@@ -395,14 +412,6 @@ async fn session_operations(world: World) {
         panic!()
     };
     assert_eq!(front.closed(7).as_deref(), Some("cheater"));
-
-    let elsewhere = shaddock_cluster::ServerId::new("no-such").unwrap();
-    let error = back
-        .member
-        .session_op(&elsewhere, SessionOp::Get { sid: raw(7) }, Context::new())
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), RemoteErrorKind::NoServer);
 }
 
 /// A handler binds and delivers while the frontend still waits for its answer.

@@ -4,20 +4,19 @@ use std::time::Duration;
 
 /// Reads a duration text; the result is in nanoseconds and may be negative.
 ///
-/// # Errors
-/// The text is not a sign, then numbers with a unit (`ns`, `us`, `µs`, `ms`, `s`, `m`, `h`), or `0`; or it does not fit
-/// into 64 bits.
-pub fn parse_duration(text: &str) -> Result<i64, ()> {
+/// Nothing if the text is not a sign, then numbers with a unit (`ns`, `us`, `µs`, `ms`, `s`, `m`, `h`), or `0`; or does not
+/// fit into 64 bits.
+pub fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
     if rest == "0" {
-        return Ok(0);
+        return Some(0);
     }
     if rest.is_empty() {
-        return Err(());
+        return None;
     }
     let mut total: u128 = 0;
     while !rest.is_empty() {
@@ -27,25 +26,25 @@ pub fn parse_duration(text: &str) -> Result<i64, ()> {
             None => ("", after),
         };
         if whole.is_empty() && fraction.is_empty() {
-            return Err(());
+            return None;
         }
         let end = after
             .find(|c: char| c == '.' || c.is_ascii_digit())
             .unwrap_or(after.len());
-        let unit = unit_nanos(&after[..end]).ok_or(())?;
+        let unit = unit_nanos(&after[..end])?;
         rest = &after[end..];
         // More than 19 digits cannot fit anyway.
         if whole.len() > 19 {
-            return Err(());
+            return None;
         }
         total += whole.parse::<u128>().unwrap_or(0) * unit;
         total += fraction_nanos(fraction, unit);
         if total > 1 << 63 {
-            return Err(());
+            return None;
         }
     }
-    let total = i128::try_from(total).map_err(|_| ())?;
-    i64::try_from(if negative { -total } else { total }).map_err(|_| ())
+    let total = i128::try_from(total).ok()?;
+    i64::try_from(if negative { -total } else { total }).ok()
 }
 
 fn digits(text: &str) -> (&str, &str) {
@@ -124,12 +123,15 @@ mod tests {
 
     #[test]
     fn texts_at_the_edge_of_64_bits() {
-        assert_eq!(parse_duration("9223372036854775807ns"), Ok(i64::MAX));
-        assert_eq!(parse_duration("-9223372036854775808ns"), Ok(i64::MIN));
-        assert_eq!(parse_duration("9223372036854775808ns"), Err(()));
-        assert_eq!(parse_duration("99999999999999999999h"), Err(()));
-        assert_eq!(parse_duration("0.1234567891234567891234s"), Ok(123_456_789));
-        assert_eq!(parse_duration("1h-1m"), Err(()));
+        assert_eq!(parse_duration("9223372036854775807ns"), Some(i64::MAX));
+        assert_eq!(parse_duration("-9223372036854775808ns"), Some(i64::MIN));
+        assert_eq!(parse_duration("9223372036854775808ns"), None);
+        assert_eq!(parse_duration("99999999999999999999h"), None);
+        assert_eq!(
+            parse_duration("0.1234567891234567891234s"),
+            Some(123_456_789)
+        );
+        assert_eq!(parse_duration("1h-1m"), None);
     }
 
     #[test]
@@ -148,7 +150,7 @@ mod tests {
             let text = format_duration(Duration::from_nanos(nanos));
             assert_eq!(
                 parse_duration(&text),
-                Ok(i64::try_from(nanos).unwrap()),
+                Some(i64::try_from(nanos).unwrap()),
                 "{text}"
             );
         }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::Exchange;
 use super::pb::{Compare, LeaseRequest, LeaseResponse, RequestOp, TxnRequest};
 use super::{Etcd, EtcdResult, record};
 use crate::ServerInfo;
+use crate::nats::NatsConfig;
 
 /// The lease of a server, kept alive; all that it writes to etcd hangs on it and vanishes with it.
 pub(crate) struct Lease {
@@ -23,6 +24,8 @@ pub(crate) struct Lease {
     wanted: AtomicBool,
     /// There was a lease before.
     had_one: AtomicBool,
+    /// The key was deleted.
+    restore: Notify,
 }
 
 /// What is known of the lease.
@@ -37,6 +40,11 @@ pub(crate) struct LeaseState {
 }
 
 impl LeaseState {
+    /// Whether etcd surely still has the lease with this id.
+    pub(crate) fn holds(&self, id: i64) -> bool {
+        self.id == id && self.is_valid()
+    }
+
     /// Whether etcd surely still has it.
     pub(crate) fn is_valid(&self) -> bool {
         self.id != 0 && Instant::now() < self.valid_until
@@ -58,28 +66,28 @@ impl Lease {
     pub(crate) fn new(
         etcd: Etcd,
         info: Arc<ServerInfo>,
-        ttl: Duration,
-        retry: Duration,
+        config: &NatsConfig,
         listed: bool,
     ) -> Self {
-        let state = watch::Sender::new(LeaseState {
+        let state = LeaseState {
             id: 0,
             valid_until: Instant::now(),
             heard_again: None,
-        });
+        };
         Self {
             etcd,
             info,
-            ttl,
-            retry,
-            state,
+            ttl: config.lease_ttl,
+            retry: config.etcd_retry_delay,
+            state: watch::Sender::new(state),
             wanted: AtomicBool::new(listed),
             had_one: AtomicBool::new(false),
+            restore: Notify::new(),
         }
     }
 
     /// The state now, and a way to wait for the next.
-    pub(crate) fn watch(&self) -> watch::Receiver<LeaseState> {
+    fn watch(&self) -> watch::Receiver<LeaseState> {
         self.state.subscribe()
     }
 
@@ -157,10 +165,16 @@ impl Lease {
     /// Keeps the lease alive for ever; takes a new one when it is lost.
     pub(crate) async fn keep(&self) {
         let mut stream = None;
+        let mut deleted = false;
         loop {
             let next = self.ttl / 3;
             let wait = match self.renew(&mut stream).await {
-                Kept::Yes => next,
+                Kept::Yes => {
+                    if std::mem::take(&mut deleted) {
+                        self.put_again(self.state().id).await;
+                    }
+                    next
+                }
                 Kept::Unknown => self.retry.min(next),
                 Kept::Lost => {
                     tracing::warn!(server = %self.info.id, "the lease in etcd is lost; taking a new one");
@@ -176,7 +190,10 @@ impl Lease {
                     next
                 }
             };
-            sleep(wait).await;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.restore.notified() => deleted = self.is_wanted(),
+            }
         }
     }
 
@@ -215,13 +232,14 @@ impl Lease {
         }
     }
 
-    /// Writes the key again if it is gone while the lease is alive: somebody deleted it.
-    pub(crate) async fn restore(&self) {
-        let state = self.state();
-        if self.wanted.load(Ordering::Acquire) && state.is_valid() {
-            if let Err(error) = self.put(state.id).await {
-                tracing::warn!(server = %self.info.id, %error, "the key in etcd was deleted and cannot be written again");
-            }
+    /// The key is gone although nobody here took it away: it is written again soon, if need be with a new lease.
+    pub(crate) fn restore(&self) {
+        self.restore.notify_one();
+    }
+
+    async fn put_again(&self, lease: i64) {
+        if let Err(error) = self.put(lease).await {
+            tracing::warn!(server = %self.info.id, %error, "the key in etcd was deleted and cannot be written again");
         }
     }
 
@@ -259,17 +277,17 @@ impl Lease {
         });
     }
 
-    /// Done when the lease is no longer surely held.
-    pub(crate) async fn until_doubtful(&self) {
+    /// Done when this lease is no longer surely held.
+    pub(crate) async fn until_doubtful(&self, id: i64) {
         let mut changes = self.watch();
         loop {
             let state = *changes.borrow_and_update();
-            if !state.is_valid() {
+            if !state.holds(id) {
                 return;
             }
             tokio::select! {
                 () = sleep_until(state.valid_until) => {}
-                changed = changes.changed() => if changed.is_err() { return },
+                over = changes.changed() => if over.is_err() { return },
             }
         }
     }

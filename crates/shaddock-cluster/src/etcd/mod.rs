@@ -10,7 +10,7 @@ mod record;
 mod watcher;
 
 pub(crate) use client::{Etcd, EtcdError, EtcdResult};
-pub(crate) use lease::Lease;
+pub(crate) use lease::{Lease, LeaseState};
 pub(crate) use watcher::Watcher;
 
 /// etcd cannot be reached at start.

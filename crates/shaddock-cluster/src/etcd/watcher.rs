@@ -139,8 +139,7 @@ impl Watcher {
             return;
         };
         if *id == *self.own.id.as_str() {
-            let lease = Arc::clone(&self.lease);
-            tokio::spawn(async move { lease.restore().await });
+            self.lease.restore();
         }
         self.lost(id);
     }

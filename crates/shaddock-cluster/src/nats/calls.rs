@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
@@ -15,13 +15,20 @@ use crate::api::Limit;
 use crate::{RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
 
 /// Calls of different threads rarely meet in one of so many locks.
-const SHARDS: u64 = 16;
+const SHARDS: usize = 16;
+/// Time between looks for abandoned calls.
+const SWEEP: Duration = Duration::from_millis(200);
+/// No call waits longer, whatever its caller says.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The table of calls. An entry lives as long as somebody waits for it.
 pub(crate) struct Calls {
-    shards: [Mutex<HashMap<u64, Pending>>; SHARDS as usize],
+    link: Arc<Link>,
+    shards: [Mutex<HashMap<u64, Pending>>; SHARDS],
     next: AtomicU64,
     waiting: AtomicUsize,
+    /// Calls that nobody waits for any more and that still have a place on the way to their server. Not more than places.
+    abandoned: Mutex<HashMap<u64, Abandoned>>,
     /// In front of the number in reply subjects.
     answers: String,
 }
@@ -30,6 +37,11 @@ struct Pending {
     sender: oneshot::Sender<Answer>,
     /// Sent, or still in its target's queue.
     sent: bool,
+}
+
+struct Abandoned {
+    target: Arc<Target>,
+    until: Instant,
 }
 
 /// What came for a call.
@@ -105,11 +117,13 @@ impl Target {
 
 impl Calls {
     /// `answers` is the subject of answers up to the number of the call.
-    pub(crate) fn new(answers: String) -> Self {
+    pub(crate) fn new(link: Arc<Link>, answers: String) -> Self {
         Self {
+            link,
             shards: std::array::from_fn(|_| Mutex::default()),
             next: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
+            abandoned: Mutex::default(),
             answers,
         }
     }
@@ -120,8 +134,14 @@ impl Calls {
     }
 
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Pending>> {
-        let n = usize::try_from(number % SHARDS).unwrap_or(0);
+        let n = usize::try_from(number).unwrap_or(usize::MAX) % SHARDS;
         self.shards[n]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<u64, Abandoned>> {
+        self.abandoned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,27 +154,44 @@ impl Calls {
         Subject::from(subject)
     }
 
-    /// Opens a call; it ends when the value is dropped.
-    fn open(self: &Arc<Self>, sent: bool) -> (u64, oneshot::Receiver<Answer>) {
+    fn open(
+        self: &Arc<Self>,
+        sent: bool,
+        timeout: Duration,
+        target: Option<Arc<Target>>,
+    ) -> (oneshot::Receiver<Answer>, Guard) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.shard(number).insert(number, Pending { sender, sent });
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        (number, receiver)
+        let until = Instant::now() + timeout.min(LONGEST);
+        (
+            receiver,
+            Guard {
+                calls: Arc::clone(self),
+                number,
+                until,
+                target,
+            },
+        )
     }
 
-    /// Takes a call out.
-    fn close(&self, number: u64) {
-        if self.shard(number).remove(&number).is_some() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-        }
+    /// Takes a call out, unless it has an answer.
+    fn close(&self, number: u64) -> Option<Pending> {
+        let pending = self.shard(number).remove(&number)?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(pending)
     }
 
-    /// An answer came. Late ones find nobody.
+    /// An answer came. A late one finds nobody, but its server has one call less.
     pub(crate) fn answer(&self, number: u64, answer: Answer) {
-        if let Some(pending) = self.shard(number).remove(&number) {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(pending) = self.close(number) {
             let _ = pending.sender.send(answer);
+            return;
+        }
+        let abandoned = self.abandoned().remove(&number);
+        if let Some(abandoned) = abandoned {
+            self.free_place(&abandoned.target, number);
         }
     }
 
@@ -168,47 +205,57 @@ impl Calls {
                 .collect();
             self.waiting.fetch_sub(all.len(), Ordering::Relaxed);
             for (_, pending) in all {
-                let _ = pending.sender.send(if pending.sent {
+                let reason = if pending.sent {
                     Answer::LinkLost
                 } else {
                     Answer::NotSent
-                });
+                };
+                let _ = pending.sender.send(reason);
             }
+        }
+        self.give_up_abandoned(|_| true);
+    }
+
+    /// Frees the places of calls that nobody waits for and whose time is over, for ever.
+    pub(crate) async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            self.give_up_abandoned(|abandoned| abandoned.until <= now);
+        }
+    }
+
+    fn give_up_abandoned(&self, which: impl Fn(&Abandoned) -> bool) {
+        let over: Vec<_> = self
+            .abandoned()
+            .extract_if(|_, abandoned| which(abandoned))
+            .collect();
+        for (number, abandoned) in over {
+            self.free_place(&abandoned.target, number);
         }
     }
 
     /// Sends a question to a subject; no bound but that of the link.
     pub(crate) fn ask(
         self: &Arc<Self>,
-        link: &Arc<Link>,
         subject: Subject,
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Asked, RemoteError> {
-        let (number, receiver) = self.open(true);
-        let guard = Guard {
-            calls: Arc::clone(self),
-            link: Arc::clone(link),
-            number,
-            target: None,
-        };
-        link.publish(subject, Some(self.reply_subject(number)), payload)?;
-        Ok(Asked {
-            receiver,
-            guard,
-            timeout,
-        })
+        let (receiver, guard) = self.open(true, timeout, None);
+        self.link
+            .publish(subject, Some(self.reply_subject(guard.number)), payload)?;
+        Ok(Asked { receiver, guard })
     }
 
     /// Calls a server, or queues the call behind those that are on their way.
     pub(crate) fn call(
         self: &Arc<Self>,
-        link: &Arc<Link>,
         target: &Arc<Target>,
         payload: Bytes,
         limit: Limit,
     ) -> Reply {
-        match self.start(link, target, payload, limit.timeout) {
+        match self.start(target, payload, limit.timeout) {
             Err(error) => Reply::ready(Err(error)),
             Ok(asked) => Reply::from_future(Box::pin(async move {
                 match asked.answer().await {
@@ -221,57 +268,47 @@ impl Calls {
 
     fn start(
         self: &Arc<Self>,
-        link: &Arc<Link>,
         target: &Arc<Target>,
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Asked, RemoteError> {
-        if !link.is_up() {
+        if !self.link.is_up() {
             return Err(disconnected());
         }
         let mut gate = target.gate();
         let now = gate.placed.len() < target.capacity;
         if !now && gate.queue.len() >= target.max_queued {
-            let text = format!("too many calls wait for server {}", target.info.id);
-            return Err(RemoteError::of(
-                RemoteErrorKind::Busy,
-                code::UNAVAILABLE,
-                text,
-            ));
+            // Those whose callers went away need no room.
+            gate.queue
+                .retain(|queued| self.shard(queued.number).contains_key(&queued.number));
+            if gate.queue.len() >= target.max_queued {
+                let text = format!("too many calls wait for server {}", target.info.id);
+                return Err(RemoteError::of(
+                    RemoteErrorKind::Busy,
+                    code::UNAVAILABLE,
+                    text,
+                ));
+            }
         }
-        let (number, receiver) = self.open(now);
+        let (receiver, guard) = self.open(now, timeout, Some(Arc::clone(target)));
         if now {
-            gate.placed.insert(number);
+            gate.placed.insert(guard.number);
+            drop(gate);
+            let reply = self.reply_subject(guard.number);
+            self.link
+                .publish(target.subject.clone(), Some(reply), payload)?;
         } else {
             gate.queue.push_back(Queued {
-                number,
-                payload: payload.clone(),
-            });
-        }
-        drop(gate);
-        let target = Some(Arc::clone(target));
-        let guard = Guard {
-            calls: Arc::clone(self),
-            link: Arc::clone(link),
-            number,
-            target,
-        };
-        if let (true, Some(target)) = (now, &guard.target) {
-            link.publish(
-                target.subject.clone(),
-                Some(self.reply_subject(number)),
+                number: guard.number,
                 payload,
-            )?;
+            });
+            drop(gate);
         }
-        Ok(Asked {
-            receiver,
-            guard,
-            timeout,
-        })
+        Ok(Asked { receiver, guard })
     }
 
     /// A call is over. If it had a place on the way to its server, the next of the queue takes it.
-    fn free_place(&self, link: &Link, target: &Target, number: u64) {
+    fn free_place(&self, target: &Target, number: u64) {
         let mut gate = target.gate();
         if !gate.placed.remove(&number) {
             return;
@@ -282,9 +319,10 @@ impl Calls {
             }
             gate.placed.insert(next.number);
             drop(gate);
-            let reply = self.reply_subject(next.number);
-            if link
-                .publish(target.subject.clone(), Some(reply), next.payload)
+            let reply = Some(self.reply_subject(next.number));
+            if self
+                .link
+                .publish(target.subject.clone(), reply, next.payload)
                 .is_err()
             {
                 // The end of that call frees the place again.
@@ -310,39 +348,47 @@ impl Calls {
 pub(crate) struct Asked {
     receiver: oneshot::Receiver<Answer>,
     guard: Guard,
-    timeout: Duration,
 }
 
 impl Asked {
     /// The answer, or nothing in time.
     pub(crate) async fn answer(self) -> Option<Answer> {
-        let Self {
-            receiver,
-            guard,
-            timeout,
-        } = self;
-        let _guard = guard;
+        let Self { receiver, guard } = self;
+        // Counted from the call, however late somebody asks.
+        let until = tokio::time::Instant::from_std(guard.until);
+        let answer = tokio::time::timeout_at(until, receiver).await.ok()?;
         // The sender is dropped only with an answer.
-        tokio::time::timeout(timeout, receiver)
-            .await
-            .ok()
-            .map(|answer| answer.unwrap_or(Answer::LinkLost))
+        Some(answer.unwrap_or(Answer::LinkLost))
     }
 }
 
 /// Ends a call with its caller.
 struct Guard {
     calls: Arc<Calls>,
-    link: Arc<Link>,
     number: u64,
+    /// Its deadline, which its server knows too.
+    until: Instant,
     target: Option<Arc<Target>>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.calls.close(self.number);
-        if let Some(target) = &self.target {
-            self.calls.free_place(&self.link, target, self.number);
+        let unanswered = self
+            .calls
+            .close(self.number)
+            .is_some_and(|pending| pending.sent);
+        let Some(target) = self.target.take() else {
+            return;
+        };
+        if unanswered && Instant::now() < self.until && self.calls.link.is_up() {
+            // Its caller went away, but the server works on it: it still counts there.
+            let abandoned = Abandoned {
+                target,
+                until: self.until,
+            };
+            self.calls.abandoned().insert(self.number, abandoned);
+        } else {
+            self.calls.free_place(&target, self.number);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What all parts of one membership share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -42,6 +42,8 @@ pub(super) struct Core {
     pub(super) refused_busy: AtomicU64,
     pub(super) fenced: AtomicBool,
     pub(super) left: AtomicBool,
+    /// The list was read once; from now on the node is told of changes.
+    entered: AtomicBool,
     /// Subscriptions that every server of its kind has.
     pub(super) own_subscriptions: usize,
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
@@ -64,7 +66,10 @@ pub(super) struct Parts {
 
 impl Core {
     pub(super) fn new(parts: Parts, token: String) -> Self {
-        let calls = Arc::new(Calls::new(subject::answers(&parts.info, &token)));
+        let calls = Arc::new(Calls::new(
+            Arc::clone(&parts.link),
+            subject::answers(&parts.info, &token),
+        ));
         Self {
             info: parts.info,
             options: parts.options,
@@ -81,6 +86,7 @@ impl Core {
             refused_busy: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            entered: AtomicBool::new(false),
             own_subscriptions: parts.own_subscriptions,
             targets: ArcSwap::default(),
             departing: Mutex::default(),
@@ -165,15 +171,42 @@ impl Core {
         });
     }
 
+    /// The list was read: what it holds is no news.
+    pub(super) fn entered(self: &Arc<Self>) {
+        self.check_user_subjects();
+        self.entered.store(true, Ordering::Release);
+    }
+
+    /// Nobody listens at a server that was called: if it had left the list, it is gone now.
+    pub(super) fn not_there(&self, server: &ServerId) {
+        if self.lock_departing().remove(server).is_some() {
+            self.forget(server);
+            self.frontend_lost(server);
+        }
+    }
+
+    fn frontend_lost(&self, frontend: &ServerId) {
+        if self.options.session_events {
+            let event = SessionEvent::FrontendLost(frontend.clone());
+            guarded("session_event", || self.node.session_event(event));
+        }
+    }
+
     /// The list has changed.
     pub(super) fn member_changed(self: &Arc<Self>, change: MemberChange) {
-        if let MemberChange::Left(info) = &change {
-            let departing = self.lock_departing().contains_key(&info.id);
-            if !departing {
+        if !self.entered.load(Ordering::Acquire) {
+            return;
+        }
+        match &change {
+            // A new life of a server that was leaving.
+            MemberChange::Joined(info) => {
+                self.lock_departing().remove(&info.id);
+            }
+            MemberChange::Left(info) if self.lock_departing().contains_key(&info.id) => {}
+            MemberChange::Left(info) => {
                 self.forget(&info.id);
-                if info.frontend && self.options.session_events {
-                    let event = SessionEvent::FrontendLost(info.id.clone());
-                    guarded("session_event", || self.node.session_event(event));
+                if info.frontend {
+                    self.frontend_lost(&info.id);
                 }
             }
         }

@@ -114,7 +114,7 @@ pub(super) fn send_to_users(
             let asked = if is_uid(uid) {
                 let subject = Subject::from(subject::push(frontend_type, uid));
                 core.calls
-                    .ask(&core.link, subject, push, core.config.request_timeout)
+                    .ask(subject, push, core.config.request_timeout)
                     .map(Some)
             } else {
                 Ok(None)
@@ -247,16 +247,12 @@ fn send_part(
     part: &MultiPush,
 ) -> Result<Asked, RemoteError> {
     let subject = Subject::from(subject::multi_push(frontend));
-    core.calls.ask(
-        &core.link,
-        subject,
-        wire::encode(part),
-        core.config.request_timeout,
-    )
+    core.calls
+        .ask(subject, wire::encode(part), core.config.request_timeout)
 }
 
 fn collect(
-    core: &Core,
+    core: &Arc<Core>,
     frontend: &ServerInfo,
     sent: Vec<Result<Asked, RemoteError>>,
 ) -> Delivering {
@@ -266,10 +262,14 @@ fn collect(
         caller: core.info.id.clone(),
         target: frontend.id.clone(),
     };
+    let core = Arc::clone(core);
     Box::pin(async move {
         let mut delivered = Delivered::default();
         for asked in sent {
             let answer = asked?.answer().await.ok_or_else(|| limit.error())?;
+            if matches!(answer, Answer::NoResponder) {
+                core.not_there(&limit.target);
+            }
             delivered.merge(from_wire(decode(answer.into_payload()?)?));
         }
         Ok(delivered)
@@ -289,13 +289,13 @@ fn from_wire(answer: MultiPushAnswer) -> Delivered {
     }
 }
 
-fn to_wire(delivered: Delivered) -> MultiPushAnswer {
+fn to_wire(delivered: &Delivered) -> MultiPushAnswer {
     MultiPushAnswer {
         queued: delivered.queued as u64,
         missing_uids: delivered
             .missing_uids
             .iter()
-            .map(|uid| uid.to_string())
+            .map(ToString::to_string)
             .collect(),
         missing_sids: delivered.missing_sids.iter().map(|sid| sid.get()).collect(),
     }
@@ -331,7 +331,7 @@ pub(super) fn received(core: &Core, message: Message) {
         Everybody::All => deliver(Receivers::All { bound_only: false }),
         Everybody::Bound => deliver(Receivers::All { bound_only: true }),
     }
-    confirm(core, message.reply, delivered);
+    confirm(core, message.reply, &delivered);
 }
 
 /// A message for one user of this frontend came.
@@ -349,7 +349,7 @@ pub(super) fn received_plain(core: &Core, message: Message) {
             to,
         },
     );
-    confirm(core, message.reply, delivered);
+    confirm(core, message.reply, &delivered);
 }
 
 fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
@@ -365,14 +365,13 @@ fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
     }
 }
 
-fn confirm(core: &Core, reply: Option<Subject>, delivered: Delivered) {
-    if let Some(reply) = reply {
-        if let Err(error) = core
+fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered) {
+    if let Some(reply) = reply
+        && let Err(error) = core
             .link
             .publish(reply, None, wire::encode(&to_wire(delivered)))
-        {
-            tracing::debug!(%error, "the confirmation of a delivery was lost");
-        }
+    {
+        tracing::debug!(%error, "the confirmation of a delivery was lost");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subscriber;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -12,7 +13,7 @@ use super::member::NatsMember;
 use super::users::{self, Users};
 use super::{NatsConfig, events, owners, serve, subject};
 use crate::etcd::{Etcd, Lease, Watcher, unreachable};
-use crate::{ClusterError, JoinOptions, Membership, Node, RemoteError, ServerId, ServerInfo};
+use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
 /// How long a server that is listed under the same id may take to show that it lives.
 const SAME_ID: Duration = Duration::from_millis(500);
@@ -23,116 +24,148 @@ pub(super) async fn join(
     options: JoinOptions,
     node: Arc<dyn Node>,
 ) -> Result<Arc<dyn Membership>, ClusterError> {
-    CAPABILITIES.iter().for_each(|flag| info.announce(flag));
+    for flag in CAPABILITIES {
+        info.announce(flag);
+    }
     let info = Arc::new(info);
     let etcd = Etcd::new(&config)?;
-    let (link, link_events) =
-        Link::connect(&config, format!("{} {}", info.server_type, info.id)).await?;
-    let lease = Lease::new(
+    let name = format!("{} {}", info.server_type, info.id);
+    let (link, link_events) = Link::connect(&config, name).await?;
+    let lease = Arc::new(Lease::new(
         etcd.clone(),
         Arc::clone(&info),
-        config.lease_ttl,
-        config.etcd_retry_delay,
-        !options.hidden,
-    );
-    let lease = Arc::new(lease);
-    refuse_taken_id(
         &config,
-        &link,
-        &lease,
-        &info.id,
-        subject::server(&info.server_type, info.id.as_str()),
-    )
-    .await?;
+        !options.hidden,
+    ));
+    refuse_taken_id(&config, &link, &lease, &info).await?;
 
+    let subjects = Subjects::open(&config, &link, &info, options).await?;
     let (users, user_tasks) = Users::new(Arc::clone(&info));
-    let unreachable_nats = |e: RemoteError| ClusterError::Unreachable {
-        what: "NATS",
-        address: config.nats_urls.join(","),
-        reason: e.to_string(),
-    };
-    let subscribe = async |subject: String| link.subscribe(subject).await.map_err(unreachable_nats);
-    let requests = subscribe(subject::server(&info.server_type, info.id.as_str())).await?;
-    let own = subscribe(subject::own_all(&info)).await?;
-    let goodbyes = subscribe(subject::GOODBYES.to_owned()).await?;
-    let sessions = if options.session_events {
-        Some(subscribe(subject::EVENTS.to_owned()).await?)
-    } else {
-        None
-    };
-    let unique = info.frontend && options.unique != crate::Unique::No;
-    let bindings = if unique {
-        Some(subscribe(subject::bindings(&info.server_type)).await?)
-    } else {
-        None
-    };
-    link.flush(config.nats_connect_timeout).await;
-
-    let own_subscriptions = 3 + usize::from(sessions.is_some()) + usize::from(bindings.is_some());
     let parts = Parts {
         info,
         options,
         node,
         config: Arc::clone(&config),
-        link: Arc::clone(&link),
-        etcd: etcd.clone(),
-        lease: Arc::clone(&lease),
+        link,
+        etcd,
+        lease,
         users,
-        own_subscriptions,
+        own_subscriptions: subjects.count(),
     };
     let core = Arc::new(Core::new(parts, token()));
-
-    let follower = Arc::downgrade(&core);
-    let mut watcher = Watcher::new(
-        etcd,
-        Arc::clone(&lease),
-        Arc::clone(&core.info),
-        core.members.clone(),
-        &config,
-        move |change| {
-            if let Some(core) = follower.upgrade() {
-                core.member_changed(change);
-            }
-        },
-    );
     let mut tasks = Tasks::default();
-    tasks.spawn({
-        let link = Arc::clone(&link);
-        async move { link.pump().await }
-    });
-    tasks.spawn(serve::own(Arc::clone(&core), own));
-    let requests = tasks.spawn(serve::requests(Arc::clone(&core), requests));
-    tasks.spawn(events::goodbyes(Arc::clone(&core), goodbyes));
-    if let Some(sessions) = sessions {
-        tasks.spawn(events::sessions(Arc::clone(&core), sessions));
-    }
-    if let Some(bindings) = bindings {
-        tasks.spawn(owners::bindings(Arc::clone(&core), bindings));
-    }
+    let requests = subjects.read(&core, &mut tasks);
     let (user_streams, given_up) = user_tasks.split();
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core), given_up));
+    enter_list(&core, &mut tasks).await?;
+    let (state, link_state) = watch::channel(LinkState {
+        up: true,
+        losses: 0,
+    });
+    tasks.spawn(follow_link(Arc::clone(&core), link_events, state));
+    if core.is_unique() {
+        tasks.spawn(owners::guard(Arc::clone(&core), link_state));
+    }
+    Ok(Arc::new(NatsMember::new(core, tasks, requests)))
+}
 
+/// What a server listens to from start to stop.
+struct Subjects {
+    requests: Subscriber,
+    own: Subscriber,
+    goodbyes: Subscriber,
+    sessions: Option<Subscriber>,
+    bindings: Option<Subscriber>,
+}
+
+impl Subjects {
+    async fn open(
+        config: &NatsConfig,
+        link: &Link,
+        info: &ServerInfo,
+        options: JoinOptions,
+    ) -> Result<Self, ClusterError> {
+        let open = async |wanted: bool, subject: String| {
+            if !wanted {
+                return Ok(None);
+            }
+            let opened = link.subscribe(subject).await;
+            opened.map(Some).map_err(|e| ClusterError::Unreachable {
+                what: "NATS",
+                address: config.nats_urls.join(","),
+                reason: e.to_string(),
+            })
+        };
+        let always = async |subject| open(true, subject).await?.ok_or(ClusterError::Left);
+        let unique = info.frontend && options.unique != Unique::No;
+        let subjects = Self {
+            requests: always(subject::server(&info.server_type, info.id.as_str())).await?,
+            own: always(subject::own_all(info)).await?,
+            goodbyes: always(subject::GOODBYES.to_owned()).await?,
+            sessions: open(options.session_events, subject::EVENTS.to_owned()).await?,
+            bindings: open(unique, subject::bindings(&info.server_type)).await?,
+        };
+        // Who finds us in the list can call us.
+        link.round_trip(config.nats_connect_timeout).await;
+        Ok(subjects)
+    }
+
+    fn count(&self) -> usize {
+        3 + usize::from(self.sessions.is_some()) + usize::from(self.bindings.is_some())
+    }
+
+    /// Starts the readers; the value ends the one that takes requests.
+    fn read(self, core: &Arc<Core>, tasks: &mut Tasks) -> AbortHandle {
+        let link = Arc::clone(&core.link);
+        tasks.spawn(async move { link.pump().await });
+        let calls = Arc::clone(&core.calls);
+        tasks.spawn(async move { calls.sweep().await });
+        tasks.spawn(serve::own(Arc::clone(core), self.own));
+        tasks.spawn(events::goodbyes(Arc::clone(core), self.goodbyes));
+        if let Some(sessions) = self.sessions {
+            tasks.spawn(events::sessions(Arc::clone(core), sessions));
+        }
+        if let Some(bindings) = self.bindings {
+            tasks.spawn(owners::bindings(Arc::clone(core), bindings));
+        }
+        tasks.spawn(serve::requests(Arc::clone(core), self.requests))
+    }
+}
+
+/// Reads who is there, then becomes one of them.
+async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterError> {
+    let (lease, members) = (Arc::clone(&core.lease), core.members.clone());
+    let follower = Arc::downgrade(core);
+    let changed = move |change| {
+        if let Some(core) = follower.upgrade() {
+            core.member_changed(change);
+        }
+    };
+    let own = Arc::clone(&core.info);
+    let mut watcher = Watcher::new(
+        core.etcd.clone(),
+        Arc::clone(&lease),
+        own,
+        members,
+        &core.config,
+        changed,
+    );
     watcher
         .read_all()
         .await
-        .map_err(|e| unreachable(&config, &e))?;
+        .map_err(|e| unreachable(&core.config, &e))?;
     lease
         .register()
         .await
-        .map_err(|e| unreachable(&config, &e))?;
-    if !options.hidden {
+        .map_err(|e| unreachable(&core.config, &e))?;
+    if !core.options.hidden {
         core.members.add(Arc::clone(&core.info));
     }
-    core.check_user_subjects();
+    core.entered();
     tasks.spawn(async move { lease.keep().await });
     tasks.spawn(watcher.follow());
-    let (up, connected) = watch::channel(true);
-    tasks.spawn(follow_link(Arc::clone(&core), link_events, up));
-    if core.is_unique() {
-        tasks.spawn(owners::guard(Arc::clone(&core), connected));
-    }
-    Ok(Arc::new(NatsMember::new(core, tasks, requests)))
+    Ok(())
 }
 
 /// A server with this id may be listed because it died lately; then nobody listens under its name.
@@ -140,16 +173,15 @@ async fn refuse_taken_id(
     config: &NatsConfig,
     link: &Link,
     lease: &Lease,
-    id: &ServerId,
-    subject: String,
+    info: &ServerInfo,
 ) -> Result<(), ClusterError> {
-    if lease
+    let listed = lease
         .id_is_listed()
         .await
-        .map_err(|e| unreachable(config, &e))?
-        && link.is_heard(subject, SAME_ID).await
-    {
-        return Err(ClusterError::IdTaken(id.clone()));
+        .map_err(|e| unreachable(config, &e))?;
+    let subject = subject::server(&info.server_type, info.id.as_str());
+    if listed && link.is_heard(subject, SAME_ID).await {
+        return Err(ClusterError::IdTaken(info.id.clone()));
     }
     Ok(())
 }
@@ -162,12 +194,26 @@ fn token() -> String {
     )
 }
 
-async fn follow_link(core: Arc<Core>, mut events: LinkEvents, up: watch::Sender<bool>) {
-    while let Some(connected) = events.recv().await {
-        if !connected {
+/// What is known of the connection to NATS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkState {
+    pub(super) up: bool,
+    /// How often it was lost: a short loss is one too.
+    pub(super) losses: u64,
+}
+
+async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Sender<LinkState>) {
+    while let Some(up) = events.recv().await {
+        if !up {
+            if core.is_unique() {
+                owners::fence(&core, true);
+            }
             core.calls.fail_all();
         }
-        up.send_replace(connected);
+        state.send_modify(|state| {
+            state.up = up;
+            state.losses += u64::from(!up);
+        });
     }
 }
 

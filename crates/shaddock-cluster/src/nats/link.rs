@@ -1,7 +1,7 @@
 //! The one connection of a server to NATS.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const MAX_QUEUED: usize = 65_536;
 /// Messages of one subscription that wait for their reader, which never waits for anything itself.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
+/// A subject that no server listens to.
+const NOBODY: &str = "shaddock.nobody";
+
 /// The connection. What is sent from one thread leaves in the order in which it was sent.
 pub(crate) struct Link {
     client: Client,
@@ -26,6 +29,7 @@ pub(crate) struct Link {
     /// Length of the queue, with the message that is being sent from it.
     queued: AtomicUsize,
     wake: Notify,
+    closed: AtomicBool,
 }
 
 struct Outgoing {
@@ -97,13 +101,14 @@ impl Link {
             queue: Mutex::default(),
             queued: AtomicUsize::new(0),
             wake: Notify::new(),
+            closed: AtomicBool::new(false),
         };
         Ok((Arc::new(link), receiver))
     }
 
     /// Whether the connection is up.
     pub(crate) fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.client.connection_state() == State::Connected && !self.closed.load(Ordering::Acquire)
     }
 
     /// The largest message that NATS takes.
@@ -213,6 +218,14 @@ impl Link {
         }
     }
 
+    /// Waits until NATS has taken all that was sent before, subscriptions too: it answers a question to nobody only then.
+    /// Gives up when the link is down, which is no reason to wait.
+    pub(crate) async fn round_trip(&self, within: Duration) {
+        if self.is_up() {
+            self.is_heard(NOBODY.to_owned(), within).await;
+        }
+    }
+
     /// Waits until all that was sent is with NATS.
     pub(crate) async fn flush(&self, within: Duration) {
         while self.queued.load(Ordering::Acquire) > 0 && self.is_up() {
@@ -221,9 +234,11 @@ impl Link {
         let _ = tokio::time::timeout(within, self.client.flush()).await;
     }
 
-    /// Closes the connection after what is in it.
-    pub(crate) async fn close(&self) {
-        let _ = self.client.drain().await;
+    /// Closes the connection behind what was sent. Others may still hold this value: for them the link is down.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // If the client is full at this moment its connection ends with its last holder.
+        let _ = tokio::task::unconstrained(self.client.drain()).now_or_never();
     }
 }
 

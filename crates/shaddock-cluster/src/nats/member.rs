@@ -48,12 +48,9 @@ impl NatsMember {
             caller: self.core.info.id.clone(),
             target: to.id.clone(),
         };
-        self.core.calls.call(
-            &self.core.link,
-            &self.core.target(to),
-            wire::encode(request),
-            limit,
-        )
+        self.core
+            .calls
+            .call(&self.core.target(to), wire::encode(request), limit)
     }
 
     fn timeout(&self, context: &Context) -> Duration {
@@ -79,6 +76,14 @@ impl NatsMember {
         let ours = frontends.iter().filter(|frontend| is_shaddock(frontend));
         ours.map(|frontend| ops::send(&self.core, frontend, op.clone(), &Context::new()))
             .collect()
+    }
+}
+
+impl Drop for NatsMember {
+    fn drop(&mut self) {
+        // Requests that still run hold the link; but this server is gone.
+        self.core.link.close();
+        self.core.calls.fail_all();
     }
 }
 
@@ -339,7 +344,7 @@ impl Membership for NatsMember {
                 .await;
             self.core.lease.revoke().await;
             self.tasks.stop();
-            self.core.link.close().await;
+            self.core.link.close();
             self.core.calls.fail_all();
         })
     }

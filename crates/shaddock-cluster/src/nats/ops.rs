@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 
+use super::calls::Answer;
 use super::core::{Core, is_shaddock};
 use super::incoming::session_of;
 use super::serve::{decode, decode_or_log, is_busy, run};
@@ -63,15 +64,18 @@ fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -
         target: frontend_id.clone(),
     };
     let subject = Subject::from(subject::operation(frontend));
-    match core
-        .calls
-        .ask(&core.link, subject, wire::encode(&op), timeout)
-    {
+    match core.calls.ask(subject, wire::encode(&op), timeout) {
         Err(error) => Box::pin(std::future::ready(Err(error))),
-        Ok(asked) => Box::pin(async move {
-            let answer = asked.answer().await.ok_or_else(|| limit.error())?;
-            let data = wire::decode_answer(answer.into_payload()?)?;
-            from_wire_answer(kind, decode(data)?, &frontend_id)
+        Ok(asked) => Box::pin({
+            let core = Arc::clone(core);
+            async move {
+                let answer = asked.answer().await.ok_or_else(|| limit.error())?;
+                if matches!(answer, Answer::NoResponder) {
+                    core.not_there(&frontend_id);
+                }
+                let data = wire::decode_answer(answer.into_payload()?)?;
+                from_wire_answer(kind, decode(data)?, &frontend_id)
+            }
         }),
     }
 }
@@ -92,9 +96,7 @@ pub(super) async fn ask_owner(
         ..Op::default()
     };
     let subject = Subject::from(subject::operation(owner));
-    let asked = core
-        .calls
-        .ask(&core.link, subject, wire::encode(&op), timeout)?;
+    let asked = core.calls.ask(subject, wire::encode(&op), timeout)?;
     let Some(answer) = asked.answer().await else {
         return Ok(None);
     };
@@ -352,7 +354,7 @@ fn call_pitaya(
         target: to.id.clone(),
     };
     core.calls
-        .call(&core.link, &core.target(to), wire::encode(&request), limit)
+        .call(&core.target(to), wire::encode(&request), limit)
 }
 
 /// Serves an operation that came.

@@ -17,12 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::core::{Core, is_shaddock};
+use super::join::LinkState;
 use super::serve::decode_or_log;
 use super::wire::{self, BindMsg, OpKind};
 use super::{ops, subject};
 use crate::api::guarded;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
-use crate::etcd::{EtcdError, EtcdResult};
+use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
 
 /// How long the owner of a user is waited for each time he is asked.
@@ -31,6 +32,9 @@ const ASK_OWNER: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Keys in one transaction; etcd's default bound is 128 operations.
 const BATCH: usize = 128;
+
+/// Nothing can be claimed now.
+const NO_LEASE: EtcdError = EtcdError::Odd("this server has no lease");
 
 /// A claim that is no longer needed.
 pub(super) struct Claim {
@@ -109,7 +113,7 @@ enum Written {
 async fn write(core: &Core, key: &str, condition: Compare) -> EtcdResult<Written> {
     let lease = core.lease.state();
     if !lease.is_valid() {
-        return Err(EtcdError::Odd("this server has no lease"));
+        return Err(NO_LEASE);
     }
     let txn = TxnRequest {
         compare: vec![condition],
@@ -229,34 +233,38 @@ pub(super) async fn delete_given_up(core: Arc<Core>, mut given_up: mpsc::Unbound
 }
 
 /// Fences this frontend while it cannot be sure that it owns its users, for ever.
-pub(super) async fn guard(core: Arc<Core>, mut connected: watch::Receiver<bool>) {
+pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>) {
+    let mut sure = (core.lease.state().id, link.borrow().losses);
     loop {
         tokio::select! {
-            () = core.lease.until_doubtful() => {}
-            down = connected.wait_for(|up| !up) => if down.is_err() { return },
+            () = core.lease.until_doubtful(sure.0) => {}
+            lost = link.wait_for(|state| state.losses != sure.1) => if lost.is_err() { return },
         }
         fence(&core, true);
-        loop {
-            if connected.wait_for(|up| *up).await.is_err() {
-                return;
-            }
-            if core.lease.state().is_valid() {
-                match check_claims(&core).await {
-                    // It may have gone down again while we read.
-                    Ok(()) if *connected.borrow() && core.lease.state().is_valid() => break,
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "still unsure who owns the users of this frontend")
-                    }
+        sure = loop {
+            let losses = match link.wait_for(|state| state.up).await {
+                Ok(state) => state.losses,
+                Err(_) => return,
+            };
+            let lease = core.lease.state();
+            match check_claims(&core, lease).await {
+                // What was read counts if nothing was lost meanwhile.
+                Ok(()) if core.lease.state().holds(lease.id) && link.borrow().losses == losses => {
+                    break (lease.id, losses);
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "still unsure who owns the users of this frontend");
                 }
             }
-            sleep(core.config.etcd_retry_delay.min(Duration::from_millis(200))).await;
-        }
+            sleep(core.config.etcd_retry_delay.min(ASK_AGAIN)).await;
+        };
         fence(&core, false);
     }
 }
 
-fn fence(core: &Core, fenced: bool) {
+/// Says whether this frontend may act for its users.
+pub(super) fn fence(core: &Core, fenced: bool) {
     if core.fenced.swap(fenced, Ordering::AcqRel) != fenced {
         if fenced {
             tracing::warn!(server = %core.info.id, "cut off: another frontend may own the users of this one");
@@ -268,7 +276,10 @@ fn fence(core: &Core, fenced: bool) {
 }
 
 /// Reads who owns the users of this frontend; gives up those who are others', and writes the missing claims again.
-async fn check_claims(core: &Arc<Core>) -> EtcdResult<()> {
+async fn check_claims(core: &Core, lease: LeaseState) -> EtcdResult<()> {
+    if !lease.is_valid() {
+        return Err(NO_LEASE);
+    }
     for uids in core.users.claimed().chunks(BATCH) {
         let gets: Vec<_> = uids
             .iter()
@@ -286,18 +297,23 @@ async fn check_claims(core: &Arc<Core>) -> EtcdResult<()> {
             let seen = response
                 .range
                 .and_then(|range| range.kvs.into_iter().next());
-            check_claim(core, uid, seen.as_ref()).await?;
+            check_claim(core, lease, uid, seen.as_ref()).await?;
         }
     }
     Ok(())
 }
 
-async fn check_claim(core: &Core, uid: &Arc<str>, seen: Option<&KeyValue>) -> EtcdResult<()> {
+async fn check_claim(
+    core: &Core,
+    lease: LeaseState,
+    uid: &Arc<str>,
+    seen: Option<&KeyValue>,
+) -> EtcdResult<()> {
     let key = core.etcd.binding_key(&core.info.server_type, uid);
     let condition = match seen {
         None => Compare::missing(&key),
         Some(kv) if *kv.value == *core.info.id.as_str().as_bytes() => {
-            if kv.lease == core.lease.state().id {
+            if kv.lease == lease.id {
                 return Ok(());
             }
             Compare::unchanged(&key, kv.mod_revision)

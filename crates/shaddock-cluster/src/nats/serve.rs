@@ -67,7 +67,7 @@ fn request(core: &Arc<Core>, message: Message) {
     let default = core.config.request_timeout;
     match read(message.payload, core.info.frontend) {
         Incoming::Unreadable(reason) => {
-            tracing::warn!(reason, "a request that cannot be read was dropped")
+            tracing::warn!(reason, "a request that cannot be read was dropped");
         }
         Incoming::Refused(error) => core.answer(reply, &Err(error)),
         Incoming::Handler(request) => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures_util::stream::SelectAll;
@@ -17,6 +18,9 @@ use super::{delivery, owners, subject};
 use crate::api::guarded;
 use crate::info::is_uid;
 use crate::{BindError, RawSid, ServerInfo, SessionOp, Unique};
+
+/// How long a bind waits to hear that NATS has its subscriptions.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
 
 /// The table of bound users.
 pub(super) struct Users {
@@ -164,10 +168,10 @@ impl Users {
         if !user.sids.is_empty() || user.binding > 0 {
             return;
         }
-        if let Some((uid, user)) = table.users.remove_entry(uid) {
-            if let Some(revision) = user.claim {
-                let _ = self.given_up.send(owners::Claim { uid, revision });
-            }
+        if let Some((uid, user)) = table.users.remove_entry(uid)
+            && let Some(revision) = user.claim
+        {
+            let _ = self.given_up.send(owners::Claim { uid, revision });
         }
     }
 
@@ -195,8 +199,17 @@ impl Users {
         Ok(Arc::clone(&user.turn))
     }
 
-    /// Subscribes to a user's subjects, unless that is done or not needed.
+    /// Subscribes to a user's subjects and waits until NATS has done it, unless that is done or not needed.
     async fn subscribe(&self, link: &Link, uid: &Arc<str>) -> Result<(), BindError> {
+        if self.open(link, uid).await? {
+            // Who is told of the bind, by whatever way, can push to the user.
+            link.round_trip(ROUND_TRIP).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the subscriptions of a user; false if there are some or none are needed.
+    async fn open(&self, link: &Link, uid: &Arc<str>) -> Result<bool, BindError> {
         {
             let table = self.table();
             if !table.needed
@@ -205,18 +218,19 @@ impl Users {
                     .get(uid)
                     .is_none_or(|user| user.subscribed.is_some())
             {
-                return Ok(());
+                return Ok(false);
             }
         }
         let (stream, stop) = subscribe(link, &self.info.server_type, uid).await?;
         let mut table = self.table();
-        if let Some(user) = table.users.get_mut(uid) {
-            if user.subscribed.is_none() && !user.sids.is_empty() {
-                user.subscribed = Some(stop);
-                let _ = self.opened.send(stream);
-            }
+        if let Some(user) = table.users.get_mut(uid)
+            && user.subscribed.is_none()
+            && !user.sids.is_empty()
+        {
+            user.subscribed = Some(stop);
+            let _ = self.opened.send(stream);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Says whether users need subscriptions of their own. True if they do and did not before.
@@ -239,7 +253,7 @@ impl Users {
             "a Pitaya server came: subscribing for every user"
         );
         for uid in uids {
-            if let Err(error) = self.subscribe(link, &uid).await {
+            if let Err(error) = self.open(link, &uid).await {
                 tracing::warn!(%error, "not all users can be reached by Pitaya servers");
                 return;
             }
@@ -317,9 +331,7 @@ pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<
         .unwrap_or_else(|_| Err(BindError::Unavailable("it took too long".to_owned())))?;
     if !core.users.is_bound(&uid, sid) {
         // Another frontend took the user while we settled.
-        return Err(BindError::Unavailable(
-            "another frontend took the user".to_owned(),
-        ));
+        return Err(BindError::Lost);
     }
     binding.keep = true;
     Ok(())

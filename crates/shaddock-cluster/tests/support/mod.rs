@@ -1,6 +1,13 @@
 //! What the tests share: a node that behaves like a server with sessions, real NATS and etcd servers, and a network that can
 //! be cut.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::missing_panics_doc)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::unused_self
+)]
 
 pub mod node;
 #[cfg(feature = "nats")]

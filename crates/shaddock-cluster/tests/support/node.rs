@@ -284,7 +284,7 @@ impl TestNode {
             SessionOp::Merge { sid, changes, .. } => self.write(sid, |session| {
                 session
                     .data
-                    .extend(changes.iter().map(|(k, v)| (k.clone(), v.clone())))
+                    .extend(changes.iter().map(|(k, v)| (k.clone(), v.clone())));
             }),
             SessionOp::Replace { sid, data } => {
                 let map = data
@@ -292,7 +292,7 @@ impl TestNode {
                     .map_err(|e| RemoteError::new("PIT-400", e.to_string()))?;
                 self.write(sid, |session| {
                     if !data.is_empty() {
-                        session.data = Map::clone(&map);
+                        session.data.clone_from(&map);
                     }
                 })
             }

@@ -64,10 +64,7 @@ async fn forward(
     mut cut: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Ok(n @ 1..) = from.read(&mut buffer).await else {
-            break;
-        };
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
         if cut.wait_for(|cut| !cut).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
             break;
         }

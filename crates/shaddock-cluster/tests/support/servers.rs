@@ -11,14 +11,16 @@ use shaddock_cluster::{NatsCluster, NatsConfig};
 struct Process {
     child: Option<Child>,
     command: Vec<String>,
-    ready: SocketAddr,
+    address: SocketAddr,
+    ready: fn(SocketAddr) -> bool,
 }
 
 impl Process {
-    fn start(command: Vec<String>, ready: SocketAddr) -> Self {
+    fn start(command: Vec<String>, address: SocketAddr, ready: fn(SocketAddr) -> bool) -> Self {
         let mut process = Self {
             child: None,
             command,
+            address,
             ready,
         };
         process.run();
@@ -52,12 +54,12 @@ impl Process {
             .spawn();
         self.child = Some(child.unwrap_or_else(|e| panic!("cannot start {}: {e}", words[0])));
         let start = Instant::now();
-        while TcpStream::connect(self.ready).is_err() {
+        while !(self.ready)(self.address) {
+            let waited = start.elapsed();
             assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "{} does not listen on {}",
-                self.command[0],
-                self.ready
+                waited < Duration::from_secs(30),
+                "{} does not answer",
+                self.command[0]
             );
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -87,6 +89,18 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// etcd listens before it has a leader; only then it answers.
+fn is_healthy(address: SocketAddr) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return false;
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let mut answer = String::new();
+    let asked = stream.write_all(b"GET /health HTTP/1.0\r\n\r\n");
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("\"true\"")
 }
 
 fn which(program: &str) -> Option<PathBuf> {
@@ -130,7 +144,10 @@ impl NatsServer {
             "-p",
             &address.port().to_string(),
         ];
-        let process = Process::start(words.iter().map(ToString::to_string).collect(), address);
+        let words = words.iter().map(ToString::to_string).collect();
+        let process = Process::start(words, address, |address| {
+            TcpStream::connect(address).is_ok()
+        });
         Self { process, address }
     }
 
@@ -153,11 +170,15 @@ pub struct EtcdServer {
 impl EtcdServer {
     pub fn start() -> Self {
         let (client, peer) = (local(free_port()), local(free_port()));
-        let directory = std::env::temp_dir().join(format!(
-            "shaddock-etcd-{}-{}",
-            std::process::id(),
-            client.port()
-        ));
+        // In memory where there is such a directory: etcd waits for the disk at every write.
+        let memory = PathBuf::from("/dev/shm");
+        let parent = if memory.is_dir() {
+            memory
+        } else {
+            std::env::temp_dir()
+        };
+        let name = format!("shaddock-etcd-{}-{}", std::process::id(), client.port());
+        let directory = parent.join(name);
         std::fs::create_dir_all(&directory).unwrap();
         let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
         let words = [
@@ -171,7 +192,7 @@ impl EtcdServer {
             format!("--initial-cluster=test={peer_url}"),
             "--log-level=error".to_owned(),
         ];
-        let process = Process::start(words.to_vec(), client);
+        let process = Process::start(words.to_vec(), client, is_healthy);
         Self {
             process,
             address: client,
@@ -255,7 +276,7 @@ pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
     config.etcd_endpoints = vec![etcd.to_string()];
     config.nats_ping_interval = Duration::from_millis(300);
     config.nats_reconnect_delay = Duration::from_millis(50);
-    config.etcd_timeout = Duration::from_secs(1);
+    config.etcd_timeout = Duration::from_secs(3);
     config.etcd_retry_delay = Duration::from_millis(100);
     config.lease_ttl = Duration::from_secs(2);
     config.rejoin_grace = Duration::from_secs(3);
