@@ -159,6 +159,7 @@ impl ServerInfo {
     }
 
     /// Announces an extension.
+    #[cfg(any(feature = "nats", test))]
     pub(crate) fn announce(&mut self, flag: &str) {
         if !self.can(flag) {
             let flags = self.metadata.entry(CAPABILITIES.to_owned()).or_default();

@@ -6,6 +6,8 @@
 //! - [`Members`] is the list of servers that are there, [`Routing`] chooses one of them.
 //! - [`LocalCluster`] joins servers of one process. A forwarded request is a table look-up and the node's own future: no
 //!   task switch, no copy of the body.
+//! - `NatsCluster`, with the feature `nats`, joins servers of many machines over NATS and etcd. It speaks Pitaya v3's
+//!   protocol, so that unmodified Go servers can be part of the same cluster.
 //!
 //! Bodies are opaque here: JSON text or raw bytes, as [`bytes::Bytes`]. Errors between servers are [`RemoteError`]s with the
 //! codes of Pitaya v3 (`PIT-404`, ..).
