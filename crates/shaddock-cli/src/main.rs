@@ -54,9 +54,9 @@ impl ConfigSource {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Config(args) => commands::config::run(args),
-        Command::Sessions(args) => commands::sessions::run(args),
+        Command::Sessions(args) => commands::sessions::run(&args),
         Command::Kick(args) => commands::kick::run(args),
         Command::Bench(args) => return shaddock_bench::run(&args),
     };

@@ -1,5 +1,7 @@
 //! The `shaddock` command from outside: the demo's contract with a client over TCP, operators' commands, signals.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use std::{
@@ -170,12 +172,12 @@ fn config(args: &[&str], variable: (&str, &str)) -> Output {
 
 #[test]
 fn the_configuration_is_printed_and_checked() {
-    let fine = config(
+    let good = config(
         &["--set", "drain.deadline=40s"],
         ("SHADDOCK_SESSION__SINGLE_SESSION", "true"),
     );
-    let printed = text(&fine.stdout);
-    assert!(fine.status.success());
+    let printed = text(&good.stdout);
+    assert!(good.status.success());
     for line in [
         "single_session = true  # environment SHADDOCK_SESSION__SINGLE_SESSION\n",
         "deadline = \"40s\"  # --set\n",

@@ -230,20 +230,20 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
             tracing::warn!(key, old, new, "SIGHUP: this change waits for a restart");
         }
     }
-    let changed = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
-    if let Some(log) = log.filter(|_| changed("log.filter")) {
-        if let Err(error) = log.set_filter(&new.log.filter) {
-            tracing::error!(%error, "SIGHUP: the log filter stays as it was");
-        }
+    let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
+    if let Some(log) = log.filter(|_| touches("log.filter"))
+        && let Err(error) = log.set_filter(&new.log.filter)
+    {
+        tracing::error!(%error, "SIGHUP: the log filter stays as it was");
     }
     for frontend in apps.iter().filter(|app| app.is_frontend()) {
-        if changed("access.") {
+        if touches("access.") {
             frontend.set_access(&new.access_policy());
         }
-        if changed("listen.") {
+        if touches("listen.") {
             frontend.set_limits(&new.connection_limits(), &new.upgrade_policy());
         }
-        if changed("protocol.") {
+        if touches("protocol.") {
             frontend.set_protocol_limits(&new.codec_config());
         }
         // The files may have changed even if their names have not.

@@ -1,5 +1,7 @@
 //! What an operator has: the admin API, metrics and the drain, against running servers with clients on real sockets.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
@@ -304,10 +306,10 @@ async fn metrics_and_stats_count() {
     types.dedup();
     assert_eq!(types.len(), all, "every family once");
 
-    let (_, stats) = world.get("/api/stats").await;
-    assert_eq!(stats["phase"], "running");
-    assert_eq!(stats["servers"][0]["sessions"], 1);
-    assert_eq!(stats["servers"][0]["refused"]["too_many_connections"], 1);
+    let (_, report) = world.get("/api/stats").await;
+    assert_eq!(report["phase"], "running");
+    assert_eq!(report["servers"][0]["sessions"], 1);
+    assert_eq!(report["servers"][0]["refused"]["too_many_connections"], 1);
     let (_, servers) = world.get("/api/servers").await;
     assert_eq!(servers["servers"].as_array().unwrap().len(), 2);
     assert_eq!(servers["servers"][0]["addresses"][0], json!(address));

@@ -37,14 +37,14 @@ pub(crate) struct SessionsArgs {
     target: Target,
 }
 
-pub(crate) fn run(args: SessionsArgs) -> Outcome {
+pub(crate) fn run(args: &SessionsArgs) -> Outcome {
     let admin = Admin::of(&args.target)?;
     if let Some(sid) = &args.sid {
         let session: SessionInfo = admin.get(&format!("/api/sessions/{}", escape(sid)))?;
         println!("{}", serde_json::to_string_pretty(&session)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let page: SessionPage = admin.get(&query(&args))?;
+    let page: SessionPage = admin.get(&query(args))?;
     if args.target.json {
         println!("{}", serde_json::to_string(&page)?);
         return Ok(ExitCode::SUCCESS);
@@ -67,7 +67,7 @@ fn query(args: &SessionsArgs) -> String {
         ("after", &args.after),
     ] {
         if let Some(value) = value {
-            path.push_str(&format!("&{key}={}", escape(value)));
+            path.extend(["&", key, "=", &escape(value)]);
         }
     }
     path

@@ -58,15 +58,15 @@ pub(crate) struct DemoArgs {
     page_port: u16,
 }
 
-pub(crate) fn run(args: DemoArgs) -> Outcome {
+pub(crate) fn run(args: &DemoArgs) -> Outcome {
     let mut launcher = Launcher::new(args.source.clone().sources().preset(HEARTBEAT))?;
     launcher.init_logs()?;
-    let servers = servers(&args, &launcher)?;
+    let servers = servers(args, &launcher)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let admin = launcher.config().admin_address();
-    runtime.block_on(launcher.serve(servers, |running| greet(&args, running, admin)))?;
+    runtime.block_on(launcher.serve(servers, |running| greet(args, running, admin)))?;
     // Work that did not end by itself is not waited for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)

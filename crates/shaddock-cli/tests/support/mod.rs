@@ -11,13 +11,13 @@ use std::{
 use serde_json::{Value, json};
 use shaddock_client::Client;
 
-pub const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
+pub(crate) const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
 
 /// A demo on free ports. Killed when dropped.
-pub struct Demo {
+pub(crate) struct Demo {
     child: Child,
-    pub gate: u16,
-    pub connectors: [u16; 2],
+    pub(crate) gate: u16,
+    pub(crate) connectors: [u16; 2],
     admin: String,
 }
 
@@ -28,7 +28,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 impl Demo {
-    pub fn start(more: &[&str]) -> Self {
+    pub(crate) fn start(more: &[&str]) -> Self {
         let [gate, first, second, page, admin] = free_ports();
         let admin = format!("127.0.0.1:{admin}");
         let mut child = Command::new(SHADDOCK)
@@ -60,17 +60,17 @@ impl Demo {
         }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().unwrap();
         assert!(sent.success());
     }
 
-    pub fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -82,7 +82,7 @@ impl Demo {
     }
 
     /// Runs `shaddock <command>` against this demo.
-    pub fn shaddock(&self, command: &str, args: &[&str]) -> Output {
+    pub(crate) fn shaddock(&self, command: &str, args: &[&str]) -> Output {
         let mut shaddock = Command::new(SHADDOCK);
         shaddock
             .args([command, "--admin", &self.admin])
@@ -91,13 +91,13 @@ impl Demo {
             .unwrap()
     }
 
-    pub async fn connect(port: u16) -> Client {
+    pub(crate) async fn connect(port: u16) -> Client {
         let address = format!("tcp://127.0.0.1:{port}");
         Client::connect(&address).await.unwrap()
     }
 
     /// A new client and the answer to its login.
-    pub async fn enter(port: u16, name: &str, room: &str) -> (Client, Value) {
+    pub(crate) async fn enter(port: u16, name: &str, room: &str) -> (Client, Value) {
         let client = Self::connect(port).await;
         let body = json!({ "username": name, "rid": room }).to_string();
         let answer = client
@@ -116,19 +116,19 @@ impl Drop for Demo {
 }
 
 /// A file that is gone with the test.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("shaddock-cli-{}-{name}.toml", std::process::id());
         Self(std::env::temp_dir().join(name))
     }
 
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 
-    pub fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         std::fs::write(&self.0, text).unwrap();
     }
 }
@@ -139,7 +139,7 @@ impl Drop for Scratch {
     }
 }
 
-pub async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(8);
     while !look().await {
         assert!(Instant::now() < end, "waited too long for {what}");

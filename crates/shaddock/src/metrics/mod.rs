@@ -12,7 +12,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
-    registry::{Registry, Unit},
+    registry::Registry,
 };
 use shaddock_core::{SessionService, SessionStatistics};
 use shaddock_net::NetStats;
@@ -78,9 +78,9 @@ impl Seen {
             .map(|address| address.to_string());
         let listeners = addresses.zip(app.net_stats()).collect();
         Self {
+            app,
             sessions,
             listeners,
-            app,
         }
     }
 
@@ -117,11 +117,10 @@ impl Page<'_, '_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<Unit>,
         kind: MetricType,
         write: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
     ) -> fmt::Result {
-        write(self.0.encode_descriptor(name, help, unit.as_ref(), kind)?)
+        write(self.0.encode_descriptor(name, help, None, kind)?)
     }
 
     fn gauges<'s>(
@@ -130,7 +129,7 @@ impl Page<'_, '_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels<'s>, u64)>,
     ) -> fmt::Result {
-        self.family(name, help, None, MetricType::Gauge, |mut family| {
+        self.family(name, help, MetricType::Gauge, |mut family| {
             for (labels, value) in values {
                 let value = i64::try_from(value).unwrap_or(i64::MAX);
                 family.encode_family(&labels)?.encode_gauge(&value)?;
@@ -145,7 +144,7 @@ impl Page<'_, '_> {
         help: &str,
         values: impl IntoIterator<Item = (Labels<'s>, u64)>,
     ) -> fmt::Result {
-        self.family(name, help, None, MetricType::Counter, |mut family| {
+        self.family(name, help, MetricType::Counter, |mut family| {
             for (labels, value) in values {
                 family
                     .encode_family(&labels)?
@@ -187,7 +186,6 @@ impl Page<'_, '_> {
         self.family(
             "process_cpu_seconds",
             "Processor time used",
-            None,
             MetricType::Counter,
             |mut family| family.encode_counter::<NoLabelSet, f64, f64>(&process.cpu_seconds, None),
         )
@@ -336,7 +334,7 @@ impl Page<'_, '_> {
     fn latencies(&mut self, seen: &[Seen]) -> fmt::Result {
         let name = "handler_seconds";
         let help = "Time from the first filter to the answer, by route";
-        self.family(name, help, None, MetricType::Histogram, |mut family| {
+        self.family(name, help, MetricType::Histogram, |mut family| {
             for one in seen {
                 let Some(latencies) = one.app.get::<Latencies>() else {
                     continue;
