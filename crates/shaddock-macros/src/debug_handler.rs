@@ -16,26 +16,21 @@ pub(crate) fn expand(attributes: &TokenStream, item: TokenStream) -> TokenStream
         let error = Error::new_spanned(attributes, "`debug_handler` takes no arguments");
         add(&mut errors, error);
     }
-    let checks = match parse2::<ItemFn>(item.clone()) {
-        Ok(function) => {
-            if let Err(error) = check_shape(&function) {
-                add(&mut errors, error);
-            }
-            // Checks of a function of the wrong shape would only repeat what is said already.
-            if errors.is_none() {
-                checks(&function)
-            } else {
-                TokenStream::new()
-            }
-        }
-        Err(_) => {
-            let error = Error::new_spanned(&item, "`debug_handler` is for functions only");
+    let mut checked = TokenStream::new();
+    if let Ok(function) = parse2::<ItemFn>(item.clone()) {
+        if let Err(error) = check_shape(&function) {
             add(&mut errors, error);
-            TokenStream::new()
         }
-    };
-    let errors = errors.map(|error| error.into_compile_error());
-    quote! { #item #checks #errors }
+        // Checks of a function of the wrong shape would only repeat what is said already.
+        if errors.is_none() {
+            checked = checks(&function);
+        }
+    } else {
+        let error = Error::new_spanned(&item, "`debug_handler` is for functions only");
+        add(&mut errors, error);
+    }
+    let errors = errors.as_ref().map(Error::to_compile_error);
+    quote! { #item #checked #errors }
 }
 
 fn add(errors: &mut Option<Error>, error: Error) {

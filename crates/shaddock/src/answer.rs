@@ -54,7 +54,7 @@ impl AppHandle {
         }
         match (request.id(), request.session().session()) {
             (Some(id), Some(session)) => {
-                self.write_answer(session, id, request.route().as_str(), &outcome)
+                self.write_answer(session, id, request.route().as_str(), &outcome);
             }
             _ => {
                 if outcome
@@ -193,6 +193,7 @@ mod tests {
     use super::*;
     use crate::reply::Reply;
 
+    #[expect(clippy::needless_pass_by_value, reason = "shorter cases")]
     fn pomelo(outcome: Outcome) -> String {
         let codec = Codec::new(CodecConfig::default());
         let (body, flag) = answer(&codec, Dialect::Pomelo, &outcome);

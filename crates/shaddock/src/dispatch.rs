@@ -125,17 +125,12 @@ impl AppHandle {
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya.
     pub(crate) fn serve_forwarded(&self, request: RequestContext) -> BoxFuture<Outcome> {
         self.stats().requests.add(1);
-        match request
-            .route()
-            .short()
-            .and_then(|short| self.handlers().get(short))
-        {
-            Some(entry) => self.run_own::<ToCaller>(entry, request),
-            None => {
-                let error = no_handler(request.route());
-                fail::<ToCaller>(request, error)
-            }
+        let short = request.route().short();
+        if let Some(entry) = short.and_then(|short| self.handlers().get(short)) {
+            return self.run_own::<ToCaller>(entry, request);
         }
+        let error = no_handler(request.route());
+        fail::<ToCaller>(request, error)
     }
 
     /// The app's own filters, then the handler.

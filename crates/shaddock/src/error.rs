@@ -135,6 +135,7 @@ impl HandlerError {
     }
 
     /// An error as another server answered with it.
+    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
     pub(crate) fn from_remote(error: RemoteError) -> Self {
         let mut metadata = error.metadata().clone();
         let body = metadata.remove(BODY).map(Bytes::from);

@@ -232,20 +232,15 @@ impl Rpc {
     fn server(&self, body: &[u8]) -> Result<Arc<ServerInfo>, RpcError> {
         let server_type = self.server_type()?;
         let membership = self.app.membership()?;
-        match &self.to {
-            Some(id) => membership
-                .members()
-                .server(id)
+        if let Some(id) = &self.to {
+            let server = membership.members().server(id);
+            return server
                 .filter(|server| *server.server_type == *server_type)
-                .ok_or_else(|| RemoteError::server_not_found().into()),
-            None => {
-                let target = RoutingTarget::new(&self.session, &self.route, body);
-                Ok(self
-                    .app
-                    .routing()
-                    .pick(membership.members(), server_type, &target)?)
-            }
+                .ok_or_else(|| RemoteError::server_not_found().into());
         }
+        let target = RoutingTarget::new(&self.session, &self.route, body);
+        let routing = self.app.routing();
+        Ok(routing.pick(membership.members(), server_type, &target)?)
     }
 
     fn request(&self, body: Bytes) -> RemoteCall {

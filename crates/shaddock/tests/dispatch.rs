@@ -1,4 +1,5 @@
 //! The way of a request, without sockets: routes, answers, filters, error handlers, panics, timeouts, order.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -157,18 +158,17 @@ impl Filter for Mark {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
         self.1.lock().unwrap().push(format!("{} before", self.0));
         request.session_mut().set(self.0, true);
-        match request.body() {
-            body if body.starts_with(format!("{{\"refuse\":\"{}\"", self.0).as_bytes()) => {
-                BeforeFlow::refuse(HandlerError::new("F-1", "refused"))
-            }
-            body if body.starts_with(format!("{{\"later\":\"{}\"", self.0).as_bytes()) => {
-                BeforeFlow::Later(Box::pin(async {
-                    tokio::task::yield_now().await;
-                    Ok(())
-                }))
-            }
-            _ => BeforeFlow::CONTINUE,
+        let asked = |what: &str| *request.body() == format!("{{\"{what}\":\"{}\"}}", self.0);
+        if asked("refuse") {
+            return BeforeFlow::refuse(HandlerError::new("F-1", "refused"));
         }
+        if asked("later") {
+            return BeforeFlow::Later(Box::pin(async {
+                tokio::task::yield_now().await;
+                Ok(())
+            }));
+        }
+        BeforeFlow::CONTINUE
     }
 
     fn after(&self, _request: &mut RequestContext, outcome: &mut Outcome) {
@@ -302,7 +302,7 @@ async fn a_handler_that_never_answers_is_answered_for() {
     app.route("h.short", async || std::future::pending::<()>().await)
         .timeout(Duration::from_secs(1));
     app.route("h.slow", async || {
-        tokio::time::sleep(Duration::from_secs(3600)).await
+        tokio::time::sleep(Duration::from_secs(3600)).await;
     })
     .timeout(Duration::ZERO);
     let running = start([app]).await;

@@ -1,4 +1,5 @@
 //! Apps from start to stop: what is checked, components, background work, remotes, mistakes that panic at the caller's line.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -66,18 +67,20 @@ fn mistakes_panic_at_the_line_of_the_caller() {
             app.route("chat.h.m", async || ());
         }),
         ("malformed", || {
-            drop(App::new("chat", "chat-1").route("justone", async || ()))
+            let _ = App::new("chat", "chat-1").route("justone", async || ());
         }),
         ("malformed", || {
-            drop(App::new("chat", "chat-1").route("a.b.c.d", async || ()))
+            let _ = App::new("chat", "chat-1").route("a.b.c.d", async || ());
         }),
         ("empty part", || {
-            drop(App::new("chat", "chat-1").route("a. ", async || ()))
+            let _ = App::new("chat", "chat-1").route("a. ", async || ());
         }),
         ("belongs to servers of type `game`", || {
-            drop(App::new("chat", "chat-1").route("game.h.m", async || ()))
+            let _ = App::new("chat", "chat-1").route("game.h.m", async || ());
         }),
-        ("cannot name a server", || drop(App::new("a.b", "chat-1"))),
+        ("cannot name a server", || {
+            let _ = App::new("a.b", "chat-1");
+        }),
         ("is no address", || {
             let _ = App::new("chat", "chat-1").listen("nonsense");
         }),
@@ -196,8 +199,8 @@ async fn background_work_ends_with_the_app() {
     let dropped = Arc::new(());
     let held = Arc::clone(&dropped);
     app.spawn("forever", async move {
-        let _held = held;
         std::future::pending::<()>().await;
+        drop(held);
     })
     .unwrap();
     let stopping = app.stopping();

@@ -1,10 +1,11 @@
 //! The whole way, over real sockets on free ports: TCP and WebSocket, both dialects, handshake hooks, order, kick, drain.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -38,10 +39,6 @@ fn connector() -> App {
     app.route("h.enter", enter);
     app.route("h.panic", async || -> () {
         panic!("expected in this test")
-    });
-    app.route("h.slow", async |Json(n): Json<u64>| {
-        tokio::time::sleep(Duration::from_millis(n)).await;
-        Json(n)
     });
     app.route(
         "h.say",
@@ -121,31 +118,40 @@ async fn clients_of_both_transports_and_dialects_are_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_waits_for_its_own_handlers_only() {
-    let running = start([connector()]).await;
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&log);
+    let mut app = connector();
+    app.route("h.noted", move |Json(n): Json<u64>| {
+        let noted = Arc::clone(&noted);
+        async move {
+            noted.lock().unwrap().push(format!("begin {n}"));
+            tokio::time::sleep(Duration::from_millis(n)).await;
+            noted.lock().unwrap().push(format!("end {n}"));
+            Json(n)
+        }
+    });
+    let running = start([app]).await;
     let [address, _] = addresses(&running);
     let slow = Client::connect(&address).await.unwrap();
     let quick = Client::connect(&address).await.unwrap();
-    let order = Arc::new(AtomicUsize::new(0));
-    let after = |n: u64| {
-        let (slow, order) = (&slow, &order);
-        async move {
-            let _: u64 = slow.request("connector.h.slow", &n).await.unwrap();
-            order.fetch_add(1, Ordering::Relaxed)
-        }
-    };
-    let begin = Instant::now();
+    let first = slow.request::<_, u64>("connector.h.noted", &1000_u64);
+    let second = slow.request::<_, u64>("connector.h.noted", &1_u64);
     let others = async {
         for _ in 0..50 {
             let _: Value = quick.request("connector.h.echo", &json!({})).await.unwrap();
         }
-        begin.elapsed()
+        log.lock().unwrap().join(", ")
     };
-    let (first, second, others) = tokio::join!(after(300), after(1), others);
-    assert_eq!((first, second), (0, 1), "in order, whatever they take");
-    assert!(begin.elapsed() >= Duration::from_millis(300));
+    let (first, second, seen_by_others) = tokio::join!(first, second, others);
+    assert_eq!((first.unwrap(), second.unwrap()), (1000, 1));
+    let all = log.lock().unwrap().join(", ");
+    assert_eq!(
+        all, "begin 1000, end 1000, begin 1, end 1",
+        "one after the other"
+    );
     assert!(
-        others < Duration::from_millis(290),
-        "the others took {others:?}"
+        !seen_by_others.contains("end"),
+        "others do not wait: {seen_by_others}"
     );
     running.shutdown().await;
 }

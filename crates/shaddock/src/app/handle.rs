@@ -274,16 +274,18 @@ impl AppHandle {
     /// Replaces address lists and connection limits of all listeners. Open connections stay.
     pub fn set_access(&self, policy: &AccessPolicy) {
         self.listeners(|all| {
-            all.iter()
-                .for_each(|listener| listener.set_access(policy.clone()))
+            for listener in all {
+                listener.set_access(policy.clone());
+            }
         });
     }
 
     /// Replaces the bounds of a connection and who may open a WebSocket, of all listeners. Open connections keep what they have.
     pub fn set_limits(&self, limits: &ConnectionLimits, upgrade: &UpgradePolicy) {
         self.listeners(|all| {
-            all.iter()
-                .for_each(|listener| listener.set_limits(limits.clone(), upgrade.clone()));
+            for listener in all {
+                listener.set_limits(limits.clone(), upgrade.clone());
+            }
         });
     }
 

@@ -208,9 +208,10 @@ impl App {
     #[track_caller]
     fn own_route(&self, route: &str) -> String {
         let parts: Vec<&str> = route.split('.').collect();
-        if parts.iter().any(|part| part.trim().is_empty()) {
-            panic!("the route `{route}` has an empty part");
-        }
+        assert!(
+            parts.iter().all(|part| !part.trim().is_empty()),
+            "the route `{route}` has an empty part"
+        );
         match parts[..] {
             [handler, method] => format!("{handler}.{method}"),
             [own, handler, method] if own == self.server_type() => format!("{handler}.{method}"),

@@ -24,7 +24,8 @@ pub struct Running {
 struct Started {
     app: AppHandle,
     component: Arc<dyn ErasedComponent>,
-    started: bool,
+    /// Whether its start succeeded, so that it has to be stopped.
+    is_up: bool,
 }
 
 /// How soon a shutdown looks for sessions that came in while it began.
@@ -44,7 +45,7 @@ impl Running {
         let waiting = components.into_iter().map(|component| Started {
             app: app.clone(),
             component,
-            started: false,
+            is_up: false,
         });
         self.components.extend(waiting);
         self.apps.push(app);
@@ -69,7 +70,7 @@ impl Running {
         for one in &mut self.components {
             let started = Arc::clone(&one.component).start(one.app.clone());
             run_start(&one.app, &*one.component, started).await?;
-            one.started = true;
+            one.is_up = true;
         }
         Ok(())
     }
@@ -114,7 +115,7 @@ impl Running {
                 );
             }
         }
-        for one in self.components.iter().rev().filter(|one| one.started) {
+        for one in self.components.iter().rev().filter(|one| one.is_up) {
             within(
                 &one.app,
                 one.component.name(),

@@ -41,7 +41,7 @@ use shaddock_core::{FanOut, FrontendId, Uid};
 pub(crate) use self::{deliver::BROADCAST, push::Message, schedule::Scheduler};
 pub use self::{
     push::{BroadcastOptions, Delivered, FailedFrontend, Push, PushError},
-    schedule::{BroadcastFilter, PushConfig, Schedule},
+    schedule::{BroadcastFilter, PushConfig, RouteSchedule, Schedule},
 };
 use crate::{
     app::AppHandle,
@@ -156,6 +156,10 @@ impl Channels {
     ///
     /// # Errors
     /// [`PushError`]: the value is empty or cannot be serialised, or there are frontends and none could be reached.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "options are made for the call"
+    )]
     pub fn broadcast<T: Serialize + ?Sized>(
         &self,
         frontend_type: &str,

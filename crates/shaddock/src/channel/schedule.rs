@@ -26,6 +26,9 @@ pub enum Schedule {
 /// Decides for each session whether it gets a broadcast, with the broadcast's parameter.
 pub type BroadcastFilter = Arc<dyn Fn(&Arc<Session>, &Value) -> bool + Send + Sync>;
 
+/// Decides by route when a push leaves.
+pub type RouteSchedule = Arc<dyn Fn(&str) -> Schedule + Send + Sync>;
+
 /// How a frontend sends pushes. Set with `app.set(PushConfig { .. })`.
 #[derive(Clone)]
 pub struct PushConfig {
@@ -34,7 +37,7 @@ pub struct PushConfig {
     /// How often buffered pushes are flushed. Default 20 ms.
     pub flush_interval: Duration,
     /// Chooses by route. Default: none. (Pomelo's scheduler `selector`.)
-    pub by_route: Option<Arc<dyn Fn(&str) -> Schedule + Send + Sync>>,
+    pub by_route: Option<RouteSchedule>,
     /// Decides who gets broadcasts that come with a filter parameter. Default: none, everybody. (Pomelo's `broadcastFilter`.)
     pub filter: Option<BroadcastFilter>,
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use shaddock_core::Uid;
+
 use super::{BeforeFlow, Filter};
 use crate::{reply::Outcome, request::RequestContext};
 
@@ -39,7 +41,7 @@ impl Filter for TimeFilter {
             tracing::warn!(
                 route = request.route().as_str(),
                 sid = %request.session().id(),
-                uid = request.session().uid().map(|uid| uid.as_str()),
+                uid = request.session().uid().map(Uid::as_str),
                 ok = outcome.is_ok(),
                 ?took,
                 "slow handler"

@@ -75,14 +75,14 @@ pin_project! {
 }
 
 impl<Fut, K: Complete> Work<Fut, K> {
-    /// `make` extracts the arguments and calls the handler; a panic in it is caught.
-    pub(crate) fn start<F>(request: RequestContext, done: K, make: F) -> Self
+    /// `call` extracts the arguments and calls the handler; a panic in it is caught.
+    pub(crate) fn start<F>(request: RequestContext, done: K, call: F) -> Self
     where
         F: FnOnce(&RequestContext) -> Result<Fut, HandlerError>,
     {
-        let made = catch_unwind(AssertUnwindSafe(|| make(&request)))
+        let called = catch_unwind(AssertUnwindSafe(|| call(&request)))
             .unwrap_or_else(|panic| Err(panicked(&request, &*panic)));
-        let state = match made {
+        let state = match called {
             Ok(future) => State::Handler {
                 future,
                 timer: None,

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) type EventHook = Arc<dyn Fn(AppHandle, SessionEvent) -> BoxFuture<()> + Send + Sync>;
 
 /// What happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
     /// The session was bound to a user.
@@ -56,8 +56,8 @@ impl SessionEvent {
     }
 
     /// What happened.
-    pub const fn kind(&self) -> &EventKind {
-        &self.kind
+    pub const fn kind(&self) -> EventKind {
+        self.kind
     }
 }
 
@@ -81,7 +81,7 @@ impl EventHooks {
         }
     }
 
-    fn of(&self, kind: &EventKind) -> &[EventHook] {
+    fn of(&self, kind: EventKind) -> &[EventHook] {
         match kind {
             EventKind::Bound => &self.bound,
             EventKind::Unbound => &self.unbound,
@@ -105,7 +105,7 @@ impl AppHandle {
         reason: Option<CloseReason>,
     ) {
         let hooks = &self.hooks().events;
-        if hooks.of(&kind).is_empty() {
+        if hooks.of(kind).is_empty() {
             return;
         }
         let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self, session))
@@ -147,7 +147,7 @@ impl AppHandle {
 
     async fn tell_events(&self, sid: Sid) {
         while let Some(event) = self.next_event(sid) {
-            for hook in self.hooks().events.of(&event.kind) {
+            for hook in self.hooks().events.of(event.kind) {
                 let (app, hook, event) = (self.clone(), Arc::clone(hook), event.clone());
                 // A panic or a timeout was logged; the next listener runs all the same.
                 let _ = self

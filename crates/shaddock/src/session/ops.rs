@@ -65,7 +65,7 @@ impl AppHandle {
                 Ok(SessionAnswer::Done)
             });
         }
-        Box::pin(std::future::ready(self.do_session_op(&service, op)))
+        Box::pin(std::future::ready(self.do_session_op(service, op)))
     }
 
     fn do_session_op(
