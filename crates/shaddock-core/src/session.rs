@@ -36,6 +36,12 @@ pub enum SessionState {
 /// ([`detach`](Self::detach), [`attach`](Self::attach)).
 ///
 /// Handlers get a [`FrontendSession`] instead, whose settings are a copy.
+///
+/// # Memory
+///
+/// A record has 312 bytes on 64-bit Linux. An idle unbound session takes 355 bytes of heap, its share of the index included; a
+/// bound one about 100 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
+/// and queued bytes take memory only while there are any.
 pub struct Session {
     id: Sid,
     frontend_id: FrontendId,
