@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Run the chat demo: gate, two connectors and a chat server in one process, and a web page
     Demo(demo::DemoArgs),
+    /// Run a frontend from a configuration file: every route is forwarded to the backends of the cluster
+    Serve(commands::serve::ServeArgs),
     /// Print the effective configuration with comments, or check a file
     Config(commands::config::ConfigArgs),
     /// List the sessions of a running server
@@ -55,6 +57,7 @@ impl ConfigSource {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Sessions(args) => commands::sessions::run(&args),
         Command::Kick(args) => commands::kick::run(args),

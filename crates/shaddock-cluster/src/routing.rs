@@ -65,10 +65,11 @@ impl fmt::Debug for Strategy {
     }
 }
 
-/// The strategies of one server, by the type of the target. Types that are not named get a random server.
+/// The strategies of one server, by the type of the target. Types that are not named get a random server, unless told otherwise.
 #[derive(Debug, Default)]
 pub struct Routing {
     by_type: BTreeMap<Arc<str>, (Strategy, AtomicUsize)>,
+    others: (Strategy, AtomicUsize),
 }
 
 impl Routing {
@@ -81,6 +82,11 @@ impl Routing {
     pub fn set(&mut self, server_type: &str, strategy: Strategy) {
         self.by_type
             .insert(server_type.into(), (strategy, AtomicUsize::new(0)));
+    }
+
+    /// Sets the strategy for all types that are not named.
+    pub fn set_default(&mut self, strategy: Strategy) {
+        self.others = (strategy, AtomicUsize::new(0));
     }
 
     /// Chooses a server.
@@ -97,13 +103,13 @@ impl Routing {
         if servers.is_empty() {
             return Err(RemoteError::no_server());
         }
-        let chosen = match self.by_type.get(server_type) {
-            None | Some((Strategy::Random, _)) => Some(&servers[random_below(servers.len())]),
-            Some((Strategy::RoundRobin, next)) => {
+        let chosen = match self.by_type.get(server_type).unwrap_or(&self.others) {
+            (Strategy::Random, _) => Some(&servers[random_below(servers.len())]),
+            (Strategy::RoundRobin, next) => {
                 Some(&servers[next.fetch_add(1, Ordering::Relaxed) % servers.len()])
             }
-            Some((Strategy::ConsistentHash, _)) => owner(target.session, &servers),
-            Some((Strategy::Function(choose), _)) => choose(target, &servers),
+            (Strategy::ConsistentHash, _) => owner(target.session, &servers),
+            (Strategy::Function(choose), _) => choose(target, &servers),
         };
         chosen.cloned().ok_or_else(RemoteError::no_server)
     }

@@ -95,6 +95,10 @@ impl AppHandle {
     /// After the global filters.
     fn dispatch_client(&self, request: RequestContext) -> Flow {
         let entry = match self.target(request.route(), request.session().dialect()) {
+            // As the cluster refuses to forward: who lost his user to another frontend can do nothing in his name.
+            Target::Here(_) if self.is_fenced() && request.session().uid().is_some() => {
+                return Flow::Later(fail::<ToClient>(request, cut_off()));
+            }
             Target::Here(entry) => entry,
             Target::Elsewhere => return Flow::Later(self.forward(request)),
             Target::Nowhere(error) => return Flow::Later(fail::<ToClient>(request, error)),
@@ -237,6 +241,13 @@ fn fail<S: Complete + Default>(
         S::default(),
         error,
     ))
+}
+
+fn cut_off() -> HandlerError {
+    HandlerError::new(
+        shaddock_cluster::code::UNAVAILABLE,
+        "this server is cut off from the others; try again later",
+    )
 }
 
 fn no_handler(route: &Route) -> HandlerError {

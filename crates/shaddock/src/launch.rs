@@ -150,6 +150,13 @@ impl Launcher {
             0 => servers,
             count => servers.workers(usize::from(count)),
         };
+        // What the program itself chose wins.
+        let servers = if servers.has_cluster() {
+            servers
+        } else {
+            let cluster = self.config.cluster().map_err(StartError::from)?;
+            servers.cluster_shared(cluster)
+        };
         let running = servers.start().await?;
         self.operations.running(running.apps());
         ready(&running);
@@ -215,6 +222,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
     app.set(config.session_config())
         .set(config.codec_config())
         .set(config.app_config())
+        .route_others_by(config.routing())
         .set_shared(Arc::clone(&latencies))
         .filter(LatencyFilter(latencies));
 }

@@ -86,6 +86,8 @@ pub mod cluster {
         Cluster, Context, LocalCluster, Located, Members, Membership, RemoteError, RemoteErrorKind,
         RoutingTarget, ServerId, ServerInfo, Strategy,
     };
+    #[cfg(feature = "nats")]
+    pub use shaddock_cluster::{NatsCluster, NatsConfig};
 }
 
 pub use app::{App, Servers};

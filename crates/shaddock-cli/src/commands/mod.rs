@@ -1,8 +1,9 @@
-//! Commands that are not servers.
+//! Commands other than the demo.
 
 mod admin;
 pub(crate) mod config;
 pub(crate) mod kick;
+pub(crate) mod serve;
 pub(crate) mod sessions;
 
 use std::{error::Error, process::ExitCode};

@@ -164,6 +164,14 @@ impl AppHandle {
             )
         })
     }
+
+    /// Whether this frontend is cut off from the others, so that another one may own its users now.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.0
+            .membership
+            .get()
+            .is_some_and(|membership| membership.is_fenced())
+    }
 }
 
 /// # Background work

@@ -261,6 +261,12 @@ impl App {
         self.route_by(server_type, Strategy::Function(Arc::new(choose)))
     }
 
+    /// Chooses servers of types that are not named ([`route_by`](Self::route_by)) by this strategy. Default: at random.
+    pub fn route_others_by(&mut self, strategy: Strategy) -> &mut Self {
+        self.routing.set_default(strategy);
+        self
+    }
+
     /// Chooses servers of a type by this strategy. Types that are not named get a random server.
     pub fn route_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
         self.routing.set(server_type, strategy);

@@ -111,6 +111,17 @@ impl Servers {
         self
     }
 
+    /// As [`cluster`](Self::cluster), for one that was chosen elsewhere ([`Config::cluster`](crate::config::Config::cluster)).
+    pub fn cluster_shared(mut self, cluster: Arc<dyn Cluster>) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Whether the program chose the cluster.
+    pub(crate) fn has_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// Number of threads that serve clients' connections, all frontends together. Default: one per core.
     pub const fn workers(mut self, count: usize) -> Self {
         self.workers = Some(count);

@@ -153,7 +153,9 @@ impl AppHandle {
         uids: impl Iterator<Item = &'a Arc<str>>,
     ) -> Delivered {
         let mut delivered = Delivered::default();
-        let Some(service) = self.session_service() else {
+        // Cut off: perhaps another frontend owns these users by now.
+        let service = self.session_service().filter(|_| !self.is_fenced());
+        let Some(service) = service else {
             delivered.missing_uids = uids.cloned().collect();
             return delivered;
         };

@@ -2,13 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use shaddock_cluster::{Cluster, ClusterError, LocalCluster, Strategy};
 use shaddock_core::{Conflict, SessionConfig};
 use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
 use shaddock_protocol::{CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer};
 
-use super::{Config, CryptoSetting, DialectSetting, Network, OnConflict, Serializer};
+use super::{
+    ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict, RoutingSetting,
+    Serializer,
+};
 use crate::app::AppConfig;
 
 fn networks(list: &[Network]) -> Vec<ipnet::IpNet> {
@@ -91,6 +95,67 @@ impl Config {
             handshake_timeout: handlers.handshake_timeout.0,
             start_timeout: handlers.start_timeout.0,
             stop_timeout: handlers.stop_timeout.0,
+        }
+    }
+
+    /// How servers of other types are chosen.
+    pub fn routing(&self) -> Strategy {
+        match self.cluster.routing {
+            RoutingSetting::Random => Strategy::Random,
+            RoutingSetting::RoundRobin => Strategy::RoundRobin,
+            RoutingSetting::ConsistentHash => Strategy::ConsistentHash,
+        }
+    }
+
+    /// How servers on NATS and etcd are reached.
+    #[cfg(feature = "nats")]
+    pub fn nats_config(&self) -> shaddock_cluster::NatsConfig {
+        let cluster = &self.cluster;
+        let login = |user: &str, password: &str| {
+            (!user.is_empty()).then(|| (user.to_owned(), password.to_owned()))
+        };
+        let mut config = shaddock_cluster::NatsConfig::default();
+        config.nats_urls.clone_from(&cluster.nats_urls);
+        config.nats_user = login(&cluster.nats_user, &cluster.nats_password);
+        config.nats_credentials = (!cluster.nats_credentials.as_os_str().is_empty())
+            .then(|| cluster.nats_credentials.clone());
+        config.nats_ping_interval = cluster.nats_ping_interval.0;
+        config.nats_reconnect_delay = cluster.nats_reconnect_delay.0;
+        config.etcd_endpoints.clone_from(&cluster.etcd_endpoints);
+        config.etcd_user = login(&cluster.etcd_user, &cluster.etcd_password);
+        config.etcd_prefix.clone_from(&cluster.etcd_prefix);
+        config.etcd_timeout = cluster.etcd_timeout.0;
+        config.lease_ttl = cluster.lease_ttl.0;
+        config.sync_interval = cluster.sync_interval.0;
+        config.rejoin_grace = cluster.rejoin_grace.0;
+        config.ignored_types.clone_from(&cluster.ignored_types);
+        config.shutdown_delay = cluster.shutdown_delay.0;
+        config.request_timeout = cluster.request_timeout.0;
+        config.calls_per_pitaya_server = cluster.calls_per_pitaya_server;
+        config.calls_per_server = cluster.calls_per_server;
+        config.waiting_calls_per_server = cluster.waiting_calls_per_server;
+        config.max_serving = cluster.max_serving;
+        config.takeover_timeout = cluster.takeover_timeout.0;
+        config.lazy_user_subjects = cluster.lazy_user_subjects;
+        config
+    }
+
+    /// The cluster that `[cluster]` names. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// A setting cannot be used, or this program was built without the feature `nats` and is told to use NATS.
+    pub fn cluster(&self) -> Result<Arc<dyn Cluster>, ClusterError> {
+        match self.cluster.mode {
+            ClusterMode::Local => Ok(Arc::new(LocalCluster::new())),
+            #[cfg(feature = "nats")]
+            ClusterMode::Nats => Ok(Arc::new(shaddock_cluster::NatsCluster::new(
+                self.nats_config(),
+            )?)),
+            #[cfg(not(feature = "nats"))]
+            ClusterMode::Nats => Err(ClusterError::Setting {
+                key: "cluster.mode",
+                reason: "this program was built without the feature `nats`".to_owned(),
+            }),
         }
     }
 

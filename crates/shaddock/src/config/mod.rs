@@ -31,9 +31,9 @@ pub use self::{
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{
-        AccessSettings, AdminSettings, CryptoSetting, DialectSetting, DrainSettings,
-        HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict, ProtocolSettings,
-        Serializer, ServerSettings, SessionSettings, TlsSettings,
+        AccessSettings, AdminSettings, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting,
+        DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict,
+        ProtocolSettings, RoutingSetting, Serializer, ServerSettings, SessionSettings, TlsSettings,
     },
     value::{Network, Size, Time},
 };
@@ -128,6 +128,8 @@ pub struct Config {
     pub tls: TlsSettings,
     /// Handlers.
     pub handlers: HandlerSettings,
+    /// Other servers.
+    pub cluster: ClusterSettings,
     /// Going down.
     pub drain: DrainSettings,
     app: Table,
@@ -166,7 +168,11 @@ impl Config {
         entries.extend(source::from_environment(
             sources.environment.iter().cloned(),
         ));
-        entries.extend(source::from_flags(&sources.flags, &Origin::Flag, &mut problems));
+        entries.extend(source::from_flags(
+            &sources.flags,
+            &Origin::Flag,
+            &mut problems,
+        ));
         let mut config = Self::default();
         for entry in entries {
             if let Err(problem) = config.apply(entry) {
@@ -246,7 +252,7 @@ impl Config {
             .collect()
     }
 
-    fn sections(&self) -> [&dyn Section; 10] {
+    fn sections(&self) -> [&dyn Section; 11] {
         [
             &self.server,
             &self.log,
@@ -257,12 +263,13 @@ impl Config {
             &self.access,
             &self.tls,
             &self.handlers,
+            &self.cluster,
             &self.drain,
         ]
     }
 
     fn section_mut(&mut self, name: &str) -> Option<&mut dyn Section> {
-        let sections: [&mut dyn Section; 10] = [
+        let sections: [&mut dyn Section; 11] = [
             &mut self.server,
             &mut self.log,
             &mut self.admin,
@@ -272,6 +279,7 @@ impl Config {
             &mut self.access,
             &mut self.tls,
             &mut self.handlers,
+            &mut self.cluster,
             &mut self.drain,
         ];
         sections.into_iter().find(|section| section.name() == name)
@@ -364,6 +372,20 @@ impl Config {
             wrong(
                 "listen.address_header",
                 "needs `access.trusted_proxies`: from nobody else such a header is believed",
+            );
+        }
+        let whole = |user: &str, password: &str| user.is_empty() == password.is_empty();
+        let cluster = &self.cluster;
+        if !whole(&cluster.nats_user, &cluster.nats_password) {
+            wrong(
+                "cluster.nats_user",
+                "needs `cluster.nats_password`, and the other way round",
+            );
+        }
+        if !whole(&cluster.etcd_user, &cluster.etcd_password) {
+            wrong(
+                "cluster.etcd_user",
+                "needs `cluster.etcd_password`, and the other way round",
             );
         }
         if self.drain.delay.0 + self.drain.spread.0 > self.drain.deadline.0 {

@@ -63,9 +63,35 @@ choice! {
     }
 }
 
+choice! {
+    /// How the servers of an application find each other.
+    pub enum ClusterMode {
+        /// They are all in this process.
+        Local = "local",
+        /// Over NATS and etcd, with servers of Pitaya v3 among them.
+        Nats = "nats",
+    }
+}
+
+choice! {
+    /// Which server of a type gets a message.
+    pub enum RoutingSetting {
+        /// Any.
+        Random = "random",
+        /// One after the other.
+        RoundRobin = "round_robin",
+        /// The same one for the same user.
+        ConsistentHash = "consistent_hash",
+    }
+}
+
 section! {
     /// This process.
     pub struct ServerSettings in "server" {
+        /// Server type of `shaddock serve`: the first part of routes that it would serve itself. (Programs name their own.)
+        restart server_type: String = "connector".to_owned(), check |text: &String| server_name(text);
+        /// Server id of `shaddock serve`, unique in the cluster. Empty: a new one at every start.
+        restart id: String = String::new(), check |text: &String| id_or_empty(text);
         /// Threads that serve clients. 0: one per core.
         restart workers: u16 = 0, check within(0, 1024);
     }
@@ -223,6 +249,64 @@ section! {
 }
 
 section! {
+    /// Other servers: in this process, or on NATS and etcd. Bounds and times are those of a NATS cluster.
+    pub struct ClusterSettings in "cluster" {
+        /// `local`: all servers are in this process. `nats`: they are on NATS and etcd; Pitaya v3 servers may be among them.
+        restart mode: ClusterMode = ClusterMode::Local;
+        /// NATS servers.
+        restart nats_urls: Vec<String> = vec!["nats://localhost:4222".to_owned()], check |list: &Vec<String>| some(list);
+        /// User at NATS. Empty: none.
+        restart nats_user: String = String::new();
+        /// Password at NATS.
+        restart nats_password: String = String::new(), secret true;
+        /// NATS credentials file. Empty: none.
+        restart nats_credentials: PathBuf = PathBuf::new();
+        /// Time between pings to a silent NATS server; three without an answer are a lost connection.
+        restart nats_ping_interval: Time = Time::secs(10), check within(Time::millis(100), Time::secs(110));
+        /// Time between attempts to reach NATS again.
+        restart nats_reconnect_delay: Time = Time::secs(1), check within(Time::millis(10), Time::secs(60));
+        /// Endpoints of etcd, `host:port` each.
+        restart etcd_endpoints: Vec<String> = vec!["localhost:2379".to_owned()], check |list: &Vec<String>| some(list);
+        /// User at etcd. Empty: none.
+        restart etcd_user: String = String::new();
+        /// Password at etcd.
+        restart etcd_password: String = String::new(), secret true;
+        /// In front of every key at etcd; all servers of a cluster have the same.
+        restart etcd_prefix: String = "pitaya/".to_owned(), check |text: &String| prefix(text);
+        /// How long one operation at etcd may take.
+        restart etcd_timeout: Time = Time::secs(5), check within(Time::millis(100), Time::secs(60));
+        /// How long others believe that this server lives without hearing of it. Whole seconds. After a crash its sessions are
+        /// in the indexes for so long.
+        restart lease_ttl: Time = Time::secs(60), check |time: &Time| lease(*time);
+        /// Time between full reads of the server list, a safety net.
+        restart sync_interval: Time = Time::secs(120), check within(Time::secs(1), Time::secs(3600));
+        /// After etcd was silent: how long a server that is missing in its list is still believed to be there.
+        restart rejoin_grace: Time = Time::secs(10), check within(Time::secs(0), Time::secs(600));
+        /// How long a server serves on after it left the list.
+        restart shutdown_delay: Time = Time::millis(300), check within(Time::secs(0), Time::secs(60));
+        /// How long an operation between servers may take that has no time of its own (see `handlers.timeout`, `handlers.rpc_timeout`).
+        restart request_timeout: Time = Time::secs(5), check within(Time::millis(10), Time::secs(600));
+        /// How long a bind may take to settle who owns the user, with `session.single_session`.
+        restart takeover_timeout: Time = Time::secs(10), check within(Time::millis(100), Time::secs(600));
+        /// Calls in flight to one Pitaya server, which drops what exceeds 105. Above it calls wait.
+        restart calls_per_pitaya_server: usize = 25, check within(1, 1_000_000);
+        /// Calls in flight to one shaddock server. Above it calls wait.
+        restart calls_per_server: usize = 1024, check within(1, 1_000_000);
+        /// Calls that wait for one of these places, per server. Above it a call fails at once.
+        restart waiting_calls_per_server: usize = 4096, check within(0, 10_000_000);
+        /// Requests of other servers at work. Above it they are answered `PIT-503`.
+        restart max_serving: usize = 4096, check within(1, 10_000_000);
+        /// Server types that are not looked at.
+        restart ignored_types: Vec<String> = Vec::new();
+        /// Saves two subscriptions per user while no Pitaya server is there; the first pushes of one that just came may be lost.
+        restart lazy_user_subjects: bool = false;
+        /// Which server of a type gets a client's message: `random` (as Pitaya), `round_robin`, or `consistent_hash` of the user.
+        /// Programs may choose by type.
+        restart routing: RoutingSetting = RoutingSetting::Random;
+    }
+}
+
+section! {
     /// Going down after SIGTERM or SIGINT. A second signal ends the process at once.
     pub struct DrainSettings in "drain" {
         /// How long `/readyz` says no before anything else happens, so that load balancers look elsewhere.
@@ -243,6 +327,40 @@ fn address_or_empty(text: &str) -> Result<(), String> {
     Err(format!(
         "\"{text}\" is no address with a port; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""
     ))
+}
+
+fn server_name(text: &str) -> Result<(), String> {
+    shaddock_cluster::ServerId::new(text)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn id_or_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    server_name(text)
+}
+
+fn some(list: &[String]) -> Result<(), String> {
+    if list.is_empty() || list.iter().any(String::is_empty) {
+        return Err("at least one address is wanted, and none that is empty".to_owned());
+    }
+    Ok(())
+}
+
+fn prefix(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.ends_with('/') {
+        return Ok(());
+    }
+    Err(format!("\"{text}\" must end in `/`"))
+}
+
+fn lease(time: Time) -> Result<(), String> {
+    if time.0.subsec_nanos() != 0 {
+        return Err(format!("{time} is not a number of whole seconds"));
+    }
+    within(Time::secs(1), Time::secs(3600))(&time)
 }
 
 fn token(text: &str) -> Result<(), String> {

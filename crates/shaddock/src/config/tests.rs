@@ -49,6 +49,11 @@ fn defaults_are_those_of_the_layers_below() {
     );
     assert_eq!(config.limits(), shaddock_protocol::Limits::default());
     assert_eq!(config.app_config(), crate::app::AppConfig::default());
+    #[cfg(feature = "nats")]
+    assert_eq!(
+        format!("{:?}", config.nats_config()),
+        format!("{:?}", shaddock_cluster::NatsConfig::default())
+    );
     let ours = config.listen_config(([127, 0, 0, 1], 1).into());
     let theirs = shaddock_net::ListenConfig::new(([127, 0, 0, 1], 1).into());
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));

@@ -1,0 +1,182 @@
+//! Servers on a real NATS and a real etcd: `shaddock serve` in front of backends in Rust and in Go, and behind a Go frontend.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+mod pitaya;
+mod room;
+mod serve;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    reason = "shared with the tests of shaddock-cluster"
+)]
+#[path = "../../../shaddock-cluster/tests/support/servers.rs"]
+mod servers;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use servers::Backing;
+use shaddock_client::{Client, Dialect, RequestError, ServerError};
+
+const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
+
+/// The servers under test are in processes of their own, which log by themselves.
+fn logs() {}
+
+/// A program that says when it is ready. Killed when dropped.
+struct Program(Child);
+
+impl Program {
+    /// Starts it, and waits for the line on its standard output that has `ready` in it.
+    fn start(command: &mut Command, ready: &str) -> (Self, String) {
+        let quiet = std::env::var_os("SHADDOCK_TEST_LOG").is_none();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(if quiet {
+                Stdio::null()
+            } else {
+                Stdio::inherit()
+            })
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let program = Self(child);
+        let (found, line) = mpsc::channel();
+        // Read to the end: a full pipe would stop the program.
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = found.send(line);
+            }
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match line.recv_timeout(left) {
+                Ok(line) if line.contains(ready) => return (program, line),
+                Ok(_) => {}
+                Err(error) => panic!("{command:?} did not get ready: {error}"),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn wait(&mut self) -> std::process::ExitStatus {
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A `shaddock serve` of type `connector`.
+struct Frontend {
+    program: Program,
+    address: String,
+    admin: String,
+}
+
+impl Frontend {
+    fn start(backing: &Backing, id: &str, more: &[&str]) -> Self {
+        let admin = free_address();
+        let file = std::env::temp_dir().join(format!(
+            "shaddock-serve-{}-{admin}.toml",
+            std::process::id()
+        ));
+        let text = format!(
+            "[server]\nserver_type = \"connector\"\nid = \"{id}\"\n[listen]\naddress = \"127.0.0.1:0\"\n\
+             [admin]\naddress = \"{admin}\"\n[drain]\nspread = \"0s\"\n\
+             [cluster]\nnats_urls = [\"nats://{}\"]\netcd_endpoints = [\"{}\"]\nlease_ttl = \"2s\"\n",
+            backing.nats.address, backing.etcd.address
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(SHADDOCK);
+        command.arg("serve").arg("--config").arg(&file).args(more);
+        let (program, line) = Program::start(&mut command, "is running on");
+        let _ = std::fs::remove_file(file);
+        let address = line.rsplit(' ').next().unwrap().to_owned();
+        Self {
+            program,
+            address: format!("tcp://{address}"),
+            admin,
+        }
+    }
+
+    fn shaddock(&self, command: &str, args: &[&str]) -> String {
+        let output = Command::new(SHADDOCK)
+            .args([command, "--admin", &self.admin])
+            .args(args)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
+}
+
+async fn connect(address: &str, dialect: Dialect) -> Client {
+    Client::builder()
+        .dialect(dialect)
+        .request_timeout(Some(Duration::from_secs(10)))
+        .connect(address)
+        .await
+        .unwrap()
+}
+
+/// A request that must succeed.
+async fn ask(client: &Client, route: &str, body: Value) -> Value {
+    match client.request(route, &body).await {
+        Ok(value) => value,
+        Err(error) => panic!("{route} {body}: {error}"),
+    }
+}
+
+/// A request that must be answered with an error.
+async fn refused(client: &Client, route: &str, body: Value) -> ServerError {
+    match client.request::<_, Value>(route, &body).await {
+        Err(RequestError::Server(error)) => error,
+        other => panic!("{route} {body}: {other:?}"),
+    }
+}
+
+/// Asks until somebody answers: a server that just came is not known to all at once.
+async fn ask_soon(client: &Client, route: &str) {
+    let end = Instant::now() + Duration::from_secs(15);
+    while let Err(error) = client
+        .request::<_, Value>(route, &json!({ "text": "hi" }))
+        .await
+    {
+        assert!(Instant::now() < end, "{route}: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn next_push(pushes: &mut shaddock_client::Subscription) -> Value {
+    let push = tokio::time::timeout(Duration::from_secs(5), pushes.recv()).await;
+    push.expect("a push within 5 s").unwrap().json().unwrap()
+}

@@ -1,0 +1,108 @@
+//! `shaddock serve` and backends in Rust.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shaddock_client::{CloseKind, Dialect};
+
+use crate::{Frontend, ask, ask_soon, connect, next_push, refused, room, servers::Backing};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_from_a_file_serves_backends_in_rust() {
+    let backing = Backing::start();
+    let mut frontend = Frontend::start(&backing, "connector-1", &[]);
+    let client = connect(&frontend.address, Dialect::Pomelo).await;
+    // Before there is a backend: an error, at once.
+    let error = refused(&client, "room.room.echo", json!({ "text": "?" })).await;
+    assert_eq!(error.code(), "500");
+
+    let room = room::start(backing.cluster(), "room-1").await;
+    ask_soon(&client, "room.room.echo").await;
+    let echo = ask(&client, "room.room.echo", json!({ "text": "a" })).await;
+    assert_eq!(echo, json!({ "text": "a" }));
+    let who = ask(&client, "room.room.bind", json!({ "uid": "ann" })).await;
+    assert_eq!(who["uid"], "ann");
+    let mut pushes = client.subscribe("onText");
+    let to = json!({ "uid": "ann", "frontend": "connector", "text": "hello" });
+    assert_eq!(
+        ask(&client, "room.room.tell", to).await,
+        json!({ "missing": [] })
+    );
+    assert_eq!(next_push(&mut pushes).await, json!({ "text": "hello" }));
+    let to = json!({ "uid": "nobody", "frontend": "connector", "text": "hello" });
+    assert_eq!(
+        ask(&client, "room.room.tell", to).await,
+        json!({ "missing": ["nobody"] })
+    );
+
+    let table = frontend.shaddock("sessions", &[]);
+    assert!(
+        table.contains("ann") && table.contains("connector-1"),
+        "{table}"
+    );
+    let said = frontend.shaddock("kick", &["--uid", "ann", "--reason", "bye"]);
+    assert!(said.contains("kicked 1 session"), "{said}");
+    let bye = CloseKind::Kicked {
+        reason: Some("bye".to_owned()),
+    };
+    assert_eq!(client.closed().await, bye);
+
+    frontend.program.signal("-TERM");
+    assert!(frontend.program.wait().success());
+    assert!(
+        backing.etcd.keys("pitaya/servers/connector/").is_empty(),
+        "it left the list"
+    );
+    room.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_one_session_on_all_frontends() {
+    let backing = Backing::start();
+    let unique = |policy| ["--set", "session.single_session=true", "--set", policy];
+    let replace = unique("session.on_conflict=replace_old");
+    let first = Frontend::start(&backing, "connector-1", &replace);
+    let second = Frontend::start(&backing, "connector-2", &replace);
+    let room = room::start(backing.cluster(), "room-1").await;
+    let old = connect(&first.address, Dialect::Pomelo).await;
+    let new = connect(&second.address, Dialect::Pomelo).await;
+    ask_soon(&old, "room.room.echo").await;
+    ask_soon(&new, "room.room.echo").await;
+    ask(&old, "room.room.bind", json!({ "uid": "ann" })).await;
+    ask(&new, "room.room.bind", json!({ "uid": "ann" })).await;
+    let closed = tokio::time::timeout(Duration::from_secs(5), old.closed()).await;
+    assert!(
+        matches!(closed, Ok(CloseKind::Kicked { .. })),
+        "the older session is closed: {closed:?}"
+    );
+    let who = ask(&new, "room.room.who", Value::Null).await;
+    assert_eq!(who["uid"], "ann");
+
+    // Many at once, on both: exactly one keeps the user.
+    let mut clients = Vec::new();
+    for n in 0..8 {
+        let frontend = if n % 2 == 0 { &first } else { &second };
+        clients.push(connect(&frontend.address, Dialect::Pomelo).await);
+    }
+    let bob = json!({ "uid": "bob" });
+    let binds = clients
+        .iter()
+        .map(|client| client.request::<_, Value>("room.room.bind", &bob));
+    futures_util::future::join_all(binds).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let open = clients
+        .iter()
+        .filter(|client| client.close_kind().is_none())
+        .count();
+    let sessions = [&first, &second].map(|frontend| {
+        let listed = frontend.shaddock("sessions", &["--json", "--uid", "bob"]);
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        listed["sessions"].as_array().unwrap().len()
+    });
+    assert_eq!(
+        sessions.iter().sum::<usize>(),
+        1,
+        "{sessions:?}, {open} clients are open"
+    );
+    room.shutdown().await;
+}

@@ -1,0 +1,178 @@
+// Pitaya v3, unmodified, as frontend or as backend: what the tests in crates/shaddock-cli/tests/pitaya.rs run beside
+// shaddock. It prints "ready" when it is listed at etcd.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	pitaya "github.com/topfreegames/pitaya/v3/pkg"
+	"github.com/topfreegames/pitaya/v3/pkg/acceptor"
+	"github.com/topfreegames/pitaya/v3/pkg/component"
+	"github.com/topfreegames/pitaya/v3/pkg/config"
+	"github.com/topfreegames/pitaya/v3/pkg/groups"
+	"github.com/topfreegames/pitaya/v3/pkg/logger"
+	logruswrapper "github.com/topfreegames/pitaya/v3/pkg/logger/logrus"
+)
+
+type text struct {
+	Text string `json:"text"`
+}
+
+type user struct {
+	UID string `json:"uid"`
+}
+
+type toUser struct {
+	UID      string `json:"uid"`
+	Frontend string `json:"frontend"`
+	Text     string `json:"text"`
+}
+
+type who struct {
+	UID    string                 `json:"uid"`
+	Data   map[string]interface{} `json:"data"`
+	Server string                 `json:"server"`
+}
+
+type missing struct {
+	Missing []string `json:"missing"`
+}
+
+// Room is the component of both kinds of server.
+type Room struct {
+	component.Base
+	app pitaya.Pitaya
+	// What notifies said.
+	heard chan string
+}
+
+// Echo answers with what it got.
+func (r *Room) Echo(ctx context.Context, t *text) (*text, error) {
+	return t, nil
+}
+
+// Fail answers with an error that has everything an error can have.
+func (r *Room) Fail(ctx context.Context, t *text) (*text, error) {
+	return nil, pitaya.Error(fmt.Errorf("no %s", t.Text), "ROOM-7", map[string]string{"what": t.Text})
+}
+
+// Say is a notify.
+func (r *Room) Say(ctx context.Context, t *text) {
+	r.heard <- t.Text
+}
+
+// Heard answers with what the oldest notify said.
+func (r *Room) Heard(ctx context.Context) (*text, error) {
+	select {
+	case said := <-r.heard:
+		return &text{Text: said}, nil
+	case <-time.After(3 * time.Second):
+		return nil, pitaya.Error(fmt.Errorf("nothing was heard"), "ROOM-8")
+	}
+}
+
+// Bind binds the session, from wherever it is.
+func (r *Room) Bind(ctx context.Context, u *user) (*who, error) {
+	if err := r.app.GetSessionFromCtx(ctx).Bind(ctx, u.UID); err != nil {
+		return nil, err
+	}
+	return r.Who(ctx)
+}
+
+// Who answers with the session as it is seen here.
+func (r *Room) Who(ctx context.Context) (*who, error) {
+	s := r.app.GetSessionFromCtx(ctx)
+	return &who{UID: s.UID(), Data: s.GetData(), Server: r.app.GetServerID()}, nil
+}
+
+// Remember writes to the session's data and pushes it to the frontend.
+func (r *Room) Remember(ctx context.Context, data map[string]interface{}) (*who, error) {
+	s := r.app.GetSessionFromCtx(ctx)
+	for key, value := range data {
+		if err := s.Set(key, value); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.PushToFront(ctx); err != nil {
+		return nil, err
+	}
+	return r.Who(ctx)
+}
+
+// Push pushes to the session that asks.
+func (r *Room) Push(ctx context.Context, t *text) (*text, error) {
+	if err := r.app.GetSessionFromCtx(ctx).Push("onText", t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Tell pushes to a user.
+func (r *Room) Tell(ctx context.Context, to *toUser) (*missing, error) {
+	lost, err := r.app.SendPushToUsers("onText", &text{Text: to.Text}, []string{to.UID}, to.Frontend)
+	return &missing{Missing: lost}, ignoreEmpty(lost, err)
+}
+
+// Kick kicks a user.
+func (r *Room) Kick(ctx context.Context, to *toUser) (*missing, error) {
+	lost, err := r.app.SendKickToUsers([]string{to.UID}, to.Frontend)
+	return &missing{Missing: lost}, ignoreEmpty(lost, err)
+}
+
+// KickMe kicks the session that asks.
+func (r *Room) KickMe(ctx context.Context) (*text, error) {
+	if err := r.app.GetSessionFromCtx(ctx).Kick(ctx); err != nil {
+		return nil, err
+	}
+	return &text{Text: "kicked"}, nil
+}
+
+// Who was missing is in the answer.
+func ignoreEmpty(lost []string, err error) error {
+	if len(lost) > 0 {
+		return nil
+	}
+	return err
+}
+
+func main() {
+	port := flag.Int("port", 0, "frontend: port on 127.0.0.1")
+	serverType := flag.String("type", "room", "server type")
+	frontend := flag.Bool("frontend", false, "frontend")
+	nats := flag.String("nats", "nats://localhost:4222", "NATS")
+	etcd := flag.String("etcd", "localhost:2379", "etcd")
+	flag.Parse()
+
+	log := logrus.New()
+	log.SetOutput(os.Stderr)
+	log.SetLevel(logrus.WarnLevel)
+	logger.SetLogger(logruswrapper.NewWithLogger(log))
+
+	conf := config.NewDefaultPitayaConfig()
+	conf.Cluster.RPC.Client.Nats.Connect = *nats
+	conf.Cluster.RPC.Server.Nats.Connect = *nats
+	conf.Cluster.SD.Etcd.Endpoints = []string{*etcd}
+	builder := pitaya.NewDefaultBuilder(*frontend, *serverType, pitaya.Cluster, map[string]string{}, *conf)
+	if *frontend {
+		builder.AddAcceptor(acceptor.NewTCPAcceptor(fmt.Sprintf("127.0.0.1:%d", *port)))
+	}
+	builder.Groups = groups.NewMemoryGroupService(builder.Config.Groups.Memory)
+	app := builder.Build()
+	defer app.Shutdown()
+
+	room := &Room{app: app, heard: make(chan string, 16)}
+	app.Register(room, component.WithName("room"), component.WithNameFunc(strings.ToLower))
+	go func() {
+		for !app.IsRunning() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		fmt.Println("ready")
+	}()
+	app.Start()
+}
