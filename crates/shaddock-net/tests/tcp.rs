@@ -285,6 +285,34 @@ fn silent_connections_are_closed_at_the_deadline() {
     server.finish();
 }
 
+/// Without heartbeats a connection idles only while no byte goes in either direction.
+#[test]
+fn a_client_that_only_listens_is_not_idle() {
+    let limits = Limits {
+        idle_timeout: Duration::from_millis(400),
+        ..Limits::default()
+    };
+    let server = start_with(|_| {}, limits, |_| {});
+    let mut listens = joined(&server);
+    server.until("it is there", |s| s.echo.sessions.session_count() == 1);
+    let mut session = None;
+    server
+        .echo
+        .sessions
+        .for_each_session(|s| session = Some(s.clone()));
+    let session = session.unwrap();
+    for _ in 0..12 {
+        std::thread::sleep(Duration::from_millis(100));
+        session.send(package(PackageType::Data, b"x")).unwrap();
+    }
+    server.until("it is closed when the pushes end", |s| {
+        s.stats().closed.get("idle") == Some(&1)
+    });
+    assert_eq!(listens.rest().len(), 12);
+    drop(session);
+    server.finish();
+}
+
 #[test]
 fn a_client_that_never_reads_is_disconnected_and_counted() {
     let server = start_with(|_| {}, support::limits(), |s| s.outbox_bytes = 64 * 1024);

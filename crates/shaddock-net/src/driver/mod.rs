@@ -194,7 +194,7 @@ impl Driver {
         self.read(cx, now, scratch)?;
         // After the read: what has arrived counts, however late this poll is.
         self.check_deadline(now)?;
-        if self.flush_and_park(cx, scratch).map_err(transport)? == Flushed::Ended {
+        if self.flush_and_park(cx, now, scratch).map_err(transport)? == Flushed::Ended {
             let reason = self
                 .session
                 .as_ref()
