@@ -199,7 +199,9 @@ impl Driver {
                 .session
                 .as_ref()
                 .and_then(|session| session.close_reason());
-            return Err(reason.unwrap_or(CloseReason::Internal));
+            // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and
+            // whoever got the verdict is about to close the session, perhaps on another thread and after us.
+            return Err(reason.unwrap_or(CloseReason::SlowClient));
         }
         Ok(())
     }
