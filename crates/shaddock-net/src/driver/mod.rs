@@ -73,6 +73,8 @@ struct Opening {
     /// Bytes of a PROXY or HTTP head that has not arrived whole.
     head: BytesMut,
     handshake: Option<Arc<HandshakeRequest>>,
+    /// Bytes read so far; they count for the session once there is one.
+    received: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -132,6 +134,7 @@ impl Driver {
                 },
                 head: BytesMut::new(),
                 handshake: None,
+                received: 0,
             })),
             session: None,
             work: Work::Idle,
