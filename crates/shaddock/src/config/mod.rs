@@ -166,7 +166,11 @@ impl Config {
         entries.extend(source::from_environment(
             sources.environment.iter().cloned(),
         ));
-        entries.extend(source::from_flags(&sources.flags, &Origin::Flag, &mut problems));
+        entries.extend(source::from_flags(
+            &sources.flags,
+            &Origin::Flag,
+            &mut problems,
+        ));
         let mut config = Self::default();
         for entry in entries {
             if let Err(problem) = config.apply(entry) {
