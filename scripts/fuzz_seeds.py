@@ -75,6 +75,8 @@ def protobufs():
     for body in ["0a040a020a00", "12001200", "1a020161000162021200", "a2120201610001620a0a00", "0a021a0012000a00"]:
         seed("protobuf", bytes([index]) + bytes.fromhex(body))
     seed("protobuf", bytes([index]) + b'{"one":{"b":true,"many":[{"b":false,"d":[0.5,1e300]}]},"m":{"a":{"b":true}},"o":{},"s":["x"]}')
+    for text in [b'{"Z":9e99999,"u":1}', b'{"Z":"\xff","u":1}', b'{"u":1,"u":2}']:
+        seed("protobuf", b"\0" + text)
     for case in vectors("malformed")["cases"]:
         if case["op"] == "protobuf.decode":
             seed("protobuf", bytes([places.get(case["schema"], 0)]) + bytes.fromhex(case["hex"]))
@@ -176,6 +178,7 @@ def proxies():
         b"PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n",
         b"PROXY UNKNOWN\r\n",
         b"PROXY UNKNOWN ffff:f...f:ffff 1 2\r\n",
+        b"PROXY UNKNOWN x\n y\r\n",
         signature + b"\x21\x11\0\x0c" + bytes([192, 0, 2, 1, 198, 51, 100, 1, 0xDC, 4, 1, 0xBB]) + b"rest",
         signature + b"\x21\x21\0\x24" + bytes(36),
         signature + b"\x20\0\0\0",

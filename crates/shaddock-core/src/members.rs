@@ -162,3 +162,34 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_and_places_survive_a_lot_of_coming_and_going() {
+        let front = FrontendId::new("connector-1").unwrap();
+        let user = |n: usize| Uid::new(format!("user-{n}")).unwrap();
+        let mut members = ChannelMembers::new();
+        let mut expected = Vec::new();
+        for n in 0..500 {
+            assert!(members.add(&user(n), &front));
+            expected.push(n);
+            // Two of three leave again, from the middle.
+            if n % 3 != 0 {
+                let gone = expected.remove(expected.len() / 2);
+                assert!(members.remove(user(gone).as_str(), front.as_str()));
+                assert!(!members.remove(user(gone).as_str(), front.as_str()));
+            }
+            let found: Vec<_> = members.iter().map(|(uid, _)| uid.clone()).collect();
+            let wanted: Vec<_> = expected.iter().map(|&n| user(n)).collect();
+            assert_eq!(found, wanted);
+            assert!(members.groups[0].slots.len() <= 2 * expected.len() + 8);
+        }
+        for n in expected {
+            assert!(members.remove(user(n).as_str(), front.as_str()));
+        }
+        assert!(members.is_empty() && members.groups.is_empty());
+    }
+}

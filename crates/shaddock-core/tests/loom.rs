@@ -495,3 +495,22 @@ fn a_user_comes_back_while_another_server_is_asked() {
         assert_eq!(room.members(), [ann()]);
     });
 }
+
+#[test]
+fn a_channel_is_created_while_its_namesake_is_destroyed() {
+    model(|| {
+        let channels = ChannelService::new("chat-1", ChannelConfig::default());
+        let old = channels.create_channel("lobby").unwrap();
+        let destroyer = {
+            let old = Arc::clone(&old);
+            thread::spawn(move || assert!(old.destroy()))
+        };
+        let got = channels.create_channel("lobby").unwrap();
+        destroyer.join().unwrap();
+        match channels.channel("lobby") {
+            Some(known) => assert!(Arc::ptr_eq(&known, &got) && !Arc::ptr_eq(&known, &old)),
+            None => assert!(Arc::ptr_eq(&got, &old)),
+        }
+        assert_eq!(channels.channel_count(), channels.names().len());
+    });
+}

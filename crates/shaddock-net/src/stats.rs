@@ -14,8 +14,11 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, n: u64) {
-        self.0
-            .store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        self.0.store(self.get() + n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -87,13 +90,12 @@ impl StatsBoard {
     pub(crate) fn sum(&self) -> NetStats {
         let mut sum = NetStats::default();
         for worker in &self.0 {
-            let read = |counter: &Counter| counter.0.load(Ordering::Relaxed);
-            sum.accepted += read(&worker.accepted);
-            sum.opened += read(&worker.opened);
-            sum.bytes_in += read(&worker.bytes_in);
-            sum.bytes_out += read(&worker.bytes_out);
-            sum.requests += read(&worker.requests);
-            sum.notifies += read(&worker.notifies);
+            sum.accepted += worker.accepted.get();
+            sum.opened += worker.opened.get();
+            sum.bytes_in += worker.bytes_in.get();
+            sum.bytes_out += worker.bytes_out.get();
+            sum.requests += worker.requests.get();
+            sum.notifies += worker.notifies.get();
             let named = worker.named.lock().unwrap_or_else(PoisonError::into_inner);
             for ((group, name), n) in named.iter() {
                 let target = match group {

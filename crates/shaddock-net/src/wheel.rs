@@ -60,19 +60,22 @@ impl Wheel {
         TimerKey(key.expect("fewer than 2^32 connections"))
     }
 
-    /// Wakes the task at `deadline`, or earlier if it is armed for an earlier time already.
-    pub(crate) fn arm(&mut self, key: TimerKey, deadline: Millis) {
+    /// Wakes the task at `deadline`, or earlier if it is armed for an earlier time already. Returns when: until then there is
+    /// no need to arm it for a later deadline, and after it the task must arm again.
+    pub(crate) fn arm(&mut self, key: TimerKey, deadline: Millis) -> Millis {
         // Rounded up, so that the deadline has passed when the task is woken.
         let tick = deadline
             .0
             .div_ceil(TICK)
             .clamp(self.next, self.next + SLOTS as u64 - 1);
-        if let Some(entry) = self.entries.get_mut(key.index())
-            && tick < entry.tick
-        {
+        let Some(entry) = self.entries.get_mut(key.index()) else {
+            return deadline;
+        };
+        if tick < entry.tick {
             entry.tick = tick;
             self.slots[slot(tick)].push(key.0.get());
         }
+        Millis(entry.tick * TICK)
     }
 
     /// Gives the place back.
@@ -169,6 +172,22 @@ mod tests {
         wheel.arm(key, Millis(10_000_000));
         wheel.advance(Millis(SLOTS as u64 * TICK));
         assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+
+    /// A poll between a deadline and its tick does not lose the deadline after it.
+    #[test]
+    fn arming_again_before_the_tick_tells_the_tick() {
+        let mut wheel = Wheel::new(Millis(0));
+        let (key, woken) = task(&mut wheel);
+        assert_eq!(wheel.arm(key, Millis(450)), Millis(500));
+        assert_eq!(
+            wheel.arm(key, Millis(860)),
+            Millis(500),
+            "still armed for the first"
+        );
+        wheel.advance(Millis(500));
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert_eq!(wheel.arm(key, Millis(860)), Millis(900));
     }
 
     #[test]

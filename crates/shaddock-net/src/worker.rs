@@ -64,6 +64,7 @@ pub(crate) fn with_scratch<R>(poll: impl FnOnce(&mut Scratch) -> R) -> R {
 /// A place in the wheel of the worker that made it; given back when dropped.
 pub(crate) struct Timer {
     key: TimerKey,
+    /// When the wheel wakes the task; has passed: it is not armed.
     armed: Millis,
 }
 
@@ -78,8 +79,7 @@ impl Timer {
     /// Wakes the task at `deadline`. Cheap when it is armed for an earlier time, which is the way of all traffic.
     pub(crate) fn arm(&mut self, now: Millis, deadline: Millis) {
         if self.armed <= now || deadline < self.armed {
-            self.armed = deadline;
-            WHEEL.with_borrow_mut(|wheel| wheel.arm(self.key, deadline));
+            self.armed = WHEEL.with_borrow_mut(|wheel| wheel.arm(self.key, deadline));
         }
     }
 }

@@ -285,18 +285,46 @@ fn silent_connections_are_closed_at_the_deadline() {
     server.finish();
 }
 
+/// Without heartbeats a connection idles only while no byte goes in either direction.
+#[test]
+fn a_client_that_only_listens_is_not_idle() {
+    let limits = Limits {
+        idle_timeout: Duration::from_millis(400),
+        ..Limits::default()
+    };
+    let server = start_with(|_| {}, limits, |_| {});
+    let mut listens = joined(&server);
+    server.until("it is there", |s| s.echo.sessions.session_count() == 1);
+    let mut session = None;
+    server
+        .echo
+        .sessions
+        .for_each_session(|s| session = Some(s.clone()));
+    let session = session.unwrap();
+    for _ in 0..12 {
+        std::thread::sleep(Duration::from_millis(100));
+        session.send(package(PackageType::Data, b"x")).unwrap();
+    }
+    server.until("it is closed when the pushes end", |s| {
+        s.stats().closed.get("idle") == Some(&1)
+    });
+    assert_eq!(listens.rest().len(), 12);
+    drop(session);
+    server.finish();
+}
+
 #[test]
 fn a_client_that_never_reads_is_disconnected_and_counted() {
     let server = start_with(|_| {}, support::limits(), |s| s.outbox_bytes = 64 * 1024);
     let client = joined(&server);
-    let mut other = joined(&server);
-    server.until("both are there", |s| s.echo.sessions.session_count() == 2);
+    server.until("it is there", |s| s.echo.sessions.session_count() == 1);
     let push = package(PackageType::Data, &vec![b'x'; 16 * 1024]);
     let mut slow = None;
     server.echo.sessions.for_each_session(|session| {
         slow.get_or_insert_with(|| session.clone());
     });
     let slow = slow.unwrap();
+    let mut other = joined(&server);
     let end = Instant::now() + Duration::from_secs(5);
     while slow.send(push.clone()).is_ok() {
         assert!(Instant::now() < end, "it never became slow");

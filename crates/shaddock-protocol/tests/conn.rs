@@ -426,7 +426,13 @@ fn long_packages_are_refused_with_their_head() {
         "a closed connection holds no bytes"
     );
 
-    let mut link = Link::new(CodecConfig::default());
+    let mut link = Link::new(CodecConfig {
+        limits: Limits {
+            max_handshake_size: 16 * 1024,
+            ..Limits::default()
+        },
+        ..CodecConfig::default()
+    });
     let error = link.feed(b"\x01\x00\x40\x01").unwrap_err();
     let expected = PackageError::TooLarge {
         announced: 16_385,

@@ -11,7 +11,6 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -64,6 +63,15 @@ async fn view(session: SessionView) -> Json<bool> {
     Json(session.uid().is_some())
 }
 
+/// Nanoseconds that this thread has run, so that other work on the machine counts less.
+fn cpu_time() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or_default()
+}
+
 struct Load {
     frontend: Arc<dyn Frontend>,
     session: Arc<shaddock::session::Session>,
@@ -96,7 +104,7 @@ impl Load {
         let mut allocations = 0;
         for _ in 0..5 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
-            let begin = Instant::now();
+            let begin = cpu_time();
             for round in 0..ROUNDS {
                 self.session.outbox().begin_poll(Waker::noop());
                 for n in 0..BATCH {
@@ -109,7 +117,7 @@ impl Load {
                 let _ = self.session.outbox().end_poll(Flush::Done);
             }
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let each = begin.elapsed().as_nanos() as f64 / (ROUNDS * BATCH) as f64;
+            let each = (cpu_time() - begin) as f64 / (ROUNDS * BATCH) as f64;
             best = best.min(each);
             allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         }

@@ -12,8 +12,12 @@ guides! {
     readme: "README.md",
     readme_zh: "README.zh-CN.md",
     first_server: "docs/first-server.md",
+    first_server_zh: "docs/zh-CN/first-server.md",
     sessions: "docs/sessions.md",
+    sessions_zh: "docs/zh-CN/sessions.md",
     delivery: "docs/delivery.md",
+    delivery_zh: "docs/zh-CN/delivery.md",
     operations: "docs/operations.md",
     coming_from_pomelo: "docs/coming-from-pomelo.md",
+    coming_from_pomelo_zh: "docs/zh-CN/coming-from-pomelo.md",
 }

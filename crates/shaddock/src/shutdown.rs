@@ -87,63 +87,64 @@ fn wave_size(count: usize, spread: Duration, interval: Duration) -> usize {
 }
 
 async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings) {
-    let services: Vec<&SessionService> =
-        apps.iter().filter_map(AppHandle::session_service).collect();
-    let count: usize = services.iter().map(|service| service.session_count()).sum();
-    if count == 0 {
+    let sessions = by_turns(apps.iter().filter_map(AppHandle::session_service).map(all));
+    if sessions.is_empty() {
         return;
     }
-    let size = wave_size(count, settings.spread.0, settings.wave_interval.0);
+    let size = wave_size(sessions.len(), settings.spread.0, settings.wave_interval.0);
     tracing::info!(
-        sessions = count,
+        sessions = sessions.len(),
         wave = size,
         "draining: closing sessions in waves"
     );
     for app in apps {
         app.flush_pushes();
     }
-    loop {
-        let wave = next_wave(&services, size);
-        if wave.is_empty() {
-            return;
+    for (n, wave) in sessions.chunks(size).enumerate() {
+        // Whoever has left by himself needs no wave.
+        if wave.iter().all(|session| session.is_closed()) {
+            continue;
         }
-        for session in &wave {
+        if n > 0 {
+            tokio::time::sleep(settings.wave_interval.0).await;
+        }
+        for session in wave {
             session.close(CloseReason::Draining);
         }
-        if services.iter().all(|service| service.session_count() == 0) {
-            return;
-        }
-        tokio::time::sleep(settings.wave_interval.0).await;
     }
 }
 
-/// Sessions of all frontends by turns, so that each of them sheds its clients evenly.
-fn next_wave(services: &[&SessionService], size: usize) -> Vec<Arc<Session>> {
-    let mut wave = Vec::with_capacity(size);
-    let share = size.div_ceil(services.len().max(1));
-    for service in services {
-        let mut taken = 0;
-        service.visit_sessions(|session| {
-            if taken < share && wave.len() < size {
-                wave.push(Arc::clone(session));
-                taken += 1;
-            }
+/// The sessions of this moment. Who comes in after the doors were closed is left to [`Running::shutdown`].
+fn all(service: &SessionService) -> Vec<Arc<Session>> {
+    let mut sessions = Vec::with_capacity(service.session_count());
+    service.visit_sessions(|session| sessions.push(Arc::clone(session)));
+    sessions
+}
+
+/// One of each list by turns, so that every frontend sheds its clients evenly.
+fn by_turns<T>(lists: impl Iterator<Item = Vec<T>>) -> Vec<T> {
+    let mut lists: Vec<_> = lists.map(Vec::into_iter).collect();
+    let mut mixed = Vec::with_capacity(lists.iter().map(ExactSizeIterator::len).sum());
+    while !lists.is_empty() {
+        lists.retain_mut(|list| {
+            let next = list.next();
+            let some = next.is_some();
+            mixed.extend(next);
+            some
         });
     }
-    // A frontend with fewer sessions than its share leaves room.
-    for service in services {
-        service.visit_sessions(|session| {
-            if wave.len() < size && !wave.iter().any(|taken| taken.id() == session.id()) {
-                wave.push(Arc::clone(session));
-            }
-        });
-    }
-    wave
+    mixed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frontends_take_turns() {
+        let lists = [vec![1, 2, 3], vec![], vec![4]];
+        assert_eq!(by_turns(lists.into_iter()), [1, 4, 2, 3]);
+    }
 
     #[test]
     fn waves_fill_the_time() {

@@ -93,6 +93,8 @@ impl Driver {
         self.local.stats.bytes_in.add(n as u64);
         if let Some(session) = &self.session {
             session.count_received(0, n as u64);
+        } else if let Some(opening) = &mut self.opening {
+            opening.received += n as u64;
         }
         let chunk = &scratch.read[..n];
         match &mut self.wire {
@@ -431,6 +433,7 @@ impl Driver {
             }
         };
         self.local.stats.opened.add(1);
+        session.count_received(0, opening.received);
         session.outbox().begin_poll(cx.waker());
         self.session = Some(session);
         Ok(())

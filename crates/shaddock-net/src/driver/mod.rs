@@ -73,6 +73,8 @@ struct Opening {
     /// Bytes of a PROXY or HTTP head that has not arrived whole.
     head: BytesMut,
     handshake: Option<Arc<HandshakeRequest>>,
+    /// Bytes read so far; they count for the session once there is one.
+    received: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -132,6 +134,7 @@ impl Driver {
                 },
                 head: BytesMut::new(),
                 handshake: None,
+                received: 0,
             })),
             session: None,
             work: Work::Idle,
@@ -194,12 +197,14 @@ impl Driver {
         self.read(cx, now, scratch)?;
         // After the read: what has arrived counts, however late this poll is.
         self.check_deadline(now)?;
-        if self.flush_and_park(cx, scratch).map_err(transport)? == Flushed::Ended {
+        if self.flush_and_park(cx, now, scratch).map_err(transport)? == Flushed::Ended {
             let reason = self
                 .session
                 .as_ref()
                 .and_then(|session| session.close_reason());
-            return Err(reason.unwrap_or(CloseReason::Internal));
+            // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and
+            // whoever got the verdict is about to close the session, perhaps on another thread and after us.
+            return Err(reason.unwrap_or(CloseReason::SlowClient));
         }
         Ok(())
     }

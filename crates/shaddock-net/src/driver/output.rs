@@ -7,6 +7,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{CloseReason, Drained, Flush, Next};
+use shaddock_protocol::Millis;
 
 use super::{Driver, input::Wire, recycle};
 use crate::{worker::Scratch, ws};
@@ -98,10 +99,15 @@ impl Driver {
     pub(super) fn flush_and_park(
         &mut self,
         cx: &mut Context<'_>,
+        now: Millis,
         scratch: &mut Scratch,
     ) -> io::Result<Flushed> {
         loop {
+            let written = self.local.stats.bytes_out.get();
             let flushed = self.flush(cx, scratch)?;
+            if self.local.stats.bytes_out.get() != written {
+                self.conn.touch(now);
+            }
             let how = match flushed {
                 Flushed::Blocked => Flush::Blocked,
                 Flushed::Everything => Flush::Done,
