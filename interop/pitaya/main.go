@@ -92,9 +92,9 @@ func (r *Room) Who(ctx context.Context) (*who, error) {
 }
 
 // Remember writes to the session's data and pushes it to the frontend.
-func (r *Room) Remember(ctx context.Context, data map[string]interface{}) (*who, error) {
+func (r *Room) Remember(ctx context.Context, data *map[string]interface{}) (*who, error) {
 	s := r.app.GetSessionFromCtx(ctx)
-	for key, value := range data {
+	for key, value := range *data {
 		if err := s.Set(key, value); err != nil {
 			return nil, err
 		}

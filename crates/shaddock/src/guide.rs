@@ -18,6 +18,8 @@ guides! {
     delivery: "docs/delivery.md",
     delivery_zh: "docs/zh-CN/delivery.md",
     operations: "docs/operations.md",
+    cluster: "docs/cluster.md",
+    coming_from_pitaya: "docs/coming-from-pitaya.md",
     coming_from_pomelo: "docs/coming-from-pomelo.md",
     coming_from_pomelo_zh: "docs/zh-CN/coming-from-pomelo.md",
 }

@@ -178,14 +178,22 @@ impl Rpc {
         self,
         argument: &(impl Serialize + ?Sized),
     ) -> Result<R, RpcError> {
-        let body = to_body(argument)?;
+        let answer = self.call_raw(to_body(argument)?).await?;
+        read(&answer)
+    }
+
+    /// As [`call`](Self::call), with bytes of your own both ways: a protobuf message, as remotes of Pitaya servers take and give it.
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    pub async fn call_raw(self, argument: impl Into<Bytes>) -> Result<Bytes, RpcError> {
+        let body = argument.into();
         let server = self.server(&body)?;
-        let answer = self
+        Ok(self
             .app
             .membership()?
             .call(&server, self.request(body))
-            .await?;
-        read(&answer)
+            .await?)
     }
 
     /// Calls every server of the type, and waits for all. Empty if there is none.

@@ -96,7 +96,11 @@ async fn the_room_works(clients: [Client; 2], frontend_type: &str, kick_text: &s
     let data = json!({ "level": 7, "name": "Ann", "bag": { "gold": [1, 2] } });
     ask(ann, "room.room.remember", data.clone()).await;
     let after = ask(ann, "room.room.who", json!({})).await;
-    assert_eq!((&after["uid"], &after["data"]), (&json!("ann"), &data));
+    assert_eq!(after["uid"], "ann");
+    for (key, value) in data.as_object().unwrap() {
+        // A Go frontend has put something of its own beside it.
+        assert_eq!(after["data"][key], *value, "{key}");
+    }
 
     // Pushes: to the session, to a user on another connection.
     let mut to_ann = ann.subscribe("onText");
