@@ -18,6 +18,7 @@ import (
 	"github.com/topfreegames/pitaya/v3/pkg/groups"
 	"github.com/topfreegames/pitaya/v3/pkg/logger"
 	logruswrapper "github.com/topfreegames/pitaya/v3/pkg/logger/logrus"
+	"github.com/topfreegames/pitaya/v3/pkg/protos"
 )
 
 type text struct {
@@ -133,6 +134,28 @@ func (r *Room) KickMe(ctx context.Context) (*text, error) {
 	return &text{Text: "kicked"}, nil
 }
 
+// CallShout calls a remote of a server of type "vault".
+func (r *Room) CallShout(ctx context.Context, t *text) (*text, error) {
+	reply := &protos.KickMsg{}
+	if err := r.app.RPC(ctx, "vault.room.shout", reply, &protos.KickMsg{UserId: t.Text}); err != nil {
+		return nil, err
+	}
+	return &text{Text: reply.UserId}, nil
+}
+
+// Remotes are what other servers call. The messages are any that Pitaya itself has.
+type Remotes struct {
+	component.Base
+}
+
+// Shout answers in capitals.
+func (*Remotes) Shout(ctx context.Context, m *protos.KickMsg) (*protos.KickMsg, error) {
+	if m.UserId == "" {
+		return nil, pitaya.Error(fmt.Errorf("nothing to shout"), "ROOM-9")
+	}
+	return &protos.KickMsg{UserId: strings.ToUpper(m.UserId)}, nil
+}
+
 // Who was missing is in the answer.
 func ignoreEmpty(lost []string, err error) error {
 	if len(lost) > 0 {
@@ -168,6 +191,7 @@ func main() {
 
 	room := &Room{app: app, heard: make(chan string, 16)}
 	app.Register(room, component.WithName("room"), component.WithNameFunc(strings.ToLower))
+	app.RegisterRemote(&Remotes{}, component.WithName("room"), component.WithNameFunc(strings.ToLower))
 	go func() {
 		for !app.IsRunning() {
 			time.Sleep(10 * time.Millisecond)

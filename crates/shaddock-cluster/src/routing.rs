@@ -158,7 +158,7 @@ const LOCAL_CALL: &str = "you are making a rpc that may be processed locally, ei
                           specify a server id";
 
 /// A number below `len`, which is not 0. Good enough to spread load: std's hasher with a new key each time.
-fn random_below(len: usize) -> usize {
+pub(crate) fn random_below(len: usize) -> usize {
     if len == 1 {
         return 0;
     }

@@ -26,8 +26,12 @@ use shaddock_client::{Client, Dialect, RequestError, ServerError};
 
 const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
 
-/// The servers under test are in processes of their own, which log by themselves.
-fn logs() {}
+/// Logs of the backend in this process, if `SHADDOCK_TEST_LOG` is set.
+fn logs() {
+    if std::env::var_os("SHADDOCK_TEST_LOG").is_some() {
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+    }
+}
 
 /// A program that says when it is ready. Killed when dropped.
 struct Program(Child);

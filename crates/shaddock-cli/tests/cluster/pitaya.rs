@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use shaddock::{prelude::*, remote::RpcError};
 use shaddock_client::{Client, CloseKind, Dialect};
 
 use crate::{
@@ -182,6 +183,11 @@ async fn a_go_frontend_serves_our_backend() {
     let address = free_address();
     let _frontend = start_go(program, &backing, "gofront", Some(&address));
     let address = format!("tcp://{address}");
+    // A Go frontend lets clients in before the others know it.
+    let members = room.apps()[0].membership().unwrap().members();
+    while !members.has_type("gofront") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let clients = [
         connect(&address, Dialect::Pitaya).await,
         connect(&address, Dialect::Pitaya).await,
@@ -197,4 +203,89 @@ async fn a_go_frontend_serves_our_backend() {
     // A Go frontend's KICK has no text.
     the_room_works(clients, "gofront", "").await;
     room.shutdown().await;
+}
+
+/// A protobuf message with one text, of fewer than 128 bytes, in field 1.
+fn message(text: &str) -> Vec<u8> {
+    let mut bytes = vec![0x0a, u8::try_from(text.len()).unwrap()];
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_and_rust_call_each_other_s_remotes() {
+    let Some(program) = go_program() else { return };
+    let backing = Backing::start();
+    let mut vault = App::new("vault", "vault-1");
+    vault.remote("room.shout", async |Body(body): Body| match &body[..] {
+        [0x0a, _, text @ ..] => {
+            let text = String::from_utf8_lossy(text).to_uppercase();
+            Ok(Reply::raw(message(&text)))
+        }
+        _ => Err(HandlerError::bad_request("no text")),
+    });
+    let vault = Servers::new()
+        .add(vault)
+        .cluster(backing.cluster())
+        .start()
+        .await
+        .unwrap();
+    let app = vault.app("vault-1").unwrap();
+    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    let _room = start_go(program, &backing, "room", None);
+    let client = connect(&frontend.address, Dialect::Pitaya).await;
+    ask_soon(&client, "room.room.echo").await;
+
+    let text = ask(&client, "room.room.callshout", json!({ "text": "go" })).await;
+    assert_eq!(text, json!({ "text": "GO" }), "Go called Rust");
+    let call = || app.rpc("room.room.shout");
+    let answer = call().call_raw(message("rust")).await.unwrap();
+    assert_eq!(answer, message("RUST"), "Rust called Go");
+    match call().call_raw(Vec::new()).await {
+        Err(RpcError::Remote(error)) => assert_eq!(error.code(), "ROOM-9"),
+        other => panic!("{other:?}"),
+    }
+    match app.rpc("room.room.echo").call_raw(message("x")).await {
+        Err(RpcError::Remote(error)) => {
+            assert_eq!(error.code(), "PIT-404", "a handler is no remote")
+        }
+        other => panic!("{other:?}"),
+    }
+    vault.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_has_one_session_on_frontends_of_both_kinds() {
+    let Some(program) = go_program() else { return };
+    let backing = Backing::start();
+    let ours = Frontend::start(
+        &backing,
+        "connector-1",
+        &[
+            "--set",
+            "session.single_session=true",
+            "--set",
+            "session.on_conflict=replace_old",
+        ],
+    );
+    let address = free_address();
+    let _theirs = start_go(program, &backing, "connector", Some(&address));
+    let theirs = format!("tcp://{address}");
+    let _room = start_go(program, &backing, "room", None);
+    let ann = json!({ "uid": "ann" });
+
+    let mut clients = Vec::new();
+    for address in [&theirs, &ours.address, &theirs] {
+        let client = connect(address, Dialect::Pitaya).await;
+        ask_soon(&client, "room.room.echo").await;
+        ask(&client, "room.room.bind", ann.clone()).await;
+        if let Some(older) = clients.last() {
+            let older: &Client = older;
+            let closed = tokio::time::timeout(Duration::from_secs(5), older.closed()).await;
+            assert!(matches!(closed, Ok(CloseKind::Kicked { .. })), "{closed:?}");
+        }
+        clients.push(client);
+    }
+    let who = ask(&clients[2], "room.room.who", json!({})).await;
+    assert_eq!(who["uid"], "ann");
 }

@@ -88,7 +88,7 @@ async fn a_user_has_one_session_on_all_frontends() {
     let binds = clients
         .iter()
         .map(|client| client.request::<_, Value>("room.room.bind", &bob));
-    futures_util::future::join_all(binds).await;
+    let answers = futures_util::future::join_all(binds).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let open = clients
         .iter()
@@ -102,7 +102,7 @@ async fn a_user_has_one_session_on_all_frontends() {
     assert_eq!(
         sessions.iter().sum::<usize>(),
         1,
-        "{sessions:?}, {open} clients are open"
+        "{sessions:?}, {open} clients are open, {answers:?}"
     );
     room.shutdown().await;
 }

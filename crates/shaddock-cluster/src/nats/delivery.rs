@@ -35,14 +35,10 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
     }
     let result = match &delivery.to {
         Receivers::Uids(uids) => send_plain(core, &frontend.server_type, delivery, uids),
-        Receivers::Sids(sids) => Ok(Delivered {
-            missing_sids: sids.to_vec(),
-            ..Delivered::default()
-        }),
-        Receivers::All { .. } => Err(RemoteError::of(
+        Receivers::Sids(_) | Receivers::All { .. } => Err(RemoteError::of(
             RemoteErrorKind::Refused,
             code::UNKNOWN,
-            "the frontend is a Pitaya server, which cannot broadcast",
+            "the frontend is a Pitaya server, which only knows users",
         )),
     };
     Box::pin(std::future::ready(result))

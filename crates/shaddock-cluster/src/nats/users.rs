@@ -301,35 +301,52 @@ impl Drop for Binding<'_> {
 }
 
 /// Binds a user at this frontend.
+///
+/// Binds on two frontends that ask each other to give the user up at the same time would both be lost. So a lost one begins again
+/// after a while that differs, as if it had come later.
 pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<(), BindError> {
     if !is_uid(&uid) {
         return Err(BindError::IllegalUid);
     }
+    let end = tokio::time::Instant::now() + core.config.takeover_timeout;
+    let mut longest = 10;
+    loop {
+        let bound = attempt(&core, &uid, sid).await;
+        if !matches!(bound, Err(BindError::Lost)) || tokio::time::Instant::now() > end {
+            return bound;
+        }
+        let pause = crate::routing::random_below(longest) as u64;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        longest = (longest * 2).min(500);
+    }
+}
+
+async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<(), BindError> {
     let unique = if core.info.frontend {
         core.options.unique
     } else {
         Unique::No
     };
-    let turn = core.users.begin(&uid, sid, unique)?;
+    let turn = core.users.begin(uid, sid, unique)?;
     let mut binding = Binding {
-        core: &core,
-        uid: &uid,
+        core,
+        uid,
         sid,
         keep: false,
     };
     let timeout = core.config.takeover_timeout;
     let settle = async {
         let _turn = turn.lock().await;
-        core.users.subscribe(&core.link, &uid).await?;
+        core.users.subscribe(&core.link, uid).await?;
         if unique != Unique::No {
-            owners::claim(&core, &uid).await?;
+            owners::claim(core, uid).await?;
         }
         Ok(())
     };
     tokio::time::timeout(timeout, settle)
         .await
         .unwrap_or_else(|_| Err(BindError::Unavailable("it took too long".to_owned())))?;
-    if !core.users.is_bound(&uid, sid) {
+    if !core.users.is_bound(uid, sid) {
         // Another frontend took the user while we settled.
         return Err(BindError::Lost);
     }

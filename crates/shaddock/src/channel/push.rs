@@ -11,8 +11,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use shaddock_cluster::{
-    BoxFuture, Context, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError, ServerId,
-    SessionAnswer, SessionOp,
+    BoxFuture, Context, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError,
+    RemoteErrorKind, ServerId, SessionAnswer, SessionOp,
 };
 use shaddock_core::{ChannelError, FanOut, FrontendId, Sid, Uid};
 
@@ -352,18 +352,24 @@ impl AppHandle {
         collect(sent.collect())
     }
 
-    /// Sends a message to one session of another frontend.
+    /// Sends a message to one session of another frontend; where that is a Pitaya server, which only knows users, to its user.
     pub(crate) async fn send_there(
         &self,
         frontend: &ServerId,
         sid: Sid,
+        uid: Option<&Uid>,
         message: Message,
     ) -> Result<(), SessionError> {
-        let raw = crate::session::raw_sid(sid);
-        let delivered = self
-            .membership()?
-            .deliver(frontend, message.to(Receivers::Sids(Arc::from([raw]))))
-            .await?;
+        let membership = self.membership()?;
+        let session = Receivers::Sids(Arc::from([crate::session::raw_sid(sid)]));
+        let sent = membership.deliver(frontend, message.to(session)).await;
+        let delivered = match (sent, uid) {
+            (Err(error), Some(uid)) if error.kind() == RemoteErrorKind::Refused => {
+                let user = Receivers::Uids(Arc::from([Arc::clone(uid.shared())]));
+                membership.deliver(frontend, message.to(user)).await?
+            }
+            (sent, _) => sent?,
+        };
         if delivered.missing_sids.is_empty() {
             Ok(())
         } else {

@@ -272,7 +272,11 @@ impl SessionView {
         let message = Message::new(route, value)?;
         match &self.place {
             Place::Here(session) => self.app.send_to(session, &message),
-            Place::There(there) => self.app.send_there(&there.frontend, self.id, message).await,
+            Place::There(there) => {
+                self.app
+                    .send_there(&there.frontend, self.id, self.uid(), message)
+                    .await
+            }
         }
     }
 
