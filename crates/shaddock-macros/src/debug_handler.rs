@@ -10,7 +10,7 @@ const MOST_ARGUMENTS: usize = 9;
 /// Extractors that read the body, by the last part of their path.
 const READ_THE_BODY: [&str; 2] = ["Json", "Body"];
 
-pub(crate) fn expand(attributes: &TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn expand(attributes: &TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = None;
     if !attributes.is_empty() {
         let error = Error::new_spanned(attributes, "`debug_handler` takes no arguments");
@@ -26,7 +26,7 @@ pub(crate) fn expand(attributes: &TokenStream, item: TokenStream) -> TokenStream
             checked = checks(&function);
         }
     } else {
-        let error = Error::new_spanned(&item, "`debug_handler` is for functions only");
+        let error = Error::new_spanned(item, "`debug_handler` is for functions only");
         add(&mut errors, error);
     }
     let errors = errors.as_ref().map(Error::to_compile_error);

@@ -20,5 +20,5 @@ mod debug_handler;
 /// free functions: not for methods, and not for functions with type parameters.
 #[proc_macro_attribute]
 pub fn debug_handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
-    debug_handler::expand(&attributes.into(), item.into()).into()
+    debug_handler::expand(&attributes.into(), &item.into()).into()
 }

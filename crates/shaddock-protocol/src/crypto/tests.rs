@@ -236,6 +236,8 @@ fn keys_are_checked_before_they_are_used() {
         &N[..127],
         &even,
         &format!("{N}g"),
+        &format!("+{N}"),
+        &format!("{}_{}", &N[..9], &N[9..]),
         &"f".repeat(1025),
         &"f".repeat(1 << 20),
     ];

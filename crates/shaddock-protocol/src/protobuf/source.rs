@@ -266,3 +266,28 @@ fn array_index(name: &str) -> Option<u32> {
     let canonical = name == "0" || !name.starts_with(['0', '+']);
     name.parse().ok().filter(|n| canonical && *n < u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What JavaScript takes for an index, and so puts first.
+    #[test]
+    fn indices_are_canonical_and_below_the_largest() {
+        for (name, index) in [
+            ("0", Some(0)),
+            ("17", Some(17)),
+            ("4294967294", Some(u32::MAX - 1)),
+            ("4294967295", None),
+            ("4294967296", None),
+            ("01", None),
+            ("+1", None),
+            ("-1", None),
+            ("1.0", None),
+            ("", None),
+            ("a", None),
+        ] {
+            assert_eq!(array_index(name), index, "{name}");
+        }
+    }
+}

@@ -696,6 +696,38 @@ fn schemas_that_cannot_be_used() {
 }
 
 #[test]
+fn messages_may_have_many_fields() {
+    let label = |n: u32| {
+        if n.is_multiple_of(3) {
+            "required"
+        } else {
+            "optional"
+        }
+    };
+    let file: Map<_, _> = (0..150)
+        .map(|n| (format!("{} uInt32 f{n}", label(n)), n.into()))
+        .collect();
+    let schema = schema(&json!({"t": file}));
+    let body: Map<_, _> = (0..150).map(|n| (format!("f{n}"), n.into())).collect();
+    for missing in 0..150u32 {
+        let mut body = body.clone();
+        let name = format!("f{missing}");
+        body.shift_remove(&name);
+        let text = Value::Object(body).to_string();
+        match schema.encode("t", text.as_bytes()) {
+            Ok(bytes) => {
+                assert!(!missing.is_multiple_of(3));
+                assert_eq!(schema.decode_both("t", &bytes), Ok(text));
+            }
+            error => {
+                assert!(missing.is_multiple_of(3));
+                assert_eq!(field_error(error), (name, FieldProblem::Missing));
+            }
+        }
+    }
+}
+
+#[test]
 fn root_messages_are_no_routes() {
     let schema =
         Schema::parse(r#"{"message P":{"optional uInt32 a":1},"t":{"optional P p":1}}"#).unwrap();

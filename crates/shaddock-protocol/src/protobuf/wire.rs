@@ -76,11 +76,8 @@ impl<'a> Reader<'a> {
                 return Ok(n);
             }
         }
-        Err(if self.0.len() < 10 {
-            ProtobufError::Truncated
-        } else {
-            ProtobufError::VarintTooLong
-        })
+        // Ten bytes do not come to this line: the tenth is an error or the last.
+        Err(ProtobufError::Truncated)
     }
 
     /// A count of elements that take `least` bytes or more each: refused when they cannot be there.

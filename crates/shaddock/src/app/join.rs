@@ -108,7 +108,7 @@ impl Node for AppNode {
     }
 
     fn member_changed(&self, change: MemberChange) {
-        tracing::info!(?change, "servers changed");
+        tracing::debug!(?change, "servers changed");
         if let (Some(app), MemberChange::Left(info)) = (self.app(), change)
             && info.frontend
         {
