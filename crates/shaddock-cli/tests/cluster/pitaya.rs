@@ -247,7 +247,7 @@ async fn go_and_rust_call_each_other_s_remotes() {
     }
     match app.rpc("room.room.echo").call_raw(message("x")).await {
         Err(RpcError::Remote(error)) => {
-            assert_eq!(error.code(), "PIT-404", "a handler is no remote")
+            assert_eq!(error.code(), "PIT-404", "a handler is no remote");
         }
         other => panic!("{other:?}"),
     }

@@ -104,7 +104,7 @@ async fn tell(Ctx(app): Ctx, Json(to): Json<ToUser>) -> Result<Json<Value>, Hand
         .channels()
         .push_message_to_users(&to.frontend, "onText", &text, &[Uid::new(to.uid)?])
         .await?;
-    let missing: Vec<&str> = pushed.not_reached().map(|uid| uid.as_str()).collect();
+    let missing: Vec<&str> = pushed.not_reached().map(Uid::as_str).collect();
     Ok(Json(json!({ "missing": missing })))
 }
 
