@@ -63,19 +63,11 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
     done
 }
 
-/// Nobody new is let in, and other servers send nobody here.
+/// Frontends let nobody new in. Backends of this process go on: what happens when a client leaves may call them.
 async fn close_doors(apps: &[AppHandle]) {
-    for app in apps {
+    for app in apps.iter().filter(|app| app.is_frontend()) {
         app.stop_accepting();
-        if let Ok(membership) = app.membership() {
-            let limit = app.config().stop_timeout;
-            if tokio::time::timeout(limit, membership.withdraw())
-                .await
-                .is_err()
-            {
-                tracing::warn!(app = app.id(), "leaving discovery took too long");
-            }
-        }
+        app.withdraw().await;
     }
 }
 

@@ -340,3 +340,28 @@ async fn remotes_are_called_with_typed_arguments() {
         Err(RpcError::Answer(_))
     ));
 }
+
+/// What an application does when a client leaves may call the backends of its process, also while the process goes down.
+#[tokio::test]
+async fn a_client_that_a_shutdown_closes_can_still_be_saved() {
+    let saved = Arc::new(Mutex::new(Vec::new()));
+    let store = Arc::clone(&saved);
+    let mut chat = App::new("chat", "chat-1");
+    chat.remote("player.save", move |Json(sid): Json<String>| {
+        store.lock().unwrap().push(sid);
+        async { Json(true) }
+    });
+    let mut app = frontend("connector-1");
+    app.on_session_closed(|app: AppHandle, event: SessionEvent| async move {
+        let sid = event.session().id().to_string();
+        app.rpc("chat.player.save")
+            .call::<bool>(&sid)
+            .await
+            .unwrap();
+    });
+    let running = start([app, chat]).await;
+    let client = Client::connect(&running.apps()[0]);
+    running.shutdown().await;
+    assert_eq!(saved.lock().unwrap().len(), 1);
+    drop(client);
+}

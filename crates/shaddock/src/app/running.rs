@@ -88,32 +88,30 @@ impl Running {
         Ok(self.workers.insert(workers))
     }
 
-    /// Stops everything, in this order: nobody new is let in and nobody routes here any more; clients are told and closed, after what is queued
-    /// for them was sent; requests at work and events end; background work is cancelled; components stop in reverse order; the cluster is left.
+    /// Stops everything, in this order: frontends let nobody new in; their clients are told and closed, after what is queued for them was
+    /// sent; their requests and events end, and may still call the backends here; then nobody calls the backends any more, and they finish;
+    /// background work is cancelled; components stop in reverse order; the cluster is left.
     ///
     /// Each step has a deadline ([`AppConfig::stop_timeout`](super::AppConfig::stop_timeout)), so this always ends. Not cancel-safe: dropped, it
     /// leaves the rest running.
     pub async fn shutdown(mut self) {
-        for app in &self.apps {
+        let (frontends, backends): (Vec<_>, Vec<_>) =
+            self.apps.iter().partition(|app| app.is_frontend());
+        for app in &frontends {
             app.stop_accepting();
-            if let Ok(membership) = app.membership() {
-                within(app, "withdraw from the cluster", membership.withdraw()).await;
-            }
+            app.withdraw().await;
         }
-        for app in &self.apps {
+        for app in &frontends {
             app.close_clients().await;
         }
-        for app in &self.apps {
-            let limit = app.config().stop_timeout;
-            if !app.requests().stop(limit).await
-                || !app.events().stop(limit).await
-                || !app.tasks().stop(limit).await
-            {
-                tracing::warn!(
-                    app = app.id(),
-                    "work was still going on when the app stopped"
-                );
-            }
+        for app in &frontends {
+            app.finish_work().await;
+        }
+        for app in &backends {
+            app.withdraw().await;
+        }
+        for app in &backends {
+            app.finish_work().await;
         }
         for one in self.components.iter().rev().filter(|one| one.is_up) {
             within(
@@ -152,6 +150,27 @@ impl std::fmt::Debug for Running {
 }
 
 impl AppHandle {
+    /// No other server chooses this one any more.
+    pub(crate) async fn withdraw(&self) {
+        if let Ok(membership) = self.membership() {
+            within(self, "withdraw from the cluster", membership.withdraw()).await;
+        }
+    }
+
+    /// Requests at work and events end, then background work is cancelled.
+    async fn finish_work(&self) {
+        let limit = self.config().stop_timeout;
+        if !self.requests().stop(limit).await
+            || !self.events().stop(limit).await
+            || !self.tasks().stop(limit).await
+        {
+            tracing::warn!(
+                app = self.id(),
+                "work was still going on when the app stopped"
+            );
+        }
+    }
+
     fn take_listeners(&self) -> Vec<shaddock_net::Listener> {
         std::mem::take(
             &mut *self

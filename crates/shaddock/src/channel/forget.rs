@@ -8,7 +8,7 @@ use std::{
 use shaddock_cluster::{
     Context, ForwardedSession, ServerId, SessionAnswer, SessionEvent, SessionOp,
 };
-use shaddock_core::{FrontendId, Uid};
+use shaddock_core::{FrontendId, MemberStamp, Uid};
 
 use crate::app::AppHandle;
 
@@ -40,9 +40,10 @@ impl AppHandle {
         ) else {
             return;
         };
-        if self.channel_data().channels_of(&user, &place).is_empty() {
+        // A user who comes back between the question and its answer has another stamp, and stays.
+        let Some(stamp) = self.channel_data().stamp(user.as_str(), place.as_str()) else {
             return;
-        }
+        };
         let Ok(membership) = self.membership() else {
             return;
         };
@@ -60,13 +61,13 @@ impl AppHandle {
             .as_mut()
             .poll(&mut TaskContext::from_waker(Waker::noop()))
         {
-            self.forget_unless_there(&user, &place, answer.ok());
+            self.forget_unless_there(&user, &place, stamp, answer.ok());
             return;
         }
         let app = self.clone();
         let spawned = self.tasks().spawn("forget member", async move {
             let answer = asked.await.ok();
-            app.forget_unless_there(&user, &place, answer);
+            app.forget_unless_there(&user, &place, stamp, answer);
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, uid = &**uid, "a member of channels could not be looked after");
@@ -74,10 +75,16 @@ impl AppHandle {
     }
 
     /// A frontend that does not answer keeps its members: if it is gone, that is told as its own event.
-    fn forget_unless_there(&self, uid: &Uid, frontend: &FrontendId, answer: Option<SessionAnswer>) {
+    fn forget_unless_there(
+        &self,
+        uid: &Uid,
+        frontend: &FrontendId,
+        stamp: MemberStamp,
+        answer: Option<SessionAnswer>,
+    ) {
         if matches!(answer, Some(SessionAnswer::Sessions(sessions)) if sessions.is_empty()) {
             self.channel_data()
-                .remove_member_everywhere(uid.as_str(), frontend.as_str());
+                .remove_member_since(uid.as_str(), frontend.as_str(), stamp);
         }
     }
 
