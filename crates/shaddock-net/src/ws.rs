@@ -21,7 +21,7 @@ use tungstenite::protocol::frame::{
 pub enum WsEvent {
     /// A whole message, text or binary.
     Message(Bytes),
-    /// A ping; answer it with [`put_control`].
+    /// A ping, to be answered with a pong of the same payload.
     Ping(Bytes),
     /// A pong; nothing to do.
     Pong,
