@@ -267,7 +267,7 @@ fn requests_that_cannot_be_served_get_an_answer_and_the_connection_lives() {
 }
 
 #[test]
-fn silent_connections_are_closed_at_the_deadline() {
+fn defect_26_silent_connections_are_closed_at_the_deadline() {
     let limits = Limits {
         handshake_timeout: Duration::from_millis(200),
         ..Limits::default()
@@ -282,6 +282,22 @@ fn silent_connections_are_closed_at_the_deadline() {
     });
     assert_eq!(client.request(1, "a.b.echo", "{}"), "{}");
     drop((silent, client));
+    server.finish();
+}
+
+/// The original made a session when it accepted a connection.
+#[test]
+fn defect_17_a_session_begins_with_the_acknowledgement() {
+    let server = start();
+    let silent = connect(&server);
+    let mut halfway = connect(&server);
+    halfway.send(PackageType::Handshake, HANDSHAKE);
+    halfway.next().unwrap();
+    server.until("both are accepted", |s| s.open_connections() == 2);
+    assert_eq!(server.echo.sessions.session_count(), 0);
+    halfway.send(PackageType::HandshakeAck, b"");
+    server.until("it has a session", |s| s.echo.sessions.session_count() == 1);
+    drop((silent, halfway));
     server.finish();
 }
 
