@@ -303,7 +303,7 @@ mod tests {
 
     /// Defect 20 of the original: the key of a client that never sends a message stays in memory for ever.
     #[test]
-    fn the_key_goes_with_the_connection() {
+    fn defect_20_the_key_goes_with_the_connection() {
         let config = crate::CodecConfig {
             crypto: Some(crate::HashPolicy::Sha2),
             ..crate::CodecConfig::default()

@@ -111,7 +111,7 @@ fn the_member_is_cut_out_wherever_it_stands() {
 }
 
 #[test]
-fn bodies_that_are_not_signed() {
+fn defect_27_bodies_that_are_not_signed() {
     use SignatureError::{Ambiguous, NotAnObject, NotSigned, Size};
     for (body, error) in [
         ("", NotAnObject),
