@@ -12,6 +12,9 @@ pub(crate) const MAX_PROXY_HEAD: usize = 536;
 const MAX_V1_HEAD: usize = 107;
 
 const V1_START: &[u8] = b"PROXY ";
+/// Bytes of a v2 head before its addresses; the last two announce how many follow.
+const V2_FIXED: usize = 16;
+
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What the bytes so far amount to.
@@ -38,6 +41,12 @@ pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     }
     if known < start.len() {
         return ProxyHead::NeedMore;
+    }
+    if let (true, Some(length)) = (start == V2_START, input.get(14..16))
+        && V2_FIXED + usize::from(u16::from_be_bytes([length[0], length[1]])) > MAX_PROXY_HEAD
+    {
+        // Judged by what it announces, so that it does not matter how much of it has arrived.
+        return ProxyHead::Bad;
     }
     let head = if start == V1_START {
         match v1_line(input) {
@@ -144,6 +153,16 @@ mod tests {
         assert_eq!(&input[..], b"\x01\0\0");
         let local = [V2_START, &[0x20, 0x00, 0, 0]].concat();
         assert_eq!(whole(&local).0, ProxyHead::Done(None));
+    }
+
+    #[test]
+    fn a_long_version_two_head_is_bad_whole_or_cut() {
+        let mut head = [V2_START, &[0x21, 0x21, 3, 0]].concat();
+        head.resize(16 + 768, 0);
+        for cut in [16, 100, 600, head.len()] {
+            let mut input = BytesMut::from(&head[..cut]);
+            assert_eq!(proxy_head(&mut input), ProxyHead::Bad, "{cut}");
+        }
     }
 
     #[test]
