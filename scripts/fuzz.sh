@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds all fuzz targets and runs them one after the other, from seeds made of the test vectors.
 #
-#   scripts/fuzz.sh                     10 seconds each, as CI does
+#   scripts/fuzz.sh                     10 seconds each (scripts/test gives 3)
 #   scripts/fuzz.sh SECONDS [TARGET..]  longer, or only these
 #
 # CI always takes the same seed, so that what it says is about the commit; FUZZ_SEED=0 takes a new one every time.
