@@ -91,9 +91,10 @@ pub trait Node: Send + Sync + 'static {
 
     /// For a while this frontend cannot be sure that it still owns its users (`true`), or it is sure again (`false`).
     ///
-    /// While it is not, the cluster refuses to forward or deliver in the name of a bound user whose session is unique;
-    /// handlers of this server should do the same. Those who were lost meanwhile come by
-    /// [`bound_elsewhere`](Self::bound_elsewhere) before `false`.
+    /// While it is not, the cluster forwards nothing in the name of a bound user whose session is unique, and hands over
+    /// no message that is only for such users. The node does the same with what never leaves this server: its own
+    /// handlers, its own pushes, and the bound receivers of a [`Receivers::All`](crate::Receivers::All). Those who were lost
+    /// meanwhile come by [`bound_elsewhere`](Self::bound_elsewhere) before `false`.
     fn fenced(&self, fenced: bool) {
         let _ = fenced;
     }

@@ -119,6 +119,12 @@ impl RemoteError {
         Self::new(code::UNKNOWN, "session not found")
     }
 
+    /// This frontend is cut off, so that another one may own the user by now ([`Node::fenced`](crate::Node::fenced)).
+    pub fn fenced() -> Self {
+        let text = "this frontend is cut off and another one may own the user";
+        Self::of(RemoteErrorKind::Fenced, code::UNAVAILABLE, text)
+    }
+
     /// No handler has this route, in full as the client gave it.
     pub fn handler_not_found(route: &str) -> Self {
         Self::new(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shaddock_cluster::{
-    Context, JoinOptions, NatsCluster, NatsConfig, RemoteErrorKind, SessionOp, Unique,
+    Context, JoinOptions, NatsCluster, NatsConfig, Receivers, RemoteErrorKind, SessionOp, Unique,
 };
 use support::node::{Server, call, delivery, raw, request, uids};
 use support::proxy::Proxy;
@@ -450,6 +450,60 @@ async fn a_frontend_is_cut_off_and_its_user_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_is_cut_off_and_its_user_comes_anew() {
     partition(Unique::RejectNew).await;
+}
+
+/// Only etcd is away: the lease of the frontend ends, and NATS still brings it messages for those whom it may have lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_frontend_delivers_to_guests_only() {
+    let backing = Backing::start();
+    let etcd = Proxy::to(backing.etcd.address).await;
+    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let front = join_with(
+        &config(backing.nats.address, etcd.address),
+        "front-1",
+        "connector",
+        options,
+    )
+    .await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    back.sees("front-1").await;
+    front.open(1);
+    front.open(2);
+    front.bind(1, "u").await.unwrap();
+    let everybody = |bound_only| Receivers::All { bound_only };
+    let both = || Receivers::Sids([raw(1), raw(2)].into());
+
+    etcd.cut();
+    // The list may lose it before the messages are sent; where it is called stays the same.
+    let push = async |body: &str, to| {
+        back.member
+            .deliver(&front.id(), delivery(body, to))
+            .await
+            .unwrap()
+    };
+    within(TTL * 3, "fenced", || front.member.is_fenced()).await;
+    let delivered = push("by uid", uids(&["u"])).await;
+    assert_eq!((delivered.queued, delivered.missing_uids.len()), (0, 1));
+    let delivered = push("by sid", both()).await;
+    assert_eq!(
+        (delivered.queued, delivered.missing_sids),
+        (1, vec![raw(1)])
+    );
+    assert_eq!(push("to users", everybody(true)).await.queued, 0);
+    assert_eq!(push("to all", everybody(false)).await.queued, 1);
+    assert!(front.got(1).is_empty());
+    assert_eq!(front.got(2), ["by sid", "to all"]);
+
+    etcd.heal();
+    within(SECOND * 10, "sure again", || !front.member.is_fenced()).await;
+    until("listed again", || {
+        back.member.members().server("front-1").is_some()
+    })
+    .await;
+    assert_eq!(push("by sid", both()).await.queued, 2);
+    assert_eq!(push("to all", everybody(false)).await.queued, 2);
+    assert_eq!(push("by uid", uids(&["u"])).await.queued, 1);
+    assert_eq!(front.got(1), ["by sid", "to all", "by uid"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 //! The straight way makes one future on the heap: filters that do not wait run inline, the route is looked up with one hash, and the answer is
 //! encoded into the session's outbound queue. A filter that waits adds a future around the same steps.
 
-use std::{future::Ready, sync::Arc};
+use std::{future::Ready, sync::Arc, time::Duration};
 
 use shaddock_cluster::{Context, ForwardedRequest, RoutingTarget};
 use shaddock_core::Session;
@@ -177,8 +177,14 @@ impl AppHandle {
     }
 
     /// Sends the request to a server of the type that its route names.
-    fn forward(&self, request: RequestContext) -> BoxFuture<()> {
+    fn forward(&self, mut request: RequestContext) -> BoxFuture<()> {
         let app = self.clone();
+        // Without one the cluster's request timeout counts. The cluster watches the time: no second timer is made here.
+        let context = match request.own_timeout() {
+            Some(timeout) if !timeout.is_zero() => Context::with_timeout(timeout),
+            _ => Context::new(),
+        };
+        request.set_timeout(Duration::ZERO);
         Box::pin(Work::start(request, Outside, move |request| {
             let route = request.route();
             let session = request.session().export();
@@ -189,10 +195,6 @@ impl AppHandle {
                 .routing()
                 .pick(membership.members(), server_type, &target)
                 .map_err(HandlerError::from_remote)?;
-            let mut context = Context::new();
-            if !request.timeout().is_zero() {
-                context.set_timeout(request.timeout());
-            }
             let forwarded = ForwardedRequest {
                 route: Arc::from(route.as_str()),
                 body: request.body().clone(),

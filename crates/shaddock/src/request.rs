@@ -19,6 +19,8 @@ pub struct RequestContext {
     id: Option<NonZeroU64>,
     body: Bytes,
     timeout: Duration,
+    /// Somebody chose the timeout for this request.
+    is_limited: bool,
     started: Option<Instant>,
     // A request seldom has any: no memory until then.
     extensions: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
@@ -38,6 +40,7 @@ impl RequestContext {
             id,
             body,
             timeout,
+            is_limited: false,
             started: None,
             extensions: Vec::new(),
         }
@@ -93,9 +96,16 @@ impl RequestContext {
         self.timeout
     }
 
-    /// Changes how long the handler may take. Counts from its start.
+    /// Changes how long the handler may take. Counts from its start. Where a request is forwarded, it is how long this server
+    /// waits for the answer.
     pub const fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
+        self.is_limited = true;
+    }
+
+    /// The timeout that was chosen for this request, unless it is the app's.
+    pub(crate) fn own_timeout(&self) -> Option<Duration> {
+        self.is_limited.then_some(self.timeout)
     }
 
     /// When a filter saw the request first; `None` unless one [marked](Self::mark_start) it.

@@ -14,6 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shaddock::{
+    cluster::LocalCluster,
     filter::{BeforeFlow, Filter, RateLimitFilter, TimeoutFilter, TooBusyFilter},
     prelude::*,
     reply::Outcome,
@@ -339,6 +340,35 @@ async fn the_timeout_filter_shortens_the_time() {
         json!({"code": 500})
     );
     assert_eq!(begin.elapsed().as_millis(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forwarded_request_has_the_time_of_the_cluster_unless_a_filter_gives_it_another() {
+    let waited = async |filter: Option<u64>| {
+        let mut front = frontend("connector-1");
+        if let Some(seconds) = filter {
+            front.global_filter(TimeoutFilter::new(Duration::from_secs(seconds)));
+        }
+        // Not a bound on what others do.
+        front.set(AppConfig {
+            handler_timeout: Duration::from_secs(1),
+            ..AppConfig::default()
+        });
+        let mut chat = App::new("chat", "chat-1");
+        chat.route("h.never", async || std::future::pending::<()>().await);
+        let cluster = LocalCluster::with_request_timeout(Duration::from_secs(7));
+        let servers = Servers::new().add(front).add(chat).cluster(cluster);
+        let running = servers.start().await.unwrap();
+        let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
+        let begin = tokio::time::Instant::now();
+        let (answer, error) = client.answer("chat.h.never", json!({})).await;
+        assert!(error, "{answer}");
+        (begin.elapsed().as_secs(), answer["code"].clone())
+    };
+    assert_eq!(waited(None).await, (7, json!("PIT-408")));
+    assert_eq!(waited(Some(0)).await, (7, json!("PIT-408")));
+    assert_eq!(waited(Some(3)).await.0, 3);
+    assert_eq!(waited(Some(20)).await.0, 20);
 }
 
 #[tokio::test]

@@ -56,6 +56,9 @@ impl Membership for Place {
     fn info(&self) -> &Arc<ServerInfo> {
         self.0.info()
     }
+    fn start_number(&self) -> u16 {
+        self.0.start_number()
+    }
     fn members(&self) -> &Members {
         self.0.members()
     }
@@ -151,6 +154,15 @@ async fn start() -> (Running, Arc<Word>) {
             Ok::<_, HandlerError>(Json(json!("in")))
         },
     );
+    let cut = Arc::clone(&word);
+    // The frontend is cut off while the handler runs.
+    app.route("entry.push", move |session: SessionView| {
+        cut.fenced.store(true, Ordering::Relaxed);
+        async move {
+            let pushed = session.push_message("onText", "hi").await;
+            Json(pushed.err().map_or("pushed", |_| "refused"))
+        }
+    });
     app.route("entry.echo", async |Json(body): Json<Value>| Json(body));
     let cluster = Scripted(LocalCluster::new(), Arc::clone(&word));
     let running = Servers::new().add(app).cluster(cluster).start().await;
@@ -207,16 +219,39 @@ async fn while_cut_off_nothing_is_done_for_users() {
             .push_message_to_users("connector", "onText", &"hi", &users)
     };
     assert_eq!(push().await.unwrap().queued, 1);
+    let room = app.channels().create("room").unwrap();
+    let (uid, front) = (Uid::new("ann").unwrap(), FrontendId::new("connector-1"));
+    assert!(room.add(&uid, &front.unwrap()));
 
-    word.fenced.store(true, Ordering::Relaxed);
+    let pushed = ann.request("connector.entry.push", json!(null)).await;
+    assert_eq!(pushed, json!("refused"));
     let refused = ann.request("connector.entry.echo", json!("x")).await;
     assert_eq!(refused, json!({ "code": 500 }));
     let answer = guest.request("connector.entry.echo", json!("x")).await;
     assert_eq!(answer, json!("x"), "who is nobody is nobody else's");
     let delivered = push().await.unwrap();
     assert_eq!((delivered.queued, delivered.missing.len()), (0, 1));
+    // Nor by what never leaves this server: its channels, its views, broadcasts.
+    let delivered = room.push_message("onText", "hi").await.unwrap();
+    assert_eq!((delivered.queued, delivered.missing.len()), (0, 1));
+    let sessions = app.backend_sessions();
+    let view = |sid| sessions.get("connector-1", sid);
+    let (of_ann, of_guest) = (view(ann.session.id()).await, view(guest.session.id()).await);
+    let (of_ann, of_guest) = (of_ann.unwrap().unwrap(), of_guest.unwrap().unwrap());
+    assert!(of_ann.push_message("onText", "hi").await.is_err());
+    of_guest.push_message("onText", "hi").await.unwrap();
+    let to_all = async |options| {
+        let sent = app.channels().broadcast("connector", "onText", "hi", options);
+        sent.await.unwrap().queued
+    };
+    assert_eq!(to_all(BroadcastOptions::all()).await, 1);
+    assert_eq!(to_all(BroadcastOptions::bound()).await, 0);
+    assert_eq!(to_all(BroadcastOptions::all().filtered("x")).await, 1);
 
     word.fenced.store(false, Ordering::Relaxed);
+    assert_eq!(to_all(BroadcastOptions::all()).await, 2);
+    assert_eq!(room.push_message("onText", "hi").await.unwrap().queued, 1);
+    of_ann.push_message("onText", "hi").await.unwrap();
     let answer = ann.request("connector.entry.echo", json!("x")).await;
     assert_eq!(answer, json!("x"));
     assert_eq!(push().await.unwrap().queued, 1);

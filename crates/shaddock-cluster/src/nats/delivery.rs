@@ -1,6 +1,7 @@
 //! Messages for clients, on their way to frontends and at their end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
@@ -349,16 +350,33 @@ pub(super) fn received_plain(core: &Core, message: Message) {
 }
 
 fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
-    match delivery.to {
-        // Perhaps another frontend owns them by now.
-        Receivers::Uids(uids) if core.fenced.load(std::sync::atomic::Ordering::Acquire) => {
-            Delivered {
-                missing_uids: uids.to_vec(),
-                ..Delivered::default()
-            }
-        }
-        _ => guarded("deliver", || core.node.deliver(delivery)),
+    if core.fenced.load(Ordering::Acquire) {
+        return deliver_fenced(core, delivery);
     }
+    guarded("deliver", || core.node.deliver(delivery))
+}
+
+/// Perhaps another frontend owns the users of this one by now: only who is nobody's gets anything.
+fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
+    let mut refused = Delivered::default();
+    let to = match delivery.to {
+        Receivers::Uids(uids) => {
+            refused.missing_uids = uids.to_vec();
+            return refused;
+        }
+        Receivers::All { bound_only: true } => return refused,
+        Receivers::Sids(sids) => {
+            let bound = core.users.bound_sids();
+            let guests;
+            (refused.missing_sids, guests) = sids.iter().partition(|sid| bound.contains(sid));
+            Receivers::Sids(Vec::into(guests))
+        }
+        // The node knows that it is fenced.
+        everybody @ Receivers::All { bound_only: false } => everybody,
+    };
+    let delivery = Delivery { to, ..delivery };
+    refused.merge(guarded("deliver", || core.node.deliver(delivery)));
+    refused
 }
 
 fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered) {

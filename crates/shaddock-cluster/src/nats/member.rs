@@ -91,11 +91,6 @@ fn fail<T: Send + 'static>(error: RemoteError) -> BoxFuture<'static, Result<T, R
     Box::pin(std::future::ready(Err(error)))
 }
 
-fn fenced() -> RemoteError {
-    let text = "this frontend is cut off and another one may own the user";
-    RemoteError::of(RemoteErrorKind::Fenced, code::UNAVAILABLE, text)
-}
-
 /// A frontend that is just dying has no sessions any more.
 fn unless_gone<T>(result: Result<T, RemoteError>) -> Result<Option<T>, RemoteError> {
     match result {
@@ -116,7 +111,7 @@ impl Membership for NatsMember {
 
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {
         if request.session.uid.is_some() && self.is_fenced() {
-            return Reply::ready(Err(fenced()));
+            return Reply::ready(Err(RemoteError::fenced()));
         }
         let timeout = self.timeout(&request.context);
         let kind = if request.id.is_some() {

@@ -1,6 +1,6 @@
 //! Users bound at this frontend: their sessions, their two subscriptions, and the claim on them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -116,6 +116,15 @@ impl Users {
             .users
             .get(uid)
             .map_or(0, |user| user.sids.len())
+    }
+
+    /// All sessions of users.
+    pub(super) fn bound_sids(&self) -> HashSet<RawSid> {
+        self.table()
+            .users
+            .values()
+            .flat_map(|user| user.sids.iter().copied())
+            .collect()
     }
 
     /// Users on whom there is a claim.

@@ -426,8 +426,10 @@ impl Node for TestNode {
                 }
             }
             Receivers::All { bound_only } => {
+                let fenced = state.fenced.last() == Some(&true);
                 for session in state.sessions.values_mut() {
-                    if open(session) && (!bound_only || session.uid.is_some()) {
+                    let bound = session.uid.is_some();
+                    if open(session) && (!bound_only || bound) && !(fenced && bound) {
                         session.got.push(message.clone());
                         delivered.queued += 1;
                     }

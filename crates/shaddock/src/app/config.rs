@@ -14,7 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppConfig {
     /// How long a handler may take. Default 30 s, zero is for ever. Above it the handler is dropped at its next `.await` and the request is
-    /// answered with an error. For forwarded requests also how long the frontend waits.
+    /// answered with an error. A request that is forwarded has the cluster's request timeout (5 s), unless a filter set another for it; the
+    /// server that handles it works no longer than the shorter of both.
     pub handler_timeout: Duration,
     /// How long a call of a remote may take, unless the call says otherwise. Default 5 s.
     pub rpc_timeout: Duration,

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
-use shaddock_cluster::{Delivered, Delivery, RawSid, Receivers};
+use shaddock_cluster::{Delivered, Delivery, RawSid, Receivers, RemoteError};
 use shaddock_core::{SendError, Session, Sid};
 use shaddock_protocol::{Codec, Dialect};
 
@@ -92,6 +92,8 @@ struct Sender<'a> {
     app: &'a AppHandle,
     encoded: Encoded<'a>,
     schedule: Schedule,
+    /// Cut off: perhaps another frontend owns the users of this one by now, so only who has no user gets anything.
+    fenced: bool,
     queued: usize,
 }
 
@@ -101,11 +103,15 @@ impl<'a> Sender<'a> {
             app,
             encoded: Encoded::new(app.codec(), message),
             schedule: app.scheduler().choose(&message.route),
+            fenced: app.is_fenced(),
             queued: 0,
         }
     }
 
     fn send(&mut self, session: &Arc<Session>) -> Result<(), SendError> {
+        if self.must_not_reach(session) {
+            return Err(SendError::Closed);
+        }
         let Some(package) = self.encoded.of(session.dialect()) else {
             return Err(SendError::Closed);
         };
@@ -118,6 +124,10 @@ impl<'a> Sender<'a> {
         }
         self.queued += 1;
         Ok(())
+    }
+
+    fn must_not_reach(&self, session: &Session) -> bool {
+        self.fenced && session.uid().is_some()
     }
 
     fn finish(self, mut delivered: Delivered) -> Delivered {
@@ -153,9 +163,7 @@ impl AppHandle {
         uids: impl Iterator<Item = &'a Arc<str>>,
     ) -> Delivered {
         let mut delivered = Delivered::default();
-        // Cut off: perhaps another frontend owns these users by now.
-        let service = self.session_service().filter(|_| !self.is_fenced());
-        let Some(service) = service else {
+        let Some(service) = self.session_service() else {
             delivered.missing_uids = uids.cloned().collect();
             return delivered;
         };
@@ -242,6 +250,9 @@ impl AppHandle {
         message: &Message,
     ) -> Result<(), SessionError> {
         let mut sender = Sender::new(self, message);
+        if sender.must_not_reach(session) {
+            return Err(RemoteError::fenced().into());
+        }
         if sender.encoded.of(session.dialect()).is_none() {
             return Err(SessionError::Encode(
                 "the message does not fit its schema or is too long".into(),

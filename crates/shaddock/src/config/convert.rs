@@ -146,7 +146,9 @@ impl Config {
     /// A setting cannot be used, or this program was built without the feature `nats` and is told to use NATS.
     pub fn cluster(&self) -> Result<Arc<dyn Cluster>, ClusterError> {
         match self.cluster.mode {
-            ClusterMode::Local => Ok(Arc::new(LocalCluster::new())),
+            ClusterMode::Local => Ok(Arc::new(LocalCluster::with_request_timeout(
+                self.cluster.request_timeout.0,
+            ))),
             #[cfg(feature = "nats")]
             ClusterMode::Nats => Ok(Arc::new(shaddock_cluster::NatsCluster::new(
                 self.nats_config(),

@@ -227,7 +227,8 @@ section! {
 section! {
     /// Handlers, remotes and background work.
     pub struct HandlerSettings in "handlers" {
-        /// How long a handler may take. Then the request is answered with an error. 0: for ever.
+        /// How long a handler of this server may take. Then the request is answered with an error. 0: for ever. What is forwarded
+        /// has `cluster.request_timeout`.
         restart timeout: Time = Time::secs(30), check within(Time::secs(0), Time::secs(3600));
         /// How long a call of another server may take, unless the call says otherwise.
         restart rpc_timeout: Time = Time::secs(5), check within(Time::millis(1), Time::secs(3600));
@@ -284,7 +285,8 @@ section! {
         restart rejoin_grace: Time = Time::secs(10), check within(Time::secs(0), Time::secs(600));
         /// How long a server serves on after it left the list.
         restart shutdown_delay: Time = Time::millis(300), check within(Time::secs(0), Time::secs(60));
-        /// How long an operation between servers may take that has no time of its own (see `handlers.timeout`, `handlers.rpc_timeout`).
+        /// How long this server waits for the answer to a forwarded request, unless a filter set another time for it. The time
+        /// travels with the request. Also for pushes and other operations between servers, which have no time of their own.
         restart request_timeout: Time = Time::secs(5), check within(Time::millis(10), Time::secs(600));
         /// How long a bind may take to settle who owns the user, with `session.single_session`.
         restart takeover_timeout: Time = Time::secs(10), check within(Time::millis(100), Time::secs(600));

@@ -54,7 +54,7 @@ impl Filter for TimeFilter {
 /// with an error.
 ///
 /// The app has a timeout already ([`AppConfig::handler_timeout`](crate::app::AppConfig::handler_timeout)); this filter is for choosing one by
-/// request.
+/// request. A global one also bounds how long a frontend waits for what it forwards.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeoutFilter {
     timeout: Duration,
