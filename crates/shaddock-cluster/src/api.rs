@@ -198,6 +198,10 @@ pub trait Membership: Send + Sync + 'static {
     /// Who this server is, as others see it.
     fn info(&self) -> &Arc<ServerInfo>;
 
+    /// Frontends: a number for this start of the server, to be a part of its session ids. Starts of frontends are counted, for
+    /// all of the cluster, and this is the count modulo 65,536: it comes again 65,536 starts later. 0 for other servers.
+    fn start_number(&self) -> u16;
+
     /// The servers that are there, this one included.
     fn members(&self) -> &Members;
 

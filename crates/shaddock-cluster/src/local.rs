@@ -1,7 +1,7 @@
 //! Servers of one process.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ struct Shared {
     writer: Mutex<()>,
     users: Users,
     request_timeout: Duration,
+    /// Starts of frontends.
+    starts: AtomicU16,
 }
 
 struct Seat {
@@ -76,6 +78,7 @@ impl LocalCluster {
             writer: Mutex::new(()),
             users: Users::default(),
             request_timeout,
+            starts: AtomicU16::default(),
         }))
     }
 }
@@ -94,9 +97,15 @@ impl Cluster for LocalCluster {
             serving: Arc::default(),
         });
         let joined = self.0.enter(&seat).map(|()| {
+            let start_number = if seat.info.frontend {
+                self.0.starts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+            } else {
+                0
+            };
             let member = LocalMember {
                 shared: Arc::clone(&self.0),
                 seat,
+                start_number,
                 left: AtomicBool::new(false),
             };
             Arc::new(member) as Arc<dyn Membership>
@@ -167,6 +176,7 @@ impl Shared {
 struct LocalMember {
     shared: Arc<Shared>,
     seat: Arc<Seat>,
+    start_number: u16,
     left: AtomicBool,
 }
 
@@ -245,6 +255,10 @@ fn no_responder() -> RemoteError {
 impl Membership for LocalMember {
     fn info(&self) -> &Arc<ServerInfo> {
         &self.seat.info
+    }
+
+    fn start_number(&self) -> u16 {
+        self.start_number
     }
 
     fn members(&self) -> &Members {

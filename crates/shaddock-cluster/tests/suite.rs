@@ -76,6 +76,7 @@ macro_rules! for_both {
 for_both! {
     servers_come_and_go
     an_id_is_taken_once
+    each_start_of_a_frontend_has_a_number
     a_client_message_reaches_the_handler_and_its_answer_comes_back
     errors_keep_their_code_and_metadata
     a_panic_is_an_answer
@@ -138,6 +139,25 @@ async fn an_id_is_taken_once(world: World) {
     assert!(matches!(again.err(), Some(ClusterError::IdTaken(id)) if id == *"chat-1"));
     first.member.leave().await;
     world.join("chat-1", "chat").await;
+}
+
+async fn each_start_of_a_frontend_has_a_number(world: World) {
+    let mut numbers = Vec::new();
+    for _ in 0..2 {
+        // The same servers, started again.
+        let ids = ["front-1", "front-2", "front-3"];
+        let starts = ids.map(|id| world.join(id, "connector"));
+        let servers = futures_util::future::join_all(starts).await;
+        let back = world.join("back-1", "chat").await;
+        assert_eq!(back.member.start_number(), 0);
+        for server in &servers {
+            numbers.push(server.member.start_number());
+            server.member.leave().await;
+        }
+        back.member.leave().await;
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
 }
 
 async fn a_client_message_reaches_the_handler_and_its_answer_comes_back(world: World) {

@@ -6,7 +6,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Longest [`Uid`] and [`FrontendId`], in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
@@ -106,30 +107,51 @@ impl<'de> Deserialize<'de> for Sid {
     }
 }
 
-/// Hands out sids: 31 bits of seconds, 16 bits of counter, 16 bits of node.
+/// Hands out sids: a ticket of 47 bits, then 16 bits of node. One atomic addition per sid.
 ///
-/// The counter carries into the seconds. A process that makes fewer than 65,536 sessions a second on average never runs ahead
-/// of the clock, so a process started in a later second never repeats a sid. One atomic addition per sid.
+/// # Why no sid comes twice
+///
+/// The first ticket is the time of the start in units of 1/65,536 s (15 µs), and each sid takes the next. So a start that made
+/// n sessions has taken the tickets of the n/65,536 s after it, and never runs ahead of the clock unless it makes more than
+/// 65,536 sessions a second on average. A later start of the *same* node begins behind all of them. Starts that are there at
+/// the same time have *different* nodes: in a cluster all starts of frontends are counted in one place (one key at etcd, in one
+/// process a counter), and the node is the lower 16 bits of the count.
+///
+/// Two starts could have a sid in common only if both numbers met: exactly 65,536 starts (or a multiple) lie between them,
+/// *and* the earlier one lives on and makes so many sessions that its tickets reach the time of the later. A cluster that
+/// starts a frontend every second comes back to a node after 18.2 hours; the earlier start must make 4.3 billion sessions
+/// (1,000 a second for 50 days) to reach it. What the count was is not needed for ever: if etcd is emptied, or a process
+/// starts anew and counts from 1, the time tells the starts apart. Only a clock that is set back *and* lands in the short time
+/// after an earlier start of the same node (15 s after it, if it made a million sessions) could repeat one.
 #[derive(Debug)]
 pub struct SidAllocator {
-    /// Seconds and counter, 47 bits.
+    /// The next ticket. Of it the lower 47 bits count.
     next: AtomicU64,
-    node: u16,
+    node: AtomicU16,
 }
 
 impl SidAllocator {
     const TICKET_BITS: u64 = (1 << 47) - 1;
 
-    /// An allocator for a process that started `boot_seconds` after 2024-01-01T00:00:00Z as `node`.
-    ///
-    /// The caller makes sure that no two processes have both numbers in common: nodes differ within a cluster, and a node
-    /// that restarts within the same second waits for the next one. Of `boot_seconds` the lower 31 bits count (until 2092).
+    /// An allocator for a process that started `boot_seconds` after 2024-01-01T00:00:00Z as `node`. Of the seconds the lower 31
+    /// bits count (until 2092).
     pub const fn new(boot_seconds: u32, node: u16) -> Self {
-        let seconds = (boot_seconds & 0x7fff_ffff) as u64;
+        Self::starting_at(Duration::from_secs(boot_seconds as u64), node)
+    }
+
+    /// As [`new`](Self::new), with the time of the start to 15 µs: two starts of one node in the same second differ.
+    pub const fn starting_at(since_2024: Duration, node: u16) -> Self {
+        let fraction = ((since_2024.subsec_nanos() as u64) << 16) / 1_000_000_000;
+        let ticket = (since_2024.as_secs() << 16) | fraction;
         Self {
-            next: AtomicU64::new((seconds << 16) | 1),
-            node,
+            next: AtomicU64::new(ticket.wrapping_add(1) & Self::TICKET_BITS),
+            node: AtomicU16::new(node),
         }
+    }
+
+    /// Sets the node, before the first sid.
+    pub fn set_node(&self, node: u16) {
+        self.node.store(node, Ordering::Relaxed);
     }
 
     /// The next sid.
@@ -137,7 +159,8 @@ impl SidAllocator {
         loop {
             let ticket = self.next.fetch_add(1, Ordering::Relaxed) & Self::TICKET_BITS;
             // Zero comes up once in 2^47 tickets on node 0; the loop ends with the next one.
-            if let Some(sid) = Sid::new((ticket << 16) | u64::from(self.node)) {
+            let node = u64::from(self.node.load(Ordering::Relaxed));
+            if let Some(sid) = Sid::new((ticket << 16) | node) {
                 return sid;
             }
         }
@@ -321,6 +344,20 @@ mod tests {
                 assert!(seen.insert(sids.allocate()));
             }
         }
+    }
+
+    #[test]
+    fn starts_in_one_second_differ_by_time_or_by_node() {
+        let start = Duration::new(1_000, 500_000_000);
+        let later = SidAllocator::starting_at(start + Duration::from_micros(16), 1);
+        let (a, b) = (SidAllocator::starting_at(start, 1), SidAllocator::new(0, 1));
+        assert_eq!(a.allocate().get(), (1_000 << 32) | (0x8001 << 16) | 1);
+        assert_eq!(later.allocate().get(), (1_000 << 32) | (0x8002 << 16) | 1);
+        b.set_node(2);
+        assert_eq!(b.allocate().node(), 2);
+        // The fraction never reaches the next second.
+        let last = SidAllocator::starting_at(Duration::new(7, 999_999_999), 0);
+        assert_eq!(last.allocate().get(), 8 << 32);
     }
 
     #[test]

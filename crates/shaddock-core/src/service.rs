@@ -77,6 +77,11 @@ impl SessionService {
         self.inner.events.set(events).is_ok()
     }
 
+    /// Sets the [node](SidAllocator::set_node) of the sids to come. Before the first session, when the cluster has told it.
+    pub fn set_node(&self, node: u16) {
+        self.inner.sids.set_node(node);
+    }
+
     /// The frontend.
     pub fn frontend_id(&self) -> &FrontendId {
         &self.inner.frontend_id

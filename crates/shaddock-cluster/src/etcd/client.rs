@@ -14,7 +14,7 @@ use tonic_prost::ProstCodec;
 
 use super::pb::{
     AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseRequest,
-    LeaseResponse, PutRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+    LeaseResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
     WatchCreateRequest, WatchRequest, WatchResponse, prefix_end,
 };
 use super::unreachable;
@@ -102,6 +102,22 @@ impl Etcd {
     /// Where the owner of a user is written.
     pub(crate) fn binding_key(&self, frontend_type: &str, uid: &str) -> String {
         format!("{}bindings/{frontend_type}/{uid}", self.prefix)
+    }
+
+    /// Counts starts of frontends: each call has a number of its own, the next one. `who` is for people who look at the key.
+    pub(crate) async fn count_start(&self, who: &str) -> EtcdResult<i64> {
+        // Not under `servers/`, where Pitaya's servers look.
+        let key = format!("{}shaddock/starts", self.prefix);
+        let counted = TxnRequest {
+            success: vec![RequestOp::put(&key, who, 0), RequestOp::get(&key)],
+            ..TxnRequest::default()
+        };
+        let answer = self.txn(counted).await?;
+        let seen = answer.responses.into_iter().find_map(|op| op.range);
+        let written = seen.and_then(|range| range.kvs.into_iter().next());
+        written
+            .map(|kv| kv.version)
+            .ok_or(EtcdError::Odd("what was just written is not there"))
     }
 
     pub(crate) async fn get(&self, key: &str) -> EtcdResult<RangeResponse> {

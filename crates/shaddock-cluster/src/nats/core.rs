@@ -28,6 +28,7 @@ pub(super) const DIRECT: &str = "direct";
 pub(super) struct Core {
     pub(super) info: Arc<ServerInfo>,
     pub(super) options: JoinOptions,
+    pub(super) start_number: u16,
     pub(super) node: Arc<dyn Node>,
     pub(super) config: Arc<NatsConfig>,
     pub(super) members: Members,
@@ -55,6 +56,7 @@ pub(super) struct Core {
 pub(super) struct Parts {
     pub(super) info: Arc<ServerInfo>,
     pub(super) options: JoinOptions,
+    pub(super) start_number: u16,
     pub(super) node: Arc<dyn Node>,
     pub(super) config: Arc<NatsConfig>,
     pub(super) link: Arc<Link>,
@@ -73,6 +75,7 @@ impl Core {
         Self {
             info: parts.info,
             options: parts.options,
+            start_number: parts.start_number,
             node: parts.node,
             config: parts.config,
             members: Members::new(),

@@ -39,11 +39,13 @@ pub(super) async fn join(
     ));
     refuse_taken_id(&config, &link, &lease, &info).await?;
 
+    let start_number = start_number(&config, &etcd, &info).await?;
     let subjects = Subjects::open(&config, &link, &info, options).await?;
     let (users, user_tasks) = Users::new(Arc::clone(&info));
     let parts = Parts {
         info,
         options,
+        start_number,
         node,
         config: Arc::clone(&config),
         link,
@@ -184,6 +186,20 @@ async fn refuse_taken_id(
         return Err(ClusterError::IdTaken(info.id.clone()));
     }
     Ok(())
+}
+
+/// The lower bits of how many frontends of the cluster have started so far.
+async fn start_number(
+    config: &NatsConfig,
+    etcd: &Etcd,
+    info: &ServerInfo,
+) -> Result<u16, ClusterError> {
+    if !info.frontend {
+        return Ok(0);
+    }
+    let started = etcd.count_start(info.id.as_str()).await;
+    let started = started.map_err(|e| unreachable(config, &e))?;
+    Ok(u16::try_from(started & 0xffff).unwrap_or_default())
 }
 
 /// 64 random bits: std's hasher has a new key each time.

@@ -105,6 +105,10 @@ impl Membership for NatsMember {
         &self.core.info
     }
 
+    fn start_number(&self) -> u16 {
+        self.core.start_number
+    }
+
     fn members(&self) -> &Members {
         &self.core.members
     }

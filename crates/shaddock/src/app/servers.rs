@@ -333,6 +333,9 @@ async fn bring_up(
         let membership = cluster
             .join((**app.info()).clone(), join_options(app), AppNode::new(app))
             .await?;
+        if let Some(service) = app.session_service() {
+            service.set_node(membership.start_number());
+        }
         // Set once, here.
         let _ = app.inner().membership.set(membership);
         if app.scheduler().may_buffer() {
