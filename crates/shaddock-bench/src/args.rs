@@ -41,9 +41,9 @@ pub enum ClientDialect {
 pub struct TargetArgs {
     /// Where the server is: `tcp://`, `tls://`, `ws://` or `wss://`, host and port, for WebSocket also a path.
     pub url: String,
-    /// Process id of the server: measures its CPU and memory.
+    /// Process id of the server: measures its CPU and memory. Several times for a server of several processes, which are added up.
     #[arg(long)]
-    pub pid: Option<u32>,
+    pub pid: Vec<u32>,
     /// Sessions that are open at the same time.
     #[arg(short, long, default_value_t = 64)]
     pub connections: usize,

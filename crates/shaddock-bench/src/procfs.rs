@@ -82,6 +82,34 @@ impl Process {
     }
 }
 
+/// The processes of a server, added up.
+#[derive(Clone, Debug)]
+pub(crate) struct Processes(Vec<Process>);
+
+impl Processes {
+    /// None if there are none.
+    pub(crate) fn new(pids: &[u32]) -> Option<Self> {
+        (!pids.is_empty()).then(|| Self(pids.iter().copied().map(Process::new).collect()))
+    }
+
+    /// An error names the process.
+    pub(crate) fn usage(&self) -> Result<Usage, (u32, io::Error)> {
+        self.0.iter().try_fold(Usage::default(), |sum, process| {
+            let one = process.usage().map_err(|error| (process.pid, error))?;
+            Ok(Usage {
+                scheduled: sum.scheduled + one.scheduled,
+                user: sum.user + one.user,
+                system: sum.system + one.system,
+                resident: sum.resident + one.resident,
+            })
+        })
+    }
+
+    pub(crate) fn resident(&self) -> io::Result<u64> {
+        self.0.iter().map(|process| process.resident()).sum()
+    }
+}
+
 /// Processor time of the whole machine: busy with anything, and taken away by other machines on the same host.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Machine {
@@ -148,6 +176,17 @@ mod tests {
             ..later
         };
         assert_eq!(exact.cpu_since(&earlier), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn several_processes_are_added_up() {
+        let me = std::process::id();
+        assert!(Processes::new(&[]).is_none());
+        let one = Processes::new(&[me]).unwrap().resident().unwrap();
+        let two = Processes::new(&[me, me]).unwrap().usage().unwrap().resident;
+        assert!(two > one * 3 / 2 && two < one * 3, "{one} {two}");
+        let (pid, _) = Processes::new(&[me, u32::MAX]).unwrap().usage().unwrap_err();
+        assert_eq!(pid, u32::MAX);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     },
     engine::Engine,
     phase::{Phase, SharedPhase},
-    procfs::Process,
+    procfs::Processes,
     report::{Latency, Report, ServerCost},
     scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Scenario, Script, Share},
     tally::{Harvest, Tally},
@@ -201,7 +201,7 @@ type Waker0 = Arc<Waker>;
 struct Setup<'a> {
     args: &'a TargetArgs,
     target: Arc<Target>,
-    server: Option<Process>,
+    server: Option<Processes>,
 }
 
 impl<'a> Setup<'a> {
@@ -210,7 +210,7 @@ impl<'a> Setup<'a> {
         Ok(Self {
             args,
             target,
-            server: args.pid.map(Process::new),
+            server: Processes::new(&args.pid),
         })
     }
 

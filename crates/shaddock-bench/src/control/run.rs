@@ -17,7 +17,7 @@ use mio::Waker;
 use super::{BenchError, Setup};
 use crate::{
     phase::{Phase, SharedPhase},
-    procfs::{Machine, Process, Usage},
+    procfs::{Machine, Process, Processes, Usage},
     tally::{Tally, Totals},
 };
 
@@ -86,14 +86,13 @@ impl<'a> Run<'a> {
     }
 
     fn usage(&self) -> Result<Option<Usage>, BenchError> {
-        let Some(server) = self.setup.server else {
+        let Some(server) = &self.setup.server else {
             return Ok(None);
         };
-        let pid = self.setup.args.pid.unwrap_or_default();
         server
             .usage()
             .map(Some)
-            .map_err(|error| BenchError::Process { pid, error })
+            .map_err(|(pid, error)| BenchError::Process { pid, error })
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -187,7 +186,7 @@ impl<'a> Run<'a> {
 
     fn look(&mut self) {
         // A server that has died shows in the connections.
-        if let Some(Ok(resident)) = self.setup.server.map(Process::resident) {
+        if let Some(Ok(resident)) = self.setup.server.as_ref().map(Processes::resident) {
             self.resident_peak = self.resident_peak.max(resident);
         }
         let totals = self.totals();
