@@ -185,7 +185,10 @@ mod tests {
         let one = Processes::new(&[me]).unwrap().resident().unwrap();
         let two = Processes::new(&[me, me]).unwrap().usage().unwrap().resident;
         assert!(two > one * 3 / 2 && two < one * 3, "{one} {two}");
-        let (pid, _) = Processes::new(&[me, u32::MAX]).unwrap().usage().unwrap_err();
+        let (pid, _) = Processes::new(&[me, u32::MAX])
+            .unwrap()
+            .usage()
+            .unwrap_err();
         assert_eq!(pid, u32::MAX);
     }
 

@@ -98,7 +98,10 @@ impl Cluster for LocalCluster {
         });
         let joined = self.0.enter(&seat).map(|()| {
             let start_number = if seat.info.frontend {
-                self.0.starts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+                self.0
+                    .starts
+                    .fetch_add(1, Ordering::Relaxed)
+                    .wrapping_add(1)
             } else {
                 0
             };

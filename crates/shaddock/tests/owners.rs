@@ -241,7 +241,9 @@ async fn while_cut_off_nothing_is_done_for_users() {
     assert!(of_ann.push_message("onText", "hi").await.is_err());
     of_guest.push_message("onText", "hi").await.unwrap();
     let to_all = async |options| {
-        let sent = app.channels().broadcast("connector", "onText", "hi", options);
+        let sent = app
+            .channels()
+            .broadcast("connector", "onText", "hi", options);
         sent.await.unwrap().queued
     };
     assert_eq!(to_all(BroadcastOptions::all()).await, 1);
