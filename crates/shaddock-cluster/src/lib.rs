@@ -34,6 +34,8 @@ pub use api::{
 pub use context::{Context, ContextError, format_duration, parse_duration};
 pub use delivery::{Delivered, Delivery, Receivers};
 pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
+#[cfg(feature = "nats")]
+pub use etcd::{GroupError, Groups};
 pub use info::{InvalidServerId, ServerId, ServerInfo};
 pub use local::LocalCluster;
 pub use members::Members;

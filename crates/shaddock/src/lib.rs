@@ -87,7 +87,7 @@ pub mod cluster {
         RoutingTarget, ServerId, ServerInfo, Strategy,
     };
     #[cfg(feature = "nats")]
-    pub use shaddock_cluster::{NatsCluster, NatsConfig};
+    pub use shaddock_cluster::{GroupError, Groups, NatsCluster, NatsConfig};
 }
 
 pub use app::{App, Servers};

@@ -120,6 +120,11 @@ impl Etcd {
             .ok_or(EtcdError::Odd("what was just written is not there"))
     }
 
+    /// Where a group of Pitaya is written; its members are below it.
+    pub(crate) fn group_key(&self, group: &str) -> String {
+        format!("{}groups/{group}", self.prefix)
+    }
+
     pub(crate) async fn get(&self, key: &str) -> EtcdResult<RangeResponse> {
         let range = RangeRequest {
             key: key.to_owned().into(),
@@ -132,8 +137,21 @@ impl Etcd {
         let range = RangeRequest {
             key: prefix.to_owned().into(),
             range_end: prefix_end(prefix),
+            ..RangeRequest::default()
         };
         self.unary("/etcdserverpb.KV/Range", range).await
+    }
+
+    /// How many keys have a prefix.
+    pub(crate) async fn count_prefix(&self, prefix: &str) -> EtcdResult<usize> {
+        let range = RangeRequest {
+            key: prefix.to_owned().into(),
+            range_end: prefix_end(prefix),
+            keys_only: false,
+            count_only: true,
+        };
+        let answer: RangeResponse = self.unary("/etcdserverpb.KV/Range", range).await?;
+        Ok(usize::try_from(answer.count).unwrap_or(0))
     }
 
     pub(crate) async fn put(&self, key: String, value: String, lease: i64) -> EtcdResult<()> {
@@ -172,6 +190,16 @@ impl Etcd {
     ) -> EtcdResult<Exchange<LeaseRequest, LeaseResponse>> {
         self.exchange("/etcdserverpb.Lease/LeaseKeepAlive", LeaseRequest { id })
             .await
+    }
+
+    /// Keeps a lease alive once. The time it has now is 0 if it has ended.
+    pub(crate) async fn keep_alive_once(&self, id: i64) -> EtcdResult<i64> {
+        let mut kept = self.keep_alive(id).await?;
+        self.bounded(async {
+            let answer = kept.answers.message().await?;
+            Ok(answer.map_or(0, |answer| answer.ttl))
+        })
+        .await
     }
 
     /// Watches all keys with a prefix from a revision on.

@@ -4,12 +4,14 @@ use crate::ClusterError;
 use crate::nats::NatsConfig;
 
 mod client;
+mod groups;
 mod lease;
 pub(crate) mod pb;
 mod record;
 mod watcher;
 
 pub(crate) use client::{Etcd, EtcdError, EtcdResult};
+pub use groups::{GroupError, Groups};
 pub(crate) use lease::{Lease, LeaseState};
 pub(crate) use watcher::Watcher;
 

@@ -31,6 +31,10 @@ pub(crate) struct RangeRequest {
     pub(crate) key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) range_end: Bytes,
+    #[prost(bool, tag = "8")]
+    pub(crate) keys_only: bool,
+    #[prost(bool, tag = "9")]
+    pub(crate) count_only: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -39,6 +43,8 @@ pub(crate) struct RangeResponse {
     pub(crate) header: Option<ResponseHeader>,
     #[prost(message, repeated, tag = "2")]
     pub(crate) kvs: Vec<KeyValue>,
+    #[prost(int64, tag = "4")]
+    pub(crate) count: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -59,6 +65,8 @@ pub(crate) struct Done {}
 pub(crate) struct DeleteRangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) range_end: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -93,9 +101,18 @@ pub(crate) enum Target {
     Lease = 4,
 }
 
-/// A condition "equal", which is result 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum CompareResult {
+    Equal = 0,
+    Greater = 1,
+}
+
+/// A condition.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Compare {
+    #[prost(enumeration = "CompareResult", tag = "1")]
+    pub(crate) result: i32,
     #[prost(enumeration = "Target", tag = "2")]
     pub(crate) target: i32,
     #[prost(bytes = "bytes", tag = "3")]
@@ -215,6 +232,14 @@ impl Compare {
         Self::equal(key, Target::Create, Operand::CreateRevision(0))
     }
 
+    /// The key exists.
+    pub(crate) fn exists(key: &str) -> Self {
+        Self {
+            result: CompareResult::Greater as i32,
+            ..Self::missing(key)
+        }
+    }
+
     /// The key was last written at this revision.
     pub(crate) fn unchanged(key: &str, revision: i64) -> Self {
         Self::equal(key, Target::Mod, Operand::ModRevision(revision))
@@ -227,6 +252,7 @@ impl Compare {
 
     fn equal(key: &str, target: Target, operand: Operand) -> Self {
         Self {
+            result: CompareResult::Equal as i32,
             target: target as i32,
             key: key.to_owned().into(),
             operand: Some(operand),
@@ -238,10 +264,32 @@ impl RequestOp {
     pub(crate) fn get(key: &str) -> Self {
         let range = RangeRequest {
             key: key.to_owned().into(),
-            range_end: Bytes::new(),
+            ..RangeRequest::default()
         };
         Self {
             request: Some(Request::Range(range)),
+        }
+    }
+
+    /// The names of all keys with a prefix.
+    pub(crate) fn keys(prefix: &str) -> Self {
+        let range = RangeRequest {
+            key: prefix.to_owned().into(),
+            range_end: prefix_end(prefix),
+            keys_only: true,
+            count_only: false,
+        };
+        Self {
+            request: Some(Request::Range(range)),
+        }
+    }
+
+    pub(crate) fn delete_prefix(prefix: &str) -> Self {
+        Self {
+            request: Some(Request::Delete(DeleteRangeRequest {
+                key: prefix.to_owned().into(),
+                range_end: prefix_end(prefix),
+            })),
         }
     }
 
@@ -260,6 +308,7 @@ impl RequestOp {
         Self {
             request: Some(Request::Delete(DeleteRangeRequest {
                 key: key.to_owned().into(),
+                range_end: Bytes::new(),
             })),
         }
     }
