@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::{ServerId, ServerInfo};
+
+/// How long a server that was found dead is not chosen, if it is still listed. Then it may get a message again, which shows
+/// whether it lives.
+const AVOIDED: Duration = Duration::from_secs(1);
 
 /// The list of servers, shared by all who look at it. Cheap to clone; reading takes no lock.
 #[derive(Clone, Debug)]
@@ -15,6 +20,9 @@ pub struct Members(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     now: ArcSwap<Snapshot>,
+    /// Servers that are listed although nobody listened there, and until when they are avoided. Empty but for the life of a
+    /// lease after a crash.
+    silent: ArcSwap<HashMap<ServerId, Instant>>,
     /// One writer at a time.
     writer: Mutex<()>,
     version: watch::Sender<u64>,
@@ -38,6 +46,7 @@ impl Members {
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             now: ArcSwap::default(),
+            silent: ArcSwap::default(),
             writer: Mutex::new(()),
             version: watch::Sender::new(0),
         }))
@@ -52,6 +61,44 @@ impl Members {
             .get(server_type)
             .cloned()
             .unwrap_or_else(|| Arc::from([]))
+    }
+
+    /// The servers of a type that a message may be sent to: as [`servers_of`](Self::servers_of), without those that were found
+    /// dead within the last second. All of them if that is all of them.
+    pub fn choices_of(&self, server_type: &str) -> Arc<[Arc<ServerInfo>]> {
+        let servers = self.servers_of(server_type);
+        let silent = self.0.silent.load();
+        if silent.is_empty() {
+            return servers;
+        }
+        let now = Instant::now();
+        let avoided = |server: &ServerInfo| silent.get(&server.id).is_some_and(|end| *end > now);
+        let choices: Vec<_> = servers
+            .iter()
+            .filter(|server| !avoided(server))
+            .cloned()
+            .collect();
+        if choices.is_empty() || choices.len() == servers.len() {
+            return servers;
+        }
+        choices.into()
+    }
+
+    /// Nobody listened at this server: while others of its type are there, they are chosen.
+    #[cfg_attr(
+        not(feature = "nats"),
+        allow(dead_code, reason = "servers of one process do not die")
+    )]
+    pub(crate) fn avoid(&self, id: &ServerId) {
+        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.now.load().by_id.contains_key(id) {
+            return;
+        }
+        let now = Instant::now();
+        let mut silent = HashMap::clone(&self.0.silent.load());
+        silent.retain(|_, end| *end > now);
+        silent.insert(id.clone(), now + AVOIDED);
+        self.0.silent.store(Arc::new(silent));
     }
 
     /// One server.
@@ -139,6 +186,12 @@ impl Members {
                 (server_type, same.unwrap_or_else(|| list.into()))
             })
             .collect();
+        // A new life of a server has nothing to do with its last one.
+        if !self.0.silent.load().is_empty() {
+            let mut silent = HashMap::clone(&self.0.silent.load());
+            silent.retain(|id, _| by_id.contains_key(id));
+            self.0.silent.store(Arc::new(silent));
+        }
         self.0.now.store(Arc::new(Snapshot { by_id, by_type }));
         self.0.version.send_modify(|version| *version += 1);
         true
@@ -169,6 +222,29 @@ mod tests {
         assert_eq!(members.servers_of("chat").len(), 1);
         members.remove("c2");
         assert!(!members.has_type("chat"));
+    }
+
+    #[test]
+    fn the_dead_are_avoided_while_others_live() {
+        let members = Members::new();
+        for id in ["c1", "c2"] {
+            members.add(server(id, "chat"));
+        }
+        let choices = || -> Vec<String> {
+            let choices = members.choices_of("chat");
+            choices.iter().map(|s| s.id.to_string()).collect()
+        };
+        members.avoid(&ServerId::new("c1").unwrap());
+        members.avoid(&ServerId::new("nobody").unwrap());
+        assert_eq!(choices(), ["c2"]);
+        assert_eq!(members.servers_of("chat").len(), 2, "both are listed");
+        members.avoid(&ServerId::new("c2").unwrap());
+        assert_eq!(choices(), ["c1", "c2"], "there is no better choice");
+        // One comes back.
+        members.remove("c1");
+        members.add(server("c1", "chat"));
+        assert_eq!(choices(), ["c1"]);
+        assert_eq!(members.0.silent.load().len(), 1);
     }
 
     #[test]

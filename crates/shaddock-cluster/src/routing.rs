@@ -99,7 +99,7 @@ impl Routing {
         server_type: &str,
         target: &RoutingTarget<'_>,
     ) -> Result<Arc<ServerInfo>, RemoteError> {
-        let servers = members.servers_of(server_type);
+        let servers = members.choices_of(server_type);
         if servers.is_empty() {
             return Err(RemoteError::no_server());
         }
@@ -147,7 +147,7 @@ pub fn call_target(
     if *own.server_type == *server_type {
         return refuse(LOCAL_CALL);
     }
-    let servers = members.servers_of(server_type);
+    let servers = members.choices_of(server_type);
     if servers.is_empty() {
         return Err(RemoteError::no_server());
     }

@@ -5,7 +5,8 @@
 
 use std::{future::Ready, sync::Arc, time::Duration};
 
-use shaddock_cluster::{Context, ForwardedRequest, RoutingTarget};
+use bytes::Bytes;
+use shaddock_cluster::{Context, ForwardedRequest, RemoteError, RemoteErrorKind, RoutingTarget};
 use shaddock_core::Session;
 use shaddock_net::Flow;
 use shaddock_protocol::{Dialect, Inbound, Route};
@@ -20,6 +21,9 @@ use crate::{
     request::RequestContext,
     session::SessionView,
 };
+
+/// How many other servers a request is sent to when its server has just died.
+const OTHER_SERVERS: usize = 2;
 
 /// A stage that a request can end in: who gets the outcome, and which handler calls go there.
 pub(crate) trait Stage: Complete + Default {
@@ -202,14 +206,31 @@ impl AppHandle {
                 session,
                 context,
             };
-            let answer = membership.forward(&server, forwarded);
+            let answer = membership.forward(&server, forwarded.clone());
             Ok(async move {
-                answer
-                    .await
-                    .map(Reply::raw)
-                    .map_err(HandlerError::from_remote)
+                let mut answer = answer.await;
+                for _ in 0..OTHER_SERVERS {
+                    match &answer {
+                        Err(error) if error.kind() == RemoteErrorKind::NoResponder => {}
+                        _ => break,
+                    }
+                    // Nobody has it, so nothing is done twice. The dead server is not chosen again soon.
+                    answer = app.forward_again(&forwarded).await;
+                }
+                answer.map(Reply::raw).map_err(HandlerError::from_remote)
             })
         }))
+    }
+
+    /// Sends a request that its server did not get to another one.
+    async fn forward_again(&self, forwarded: &ForwardedRequest) -> Result<Bytes, RemoteError> {
+        let membership = self.membership()?;
+        let (server_type, _) = forwarded.route.split_once('.').unwrap_or_default();
+        let target = RoutingTarget::new(&forwarded.session, &forwarded.route, &forwarded.body);
+        let server = self
+            .routing()
+            .pick(membership.members(), server_type, &target)?;
+        membership.forward(&server, forwarded.clone()).await
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::link::{Link, disconnected};
 use super::wire;
 use crate::api::Limit;
-use crate::{RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
+use crate::{Members, RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
 
 /// Calls of different threads rarely meet in one of so many locks.
 const SHARDS: usize = 16;
@@ -24,6 +24,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// The table of calls. An entry lives as long as somebody waits for it.
 pub(crate) struct Calls {
     link: Arc<Link>,
+    members: Members,
     shards: [Mutex<HashMap<u64, Pending>>; SHARDS],
     next: AtomicU64,
     waiting: AtomicUsize,
@@ -117,9 +118,10 @@ impl Target {
 
 impl Calls {
     /// `answers` is the subject of answers up to the number of the call.
-    pub(crate) fn new(link: Arc<Link>, answers: String) -> Self {
+    pub(crate) fn new(link: Arc<Link>, members: Members, answers: String) -> Self {
         Self {
             link,
+            members,
             shards: std::array::from_fn(|_| Mutex::default()),
             next: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
@@ -258,7 +260,12 @@ impl Calls {
         match self.start(target, payload, limit.timeout) {
             Err(error) => Reply::ready(Err(error)),
             Ok(asked) => Reply::from_future(Box::pin(async move {
+                let calls = Arc::clone(&asked.guard.calls);
                 match asked.answer().await {
+                    Some(answer @ Answer::NoResponder) => {
+                        calls.members.avoid(&limit.target);
+                        wire::decode_answer(answer.into_payload()?)
+                    }
                     Some(answer) => wire::decode_answer(answer.into_payload()?),
                     None => Err(limit.error()),
                 }

@@ -68,8 +68,10 @@ pub(super) struct Parts {
 
 impl Core {
     pub(super) fn new(parts: Parts, token: String) -> Self {
+        let members = Members::new();
         let calls = Arc::new(Calls::new(
             Arc::clone(&parts.link),
+            members.clone(),
             subject::answers(&parts.info, &token),
         ));
         Self {
@@ -78,7 +80,7 @@ impl Core {
             start_number: parts.start_number,
             node: parts.node,
             config: parts.config,
-            members: Members::new(),
+            members,
             link: parts.link,
             calls,
             token,
