@@ -312,6 +312,10 @@ pub trait Membership: Send + Sync + 'static {
     /// Leaves the list, so that nobody routes here any more, and goes on serving what comes. First step of draining.
     fn withdraw(&self) -> BoxFuture<'_, ()>;
 
+    /// Takes no more requests of others, and waits until those that were taken are answered (up to the request timeout). Second
+    /// step of a stop; what this server asks of others, and session operations, go on.
+    fn finish(&self) -> BoxFuture<'_, ()>;
+
     /// Leaves: withdraws, finishes what was taken (up to the request timeout), and lets go of everything. A second call
     /// does nothing.
     fn leave(&self) -> BoxFuture<'_, ()>;

@@ -434,6 +434,18 @@ impl Membership for LocalMember {
         Box::pin(std::future::ready(()))
     }
 
+    fn finish(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let idle = self.seat.serving.idle();
+            if tokio::time::timeout(self.shared.request_timeout, idle)
+                .await
+                .is_err()
+            {
+                tracing::warn!(server = %self.seat.info.id, "requests that were taken are still not answered");
+            }
+        })
+    }
+
     fn leave(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.left.swap(true, Ordering::AcqRel) {
@@ -442,13 +454,7 @@ impl Membership for LocalMember {
             self.shared.unlist(&self.seat.info.id);
             self.shared.remove_seat(&self.seat.info.id);
             self.shared.users.forget(&self.seat.info.id);
-            let idle = self.seat.serving.idle();
-            if tokio::time::timeout(self.shared.request_timeout, idle)
-                .await
-                .is_err()
-            {
-                tracing::warn!(server = %self.seat.info.id, "left with requests unanswered");
-            }
+            self.finish().await;
         })
     }
 }

@@ -365,3 +365,41 @@ async fn a_client_that_a_shutdown_closes_can_still_be_saved() {
     assert_eq!(saved.lock().unwrap().len(), 1);
     drop(client);
 }
+
+/// What handlers need is there until the last request that was taken is answered.
+#[tokio::test]
+async fn a_backend_answers_what_it_has_before_its_components_stop() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let cluster = Arc::new(shaddock::cluster::LocalCluster::new());
+    let mut chat = App::new("chat", "chat-1");
+    chat.component(Part {
+        name: "database",
+        log: Arc::clone(&log),
+    });
+    let seen = Arc::clone(&log);
+    let (entered, has_entered) = tokio::sync::oneshot::channel();
+    let entered = Mutex::new(Some(entered));
+    chat.remote("room.slow", move || {
+        if let Some(entered) = entered.lock().unwrap().take() {
+            let _ = entered.send(());
+        }
+        let seen = Arc::clone(&seen);
+        async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Json(seen.lock().unwrap().last().cloned())
+        }
+    });
+    let servers = |app| {
+        let cluster = Arc::clone(&cluster) as Arc<dyn shaddock::cluster::Cluster>;
+        Servers::new().add(app).cluster_shared(cluster).start()
+    };
+    let chat = servers(chat).await.unwrap();
+    let other = servers(App::new("other", "other-1")).await.unwrap();
+    let app = other.app("other-1").unwrap().clone();
+    let asked = tokio::spawn(async move { app.rpc("chat.room.slow").call::<String>(&()).await });
+    has_entered.await.unwrap();
+    chat.shutdown().await;
+    assert_eq!(asked.await.unwrap().unwrap(), "database after");
+    assert_eq!(log.lock().unwrap().last().unwrap(), "database stop");
+    other.shutdown().await;
+}

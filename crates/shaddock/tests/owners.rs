@@ -135,6 +135,9 @@ impl Membership for Place {
     fn withdraw(&self) -> BoxFuture<'_, ()> {
         self.0.withdraw()
     }
+    fn finish(&self) -> BoxFuture<'_, ()> {
+        self.0.finish()
+    }
     fn leave(&self) -> BoxFuture<'_, ()> {
         self.0.leave()
     }

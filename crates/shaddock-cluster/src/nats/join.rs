@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subscriber;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{CAPABILITIES, Core, Parts};
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::users::{self, Users};
-use super::{NatsConfig, events, owners, serve, subject};
+use super::{NatsConfig, events, owners, serve, subject, wire};
 use crate::etcd::{Etcd, Lease, Watcher, unreachable};
 use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
@@ -118,7 +118,7 @@ impl Subjects {
     }
 
     /// Starts the readers; the value ends the one that takes requests.
-    fn read(self, core: &Arc<Core>, tasks: &mut Tasks) -> AbortHandle {
+    fn read(self, core: &Arc<Core>, tasks: &mut Tasks) -> Requests {
         let link = Arc::clone(&core.link);
         tasks.spawn(async move { link.pump().await });
         let calls = Arc::clone(&core.calls);
@@ -131,7 +131,28 @@ impl Subjects {
         if let Some(bindings) = self.bindings {
             tasks.spawn(owners::bindings(Arc::clone(core), bindings));
         }
-        tasks.spawn(serve::requests(Arc::clone(core), self.requests))
+        let (stop, stopped) = oneshot::channel();
+        let (done, finished) = oneshot::channel();
+        let requests = serve::requests(Arc::clone(core), self.requests, stopped);
+        tasks.spawn(async move {
+            requests.await;
+            let _ = done.send(());
+        });
+        Requests { stop, finished }
+    }
+}
+
+/// The task that takes requests of others.
+pub(super) struct Requests {
+    stop: oneshot::Sender<()>,
+    finished: oneshot::Receiver<()>,
+}
+
+impl Requests {
+    /// Takes what is on its way, and nothing more. Waits for that no longer than this.
+    pub(super) async fn end(self, within: Duration) {
+        let _ = self.stop.send(());
+        let _ = tokio::time::timeout(within, self.finished).await;
     }
 }
 
@@ -182,7 +203,7 @@ async fn refuse_taken_id(
         .await
         .map_err(|e| unreachable(config, &e))?;
     let subject = subject::server(&info.server_type, info.id.as_str());
-    if listed && link.is_heard(subject, SAME_ID).await {
+    if listed && link.is_heard(subject, are_you_there(), SAME_ID).await {
         return Err(ClusterError::IdTaken(info.id.clone()));
     }
     Ok(())
@@ -200,6 +221,19 @@ async fn start_number(
     let started = etcd.count_start(info.id.as_str()).await;
     let started = started.map_err(|e| unreachable(config, &e))?;
     Ok(u16::try_from(started & 0xffff).unwrap_or_default())
+}
+
+/// A call of a remote that no server has. Complete, because a Pitaya server ends when it gets a request without a message.
+fn are_you_there() -> bytes::Bytes {
+    wire::encode(&wire::Request {
+        r#type: wire::RpcType::User as i32,
+        msg: Some(wire::Msg {
+            route: "sys.arethere".to_owned(),
+            ..wire::Msg::default()
+        }),
+        metadata: bytes::Bytes::from_static(b"{}"),
+        ..wire::Request::default()
+    })
 }
 
 /// 64 random bits: std's hasher has a new key each time.

@@ -208,10 +208,9 @@ impl Link {
             })
     }
 
-    /// Whether somebody listens to a subject. An empty message is nothing to any server, so there is no answer but NATS'
-    /// own "nobody".
-    pub(crate) async fn is_heard(&self, subject: String, within: Duration) -> bool {
-        let asked = self.client.request(Subject::from(subject), Bytes::new());
+    /// Whether somebody listens to a subject: all but NATS' own "nobody" says so.
+    pub(crate) async fn is_heard(&self, subject: String, payload: Bytes, within: Duration) -> bool {
+        let asked = self.client.request(Subject::from(subject), payload);
         match tokio::time::timeout(within, asked).await {
             Ok(Err(error)) => error.kind() != RequestErrorKind::NoResponders,
             Ok(Ok(_)) | Err(_) => true,
@@ -222,7 +221,7 @@ impl Link {
     /// Gives up when the link is down, which is no reason to wait.
     pub(crate) async fn round_trip(&self, within: Duration) {
         if self.is_up() {
-            self.is_heard(NOBODY.to_owned(), within).await;
+            self.is_heard(NOBODY.to_owned(), Bytes::new(), within).await;
         }
     }
 

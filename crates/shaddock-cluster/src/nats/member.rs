@@ -1,15 +1,14 @@
 //! The membership of one server.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tokio::task::AbortHandle;
 
 use super::core::{Core, is_shaddock};
-use super::join::Tasks;
+use super::join::{Requests, Tasks};
 use super::wire::{self, KickMsg, Msg, MsgType, Request, RpcType};
 use super::{delivery, events, ops, subject, users};
 use crate::api::Limit;
@@ -22,16 +21,16 @@ use crate::{
 pub(super) struct NatsMember {
     core: Arc<Core>,
     tasks: Tasks,
-    /// Takes requests of others.
-    requests: AbortHandle,
+    /// Takes requests of others, until that was ended.
+    requests: Mutex<Option<Requests>>,
 }
 
 impl NatsMember {
-    pub(super) fn new(core: Arc<Core>, tasks: Tasks, requests: AbortHandle) -> Self {
+    pub(super) fn new(core: Arc<Core>, tasks: Tasks, requests: Requests) -> Self {
         Self {
             core,
             tasks,
-            requests,
+            requests: Mutex::new(Some(requests)),
         }
     }
 
@@ -320,21 +319,33 @@ impl Membership for NatsMember {
         })
     }
 
+    fn finish(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let requests = self
+                .requests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(requests) = requests {
+                requests.end(self.core.config.nats_connect_timeout).await;
+            }
+            let idle = self.core.serving.idle();
+            if tokio::time::timeout(self.core.config.request_timeout, idle)
+                .await
+                .is_err()
+            {
+                tracing::warn!(server = %self.core.info.id, "requests that were taken are still not answered");
+            }
+        })
+    }
+
     fn leave(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.core.left.swap(true, Ordering::AcqRel) {
                 return;
             }
             self.withdraw().await;
-            // What came until now is served; then nobody listens, which NATS tells to who still calls.
-            self.requests.abort();
-            let idle = self.core.serving.idle();
-            if tokio::time::timeout(self.core.config.request_timeout, idle)
-                .await
-                .is_err()
-            {
-                tracing::warn!(server = %self.core.info.id, "left with requests unanswered");
-            }
+            self.finish().await;
             self.core.users.forget_all();
             events::say_goodbye(&self.core, true);
             self.core

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use tokio::sync::oneshot;
 
 use super::calls::Answer;
 use super::core::Core;
@@ -17,10 +18,27 @@ use super::{delivery, ops, subject};
 use crate::api::{guarded, panicked};
 use crate::{BoxFuture, RemoteError, SessionAnswer, code};
 
-/// Reads the subject on which all kinds of servers call this one, until the subscription ends.
-pub(super) async fn requests(core: Arc<Core>, mut subscription: Subscriber) {
-    while let Some(message) = subscription.next().await {
-        request(&core, message);
+/// Reads the subject on which all kinds of servers call this one, until it is told to stop and what is on its way has come.
+pub(super) async fn requests(
+    core: Arc<Core>,
+    mut subscription: Subscriber,
+    mut stop: oneshot::Receiver<()>,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            message = subscription.next() => match message {
+                Some(message) => request(&core, message),
+                None => return,
+            },
+            _ = &mut stop => break,
+        }
+    }
+    // Who calls now is told by NATS that nobody listens; what NATS has passed on before is served.
+    if subscription.drain().await.is_ok() {
+        while let Some(message) = subscription.next().await {
+            request(&core, message);
+        }
     }
 }
 

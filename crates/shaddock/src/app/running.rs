@@ -111,6 +111,10 @@ impl Running {
             app.withdraw().await;
         }
         for app in &backends {
+            if let Ok(membership) = app.membership() {
+                // Before the components stop, which handlers may need.
+                within(app, "answer what was asked", membership.finish()).await;
+            }
             app.finish_work().await;
         }
         for one in self.components.iter().rev().filter(|one| one.is_up) {
