@@ -1,5 +1,5 @@
-// Pitaya v3, unmodified, as frontend or as backend: what the tests in crates/shaddock-cli/tests/pitaya.rs run beside
-// shaddock. It prints "ready" when it is listed at etcd.
+// Pitaya v3, unmodified, as frontend, as backend or as client: what the tests in crates/shaddock-cli/tests/cluster run beside
+// shaddock. A server prints "ready" when it runs; the client is in client.go.
 package main
 
 import (
@@ -15,6 +15,8 @@ import (
 	"github.com/topfreegames/pitaya/v3/pkg/acceptor"
 	"github.com/topfreegames/pitaya/v3/pkg/component"
 	"github.com/topfreegames/pitaya/v3/pkg/config"
+	"github.com/topfreegames/pitaya/v3/pkg/constants"
+	pcontext "github.com/topfreegames/pitaya/v3/pkg/context"
 	"github.com/topfreegames/pitaya/v3/pkg/groups"
 	"github.com/topfreegames/pitaya/v3/pkg/logger"
 	logruswrapper "github.com/topfreegames/pitaya/v3/pkg/logger/logrus"
@@ -43,6 +45,28 @@ type who struct {
 
 type missing struct {
 	Missing []string `json:"missing"`
+}
+
+type group struct {
+	Name     string `json:"name"`
+	Frontend string `json:"frontend"`
+	Text     string `json:"text"`
+}
+
+type members struct {
+	Members []string `json:"members"`
+	Count   int      `json:"count"`
+}
+
+type pause struct {
+	Millis int `json:"ms"`
+}
+
+type remoteCall struct {
+	Route   string `json:"route"`
+	Server  string `json:"server"`
+	Text    string `json:"text"`
+	Timeout string `json:"timeout"`
 }
 
 // Room is the component of both kinds of server.
@@ -134,13 +158,64 @@ func (r *Room) KickMe(ctx context.Context) (*text, error) {
 	return &text{Text: "kicked"}, nil
 }
 
-// CallShout calls a remote of a server of type "vault".
-func (r *Room) CallShout(ctx context.Context, t *text) (*text, error) {
+// Slow answers after a while.
+func (r *Room) Slow(ctx context.Context, p *pause) (*text, error) {
+	time.Sleep(time.Duration(p.Millis) * time.Millisecond)
+	return &text{Text: r.app.GetServerID()}, nil
+}
+
+// Call calls a remote of another server; its error is the answer's.
+func (r *Room) Call(ctx context.Context, c *remoteCall) (*text, error) {
+	if c.Timeout != "" {
+		ctx = pcontext.AddToPropagateCtx(ctx, constants.RequestTimeout, c.Timeout)
+	}
 	reply := &protos.KickMsg{}
-	if err := r.app.RPC(ctx, "vault.room.shout", reply, &protos.KickMsg{UserId: t.Text}); err != nil {
+	argument := &protos.KickMsg{UserId: c.Text}
+	var err error
+	if c.Server != "" {
+		err = r.app.RPCTo(ctx, c.Server, c.Route, reply, argument)
+	} else {
+		err = r.app.RPC(ctx, c.Route, reply, argument)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &text{Text: reply.UserId}, nil
+}
+
+// Join makes the user a member of a group, and the group if there is none.
+func (r *Room) Join(ctx context.Context, g *group) (*members, error) {
+	if err := r.app.GroupCreate(ctx, g.Name); err != nil && err != constants.ErrGroupAlreadyExists {
+		return nil, err
+	}
+	if err := r.app.GroupAddMember(ctx, g.Name, r.app.GetSessionFromCtx(ctx).UID()); err != nil {
+		return nil, err
+	}
+	return r.Members(ctx, g)
+}
+
+// Leave ends the user's membership of a group.
+func (r *Room) Leave(ctx context.Context, g *group) (*members, error) {
+	if err := r.app.GroupRemoveMember(ctx, g.Name, r.app.GetSessionFromCtx(ctx).UID()); err != nil {
+		return nil, err
+	}
+	return r.Members(ctx, g)
+}
+
+// Members answers with the members of a group.
+func (r *Room) Members(ctx context.Context, g *group) (*members, error) {
+	list, err := r.app.GroupMembers(ctx, g.Name)
+	if err != nil {
+		return nil, err
+	}
+	count, err := r.app.GroupCountMembers(ctx, g.Name)
+	return &members{Members: list, Count: count}, err
+}
+
+// Broadcast pushes to the members of a group.
+func (r *Room) Broadcast(ctx context.Context, g *group) (*text, error) {
+	message := &text{Text: g.Text}
+	return message, r.app.GroupBroadcast(ctx, g.Frontend, g.Name, "onText", message)
 }
 
 // Remotes are what other servers call. The messages are any that Pitaya itself has.
@@ -156,6 +231,17 @@ func (*Remotes) Shout(ctx context.Context, m *protos.KickMsg) (*protos.KickMsg, 
 	return &protos.KickMsg{UserId: strings.ToUpper(m.UserId)}, nil
 }
 
+// Fail answers with an error that has everything an error can have.
+func (*Remotes) Fail(ctx context.Context, m *protos.KickMsg) (*protos.KickMsg, error) {
+	return nil, pitaya.Error(fmt.Errorf("no %s", m.UserId), "ROOM-7", map[string]string{"what": m.UserId, "empty": ""})
+}
+
+// Never answers when nobody waits any more.
+func (*Remotes) Never(ctx context.Context, m *protos.KickMsg) (*protos.KickMsg, error) {
+	time.Sleep(3 * time.Second)
+	return m, nil
+}
+
 // Who was missing is in the answer.
 func ignoreEmpty(lost []string, err error) error {
 	if len(lost) > 0 {
@@ -164,28 +250,48 @@ func ignoreEmpty(lost []string, err error) error {
 	return err
 }
 
+func groupService(conf *config.PitayaConfig, etcd bool) (groups.GroupService, error) {
+	if !etcd {
+		return groups.NewMemoryGroupService(conf.Groups.Memory), nil
+	}
+	return groups.NewEtcdGroupService(conf.Groups.Etcd, nil)
+}
+
 func main() {
 	port := flag.Int("port", 0, "frontend: port on 127.0.0.1")
 	serverType := flag.String("type", "room", "server type")
 	frontend := flag.Bool("frontend", false, "frontend")
 	nats := flag.String("nats", "nats://localhost:4222", "NATS")
 	etcd := flag.String("etcd", "localhost:2379", "etcd")
+	etcdGroups := flag.Bool("etcd-groups", false, "groups at etcd, not in memory")
+	compress := flag.Bool("compress", true, "frontend: compress what clients get")
+	address := flag.String("client", "", "be a client of the frontend at this address")
 	flag.Parse()
 
 	log := logrus.New()
 	log.SetOutput(os.Stderr)
 	log.SetLevel(logrus.WarnLevel)
 	logger.SetLogger(logruswrapper.NewWithLogger(log))
+	if *address != "" {
+		runClient(*address)
+		return
+	}
 
 	conf := config.NewDefaultPitayaConfig()
 	conf.Cluster.RPC.Client.Nats.Connect = *nats
 	conf.Cluster.RPC.Server.Nats.Connect = *nats
 	conf.Cluster.SD.Etcd.Endpoints = []string{*etcd}
+	conf.Groups.Etcd.Endpoints = []string{*etcd}
+	conf.Handler.Messages.Compression = *compress
 	builder := pitaya.NewDefaultBuilder(*frontend, *serverType, pitaya.Cluster, map[string]string{}, *conf)
 	if *frontend {
 		builder.AddAcceptor(acceptor.NewTCPAcceptor(fmt.Sprintf("127.0.0.1:%d", *port)))
 	}
-	builder.Groups = groups.NewMemoryGroupService(builder.Config.Groups.Memory)
+	service, err := groupService(conf, *etcdGroups)
+	if err != nil {
+		log.Fatal(err)
+	}
+	builder.Groups = service
 	app := builder.Build()
 	defer app.Shutdown()
 
@@ -196,7 +302,7 @@ func main() {
 		for !app.IsRunning() {
 			time.Sleep(10 * time.Millisecond)
 		}
-		fmt.Println("ready")
+		fmt.Println("ready", app.GetServerID())
 	}()
 	app.Start()
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 mod pitaya;
+mod player;
+mod processes;
 mod room;
 mod serve;
 #[allow(
@@ -33,20 +35,24 @@ fn logs() {
     }
 }
 
+/// Where the errors of programs go.
+fn output() -> Stdio {
+    if std::env::var_os("SHADDOCK_TEST_LOG").is_some() {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    }
+}
+
 /// A program that says when it is ready. Killed when dropped.
 struct Program(Child);
 
 impl Program {
     /// Starts it, and waits for the line on its standard output that has `ready` in it.
     fn start(command: &mut Command, ready: &str) -> (Self, String) {
-        let quiet = std::env::var_os("SHADDOCK_TEST_LOG").is_none();
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(if quiet {
-                Stdio::null()
-            } else {
-                Stdio::inherit()
-            })
+            .stderr(output())
             .spawn()
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -67,6 +73,15 @@ impl Program {
                 Err(error) => panic!("{command:?} did not get ready: {error}"),
             }
         }
+    }
+
+    const fn of(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Whether it still runs.
+    fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
     }
 
     fn signal(&self, name: &str) {

@@ -8,16 +8,13 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shaddock::{prelude::*, remote::RpcError};
-use shaddock_client::{Client, CloseKind, Dialect};
+use shaddock::prelude::Running;
+use shaddock_client::Dialect;
 
-use crate::{
-    Frontend, Program, ask, ask_soon, connect, free_address, next_push, refused, room,
-    servers::Backing,
-};
+use crate::{Frontend, Program, free_address, player::Player, room, servers::Backing};
 
 /// The Go program, built once. `None` if something it needs is not installed, which in CI is a failure.
-fn go_program() -> Option<&'static Path> {
+pub(crate) fn go_program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     PROGRAM.get_or_init(build).as_deref()
 }
@@ -55,48 +52,100 @@ fn build() -> Option<PathBuf> {
 }
 
 /// A Pitaya server of this type; a frontend if it has an address.
-fn start_go(
-    program: &Path,
-    backing: &Backing,
-    server_type: &str,
-    address: Option<&str>,
-) -> Program {
-    let mut command = Command::new(program);
-    command
-        .args(["-type", server_type])
-        .args(["-nats", &format!("nats://{}", backing.nats.address)])
-        .args(["-etcd", &backing.etcd.address.to_string()]);
-    if let Some(address) = address {
-        let port = address.rsplit(':').next().unwrap();
-        command.args(["-frontend", "-port", port]);
-    }
-    Program::start(&mut command, "ready").0
+pub(crate) struct GoServer {
+    pub(crate) program: Program,
+    pub(crate) id: String,
+    /// Of a frontend, for clients.
+    pub(crate) address: String,
 }
 
-/// Everything that a client can do with a room, wherever frontend and room are written.
-async fn the_room_works(clients: [Client; 2], frontend_type: &str, kick_text: &str) {
-    let [ann, bob] = &clients;
-    let echo = ask(
-        ann,
-        "room.room.echo",
-        json!({ "text": "h\u{e9}llo \u{1f600}" }),
-    )
-    .await;
-    assert_eq!(echo, json!({ "text": "h\u{e9}llo \u{1f600}" }));
-    ann.notify("room.room.say", &json!({ "text": "psst" }))
-        .await
-        .unwrap();
-    let heard = ask_heard(ann).await;
-    assert_eq!(heard, json!({ "text": "psst" }));
+impl GoServer {
+    pub(crate) fn start(
+        program: &Path,
+        backing: &Backing,
+        server_type: &str,
+        more: &[&str],
+    ) -> Self {
+        let mut command = Command::new(program);
+        command
+            .args(["-type", server_type])
+            .args(["-nats", &format!("nats://{}", backing.nats.address)])
+            .args(["-etcd", &backing.etcd.address.to_string()])
+            .args(more);
+        let (program, ready) = Program::start(&mut command, "ready");
+        Self {
+            program,
+            id: ready.rsplit(' ').next().unwrap().to_owned(),
+            address: String::new(),
+        }
+    }
+
+    pub(crate) fn frontend(
+        program: &Path,
+        backing: &Backing,
+        server_type: &str,
+        more: &[&str],
+    ) -> Self {
+        let address = free_address();
+        let port = address.rsplit(':').next().unwrap();
+        let more = [&["-frontend", "-port", port], more].concat();
+        let mut server = Self::start(program, backing, server_type, &more);
+        server.address = format!("tcp://{address}");
+        server
+    }
+}
+
+/// A Go frontend lets clients in before the others know it.
+async fn knows(room: &Running, server: &GoServer) {
+    let members = room.apps()[0].membership().unwrap().members();
+    let known = tokio::time::timeout(Duration::from_secs(10), async {
+        while members.server(&server.id).is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    known.await.expect("a Go server is listed");
+}
+
+/// Options of a frontend of ours that has the sessions of a user unique, as Go frontends have.
+pub(crate) const UNIQUE: [&str; 4] = [
+    "--set",
+    "session.single_session=true",
+    "--set",
+    "session.on_conflict=replace_old",
+];
+
+/// A client, and the text that a kick has on its frontend.
+struct Seat<'a> {
+    player: &'a mut Player,
+    kick_text: &'a str,
+}
+
+/// Everything that clients can do with a room of this type, wherever frontends and room are written.
+async fn the_room_works(room: &str, frontend: &str, ann: Seat<'_>, bob: Seat<'_>) {
+    let of = |method: &str| format!("{room}.room.{method}");
+    let (ann_kick, bob_kick) = (ann.kick_text, bob.kick_text);
+    let (ann, bob) = (ann.player, bob.player);
+    let text = json!({ "text": "h\u{e9}llo \u{1f600}" });
+    assert_eq!(ann.ask(&of("echo"), text.clone()).await, text);
+    errors_are_told(ann, room).await;
+    errors_are_told(bob, room).await;
+    bob.notify(&of("say"), json!({ "text": "psst" })).await;
+    assert_eq!(heard(bob, &of("heard")).await, json!({ "text": "psst" }));
 
     // Bound by the backend; session data goes there and back.
-    let before = ask(ann, "room.room.who", json!({})).await;
+    let before = ann.ask(&of("who"), json!({})).await;
     assert_eq!(before["uid"], "");
-    ask(ann, "room.room.bind", json!({ "uid": "ann" })).await;
-    ask(bob, "room.room.bind", json!({ "uid": "bob" })).await;
+    ann.ask(&of("bind"), json!({ "uid": "ann" })).await;
+    bob.ask(&of("bind"), json!({ "uid": "bob" })).await;
+    let again = ann.refused(&of("bind"), json!({ "uid": "eve" })).await;
+    // Pomelo's clients of our frontends read numbers only.
+    assert!(
+        again.code == "500" || again.text.starts_with("session"),
+        "{again:?}"
+    );
     let data = json!({ "level": 7, "name": "Ann", "bag": { "gold": [1, 2] } });
-    ask(ann, "room.room.remember", data.clone()).await;
-    let after = ask(ann, "room.room.who", json!({})).await;
+    ann.ask(&of("remember"), data.clone()).await;
+    let after = ann.ask(&of("who"), json!({})).await;
     assert_eq!(after["uid"], "ann");
     for (key, value) in data.as_object().unwrap() {
         // A Go frontend has put something of its own beside it.
@@ -104,46 +153,66 @@ async fn the_room_works(clients: [Client; 2], frontend_type: &str, kick_text: &s
     }
 
     // Pushes: to the session, to a user on another connection.
-    let mut to_ann = ann.subscribe("onText");
-    let mut to_bob = bob.subscribe("onText");
-    ask(ann, "room.room.push", json!({ "text": "you" })).await;
-    assert_eq!(next_push(&mut to_ann).await, json!({ "text": "you" }));
-    let tell = json!({ "uid": "bob", "frontend": frontend_type, "text": "from ann" });
-    ask(ann, "room.room.tell", tell).await;
-    assert_eq!(next_push(&mut to_bob).await, json!({ "text": "from ann" }));
-
-    // Kicks: of a user, of the own session.
-    ask(
+    ann.ask(&of("push"), json!({ "text": "you" })).await;
+    assert_eq!(ann.push().await, json!({ "text": "you" }));
+    tell(
         ann,
-        "room.room.kick",
-        json!({ "uid": "bob", "frontend": frontend_type }),
+        bob,
+        &of("tell"),
+        json!({ "uid": "bob", "frontend": frontend }),
     )
     .await;
-    is_kicked(bob, kick_text).await;
-    let _ = ann
-        .request::<_, Value>("room.room.kickme", &json!({}))
+    tell(
+        bob,
+        ann,
+        &of("tell"),
+        json!({ "uid": "ann", "frontend": frontend }),
+    )
+    .await;
+
+    // Kicks: of a user, of the own session.
+    let kick = json!({ "uid": "bob", "frontend": frontend });
+    ann.ask(&of("kick"), kick).await;
+    let text = bob.kicked().await;
+    assert_eq!(text.as_deref().unwrap_or(bob_kick), bob_kick);
+    // The answer may be lost with the connection.
+    ann.notify(&of("kickme"), json!({})).await;
+    let text = ann.kicked().await;
+    assert_eq!(text.as_deref().unwrap_or(ann_kick), ann_kick);
+}
+
+/// One pushes to the other.
+async fn tell(from: &mut Player, to: &mut Player, route: &str, mut whom: Value) {
+    whom["text"] = "hello".into();
+    from.ask(route, whom).await;
+    assert_eq!(to.push().await, json!({ "text": "hello" }));
+}
+
+async fn errors_are_told(player: &mut Player, room: &str) {
+    let door = json!({ "text": "door" });
+    let failed = player.refused(&format!("{room}.room.fail"), door).await;
+    let unknown = player
+        .refused(&format!("{room}.room.nothing"), json!({}))
         .await;
-    is_kicked(ann, kick_text).await;
+    if failed.code == "500" {
+        // A Pomelo client of our frontend reads numbers only.
+        return;
+    }
+    assert_eq!((&*failed.code, &*failed.text), ("ROOM-7", "no door"));
+    assert_eq!(failed.metadata["what"], "door");
+    assert_eq!(unknown.code, "PIT-404");
+    let nowhere = player.refused("nowhere.room.echo", json!({})).await;
+    assert_eq!(nowhere.code, "PIT-500");
 }
 
 /// A notify has no answer that could be waited for.
-async fn ask_heard(client: &Client) -> Value {
-    let mut heard = Value::Null;
-    for _ in 0..100 {
-        heard = ask(client, "room.room.heard", json!({})).await;
+async fn heard(player: &mut Player, route: &str) -> Value {
+    loop {
+        let heard = player.ask(route, json!({})).await;
         if !heard["text"].is_null() {
-            break;
+            return heard;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    heard
-}
-
-async fn is_kicked(client: &Client, text: &str) {
-    let closed = tokio::time::timeout(Duration::from_secs(5), client.closed()).await;
-    match closed.expect("closed within 5 s") {
-        CloseKind::Kicked { reason } => assert_eq!(reason.as_deref().unwrap_or_default(), text),
-        other => panic!("not kicked: {other:?}"),
     }
 }
 
@@ -152,27 +221,22 @@ async fn our_frontend_serves_a_go_backend() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
     let frontend = Frontend::start(&backing, "connector-1", &[]);
-    let _room = start_go(program, &backing, "room", None);
+    let _room = GoServer::start(program, &backing, "room", &[]);
     for dialect in [Dialect::Pomelo, Dialect::Pitaya] {
-        let clients = [
-            connect(&frontend.address, dialect).await,
-            connect(&frontend.address, dialect).await,
-        ];
-        ask_soon(&clients[0], "room.room.echo").await;
+        let mut ours = Player::ours(&frontend.address, dialect).await;
+        let mut theirs = Player::go(program, &frontend.address).await;
+        ours.ask_soon("room.room.echo").await;
+        // Pitaya's kicks have no reason.
+        let (mut ann, mut bob) = (seat(&mut ours, "kick"), seat(&mut theirs, "kick"));
         if dialect == Dialect::Pitaya {
-            let error = refused(&clients[0], "room.room.fail", json!({ "text": "door" })).await;
-            assert_eq!(
-                (error.code(), error.message(), error.metadata("what")),
-                ("ROOM-7", "no door", Some("door"))
-            );
-            let error = refused(&clients[0], "room.room.nothing", json!({})).await;
-            assert_eq!(error.code(), "PIT-404");
-        } else {
-            let error = refused(&clients[0], "room.room.fail", json!({ "text": "door" })).await;
-            assert_eq!(error.code(), "500", "Pomelo clients read numbers only");
+            std::mem::swap(&mut ann, &mut bob);
         }
-        the_room_works(clients, "connector", "kick").await;
+        the_room_works("room", "connector", ann, bob).await;
     }
+}
+
+const fn seat<'a>(player: &'a mut Player, kick_text: &'a str) -> Seat<'a> {
+    Seat { player, kick_text }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,112 +244,172 @@ async fn a_go_frontend_serves_our_backend() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
     let room = room::start(backing.cluster(), "room-1").await;
-    let address = free_address();
-    let _frontend = start_go(program, &backing, "gofront", Some(&address));
-    let address = format!("tcp://{address}");
-    // A Go frontend lets clients in before the others know it.
-    let members = room.apps()[0].membership().unwrap().members();
-    while !members.has_type("gofront") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let frontend = GoServer::frontend(program, &backing, "gofront", &[]);
+    // Pomelo's clients cannot read what is compressed.
+    let plain = GoServer::frontend(program, &backing, "gofront", &["-compress=false"]);
+    knows(&room, &frontend).await;
+    knows(&room, &plain).await;
+    for (ours, theirs) in [
+        ((Dialect::Pomelo, &plain), &frontend),
+        ((Dialect::Pitaya, &frontend), &plain),
+    ] {
+        let mut ours = Player::ours(&ours.1.address, ours.0).await;
+        let mut theirs = Player::go(program, &theirs.address).await;
+        ours.ask_soon("room.room.echo").await;
+        theirs.ask_soon("room.room.echo").await;
+        // A Go frontend's KICK has no text.
+        the_room_works(
+            "room",
+            "gofront",
+            seat(&mut ours, ""),
+            seat(&mut theirs, ""),
+        )
+        .await;
     }
-    let clients = [
-        connect(&address, Dialect::Pitaya).await,
-        connect(&address, Dialect::Pitaya).await,
-    ];
-    ask_soon(&clients[0], "room.room.echo").await;
-    let error = refused(&clients[0], "room.room.fail", json!({ "text": "door" })).await;
-    assert_eq!(
-        (error.code(), error.message(), error.metadata("what")),
-        ("ROOM-7", "no door", Some("door"))
-    );
-    let error = refused(&clients[0], "room.room.nothing", json!({})).await;
-    assert_eq!(error.code(), "PIT-404");
-    // A Go frontend's KICK has no text.
-    the_room_works(clients, "gofront", "").await;
     room.shutdown().await;
 }
 
-/// A protobuf message with one text, of fewer than 128 bytes, in field 1.
-fn message(text: &str) -> Vec<u8> {
-    let mut bytes = vec![0x0a, u8::try_from(text.len()).unwrap()];
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frontends_of_both_kinds_in_one_type_serve_backends_of_both_kinds() {
+    let Some(program) = go_program() else { return };
+    let backing = Backing::start();
+    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let theirs = GoServer::frontend(program, &backing, "connector", &["-compress=false"]);
+    let hall = room::start_as("hall", backing.cluster(), "hall-1").await;
+    knows(&hall, &theirs).await;
+    let _room = GoServer::start(program, &backing, "room", &[]);
+    for (kind, text) in [("room", "kick"), ("hall", "out")] {
+        for swapped in [false, true] {
+            let mut here = if swapped {
+                Player::ours(&ours.address, Dialect::Pomelo).await
+            } else {
+                Player::go(program, &ours.address).await
+            };
+            let mut there = if swapped {
+                Player::go(program, &theirs.address).await
+            } else {
+                Player::ours(&theirs.address, Dialect::Pomelo).await
+            };
+            for player in [&mut here, &mut there] {
+                player.ask_soon(&format!("{kind}.room.echo")).await;
+            }
+            let (mut ann, mut bob) = (seat(&mut here, text), seat(&mut there, ""));
+            if swapped {
+                std::mem::swap(&mut ann, &mut bob);
+            }
+            the_room_works(kind, "connector", ann, bob).await;
+        }
+    }
+    hall.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn go_and_rust_call_each_other_s_remotes() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
-    let mut vault = App::new("vault", "vault-1");
-    vault.remote("room.shout", async |Body(body): Body| match &body[..] {
-        [0x0a, _, text @ ..] => {
-            let text = String::from_utf8_lossy(text).to_uppercase();
-            Ok(Reply::raw(message(&text)))
-        }
-        _ => Err(HandlerError::bad_request("no text")),
-    });
-    let vault = Servers::new()
-        .add(vault)
-        .cluster(backing.cluster())
-        .start()
-        .await
-        .unwrap();
-    let app = vault.app("vault-1").unwrap();
+    let hall = room::start_as("hall", backing.cluster(), "hall-1").await;
+    let room = GoServer::start(program, &backing, "room", &[]);
+    knows(&hall, &room).await;
     let frontend = Frontend::start(&backing, "connector-1", &[]);
-    let _room = start_go(program, &backing, "room", None);
-    let client = connect(&frontend.address, Dialect::Pitaya).await;
-    ask_soon(&client, "room.room.echo").await;
-
-    let text = ask(&client, "room.room.callshout", json!({ "text": "go" })).await;
-    assert_eq!(text, json!({ "text": "GO" }), "Go called Rust");
-    let call = || app.rpc("room.room.shout");
-    let answer = call().call_raw(message("rust")).await.unwrap();
-    assert_eq!(answer, message("RUST"), "Rust called Go");
-    match call().call_raw(Vec::new()).await {
-        Err(RpcError::Remote(error)) => assert_eq!(error.code(), "ROOM-9"),
-        other => panic!("{other:?}"),
-    }
-    match app.rpc("room.room.echo").call_raw(message("x")).await {
-        Err(RpcError::Remote(error)) => {
-            assert_eq!(error.code(), "PIT-404", "a handler is no remote");
+    let mut client = Player::ours(&frontend.address, Dialect::Pitaya).await;
+    // From a server of one kind to one of the other.
+    for (from, to, id) in [("room", "hall", "hall-1"), ("hall", "room", &*room.id)] {
+        client.ask_soon(&format!("{from}.room.echo")).await;
+        client.ask_soon(&format!("{to}.room.echo")).await;
+        let call = format!("{from}.room.call");
+        for server in ["", id] {
+            let shout = format!("{to}.room.shout");
+            let asked = json!({ "route": shout, "server": server, "text": "hello" });
+            assert_eq!(client.ask(&call, asked).await, json!({ "text": "HELLO" }));
         }
-        other => panic!("{other:?}"),
+        let refused = async |client: &mut Player, method: &str, text: &str| {
+            let route = format!("{to}.room.{method}");
+            let asked = json!({ "route": route, "text": text, "timeout": "300ms" });
+            client.refused(&call, asked).await
+        };
+        let failed = refused(&mut client, "fail", "door").await;
+        assert_eq!((&*failed.code, &*failed.text), ("ROOM-7", "no door"));
+        let metadata: Vec<_> = failed.metadata.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(metadata, [("empty", ""), ("what", "door")]);
+        // An empty argument is a message with its defaults.
+        assert_eq!(refused(&mut client, "shout", "").await.code, "ROOM-9");
+        let unknown = refused(&mut client, "echo", "x").await;
+        assert_eq!(unknown.code, "PIT-404", "a handler is no remote");
+        let late = refused(&mut client, "never", "x").await;
+        // Whoever says it first: the caller, or the called server, which knows the deadline too.
+        assert!(["PIT-408", "PIT-500"].contains(&&*late.code), "{late:?}");
+        assert_eq!(late.text, "rpc client: request timeout");
     }
-    vault.shutdown().await;
+    hall.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_has_one_session_on_frontends_of_both_kinds() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
-    let ours = Frontend::start(
-        &backing,
-        "connector-1",
-        &[
-            "--set",
-            "session.single_session=true",
-            "--set",
-            "session.on_conflict=replace_old",
-        ],
-    );
-    let address = free_address();
-    let _theirs = start_go(program, &backing, "connector", Some(&address));
-    let theirs = format!("tcp://{address}");
-    let _room = start_go(program, &backing, "room", None);
+    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let theirs = GoServer::frontend(program, &backing, "connector", &[]);
+    let _room = GoServer::start(program, &backing, "room", &[]);
     let ann = json!({ "uid": "ann" });
 
-    let mut clients = Vec::new();
-    for address in [&theirs, &ours.address, &theirs] {
-        let client = connect(address, Dialect::Pitaya).await;
-        ask_soon(&client, "room.room.echo").await;
-        ask(&client, "room.room.bind", ann.clone()).await;
-        if let Some(older) = clients.last() {
-            let older: &Client = older;
-            let closed = tokio::time::timeout(Duration::from_secs(5), older.closed()).await;
-            assert!(matches!(closed, Ok(CloseKind::Kicked { .. })), "{closed:?}");
+    let mut last: Option<Player> = None;
+    for address in [
+        &theirs.address,
+        &ours.address,
+        &theirs.address,
+        &ours.address,
+    ] {
+        let mut client = Player::ours(address, Dialect::Pitaya).await;
+        client.ask_soon("room.room.echo").await;
+        client.ask("room.room.bind", ann.clone()).await;
+        if let Some(older) = &mut last {
+            older.kicked().await;
         }
-        clients.push(client);
+        last = Some(client);
     }
-    let who = ask(&clients[2], "room.room.who", json!({})).await;
+    let who = last.unwrap().ask("room.room.who", json!({})).await;
     assert_eq!(who["uid"], "ann");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_and_rust_share_groups() {
+    let Some(program) = go_program() else { return };
+    let backing = Backing::start();
+    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let theirs = GoServer::frontend(program, &backing, "connector", &[]);
+    let hall = room::start_as("hall", backing.cluster(), "hall-1").await;
+    knows(&hall, &theirs).await;
+    let _room = GoServer::start(program, &backing, "room", &["-etcd-groups"]);
+    let mut ann = Player::ours(&ours.address, Dialect::Pitaya).await;
+    let mut bob = Player::go(program, &theirs.address).await;
+    for (player, uid) in [(&mut ann, "ann"), (&mut bob, "bob")] {
+        player.ask_soon("room.room.echo").await;
+        player.ask_soon("hall.room.echo").await;
+        player.ask("room.room.bind", json!({ "uid": uid })).await;
+    }
+    let raid = |text: &str| json!({ "name": "raid", "frontend": "connector", "text": text });
+    // One joins by Go, the other by Rust; both see both.
+    ann.ask("room.room.join", raid("")).await;
+    let members = bob.ask("hall.room.join", raid("")).await;
+    assert_eq!(members, json!({ "members": ["ann", "bob"], "count": 2 }));
+    assert_eq!(ann.ask("room.room.members", raid("")).await, members);
+    for kind in ["room", "hall"] {
+        let again = ann.refused(&format!("{kind}.room.join"), raid("")).await;
+        assert_eq!(again.text, "member already exists in group");
+        let none = json!({ "name": "none" });
+        let none = bob.refused(&format!("{kind}.room.members"), none).await;
+        assert_eq!(none.text, "group not found");
+        ann.ask(&format!("{kind}.room.broadcast"), raid(kind)).await;
+        assert_eq!(ann.push().await, json!({ "text": kind }));
+        assert_eq!(bob.push().await, json!({ "text": kind }));
+    }
+    ann.ask("hall.room.leave", raid("")).await;
+    let left = bob.ask("room.room.members", raid("")).await;
+    assert_eq!(left, json!({ "members": ["bob"], "count": 1 }));
+    ann.ask("room.room.broadcast", raid("alone")).await;
+    assert_eq!(bob.push().await, json!({ "text": "alone" }));
+    // What comes next to her is not that.
+    ann.ask("room.room.push", json!({ "text": "next" })).await;
+    assert_eq!(ann.push().await, json!({ "text": "next" }));
+    hall.shutdown().await;
 }

@@ -1,5 +1,6 @@
 //! Real NATS and etcd servers on free ports, each with a directory of its own; stopped by their process id.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -91,16 +92,25 @@ impl Drop for Process {
     }
 }
 
-/// etcd listens before it has a leader; only then it answers.
-fn is_healthy(address: SocketAddr) -> bool {
+/// The body of an answer, or nothing.
+fn http_get(address: SocketAddr, path: &str) -> String {
     use std::io::{Read, Write};
     let Ok(mut stream) = TcpStream::connect(address) else {
-        return false;
+        return String::new();
     };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let mut answer = String::new();
-    let asked = stream.write_all(b"GET /health HTTP/1.0\r\n\r\n");
-    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("\"true\"")
+    let asked = stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+    if asked.is_err() || stream.read_to_string(&mut answer).is_err() {
+        return String::new();
+    }
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
+    body.unwrap_or_default().to_owned()
+}
+
+/// etcd listens before it has a leader; only then it answers.
+fn is_healthy(address: SocketAddr) -> bool {
+    http_get(address, "/health").contains("\"true\"")
 }
 
 fn which(program: &str) -> Option<PathBuf> {
@@ -132,23 +142,52 @@ fn local(port: u16) -> SocketAddr {
 pub struct NatsServer {
     process: Process,
     pub address: SocketAddr,
+    /// Where it answers questions about itself, in HTTP.
+    monitor: SocketAddr,
 }
 
 impl NatsServer {
     pub fn start() -> Self {
-        let address = local(free_port());
+        let (address, monitor) = (local(free_port()), local(free_port()));
         let words = [
             &program("nats-server", "nats-server"),
             "-a",
             "127.0.0.1",
             "-p",
             &address.port().to_string(),
+            "-m",
+            &monitor.port().to_string(),
         ];
         let words = words.iter().map(ToString::to_string).collect();
         let process = Process::start(words, address, |address| {
             TcpStream::connect(address).is_ok()
         });
-        Self { process, address }
+        Self {
+            process,
+            address,
+            monitor,
+        }
+    }
+
+    /// What the clients of this server are subscribed to, by their names and sorted: the server's own truth. Inboxes, in which a client
+    /// gets answers, are left out.
+    pub fn subscriptions(&self) -> BTreeMap<String, Vec<String>> {
+        let body = http_get(self.monitor, "/connz?subs=1&limit=10000");
+        let connections: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        let mut all = BTreeMap::new();
+        for connection in connections["connections"].as_array().into_iter().flatten() {
+            let name = connection["name"].as_str().unwrap_or_default();
+            let subjects = connection["subscriptions_list"].as_array();
+            let subjects = subjects.into_iter().flatten().filter_map(|s| s.as_str());
+            let list: &mut Vec<String> = all.entry(name.to_owned()).or_default();
+            list.extend(
+                subjects
+                    .filter(|s| !s.starts_with("_INBOX"))
+                    .map(str::to_owned),
+            );
+            list.sort();
+        }
+        all
     }
 
     pub fn kill(&mut self) {
@@ -224,6 +263,17 @@ impl EtcdServer {
             .filter(|line| !line.is_empty())
             .map(str::to_owned)
             .collect()
+    }
+
+    /// How many leases there are.
+    pub fn leases(&self) -> usize {
+        let output = self.etcdctl(&["lease", "list"]);
+        // The first line says how many.
+        output
+            .lines()
+            .skip(1)
+            .filter(|line| !line.is_empty())
+            .count()
     }
 
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
