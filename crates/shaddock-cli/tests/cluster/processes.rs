@@ -88,7 +88,7 @@ async fn clients(address: &str, n: usize) -> Vec<Client> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_is_killed_with_requests_in_flight() {
     let backing = Backing::start();
-    let limit = ["--set", "handlers.timeout=2s"];
+    let limit = ["--set", "cluster.request_timeout=2s"];
     let frontend = Frontend::start(&backing, "connector-1", &limit);
     let dies = room::start_process(&backing, "room-1");
     let _lives = room::start_process(&backing, "room-2");
