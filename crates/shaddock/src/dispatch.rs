@@ -137,8 +137,9 @@ impl AppHandle {
         if let Some(entry) = short.and_then(|short| self.handlers().get(short)) {
             return self.run_own::<ToCaller>(entry, request);
         }
-        let error = no_handler(request.route());
-        fail::<ToCaller>(request, error)
+        // In Pitaya's words: the client may be behind a frontend in Go.
+        let error = RemoteError::handler_not_found(request.route().as_str());
+        fail::<ToCaller>(request, HandlerError::from_remote(error))
     }
 
     /// The app's own filters, then the handler.

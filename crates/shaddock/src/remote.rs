@@ -94,9 +94,8 @@ impl AppHandle {
     pub(crate) fn serve_remote(&self, call: &RemoteCall) -> BoxFuture<Outcome> {
         let route = Route::new(Arc::clone(&call.route));
         let Some(entry) = route.short().and_then(|short| self.remotes().get(short)) else {
-            return Box::pin(std::future::ready(Err(HandlerError::not_found(format!(
-                "no remote for `{route}`"
-            )))));
+            let error = RemoteError::remote_not_found(route.short().unwrap_or_default());
+            return Box::pin(std::future::ready(Err(HandlerError::from_remote(error))));
         };
         let limit = entry
             .options

@@ -1,6 +1,7 @@
 //! Servers on a real NATS and a real etcd: `shaddock serve` in front of backends in Rust and in Go, and behind a Go frontend.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
+mod hostile;
 mod pitaya;
 mod player;
 mod processes;

@@ -206,6 +206,7 @@ async fn call(Ctx(app): Ctx, Json(call): Json<Call>) -> Result<Json<Text>, Handl
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn group_error(error: GroupError) -> HandlerError {
     HandlerError::internal(error.to_string())
 }
