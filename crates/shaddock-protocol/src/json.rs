@@ -35,33 +35,41 @@ pub fn check_json(text: &[u8]) -> Result<(), JsonError> {
 ///
 /// It is not JSON, or nested too deep.
 pub(crate) fn json_of_client(text: Bytes) -> Result<Bytes, JsonError> {
-    let text = utf8_of_client(text);
-    Ok(match scan(&text)? {
-        Escapes::Whole => text,
-        Escapes::LoneSurrogate => Bytes::from(replace_lone_surrogates(&text)),
+    // Before the text is mended: that changes only what is no ASCII, and the grammar is the same before and after.
+    let found = scan(&text)?;
+    let text = if found.ascii {
+        text
+    } else {
+        utf8_of_client(text)
+    };
+    Ok(if found.lone_surrogate {
+        Bytes::from(replace_lone_surrogates(&text))
+    } else {
+        text
     })
 }
 
-/// What the `\u` escapes of a text are like.
+/// What was seen on the way through a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Escapes {
-    Whole,
-    /// At least one half of a pair stands alone: JavaScript writes and reads that, other parsers refuse it.
-    LoneSurrogate,
+struct Found {
+    /// An escape is one half of a pair and stands alone: JavaScript writes and reads that, other parsers refuse it.
+    lone_surrogate: bool,
+    /// Nothing has to be looked at for UTF-8.
+    ascii: bool,
 }
 
-fn scan(text: &[u8]) -> Result<Escapes, JsonError> {
+fn scan(text: &[u8]) -> Result<Found, JsonError> {
     let mut scanner = Scanner {
         text,
         at: 0,
         lone: false,
+        high: 0,
         nesting: Nesting::default(),
     };
     scanner.document()?;
-    Ok(if scanner.lone {
-        Escapes::LoneSurrogate
-    } else {
-        Escapes::Whole
+    Ok(Found {
+        lone_surrogate: scanner.lone,
+        ascii: scanner.high & HIGHS == 0,
     })
 }
 
@@ -69,6 +77,8 @@ struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
     lone: bool,
+    /// The bytes of strings, one over the other: a high bit remains of what is no ASCII.
+    high: u64,
     nesting: Nesting,
 }
 
@@ -178,7 +188,7 @@ impl Scanner<'_> {
     /// The rest of a string, behind its first quote.
     fn string(&mut self) -> Result<(), JsonError> {
         loop {
-            self.at += plain_len(&self.text[self.at..]);
+            self.at += plain_len(&self.text[self.at..], &mut self.high);
             match self.bump() {
                 Some(b'"') => return Ok(()),
                 Some(b'\\') => self.escape()?,
@@ -276,11 +286,15 @@ impl Scanner<'_> {
     }
 }
 
+const ONES: u64 = u64::MAX / 255;
+/// The high bit of every byte of a word.
+const HIGHS: u64 = ONES << 7;
+
 /// How many bytes lie before the first one that ends or interrupts a string. Eight bytes are looked at in one step: a kilobyte
 /// of text takes 160 ns, byte by byte it takes 580 (`benches/hot_path.rs`).
-fn plain_len(text: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
+///
+/// What is looked at, and perhaps a little more, is laid over `high`.
+fn plain_len(text: &[u8], high: &mut u64) -> usize {
     /// The high bit of every byte that is zero, and of none below the first such byte.
     const fn zeros(word: u64) -> u64 {
         word.wrapping_sub(ONES) & !word & HIGHS
@@ -288,6 +302,7 @@ fn plain_len(text: &[u8]) -> usize {
     let (words, rest) = text.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
+        *high |= word;
         let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
         let found = control | zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5c));
         if found != 0 {
@@ -295,9 +310,10 @@ fn plain_len(text: &[u8]) -> usize {
             return index * 8 + found.trailing_zeros() as usize / 8;
         }
     }
-    let tail = rest
-        .iter()
-        .position(|&byte| matches!(byte, b'"' | b'\\' | ..0x20));
+    let tail = rest.iter().position(|&byte| {
+        *high |= u64::from(byte);
+        matches!(byte, b'"' | b'\\' | ..0x20)
+    });
     text.len() - rest.len() + tail.unwrap_or(rest.len())
 }
 
@@ -475,7 +491,7 @@ mod tests {
                 text[place] = byte;
                 let interrupts = matches!(byte, b'"' | b'\\' | ..0x20);
                 let expected = if interrupts { place } else { text.len() };
-                assert_eq!(plain_len(&text), expected, "{byte:02x} at {place}");
+                assert_eq!(plain_len(&text, &mut 0), expected, "{byte:02x} at {place}");
             }
         }
     }
@@ -488,6 +504,25 @@ mod tests {
             sent.as_ptr()
         );
     }
+
+    /// What texts are put together of: quotes, escapes, and UTF-8 that is whole, cut short, or of halves.
+    const PARTS: [&[u8]; 15] = [
+        b"a",
+        b"\"",
+        b"{",
+        b"}",
+        b":",
+        b"\\",
+        b"\\ud83d",
+        b"\xc3\xa9",
+        b"\xc3",
+        b"\xff",
+        b"\xed\xa0\xbd",
+        b"\xed\xa0\xbd\xed\xb8\x80",
+        b"\xf0\x9f\x98\x80",
+        b"\xf0\x9f",
+        b"12345678",
+    ];
 
     proptest! {
         /// Bytes close to JSON: the check says yes exactly if the parser does, lone surrogates and huge numbers apart.
@@ -508,7 +543,26 @@ mod tests {
         #[test]
         fn plain_bytes_end_where_they_should(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let naive = bytes.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..0x20));
-            prop_assert_eq!(plain_len(&bytes), naive.unwrap_or(bytes.len()));
+            prop_assert_eq!(plain_len(&bytes, &mut 0), naive.unwrap_or(bytes.len()));
+        }
+
+        /// The grammar is looked at before the text is mended. That must come to the same as the other way round.
+        #[test]
+        fn mended_after_the_check_as_before_it(
+            parts in proptest::collection::vec(
+                proptest::sample::select(&PARTS[..]),
+                0..12,
+            ),
+            quoted in any::<bool>(),
+        ) {
+            let mut text = parts.concat();
+            if quoted {
+                text = [b"\"", &text[..], b"\""].concat();
+            }
+            let text = Bytes::from(text);
+            let mended = utf8_of_client(text.clone());
+            let expected = check_json(&mended).map(|()| replace_lone_surrogates(&mended)).ok();
+            prop_assert_eq!(json_of_client(text).ok().map(Vec::from), expected);
         }
 
         #[test]
