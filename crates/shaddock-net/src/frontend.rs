@@ -58,6 +58,12 @@ pub struct Opened {
 
 /// The frontend server behind a listener. Called on IO workers: no method may block.
 pub trait Frontend: Send + Sync + 'static {
+    /// The same frontend for one more worker, if it has anything (a reference count, say) that workers had better not share. Called once for
+    /// each worker when the listener starts; `None`: all workers use this one.
+    fn for_worker(&self) -> Option<Arc<dyn Frontend>> {
+        None
+    }
+
     /// Dictionary, schemas, limits and answers for connections to come.
     fn codec(&self) -> Arc<Codec>;
 

@@ -54,7 +54,6 @@ pub struct ListenError {
 
 /// What all connections of a listener share.
 pub(crate) struct Shared {
-    pub(crate) frontend: Arc<dyn Frontend>,
     pub(crate) config: ListenConfig,
     pub(crate) gate: Arc<Gate>,
     live: RwLock<Arc<Live>>,
@@ -72,6 +71,7 @@ impl Shared {
 /// What the connections of a listener on one worker share.
 pub(crate) struct Local {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) frontend: Arc<dyn Frontend>,
     pub(crate) stats: Arc<WorkerStats>,
 }
 
@@ -102,7 +102,6 @@ impl Listener {
         let sockets = bind_all(&config, workers.count()).map_err(failed)?;
         let address = sockets[0].local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
-            frontend,
             gate: Gate::new(config.access.clone()),
             live: RwLock::new(Arc::new(Live {
                 limits: config.limits.clone(),
@@ -116,6 +115,7 @@ impl Listener {
         for (index, (socket, handle)) in sockets.into_iter().zip(workers.handles()).enumerate() {
             let local = Arc::new(Local {
                 shared: shared.clone(),
+                frontend: frontend.for_worker().unwrap_or_else(|| frontend.clone()),
                 stats: stats.of(index),
             });
             // The socket is registered with the worker's own runtime.

@@ -21,7 +21,7 @@ use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
 use crate::{
     app::AppHandle,
     error::{HandlerError, codes},
-    filter::ErrorFlow,
+    filter::{ErrorFlow, FilterList, Filters},
     handler::Complete,
     reply::Outcome,
     request::RequestContext,
@@ -45,29 +45,42 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
     }
 }
 
-impl AppHandle {
-    /// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
-    pub(crate) fn answer_client(&self, mut request: RequestContext, mut outcome: Outcome) {
-        if let Err(error) = &outcome {
-            self.stats().errors.add(1);
-            log_error(&request, error);
-        }
-        match (request.id(), request.session().session()) {
-            (Some(id), Some(session)) => {
-                self.write_answer(session, id, request.route().as_str(), &outcome);
-            }
-            _ => {
-                if outcome
-                    .as_ref()
-                    .is_ok_and(|reply| !reply.as_slice().is_empty())
-                {
-                    self.stats().dropped_replies.add(1);
-                }
-            }
-        }
-        self.filters().global.run_after(&mut request, &mut outcome);
+/// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
+pub(crate) fn answer_client(mut request: RequestContext, mut outcome: Outcome) {
+    let app = request.app();
+    if let Err(error) = &outcome {
+        app.stats().errors.add(1);
+        log_error(&request, error);
     }
+    match (request.id(), request.session().session()) {
+        (Some(id), Some(session)) => {
+            app.write_answer(session, id, request.route().as_str(), &outcome);
+        }
+        _ => {
+            if outcome
+                .as_ref()
+                .is_ok_and(|reply| !reply.as_slice().is_empty())
+            {
+                app.stats().dropped_replies.add(1);
+            }
+        }
+    }
+    run_after(&mut request, &mut outcome, |filters| &filters.global);
+}
 
+/// Runs the after-filters of a stage. The usual case is that there are none, which is not worth a handle of the app.
+fn run_after(
+    request: &mut RequestContext,
+    outcome: &mut Outcome,
+    stage: fn(&Filters) -> &FilterList,
+) {
+    if !stage(request.app().filters()).is_empty() {
+        let app = request.app().clone();
+        stage(app.filters()).run_after(request, outcome);
+    }
+}
+
+impl AppHandle {
     fn write_answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, outcome: &Outcome) {
         let codec = self.codec();
         let dialect = session.dialect();
@@ -175,9 +188,8 @@ impl Complete for ToClient {
     type Output = ();
 
     fn complete(self, mut request: RequestContext, mut outcome: Outcome) {
-        let app = request.app().clone();
-        app.filters().run_after(&mut request, &mut outcome);
-        app.answer_client(request, outcome);
+        run_after(&mut request, &mut outcome, |filters| &filters.own);
+        answer_client(request, outcome);
     }
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {

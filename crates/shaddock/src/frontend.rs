@@ -16,6 +16,10 @@ use crate::{app::AppHandle, handler::panic_text};
 pub(crate) struct AppFrontend(pub(crate) AppHandle);
 
 impl Frontend for AppFrontend {
+    fn for_worker(&self) -> Option<Arc<dyn Frontend>> {
+        Some(Arc::new(Self(self.0.counted_apart())))
+    }
+
     fn codec(&self) -> Arc<Codec> {
         self.0.connection_codec()
     }

@@ -371,10 +371,7 @@ impl Driver {
                 self.local.stats.count(Group::Dropped, reason.name());
                 tracing::debug!(sid = self.sid(), reason = reason.name(), "request refused");
                 if let Some(session) = &self.session {
-                    self.local
-                        .shared
-                        .frontend
-                        .refused(session, id, route, reason);
+                    self.local.frontend.refused(session, id, route, reason);
                 }
                 Ok(())
             }
@@ -413,7 +410,7 @@ impl Driver {
         let Some(handshake) = opening.handshake else {
             return Err(CloseReason::Internal);
         };
-        let opened = self.local.shared.frontend.open(Opened {
+        let opened = self.local.frontend.open(Opened {
             peer: Peer {
                 transport,
                 ..opening.peer

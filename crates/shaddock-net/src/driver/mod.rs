@@ -126,7 +126,7 @@ impl Driver {
         let mut driver = Self {
             io: Io::Tcp(stream),
             wire: Wire::new(behind_proxy && config.proxy_protocol),
-            conn: Conn::new(local.shared.frontend.codec(), now),
+            conn: Conn::new(local.frontend.codec(), now),
             opening: Some(Box::new(Opening {
                 peer: Peer {
                     address,

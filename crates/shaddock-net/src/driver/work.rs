@@ -115,7 +115,7 @@ impl Driver {
         } else {
             self.local.stats.notifies.add(1);
         }
-        if let Flow::Later(mut handler) = self.local.shared.frontend.message(session, message)
+        if let Flow::Later(mut handler) = self.local.frontend.message(session, message)
             && handler.as_mut().poll(cx).is_pending()
         {
             self.work = Work::Handler(handler);
@@ -133,11 +133,7 @@ impl Driver {
         let Some(opening) = &mut self.opening else {
             return Err(CloseReason::Internal);
         };
-        let handled = self
-            .local
-            .shared
-            .frontend
-            .handshake(&opening.peer, &request);
+        let handled = self.local.frontend.handshake(&opening.peer, &request);
         opening.handshake = Some(request);
         match handled {
             Handled::Now(verdict) => self.answer(now, verdict, scratch),

@@ -35,7 +35,19 @@ use crate::{
 
 /// A running server. Cheap to clone. Handlers take it as [`Ctx`](crate::extract::Ctx).
 #[derive(Clone)]
-pub struct AppHandle(Arc<AppInner>);
+pub struct AppHandle(Arc<Counted>);
+
+/// The app, behind a count of handles. Every IO worker has a count of its own: each request holds a handle, and workers that counted in
+/// one place would pass that cache line back and forth for every message.
+struct Counted(Arc<AppInner>);
+
+impl std::ops::Deref for Counted {
+    type Target = AppInner;
+
+    fn deref(&self) -> &AppInner {
+        &self.0
+    }
+}
 
 /// Everything a running server is made of.
 pub(crate) struct AppInner {
@@ -357,11 +369,16 @@ impl AppHandle {
 /// For the rest of the framework.
 impl AppHandle {
     pub(crate) fn from_inner(inner: Arc<AppInner>) -> Self {
-        Self(inner)
+        Self(Arc::new(Counted(inner)))
+    }
+
+    /// The same app. Clones of the result are counted apart from those of `self`.
+    pub(crate) fn counted_apart(&self) -> Self {
+        Self::from_inner(Arc::clone(&self.0.0))
     }
 
     pub(crate) fn downgrade(&self) -> Weak<AppInner> {
-        Arc::downgrade(&self.0)
+        Arc::downgrade(&self.0.0)
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -64,6 +64,10 @@ impl Filters {
 }
 
 impl FilterList {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
     /// Runs the before-filters from number `first` on, until one refuses or has to wait.
     pub(crate) fn run_before(&self, request: &mut RequestContext, first: usize) -> Step {
         for (index, filter) in self.filters.iter().enumerate().skip(first) {
