@@ -12,6 +12,8 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use shaddock::{
+    config::Sources,
+    launch::Launcher,
     prelude::*,
     wire::{CodecConfig, ListenConfig, TlsFiles, TlsReloader},
 };
@@ -98,6 +100,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         listen.tls = Some(TlsReloader::new(TlsFiles { certificate, key })?);
     }
     let mut app = App::new("bench", "bench-1");
+    // As every program that has a configuration: bounds, policies, and the filter that measures handlers.
+    Launcher::new(Sources::default())?.configure(&mut app);
     app.listen_with(listen);
     app.set(CodecConfig {
         heartbeat: flags.heartbeat,

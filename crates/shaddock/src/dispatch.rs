@@ -12,7 +12,7 @@ use shaddock_net::Flow;
 use shaddock_protocol::{Dialect, Inbound, Route};
 
 use crate::{
-    answer::ToClient,
+    answer::{ToClient, answer_client},
     app::AppHandle,
     error::HandlerError,
     filter::{ErrorFlow, FilterList, Step},
@@ -51,7 +51,7 @@ impl Complete for Outside {
     type Output = ();
 
     fn complete(self, request: RequestContext, outcome: Outcome) {
-        request.app().clone().answer_client(request, outcome);
+        answer_client(request, outcome);
     }
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
@@ -148,6 +148,7 @@ impl AppHandle {
         entry: &HandlerEntry,
         mut request: RequestContext,
     ) -> BoxFuture<S::Output> {
+        request.set_handler(entry.number);
         if let Some(timeout) = entry.options.timeout {
             request.set_timeout(timeout);
         }

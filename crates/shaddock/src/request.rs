@@ -21,6 +21,8 @@ pub struct RequestContext {
     timeout: Duration,
     /// Somebody chose the timeout for this request.
     is_limited: bool,
+    /// Number of the handler, once it is known.
+    handler: Option<usize>,
     started: Option<Instant>,
     // A request seldom has any: no memory until then.
     extensions: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
@@ -41,6 +43,7 @@ impl RequestContext {
             body,
             timeout,
             is_limited: false,
+            handler: None,
             started: None,
             extensions: Vec::new(),
         }
@@ -106,6 +109,15 @@ impl RequestContext {
     /// The timeout that was chosen for this request, unless it is the app's.
     pub(crate) fn own_timeout(&self) -> Option<Duration> {
         self.is_limited.then_some(self.timeout)
+    }
+
+    /// Which entry of the handler table serves it; `None` before the look-up, and where there is no handler.
+    pub(crate) const fn handler(&self) -> Option<usize> {
+        self.handler
+    }
+
+    pub(crate) const fn set_handler(&mut self, number: usize) {
+        self.handler = Some(number);
     }
 
     /// When a filter saw the request first; `None` unless one [marked](Self::mark_start) it.

@@ -70,6 +70,8 @@ impl<H: Handler<T>, T: 'static> Erased for Typed<H, T> {
 
 /// One route of the table.
 pub(crate) struct HandlerEntry {
+    /// Its place among the routes of the table: what is kept by route is found by it, without a second hash.
+    pub(crate) number: usize,
     pub(crate) handler: Arc<dyn Erased>,
     pub(crate) options: RouteOptions,
 }
@@ -105,6 +107,7 @@ impl HandlerTable {
         T: 'static,
     {
         let entry = HandlerEntry {
+            number: self.entries.len(),
             handler: Arc::new(Typed {
                 handler,
                 arguments: PhantomData,

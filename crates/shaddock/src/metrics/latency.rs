@@ -1,7 +1,6 @@
 //! How long handlers take, by route, without a lock on the way of a request.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -58,27 +57,28 @@ impl Histogram {
 /// Times of all routes of one app. The labels are the routes that have a handler: a client cannot make new ones.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
-    routes: OnceLock<HashMap<Box<str>, Histogram>>,
+    /// By the number of the handler.
+    routes: OnceLock<Box<[Histogram]>>,
 }
 
 impl Latencies {
-    fn routes(&self, app: &AppHandle) -> &HashMap<Box<str>, Histogram> {
-        self.routes.get_or_init(|| {
+    fn of(&self, app: &AppHandle, handler: usize) -> Option<&Histogram> {
+        let routes = self.routes.get_or_init(|| {
             let routes = app.handlers().entries();
-            routes
-                .map(|(short, _)| (short.into(), Histogram::default()))
-                .collect()
-        })
+            routes.map(|_| Histogram::default()).collect()
+        });
+        routes.get(handler)
     }
 
-    /// Routes that were asked for at least once, sorted.
-    pub(crate) fn read(&self) -> Vec<(&str, &Histogram)> {
-        let mut all: Vec<_> = self
-            .routes
-            .get()
-            .into_iter()
-            .flatten()
-            .map(|(route, histogram)| (&**route, histogram))
+    /// The routes of the app with their times, sorted; nothing before the first request.
+    pub(crate) fn read<'a>(&'a self, app: &'a AppHandle) -> Vec<(&'a str, &'a Histogram)> {
+        let Some(histograms) = self.routes.get() else {
+            return Vec::new();
+        };
+        let mut all: Vec<_> = app
+            .handlers()
+            .entries()
+            .filter_map(|(route, entry)| Some((route, histograms.get(entry.number)?)))
             .collect();
         all.sort_unstable_by_key(|(route, _)| *route);
         all
@@ -95,14 +95,10 @@ impl Filter for LatencyFilter {
     }
 
     fn after(&self, request: &mut RequestContext, _outcome: &mut Outcome) {
-        let Some(took) = request.started().map(|started| started.elapsed()) else {
-            return;
-        };
-        let Some(short) = request.route().short() else {
-            return;
-        };
-        if let Some(histogram) = self.0.routes(request.app()).get(short) {
-            histogram.record(took);
+        if let (Some(started), Some(handler)) = (request.started(), request.handler())
+            && let Some(histogram) = self.0.of(request.app(), handler)
+        {
+            histogram.record(started.elapsed());
         }
     }
 }

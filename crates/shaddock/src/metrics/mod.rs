@@ -339,7 +339,7 @@ impl Page<'_, '_> {
                 let Some(latencies) = one.app.get::<Latencies>() else {
                     continue;
                 };
-                for (route, histogram) in latencies.read() {
+                for (route, histogram) in latencies.read(&one.app) {
                     let labels = with(&one.labels(), &[("route", route)]);
                     let (sum, count, buckets) = histogram.read();
                     family
