@@ -112,10 +112,12 @@ impl Listener {
         let stats = StatsBoard::new(workers.count());
         let (stop, stopped) = watch::channel(());
         let mut tasks = Vec::with_capacity(workers.count());
-        for (index, (socket, handle)) in sockets.into_iter().zip(workers.handles()).enumerate() {
+        let frontends = std::iter::repeat_n(frontend, workers.count());
+        let places = sockets.into_iter().zip(workers.handles()).zip(frontends);
+        for (index, ((socket, handle), frontend)) in places.enumerate() {
             let local = Arc::new(Local {
                 shared: shared.clone(),
-                frontend: frontend.for_worker().unwrap_or_else(|| frontend.clone()),
+                frontend: frontend.for_worker().unwrap_or(frontend),
                 stats: stats.of(index),
             });
             // The socket is registered with the worker's own runtime.
