@@ -1,4 +1,4 @@
-// Starts `shaddock demo` on free ports, for one test file.
+// Starts `shaddock demo` on free ports, for one test file; as a cluster if SHADDOCK_DEMO_CLUSTER is set.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -6,6 +6,7 @@ import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 
 const target = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
+const mode = process.env.SHADDOCK_DEMO_CLUSTER ? ["--cluster"] : [];
 const binary = process.env.SHADDOCK_BIN ?? `${target}/debug/shaddock`;
 
 async function freePorts(count) {
@@ -26,7 +27,7 @@ export async function startDemo({ flags = [] } = {}) {
   const [gate, first, second, page, admin] = await freePorts(5);
   const ports = ["--gate-port", gate, "--connector-ports", `${first},${second}`, "--page-port", page];
   const settings = ["--set", `admin.address=127.0.0.1:${admin}`, "--set", "drain.spread=200ms"];
-  const child = spawn(binary, ["demo", ...ports, ...settings, ...flags].map(String), {
+  const child = spawn(binary, ["demo", ...mode, ...ports, ...settings, ...flags].map(String), {
     stdio: ["ignore", "pipe", "pipe"],
   });
   const log = [];

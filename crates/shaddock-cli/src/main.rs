@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the chat demo: gate, two connectors and a chat server in one process, and a web page
+    /// Run the chat demo: gate, two connectors and a chat server in one process or as a cluster, and a web page
     Demo(demo::DemoArgs),
     /// Run a frontend from a configuration file: every route is forwarded to the backends of the cluster
     Serve(commands::serve::ServeArgs),
@@ -35,6 +35,9 @@ enum Command {
     Kick(commands::kick::KickArgs),
     /// Measure a server that speaks the Pomelo protocol
     Bench(shaddock_bench::BenchArgs),
+    /// Run a program until standard input ends. `shaddock demo --cluster` keeps NATS and etcd with it
+    #[command(hide = true)]
+    Keep(demo::cluster::KeepArgs),
 }
 
 /// Where settings come from. `docs/configuration.md` lists all of them.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config::run(args),
         Command::Sessions(args) => commands::sessions::run(&args),
         Command::Kick(args) => commands::kick::run(args),
+        Command::Keep(args) => demo::cluster::keep(&args),
         Command::Bench(args) => return shaddock_bench::run(&args),
     };
     match outcome {

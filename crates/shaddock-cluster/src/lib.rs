@@ -42,7 +42,7 @@ pub use members::Members;
 #[cfg(feature = "nats")]
 pub use nats::{NatsCluster, NatsConfig};
 pub use route::split_route;
-pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target};
+pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target, owner_of};
 pub use session::{
     ForwardedSession, Located, RawSid, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };

@@ -175,8 +175,20 @@ pub(crate) fn random_below(len: usize) -> usize {
     usize::try_from(random % len as u64).unwrap_or(0)
 }
 
-/// Rendezvous hashing: the server with the highest score of (user, server) owns the user. Needs no table, and a server that
-/// leaves gives away only what it owned.
+/// The server that a key belongs to: the same one on every machine that knows the same servers. When a server comes or leaves,
+/// only its share of the keys moves. For routing functions: rooms by their id, for example. `None` if there is no server.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use shaddock_cluster::{ServerInfo, owner_of};
+/// let servers = ["chat-1", "chat-2"].map(|id| Arc::new(ServerInfo::new(id, "chat", false).unwrap()));
+/// let home = owner_of(b"lobby", &servers).unwrap();
+/// assert_eq!(owner_of(b"lobby", &[Arc::clone(home)]), Some(home));
+/// ```
+pub fn owner_of<'a>(key: &[u8], servers: &'a [Arc<ServerInfo>]) -> Option<&'a Arc<ServerInfo>> {
+    highest(hash(key, 0), servers)
+}
+
 fn owner<'a>(
     session: &ForwardedSession,
     servers: &'a [Arc<ServerInfo>],
@@ -185,6 +197,12 @@ fn owner<'a>(
         (Some(uid), _) => hash(uid.as_bytes(), 0),
         (None, sid) => hash(&sid.map_or(0, std::num::NonZero::get).to_le_bytes(), 1),
     };
+    highest(key, servers)
+}
+
+/// Rendezvous hashing: the server with the highest score of (key, server) owns the key. Needs no table, and a server that
+/// leaves gives away only what it owned.
+fn highest(key: u64, servers: &[Arc<ServerInfo>]) -> Option<&Arc<ServerInfo>> {
     servers
         .iter()
         .max_by_key(|server| mix(hash(server.id.as_str().as_bytes(), key)))
@@ -292,6 +310,25 @@ mod tests {
         for (was, is) in before.iter().zip(picks(&routing, &members, 1000)) {
             assert!(*was == is || was == "chat-3");
         }
+    }
+
+    #[test]
+    fn keys_are_spread_and_stay_where_they_are_when_another_server_leaves() {
+        let members = members(4);
+        let home = |n: usize| {
+            let servers = members.servers_of("chat");
+            let home = owner_of(format!("room-{n}").as_bytes(), &servers).unwrap();
+            home.id.as_str().to_owned()
+        };
+        let before: Vec<_> = (0..4000).map(home).collect();
+        for (id, count) in counted(before.iter().map(String::as_str)) {
+            assert!(count.abs_diff(1000) <= 250, "{id}: {count}");
+        }
+        members.remove("chat-2");
+        for (n, was) in before.iter().enumerate() {
+            assert!(home(n) == *was || was == "chat-2");
+        }
+        assert_eq!(owner_of(b"room", &[]), None);
     }
 
     #[test]

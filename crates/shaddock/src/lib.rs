@@ -84,7 +84,7 @@ pub mod wire {
 pub mod cluster {
     pub use shaddock_cluster::{
         Cluster, Context, LocalCluster, Located, Members, Membership, RemoteError, RemoteErrorKind,
-        RoutingTarget, ServerId, ServerInfo, Strategy,
+        RoutingTarget, ServerId, ServerInfo, Strategy, owner_of,
     };
     #[cfg(feature = "nats")]
     pub use shaddock_cluster::{GroupError, Groups, NatsCluster, NatsConfig};

@@ -68,6 +68,10 @@ impl LogHandle {
     }
 }
 
+/// Whether a line that cannot be written is reported, which is done on standard error too, and panics there: whoever read our logs
+/// is gone, and that must not stop a drain.
+const SAY_SO: bool = false;
+
 fn human_layer<S>(terminal: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -76,6 +80,7 @@ where
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt::layer()
         .with_ansi(colour)
+        .log_internal_errors(SAY_SO)
         .with_writer(io::stderr)
 }
 
@@ -86,6 +91,7 @@ where
     tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
+        .log_internal_errors(SAY_SO)
         .with_writer(io::stderr)
 }
 

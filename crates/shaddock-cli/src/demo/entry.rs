@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shaddock::{config::Config, prelude::*};
+use shaddock::{config::Config, prelude::*, remote::RpcError};
 
 use super::{
     chat::{Member, Members},
     gate::CLIENT_PORT,
+    rooms::{self, RID},
 };
 
 /// Characters of a name and of a room; the sample's page allows no more either.
@@ -27,6 +28,7 @@ pub(super) fn install(app: &mut App, port: u16, config: &Config) {
     });
     app.route("entryHandler.enter", enter);
     app.on_session_closed(left);
+    rooms::install(app);
 }
 
 #[derive(Serialize)]
@@ -57,19 +59,21 @@ async fn enter(
         return Ok(REFUSED);
     }
     let rid = login.rid.clone();
-    session.set("rid", rid);
-    session.push("rid").await?;
+    session.set(RID, rid);
+    // Now the room says which chat server the session's messages and calls go to.
+    session.push(RID).await?;
     let member = Member::new(&uid, session.frontend_id(), login.rid);
-    let joined = app
-        .rpc("chat.chatRemote.add")
-        .by_session(&session)
-        .call::<Members>(&member)
-        .await;
+    let add = app.rpc("chat.chatRemote.add").by_session(&session);
+    let mut joined = add.clone().call::<Members>(&member).await;
+    // A chat server that has just died did not get it; the next call goes to another one.
+    if joined.as_ref().is_err_and(RpcError::is_retryable) {
+        joined = add.call(&member).await;
+    }
     match joined {
         Ok(members) => {
             // Who left meanwhile was taken out of the room before he was put in.
             if session.record().is_closed() {
-                forget(&app, &member).await;
+                forget(&app, &session, &member).await;
             }
             Ok(Json(Entered::In(members)))
         }
@@ -91,16 +95,17 @@ fn is_name(text: &str) -> bool {
 /// A client is gone: the others in its room are told.
 async fn left(app: AppHandle, event: SessionEvent) {
     let session = event.session();
-    let rid = session.get("rid").and_then(Value::as_str);
+    let rid = session.get(RID).and_then(Value::as_str);
     if let (Some(uid), Some(rid)) = (event.uid(), rid) {
         let member = Member::new(uid, session.frontend_id(), rid.to_owned());
-        forget(&app, &member).await;
+        forget(&app, session, &member).await;
     }
 }
 
-async fn forget(app: &AppHandle, member: &Member) {
+async fn forget(app: &AppHandle, session: &SessionView, member: &Member) {
     let told = app
         .rpc("chat.chatRemote.kick")
+        .by_session(session)
         .call::<Value>(&json!(member))
         .await;
     if let Err(error) = told {

@@ -1,16 +1,19 @@
-//! `shaddock demo`: Pomelo's chat sample on shaddock, in one process, with a page of its own.
+//! `shaddock demo`: Pomelo's chat sample on shaddock, with a page of its own; in one process, or as a cluster.
 //!
 //! - `gate`: a server that tells clients which connector is theirs
 //! - `entry`: the connectors, where clients log in
-//! - `chat`: the rooms
+//! - `chat`: the rooms; `rooms`: which chat server has which room
 //! - `page`: the web page and the sessions it shows
+//! - `cluster`: the same servers as processes of their own, on NATS and etcd
 //!
 //! Routes, bodies, dictionary and schemas are those of `NetEase/chatofpomelo-websocket`, so that its page and client work here.
 
 mod chat;
+pub(crate) mod cluster;
 mod entry;
 mod gate;
 mod page;
+mod rooms;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -56,12 +59,38 @@ pub(crate) struct DemoArgs {
     /// Port of the web page
     #[arg(long, default_value_t = 3001)]
     page_port: u16,
+    /// Run every server as a process of its own, on NATS and etcd: those that are configured (cluster.nats_urls,
+    /// cluster.etcd_endpoints), or else its own, for which nats-server and etcd must be installed
+    #[arg(long)]
+    cluster: bool,
+    /// Run only this server of such a cluster: gate-1, connector-1, connector-2, chat-1, chat-2, ..
+    #[arg(long, value_name = "SERVER", conflicts_with = "cluster")]
+    only: Option<String>,
+    #[command(flatten)]
+    child: cluster::ChildArgs,
 }
 
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
 pub(crate) fn run(args: &DemoArgs) -> Outcome {
+    if args.connector_ports.is_empty() {
+        return Err("the demo needs at least one connector; see --connector-ports".into());
+    }
+    match &args.only {
+        Some(id) => cluster::run_one(args, id),
+        None if args.cluster => cluster::run(args),
+        None => run_all(args),
+    }
+}
+
+/// All servers in this process.
+fn run_all(args: &DemoArgs) -> Outcome {
     let mut launcher = Launcher::new(args.source.clone().sources().preset(HEARTBEAT))?;
     launcher.init_logs()?;
-    let servers = servers(args, &launcher)?;
+    let mut servers = Servers::new();
+    for id in ids(args, 1) {
+        servers = servers.add(app(args, &launcher, &id)?);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -72,38 +101,67 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// The servers of the demo, with so many chat servers.
+fn ids(args: &DemoArgs, chats: usize) -> Vec<String> {
+    let connectors = 1..=args.connector_ports.len();
+    let mut ids = vec!["gate-1".to_owned()];
+    ids.extend(connectors.map(|n| format!("connector-{n}")));
+    ids.extend((1..=chats).map(|n| format!("chat-{n}")));
+    ids
+}
 
-fn servers(args: &DemoArgs, launcher: &Launcher) -> Result<Servers, Error> {
-    if args.connector_ports.is_empty() {
-        return Err("the demo needs at least one connector; see --connector-ports".into());
+/// One of them.
+fn app(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
+    let (server_type, n) = id.rsplit_once('-').unwrap_or((id, ""));
+    let ports = &args.connector_ports;
+    let port = n
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| ports.get(n.checked_sub(1)?));
+    match (server_type, port) {
+        ("gate", _) if n == "1" => gate(args, launcher, id),
+        ("connector", Some(port)) => {
+            let mut connector = frontend(args, launcher, ("connector", id), *port)?;
+            entry::install(&mut connector, *port, launcher.config());
+            Ok(connector)
+        }
+        ("chat", _) if n.parse::<u16>().is_ok_and(|n| n > 0) => {
+            let mut chat = App::new("chat", id);
+            launcher.configure(&mut chat);
+            chat::install(&mut chat);
+            Ok(chat)
+        }
+        _ => Err(format!(
+            "the demo has no server \"{id}\"; there are gate-1, connector-1 to connector-{} (--connector-ports), and chat-1, chat-2, ..",
+            ports.len()
+        )
+        .into()),
     }
-    let codec = codec(launcher)?;
-    let frontend = |server_type: &str, id: &str, port: u16| {
-        let mut app = App::new(server_type, id);
-        launcher.configure(&mut app);
-        app.set(codec.clone()).set(dictionary());
-        let address = SocketAddr::new(args.host, port);
-        app.listen_with(launcher.config().listen_config(address));
-        app
-    };
-    let mut gate = frontend("gate", "gate-1", args.gate_port);
+}
+
+fn gate(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
+    let mut gate = frontend(args, launcher, ("gate", id), args.gate_port)?;
     gate::install(&mut gate, args.public_host.clone());
     gate.component(page::Page::new(
         SocketAddr::new(args.host, args.page_port),
         args.gate_port,
         launcher.operations(),
     ));
-    let mut servers = Servers::new().add(gate);
-    for (n, port) in (1..).zip(&args.connector_ports) {
-        let mut connector = frontend("connector", &format!("connector-{n}"), *port);
-        entry::install(&mut connector, *port, launcher.config());
-        servers = servers.add(connector);
-    }
-    let mut chat = App::new("chat", "chat-1");
-    launcher.configure(&mut chat);
-    chat::install(&mut chat);
-    Ok(servers.add(chat))
+    Ok(gate)
+}
+
+fn frontend(
+    args: &DemoArgs,
+    launcher: &Launcher,
+    (server_type, id): (&str, &str),
+    port: u16,
+) -> Result<App, Error> {
+    let mut app = App::new(server_type, id);
+    launcher.configure(&mut app);
+    app.set(codec(launcher)?).set(dictionary());
+    let address = SocketAddr::new(args.host, port);
+    app.listen_with(launcher.config().listen_config(address));
+    Ok(app)
 }
 
 fn codec(launcher: &Launcher) -> Result<CodecConfig, Error> {
@@ -114,30 +172,39 @@ fn codec(launcher: &Launcher) -> Result<CodecConfig, Error> {
     })
 }
 
-/// The sample's `dictionary.json`; handlers have codes anyway.
+/// The sample's `dictionary.json`; handlers of servers in the same process have codes anyway.
 fn dictionary() -> DictionaryConfig {
     DictionaryConfig {
         routes: ["onChat", "onAdd", "onLeave"].map(str::to_owned).to_vec(),
-        handlers: Vec::new(),
+        handlers: vec!["chat.chatHandler.send".to_owned()],
+    }
+}
+
+/// The host that people type.
+fn shown_host(host: IpAddr) -> String {
+    if host.is_unspecified() {
+        return "localhost".to_owned();
+    }
+    SocketAddr::new(host, 0)
+        .to_string()
+        .trim_end_matches(":0")
+        .to_owned()
+}
+
+/// What makes text bold on a terminal, and plain again.
+fn bold(is_terminal: bool) -> (&'static str, &'static str) {
+    if is_terminal {
+        ("\x1b[1m", "\x1b[0m")
+    } else {
+        ("", "")
     }
 }
 
 /// Says where to look.
 fn greet(args: &DemoArgs, running: &Running, admin: Option<SocketAddr>) {
     let mut out = std::io::stdout();
-    let (bold, plain) = if out.is_terminal() {
-        ("\x1b[1m", "\x1b[0m")
-    } else {
-        ("", "")
-    };
-    let shown = if args.host.is_unspecified() {
-        "localhost".to_owned()
-    } else {
-        SocketAddr::new(args.host, 0)
-            .to_string()
-            .trim_end_matches(":0")
-            .to_owned()
-    };
+    let (bold, plain) = bold(out.is_terminal());
+    let shown = shown_host(args.host);
     let ports: Vec<String> = running
         .apps()
         .iter()

@@ -1,10 +1,14 @@
-//! A demo in a process of its own.
+//! A demo in processes of its own.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,9 @@ pub(crate) struct Demo {
     child: Child,
     pub(crate) gate: u16,
     pub(crate) connectors: [u16; 2],
+    /// What it said when it was ready.
+    pub(crate) greeting: String,
+    log: Arc<Mutex<Vec<String>>>,
     admin: String,
 }
 
@@ -37,33 +44,56 @@ impl Demo {
             .args(["--page-port", &page.to_string()])
             .args(["--set", &format!("admin.address={admin}")])
             .args(more)
+            // As a shell does: a Ctrl-C goes to the whole group.
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let ready = lines.any(|line| line.is_ok_and(|line| line.contains("is running")));
-        if !ready {
-            let mut log = String::new();
-            let _ = child.stderr.take().unwrap().read_to_string(&mut log);
-            panic!("the demo did not start: {log}");
+        let mut greeting = String::new();
+        while !greeting.contains("Ctrl-C stops") {
+            let Some(Ok(line)) = lines.next() else {
+                let mut log = String::new();
+                let _ = child.stderr.take().unwrap().read_to_string(&mut log);
+                panic!("the demo did not start: {log}");
+            };
+            greeting += &line;
+            greeting.push('\n');
         }
         // A full pipe would stop the demo.
-        let log = child.stderr.take().unwrap();
-        std::thread::spawn(move || BufReader::new(log).lines().for_each(drop));
+        let stderr = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
         std::thread::spawn(move || lines.for_each(drop));
         Self {
             child,
             gate,
             connectors: [first, second],
+            greeting,
+            log,
             admin,
         }
+    }
+
+    /// The log so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
     }
 
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().unwrap();
         assert!(sent.success());
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
