@@ -1,8 +1,12 @@
 //! The connectors: where clients log in.
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use shaddock::{config::Config, prelude::*, remote::RpcError};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use shaddock::{
+    config::Config,
+    prelude::*,
+    remote::{Rpc, RpcError},
+};
 
 use super::{
     chat::{Member, Members},
@@ -64,12 +68,7 @@ async fn enter(
     session.push(RID).await?;
     let member = Member::new(&uid, session.frontend_id(), login.rid);
     let add = app.rpc("chat.chatRemote.add").by_session(&session);
-    let mut joined = add.clone().call::<Members>(&member).await;
-    // A chat server that has just died did not get it; the next call goes to another one.
-    if joined.as_ref().is_err_and(RpcError::is_retryable) {
-        joined = add.call(&member).await;
-    }
-    match joined {
+    match tell::<Members>(add, &member).await {
         Ok(members) => {
             // Who left meanwhile was taken out of the room before he was put in.
             if session.record().is_closed() {
@@ -103,13 +102,18 @@ async fn left(app: AppHandle, event: SessionEvent) {
 }
 
 async fn forget(app: &AppHandle, session: &SessionView, member: &Member) {
-    let told = app
-        .rpc("chat.chatRemote.kick")
-        .by_session(session)
-        .call::<Value>(&json!(member))
-        .await;
-    if let Err(error) = told {
+    let kick = app.rpc("chat.chatRemote.kick").by_session(session);
+    if let Err(error) = tell::<Value>(kick, member).await {
         tracing::warn!(%error, "the chat server was not told that a user left");
+    }
+}
+
+/// Calls the chat server of a member.
+async fn tell<R: DeserializeOwned>(call: Rpc, member: &Member) -> Result<R, RpcError> {
+    match call.clone().call(member).await {
+        // A server that has just died did not get it; the next call goes to another one.
+        Err(error) if error.is_retryable() => call.call(member).await,
+        answer => answer,
     }
 }
 
