@@ -29,10 +29,14 @@ enum Command {
     Serve(commands::serve::ServeArgs),
     /// Print the effective configuration with comments, or check a file
     Config(commands::config::ConfigArgs),
-    /// List the sessions of a running server
+    /// List the servers of the cluster: what they are, what they have, how they are
+    Servers(commands::servers::ServersArgs),
+    /// List the sessions of all frontends of the cluster
     Sessions(commands::sessions::SessionsArgs),
-    /// Kick a user, a session or an address of a running server
+    /// Kick a user, a session or an address, wherever in the cluster
     Kick(commands::kick::KickArgs),
+    /// Drain one server of the cluster, so that its process ends without harm
+    Drain(commands::drain::DrainArgs),
     /// Measure a server that speaks the Pomelo protocol
     Bench(shaddock_bench::BenchArgs),
     /// Run a program until standard input ends. `shaddock demo --cluster` keeps NATS and etcd with it
@@ -62,8 +66,10 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => commands::serve::run(args),
         Command::Config(args) => commands::config::run(args),
+        Command::Servers(args) => commands::servers::run(&args),
         Command::Sessions(args) => commands::sessions::run(&args),
         Command::Kick(args) => commands::kick::run(args),
+        Command::Drain(args) => commands::drain::run(&args),
         Command::Keep(args) => demo::cluster::keep(&args),
         Command::Bench(args) => return shaddock_bench::run(&args),
     };

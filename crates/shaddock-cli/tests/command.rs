@@ -113,6 +113,42 @@ async fn operators_list_and_kick() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_one_process_are_listed_and_drained_together() {
+    let mut demo = Demo::start(&["--set", "drain.spread=0s"]);
+    let (ann, _) = Demo::enter(demo.connectors[1], "ann", "lobby").await;
+    let table = text(&demo.shaddock("servers", &[]).stdout);
+    let row = |id: &str| {
+        let found = table.lines().find(|line| line.starts_with(id));
+        let cells = found.unwrap_or_default().split_whitespace();
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let connector = row("connector-2");
+    assert_eq!(
+        connector[1..6],
+        ["connector", "frontend", "running", "1", "1"],
+        "{table}"
+    );
+    assert_eq!(row("chat-1")[2..5], ["backend", "running", "-"], "{table}");
+    assert!(table.contains("4 servers, 1 session, 1 user"), "{table}");
+
+    let alone = demo.shaddock("drain", &["connector-2"]);
+    let said = text(&alone.stderr);
+    assert!(
+        alone.status.code() == Some(2) && said.contains("--whole-process"),
+        "{said}"
+    );
+    assert_eq!(ann.close_kind(), None);
+    let all = demo.shaddock("drain", &["connector-2", "--whole-process", "--wait"]);
+    let said = text(&all.stdout);
+    assert!(
+        all.status.success() && said.contains("connector-2 is gone"),
+        "{said}"
+    );
+    assert_eq!(ann.closed().await, kicked("draining"));
+    assert!(demo.wait(Duration::from_secs(10)).success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_applies_lists_and_survives_mistakes() {
     let file = Scratch::new("reload");
     file.write("[access]\n");

@@ -205,6 +205,10 @@ pub trait Membership: Send + Sync + 'static {
     /// The servers that are there, this one included.
     fn members(&self) -> &Members;
 
+    /// Servers that have left the list and are not gone yet: they serve what they have. As far as this server has heard; one
+    /// that joined after their goodbye has not.
+    fn departing(&self) -> Vec<Arc<ServerInfo>>;
+
     /// Forwards a client's message. It was sent (in one process: handed to the node) when this returns, before the future
     /// is polled: messages of one sender to one server arrive in the order of these calls.
     ///

@@ -11,6 +11,8 @@ const MAX_NAME: usize = 128;
 const MAX_UID: usize = 256;
 /// Key of [`ServerInfo::metadata`] under which a shaddock server lists what it can do beyond Pitaya's protocol.
 const CAPABILITIES: &str = "shaddock";
+/// In front of a frontend's start number, as a capability: it is part of the ids of its sessions.
+const NODE: &str = "node:";
 
 /// The id of a server, unique in its cluster.
 ///
@@ -153,14 +155,34 @@ impl ServerInfo {
 
     /// Whether the server announced an extension of the protocol, such as `mpush`.
     pub fn can(&self, flag: &str) -> bool {
-        self.metadata
-            .get(CAPABILITIES)
-            .is_some_and(|flags| flags.split(' ').any(|f| f == flag))
+        self.flags().any(|announced| announced == flag)
     }
 
-    /// Announces an extension.
-    #[cfg(any(feature = "nats", test))]
-    pub(crate) fn announce(&mut self, flag: &str) {
+    /// Everything that the server announced beyond Pitaya's protocol. A Pitaya server announces nothing.
+    pub fn flags(&self) -> impl Iterator<Item = &str> {
+        let flags = self.metadata.get(CAPABILITIES).map_or("", String::as_str);
+        flags.split(' ').filter(|flag| !flag.is_empty())
+    }
+
+    /// Whether sessions of this frontend may have ids of this node: its
+    /// [start number](crate::Membership::start_number), or it does not tell its own.
+    pub fn may_be_node(&self, node: u16) -> bool {
+        let mut nodes = self
+            .flags()
+            .filter_map(|flag| flag.strip_prefix(NODE))
+            .peekable();
+        nodes.peek().is_none() || nodes.any(|own| own.parse() == Ok(node))
+    }
+
+    /// Tells the start number of a frontend.
+    pub(crate) fn announce_node(&mut self, node: u16) {
+        if self.frontend {
+            self.announce(&format!("{NODE}{node}"));
+        }
+    }
+
+    /// Announces an extension: a word without spaces. Before the server joins; afterwards nobody sees it.
+    pub fn announce(&mut self, flag: &str) {
         if !self.can(flag) {
             let flags = self.metadata.entry(CAPABILITIES.to_owned()).or_default();
             if !flags.is_empty() {
@@ -174,6 +196,17 @@ impl ServerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frontend_tells_its_node() {
+        let mut front = ServerInfo::new("connector-1", "connector", true).unwrap();
+        assert!(front.may_be_node(471), "who does not tell must be asked");
+        front.announce_node(4711);
+        assert!(front.may_be_node(4711) && !front.may_be_node(471));
+        let mut back = ServerInfo::new("chat-1", "chat", false).unwrap();
+        back.announce_node(0);
+        assert_eq!(back.flags().next(), None);
+    }
 
     #[test]
     fn names_that_would_break_subjects_are_refused() {

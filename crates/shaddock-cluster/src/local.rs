@@ -86,10 +86,17 @@ impl LocalCluster {
 impl Cluster for LocalCluster {
     fn join(
         &self,
-        info: ServerInfo,
+        mut info: ServerInfo,
         options: JoinOptions,
         node: Arc<dyn Node>,
     ) -> BoxFuture<'_, Result<Arc<dyn Membership>, ClusterError>> {
+        let start_number = if info.frontend {
+            let before = self.0.starts.fetch_add(1, Ordering::Relaxed);
+            before.wrapping_add(1)
+        } else {
+            0
+        };
+        info.announce_node(start_number);
         let seat = Arc::new(Seat {
             info: Arc::new(info),
             options,
@@ -97,14 +104,6 @@ impl Cluster for LocalCluster {
             serving: Arc::default(),
         });
         let joined = self.0.enter(&seat).map(|()| {
-            let start_number = if seat.info.frontend {
-                self.0
-                    .starts
-                    .fetch_add(1, Ordering::Relaxed)
-                    .wrapping_add(1)
-            } else {
-                0
-            };
             let member = LocalMember {
                 shared: Arc::clone(&self.0),
                 seat,
@@ -266,6 +265,14 @@ impl Membership for LocalMember {
 
     fn members(&self) -> &Members {
         &self.shared.members
+    }
+
+    fn departing(&self) -> Vec<Arc<ServerInfo>> {
+        let seats = self.shared.seats.load();
+        let unlisted = seats.values().filter(|seat| {
+            !seat.options.hidden && self.shared.members.server(seat.info.id.as_str()).is_none()
+        });
+        unlisted.map(|seat| Arc::clone(&seat.info)).collect()
     }
 
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {

@@ -95,6 +95,7 @@ for_both! {
     sessions_tell_what_happens_to_them
     a_server_that_leaves_finishes_what_it_has
     a_frontend_that_drains_still_serves_its_clients
+    who_departs_is_known_until_it_is_gone
     a_hidden_server_is_not_listed
 }
 
@@ -870,6 +871,29 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
         gone.is_err_and(|error| error.kind() == RemoteErrorKind::NoServer)
     })
     .await;
+}
+
+async fn who_departs_is_known_until_it_is_gone(world: World) {
+    let (front, back) = world.pair().await;
+    let tool = world
+        .join_with("tool-1", "tool", JoinOptions::new().hidden())
+        .await;
+    tool.sees("front-1").await;
+    tool.sees("back-1").await;
+    let departing = || -> Vec<String> {
+        let all = tool.member.departing();
+        all.iter().map(|info| info.id.to_string()).collect()
+    };
+    assert!(departing().is_empty(), "a hidden server has not left");
+    for (server, route) in [(&back, "chat.room.echo"), (&front, "connector.room.echo")] {
+        server.member.withdraw().await;
+        until("departing", || departing() == [server.id().to_string()]).await;
+        let info = tool.member.departing().pop().unwrap();
+        let answer = tool.member.call(&info, call(route, "on")).await.unwrap();
+        assert_eq!(answer, "on");
+        server.member.leave().await;
+        until("gone", || departing().is_empty()).await;
+    }
 }
 
 async fn a_hidden_server_is_not_listed(world: World) {

@@ -60,6 +60,7 @@ pub mod launch;
 pub mod logging;
 pub mod metrics;
 pub mod operations;
+pub mod operators;
 pub mod remote;
 pub mod reply;
 pub mod request;

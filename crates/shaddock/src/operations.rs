@@ -2,7 +2,7 @@
 //! drain.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -82,8 +82,12 @@ impl Operations {
             .clone()
     }
 
-    /// The servers run from now on.
+    /// The servers run from now on, and can be drained by operators of the cluster.
     pub fn running(&self, apps: &[AppHandle]) {
+        for app in apps {
+            // Weak: the process holds its servers.
+            app.set(WeakOperations(Arc::downgrade(&self.0)));
+        }
         *self.0.apps.write().unwrap_or_else(PoisonError::into_inner) = apps.to_vec();
         self.set_phase(Phase::Running);
     }
@@ -110,6 +114,16 @@ impl Operations {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+}
+
+/// How a server finds its process, for as long as that is there.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakOperations(Weak<Inner>);
+
+impl WeakOperations {
+    pub(crate) fn upgrade(&self) -> Option<Operations> {
+        self.0.upgrade().map(Operations)
     }
 }
 

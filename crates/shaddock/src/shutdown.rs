@@ -1,4 +1,5 @@
-//! Going down without harm: not ready, nobody new, clients told and closed in waves, the rest flushed, everything stopped.
+//! Going down without harm: not ready, nobody new, clients told and closed in waves, the rest flushed, backends answer what they have,
+//! everything stopped.
 //!
 //! ```text
 //! signal ─► not ready ─► delay ─► stop accepting, leave discovery ─► waves over `spread` ─► Running::shutdown ─► exit 0
@@ -51,7 +52,7 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
         }
         close_doors(running.apps()).await;
         close_in_waves(running.apps(), settings).await;
-        running.shutdown().await;
+        running.shutdown_within(settings.deadline.0).await;
     };
     let done = tokio::time::timeout(settings.deadline.0, all).await.is_ok();
     operations.forget_apps();

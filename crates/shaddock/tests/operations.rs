@@ -258,6 +258,85 @@ async fn kicks_reach_users_sessions_and_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cluster_in_one_process_is_seen_whole() {
+    let world = World::start(&[]).await;
+    let (ann, ann_sid) = world.client("front-1", "ann").await;
+    let (bob, _) = world.client("front-2", "bob").await;
+
+    let (status, overview) = world.get("/api/cluster/servers").await;
+    assert_eq!(status, 200, "{overview}");
+    let servers = overview["servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 2);
+    for (server, other) in [(&servers[0], "front-2"), (&servers[1], "front-1")] {
+        assert_eq!(
+            (&server["state"], &server["sessions"], &server["in_flight"]),
+            (&json!("running"), &json!(1), &json!(0)),
+            "{server}"
+        );
+        assert_eq!(server["process_shared_with"], json!([other]));
+        assert_eq!(
+            (&server["here"], &server["listed"]),
+            (&json!(true), &json!(true))
+        );
+    }
+    let (_, one) = world.get("/api/cluster/servers/front-2").await;
+    assert_eq!((&one["id"], &one["users"]), (&json!("front-2"), &json!(1)));
+    assert_eq!(world.get("/api/cluster/servers/front-3").await.0, 404);
+
+    let (_, page) = world.get("/api/cluster/sessions?frontend=front-2").await;
+    assert_eq!(
+        (&page["total"], &page["sessions"][0]["uid"]),
+        (&json!(1), &json!("bob"))
+    );
+    let (_, one) = world.get(&format!("/api/cluster/sessions/{ann_sid}")).await;
+    assert_eq!(one["settings"], json!({ "level": 7 }));
+    for (path, status) in [
+        ("sessions?frontend=front-3", 404),
+        ("sessions?address=nowhere", 400),
+        ("sessions/1", 404),
+        ("sessions/x", 400),
+    ] {
+        assert_eq!(
+            world.get(&format!("/api/cluster/{path}")).await.0,
+            status,
+            "{path}"
+        );
+    }
+
+    let kick = async |body: Value| world.post("/api/cluster/kick", &body).await;
+    let (status, kicked) = kick(json!({ "sid": ann_sid, "reason": "bye" })).await;
+    assert_eq!(
+        (status, kicked),
+        (
+            200,
+            json!({ "kicked": 1, "by_frontend": { "front-1": 1 }, "unanswered": [] })
+        )
+    );
+    let bye = CloseKind::Kicked {
+        reason: Some("bye".to_owned()),
+    };
+    assert_eq!(ann.closed().await, bye);
+    assert_eq!(kick(json!({})).await.0, 400);
+    assert_eq!(kick(json!({ "uid": "ann" })).await.1["kicked"], 0);
+    assert_eq!(bob.close_kind(), None);
+
+    // Others live in the process of that server.
+    let drain = async |body: Value| world.post("/api/cluster/drain", &body).await;
+    let (status, refused) = drain(json!({ "server": "front-1" })).await;
+    let text = refused["error"]["message"].as_str().unwrap();
+    assert!(status == 409 && text.contains("front-2"), "{refused}");
+    assert_eq!(drain(json!({ "server": "front-3" })).await.0, 404);
+    let (status, started) = drain(json!({ "server": "front-1", "whole_process": true })).await;
+    assert_eq!(
+        (status, &started["sessions"]),
+        (202, &json!(1)),
+        "{started}"
+    );
+    world.operations.drain_requested().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_and_stats_count() {
     let world = World::start(&["access.max_connections=1"]).await;
     let (_ann, _) = world.client("front-1", "ann").await;
@@ -348,7 +427,13 @@ async fn strangers_and_pages_of_strangers_are_kept_out() {
     let world = World::start(&["admin.token=0123456789abcdef"]).await;
     let get = async |path: &str, head: &str| call(world.admin, "GET", path, head, None).await.0;
     assert_eq!(get("/readyz", "").await, 200, "probes need no token");
-    for path in ["/metrics", "/api/sessions", "/api/stats", "/nothing"] {
+    for path in [
+        "/metrics",
+        "/api/sessions",
+        "/api/stats",
+        "/api/cluster/servers",
+        "/nothing",
+    ] {
         assert_eq!(get(path, "").await, 401, "{path}");
         assert_eq!(
             get(path, "Authorization: Bearer 0123456789abcdeX\r\n").await,

@@ -62,6 +62,9 @@ impl Membership for Place {
     fn members(&self) -> &Members {
         self.0.members()
     }
+    fn departing(&self) -> Vec<Arc<ServerInfo>> {
+        self.0.departing()
+    }
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> ClusterReply {
         self.0.forward(to, request)
     }

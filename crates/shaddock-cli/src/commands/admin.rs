@@ -1,110 +1,114 @@
 //! A client of the admin API.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
-use clap::Args;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use shaddock::{admin::ErrorBody, config::Config};
+use shaddock::admin::ErrorBody;
 use tokio::net::TcpStream;
 
-use crate::ConfigSource;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// How long an answer may take.
+/// How long an answer may take; longer than `admin.cluster_timeout` can be.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to see whether there is an admin server.
+const PROBE: Duration = Duration::from_secs(2);
 /// The longest answer that is read.
 const LONGEST: usize = 64 << 20;
 
-/// Which server is asked. The defaults are those of the server's own configuration.
-#[derive(Debug, Args)]
-pub(super) struct Target {
-    #[command(flatten)]
-    source: ConfigSource,
-    /// Address of the admin server; default: `admin.address` of the configuration
-    #[arg(long, value_name = "HOST:PORT")]
-    admin: Option<SocketAddr>,
-    /// Token of the admin server; default: `admin.token` of the configuration (SHADDOCK_ADMIN__TOKEN)
-    #[arg(long)]
-    token: Option<String>,
-    /// Print the server's JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 /// An admin server.
 pub(super) struct Admin {
-    address: SocketAddr,
-    token: String,
+    pub(super) address: SocketAddr,
+    pub(super) token: String,
+}
+
+/// Why there is no good answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nobody is there.
+    NoServer(String),
+    /// It is there and says that what is asked for is not.
+    NotFound(String),
+    /// Anything else.
+    Other(BoxError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoServer(text) | Self::NotFound(text) => f.write_str(text),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    fn other(error: impl Into<BoxError>) -> Self {
+        Self::Other(error.into())
+    }
 }
 
 impl Admin {
-    pub(super) fn of(target: &Target) -> Result<Self, Error> {
-        let config = Config::load(&target.source.clone().sources())?;
-        let configured = || {
-            // A server that listens everywhere is reached on loopback from here.
-            config.admin_address().map(|mut address| {
-                if address.ip().is_unspecified() {
-                    address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-                }
-                address
-            })
-        };
-        Ok(Self {
-            address: target
-                .admin
-                .or_else(configured)
-                .ok_or("the configuration has no `admin.address`; use --admin")?,
-            token: target.token.clone().unwrap_or(config.admin.token),
-        })
+    /// Whether somebody answers there.
+    pub(super) async fn probe(&self) -> Result<(), Failure> {
+        let asked = self.exchange(Method::GET, "/healthz", Vec::new());
+        match tokio::time::timeout(PROBE, asked).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(Failure::NoServer(format!(
+                "{} does not answer",
+                self.address
+            ))),
+        }
     }
 
-    pub(super) fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, Error> {
-        self.call(Method::GET, path, Vec::new())
+    pub(super) async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, Failure> {
+        self.call(Method::GET, path, Vec::new()).await
     }
 
-    pub(super) fn post<R: DeserializeOwned>(
+    pub(super) async fn post<R: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<R, Error> {
-        self.call(Method::POST, path, serde_json::to_vec(body)?)
+    ) -> Result<R, Failure> {
+        let body = serde_json::to_vec(body).map_err(Failure::other)?;
+        self.call(Method::POST, path, body).await
     }
 
-    fn call<R: DeserializeOwned>(
+    async fn call<R: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<R, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(async {
-            let call = self.exchange(method, path, body);
-            match tokio::time::timeout(PATIENCE, call).await {
-                Ok(answer) => answer,
-                Err(_) => Err(format!("{} does not answer", self.address).into()),
+    ) -> Result<R, Failure> {
+        let call = self.exchange(method, path, body);
+        match tokio::time::timeout(PATIENCE, call).await {
+            Ok(answer) => {
+                let (status, text) = answer?;
+                read(status, &text)
             }
-        })
+            Err(_) => Err(Failure::other(format!("{} does not answer", self.address))),
+        }
     }
 
-    async fn exchange<R: DeserializeOwned>(
+    async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<R, Error> {
+    ) -> Result<(StatusCode, Bytes), Failure> {
         let stream = TcpStream::connect(self.address).await.map_err(|error| {
-            format!(
+            Failure::NoServer(format!(
                 "no admin server at {} ({error}); is the server running, and is `admin.address` right?",
                 self.address
-            )
+            ))
         })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let lost = |error: hyper::Error| Failure::NoServer(format!("{}: {error}", self.address));
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = tokio::spawn(connection);
         let mut request = Request::builder()
             .method(method)
@@ -115,30 +119,36 @@ impl Admin {
             let value = format!("Bearer {}", self.token);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let request = request.body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(Failure::other)?;
+        let response = sender.send_request(request).await.map_err(lost)?;
         let status = response.status();
         let text = Limited::new(response.into_body(), LONGEST)
             .collect()
-            .await?
+            .await
+            .map_err(Failure::Other)?
             .to_bytes();
         drop(sender);
         connection.abort();
-        read(status, &text)
+        Ok((status, text))
     }
 }
 
-fn read<R: DeserializeOwned>(status: StatusCode, text: &[u8]) -> Result<R, Error> {
+fn read<R: DeserializeOwned>(status: StatusCode, text: &[u8]) -> Result<R, Failure> {
     if status.is_success() {
-        return Ok(serde_json::from_slice(text)?);
+        return serde_json::from_slice(text).map_err(Failure::other);
     }
     match serde_json::from_slice::<ErrorBody>(text) {
-        Ok(body) => Err(body.error.message.into()),
-        Err(_) => Err(format!("the admin server answered {status}").into()),
+        Ok(body) if status == StatusCode::NOT_FOUND => Err(Failure::NotFound(body.error.message)),
+        Ok(body) => Err(Failure::other(body.error.message)),
+        Err(_) => Err(Failure::other(format!(
+            "the admin server answered {status}"
+        ))),
     }
 }
 
-/// `text` as a value in a query.
+/// `text` as a value in a query or a part of a path.
 pub(super) fn escape(text: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(text.len());
@@ -168,6 +178,8 @@ mod tests {
         let text = br#"{"error":{"code":"bad_request","message":"say who"}}"#;
         let error = read::<u8>(StatusCode::BAD_REQUEST, text).unwrap_err();
         assert_eq!(error.to_string(), "say who");
+        let error = read::<u8>(StatusCode::NOT_FOUND, text).unwrap_err();
+        assert!(matches!(error, Failure::NotFound(_)));
         let error = read::<u8>(StatusCode::BAD_GATEWAY, b"<html>").unwrap_err();
         assert!(error.to_string().contains("502"));
     }

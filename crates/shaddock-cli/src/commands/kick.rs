@@ -3,19 +3,19 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
-use shaddock::admin::KickReport;
+use shaddock::{admin::KickRequest, operators::KickOutcome};
 
 use super::{
     Outcome,
-    admin::{Admin, Target},
+    operator::{self, Target, print_json, warn},
+    table::{count, printable},
 };
 
-/// Kick clients.
+/// Kick clients, wherever in the cluster they are.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("who").required(true).args(["uid", "sid", "address"]))]
 pub(crate) struct KickArgs {
-    /// Every session of this user, on all servers
+    /// Every session of this user
     #[arg(long)]
     uid: Option<String>,
     /// One session
@@ -32,27 +32,42 @@ pub(crate) struct KickArgs {
 }
 
 pub(crate) fn run(args: KickArgs) -> Outcome {
-    let mut request = serde_json::Map::new();
-    for (key, value) in [
-        ("uid", args.uid),
-        ("sid", args.sid),
-        ("address", args.address),
-        ("reason", args.reason),
-    ] {
-        if let Some(value) = value {
-            request.insert(key.to_owned(), json!(value));
+    let mut request = KickRequest::default();
+    request.uid = args.uid;
+    request.sid = args.sid;
+    request.address = args.address;
+    request.reason = args.reason;
+    operator::run(&args.target, async |operator| {
+        let outcome = operator.kick(&request).await;
+        operator.close().await;
+        let outcome = outcome?;
+        if args.target.json {
+            print_json(&outcome)?;
+        } else {
+            println!("{}", said(&outcome));
         }
+        let incomplete = warn(&outcome.unanswered);
+        // For scripts: a kick that hit nobody is told apart, and one of which that is not sure.
+        Ok(ExitCode::from(match (incomplete, outcome.kicked) {
+            (true, _) => 2,
+            (false, 0) => 1,
+            (false, _) => 0,
+        }))
+    })
+}
+
+fn said(outcome: &KickOutcome) -> String {
+    if outcome.kicked == 0 {
+        return "nobody was there".to_owned();
     }
-    let report: KickReport = Admin::of(&args.target)?.post("/api/kick", &request)?;
-    if args.target.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        match report.kicked {
-            0 => println!("nobody was there"),
-            1 => println!("kicked 1 session"),
-            n => println!("kicked {n} sessions"),
-        }
-    }
-    // For scripts: a kick that hit nobody is told apart.
-    Ok(ExitCode::from(u8::from(report.kicked == 0)))
+    let frontends: Vec<String> = outcome
+        .by_frontend
+        .iter()
+        .map(|(frontend, n)| format!("{} at {}", n, printable(frontend)))
+        .collect();
+    format!(
+        "kicked {}: {}",
+        count(outcome.kicked, "session"),
+        frontends.join(", ")
+    )
 }

@@ -2,9 +2,13 @@
 
 mod admin;
 pub(crate) mod config;
+pub(crate) mod drain;
 pub(crate) mod kick;
+mod operator;
 pub(crate) mod serve;
+pub(crate) mod servers;
 pub(crate) mod sessions;
+mod table;
 
 use std::{error::Error, process::ExitCode};
 

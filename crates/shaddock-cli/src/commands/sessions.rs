@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use shaddock::admin::{SessionInfo, SessionPage};
+use shaddock::admin::{SessionInfo, SessionQuery};
 
 use super::{
     Outcome,
-    admin::{Admin, Target, escape},
+    operator::{self, Target, print_json, warn},
+    table::{age, bytes, or_dash, printable, table},
 };
 
-/// List sessions.
+/// List the sessions of the cluster.
 #[derive(Debug, Args)]
 pub(crate) struct SessionsArgs {
     /// One session with its settings
@@ -38,39 +39,38 @@ pub(crate) struct SessionsArgs {
 }
 
 pub(crate) fn run(args: &SessionsArgs) -> Outcome {
-    let admin = Admin::of(&args.target)?;
-    if let Some(sid) = &args.sid {
-        let session: SessionInfo = admin.get(&format!("/api/sessions/{}", escape(sid)))?;
-        println!("{}", serde_json::to_string_pretty(&session)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let page: SessionPage = admin.get(&query(args))?;
-    if args.target.json {
-        println!("{}", serde_json::to_string(&page)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    print!("{}", table(&page.sessions));
-    println!("{} of {} sessions", page.sessions.len(), page.total);
-    if let Some(next) = page.next {
-        println!("more: --after {next}");
-    }
-    Ok(ExitCode::SUCCESS)
+    operator::run(&args.target, async |operator| {
+        if let Some(sid) = &args.sid {
+            let session = operator.session(sid).await;
+            operator.close().await;
+            println!("{}", serde_json::to_string_pretty(&session?)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let page = operator.sessions(&query(args)).await;
+        operator.close().await;
+        let page = page?;
+        warn(&page.unanswered);
+        if args.target.json {
+            return print_json(&page);
+        }
+        print!("{}", table(HEAD, page.sessions.iter().map(row)));
+        println!("{} of {} sessions", page.sessions.len(), page.total);
+        if let Some(next) = page.next {
+            println!("more: --after {next}");
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
-fn query(args: &SessionsArgs) -> String {
-    let mut path = format!("/api/sessions?limit={}", args.limit);
-    for (key, value) in [
-        ("uid", &args.uid),
-        ("address", &args.address),
-        ("frontend", &args.frontend),
-        ("transport", &args.transport),
-        ("after", &args.after),
-    ] {
-        if let Some(value) = value {
-            path.extend(["&", key, "=", &escape(value)]);
-        }
-    }
-    path
+fn query(args: &SessionsArgs) -> SessionQuery {
+    let mut query = SessionQuery::default();
+    query.uid.clone_from(&args.uid);
+    query.address.clone_from(&args.address);
+    query.frontend.clone_from(&args.frontend);
+    query.transport.clone_from(&args.transport);
+    query.after.clone_from(&args.after);
+    query.limit = Some(args.limit);
+    query
 }
 
 const HEAD: [&str; 8] = [
@@ -84,95 +84,15 @@ const HEAD: [&str; 8] = [
     "OUT",
 ];
 
-fn table(sessions: &[SessionInfo]) -> String {
-    let mut rows: Vec<[String; 8]> = vec![HEAD.map(str::to_owned)];
-    rows.extend(sessions.iter().map(row));
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.max().unwrap_or_default()
-        })
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths);
-        let line: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        out.push_str(line.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
-}
-
 fn row(session: &SessionInfo) -> [String; 8] {
     [
-        session.sid.clone(),
-        session
-            .uid
-            .clone()
-            .map_or_else(|| "-".to_owned(), printable),
-        session.frontend.clone(),
-        session.transport.clone(),
-        session
-            .address
-            .map_or_else(|| "-".to_owned(), |address| address.to_string()),
+        printable(&session.sid),
+        or_dash(session.uid.as_deref().map(printable)),
+        printable(&session.frontend),
+        printable(&session.transport),
+        or_dash(session.address),
         age(session.age_ms),
         bytes(session.bytes_in),
         bytes(session.bytes_out),
     ]
-}
-
-/// Users choose their names; a terminal must not obey them.
-fn printable(text: String) -> String {
-    if text.chars().any(char::is_control) {
-        return text.escape_debug().to_string();
-    }
-    text
-}
-
-fn age(ms: u64) -> String {
-    let seconds = ms / 1000;
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
-fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
-    let (mut whole, mut tenths, mut unit) = (n, 0, 0);
-    while whole >= 1000 && unit + 1 < UNITS.len() {
-        tenths = whole % 1000 / 100;
-        whole /= 1000;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{whole} B"),
-        _ => format!("{whole}.{tenths} {}", UNITS[unit]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn people_can_read_it() {
-        assert_eq!(
-            [age(5_999), age(61_000), age(3_660_000), age(90_000_000)],
-            ["5s", "1m01s", "1h01m", "1d01h"]
-        );
-        assert_eq!(
-            [bytes(999), bytes(1_250), bytes(12_345_678)],
-            ["999 B", "1.2 KB", "12.3 MB"]
-        );
-        assert_eq!(printable("a\u{1b}[31m".to_owned()), "a\\u{1b}[31m");
-        assert_eq!(
-            table(&[]),
-            "SID  UID  FRONTEND  TRANSPORT  ADDRESS  AGE  IN  OUT\n"
-        );
-    }
 }

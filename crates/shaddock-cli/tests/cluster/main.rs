@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 mod hostile;
+mod operators;
 mod pitaya;
 mod player;
 mod processes;
@@ -99,6 +100,17 @@ impl Program {
     fn wait(&mut self) -> std::process::ExitStatus {
         self.0.wait().unwrap()
     }
+
+    /// How it ended, if it did within the limit.
+    fn ended(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
+        let end = Instant::now() + limit;
+        loop {
+            match self.0.try_wait().unwrap() {
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+                ended => return ended,
+            }
+        }
+    }
 }
 
 impl Drop for Program {
@@ -141,13 +153,30 @@ impl Frontend {
         }
     }
 
-    fn shaddock(&self, command: &str, args: &[&str]) -> String {
-        let output = Command::new(SHADDOCK)
-            .args([command, "--admin", &self.admin])
-            .args(args)
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    /// Runs a command of operators that asks this server.
+    fn operate(&self, args: &[&str]) -> Said {
+        shaddock(&[args, &["--admin", &self.admin]].concat())
+    }
+}
+
+/// What a command said.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+    took: Duration,
+}
+
+/// Runs a command to its end.
+fn shaddock(args: &[&str]) -> Said {
+    let start = Instant::now();
+    let output = Command::new(SHADDOCK).args(args).output().unwrap();
+    Said {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        took: start.elapsed(),
     }
 }
 

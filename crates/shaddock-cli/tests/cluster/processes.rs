@@ -186,7 +186,7 @@ async fn a_frontend_is_killed_and_leaves_no_ghost() {
     assert_eq!(said, json!({ "queued": 1, "missing": [] }));
     let servers = ["connector connector-2", "room room-1"];
     holds(&backing, &servers, &["ann", "bob"]).await;
-    let listed = lives.shaddock("sessions", &["--json"]);
+    let listed = lives.operate(&["sessions", "--json"]).out;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed["total"], 2);
 
@@ -428,7 +428,7 @@ impl Lobby {
         let said = ask(ann, "room.room.chat", chat).await;
         assert_eq!(said, json!({ "queued": 2, "missing": [] }));
         assert_eq!(next_push(&mut pushes).await, json!({ "text": "to all" }));
-        let listed = self.frontend.shaddock("sessions", &["--json"]);
+        let listed = self.frontend.operate(&["sessions", "--json"]).out;
         let listed: Value = serde_json::from_str(&listed).unwrap();
         assert_eq!(listed["total"], 2);
         let servers = ["connector connector-1", "room room-1"];

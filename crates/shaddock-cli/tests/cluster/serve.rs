@@ -35,12 +35,14 @@ async fn a_frontend_from_a_file_serves_backends_in_rust() {
         json!({ "missing": ["nobody"] })
     );
 
-    let table = frontend.shaddock("sessions", &[]);
+    let table = frontend.operate(&["sessions"]).out;
     assert!(
         table.contains("ann") && table.contains("connector-1"),
         "{table}"
     );
-    let said = frontend.shaddock("kick", &["--uid", "ann", "--reason", "bye"]);
+    let said = frontend
+        .operate(&["kick", "--uid", "ann", "--reason", "bye"])
+        .out;
     assert!(said.contains("kicked 1 session"), "{said}");
     let bye = CloseKind::Kicked {
         reason: Some("bye".to_owned()),
@@ -95,13 +97,14 @@ async fn a_user_has_one_session_on_all_frontends() {
         .filter(|client| client.close_kind().is_none())
         .count();
     let sessions = [&first, &second].map(|frontend| {
-        let listed = frontend.shaddock("sessions", &["--json", "--uid", "bob"]);
-        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let listed = frontend.operate(&["sessions", "--json", "--uid", "bob"]);
+        let listed: Value = serde_json::from_str(&listed.out).unwrap();
+        assert_eq!(listed["unanswered"], json!([]), "both were asked");
         listed["sessions"].as_array().unwrap().len()
     });
     assert_eq!(
-        sessions.iter().sum::<usize>(),
-        1,
+        sessions,
+        [1, 1],
         "{sessions:?}, {open} clients are open, {answers:?}"
     );
     room.shutdown().await;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_nats::Subject;
@@ -48,8 +49,18 @@ pub(super) struct Core {
     /// Subscriptions that every server of its kind has.
     pub(super) own_subscriptions: usize,
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
-    /// Frontends that have left the list and still serve their clients.
-    departing: Mutex<HashMap<ServerId, Arc<ServerInfo>>>,
+    /// Servers that have left the list and still serve what they have.
+    departing: Mutex<HashMap<ServerId, Departing>>,
+}
+
+/// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
+/// because they may have sessions.)
+const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
+
+/// A server that has left the list.
+struct Departing {
+    info: Arc<ServerInfo>,
+    since: Instant,
 }
 
 /// The parts that are made before the rest.
@@ -130,24 +141,26 @@ impl Core {
     pub(super) fn frontend(&self, id: &ServerId) -> Result<Arc<ServerInfo>, RemoteError> {
         self.members
             .server(id.as_str())
-            .or_else(|| self.lock_departing().get(id).cloned())
+            .or_else(|| Some(Arc::clone(&self.lock_departing().get(id)?.info)))
             .ok_or_else(RemoteError::server_not_found)
     }
 
     /// All frontends that may have clients.
     pub(super) fn frontends(&self) -> Vec<Arc<ServerInfo>> {
         let mut all = self.members.frontends();
-        let departing = self.lock_departing();
-        all.extend(
-            departing
-                .values()
-                .filter(|f| self.members.server(f.id.as_str()).is_none())
-                .cloned(),
-        );
+        all.extend(self.departing().into_iter().filter(|f| f.frontend));
         all
     }
 
-    fn lock_departing(&self) -> std::sync::MutexGuard<'_, HashMap<ServerId, Arc<ServerInfo>>> {
+    /// Servers that have left the list and are not gone yet.
+    pub(super) fn departing(&self) -> Vec<Arc<ServerInfo>> {
+        let departing = self.lock_departing();
+        let infos = departing.values().map(|one| &one.info);
+        let unlisted = infos.filter(|info| self.members.server(info.id.as_str()).is_none());
+        unlisted.cloned().collect()
+    }
+
+    fn lock_departing(&self) -> MutexGuard<'_, HashMap<ServerId, Departing>> {
         self.departing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -159,12 +172,17 @@ impl Core {
             if self.lock_departing().remove(server).is_some() {
                 self.forget(server);
             }
-        } else if let Some(info) = self
-            .members
-            .server(server.as_str())
-            .filter(|info| info.frontend)
-        {
-            self.lock_departing().insert(server.clone(), info);
+        } else if let Some(info) = self.members.server(server.as_str()) {
+            let mut departing = self.lock_departing();
+            let stale: Vec<_> = departing
+                .extract_if(|_, one| !one.info.frontend && one.since.elapsed() > LONGEST_DEPARTURE)
+                .collect();
+            let since = Instant::now();
+            departing.insert(server.clone(), Departing { info, since });
+            drop(departing);
+            for (id, _) in stale {
+                self.forget(&id);
+            }
         }
     }
 
@@ -184,9 +202,12 @@ impl Core {
 
     /// Nobody listens at a server that was called: if it had left the list, it is gone now.
     pub(super) fn not_there(&self, server: &ServerId) {
-        if self.lock_departing().remove(server).is_some() {
+        let departed = self.lock_departing().remove(server);
+        if let Some(departed) = departed {
             self.forget(server);
-            self.frontend_lost(server);
+            if departed.info.frontend {
+                self.frontend_lost(server);
+            }
         }
     }
 

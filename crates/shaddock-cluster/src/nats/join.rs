@@ -27,8 +27,10 @@ pub(super) async fn join(
     for flag in CAPABILITIES {
         info.announce(flag);
     }
-    let info = Arc::new(info);
     let etcd = Etcd::new(&config)?;
+    let start_number = start_number(&config, &etcd, &info).await?;
+    info.announce_node(start_number);
+    let info = Arc::new(info);
     let name = format!("{} {}", info.server_type, info.id);
     let (link, link_events) = Link::connect(&config, name).await?;
     let lease = Arc::new(Lease::new(
@@ -39,7 +41,6 @@ pub(super) async fn join(
     ));
     refuse_taken_id(&config, &link, &lease, &info).await?;
 
-    let start_number = start_number(&config, &etcd, &info).await?;
     let subjects = Subjects::open(&config, &link, &info, options).await?;
     let (users, user_tasks) = Users::new(Arc::clone(&info));
     let parts = Parts {

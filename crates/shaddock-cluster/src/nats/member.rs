@@ -112,6 +112,10 @@ impl Membership for NatsMember {
         &self.core.members
     }
 
+    fn departing(&self) -> Vec<Arc<ServerInfo>> {
+        self.core.departing()
+    }
+
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {
         if request.session.uid.is_some() && self.is_fenced() {
             return Reply::ready(Err(RemoteError::fenced()));

@@ -1,10 +1,6 @@
 //! What the admin API does.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -12,8 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use ipnet::IpNet;
-use shaddock_core::{CloseReason, Session, SessionService, Sid};
+use shaddock_core::SessionService;
 
 use super::{
     error::ApiError,
@@ -26,14 +21,8 @@ use crate::{
     app::AppHandle,
     metrics::{self, Walk},
     operations::{Operations, Phase},
+    operators::{Filter, Kick, Who, parse_sid},
 };
-
-/// Sessions of one page, if the caller does not say.
-const PAGE: usize = 100;
-/// The most that a page may have.
-const LARGEST_PAGE: usize = 1000;
-/// Characters of a kick's reason.
-const LONGEST_REASON: usize = 256;
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
@@ -62,26 +51,31 @@ pub(super) async fn sessions(
     State(operations): State<Operations>,
     query: Result<Query<SessionQuery>, QueryRejection>,
 ) -> Answer<SessionPage> {
+    let filter = Filter::new(&read_query(query)?).map_err(ApiError::bad_request)?;
+    let page = visit(move || {
+        let services = services(&operations);
+        filter.page(&services)
+    });
+    Ok(Json(page.await?))
+}
+
+pub(super) fn read_query(
+    query: Result<Query<SessionQuery>, QueryRejection>,
+) -> Result<SessionQuery, ApiError> {
     let Query(query) = query.map_err(|error| {
         ApiError::bad_request(format!(
             "{}; known are uid, address, frontend, transport, limit, after",
             error.body_text()
         ))
     })?;
-    let filter = Filter::new(&query)?;
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
-    let page = visit(move || {
-        let services = services(&operations);
-        filter.page(&services, limit)
-    });
-    Ok(Json(page.await?))
+    Ok(query)
 }
 
 pub(super) async fn session(
     State(operations): State<Operations>,
     Path(sid): Path<String>,
 ) -> Answer<SessionInfo> {
-    let sid = parse_sid(&sid)?;
+    let sid = parse_sid(&sid).map_err(ApiError::bad_request)?;
     let found = services(&operations)
         .iter()
         .find_map(|service| service.get(sid));
@@ -94,33 +88,34 @@ pub(super) async fn kick(
     State(operations): State<Operations>,
     request: Result<Json<KickRequest>, JsonRejection>,
 ) -> Answer<KickReport> {
-    let Json(request) =
-        request.map_err(|error| ApiError::new(error.status(), "bad_request", error.body_text()))?;
-    let reason = request.reason.as_deref().unwrap_or("kicked by an operator");
-    if reason.chars().count() > LONGEST_REASON {
-        let message = format!("`reason` may have at most {LONGEST_REASON} characters");
-        return Err(ApiError::bad_request(message));
-    }
-    let kicked = match (&request.uid, &request.sid, &request.address) {
-        (Some(uid), None, None) => kick_uid(&operations, uid, reason).await?,
-        (None, Some(sid), None) => kick_sid(&operations, parse_sid(sid)?, reason),
-        (None, None, Some(address)) => {
-            kick_address(&operations, &AddressFilter::parse(address)?, reason)
-        }
-        _ => {
-            let message = "say who: exactly one of `uid`, `sid` and `address`";
-            return Err(ApiError::bad_request(message));
+    let request = read_body(request)?;
+    let kick = Kick::new(&request).map_err(ApiError::bad_request)?;
+    let kicked = match &kick.who {
+        Who::User(uid) => kick_uid(&operations, uid, &kick.reason).await?,
+        Who::Session(_) | Who::Address(_) => {
+            let (services, kick) = (services(&operations), kick.clone());
+            visit(move || services.iter().map(|service| kick.apply(service)).sum()).await?
         }
     };
+    log_kick(&request, kicked);
+    Ok(Json(KickReport { kicked }))
+}
+
+pub(super) fn read_body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
+    let Json(body) =
+        body.map_err(|error| ApiError::new(error.status(), "bad_request", error.body_text()))?;
+    Ok(body)
+}
+
+pub(super) fn log_kick(request: &KickRequest, kicked: u64) {
     tracing::info!(
         uid = request.uid,
         sid = request.sid,
         address = request.address,
-        reason,
+        reason = request.reason,
         kicked,
         "kicked by an operator"
     );
-    Ok(Json(KickReport { kicked }))
 }
 
 async fn kick_uid(operations: &Operations, uid: &str, reason: &str) -> Result<u64, ApiError> {
@@ -133,28 +128,6 @@ async fn kick_uid(operations: &Operations, uid: &str, reason: &str) -> Result<u6
         let message = format!("not every server could be asked: {error}");
         ApiError::new(StatusCode::BAD_GATEWAY, "cluster", message)
     })
-}
-
-fn kick_sid(operations: &Operations, sid: Sid, reason: &str) -> u64 {
-    let services = services(operations);
-    let kicked = services
-        .iter()
-        .any(|service| service.kick_by_session_id(sid, Some(reason)));
-    u64::from(kicked)
-}
-
-fn kick_address(operations: &Operations, filter: &AddressFilter, reason: &str) -> u64 {
-    let reason = CloseReason::kicked(reason);
-    let mut found: Vec<Arc<Session>> = Vec::new();
-    for service in services(operations) {
-        service.visit_sessions(|session| {
-            if filter.matches(session) {
-                found.push(Arc::clone(session));
-            }
-        });
-    }
-    let closed = found.iter().filter(|session| session.close(reason.clone()));
-    closed.count() as u64
 }
 
 pub(super) async fn servers(State(operations): State<Operations>) -> Json<ServerList> {
@@ -279,8 +252,9 @@ pub(super) async fn drain(
 
 pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(
-        "there are GET /healthz, /readyz, /metrics, /api/sessions, /api/sessions/{sid}, /api/servers, /api/stats and POST /api/kick, \
-         /api/drain",
+        "there are GET /healthz, /readyz, /metrics, /api/sessions, /api/sessions/{sid}, /api/servers, /api/stats, \
+         POST /api/kick, /api/drain, and the same for the whole cluster: GET /api/cluster/servers, /api/cluster/servers/{id}, \
+         /api/cluster/sessions, /api/cluster/sessions/{sid}, POST /api/cluster/kick, /api/cluster/drain",
     )
 }
 
@@ -299,118 +273,4 @@ fn services(operations: &Operations) -> Vec<SessionService> {
     apps.iter()
         .filter_map(|app| app.session_service().cloned())
         .collect()
-}
-
-fn parse_sid(text: &str) -> Result<Sid, ApiError> {
-    text.parse()
-        .map_err(|_| ApiError::bad_request(format!("\"{text}\" is no session id")))
-}
-
-/// An address, an address with a port, or a network.
-#[derive(Debug, Clone, Copy)]
-enum AddressFilter {
-    Whole(SocketAddr),
-    Network(IpNet),
-}
-
-impl AddressFilter {
-    fn parse(text: &str) -> Result<Self, ApiError> {
-        let network = || {
-            text.parse()
-                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        };
-        text.parse()
-            .map(Self::Whole)
-            .or_else(|_| network().map(Self::Network))
-            .map_err(|_| {
-                ApiError::bad_request(format!(
-                    "\"{text}\" is no address; write 192.0.2.7, 192.0.2.7:4711 or 192.0.2.0/24"
-                ))
-            })
-    }
-
-    fn matches(&self, session: &Session) -> bool {
-        let Some(address) = session.client_address() else {
-            return false;
-        };
-        let ip = address.ip().to_canonical();
-        match self {
-            Self::Whole(wanted) => {
-                wanted.port() == address.port() && wanted.ip().to_canonical() == ip
-            }
-            Self::Network(network) => network.contains(&ip),
-        }
-    }
-}
-
-/// Which sessions a query is about.
-struct Filter {
-    uid: Option<String>,
-    address: Option<AddressFilter>,
-    frontend: Option<String>,
-    transport: Option<String>,
-    after: Option<Sid>,
-}
-
-impl Filter {
-    fn new(query: &SessionQuery) -> Result<Self, ApiError> {
-        Ok(Self {
-            uid: query.uid.clone(),
-            address: query
-                .address
-                .as_deref()
-                .map(AddressFilter::parse)
-                .transpose()?,
-            frontend: query.frontend.clone(),
-            transport: query.transport.clone(),
-            after: query.after.as_deref().map(parse_sid).transpose()?,
-        })
-    }
-
-    fn matches(&self, session: &Session) -> bool {
-        self.frontend
-            .as_ref()
-            .is_none_or(|frontend| session.frontend_id().as_str() == frontend)
-            && self
-                .transport
-                .as_ref()
-                .is_none_or(|transport| session.transport().name() == transport)
-            && self
-                .uid
-                .as_ref()
-                .is_none_or(|uid| session.uid().is_some_and(|own| own.as_str() == uid))
-            && self.address.is_none_or(|address| address.matches(session))
-    }
-
-    fn page(&self, services: &[SessionService], limit: usize) -> SessionPage {
-        let mut total = 0;
-        let mut found: BTreeMap<Sid, Arc<Session>> = BTreeMap::new();
-        let mut look = |session: &Arc<Session>| {
-            if !self.matches(session) {
-                return;
-            }
-            total += 1;
-            if self.after.is_none_or(|after| session.id() > after) {
-                found.insert(session.id(), Arc::clone(session));
-                // One more than the page shows whether there is a next one; the rest need not be kept.
-                if found.len() > limit + 1 {
-                    found.pop_last();
-                }
-            }
-        };
-        for service in services {
-            match &self.uid {
-                Some(uid) => service.get_by_uid(uid).iter().for_each(&mut look),
-                None => service.visit_sessions(&mut look),
-            }
-        }
-        let more = found.len() > limit;
-        let sessions: Vec<_> = found.values().take(limit).map(SessionInfo::of).collect();
-        let last = sessions.last().map(|session| session.sid.clone());
-        SessionPage {
-            total,
-            next: last.filter(|_| more),
-            sessions,
-        }
-    }
 }

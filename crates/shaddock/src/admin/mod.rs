@@ -12,10 +12,21 @@
 //! | `GET /api/stats` | [`Stats`] |
 //! | `POST /api/drain` with `{}` | 202; the process drains and ends |
 //!
+//! Those are about one process. The same about the whole cluster, with the servers that did not answer named
+//! ([`crate::operators`]):
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /api/cluster/servers`, `/api/cluster/servers/{id}` | [`ServerOverview`](crate::operators::ServerOverview), [`ServerStatus`](crate::operators::ServerStatus) |
+//! | `GET /api/cluster/sessions?..`, `/api/cluster/sessions/{sid}` | [`SessionOverview`](crate::operators::SessionOverview), [`SessionInfo`] |
+//! | `POST /api/cluster/kick` with [`KickRequest`] | [`KickOutcome`](crate::operators::KickOutcome) |
+//! | `POST /api/cluster/drain` with [`DrainRequest`](crate::operators::DrainRequest) | 202 and [`DrainStarted`](crate::operators::DrainStarted) |
+//!
 //! Errors are [`ErrorBody`]. It listens on loopback unless configured otherwise, and then wants a token; see `guard.rs` for what keeps web
 //! pages out.
 
 mod api;
+mod cluster;
 mod error;
 mod guard;
 mod types;
@@ -35,7 +46,7 @@ pub use self::{
     error::{ErrorBody, ErrorInfo},
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
-        Stats,
+        SessionQuery, Stats,
     },
 };
 use crate::{config::AdminSettings, operations::Operations};
@@ -89,6 +100,7 @@ fn router(operations: Operations, settings: &AdminSettings) -> Router {
     api_routes()
         .route("/metrics", get(api::metrics))
         .route("/api/drain", post(api::drain))
+        .merge(cluster::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
         .layer(middleware::from_fn_with_state(guarded, guard))
         .merge(open)

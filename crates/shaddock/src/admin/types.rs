@@ -94,15 +94,28 @@ pub struct SessionPage {
 }
 
 /// Which sessions. All conditions that are given must hold.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SessionQuery {
-    pub(crate) uid: Option<String>,
-    pub(crate) address: Option<String>,
-    pub(crate) frontend: Option<String>,
-    pub(crate) transport: Option<String>,
-    pub(crate) limit: Option<usize>,
-    pub(crate) after: Option<String>,
+#[non_exhaustive]
+pub struct SessionQuery {
+    /// Of this user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// From this address, address with port, or network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// On this frontend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
+    /// Over `tcp`, `tls`, `ws` or `wss`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// How many at most: 1 to 1000, by default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Only those with a greater id: the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// Who is to be kicked: exactly one of `uid`, `sid` and `address`.

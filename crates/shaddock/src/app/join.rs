@@ -74,6 +74,9 @@ impl Node for AppNode {
         let Some(app) = self.app() else {
             return Box::pin(std::future::ready(Err(gone())));
         };
+        if AppHandle::is_for_operators(&call) {
+            return app.serve_operator(&call);
+        }
         let future = app.serve_remote(&call);
         Box::pin(async move { answer(future.await) })
     }

@@ -43,6 +43,7 @@ use crate::{
     filter::{ErrorHandler, Filter, Filters},
     handler::{Handler, HandlerTable, RouteEntry},
     handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject},
+    operators::OPERATE,
     session::{BindHook, EventHook, EventHooks, EventKind, FrontendSession, SessionEvent, Uid},
 };
 
@@ -202,6 +203,10 @@ impl App {
         T: 'static,
     {
         let short = self.own_route(route);
+        assert!(
+            short != OPERATE,
+            "the remote `{OPERATE}` is answered by the framework"
+        );
         self.remotes.insert(short, remote, Location::caller())
     }
 

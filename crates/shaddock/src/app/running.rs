@@ -28,7 +28,7 @@ struct Started {
     is_up: bool,
 }
 
-/// How soon a shutdown looks for sessions that came in while it began.
+/// How soon a shutdown looks again: for sessions that came in while it began, for requests that are still at work.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Running {
@@ -94,7 +94,17 @@ impl Running {
     ///
     /// Each step has a deadline ([`AppConfig::stop_timeout`](super::AppConfig::stop_timeout)), so this always ends. Not cancel-safe: dropped, it
     /// leaves the rest running.
-    pub async fn shutdown(mut self) {
+    pub async fn shutdown(self) {
+        self.stop(None).await;
+    }
+
+    /// As [`shutdown`](Self::shutdown), but backends may take so long to answer the requests that they have, and their components live
+    /// until then.
+    pub(crate) async fn shutdown_within(self, limit: Duration) {
+        self.stop(Some(limit)).await;
+    }
+
+    async fn stop(mut self, limit: Option<Duration>) {
         let (frontends, backends): (Vec<_>, Vec<_>) =
             self.apps.iter().partition(|app| app.is_frontend());
         for app in &frontends {
@@ -109,6 +119,10 @@ impl Running {
         }
         for app in &backends {
             app.withdraw().await;
+        }
+        for app in &backends {
+            app.finish_serving(limit.unwrap_or(app.config().stop_timeout))
+                .await;
         }
         for app in &backends {
             if let Ok(membership) = app.membership() {
@@ -158,6 +172,26 @@ impl AppHandle {
     pub(crate) async fn withdraw(&self) {
         if let Ok(membership) = self.membership() {
             within(self, "withdraw from the cluster", membership.withdraw()).await;
+        }
+    }
+
+    /// Requests of other servers end. Operators can still ask how it goes on.
+    async fn finish_serving(&self, limit: Duration) {
+        let Ok(membership) = self.membership() else {
+            return;
+        };
+        let idle = async {
+            while membership.status().serving > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(limit, idle).await.is_err() {
+            let left = membership.status().serving;
+            tracing::warn!(
+                app = self.id(),
+                left,
+                "requests of other servers did not end"
+            );
         }
     }
 

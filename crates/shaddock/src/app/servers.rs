@@ -22,6 +22,7 @@ use crate::{
     channel::{PushConfig, Scheduler},
     frontend::AppFrontend,
     handler::HandlerTable,
+    operators,
     session::FrontendEvents,
     stats::AppStats,
 };
@@ -282,6 +283,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         app.values.set(Arc::new(stats.clone()));
         (sessions, connections) = (Some(service), Some(stats));
     }
+    operators::announce(&mut app.info);
     let channels = app
         .values
         .get::<ChannelConfig>()

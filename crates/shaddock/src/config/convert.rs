@@ -10,10 +10,10 @@ use shaddock_net::{
 use shaddock_protocol::{CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer};
 
 use super::{
-    ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict, RoutingSetting,
-    Serializer,
+    AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
+    RoutingSetting, Serializer,
 };
-use crate::app::AppConfig;
+use crate::{app::AppConfig, operators::ViewConfig};
 
 fn networks(list: &[Network]) -> Vec<ipnet::IpNet> {
     list.iter().map(|network| network.0).collect()
@@ -23,10 +23,25 @@ fn unless_zero(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
+impl AdminSettings {
+    /// Bounds of what operators ask of the whole cluster.
+    pub fn view_config(&self) -> ViewConfig {
+        ViewConfig {
+            deadline: self.cluster_timeout.0,
+            at_once: self.cluster_calls,
+        }
+    }
+}
+
 impl Config {
     /// Where the admin server listens, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.address.parse().ok()
+    }
+
+    /// Whether servers of other processes can be found.
+    pub fn is_clustered(&self) -> bool {
+        self.cluster.mode != ClusterMode::Local
     }
 
     /// The policies of sessions.

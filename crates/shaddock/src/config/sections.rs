@@ -118,6 +118,10 @@ section! {
         restart token: String = String::new(), check |text: &String| token(text), secret true;
         /// Bytes of a request's body. Above it the answer is 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
+        /// How long an answer about the whole cluster waits for the other servers. Who has not answered then is named in it.
+        restart cluster_timeout: Time = Time::secs(3), check within(Time::millis(100), Time::secs(8));
+        /// Servers that are asked at the same time for such an answer. The others wait for one of these places.
+        restart cluster_calls: usize = 64, check within(1, 10_000);
     }
 }
 

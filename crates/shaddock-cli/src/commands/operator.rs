@@ -1,0 +1,258 @@
+//! Who answers an operator: the admin server of any process, or the cluster itself.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::Args;
+use serde::Serialize;
+use shaddock::{
+    admin::{KickRequest, SessionInfo, SessionQuery},
+    config::Config,
+    operators::{
+        ClusterView, DrainRequest, DrainStarted, KickOutcome, OperatorError, ServerOverview,
+        ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
+    },
+};
+
+use super::{
+    Outcome,
+    admin::{Admin, Failure, escape},
+};
+use crate::ConfigSource;
+
+/// How long joining the cluster may take.
+const JOIN: Duration = Duration::from_secs(10);
+/// Operators of one process have its admin server. Without one there is only the cluster, unless the configuration says otherwise.
+const NATS: &str = "cluster.mode=nats";
+
+/// Who is asked. By default the admin server of the configuration, or the cluster of the configuration if nobody answers there.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    #[command(flatten)]
+    source: ConfigSource,
+    /// Address of the admin server of any process of the cluster; default: `admin.address` of the configuration, or the cluster
+    /// itself if nobody answers there
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["nats", "etcd"])]
+    admin: Option<SocketAddr>,
+    /// Token of the admin server; default: `admin.token` of the configuration (SHADDOCK_ADMIN__TOKEN)
+    #[arg(long)]
+    token: Option<String>,
+    /// Ask the cluster itself, over these NATS servers
+    #[arg(long, value_name = "URL,..")]
+    nats: Option<String>,
+    /// Ask the cluster itself, which is listed at these etcd servers
+    #[arg(long, value_name = "HOST:PORT,..")]
+    etcd: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Runs a command that asks.
+pub(super) fn run<F>(target: &Target, command: impl FnOnce(Operator) -> F) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(async {
+        let operator = Operator::open(target).await?;
+        command(operator).await
+    });
+    // What did not end by itself is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Who answers.
+pub(super) enum Operator {
+    Admin(Admin),
+    Joined(ClusterView),
+}
+
+impl From<OperatorError> for Failure {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::NoServer { .. } | OperatorError::NoSession { .. } => {
+                Self::NotFound(error.to_string())
+            }
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+impl Operator {
+    async fn open(target: &Target) -> Result<Self, Failure> {
+        let mut source = target.source.clone();
+        for (key, value) in [
+            ("nats_urls", &target.nats),
+            ("etcd_endpoints", &target.etcd),
+        ] {
+            if let Some(value) = value {
+                source.settings.push(format!("cluster.{key}={value}"));
+            }
+        }
+        let config = Config::load(&source.sources().preset(NATS));
+        let config = config.map_err(|error| Failure::Other(error.into()))?;
+        if target.nats.is_some() || target.etcd.is_some() {
+            return Self::join(&config).await;
+        }
+        let Some(address) = target.admin.or_else(|| reachable_admin(&config)) else {
+            return Self::join(&config).await;
+        };
+        let token = target.token.clone();
+        let admin = Admin {
+            address,
+            token: token.unwrap_or_else(|| config.admin.token.clone()),
+        };
+        match admin.probe().await {
+            Ok(()) => Ok(Self::Admin(admin)),
+            Err(absent) if target.admin.is_some() => Err(absent),
+            Err(absent) => Self::join(&config)
+                .await
+                .map_err(|error| Failure::NoServer(format!("{absent}\n{error}"))),
+        }
+    }
+
+    async fn join(config: &Config) -> Result<Self, Failure> {
+        if !config.is_clustered() {
+            let text = "the servers of this configuration share one process (`cluster.mode`), so only its admin server can be asked";
+            return Err(Failure::NoServer(text.to_owned()));
+        }
+        let unreachable =
+            |why: String| Failure::NoServer(format!("the cluster cannot be joined: {why}"));
+        let cluster = config
+            .cluster()
+            .map_err(|error| unreachable(error.to_string()))?;
+        let joined = ClusterView::join(&*cluster, config.admin.view_config());
+        match tokio::time::timeout(JOIN, joined).await {
+            Ok(Ok(view)) => Ok(Self::Joined(view)),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable("it takes too long".to_owned())),
+        }
+    }
+
+    /// Takes its leave.
+    pub(super) async fn close(self) {
+        if let Self::Joined(view) = self {
+            view.leave().await;
+        }
+    }
+
+    pub(super) async fn servers(&self) -> Result<ServerOverview, Failure> {
+        match self {
+            Self::Admin(admin) => admin.get("/api/cluster/servers").await,
+            Self::Joined(view) => Ok(view.servers().await),
+        }
+    }
+
+    /// `None`: it is not there.
+    pub(super) async fn server(&self, id: &str) -> Result<Option<ServerStatus>, Failure> {
+        match self {
+            Self::Admin(admin) => {
+                let path = format!("/api/cluster/servers/{}", escape(id));
+                match admin.get(&path).await {
+                    Ok(server) => Ok(Some(server)),
+                    Err(Failure::NotFound(_)) => Ok(None),
+                    Err(failure) => Err(failure),
+                }
+            }
+            Self::Joined(view) => Ok(view.server(id).await),
+        }
+    }
+
+    pub(super) async fn sessions(&self, query: &SessionQuery) -> Result<SessionOverview, Failure> {
+        match self {
+            Self::Admin(admin) => {
+                let path = format!("/api/cluster/sessions{}", query_text(query)?);
+                admin.get(&path).await
+            }
+            Self::Joined(view) => Ok(view.sessions(query).await?),
+        }
+    }
+
+    pub(super) async fn session(&self, sid: &str) -> Result<SessionInfo, Failure> {
+        match self {
+            Self::Admin(admin) => {
+                let path = format!("/api/cluster/sessions/{}", escape(sid));
+                admin.get(&path).await
+            }
+            Self::Joined(view) => Ok(view.session(sid).await?),
+        }
+    }
+
+    pub(super) async fn kick(&self, request: &KickRequest) -> Result<KickOutcome, Failure> {
+        match self {
+            Self::Admin(admin) => admin.post("/api/cluster/kick", request).await,
+            Self::Joined(view) => Ok(view.kick(request).await?),
+        }
+    }
+
+    pub(super) async fn drain(&self, request: &DrainRequest) -> Result<DrainStarted, Failure> {
+        match self {
+            Self::Admin(admin) => admin.post("/api/cluster/drain", request).await,
+            Self::Joined(view) => Ok(view.drain(request).await?),
+        }
+    }
+}
+
+/// A server that listens everywhere is reached on loopback from here.
+fn reachable_admin(config: &Config) -> Option<SocketAddr> {
+    let mut address = config.admin_address()?;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    Some(address)
+}
+
+/// The query as part of a URL.
+fn query_text(query: &SessionQuery) -> Result<String, Failure> {
+    let fields = serde_json::to_value(query).map_err(|error| Failure::Other(error.into()))?;
+    let mut text = String::new();
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        let value = match value {
+            serde_json::Value::String(value) => value.clone(),
+            other => other.to_string(),
+        };
+        let start = if text.is_empty() { "?" } else { "&" };
+        text.extend([start, key, "=", &escape(&value)]);
+    }
+    Ok(text)
+}
+
+/// Says on standard error who did not answer. True if one of them may have what was asked for.
+pub(super) fn warn(unanswered: &[Unanswered]) -> bool {
+    for one in unanswered {
+        eprintln!("shaddock: {}: {}", one.server, one.reason);
+    }
+    unanswered.iter().any(|one| {
+        matches!(
+            one.why,
+            WhyUnanswered::Silent | WhyUnanswered::Failed | WhyUnanswered::Unknown
+        )
+    })
+}
+
+pub(super) fn print_json(value: &impl Serialize) -> Outcome {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_becomes_part_of_a_url() {
+        let mut query = SessionQuery::default();
+        assert_eq!(query_text(&query).unwrap(), "");
+        query.uid = Some("ann*lobby".to_owned());
+        assert_eq!(query_text(&query).unwrap(), "?uid=ann%2Alobby");
+        query.limit = Some(2);
+        let text = query_text(&query).unwrap();
+        let (first, second) = text[1..].split_once('&').unwrap();
+        let mut fields = [first, second];
+        fields.sort_unstable();
+        assert_eq!(fields, ["limit=2", "uid=ann%2Alobby"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! `shaddock servers`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use shaddock::operators::{ServerOverview, ServerStatus};
+
+use super::{
+    Outcome,
+    operator::{self, Target, print_json},
+    table::{age, count, or_dash, printable, table},
+};
+
+/// List the servers of the cluster.
+#[derive(Debug, Args)]
+pub(crate) struct ServersArgs {
+    /// Only this server
+    id: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(crate) fn run(args: &ServersArgs) -> Outcome {
+    operator::run(&args.target, async |operator| {
+        let mut overview = operator.servers().await?;
+        operator.close().await;
+        if let Some(id) = &args.id {
+            overview.servers.retain(|server| server.id == *id);
+        }
+        if args.target.json {
+            print_json(&overview)?;
+        } else {
+            show(&overview);
+        }
+        // For scripts: a server that is not there is told apart.
+        let missing = args.id.is_some() && overview.servers.is_empty();
+        Ok(ExitCode::from(u8::from(missing)))
+    })
+}
+
+const HEAD: [&str; 10] = [
+    "ID",
+    "TYPE",
+    "KIND",
+    "STATE",
+    "SESSIONS",
+    "USERS",
+    "IN-FLIGHT",
+    "VERSION",
+    "UPTIME",
+    "HOST",
+];
+
+fn show(overview: &ServerOverview) {
+    print!("{}", table(HEAD, overview.servers.iter().map(row)));
+    let total = |of: fn(&ServerStatus) -> Option<u64>| {
+        let known = overview.servers.iter().filter_map(of);
+        known.sum::<u64>()
+    };
+    println!(
+        "{}, {}, {}",
+        count(overview.servers.len() as u64, "server"),
+        count(total(|server| server.sessions), "session"),
+        count(total(|server| server.users), "user"),
+    );
+    for one in overview
+        .servers
+        .iter()
+        .filter_map(|s| s.unanswered.as_ref())
+    {
+        // A Pitaya server says nothing, and that is no fault.
+        if one.why != shaddock::operators::WhyUnanswered::Unable {
+            eprintln!("shaddock: {}: {}", one.server, one.reason);
+        }
+    }
+}
+
+fn row(server: &ServerStatus) -> [String; 10] {
+    let kind = if server.frontend {
+        "frontend"
+    } else {
+        "backend"
+    };
+    let version = match &server.version {
+        Some(version) => version.clone(),
+        None if server.software == "pitaya" => server.software.clone(),
+        None => "-".to_owned(),
+    };
+    [
+        printable(&server.id),
+        printable(&server.server_type),
+        kind.to_owned(),
+        server.state.name().to_owned(),
+        or_dash(server.sessions),
+        or_dash(server.users),
+        or_dash(server.in_flight),
+        printable(&version),
+        or_dash(server.uptime_ms.map(age)),
+        or_dash(Some(printable(&server.host)).filter(|host| !host.is_empty())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        let server = serde_json::json!({
+            "id": "go-1", "server_type": "room", "frontend": false, "host": "", "state": "listed",
+            "listed": true, "here": false, "software": "pitaya", "metadata": {}
+        });
+        let cells = row(&serde_json::from_value(server).unwrap());
+        let expected = [
+            "go-1", "room", "backend", "listed", "-", "-", "-", "pitaya", "-", "-",
+        ];
+        assert_eq!(cells, expected);
+    }
+}

@@ -1,0 +1,106 @@
+//! The admin API about the whole cluster: any process can be asked.
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
+    http::StatusCode,
+    routing::{get, post},
+};
+
+use super::{
+    api::{log_kick, read_body, read_query},
+    error::ApiError,
+    types::{KickRequest, SessionInfo, SessionQuery},
+};
+use crate::{
+    operations::Operations,
+    operators::{
+        ClusterView, DrainRequest, DrainStarted, KickOutcome, OperatorError, ServerOverview,
+        ServerStatus, SessionOverview, ViewConfig,
+    },
+};
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// What a request needs to see the cluster.
+#[derive(Clone)]
+struct Seen {
+    operations: Operations,
+    config: ViewConfig,
+}
+
+impl Seen {
+    fn view(&self) -> Result<ClusterView, ApiError> {
+        ClusterView::of(&self.operations.apps(), self.config.clone()).ok_or_else(|| {
+            let message = "no server of this process has joined the others yet, or all have left";
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
+        })
+    }
+}
+
+pub(super) fn routes(config: ViewConfig, operations: Operations) -> Router<Operations> {
+    Router::new()
+        .route("/api/cluster/servers", get(servers))
+        .route("/api/cluster/servers/{id}", get(server))
+        .route("/api/cluster/sessions", get(sessions))
+        .route("/api/cluster/sessions/{sid}", get(session))
+        .route("/api/cluster/kick", post(kick))
+        .route("/api/cluster/drain", post(drain))
+        .with_state(Seen { operations, config })
+}
+
+async fn servers(State(seen): State<Seen>) -> Answer<ServerOverview> {
+    Ok(Json(seen.view()?.servers().await))
+}
+
+async fn server(State(seen): State<Seen>, Path(id): Path<String>) -> Answer<ServerStatus> {
+    let found = seen.view()?.server(&id).await;
+    found
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("no server \"{id}\"")))
+}
+
+async fn sessions(
+    State(seen): State<Seen>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+) -> Answer<SessionOverview> {
+    let query = read_query(query)?;
+    Ok(Json(seen.view()?.sessions(&query).await?))
+}
+
+async fn session(State(seen): State<Seen>, Path(sid): Path<String>) -> Answer<SessionInfo> {
+    Ok(Json(seen.view()?.session(&sid).await?))
+}
+
+async fn kick(
+    State(seen): State<Seen>,
+    request: Result<Json<KickRequest>, JsonRejection>,
+) -> Answer<KickOutcome> {
+    let request = read_body(request)?;
+    let outcome = seen.view()?.kick(&request).await?;
+    log_kick(&request, outcome.kicked);
+    Ok(Json(outcome))
+}
+
+async fn drain(
+    State(seen): State<Seen>,
+    request: Result<Json<DrainRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<DrainStarted>), ApiError> {
+    let request = read_body(request)?;
+    let started = seen.view()?.drain(&request).await?;
+    Ok((StatusCode::ACCEPTED, Json(started)))
+}
+
+impl From<OperatorError> for ApiError {
+    fn from(error: OperatorError) -> Self {
+        let (status, code) = match &error {
+            OperatorError::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            OperatorError::NoServer { .. } | OperatorError::NoSession { .. } => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
+            OperatorError::Refused { .. } => (StatusCode::CONFLICT, "refused"),
+            OperatorError::Unanswered(_) => (StatusCode::BAD_GATEWAY, "unanswered"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}

@@ -1,0 +1,73 @@
+//! The question that one server puts to another, and what is in the answers.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use shaddock_cluster::ServerInfo;
+
+use super::types::ServerState;
+use crate::admin::{KickRequest, SessionQuery};
+
+/// A question. The answer is of the type that is named.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", content = "with", rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// [`Report`].
+    Report,
+    /// [`SessionPage`](crate::admin::SessionPage) of this server.
+    Sessions(SessionQuery),
+    /// [`SessionInfo`](crate::admin::SessionInfo) with settings, or `null`.
+    Session(String),
+    /// [`KickReport`](crate::admin::KickReport) of this server.
+    Kick(KickRequest),
+    /// [`DrainStarted`](super::DrainStarted). `true`: also if other servers run in the process.
+    Drain(bool),
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    pub(crate) state: ServerState,
+    /// Unknown if the process was not started by a launcher.
+    #[serde(default)]
+    pub(crate) uptime_ms: Option<u64>,
+    pub(crate) connections: u64,
+    pub(crate) sessions: u64,
+    pub(crate) users: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) shared_with: Vec<String>,
+    /// Servers that have left the list and still serve, as far as this one knows. Who has just joined does not.
+    pub(crate) departing: Vec<Departing>,
+}
+
+/// A server that is not in the list any more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Departing {
+    id: String,
+    server_type: String,
+    frontend: bool,
+    hostname: String,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Departing {
+    pub(crate) fn of(info: &ServerInfo) -> Self {
+        Self {
+            id: info.id.to_string(),
+            server_type: info.server_type.to_string(),
+            frontend: info.frontend,
+            hostname: info.hostname.clone(),
+            metadata: info.metadata.clone(),
+        }
+    }
+
+    /// `None` if this cannot be a server.
+    pub(crate) fn into_info(self) -> Option<ServerInfo> {
+        let mut info = ServerInfo::new(&self.id, &self.server_type, self.frontend).ok()?;
+        info.hostname = self.hostname;
+        info.metadata = self.metadata;
+        Some(info)
+    }
+}

@@ -1,0 +1,142 @@
+//! Which sessions somebody means.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use shaddock_core::{Session, SessionService, Sid};
+
+use crate::admin::{SessionInfo, SessionPage, SessionQuery};
+
+/// Sessions of one page, if the caller does not say.
+pub(crate) const PAGE: usize = 100;
+/// The most that a page may have.
+pub(crate) const LARGEST_PAGE: usize = 1000;
+
+pub(crate) fn parse_sid(text: &str) -> Result<Sid, String> {
+    text.parse()
+        .map_err(|_| format!("\"{text}\" is no session id"))
+}
+
+/// An address, an address with a port, or a network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AddressFilter {
+    Whole(SocketAddr),
+    Network(IpNet),
+}
+
+impl AddressFilter {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let network = || {
+            text.parse()
+                .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        };
+        text.parse()
+            .map(Self::Whole)
+            .or_else(|_| network().map(Self::Network))
+            .map_err(|_| {
+                format!("\"{text}\" is no address; write 192.0.2.7, 192.0.2.7:4711 or 192.0.2.0/24")
+            })
+    }
+
+    pub(crate) fn matches(&self, session: &Session) -> bool {
+        let Some(address) = session.client_address() else {
+            return false;
+        };
+        let ip = address.ip().to_canonical();
+        match self {
+            Self::Whole(wanted) => {
+                wanted.port() == address.port() && wanted.ip().to_canonical() == ip
+            }
+            Self::Network(network) => network.contains(&ip),
+        }
+    }
+}
+
+/// Which sessions a query is about.
+pub(crate) struct Filter {
+    uid: Option<String>,
+    address: Option<AddressFilter>,
+    frontend: Option<String>,
+    transport: Option<String>,
+    after: Option<Sid>,
+    limit: usize,
+}
+
+impl Filter {
+    /// The text of an error says what is wrong with the query.
+    pub(crate) fn new(query: &SessionQuery) -> Result<Self, String> {
+        Ok(Self {
+            uid: query.uid.clone(),
+            address: query
+                .address
+                .as_deref()
+                .map(AddressFilter::parse)
+                .transpose()?,
+            frontend: query.frontend.clone(),
+            transport: query.transport.clone(),
+            after: query.after.as_deref().map(parse_sid).transpose()?,
+            limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
+        })
+    }
+
+    /// Sessions of a page.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn matches(&self, session: &Session) -> bool {
+        self.frontend
+            .as_ref()
+            .is_none_or(|frontend| session.frontend_id().as_str() == frontend)
+            && self
+                .transport
+                .as_ref()
+                .is_none_or(|transport| session.transport().name() == transport)
+            && self
+                .uid
+                .as_ref()
+                .is_none_or(|uid| session.uid().is_some_and(|own| own.as_str() == uid))
+            && self.address.is_none_or(|address| address.matches(session))
+    }
+
+    /// Looks at every session, unless a user is named: not for a thread that others wait for.
+    pub(crate) fn page(&self, services: &[SessionService]) -> SessionPage {
+        let mut total = 0;
+        let mut found: BTreeMap<Sid, Arc<Session>> = BTreeMap::new();
+        let mut look = |session: &Arc<Session>| {
+            if !self.matches(session) {
+                return;
+            }
+            total += 1;
+            if self.after.is_none_or(|after| session.id() > after) {
+                found.insert(session.id(), Arc::clone(session));
+                // One more than the page shows whether there is a next one; the rest need not be kept.
+                if found.len() > self.limit + 1 {
+                    found.pop_last();
+                }
+            }
+        };
+        for service in services {
+            match &self.uid {
+                Some(uid) => service.get_by_uid(uid).iter().for_each(&mut look),
+                None => service.visit_sessions(&mut look),
+            }
+        }
+        let more = found.len() > self.limit;
+        let sessions: Vec<_> = found
+            .values()
+            .take(self.limit)
+            .map(SessionInfo::of)
+            .collect();
+        let last = sessions.last().map(|session| session.sid.clone());
+        SessionPage {
+            total,
+            next: last.filter(|_| more),
+            sessions,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! A tool that joins the cluster without being listed.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use shaddock_cluster::{
+    BoxFuture, Cluster, ClusterError, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall,
+    RemoteError, ServerInfo,
+};
+
+/// It serves nobody.
+struct Nobody;
+
+impl Node for Nobody {
+    fn serve_request(
+        self: Arc<Self>,
+        request: ForwardedRequest,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        let error = RemoteError::handler_not_found(&request.route);
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    fn serve_call(
+        self: Arc<Self>,
+        call: RemoteCall,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        let error = RemoteError::remote_not_found(&call.route);
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+/// Joins under a new id of type `operator`.
+pub(crate) async fn hidden(cluster: &dyn Cluster) -> Result<Arc<dyn Membership>, ClusterError> {
+    // The standard library's hasher has a random key.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let info = ServerInfo::new(&format!("operator-{random:016x}"), "operator", false);
+    let info = info.map_err(|error| ClusterError::Setting {
+        key: "id",
+        reason: error.to_string(),
+    })?;
+    cluster
+        .join(info, JoinOptions::new().hidden(), Arc::new(Nobody))
+        .await
+}

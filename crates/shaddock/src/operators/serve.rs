@@ -1,0 +1,233 @@
+//! What a server answers to operators, for itself.
+
+use bytes::Bytes;
+use serde::Serialize;
+use shaddock_cluster::{BoxFuture, RemoteCall, RemoteError, code, split_route};
+use shaddock_core::{CloseReason, Session, SessionService, Sid};
+
+use super::{
+    OPERATE,
+    ask::{Ask, Departing, Report},
+    filter::{AddressFilter, Filter, parse_sid},
+    types::{DrainStarted, ServerState},
+};
+use crate::{
+    admin::{KickReport, KickRequest, SessionInfo},
+    app::AppHandle,
+    operations::{Operations, Phase, WeakOperations},
+};
+
+/// Characters of a kick's reason.
+const LONGEST_REASON: usize = 256;
+/// Code of an error that says that the state of the server forbids it.
+pub(crate) const CONFLICT: &str = "SHADDOCK-409";
+
+type Answer = Result<Bytes, RemoteError>;
+
+/// Who is to be kicked.
+#[derive(Debug, Clone)]
+pub(crate) enum Who {
+    User(String),
+    Session(Sid),
+    Address(AddressFilter),
+}
+
+/// A kick that makes sense.
+#[derive(Debug, Clone)]
+pub(crate) struct Kick {
+    pub(crate) who: Who,
+    pub(crate) reason: String,
+}
+
+impl Kick {
+    /// The text of an error says what is wrong with the request.
+    pub(crate) fn new(request: &KickRequest) -> Result<Self, String> {
+        let reason = request.reason.as_deref().unwrap_or("kicked by an operator");
+        if reason.chars().count() > LONGEST_REASON {
+            return Err(format!(
+                "`reason` may have at most {LONGEST_REASON} characters"
+            ));
+        }
+        let who = match (&request.uid, &request.sid, &request.address) {
+            (Some(uid), None, None) => Who::User(uid.clone()),
+            (None, Some(sid), None) => Who::Session(parse_sid(sid)?),
+            (None, None, Some(address)) => Who::Address(AddressFilter::parse(address)?),
+            _ => return Err("say who: exactly one of `uid`, `sid` and `address`".to_owned()),
+        };
+        Ok(Self {
+            who,
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// Kicks sessions of this service; the number of those that were open.
+    pub(crate) fn apply(&self, service: &SessionService) -> u64 {
+        let close = CloseReason::kicked(self.reason.as_str());
+        let closed = match &self.who {
+            Who::User(uid) => service.close_by_uid(uid, &close),
+            Who::Session(sid) => {
+                usize::from(service.kick_by_session_id(*sid, Some(self.reason.as_str())))
+            }
+            Who::Address(filter) => {
+                let mut found = Vec::new();
+                service.visit_sessions(|session| {
+                    if filter.matches(session) {
+                        found.push(std::sync::Arc::clone(session));
+                    }
+                });
+                let closes = |session: &std::sync::Arc<Session>| session.close(close.clone());
+                found.iter().filter(|session| closes(session)).count()
+            }
+        };
+        closed as u64
+    }
+}
+
+impl AppHandle {
+    /// Whether a call of another server is for [`serve_operator`](Self::serve_operator).
+    pub(crate) fn is_for_operators(call: &RemoteCall) -> bool {
+        split_route(&call.route).is_ok_and(|(_, short)| short == OPERATE)
+    }
+
+    /// Answers an operator who asks through another server.
+    pub(crate) fn serve_operator(&self, call: &RemoteCall) -> BoxFuture<'static, Answer> {
+        let app = self.clone();
+        let asked = serde_json::from_slice::<Ask>(&call.body);
+        let by = call.from.clone();
+        Box::pin(async move {
+            let ask = asked.map_err(|error| {
+                bad_request(format!("this server cannot do what was asked: {error}"))
+            })?;
+            if matches!(ask, Ask::Kick(_) | Ask::Drain(_)) {
+                tracing::info!(app = app.id(), ?ask, ?by, "asked by an operator");
+            }
+            // The question itself is a request that is being served.
+            app.operate(ask, 1).await
+        })
+    }
+
+    /// Answers an operator. `own` requests at work are the question itself.
+    pub(crate) async fn operate(&self, ask: Ask, own: u64) -> Answer {
+        match ask {
+            Ask::Report => json(&self.report(own)),
+            Ask::Sessions(query) => {
+                let filter = Filter::new(&query).map_err(bad_request)?;
+                let services: Vec<_> = self.session_service().cloned().into_iter().collect();
+                json(&aside(move || filter.page(&services)).await?)
+            }
+            Ask::Session(sid) => {
+                let sid = parse_sid(&sid).map_err(bad_request)?;
+                let found = self.session_service().and_then(|service| service.get(sid));
+                json(&found.map(|session| SessionInfo::with_settings(&session)))
+            }
+            Ask::Kick(request) => {
+                let kick = Kick::new(&request).map_err(bad_request)?;
+                let service = self.session_service().cloned();
+                let kicked = aside(move || service.map_or(0, |service| kick.apply(&service)));
+                json(&KickReport {
+                    kicked: kicked.await?,
+                })
+            }
+            Ask::Drain(whole_process) => json(&self.begin_drain(whole_process)?),
+        }
+    }
+
+    /// The process, if a launcher manages it.
+    fn operations(&self) -> Option<Operations> {
+        self.get::<WeakOperations>()?.upgrade()
+    }
+
+    fn report(&self, own: u64) -> Report {
+        let operations = self.operations();
+        let status = self
+            .membership()
+            .map(|membership| membership.status())
+            .unwrap_or_default();
+        let statistics = self.session_service().map(SessionService::statistics);
+        let serving = (status.serving as u64).saturating_sub(own);
+        Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: self.state(operations.as_ref()),
+            uptime_ms: operations
+                .as_ref()
+                .map(|process| u64::try_from(process.uptime().as_millis()).unwrap_or(u64::MAX)),
+            connections: self.open_connections() as u64,
+            sessions: statistics.as_ref().map_or(0, |s| s.sessions as u64),
+            users: statistics.as_ref().map_or(0, |s| s.users as u64),
+            in_flight: serving + status.pending_calls as u64,
+            addresses: self.local_addrs(),
+            shared_with: self.neighbours(operations.as_ref()),
+            departing: self.departing(),
+        }
+    }
+
+    fn state(&self, operations: Option<&Operations>) -> ServerState {
+        match operations.map(Operations::phase) {
+            Some(Phase::Starting) => ServerState::Starting,
+            Some(Phase::Draining) => ServerState::Draining,
+            _ if self.is_draining() => ServerState::Draining,
+            _ => ServerState::Running,
+        }
+    }
+
+    /// Other servers of the process.
+    fn neighbours(&self, operations: Option<&Operations>) -> Vec<String> {
+        let apps = operations.map_or_else(Vec::new, Operations::apps);
+        let others = apps.iter().filter(|app| app.id() != self.id());
+        others.map(|app| app.id().to_owned()).collect()
+    }
+
+    fn departing(&self) -> Vec<Departing> {
+        let Ok(membership) = self.membership() else {
+            return Vec::new();
+        };
+        let departing = membership.departing();
+        departing.iter().map(|info| Departing::of(info)).collect()
+    }
+
+    fn begin_drain(&self, whole_process: bool) -> Result<DrainStarted, RemoteError> {
+        let Some(operations) = self.operations() else {
+            let text = "its program was not started by a `Launcher` and cannot be drained from outside; send it SIGTERM";
+            return Err(RemoteError::new(CONFLICT, text));
+        };
+        let process_shared_with = self.neighbours(Some(&operations));
+        if !process_shared_with.is_empty() && !whole_process {
+            let text = format!(
+                "its process also runs {}, which would end with it; say so with `--whole-process`",
+                process_shared_with.join(", ")
+            );
+            return Err(RemoteError::new(CONFLICT, text));
+        }
+        let apps = operations.apps();
+        let services = apps.iter().filter_map(|app| app.session_service());
+        let sessions = services.map(SessionService::session_count).sum::<usize>();
+        tracing::info!(app = self.id(), sessions, "an operator asked for a drain");
+        operations.request_drain();
+        Ok(DrainStarted {
+            server: self.id().to_owned(),
+            sessions: sessions as u64,
+            process_shared_with,
+            here: false,
+        })
+    }
+}
+
+fn bad_request(text: String) -> RemoteError {
+    RemoteError::new(code::BAD_REQUEST, text)
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|error| RemoteError::new(code::INTERNAL, error.to_string()))
+}
+
+/// Runs what looks at every session where it holds up nobody.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, RemoteError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        let text = "the server could not finish this; its log says why";
+        RemoteError::new(code::INTERNAL, text)
+    })
+}
