@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,37 @@ fn at_rest(server: &Server, users: usize) {
     assert!((3..=5).contains(&unique_and_events), "{status:?}");
 }
 
+/// NATS and etcd themselves hold what these servers need, and nothing that others have left.
+async fn clean(backing: &Backing, servers: &[&Server]) {
+    within(TTL + SECOND * 3, "a lease for each server", || {
+        backing.etcd.leases() == servers.len()
+    })
+    .await;
+    let of_servers: BTreeMap<String, usize> = servers
+        .iter()
+        .map(|server| {
+            let name = format!("{} {}", server.info().server_type, server.id());
+            (name, server.member.status().subscriptions)
+        })
+        .collect();
+    within(
+        SECOND * 3,
+        "the subscriptions that the servers have",
+        || {
+            let mut at_nats = backing.nats.subscriptions();
+            // Clients of the test itself.
+            at_nats.remove("");
+            let at_nats = at_nats.into_iter().map(|(name, list)| (name, list.len()));
+            at_nats.collect::<BTreeMap<_, _>>() == of_servers
+        },
+    )
+    .await;
+    for server in servers {
+        let status = server.member.status();
+        assert_eq!((status.pending_calls, status.serving), (0, 0), "{status:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_dies_with_requests_in_flight() {
     let backing = Backing::start();
@@ -95,6 +127,7 @@ async fn a_backend_dies_with_requests_in_flight() {
     works(&front, &lives).await;
     at_rest(&front, 0);
     at_rest(&lives, 0);
+    clean(&backing, &[&front, &lives]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,6 +181,7 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     assert_eq!(backing.etcd.keys("pitaya/servers/").len(), 2);
     at_rest(&lives, 1);
     at_rest(&back, 0);
+    clean(&backing, &[&lives, &back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,6 +239,7 @@ async fn nats_is_away_for_a_while() {
     until("the request is over", || back.member.status().serving == 0).await;
     front.close(2);
     assert_eq!((front.member.status(), back.member.status()), before);
+    clean(&backing, &[&front, &back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,6 +273,7 @@ async fn nats_is_restarted_under_load() {
     assert!(failed < 350, "{failed} of 400 failed: it never came back");
     at_rest(&front, 0);
     at_rest(&back, 0);
+    clean(&backing, &[&front, &back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,6 +304,7 @@ async fn etcd_is_silent_longer_than_the_leases() {
     assert_eq!(backing.etcd.keys("pitaya/servers/").len(), 2);
     at_rest(&front, 0);
     at_rest(&back, 0);
+    clean(&backing, &[&front, &back]).await;
     // And a server that really leaves is seen.
     let third = join(&config, "chat-2", "chat").await;
     front.sees("chat-2").await;
@@ -311,6 +348,7 @@ async fn etcd_is_restarted() {
     .await;
     at_rest(&front, 2);
     assert!(front.state().left.is_empty());
+    clean(&backing, &[&front, &back, &third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -342,6 +380,7 @@ async fn somebody_deletes_a_server_and_a_lease_at_etcd() {
     })
     .await;
     works(&front, &back).await;
+    clean(&backing, &[&front, &back]).await;
 }
 
 /// A frontend is cut off from NATS and etcd while its client stays, and the user comes to another one.
@@ -440,6 +479,7 @@ async fn partition(unique: Unique) {
     at_rest(&alone, 1);
     at_rest(&other, 1);
     at_rest(&back, 0);
+    clean(&backing, &[&alone, &other, &back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -539,6 +579,7 @@ async fn the_link_blinks_while_another_takes_the_user() {
     })
     .await;
     assert_eq!(other.uid(2).as_deref(), Some("u"));
+    clean(&backing, &[&blinks, &other]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -660,6 +701,85 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), RemoteErrorKind::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_answers_late_twice_wrongly_and_unasked() {
+    use futures_util::StreamExt;
+    let backing = Backing::start();
+    let front = join(&backing.config(), "front-1", "connector").await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let client = async_nats::connect(format!("nats://{}", backing.nats.address))
+        .await
+        .unwrap();
+    let mut requests = client
+        .subscribe("pitaya/servers/game/game-1")
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    let value = r#"{"id":"game-1","type":"game","metadata":null,"frontend":false,"hostname":"x"}"#;
+    backing
+        .etcd
+        .etcdctl(&["put", "pitaya/servers/game/game-1", value]);
+    front.sees("game-1").await;
+    front.sees("chat-1").await;
+    let game = front.member.members().server("game-1").unwrap();
+    let mut ask = async |limit| {
+        let mut request = request("game.a.b", "");
+        request.context = Context::with_timeout(limit);
+        let reply = front.member.forward(&game, request);
+        (reply, requests.next().await.unwrap().reply.unwrap())
+    };
+    let answer = async |subject: async_nats::Subject, payload: &'static [u8]| {
+        let payload = Bytes::from_static(payload);
+        client.publish(subject, payload).await.unwrap();
+        client.flush().await.unwrap();
+    };
+
+    let (twice, subject) = ask(SECOND).await;
+    answer(subject.clone(), b"\x0a\x05first").await;
+    answer(subject.clone(), b"\x0a\x06second").await;
+    assert_eq!(twice.await.unwrap(), "first");
+    let (late, late_subject) = ask(Duration::from_millis(200)).await;
+    assert_eq!(late.await.unwrap_err().kind(), RemoteErrorKind::Timeout);
+    answer(late_subject, b"\x0a\x04late").await;
+    for garbage in [
+        &b"\xff"[..],
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x12\x05\x0a\x03\xff\xff\xff",
+    ] {
+        let (wrong, subject) = ask(SECOND).await;
+        answer(subject, garbage).await;
+        let error = wrong.await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (RemoteErrorKind::BadAnswer, "PIT-000")
+        );
+    }
+    let (before_number, _) = subject.rsplit_once('.').unwrap();
+    for number in [
+        "0",
+        "1",
+        "-1",
+        "999999999",
+        "18446744073709551616",
+        "",
+        "x.y",
+    ] {
+        answer(format!("{before_number}.{number}").into(), b"\x0a\x03odd").await;
+    }
+    // One who says nothing any more holds up nobody who calls another.
+    let silent: Vec<_> = (0..200)
+        .map(|_| front.member.forward(&game, request("game.a.b", "")))
+        .collect();
+    let start = Instant::now();
+    for _ in 0..20 {
+        works(&front, &back).await;
+    }
+    assert!(start.elapsed() < SECOND);
+    drop(silent);
+    assert_eq!(front.member.status().pending_calls, 0);
+    clean(&backing, &[&front, &back]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,8 +17,18 @@ mod serve;
 #[path = "../../../shaddock-cluster/tests/support/servers.rs"]
 mod servers;
 
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    reason = "shared with the tests of shaddock-cluster"
+)]
+#[path = "../../../shaddock-cluster/tests/support/proxy.rs"]
+mod proxy;
+
 use std::{
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -129,6 +139,10 @@ struct Frontend {
 
 impl Frontend {
     fn start(backing: &Backing, id: &str, more: &[&str]) -> Self {
+        Self::start_at(backing.nats.address, backing.etcd.address, id, more)
+    }
+
+    fn start_at(nats: SocketAddr, etcd: SocketAddr, id: &str, more: &[&str]) -> Self {
         let admin = free_address();
         let file = std::env::temp_dir().join(format!(
             "shaddock-serve-{}-{admin}.toml",
@@ -137,8 +151,7 @@ impl Frontend {
         let text = format!(
             "[server]\nserver_type = \"connector\"\nid = \"{id}\"\n[listen]\naddress = \"127.0.0.1:0\"\n\
              [admin]\naddress = \"{admin}\"\n[drain]\nspread = \"0s\"\n\
-             [cluster]\nnats_urls = [\"nats://{}\"]\netcd_endpoints = [\"{}\"]\nlease_ttl = \"2s\"\n",
-            backing.nats.address, backing.etcd.address
+             [cluster]\nnats_urls = [\"nats://{nats}\"]\netcd_endpoints = [\"{etcd}\"]\nlease_ttl = \"2s\"\n"
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(SHADDOCK);

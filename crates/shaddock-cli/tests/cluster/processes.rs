@@ -11,11 +11,13 @@ use std::{
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use shaddock::prelude::Uid;
 use shaddock_client::{Client, CloseKind, Dialect, RequestError};
 
 use crate::{
     Frontend, Program, ask, ask_soon, connect, next_push,
     pitaya::{GoServer, UNIQUE, go_program},
+    proxy::Proxy,
     room,
     servers::Backing,
 };
@@ -373,6 +375,135 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
     );
     ends_well(program).await;
     holds(&backing, &["room room-1"], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_is_cut_off_while_its_clients_stay() {
+    let backing = Backing::start();
+    let nats = Proxy::to(backing.nats.address).await;
+    let etcd = Proxy::to(backing.etcd.address).await;
+    let pings = ["--set", "cluster.nats_ping_interval=300ms"];
+    let more = [&UNIQUE, &pings[..]].concat();
+    let (nats_at, etcd_at) = (nats.address, etcd.address);
+    let alone =
+        tokio::task::block_in_place(|| Frontend::start_at(nats_at, etcd_at, "connector-1", &more));
+    let other = Frontend::start(&backing, "connector-2", &UNIQUE);
+    let room = room::start(backing.cluster(), "room-1").await;
+    let app = room.app("room-1").unwrap().clone();
+    let [ann, amy]: [Client; 2] = clients(&alone.address, 2).await.try_into().unwrap();
+    for (client, uid) in [(&ann, "ann"), (&amy, "amy")] {
+        ask_soon(client, "room.room.echo").await;
+        ask(client, "room.room.bind", json!({ "uid": uid })).await;
+    }
+    let mut old_pushes = ann.subscribe("onText");
+    nats.cut();
+    etcd.cut();
+    // The user comes to another frontend.
+    let again = connect(&other.address, Dialect::Pitaya).await;
+    let uid = json!({ "uid": "ann" });
+    let start = Instant::now();
+    while let Err(error) = again.request::<_, Value>("room.room.bind", &uid).await {
+        assert!(start.elapsed() < TTL * 4, "{error}");
+    }
+    // The old one can do nothing in his name any more, and gets nothing of his.
+    let old = ann
+        .request::<_, Value>("room.room.echo", &json!({ "text": "me?" }))
+        .await;
+    let Err(RequestError::Server(error)) = old else {
+        panic!("{old:?}");
+    };
+    assert_eq!(error.code(), "PIT-503");
+    let mut pushes = again.subscribe("onText");
+    let push = async |text: &str| {
+        let users = [Uid::new("ann").unwrap()];
+        let text = json!({ "text": text });
+        app.channels()
+            .push_message_to_users("connector", "onText", &text, &users)
+            .await
+    };
+    let _ = push("cut").await;
+    assert_eq!(next_push(&mut pushes).await, json!({ "text": "cut" }));
+    assert_eq!(
+        (ann.close_kind(), amy.close_kind()),
+        (None, None),
+        "clients stay"
+    );
+
+    nats.heal();
+    etcd.heal();
+    let closed = tokio::time::timeout(SECOND * 10, ann.closed()).await;
+    assert!(matches!(closed, Ok(CloseKind::Kicked { .. })), "{closed:?}");
+    assert!(
+        old_pushes.try_recv().is_none(),
+        "nothing of the user came here"
+    );
+    ask_soon(&amy, "room.room.echo").await;
+    for (uid, frontend) in [("ann", "connector-2"), ("amy", "connector-1")] {
+        let places = app.backend_sessions().locate(uid).await.unwrap();
+        let places: Vec<_> = places.iter().map(|place| place.frontend.as_str()).collect();
+        assert_eq!(places, [frontend]);
+    }
+    assert_eq!(push("healed").await.unwrap().queued, 1);
+    assert_eq!(next_push(&mut pushes).await, json!({ "text": "healed" }));
+    let servers = [
+        "connector connector-1",
+        "connector connector-2",
+        "room room-1",
+    ];
+    holds(&backing, &servers, &["amy", "ann"]).await;
+    room.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_stands_still_for_a_while() {
+    let backing = Backing::start();
+    let limit = ["--set", "cluster.request_timeout=1s"];
+    let frontend = Frontend::start(&backing, "connector-1", &limit);
+    let stands = room::start_process(&backing, "room-1");
+    let _goes = room::start_process(&backing, "room-2");
+    let clients = clients(&frontend.address, 6).await;
+    let slow = async |client: &Client| {
+        let asked = Instant::now();
+        let answer = client
+            .request::<_, Value>("room.room.slow", &json!({ "ms": 0 }))
+            .await;
+        assert!(
+            asked.elapsed() < SECOND * 3,
+            "an answer or an error in time"
+        );
+        answer.map(|answer| answer["text"].as_str().unwrap().to_owned())
+    };
+    for client in &clients {
+        ask_soon(client, "room.room.echo").await;
+    }
+    stands.signal("-STOP");
+    // Some wait for it, each no longer than the deadline, until its lease ends.
+    let start = Instant::now();
+    let mut late = 0;
+    while start.elapsed() < TTL + SECOND * 2 {
+        for answer in join_all(clients.iter().map(&slow)).await {
+            match answer {
+                Ok(id) => assert_eq!(id, "room-2"),
+                Err(RequestError::Server(error)) => {
+                    assert_eq!(error.code(), "PIT-408");
+                    late += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        tokio::time::sleep(SECOND / 20).await;
+    }
+    assert!(late > 0);
+    for client in &clients {
+        assert_eq!(slow(client).await.unwrap(), "room-2", "its lease has ended");
+    }
+    stands.signal("-CONT");
+    let end = Instant::now() + SECOND * 10;
+    while slow(&clients[0]).await.unwrap() != "room-1" {
+        assert!(Instant::now() < end, "it is never asked again");
+    }
+    let servers = ["connector connector-1", "room room-1", "room room-2"];
+    holds(&backing, &servers, &[]).await;
 }
 
 /// A frontend, a room, and two users who are in a channel of it.

@@ -218,11 +218,9 @@ impl Link {
     }
 
     /// Waits until NATS has taken all that was sent before, subscriptions too: it answers a question to nobody only then.
-    /// Gives up when the link is down, which is no reason to wait.
-    pub(crate) async fn round_trip(&self, within: Duration) {
-        if self.is_up() {
-            self.is_heard(NOBODY.to_owned(), Bytes::new(), within).await;
-        }
+    /// False if it does not answer in time, or the link is down, which is no reason to wait.
+    pub(crate) async fn round_trip(&self, within: Duration) -> bool {
+        self.is_up() && !self.is_heard(NOBODY.to_owned(), Bytes::new(), within).await
     }
 
     /// Waits until all that was sent is with NATS.

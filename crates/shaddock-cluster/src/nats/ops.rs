@@ -104,6 +104,20 @@ pub(super) async fn ask_owner(
     Ok(Some(decode::<OpAnswer>(data)?.count))
 }
 
+/// Tells the owner of a user that this server is the owner now. No answer comes.
+pub(super) fn tell_owner(core: &Core, owner: &ServerInfo, uid: &str) {
+    let op = Op {
+        kind: OpKind::Release as i32,
+        uid: uid.to_owned(),
+        from: core.info.id.as_str().to_owned(),
+        ..Op::default()
+    };
+    let subject = Subject::from(subject::operation(owner));
+    if let Err(error) = core.link.publish(subject, None, wire::encode(&op)) {
+        tracing::debug!(%error, "the last owner of a user was not told");
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -47,6 +47,8 @@ enum Owner {
     GivesUp,
     Keeps,
     Silent,
+    /// Nobody listens there.
+    Gone(Arc<ServerInfo>),
 }
 
 /// Makes this frontend the owner of a user. The caller bounds the time.
@@ -68,12 +70,16 @@ pub(super) async fn claim(core: &Arc<Core>, uid: &Arc<str>) -> Result<(), BindEr
             Written::No(Some(seen)) => seen,
         };
         match ask(core, &seen, uid).await {
-            Ok(Owner::GivesUp) => {
+            Ok(answer @ (Owner::GivesUp | Owner::Gone(_))) => {
                 let same = Compare::unchanged(&key, seen.mod_revision);
                 if let Written::Yes(revision) =
                     write(core, &key, same).await.map_err(unavailable)?
                 {
                     owned(core, uid, revision);
+                    if let Owner::Gone(before) = answer {
+                        // It may have come back before the key was written, and have read there that the user is its own.
+                        ops::tell_owner(core, &before, uid);
+                    }
                     return Ok(());
                 }
             }
@@ -161,7 +167,7 @@ async fn ask(core: &Arc<Core>, seen: &KeyValue, uid: &str) -> Result<Owner, crat
         Ok(Some(0)) => Ok(Owner::GivesUp),
         Ok(Some(_)) => Ok(Owner::Keeps),
         Ok(None) => Ok(Owner::Silent),
-        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Owner::GivesUp),
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Owner::Gone(info)),
         Err(error) => Err(error),
     }
 }
@@ -246,6 +252,11 @@ pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>)
                 Ok(state) => state.losses,
                 Err(_) => return,
             };
+            // Who takes a user from now on can ask for him: only then it counts what etcd says.
+            if !core.link.round_trip(ASK_OWNER).await {
+                sleep(ASK_AGAIN).await;
+                continue;
+            }
             let lease = core.lease.state();
             match check_claims(&core, lease).await {
                 // What was read counts if nothing was lost meanwhile.
