@@ -45,13 +45,13 @@ pub struct TargetArgs {
     #[arg(long)]
     pub pid: Vec<u32>,
     /// Sessions that are open at the same time.
-    #[arg(short, long, default_value_t = 64)]
+    #[arg(short, long, default_value_t = 64, value_parser = at_least_one)]
     pub connections: usize,
     /// Threads of the load tester, each with its own share of the sessions.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub threads: usize,
     /// Handshakes that are under way at the same time.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     pub connecting: usize,
     /// How long to wait for a handshake or an answer before it counts as lost.
     #[arg(long, default_value = "10s", value_parser = duration)]
@@ -74,7 +74,11 @@ pub struct TargetArgs {
     /// Bytes of a request's body, at least 39.
     #[arg(long, default_value_t = 64)]
     pub body: usize,
-    /// PEM file with the certificate authority of a TLS server.
+    /// JSON that requests have instead of such a body. Then any answer without an error is right, and `--echo-route` may be
+    /// any route of the server's. An error is a `code` other than 200.
+    #[arg(long, value_name = "JSON")]
+    pub request_body: Option<String>,
+    /// PEM file with the certificates that a TLS server's may be signed by. Without it, those of this system.
     #[arg(long)]
     pub ca: Option<PathBuf>,
     /// Accept any certificate of a TLS server.
@@ -98,11 +102,11 @@ pub struct EchoArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// Requests of one session that are under way at the same time.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub in_flight: usize,
     /// Open loop: this many requests per second in total, whether answers come or not. Latency counts from the moment at which
     /// a request should have been sent.
-    #[arg(long, conflicts_with = "in_flight")]
+    #[arg(long, conflicts_with = "in_flight", value_parser = rate)]
     pub rate: Option<f64>,
     /// Not measured, at the start.
     #[arg(long, default_value = "1s", value_parser = duration)]
@@ -136,10 +140,10 @@ pub struct FanoutArgs {
     #[arg(long, default_value_t = 20)]
     pub pushes: u64,
     /// Open loop: pushes per second.
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     pub rate: Option<f64>,
     /// Percentage of the sessions that never read.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = percentage)]
     pub stalled: f64,
 }
 
@@ -167,6 +171,10 @@ pub struct MixArgs {
         default_value = "bind, request*5, wait 100ms, request*5, reconnect"
     )]
     pub script: String,
+    /// Ends when every session has done its script so often, or when `--duration` is over. Nothing is warmed up then: every
+    /// answer is measured.
+    #[arg(long, value_parser = at_least_one)]
+    pub repeat: Option<usize>,
     /// Not measured, at the start.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
@@ -212,6 +220,33 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("`{text}` has no number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("`{text}` is no number")),
+    }
+}
+
+/// More than none per second.
+fn rate(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if number > 0.0 && number.is_finite() {
+        Ok(number)
+    } else {
+        Err("a rate is above 0".to_owned())
+    }
+}
+
+fn percentage(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=100.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("a percentage is between 0 and 100".to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@
 //!
 //! The digits are two numbers: 8 digits that say whose body it is, 16 that say which. All bodies of a run have one length, and
 //! writing one changes nothing but the digits.
+//!
+//! Or a body of the user's, the same for all requests, for servers that have no route that answers with what it got.
+
+use serde_json::Value;
 
 /// Where the digits begin.
 const DIGITS: usize = br#"{"i":""#.len();
@@ -14,6 +18,8 @@ pub(crate) const MIN_LEN: usize = br#"{"i":"","p":""}"#.len() + FIRST + SECOND;
 #[derive(Clone, Debug)]
 pub(crate) struct Bodies {
     template: Vec<u8>,
+    /// What requests have instead.
+    given: Option<Vec<u8>>,
 }
 
 impl Bodies {
@@ -23,6 +29,30 @@ impl Bodies {
         let zeros = "0".repeat(FIRST + SECOND);
         Self {
             template: format!(r#"{{"i":"{zeros}","p":"{padding}"}}"#).into_bytes(),
+            given: None,
+        }
+    }
+
+    /// Requests have this body, and their answers any that is no error.
+    #[must_use]
+    pub(crate) fn with_request(mut self, body: &str) -> Self {
+        self.given = Some(body.as_bytes().to_vec());
+        self
+    }
+
+    /// The body of a request.
+    pub(crate) fn request(&mut self, first: u64, second: u64) -> &[u8] {
+        match self.given {
+            Some(ref given) => given,
+            None => self.get(first, second),
+        }
+    }
+
+    /// Whether this is the right answer to the request with these numbers.
+    pub(crate) fn is_answer(&mut self, first: u64, second: u64, body: &[u8]) -> bool {
+        match self.given {
+            Some(_) => !is_error(body),
+            None => self.get(first, second) == body,
         }
     }
 
@@ -41,6 +71,14 @@ impl Bodies {
         let first = hex(body.get(DIGITS..DIGITS + FIRST)?)?;
         let second = hex(body.get(DIGITS + FIRST..DIGITS + FIRST + SECOND)?)?;
         (self.get(first, second) == body).then_some((first, second))
+    }
+}
+
+/// Whether a body reports an error: `{"code":500}` in Pomelo's way, or no JSON at all. Nothing is no error, nor is `{"code":200}`.
+pub(crate) fn is_error(body: &[u8]) -> bool {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(answer) => answer["code"].as_u64().is_some_and(|code| code != 200),
+        Err(_) => !body.is_empty(),
     }
 }
 
@@ -67,7 +105,7 @@ mod tests {
         let mut bodies = Bodies::new(64);
         let body = bodies.get(0xabcd, 0x0123_4567_89ab_cdef).to_vec();
         assert_eq!(body.len(), 64);
-        assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
+        assert!(serde_json::from_slice::<Value>(&body).is_ok());
         assert_eq!(bodies.numbers(&body), Some((0xabcd, 0x0123_4567_89ab_cdef)));
     }
 
@@ -82,6 +120,21 @@ mod tests {
         }
         assert_eq!(bodies.numbers(&body[..body.len() - 1]), None);
         assert_eq!(bodies.numbers(b""), None);
+    }
+
+    #[test]
+    fn to_a_given_body_any_answer_is_right_that_is_no_error() {
+        let mut bodies = Bodies::new(64).with_request(r#"{"room":1}"#);
+        assert_eq!(bodies.request(1, 2), br#"{"room":1}"#);
+        assert!(bodies.is_answer(1, 2, br#"{"code":200,"users":[]}"#));
+        assert!(bodies.is_answer(1, 2, br#"{"users":[]}"#));
+        assert!(bodies.is_answer(1, 2, b"null") && bodies.is_answer(1, 2, b""));
+        for error in [&br#"{"code":500}"#[..], b"{\"users\":"] {
+            assert!(!bodies.is_answer(1, 2, error), "{error:?}");
+        }
+        // Pushes are still checked.
+        let push = bodies.get(7, 8).to_vec();
+        assert_eq!(bodies.numbers(&push), Some((7, 8)));
     }
 
     #[test]

@@ -7,18 +7,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
-};
-use shaddock_protocol::{PackageType, encode_package};
+use rustls::{ClientConfig, pki_types::ServerName};
+use shaddock_client::TlsOptions;
+use shaddock_protocol::{MAX_BODY, PackageType, encode_package};
 
 use crate::{
     args::{ClientDialect, TargetArgs},
+    body::Bodies,
     ws,
 };
+
+/// Bytes of a request's body that fit into a package, with the head and the longest route.
+const MAX_REQUEST: usize = MAX_BODY - 512;
 
 /// Flags that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,12 @@ pub enum TargetError {
     /// A route that the protocol cannot express.
     #[error("a route has 1 to 255 bytes: `{0}`")]
     Route(String),
+    /// A body that does not fit into a package.
+    #[error("a body has at most {MAX_REQUEST} bytes, not {0}")]
+    Body(usize),
+    /// `--request-body` is no JSON.
+    #[error("--request-body: {0}")]
+    Json(serde_json::Error),
 }
 
 /// Everything that a connection needs to know of the server. One for the whole run.
@@ -49,6 +55,7 @@ pub(crate) struct Target {
     /// The HANDSHAKE package.
     pub(crate) handshake: Bytes,
     pub(crate) routes: Routes,
+    pub(crate) bodies: Bodies,
 }
 
 /// How to speak TLS.
@@ -99,6 +106,7 @@ impl Target {
             },
             upgrade: is_ws.then(|| ws::upgrade_request(authority, path)),
             handshake: handshake(args.dialect),
+            bodies: bodies(args)?,
             routes: Routes {
                 echo: route(&args.echo_route)?,
                 bind: route(&args.bind_route)?,
@@ -107,6 +115,20 @@ impl Target {
             },
         })
     }
+}
+
+fn bodies(args: &TargetArgs) -> Result<Bodies, TargetError> {
+    let given = args.request_body.as_deref();
+    let length = given.map_or(args.body, str::len);
+    if length > MAX_REQUEST {
+        return Err(TargetError::Body(length));
+    }
+    let bodies = Bodies::new(args.body);
+    let Some(given) = given else {
+        return Ok(bodies);
+    };
+    serde_json::from_str::<serde_json::Value>(given).map_err(TargetError::Json)?;
+    Ok(bodies.with_request(given))
 }
 
 fn route(text: &str) -> Result<Bytes, TargetError> {
@@ -135,84 +157,25 @@ fn handshake(dialect: ClientDialect) -> Bytes {
 impl Tls {
     fn new(host: &str, args: &TargetArgs) -> Result<Self, TargetError> {
         let tls = |error: &dyn std::fmt::Display| TargetError::Tls(error.to_string());
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| tls(&error))?;
-        let config = if args.insecure {
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-                .with_no_client_auth()
-        } else {
-            let file = args.ca.as_deref().ok_or_else(|| {
-                TargetError::Tls("a TLS server needs --ca FILE or --insecure".to_owned())
-            })?;
-            builder
-                .with_root_certificates(roots(file)?)
-                .with_no_client_auth()
+        let options = match &args.ca {
+            _ if args.insecure => TlsOptions::dangerous_accept_any_certificate(),
+            Some(file) => roots(file)?,
+            None => TlsOptions::system_roots(),
         };
         let host = host
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let name = ServerName::try_from(host).map_err(|error| tls(&error))?;
         Ok(Self {
-            config: Arc::new(config),
-            name,
+            config: options.to_client_config().map_err(|error| tls(&error))?,
+            name: ServerName::try_from(host).map_err(|error| tls(&error))?,
         })
     }
 }
 
-fn roots(file: &Path) -> Result<RootCertStore, TargetError> {
+fn roots(file: &Path) -> Result<TlsOptions, TargetError> {
     let failed =
         |error: &dyn std::fmt::Display| TargetError::Tls(format!("{}: {error}", file.display()));
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| failed(&error))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| failed(&error))?;
-        roots.add(certificate).map_err(|error| failed(&error))?;
-    }
-    Ok(roots)
-}
-
-/// `--insecure`: any certificate will do, but its key must be the one that signs.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    let pem = std::fs::read(file).map_err(|error| failed(&error))?;
+    TlsOptions::roots_pem(&pem).map_err(|error| failed(&error))
 }

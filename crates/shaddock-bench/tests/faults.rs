@@ -149,6 +149,66 @@ fn pushes_reach_everybody_who_reads() {
 }
 
 #[test]
+fn what_a_server_compresses_is_read() {
+    let report = echo(Manners::Compresses);
+    assert!(report.is_clean(), "{report}");
+    assert!(report.messages > 100, "{report}");
+    for manners in [Manners::Compresses, Manners::SendsCodes] {
+        let report = bench(&Server::tcp(manners), "fanout -c 4 --pushes 3");
+        assert!(report.is_clean(), "{manners:?}: {report}");
+        assert_eq!(report.messages, 12, "{manners:?}");
+    }
+}
+
+#[test]
+fn to_a_body_of_the_users_any_answer_is_right_that_is_no_error() {
+    let flags = format!("echo -c 2 {SHORT} --request-body {{\"rid\":1}}");
+    let report = bench(&Server::tcp(Manners::AnswersItsOwn), &flags);
+    assert!(report.is_clean(), "{report}");
+    assert!(report.messages > 100, "{report}");
+    // Without it the same answers are wrong.
+    assert!(echo(Manners::AnswersItsOwn).wrong > 0);
+    let flags = format!("{flags} --echo-route bench.echo.bind");
+    let report = bench(&Server::tcp(Manners::RefusesBinds), &flags);
+    assert!(report.wrong > 0, "an error is no answer: {report}");
+}
+
+#[test]
+fn flags_that_make_no_sense_are_refused() {
+    for flags in [
+        "echo tcp://h:1 -c 0",
+        "echo tcp://h:1 --rate 0",
+        "echo tcp://h:1 --rate NaN",
+        "echo tcp://h:1 --rate 5 --in-flight 2",
+        "fanout tcp://h:1 --stalled 101",
+        "mix tcp://h:1 --duration 5",
+    ] {
+        let words = flags.split(' ');
+        assert!(
+            Cli::try_parse_from(["bench"].into_iter().chain(words)).is_err(),
+            "{flags}"
+        );
+    }
+    for (flags, error) in [
+        ("echo localhost:1", "is no address"),
+        ("echo http://h:1", "is no address"),
+        (
+            "echo tcp://127.0.0.1:1 --body 17000000",
+            "a body has at most",
+        ),
+        ("echo tcp://127.0.0.1:1 --request-body {", "--request-body"),
+        ("echo tls://127.0.0.1:1 --ca /nowhere.pem", "/nowhere.pem"),
+        ("mix tcp://127.0.0.1:1 --script sing", "is no step"),
+        ("idle tcp://127.0.0.1:1 -c 9999999", "files"),
+        ("idle tcp://127.0.0.1:1 --pid 4194305", "process 4194305"),
+    ] {
+        let args = Cli::parse_from(["bench"].into_iter().chain(flags.split(' ')));
+        let text = measure(&args.bench).unwrap_err().to_string();
+        assert!(text.contains(error), "{flags}: {text}");
+    }
+}
+
+#[test]
 fn a_push_that_comes_twice_or_not_at_all_is_counted() {
     let report = bench(
         &Server::tcp(Manners::AnswersTwice),
@@ -199,6 +259,22 @@ fn a_script_reconnects() {
         "{} connections",
         server.connections()
     );
+}
+
+#[test]
+fn a_script_is_done_as_often_as_wanted() {
+    let server = Server::tcp(Manners::Good);
+    let flags = "mix -c 6 --threads 2 --repeat 3 --duration 20s --script request*2,bind,reconnect";
+    let report = bench(&server, flags);
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.messages, 6 * 3 * 2);
+    assert_eq!(server.connections(), 6 * (1 + 3));
+    assert!(report.elapsed < Duration::from_secs(20), "{report}");
+    // Whoever is thrown out does not hold up the others.
+    let flags = "mix -c 4 --repeat 20 --duration 20s --script request";
+    let report = bench(&Server::tcp(Manners::ClosesAfterTen), flags);
+    assert_eq!((report.closed, report.messages), (4, 40), "{report}");
+    assert!(report.elapsed < Duration::from_secs(20), "{report}");
 }
 
 #[test]

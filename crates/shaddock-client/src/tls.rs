@@ -77,6 +77,20 @@ impl TlsOptions {
         }
     }
 
+    /// What rustls needs for these options, for a connection of your own.
+    ///
+    /// With [`system_roots`](Self::system_roots) it reads files: not on a thread that must not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Roots`]: this system has no certificates that can be used.
+    pub fn to_client_config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+        match &self.0 {
+            Trust::Config(config) => Ok(config.clone()),
+            Trust::System => system(),
+        }
+    }
+
     /// Speaks TLS on `socket`.
     pub(crate) async fn connect(
         &self,

@@ -17,6 +17,8 @@ guides! {
     sessions_zh: "docs/zh-CN/sessions.md",
     delivery: "docs/delivery.md",
     delivery_zh: "docs/zh-CN/delivery.md",
+    bench: "docs/bench.md",
+    bench_zh: "docs/zh-CN/bench.md",
     operations: "docs/operations.md",
     cluster: "docs/cluster.md",
     coming_from_pitaya: "docs/coming-from-pitaya.md",

@@ -179,17 +179,20 @@ fn churn(setup: &Setup<'_>, args: &ChurnArgs) -> Result<Report, BenchError> {
 fn mix(setup: &Setup<'_>, args: &MixArgs) -> Result<Report, BenchError> {
     let script: Script = args.script.parse().map_err(BenchError::Script)?;
     let settings = json!({
-        "connections": args.target.connections, "script": args.script, "body": args.target.body,
-        "threads": args.target.threads,
+        "connections": args.target.connections, "script": args.script, "repeat": args.repeat,
+        "body": args.target.body, "threads": args.target.threads,
     });
     setup.drive(
         "mix",
         "answers",
         settings,
-        |share, _| Mix::new(share, script.clone()),
+        |share, _| Mix::new(share, script.clone(), args.repeat),
         |run| {
             run.open();
-            run.under_load(args.warmup, args.duration)
+            match args.repeat {
+                Some(_) => run.until_settled(args.duration),
+                None => run.under_load(args.warmup, args.duration),
+            }
         },
     )
 }
@@ -234,8 +237,7 @@ impl<'a> Setup<'a> {
         let mut wakers = Vec::new();
         for tally in &tallies {
             let target = Arc::clone(&self.target);
-            let (body, timeout) = (self.args.body, self.args.timeout);
-            let engine = Engine::new(target, Arc::clone(tally), epoch, body, timeout)?;
+            let engine = Engine::new(target, Arc::clone(tally), epoch, self.args.timeout)?;
             wakers.push(engine.waker()?);
             engines.push(engine);
         }

@@ -166,6 +166,22 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Measures until the scenario has reached its end, or the limit, and waits for the answers that are under way.
+    pub(super) fn until_settled(&mut self, limit: Duration) -> Result<Window, BenchError> {
+        self.look_open()?;
+        let before = self.snapshot()?;
+        self.enter(Phase::Measure);
+        self.settle(Phase::Measure, Some(limit));
+        let after = self.snapshot()?;
+        self.enter(Phase::Drain);
+        self.settle(Phase::Drain, Some(self.setup.args.timeout));
+        Ok(Window {
+            before,
+            after,
+            from_zero: false,
+        })
+    }
+
     /// All sessions are open and quiet: what do they take?
     pub(super) fn look_open(&mut self) -> Result<(), BenchError> {
         self.sessions = self.totals().open;

@@ -4,6 +4,7 @@ mod receive;
 mod requests;
 
 use std::{
+    collections::HashMap,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) harvest: Harvest,
     pub(crate) timers: Timers,
     pub(crate) bodies: Bodies,
+    /// Routes of pushes by their codes, if the server has a dictionary.
+    dictionary: HashMap<u16, Bytes>,
     conns: Slab<Conn>,
     timeout: Duration,
     epoch: Instant,
@@ -72,17 +75,16 @@ impl Engine {
         target: Arc<Target>,
         tally: Arc<Tally>,
         epoch: Instant,
-        body: usize,
         timeout: Duration,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = Alarm::new(poll.registry(), ALARM)?;
         Ok(Self {
-            target,
             tally,
             harvest: Harvest::new()?,
             timers: Timers::default(),
-            bodies: Bodies::new(body),
+            bodies: target.bodies.clone(),
+            dictionary: HashMap::new(),
             conns: Slab::new(),
             timeout,
             epoch,
@@ -96,6 +98,7 @@ impl Engine {
             message: BytesMut::new(),
             package: BytesMut::new(),
             requests_waiting: 0,
+            target,
         })
     }
 

@@ -1,13 +1,20 @@
 //! What the connections receive: packages, the handshake's answer, answers and pushes.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use serde_json::Value;
-use shaddock_protocol::{Message, MessageType, Package, PackageType, WireRoute};
+use shaddock_protocol::{
+    MAX_BODY, Message, MessageType, Package, PackageType, WireRoute, inflate, looks_compressed,
+};
 
 use super::{Engine, Ready};
 use crate::{
+    body::is_error,
     conn::{Pending, RequestKind, State, Stray},
     link::{Filled, LinkError},
     scenario::Scenario,
@@ -107,10 +114,14 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        let answer: Value = serde_json::from_slice(&package.body).unwrap_or_default();
+        let body = inflated_handshake(&package.body);
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
         if answer["code"] != 200 {
-            let text = String::from_utf8_lossy(&package.body).into_owned();
+            let text = String::from_utf8_lossy(&body).into_owned();
             return self.end(scenario, key, || format!("handshake answered with {text}"));
+        }
+        if self.dictionary.is_empty() {
+            self.dictionary = dictionary(&answer["sys"]);
         }
         let seconds = answer["sys"]["heartbeat"].as_f64().unwrap_or(0.0);
         conn.heartbeat = Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -133,7 +144,7 @@ impl Engine {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        let message = match Message::decode(body) {
+        let message = match decode(body) {
             Ok(message) => message,
             Err(error) => return self.wrong(|| format!("message that cannot be read: {error}")),
         };
@@ -153,7 +164,12 @@ impl Engine {
                 Err(Stray::Unknown) => self.wrong(|| format!("answer to nothing: {}", message.id)),
             },
             (MessageType::Push, WireRoute::Name(route)) => {
-                let route = route.clone();
+                scenario.pushed(self, key, route, &message.body);
+            }
+            (MessageType::Push, WireRoute::Code(code)) => {
+                let Some(route) = self.dictionary.get(code).cloned() else {
+                    return self.wrong(|| format!("a push with the unknown route code {code}"));
+                };
                 scenario.pushed(self, key, &route, &message.body);
             }
             _ => self.wrong(|| format!("a server does not send {message:?}")),
@@ -163,7 +179,7 @@ impl Engine {
     fn check(&mut self, slot: usize, pending: Pending, answer: &Message) {
         let right = match pending.kind {
             RequestKind::Echo => {
-                !answer.error && self.bodies.get(slot as u64, pending.id) == &answer.body[..]
+                !answer.error && self.bodies.is_answer(slot as u64, pending.id, &answer.body)
             }
             RequestKind::Bind | RequestKind::Push => !answer.error && !is_error(&answer.body),
         };
@@ -184,8 +200,35 @@ impl Engine {
     }
 }
 
-/// Whether the answer of a bind or push reports an error: `{"code":500}` in Pomelo's way.
-fn is_error(body: &[u8]) -> bool {
-    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
-    !answer.is_object() || answer["code"].as_u64().is_some_and(|code| code != 200)
+/// Pitaya compresses the answer to the handshake where that makes it shorter, and no flag says so.
+fn inflated_handshake(body: &Bytes) -> Cow<'_, [u8]> {
+    if looks_compressed(body)
+        && let Ok(plain) = inflate(body, MAX_BODY)
+    {
+        return plain.into();
+    }
+    (&body[..]).into()
+}
+
+/// The message, with its body as it was before the server compressed it.
+fn decode(bytes: Bytes) -> Result<Message, String> {
+    let mut message = Message::decode(bytes).map_err(|error| error.to_string())?;
+    if message.compressed {
+        let plain = inflate(&message.body, MAX_BODY).map_err(|error| error.to_string())?;
+        message.body = plain.into();
+    }
+    Ok(message)
+}
+
+/// Codes that the server may send instead of routes. Requests have their routes as text, which every server takes.
+fn dictionary(sys: &Value) -> HashMap<u16, Bytes> {
+    let codes = ["dict", "routeToCode"]
+        .iter()
+        .find_map(|name| sys[name].as_object());
+    let code_of = |code: &Value| code.as_u64().and_then(|code| u16::try_from(code).ok());
+    codes
+        .into_iter()
+        .flatten()
+        .filter_map(|(route, code)| Some((code_of(code)?, Bytes::from(route.clone()))))
+        .collect()
 }

@@ -17,7 +17,7 @@ impl Engine {
             return;
         };
         let pending = conn.requests.begin(RequestKind::Echo, sent);
-        let body = self.bodies.get(conn.slot as u64, pending.id);
+        let body = self.bodies.request(conn.slot as u64, pending.id);
         let route = WireRoute::Name(self.target.routes.echo.clone());
         put_request(
             &mut self.package,
@@ -74,6 +74,11 @@ impl Engine {
             self.requests_waiting += 1;
             self.dirty.push(key);
         }
+    }
+
+    /// The run is over: counts the answers that never came.
+    pub(crate) fn count_unanswered(&self) {
+        self.tally.lost.add(self.requests_waiting as u64);
     }
 
     /// Requests of all connections that wait for their answers.

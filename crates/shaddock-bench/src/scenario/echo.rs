@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Gone, Ramp, Scenario, Share};
+use super::{Gone, Scenario, Share, crowd::Crowd};
 use crate::{
     conn::{Pending, RequestKind},
     engine::Engine,
@@ -13,11 +13,9 @@ use crate::{
 /// requests leave at a fixed rate, over all sessions in turn, and are timed from when they should have left.
 #[derive(Debug)]
 pub(crate) struct Echo {
-    ramp: Ramp,
+    crowd: Crowd,
     in_flight: usize,
     pacer: Option<Pacer>,
-    running: bool,
-    draining: bool,
 }
 
 /// The plan of an open loop.
@@ -68,20 +66,17 @@ impl Echo {
     /// `rate` is this thread's part of the open loop's rate.
     pub(crate) fn new(share: &Share, in_flight: usize, rate: Option<f64>) -> Self {
         Self {
-            ramp: Ramp::new(share),
+            crowd: Crowd::new(share),
             in_flight: in_flight.max(1),
             pacer: rate.map(Pacer::new),
-            running: false,
-            draining: false,
         }
     }
 
     fn start(&mut self, engine: &mut Engine) {
-        self.running = true;
         if let Some(pacer) = &mut self.pacer {
             return pacer.start(engine.now());
         }
-        for key in (0..self.ramp.len()).filter_map(|index| self.ramp.key(index)) {
+        for key in self.crowd.keys() {
             for _ in 0..self.in_flight {
                 engine.request_echo(key, None);
             }
@@ -91,44 +86,32 @@ impl Echo {
 
 impl Scenario for Echo {
     fn phase(&mut self, engine: &mut Engine, phase: Phase) {
-        match phase {
-            Phase::Connect => self.ramp.pump(engine, |_| false),
-            Phase::WarmUp | Phase::Measure => {
-                if !self.running {
-                    self.start(engine);
-                }
-            }
-            Phase::Drain | Phase::Done => {
-                self.draining = true;
-                if let Some(pacer) = &mut self.pacer {
-                    pacer.stop();
-                }
-            }
+        if self.crowd.enter(engine, phase) {
+            self.start(engine);
+        }
+        if phase >= Phase::Drain
+            && let Some(pacer) = &mut self.pacer
+        {
+            pacer.stop();
         }
     }
 
     fn opened(&mut self, engine: &mut Engine, key: usize) {
-        self.ramp.set_key(engine.slot(key), Some(key));
-        self.ramp.landed();
-        self.ramp.pump(engine, |_| false);
+        self.crowd.opened(engine, key);
     }
 
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending) {
         if pending.kind == RequestKind::Echo {
             engine.record(pending.sent);
             engine.tally.done.add(1);
-            if !self.draining && self.pacer.is_none() {
+            if self.crowd.is_running() && self.pacer.is_none() {
                 engine.request_echo(key, None);
             }
         }
     }
 
     fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone) {
-        self.ramp.set_key(slot, None);
-        if why == Gone::Failed {
-            self.ramp.landed();
-            self.ramp.pump(engine, |_| false);
-        }
+        self.crowd.gone(engine, slot, why);
     }
 
     fn due(&self) -> Option<Instant> {
@@ -137,25 +120,19 @@ impl Scenario for Echo {
 
     fn pace(&mut self, engine: &mut Engine, now: Instant) {
         let Some(pacer) = &mut self.pacer else { return };
-        let sessions = self.ramp.len().max(1) as u64;
         while let Some((number, due)) = pacer.take_due(now) {
-            let index = usize::try_from(number % sessions).unwrap_or(0);
-            if let Some(key) = self.ramp.key(index) {
+            if let Some(key) = self.crowd.in_turn(number) {
                 engine.request_echo(key, Some(due));
             }
         }
     }
 
     fn is_settled(&self, engine: &Engine) -> bool {
-        if self.draining {
-            engine.requests_waiting() == 0
-        } else {
-            self.ramp.is_done()
-        }
+        self.crowd.is_settled(engine)
     }
 
     fn finish(&mut self, engine: &mut Engine) {
-        engine.tally.lost.add(engine.requests_waiting() as u64);
+        engine.count_unanswered();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Gone, Ramp, Scenario, Share};
+use super::{Gone, Scenario, Share, crowd::Crowd};
 use crate::{
     args::duration,
     conn::{Pending, RequestKind},
@@ -68,12 +68,14 @@ fn step(text: &str) -> Result<Step, String> {
 /// Every session repeats the script until the run ends.
 #[derive(Debug)]
 pub(crate) struct Mix {
-    ramp: Ramp,
+    crowd: Crowd,
     first: usize,
     script: Script,
+    /// How often each session does its script.
+    repeat: Option<usize>,
     places: Vec<Place>,
-    running: bool,
-    draining: bool,
+    /// Sessions that have not done it so often.
+    unfinished: usize,
 }
 
 /// Where a session is in the script.
@@ -81,19 +83,21 @@ pub(crate) struct Mix {
 struct Place {
     /// The step that comes next.
     step: usize,
+    /// How often the script is done.
+    rounds: usize,
     /// Requests that the present step has still to send.
     requests: u32,
 }
 
 impl Mix {
-    pub(crate) fn new(share: &Share, script: Script) -> Self {
+    pub(crate) fn new(share: &Share, script: Script, repeat: Option<usize>) -> Self {
         Self {
-            ramp: Ramp::new(share),
+            crowd: Crowd::new(share),
             first: share.slots.start,
             script,
+            repeat,
             places: vec![Place::default(); share.slots.len()],
-            running: false,
-            draining: false,
+            unfinished: share.slots.len(),
         }
     }
 
@@ -103,15 +107,23 @@ impl Mix {
         let Some(place) = self.places.get_mut(slot.wrapping_sub(self.first)) else {
             return;
         };
-        if !self.running || self.draining {
+        if !self.crowd.is_running() {
             return;
         }
         if place.requests > 0 {
             place.requests -= 1;
             return engine.request_echo(key, None);
         }
+        if place.step == self.script.0.len() {
+            place.step = 0;
+            place.rounds += 1;
+        }
+        if self.repeat == Some(place.rounds) {
+            self.unfinished -= 1;
+            return;
+        }
         let step = self.script.0[place.step];
-        place.step = (place.step + 1) % self.script.0.len();
+        place.step += 1;
         match step {
             Step::Bind => engine.request_bind(key, slot + 1),
             Step::Request(times) => {
@@ -130,29 +142,16 @@ impl Mix {
 
 impl Scenario for Mix {
     fn phase(&mut self, engine: &mut Engine, phase: Phase) {
-        match phase {
-            Phase::Connect => self.ramp.pump(engine, |_| false),
-            Phase::WarmUp | Phase::Measure => {
-                if !self.running {
-                    self.running = true;
-                    for index in 0..self.ramp.len() {
-                        if let Some(key) = self.ramp.key(index) {
-                            self.advance(engine, key);
-                        }
-                    }
-                }
+        if self.crowd.enter(engine, phase) {
+            for key in self.crowd.keys() {
+                self.advance(engine, key);
             }
-            Phase::Drain | Phase::Done => self.draining = true,
         }
     }
 
     fn opened(&mut self, engine: &mut Engine, key: usize) {
-        self.ramp.set_key(engine.slot(key), Some(key));
-        if self.running {
-            return self.advance(engine, key);
-        }
-        self.ramp.landed();
-        self.ramp.pump(engine, |_| false);
+        self.crowd.opened(engine, key);
+        self.advance(engine, key);
     }
 
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending) {
@@ -164,33 +163,31 @@ impl Scenario for Mix {
     }
 
     fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone) {
-        self.ramp.set_key(slot, None);
-        if why == Gone::Closed && !self.draining {
+        self.crowd.gone(engine, slot, why);
+        if why == Gone::Closed && self.crowd.is_running() {
             return engine.connect(slot, false);
         }
-        if why == Gone::Failed && !self.running {
-            self.ramp.landed();
-            self.ramp.pump(engine, |_| false);
+        let place = self.places.get(slot.wrapping_sub(self.first));
+        if place.is_some_and(|place| self.repeat != Some(place.rounds)) {
+            // It will not go on.
+            self.unfinished = self.unfinished.saturating_sub(1);
         }
     }
 
     fn timer(&mut self, engine: &mut Engine, number: u64) {
         let slot = usize::try_from(number).unwrap_or(usize::MAX);
-        if let Some(key) = self.ramp.key_of(slot) {
+        if let Some(key) = self.crowd.key_of(slot) {
             self.advance(engine, key);
         }
     }
 
     fn is_settled(&self, engine: &Engine) -> bool {
-        if self.draining {
-            engine.requests_waiting() == 0
-        } else {
-            self.ramp.is_done()
-        }
+        let done = self.repeat.is_none() || self.unfinished == 0;
+        self.crowd.is_settled(engine) && (done || !self.crowd.is_running())
     }
 
     fn finish(&mut self, engine: &mut Engine) {
-        engine.tally.lost.add(engine.requests_waiting() as u64);
+        engine.count_unanswered();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the connections do: one file for each scenario.
 
 mod churn;
+mod crowd;
 mod echo;
 mod fanout;
 mod idle;

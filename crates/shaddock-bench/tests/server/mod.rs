@@ -15,7 +15,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use shaddock_protocol::{
-    MAX_BODY, Message, MessageType, PackageReader, PackageType, WireRoute, encode_package,
+    MAX_BODY, Message, MessageType, PackageReader, PackageType, WireRoute, deflate_zlib,
+    encode_package,
 };
 
 /// How the server behaves.
@@ -32,6 +33,12 @@ pub(crate) enum Manners {
     ClosesAfterTen,
     RefusesHandshakes,
     Silent,
+    /// The answer to the handshake and all bodies, as Pitaya does.
+    Compresses,
+    /// Has a dictionary, and uses it in pushes.
+    SendsCodes,
+    /// Answers with something of its own.
+    AnswersItsOwn,
     /// Before every read: the answers of a while come together.
     SleepsNow(Duration),
 }
@@ -179,8 +186,12 @@ fn serve(mut stream: impl Read + Write, number: usize, shared: &Shared) {
                     break 'connection;
                 }
                 (PackageType::Handshake, _) => {
-                    let body = br#"{"code":200,"sys":{"heartbeat":60}}"#;
-                    answers.push(encode_package(PackageType::Handshake, body).unwrap());
+                    let body = br#"{"code":200,"sys":{"heartbeat":60,"dict":{"onPush":7}}}"#;
+                    let body = match shared.manners {
+                        Manners::Compresses => deflate_zlib(body),
+                        _ => body.to_vec(),
+                    };
+                    answers.push(encode_package(PackageType::Handshake, &body).unwrap());
                 }
                 (PackageType::HandshakeAck | PackageType::Heartbeat, _) => {
                     answers.push(encode_package(PackageType::Heartbeat, b"").unwrap());
@@ -253,20 +264,31 @@ fn answer(message: &Message, number: usize, outbox: &Outbox, shared: &Shared) ->
             body[10] ^= 1;
             body.into()
         }
+        _ if shared.manners == Manners::AnswersItsOwn => {
+            Bytes::from_static(br#"{"users":["ann","bob"]}"#)
+        }
         _ => message.body.clone(),
     };
-    data(&Message::new(
-        MessageType::Response,
-        message.id,
-        WireRoute::None,
-        body,
-    ))
+    let answer = Message::new(MessageType::Response, message.id, WireRoute::None, body);
+    data(&compressed(answer, shared.manners))
+}
+
+fn compressed(mut message: Message, manners: Manners) -> Message {
+    if manners == Manners::Compresses {
+        message.body = deflate_zlib(&message.body).into();
+        message.compressed = true;
+    }
+    message
 }
 
 /// `LosesEveryTenth` loses the fourth one of the pushes, for everybody; `AnswersTwice` pushes twice.
 fn push_to_all(body: &Bytes, shared: &Shared) {
-    let route = WireRoute::Name(Bytes::from_static(b"onPush"));
-    let push = data(&Message::new(MessageType::Push, 0, route, body.clone()));
+    let route = match shared.manners {
+        Manners::SendsCodes => WireRoute::Code(7),
+        _ => WireRoute::Name(Bytes::from_static(b"onPush")),
+    };
+    let push = Message::new(MessageType::Push, 0, route, body.clone());
+    let push = data(&compressed(push, shared.manners));
     let is_fourth = body.windows(8).any(|digits| digits == b"00000003");
     let times = match shared.manners {
         Manners::LosesEveryTenth if is_fourth => 0,
