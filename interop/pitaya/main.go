@@ -264,6 +264,7 @@ func main() {
 	nats := flag.String("nats", "nats://localhost:4222", "NATS")
 	etcd := flag.String("etcd", "localhost:2379", "etcd")
 	etcdGroups := flag.Bool("etcd-groups", false, "groups at etcd, not in memory")
+	ttl := flag.Duration("ttl", time.Minute, "of the lease at etcd")
 	compress := flag.Bool("compress", true, "frontend: compress what clients get")
 	address := flag.String("client", "", "be a client of the frontend at this address")
 	flag.Parse()
@@ -281,6 +282,7 @@ func main() {
 	conf.Cluster.RPC.Client.Nats.Connect = *nats
 	conf.Cluster.RPC.Server.Nats.Connect = *nats
 	conf.Cluster.SD.Etcd.Endpoints = []string{*etcd}
+	conf.Cluster.SD.Etcd.Heartbeat.TTL = *ttl
 	conf.Groups.Etcd.Endpoints = []string{*etcd}
 	conf.Handler.Messages.Compression = *compress
 	builder := pitaya.NewDefaultBuilder(*frontend, *serverType, pitaya.Cluster, map[string]string{}, *conf)

@@ -403,6 +403,14 @@ async fn nothing_that_we_send_ends_a_go_server() {
             let _ = player.request("room.room.call", call).await;
         }
     }
+    // An answer that NATS does not take is an error at once, not a caller that waits in vain.
+    for (route, body) in [
+        ("odd.room.body7", json!({})),
+        ("room.room.call", json!({ "route": "odd.room.body7" })),
+    ] {
+        let refused = player.refused(route, body).await;
+        assert_eq!(refused.code, "PIT-500", "{refused:?}");
+    }
     for info in [&room_info, &front_info] {
         ask_oddly(&*member, info).await;
     }

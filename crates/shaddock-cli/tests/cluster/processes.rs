@@ -315,6 +315,65 @@ async fn servers_of_both_kinds_are_restarted_in_one_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_servers_are_killed() {
+    let Some(program) = go_program() else { return };
+    let backing = Backing::start();
+    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let lease = ["-ttl", "2s"];
+    let theirs = GoServer::frontend(program, &backing, "connector", &lease);
+    let go_room = GoServer::start(program, &backing, "room", &lease);
+    let rust_room = room::start(backing.cluster(), "room-1").await;
+    let app = rust_room.app("room-1").unwrap().clone();
+    let here = connect(&ours.address, Dialect::Pitaya).await;
+    let there = connect(&theirs.address, Dialect::Pitaya).await;
+    for (client, uid) in [(&here, "ann"), (&there, "bob")] {
+        ask_soon(client, "room.room.echo").await;
+        ask(client, "room.room.bind", json!({ "uid": uid })).await;
+    }
+
+    go_room.program.signal("-KILL");
+    // A frontend of ours sends them elsewhere at once, long before the lease of the dead has ended.
+    for _ in 0..50 {
+        let answer = ask(&here, "room.room.slow", json!({ "ms": 0 })).await;
+        assert_eq!(answer, json!({ "text": "room-1" }));
+    }
+    let listed = || app.membership().unwrap().members().servers_of("room").len();
+    within(TTL + SECOND * 2, "gone from the list", || listed() == 1).await;
+    // Only the room that is left is asked now, also by the frontend in Go.
+    for client in [&here, &there] {
+        ask_soon(client, "room.room.echo").await;
+        ask(client, "room.room.enter", json!({ "name": "lobby" })).await;
+    }
+    let lobby = app.channels().get("lobby").unwrap();
+    assert_eq!(lobby.user_amount(), 2);
+
+    theirs.program.signal("-KILL");
+    there.closed().await;
+    within(TTL + SECOND * 2, "no ghost in the channel", || {
+        lobby.user_amount() == 1
+    })
+    .await;
+    assert!(
+        app.backend_sessions()
+            .locate("bob")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    // And he can come back.
+    let again = connect(&ours.address, Dialect::Pitaya).await;
+    ask(&again, "room.room.bind", json!({ "uid": "bob" })).await;
+    assert_eq!(app.backend_sessions().locate("bob").await.unwrap().len(), 1);
+    holds(
+        &backing,
+        &["connector connector-1", "room room-1"],
+        &["ann", "bob"],
+    )
+    .await;
+    rust_room.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves() {
     let backing = Backing::start();
     let waves = [
