@@ -194,11 +194,7 @@ fn shaddock(args: &[&str]) -> Said {
 }
 
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
+    format!("127.0.0.1:{}", servers::free_port())
 }
 
 async fn connect(address: &str, dialect: Dialect) -> Client {

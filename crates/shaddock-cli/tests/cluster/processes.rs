@@ -83,6 +83,17 @@ async fn holds(backing: &Backing, servers: &[&str], users: &[&str]) {
     .await;
 }
 
+/// Ends a server of type `room` the hard way, and waits until NATS knows: what is sent to it before that is in flight.
+async fn kill(backing: &Backing, program: &Program, id: &str) {
+    program.signal("-KILL");
+    let subject = format!("pitaya/servers/room/{id}");
+    within(SECOND * 5, "NATS notices", || {
+        let mut all = backing.nats.subscriptions().into_values().flatten();
+        all.all(|other| other != subject)
+    })
+    .await;
+}
+
 async fn clients(address: &str, n: usize) -> Vec<Client> {
     join_all((0..n).map(|_| connect(address, Dialect::Pitaya))).await
 }
@@ -105,7 +116,7 @@ async fn a_backend_is_killed_with_requests_in_flight() {
     }));
     let kill = async {
         tokio::time::sleep(SECOND / 2).await;
-        dies.signal("-KILL");
+        kill(&backing, &dies, "room-1").await;
         // The next ones go elsewhere: nobody is told of a server that is not there any more.
         let other = connect(&frontend.address, Dialect::Pitaya).await;
         let killed = Instant::now();
@@ -331,7 +342,7 @@ async fn go_servers_are_killed() {
         ask(client, "room.room.bind", json!({ "uid": uid })).await;
     }
 
-    go_room.program.signal("-KILL");
+    kill(&backing, &go_room.program, &go_room.id).await;
     // A frontend of ours sends them elsewhere at once, long before the lease of the dead has ended.
     for _ in 0..50 {
         let answer = ask(&here, "room.room.slow", json!({ "ms": 0 })).await;

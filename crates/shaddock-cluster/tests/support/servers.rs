@@ -57,6 +57,8 @@ impl Process {
         let start = Instant::now();
         while !(self.ready)(self.address) {
             let waited = start.elapsed();
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok()?);
+            assert!(ended.is_none(), "{} ended: {ended:?}", self.command[0]);
             assert!(
                 waited < Duration::from_secs(30),
                 "{} does not answer",
@@ -127,12 +129,17 @@ fn program(name: &str, package: &str) -> String {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// A port that nobody listens on. Not one of those that the system gives to outgoing connections: a server that is away for a while would
+/// not get it again.
+pub fn free_port() -> u16 {
+    use std::hash::BuildHasher;
+    loop {
+        let random = std::hash::RandomState::new().hash_one(std::process::id());
+        let port = 10_000 + u16::try_from(random % 22_000).unwrap();
+        if TcpListener::bind(local(port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn local(port: u16) -> SocketAddr {
