@@ -1,6 +1,6 @@
 //! A client of the admin API.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, time::Duration};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
@@ -20,7 +20,8 @@ const LONGEST: usize = 64 << 20;
 
 /// An admin server.
 pub(super) struct Admin {
-    pub(super) address: SocketAddr,
+    /// Host and port.
+    pub(super) address: String,
     pub(super) token: String,
 }
 
@@ -100,7 +101,7 @@ impl Admin {
         path: &str,
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| {
+        let stream = TcpStream::connect(&self.address).await.map_err(|error| {
             Failure::NoServer(format!(
                 "no admin server at {} ({error}); is the server running, and is `admin.address` right?",
                 self.address
@@ -113,7 +114,7 @@ impl Admin {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, self.address.to_string())
+            .header(header::HOST, &self.address)
             .header(header::CONTENT_TYPE, "application/json");
         if !self.token.is_empty() {
             let value = format!("Bearer {}", self.token);

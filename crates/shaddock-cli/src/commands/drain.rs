@@ -12,7 +12,7 @@ use super::{
     Outcome,
     admin::Failure,
     operator::{self, Operator, Target, print_json},
-    table::count,
+    table::{count, say},
 };
 
 /// Time between two looks at a server that drains.
@@ -60,7 +60,7 @@ async fn drain(args: &DrainArgs, operator: &Operator) -> Outcome {
     if args.target.json {
         print_json(&started)?;
     } else {
-        println!("{}", said(&started));
+        say(&said(&started));
     }
     if args.wait {
         let begun = Instant::now();
@@ -68,7 +68,7 @@ async fn drain(args: &DrainArgs, operator: &Operator) -> Outcome {
         wait(&started, operator, end).await?;
         if !args.target.json {
             let seconds = begun.elapsed().as_secs_f64();
-            println!("{} is gone after {seconds:.1} s", started.server);
+            say(&format!("{} is gone after {seconds:.1} s", started.server));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use shaddock::{admin::KickRequest, operators::KickOutcome};
 use super::{
     Outcome,
     operator::{self, Target, print_json, warn},
-    table::{count, printable},
+    table::{count, printable, say},
 };
 
 /// Kick clients, wherever in the cluster they are.
@@ -44,7 +44,7 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
         if args.target.json {
             print_json(&outcome)?;
         } else {
-            println!("{}", said(&outcome));
+            say(&said(&outcome));
         }
         let incomplete = warn(&outcome.unanswered);
         // For scripts: a kick that hit nobody is told apart, and one of which that is not sure.

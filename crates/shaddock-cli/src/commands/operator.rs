@@ -1,6 +1,6 @@
 //! Who answers an operator: the admin server of any process, or the cluster itself.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use shaddock::{
 use super::{
     Outcome,
     admin::{Admin, Failure, escape},
+    table::say,
 };
 use crate::ConfigSource;
 
@@ -32,7 +33,7 @@ pub(super) struct Target {
     /// Address of the admin server of any process of the cluster; default: `admin.address` of the configuration, or the cluster
     /// itself if nobody answers there
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["nats", "etcd"])]
-    admin: Option<SocketAddr>,
+    admin: Option<String>,
     /// Token of the admin server; default: `admin.token` of the configuration (SHADDOCK_ADMIN__TOKEN)
     #[arg(long)]
     token: Option<String>,
@@ -97,7 +98,8 @@ impl Operator {
         if target.nats.is_some() || target.etcd.is_some() {
             return Self::join(&config).await;
         }
-        let Some(address) = target.admin.or_else(|| reachable_admin(&config)) else {
+        let given = target.admin.clone();
+        let Some(address) = given.or_else(|| reachable_admin(&config)) else {
             return Self::join(&config).await;
         };
         let token = target.token.clone();
@@ -197,12 +199,12 @@ impl Operator {
 }
 
 /// A server that listens everywhere is reached on loopback from here.
-fn reachable_admin(config: &Config) -> Option<SocketAddr> {
+fn reachable_admin(config: &Config) -> Option<String> {
     let mut address = config.admin_address()?;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    Some(address)
+    Some(address.to_string())
 }
 
 /// The query as part of a URL.
@@ -234,7 +236,7 @@ pub(super) fn warn(unanswered: &[Unanswered]) -> bool {
 }
 
 pub(super) fn print_json(value: &impl Serialize) -> Outcome {
-    println!("{}", serde_json::to_string(value)?);
+    say(&serde_json::to_string(value)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use shaddock::operators::{ServerOverview, ServerStatus};
 use super::{
     Outcome,
     operator::{self, Target, print_json},
-    table::{age, count, or_dash, printable, table},
+    table::{age, count, or_dash, printable, say, table},
 };
 
 /// List the servers of the cluster.
@@ -52,17 +52,17 @@ const HEAD: [&str; 10] = [
 ];
 
 fn show(overview: &ServerOverview) {
-    print!("{}", table(HEAD, overview.servers.iter().map(row)));
+    say(&table(HEAD, overview.servers.iter().map(row)));
     let total = |of: fn(&ServerStatus) -> Option<u64>| {
         let known = overview.servers.iter().filter_map(of);
         known.sum::<u64>()
     };
-    println!(
+    say(&format!(
         "{}, {}, {}",
         count(overview.servers.len() as u64, "server"),
         count(total(|server| server.sessions), "session"),
         count(total(|server| server.users), "user"),
-    );
+    ));
     for one in overview
         .servers
         .iter()

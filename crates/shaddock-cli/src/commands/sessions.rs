@@ -8,7 +8,7 @@ use shaddock::admin::{SessionInfo, SessionQuery};
 use super::{
     Outcome,
     operator::{self, Target, print_json, warn},
-    table::{age, bytes, or_dash, printable, table},
+    table::{age, bytes, or_dash, printable, say, table},
 };
 
 /// List the sessions of the cluster.
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &SessionsArgs) -> Outcome {
         if let Some(sid) = &args.sid {
             let session = operator.session(sid).await;
             operator.close().await;
-            println!("{}", serde_json::to_string_pretty(&session?)?);
+            say(&serde_json::to_string_pretty(&session?)?);
             return Ok(ExitCode::SUCCESS);
         }
         let page = operator.sessions(&query(args)).await;
@@ -53,10 +53,14 @@ pub(crate) fn run(args: &SessionsArgs) -> Outcome {
         if args.target.json {
             return print_json(&page);
         }
-        print!("{}", table(HEAD, page.sessions.iter().map(row)));
-        println!("{} of {} sessions", page.sessions.len(), page.total);
+        say(&table(HEAD, page.sessions.iter().map(row)));
+        say(&format!(
+            "{} of {} sessions",
+            page.sessions.len(),
+            page.total
+        ));
         if let Some(next) = page.next {
-            println!("more: --after {next}");
+            say(&format!("more: --after {next}"));
         }
         Ok(ExitCode::SUCCESS)
     })

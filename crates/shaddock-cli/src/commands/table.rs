@@ -1,5 +1,12 @@
 //! What people read: tables, ages, sizes.
 
+/// A line, or lines, on standard output.
+pub(super) fn say(text: &str) {
+    use std::io::Write as _;
+    // A pipe that is closed wants no more, and that is no mistake.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
+}
+
 /// Rows under a head, in columns.
 pub(super) fn table<const N: usize>(
     head: [&str; N],

@@ -319,6 +319,66 @@ async fn one_server_is_drained_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_left_the_list_is_still_seen_and_its_clients_kicked() {
+    let backing = Backing::start();
+    let first = Frontend::start(&backing, "connector-1", &[]);
+    // One wave closes one client, and the next comes long after the test.
+    let slow = ["drain.spread=60s", "drain.wave_interval=30s"];
+    let second = Frontend::start(
+        &backing,
+        "connector-2",
+        &[
+            "--set",
+            slow[0],
+            "--set",
+            slow[1],
+            "--set",
+            "drain.deadline=90s",
+        ],
+    );
+    let _room = launch_room(&backing, "room-1").await;
+    let (bob, _) = enter(&second, "bob").await;
+    let (carol, _) = enter(&second, "carol").await;
+    assert_eq!(first.operate(&["drain", "connector-2"]).code, Some(0));
+    let closed = tokio::time::timeout(Duration::from_secs(10), async {
+        tokio::select! { kind = bob.closed() => kind, kind = carol.closed() => kind }
+    });
+    assert_eq!(closed.await.unwrap(), kicked("draining"), "the first wave");
+    assert!(
+        backing
+            .etcd
+            .keys("pitaya/servers/connector/connector-2")
+            .is_empty(),
+        "it left the list before"
+    );
+
+    let nats = format!("nats://{}", backing.nats.address);
+    let etcd = backing.etcd.address.to_string();
+    let outside = ["--nats", &nats, "--etcd", &etcd];
+    let inside = ["--admin", &first.admin];
+    for who in [&inside[..], &outside[..]] {
+        let said = shaddock(&[&["servers", "--json"], who].concat());
+        let one = server(&said, "connector-2");
+        assert_eq!(
+            (&one["state"], &one["listed"], &one["sessions"]),
+            (&json!("draining"), &json!(false), &json!(1)),
+            "{said:?}"
+        );
+    }
+    let page = json_of(&shaddock(&[&["sessions", "--json"], &outside[..]].concat()));
+    assert_eq!(page["total"], 1, "{page}");
+    let sid = page["sessions"][0]["sid"].as_str().unwrap();
+    let kick = shaddock(&[&["kick", "--sid", sid, "--reason", "bye"], &outside[..]].concat());
+    assert!(kick.out.contains("1 at connector-2"), "{kick:?}");
+    let left = if bob.close_kind() == Some(kicked("draining")) {
+        &carol
+    } else {
+        &bob
+    };
+    assert_eq!(close_of(left).await, kicked("bye"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_hang_or_died_hold_up_nobody() {
     let backing = Backing::start();
     let first = Frontend::start(

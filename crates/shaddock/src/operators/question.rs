@@ -88,7 +88,7 @@ impl Question {
             return self.membership.call(server, call).await;
         }
         let Some(uid) = self.kicked.clone() else {
-            return Err(unable());
+            return Err(unable(server));
         };
         let kick = SessionOp::KickUser { uid, reason: None };
         match self.membership.session_op(&server.id, kick, context).await {
@@ -110,8 +110,12 @@ fn silent() -> RemoteError {
     RemoteError::of(RemoteErrorKind::Timeout, code::TIMEOUT, text)
 }
 
-fn unable() -> RemoteError {
-    let text = "it is a Pitaya server, which cannot be asked this";
+fn unable(server: &ServerInfo) -> RemoteError {
+    let text = if server.flags().next().is_none() {
+        "it is a Pitaya server, which cannot be asked this"
+    } else {
+        "its version of shaddock cannot be asked this"
+    };
     RemoteError::of(RemoteErrorKind::Refused, code::NOT_FOUND, text)
 }
 
@@ -165,7 +169,12 @@ mod tests {
         assert_eq!(why(Kind::Remote, "PIT-404"), WhyUnanswered::Unable);
         assert_eq!(why(Kind::Remote, "PIT-500"), WhyUnanswered::Failed);
         assert_eq!(why(Kind::LinkLost, "PIT-503"), WhyUnanswered::Failed);
-        assert_eq!(unanswered("s", &unable()).why, WhyUnanswered::Unable);
+        let mut server = ServerInfo::new("s", "room", false).unwrap();
+        let pitaya = unanswered("s", &unable(&server));
+        assert_eq!(pitaya.why, WhyUnanswered::Unable);
+        assert!(pitaya.reason.contains("Pitaya"));
+        server.announce("direct");
+        assert!(!unable(&server).message().contains("Pitaya"));
     }
 
     #[test]
