@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 
 const target = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
 const mode = process.env.SHADDOCK_DEMO_CLUSTER ? ["--cluster"] : [];
-const binary = process.env.SHADDOCK_BIN ?? `${target}/debug/shaddock`;
+export const binary = process.env.SHADDOCK_BIN ?? `${target}/debug/shaddock`;
 
 async function freePorts(count) {
   const servers = await Promise.all(
