@@ -39,13 +39,23 @@ impl Seen {
 }
 
 pub(super) fn routes(config: ViewConfig, operations: Operations) -> Router<Operations> {
+    let drain = Router::new()
+        .route("/api/cluster/drain", post(drain))
+        .with_state(Seen {
+            operations: operations.clone(),
+            config: config.clone(),
+        });
+    shown_routes(config, operations).merge(drain)
+}
+
+/// All but drains.
+pub(super) fn shown_routes(config: ViewConfig, operations: Operations) -> Router<Operations> {
     Router::new()
         .route("/api/cluster/servers", get(servers))
         .route("/api/cluster/servers/{id}", get(server))
         .route("/api/cluster/sessions", get(sessions))
         .route("/api/cluster/sessions/{sid}", get(session))
         .route("/api/cluster/kick", post(kick))
-        .route("/api/cluster/drain", post(drain))
         .with_state(Seen { operations, config })
 }
 

@@ -49,7 +49,7 @@ pub use self::{
         SessionQuery, Stats,
     },
 };
-use crate::{config::AdminSettings, operations::Operations};
+use crate::{config::AdminSettings, operations::Operations, operators::ViewConfig};
 
 /// Why the admin server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +70,17 @@ pub enum AdminError {
     },
 }
 
-/// The API under `/api` and nothing else, behind the guard of a loopback server: for a web server that shows it on pages of its own.
+/// What there is under `/api` but drains, behind the guard of a loopback server: for a web server that shows it on pages of its own.
 pub fn loopback_api(operations: Operations) -> Router {
     let guarded = Guard {
         token: String::new(),
     };
     Router::new()
         .merge(api_routes())
+        .merge(cluster::shown_routes(
+            ViewConfig::default(),
+            operations.clone(),
+        ))
         .layer(middleware::from_fn_with_state(guarded, guard))
         .with_state(operations)
 }

@@ -276,7 +276,7 @@ impl Parent<'_> {
         let _ = writeln!(
             out,
             "\n{bold}shaddock demo is running as a cluster{plain}\n\n  Open {bold}http://{shown}:{}{plain} in two windows and chat.\n\n{}\n\n  \
-             Try: shaddock servers\n       shaddock sessions\n       kill -9 {chat}   (the rooms of chat-1 move to chat-2)\n{logs}\n  \
+             Try: shaddock servers\n       shaddock sessions\n       shaddock drain connector-2\n       kill -9 {chat}   (the rooms of chat-1 move to chat-2)\n{logs}\n  \
              Ctrl-C stops all of it.\n",
             args.page_port,
             rows.join("\n"),

@@ -130,14 +130,27 @@ function showSessions(page, ownUid) {
   $("more").textContent = `${count(page.total)} sessions; the oldest ${count(rows.size)} are shown.`;
 }
 
-function showFigures({ servers }) {
-  const sum = (key) => servers.reduce((total, server) => total + server[key], 0);
-  $("figure-sessions").textContent = count(sum("sessions"));
-  $("figure-users").textContent = count(sum("users"));
-  $("figure-requests").textContent = count(sum("requests"));
-  $("figure-pushes").textContent = count(sum("pushes"));
-  $("figure-in").textContent = bytes(sum("bytes_in"));
-  $("figure-out").textContent = bytes(sum("bytes_out"));
+function showFigure(place, name, value) {
+  $(`name-${place}`).textContent = name;
+  $(`figure-${place}`).textContent = count(value);
+}
+
+/** Figures of all servers. What they have counted since they started is known of a single process only. */
+async function showFigures(page, servers) {
+  const sum = (list, key) => list.reduce((total, one) => total + (one[key] ?? 0), 0);
+  const isCluster = servers.some((server) => !server.here);
+  const counted = isCluster ? page.sessions : (await get("/api/stats")).servers;
+  $("figure-sessions").textContent = count(sum(servers, "sessions"));
+  $("figure-users").textContent = count(sum(servers, "users"));
+  if (isCluster) {
+    showFigure("third", "Servers", servers.filter((server) => !server.unanswered).length);
+    showFigure("fourth", "In flight", sum(servers, "in_flight"));
+  } else {
+    showFigure("third", "Requests", sum(counted, "requests"));
+    showFigure("fourth", "Pushes", sum(counted, "pushes"));
+  }
+  $("figure-in").textContent = bytes(sum(counted, "bytes_in"));
+  $("figure-out").textContent = bytes(sum(counted, "bytes_out"));
 }
 
 function showLive(state, text) {
@@ -153,7 +166,7 @@ async function askToKick(session) {
   $("kick-reason").select();
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   if (dialog.returnValue !== "kick") return;
-  const answer = await fetch("/api/kick", {
+  const answer = await fetch("/api/cluster/kick", {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ sid: session.sid, reason: $("kick-reason").value }),
@@ -169,10 +182,14 @@ export const refreshSessions = () => update();
 
 async function update() {
   try {
-    const [page, stats] = await Promise.all([get(`/api/sessions?limit=${SHOWN}`), get("/api/stats")]);
+    const [page, { servers }] = await Promise.all([
+      get(`/api/cluster/sessions?limit=${SHOWN}`),
+      get("/api/cluster/servers"),
+    ]);
     showSessions(page, ownUid());
-    showFigures(stats);
-    showLive("yes", "Live");
+    await showFigures(page, servers);
+    const silent = servers.filter((server) => server.unanswered).map((server) => server.id);
+    showLive("yes", silent.length ? `Live, no answer from ${silent.join(", ")}` : "Live");
   } catch (error) {
     showLive("error", error instanceof TypeError ? "Server not reachable" : error.message);
   }
