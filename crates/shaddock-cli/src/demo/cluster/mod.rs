@@ -212,7 +212,9 @@ impl Parent<'_> {
             }
         }
         let own = [NATS.to_owned(), format!("admin.address={admin}")];
-        let settings = args.source.settings.iter();
+        // The one of the gate only.
+        let is_admin = |setting: &&String| setting.starts_with("admin.address=");
+        let settings = args.source.settings.iter().filter(|one| !is_admin(one));
         for setting in settings.chain(backing.settings()).chain(&own) {
             add("--set", setting.into());
         }
