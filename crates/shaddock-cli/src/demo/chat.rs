@@ -329,6 +329,8 @@ fn forget_lost(app: &AppHandle, rooms: &Rooms, connectors: &[Arc<ServerInfo>]) {
             }
         }
     }
+    // A connector that is back, because it only seemed to be gone, has users here.
+    table.values_mut().for_each(|room| room.is_whole = false);
     let channels = app.channels();
     for member in &lost {
         take_out(&channels, member, &mut table);
