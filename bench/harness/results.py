@@ -11,7 +11,7 @@ from typing import Callable
 from . import plot
 from .measure import NOISE_LIMIT
 from .scenarios import Scenario
-from .servers import FLOOR, OURS, OURS_2, PEERS
+from .servers import FLOOR, FLOOR_2, OURS, OURS_2, PEERS
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def scaling(cells: dict) -> str:
         ("15,000 sessions against 1,000, shaddock", "sessions-15000", "sessions-1000", OURS.name, OURS.name, 1.15),
         ("15,000 sessions against 1,000, floor", "sessions-15000", "sessions-1000", FLOOR.name, FLOOR.name, None),
         ("two workers against one, 1 in flight", "workers-64x1", "workers-64x1", OURS_2.name, OURS.name, 1.1),
+        ("the same, floor with two threads against one", "workers-64x1", "workers-64x1", FLOOR_2.name, FLOOR.name, None),
         ("two workers against one, 16 in flight", "workers-64x16", "workers-64x16", OURS_2.name, OURS.name, 1.1),
+        ("the same, floor with two threads against one", "workers-64x16", "workers-64x16", FLOOR_2.name, FLOOR.name, None),
     ]
     lines = ["| cost of a message | us of CPU | against | ratio | wanted |", "| --- | ---: | ---: | ---: | ---: |"]
     for title, upper, lower, one, other, limit in pairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .servers import FLOOR, OURS, OURS_2, PEERS, Server
+from .servers import FLOOR, FLOOR_2, OURS, OURS_2, PEERS, Server
 
 ALL = [FLOOR, OURS, *PEERS]
 
@@ -147,11 +147,11 @@ def scaling(time: list[str]) -> list[Scenario]:
         rows.append(
             Scenario(
                 f"workers-64x{in_flight}",
-                f"echo, 64 connections, {in_flight} in flight, one worker and two, nothing pinned",
+                f"echo, 64 connections, {in_flight} in flight, one thread and two, nothing pinned",
                 ["echo", "-c", "64", "--in-flight", str(in_flight), *time],
                 "tcp",
                 "cpu",
-                servers=[OURS, OURS_2],
+                servers=[FLOOR, FLOOR_2, OURS, OURS_2],
                 pinned=False,
             )
         )

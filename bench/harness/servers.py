@@ -37,6 +37,7 @@ class Server:
     def command(self, transport: str, port: int, scratch: Path) -> list[str]:
         if self.role == "floor":
             flags = ["--port", str(port)] if transport == "tcp" else ["--port", str(port + 1), "--ws-port", str(port)]
+            flags += ["--threads", str(self.workers)]
             return [str(target_dir() / "release/shaddock-floor"), *flags]
         if self.role == "ours":
             command = [str(target_dir() / "release/examples/bench_server")]
@@ -52,6 +53,7 @@ class Server:
 
 
 FLOOR = Server("floor", "floor")
+FLOOR_2 = Server("floor-2", "floor", workers=2)
 OURS = Server("shaddock", "ours")
 OURS_2 = Server("shaddock-2", "ours", workers=2)
 PEERS = [Server(name, "peer") for name in ("nano", "pitaya", "pinus", "pomelo")]

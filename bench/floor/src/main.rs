@@ -1,4 +1,4 @@
-//! The floor of the bench: a bare epoll echo server in one thread.
+//! The floor of the bench: a bare epoll echo server in one thread, or in several that share nothing.
 //!
 //! It speaks just enough of the Pomelo client protocol to be measured beside real servers: the handshake answer,
 //! heartbeats, `echo` (same id, same body), `bind` (sets a bit) and `push` (one package to every bound socket). It keeps
@@ -38,6 +38,9 @@ struct Args {
     /// WebSocket port on 127.0.0.1. Without it there is no WebSocket listener.
     #[arg(long)]
     ws_port: Option<u16>,
+    /// Threads, each with listeners and sockets of its own; a push reaches those of its thread only.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
 }
 
 /// As many ready sockets as one call tells of.
@@ -50,15 +53,30 @@ const WS_TAG: u64 = u64::MAX - 1;
 
 fn main() -> std::io::Result<()> {
     let args = Args::parse();
+    // All listen before one serves: the kernel spreads connections over those that are there.
+    let listeners = (0..args.threads.max(1))
+        .map(|_| Ok((listen(args.port)?, args.ws_port.map(listen).transpose()?)))
+        .collect::<Result<Vec<_>, Errno>>()?;
+    println!("listening");
+    let threads: Vec<_> = listeners
+        .into_iter()
+        .map(|(tcp, ws)| std::thread::spawn(move || serve(&tcp, ws.as_ref())))
+        .collect();
+    for thread in threads {
+        thread
+            .join()
+            .map_err(|_| std::io::Error::other("a thread panicked"))??;
+    }
+    Ok(())
+}
+
+/// One thread's loop. Ends only with an error.
+fn serve(tcp: &OwnedFd, ws: Option<&OwnedFd>) -> std::io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let tcp = listen(args.port)?;
-    epoll::add(&poll, &tcp, EventData::new_u64(TCP_TAG), EventFlags::IN)?;
-    let ws = args.ws_port.map(listen).transpose()?;
-    if let Some(ws) = &ws {
+    epoll::add(&poll, tcp, EventData::new_u64(TCP_TAG), EventFlags::IN)?;
+    if let Some(ws) = ws {
         epoll::add(&poll, ws, EventData::new_u64(WS_TAG), EventFlags::IN)?;
     }
-    println!("listening");
-
     let mut clients = Clients::new(&poll);
     let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS);
     loop {
@@ -71,9 +89,9 @@ fn main() -> std::io::Result<()> {
         for event in &events {
             let flags = event.flags;
             match event.data.u64() {
-                TCP_TAG => accept(&tcp, &poll, &mut clients, Transport::Tcp)?,
+                TCP_TAG => accept(tcp, &poll, &mut clients, Transport::Tcp)?,
                 WS_TAG => {
-                    if let Some(ws) = &ws {
+                    if let Some(ws) = ws {
                         accept(ws, &poll, &mut clients, Transport::Upgrading)?;
                     }
                 }
@@ -95,6 +113,7 @@ fn listen(port: u16) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
     net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     net::listen(&socket, BACKLOG)?;
     Ok(socket)
