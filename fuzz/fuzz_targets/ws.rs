@@ -1,7 +1,6 @@
 //! WebSocket frames: any split gives the same events; messages and memory are bounded.
 #![no_main]
 
-use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use shaddock_fuzz::{Choices, bounded, pieces};
 use shaddock_net::{WsError, WsEvent, WsReader};
@@ -10,9 +9,9 @@ fn read(pieces: &[&[u8]], max: usize) -> (Vec<WsEvent>, Option<WsError>) {
     let mut reader = WsReader::default();
     let mut events = Vec::new();
     for piece in pieces {
-        let mut input = BytesMut::from(*piece);
+        let mut frames = reader.take(&mut piece.to_vec(), max);
         loop {
-            match reader.next(&mut input, max) {
+            match reader.next(&mut frames, max) {
                 Ok(Some(event)) => {
                     let closed = matches!(event, WsEvent::Close(_));
                     events.push(event);
@@ -24,7 +23,7 @@ fn read(pieces: &[&[u8]], max: usize) -> (Vec<WsEvent>, Option<WsError>) {
                 Err(error) => return (events, Some(error)),
             }
         }
-        assert!(input.is_empty(), "no event, but bytes are left");
+        assert!(frames.is_empty(), "no event, but bytes are left");
     }
     (events, None)
 }

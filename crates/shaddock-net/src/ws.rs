@@ -9,7 +9,7 @@
 
 use std::io::Cursor;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use thiserror::Error;
 use tungstenite::protocol::frame::{
     FrameHeader,
@@ -70,9 +70,13 @@ impl WsError {
 }
 
 /// Reads frames of one client. Owns no memory while no frame or message is cut short.
+///
+/// Bytes from the socket go through [`take`](Self::take); what that returns is read with [`next`](Self::next) until nothing is left.
+/// A mask is removed where the byte lies, and the key is zeroed: then a frame is as if it had been sent without a mask, and the messages of
+/// a chunk are slices of one copy of it.
 #[derive(Debug, Default)]
 pub struct WsReader {
-    /// Bytes of a frame that has not arrived whole.
+    /// A frame that has not arrived whole, as it came.
     partial: BytesMut,
     /// Fragments so far of a message that is not finished.
     message: BytesMut,
@@ -80,64 +84,70 @@ pub struct WsReader {
 }
 
 impl WsReader {
-    /// The next event in `input`, or `None` if more bytes are needed. Consumed bytes are taken from `input`.
+    /// Takes what came from the socket, and returns the frames that are whole now. The rest is kept.
     ///
-    /// `max` bounds a message (all its fragments together), in bytes. Memory grows with what arrives, never with an
-    /// announced length.
+    /// `max` bounds a frame, in bytes. Memory grows with what arrives, never with an announced length. A frame that breaks a rule is
+    /// returned with all that follows, for [`next`](Self::next) to refuse.
+    pub fn take(&mut self, chunk: &mut [u8], max: usize) -> Bytes {
+        if self.partial.is_empty() {
+            let whole = unmask_frames(chunk, max);
+            self.partial.extend_from_slice(&chunk[whole..]);
+            return Bytes::copy_from_slice(&chunk[..whole]);
+        }
+        self.partial.extend_from_slice(chunk);
+        let whole = unmask_frames(&mut self.partial, max);
+        if whole == 0 {
+            return Bytes::new();
+        }
+        let rest = BytesMut::from(&self.partial[whole..]);
+        let mut frames = std::mem::replace(&mut self.partial, rest);
+        frames.truncate(whole);
+        frames.freeze()
+    }
+
+    /// The next event in `frames`, which came from [`take`](Self::take), or `None` at their end. Consumed bytes are taken from it.
+    ///
+    /// `max` bounds a message (all its fragments together), in bytes.
     ///
     /// # Errors
     /// [`WsError`]: the connection cannot go on.
-    pub fn next(&mut self, input: &mut BytesMut, max: usize) -> Result<Option<WsEvent>, WsError> {
-        loop {
-            let frame = if self.partial.is_empty() {
-                let frame = take_frame(input, max)?;
-                if frame.is_none() {
-                    self.partial = std::mem::take(input);
-                }
-                frame
-            } else {
-                self.partial.unsplit(std::mem::take(input));
-                let frame = take_frame(&mut self.partial, max)?;
-                if frame.is_some() {
-                    *input = std::mem::take(&mut self.partial);
-                }
-                frame
-            };
-            let Some((header, payload)) = frame else {
-                return Ok(None);
-            };
-            if let Some(event) = self.join(&header, payload, max)? {
+    pub fn next(&mut self, frames: &mut Bytes, max: usize) -> Result<Option<WsEvent>, WsError> {
+        while let Some(head) = Head::parse(frames, max)? {
+            if frames.len() < head.frame() {
+                break;
+            }
+            let mut payload = frames.split_to(head.frame());
+            payload.advance(head.length);
+            if let Some(event) = self.join(&head.header, payload, max)? {
                 return Ok(Some(event));
             }
         }
+        Ok(None)
     }
 
     fn join(
         &mut self,
         header: &FrameHeader,
-        payload: BytesMut,
+        payload: Bytes,
         max: usize,
     ) -> Result<Option<WsEvent>, WsError> {
         match header.opcode {
-            OpCode::Control(control) => {
-                let payload = payload.freeze();
-                Ok(Some(match control {
-                    Control::Ping => WsEvent::Ping(payload),
-                    Control::Pong => WsEvent::Pong,
-                    Control::Close => WsEvent::Close(match *payload {
-                        [high, low, ..] => Some(u16::from_be_bytes([high, low])),
-                        _ => None,
-                    }),
-                    Control::Reserved(_) => return Err(WsError::Reserved),
-                }))
-            }
+            OpCode::Control(control) => Ok(Some(match control {
+                Control::Ping => WsEvent::Ping(payload),
+                Control::Pong => WsEvent::Pong,
+                Control::Close => WsEvent::Close(match *payload {
+                    [high, low, ..] => Some(u16::from_be_bytes([high, low])),
+                    _ => None,
+                }),
+                Control::Reserved(_) => return Err(WsError::Reserved),
+            })),
             OpCode::Data(Data::Reserved(_)) => Err(WsError::Reserved),
             OpCode::Data(data) => {
                 if (data == Data::Continue) != self.in_message {
                     return Err(WsError::BadFragment);
                 }
                 if !self.in_message && header.is_final {
-                    return Ok(Some(WsEvent::Message(payload.freeze())));
+                    return Ok(Some(WsEvent::Message(payload)));
                 }
                 if self.message.len() + payload.len() > max {
                     return Err(WsError::TooLong { max });
@@ -153,37 +163,68 @@ impl WsReader {
     }
 }
 
-/// Takes one whole frame from the front of `input` and removes its mask.
-fn take_frame(
-    input: &mut BytesMut,
-    max: usize,
-) -> Result<Option<(FrameHeader, BytesMut)>, WsError> {
-    let mut cursor = Cursor::new(&input[..]);
-    let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::Reserved)?;
-    let Some((header, length)) = parsed else {
-        return Ok(None);
-    };
-    let head = usize::try_from(cursor.position()).map_err(|_| WsError::TooLong { max })?;
-    if header.rsv1 || header.rsv2 || header.rsv3 {
-        return Err(WsError::Reserved);
+/// The head of a frame that keeps the rules.
+struct Head {
+    header: FrameHeader,
+    /// Bytes of the head itself.
+    length: usize,
+    payload: usize,
+}
+
+impl Head {
+    /// The head at the front of `bytes`, or `None` if it has not arrived whole.
+    fn parse(bytes: &[u8], max: usize) -> Result<Option<Self>, WsError> {
+        let mut cursor = Cursor::new(bytes);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::Reserved)?;
+        let Some((header, payload)) = parsed else {
+            return Ok(None);
+        };
+        let length = usize::try_from(cursor.position()).map_err(|_| WsError::TooLong { max })?;
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(WsError::Reserved);
+        }
+        if header.mask.is_none() {
+            return Err(WsError::Unmasked);
+        }
+        if matches!(header.opcode, OpCode::Control(_)) && (payload > 125 || !header.is_final) {
+            return Err(WsError::BadControl);
+        }
+        let payload = usize::try_from(payload)
+            .ok()
+            .filter(|payload| *payload <= max)
+            .ok_or(WsError::TooLong { max })?;
+        Ok(Some(Self {
+            header,
+            length,
+            payload,
+        }))
     }
-    let Some(mask) = header.mask else {
-        return Err(WsError::Unmasked);
-    };
-    if matches!(header.opcode, OpCode::Control(_)) && (length > 125 || !header.is_final) {
-        return Err(WsError::BadControl);
+
+    /// Bytes of the whole frame.
+    const fn frame(&self) -> usize {
+        self.length + self.payload
     }
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|length| *length <= max)
-        .ok_or(WsError::TooLong { max })?;
-    if input.len() < head + length {
-        return Ok(None);
+}
+
+/// Removes the masks of the frames that lie whole in `bytes`, and zeroes their keys. Returns how many bytes are ready to be read: these
+/// frames, or everything if one of them breaks a rule.
+fn unmask_frames(bytes: &mut [u8], max: usize) -> usize {
+    let mut at = 0;
+    loop {
+        let rest = &mut bytes[at..];
+        let head = match Head::parse(rest, max) {
+            Ok(Some(head)) if head.frame() <= rest.len() => head,
+            Ok(_) => return at,
+            Err(_) => return bytes.len(),
+        };
+        at += head.frame();
+        if let Some(key) = head.header.mask {
+            let (head_bytes, payload) = rest[..head.frame()].split_at_mut(head.length);
+            unmask(payload, key);
+            // The key is the end of the head.
+            head_bytes[head.length - key.len()..].fill(0);
+        }
     }
-    let mut frame = input.split_to(head + length);
-    let mut payload = frame.split_off(head);
-    unmask(&mut payload, mask);
-    Ok(Some((header, payload)))
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
@@ -274,10 +315,11 @@ mod tests {
         let mut reader = WsReader::default();
         let mut events = Vec::new();
         for chunk in bytes.chunks(step) {
-            let mut input = BytesMut::from(chunk);
-            while let Some(event) = reader.next(&mut input, max)? {
+            let mut frames = reader.take(&mut chunk.to_vec(), max);
+            while let Some(event) = reader.next(&mut frames, max)? {
                 events.push(event);
             }
+            assert!(frames.is_empty(), "what take returned is read to its end");
         }
         Ok(events)
     }
@@ -335,14 +377,31 @@ mod tests {
         let mut reader = WsReader::default();
         let mut chunk = frame(0x82, &[0; 4000]);
         chunk.extend(frame(0x02, b"ab"));
-        let mut input = BytesMut::from(&chunk[..]);
-        assert!(reader.next(&mut input, 4000).unwrap().is_some());
-        assert_eq!(reader.next(&mut input, 4000), Ok(None));
+        let mut frames = reader.take(&mut chunk, 4000);
+        assert!(reader.next(&mut frames, 4000).unwrap().is_some());
+        assert_eq!(reader.next(&mut frames, 4000), Ok(None));
         assert!(reader.message.capacity() < 100);
-        let mut input = BytesMut::from(&frame(0x80, b"c")[..]);
-        let message = reader.next(&mut input, 4000).unwrap();
+        let mut frames = reader.take(&mut frame(0x80, b"c"), 4000);
+        let message = reader.next(&mut frames, 4000).unwrap();
         assert_eq!(message, Some(WsEvent::Message(Bytes::from_static(b"abc"))));
         assert_eq!(reader.message.capacity(), 0);
+    }
+
+    /// The messages of one chunk are slices of one copy.
+    #[test]
+    fn whole_frames_are_not_copied_apart() {
+        let mut chunk = frame(0x82, b"one");
+        chunk.extend(frame(0x82, b"two"));
+        let mut reader = WsReader::default();
+        let mut frames = reader.take(&mut chunk, 100);
+        let copy = frames.as_ptr_range();
+        for _ in 0..2 {
+            let Ok(Some(WsEvent::Message(message))) = reader.next(&mut frames, 100) else {
+                panic!("a message");
+            };
+            assert!(copy.contains(&message.as_ptr()));
+        }
+        assert_eq!(reader.partial.capacity(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use shaddock_core::{CloseReason, TransportKind, kick_package};
-use shaddock_protocol::{Event, Millis};
+use shaddock_protocol::{Conn, Event, Millis};
 
 use super::{Driver, READS_PER_POLL, output::pong};
 use crate::{
@@ -96,15 +96,15 @@ impl Driver {
         } else if let Some(opening) = &mut self.opening {
             opening.received += n as u64;
         }
-        let chunk = &scratch.read[..n];
+        // One exact copy of the chunk; every message in it is a slice of that copy.
+        let chunk = &mut scratch.read[..n];
         match &mut self.wire {
             Wire::Tcp => {
-                // One exact copy of the chunk; every message in it is a slice of that copy.
                 let input = Bytes::copy_from_slice(chunk);
                 self.packages(cx, now, input, scratch)
             }
-            Wire::Ws(_) => {
-                let frames = BytesMut::from(chunk);
+            Wire::Ws(ws) => {
+                let frames = ws.reader.take(chunk, max_message(&self.conn));
                 self.frames(cx, now, frames, scratch)
             }
             Wire::Proxy | Wire::Http | Wire::Unknown => {
@@ -125,7 +125,7 @@ impl Driver {
         cx: &mut Context<'_>,
         now: Millis,
         input: Bytes,
-        frames: BytesMut,
+        frames: Bytes,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         if matches!(self.wire, Wire::Tcp) {
@@ -243,12 +243,14 @@ impl Driver {
                     self.admit(SocketAddr::new(ip, 0))?;
                 }
                 let pings = live.limits.pings_per_second;
+                let mut reader = WsReader::default();
+                let frames = reader.take(&mut head, max_message(&self.conn));
                 self.wire = Wire::Ws(Box::new(Ws {
-                    reader: WsReader::default(),
+                    reader,
                     pings: Bucket::new(now, pings, pings),
                 }));
                 self.queue_own(&answer)?;
-                self.frames(cx, now, head, scratch)
+                self.frames(cx, now, frames, scratch)
             }
         }
     }
@@ -257,11 +259,10 @@ impl Driver {
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
-        mut frames: BytesMut,
+        mut frames: Bytes,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        // A message may hold several packages, so it may be a little longer than one.
-        let max = self.conn.codec().limits().max_package_size + 1024;
+        let max = max_message(&self.conn);
         loop {
             let Wire::Ws(ws) = &mut self.wire else {
                 return Ok(());
@@ -435,4 +436,9 @@ impl Driver {
         self.session = Some(session);
         Ok(())
     }
+}
+
+/// The longest WebSocket message: it may hold several packages, so it may be a little longer than one.
+fn max_message(conn: &Conn) -> usize {
+    conn.codec().limits().max_package_size + 1024
 }

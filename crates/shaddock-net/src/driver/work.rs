@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shaddock_core::CloseReason;
 use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
 
@@ -33,7 +33,7 @@ pub(super) struct Waiting {
     /// Rest of the bytes (of a WebSocket message, under WebSocket) that the last message was in.
     pub(super) input: Bytes,
     /// Rest of the chunk with further WebSocket frames.
-    pub(super) frames: BytesMut,
+    pub(super) frames: Bytes,
 }
 
 impl Driver {

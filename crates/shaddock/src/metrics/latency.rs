@@ -33,7 +33,10 @@ impl Histogram {
         bucket
             .map_or(&self.beyond, |bucket| &self.buckets[bucket])
             .add(1);
-        self.micros.add(micros);
+        // Most handlers are done within one.
+        if micros > 0 {
+            self.micros.add(micros);
+        }
     }
 
     /// Sum in seconds, number, and the numbers by upper bound in seconds.
