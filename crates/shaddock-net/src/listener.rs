@@ -32,7 +32,7 @@ use crate::{
     stats::{Group, NetStats, StatsBoard, WorkerStats},
     tls::{TlsError, TlsReloader},
     upgrade::UpgradePolicy,
-    worker::Workers,
+    worker::{self, Workers},
 };
 
 /// Connections accepted in one go, before those that are open get their turn.
@@ -287,6 +287,14 @@ impl Serve {
         // There may be more, or the pause must be polled; the connections come first.
         cx.waker().wake_by_ref();
     }
+
+    fn poll_connections(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(ended)) = self.connections.poll_next_unpin(cx) {
+            if ended.is_err() {
+                tracing::error!("the task of a connection panicked; its session was closed");
+            }
+        }
+    }
 }
 
 impl Future for Serve {
@@ -295,10 +303,13 @@ impl Future for Serve {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         this.poll_accept(cx);
-        while let Poll::Ready(Some(ended)) = this.connections.poll_next_unpin(cx) {
-            if ended.is_err() {
-                tracing::error!("the task of a connection panicked; its session was closed");
-            }
+        this.poll_connections(cx);
+        // They have read and handled; now they write.
+        if worker::wake_flushes() {
+            this.poll_connections(cx);
+        }
+        if worker::owes_flushes() {
+            cx.waker().wake_by_ref();
         }
         if this.listener.is_none() && this.connections.is_empty() {
             Poll::Ready(())

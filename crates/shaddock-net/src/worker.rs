@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    task::Waker,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -44,6 +45,35 @@ impl Default for Scratch {
 thread_local! {
     static WHEEL: RefCell<Wheel> = RefCell::new(Wheel::new(now()));
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+    static FLUSHES: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Polls a connection once more when all others that are ready have had their turn: for what it writes then, see
+/// [`wake_flushes`].
+pub(crate) fn flush_later(waker: &Waker) {
+    FLUSHES.with_borrow_mut(|flushes| flushes.push(waker.clone()));
+}
+
+/// Wakes the connections that have something to write. False if there are none.
+///
+/// Answers to what one turn of the loop has read leave together: the kernel wakes a peer that sleeps at the first of them, and finds
+/// it awake at the others. An answer written between two reads costs a wake-up each (docs/performance.md).
+pub(crate) fn wake_flushes() -> bool {
+    let mut flushes = FLUSHES.take();
+    let any = !flushes.is_empty();
+    flushes.drain(..).for_each(Waker::wake);
+    // The list keeps its memory, unless wakers have begun a new one.
+    FLUSHES.with_borrow_mut(|now| {
+        if now.is_empty() {
+            *now = flushes;
+        }
+    });
+    any
+}
+
+/// Whether somebody called [`flush_later`] since the last [`wake_flushes`].
+pub(crate) fn owes_flushes() -> bool {
+    FLUSHES.with_borrow(|flushes| !flushes.is_empty())
 }
 
 /// Milliseconds since the process first asked, the same for all workers.
@@ -69,7 +99,7 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn new(waker: &std::task::Waker) -> Self {
+    pub(crate) fn new(waker: &Waker) -> Self {
         Self {
             key: WHEEL.with_borrow_mut(|wheel| wheel.insert(waker.clone())),
             armed: Millis(u64::MAX),

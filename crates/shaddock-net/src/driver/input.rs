@@ -60,19 +60,19 @@ impl Wire {
 }
 
 impl Driver {
-    /// Reads what the socket has, a bounded number of times.
+    /// Reads what the socket has, a bounded number of times. True if that was anything.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Result<(), CloseReason> {
-        for _ in 0..READS_PER_POLL {
+    ) -> Result<bool, CloseReason> {
+        for turn in 0..READS_PER_POLL {
             if self.is_blocked() {
-                return Ok(());
+                return Ok(turn > 0);
             }
             match self.io.poll_read(cx, &mut scratch.read) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(turn > 0),
                 Poll::Ready(Ok(0)) => return Err(CloseReason::ClientClosed),
                 Poll::Ready(Ok(n)) => self.received(cx, now, n, scratch)?,
                 Poll::Ready(Err(error)) => return Err(CloseReason::Transport(error.kind())),
@@ -80,7 +80,7 @@ impl Driver {
         }
         // There may be more; the others come first.
         cx.waker().wake_by_ref();
-        Ok(())
+        Ok(true)
     }
 
     fn received(

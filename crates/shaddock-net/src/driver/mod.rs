@@ -1,7 +1,8 @@
 //! One connection: it owns socket, protocol state and handler, and moves bytes between them.
 //!
 //! A poll goes the same way every time: what runs for the session → what the socket has → deadlines → what is to be written, in
-//! as few writes as possible. Nothing here waits: a socket or handler that is not ready has taken the task's waker.
+//! as few writes as possible. Answers to what was just read are written in a poll of their own, when every connection that was ready
+//! has read ([`worker::flush_later`]). Nothing here waits: a socket or handler that is not ready has taken the task's waker.
 //!
 //! | file | part |
 //! | --- | --- |
@@ -53,7 +54,10 @@ const DRAIN_LIMIT: usize = 256 * 1024;
 
 enum Phase {
     /// Bytes flow.
-    Live,
+    Live {
+        /// The next poll begins with writing: the last one put it off.
+        flush_first: bool,
+    },
     /// The session is closed; what is queued is being sent.
     Closing(Box<Closing>),
     /// The socket is gone; a handler still runs to its end.
@@ -143,7 +147,7 @@ impl Driver {
             timer: None,
             permit: Some(permit),
             rate,
-            phase: Phase::Live,
+            phase: Phase::Live { flush_first: false },
             live,
             local,
         };
@@ -161,13 +165,14 @@ impl Driver {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
-        if matches!(self.phase, Phase::Live)
-            && let Err(reason) = self.live(cx, now, scratch)
-        {
-            self.begin_close(now, &reason);
+        if let Phase::Live { flush_first } = self.phase {
+            match self.live(cx, now, scratch, flush_first) {
+                Ok(flush_first) => self.phase = Phase::Live { flush_first },
+                Err(reason) => self.begin_close(now, &reason),
+            }
         }
         match self.phase {
-            Phase::Live => {
+            Phase::Live { .. } => {
                 self.arm(cx, now, self.deadline());
                 Poll::Pending
             }
@@ -182,21 +187,31 @@ impl Driver {
         }
     }
 
+    /// Moves bytes. True if writing was put off: the next poll begins with it.
     fn live(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Result<(), CloseReason> {
+        flush_first: bool,
+    ) -> Result<bool, CloseReason> {
         let transport = |error: io::Error| CloseReason::Transport(error.kind());
         if self.io.poll_ready(cx).map_err(transport)?.is_pending() {
-            return self.check_deadline(now);
+            self.check_deadline(now)?;
+            return Ok(false);
+        }
+        if flush_first {
+            self.flush_some(cx, now, scratch).map_err(transport)?;
         }
         self.poll_work(cx, now, scratch)?;
         // What was answered before the end of the stream is still sent, by the close.
-        self.read(cx, now, scratch)?;
+        let has_read = self.read(cx, now, scratch)?;
         // After the read: what has arrived counts, however late this poll is.
         self.check_deadline(now)?;
+        if has_read && self.session.is_some() {
+            worker::flush_later(cx.waker());
+            return Ok(true);
+        }
         if self.flush_and_park(cx, now, scratch).map_err(transport)? == Flushed::Ended {
             let reason = self
                 .session
@@ -206,7 +221,7 @@ impl Driver {
             // whoever got the verdict is about to close the session, perhaps on another thread and after us.
             return Err(reason.unwrap_or(CloseReason::SlowClient));
         }
-        Ok(())
+        Ok(false)
     }
 
     fn check_deadline(&mut self, now: Millis) -> Result<(), CloseReason> {

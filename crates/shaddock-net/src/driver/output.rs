@@ -103,11 +103,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> io::Result<Flushed> {
         loop {
-            let written = self.local.stats.bytes_out.get();
-            let flushed = self.flush(cx, scratch)?;
-            if self.local.stats.bytes_out.get() != written {
-                self.conn.touch(now);
-            }
+            let flushed = self.flush_some(cx, now, scratch)?;
             let how = match flushed {
                 Flushed::Blocked => Flush::Blocked,
                 Flushed::Everything => Flush::Done,
@@ -125,6 +121,21 @@ impl Driver {
                 _ => return Ok(flushed),
             }
         }
+    }
+
+    /// Flushes, and notes that bytes went out.
+    pub(super) fn flush_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> io::Result<Flushed> {
+        let written = self.local.stats.bytes_out.get();
+        let flushed = self.flush(cx, scratch)?;
+        if self.local.stats.bytes_out.get() != written {
+            self.conn.touch(now);
+        }
+        Ok(flushed)
     }
 
     /// Writes until everything is out or the socket takes no more.
