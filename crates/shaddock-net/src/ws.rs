@@ -174,6 +174,11 @@ struct Head {
 impl Head {
     /// The head at the front of `bytes`, or `None` if it has not arrived whole.
     fn parse(bytes: &[u8], max: usize) -> Result<Option<Self>, WsError> {
+        if let Some(short) = Self::short(bytes)
+            && short.payload <= max
+        {
+            return Ok(Some(short));
+        }
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| WsError::Reserved)?;
         let Some((header, payload)) = parsed else {
@@ -198,6 +203,25 @@ impl Head {
             length,
             payload,
         }))
+    }
+
+    /// The head of nearly every frame that clients send: a whole message of less than 126 bytes. It is read before all others for
+    /// the time that takes: the general way is a twentieth of a small request.
+    fn short(bytes: &[u8]) -> Option<Self> {
+        let (opcode, length, key) = match *bytes {
+            [0x81, length @ 0x80..=0xfd, a, b, c, d, ..] => (Data::Text, length, [a, b, c, d]),
+            [0x82, length @ 0x80..=0xfd, a, b, c, d, ..] => (Data::Binary, length, [a, b, c, d]),
+            _ => return None,
+        };
+        Some(Self {
+            header: FrameHeader {
+                opcode: OpCode::Data(opcode),
+                mask: Some(key),
+                ..FrameHeader::default()
+            },
+            length: 6,
+            payload: usize::from(length & 0x7f),
+        })
     }
 
     /// Bytes of the whole frame.
@@ -385,6 +409,24 @@ mod tests {
         let message = reader.next(&mut frames, 4000).unwrap();
         assert_eq!(message, Some(WsEvent::Message(Bytes::from_static(b"abc"))));
         assert_eq!(reader.message.capacity(), 0);
+    }
+
+    /// Both ways to read a short head say the same.
+    #[test]
+    fn short_heads_are_heads() {
+        for first in 0..=255_u8 {
+            for length in 0..=255_u8 {
+                let bytes = [first, length, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0];
+                let Some(short) = Head::short(&bytes) else {
+                    continue;
+                };
+                let mut cursor = Cursor::new(&bytes[..]);
+                let (header, payload) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+                assert_eq!(format!("{:?}", short.header), format!("{header:?}"));
+                assert_eq!(short.payload as u64, payload);
+                assert_eq!(short.length as u64, cursor.position());
+            }
+        }
     }
 
     /// The messages of one chunk are slices of one copy.
