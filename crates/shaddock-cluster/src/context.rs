@@ -171,6 +171,12 @@ impl Context {
         Bytes::from(out)
     }
 
+    /// Whether nothing travels but how long the caller waits.
+    #[cfg(feature = "nats")]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.received.is_empty() && self.values.is_none()
+    }
+
     fn received_value(&self, key: &str) -> Option<Value> {
         if self.received.is_empty() {
             return None;

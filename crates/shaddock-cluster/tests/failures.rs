@@ -211,6 +211,13 @@ async fn nats_is_away_for_a_while() {
         (RemoteErrorKind::Disconnected, "PIT-503")
     );
     assert!(start.elapsed() < SECOND, "requests fail fast");
+    // What a frontend says to its own clients does not go over NATS.
+    front.open(3);
+    let own = delivery("own", Receivers::Sids([raw(3)].into()));
+    let delivered = front.member.deliver(&front.id(), own.clone()).await;
+    assert_eq!(delivered.unwrap().queued, 1);
+    front.member.deliver_unconfirmed(&front.id(), own).unwrap();
+    assert_eq!(front.got(3), ["own", "own"]);
     // Longer than the lease, which NATS has nothing to do with.
     tokio::time::sleep(TTL + SECOND).await;
     assert_eq!(front.uid(1).as_deref(), Some("u"), "clients stay");

@@ -73,6 +73,20 @@ async fn a_push_reaches_members_on_all_frontends_once() {
     }
     assert!(pushes(&mut eve).is_empty());
     assert_eq!(running.app("connector-2").unwrap().stats().missing.get(), 1);
+
+    room.push_message_unconfirmed("onChat", &json!({"n": 2}))
+        .unwrap();
+    for client in [&mut ann, &mut ann_too, &mut bob] {
+        assert_eq!(pushes(client), [json!({"n": 2})]);
+    }
+    let nowhere = channels.create("nowhere").unwrap();
+    nowhere.push_message_unconfirmed("onChat", "x").unwrap();
+    assert!(nowhere.add(&uid("ann"), &front("connector-9")));
+    let error = nowhere.push_message_unconfirmed("onChat", "x").unwrap_err();
+    let PushError::NobodyReached(delivered) = error else {
+        panic!("{error}")
+    };
+    assert_eq!(delivered.not_reached().collect::<Vec<_>>(), [&uid("ann")]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Calls that wait for an answer, and how many may be on their way to one server.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,15 +22,39 @@ const SWEEP: Duration = Duration::from_millis(200);
 /// No call waits longer, whatever its caller says.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
+/// A table of calls by number.
+type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<OfNumber>>;
+
+/// A hash of numbers that we count ourselves: nobody can choose them so that they meet.
+#[derive(Default)]
+struct OfNumber(u64);
+
+impl Hasher for OfNumber {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 ^ u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing: the table looks at the highest and the lowest bits.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// The table of calls. An entry lives as long as somebody waits for it.
 pub(crate) struct Calls {
     link: Arc<Link>,
     members: Members,
-    shards: [Mutex<HashMap<u64, Pending>>; SHARDS],
+    shards: [Mutex<ByNumber<Pending>>; SHARDS],
     next: AtomicU64,
     waiting: AtomicUsize,
     /// Calls that nobody waits for any more and that still have a place on the way to their server. Not more than places.
-    abandoned: Mutex<HashMap<u64, Abandoned>>,
+    abandoned: Mutex<ByNumber<Abandoned>>,
     /// In front of the number in reply subjects.
     answers: String,
 }
@@ -90,7 +115,7 @@ pub(crate) struct Target {
 #[derive(Default)]
 struct Gate {
     /// The calls that are on their way.
-    placed: HashSet<u64>,
+    placed: HashSet<u64, BuildHasherDefault<OfNumber>>,
     queue: VecDeque<Queued>,
 }
 
@@ -135,14 +160,14 @@ impl Calls {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Pending>> {
+    fn shard(&self, number: u64) -> MutexGuard<'_, ByNumber<Pending>> {
         let n = usize::try_from(number).unwrap_or(usize::MAX) % SHARDS;
         self.shards[n]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn abandoned(&self) -> MutexGuard<'_, HashMap<u64, Abandoned>> {
+    fn abandoned(&self) -> MutexGuard<'_, ByNumber<Abandoned>> {
         self.abandoned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -13,12 +13,12 @@ use super::calls::{Calls, Target};
 use super::link::Link;
 use super::users::Users;
 use super::wire::{self, Response};
-use super::{NatsConfig, subject};
+use super::{NatsConfig, encode, subject};
 use crate::api::{ServingCount, guarded};
 use crate::etcd::{Etcd, Lease};
 use crate::{
-    JoinOptions, MemberChange, Members, Node, RemoteError, ServerId, ServerInfo, SessionEvent,
-    Unique, code,
+    Context, JoinOptions, MemberChange, Members, Node, RemoteError, ServerId, ServerInfo,
+    SessionEvent, Unique, code,
 };
 
 /// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
@@ -35,6 +35,8 @@ pub(super) struct Core {
     pub(super) members: Members,
     pub(super) link: Arc<Link>,
     pub(super) calls: Arc<Calls>,
+    /// Of a request that says nothing but who sends it and how long he waits.
+    plain_metadata: Bytes,
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
     pub(super) etcd: Etcd,
@@ -80,6 +82,7 @@ pub(super) struct Parts {
 impl Core {
     pub(super) fn new(parts: Parts, token: String) -> Self {
         let members = Members::new();
+        let plain_metadata = Context::new().to_json(&parts.info, parts.config.request_timeout);
         let calls = Arc::new(Calls::new(
             Arc::clone(&parts.link),
             members.clone(),
@@ -94,6 +97,7 @@ impl Core {
             members,
             link: parts.link,
             calls,
+            plain_metadata,
             token,
             etcd: parts.etcd,
             lease: parts.lease,
@@ -267,10 +271,21 @@ impl Core {
         self.info.frontend && self.options.unique != Unique::No
     }
 
+    /// The metadata of a request. Most have nothing of their own and the same timeout: that text is made once.
+    pub(super) fn metadata(&self, context: &Context, timeout: Duration) -> Bytes {
+        if timeout == self.config.request_timeout && context.is_plain() {
+            return self.plain_metadata.clone();
+        }
+        context.to_json(&self.info, timeout)
+    }
+
     /// Answers a request; without a reply subject nobody wants to know.
     pub(super) fn answer(&self, reply: Option<Subject>, result: &Result<Bytes, RemoteError>) {
         let Some(reply) = reply else { return };
-        let mut payload = wire::encode(&Response::of(result));
+        let mut payload = match result {
+            Ok(data) => encode::success(data),
+            Err(_) => wire::encode(&Response::of(result)),
+        };
         let max = self.link.max_payload();
         if payload.len() > max {
             let text = format!(

@@ -120,8 +120,6 @@ impl Subjects {
 
     /// Starts the readers; the value ends the one that takes requests.
     fn read(self, core: &Arc<Core>, tasks: &mut Tasks) -> Requests {
-        let link = Arc::clone(&core.link);
-        tasks.spawn(async move { link.pump().await });
         let calls = Arc::clone(&core.calls);
         tasks.spawn(async move { calls.sweep().await });
         tasks.spawn(serve::own(Arc::clone(core), self.own));

@@ -1,20 +1,19 @@
 //! The one connection of a server to NATS.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::NatsConfig;
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
-/// Messages that wait because the connection takes no more at the moment. Above, sending fails.
+/// Messages that wait for the connection. Above, sending fails.
 const MAX_QUEUED: usize = 65_536;
 /// Messages of one subscription that wait for their reader, which never waits for anything itself.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
@@ -25,34 +24,7 @@ const NOBODY: &str = "shaddock.nobody";
 /// The connection. What is sent from one thread leaves in the order in which it was sent.
 pub(crate) struct Link {
     client: Client,
-    queue: Mutex<VecDeque<Outgoing>>,
-    /// Length of the queue, with the message that is being sent from it.
-    queued: AtomicUsize,
-    wake: Notify,
     closed: AtomicBool,
-}
-
-struct Outgoing {
-    subject: Subject,
-    reply: Option<Subject>,
-    payload: Bytes,
-}
-
-impl Outgoing {
-    async fn send(self, client: &Client) {
-        // Fails only when the client is closed for good.
-        let sent = match self.reply {
-            Some(reply) => {
-                client
-                    .publish_with_reply(self.subject, reply, self.payload)
-                    .await
-            }
-            None => client.publish(self.subject, self.payload).await,
-        };
-        if let Err(error) = sent {
-            tracing::debug!(%error, "a message was not sent");
-        }
-    }
 }
 
 /// The connection went up (`true`) or down.
@@ -75,6 +47,7 @@ impl Link {
             .name(&name)
             .connection_timeout(config.nats_connect_timeout)
             .ping_interval(config.nats_ping_interval)
+            .client_capacity(MAX_QUEUED)
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             // Our subjects are checked where they are made.
             .skip_subject_validation(true)
@@ -98,9 +71,6 @@ impl Link {
             .map_err(|e| unreachable(e.to_string()))?;
         let link = Self {
             client,
-            queue: Mutex::default(),
-            queued: AtomicUsize::new(0),
-            wake: Notify::new(),
             closed: AtomicBool::new(false),
         };
         Ok((Arc::new(link), receiver))
@@ -116,7 +86,7 @@ impl Link {
         self.client.max_payload()
     }
 
-    /// Sends a message, now or behind those that wait.
+    /// Sends a message, behind those that wait.
     pub(crate) fn publish(
         &self,
         subject: Subject,
@@ -138,59 +108,19 @@ impl Link {
                 text,
             ));
         }
-        let message = Outgoing {
-            subject,
-            reply,
-            payload,
+        // One poll: either the client has room, or nothing is sent. It waits for nothing else.
+        let sent = match reply {
+            Some(reply) => at_once(self.client.publish_with_reply(subject, reply, payload)),
+            None => at_once(self.client.publish(subject, payload)),
         };
-        if self.queued.load(Ordering::Acquire) == 0 {
-            let copy = Outgoing {
-                subject: message.subject.clone(),
-                reply: message.reply.clone(),
-                payload: message.payload.clone(),
-            };
-            // One poll: either the client has room, or nothing was sent.
-            if tokio::task::unconstrained(copy.send(&self.client))
-                .now_or_never()
-                .is_some()
-            {
-                return Ok(());
-            }
-        }
-        self.enqueue(message)
-    }
-
-    fn enqueue(&self, message: Outgoing) -> Result<(), RemoteError> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() >= MAX_QUEUED {
-            return Err(RemoteError::of(
+        match sent {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_closed)) => Err(disconnected()),
+            None => Err(RemoteError::of(
                 RemoteErrorKind::Busy,
                 code::UNAVAILABLE,
                 "too much is waiting to be sent",
-            ));
-        }
-        self.queued.fetch_add(1, Ordering::AcqRel);
-        queue.push_back(message);
-        drop(queue);
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    /// Sends what had to wait, for ever.
-    pub(crate) async fn pump(&self) {
-        loop {
-            let next = self
-                .queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
-            match next {
-                Some(message) => {
-                    message.send(&self.client).await;
-                    self.queued.fetch_sub(1, Ordering::AcqRel);
-                }
-                None => self.wake.notified().await,
-            }
+            )),
         }
     }
 
@@ -225,9 +155,6 @@ impl Link {
 
     /// Waits until all that was sent is with NATS.
     pub(crate) async fn flush(&self, within: Duration) {
-        while self.queued.load(Ordering::Acquire) > 0 && self.is_up() {
-            tokio::task::yield_now().await;
-        }
         let _ = tokio::time::timeout(within, self.client.flush()).await;
     }
 
@@ -235,8 +162,14 @@ impl Link {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         // If the client is full at this moment its connection ends with its last holder.
-        let _ = tokio::task::unconstrained(self.client.drain()).now_or_never();
+        let _ = at_once(self.client.drain());
     }
+}
+
+/// The value of a future that is ready.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    // A task that has done much still gets its message off.
+    tokio::task::unconstrained(future).now_or_never()
 }
 
 /// The link to other servers is down; nothing was sent.

@@ -8,8 +8,9 @@ use async_nats::Subject;
 use bytes::Bytes;
 
 use super::core::{Core, is_shaddock};
+use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
-use super::wire::{self, KickMsg, Msg, MsgType, Request, RpcType};
+use super::wire::{self, KickMsg, MsgType, RpcType};
 use super::{delivery, events, ops, subject, users};
 use crate::api::Limit;
 use crate::{
@@ -34,22 +35,14 @@ impl NatsMember {
         }
     }
 
-    fn send(
-        &self,
-        to: &ServerInfo,
-        request: &Request,
-        route: Arc<str>,
-        timeout: Duration,
-    ) -> Reply {
+    fn send(&self, to: &ServerInfo, payload: Bytes, route: Arc<str>, timeout: Duration) -> Reply {
         let limit = Limit {
             timeout,
             route,
             caller: self.core.info.id.clone(),
             target: to.id.clone(),
         };
-        self.core
-            .calls
-            .call(&self.core.target(to), wire::encode(request), limit)
+        self.core.calls.call(&self.core.target(to), payload, limit)
     }
 
     fn timeout(&self, context: &Context) -> Duration {
@@ -58,11 +51,11 @@ impl NatsMember {
             .unwrap_or(self.core.config.request_timeout)
     }
 
-    fn frontend_id(&self) -> String {
+    fn frontend_id(&self) -> &str {
         if self.core.info.frontend {
-            self.core.info.id.as_str().to_owned()
+            self.core.info.id.as_str()
         } else {
-            String::new()
+            ""
         }
     }
 
@@ -126,36 +119,36 @@ impl Membership for NatsMember {
         } else {
             MsgType::Notify
         };
-        let wire = Request {
-            r#type: RpcType::Sys as i32,
-            session: Some(ops::session_to_wire(&request.session)),
-            msg: Some(Msg {
-                id: request.id.map_or(0, std::num::NonZero::get),
-                route: request.route.as_ref().to_owned(),
-                data: request.body,
-                reply: String::new(),
-                r#type: kind as i32,
+        let payload = RequestParts {
+            kind: RpcType::Sys,
+            session: Some(SessionParts {
+                sid: request.session.sid,
+                uid: request.session.uid.as_deref().unwrap_or_default(),
+                data: &request.session.data.to_json(),
             }),
-            frontend_id: self.frontend_id(),
-            metadata: request.context.to_json(&self.core.info, timeout),
+            id: request.id.map_or(0, std::num::NonZero::get),
+            route: &request.route,
+            body: &request.body,
+            msg_type: kind,
+            frontend: self.frontend_id(),
+            metadata: &self.core.metadata(&request.context, timeout),
         };
-        self.send(to, &wire, request.route, timeout)
+        self.send(to, payload.encode(), request.route, timeout)
     }
 
     fn call(&self, to: &ServerInfo, call: RemoteCall) -> Reply {
         let timeout = self.timeout(&call.context);
-        let wire = Request {
-            r#type: RpcType::User as i32,
+        let payload = RequestParts {
+            kind: RpcType::User,
             session: None,
-            msg: Some(Msg {
-                route: call.route.as_ref().to_owned(),
-                data: call.body,
-                ..Msg::default()
-            }),
-            frontend_id: self.frontend_id(),
-            metadata: call.context.to_json(&self.core.info, timeout),
+            id: 0,
+            route: &call.route,
+            body: &call.body,
+            msg_type: MsgType::Request,
+            frontend: self.frontend_id(),
+            metadata: &self.core.metadata(&call.context, timeout),
         };
-        self.send(to, &wire, call.route, timeout)
+        self.send(to, payload.encode(), call.route, timeout)
     }
 
     fn session_op(

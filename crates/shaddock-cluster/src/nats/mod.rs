@@ -8,6 +8,7 @@ mod calls;
 mod config;
 mod core;
 mod delivery;
+pub(crate) mod encode;
 mod events;
 mod incoming;
 mod join;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::calls::Answer;
 use super::core::{Core, is_shaddock};
 use super::incoming::session_of;
-use super::serve::{decode, decode_or_log, is_busy, run};
+use super::serve::{Turn, decode, decode_or_log, is_busy, run};
 use super::wire::{
     self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session,
 };
@@ -401,7 +401,15 @@ pub(super) fn received(core: &Arc<Core>, message: Message) {
             let operation = operation.map(|operation| -> BoxFuture<'static, _> {
                 Box::pin(async move { Ok(wire::encode(&to_wire_answer(operation.await?))) })
             });
-            run(core, reply, timeout, operation, |data| data);
+            // Almost all are done at once, and then in order.
+            run(
+                core,
+                reply,
+                timeout,
+                operation,
+                &mut Turn::start(),
+                |data| data,
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Requests of other servers, run and answered.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -24,20 +25,62 @@ pub(super) async fn requests(
     mut subscription: Subscriber,
     mut stop: oneshot::Receiver<()>,
 ) {
+    let mut turn = Turn::start();
     loop {
+        if let Some(message) = subscription.next().now_or_never() {
+            let Some(message) = message else { return };
+            request(&core, message, &mut turn);
+            continue;
+        }
         tokio::select! {
             biased;
-            message = subscription.next() => match message {
-                Some(message) => request(&core, message),
-                None => return,
-            },
+            message = subscription.next() => {
+                let Some(message) = message else { return };
+                turn = Turn::start();
+                request(&core, message, &mut turn);
+            }
             _ = &mut stop => break,
         }
     }
     // Who calls now is told by NATS that nobody listens; what NATS has passed on before is served.
     if subscription.drain().await.is_ok() {
         while let Some(message) = subscription.next().await {
-            request(&core, message);
+            request(&core, message, &mut Turn::start());
+        }
+    }
+}
+
+/// How long handlers may run in the task that reads requests, before others get tasks of their own.
+const TURN: Duration = Duration::from_micros(200);
+
+/// The time since the reader last waited. A handler that is done at once needs no task; but handlers that compute must not
+/// wait for each other while there are idle cores.
+pub(super) struct Turn {
+    began: Instant,
+    is_over: bool,
+}
+
+impl Turn {
+    pub(super) fn start() -> Self {
+        Self {
+            began: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    /// Polls work once, if there is time.
+    fn poll<T>(&mut self, work: &mut BoxFuture<'static, T>) -> Poll<std::thread::Result<T>> {
+        if self.is_over {
+            return Poll::Pending;
+        }
+        // If it is not done, its own task polls it again, which is when it learns whom to wake.
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));
+        self.is_over = self.began.elapsed() >= TURN;
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(panic)),
         }
     }
 }
@@ -76,7 +119,7 @@ fn answered(core: &Core, what: &str, message: Message) {
     core.calls.answer(number, answer);
 }
 
-fn request(core: &Arc<Core>, message: Message) {
+fn request(core: &Arc<Core>, message: Message, turn: &mut Turn) {
     let reply = message.reply;
     if is_busy(core) {
         core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));
@@ -101,14 +144,14 @@ fn request(core: &Arc<Core>, message: Message) {
                     body
                 }
             };
-            run(core, reply, timeout, handler, done);
+            run(core, reply, timeout, handler, turn, done);
         }
         Incoming::Remote(call) => {
             let timeout = call.context.timeout().unwrap_or(default);
             let remote = guarded("serve_call", || {
                 Some(Arc::clone(&core.node).serve_call(call))
             });
-            run(core, reply, timeout, remote, |body| body);
+            run(core, reply, timeout, remote, turn, |body| body);
         }
         Incoming::Session {
             op,
@@ -120,7 +163,7 @@ fn request(core: &Arc<Core>, message: Message) {
             let operation = operation.map(|operation| -> BoxFuture<'static, _> {
                 Box::pin(async move { sys_answer(answer, &operation.await?) })
             });
-            run(core, reply, timeout, operation, |body| body);
+            run(core, reply, timeout, operation, turn, |body| body);
         }
     }
 }
@@ -145,19 +188,26 @@ fn sys_answer(form: SysAnswer, answer: &SessionAnswer) -> Result<Bytes, RemoteEr
     }
 }
 
-/// Runs a handler or remote in a task of its own, within its caller's deadline, and answers.
+/// Runs a handler or remote within its caller's deadline, and answers: at once if it is done at once and there is time, or
+/// in a task of its own.
 pub(super) fn run(
     core: &Arc<Core>,
     reply: Option<Subject>,
     timeout: Duration,
     work: Option<BoxFuture<'static, Result<Bytes, RemoteError>>>,
+    turn: &mut Turn,
     done: impl FnOnce(Bytes) -> Bytes + Send + 'static,
 ) {
-    let Some(work) = work else {
+    let Some(mut work) = work else {
         core.answer(reply, &Err(panicked()));
         return;
     };
     let serving = core.serving.enter();
+    if let Poll::Ready(result) = turn.poll(&mut work) {
+        let result = result.unwrap_or_else(|_panic| Err(panicked()));
+        core.answer(reply, &result.map(done));
+        return;
+    }
     let core = Arc::clone(core);
     tokio::spawn(async move {
         let result =

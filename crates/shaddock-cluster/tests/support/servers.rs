@@ -197,6 +197,13 @@ impl NatsServer {
         all
     }
 
+    /// How many messages it was sent since its start.
+    pub fn messages(&self) -> u64 {
+        let body = http_get(self.monitor, "/varz");
+        let varz: serde_json::Value = serde_json::from_str(&body).unwrap();
+        varz["in_msgs"].as_u64().unwrap()
+    }
+
     pub fn kill(&mut self) {
         self.process.kill();
     }

@@ -214,4 +214,18 @@ impl Channel {
             Err(error) => Push::failed(error.into()),
         }
     }
+
+    /// As [`push_message`](Self::push_message), without asking who was reached: one message for each frontend and none back, half of what
+    /// goes over the network otherwise.
+    ///
+    /// # Errors
+    /// As [`push_message`](Self::push_message).
+    pub fn push_message_unconfirmed<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+    ) -> Result<(), PushError> {
+        let plan = self.data.fan_out()?;
+        self.app.push_unconfirmed(route, value, &plan)
+    }
 }

@@ -274,6 +274,43 @@ impl AppHandle {
         collect(sent.collect())
     }
 
+    /// As [`push_to`](Self::push_to), without answers. An error if no frontend could be reached.
+    pub(super) fn push_unconfirmed<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        plan: &FanOut,
+    ) -> Result<(), PushError> {
+        let message = Message::new(route, value)?;
+        let membership = self.membership()?;
+        let (mut reached, mut delivered) = (plan.groups().is_empty(), Delivered::default());
+        for group in plan.groups() {
+            let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
+            let sent = ServerId::new(group.frontend.as_str())
+                .map_err(|_| RemoteError::server_not_found())
+                .and_then(|frontend| {
+                    let receivers = Receivers::Uids(uids.collect());
+                    membership.deliver_unconfirmed(&frontend, message.to(receivers))
+                });
+            match sent {
+                Ok(()) => reached = true,
+                Err(error) => {
+                    tracing::warn!(frontend = %group.frontend, %error, "a push did not reach a frontend");
+                    delivered.failed.push(FailedFrontend {
+                        frontend: group.frontend.clone(),
+                        uids: group.uids.clone(),
+                        error,
+                    });
+                }
+            }
+        }
+        if reached {
+            Ok(())
+        } else {
+            Err(PushError::NobodyReached(delivered))
+        }
+    }
+
     pub(super) fn push_to_users<T: Serialize + ?Sized>(
         &self,
         frontend_type: &str,

@@ -324,7 +324,10 @@ impl SessionView {
         let copy = self.copy();
         ForwardedSession {
             frontend: match &self.place {
-                Place::Here(session) => ServerId::new(session.frontend_id().as_str()).ok(),
+                // This server, whose id is checked and shared already.
+                Place::Here(_) => {
+                    (self.app.membership().ok()).map(|membership| membership.info().id.clone())
+                }
                 Place::There(there) => Some(there.frontend.clone()),
             },
             sid: Some(raw(self.id)),
