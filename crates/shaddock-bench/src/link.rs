@@ -32,8 +32,16 @@ pub(crate) enum LinkError {
     Tls(#[from] rustls::Error),
     #[error("WebSocket: {0}")]
     Ws(#[from] WsError),
-    #[error("{0}")]
+    #[error("{0}{hint}", hint = tls_hint(.0))]
     Package(#[from] PackageError),
+}
+
+/// A TLS server answers what is no TLS with an alert, whose first byte is 21.
+fn tls_hint(error: &PackageError) -> &'static str {
+    match error {
+        PackageError::UnknownType(21) => " (if the server speaks TLS: tls:// or wss://)",
+        _ => "",
+    }
 }
 
 /// What one read came to.

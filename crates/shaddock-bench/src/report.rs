@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::tally::Totals;
 
+/// With fewer sessions the memory of each is noise: a server's memory moves in steps of pages.
+const ENOUGH_SESSIONS: u64 = 100;
+
 /// The result of one run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -128,6 +131,11 @@ impl Report {
         Some(grown / self.sessions as f64)
     }
 
+    /// Sessions that do nothing: there is no rate, and nothing to divide by.
+    fn is_idle(&self) -> bool {
+        self.scenario == "idle"
+    }
+
     pub(crate) fn count(&mut self, totals: &Totals) {
         self.wrong = totals.wrong;
         self.lost = totals.lost;
@@ -174,18 +182,14 @@ impl fmt::Display for Report {
         let line = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
             writeln!(f, "  {name:<22}{value}")
         };
-        writeln!(
-            f,
-            "{} over {}  {}",
-            self.scenario, self.transport, self.settings
-        )?;
-        line(f, "sessions", self.sessions.to_string())?;
-        let rate = self.messages as f64 / seconds.max(1e-9);
-        line(
-            f,
-            self.unit,
-            format!("{} in {seconds:.2} s, {rate:.0} per second", self.messages),
-        )?;
+        let settings = settings(&self.settings);
+        writeln!(f, "{} over {}: {settings}", self.scenario, self.transport)?;
+        line(f, "sessions", format!("{} open", self.sessions))?;
+        if !self.is_idle() {
+            let rate = self.messages as f64 / seconds.max(1e-9);
+            let messages = format!("{} in {seconds:.2} s, {rate:.0} per second", self.messages);
+            line(f, self.unit, messages)?;
+        }
         if let Some(latency) = &self.latency {
             line(
                 f,
@@ -207,8 +211,8 @@ impl fmt::Display for Report {
                 "server CPU",
                 format!("{} ({cores:.2} cores)", time(server.cpu)),
             )?;
-            if let Some(cpu) = self.cpu_per_message() {
-                line(f, "  for one of these", format!("{cpu:.3} us"))?;
+            if let Some(cpu) = self.cpu_per_message().filter(|_| !self.is_idle()) {
+                line(f, "  for each", format!("{cpu:.3} us"))?;
             }
             let [before, open, peak] = [
                 server.resident_before,
@@ -218,8 +222,9 @@ impl fmt::Display for Report {
             .map(|bytes| bytes as f64 / 1_048_576.0);
             let memory = format!("{before:.1} MiB before, {open:.1} open, {peak:.1} at most");
             line(f, "server memory", memory)?;
-            if let Some(bytes) = self.bytes_per_session() {
-                line(f, "  for one session", format!("{bytes:.0} bytes"))?;
+            let bytes = self.bytes_per_session();
+            if let Some(bytes) = bytes.filter(|_| self.sessions >= ENOUGH_SESSIONS) {
+                line(f, "  for each session", format!("{bytes:.0} bytes"))?;
             }
         }
         let faults = format!(
@@ -232,6 +237,18 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Settings for people: `connections 64, in_flight 1`.
+fn settings(settings: &Value) -> String {
+    let known = settings.as_object().into_iter().flatten();
+    let texts = known
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name} \"{text}\""),
+            other => format!("{name} {other}"),
+        });
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 fn micros(time: Duration) -> f64 {

@@ -223,6 +223,37 @@ fn a_push_that_comes_twice_or_not_at_all_is_counted() {
 }
 
 #[test]
+fn the_table_says_what_makes_sense() {
+    let server = Server::tcp(Manners::Good);
+    let pid = std::process::id();
+    let table = bench(&server, &format!("idle -c 3 --settle 0s --pid {pid}")).to_string();
+    assert!(
+        table.starts_with("idle over tcp: connections 3, "),
+        "{table}"
+    );
+    // No rate of doing nothing, and no memory of three sessions.
+    for nonsense in ["per second", "for each", "null"] {
+        assert!(!table.contains(nonsense), "{table}");
+    }
+    let table = bench(&server, &format!("churn -c 150 --pid {pid}")).to_string();
+    for sense in ["per second", "for each  ", "for each session", "p99.9"] {
+        assert!(table.contains(sense), "{sense}: {table}");
+    }
+}
+
+#[test]
+fn plain_words_to_a_tls_server_get_a_hint() {
+    let server = Server::tls(Manners::Good);
+    let url = server.url().replace("tls://", "tcp://");
+    let args = Cli::parse_from([
+        "bench", "idle", &url, "-c", "1", "--quiet", "--settle", "0s",
+    ]);
+    let report = measure(&args.bench).unwrap();
+    assert_eq!(report.failed, 1, "{report}");
+    assert!(report.notes[0].contains("tls://"), "{:?}", report.notes);
+}
+
+#[test]
 fn sessions_come_and_go() {
     let report = bench(
         &Server::tcp(Manners::Good),
