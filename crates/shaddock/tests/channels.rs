@@ -89,6 +89,28 @@ async fn a_push_reaches_members_on_all_frontends_once() {
     assert_eq!(delivered.not_reached().collect::<Vec<_>>(), [&uid("ann")]);
 }
 
+/// A frontend that drains has left the list, and its clients are still there for a while.
+#[tokio::test]
+async fn members_of_a_frontend_that_drains_hear_until_they_are_closed() {
+    let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
+    let connector = running.app("connector-1").unwrap();
+    let mut ann = login(connector, "ann").await;
+    let room = running
+        .app("chat-1")
+        .unwrap()
+        .channels()
+        .create("lobby")
+        .unwrap();
+    room.add(&uid("ann"), &front("connector-1"));
+    connector.membership().unwrap().withdraw().await;
+    room.push_message("onChat", &json!({"n": 1})).await.unwrap();
+    assert_eq!(pushes(&mut ann), [json!({"n": 1})]);
+
+    let service = connector.session_service().unwrap();
+    service.kick_by_session_id(ann.sid(), None);
+    eventually("the member leaves", || room.user_amount() == 0).await;
+}
+
 #[tokio::test]
 async fn pushes_of_one_sender_keep_their_order_also_when_nobody_awaits() {
     let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, ServerInfo};
+use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, ServerId, ServerInfo};
 use shaddock_core::{
     ChannelService, ConnectionStats, LoginRecord, Session, SessionService, StatisticsInfo, Uid,
 };
@@ -174,6 +174,14 @@ impl AppHandle {
                 shaddock_cluster::code::UNAVAILABLE,
                 "this server has not joined the others yet",
             )
+        })
+    }
+
+    /// Whether a server has left the list and still serves.
+    pub(crate) fn is_departing(&self, server: &ServerId) -> bool {
+        self.0.membership.get().is_some_and(|membership| {
+            let departing = membership.departing();
+            departing.iter().any(|info| info.id == *server)
         })
     }
 

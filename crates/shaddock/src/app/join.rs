@@ -112,8 +112,10 @@ impl Node for AppNode {
 
     fn member_changed(&self, change: MemberChange) {
         tracing::debug!(?change, "servers changed");
+        // One that said goodbye still has its clients, and their sessions leave channels one by one when they close.
         if let (Some(app), MemberChange::Left(info)) = (self.app(), change)
             && info.frontend
+            && !app.is_departing(&info.id)
         {
             app.forget_frontend(&info.id);
         }
