@@ -185,7 +185,7 @@ def start(name: str, backing: Backing, processes: Processes) -> Pair:
         settings = processes.directory / "cluster.toml"
         settings.write_text(
             f'[server]\nserver_type = "connector"\n[listen]\naddress = "127.0.0.1:{port}"\n'
-            f'[protocol]\nheartbeat = "60s"\n[log]\nlevel = "warn"\n[admin]\naddress = ""\n'
+            f'[protocol]\nheartbeat = "60s"\n[log]\nfilter = "warn"\n[admin]\naddress = ""\n'
             f'[cluster]\nmode = "nats"\nnats_urls = ["{backing.nats_url}"]\n'
             f'etcd_endpoints = ["127.0.0.1:{backing.etcd_port}"]\n'
         )
