@@ -353,6 +353,12 @@ async fn etcd_is_restarted() {
         backing.etcd.keys("pitaya/bindings/").len() == 2
     })
     .await;
+    // The lease may be taken anew once more after all is settled.
+    until("at rest", || {
+        let status = front.member.status();
+        status.listed && status.pending_calls == 0 && status.serving == 0
+    })
+    .await;
     at_rest(&front, 2);
     assert!(front.state().left.is_empty());
     clean(&backing, &[&front, &back, &third]).await;
