@@ -61,6 +61,7 @@ pub mod logging;
 pub mod metrics;
 pub mod operations;
 pub mod operators;
+mod received;
 pub mod remote;
 pub mod reply;
 pub mod request;

@@ -38,9 +38,12 @@ use crate::{
     app::AppHandle,
     error::HandlerError,
     handler::{BoxFuture, panic_text},
+    received,
     reply::Outcome,
     session::{SessionView, Uid},
 };
+
+pub use crate::received::received_value;
 
 /// Why a call of a remote gave no value.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +83,16 @@ pub struct Rpc {
 
 impl AppHandle {
     /// Starts a call of the remote `type.remote.method`. Without anything else it goes to the server that the routing of this app chooses.
+    ///
+    /// Made by a handler or remote that another server asked for, it passes on what came with that request (`request.id`, trace ids, values of
+    /// the application), and waits no longer than somebody waits for the request.
     pub fn rpc(&self, route: &str) -> Rpc {
         Rpc {
             app: self.clone(),
             route: route.into(),
             to: None,
             session: ForwardedSession::default(),
-            context: Context::with_timeout(self.config().rpc_timeout),
+            context: received::for_call(self.config().rpc_timeout),
         }
     }
 
@@ -155,13 +161,14 @@ impl Rpc {
         self
     }
 
-    /// How long to wait, instead of [`AppConfig::rpc_timeout`](crate::app::AppConfig::rpc_timeout).
+    /// How long to wait, instead of [`AppConfig::rpc_timeout`](crate::app::AppConfig::rpc_timeout) and of the time that is left to the request
+    /// being served.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.context.set_timeout(timeout);
         self
     }
 
-    /// A value that travels with the call and the calls it causes.
+    /// A value that travels with the call and the calls it causes. There it is read with [`received_value`].
     pub fn with(mut self, key: impl Into<String>, value: serde_json::Value) -> Self {
         self.context.set(key, value);
         self

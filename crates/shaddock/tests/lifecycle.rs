@@ -10,7 +10,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shaddock::{app::BoxError, extract::Caller, prelude::*, remote::RpcError};
+use shaddock::{
+    app::BoxError,
+    extract::Caller,
+    prelude::*,
+    remote::{RpcError, received_value},
+};
 use support::{Client, frontend, start};
 
 #[tokio::test]
@@ -252,6 +257,30 @@ fn calculators() -> [App; 3] {
         calculator("calc-2"),
         App::new("chat", "chat-1"),
     ]
+}
+
+/// What comes with a call goes along with the calls it causes.
+#[tokio::test(start_paused = true)]
+async fn a_remote_passes_on_what_came_with_its_call() {
+    let mut relay = App::new("relay", "relay-1");
+    relay.remote("way.through", async |Ctx(app): Ctx| {
+        let here = received_value("trace");
+        let there: Value = app.rpc("end.way.reached").call(&()).await?;
+        Ok::<_, HandlerError>(Json(json!([here, there])))
+    });
+    let mut end = App::new("end", "end-1");
+    end.remote("way.reached", async || Json(received_value("trace")));
+    let running = start([relay, end, App::new("chat", "chat-1")]).await;
+    let app = running.app("chat-1").unwrap();
+    let call = app.rpc("relay.way.through").with("trace", json!("t-1"));
+    let seen: Value = call.call(&()).await.unwrap();
+    assert_eq!(seen, json!(["t-1", "t-1"]));
+    let seen: Value = app.rpc("relay.way.through").call(&()).await.unwrap();
+    assert_eq!(
+        seen,
+        json!([null, null]),
+        "nothing is left of the call before"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,9 @@ use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
 
 use super::{AppHandle, AppInner};
-use crate::{error::HandlerError, reply::Outcome, request::RequestContext, session::SessionView};
+use crate::{
+    error::HandlerError, received, reply::Outcome, request::RequestContext, session::SessionView,
+};
 
 /// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
 pub(crate) struct AppNode(Weak<AppInner>);
@@ -63,8 +65,10 @@ impl Node for AppNode {
                 own.min(timeout)
             });
         }
-        let future = app.serve_forwarded(context);
-        Box::pin(async move { answer(future.await) })
+        received::serve(request.context, || {
+            let future = app.serve_forwarded(context);
+            Box::pin(async move { answer(future.await) })
+        })
     }
 
     fn serve_call(
@@ -77,8 +81,10 @@ impl Node for AppNode {
         if AppHandle::is_for_operators(&call) {
             return app.serve_operator(&call);
         }
-        let future = app.serve_remote(&call);
-        Box::pin(async move { answer(future.await) })
+        received::serve(call.context.clone(), || {
+            let future = app.serve_remote(&call);
+            Box::pin(async move { answer(future.await) })
+        })
     }
 
     fn session_op(

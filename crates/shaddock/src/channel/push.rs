@@ -11,13 +11,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use shaddock_cluster::{
-    BoxFuture, Context, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError,
-    RemoteErrorKind, ServerId, SessionAnswer, SessionOp,
+    BoxFuture, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError, RemoteErrorKind,
+    ServerId, SessionAnswer, SessionOp,
 };
 use shaddock_core::{ChannelError, FanOut, FrontendId, Sid, Uid};
 
 use super::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast};
-use crate::{app::AppHandle, session::SessionError};
+use crate::{app::AppHandle, received, session::SessionError};
 
 /// A route and a body, serialised once.
 #[derive(Debug, Clone)]
@@ -374,7 +374,7 @@ impl AppHandle {
                         let asked = membership.session_op(
                             &server.id,
                             op,
-                            Context::with_timeout(self.config().rpc_timeout),
+                            received::for_call(self.config().rpc_timeout),
                         );
                         Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
                     }

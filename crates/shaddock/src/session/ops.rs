@@ -6,13 +6,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shaddock_cluster::{
-    BoxFuture, Context, ForwardedSession, RawSid, RemoteError, ServerId, SessionAnswer,
-    SessionData, SessionOp, code,
+    BoxFuture, ForwardedSession, RawSid, RemoteError, ServerId, SessionAnswer, SessionData,
+    SessionOp, code,
 };
 use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid};
 
 use super::{SessionError, SessionView};
-use crate::app::AppHandle;
+use crate::{app::AppHandle, received};
 
 /// Removes settings; Pitaya's protocol has no such operation.
 const REMOVE_SETTINGS: &str = "shaddock.removeSettings";
@@ -44,7 +44,7 @@ impl AppHandle {
         frontend: &ServerId,
         op: SessionOp,
     ) -> Result<SessionAnswer, SessionError> {
-        let context = Context::with_timeout(self.config().rpc_timeout);
+        let context = received::for_call(self.config().rpc_timeout);
         Ok(self.membership()?.session_op(frontend, op, context).await?)
     }
 

@@ -1,0 +1,112 @@
+//! What came with the request or call that is being served: calls made meanwhile pass it on, and wait no longer than somebody waits for them.
+//!
+//! It belongs to the future of the handler or remote. Work that a handler spawns has nothing of it: nobody waits for that.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shaddock_cluster::Context;
+
+use crate::handler::BoxFuture;
+
+/// What the caller of a call that is late already is given: it learns from the answer, and not from a call without a limit.
+const LEAST: Duration = Duration::from_millis(1);
+
+#[derive(Clone)]
+struct Received {
+    context: Context,
+    /// When the sender gives up.
+    until: Option<Instant>,
+}
+
+tokio::task_local! {
+    static RECEIVED: Received;
+}
+
+/// Serves something that came with `context`: `make` begins it, and what it answers with goes on with it.
+pub(crate) fn serve<T: Send + 'static>(
+    context: Context,
+    make: impl FnOnce() -> BoxFuture<T>,
+) -> BoxFuture<T> {
+    let received = Received {
+        // Without an end, if it is too far away to be told.
+        until: context
+            .timeout()
+            .and_then(|timeout| Instant::now().checked_add(timeout)),
+        context,
+    };
+    let future = RECEIVED.sync_scope(received.clone(), make);
+    Box::pin(RECEIVED.scope(received, future))
+}
+
+/// What a call that is made now sends along, if it may take `timeout` (zero: for ever).
+pub(crate) fn for_call(timeout: Duration) -> Context {
+    let passed_on = RECEIVED.try_with(|received| {
+        let mut context = received.context.clone();
+        let left = received
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()).max(LEAST));
+        context.set_timeout(match left {
+            Some(left) if timeout.is_zero() => left,
+            Some(left) => left.min(timeout),
+            None => timeout,
+        });
+        context
+    });
+    passed_on.unwrap_or_else(|_| Context::with_timeout(timeout))
+}
+
+/// A value that came with the request or call that is being served: one that a caller put in ([`Rpc::with`](crate::remote::Rpc::with)), or
+/// one that the protocol defines, such as `request.id` or `otel-span` of Pitaya servers.
+///
+/// `None` outside of handlers and remotes, and for requests of clients of this very server.
+pub fn received_value(key: &str) -> Option<Value> {
+    RECEIVED
+        .try_with(|received| received.context.get(key))
+        .ok()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_timeout(timeout: Duration) -> Context {
+        let mut context = Context::with_timeout(timeout);
+        context.set("k", Value::from("v"));
+        context
+    }
+
+    fn inside<T: Send + 'static>(context: Context, look: impl FnOnce() -> T + Send + 'static) -> T {
+        let future = serve(context, || Box::pin(async move { look() }));
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime")
+            .block_on(future)
+    }
+
+    #[test]
+    fn a_call_passes_on_values_and_waits_no_longer_than_its_caller() {
+        let timeout = |received, wanted| {
+            inside(with_timeout(received), move || for_call(wanted).timeout())
+                .expect("calls have a limit")
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(timeout(second * 60, second), second);
+        assert!(timeout(second, second * 60) <= second);
+        assert!(timeout(second, Duration::ZERO) <= second);
+        assert_eq!(timeout(Duration::ZERO, second), LEAST);
+        assert_eq!(timeout(Duration::MAX, second), second);
+        let value = inside(with_timeout(second), move || for_call(second).get("k"));
+        assert_eq!(value, Some("v".into()));
+        assert_eq!(inside(with_timeout(second), || received_value("k")), value);
+    }
+
+    #[test]
+    fn elsewhere_there_is_nothing_to_pass_on() {
+        let second = Duration::from_secs(1);
+        assert_eq!(for_call(second).timeout(), Some(second));
+        assert_eq!(for_call(second).get("k"), None);
+        assert_eq!(received_value("k"), None);
+    }
+}
