@@ -280,7 +280,7 @@ mod tests {
         let vectors: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let late = |route: &str, server: &str, peer: &str| {
-            crate::api::Limit {
+            crate::reply::Limit {
                 timeout: std::time::Duration::from_secs(5),
                 route: route.into(),
                 caller: ServerId::new(server).unwrap(),

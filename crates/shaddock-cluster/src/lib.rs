@@ -23,13 +23,14 @@ mod local;
 mod members;
 #[cfg(feature = "nats")]
 mod nats;
+mod reply;
 mod route;
 mod routing;
 mod session;
 
 pub use api::{
-    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Reply,
-    Status, Unique,
+    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Status,
+    Unique,
 };
 pub use context::{Context, ContextError, format_duration, parse_duration};
 pub use delivery::{Delivered, Delivery, Receivers};
@@ -41,6 +42,7 @@ pub use local::LocalCluster;
 pub use members::Members;
 #[cfg(feature = "nats")]
 pub use nats::{NatsCluster, NatsConfig};
+pub use reply::Reply;
 pub use route::split_route;
 pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target, owner_of};
 pub use session::{

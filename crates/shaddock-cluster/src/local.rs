@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use crate::api::{Limit, ServingCount, guarded, panicked};
+use crate::reply::{Limit, ServingCount, guarded, panicked};
 use crate::{
     BindError, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery, ForwardedRequest,
     JoinOptions, Located, MemberChange, Members, Membership, Node, RawSid, Receivers, RemoteCall,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::link::{Link, disconnected};
 use super::wire;
-use crate::api::Limit;
+use crate::reply::Limit;
 use crate::{Members, RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
 
 /// Calls of different threads rarely meet in one of so many locks.

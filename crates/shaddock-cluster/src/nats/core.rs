@@ -14,8 +14,8 @@ use super::link::Link;
 use super::users::Users;
 use super::wire::{self, Response};
 use super::{NatsConfig, encode, subject};
-use crate::api::{ServingCount, guarded};
 use crate::etcd::{Etcd, Lease};
+use crate::reply::{ServingCount, guarded};
 use crate::{
     Context, JoinOptions, MemberChange, Members, Node, RemoteError, ServerId, ServerInfo,
     SessionEvent, Unique, code,

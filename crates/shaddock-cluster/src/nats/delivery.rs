@@ -11,8 +11,8 @@ use super::core::{Core, is_shaddock};
 use super::serve::{decode, decode_or_log};
 use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
-use crate::api::{Limit, guarded};
 use crate::info::is_uid;
+use crate::reply::{Limit, guarded};
 use crate::{
     BoxFuture, Delivered, Delivery, RawSid, Receivers, RemoteError, RemoteErrorKind, ServerInfo,
     code,

@@ -10,7 +10,7 @@ use super::incoming::session_of;
 use super::serve::decode_or_log;
 use super::wire::{self, Event, EventKind, Goodbye};
 use super::{ops, subject};
-use crate::api::guarded;
+use crate::reply::guarded;
 use crate::{ServerId, SessionEvent};
 
 /// Tells what happened to a session of this frontend.

@@ -12,7 +12,7 @@ use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
 use super::wire::{self, KickMsg, MsgType, RpcType};
 use super::{delivery, events, ops, subject, users};
-use crate::api::Limit;
+use crate::reply::Limit;
 use crate::{
     BindError, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
     Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId,

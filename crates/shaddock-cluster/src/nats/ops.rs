@@ -14,7 +14,7 @@ use super::wire::{
     self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session,
 };
 use super::{owners, subject};
-use crate::api::{Limit, guarded};
+use crate::reply::{Limit, guarded};
 use crate::{
     BoxFuture, Context, ForwardedSession, RawSid, RemoteError, RemoteErrorKind, Reply, ServerId,
     ServerInfo, SessionAnswer, SessionData, SessionOp, code,

@@ -21,9 +21,9 @@ use super::join::LinkState;
 use super::serve::decode_or_log;
 use super::wire::{self, BindMsg, OpKind};
 use super::{ops, subject};
-use crate::api::guarded;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
+use crate::reply::guarded;
 use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
 
 /// How long the owner of a user is waited for each time he is asked.

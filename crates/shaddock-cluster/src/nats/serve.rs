@@ -16,7 +16,7 @@ use super::core::Core;
 use super::incoming::{Incoming, SysAnswer, read};
 use super::wire::{self, BUSY, KickAnswer, Response};
 use super::{delivery, ops, subject};
-use crate::api::{guarded, panicked};
+use crate::reply::{guarded, panicked};
 use crate::{BoxFuture, RemoteError, SessionAnswer, code};
 
 /// Reads the subject on which all kinds of servers call this one, until it is told to stop and what is on its way has come.
