@@ -119,7 +119,9 @@ impl Player {
             }
             Self::Go(client) => {
                 let end = tokio::time::timeout(SOON, client.ends.recv()).await;
-                assert_eq!(end.expect("an end in time").as_deref(), Some("kick"));
+                let end = end.expect("an end in time");
+                // Its loop picks at random between a packet that waits and the end of the connection, so it may not see the KICK before it.
+                assert!(matches!(end.as_deref(), Some("kick" | "closed")), "{end:?}");
                 None
             }
         }

@@ -53,7 +53,13 @@ pub(super) struct Core {
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
     /// Servers that have left the list and still serve what they have.
     departing: Mutex<HashMap<ServerId, Departing>>,
+    /// Servers that were taken from the list and had not said goodbye: their word may still be on its way. NATS carries it and etcd the
+    /// list, so either may be first.
+    lately_left: Mutex<HashMap<ServerId, Departing>>,
 }
+
+/// How long a goodbye may come after its server has left the list.
+const LATEST_GOODBYE: Duration = Duration::from_secs(10);
 
 /// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
 /// because they may have sessions.)
@@ -110,6 +116,7 @@ impl Core {
             own_subscriptions: parts.own_subscriptions,
             targets: ArcSwap::default(),
             departing: Mutex::default(),
+            lately_left: Mutex::default(),
         }
     }
 
@@ -176,7 +183,11 @@ impl Core {
             if self.lock_departing().remove(server).is_some() {
                 self.forget(server);
             }
-        } else if let Some(info) = self.members.server(server.as_str()) {
+        } else if let Some(info) = self
+            .members
+            .server(server.as_str())
+            .or_else(|| self.take_lately_left(server))
+        {
             let mut departing = self.lock_departing();
             let stale: Vec<_> = departing
                 .extract_if(|_, one| !one.info.frontend && one.since.elapsed() > LONGEST_DEPARTURE)
@@ -188,6 +199,28 @@ impl Core {
                 self.forget(&id);
             }
         }
+    }
+
+    fn note_left(&self, info: &Arc<ServerInfo>) {
+        let mut left = self
+            .lately_left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        left.retain(|_, one| one.since.elapsed() < LATEST_GOODBYE);
+        let one = Departing {
+            info: Arc::clone(info),
+            since: Instant::now(),
+        };
+        left.insert(info.id.clone(), one);
+    }
+
+    fn take_lately_left(&self, server: &ServerId) -> Option<Arc<ServerInfo>> {
+        let mut left = self
+            .lately_left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let one = left.remove(server)?;
+        (one.since.elapsed() < LATEST_GOODBYE).then_some(one.info)
     }
 
     fn forget(&self, server: &ServerId) {
@@ -234,6 +267,7 @@ impl Core {
             }
             MemberChange::Left(info) if self.lock_departing().contains_key(&info.id) => {}
             MemberChange::Left(info) => {
+                self.note_left(info);
                 self.forget(&info.id);
                 if info.frontend {
                     self.frontend_lost(&info.id);

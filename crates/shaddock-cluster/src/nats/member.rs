@@ -305,9 +305,10 @@ impl Membership for NatsMember {
         Box::pin(async move {
             if self.core.lease.is_wanted() {
                 events::say_goodbye(&self.core, false);
+                // So that it is on its way to all before the list changes.
                 self.core
                     .link
-                    .flush(self.core.config.nats_connect_timeout)
+                    .round_trip(self.core.config.nats_connect_timeout)
                     .await;
                 self.core.lease.withdraw().await;
                 self.core.members.remove(self.core.info.id.as_str());
