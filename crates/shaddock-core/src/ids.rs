@@ -19,6 +19,12 @@ pub const MAX_ID_BYTES: usize = 256;
 pub struct Sid(NonZeroU64);
 
 impl Sid {
+    /// The largest number. No session gets it before 2092; views of requests that came without a session have it.
+    pub const MAX: Self = match NonZeroU64::new(i64::MAX.cast_unsigned()) {
+        Some(number) => Self(number),
+        None => unreachable!(),
+    };
+
     /// A sid from a number, if it is one: 1 to `i64::MAX`.
     pub fn new(number: u64) -> Option<Self> {
         if i64::try_from(number).is_err() {

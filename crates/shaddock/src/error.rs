@@ -36,7 +36,8 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Every standard error converts into it, so `?` works in handlers; such an error has code [`codes::UNKNOWN`] and message
 /// `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
-/// ([`RpcError`], [`RemoteError`]), and refusals of the app's own hook ([`SessionError::Refused`]), keep their code and text.
+/// ([`RpcError`], [`RemoteError`]), refusals of the app's own hook ([`SessionError::Refused`]), and the lack of a session
+/// ([`SessionError::NoSession`]) keep their code and text.
 /// It does not implement [`std::error::Error`] itself, for
 /// the same reason that `anyhow::Error` does not.
 ///
@@ -228,6 +229,11 @@ where
         } else if let Some(session) = slot.downcast_mut::<Option<SessionError>>() {
             match session.take() {
                 Some(SessionError::Refused(refused)) => Some(refused),
+                // No client reads it: the program that sent the request must learn what it lacks.
+                Some(SessionError::NoSession) => Some(Self::new(
+                    codes::UNKNOWN,
+                    SessionError::NoSession.to_string(),
+                )),
                 other => {
                     *session = other;
                     None

@@ -11,9 +11,7 @@ use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
 
 use super::{AppHandle, AppInner};
-use crate::{
-    error::HandlerError, received, reply::Outcome, request::RequestContext, session::SessionView,
-};
+use crate::{received, reply::Outcome, request::RequestContext, session::SessionView};
 
 /// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
 pub(crate) struct AppNode(Weak<AppInner>);
@@ -44,16 +42,10 @@ impl Node for AppNode {
         self: Arc<Self>,
         request: ForwardedRequest,
     ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
-        let refused = |error| -> BoxFuture<'static, _> { Box::pin(std::future::ready(Err(error))) };
         let Some(app) = self.app() else {
-            return refused(gone());
+            return Box::pin(std::future::ready(Err(gone())));
         };
-        let Some(session) = SessionView::of_forwarded(&app, request.session) else {
-            return refused(
-                HandlerError::bad_request("the request does not say which session it is of")
-                    .into_remote(),
-            );
-        };
+        let session = SessionView::of_forwarded(&app, request.session);
         let mut context =
             RequestContext::new(session, Route::new(request.route), request.id, request.body);
         if let Some(timeout) = request.context.timeout() {

@@ -71,7 +71,7 @@ impl BackendSessions {
         match answer {
             SessionAnswer::Sessions(list) => list
                 .into_iter()
-                .filter_map(|one| SessionView::of_forwarded(&self.0, one))
+                .map(|one| SessionView::of_forwarded(&self.0, one))
                 .collect(),
             _ => Vec::new(),
         }

@@ -41,6 +41,9 @@ pub enum SessionError {
     /// The message cannot be serialised or encoded.
     #[error("the message cannot be encoded: {0}")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The request came without a session. No frontend sends such.
+    #[error("session not found: the request came without one")]
+    NoSession,
     /// This server is no frontend, or has stopped.
     #[error("this server holds no sessions")]
     NoFrontend,

@@ -42,9 +42,19 @@ enum Place {
 
 #[derive(Debug)]
 struct Forwarded {
-    frontend: ServerId,
+    /// None, and no number either, in a request that no client sent.
+    frontend: Option<ServerId>,
+    has_number: bool,
     uid: Option<Uid>,
     data: SessionData,
+}
+
+impl Forwarded {
+    /// Whom to ask.
+    fn frontend(&self) -> Result<&ServerId, SessionError> {
+        let frontend = self.frontend.as_ref().filter(|_| self.has_number);
+        frontend.ok_or(SessionError::NoSession)
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -64,20 +74,22 @@ impl SessionView {
         }
     }
 
-    /// A view of a session as another server sent it. None if it does not say which session it is.
-    pub(crate) fn of_forwarded(app: &AppHandle, forwarded: ForwardedSession) -> Option<Self> {
+    /// A view of a session as another server sent it. One that does not say which session it is can be read, and nothing else.
+    pub(crate) fn of_forwarded(app: &AppHandle, forwarded: ForwardedSession) -> Self {
+        let id = forwarded.sid.and_then(|sid| Sid::new(sid.get()));
         let place = Forwarded {
-            frontend: forwarded.frontend?,
+            frontend: forwarded.frontend,
+            has_number: id.is_some(),
             uid: forwarded.uid.and_then(|uid| Uid::new(uid).ok()),
             data: forwarded.data,
         };
-        Some(Self {
+        Self {
             app: app.clone(),
-            id: Sid::new(forwarded.sid?.get())?,
+            id: id.unwrap_or(Sid::MAX),
             place: Place::There(Arc::new(place)),
             copy: OnceLock::new(),
             removed: Vec::new(),
-        })
+        }
     }
 
     /// The app that this view belongs to.
@@ -86,15 +98,18 @@ impl SessionView {
     }
 
     /// The number of the session. Only together with the frontend it means one session.
+    ///
+    /// A request that came without a session, as programs may send it to a backend, has [`Sid::MAX`]. It has no user either, and whatever is
+    /// asked of its session fails with [`SessionError::NoSession`].
     pub const fn id(&self) -> Sid {
         self.id
     }
 
-    /// The frontend that holds the session.
+    /// The frontend that holds the session. Empty if the request came without one.
     pub fn frontend_id(&self) -> &str {
         match &self.place {
             Place::Here(session) => session.frontend_id().as_str(),
-            Place::There(there) => there.frontend.as_str(),
+            Place::There(there) => there.frontend.as_ref().map_or("", ServerId::as_str),
         }
     }
 
@@ -160,7 +175,7 @@ impl SessionView {
                     sid: raw(self.id),
                     uid: Arc::clone(uid.shared()),
                 };
-                self.app.ask_frontend(&there.frontend, op).await?;
+                self.app.ask_frontend(there.frontend()?, op).await?;
             }
         }
         self.copy_mut().uid = Some(uid);
@@ -180,7 +195,7 @@ impl SessionView {
                     sid: raw(self.id),
                     uid: Arc::clone(uid.shared()),
                 };
-                self.app.ask_frontend(&there.frontend, op).await?;
+                self.app.ask_frontend(there.frontend()?, op).await?;
             }
         }
         self.copy_mut().uid = None;
@@ -239,7 +254,7 @@ impl SessionView {
                     changes: Arc::new(changes),
                     view,
                 };
-                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
             }
         }
     }
@@ -254,7 +269,7 @@ impl SessionView {
             }
             Place::There(there) => {
                 let op = super::ops::remove_settings(self.id, &keys);
-                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
             }
         }
     }
@@ -274,7 +289,7 @@ impl SessionView {
             Place::Here(session) => self.app.send_to(session, &message),
             Place::There(there) => {
                 self.app
-                    .send_there(&there.frontend, self.id, self.uid(), message)
+                    .send_there(there.frontend()?, self.id, self.uid(), message)
                     .await
             }
         }
@@ -297,7 +312,7 @@ impl SessionView {
                     uid,
                     reason: Some(reason.into()),
                 };
-                self.app.ask_frontend(&there.frontend, op).await.map(drop)
+                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
             }
         }
     }
@@ -311,7 +326,7 @@ impl SessionView {
             Place::Here(session) => Ok(session.client_address()),
             Place::There(there) => {
                 let op = SessionOp::ClientAddress { sid: raw(self.id) };
-                match self.app.ask_frontend(&there.frontend, op).await? {
+                match self.app.ask_frontend(there.frontend()?, op).await? {
                     SessionAnswer::Address(address) => Ok(address),
                     _ => Ok(None),
                 }
@@ -328,9 +343,12 @@ impl SessionView {
                 Place::Here(_) => {
                     (self.app.membership().ok()).map(|membership| membership.info().id.clone())
                 }
-                Place::There(there) => Some(there.frontend.clone()),
+                Place::There(there) => there.frontend.clone(),
             },
-            sid: Some(raw(self.id)),
+            sid: match &self.place {
+                Place::There(there) if !there.has_number => None,
+                _ => Some(raw(self.id)),
+            },
             uid: copy.uid.as_ref().map(|uid| Arc::clone(uid.shared())),
             data: data_of(&copy.settings),
         }
@@ -352,7 +370,7 @@ impl SessionView {
             }
             Place::There(there) => {
                 let settings = there.data.to_map().unwrap_or_else(|error| {
-                    tracing::warn!(%error, frontend = %there.frontend, "settings of a forwarded session cannot be read");
+                    tracing::warn!(%error, frontend = self.frontend_id(), "settings of a forwarded session cannot be read");
                     Arc::default()
                 });
                 Copied { uid: there.uid.clone(), settings: Settings::from(settings) }
