@@ -130,11 +130,20 @@ impl AppHandle {
         }
     }
 
-    /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya.
-    pub(crate) fn serve_forwarded(&self, request: RequestContext) -> BoxFuture<Outcome> {
+    /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who
+    /// wants a value is refused by handlers that have none.
+    pub(crate) fn serve_forwarded(
+        &self,
+        request: RequestContext,
+        wants_value: bool,
+    ) -> BoxFuture<Outcome> {
         self.stats().requests.add(1);
         let short = request.route().short();
         if let Some(entry) = short.and_then(|short| self.handlers().get(short)) {
+            if wants_value && !entry.tells {
+                let error = HandlerError::bad_request("tried to request a notify route");
+                return fail::<ToCaller>(request, error);
+            }
             return self.run_own::<ToCaller>(entry, request);
         }
         // In Pitaya's words: the client may be behind a frontend in Go.

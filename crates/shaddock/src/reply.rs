@@ -62,6 +62,11 @@ impl Reply {
         }
     }
 
+    /// Whether there is a value; one that is written with no bytes is one.
+    pub(crate) const fn has_value(&self) -> bool {
+        !matches!(self.0, Repr::Empty)
+    }
+
     /// The JSON text as shared bytes.
     pub fn into_bytes(self) -> Bytes {
         match self.0 {
@@ -88,6 +93,10 @@ impl From<Bytes> for Reply {
             `Option` or `Result` of one of them"
 )]
 pub trait IntoReply {
+    /// Whether there can be anything to tell, a value or an error. Pitaya servers are refused requests to a handler that never has, as they
+    /// are by one in Go that returns nothing.
+    const TELLS: bool = true;
+
     /// The answer, or why there is none.
     ///
     /// # Errors
@@ -102,6 +111,8 @@ impl IntoReply for Reply {
 }
 
 impl IntoReply for () {
+    const TELLS: bool = false;
+
     fn into_reply(self) -> Outcome {
         Ok(Reply::empty())
     }

@@ -3,12 +3,18 @@
 
 mod support;
 
-use std::num::NonZeroU64;
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use serde_json::{Value, json};
 use shaddock::{prelude::*, session::SessionError};
 use shaddock_cluster::{Context, ForwardedRequest, ForwardedSession, RemoteError, ServerId};
-use support::{frontend, start};
+use support::{Client, frontend, start};
 
 /// Sends a request as another server would, with `id` if an answer is wanted.
 async fn forward(
@@ -93,4 +99,71 @@ async fn a_handler_that_needs_a_session_fails_with_a_text_that_says_what_is_miss
         refused.message(),
         "session not found: the request came without one"
     );
+}
+
+/// As a Pitaya frontend sends it: its sessions are counted from 1.
+fn of_pitaya() -> ForwardedSession {
+    ForwardedSession {
+        frontend: ServerId::new("go-1").ok(),
+        sid: NonZeroU64::new(7),
+        ..ForwardedSession::default()
+    }
+}
+
+#[tokio::test]
+async fn a_pitaya_frontend_is_told_that_a_handler_has_no_value() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let mut game = App::new("game", "game-1");
+    let counted = Arc::clone(&runs);
+    game.route("room.tell", move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(())
+    });
+    let counted = Arc::clone(&runs);
+    game.route("room.try", move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok::<_, HandlerError>(()))
+    });
+    game.route("room.find", async || None::<Json<u32>>);
+    game.route("room.bare", async || Reply::raw(""));
+    game.route("room.fail", async || {
+        Err::<Json<u32>, _>(HandlerError::new("X-1", "no"))
+    });
+    let running = start([frontend("connector-1"), game]).await;
+    let app = &running.apps()[0];
+
+    let ask = async |route: &str, id, session| match forward(app, route, id, session).await {
+        Ok(text) => text,
+        Err(error) => format!("{} {}", error.code(), error.message()),
+    };
+    for session in [of_pitaya(), ForwardedSession::default()] {
+        for (route, answer) in [
+            ("game.room.tell", "PIT-400 tried to request a notify route"),
+            // It could have told an error, so it runs.
+            ("game.room.try", "PIT-000 reply must not be null"),
+            ("game.room.find", "PIT-000 reply must not be null"),
+            // A value without bytes, as a protobuf message may be.
+            ("game.room.bare", ""),
+            ("game.room.fail", "X-1 no"),
+        ] {
+            assert_eq!(
+                ask(route, Some(3), session.clone()).await,
+                answer,
+                "{route}"
+            );
+        }
+        assert_eq!(runs.swap(0, Ordering::Relaxed), 1, "one did not run");
+        // Nobody waits for the value of a notify.
+        for route in ["game.room.tell", "game.room.try", "game.room.find"] {
+            assert_eq!(ask(route, None, session.clone()).await, "", "{route}");
+        }
+        assert_eq!(runs.swap(0, Ordering::Relaxed), 2);
+    }
+
+    // Clients of our own frontends read `{}`, wherever the handler runs.
+    let mut client = Client::connect(app);
+    for route in ["game.room.tell", "game.room.try", "game.room.find"] {
+        assert_eq!(client.request(route, json!({})).await, json!({}), "{route}");
+    }
+    assert_eq!(runs.load(Ordering::Relaxed), 2);
 }

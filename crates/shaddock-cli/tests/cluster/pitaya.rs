@@ -203,6 +203,14 @@ async fn errors_are_told(player: &mut Player, room: &str) {
     assert_eq!(unknown.code, "PIT-404");
     let nowhere = player.refused("nowhere.room.echo", json!({})).await;
     assert_eq!(nowhere.code, "PIT-500");
+    // A Rust backend tells only Go frontends; behind one of ours clients read `{}`. In these tests `hall` may have either.
+    if room == "room" {
+        let quiet = player
+            .refused("room.room.say", json!({ "text": "x" }))
+            .await;
+        let told = ("PIT-400", "tried to request a notify route");
+        assert_eq!((&*quiet.code, &*quiet.text), told);
+    }
 }
 
 /// A notify has no answer that could be waited for.

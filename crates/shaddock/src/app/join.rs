@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use shaddock_cluster::{
-    BoxFuture, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RemoteCall, RemoteError,
-    ServerId, SessionAnswer, SessionEvent, SessionOp,
+    BoxFuture, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RawSid, RemoteCall,
+    RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
 };
 use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
@@ -37,6 +37,16 @@ fn answer(outcome: Outcome) -> Result<Bytes, RemoteError> {
     }
 }
 
+/// Whether the sender is told of it when there is no value. Frontends of ours answer their clients `{}`, as Pomelo does; a Pitaya frontend
+/// would pass on an empty body, which some clients take for a broken one.
+///
+/// The number of the session tells them apart, also those that the list of servers does not have (yet, or any more): a Pitaya frontend
+/// counts from 1, and ours have the time in the upper bits.
+fn wants_value(request: &ForwardedRequest) -> bool {
+    let is_ours = |sid: RawSid| sid.get() >> 40 > 0;
+    request.id.is_some() && !request.session.sid.is_some_and(is_ours)
+}
+
 impl Node for AppNode {
     fn serve_request(
         self: Arc<Self>,
@@ -45,6 +55,7 @@ impl Node for AppNode {
         let Some(app) = self.app() else {
             return Box::pin(std::future::ready(Err(gone())));
         };
+        let wants_value = wants_value(&request);
         let session = SessionView::of_forwarded(&app, request.session);
         let mut context =
             RequestContext::new(session, Route::new(request.route), request.id, request.body);
@@ -58,8 +69,15 @@ impl Node for AppNode {
             });
         }
         received::serve(request.context, || {
-            let future = app.serve_forwarded(context);
-            Box::pin(async move { answer(future.await) })
+            let future = app.serve_forwarded(context, wants_value);
+            Box::pin(async move {
+                match future.await {
+                    Ok(reply) if wants_value && !reply.has_value() => {
+                        Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
+                    }
+                    outcome => answer(outcome),
+                }
+            })
         })
     }
 

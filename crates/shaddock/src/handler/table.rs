@@ -74,6 +74,8 @@ pub(crate) struct HandlerEntry {
     pub(crate) number: usize,
     pub(crate) handler: Arc<dyn Erased>,
     pub(crate) options: RouteOptions,
+    /// Whether it can answer with a value or an error.
+    pub(crate) tells: bool,
 }
 
 /// The handlers of one app.
@@ -113,6 +115,7 @@ impl HandlerTable {
                 arguments: PhantomData,
             }),
             options: RouteOptions::default(),
+            tells: H::Reply::TELLS,
         };
         match self.entries.entry(route.into_boxed_str()) {
             hashbrown::hash_map::Entry::Occupied(taken) => {
