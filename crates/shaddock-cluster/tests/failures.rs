@@ -595,6 +595,43 @@ async fn the_link_blinks_while_another_takes_the_user() {
     clean(&backing, &[&blinks, &other]).await;
 }
 
+/// A frontend that is sure again may still be unknown to a part of a NATS cluster: who takes a user there asks nobody, and his claim at etcd
+/// is written after the frontend has read its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_taken_right_after_the_cut_is_given_up() {
+    let backing = Backing::start();
+    let nats = Proxy::to(backing.nats.address).await;
+    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let config = config(nats.address, backing.etcd.address);
+    let front = join_with(&config, "front-1", "connector", options).await;
+    for (sid, uid) in [(1, "u"), (2, "v")] {
+        front.open(sid);
+        front.bind(sid, uid).await.unwrap();
+    }
+    // Once more if this machine was so slow that the claim came later than it may.
+    for round in 1.. {
+        assert!(round < 10, "too slow");
+        nats.cut();
+        until("noticed", || front.member.is_fenced()).await;
+        nats.heal();
+        until("sure again", || !front.member.is_fenced()).await;
+        let start = Instant::now();
+        let key = "pitaya/bindings/connector/u";
+        backing.etcd.etcdctl(&["put", key, "front-2"]);
+        if start.elapsed() < Duration::from_millis(700) {
+            break;
+        }
+        backing.etcd.etcdctl(&["put", key, "front-1"]);
+    }
+    until("given up", || {
+        front.closed(1).as_deref() == Some("replaced")
+    })
+    .await;
+    assert_eq!(front.uid(2).as_deref(), Some("v"), "nobody took this one");
+    assert!(!front.member.is_fenced());
+    assert_eq!(front.state().lost, ["u"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_server_says_so_at_once() {
     let backing = Backing::start();

@@ -30,13 +30,16 @@ use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
 const ASK_OWNER: Duration = Duration::from_secs(1);
 /// Time between questions to an owner who does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// When a frontend that is sure again looks once more. Another one that is connected to another server of a NATS cluster may not find it
+/// until all of them know its subscriptions, and take its users for those of a dead one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Keys in one transaction; etcd's default bound is 128 operations.
 const BATCH: usize = 128;
 
 /// Nothing can be claimed now.
 const NO_LEASE: EtcdError = EtcdError::Odd("this server has no lease");
 
-/// A claim that is no longer needed.
+/// A claim of this server on a user.
 pub(super) struct Claim {
     pub(super) uid: Arc<str>,
     pub(super) revision: i64,
@@ -96,7 +99,7 @@ pub(super) async fn claim(core: &Arc<Core>, uid: &Arc<str>) -> Result<(), BindEr
 }
 
 fn owned(core: &Core, uid: &Arc<str>, revision: i64) {
-    core.users.renewed(uid, revision);
+    core.users.claimed(uid, revision);
     if core.has_pitaya_frontend(&core.info.server_type) {
         let bound = BindMsg {
             uid: uid.to_string(),
@@ -241,10 +244,15 @@ pub(super) async fn delete_given_up(core: Arc<Core>, mut given_up: mpsc::Unbound
 /// Fences this frontend while it cannot be sure that it owns its users, for ever.
 pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>) {
     let mut sure = (core.lease.state().id, link.borrow().losses);
+    let mut came_back = false;
     loop {
         tokio::select! {
             () = core.lease.until_doubtful(sure.0) => {}
             lost = link.wait_for(|state| state.losses != sure.1) => if lost.is_err() { return },
+            () = look_again(&core), if came_back => {
+                came_back = false;
+                continue;
+            }
         }
         fence(&core, true);
         sure = loop {
@@ -271,6 +279,16 @@ pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>)
             sleep(core.config.etcd_retry_delay.min(ASK_AGAIN)).await;
         };
         fence(&core, false);
+        came_back = true;
+    }
+}
+
+/// Checks the claims a second time, a while after this frontend became sure of them.
+async fn look_again(core: &Core) {
+    sleep(LOOK_AGAIN).await;
+    while let Err(error) = check_claims(core, core.lease.state()).await {
+        tracing::debug!(%error, "the claims cannot be checked again yet");
+        sleep(ASK_AGAIN).await;
     }
 }
 
@@ -291,10 +309,10 @@ async fn check_claims(core: &Core, lease: LeaseState) -> EtcdResult<()> {
     if !lease.is_valid() {
         return Err(NO_LEASE);
     }
-    for uids in core.users.claimed().chunks(BATCH) {
-        let gets: Vec<_> = uids
+    for claims in core.users.claims().chunks(BATCH) {
+        let gets: Vec<_> = claims
             .iter()
-            .map(|uid| RequestOp::get(&core.etcd.binding_key(&core.info.server_type, uid)))
+            .map(|claim| RequestOp::get(&core.etcd.binding_key(&core.info.server_type, &claim.uid)))
             .collect();
         // Without a condition it always succeeds.
         let answer = core
@@ -304,11 +322,11 @@ async fn check_claims(core: &Core, lease: LeaseState) -> EtcdResult<()> {
                 ..TxnRequest::default()
             })
             .await?;
-        for (uid, response) in uids.iter().zip(answer.responses) {
+        for (claim, response) in claims.iter().zip(answer.responses) {
             let seen = response
                 .range
                 .and_then(|range| range.kvs.into_iter().next());
-            check_claim(core, lease, uid, seen.as_ref()).await?;
+            check_claim(core, lease, claim, seen).await?;
         }
     }
     Ok(())
@@ -317,35 +335,37 @@ async fn check_claims(core: &Core, lease: LeaseState) -> EtcdResult<()> {
 async fn check_claim(
     core: &Core,
     lease: LeaseState,
-    uid: &Arc<str>,
-    seen: Option<&KeyValue>,
+    claim: &Claim,
+    seen: Option<KeyValue>,
 ) -> EtcdResult<()> {
-    let key = core.etcd.binding_key(&core.info.server_type, uid);
-    let condition = match seen {
+    let is_own = |kv: &KeyValue| *kv.value == *core.info.id.as_str().as_bytes();
+    let key = core.etcd.binding_key(&core.info.server_type, &claim.uid);
+    let condition = match &seen {
         None => Compare::missing(&key),
-        Some(kv) if *kv.value == *core.info.id.as_str().as_bytes() => {
-            if kv.lease == lease.id {
-                return Ok(());
-            }
-            Compare::unchanged(&key, kv.mod_revision)
-        }
+        Some(kv) if is_own(kv) && kv.lease == lease.id => return Ok(()),
+        Some(kv) if is_own(kv) => Compare::unchanged(&key, kv.mod_revision),
         Some(kv) => {
-            lose(
-                core,
-                uid,
-                ServerId::new(String::from_utf8_lossy(&kv.value))
-                    .ok()
-                    .as_ref(),
-            );
+            lost(core, claim, kv);
             return Ok(());
         }
     };
+    // Unless the user has gone, or was bound anew: that is no matter of this claim.
+    if !core.users.holds(claim) {
+        return Ok(());
+    }
     match write(core, &key, condition).await? {
-        Written::Yes(revision) => core.users.renewed(uid, revision),
-        Written::No(other) => {
-            let owner = other.and_then(|kv| ServerId::new(String::from_utf8_lossy(&kv.value)).ok());
-            lose(core, uid, owner.as_ref());
-        }
+        Written::Yes(revision) => core.users.claimed(&claim.uid, revision),
+        Written::No(Some(kv)) if is_own(&kv) => {}
+        Written::No(Some(kv)) => lost(core, claim, &kv),
+        Written::No(None) => return Err(EtcdError::Odd("a claim was deleted meanwhile")),
     }
     Ok(())
+}
+
+/// A key names another owner. It may have been read before its user was bound here anew.
+fn lost(core: &Core, claim: &Claim, kv: &KeyValue) {
+    if core.users.holds(claim) {
+        let owner = ServerId::new(String::from_utf8_lossy(&kv.value)).ok();
+        lose(core, &claim.uid, owner.as_ref());
+    }
 }

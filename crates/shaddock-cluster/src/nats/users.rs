@@ -127,20 +127,31 @@ impl Users {
             .collect()
     }
 
-    /// Users on whom there is a claim.
-    pub(super) fn claimed(&self) -> Vec<Arc<str>> {
-        self.table()
-            .users
-            .iter()
-            .filter(|(_, user)| user.claim.is_some())
-            .map(|(uid, _)| Arc::clone(uid))
-            .collect()
+    /// The claims on users.
+    pub(super) fn claims(&self) -> Vec<owners::Claim> {
+        let claim = |(uid, user): (&Arc<str>, &User)| {
+            Some(owners::Claim {
+                uid: Arc::clone(uid),
+                revision: user.claim?,
+            })
+        };
+        self.table().users.iter().filter_map(claim).collect()
     }
 
-    /// The claim on a user was written again.
-    pub(super) fn renewed(&self, uid: &str, revision: i64) {
+    /// Whether a claim is still the one on its user.
+    pub(super) fn holds(&self, claim: &owners::Claim) -> bool {
+        let table = self.table();
+        let user = table.users.get(&claim.uid);
+        user.is_some_and(|user| user.claim == Some(claim.revision))
+    }
+
+    /// The claim on a user was written. If he has gone meanwhile, it is given up.
+    pub(super) fn claimed(&self, uid: &Arc<str>, revision: i64) {
         if let Some(user) = self.table().users.get_mut(uid) {
             user.claim = Some(revision);
+        } else {
+            let uid = Arc::clone(uid);
+            let _ = self.given_up.send(owners::Claim { uid, revision });
         }
     }
 
