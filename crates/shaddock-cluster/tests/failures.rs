@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shaddock_cluster::{
-    Context, JoinOptions, NatsCluster, NatsConfig, Receivers, RemoteErrorKind, SessionOp, Unique,
+    Context, JoinOptions, NatsCluster, NatsConfig, Receivers, RemoteErrorKind, SessionAnswer,
+    SessionOp, Unique,
 };
 use support::node::{Server, call, delivery, raw, request, uids};
 use support::proxy::Proxy;
@@ -751,6 +752,55 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), RemoteErrorKind::Refused);
+}
+
+/// Pitaya sends the KICK and then closes; a client that is faster makes it say that it failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kicked_client_that_closes_first_was_kicked() {
+    use futures_util::StreamExt;
+    let backing = Backing::start();
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let client = async_nats::connect(format!("nats://{}", backing.nats.address))
+        .await
+        .unwrap();
+    let mut requests = client
+        .subscribe("pitaya/servers/gofront/go-1")
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    let value = r#"{"id":"go-1","type":"gofront","metadata":null,"frontend":true,"hostname":"x"}"#;
+    backing
+        .etcd
+        .etcdctl(&["put", "pitaya/servers/gofront/go-1", value]);
+    back.sees("go-1").await;
+    let go = shaddock_cluster::ServerId::new("go-1").unwrap();
+    let answers = [
+        (&b"\x0a\x02\x08\x01"[..], Ok(1)),
+        (
+            b"\x12\x1f\x0a\x07PIT-000\x12\x14close closed session",
+            Ok(1),
+        ),
+        (
+            b"\x12\x1c\x0a\x07PIT-000\x12\x11session not found",
+            Err("session not found"),
+        ),
+    ];
+    for (answer, expected) in answers {
+        let kick = SessionOp::KickUser {
+            uid: "u".into(),
+            reason: None,
+        };
+        let kicked = back.member.session_op(&go, kick, Context::new());
+        let reply = requests.next().await.unwrap().reply.unwrap();
+        let answer = Bytes::from_static(answer);
+        client.publish(reply, answer).await.unwrap();
+        client.flush().await.unwrap();
+        match (kicked.await, expected) {
+            (Ok(SessionAnswer::Kicked(n)), Ok(expected)) => assert_eq!(n, expected),
+            (Err(error), Err(text)) => assert_eq!(error.message(), text),
+            (got, expected) => panic!("{got:?} and not {expected:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,25 +1,23 @@
 //! What all parts of one membership share.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_nats::Subject;
 use bytes::Bytes;
 
 use super::calls::{Calls, Target};
+use super::departing::Departing;
 use super::link::Link;
 use super::users::Users;
 use super::wire::{self, Response};
 use super::{NatsConfig, encode, subject};
 use crate::etcd::{Etcd, Lease};
-use crate::reply::{ServingCount, guarded};
-use crate::{
-    Context, JoinOptions, MemberChange, Members, Node, RemoteError, ServerId, ServerInfo,
-    SessionEvent, Unique, code,
-};
+use crate::reply::ServingCount;
+use crate::{Context, JoinOptions, Members, Node, RemoteError, ServerId, ServerInfo, Unique, code};
 
 /// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
 pub(super) const CAPABILITIES: [&str; 3] = ["mpush", "bysid", "direct"];
@@ -51,24 +49,7 @@ pub(super) struct Core {
     /// Subscriptions that every server of its kind has.
     pub(super) own_subscriptions: usize,
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
-    /// Servers that have left the list and still serve what they have.
-    departing: Mutex<HashMap<ServerId, Departing>>,
-    /// Servers that were taken from the list and had not said goodbye: their word may still be on its way. NATS carries it and etcd the
-    /// list, so either may be first.
-    lately_left: Mutex<HashMap<ServerId, Departing>>,
-}
-
-/// How long a goodbye may come after its server has left the list.
-const LATEST_GOODBYE: Duration = Duration::from_secs(10);
-
-/// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
-/// because they may have sessions.)
-const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
-
-/// A server that has left the list.
-struct Departing {
-    info: Arc<ServerInfo>,
-    since: Instant,
+    pub(super) departing: Departing,
 }
 
 /// The parts that are made before the rest.
@@ -82,6 +63,7 @@ pub(super) struct Parts {
     pub(super) etcd: Etcd,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
+    pub(super) departing: Departing,
     pub(super) own_subscriptions: usize,
 }
 
@@ -115,8 +97,7 @@ impl Core {
             entered: AtomicBool::new(false),
             own_subscriptions: parts.own_subscriptions,
             targets: ArcSwap::default(),
-            departing: Mutex::default(),
-            lately_left: Mutex::default(),
+            departing: parts.departing,
         }
     }
 
@@ -148,82 +129,8 @@ impl Core {
         target
     }
 
-    /// A frontend that is listed, or has left the list and still serves its clients.
-    pub(super) fn frontend(&self, id: &ServerId) -> Result<Arc<ServerInfo>, RemoteError> {
-        self.members
-            .server(id.as_str())
-            .or_else(|| Some(Arc::clone(&self.lock_departing().get(id)?.info)))
-            .ok_or_else(RemoteError::server_not_found)
-    }
-
-    /// All frontends that may have clients.
-    pub(super) fn frontends(&self) -> Vec<Arc<ServerInfo>> {
-        let mut all = self.members.frontends();
-        all.extend(self.departing().into_iter().filter(|f| f.frontend));
-        all
-    }
-
-    /// Servers that have left the list and are not gone yet.
-    pub(super) fn departing(&self) -> Vec<Arc<ServerInfo>> {
-        let departing = self.lock_departing();
-        let infos = departing.values().map(|one| &one.info);
-        let unlisted = infos.filter(|info| self.members.server(info.id.as_str()).is_none());
-        unlisted.cloned().collect()
-    }
-
-    fn lock_departing(&self) -> MutexGuard<'_, HashMap<ServerId, Departing>> {
-        self.departing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A server said what becomes of it.
-    pub(super) fn goodbye(&self, server: &ServerId, gone: bool) {
-        if gone {
-            if self.lock_departing().remove(server).is_some() {
-                self.forget(server);
-            }
-        } else if let Some(info) = self
-            .members
-            .server(server.as_str())
-            .or_else(|| self.take_lately_left(server))
-        {
-            let mut departing = self.lock_departing();
-            let stale: Vec<_> = departing
-                .extract_if(|_, one| !one.info.frontend && one.since.elapsed() > LONGEST_DEPARTURE)
-                .collect();
-            let since = Instant::now();
-            departing.insert(server.clone(), Departing { info, since });
-            drop(departing);
-            for (id, _) in stale {
-                self.forget(&id);
-            }
-        }
-    }
-
-    fn note_left(&self, info: &Arc<ServerInfo>) {
-        let mut left = self
-            .lately_left
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        left.retain(|_, one| one.since.elapsed() < LATEST_GOODBYE);
-        let one = Departing {
-            info: Arc::clone(info),
-            since: Instant::now(),
-        };
-        left.insert(info.id.clone(), one);
-    }
-
-    fn take_lately_left(&self, server: &ServerId) -> Option<Arc<ServerInfo>> {
-        let mut left = self
-            .lately_left
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let one = left.remove(server)?;
-        (one.since.elapsed() < LATEST_GOODBYE).then_some(one.info)
-    }
-
-    fn forget(&self, server: &ServerId) {
+    /// Forgets where a server was called.
+    pub(super) fn forget(&self, server: &ServerId) {
         self.targets.rcu(|targets| {
             let mut targets = HashMap::clone(targets);
             targets.remove(server);
@@ -237,45 +144,8 @@ impl Core {
         self.entered.store(true, Ordering::Release);
     }
 
-    /// Nobody listens at a server that was called: if it had left the list, it is gone now.
-    pub(super) fn not_there(&self, server: &ServerId) {
-        let departed = self.lock_departing().remove(server);
-        if let Some(departed) = departed {
-            self.forget(server);
-            if departed.info.frontend {
-                self.frontend_lost(server);
-            }
-        }
-    }
-
-    fn frontend_lost(&self, frontend: &ServerId) {
-        if self.options.session_events {
-            let event = SessionEvent::FrontendLost(frontend.clone());
-            guarded("session_event", || self.node.session_event(event));
-        }
-    }
-
-    /// The list has changed.
-    pub(super) fn member_changed(self: &Arc<Self>, change: MemberChange) {
-        if !self.entered.load(Ordering::Acquire) {
-            return;
-        }
-        match &change {
-            // A new life of a server that was leaving.
-            MemberChange::Joined(info) => {
-                self.lock_departing().remove(&info.id);
-            }
-            MemberChange::Left(info) if self.lock_departing().contains_key(&info.id) => {}
-            MemberChange::Left(info) => {
-                self.note_left(info);
-                self.forget(&info.id);
-                if info.frontend {
-                    self.frontend_lost(&info.id);
-                }
-            }
-        }
-        self.check_user_subjects();
-        guarded("member_changed", || self.node.member_changed(change));
+    pub(super) fn has_entered(&self) -> bool {
+        self.entered.load(Ordering::Acquire)
     }
 
     /// Whether users need subscriptions of their own depends on who is there.

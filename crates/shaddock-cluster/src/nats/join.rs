@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{CAPABILITIES, Core, Parts};
+use super::departing::{self, Departing};
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::users::{self, Users};
@@ -43,6 +44,7 @@ pub(super) async fn join(
 
     let subjects = Subjects::open(&config, &link, &info, options).await?;
     let (users, user_tasks) = Users::new(Arc::clone(&info));
+    let (departing, doubts) = Departing::new();
     let parts = Parts {
         info,
         options,
@@ -53,6 +55,7 @@ pub(super) async fn join(
         etcd,
         lease,
         users,
+        departing,
         own_subscriptions: subjects.count(),
     };
     let core = Arc::new(Core::new(parts, token()));
@@ -61,6 +64,7 @@ pub(super) async fn join(
     let (user_streams, given_up) = user_tasks.split();
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core), given_up));
+    tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
     enter_list(&core, &mut tasks).await?;
     let (state, link_state) = watch::channel(LinkState {
         up: true,

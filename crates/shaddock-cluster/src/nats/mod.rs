@@ -8,6 +8,7 @@ mod calls;
 mod config;
 mod core;
 mod delivery;
+mod departing;
 pub(crate) mod encode;
 mod events;
 mod incoming;

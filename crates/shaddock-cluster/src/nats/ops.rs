@@ -20,6 +20,9 @@ use crate::{
     ServerInfo, SessionAnswer, SessionData, SessionOp, code,
 };
 
+/// What a Pitaya frontend says that has kicked a client, wants to close its session, and finds it closed.
+const CLOSED_ITSELF: &str = "close closed session";
+
 type Answering = BoxFuture<'static, Result<SessionAnswer, RemoteError>>;
 
 /// Sends an operation to a frontend.
@@ -37,15 +40,16 @@ pub(super) fn send(
         Ok((route, argument)) => {
             let reply = call_pitaya(core, frontend, route, argument, context);
             Box::pin(async move {
-                let kicked = route == "sys.kick";
-                // What an ack says is of no interest.
-                reply.await.map(|_ack| {
-                    if kicked {
-                        SessionAnswer::Kicked(1)
-                    } else {
-                        SessionAnswer::Done
-                    }
-                })
+                let answer = reply.await;
+                if route != "sys.kick" {
+                    // What an ack says is of no interest.
+                    return answer.map(|_ack| SessionAnswer::Done);
+                }
+                match answer {
+                    // A client that closes at the KICK may be faster than its frontend.
+                    Err(error) if error.message() != CLOSED_ITSELF => Err(error),
+                    _ => Ok(SessionAnswer::Kicked(1)),
+                }
             })
         }
         Err(error) => Box::pin(std::future::ready(Err(error))),

@@ -1,0 +1,299 @@
+//! What becomes of servers that leave the list: most still serve what they have, some are dead.
+//!
+//! A server says goodbye on NATS and then leaves the list at etcd. Either news may be first, so a frontend that left without a word is asked:
+//! its sessions count as lost when nobody listens there, and not before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::{Core, is_shaddock};
+use super::ops;
+use super::wire::OpKind;
+use crate::reply::guarded;
+use crate::{MemberChange, RemoteError, RemoteErrorKind, ServerId, ServerInfo, SessionEvent};
+
+/// How long a goodbye may come after its server has left the list.
+const LATEST_GOODBYE: Duration = Duration::from_secs(10);
+
+/// How long a frontend that left without a word may take to answer. One that is silent for so long is cut off, or this server is.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Time between questions while the own link is down.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
+/// because they may have sessions.)
+const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
+
+/// Servers that are leaving or have left.
+pub(super) struct Departing {
+    servers: Mutex<HashMap<ServerId, Server>>,
+    /// Frontends to be asked; each time that one leaves the list without a word it comes here once.
+    doubts: mpsc::UnboundedSender<Doubt>,
+}
+
+struct Server {
+    info: Arc<ServerInfo>,
+    since: Instant,
+    state: State,
+    /// Ends the question to a doubted one when dropped.
+    asking: Option<oneshot::Sender<()>>,
+}
+
+/// A frontend to be asked whether it serves, until that is no question any more.
+pub(super) struct Doubt {
+    frontend: Arc<ServerInfo>,
+    over: oneshot::Receiver<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It said goodbye or answered after it had left the list: it serves what it has.
+    Serves,
+    /// It left the list without a word and is being asked. Nobody was told of it yet.
+    Doubted,
+    /// It counts as gone; but its word may still be on its way.
+    Gone,
+}
+
+impl Departing {
+    /// The table, and the frontends that [`ask_doubted`] is to ask.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Doubt>) {
+        let (doubts, asked) = mpsc::unbounded_channel();
+        let servers = Mutex::default();
+        (Self { servers, doubts }, asked)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Server>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, info: &Arc<ServerInfo>, state: State) {
+        self.insert(info, state, None);
+    }
+
+    fn insert(&self, info: &Arc<ServerInfo>, state: State, asking: Option<oneshot::Sender<()>>) {
+        let mut servers = self.lock();
+        servers.retain(|_, one| one.state != State::Gone || one.since.elapsed() < LATEST_GOODBYE);
+        let one = Server {
+            info: Arc::clone(info),
+            since: Instant::now(),
+            state,
+            asking,
+        };
+        servers.insert(info.id.clone(), one);
+    }
+
+    fn doubt(&self, frontend: Arc<ServerInfo>) {
+        let (asking, over) = oneshot::channel();
+        self.insert(&frontend, State::Doubted, Some(asking));
+        let _ = self.doubts.send(Doubt { frontend, over });
+    }
+
+    fn state(&self, server: &ServerId) -> Option<State> {
+        self.lock().get(server).map(|one| one.state)
+    }
+
+    /// Takes a server out if it is in this state.
+    fn take(&self, server: &ServerId, state: State) -> Option<Server> {
+        let mut servers = self.lock();
+        if servers.get(server)?.state == state {
+            servers.remove(server)
+        } else {
+            None
+        }
+    }
+}
+
+/// Asks frontends that left the list without a word whether they serve, for ever.
+pub(super) async fn ask_doubted(core: Arc<Core>, mut doubts: mpsc::UnboundedReceiver<Doubt>) {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            doubt = doubts.recv() => match doubt {
+                Some(doubt) => asked.push(settle(&core, doubt)),
+                None => return,
+            },
+            Some(()) = asked.next(), if !asked.is_empty() => {}
+        }
+    }
+}
+
+async fn settle(core: &Arc<Core>, mut doubt: Doubt) {
+    tokio::select! {
+        serves = serves(core, &doubt.frontend) => core.doubt_is_settled(&doubt.frontend, serves),
+        _ = &mut doubt.over => {}
+    }
+}
+
+async fn serves(core: &Arc<Core>, frontend: &ServerInfo) -> bool {
+    let end = Instant::now() + LATEST_GOODBYE;
+    loop {
+        // It has no user of this name, and can answer nevertheless.
+        match ops::ask_owner(core, frontend, OpKind::Probe, "", SILENCE).await {
+            Ok(answer) => return answer.is_some(),
+            Err(error) if error.kind() == RemoteErrorKind::NoResponder => return false,
+            // The own link is down, which says nothing of others.
+            Err(_) if Instant::now() < end => tokio::time::sleep(ASK_AGAIN).await,
+            Err(_) => return false,
+        }
+    }
+}
+
+impl Core {
+    /// A frontend that is listed, or has left the list and may still serve its clients.
+    pub(super) fn frontend(&self, id: &ServerId) -> Result<Arc<ServerInfo>, RemoteError> {
+        let unlisted = || {
+            let servers = self.departing.lock();
+            let one = servers.get(id).filter(|one| one.state != State::Gone)?;
+            Some(Arc::clone(&one.info))
+        };
+        self.members
+            .server(id.as_str())
+            .or_else(unlisted)
+            .ok_or_else(RemoteError::server_not_found)
+    }
+
+    /// All frontends that may have clients.
+    pub(super) fn frontends(&self) -> Vec<Arc<ServerInfo>> {
+        let mut all = self.members.frontends();
+        all.extend(self.departing().into_iter().filter(|f| f.frontend));
+        all
+    }
+
+    /// Servers that have left the list and are not gone yet.
+    pub(super) fn departing(&self) -> Vec<Arc<ServerInfo>> {
+        let servers = self.departing.lock();
+        let serving = servers.values().filter(|one| one.state == State::Serves);
+        serving
+            .map(|one| &one.info)
+            .filter(|info| self.members.server(info.id.as_str()).is_none())
+            .cloned()
+            .collect()
+    }
+
+    /// A server said what becomes of it.
+    pub(super) fn goodbye(&self, server: &ServerId, gone: bool) {
+        if gone {
+            if self.departing.take(server, State::Serves).is_some() {
+                self.forget(server);
+            }
+            return;
+        }
+        let unlisted = {
+            let servers = self.departing.lock();
+            let one = servers.get(server);
+            one.map(|one| (Arc::clone(&one.info), one.state))
+        };
+        if let Some(info) = self.members.server(server.as_str()) {
+            self.departing.set(&info, State::Serves);
+        } else if let Some((info, state)) = unlisted {
+            self.departing.set(&info, State::Serves);
+            if state == State::Doubted {
+                self.tell(MemberChange::Left(info));
+            }
+        }
+        self.forget_old_departures();
+    }
+
+    fn forget_old_departures(&self) {
+        let is_old = |one: &Server| !one.info.frontend && one.since.elapsed() > LONGEST_DEPARTURE;
+        let old: Vec<_> = {
+            let mut servers = self.departing.lock();
+            servers.extract_if(|_, one| is_old(one)).collect()
+        };
+        for (id, _) in old {
+            self.forget(&id);
+        }
+    }
+
+    /// Nobody listens at a server that was called: if it had left the list, it is gone now.
+    pub(super) fn not_there(&self, server: &ServerId) {
+        if let Some(departed) = self.departing.take(server, State::Serves) {
+            self.forget(server);
+            if departed.info.frontend {
+                self.frontend_lost(server);
+            }
+        }
+    }
+
+    fn frontend_lost(&self, frontend: &ServerId) {
+        if self.options.session_events {
+            let event = SessionEvent::FrontendLost(frontend.clone());
+            guarded("session_event", || self.node.session_event(event));
+        }
+    }
+
+    fn tell(&self, change: MemberChange) {
+        guarded("member_changed", || self.node.member_changed(change));
+    }
+
+    /// The list has changed.
+    pub(super) fn member_changed(self: &Arc<Self>, change: MemberChange) {
+        if !self.has_entered() {
+            return;
+        }
+        self.check_user_subjects();
+        match change {
+            MemberChange::Joined(info) => self.joined(info),
+            MemberChange::Left(info) => self.left(info),
+        }
+    }
+
+    fn joined(&self, info: Arc<ServerInfo>) {
+        if let Some(doubted) = self.departing.take(&info.id, State::Doubted) {
+            if doubted.info == info {
+                // The same life of it, back in the list: nobody has missed it.
+                return;
+            }
+            self.gone(doubted.info);
+        }
+        // A new life of a server that was leaving.
+        self.departing.lock().remove(&info.id);
+        self.tell(MemberChange::Joined(info));
+    }
+
+    fn left(&self, info: Arc<ServerInfo>) {
+        if self.departing.state(&info.id) == Some(State::Serves) {
+            self.tell(MemberChange::Left(info));
+        } else if info.frontend && is_shaddock(&info) {
+            self.departing.doubt(info);
+        } else {
+            self.gone(info);
+        }
+    }
+
+    /// A frontend was asked whether it serves.
+    fn doubt_is_settled(&self, frontend: &Arc<ServerInfo>, serves: bool) {
+        {
+            let mut table = self.departing.lock();
+            let this = table.get_mut(&frontend.id);
+            let this =
+                this.filter(|one| one.state == State::Doubted && Arc::ptr_eq(&one.info, frontend));
+            // It may have said goodbye meanwhile, or be listed again.
+            let Some(one) = this else { return };
+            one.state = if serves { State::Serves } else { State::Gone };
+            one.asking = None;
+        }
+        if serves {
+            self.tell(MemberChange::Left(Arc::clone(frontend)));
+        } else {
+            self.gone(Arc::clone(frontend));
+        }
+    }
+
+    /// A server has left the list and serves no more, as far as is known.
+    fn gone(&self, info: Arc<ServerInfo>) {
+        self.departing.set(&info, State::Gone);
+        self.forget(&info.id);
+        if info.frontend {
+            self.frontend_lost(&info.id);
+        }
+        self.tell(MemberChange::Left(info));
+    }
+}

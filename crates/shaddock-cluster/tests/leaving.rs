@@ -1,0 +1,132 @@
+//! A frontend leaves: it says so on NATS and takes itself from the list at etcd. To one member the two come in the other order, or one of
+//! them does not come.
+#![cfg(feature = "nats")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::time::Duration;
+
+use shaddock_cluster::{JoinOptions, NatsCluster, NatsConfig, RemoteErrorKind, SessionEvent};
+use support::node::{Server, delivery, uids};
+use support::proxy::Proxy;
+use support::servers::{Backing, config};
+use support::until;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn join(config: NatsConfig, id: &str, server_type: &str) -> Server {
+    let cluster = NatsCluster::new(config).unwrap();
+    let options = JoinOptions::new().with_session_events();
+    Server::join(&cluster, id, server_type, options).await
+}
+
+/// A frontend with a user, and a backend that NATS reaches through a proxy. It takes its link for good while the proxy holds things back.
+async fn held_back(backing: &Backing) -> (Server, Server, Proxy) {
+    let nats = Proxy::to(backing.nats.address).await;
+    let mut patient = config(nats.address, backing.etcd.address);
+    patient.nats_ping_interval = SECOND * 60;
+    patient.request_timeout = SECOND * 20;
+    let back = join(patient, "chat-1", "chat").await;
+    let front = join(backing.config(), "front-1", "connector").await;
+    back.sees("front-1").await;
+    until("told of it", || back.state().joined.len() == 1).await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    (front, back, nats)
+}
+
+async fn leaves_the_list(front: &Server, back: &Server) {
+    front.member.withdraw().await;
+    until("not listed", || {
+        back.member.members().server("front-1").is_none()
+    })
+    .await;
+}
+
+fn departing(back: &Server) -> Vec<String> {
+    let all = back.member.departing();
+    all.iter().map(|info| info.id.to_string()).collect()
+}
+
+fn has_lost(back: &Server) -> bool {
+    let lost = |event: &SessionEvent| matches!(event, SessionEvent::FrontendLost(_));
+    back.state().events.iter().any(lost)
+}
+
+async fn pushes_arrive(front: &Server, back: &Server, body: &str) {
+    let push = delivery(body, uids(&["u"]));
+    let delivered = back.member.deliver(&front.id(), push).await.unwrap();
+    assert_eq!(delivered.queued, 1);
+    assert_eq!(front.got(1).last().unwrap(), body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_whose_goodbye_is_late_is_not_lost() {
+    let backing = Backing::start();
+    let (front, back, nats) = held_back(&backing).await;
+    nats.cut();
+    leaves_the_list(&front, &back).await;
+    // Sent now, it comes when NATS does.
+    let push = back
+        .member
+        .deliver(&front.id(), delivery("early", uids(&["u"])));
+    tokio::time::sleep(SECOND).await;
+    assert!(back.state().left.is_empty(), "nobody is told of a doubt");
+    nats.heal();
+    assert_eq!(push.await.unwrap().queued, 1);
+    until("known to serve", || departing(&back) == ["front-1"]).await;
+    until("told of it", || back.state().left == ["front-1"]).await;
+    pushes_arrive(&front, &back, "late").await;
+    assert!(!has_lost(&back), "its sessions are there");
+
+    front.member.leave().await;
+    until("gone", || departing(&back).is_empty()).await;
+    assert!(!has_lost(&back), "it has closed them itself");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_left_without_a_word_is_asked() {
+    let backing = Backing::start();
+    let (front, back, _nats) = held_back(&backing).await;
+    // As its lease would end while etcd is away from it; it lists itself again.
+    backing
+        .etcd
+        .etcdctl(&["del", "pitaya/servers/connector/front-1"]);
+    until("listed again", || {
+        let keys = backing.etcd.keys("pitaya/servers/connector/");
+        keys.len() == 1 && back.member.members().server("front-1").is_some()
+    })
+    .await;
+    pushes_arrive(&front, &back, "on").await;
+    assert!(!has_lost(&back), "it has lost no session");
+
+    // Nobody answers for a dead one: its sessions are gone as soon as it is.
+    let id = front.id();
+    front.crash();
+    until("lost", || has_lost(&back)).await;
+    until("told of it", || back.state().left.last().is_some()).await;
+    assert!(departing(&back).is_empty());
+    let late = back
+        .member
+        .deliver_unconfirmed(&id, delivery("x", uids(&["u"])));
+    assert_eq!(late.unwrap_err().kind(), RemoteErrorKind::NoServer);
+}
+
+/// NATS is silent for longer than a frontend is waited for; its goodbye still counts when it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_goodbye_counts_when_its_frontend_was_given_up() {
+    let backing = Backing::start();
+    let (front, back, nats) = held_back(&backing).await;
+    nats.cut();
+    leaves_the_list(&front, &back).await;
+    until("given up", || has_lost(&back)).await;
+    assert_eq!(back.state().left, ["front-1"]);
+    let push = || delivery("x", uids(&["u"]));
+    let refused = back.member.deliver(&front.id(), push()).await.unwrap_err();
+    assert_eq!(refused.kind(), RemoteErrorKind::NoServer);
+    nats.heal();
+    until("known to serve", || departing(&back) == ["front-1"]).await;
+    pushes_arrive(&front, &back, "on").await;
+    assert_eq!(back.state().left, ["front-1"], "told once");
+}
