@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::body::MIN_LEN;
+
 /// Flags of `shaddock bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
@@ -54,7 +56,7 @@ pub struct TargetArgs {
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     pub connecting: usize,
     /// How long to wait for a handshake or an answer before it counts as lost.
-    #[arg(long, default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = some_time)]
     pub timeout: Duration,
     /// How the handshake names the client.
     #[arg(long, value_enum, default_value = "pomelo")]
@@ -72,7 +74,7 @@ pub struct TargetArgs {
     #[arg(long, default_value = "onPush")]
     pub push_event: String,
     /// Bytes of a request's body, at least 39.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = body)]
     pub body: usize,
     /// JSON that requests have instead of such a body. Then any answer without an error is right, and `--echo-route` may be
     /// any route of the server's. An error is a `code` other than 200.
@@ -112,7 +114,7 @@ pub struct EchoArgs {
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
     /// Measured.
-    #[arg(long, default_value = "5s", value_parser = duration)]
+    #[arg(long, default_value = "5s", value_parser = some_time)]
     pub duration: Duration,
 }
 
@@ -137,7 +139,7 @@ pub struct FanoutArgs {
     #[command(flatten)]
     pub target: TargetArgs,
     /// Pushes to send. Without `--rate` the next one leaves when the last one has reached everybody.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub pushes: u64,
     /// Open loop: pushes per second.
     #[arg(long, value_parser = rate)]
@@ -179,7 +181,7 @@ pub struct MixArgs {
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
     /// Measured.
-    #[arg(long, default_value = "5s", value_parser = duration)]
+    #[arg(long, default_value = "5s", value_parser = some_time)]
     pub duration: Duration,
 }
 
@@ -226,6 +228,23 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(number) => Ok(number),
+        Err(_) => Err(format!("`{text}` is no number")),
+    }
+}
+
+/// A time in which something can happen.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.is_zero() {
+        return Err("more than no time".to_owned());
+    }
+    Ok(time)
+}
+
+fn body(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(length) if length < MIN_LEN => Err(format!("at least {MIN_LEN}")),
+        Ok(length) => Ok(length),
         Err(_) => Err(format!("`{text}` is no number")),
     }
 }

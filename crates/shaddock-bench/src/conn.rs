@@ -45,6 +45,8 @@ pub(crate) struct Pending {
 pub(crate) enum Stray {
     /// Its request was answered before.
     Repeated,
+    /// Its request was given up before.
+    Late,
     /// It never had a request.
     Unknown,
 }
@@ -68,7 +70,10 @@ pub(crate) struct Conn {
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     last_id: u64,
+    /// In the order in which they were begun.
     waiting: VecDeque<Pending>,
+    /// Those whose answers are not waited for any more.
+    given_up: Vec<u64>,
 }
 
 impl Requests {
@@ -92,9 +97,21 @@ impl Requests {
         };
         match place.and_then(|place| self.waiting.remove(place)) {
             Some(pending) => Ok(pending),
+            None if self.given_up.contains(&id) => {
+                self.given_up.retain(|given_up| *given_up != id);
+                Err(Stray::Late)
+            }
             None if (1..=self.last_id).contains(&id) => Err(Stray::Repeated),
             None => Err(Stray::Unknown),
         }
+    }
+
+    /// Gives up a request that was begun before `limit`, if there is one.
+    pub(crate) fn give_up(&mut self, limit: u64) -> Option<Pending> {
+        self.waiting.front().filter(|first| first.sent < limit)?;
+        let overdue = self.waiting.pop_front()?;
+        self.given_up.push(overdue.id);
+        Some(overdue)
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -117,6 +134,21 @@ mod tests {
         assert_eq!(requests.settle(1), Err(Stray::Repeated));
         assert_eq!(requests.settle(4), Err(Stray::Unknown));
         assert_eq!(requests.settle(0), Err(Stray::Unknown));
+        assert_eq!(requests.waiting(), 1);
+    }
+
+    #[test]
+    fn an_answer_to_a_request_that_was_given_up_is_late_once() {
+        let mut requests = Requests::default();
+        let sent: Vec<Pending> = (0..3)
+            .map(|at| requests.begin(RequestKind::Echo, at))
+            .collect();
+        assert_eq!(requests.give_up(0), None);
+        assert_eq!(requests.give_up(1), Some(sent[0]));
+        assert_eq!(requests.give_up(1), None);
+        assert_eq!(requests.settle(1), Err(Stray::Late));
+        assert_eq!(requests.settle(1), Err(Stray::Repeated));
+        assert_eq!(requests.settle(2), Ok(sent[1]));
         assert_eq!(requests.waiting(), 1);
     }
 }

@@ -9,6 +9,8 @@ pub(crate) enum Timer {
     Heartbeat { key: usize, serial: u64 },
     /// The connection must be open, or closed, by now.
     Deadline { key: usize, serial: u64 },
+    /// Time to look for requests that wait for too long.
+    Overdue,
     /// The scenario asked to be called, with this number.
     Scenario(u64),
 }

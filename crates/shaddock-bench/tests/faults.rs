@@ -3,7 +3,7 @@
 
 mod server;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use server::{Manners, Server};
@@ -90,6 +90,44 @@ fn a_lost_answer_is_counted_once_for_each_request() {
     );
 }
 
+/// With so little patience that it counts before the run is over.
+fn impatient(server: &Server, flags: &str) -> Report {
+    let words = flags.split_ascii_whitespace();
+    let words = ["bench"].into_iter().chain(words);
+    let url = server.url();
+    let words = words.chain([url.as_str(), "--quiet", "--timeout", "50ms"]);
+    measure(&Cli::parse_from(words).bench).unwrap()
+}
+
+#[test]
+fn a_session_goes_on_after_a_lost_answer() {
+    let server = Server::tcp(Manners::LosesEveryTenth);
+    for flags in ["echo -c 1", "mix -c 1 --script bind,request*3"] {
+        let report = impatient(&server, &format!("{flags} --warmup 0s --duration 1s"));
+        assert!(report.lost > 3 && report.messages > 20, "{flags}: {report}");
+        assert_eq!((report.wrong, report.repeated), (0, 0), "{flags}: {report}");
+        assert!(report.notes[0].contains("not answered in time"), "{report}");
+    }
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_lost_and_nothing_else() {
+    let server = Server::tcp(Manners::SleepsAtTenth(Duration::from_millis(200)));
+    let flags = "echo -c 1 --in-flight 4 --warmup 0s --duration 1s";
+    let report = impatient(&server, flags);
+    assert!(report.lost > 0, "{report}");
+    assert_eq!((report.wrong, report.repeated), (0, 0), "{report}");
+}
+
+#[test]
+fn binds_without_an_answer_end_a_fan_out() {
+    let flags = "fanout -c 40 --connecting 8 --pushes 2";
+    let report = impatient(&Server::tcp(Manners::LosesBinds), flags);
+    assert_eq!((report.lost, report.messages), (40, 0), "{report}");
+    let report = impatient(&Server::tcp(Manners::ClosesAtBinds), flags);
+    assert_eq!((report.closed, report.lost), (40, 40), "{report}");
+}
+
 #[test]
 fn a_repeated_answer_is_counted() {
     let report = echo(Manners::AnswersTwice);
@@ -128,9 +166,14 @@ fn nobody_there_is_a_failed_connection_not_a_hang() {
     let server = Server::tcp(Manners::Good);
     let url = server.url();
     drop(server);
-    let args = Cli::parse_from(["bench", "churn", &url, "-c", "5", "--quiet"]);
-    let report = measure(&args.bench).unwrap();
-    assert_eq!(report.failed, 5, "{report}");
+    for (scenario, failed) in [("churn", 5), ("echo", 5), ("mix", 5), ("fanout", 6)] {
+        let begin = Instant::now();
+        let args = Cli::parse_from(["bench", scenario, &url, "-c", "5", "--quiet"]);
+        let report = measure(&args.bench).unwrap();
+        assert_eq!(report.failed, failed, "{report}");
+        // Nobody has to wait for the end of a load that nobody makes.
+        assert!(begin.elapsed() < Duration::from_secs(4), "{report}");
+    }
 }
 
 #[test]
@@ -180,6 +223,10 @@ fn flags_that_make_no_sense_are_refused() {
         "echo tcp://h:1 --rate 0",
         "echo tcp://h:1 --rate NaN",
         "echo tcp://h:1 --rate 5 --in-flight 2",
+        "echo tcp://h:1 --body 38",
+        "echo tcp://h:1 --duration 0s",
+        "echo tcp://h:1 --timeout 0s",
+        "fanout tcp://h:1 --pushes 0",
         "fanout tcp://h:1 --stalled 101",
         "mix tcp://h:1 --duration 5",
     ] {

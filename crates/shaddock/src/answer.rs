@@ -10,10 +10,12 @@
 //! | error, body an object without truthy `code` | the object with `"code":500` |
 //! | error, any other body | the body |
 //!
-//! Pitaya clients read errors as `{"code","msg","metadata"}` (without `metadata` if it is empty), with the error flag set.
+//! Pitaya clients read the same values, but raw ones (answers of other servers are) unchanged unless they are empty. They read errors as
+//! `{"code","msg","metadata"}` (without `metadata` if it is empty), with the error flag set.
 
 use std::{borrow::Cow, num::NonZeroU64, sync::Arc};
 
+use bytes::Bytes;
 use serde_json::Value;
 use shaddock_core::{PushError, SendError, Session};
 use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
@@ -23,7 +25,7 @@ use crate::{
     error::{HandlerError, codes},
     filter::{ErrorFlow, FilterList, Filters},
     handler::Complete,
-    reply::Outcome,
+    reply::{Outcome, Reply},
     request::RequestContext,
 };
 
@@ -37,6 +39,10 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
         (Ok(reply), Dialect::Pitaya)
             if codec.config().pitaya_serializer != PitayaSerializer::Json =>
         {
+            (Cow::Borrowed(reply.as_slice()), false)
+        }
+        // What another server answered with goes on unchanged.
+        (Ok(reply), Dialect::Pitaya) if reply.is_raw() && !reply.as_slice().is_empty() => {
             (Cow::Borrowed(reply.as_slice()), false)
         }
         (Ok(reply), _) => (Cow::Borrowed(value_or(reply.as_slice(), NO_VALUE)), false),
@@ -134,6 +140,15 @@ fn log_error(request: &RequestContext, error: &HandlerError) {
     }
 }
 
+/// What a handler's answer is for a Pitaya frontend, whose clients read it unchanged: as ours would read it.
+pub(crate) fn for_other_server(reply: Reply) -> Bytes {
+    let is_nothing = !reply.is_raw() && value_or(reply.as_slice(), b"").is_empty();
+    if is_nothing && reply.has_value() {
+        return Bytes::from_static(NO_VALUE);
+    }
+    reply.into_bytes()
+}
+
 fn value_or<'a>(json: &'a [u8], otherwise: &'a [u8]) -> &'a [u8] {
     // Compact text, so the falsy values have few spellings.
     match json {
@@ -200,10 +215,10 @@ impl Complete for ToClient {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use shaddock_protocol::CodecConfig;
 
     use super::*;
-    use crate::reply::Reply;
 
     #[expect(clippy::needless_pass_by_value, reason = "shorter cases")]
     fn pomelo(outcome: Outcome) -> String {
@@ -235,6 +250,29 @@ mod tests {
         for (body, expected) in cases {
             assert_eq!(pomelo(Err(error().with_raw_body(body.into()))), expected);
         }
+    }
+
+    #[test]
+    fn pitaya_clients_read_what_another_server_said() {
+        let codec = Codec::new(CodecConfig::default());
+        let read = |reply| {
+            let outcome = Ok(reply);
+            let (body, flag) = answer(&codec, Dialect::Pitaya, &outcome);
+            assert!(!flag);
+            String::from_utf8(body.into_owned()).unwrap()
+        };
+        for raw in ["null", "0", "\"\"", "false", "1", "ack", "{}"] {
+            assert_eq!(read(Reply::raw(raw)), raw);
+        }
+        assert_eq!(read(Reply::raw("")), "{}");
+        assert_eq!(read(Reply::empty()), "{}");
+        for (value, expected) in [(json!(null), "{}"), (json!(0), "{}"), (json!(7), "7")] {
+            assert_eq!(read(Reply::json(&value).unwrap()), expected);
+            // Also through another server.
+            let sent = for_other_server(Reply::json(&value).unwrap());
+            assert_eq!(read(Reply::raw(sent)), expected);
+        }
+        assert_eq!(for_other_server(Reply::empty()), "");
     }
 
     #[test]

@@ -16,7 +16,7 @@ const BODY: &str = "shaddock.body";
 
 /// Codes of the errors that the framework makes itself. The texts are Pitaya's, whose clients know them.
 pub mod codes {
-    /// The error came from the application and named no code.
+    /// The error came from the application and named no code, or is a panic.
     pub const UNKNOWN: &str = "PIT-000";
     /// The request cannot be understood: its route or its body is malformed.
     pub const BAD_REQUEST: &str = "PIT-400";
@@ -26,7 +26,7 @@ pub mod codes {
     pub const TIMEOUT: &str = "PIT-408";
     /// Too many requests: of this session, or of all together.
     pub const TOO_MANY: &str = "PIT-429";
-    /// The server failed: a panic, an answer that cannot be serialised, no server of the type.
+    /// The server failed: it was too slow, an answer that cannot be serialised, no server of the type.
     pub const INTERNAL: &str = "PIT-500";
 }
 
@@ -82,6 +82,16 @@ impl HandlerError {
     /// [`codes::NOT_FOUND`] with this message.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(codes::NOT_FOUND, message)
+    }
+
+    /// A handler or remote takes longer than it may: what Pitaya servers answer then.
+    pub(crate) fn too_late() -> Self {
+        Self::internal("rpc client: request timeout")
+    }
+
+    /// A handler or remote panicked, which has no code in Pitaya. What the panic says is for the log.
+    pub(crate) fn panicked(message: &'static str) -> Self {
+        Self::new(codes::UNKNOWN, message)
     }
 
     /// [`codes::TIMEOUT`] with this message.

@@ -103,11 +103,11 @@ impl AppHandle {
             let error = RemoteError::remote_not_found(route.short().unwrap_or_default());
             return Box::pin(std::future::ready(Err(HandlerError::from_remote(error))));
         };
-        let limit = entry
-            .options
-            .timeout
-            .or(call.context.timeout())
-            .unwrap_or(self.config().rpc_timeout);
+        let senders = call.context.timeout();
+        // The cluster gives the call up by itself when its sender does, and says so to him.
+        let is_senders = entry.options.timeout.is_none() && senders.is_some();
+        let own = entry.options.timeout.or(senders);
+        let limit = own.unwrap_or(self.config().rpc_timeout);
         let app = self.clone();
         let made =
             std::panic::catch_unwind(AssertUnwindSafe(|| entry.handler.to_remote(self, call)));
@@ -125,7 +125,10 @@ impl AppHandle {
                 outcome = polled => outcome,
                 () = app.sleep(limit) => {
                     app.stats().timeouts.add(1);
-                    Err(HandlerError::timeout("the remote did not answer in time"))
+                    if is_senders {
+                        return std::future::pending().await;
+                    }
+                    Err(HandlerError::too_late())
                 }
             }
         })
@@ -138,7 +141,7 @@ impl AppHandle {
             panic = panic_text(panic),
             "a remote panicked"
         );
-        HandlerError::internal("the remote failed")
+        HandlerError::panicked("the remote failed")
     }
 }
 

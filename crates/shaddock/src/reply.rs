@@ -67,6 +67,11 @@ impl Reply {
         !matches!(self.0, Repr::Empty)
     }
 
+    /// Whether it is text that was made by somebody else, and no value of a handler.
+    pub(crate) const fn is_raw(&self) -> bool {
+        matches!(self.0, Repr::Shared(_))
+    }
+
     /// The JSON text as shared bytes.
     pub fn into_bytes(self) -> Bytes {
         match self.0 {

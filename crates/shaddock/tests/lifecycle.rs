@@ -314,7 +314,7 @@ async fn remotes_are_called_with_typed_arguments() {
     );
     assert_eq!(
         code(app.rpc("calc.sum.panic").call::<()>(&()).await.unwrap_err()),
-        "PIT-500"
+        "PIT-000"
     );
     assert_eq!(
         code(

@@ -144,6 +144,20 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// No session came to stand, so there is nothing to measure.
+    fn nobody(&self) -> Result<Option<Window>, BenchError> {
+        if self.sessions > 0 {
+            return Ok(None);
+        }
+        let from_zero = false;
+        let (before, after) = (self.snapshot()?, self.snapshot()?);
+        Ok(Some(Window {
+            before,
+            after,
+            from_zero,
+        }))
+    }
+
     /// Warms up, measures, and waits for the answers that are under way.
     pub(super) fn under_load(
         &mut self,
@@ -151,6 +165,9 @@ impl<'a> Run<'a> {
         duration: Duration,
     ) -> Result<Window, BenchError> {
         self.look_open()?;
+        if let Some(nothing) = self.nobody()? {
+            return Ok(nothing);
+        }
         self.enter(Phase::WarmUp);
         self.wait(warmup);
         self.enter(Phase::Measure);
@@ -169,6 +186,9 @@ impl<'a> Run<'a> {
     /// Measures until the scenario has reached its end, or the limit, and waits for the answers that are under way.
     pub(super) fn until_settled(&mut self, limit: Duration) -> Result<Window, BenchError> {
         self.look_open()?;
+        if let Some(nothing) = self.nobody()? {
+            return Ok(nothing);
+        }
         let before = self.snapshot()?;
         self.enter(Phase::Measure);
         self.settle(Phase::Measure, Some(limit));

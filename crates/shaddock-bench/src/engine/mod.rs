@@ -117,6 +117,7 @@ impl Engine {
         let mut events = Events::with_capacity(EVENTS);
         let mut phase = Phase::Connect;
         let mut reported = false;
+        self.look_again();
         scenario.phase(&mut self, phase);
         loop {
             scenario.turn(&mut self);
@@ -174,6 +175,10 @@ impl Engine {
             match timer {
                 Timer::Scenario(number) => scenario.timer(self, number),
                 Timer::Heartbeat { key, serial } => self.beat(key, serial),
+                Timer::Overdue => {
+                    self.give_up_overdue(scenario);
+                    self.look_again();
+                }
                 Timer::Deadline { key, serial } => {
                     let late = self
                         .conns

@@ -161,6 +161,8 @@ impl Engine {
                     self.harvest
                         .note(|| format!("request {} was answered again", message.id));
                 }
+                // It is counted as lost already.
+                Err(Stray::Late) => {}
                 Err(Stray::Unknown) => self.wrong(|| format!("answer to nothing: {}", message.id)),
             },
             (MessageType::Push, WireRoute::Name(route)) => {

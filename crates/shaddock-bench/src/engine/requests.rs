@@ -1,12 +1,19 @@
 //! What the connections send.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use shaddock_protocol::{Message, MessageType, PackageType, WireRoute, put_package_header};
 
 use super::Engine;
-use crate::conn::RequestKind;
+use crate::{
+    conn::{Pending, RequestKind, State},
+    scenario::Scenario,
+    timers::Timer,
+};
+
+/// Between two looks at the requests that wait.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 impl Engine {
     /// Sends a request whose body is the connection's slot and the request's id. `sent` is when it should have been sent, if
@@ -73,6 +80,36 @@ impl Engine {
             conn.link.send(&self.package);
             self.requests_waiting += 1;
             self.dirty.push(key);
+        }
+    }
+
+    /// Looks for overdue requests in a while: a request is given up a quarter of the timeout late at most.
+    pub(super) fn look_again(&mut self) {
+        let pause = (self.timeout / 4).max(LEAST_PAUSE);
+        self.timers.add(self.now + pause, Timer::Overdue);
+    }
+
+    /// Counts the requests that were not answered in time, so that their sessions go on.
+    pub(super) fn give_up_overdue<S: Scenario>(&mut self, scenario: &mut S) {
+        let Some(limit) = self.now.checked_sub(self.timeout) else {
+            return;
+        };
+        let limit = self.nanos(limit);
+        let open = self.conns.iter().filter(|(_, c)| c.state == State::Open);
+        let open: Vec<usize> = open.map(|(key, _)| key).collect();
+        for key in open {
+            while let Some(conn) = self.conns.get_mut(key)
+                && let Some(pending) = conn.requests.give_up(limit)
+            {
+                let slot = conn.slot;
+                self.requests_waiting -= 1;
+                self.tally.lost.add(1);
+                self.harvest.note(|| {
+                    let Pending { kind, id, .. } = pending;
+                    format!("{kind:?} {id} of session {slot} was not answered in time")
+                });
+                scenario.unanswered(self, key, pending);
+            }
         }
     }
 

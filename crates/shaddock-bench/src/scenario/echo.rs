@@ -110,6 +110,12 @@ impl Scenario for Echo {
         }
     }
 
+    fn unanswered(&mut self, engine: &mut Engine, key: usize, _pending: Pending) {
+        if self.crowd.is_running() && self.pacer.is_none() {
+            engine.request_echo(key, None);
+        }
+    }
+
     fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone) {
         self.crowd.gone(engine, slot, why);
     }

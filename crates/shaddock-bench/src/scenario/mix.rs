@@ -162,6 +162,10 @@ impl Scenario for Mix {
         self.advance(engine, key);
     }
 
+    fn unanswered(&mut self, engine: &mut Engine, key: usize, _pending: Pending) {
+        self.advance(engine, key);
+    }
+
     fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone) {
         self.crowd.gone(engine, slot, why);
         if why == Gone::Closed && self.crowd.is_running() {

@@ -36,6 +36,8 @@ pub(crate) trait Scenario {
     fn opened(&mut self, engine: &mut Engine, key: usize);
     /// A request was answered, rightly or not. The engine has checked the body and counted what is wrong.
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
+    /// A request was not answered in time, which the engine has counted.
+    fn unanswered(&mut self, _engine: &mut Engine, _key: usize, _pending: Pending) {}
     /// A push came.
     fn pushed(&mut self, _engine: &mut Engine, _key: usize, _route: &[u8], _body: &[u8]) {}
     /// A session is gone, and its key with it.

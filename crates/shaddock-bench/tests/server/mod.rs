@@ -25,8 +25,12 @@ pub(crate) enum Manners {
     Good,
     ChangesOneByte,
     RefusesBinds,
+    LosesBinds,
+    ClosesAtBinds,
     /// Of each connection.
     LosesEveryTenth,
+    /// Of each connection; and whatever comes behind it is late too.
+    SleepsAtTenth(Duration),
     AnswersTwice,
     /// Those of one read.
     AnswersBackwards,
@@ -204,12 +208,20 @@ fn serve(mut stream: impl Read + Write, number: usize, shared: &Shared) {
                     if manners == Manners::LosesEveryTenth && requests % 10 == 0 {
                         continue;
                     }
-                    let answer = answer(
-                        &Message::decode(package.body).unwrap(),
-                        number,
-                        &outbox,
-                        shared,
-                    );
+                    if let Manners::SleepsAtTenth(time) = manners
+                        && requests % 10 == 0
+                    {
+                        thread::sleep(time);
+                    }
+                    let message = Message::decode(package.body).unwrap();
+                    if message.route == WireRoute::Name("bench.echo.bind".into()) {
+                        match manners {
+                            Manners::LosesBinds => continue,
+                            Manners::ClosesAtBinds => break 'connection,
+                            _ => {}
+                        }
+                    }
+                    let answer = answer(&message, number, &outbox, shared);
                     if manners == Manners::AnswersTwice {
                         answers.push(answer.clone());
                     }

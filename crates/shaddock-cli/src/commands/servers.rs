@@ -27,14 +27,17 @@ pub(crate) fn run(args: &ServersArgs) -> Outcome {
         if let Some(id) = &args.id {
             overview.servers.retain(|server| server.id == *id);
         }
+        // For scripts: a server that is not there is told apart.
+        let missing = args.id.as_ref().filter(|_| overview.servers.is_empty());
         if args.target.json {
             print_json(&overview)?;
-        } else {
+        } else if missing.is_none() {
             show(&overview);
         }
-        // For scripts: a server that is not there is told apart.
-        let missing = args.id.is_some() && overview.servers.is_empty();
-        Ok(ExitCode::from(u8::from(missing)))
+        if let Some(id) = missing {
+            eprintln!("shaddock: no server \"{id}\"; `shaddock servers` lists them");
+        }
+        Ok(ExitCode::from(u8::from(missing.is_some())))
     })
 }
 

@@ -27,14 +27,14 @@ fn from_hex(digits: &str) -> Bytes {
 
 /// An answer on the wire, as far as it is looked at: the code, text and metadata of its error.
 #[derive(Debug, Default, PartialEq)]
-struct WireError {
-    code: String,
-    text: String,
-    metadata: Map<String, Value>,
+pub(crate) struct WireError {
+    pub(crate) code: String,
+    pub(crate) text: String,
+    pub(crate) metadata: Map<String, Value>,
 }
 
 /// The fields of a protobuf message that have a length.
-fn fields(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+pub(crate) fn fields(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut all = Vec::new();
     while let [tag, rest @ ..] = bytes {
         let (mut length, mut shift, mut read) = (0, 0, 0);
@@ -52,7 +52,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     all
 }
 
-fn wire_error(response: &[u8]) -> Option<WireError> {
+pub(crate) fn wire_error(response: &[u8]) -> Option<WireError> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let (_, error) = fields(response)
         .into_iter()

@@ -1,6 +1,7 @@
 //! Servers on a real NATS and a real etcd: `shaddock serve` in front of backends in Rust and in Go, and behind a Go frontend.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
+mod by_hand;
 mod hostile;
 mod operators;
 mod pitaya;

@@ -17,7 +17,7 @@ use super::incoming::{Incoming, SysAnswer, read};
 use super::wire::{self, BUSY, KickAnswer, Response};
 use super::{delivery, ops, subject};
 use crate::reply::{guarded, panicked};
-use crate::{BoxFuture, RemoteError, SessionAnswer, code};
+use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
 
 /// Reads the subject on which all kinds of servers call this one, until it is told to stop and what is on its way has come.
 pub(super) async fn requests(
@@ -159,7 +159,8 @@ fn request(core: &Arc<Core>, message: Message, turn: &mut Turn) {
             answer,
         } => {
             let timeout = context.timeout().unwrap_or(default);
-            let operation = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op)));
+            let node = Arc::clone(&core.node);
+            let operation = guarded("session_op", || Some(pitaya_op(node, op)));
             let operation = operation.map(|operation| -> BoxFuture<'static, _> {
                 Box::pin(async move { sys_answer(answer, &operation.await?) })
             });
@@ -175,6 +176,32 @@ pub(super) fn is_busy(core: &Core) -> bool {
         core.refused_busy.fetch_add(1, Ordering::Relaxed);
     }
     busy
+}
+
+/// An operation that a Pitaya server asks for, refused when and as Pitaya's own frontends refuse it. To ours a second bind to the same user is none.
+fn pitaya_op(
+    node: Arc<dyn Node>,
+    op: SessionOp,
+) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+    let (sid, binds) = match &op {
+        SessionOp::Bind { sid, .. } => (*sid, true),
+        SessionOp::Replace { sid, .. } => (*sid, false),
+        _ => return node.session_op(op),
+    };
+    Box::pin(async move {
+        let found = Arc::clone(&node).session_op(SessionOp::Get { sid }).await?;
+        let SessionAnswer::Sessions(sessions) = found else {
+            return Err(RemoteError::session_not_found());
+        };
+        match sessions.first() {
+            None => Err(RemoteError::session_not_found()),
+            Some(session) if binds && session.uid.is_some() => Err(RemoteError::new(
+                code::UNKNOWN,
+                "session is already bound to an uid",
+            )),
+            Some(_) => node.session_op(op).await,
+        }
+    })
 }
 
 fn sys_answer(form: SysAnswer, answer: &SessionAnswer) -> Result<Bytes, RemoteError> {

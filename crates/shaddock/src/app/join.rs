@@ -11,7 +11,10 @@ use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
 
 use super::{AppHandle, AppInner};
-use crate::{received, reply::Outcome, request::RequestContext, session::SessionView};
+use crate::{
+    answer::for_other_server, received, reply::Outcome, request::RequestContext,
+    session::SessionView,
+};
 
 /// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
 pub(crate) struct AppNode(Weak<AppInner>);
@@ -75,7 +78,8 @@ impl Node for AppNode {
                     Ok(reply) if wants_value && !reply.has_value() => {
                         Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
                     }
-                    outcome => answer(outcome),
+                    Ok(reply) => Ok(for_other_server(reply)),
+                    Err(error) => Err(error.into_remote()),
                 }
             })
         })

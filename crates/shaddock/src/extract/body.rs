@@ -27,7 +27,8 @@ impl<T: DeserializeOwned + Send + 'static> FromBody<ViaBody> for Json<T> {
     }
 }
 
-/// The body as it is: JSON text in valid UTF-8, `{}` if it was empty.
+/// The body as it is. From Pomelo clients that is JSON text in valid UTF-8, `{}` if it was empty; from Pitaya clients and from other servers
+/// it is what they sent, and may be empty: a protobuf message without values is.
 ///
 /// The bytes are a copy, so that a handler that keeps them does not keep a whole read buffer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,10 +36,6 @@ pub struct Body(pub Bytes);
 
 impl FromBody<ViaBody> for Body {
     fn from_body(_parts: &Parts<'_>, body: &Bytes) -> Result<Self, HandlerError> {
-        Ok(Self(if body.is_empty() {
-            Bytes::from_static(b"{}")
-        } else {
-            Bytes::copy_from_slice(body)
-        }))
+        Ok(Self(Bytes::copy_from_slice(body)))
     }
 }

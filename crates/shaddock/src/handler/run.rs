@@ -178,9 +178,7 @@ where
     ready!(timer.as_mut().poll(task));
     request.app().stats().timeouts.add(1);
     tracing::warn!(route = request.route().as_str(), sid = %request.session().id(), ?timeout, "a handler did not answer in time");
-    Poll::Ready(Err(HandlerError::internal(
-        "the handler did not answer in time",
-    )))
+    Poll::Ready(Err(HandlerError::too_late()))
 }
 
 /// Waits for a future of the application; a panic in it becomes an error, and so does a wait that takes longer than the request may.
@@ -217,7 +215,7 @@ pub(crate) fn panicked(
         panic = panic_text(panic),
         "a handler panicked"
     );
-    HandlerError::internal("the handler failed")
+    HandlerError::panicked("the handler failed")
 }
 
 /// The text of a panic, if it has one.

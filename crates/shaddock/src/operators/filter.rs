@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use shaddock_core::{Session, SessionService, Sid};
+use shaddock_core::{Session, SessionService, Sid, TransportKind};
 
 use crate::admin::{SessionInfo, SessionPage, SessionQuery};
 
@@ -19,6 +19,14 @@ pub(crate) const LARGEST_PAGE: usize = 1000;
 pub(crate) fn parse_sid(text: &str) -> Result<Sid, String> {
     text.parse()
         .map_err(|_| format!("\"{text}\" is no session id"))
+}
+
+fn parse_transport(text: &str) -> Result<TransportKind, String> {
+    use TransportKind::{Memory, Tcp, Tls, WebSocket, WebSocketTls};
+    [Tcp, Tls, WebSocket, WebSocketTls, Memory]
+        .into_iter()
+        .find(|transport| transport.name() == text)
+        .ok_or_else(|| format!("\"{text}\" is no transport; write tcp, tls, ws or wss"))
 }
 
 /// An address, an address with a port, or a network.
@@ -61,7 +69,7 @@ pub(crate) struct Filter {
     uid: Option<String>,
     address: Option<AddressFilter>,
     frontend: Option<String>,
-    transport: Option<String>,
+    transport: Option<TransportKind>,
     after: Option<Sid>,
     limit: usize,
 }
@@ -77,7 +85,11 @@ impl Filter {
                 .map(AddressFilter::parse)
                 .transpose()?,
             frontend: query.frontend.clone(),
-            transport: query.transport.clone(),
+            transport: query
+                .transport
+                .as_deref()
+                .map(parse_transport)
+                .transpose()?,
             after: query.after.as_deref().map(parse_sid).transpose()?,
             limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
         })
@@ -94,8 +106,7 @@ impl Filter {
             .is_none_or(|frontend| session.frontend_id().as_str() == frontend)
             && self
                 .transport
-                .as_ref()
-                .is_none_or(|transport| session.transport().name() == transport)
+                .is_none_or(|transport| session.transport() == transport)
             && self
                 .uid
                 .as_ref()
