@@ -20,6 +20,7 @@ guides! {
     bench: "docs/bench.md",
     bench_zh: "docs/zh-CN/bench.md",
     operations: "docs/operations.md",
+    operations_zh: "docs/zh-CN/operations.md",
     cluster: "docs/cluster.md",
     coming_from_pitaya: "docs/coming-from-pitaya.md",
     coming_from_pomelo: "docs/coming-from-pomelo.md",
