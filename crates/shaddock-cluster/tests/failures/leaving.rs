@@ -1,25 +1,13 @@
 //! A frontend leaves: it says so on NATS and takes itself from the list at etcd. To one member the two come in the other order, or one of
 //! them does not come.
-#![cfg(feature = "nats")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod support;
+use shaddock_cluster::{JoinOptions, RemoteErrorKind, SessionEvent};
 
-use std::time::Duration;
-
-use shaddock_cluster::{JoinOptions, NatsCluster, NatsConfig, RemoteErrorKind, SessionEvent};
-use support::node::{Server, delivery, uids};
-use support::proxy::Proxy;
-use support::servers::{Backing, config};
-use support::until;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-async fn join(config: NatsConfig, id: &str, server_type: &str) -> Server {
-    let cluster = NatsCluster::new(config).unwrap();
-    let options = JoinOptions::new().with_session_events();
-    Server::join(&cluster, id, server_type, options).await
-}
+use crate::support::node::{Server, delivery, uids};
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Backing, config};
+use crate::support::until;
+use crate::{SECOND, join, join_with};
 
 /// A frontend with a user, and a backend that NATS reaches through a proxy. It takes its link for good while the proxy holds things back.
 async fn held_back(backing: &Backing) -> (Server, Server, Proxy) {
@@ -27,8 +15,9 @@ async fn held_back(backing: &Backing) -> (Server, Server, Proxy) {
     let mut patient = config(nats.address, backing.etcd.address);
     patient.nats_ping_interval = SECOND * 60;
     patient.request_timeout = SECOND * 20;
-    let back = join(patient, "chat-1", "chat").await;
-    let front = join(backing.config(), "front-1", "connector").await;
+    let events = JoinOptions::new().with_session_events();
+    let back = join_with(&patient, "chat-1", "chat", events).await;
+    let front = join(&backing.config(), "front-1", "connector").await;
     back.sees("front-1").await;
     until("told of it", || back.state().joined.len() == 1).await;
     front.open(1);

@@ -1,0 +1,370 @@
+//! Peers that are slow, busy, strange or hostile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use shaddock_cluster::{
+    Context, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp, Unique,
+};
+
+use crate::support::node::{call, raw, request};
+use crate::support::servers::Backing;
+use crate::support::until;
+use crate::{SECOND, clean, join, join_with, works};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_says_so_at_once() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    let front = join(&config, "front-1", "connector").await;
+    config.max_serving = 10;
+    let back = join(&config, "chat-1", "chat").await;
+    front.sees("chat-1").await;
+    let slow: Vec<_> = (0..10)
+        .map(|_| {
+            front
+                .member
+                .call(back.info(), call("chat.room.slow", "500"))
+        })
+        .collect();
+    until("ten run", || back.member.status().serving == 10).await;
+    let start = Instant::now();
+    let error = front
+        .request(back.info(), "chat.room.echo", "")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), error.code(), error.message()),
+        (RemoteErrorKind::Busy, "PIT-503", "server busy")
+    );
+    assert!(start.elapsed() < Duration::from_millis(300));
+    futures_util::future::try_join_all(slow).await.unwrap();
+    works(&front, &back).await;
+    assert_eq!(back.member.status().refused_busy, 1);
+}
+
+async fn nats(backing: &Backing) -> async_nats::Client {
+    let address = format!("nats://{}", backing.nats.address);
+    async_nats::connect(address).await.unwrap()
+}
+
+/// A server that is not one of ours, and does what a test wants.
+struct Peer {
+    client: async_nats::Client,
+    requests: async_nats::Subscriber,
+}
+
+impl Peer {
+    /// Listens, then lists itself.
+    async fn start(backing: &Backing, server_type: &str, id: &str) -> Self {
+        let client = nats(backing).await;
+        let name = format!("pitaya/servers/{server_type}/{id}");
+        let requests = client.subscribe(name.clone()).await.unwrap();
+        client.flush().await.unwrap();
+        let frontend = server_type.ends_with("front");
+        let value = format!(
+            r#"{{"id":"{id}","type":"{server_type}","metadata":null,"frontend":{frontend},"hostname":"x"}}"#
+        );
+        backing.etcd.etcdctl(&["put", &name, &value]);
+        Self { client, requests }
+    }
+
+    /// Where the next request wants its answer.
+    async fn asked(&mut self) -> async_nats::Subject {
+        self.requests.next().await.unwrap().reply.unwrap()
+    }
+
+    async fn answer(&self, to: async_nats::Subject, payload: &'static [u8]) {
+        let payload = Bytes::from_static(payload);
+        self.client.publish(to, payload).await.unwrap();
+        self.client.flush().await.unwrap();
+    }
+}
+
+/// Starts a server that answers after a while; returns how many requests it had at once at most.
+async fn pitaya_like(backing: &Backing, id: &str, delay: Duration) -> Arc<AtomicUsize> {
+    let mut peer = Peer::start(backing, "game", id).await;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = Arc::clone(&most);
+    tokio::spawn(async move {
+        while let Some(message) = peer.requests.next().await {
+            seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let (client, now) = (peer.client.clone(), Arc::clone(&now));
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                let reply = message.reply.expect("a reply subject");
+                client
+                    .publish(reply, Bytes::from_static(b"\x0a\x02ok"))
+                    .await
+                    .unwrap();
+            });
+        }
+    });
+    most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pitaya_server_never_gets_more_than_it_can_take() {
+    let backing = Backing::start();
+    let front = join(&backing.config(), "front-1", "connector").await;
+    let most = pitaya_like(&backing, "game-1", Duration::from_millis(20)).await;
+    front.sees("game-1").await;
+    let game = front.member.members().server("game-1").unwrap();
+    let mut calls: Vec<_> = (0..300)
+        .map(|_| front.member.forward(&game, request("game.a.b", "")))
+        .collect();
+    // Some give up while they wait, some while they are on the way.
+    drop(calls.drain(..10));
+    drop(calls.drain(100..150));
+    for call in calls {
+        assert_eq!(call.await.unwrap(), "ok");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 25);
+    assert_eq!(front.member.status().pending_calls, 0);
+
+    // One that never answers fills its places; what waits fails by its own deadline.
+    pitaya_like(&backing, "game-2", Duration::from_secs(60)).await;
+    front.sees("game-2").await;
+    let silent = front.member.members().server("game-2").unwrap();
+    let calls = (0..60).map(|_| {
+        let mut late = request("game.a.b", "");
+        late.context = Context::with_timeout(Duration::from_millis(300));
+        front.member.forward(&silent, late)
+    });
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap_err().kind(), RemoteErrorKind::Timeout);
+    }
+    assert_eq!(front.member.status().pending_calls, 0);
+    assert_eq!(
+        front
+            .member
+            .forward(&game, request("game.a.b", ""))
+            .await
+            .unwrap(),
+        "ok"
+    );
+    // What it cannot do is said without asking it.
+    let error = front
+        .member
+        .session_op(&game.id, SessionOp::Get { sid: raw(1) }, Context::new())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RemoteErrorKind::Refused);
+}
+
+/// Pitaya sends the KICK and then closes; a client that is faster makes it say that it failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kicked_client_that_closes_first_was_kicked() {
+    let backing = Backing::start();
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let mut go = Peer::start(&backing, "gofront", "go-1").await;
+    back.sees("go-1").await;
+    let go_id = ServerId::new("go-1").unwrap();
+    let answers = [
+        (&b"\x0a\x02\x08\x01"[..], Ok(1)),
+        (
+            b"\x12\x1f\x0a\x07PIT-000\x12\x14close closed session",
+            Ok(1),
+        ),
+        (
+            b"\x12\x1c\x0a\x07PIT-000\x12\x11session not found",
+            Err("session not found"),
+        ),
+    ];
+    for (answer, expected) in answers {
+        let kick = SessionOp::KickUser {
+            uid: "u".into(),
+            reason: None,
+        };
+        let kicked = back.member.session_op(&go_id, kick, Context::new());
+        let reply = go.asked().await;
+        go.answer(reply, answer).await;
+        match (kicked.await, expected) {
+            (Ok(SessionAnswer::Kicked(n)), Ok(expected)) => assert_eq!(n, expected),
+            (Err(error), Err(text)) => assert_eq!(error.message(), text),
+            (got, expected) => panic!("{got:?} and not {expected:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_answers_late_twice_wrongly_and_unasked() {
+    let backing = Backing::start();
+    let front = join(&backing.config(), "front-1", "connector").await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let mut peer = Peer::start(&backing, "game", "game-1").await;
+    front.sees("game-1").await;
+    front.sees("chat-1").await;
+    let game = front.member.members().server("game-1").unwrap();
+    let ask = async |peer: &mut Peer, limit| {
+        let mut request = request("game.a.b", "");
+        request.context = Context::with_timeout(limit);
+        let reply = front.member.forward(&game, request);
+        (reply, peer.asked().await)
+    };
+
+    let (twice, subject) = ask(&mut peer, SECOND).await;
+    peer.answer(subject.clone(), b"\x0a\x05first").await;
+    peer.answer(subject.clone(), b"\x0a\x06second").await;
+    assert_eq!(twice.await.unwrap(), "first");
+    let (late, late_subject) = ask(&mut peer, Duration::from_millis(200)).await;
+    assert_eq!(late.await.unwrap_err().kind(), RemoteErrorKind::Timeout);
+    peer.answer(late_subject, b"\x0a\x04late").await;
+    for garbage in [
+        &b"\xff"[..],
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x12\x05\x0a\x03\xff\xff\xff",
+    ] {
+        let (wrong, subject) = ask(&mut peer, SECOND).await;
+        peer.answer(subject, garbage).await;
+        let error = wrong.await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.code()),
+            (RemoteErrorKind::BadAnswer, "PIT-000")
+        );
+    }
+    let (before_number, _) = subject.rsplit_once('.').unwrap();
+    for number in [
+        "0",
+        "1",
+        "-1",
+        "999999999",
+        "18446744073709551616",
+        "",
+        "x.y",
+    ] {
+        peer.answer(format!("{before_number}.{number}").into(), b"\x0a\x03odd")
+            .await;
+    }
+    // One who says nothing any more holds up nobody who calls another.
+    let silent: Vec<_> = (0..200)
+        .map(|_| front.member.forward(&game, request("game.a.b", "")))
+        .collect();
+    let start = Instant::now();
+    for _ in 0..20 {
+        works(&front, &back).await;
+    }
+    assert!(start.elapsed() < SECOND);
+    drop(silent);
+    assert_eq!(front.member.status().pending_calls, 0);
+    clean(&backing, &[&front, &back]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_bytes_on_every_subject_harm_nobody() {
+    let backing = Backing::start();
+    let unique = JoinOptions::new()
+        .unique(Unique::ReplaceOld)
+        .with_session_events();
+    let front = join_with(&backing.config(), "front-1", "connector", unique).await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    front.sees("chat-1").await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    let client = nats(&backing).await;
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/vectors/cluster.json"
+    );
+    let vectors: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut payloads = [b"".as_slice(), b"\xff", b"\x0a\xff\xff\xff\xff\x0f"]
+        .map(Bytes::copy_from_slice)
+        .to_vec();
+    payloads.push(vec![b'x'; 70_000].into());
+    for list in ["hostile", "messages"] {
+        for vector in vectors[list].as_array().unwrap() {
+            let hex = vector["hex"].as_str().unwrap();
+            let bytes = (0..hex.len())
+                .step_by(2)
+                .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap());
+            payloads.push(bytes.collect());
+        }
+    }
+    let subjects = [
+        "pitaya/servers/connector/front-1",
+        "pitaya/servers/chat/chat-1",
+        "pitaya/connector/user/u/push",
+        "pitaya/connector/bindings",
+        "shaddock.connector.front-1.mpush",
+        "shaddock.connector.front-1.op",
+        "shaddock.connector.front-1.r.x.1",
+        "shaddock.connector.front-1.other",
+        "shaddock.events",
+        "shaddock.servers",
+    ];
+    for subject in subjects {
+        for payload in &payloads {
+            client.publish(subject, payload.clone()).await.unwrap();
+            client
+                .publish_with_reply(subject, "nobody", payload.clone())
+                .await
+                .unwrap();
+        }
+    }
+    client.flush().await.unwrap();
+    // Answers with garbage are an error of the caller.
+    until("all read", || front.member.status().serving == 0).await;
+    works(&front, &back).await;
+    assert_eq!(front.uid(1).as_deref(), Some("u"));
+    let key = "pitaya/servers/chat";
+    for (id, value) in [
+        ("x1", "{"),
+        ("x2", "[]"),
+        ("x3", r#"{"id":"other","type":"chat"}"#),
+        ("x4/y", "{}"),
+        (" ", "null"),
+    ] {
+        backing
+            .etcd
+            .etcdctl(&["put", &format!("{key}/{id}"), value]);
+    }
+    backing
+        .etcd
+        .etcdctl(&["put", "pitaya/bindings/connector/v", "no . server > at all"]);
+    front.open(2);
+    front.bind(2, "v").await.unwrap();
+    assert_eq!(front.member.members().servers_of("chat").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    config.lazy_user_subjects = true;
+    let front = join(&config, "front-1", "connector").await;
+    let back = join(&config, "chat-1", "chat").await;
+    for sid in 1..=5 {
+        front.open(sid);
+        front.bind(sid, &format!("user-{sid}")).await.unwrap();
+    }
+    assert_eq!(front.member.status().subscriptions, 3);
+    back.sees("front-1").await;
+    let pushed = back.member.deliver_to_users(
+        "connector",
+        "onChat".into(),
+        "x".into(),
+        [Arc::from("user-3")].into(),
+    );
+    assert_eq!(pushed.await.unwrap().queued, 1);
+    pitaya_like(&backing, "game-1", Duration::ZERO).await;
+    until("subscribed for all", || {
+        front.member.status().subscriptions == 13
+    })
+    .await;
+    let client = nats(&backing).await;
+    let push = Bytes::from_static(b"\x0a\x06onChat\x12\x06user-4\x1a\x02hi");
+    until("it arrives", || {
+        let _ = futures_util::FutureExt::now_or_never(
+            client.publish("pitaya/connector/user/user-4/push", push.clone()),
+        );
+        !front.got(4).is_empty()
+    })
+    .await;
+    backing.etcd.etcdctl(&["del", "pitaya/servers/game/game-1"]);
+    until("and no longer", || front.member.status().subscriptions == 3).await;
+}
