@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use shaddock_cluster::{JoinOptions, Receivers, RemoteErrorKind, Unique};
 
-use crate::support::node::{delivery, raw, request};
+use crate::support::node::{delivery, raw, request, works};
 use crate::support::servers::Backing;
 use crate::support::{until, within};
-use crate::{SECOND, TTL, at_rest, clean, join, join_with, works};
+use crate::{SECOND, TTL, at_rest, clean, join, join_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_is_away_for_a_while() {

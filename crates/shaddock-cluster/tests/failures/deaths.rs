@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, Unique};
 
-use crate::support::node::request;
+use crate::support::node::{request, works};
 use crate::support::servers::Backing;
 use crate::support::{until, within};
-use crate::{SECOND, TTL, at_rest, clean, join, join_with, works};
+use crate::{SECOND, TTL, at_rest, clean, join, join_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_dies_with_requests_in_flight() {

@@ -41,11 +41,6 @@ pub(crate) async fn join_with(
     .await
 }
 
-pub(crate) async fn works(front: &Server, back: &Server) {
-    let answer = front.request(back.info(), "chat.room.echo", "on").await;
-    assert_eq!(answer.unwrap(), "on");
-}
-
 /// Everybody holds what a server without work and with so many users holds.
 pub(crate) fn at_rest(server: &Server, users: usize) {
     let status = server.member.status();

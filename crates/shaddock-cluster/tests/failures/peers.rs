@@ -10,10 +10,10 @@ use shaddock_cluster::{
     Context, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp, Unique,
 };
 
-use crate::support::node::{call, raw, request};
+use crate::support::node::{call, raw, request, works};
 use crate::support::servers::Backing;
 use crate::support::until;
-use crate::{SECOND, clean, join, join_with, works};
+use crate::{SECOND, clean, join, join_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_server_says_so_at_once() {

@@ -141,6 +141,12 @@ impl Server {
     }
 }
 
+/// Requests from one are answered by the other.
+pub async fn works(front: &Server, back: &Server) {
+    let answer = front.request(back.info(), "chat.room.echo", "on").await;
+    assert_eq!(answer.unwrap(), "on");
+}
+
 pub fn raw(sid: u64) -> RawSid {
     NonZeroU64::new(sid).unwrap()
 }

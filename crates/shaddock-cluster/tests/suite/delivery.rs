@@ -1,0 +1,120 @@
+//! Messages to clients of other servers.
+
+use std::sync::Arc;
+
+use shaddock_cluster::{Delivered, Receivers};
+
+use crate::World;
+use crate::support::node::{delivery, raw, uids};
+use crate::support::until;
+
+for_both! {
+    one_delivery_reaches_many_and_says_who_is_missing
+    deliveries_keep_their_order
+}
+
+async fn one_delivery_reaches_many_and_says_who_is_missing(world: World) {
+    let (front, back) = world.pair().await;
+    for sid in 1..=4 {
+        front.open(sid);
+    }
+    for (sid, uid) in [(1, "a"), (2, "b"), (3, "c")] {
+        front.bind(sid, uid).await.unwrap();
+    }
+    let deliver = |body: &str, to| back.member.deliver(&front.id(), delivery(body, to));
+    let delivered = deliver("1", uids(&["a", "x", "c", "y"])).await.unwrap();
+    let missing = vec![Arc::from("x"), Arc::from("y")];
+    assert_eq!(
+        delivered,
+        Delivered {
+            queued: 2,
+            missing_uids: missing,
+            ..Delivered::default()
+        }
+    );
+    let delivered = deliver("2", Receivers::Sids([raw(4), raw(9)].into()))
+        .await
+        .unwrap();
+    assert_eq!(
+        delivered,
+        Delivered {
+            queued: 1,
+            missing_sids: vec![raw(9)],
+            ..Delivered::default()
+        }
+    );
+    assert_eq!(
+        deliver("3", Receivers::All { bound_only: true })
+            .await
+            .unwrap()
+            .queued,
+        3
+    );
+    assert_eq!(
+        deliver("4", Receivers::All { bound_only: false })
+            .await
+            .unwrap()
+            .queued,
+        4
+    );
+    assert_eq!(front.got(1), ["1", "3", "4"]);
+    assert_eq!(front.got(4), ["2", "4"]);
+    back.member
+        .deliver_unconfirmed(&front.id(), delivery("5", uids(&["b"])))
+        .unwrap();
+    until("it came", || front.got(2) == ["3", "4", "5"]).await;
+
+    let by_type = back.member.deliver_to_users(
+        "connector",
+        "onChat".into(),
+        "6".into(),
+        [Arc::from("a"), Arc::from("x")].into(),
+    );
+    let delivered = by_type.await.unwrap();
+    assert_eq!(
+        (delivered.queued, delivered.missing_uids),
+        (1, vec![Arc::from("x")])
+    );
+    let nowhere = back.member.deliver_to_users(
+        "connector",
+        "onChat".into(),
+        "7".into(),
+        [Arc::from("x")].into(),
+    );
+    assert_eq!(nowhere.await.unwrap().missing_uids, [Arc::from("x")]);
+}
+
+async fn deliveries_keep_their_order(world: World) {
+    let (front, back) = world.pair().await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..3000 {
+        match n % 3 {
+            0 => back
+                .member
+                .deliver_unconfirmed(&front.id(), delivery(&n.to_string(), uids(&["u"])))
+                .unwrap(),
+            1 => waiting.push(
+                back.member
+                    .deliver(&front.id(), delivery(&n.to_string(), uids(&["u"]))),
+            ),
+            _ => waiting.push(back.member.deliver(
+                &front.id(),
+                delivery(&n.to_string(), Receivers::Sids([raw(1)].into())),
+            )),
+        }
+    }
+    // Not awaited in order, or not at all.
+    waiting.reverse();
+    waiting.truncate(100);
+    futures_util::future::try_join_all(waiting).await.unwrap();
+    until("all came", || front.got(1).len() == 3000).await;
+    assert!(
+        front
+            .got(1)
+            .iter()
+            .enumerate()
+            .all(|(n, body)| *body == n.to_string())
+    );
+}

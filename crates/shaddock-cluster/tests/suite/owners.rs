@@ -1,0 +1,166 @@
+//! Who owns a user: many sessions, or one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shaddock_cluster::{JoinOptions, Unique};
+
+use crate::World;
+use crate::support::node::{Server, raw};
+use crate::support::until;
+
+for_both! {
+    users_may_have_many_sessions
+    a_second_bind_is_refused_everywhere
+    a_second_bind_replaces_the_first_everywhere
+    binds_that_race_leave_one
+}
+
+async fn users_may_have_many_sessions(world: World) {
+    let (front, back) = world.pair().await;
+    let other = world.join("front-2", "connector").await;
+    front.open(1);
+    front.open(2);
+    other.open(3);
+    for (server, sid) in [(&front, 1), (&front, 2), (&other, 3)] {
+        server.bind(sid, "u").await.unwrap();
+    }
+    back.sees("front-2").await;
+    let push = || {
+        back.member.deliver_to_users(
+            "connector",
+            "onChat".into(),
+            "x".into(),
+            vec![Arc::from("u"); 1].into(),
+        )
+    };
+    push().await.unwrap();
+    until("all three", || {
+        front.got(1) == ["x"] && front.got(2) == ["x"] && other.got(3) == ["x"]
+    })
+    .await;
+    front.close(1);
+    push().await.unwrap();
+    until("the other two", || {
+        front.got(2).len() == 2 && other.got(3).len() == 2
+    })
+    .await;
+    front.close(2);
+    other.close(3);
+    until("nobody", || {
+        front.member.status().bound_users + other.member.status().bound_users == 0
+    })
+    .await;
+}
+
+async fn two_unique(world: &World, unique: Unique) -> (Server, Server) {
+    let options = JoinOptions::new().unique(unique);
+    let first = world.join_with("front-1", "connector", options).await;
+    let second = world.join_with("front-2", "connector", options).await;
+    first.sees("front-2").await;
+    (first, second)
+}
+
+async fn a_second_bind_is_refused_everywhere(world: World) {
+    let (first, second) = two_unique(&world, Unique::RejectNew).await;
+    first.open(1);
+    first.open(2);
+    second.open(3);
+    first.bind(1, "u").await.unwrap();
+    assert!(
+        first
+            .bind(2, "u")
+            .await
+            .unwrap_err()
+            .message()
+            .contains("already bound at front-1")
+    );
+    assert!(
+        second
+            .bind(3, "u")
+            .await
+            .unwrap_err()
+            .message()
+            .contains("already bound at front-1")
+    );
+    second.bind(3, "v").await.unwrap();
+    assert_eq!(first.uid(1).as_deref(), Some("u"), "the old one stays");
+    first.close(1);
+    second.close(3);
+    second.open(4);
+    let mut result = second.bind(4, "u").await;
+    for _ in 0..50 {
+        if result.is_ok() {
+            break;
+        }
+        result = second.bind(4, "u").await;
+    }
+    result.unwrap();
+}
+
+async fn a_second_bind_replaces_the_first_everywhere(world: World) {
+    let (first, second) = two_unique(&world, Unique::ReplaceOld).await;
+    first.open(1);
+    second.open(2);
+    first.bind(1, "u").await.unwrap();
+    second.bind(2, "u").await.unwrap();
+    until("replaced", || {
+        first.closed(1).as_deref() == Some("replaced")
+    })
+    .await;
+    assert!(second.member.is_bound("u", raw(2)) && !first.member.is_bound("u", raw(1)));
+    assert_eq!(first.state().lost, ["u"]);
+    first.open(3);
+    first.bind(3, "u").await.unwrap();
+    until("and back", || {
+        second.closed(2).as_deref() == Some("replaced")
+    })
+    .await;
+    assert_eq!(first.uid(3).as_deref(), Some("u"));
+}
+
+async fn binds_that_race_leave_one(world: World) {
+    for (round, unique) in [Unique::RejectNew, Unique::ReplaceOld]
+        .into_iter()
+        .enumerate()
+    {
+        let world_type = format!("connector-{round}");
+        let mut fronts = Vec::new();
+        for n in 0..3 {
+            let options = JoinOptions::new().unique(unique);
+            fronts.push(
+                world
+                    .join_with(&format!("front-{round}-{n}"), &world_type, options)
+                    .await,
+            );
+        }
+        for turn in 0..10 {
+            let uid = format!("user-{turn}");
+            for front in &fronts {
+                front.open(turn + 1);
+            }
+            let binds = fronts.iter().map(|front| front.bind(turn + 1, &uid));
+            futures_util::future::join_all(binds).await;
+            until("at most one has him", || {
+                fronts
+                    .iter()
+                    .filter(|front| front.uid(turn + 1).as_deref() == Some(&*uid))
+                    .count()
+                    <= 1
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let bound = fronts.iter().filter(|f| f.uid(turn + 1).is_some()).count();
+            // The last one to take him keeps him; who took him from others is never turned away.
+            assert_eq!(bound, 1, "{unique:?} turn {turn}");
+            let believes = fronts
+                .iter()
+                .filter(|f| f.member.is_bound(&uid, raw(turn + 1)))
+                .count();
+            assert_eq!(believes, 1);
+        }
+        for front in fronts {
+            front.member.leave().await;
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What other servers do to sessions, and what they hear of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use shaddock_cluster::{
+    Context, ForwardedSession, JoinOptions, RemoteErrorKind, SessionAnswer, SessionData,
+    SessionEvent, SessionOp,
+};
+
+use crate::World;
+use crate::support::node::{Server, delivery, raw, request, uids};
+use crate::support::until;
+
+for_both! {
+    session_operations
+    a_frontend_is_asked_while_its_request_is_pending
+    a_user_is_found_and_kicked_everywhere
+    sessions_tell_what_happens_to_them
+}
+
+async fn session_operations(world: World) {
+    let (front, back) = world.pair().await;
+    front.open(7);
+    let op = |op| back.member.session_op(&front.id(), op, Context::new());
+    op(SessionOp::Bind {
+        sid: raw(7),
+        uid: "u42".into(),
+    })
+    .await
+    .unwrap();
+    assert_eq!(front.uid(7).as_deref(), Some("u42"));
+    let again = op(SessionOp::Bind {
+        sid: raw(7),
+        uid: "u42".into(),
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(
+        (again.code(), again.message()),
+        ("PIT-000", "session is already bound to an uid")
+    );
+    let unknown = op(SessionOp::Bind {
+        sid: raw(8),
+        uid: "u42".into(),
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(unknown.message(), "session not found");
+
+    let map = |value: Value| Arc::new(serde_json::from_value::<Map<_, _>>(value).unwrap());
+    let merge = |value: Value| SessionOp::Merge {
+        sid: raw(7),
+        changes: map(value),
+        view: SessionData::empty(),
+    };
+    op(merge(json!({"a": 1}))).await.unwrap();
+    op(merge(json!({"b": "2"}))).await.unwrap();
+    let SessionAnswer::Sessions(found) = op(SessionOp::Get { sid: raw(7) }).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(
+        Value::Object(Map::clone(&found[0].data.to_map().unwrap())),
+        json!({"a": 1, "b": "2"})
+    );
+    assert_eq!(found[0].frontend, Some(front.id()));
+    op(SessionOp::Replace {
+        sid: raw(7),
+        data: SessionData::from(map(json!({"c": 3}))),
+    })
+    .await
+    .unwrap();
+    let SessionAnswer::Sessions(found) =
+        op(SessionOp::GetByUid { uid: "u42".into() }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(found[0].data.to_map().unwrap().len(), 1);
+    let SessionAnswer::Sessions(none) = op(SessionOp::GetByUid {
+        uid: "nobody".into(),
+    })
+    .await
+    .unwrap() else {
+        panic!()
+    };
+    assert!(none.is_empty());
+
+    session_operations_without_a_user(&front, &back).await;
+    let elsewhere = shaddock_cluster::ServerId::new("no-such").unwrap();
+    let get = SessionOp::Get { sid: raw(7) };
+    let error = back
+        .member
+        .session_op(&elsewhere, get, Context::new())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), RemoteErrorKind::NoServer);
+}
+
+async fn session_operations_without_a_user(front: &Server, back: &Server) {
+    let op = |op| {
+        back.member
+            .session_op(&front.member.info().id, op, Context::new())
+    };
+    let SessionAnswer::Address(address) =
+        op(SessionOp::ClientAddress { sid: raw(7) }).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(address.unwrap().port(), 4000);
+    let custom = SessionOp::Custom {
+        name: "mirror".into(),
+        argument: Bytes::from_static(b"[1]"),
+    };
+    let SessionAnswer::Custom(mirrored) = op(custom).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(mirrored, "[1]");
+
+    op(SessionOp::Unbind {
+        sid: raw(7),
+        uid: "u42".into(),
+    })
+    .await
+    .unwrap();
+    assert_eq!(front.uid(7), None);
+    until("no longer bound", || front.member.status().bound_users == 0).await;
+    let kick = SessionOp::Kick {
+        sid: raw(7),
+        uid: None,
+        reason: Some("cheater".into()),
+    };
+    let SessionAnswer::Kicked(1) = op(kick).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(front.closed(7).as_deref(), Some("cheater"));
+}
+
+/// A handler binds and delivers while the frontend still waits for its answer.
+async fn a_frontend_is_asked_while_its_request_is_pending(world: World) {
+    let (front, back) = world.pair().await;
+    front.open(7);
+    let pending = front
+        .member
+        .forward(back.info(), request("chat.room.slow", "300"));
+    let bind = SessionOp::Bind {
+        sid: raw(7),
+        uid: "u".into(),
+    };
+    let done = async {
+        back.member
+            .session_op(&front.id(), bind, Context::new())
+            .await
+            .unwrap();
+        back.member
+            .deliver(&front.id(), delivery("early", uids(&["u"])))
+            .await
+            .unwrap();
+        assert_eq!(front.got(7), ["early"]);
+        Instant::now()
+    };
+    let answered = async {
+        pending.await.unwrap();
+        Instant::now()
+    };
+    let (done, answered) = tokio::join!(done, answered);
+    assert!(done < answered);
+}
+
+async fn a_user_is_found_and_kicked_everywhere(world: World) {
+    let (first, back) = world.pair().await;
+    let second = world.join("front-2", "connector").await;
+    let gate = world.join("gate-1", "connector-gate").await;
+    back.sees("front-2").await;
+    back.sees("gate-1").await;
+    for (server, sid) in [(&first, 1), (&first, 2), (&second, 3), (&gate, 4)] {
+        server.open(sid);
+        server.bind(sid, "u").await.unwrap();
+    }
+    second.open(5);
+    second.bind(5, "other").await.unwrap();
+    let mut places = back.member.where_is("u".into()).await.unwrap();
+    places.sort_by(|a, b| a.frontend.cmp(&b.frontend));
+    let short: Vec<_> = places
+        .iter()
+        .map(|p| (p.frontend.as_str(), &*p.server_type, p.sids.len()))
+        .collect();
+    assert_eq!(
+        short,
+        [
+            ("front-1", "connector", 2),
+            ("front-2", "connector", 1),
+            ("gate-1", "connector-gate", 1)
+        ]
+    );
+
+    assert_eq!(
+        back.member
+            .kick_user("u".into(), Some("bye".into()))
+            .await
+            .unwrap(),
+        4
+    );
+    assert_eq!(first.closed(2).as_deref(), Some("bye"));
+    assert!(back.member.where_is("u".into()).await.unwrap().is_empty());
+    assert_eq!(back.member.where_is("other".into()).await.unwrap().len(), 1);
+    assert_eq!(
+        back.member.kick_user("nobody".into(), None).await.unwrap(),
+        0
+    );
+}
+
+async fn sessions_tell_what_happens_to_them(world: World) {
+    let front = world.join("front-1", "connector").await;
+    let asks = world
+        .join_with("chat-1", "chat", JoinOptions::new().with_session_events())
+        .await;
+    let silent = world.join("chat-2", "chat").await;
+    let session = ForwardedSession {
+        frontend: Some(front.id()),
+        sid: Some(raw(7)),
+        uid: Some("u".into()),
+        data: SessionData::from_json(Bytes::from_static(b"{\"a\":1}")),
+    };
+    front
+        .member
+        .publish_event(SessionEvent::Bound(session.clone()));
+    front.member.publish_event(SessionEvent::Unbound {
+        session: session.clone(),
+        uid: "u".into(),
+    });
+    front.member.publish_event(SessionEvent::Closed {
+        session,
+        reason: "kicked".into(),
+    });
+    until("all three", || asks.state().events.len() == 3).await;
+    let events = std::mem::take(&mut asks.state().events);
+    let SessionEvent::Bound(bound) = &events[0] else {
+        panic!()
+    };
+    assert_eq!(
+        (bound.frontend.as_ref(), bound.uid.as_deref()),
+        (Some(&front.id()), Some("u"))
+    );
+    assert!(matches!(&events[1], SessionEvent::Unbound { uid, .. } if &**uid == "u"));
+    assert!(matches!(&events[2], SessionEvent::Closed { reason, .. } if &**reason == "kicked"));
+    assert!(silent.state().events.is_empty());
+
+    asks.sees("front-1").await;
+    front.crash();
+    let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(id)) if *id == *"front-1");
+    until("told of the loss", lost).await;
+}
