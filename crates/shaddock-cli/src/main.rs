@@ -3,7 +3,7 @@
 mod commands;
 mod demo;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use shaddock::config::Sources;
@@ -76,8 +76,20 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shaddock: {error}");
+            eprintln!("shaddock: {}", with_causes(&*error));
             ExitCode::from(2)
         }
     }
+}
+
+/// What an error says, and then what its causes say that it has not said itself.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    for cause in causes.map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -237,3 +237,26 @@ fn the_configuration_is_printed_and_checked() {
     assert!(!demo.status.success(), "a server does not start with it");
     assert!(text(&demo.stderr).contains(&message));
 }
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listen();
+    let port = format!("listen.address={}", taken.local_addr().unwrap());
+    // Nobody listens there any more.
+    let gone = listen().local_addr().unwrap();
+    let gone = format!("cluster.etcd_endpoints={gone}");
+    for (settings, reason) in [
+        ([port.as_str(), "cluster.mode=local"], "in use"),
+        ([gone.as_str(), "listen.address=127.0.0.1:0"], "refused"),
+    ] {
+        let output = Command::new(SHADDOCK)
+            .args(["serve", "--set", "admin.address="])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) struct DemoArgs {
     /// Port of the gate
     #[arg(long, default_value_t = 3014)]
     gate_port: u16,
-    /// Ports of the connectors
+    /// Ports of the connectors, separated by commas
     #[arg(long, value_delimiter = ',', default_values_t = [3050, 3051])]
     connector_ports: Vec<u16>,
     /// Port of the web page

@@ -1,5 +1,6 @@
 //! The few operations of etcd that are used, over gRPC, each within a bound of time.
 
+use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,10 +40,20 @@ pub(crate) struct Etcd {
 pub(crate) enum EtcdError {
     #[error("etcd does not answer")]
     Silent,
-    #[error("etcd: {}", .0.message())]
+    #[error("etcd: {}", said(.0))]
     Failed(Box<Status>),
     #[error("etcd: {0}")]
     Odd(&'static str),
+}
+
+/// The message; and the first cause, which says what happened to a connection.
+fn said(status: &Status) -> String {
+    let causes = std::iter::successors(status.source(), |&cause| cause.source());
+    let first = causes.last().map(ToString::to_string);
+    match first.filter(|first| !status.message().contains(first)) {
+        Some(first) => format!("{}: {first}", status.message()),
+        None => status.message().to_owned(),
+    }
 }
 
 impl From<Status> for EtcdError {
