@@ -3,7 +3,10 @@
 
 mod server;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
 use server::{Manners, Server};
@@ -267,6 +270,20 @@ fn a_push_that_comes_twice_or_not_at_all_is_counted() {
         "fanout -c 4 --pushes 20 --rate 100",
     );
     assert!(report.lost > 0, "{report}");
+}
+
+#[test]
+fn what_was_measured_is_said_also_if_the_process_of_the_server_ends() {
+    let server = Server::tcp(Manners::Good);
+    let mut process = Command::new("sleep").arg("0.3").spawn().unwrap();
+    let pid = process.id();
+    // What has ended can be looked at until somebody has asked how.
+    let waiting = std::thread::spawn(move || process.wait());
+    let flags = format!("echo -c 4 --warmup 0s --duration 1s --pid {pid}");
+    let report = bench(&server, &flags);
+    assert!(waiting.join().unwrap().unwrap().success());
+    assert!(report.server.is_none() && report.messages > 100, "{report}");
+    assert!(report.to_string().contains("--pid ended"), "{report}");
 }
 
 #[test]

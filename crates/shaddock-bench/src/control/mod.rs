@@ -104,14 +104,14 @@ fn idle(setup: &Setup<'_>, args: &IdleArgs) -> Result<Report, BenchError> {
         |run| {
             run.settle(Phase::Connect, None);
             run.wait(args.settle);
-            run.look_open()?;
-            let before = run.snapshot()?;
+            run.look_open();
+            let before = run.snapshot();
             run.wait(args.hold);
-            Ok(Window {
+            Window {
                 before,
-                after: run.snapshot()?,
+                after: run.snapshot(),
                 from_zero: true,
-            })
+            }
         },
     )
 }
@@ -136,15 +136,15 @@ fn fanout(setup: &Setup<'_>, args: &FanoutArgs) -> Result<Report, BenchError> {
     };
     setup.drive("fanout", "deliveries", settings, make, |run| {
         run.open();
-        run.look_open()?;
-        let before = run.snapshot()?;
+        run.look_open();
+        let before = run.snapshot();
         run.enter(Phase::Measure);
         run.settle(Phase::Measure, None);
-        Ok(Window {
+        Window {
             before,
-            after: run.snapshot()?,
+            after: run.snapshot(),
             from_zero: false,
-        })
+        }
     })
 }
 
@@ -159,19 +159,19 @@ fn churn(setup: &Setup<'_>, args: &ChurnArgs) -> Result<Report, BenchError> {
         settings,
         |share, _| Churn::new(share, args.close),
         |run| {
-            let before = run.snapshot()?;
+            let before = run.snapshot();
             run.enter(Phase::Measure);
             run.settle(Phase::Measure, None);
             let elapsed = Instant::now();
             run.quiet();
-            run.look_open()?;
-            let mut after = run.snapshot()?;
+            run.look_open();
+            let mut after = run.snapshot();
             after.at = elapsed;
-            Ok(Window {
+            Window {
                 before,
                 after,
                 from_zero: false,
-            })
+            }
         },
     )
 }
@@ -228,7 +228,7 @@ impl<'a> Setup<'a> {
         unit: &'static str,
         settings: Value,
         mut make: impl FnMut(&Share, &Waker0) -> S,
-        plan: impl FnOnce(&mut Run<'_>) -> Result<Window, BenchError>,
+        plan: impl FnOnce(&mut Run<'_>) -> Window,
     ) -> Result<Report, BenchError> {
         let epoch = Instant::now();
         let shares = Share::cut(self.args.connections, self.args.connecting, self.threads());
@@ -263,7 +263,7 @@ impl<'a> Setup<'a> {
             for thread in threads {
                 harvest.add(&thread.join().map_err(|_| BenchError::Panicked)??);
             }
-            Ok::<_, BenchError>((window?, harvest))
+            Ok::<_, BenchError>((window, harvest))
         })?;
         run.clear_progress();
         Ok(self.report(&run, &window, harvest, unit, settings))
@@ -273,7 +273,7 @@ impl<'a> Setup<'a> {
         &self,
         run: &Run<'_>,
         window: &Window,
-        harvest: Harvest,
+        mut harvest: Harvest,
         unit: &'static str,
         settings: Value,
     ) -> Report {
@@ -296,6 +296,10 @@ impl<'a> Setup<'a> {
                 resident_peak: run.resident_peak,
                 resident_after: after.resident,
             });
+        if self.server.is_some() && server.is_none() {
+            let note = "the process of --pid ended before the run did";
+            harvest.notes.push(note.to_owned());
+        }
         let machine = after.machine.busy.saturating_sub(before.machine.busy);
         let stolen = after.machine.stolen.saturating_sub(before.machine.stolen);
         let known = own_cpu + server.map_or(Duration::ZERO, |server| server.cpu);

@@ -95,6 +95,11 @@ impl<'a> Run<'a> {
             .map_err(|(pid, error)| BenchError::Process { pid, error })
     }
 
+    /// The same while the run goes on: a server that has died shows in the connections.
+    fn usage_so_far(&self) -> Option<Usage> {
+        self.usage().ok().flatten()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         Totals::of(self.tallies.iter().map(AsRef::as_ref))
     }
@@ -145,79 +150,74 @@ impl<'a> Run<'a> {
     }
 
     /// No session came to stand, so there is nothing to measure.
-    fn nobody(&self) -> Result<Option<Window>, BenchError> {
+    fn nobody(&self) -> Option<Window> {
         if self.sessions > 0 {
-            return Ok(None);
+            return None;
         }
         let from_zero = false;
-        let (before, after) = (self.snapshot()?, self.snapshot()?);
-        Ok(Some(Window {
+        let (before, after) = (self.snapshot(), self.snapshot());
+        Some(Window {
             before,
             after,
             from_zero,
-        }))
+        })
     }
 
     /// Warms up, measures, and waits for the answers that are under way.
-    pub(super) fn under_load(
-        &mut self,
-        warmup: Duration,
-        duration: Duration,
-    ) -> Result<Window, BenchError> {
-        self.look_open()?;
-        if let Some(nothing) = self.nobody()? {
-            return Ok(nothing);
+    pub(super) fn under_load(&mut self, warmup: Duration, duration: Duration) -> Window {
+        self.look_open();
+        if let Some(nothing) = self.nobody() {
+            return nothing;
         }
         self.enter(Phase::WarmUp);
         self.wait(warmup);
         self.enter(Phase::Measure);
-        let before = self.snapshot()?;
+        let before = self.snapshot();
         self.wait(duration);
-        let after = self.snapshot()?;
+        let after = self.snapshot();
         self.enter(Phase::Drain);
         self.settle(Phase::Drain, Some(self.setup.args.timeout));
-        Ok(Window {
+        Window {
             before,
             after,
             from_zero: false,
-        })
+        }
     }
 
     /// Measures until the scenario has reached its end, or the limit, and waits for the answers that are under way.
-    pub(super) fn until_settled(&mut self, limit: Duration) -> Result<Window, BenchError> {
-        self.look_open()?;
-        if let Some(nothing) = self.nobody()? {
-            return Ok(nothing);
+    pub(super) fn until_settled(&mut self, limit: Duration) -> Window {
+        self.look_open();
+        if let Some(nothing) = self.nobody() {
+            return nothing;
         }
-        let before = self.snapshot()?;
+        let before = self.snapshot();
         self.enter(Phase::Measure);
         self.settle(Phase::Measure, Some(limit));
-        let after = self.snapshot()?;
+        let after = self.snapshot();
         self.enter(Phase::Drain);
         self.settle(Phase::Drain, Some(self.setup.args.timeout));
-        Ok(Window {
+        Window {
             before,
             after,
             from_zero: false,
-        })
+        }
     }
 
     /// All sessions are open and quiet: what do they take?
-    pub(super) fn look_open(&mut self) -> Result<(), BenchError> {
+    pub(super) fn look_open(&mut self) {
         self.sessions = self.totals().open;
-        self.resident_open = self.usage()?.map_or(0, |usage| usage.resident);
+        self.resident_open = self.usage_so_far().map_or(0, |usage| usage.resident);
         self.resident_peak = self.resident_peak.max(self.resident_open);
-        Ok(())
     }
 
-    pub(super) fn snapshot(&self) -> Result<Snapshot, BenchError> {
-        Ok(Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
             at: Instant::now(),
             totals: self.totals(),
-            server: self.usage()?,
+            server: self.usage_so_far(),
             own: Process::new(process::id()).usage().unwrap_or_default(),
             machine: Machine::usage().unwrap_or_default(),
-        })
+        }
     }
 
     fn look(&mut self) {
