@@ -273,12 +273,7 @@ mod tests {
 
     #[test]
     fn clients_get_the_bodies_of_the_vectors() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/vectors/cluster.json"
-        );
-        let vectors: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let vectors = crate::vectors::vectors();
         let late = |route: &str, server: &str, peer: &str| {
             crate::reply::Limit {
                 timeout: std::time::Duration::from_secs(5),

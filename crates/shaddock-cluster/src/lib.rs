@@ -27,6 +27,12 @@ mod reply;
 mod route;
 mod routing;
 mod session;
+#[cfg(test)]
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "the bytes are those of NATS")
+)]
+mod vectors;
 
 pub use api::{
     Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Status,

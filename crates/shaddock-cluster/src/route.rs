@@ -25,12 +25,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/vectors/cluster.json"
-        );
-        let vectors: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let vectors = crate::vectors::vectors();
         for v in vectors["routes"].as_array().unwrap() {
             let route = v["route"].as_str().unwrap();
             if let Some(error) = v["error"].as_str() {

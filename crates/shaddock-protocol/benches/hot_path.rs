@@ -8,6 +8,8 @@
     reason = "a bench is where a clock is read"
 )]
 
+mod support;
+
 use bytes::{Bytes, BytesMut};
 use shaddock_protocol::{
     Codec, CodecConfig, Conn, Dialect, Dictionary, Event, Millis, PackageType, encode_package,
@@ -15,7 +17,8 @@ use shaddock_protocol::{
 use std::hint::black_box;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use support::median;
 
 const REQUESTS: usize = 16;
 const ROUTE: &str = "chat.chatHandler.send";
@@ -59,22 +62,6 @@ fn serve(conn: &mut Conn, mut input: Bytes, out: &mut BytesMut) {
             .encode_response(Dialect::Pomelo, id, route, &message.body, false, out)
             .unwrap();
     }
-}
-
-/// Median nanoseconds of one round of `work`.
-fn median(mut work: impl FnMut()) -> f64 {
-    const BATCH: u32 = 200;
-    let mut times: Vec<Duration> = (0..400)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..BATCH {
-                work();
-            }
-            start.elapsed() / BATCH
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e9
 }
 
 #[expect(clippy::cast_precision_loss, reason = "16 is not a large number")]

@@ -7,9 +7,11 @@
     reason = "a bench is where a clock is read"
 )]
 
+mod support;
+
 use shaddock_protocol::{HashPolicy, RsaKey, Schema, deflate_zlib, inflate};
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use support::median;
 
 const SCHEMA: &str = r#"{
     "message Point": {"required double x": 1, "required double y": 2},
@@ -32,22 +34,6 @@ const BODIES: [(&str, &str); 3] = [
         r#"{"scores":[1,2,3,4,5,6,7,8,9,10,300,400,500,600,70000,80000,90000,1000000,2,3,4,5]}"#,
     ),
 ];
-
-/// Median nanoseconds of one round of `work`.
-fn median(mut work: impl FnMut()) -> f64 {
-    const BATCH: u32 = 500;
-    let mut times: Vec<Duration> = (0..200)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..BATCH {
-                work();
-            }
-            start.elapsed() / BATCH
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e9
-}
 
 fn main() {
     let schema = Schema::parse(SCHEMA).unwrap();

@@ -3,27 +3,24 @@
 //!
 //! `cargo bench -p shaddock --bench dispatch`
 
+mod support;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::Waker,
 };
 
-use bytes::{Buf as _, Bytes};
-use serde::{Deserialize, Serialize};
 use shaddock::{
     filter::{TimeFilter, TooBusyFilter},
     prelude::*,
-    wire::{
-        Dialect, Flow, Frontend, HandshakeRequest, Inbound, Opened, Peer, Route, TransportKind,
-    },
+    wire::{Frontend, Route},
 };
 use shaddock_core::{Drained, Flush};
-use shaddock_protocol::DialectChoice;
+use support::{BODY, drain, echo, open, request};
 
 struct Counting;
 
@@ -46,16 +43,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-#[derive(Serialize, Deserialize)]
-struct Payload {
-    i: String,
-    p: String,
-}
-
-async fn echo(Json(body): Json<Payload>) -> Json<Payload> {
-    Json(body)
-}
 
 async fn nothing() {}
 
@@ -80,17 +67,7 @@ struct Load {
 impl Load {
     fn connect(app: &AppHandle) -> Self {
         let frontend = app.connector().expect("a frontend");
-        let handshake =
-            HandshakeRequest::parse(Bytes::from_static(b"{\"sys\":{}}"), DialectChoice::Pomelo);
-        let opened = Opened {
-            peer: Peer {
-                address: ([127, 0, 0, 1], 1).into(),
-                transport: TransportKind::Memory,
-            },
-            dialect: Dialect::Pomelo,
-            handshake: Arc::new(handshake.expect("a handshake")),
-        };
-        let session = frontend.open(opened).expect("a session");
+        let session = open(&*frontend);
         Self { frontend, session }
     }
 
@@ -108,12 +85,10 @@ impl Load {
             for round in 0..ROUNDS {
                 self.session.outbox().begin_poll(Waker::noop());
                 for n in 0..BATCH {
-                    self.one(round * BATCH + n + 1, route.clone(), body);
+                    let id = round * BATCH + n + 1;
+                    request(&*self.frontend, &self.session, id, route.clone(), body);
                 }
-                self.session.outbox().take(&mut drained);
-                let length = drained.remaining();
-                drained.advance(length);
-                self.session.outbox().written(length);
+                drain(self.session.outbox(), &mut drained);
                 let _ = self.session.outbox().end_poll(Flush::Done);
             }
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -123,20 +98,6 @@ impl Load {
         }
         let per = allocations / (ROUNDS * BATCH);
         println!("{name:<28} {best:7.0} ns {per:4} allocations");
-    }
-
-    fn one(&self, id: u64, route: Route, body: &'static str) {
-        let message = Inbound {
-            id: NonZeroU64::new(id),
-            route,
-            body: Bytes::from_static(body.as_bytes()),
-        };
-        if let Flow::Later(mut future) = self.frontend.message(&self.session, message) {
-            let polled = future
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
-            assert!(matches!(polled, Poll::Ready(())), "it is done at once");
-        }
     }
 }
 
@@ -163,14 +124,13 @@ async fn main() -> Result<(), StartError> {
         .start()
         .await?;
     let plain = Load::connect(&running.apps()[0]);
-    let body = "{\"i\":\"12345\",\"p\":\"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz\"}";
     plain.run("no arguments, no answer", "connector.h.nothing", "{}");
     plain.run("session view", "connector.h.view", "{}");
-    plain.run("typed echo", "connector.h.echo", body);
-    plain.run("typed echo, forwarded", "chat.h.echo", body);
+    plain.run("typed echo", "connector.h.echo", BODY);
+    plain.run("typed echo, forwarded", "chat.h.echo", BODY);
     plain.run("unknown route", "connector.h.unknown", "{}");
     let load = Load::connect(&running.apps()[1]);
-    load.run("typed echo, two filters", "connector.h.echo", body);
+    load.run("typed echo, two filters", "connector.h.echo", BODY);
     running.shutdown().await;
     Ok(())
 }

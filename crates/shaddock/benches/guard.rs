@@ -7,28 +7,24 @@
 //!
 //! Nothing here depends on time, on random numbers or on the network. Allocations are the system allocator's.
 
+mod support;
+
 use std::{
     convert::Infallible,
     hint::black_box,
-    num::NonZeroU64,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use bytes::{Bytes, BytesMut};
 use shaddock::{
     prelude::*,
     session::{Session, SessionService},
-    wire::{
-        Codec, CodecConfig, Dialect, Flow, Frontend, HandshakeRequest, Inbound, Opened, Peer,
-        Route, TransportKind,
-    },
+    wire::{Codec, CodecConfig, Frontend, Route},
 };
 use shaddock_core::{ClientInfo, Drained, Flush, Outbox, SidAllocator};
-use shaddock_protocol::{
-    Conn, DialectChoice, Dictionary, Event, Millis, PackageType, encode_package,
-};
+use shaddock_protocol::{Conn, Dictionary, Event, Millis, PackageType, encode_package};
+use support::{BODY, drain, echo, open, request};
 
 /// Messages that come in one read, and leave with one write.
 const BATCH: usize = 16;
@@ -54,7 +50,6 @@ fn guard_collect(path: &mut dyn HotPath) {
 }
 
 const TEXT: &str = "connector.h.echo";
-const BODY: &str = r#"{"i":"12345","p":"abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz"}"#;
 
 /// A read with as many DATA packages as a batch has becomes events; every other route is a code of the dictionary.
 struct Decode {
@@ -113,39 +108,6 @@ impl HotPath for Decode {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Payload {
-    i: String,
-    p: String,
-}
-
-async fn echo(Json(body): Json<Payload>) -> Json<Payload> {
-    Json(body)
-}
-
-/// A session of the app, as its connection would open it.
-fn open(frontend: &dyn Frontend) -> Arc<Session> {
-    let handshake =
-        HandshakeRequest::parse(Bytes::from_static(b"{\"sys\":{}}"), DialectChoice::Pomelo);
-    let opened = Opened {
-        peer: Peer {
-            address: ([127, 0, 0, 1], 1).into(),
-            transport: TransportKind::Memory,
-        },
-        dialect: Dialect::Pomelo,
-        handshake: Arc::new(handshake.expect("a handshake")),
-    };
-    frontend.open(opened).expect("a session")
-}
-
-/// Writes what is queued, as far as a session knows.
-fn drain(outbox: &Outbox, drained: &mut Drained) {
-    let _ = outbox.take(drained);
-    let length = drained.remaining();
-    drained.advance(length);
-    outbox.written(length);
-}
-
 /// Requests to a typed handler: the frontend's dispatch, the body read into a struct, the answer written into the outbox.
 struct Dispatch {
     frontend: Arc<dyn Frontend>,
@@ -180,17 +142,8 @@ impl HotPath for Dispatch {
 
     fn round(&mut self) {
         for id in 1..=BATCH as u64 {
-            let message = Inbound {
-                id: NonZeroU64::new(id),
-                route: self.route.clone(),
-                body: Bytes::from_static(black_box(BODY).as_bytes()),
-            };
-            if let Flow::Later(mut future) = self.frontend.message(&self.session, message) {
-                let polled = future
-                    .as_mut()
-                    .poll(&mut Context::from_waker(Waker::noop()));
-                assert!(matches!(polled, Poll::Ready(())), "it is done at once");
-            }
+            let body = black_box(BODY);
+            request(&*self.frontend, &self.session, id, self.route.clone(), body);
         }
     }
 }

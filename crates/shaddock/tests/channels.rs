@@ -11,21 +11,7 @@ use shaddock::{
     prelude::*,
     wire::Dialect,
 };
-use support::{Client, In, eventually, frontend, start};
-
-fn uid(text: &str) -> Uid {
-    Uid::new(text).unwrap()
-}
-
-fn front(text: &str) -> FrontendId {
-    FrontendId::new(text).unwrap()
-}
-
-async fn login(app: &AppHandle, name: &str) -> Client {
-    let client = Client::connect(app);
-    app.bind(client.sid(), uid(name)).await.unwrap();
-    client
-}
+use support::{Client, In, eventually, front, frontend, login, start, uid};
 
 fn pushes(client: &mut Client) -> Vec<Value> {
     client

@@ -11,21 +11,7 @@ use shaddock::{
     channel::{PushConfig, PushError, Schedule},
     prelude::*,
 };
-use support::{Client, In, frontend, start};
-
-fn uid(text: &str) -> Uid {
-    Uid::new(text).unwrap()
-}
-
-fn front(text: &str) -> FrontendId {
-    FrontendId::new(text).unwrap()
-}
-
-async fn login(app: &AppHandle, name: &str) -> Client {
-    let client = Client::connect(app);
-    app.bind(client.sid(), uid(name)).await.unwrap();
-    client
-}
+use support::{Client, In, front, frontend, login, start, uid};
 
 /// A kick that names no reason still tells the client, also when another server asks for it.
 #[tokio::test]

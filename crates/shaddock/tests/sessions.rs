@@ -16,11 +16,7 @@ use shaddock::{
     prelude::*,
     session::{Conflict, ConnectionStats, SessionError, SessionService},
 };
-use support::{Client, eventually, frontend, start};
-
-fn uid(text: &str) -> Uid {
-    Uid::new(text).unwrap()
-}
+use support::{Client, eventually, frontend, start, uid};
 
 /// What both kinds of servers do with a session, by what the client asks for.
 async fn act(

@@ -238,11 +238,20 @@ impl Etcd {
         Q: prost::Message + Clone + 'static,
         A: prost::Message + Default + 'static,
     {
+        self.signed_in(|| self.try_unary(path, question.clone()))
+            .await
+    }
+
+    /// Tries what etcd may refuse because the token is too old: then once more with a new one.
+    async fn signed_in<A, F>(&self, mut attempt: impl FnMut() -> F) -> EtcdResult<A>
+    where
+        F: Future<Output = Result<A, Status>>,
+    {
         self.bounded(async {
-            match self.try_unary(path, question.clone()).await {
+            match attempt().await {
                 Err(status) if self.user.is_some() && is_auth(&status) => {
                     self.authenticate().await?;
-                    self.try_unary(path, question).await
+                    attempt().await
                 }
                 result => result,
             }
@@ -250,15 +259,20 @@ impl Etcd {
         .await
     }
 
+    async fn ready(&self) -> Result<Grpc<Channel>, Status> {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
+        grpc.ready()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(grpc)
+    }
+
     async fn try_unary<Q, A>(&self, path: &'static str, question: Q) -> Result<A, Status>
     where
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        grpc.ready()
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut grpc = self.ready().await?;
         let mut request = Request::new(question);
         self.sign(&mut request);
         let codec = ProstCodec::<Q, A>::default();
@@ -273,16 +287,8 @@ impl Etcd {
         Q: prost::Message + Clone + 'static,
         A: prost::Message + Default + 'static,
     {
-        self.bounded(async {
-            match self.try_exchange(path, first.clone()).await {
-                Err(status) if self.user.is_some() && is_auth(&status) => {
-                    self.authenticate().await?;
-                    self.try_exchange(path, first).await
-                }
-                result => result,
-            }
-        })
-        .await
+        self.signed_in(|| self.try_exchange(path, first.clone()))
+            .await
     }
 
     async fn try_exchange<Q, A>(
@@ -294,10 +300,7 @@ impl Etcd {
         Q: prost::Message + 'static,
         A: prost::Message + Default + 'static,
     {
-        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        grpc.ready()
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut grpc = self.ready().await?;
         let (ask, questions) = mpsc::channel(4);
         // There is room for four.
         let _ = ask.try_send(first);

@@ -76,12 +76,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/vectors/cluster.json"
-        );
-        let vectors: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let vectors = crate::vectors::vectors();
         let mut seen = 0;
         for v in vectors["etcd"].as_array().unwrap() {
             let (name, key, value) = (

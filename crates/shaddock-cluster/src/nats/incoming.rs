@@ -177,23 +177,7 @@ fn session_operation(short: &str, argument: Bytes, context: Context) -> Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(text: &str) -> Bytes {
-        let digits = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
-        (0..text.len())
-            .step_by(2)
-            .map(digits)
-            .collect::<Vec<_>>()
-            .into()
-    }
-
-    fn vectors() -> serde_json::Value {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/vectors/cluster.json"
-        );
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-    }
+    use crate::vectors::{hex, vectors};
 
     fn refusal(incoming: Incoming) -> RemoteError {
         match incoming {

@@ -5,23 +5,8 @@ use serde_json::Value;
 use super::*;
 use crate::info::{is_name, is_uid};
 use crate::nats::subject;
+use crate::vectors::{hex, vectors};
 use crate::{format_duration, parse_duration};
-
-fn vectors() -> Value {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../tests/vectors/cluster.json"
-    );
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn hex(text: &str) -> Bytes {
-    (0..text.len())
-        .step_by(2)
-        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
-        .collect::<Vec<_>>()
-        .into()
-}
 
 fn text(fields: &Value, key: &str) -> String {
     fields[key].as_str().unwrap_or_default().to_owned()

@@ -9,7 +9,7 @@ use crate::support::node::{delivery, raw, request, uids};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Backing, config};
 use crate::support::{until, within};
-use crate::{SECOND, TTL, at_rest, clean, join, join_with};
+use crate::{SECOND, TTL, at_rest, clean, join, join_with, places};
 
 /// A frontend is cut off from NATS and etcd while its client stays, and the user comes to another one.
 async fn partition(unique: Unique) {
@@ -90,14 +90,7 @@ async fn partition(unique: Unique) {
         back.member.members().server("front-1").is_some()
     })
     .await;
-    let places = back.member.where_is("user-1".into()).await.unwrap();
-    assert_eq!(
-        places
-            .iter()
-            .map(|p| p.frontend.as_str())
-            .collect::<Vec<_>>(),
-        ["front-2"]
-    );
+    assert_eq!(places(&back, "user-1").await, ["front-2"]);
     back.member
         .deliver(&alone.id(), delivery("y", uids(&["user-2"])))
         .await

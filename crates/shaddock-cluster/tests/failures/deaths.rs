@@ -7,7 +7,7 @@ use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, Unique};
 use crate::support::node::{request, works};
 use crate::support::servers::Backing;
 use crate::support::{until, within};
-use crate::{SECOND, TTL, at_rest, clean, join, join_with};
+use crate::{SECOND, TTL, at_rest, clean, join, join_with, places};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_dies_with_requests_in_flight() {
@@ -63,10 +63,7 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
         dies.bind(sid, &format!("user-{sid}")).await.unwrap();
     }
     assert_eq!(backing.etcd.keys("pitaya/bindings/").len(), 20);
-    assert_eq!(
-        back.member.where_is("user-1".into()).await.unwrap().len(),
-        1
-    );
+    assert_eq!(places(&back, "user-1").await, ["front-1"]);
     dies.crash();
 
     // One who comes back at once is not kept waiting for the lease of the dead.
@@ -74,21 +71,8 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     let start = Instant::now();
     lives.bind(1, "user-1").await.unwrap();
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
-    let places = back.member.where_is("user-1".into()).await.unwrap();
-    assert_eq!(
-        places
-            .iter()
-            .map(|p| p.frontend.as_str())
-            .collect::<Vec<_>>(),
-        ["front-2"]
-    );
-    assert!(
-        back.member
-            .where_is("user-2".into())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert_eq!(places(&back, "user-1").await, ["front-2"]);
+    assert!(places(&back, "user-2").await.is_empty());
 
     within(TTL + SECOND, "gone from the list", || {
         back.member.members().servers_of("connector").len() == 1

@@ -41,6 +41,13 @@ pub(crate) async fn join_with(
     .await
 }
 
+/// The frontends at which a server finds a user.
+pub(crate) async fn places(server: &Server, uid: &str) -> Vec<String> {
+    let found = server.member.where_is(uid.into()).await.unwrap();
+    let ids = found.iter().map(|place| place.frontend.to_string());
+    ids.collect()
+}
+
 /// Everybody holds what a server without work and with so many users holds.
 pub(crate) fn at_rest(server: &Server, users: usize) {
     let status = server.member.status();

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use serde_json::{Value, json};
 use shaddock::{
     app::{App, AppHandle, Running, Servers},
-    session::{Session, Sid},
+    session::{FrontendId, Session, Sid, Uid},
     wire::{
         Dialect, Flow, Frontend, HandshakeRequest, Inbound, Opened, Peer, Route, TransportKind,
     },
@@ -51,6 +51,21 @@ pub(crate) fn frontend(id: &str) -> App {
     let mut app = App::new("connector", id);
     app.frontend();
     app
+}
+
+pub(crate) fn uid(text: &str) -> Uid {
+    Uid::new(text).expect("a uid")
+}
+
+pub(crate) fn front(text: &str) -> FrontendId {
+    FrontendId::new(text).expect("an id")
+}
+
+/// A client that is bound to this user.
+pub(crate) async fn login(app: &AppHandle, name: &str) -> Client {
+    let client = Client::connect(app);
+    app.bind(client.sid(), uid(name)).await.expect("bound");
+    client
 }
 
 impl Client {
