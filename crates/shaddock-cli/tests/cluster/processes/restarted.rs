@@ -7,14 +7,16 @@ use std::{
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use shaddock::cluster::NatsCluster;
 use shaddock_client::{Client, CloseKind, Dialect};
 
 use super::{SECOND, clients, ends_well, holds, stop, subscribed, users, within};
 use crate::{
     Frontend, ask, ask_soon, connect,
     pitaya::{GoServer, UNIQUE, go_program},
+    proxy::Proxy,
     room,
-    servers::Backing,
+    servers::{Backing, config},
 };
 
 /// Clients that ask steadily until they are told to stop; each gives its number of answers. Every request must succeed.
@@ -162,4 +164,43 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
     );
     ends_well(program).await;
     holds(&backing, &["room room-1"], &[]).await;
+}
+
+/// A room to which NATS brings the goodbye of a frontend later than etcd its absence from the list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late() {
+    let backing = Backing::start();
+    // One wave closes one client, and the next comes long after the test.
+    let slow = ["spread=60s", "wave_interval=30s", "deadline=90s"];
+    let slow = slow.map(|setting| ["--set".to_owned(), format!("drain.{setting}")]);
+    let slow: Vec<&str> = slow.iter().flatten().map(String::as_str).collect();
+    let frontend = Frontend::start(&backing, "connector-1", &slow);
+    let nats = Proxy::to(backing.nats.address).await;
+    let mut patient = config(nats.address, backing.etcd.address);
+    patient.nats_ping_interval = SECOND * 60;
+    let room = room::start(NatsCluster::new(patient).unwrap(), "room-1").await;
+    let app = room.app("room-1").unwrap().clone();
+    let clients = users(&frontend.address, 2).await;
+    for client in &clients {
+        ask(client, "room.room.enter", json!({ "name": "lobby" })).await;
+    }
+    let lobby = app.channels().get("lobby").unwrap();
+    assert_eq!(lobby.user_amount(), 2);
+
+    nats.cut();
+    frontend.program.signal("-TERM");
+    within(SECOND * 5, "not in the list", || {
+        let members = app.membership().unwrap().members();
+        members.server("connector-1").is_none()
+    })
+    .await;
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(lobby.user_amount(), 2, "nobody leaves on a suspicion");
+    nats.heal();
+    within(SECOND * 5, "the first wave", || lobby.user_amount() < 2).await;
+    let push = lobby.push_message("onText", &json!({ "text": "still" }));
+    assert_eq!(push.await.unwrap().queued, 1, "the other one is there");
+    assert_eq!(lobby.user_amount(), 1);
+    drop(clients);
+    room.shutdown().await;
 }
