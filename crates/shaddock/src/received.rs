@@ -24,10 +24,10 @@ tokio::task_local! {
 }
 
 /// Serves something that came with `context`: `make` begins it, and what it answers with goes on with it.
-pub(crate) fn serve<T: Send + 'static>(
+pub(crate) fn serve<F: Future<Output: Send + 'static> + Send + 'static>(
     context: Context,
-    make: impl FnOnce() -> BoxFuture<T>,
-) -> BoxFuture<T> {
+    make: impl FnOnce() -> F,
+) -> BoxFuture<F::Output> {
     let received = Received {
         // Without an end, if it is too far away to be told.
         until: context
@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn inside<T: Send + 'static>(context: Context, look: impl FnOnce() -> T + Send + 'static) -> T {
-        let future = serve(context, || Box::pin(async move { look() }));
+        let future = serve(context, || async move { look() });
         tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime")

@@ -2,7 +2,7 @@
 //!
 //! The bytes are those of [`wire::Request`](super::wire::Request) and [`wire::Response`](super::wire::Response), which the tests compare.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::wire::{MsgType, RpcType};
@@ -59,21 +59,21 @@ fn number_len(value: u64) -> usize {
     }
 }
 
-fn put_bytes(out: &mut BytesMut, tag: u8, bytes: &[u8]) {
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_head(out, tag, bytes.len());
-        out.put_slice(bytes);
+        out.extend_from_slice(bytes);
     }
 }
 
-fn put_head(out: &mut BytesMut, tag: u8, len: usize) {
-    out.put_u8(long(tag));
+fn put_head(out: &mut Vec<u8>, tag: u8, len: usize) {
+    out.push(long(tag));
     encode_varint(len as u64, out);
 }
 
-fn put_number(out: &mut BytesMut, tag: u8, value: u64) {
+fn put_number(out: &mut Vec<u8>, tag: u8, value: u64) {
     if value != 0 {
-        out.put_u8(number(tag));
+        out.push(number(tag));
         encode_varint(value, out);
     }
 }
@@ -87,7 +87,7 @@ impl SessionParts<'_> {
         number_len(self.number()) + bytes_len(self.uid.as_bytes()) + bytes_len(self.data)
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut Vec<u8>) {
         put_number(out, 1, self.number());
         put_bytes(out, 2, self.uid.as_bytes());
         put_bytes(out, 3, self.data);
@@ -116,7 +116,7 @@ impl RequestParts<'_> {
             + nested_len(msg)
             + bytes_len(self.frontend.as_bytes())
             + bytes_len(self.metadata);
-        let mut out = BytesMut::with_capacity(whole);
+        let mut out = Vec::with_capacity(whole);
         put_number(&mut out, 1, self.kind());
         if let (Some(session), Some(len)) = (&self.session, session) {
             put_head(&mut out, 2, len);
@@ -129,15 +129,15 @@ impl RequestParts<'_> {
         put_number(&mut out, 5, self.msg_type());
         put_bytes(&mut out, 4, self.frontend.as_bytes());
         put_bytes(&mut out, 5, self.metadata);
-        out.freeze()
+        out.into()
     }
 }
 
 /// The bytes of an answer without an error.
 pub(crate) fn success(data: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(bytes_len(data));
+    let mut out = Vec::with_capacity(bytes_len(data));
     put_bytes(&mut out, 1, data);
-    out.freeze()
+    out.into()
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Node for AppNode {
         }
         received::serve(request.context, || {
             let future = app.serve_forwarded(context, wants_value);
-            Box::pin(async move {
+            async move {
                 match future.await {
                     Ok(reply) if wants_value && !reply.has_value() => {
                         Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
@@ -81,7 +81,7 @@ impl Node for AppNode {
                     Ok(reply) => Ok(for_other_server(reply)),
                     Err(error) => Err(error.into_remote()),
                 }
-            })
+            }
         })
     }
 
@@ -97,7 +97,7 @@ impl Node for AppNode {
         }
         received::serve(call.context.clone(), || {
             let future = app.serve_remote(&call);
-            Box::pin(async move { answer(future.await) })
+            async move { answer(future.await) }
         })
     }
 
