@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::{
     BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Located,
@@ -128,7 +129,7 @@ pub enum Unique {
 }
 
 /// How a server takes part.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct JoinOptions {
     /// Frontends: whether sessions of a user are unique.
@@ -137,6 +138,8 @@ pub struct JoinOptions {
     pub session_events: bool,
     /// Takes part without being listed: it can call, but nobody routes to it. For tools of operators.
     pub hidden: bool,
+    /// Where the connection to the others is served. Default: where the server joins.
+    pub connection: Option<Handle>,
 }
 
 impl JoinOptions {
@@ -163,6 +166,16 @@ impl JoinOptions {
     #[must_use]
     pub fn hidden(mut self) -> Self {
         self.hidden = true;
+        self
+    }
+
+    /// Serves the connection to the others on this runtime: what is called from there, and what comes for it, wakes no other thread.
+    ///
+    /// Only what the cluster itself does with messages runs there, and the first step of requests, calls and session operations that
+    /// are served. The runtime must live until the server has left.
+    #[must_use]
+    pub fn connection_on(mut self, runtime: Handle) -> Self {
+        self.connection = Some(runtime);
         self
     }
 }

@@ -169,6 +169,11 @@ impl Workers {
         self.threads.len()
     }
 
+    /// The runtime of a worker, for a task that has to do with its connections. Numbers count around.
+    pub fn handle(&self, number: usize) -> &Handle {
+        &self.threads[number % self.threads.len()].handle
+    }
+
     pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.threads.iter().map(|worker| &worker.handle)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_nats::Subject;
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use super::calls::{Calls, Target};
 use super::departing::Departing;
@@ -29,6 +30,8 @@ pub(super) struct Core {
     pub(super) options: JoinOptions,
     pub(super) start_number: u16,
     pub(super) node: Arc<dyn Node>,
+    /// Where the server joined: what is not done at once is worked on there, not where the connection is.
+    pub(super) home: Handle,
     pub(super) config: Arc<NatsConfig>,
     pub(super) members: Members,
     pub(super) link: Arc<Link>,
@@ -81,6 +84,7 @@ impl Core {
             options: parts.options,
             start_number: parts.start_number,
             node: parts.node,
+            home: Handle::current(),
             config: parts.config,
             members,
             link: parts.link,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subscriber;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
@@ -33,7 +34,9 @@ pub(super) async fn join(
     info.announce_node(start_number);
     let info = Arc::new(info);
     let name = format!("{} {}", info.server_type, info.id);
-    let (link, link_events) = Link::connect(&config, name).await?;
+    let connection = options.connection.clone();
+    let connection = connection.unwrap_or_else(Handle::current);
+    let (link, link_events) = connect(&config, name, &connection).await?;
     let lease = Arc::new(Lease::new(
         etcd.clone(),
         Arc::clone(&info),
@@ -42,7 +45,7 @@ pub(super) async fn join(
     ));
     refuse_taken_id(&config, &link, &lease, &info).await?;
 
-    let subjects = Subjects::open(&config, &link, &info, options).await?;
+    let subjects = Subjects::open(&config, &link, &info, &options).await?;
     let (users, user_tasks) = Users::new(Arc::clone(&info));
     let (departing, doubts) = Departing::new();
     let parts = Parts {
@@ -60,7 +63,7 @@ pub(super) async fn join(
     };
     let core = Arc::new(Core::new(parts, token()));
     let mut tasks = Tasks::default();
-    let requests = subjects.read(&core, &mut tasks);
+    let requests = subjects.read(&core, &mut tasks, &connection);
     let (user_streams, given_up) = user_tasks.split();
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core), given_up));
@@ -77,6 +80,17 @@ pub(super) async fn join(
     Ok(Arc::new(NatsMember::new(core, tasks, requests)))
 }
 
+/// Connects from the runtime where the connection shall be served.
+async fn connect(
+    config: &Arc<NatsConfig>,
+    name: String,
+    runtime: &Handle,
+) -> Result<(Arc<Link>, LinkEvents), ClusterError> {
+    let config = Arc::clone(config);
+    let connecting = runtime.spawn(async move { Link::connect(&config, name).await });
+    connecting.await.map_err(|_| ClusterError::Left)?
+}
+
 /// What a server listens to from start to stop.
 struct Subjects {
     requests: Subscriber,
@@ -91,7 +105,7 @@ impl Subjects {
         config: &NatsConfig,
         link: &Link,
         info: &ServerInfo,
-        options: JoinOptions,
+        options: &JoinOptions,
     ) -> Result<Self, ClusterError> {
         let open = async |wanted: bool, subject: String| {
             if !wanted {
@@ -122,11 +136,11 @@ impl Subjects {
         3 + usize::from(self.sessions.is_some()) + usize::from(self.bindings.is_some())
     }
 
-    /// Starts the readers; the value ends the one that takes requests.
-    fn read(self, core: &Arc<Core>, tasks: &mut Tasks) -> Requests {
+    /// Starts the readers; the value ends the one that takes requests. What every forwarded request passes is read where the connection is.
+    fn read(self, core: &Arc<Core>, tasks: &mut Tasks, connection: &Handle) -> Requests {
         let calls = Arc::clone(&core.calls);
         tasks.spawn(async move { calls.sweep().await });
-        tasks.spawn(serve::own(Arc::clone(core), self.own));
+        tasks.spawn_on(connection, serve::own(Arc::clone(core), self.own));
         tasks.spawn(events::goodbyes(Arc::clone(core), self.goodbyes));
         if let Some(sessions) = self.sessions {
             tasks.spawn(events::sessions(Arc::clone(core), sessions));
@@ -137,7 +151,7 @@ impl Subjects {
         let (stop, stopped) = oneshot::channel();
         let (done, finished) = oneshot::channel();
         let requests = serve::requests(Arc::clone(core), self.requests, stopped);
-        tasks.spawn(async move {
+        tasks.spawn_on(connection, async move {
             requests.await;
             let _ = done.send(());
         });
@@ -275,10 +289,12 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
 pub(super) struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        let handle = tokio::spawn(task).abort_handle();
-        self.0.push(handle.clone());
-        handle
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&Handle::current(), task);
+    }
+
+    fn spawn_on(&mut self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(runtime.spawn(task).abort_handle());
     }
 }
 

@@ -27,7 +27,8 @@ pub use config::NatsConfig;
 /// Servers that call each other over NATS and are listed in etcd. Cheap to clone.
 ///
 /// Each server that joins has one connection to NATS, and one to etcd. It must join, and be used, inside a tokio runtime;
-/// its background work runs there, so that runtime must live as long as the server.
+/// its background work runs there, so that runtime must live as long as the server. The connection to NATS may be served elsewhere
+/// ([`JoinOptions::connection_on`]).
 #[derive(Clone, Debug)]
 pub struct NatsCluster(Arc<NatsConfig>);
 

@@ -236,7 +236,7 @@ pub(super) fn run(
         return;
     }
     let core = Arc::clone(core);
-    tokio::spawn(async move {
+    core.home.clone().spawn(async move {
         let result =
             match tokio::time::timeout(timeout, AssertUnwindSafe(work).catch_unwind()).await {
                 Ok(Ok(result)) => result.map(done),

@@ -23,7 +23,7 @@ async fn partition(unique: Unique) {
         &config(nats.address, etcd.address),
         "front-1",
         "connector",
-        options,
+        options.clone(),
     )
     .await;
     let other = join_with(&backing.config(), "front-2", "connector", options).await;
@@ -176,7 +176,7 @@ async fn the_link_blinks_while_another_takes_the_user() {
         &config(nats.address, backing.etcd.address),
         "front-1",
         "connector",
-        options,
+        options.clone(),
     )
     .await;
     let other = join_with(&backing.config(), "front-2", "connector", options).await;

@@ -55,7 +55,7 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     let backing = Backing::start();
     let config = backing.config();
     let unique = JoinOptions::new().unique(Unique::ReplaceOld);
-    let dies = join_with(&config, "front-1", "connector", unique).await;
+    let dies = join_with(&config, "front-1", "connector", unique.clone()).await;
     let lives = join_with(&config, "front-2", "connector", unique).await;
     let back = join(&config, "chat-1", "chat").await;
     for sid in 1..=20 {

@@ -55,7 +55,9 @@ async fn users_may_have_many_sessions(world: World) {
 
 async fn two_unique(world: &World, unique: Unique) -> (Server, Server) {
     let options = JoinOptions::new().unique(unique);
-    let first = world.join_with("front-1", "connector", options).await;
+    let first = world
+        .join_with("front-1", "connector", options.clone())
+        .await;
     let second = world.join_with("front-2", "connector", options).await;
     first.sees("front-2").await;
     (first, second)

@@ -331,9 +331,20 @@ async fn bring_up(
     listening: Vec<(AppHandle, Vec<shaddock_net::ListenConfig>)>,
 ) -> Result<(), StartError> {
     running.start_components().await?;
-    for (app, _) in &listening {
+    let listens = |(_, configs): &(_, Vec<_>)| !configs.is_empty();
+    let workers = if listening.iter().any(listens) {
+        Some(running.start_workers()?)
+    } else {
+        None
+    };
+    for (number, (app, configs)) in listening.iter().enumerate() {
+        let mut options = join_options(app);
+        if let (Some(workers), false) = (workers, configs.is_empty()) {
+            // Forwarding from the sessions of this worker then wakes no other thread (docs/performance.md).
+            options = options.connection_on(workers.handle(number).clone());
+        }
         let membership = cluster
-            .join((**app.info()).clone(), join_options(app), AppNode::new(app))
+            .join((**app.info()).clone(), options, AppNode::new(app))
             .await?;
         if let Some(service) = app.session_service() {
             service.set_node(membership.start_number());
@@ -344,8 +355,7 @@ async fn bring_up(
             let _ = app.spawn("push scheduler", app.clone().flush_forever());
         }
     }
-    if listening.iter().any(|(_, configs)| !configs.is_empty()) {
-        let workers = running.start_workers()?;
+    if let Some(workers) = workers {
         for (app, configs) in listening {
             for config in configs {
                 let listener =
