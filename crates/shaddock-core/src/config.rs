@@ -26,7 +26,7 @@ pub struct SessionConfig {
     /// Bytes that may wait for one client, counting those handed to its socket and not taken yet. Default: 256 KiB.
     ///
     /// Over it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). One message
-    /// longer than this is refused and closes nothing.
+    /// longer than this is refused and closes nothing. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
     pub outbox_bytes: usize,
     /// Listeners that may be registered on one session. Default: 64. Over it registration fails.
     pub max_listeners: usize,

@@ -48,8 +48,9 @@ impl Drained {
     }
 
     /// Puts what was queued behind what is left.
-    pub(crate) fn append(&mut self, own: BytesMut, first: Option<Insert>, more: Vec<Insert>) {
+    pub(crate) fn append(&mut self, first: Option<Bytes>, own: BytesMut, more: Vec<Insert>) {
         let before = self.own.len();
+        let first = first.map(|bytes| Insert { at: 0, bytes });
         let inserts = first.into_iter().chain(more);
         let mut shared = 0;
         self.inserts.extend(inserts.map(|mut insert| {

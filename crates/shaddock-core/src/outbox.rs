@@ -55,22 +55,28 @@ const COPY_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
-    limit: usize,
 }
 
-/// What is behind the lock. The bytes are `own`, with the shared packages put in at their places.
+/// What is behind the lock. The bytes are `first`, and then `own` with the other shared packages put in at their places.
+///
+/// Every session has one of these, so numbers of bytes have 32 bits: [`Outbox::MAX_LIMIT`] fits twice.
 #[derive(Debug, Default)]
 struct Queue {
+    /// A shared package that found nothing else is kept here: a broadcast to an idle session allocates nothing.
+    first: Option<Bytes>,
     /// What was encoded for this client alone. One buffer, so that it can be used again.
     own: BytesMut,
-    /// The first shared package is kept inline: a broadcast to an idle session allocates nothing.
-    first: Option<Insert>,
-    more: Vec<Insert>,
+    #[expect(
+        clippy::box_collection,
+        reason = "16 bytes less in every session, for a list that few have"
+    )]
+    more: Option<Box<Vec<Insert>>>,
     waker: Option<Waker>,
-    /// Bytes in `own`, `first` and `more`.
-    queued: usize,
+    limit: u32,
+    /// Bytes in `first`, `own` and `more`.
+    queued: u32,
     /// Bytes taken by the driver and not written yet.
-    in_flight: usize,
+    in_flight: u32,
     messages: u64,
     written: u64,
     intake: Intake,
@@ -171,11 +177,16 @@ pub struct OutboxStats {
 }
 
 impl Outbox {
-    /// An empty outbox for at most `limit` bytes.
+    /// The largest bound: 1 GiB.
+    pub const MAX_LIMIT: usize = 1 << 30;
+
+    /// An empty outbox for at most `limit` bytes, and never more than [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn new(limit: usize) -> Self {
         Self {
-            queue: Mutex::default(),
-            limit,
+            queue: Mutex::new(Queue {
+                limit: bytes_u32(limit.min(Self::MAX_LIMIT)),
+                ..Queue::default()
+            }),
         }
     }
 
@@ -197,7 +208,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         let result = packages
             .into_iter()
-            .try_for_each(|package| queue.push(package, self.limit));
+            .try_for_each(|package| queue.push(package));
         Self::unlock_and_wake(queue);
         result
     }
@@ -210,7 +221,7 @@ impl Outbox {
     /// As [`push`](Self::push).
     pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
         let mut queue = self.queue.lock();
-        let result = queue.push(package, self.limit);
+        let result = queue.push(package);
         if queue.intake != Intake::Open {
             Self::unlock_and_wake(queue);
         }
@@ -234,7 +245,7 @@ impl Outbox {
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
         let mut queue = self.queue.lock();
-        let result = queue.push_with(encode, self.limit);
+        let result = queue.push_with(encode);
         Self::unlock_and_wake(queue);
         result
     }
@@ -286,11 +297,10 @@ impl Outbox {
     pub fn take(&self, drained: &mut Drained) -> Next {
         let mut queue = self.queue.lock();
         if queue.queued > 0 {
-            queue.in_flight += queue.queued;
-            queue.queued = 0;
-            let own = std::mem::take(&mut queue.own);
-            let first = queue.first.take();
-            drained.append(own, first, std::mem::take(&mut queue.more));
+            queue.in_flight += std::mem::take(&mut queue.queued);
+            let queue = &mut *queue;
+            let more = queue.more.take().map_or_else(Vec::new, |more| *more);
+            drained.append(queue.first.take(), std::mem::take(&mut queue.own), more);
         }
         queue.told = match queue.intake {
             Intake::Open | Intake::Sealed => Next::Continue,
@@ -303,7 +313,7 @@ impl Outbox {
     /// The driver has written `bytes` of what it took: they do not count against the bound any more.
     pub fn written(&self, bytes: usize) {
         let mut queue = self.queue.lock();
-        queue.in_flight = queue.in_flight.saturating_sub(bytes);
+        queue.in_flight = queue.in_flight.saturating_sub(bytes_u32(bytes));
         queue.written += bytes as u64;
     }
 
@@ -348,8 +358,8 @@ impl Outbox {
     pub fn stats(&self) -> OutboxStats {
         let queue = self.queue.lock();
         OutboxStats {
-            queued_bytes: queue.queued,
-            in_flight_bytes: queue.in_flight,
+            queued_bytes: queue.queued as usize,
+            in_flight_bytes: queue.in_flight as usize,
             messages: queue.messages,
             written_bytes: queue.written,
         }
@@ -366,14 +376,14 @@ impl Outbox {
 }
 
 impl Queue {
-    fn push(&mut self, package: Bytes, limit: usize) -> Result<(), SendError> {
+    fn push(&mut self, package: Bytes) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
         if package.is_empty() {
             return Ok(());
         }
-        self.admit(package.len(), limit)?;
+        self.admit(package.len())?;
         self.append(package);
         Ok(())
     }
@@ -381,7 +391,6 @@ impl Queue {
     fn push_with<E>(
         &mut self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
-        limit: usize,
     ) -> Result<(), PushError<E>> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed.into());
@@ -398,7 +407,7 @@ impl Queue {
             .and_then(|()| {
                 let len = entry.queue.own.len().saturating_sub(entry.start);
                 if len > 0 {
-                    entry.queue.admit(len, limit)?;
+                    entry.queue.admit(len)?;
                 }
                 Ok(len)
             });
@@ -409,11 +418,12 @@ impl Queue {
     }
 
     /// Checks the bound. Over it everything is dropped.
-    fn admit(&mut self, len: usize, limit: usize) -> Result<(), SendError> {
+    fn admit(&mut self, len: usize) -> Result<(), SendError> {
+        let limit = self.limit as usize;
         if len > limit {
             return Err(SendError::TooLarge { len, limit });
         }
-        if self.queued + self.in_flight + len > limit {
+        if self.queued as usize + self.in_flight as usize + len > limit {
             drop(self.abort());
             return Err(SendError::SlowClient);
         }
@@ -421,33 +431,32 @@ impl Queue {
     }
 
     fn append(&mut self, package: Bytes) {
-        self.queued += package.len();
+        let is_alone = self.queued == 0;
+        self.queued += bytes_u32(package.len());
         self.messages += 1;
-        if package.len() <= COPY_MAX && self.queued > package.len() {
+        if is_alone {
+            self.first = Some(package);
+        } else if package.len() <= COPY_MAX {
             if self.own.capacity() == 0 {
                 self.own = pool::take();
             }
             self.own.extend_from_slice(&package);
-            return;
-        }
-        let insert = Insert {
-            at: self.own.len(),
-            bytes: package,
-        };
-        if self.first.is_none() {
-            self.first = Some(insert);
         } else {
-            self.more.push(insert);
+            self.more.get_or_insert_default().push(Insert {
+                at: self.own.len(),
+                bytes: package,
+            });
         }
     }
 
-    fn abort(&mut self) -> (BytesMut, Option<Insert>, Vec<Insert>) {
+    /// Drops nothing under the lock: that is for whoever gets what was queued.
+    fn abort(&mut self) -> impl Sized + use<> {
         self.intake = Intake::Aborted;
         self.queued = 0;
         (
-            std::mem::take(&mut self.own),
             self.first.take(),
-            std::mem::take(&mut self.more),
+            std::mem::take(&mut self.own),
+            self.more.take(),
         )
     }
 
@@ -462,6 +471,11 @@ impl Queue {
     }
 }
 
+/// A number of bytes that [`Outbox::MAX_LIMIT`] or the length of a package bounds.
+fn bytes_u32(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 /// A message being encoded at the end of `own`. Dropped before [`keep`](Self::keep), it undoes it, also when the encoder
 /// panics.
 struct Entry<'a> {
@@ -472,7 +486,7 @@ struct Entry<'a> {
 impl Entry<'_> {
     fn keep(mut self, len: usize) {
         self.start += len;
-        self.queue.queued += len;
+        self.queue.queued += bytes_u32(len);
         self.queue.messages += u64::from(len > 0);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// All sessions of one frontend server, by sid and by user. A clone is a handle to the same service.
 ///
@@ -22,9 +22,15 @@ pub struct SessionService {
     inner: Arc<Inner>,
 }
 
-/// What the handles share, and what sessions know of their service.
-pub(crate) struct Inner {
+/// What sessions know of their service; one pointer in each of them.
+pub(crate) struct Home {
     pub(crate) frontend_id: FrontendId,
+    pub(crate) service: Weak<Inner>,
+}
+
+/// What the handles share.
+pub(crate) struct Inner {
+    pub(crate) home: Arc<Home>,
     pub(crate) config: SessionConfig,
     pub(crate) by_sid: SidIndex,
     pub(crate) by_uid: UidIndex,
@@ -54,8 +60,11 @@ pub struct SessionStatistics {
 impl SessionService {
     /// A service without sessions.
     pub fn new(frontend_id: FrontendId, sids: SidAllocator, config: SessionConfig) -> Self {
-        let inner = Inner {
-            frontend_id,
+        let inner = Arc::new_cyclic(|service| Inner {
+            home: Arc::new(Home {
+                frontend_id,
+                service: service.clone(),
+            }),
             config,
             by_sid: SidIndex::default(),
             by_uid: UidIndex::default(),
@@ -64,10 +73,8 @@ impl SessionService {
             created: AtomicU64::new(0),
             closed: std::array::from_fn(|_| AtomicU64::new(0)),
             listener_panics: AtomicU64::new(0),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        });
+        Self { inner }
     }
 
     /// Says who is told of the events of all sessions. Once, before the first session; false if somebody is told already.
@@ -84,7 +91,7 @@ impl SessionService {
 
     /// The frontend.
     pub fn frontend_id(&self) -> &FrontendId {
-        &self.inner.frontend_id
+        &self.inner.home.frontend_id
     }
 
     /// Policies and bounds in force.
@@ -289,7 +296,7 @@ impl Inner {
 impl fmt::Debug for SessionService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionService")
-            .field("frontend_id", &self.inner.frontend_id)
+            .field("frontend_id", self.frontend_id())
             .field("sessions", &self.session_count())
             .finish_non_exhaustive()
     }

@@ -18,7 +18,7 @@ use std::task::Waker;
 
 const SESSIONS: usize = 10_000;
 /// The bound for one idle unbound session: record, outbox and index entry together.
-const MAX_IDLE: usize = 400;
+const MAX_IDLE: usize = 290;
 
 struct Counting;
 

@@ -76,6 +76,7 @@ impl Session {
 
     fn listen(&self, listener: Listener) -> Result<ListenerId, ListenerError> {
         let limit = self
+            .home
             .service
             .upgrade()
             .map_or(usize::MAX, |s| s.config.max_listeners);
