@@ -76,11 +76,17 @@ impl WsError {
 /// a chunk are slices of one copy of it.
 #[derive(Debug, Default)]
 pub struct WsReader {
-    /// A frame that has not arrived whole, as it came.
-    partial: BytesMut,
-    /// Fragments so far of a message that is not finished.
-    message: BytesMut,
-    in_message: bool,
+    /// Boxed, so that a connection does not pay for what few ever need.
+    cut: Option<Box<Cut>>,
+}
+
+/// What has not arrived whole.
+#[derive(Debug, Default)]
+struct Cut {
+    /// Of a frame, as it came.
+    frame: BytesMut,
+    /// Of a message in fragments, once there is one.
+    message: Option<BytesMut>,
 }
 
 impl WsReader {
@@ -89,20 +95,32 @@ impl WsReader {
     /// `max` bounds a frame, in bytes. Memory grows with what arrives, never with an announced length. A frame that breaks a rule is
     /// returned with all that follows, for [`next`](Self::next) to refuse.
     pub fn take(&mut self, chunk: &mut [u8], max: usize) -> Bytes {
-        if self.partial.is_empty() {
+        let Some(cut) = self.cut.as_mut().filter(|cut| !cut.frame.is_empty()) else {
             let whole = unmask_frames(chunk, max);
-            self.partial.extend_from_slice(&chunk[whole..]);
-            return Bytes::copy_from_slice(&chunk[..whole]);
-        }
-        self.partial.extend_from_slice(chunk);
-        let whole = unmask_frames(&mut self.partial, max);
+            let (frames, rest) = chunk.split_at(whole);
+            if !rest.is_empty() {
+                let cut = self.cut.get_or_insert_default();
+                cut.frame.extend_from_slice(rest);
+            }
+            return Bytes::copy_from_slice(frames);
+        };
+        cut.frame.extend_from_slice(chunk);
+        let whole = unmask_frames(&mut cut.frame, max);
         if whole == 0 {
             return Bytes::new();
         }
-        let rest = BytesMut::from(&self.partial[whole..]);
-        let mut frames = std::mem::replace(&mut self.partial, rest);
+        let rest = BytesMut::from(&cut.frame[whole..]);
+        let mut frames = std::mem::replace(&mut cut.frame, rest);
         frames.truncate(whole);
+        self.drop_if_whole();
         frames.freeze()
+    }
+
+    fn drop_if_whole(&mut self) {
+        let is_whole = |cut: &Cut| cut.frame.is_empty() && cut.message.is_none();
+        if self.cut.as_deref().is_some_and(is_whole) {
+            self.cut = None;
+        }
     }
 
     /// The next event in `frames`, which came from [`take`](Self::take), or `None` at their end. Consumed bytes are taken from it.
@@ -143,23 +161,37 @@ impl WsReader {
             })),
             OpCode::Data(Data::Reserved(_)) => Err(WsError::Reserved),
             OpCode::Data(data) => {
-                if (data == Data::Continue) != self.in_message {
+                let begun = self.cut.as_ref().is_some_and(|cut| cut.message.is_some());
+                if (data == Data::Continue) != begun {
                     return Err(WsError::BadFragment);
                 }
-                if !self.in_message && header.is_final {
+                if !begun && header.is_final {
                     return Ok(Some(WsEvent::Message(payload)));
                 }
-                if self.message.len() + payload.len() > max {
-                    return Err(WsError::TooLong { max });
-                }
-                // A copy: a slice would keep the whole chunk it came in, and give a message that grows the capacity of one.
-                self.message.extend_from_slice(&payload);
-                self.in_message = !header.is_final;
-                Ok(header
-                    .is_final
-                    .then(|| WsEvent::Message(std::mem::take(&mut self.message).freeze())))
+                self.add_fragment(header.is_final, &payload, max)
             }
         }
+    }
+
+    fn add_fragment(
+        &mut self,
+        is_last: bool,
+        payload: &[u8],
+        max: usize,
+    ) -> Result<Option<WsEvent>, WsError> {
+        let cut = self.cut.get_or_insert_default();
+        let message = cut.message.get_or_insert_default();
+        if message.len() + payload.len() > max {
+            return Err(WsError::TooLong { max });
+        }
+        // A copy: a slice would keep the whole chunk it came in, and give a message that grows the capacity of one.
+        message.extend_from_slice(payload);
+        if !is_last {
+            return Ok(None);
+        }
+        let whole = cut.message.take().unwrap_or_default();
+        self.drop_if_whole();
+        Ok(Some(WsEvent::Message(whole.freeze())))
     }
 }
 
@@ -404,11 +436,12 @@ mod tests {
         let mut frames = reader.take(&mut chunk, 4000);
         assert!(reader.next(&mut frames, 4000).unwrap().is_some());
         assert_eq!(reader.next(&mut frames, 4000), Ok(None));
-        assert!(reader.message.capacity() < 100);
+        let message = reader.cut.as_ref().and_then(|cut| cut.message.as_ref());
+        assert!(message.unwrap().capacity() < 100);
         let mut frames = reader.take(&mut frame(0x80, b"c"), 4000);
         let message = reader.next(&mut frames, 4000).unwrap();
         assert_eq!(message, Some(WsEvent::Message(Bytes::from_static(b"abc"))));
-        assert_eq!(reader.message.capacity(), 0);
+        assert!(reader.cut.is_none());
     }
 
     /// Both ways to read a short head say the same.
@@ -443,7 +476,7 @@ mod tests {
             };
             assert!(copy.contains(&message.as_ptr()));
         }
-        assert_eq!(reader.partial.capacity(), 0);
+        assert!(reader.cut.is_none());
     }
 
     #[test]
