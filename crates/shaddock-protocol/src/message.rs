@@ -97,36 +97,20 @@ impl Message {
     ///
     /// The bytes end too early, or the id or type is not valid.
     pub fn decode(mut bytes: Bytes) -> Result<Self, MessageError> {
-        let Some(&flag) = bytes.first() else {
-            return Err(MessageError::Empty);
+        let head = Head::read(&bytes)?;
+        let route = match head.route {
+            RouteAt::None => WireRoute::None,
+            RouteAt::Code(code) => WireRoute::Code(code),
+            RouteAt::Name { start, end } => WireRoute::Name(bytes.slice(start..end)),
         };
-        bytes.advance(1);
-        let kind = match flag >> 1 & 7 {
-            0 => MessageType::Request,
-            1 => MessageType::Notify,
-            2 => MessageType::Response,
-            3 => MessageType::Push,
-            other => return Err(MessageError::InvalidType(other)),
-        };
-        let id = if has_id(kind) {
-            take_id(&mut bytes)?
-        } else {
-            0
-        };
-        let route = if kind == MessageType::Response {
-            WireRoute::None
-        } else if flag & ROUTE_IS_CODE != 0 {
-            take_code(&mut bytes)?
-        } else {
-            take_name(&mut bytes)?
-        };
+        bytes.advance(head.body);
         Ok(Self {
-            kind,
-            id,
+            kind: head.kind,
+            id: head.id,
             route,
             body: bytes,
-            compressed: flag & COMPRESSED != 0,
-            error: flag & ERROR != 0,
+            compressed: head.compressed,
+            error: head.error,
         })
     }
 
@@ -145,6 +129,62 @@ impl Message {
         put_head(self.kind, flags, self.id, route, out)?;
         out.put_slice(&self.body);
         Ok(())
+    }
+}
+
+/// What a message begins with, and where its parts lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) kind: MessageType,
+    pub(crate) id: u64,
+    pub(crate) route: RouteAt,
+    /// Where the body begins.
+    pub(crate) body: usize,
+    pub(crate) compressed: bool,
+    pub(crate) error: bool,
+}
+
+/// A route on the wire. The range of a name lies within the message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RouteAt {
+    None,
+    Code(u16),
+    Name { start: usize, end: usize },
+}
+
+impl Head {
+    pub(crate) fn read(message: &[u8]) -> Result<Self, MessageError> {
+        let (&flag, rest) = message.split_first().ok_or(MessageError::Empty)?;
+        let kind = match flag >> 1 & 7 {
+            0 => MessageType::Request,
+            1 => MessageType::Notify,
+            2 => MessageType::Response,
+            3 => MessageType::Push,
+            other => return Err(MessageError::InvalidType(other)),
+        };
+        let (id, id_len) = if has_id(kind) { read_id(rest)? } else { (0, 0) };
+        let at = 1 + id_len;
+        let (route, body) = if kind == MessageType::Response {
+            (RouteAt::None, at)
+        } else if flag & ROUTE_IS_CODE != 0 {
+            let code = message[at..].first_chunk().ok_or(MessageError::RouteCut)?;
+            (RouteAt::Code(u16::from_be_bytes(*code)), at + 2)
+        } else {
+            let &len = message.get(at).ok_or(MessageError::RouteCut)?;
+            let (start, end) = (at + 1, at + 1 + usize::from(len));
+            if message.len() < end {
+                return Err(MessageError::RouteCut);
+            }
+            (RouteAt::Name { start, end }, end)
+        };
+        Ok(Self {
+            kind,
+            id,
+            route,
+            body,
+            compressed: flag & COMPRESSED != 0,
+            error: flag & ERROR != 0,
+        })
     }
 }
 
@@ -209,8 +249,8 @@ pub(crate) fn put_varint(mut value: u64, out: &mut impl BufMut) {
     out.put_u8((value & 0x7f) as u8);
 }
 
-/// Up to 10 bytes; padded forms are accepted.
-fn take_id(bytes: &mut Bytes) -> Result<u64, MessageError> {
+/// An id and its length: up to 10 bytes; padded forms are accepted.
+fn read_id(bytes: &[u8]) -> Result<(u64, usize), MessageError> {
     let mut id = 0_u64;
     for (index, &byte) in bytes.iter().enumerate() {
         // The tenth group holds the top bit only.
@@ -219,8 +259,7 @@ fn take_id(bytes: &mut Bytes) -> Result<u64, MessageError> {
         }
         id |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
-            bytes.advance(index + 1);
-            return Ok(id);
+            return Ok((id, index + 1));
         }
     }
     Err(if bytes.len() >= 10 {
@@ -228,25 +267,6 @@ fn take_id(bytes: &mut Bytes) -> Result<u64, MessageError> {
     } else {
         MessageError::IdCut
     })
-}
-
-fn take_code(bytes: &mut Bytes) -> Result<WireRoute, MessageError> {
-    bytes
-        .try_get_u16()
-        .map(WireRoute::Code)
-        .map_err(|_| MessageError::RouteCut)
-}
-
-fn take_name(bytes: &mut Bytes) -> Result<WireRoute, MessageError> {
-    let Some(&len) = bytes.first() else {
-        return Err(MessageError::RouteCut);
-    };
-    let len = usize::from(len);
-    if bytes.len() - 1 < len {
-        return Err(MessageError::RouteCut);
-    }
-    bytes.advance(1);
-    Ok(WireRoute::Name(bytes.split_to(len)))
 }
 
 #[cfg(test)]

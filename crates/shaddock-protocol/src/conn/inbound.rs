@@ -3,12 +3,11 @@
 use super::{DropReason, Event, Inbound, ProtocolError, RefuseReason};
 use crate::compress::inflate;
 use crate::json::{check_json, json_of_client};
+use crate::message::{Head, RouteAt};
 use crate::text::{repair, utf8_of_client};
-use crate::{
-    Codec, Dialect, HashPolicy, Message, MessageError, MessageType, Route, RsaKey, WireRoute,
-};
+use crate::{Codec, Dialect, HashPolicy, MessageError, MessageType, Route, RsaKey};
 use alloc::string::String;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use core::num::NonZeroU64;
 
 /// The method name that nobody asks for in good faith.
@@ -19,26 +18,28 @@ pub(super) fn read(
     codec: &Codec,
     dialect: Dialect,
     key: Option<&RsaKey>,
-    data: Bytes,
+    mut data: Bytes,
 ) -> Result<Event, ProtocolError> {
-    let message = match Message::decode(data) {
+    let head = match Head::read(&data) {
         Err(MessageError::InvalidType(_)) => return Ok(Event::Dropped(DropReason::InvalidType)),
-        message => message?,
+        head => head?,
     };
     // Id 0 wants no answer, and neither does a push: the original takes one from a client for a notify.
-    let id = match message.kind {
-        MessageType::Request => NonZeroU64::new(message.id),
+    let id = match head.kind {
+        MessageType::Request => NonZeroU64::new(head.id),
         MessageType::Notify | MessageType::Push => None,
         MessageType::Response => return Ok(Event::Dropped(DropReason::Response)),
     };
-    let body = if message.compressed && dialect == Dialect::Pitaya {
+    let route = route(codec, &data, head.route);
+    data.advance(head.body);
+    let body = if head.compressed && dialect == Dialect::Pitaya {
         let max = codec.limits().max_inflated_size;
-        let inflated = inflate(&message.body, max).map_err(|_| ProtocolError::Compression)?;
+        let inflated = inflate(&data, max).map_err(|_| ProtocolError::Compression)?;
         Bytes::from(inflated)
     } else {
-        message.body
+        data
     };
-    let route = match route(codec, message.route) {
+    let route = match route {
         Ok(route) => route,
         Err(reason) => return Ok(refuse(id, None, reason)),
     };
@@ -49,14 +50,14 @@ pub(super) fn read(
         Dialect::Pomelo => pomelo_body(codec, key, &route, body),
         Dialect::Pitaya => Ok(body),
     };
-    let checked = read.and_then(|body| {
-        check_route(dialect, &route).map_err(Fault::Refuse)?;
-        Ok(body)
-    });
-    Ok(match checked {
-        Ok(body) => Event::Message(Inbound { id, route, body }),
-        Err(Fault::Refuse(reason)) => refuse(id, Some(route), reason),
-        Err(Fault::Drop(reason)) => Event::Dropped(reason),
+    let body = match read {
+        Ok(body) => body,
+        Err(Fault::Refuse(reason)) => return Ok(refuse(id, Some(route), reason)),
+        Err(Fault::Drop(reason)) => return Ok(Event::Dropped(reason)),
+    };
+    Ok(match check_route(dialect, &route) {
+        Ok(()) => Event::Message(Inbound { id, route, body }),
+        Err(reason) => refuse(id, Some(route), reason),
     })
 }
 
@@ -73,15 +74,16 @@ fn refuse(id: Option<NonZeroU64>, route: Option<Route>, reason: RefuseReason) ->
     }
 }
 
-fn route(codec: &Codec, route: WireRoute) -> Result<Route, RefuseReason> {
-    match route {
-        WireRoute::Code(code) => {
+/// The route of the message `data`.
+fn route(codec: &Codec, data: &Bytes, at: RouteAt) -> Result<Route, RefuseReason> {
+    match at {
+        RouteAt::Code(code) => {
             let dictionary = codec.config().dictionary.as_ref();
             let route = dictionary.and_then(|dictionary| dictionary.route(code));
             route.cloned().ok_or(RefuseReason::UnknownCode)
         }
-        WireRoute::Name(name) => Route::from_wire(name).or_else(|name| {
-            let (text, lost) = repair(&name);
+        RouteAt::Name { start, end } => Route::from_wire(data.slice(start..end)).or_else(|_| {
+            let (text, lost) = repair(&data[start..end]);
             if lost {
                 Err(RefuseReason::RouteNotText)
             } else {
@@ -89,7 +91,7 @@ fn route(codec: &Codec, route: WireRoute) -> Result<Route, RefuseReason> {
             }
         }),
         // Only responses have none, and those do not come here.
-        WireRoute::None => Ok(Route::from(String::new())),
+        RouteAt::None => Ok(Route::from(String::new())),
     }
 }
 
