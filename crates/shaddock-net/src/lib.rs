@@ -12,6 +12,7 @@
 //! ```
 
 mod access;
+pub mod clock;
 mod config;
 mod driver;
 mod frontend;
@@ -27,6 +28,7 @@ mod worker;
 mod ws;
 
 pub use access::{AccessPolicy, Gate, Permit, Refusal};
+pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
 pub use frontend::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, Verdict};
 pub use listener::{ListenError, Listener};
@@ -34,7 +36,7 @@ pub use proxy::{ProxyHead, proxy_head};
 pub use stats::NetStats;
 pub use tls::{TlsError, TlsFiles, TlsReloader};
 pub use upgrade::UpgradePolicy;
-pub use worker::{Workers, now};
+pub use worker::Workers;
 pub use ws::{WsError, WsEvent, WsReader};
 
 /// For `fuzz/` alone: what is not public otherwise.

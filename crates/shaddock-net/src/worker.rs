@@ -8,7 +8,7 @@ use std::{
     io,
     task::Waker,
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -19,7 +19,10 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::wheel::{TICK, TimerKey, Wheel};
+use crate::{
+    clock::now,
+    wheel::{TICK, TimerKey, Wheel},
+};
 
 /// The most that is read from a socket at once. A chunk is copied out exactly as long as it is, so this bounds what one slow
 /// handler can hold, and is far above what sixteen pipelined messages need.
@@ -74,13 +77,6 @@ pub(crate) fn wake_flushes() -> bool {
 /// Whether somebody called [`flush_later`] since the last [`wake_flushes`].
 pub(crate) fn owes_flushes() -> bool {
     FLUSHES.with_borrow(|flushes| !flushes.is_empty())
-}
-
-/// Milliseconds since the process first asked, the same for all workers.
-pub fn now() -> Millis {
-    static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let passed = ORIGIN.get_or_init(Instant::now).elapsed();
-    Millis(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Lends the thread's buffers to one poll. A poll that panics just loses them.

@@ -52,7 +52,7 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
 }
 
 /// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
-pub(crate) fn answer_client(mut request: RequestContext, mut outcome: Outcome) {
+pub(crate) fn answer_client(mut request: Box<RequestContext>, mut outcome: Outcome) {
     let app = request.app();
     if let Err(error) = &outcome {
         app.stats().errors.add(1);
@@ -202,7 +202,7 @@ pub(crate) struct ToClient;
 impl Complete for ToClient {
     type Output = ();
 
-    fn complete(self, mut request: RequestContext, mut outcome: Outcome) {
+    fn complete(self, mut request: Box<RequestContext>, mut outcome: Outcome) {
         run_after(&mut request, &mut outcome, |filters| &filters.own);
         answer_client(request, outcome);
     }

@@ -28,17 +28,17 @@ const OTHER_SERVERS: usize = 2;
 /// A stage that a request can end in: who gets the outcome, and which handler calls go there.
 pub(crate) trait Stage: Complete + Default {
     /// Calls the handler so that the outcome ends in this stage.
-    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<Self::Output>;
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<Self::Output>;
 }
 
 impl Stage for ToClient {
-    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<()> {
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<()> {
         handler.to_client(request)
     }
 }
 
 impl Stage for ToCaller {
-    fn handle(handler: &dyn Erased, request: RequestContext) -> BoxFuture<Outcome> {
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<Outcome> {
         handler.to_caller(request)
     }
 }
@@ -50,7 +50,7 @@ struct Outside;
 impl Complete for Outside {
     type Output = ();
 
-    fn complete(self, request: RequestContext, outcome: Outcome) {
+    fn complete(self, request: Box<RequestContext>, outcome: Outcome) {
         answer_client(request, outcome);
     }
 
@@ -97,7 +97,7 @@ impl AppHandle {
     }
 
     /// After the global filters.
-    fn dispatch_client(&self, request: RequestContext) -> Flow {
+    fn dispatch_client(&self, request: Box<RequestContext>) -> Flow {
         let entry = match self.target(request.route(), request.session().dialect()) {
             // As the cluster refuses to forward: who lost his user to another frontend can do nothing in his name.
             Target::Here(_) if self.is_fenced() && request.session().uid().is_some() => {
@@ -134,7 +134,7 @@ impl AppHandle {
     /// wants a value is refused by handlers that have none.
     pub(crate) fn serve_forwarded(
         &self,
-        request: RequestContext,
+        request: Box<RequestContext>,
         wants_value: bool,
     ) -> BoxFuture<Outcome> {
         self.stats().requests.add(1);
@@ -155,7 +155,7 @@ impl AppHandle {
     fn run_own<S: Stage>(
         &self,
         entry: &HandlerEntry,
-        mut request: RequestContext,
+        mut request: Box<RequestContext>,
     ) -> BoxFuture<S::Output> {
         request.set_handler(entry.number);
         if let Some(timeout) = entry.options.timeout {
@@ -192,7 +192,7 @@ impl AppHandle {
     }
 
     /// Sends the request to a server of the type that its route names.
-    fn forward(&self, mut request: RequestContext) -> BoxFuture<()> {
+    fn forward(&self, mut request: Box<RequestContext>) -> BoxFuture<()> {
         let app = self.clone();
         // Without one the cluster's request timeout counts. The cluster watches the time: no second timer is made here.
         let context = match request.own_timeout() {
@@ -267,7 +267,7 @@ async fn wait(
 
 /// Ends a request in this stage with an error.
 fn fail<S: Complete + Default>(
-    request: RequestContext,
+    request: Box<RequestContext>,
     error: HandlerError,
 ) -> BoxFuture<S::Output> {
     Box::pin(Work::<Ready<Outcome>, S>::failed(

@@ -29,14 +29,15 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// Boxed: it passes through many hands, and moving it each time costs more than the allocation (docs/performance.md).
     pub(crate) fn new(
         session: SessionView,
         route: Route,
         id: Option<NonZeroU64>,
         body: Bytes,
-    ) -> Self {
+    ) -> Box<Self> {
         let timeout = session.app().config().handler_timeout;
-        Self {
+        Box::new(Self {
             session,
             route,
             id,
@@ -46,7 +47,7 @@ impl RequestContext {
             handler: None,
             started: None,
             extensions: Vec::new(),
-        }
+        })
     }
 
     /// The app that serves the request.

@@ -36,6 +36,7 @@ use self::{
 };
 use crate::{
     access::Permit,
+    clock,
     config::{ConnectionLimits, Live},
     frontend::Peer,
     io::Io,
@@ -121,7 +122,7 @@ impl Driver {
         permit: Permit,
         local: Arc<Local>,
     ) -> Self {
-        let now = worker::now();
+        let now = clock::now();
         let config = &local.shared.config;
         let live = local.shared.live();
         let limits = &live.limits;
@@ -371,7 +372,8 @@ impl Future for Driver {
             // What is queued from here on is written at the end of this poll: no wake needed.
             session.outbox().begin_poll(cx.waker());
         }
-        worker::with_scratch(|scratch| this.turn(cx, worker::now(), scratch))
+        let turn = clock::Turn::begin();
+        worker::with_scratch(|scratch| this.turn(cx, turn.began(), scratch))
     }
 }
 

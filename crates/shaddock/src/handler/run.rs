@@ -27,7 +27,7 @@ pub(crate) trait Complete: Send + 'static {
     type Output: Send + 'static;
 
     /// Called once, after the error handler.
-    fn complete(self, request: RequestContext, outcome: Outcome) -> Self::Output;
+    fn complete(self, request: Box<RequestContext>, outcome: Outcome) -> Self::Output;
 
     /// Lets the error handler of this stage look at an error.
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
@@ -40,7 +40,7 @@ pub(crate) struct ToCaller;
 impl Complete for ToCaller {
     type Output = Outcome;
 
-    fn complete(self, mut request: RequestContext, mut outcome: Outcome) -> Outcome {
+    fn complete(self, mut request: Box<RequestContext>, mut outcome: Outcome) -> Outcome {
         let app = request.app().clone();
         app.filters().run_after(&mut request, &mut outcome);
         if outcome.is_err() {
@@ -61,7 +61,7 @@ pin_project! {
         #[pin]
         state: State<Fut>,
         // Taken when the request is complete.
-        rest: Option<(RequestContext, K)>,
+        rest: Option<(Box<RequestContext>, K)>,
     }
 }
 
@@ -76,7 +76,7 @@ pin_project! {
 
 impl<Fut, K: Complete> Work<Fut, K> {
     /// `call` extracts the arguments and calls the handler; a panic in it is caught.
-    pub(crate) fn start<F>(request: RequestContext, done: K, call: F) -> Self
+    pub(crate) fn start<F>(request: Box<RequestContext>, done: K, call: F) -> Self
     where
         F: FnOnce(&RequestContext) -> Result<Fut, HandlerError>,
     {
@@ -96,7 +96,7 @@ impl<Fut, K: Complete> Work<Fut, K> {
     }
 
     /// A request that has failed already.
-    pub(crate) fn failed(request: RequestContext, done: K, error: HandlerError) -> Self {
+    pub(crate) fn failed(request: Box<RequestContext>, done: K, error: HandlerError) -> Self {
         Self {
             state: State::Failed { error: Some(error) },
             rest: Some((request, done)),
@@ -146,7 +146,7 @@ where
     }
 }
 
-fn finish<K: Complete>(rest: &mut Option<(RequestContext, K)>, outcome: Outcome) -> K::Output {
+fn finish<K: Complete>(rest: &mut Option<(Box<RequestContext>, K)>, outcome: Outcome) -> K::Output {
     match rest.take() {
         Some((request, done)) => done.complete(request, outcome),
         None => unreachable!("the caller holds the rest"),

@@ -28,8 +28,8 @@ pub(crate) struct RouteOptions {
 
 /// A handler without its types.
 pub(crate) trait Erased: Send + Sync {
-    fn to_client(&self, request: RequestContext) -> BoxFuture<()>;
-    fn to_caller(&self, request: RequestContext) -> BoxFuture<Outcome>;
+    fn to_client(&self, request: Box<RequestContext>) -> BoxFuture<()>;
+    fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome>;
     fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome>;
     fn requirements(&self, needs: &mut Requirements);
 }
@@ -40,7 +40,7 @@ struct Typed<H, T> {
 }
 
 impl<H: Handler<T>, T: 'static> Typed<H, T> {
-    fn start<K: Complete>(&self, request: RequestContext, done: K) -> BoxFuture<K::Output> {
+    fn start<K: Complete>(&self, request: Box<RequestContext>, done: K) -> BoxFuture<K::Output> {
         Box::pin(Work::start(request, done, |request| {
             self.handler.call(&Parts::of_request(request))
         }))
@@ -48,11 +48,11 @@ impl<H: Handler<T>, T: 'static> Typed<H, T> {
 }
 
 impl<H: Handler<T>, T: 'static> Erased for Typed<H, T> {
-    fn to_client(&self, request: RequestContext) -> BoxFuture<()> {
+    fn to_client(&self, request: Box<RequestContext>) -> BoxFuture<()> {
         self.start(request, ToClient)
     }
 
-    fn to_caller(&self, request: RequestContext) -> BoxFuture<Outcome> {
+    fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome> {
         self.start(request, ToCaller)
     }
 
