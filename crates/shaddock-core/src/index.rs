@@ -75,15 +75,13 @@ impl SidIndex {
         self.0.each().map(|shard| shard.len()).sum()
     }
 
-    /// Calls `f` for all sessions, in no order. No lock is held meanwhile.
-    pub(crate) fn visit(&self, mut f: impl FnMut(&Arc<Session>)) {
-        let mut some = Vec::new();
+    /// Calls `f` for all sessions, [by their place](by_place). No lock is held meanwhile.
+    pub(crate) fn visit(&self, f: impl FnMut(&Arc<Session>)) {
+        let mut all = Vec::new();
         for shard in self.0.each() {
-            some.extend(shard.values().cloned());
-            drop(shard);
-            some.iter().for_each(&mut f);
-            some.clear();
+            all.extend(shard.values().cloned());
         }
+        by_place(all).iter().for_each(f);
     }
 
     /// All sessions, ascending.
@@ -95,6 +93,15 @@ impl SidIndex {
         all.sort_unstable_by_key(|session| session.id());
         all
     }
+}
+
+/// Sorts sessions by their place in memory, without looking at them.
+///
+/// Clients that came one after the other have records, sockets and whatever else there is of them side by side, here and in the
+/// kernel. Whoever walks over all of them in this order finds the next one's where the processor has fetched it already.
+fn by_place(mut sessions: Vec<Arc<Session>>) -> Vec<Arc<Session>> {
+    sessions.sort_unstable_by_key(|session| Arc::as_ptr(session).addr());
+    sessions
 }
 
 #[derive(Debug)]
@@ -135,15 +142,13 @@ impl UidIndex {
         sessions.as_slice().len()
     }
 
-    /// Calls `f` for all bound sessions, user by user. No lock is held meanwhile.
-    pub(crate) fn visit(&self, mut f: impl FnMut(&Arc<Session>)) {
-        let mut some = Vec::new();
+    /// Calls `f` for all bound sessions, [by their place](by_place). No lock is held meanwhile.
+    pub(crate) fn visit(&self, f: impl FnMut(&Arc<Session>)) {
+        let mut all = Vec::new();
         for shard in self.users.each() {
-            some.extend(shard.iter().flat_map(|user| user.bound.as_slice()).cloned());
-            drop(shard);
-            some.iter().for_each(&mut f);
-            some.clear();
+            all.extend(shard.iter().flat_map(|user| user.bound.as_slice()).cloned());
         }
+        by_place(all).iter().for_each(f);
     }
 
     /// Number of users with a session.

@@ -226,13 +226,13 @@ impl SessionService {
         self.inner.by_sid.sorted().iter().for_each(f);
     }
 
-    /// Calls `f` for all sessions in no order, with less memory than [`for_each_session`](Self::for_each_session). No lock is
-    /// held. Sessions that come or go meanwhile are visited once or not at all.
+    /// Calls `f` for all sessions, in the order in which the machine reaches them fastest; [`for_each_session`](Self::for_each_session)
+    /// has one that means something. No lock is held. Sessions that come or go meanwhile are visited once or not at all.
     pub fn visit_sessions(&self, f: impl FnMut(&Arc<Session>)) {
         self.inner.by_sid.visit(f);
     }
 
-    /// Calls `f` for all bound sessions, user by user, each user's in the order of binding. No lock is held.
+    /// Calls `f` for all bound sessions, in an order like that of [`visit_sessions`](Self::visit_sessions). No lock is held.
     pub fn for_each_bound_session(&self, f: impl FnMut(&Arc<Session>)) {
         self.inner.by_uid.visit(f);
     }
