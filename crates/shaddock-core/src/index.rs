@@ -4,7 +4,7 @@ use crate::few::{Few, Removed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Session, Sid, Uid};
 use hashbrown::hash_table::Entry;
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -43,43 +43,58 @@ impl<T> Shards<T> {
     }
 }
 
-/// Every session that is not closed, by sid.
+/// Every session that is not closed, by sid. The sid is in the session only: half the memory of a map with keys.
 #[derive(Debug, Default)]
-pub(crate) struct SidIndex(Shards<HashMap<Sid, Arc<Session>>>);
+pub(crate) struct SidIndex {
+    sessions: Shards<HashTable<Arc<Session>>>,
+    hasher: DefaultHashBuilder,
+}
 
 impl SidIndex {
     /// Sids of one frontend differ in the counter above the 16 bits of the node.
-    fn shard(&self, sid: Sid) -> MutexGuard<'_, HashMap<Sid, Arc<Session>>> {
-        self.0.lock(sid.get() >> 16)
+    fn shard(&self, sid: Sid) -> MutexGuard<'_, HashTable<Arc<Session>>> {
+        self.sessions.lock(sid.get() >> 16)
     }
 
+    fn hash(&self, sid: Sid) -> u64 {
+        self.hasher.hash_one(sid)
+    }
+
+    /// A new session: no other has its sid.
     pub(crate) fn insert(&self, session: &Arc<Session>) {
-        self.shard(session.id())
-            .insert(session.id(), Arc::clone(session));
+        let sid = session.id();
+        let mut shard = self.shard(sid);
+        shard.insert_unique(self.hash(sid), Arc::clone(session), |other| {
+            self.hash(other.id())
+        });
     }
 
     pub(crate) fn get(&self, sid: Sid) -> Option<Arc<Session>> {
-        self.shard(sid).get(&sid).cloned()
+        let shard = self.shard(sid);
+        shard
+            .find(self.hash(sid), |session| session.id() == sid)
+            .cloned()
     }
 
     pub(crate) fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
         let mut shard = self.shard(sid);
-        let session = shard.remove(&sid);
+        let entry = shard.find_entry(self.hash(sid), |session| session.id() == sid);
+        let (session, _) = entry.ok()?.remove();
         if shard.is_empty() && shard.capacity() > KEPT {
-            shard.shrink_to_fit();
+            shard.shrink_to_fit(|session| self.hash(session.id()));
         }
-        session
+        Some(session)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.each().map(|shard| shard.len()).sum()
+        self.sessions.each().map(|shard| shard.len()).sum()
     }
 
     /// Calls `f` for all sessions, [by their place](by_place). No lock is held meanwhile.
     pub(crate) fn visit(&self, f: impl FnMut(&Arc<Session>)) {
         let mut all = Vec::new();
-        for shard in self.0.each() {
-            all.extend(shard.values().cloned());
+        for shard in self.sessions.each() {
+            all.extend(shard.iter().cloned());
         }
         by_place(all).iter().for_each(f);
     }
@@ -87,8 +102,8 @@ impl SidIndex {
     /// All sessions, ascending.
     pub(crate) fn sorted(&self) -> Vec<Arc<Session>> {
         let mut all = Vec::new();
-        for shard in self.0.each() {
-            all.extend(shard.values().cloned());
+        for shard in self.sessions.each() {
+            all.extend(shard.iter().cloned());
         }
         all.sort_unstable_by_key(|session| session.id());
         all

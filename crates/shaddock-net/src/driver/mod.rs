@@ -368,9 +368,12 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if let Some(session) = &this.session {
+        match &this.session {
+            // The last poll ended without parking the outbox.
+            Some(_) if matches!(this.phase, Phase::Live { flush_first: true }) => {}
             // What is queued from here on is written at the end of this poll: no wake needed.
-            session.outbox().begin_poll(cx.waker());
+            Some(session) => session.outbox().begin_poll(cx.waker()),
+            None => {}
         }
         let turn = clock::Turn::begin();
         worker::with_scratch(|scratch| this.turn(cx, turn.began(), scratch))
