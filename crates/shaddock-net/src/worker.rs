@@ -33,6 +33,8 @@ pub(crate) struct Scratch {
     pub(crate) read: Box<[u8]>,
     pub(crate) out: BytesMut,
     pub(crate) drained: Drained,
+    /// Small pieces of one write, put together.
+    pub(crate) gather: Vec<u8>,
 }
 
 impl Default for Scratch {
@@ -41,6 +43,7 @@ impl Default for Scratch {
             read: vec![0; READ_BUFFER].into_boxed_slice(),
             out: BytesMut::with_capacity(4096),
             drained: Drained::default(),
+            gather: Vec::new(),
         }
     }
 }

@@ -15,6 +15,10 @@ use crate::{worker::Scratch, ws};
 /// Slices of one vectored write; more leave in the next one.
 const SLICES: usize = 64;
 
+/// Pieces of at most so many bytes together are copied and written as one: below it the copy costs less than what the system call
+/// does for a list of pieces.
+const GATHER_MAX: usize = 1024;
+
 /// Bytes of our own that may wait outside the outbox: handshake answers and pongs. Above it the client does not read.
 const MAX_OWN: usize = 64 * 1024;
 
@@ -145,7 +149,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> io::Result<Flushed> {
         loop {
-            if self.unsent.is_some() && self.write_unsent(cx)?.is_pending() {
+            if self.unsent.is_some() && self.write_unsent(cx, &mut scratch.gather)?.is_pending() {
                 return Ok(Flushed::Blocked);
             }
             let next = match &self.session {
@@ -157,7 +161,7 @@ impl Driver {
                 return Ok(Flushed::Ended);
             }
             if !scratch.drained.is_empty() {
-                self.write_drained(cx, &mut scratch.drained)?;
+                self.write_drained(cx, &mut scratch.drained, &mut scratch.gather)?;
             } else if self.io.poll_flush(cx)?.is_pending() {
                 return Ok(Flushed::Blocked);
             } else if next == Next::CloseAfterFlush {
@@ -169,11 +173,16 @@ impl Driver {
     }
 
     /// Writes what was just taken from the outbox from where it is; what the socket does not take becomes unsent.
-    fn write_drained(&mut self, cx: &mut Context<'_>, drained: &mut Drained) -> io::Result<()> {
+    fn write_drained(
+        &mut self,
+        cx: &mut Context<'_>,
+        drained: &mut Drained,
+        gather: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let mut head = [0; ws::MAX_HEAD];
         let length = self.message_head(drained.remaining(), &mut head);
         let mut head = &head[..length];
-        let written = self.write(cx, head, drained)?;
+        let written = self.write(cx, head, drained, gather)?;
         let Poll::Ready(written) = written else {
             self.keep(head, drained);
             return Ok(());
@@ -195,7 +204,7 @@ impl Driver {
         }));
     }
 
-    fn write_unsent(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+    fn write_unsent(&mut self, cx: &mut Context<'_>, gather: &mut Vec<u8>) -> io::Result<Poll<()>> {
         let Some(mut unsent) = self.unsent.take() else {
             return Ok(Poll::Ready(()));
         };
@@ -206,7 +215,7 @@ impl Driver {
                 }
                 unsent.front = std::mem::take(&mut unsent.back);
             }
-            let Poll::Ready(written) = self.write(cx, &unsent.front, &unsent.body)? else {
+            let Poll::Ready(written) = self.write(cx, &unsent.front, &unsent.body, gather)? else {
                 self.unsent = Some(unsent);
                 return Ok(Poll::Pending);
             };
@@ -222,11 +231,20 @@ impl Driver {
         cx: &mut Context<'_>,
         first: &[u8],
         then: &Drained,
+        gather: &mut Vec<u8>,
     ) -> io::Result<Poll<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         slices[0] = IoSlice::new(first);
         let from = usize::from(!first.is_empty());
-        let count = from + then.chunks_vectored(&mut slices[from..]);
+        let mut count = from + then.chunks_vectored(&mut slices[from..]);
+        if count > 1 && first.len() + then.remaining() <= GATHER_MAX {
+            gather.clear();
+            for slice in &slices[..count] {
+                gather.extend_from_slice(slice);
+            }
+            slices[0] = IoSlice::new(gather);
+            count = 1;
+        }
         match self.io.poll_write(cx, &slices[..count])? {
             Poll::Ready(0) => Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(written) => {
