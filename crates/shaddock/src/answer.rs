@@ -72,6 +72,9 @@ pub(crate) fn answer_client(mut request: Box<RequestContext>, mut outcome: Outco
         }
     }
     run_after(&mut request, &mut outcome, |filters| &filters.global);
+    if let Ok(reply) = outcome {
+        reply.recycle();
+    }
 }
 
 /// Runs the after-filters of a stage. The usual case is that there are none, which is not worth a handle of the app.

@@ -4,6 +4,8 @@
 //! client chooses per message whether it wants one, so one handler serves requests and notifies, and the reply to a notify is dropped and
 //! counted.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -26,6 +28,14 @@ enum Repr {
     Shared(Bytes),
 }
 
+/// A longer text than this is given back to the allocator.
+const SPARE_MAX: usize = 16 * 1024;
+
+thread_local! {
+    /// What the last reply was in.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// What became of a request.
 pub type Outcome = Result<Reply, HandlerError>;
 
@@ -40,8 +50,9 @@ impl Reply {
     /// # Errors
     /// [`codes::INTERNAL`](crate::error::codes::INTERNAL) when the value cannot be serialised, for example a map whose keys are no strings.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, HandlerError> {
-        match serde_json::to_vec(value) {
-            Ok(text) => Ok(Self(Repr::Text(text))),
+        let mut text = SPARE.take();
+        match serde_json::to_writer(&mut text, value) {
+            Ok(()) => Ok(Self(Repr::Text(text))),
             Err(error) => {
                 Err(HandlerError::internal("the answer cannot be serialised").with_source(error))
             }
@@ -70,6 +81,16 @@ impl Reply {
     /// Whether it is text that was made by somebody else, and no value of a handler.
     pub(crate) const fn is_raw(&self) -> bool {
         matches!(self.0, Repr::Shared(_))
+    }
+
+    /// The reply has been written: the next one of this thread gets its memory.
+    pub(crate) fn recycle(self) {
+        if let Repr::Text(mut text) = self.0
+            && text.capacity() <= SPARE_MAX
+        {
+            text.clear();
+            SPARE.set(text);
+        }
     }
 
     /// The JSON text as shared bytes.
@@ -188,6 +209,24 @@ mod tests {
         );
         assert_eq!(text(Reply::raw("[]")), "[]");
         assert_eq!(text(Ok::<_, HandlerError>(Some(Json(1)))), "1");
+    }
+
+    #[test]
+    fn a_reply_gets_the_memory_of_the_last_one_and_nothing_else() {
+        let secret = Reply::json("a secret").unwrap();
+        let place = secret.as_slice().as_ptr();
+        secret.recycle();
+        let next = Reply::json("x").unwrap();
+        assert_eq!(next.as_slice(), b"\"x\"");
+        assert_eq!(next.as_slice().as_ptr(), place);
+        next.recycle();
+        assert!(
+            Json(std::collections::HashMap::from([((1, 2), 3)]))
+                .into_reply()
+                .is_err()
+        );
+        Reply::json(&"x".repeat(SPARE_MAX)).unwrap().recycle();
+        assert!(SPARE.take().capacity() <= SPARE_MAX);
     }
 
     #[test]
