@@ -37,16 +37,24 @@ pub fn check_json(text: &[u8]) -> Result<(), JsonError> {
 pub(crate) fn json_of_client(text: Bytes) -> Result<Bytes, JsonError> {
     // Before the text is mended: that changes only what is no ASCII, and the grammar is the same before and after.
     let found = scan(&text)?;
+    if found.ascii && !found.lone_surrogate {
+        return Ok(text);
+    }
+    Ok(mended(text, found))
+}
+
+#[inline(never)]
+fn mended(text: Bytes, found: Found) -> Bytes {
     let text = if found.ascii {
         text
     } else {
         utf8_of_client(text)
     };
-    Ok(if found.lone_surrogate {
+    if found.lone_surrogate {
         Bytes::from(replace_lone_surrogates(&text))
     } else {
         text
-    })
+    }
 }
 
 /// What was seen on the way through a text.

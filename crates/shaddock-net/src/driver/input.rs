@@ -359,12 +359,24 @@ impl Driver {
         event: Event,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
+        if let Event::Message(message) = event {
+            self.check_rate(now)?;
+            self.dispatch(cx, message);
+            return Ok(());
+        }
+        self.other_event(cx, now, event, scratch)
+    }
+
+    /// Kept apart from the loop that messages pass through: what is inlined into that makes it slower.
+    #[inline(never)]
+    fn other_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        event: Event,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
         match event {
-            Event::Message(message) => {
-                self.check_rate(now)?;
-                self.dispatch(cx, message);
-                Ok(())
-            }
             Event::Handshake(request) => self.judge(cx, now, Arc::new(*request), scratch),
             Event::Open => self.open(cx),
             Event::Refused { id, route, reason } => {

@@ -49,6 +49,11 @@ impl Driver {
         if out.is_empty() {
             return Ok(());
         }
+        self.queue_packages(out)
+    }
+
+    #[inline(never)]
+    fn queue_packages(&mut self, out: &mut BytesMut) -> Result<(), CloseReason> {
         let queued = if let Some(session) = &self.session {
             let copy = |tail: &mut BytesMut| {
                 tail.extend_from_slice(out);

@@ -67,6 +67,7 @@ enum Fault {
 }
 
 /// A request gets an answer whatever is wrong with it, a notify never.
+#[cold]
 fn refuse(id: Option<NonZeroU64>, route: Option<Route>, reason: RefuseReason) -> Event {
     match id {
         Some(id) => Event::Refused { id, route, reason },
@@ -113,6 +114,21 @@ fn check_route(dialect: Dialect, route: &Route) -> Result<(), RefuseReason> {
 
 /// The body of a Pomelo message as JSON text, without its signature.
 fn pomelo_body(
+    codec: &Codec,
+    key: Option<&RsaKey>,
+    route: &Route,
+    body: Bytes,
+) -> Result<Bytes, Fault> {
+    let config = codec.config();
+    if config.protos.is_none() && config.crypto.is_none() && !body.is_empty() {
+        return json_of_client(body).map_err(|_| Fault::Refuse(RefuseReason::BadJson));
+    }
+    unusual_body(codec, key, route, body)
+}
+
+/// Whatever the configuration may ask for.
+#[inline(never)]
+fn unusual_body(
     codec: &Codec,
     key: Option<&RsaKey>,
     route: &Route,

@@ -159,6 +159,8 @@ impl Conn {
         Ok(Some(Event::Dropped(dropped)))
     }
 
+    // Once in the life of a connection; inlined, it would make the way of its messages longer.
+    #[inline(never)]
     fn handshake(
         &mut self,
         now: Millis,
