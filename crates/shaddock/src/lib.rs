@@ -99,6 +99,8 @@ pub use shaddock_macros::debug_handler;
 
 /// What almost every server uses.
 pub mod prelude {
+    #[cfg(feature = "protobuf")]
+    pub use crate::extract::Protobuf;
     pub use crate::{
         app::{App, AppConfig, AppHandle, Component, Running, Servers, StartError},
         channel::{BroadcastOptions, Channel, Channels},

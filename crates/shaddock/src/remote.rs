@@ -58,6 +58,10 @@ pub enum RpcError {
     /// The answer is not what was expected. The remote has run.
     #[error("the answer cannot be read: {0}")]
     Answer(#[source] serde_json::Error),
+    /// The answer is no such protobuf message. The remote has run.
+    #[cfg(feature = "protobuf")]
+    #[error("the answer cannot be read: {0}")]
+    Protobuf(#[source] prost::DecodeError),
     /// The remote answered with an error, or there is no answer; [`RemoteError::kind`] tells.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -191,7 +195,21 @@ impl Rpc {
         read(&answer)
     }
 
-    /// As [`call`](Self::call), with bytes of your own both ways: a protobuf message, as remotes of Pitaya servers take and give it.
+    /// As [`call`](Self::call), with protobuf messages both ways, as remotes of Pitaya servers take and give them. The other side is a remote
+    /// with [`Protobuf`](crate::extract::Protobuf).
+    ///
+    /// # Errors
+    /// [`RpcError`].
+    #[cfg(feature = "protobuf")]
+    pub async fn call_protobuf<R: prost::Message + Default>(
+        self,
+        argument: &impl prost::Message,
+    ) -> Result<R, RpcError> {
+        let answer = self.call_raw(argument.encode_to_vec()).await?;
+        R::decode(answer).map_err(RpcError::Protobuf)
+    }
+
+    /// As [`call`](Self::call), with bytes of your own both ways.
     ///
     /// # Errors
     /// [`RpcError`].

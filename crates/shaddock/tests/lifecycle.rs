@@ -283,6 +283,43 @@ async fn a_remote_passes_on_what_came_with_its_call() {
     );
 }
 
+#[cfg(feature = "protobuf")]
+#[tokio::test(start_paused = true)]
+async fn remotes_are_called_with_protobuf_messages() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Score {
+        #[prost(string, tag = "1")]
+        player: String,
+        #[prost(uint64, tag = "2")]
+        points: u64,
+    }
+    let mut calc = App::new("calc", "calc-1");
+    calc.remote("score.double", async |Protobuf(score): Protobuf<Score>| {
+        let points = score.points * 2;
+        Protobuf(Score { points, ..score })
+    });
+    calc.remote("score.json", async || Json(7));
+    let running = start([calc, App::new("chat", "chat-1")]).await;
+    let app = running.app("chat-1").unwrap();
+    // A message without values has no bytes, and is a value all the same.
+    for (player, points) in [("ann", 21), ("", 0)] {
+        let player = player.to_owned();
+        let score = Score { player, points };
+        let rpc = app.rpc("calc.score.double");
+        let doubled: Score = rpc.call_protobuf(&score).await.unwrap();
+        let points = points * 2;
+        assert_eq!(doubled, Score { points, ..score });
+    }
+    let garbage = app.rpc("calc.score.double").call_raw("\u{7f}").await;
+    let Err(RpcError::Remote(refused)) = garbage else {
+        panic!("{garbage:?}")
+    };
+    assert_eq!(refused.code(), "PIT-400");
+    let rpc = app.rpc("calc.score.json");
+    let answer = rpc.call_protobuf::<Score>(&Score::default()).await;
+    assert!(matches!(answer, Err(RpcError::Protobuf(_))), "{answer:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn remotes_are_called_with_typed_arguments() {
     let running = start(calculators()).await;

@@ -170,11 +170,21 @@ pub(crate) fn text_of(message: &[u8]) -> String {
     String::from_utf8_lossy(message.get(2..).unwrap_or_default()).into_owned()
 }
 
-async fn shout(Body(body): Body) -> Result<Reply, HandlerError> {
-    match text_of(&body) {
-        text if text.is_empty() => Err(HandlerError::new("ROOM-9", "nothing to shout")),
-        text => Ok(Reply::raw(message(&text.to_uppercase()))),
+/// The same message, typed: Pitaya's `KickMsg`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct KickMsg {
+    #[prost(string, tag = "1")]
+    user_id: String,
+}
+
+async fn shout(
+    Protobuf(KickMsg { user_id }): Protobuf<KickMsg>,
+) -> Result<Protobuf<KickMsg>, HandlerError> {
+    if user_id.is_empty() {
+        return Err(HandlerError::new("ROOM-9", "nothing to shout"));
     }
+    let user_id = user_id.to_uppercase();
+    Ok(Protobuf(KickMsg { user_id }))
 }
 
 async fn slow(Ctx(app): Ctx, Json(pause): Json<Pause>) -> Json<Value> {
@@ -191,9 +201,10 @@ async fn call(Ctx(app): Ctx, Json(call): Json<Call>) -> Result<Json<Text>, Handl
     if let Some(ms) = call.timeout.strip_suffix("ms") {
         rpc = rpc.timeout(Duration::from_millis(ms.parse().unwrap()));
     }
-    match rpc.call_raw(message(&call.text)).await {
+    let argument = KickMsg { user_id: call.text };
+    match rpc.call_protobuf::<KickMsg>(&argument).await {
         Ok(answer) => Ok(Json(Text {
-            text: text_of(&answer),
+            text: answer.user_id,
         })),
         Err(RpcError::Remote(error)) => {
             let mut answer = HandlerError::new(error.code().to_owned(), error.message().to_owned());

@@ -11,7 +11,7 @@
 //! | [`RoutePath`], [`RequestId`] | the route and the number of the request |
 //! | [`Caller`] | in [remotes](crate::remote): the server that calls |
 //! | `Option<T>` | any of them; `None` where it would refuse |
-//! | [`Json<T>`], [`Body`] | the body: in the last place, at most one |
+//! | [`Json<T>`], [`Protobuf<T>`], [`Body`] | the body: in the last place, at most one |
 //!
 //! Remotes take the same arguments, except those that belong to a client's request.
 //!
@@ -21,10 +21,14 @@
 
 mod body;
 mod parts;
+#[cfg(feature = "protobuf")]
+mod protobuf;
 
 use bytes::Bytes;
 use shaddock_cluster::RemoteCall;
 
+#[cfg(feature = "protobuf")]
+pub use self::protobuf::Protobuf;
 pub use self::{
     body::{Body, Json},
     parts::{Caller, Ctx, Extension, RequestId, RoutePath, State},
