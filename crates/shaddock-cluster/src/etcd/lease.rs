@@ -95,6 +95,11 @@ impl Lease {
         *self.state.borrow()
     }
 
+    /// How long others believe that this server lives without hearing of it.
+    pub(crate) const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// Whether a server that is missing in the list is gone. Not while etcd is silent, nor for some time after: the
     /// leases of others may have ended only because nobody could keep them alive, and they come back.
     pub(crate) fn absence_counts(&self, grace: Duration) -> bool {

@@ -63,6 +63,12 @@ impl Watcher {
                 there.insert(id);
             }
         }
+        // An etcd that has lost its memory does not have this server either, and none of the others has left.
+        let has_forgotten = self.lease.is_listed() && !there.contains(self.own.id.as_str());
+        if has_forgotten {
+            tracing::warn!(server = %self.own.id, "etcd has forgotten this server; the known servers stay");
+            self.lease.restore();
+        }
         let gone: Vec<_> = self
             .members
             .all()
@@ -70,7 +76,13 @@ impl Watcher {
             .filter(|s| !there.contains(s.id.as_str()))
             .collect();
         for server in gone {
-            self.lost(server.id.as_str());
+            let id = server.id.as_str();
+            if has_forgotten {
+                // They have yet to find out, each when it keeps its lease alive.
+                self.doubt(id, self.grace + self.lease.ttl());
+            } else {
+                self.lost(id);
+            }
         }
         Ok(())
     }
@@ -171,12 +183,17 @@ impl Watcher {
 
     fn lost(&mut self, id: &str) {
         if !self.lease.absence_counts(self.grace) && self.members.server(id).is_some() {
-            self.missing
-                .entry(id.to_owned())
-                .or_insert_with(|| Instant::now() + self.grace);
+            self.doubt(id, self.grace);
         } else {
             self.remove(id);
         }
+    }
+
+    /// A server may come back for so long.
+    fn doubt(&mut self, id: &str, time: Duration) {
+        self.missing
+            .entry(id.to_owned())
+            .or_insert_with(|| Instant::now() + time);
     }
 
     fn give_up_missing(&mut self) {

@@ -192,6 +192,34 @@ async fn etcd_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_forgets_everything() {
+    let mut backing = Backing::start();
+    let config = backing.config();
+    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let front = join_with(&config, "front-1", "connector", options).await;
+    let back = join(&config, "chat-1", "chat").await;
+    front.sees("chat-1").await;
+    back.sees("front-1").await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    backing.etcd.forget_everything();
+    // Whoever finds out first does not think that the others are gone.
+    let start = Instant::now();
+    while start.elapsed() < TTL + SECOND * 2 {
+        works(&front, &back).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(front.state().left.is_empty() && back.state().left.is_empty());
+    until("listed and claimed again", || {
+        backing.etcd.keys("pitaya/servers/").len() == 2
+            && backing.etcd.keys("pitaya/bindings/").len() == 1
+    })
+    .await;
+    at_rest(&front, 1);
+    clean(&backing, &[&front, &back]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn somebody_deletes_a_server_and_a_lease_at_etcd() {
     let backing = Backing::start();
     let config = backing.config();

@@ -261,6 +261,14 @@ impl EtcdServer {
         self.process.run();
     }
 
+    /// Ends it, and starts one at the same address that knows nothing.
+    pub fn forget_everything(&mut self) {
+        self.process.kill();
+        std::fs::remove_dir_all(&self.directory).unwrap();
+        std::fs::create_dir_all(&self.directory).unwrap();
+        self.process.run();
+    }
+
     pub fn pause(&self) {
         self.process.signal("-STOP");
     }
