@@ -5,10 +5,15 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme, WantsVerifier,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -33,23 +38,33 @@ impl TlsOptions {
         Self::default()
     }
 
-    /// Trusts the certificates in a PEM text and no others.
+    /// Trusts the certificates in a PEM text and no others: what is signed by one of them, and themselves. (`openssl req -x509` makes
+    /// certificates that sign others and are shown by servers all the same.)
     ///
     /// # Errors
     ///
     /// [`ConnectError::Roots`]: there is none in it, or one that cannot be read.
     pub fn roots_pem(pem: &[u8]) -> Result<Self, ConnectError> {
+        let failed = |error: &dyn fmt::Display| ConnectError::Roots(error.to_string());
         let mut roots = RootCertStore::empty();
+        let mut listed = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(pem) {
-            certificate
-                .map_err(|error| error.to_string())
-                .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
-                .map_err(ConnectError::Roots)?;
+            let certificate = certificate.map_err(|error| failed(&error))?;
+            listed.push(certificate.clone());
+            roots.add(certificate).map_err(|error| failed(&error))?;
         }
         if roots.is_empty() {
-            return Err(ConnectError::Roots("no certificate in the text".to_owned()));
+            return Err(failed(&"no certificate in the text"));
         }
-        Ok(Self::config(with_roots(roots)?))
+        let roots = Arc::new(roots);
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
+        let webpki = webpki.map_err(|error| failed(&error))?;
+        let verifier = Arc::new(OrListed { webpki, listed });
+        let config = builder()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self::config(Arc::new(config)))
     }
 
     /// A configuration of yours: client certificates, other versions, another provider.
@@ -60,16 +75,12 @@ impl TlsOptions {
     /// Trusts **every** certificate, also an expired one or one of somebody else: whoever sits between client and server can read and
     /// change everything. For tests only.
     pub fn dangerous_accept_any_certificate() -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = Arc::new(AcceptAny(provider.clone()));
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map(|builder| {
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(verifier)
-                    .with_no_client_auth()
-            });
+        let config = builder().map(|builder| {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAny(provider())))
+                .with_no_client_auth()
+        });
         match config {
             Ok(config) => Self::config(Arc::new(config)),
             // ring has the default versions. If it had not, trusting nobody new is the safe way out.
@@ -135,13 +146,78 @@ fn system() -> Result<Arc<ClientConfig>, ConnectError> {
 }
 
 fn with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, ConnectError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = builder()?.with_root_certificates(roots);
+    Ok(Arc::new(config.with_no_client_auth()))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, ConnectError> {
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|error| ConnectError::Tls(io::Error::other(error)))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .map_err(|error| ConnectError::Tls(io::Error::other(error)))
+}
+
+/// A certificate is good as usual; or it is one of a list, although it may sign others, which a server's should not.
+#[derive(Debug)]
+struct OrListed {
+    webpki: Arc<WebPkiServerVerifier>,
+    listed: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for OrListed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let usual = self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match usual {
+            // What is wrong with its time or its signature has a name of its own.
+            Err(Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.listed.contains(end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
 }
 
 /// Every certificate is good. The handshake itself is still checked: the server has the key of what it shows.
@@ -156,7 +232,7 @@ impl ServerCertVerifier for AcceptAny {
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -165,7 +241,7 @@ impl ServerCertVerifier for AcceptAny {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
@@ -175,7 +251,7 @@ impl ServerCertVerifier for AcceptAny {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }

@@ -189,16 +189,23 @@ async fn an_upgrade_that_is_refused() {
 
 /// A certificate for `localhost`, its PEM, and a server that shows it.
 fn certificate() -> (String, TlsAcceptor) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    self_signed(rcgen::IsCa::NoCa)
+}
+
+fn self_signed(is_ca: rcgen::IsCa) -> (String, TlsAcceptor) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    let cert = params.self_signed(&key).unwrap();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![cert.der().clone()], key.into())
         .unwrap();
-    (made.cert.pem(), TlsAcceptor::from(Arc::new(config)))
+    (cert.pem(), TlsAcceptor::from(Arc::new(config)))
 }
 
 #[tokio::test]
@@ -213,6 +220,37 @@ async fn tls_with_its_own_root() {
         echo(acceptor.accept(io).await.unwrap()).await;
     };
     tokio::join!(client, server);
+}
+
+/// What `openssl req -x509` makes: a certificate that may sign others, and that a server shows all the same.
+#[tokio::test]
+async fn a_certificate_of_the_list_is_trusted_though_it_may_sign_others() {
+    let authority = || self_signed(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+    let (pem, acceptor) = authority();
+    let (another, _) = authority();
+    for (listed, host, trusted) in [
+        (&pem, "localhost", true),
+        (&pem, "127.0.0.1", false),
+        (&another, "localhost", false),
+    ] {
+        let (listener, port) = listen().await;
+        let builder = Client::builder().tls(TlsOptions::roots_pem(listed.as_bytes()).unwrap());
+        let address = format!("tls://{host}:{port}");
+        let client = async {
+            match builder.connect(&address).await {
+                Ok(client) => ask(client).await,
+                Err(error) => assert!(!trusted && matches!(error, ConnectError::Tls(_)), "{error}"),
+            }
+        };
+        let server = async {
+            let io = acceptor.accept(accept(listener).await).await;
+            assert_eq!(io.is_ok(), trusted, "{host}");
+            if let Ok(io) = io {
+                echo(io).await;
+            }
+        };
+        tokio::join!(client, server);
+    }
 }
 
 #[tokio::test]
