@@ -73,11 +73,17 @@ impl Departing {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, info: &Arc<ServerInfo>, state: State) {
-        self.insert(info, state, None);
+    /// Returns the state before, if there was one.
+    fn set(&self, info: &Arc<ServerInfo>, state: State) -> Option<State> {
+        self.insert(info, state, None)
     }
 
-    fn insert(&self, info: &Arc<ServerInfo>, state: State, asking: Option<oneshot::Sender<()>>) {
+    fn insert(
+        &self,
+        info: &Arc<ServerInfo>,
+        state: State,
+        asking: Option<oneshot::Sender<()>>,
+    ) -> Option<State> {
         let mut servers = self.lock();
         servers.retain(|_, one| one.state != State::Gone || one.since.elapsed() < LATEST_GOODBYE);
         let one = Server {
@@ -86,7 +92,8 @@ impl Departing {
             state,
             asking,
         };
-        servers.insert(info.id.clone(), one);
+        let before = servers.insert(info.id.clone(), one);
+        before.map(|one| one.state)
     }
 
     fn doubt(&self, frontend: Arc<ServerInfo>) {
@@ -185,18 +192,16 @@ impl Core {
             }
             return;
         }
-        let unlisted = {
+        let unlisted = || {
             let servers = self.departing.lock();
-            let one = servers.get(server);
-            one.map(|one| (Arc::clone(&one.info), one.state))
+            servers.get(server).map(|one| Arc::clone(&one.info))
         };
-        if let Some(info) = self.members.server(server.as_str()) {
-            self.departing.set(&info, State::Serves);
-        } else if let Some((info, state)) = unlisted {
-            self.departing.set(&info, State::Serves);
-            if state == State::Doubted {
-                self.tell(MemberChange::Left(info));
-            }
+        let listed = self.members.server(server.as_str());
+        if let Some(info) = listed.or_else(unlisted)
+            && self.departing.set(&info, State::Serves) == Some(State::Doubted)
+        {
+            // What was not told as long as it was in doubt.
+            self.tell(MemberChange::Left(info));
         }
         self.forget_old_departures();
     }
