@@ -48,6 +48,8 @@ pub(super) struct Claim {
 /// What the present owner says.
 enum Owner {
     GivesUp,
+    /// It learns afterwards that it has lost the user; when it closes the session, it deletes the key, whosever that is then.
+    Pitaya,
     Keeps,
     Silent,
     /// Nobody listens there.
@@ -73,15 +75,17 @@ pub(super) async fn claim(core: &Arc<Core>, uid: &Arc<str>) -> Result<(), BindEr
             Written::No(Some(seen)) => seen,
         };
         match ask(core, &seen, uid).await {
-            Ok(answer @ (Owner::GivesUp | Owner::Gone(_))) => {
+            Ok(answer @ (Owner::GivesUp | Owner::Pitaya | Owner::Gone(_))) => {
                 let same = Compare::unchanged(&key, seen.mod_revision);
                 if let Written::Yes(revision) =
                     write(core, &key, same).await.map_err(unavailable)?
                 {
                     owned(core, uid, revision);
-                    if let Owner::Gone(before) = answer {
+                    match answer {
                         // It may have come back before the key was written, and have read there that the user is its own.
-                        ops::tell_owner(core, &before, uid);
+                        Owner::Gone(before) => ops::tell_owner(core, &before, uid),
+                        Owner::Pitaya => core.users.key_may_go.notify_one(),
+                        _ => {}
                     }
                     return Ok(());
                 }
@@ -158,7 +162,7 @@ async fn ask(core: &Arc<Core>, seen: &KeyValue, uid: &str) -> Result<Owner, crat
     if listed.as_ref().is_some_and(|info| !is_shaddock(info)) {
         // A Pitaya frontend is told by a broadcast after the fact.
         let keeps = core.options.unique == Unique::RejectNew;
-        return Ok(if keeps { Owner::Keeps } else { Owner::GivesUp });
+        return Ok(if keeps { Owner::Keeps } else { Owner::Pitaya });
     }
     let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
     let kind = if core.options.unique == Unique::RejectNew {
@@ -210,14 +214,34 @@ pub(super) async fn bindings(core: Arc<Core>, mut subscription: Subscriber) {
             .members
             .server(&bound.fid)
             .is_some_and(|info| is_shaddock(&info));
-        // Among themselves these frontends settle it at etcd.
-        if !from_shaddock && *core.info.id.as_str() != *bound.fid {
-            lose(
-                &core,
-                &bound.uid.into(),
-                ServerId::new(bound.fid).ok().as_ref(),
-            );
+        if *core.info.id.as_str() == *bound.fid {
+            continue;
         }
+        let owner = ServerId::new(bound.fid).ok();
+        if from_shaddock {
+            bound_at(&core, &bound.uid, owner.as_ref()).await;
+        } else {
+            lose(&core, &bound.uid.into(), owner.as_ref());
+        }
+    }
+}
+
+/// Another frontend of ours says that a user is its own. Among themselves these settle it at etcd before; but if a Pitaya frontend has deleted
+/// the key of this one, nobody has asked here.
+async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
+    let Some(claim) = core.users.claim(uid) else {
+        return;
+    };
+    let key = core.etcd.binding_key(&core.info.server_type, uid);
+    let seen = match core.etcd.get(&key).await {
+        Ok(answer) => answer.kvs.into_iter().next(),
+        Err(error) => return tracing::debug!(%error, "who owns a user cannot be read"),
+    };
+    match seen {
+        Some(kv) if *kv.value == *core.info.id.as_str().as_bytes() => {}
+        Some(kv) => lost(core, &claim, &kv),
+        None if core.users.holds(&claim) => lose(core, &claim.uid, owner),
+        None => {}
     }
 }
 
@@ -244,13 +268,17 @@ pub(super) async fn delete_given_up(core: Arc<Core>, mut given_up: mpsc::Unbound
 /// Fences this frontend while it cannot be sure that it owns its users, for ever.
 pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>) {
     let mut sure = (core.lease.state().id, link.borrow().losses);
-    let mut came_back = false;
+    let mut looks_again = false;
     loop {
         tokio::select! {
             () = core.lease.until_doubtful(sure.0) => {}
             lost = link.wait_for(|state| state.losses != sure.1) => if lost.is_err() { return },
-            () = look_again(&core), if came_back => {
-                came_back = false;
+            () = look_again(&core), if looks_again => {
+                looks_again = false;
+                continue;
+            }
+            () = core.users.key_may_go.notified(), if !looks_again => {
+                looks_again = true;
                 continue;
             }
         }
@@ -279,11 +307,11 @@ pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>)
             sleep(core.config.etcd_retry_delay.min(ASK_AGAIN)).await;
         };
         fence(&core, false);
-        came_back = true;
+        looks_again = true;
     }
 }
 
-/// Checks the claims a second time, a while after this frontend became sure of them.
+/// Checks the claims a second time, a while after this frontend became sure of them, or after it got a user from a Pitaya frontend.
 async fn look_again(core: &Core) {
     sleep(LOOK_AGAIN).await;
     while let Err(error) = check_claims(core, core.lease.state()).await {

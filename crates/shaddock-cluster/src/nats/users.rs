@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures_util::stream::SelectAll;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 
 use super::core::Core;
 use super::link::Link;
@@ -30,6 +30,8 @@ pub(super) struct Users {
     opened: mpsc::UnboundedSender<UserStream>,
     /// Claims that are no longer needed, for the task that deletes them.
     given_up: mpsc::UnboundedSender<owners::Claim>,
+    /// A Pitaya frontend gave a user up, and deletes the key that says that he is here.
+    pub(super) key_may_go: Notify,
 }
 
 struct Table {
@@ -79,6 +81,7 @@ impl Users {
                 table,
                 opened,
                 given_up,
+                key_may_go: Notify::new(),
             },
             UserTasks {
                 opened: opened_reader,
@@ -136,6 +139,16 @@ impl Users {
             })
         };
         self.table().users.iter().filter_map(claim).collect()
+    }
+
+    /// The claim on a user, if it is written.
+    pub(super) fn claim(&self, uid: &str) -> Option<owners::Claim> {
+        let table = self.table();
+        let (uid, user) = table.users.get_key_value(uid)?;
+        Some(owners::Claim {
+            uid: Arc::clone(uid),
+            revision: user.claim?,
+        })
     }
 
     /// Whether a claim is still the one on its user.

@@ -64,7 +64,7 @@ impl Peer {
         let name = format!("pitaya/servers/{server_type}/{id}");
         let requests = client.subscribe(name.clone()).await.unwrap();
         client.flush().await.unwrap();
-        let frontend = server_type.ends_with("front");
+        let frontend = server_type.ends_with("front") || server_type == "connector";
         let value = format!(
             r#"{{"id":"{id}","type":"{server_type}","metadata":null,"frontend":{frontend},"hostname":"x"}}"#
         );
@@ -367,4 +367,40 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     .await;
     backing.etcd.etcdctl(&["del", "pitaya/servers/game/game-1"]);
     until("and no longer", || front.member.status().subscriptions == 3).await;
+}
+
+/// Pitaya's binding storage deletes the key of a session that closes, also if it names another frontend by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
+    let backing = Backing::start();
+    let config = backing.config();
+    let _go = Peer::start(&backing, "connector", "go-1").await;
+    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let first = join_with(&config, "front-1", "connector", options()).await;
+    let second = join_with(&config, "front-2", "connector", options()).await;
+    first.sees("go-1").await;
+    second.sees("go-1").await;
+    let key = "pitaya/bindings/connector/u";
+    let etcdctl = |words: &[&str]| backing.etcd.etcdctl(words);
+    // Another frontend of ours binds him while the key is gone: it has nobody to ask, but says what it did.
+    etcdctl(&["put", key, "go-1"]);
+    first.open(1);
+    first.bind(1, "u").await.unwrap();
+    etcdctl(&["del", key]);
+    second.open(2);
+    second.bind(2, "u").await.unwrap();
+    until("replaced", || first.uid(1).is_none()).await;
+    assert_eq!(second.uid(2).as_deref(), Some("u"));
+
+    // If nobody comes for a while, the key is written again.
+    etcdctl(&["put", key, "go-1"]);
+    first.open(3);
+    first.bind(3, "u").await.unwrap();
+    until("replaced", || second.uid(2).is_none()).await;
+    etcdctl(&["del", key]);
+    until("claimed again", || {
+        etcdctl(&["get", "--print-value-only", key]).trim() == "front-1"
+    })
+    .await;
+    assert_eq!(first.uid(3).as_deref(), Some("u"));
 }
