@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Whether a session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +47,7 @@ pub struct Session {
     home: Arc<Home>,
     connected_at: Millis,
     dialect: Dialect,
+    is_working: AtomicBool,
     outbox: Outbox,
     received_messages: AtomicU64,
     received_bytes: AtomicU64,
@@ -105,6 +106,7 @@ impl Session {
             home: Arc::clone(&service.home),
             connected_at: info.connected_at,
             dialect: info.dialect,
+            is_working: AtomicBool::new(false),
             outbox: Outbox::new(service.config.outbox_bytes),
             received_messages: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
@@ -178,6 +180,16 @@ impl Session {
         };
         add(&self.received_messages, messages);
         add(&self.received_bytes, bytes);
+    }
+
+    /// Notes whether one of its messages is being served and is not done yet. Called by the connection's driver only.
+    pub fn set_working(&self, working: bool) {
+        self.is_working.store(working, Ordering::Relaxed);
+    }
+
+    /// Whether one of its messages is being served: who closes it now takes the answer from the client.
+    pub fn is_working(&self) -> bool {
+        self.is_working.load(Ordering::Relaxed)
     }
 
     /// Messages that came from the client.

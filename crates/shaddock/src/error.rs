@@ -36,9 +36,8 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Every standard error converts into it, so `?` works in handlers; such an error has code [`codes::UNKNOWN`] and message
 /// `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
-/// ([`RpcError`], [`RemoteError`]), refusals of the app's own hook ([`SessionError::Refused`]), and the lack of a session
-/// ([`SessionError::NoSession`]) keep their code and text.
-/// It does not implement [`std::error::Error`] itself, for
+/// ([`RpcError`], [`RemoteError`]) and refusals of the app's own hook ([`SessionError::Refused`]) keep code and text, and those of operations on
+/// sessions ([`SessionError`]) their text, as behind Pitaya's own servers. It does not implement [`std::error::Error`] itself, for
 /// the same reason that `anyhow::Error` does not.
 ///
 /// ```
@@ -239,11 +238,11 @@ where
         } else if let Some(session) = slot.downcast_mut::<Option<SessionError>>() {
             match session.take() {
                 Some(SessionError::Refused(refused)) => Some(refused),
-                // No client reads it: the program that sent the request must learn what it lacks.
-                Some(SessionError::NoSession) => Some(Self::new(
-                    codes::UNKNOWN,
-                    SessionError::NoSession.to_string(),
-                )),
+                Some(SessionError::Remote(remote)) => Some(Self::from_remote(remote)),
+                // The texts are ours, and Pitaya's clients read them from Go servers too.
+                Some(error) if !matches!(error, SessionError::Encode(_)) => {
+                    Some(Self::new(codes::UNKNOWN, error.to_string()))
+                }
                 other => {
                     *session = other;
                     None
@@ -317,14 +316,10 @@ mod tests {
         assert_eq!(error.metadata().len(), 1);
         let refused = SessionError::Refused(HandlerError::new("X-2", "never"));
         assert_eq!(HandlerError::from(refused).code(), "X-2");
+        let unbound = HandlerError::from(SessionError::NotBound);
         assert_eq!(
-            HandlerError::from(SessionError::NotBound).code(),
-            codes::UNKNOWN
-        );
-        assert!(
-            HandlerError::from(SessionError::NotBound)
-                .source()
-                .is_some()
+            (unbound.code(), unbound.message()),
+            (codes::UNKNOWN, "session has not bind with a user")
         );
     }
 

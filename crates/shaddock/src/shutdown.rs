@@ -6,7 +6,10 @@
 //!                └──────────────────────── all within `deadline` ────────────────────────────────┘
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use shaddock_core::{CloseReason, Session, SessionService};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,6 +19,9 @@ use crate::{
     config::DrainSettings,
     operations::{Operations, Phase},
 };
+
+/// Time between looks at sessions that wait for an answer.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The signals that end a process.
 pub(crate) struct EndSignals {
@@ -45,13 +51,15 @@ impl EndSignals {
 /// Not cancel-safe: dropped, it leaves servers half stopped.
 pub async fn drain(running: Running, settings: &DrainSettings, operations: &Operations) -> bool {
     operations.set_phase(Phase::Draining);
+    // The rest is for closing.
+    let answers_until = Instant::now() + settings.deadline.0 * 3 / 4;
     let all = async {
         if !settings.delay.0.is_zero() {
             tracing::info!(delay = %settings.delay, "draining: not ready any more, still serving");
             tokio::time::sleep(settings.delay.0).await;
         }
         close_doors(running.apps()).await;
-        close_in_waves(running.apps(), settings).await;
+        close_in_waves(running.apps(), settings, answers_until).await;
         running.shutdown_within(settings.deadline.0).await;
     };
     let done = tokio::time::timeout(settings.deadline.0, all).await.is_ok();
@@ -79,7 +87,8 @@ fn wave_size(count: usize, spread: Duration, interval: Duration) -> usize {
     count.div_ceil(waves).max(1)
 }
 
-async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings) {
+/// Closes the sessions of this moment over `spread`. Who waits for an answer gets it, if it comes before `until`.
+async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings, until: Instant) {
     let sessions = by_turns(apps.iter().filter_map(AppHandle::session_service).map(all));
     if sessions.is_empty() {
         return;
@@ -93,6 +102,7 @@ async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings) {
     for app in apps {
         app.flush_pushes();
     }
+    let mut working = Vec::new();
     for (n, wave) in sessions.chunks(size).enumerate() {
         // Whoever has left by himself needs no wave.
         if wave.iter().all(|session| session.is_closed()) {
@@ -101,10 +111,25 @@ async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings) {
         if n > 0 {
             tokio::time::sleep(settings.wave_interval.0).await;
         }
-        for session in wave {
-            session.close(CloseReason::Draining);
-        }
+        working.extend(wave.iter().cloned());
+        working.retain(|session| !close_unless_working(session));
     }
+    while !working.is_empty() && Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        working.retain(|session| !close_unless_working(session));
+    }
+    for session in working {
+        session.close(CloseReason::Draining);
+    }
+}
+
+/// A session that waits for an answer gets it first. True if it is closed.
+fn close_unless_working(session: &Arc<Session>) -> bool {
+    let closes = session.is_closed() || !session.is_working();
+    if closes {
+        session.close(CloseReason::Draining);
+    }
+    closes
 }
 
 /// The sessions of this moment. Who comes in after the doors were closed is left to [`Running::shutdown`].

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 use shaddock::{
@@ -31,6 +31,11 @@ async fn login(
     session.set("level", 7);
     session.push("level").await?;
     Ok(Json(json!({ "sid": session.id().to_string() })))
+}
+
+async fn think(Json(milliseconds): Json<u64>) -> Json<&'static str> {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    Json("done")
 }
 
 /// Two frontends and an admin server.
@@ -62,6 +67,7 @@ impl World {
             launcher.configure(&mut app);
             app.listen_with(config.listen_config(any));
             app.route("user.login", login);
+            app.route("user.think", think);
             servers = servers.add(app);
         }
         let (status, _) = call(address, "GET", "/readyz", "", None).await;
@@ -193,10 +199,10 @@ async fn sessions_are_listed_filtered_and_shown() {
         let is_some = |key: &str| one[key].as_u64().is_some_and(|n| n > 0);
         is_some("bytes_in") && is_some("bytes_out") && is_some("messages_in")
     };
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let end = std::time::Instant::now() + Duration::from_secs(5);
     while !counted().await {
         assert!(std::time::Instant::now() < end, "nothing was counted");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(ann);
     world.end().await;
@@ -486,7 +492,7 @@ async fn a_drain_tells_clients_and_closes_them_in_waves() {
     } = world;
     let address = running.address("front-1").unwrap();
     let draining = tokio::spawn(async move { drain(running, &config.drain, &operations).await });
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     let (status, text) = call(admin, "GET", "/readyz", "", None).await;
     assert_eq!((status, text.as_str()), (503, "draining\n"));
     assert!(
@@ -511,4 +517,46 @@ async fn a_drain_tells_clients_and_closes_them_in_waves() {
         "nobody new is let in"
     );
     server.abort();
+}
+
+/// A drain of one session, whose request takes `milliseconds`: what becomes of the request, and how long the drain took.
+async fn drain_while_working(deadline: &str, milliseconds: u64) -> (Option<Value>, Duration) {
+    let deadline = format!("drain.deadline={deadline}");
+    let world = World::start(&["drain.spread=0s", &deadline]).await;
+    let (client, _) = world.client("front-1", "user").await;
+    let answer = tokio::spawn(async move {
+        let answer = client.request("front.user.think", &milliseconds).await;
+        (answer.ok(), client.closed().await)
+    });
+    // The request is at work before the drain begins.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let World {
+        running,
+        operations,
+        server,
+        config,
+        ..
+    } = world;
+    let begin = std::time::Instant::now();
+    drain(running, &config.drain, &operations).await;
+    let took = begin.elapsed();
+    let (answer, end) = answer.await.unwrap();
+    let reason = Some("draining".to_owned());
+    assert_eq!(end, CloseKind::Kicked { reason });
+    server.abort();
+    (answer, took)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_answer_gets_it_before_the_drain_closes_him() {
+    let (answer, took) = drain_while_working("20s", 1500).await;
+    assert_eq!(answer, Some(json!("done")));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_does_not_wait_for_ever_for_an_answer() {
+    let (answer, took) = drain_while_working("2s", 20_000).await;
+    assert_eq!(answer, None);
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }

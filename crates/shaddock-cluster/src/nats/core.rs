@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use super::calls::{Calls, Target};
 use super::departing::Departing;
 use super::link::Link;
+use super::request_id::RequestIds;
 use super::users::Users;
 use super::wire::{self, Response};
 use super::{NatsConfig, encode, subject};
@@ -53,6 +54,7 @@ pub(super) struct Core {
     pub(super) own_subscriptions: usize,
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
     pub(super) departing: Departing,
+    pub(super) request_ids: RequestIds,
 }
 
 /// The parts that are made before the rest.
@@ -102,6 +104,7 @@ impl Core {
             own_subscriptions: parts.own_subscriptions,
             targets: ArcSwap::default(),
             departing: parts.departing,
+            request_ids: RequestIds::default(),
         }
     }
 

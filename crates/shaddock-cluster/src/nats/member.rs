@@ -114,6 +114,12 @@ impl Membership for NatsMember {
             return Reply::ready(Err(RemoteError::fenced()));
         }
         let timeout = self.timeout(&request.context);
+        let metadata = if is_shaddock(to) {
+            self.core.metadata(&request.context, timeout)
+        } else {
+            let context = self.core.request_ids.context(&request);
+            self.core.metadata(&context, timeout)
+        };
         let kind = if request.id.is_some() {
             MsgType::Request
         } else {
@@ -131,7 +137,7 @@ impl Membership for NatsMember {
             body: &request.body,
             msg_type: kind,
             frontend: self.frontend_id(),
-            metadata: &self.core.metadata(&request.context, timeout),
+            metadata: &metadata,
         };
         self.send(to, payload.encode(), request.route, timeout)
     }

@@ -17,6 +17,7 @@ mod link;
 mod member;
 mod ops;
 mod owners;
+mod request_id;
 mod serve;
 pub(crate) mod subject;
 mod users;

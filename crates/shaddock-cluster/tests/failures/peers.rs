@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -157,6 +157,43 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
 }
 
 /// Pitaya sends the KICK and then closes; a client that is faster makes it say that it failed.
+/// The context in a request on the wire: its last field.
+fn metadata(request: &[u8]) -> serde_json::Value {
+    let start = request
+        .windows(14)
+        .position(|bytes| bytes == b"{\"reqTimeout\":")
+        .unwrap();
+    serde_json::from_slice(&request[start..]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pitaya_server_is_told_what_its_own_frontends_tell() {
+    let backing = Backing::start();
+    let front = join(&backing.config(), "front-1", "connector").await;
+    let mut game = Peer::start(&backing, "game", "game-1").await;
+    front.sees("game-1").await;
+    let to = front.member.members().server("game-1").unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = front.member.forward(&to, request("game.a.b", ""));
+        let message = game.requests.next().await.unwrap();
+        let told = metadata(&message.payload);
+        assert_eq!(told["req-route"], "game.a.b");
+        let started = Duration::from_nanos(told["req-start-time"].as_u64().unwrap());
+        assert!(UNIX_EPOCH.elapsed().unwrap() < started + 10 * SECOND);
+        ids.push(told["request.id"].as_str().unwrap().to_owned());
+        game.answer(message.reply.unwrap(), b"\x0a\x02ok").await;
+        assert_eq!(answer.await.unwrap(), "ok");
+    }
+    assert_ne!(ids[0], ids[1]);
+    // What came with the request that led to this one stays.
+    let mut further = request("game.a.b", "");
+    further.context.set("request.id", "of another".into());
+    let _answer = front.member.forward(&to, further);
+    let message = game.requests.next().await.unwrap();
+    assert_eq!(metadata(&message.payload)["request.id"], "of another");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kicked_client_that_closes_first_was_kicked() {
     let backing = Backing::start();

@@ -72,6 +72,9 @@ impl Driver {
                         return Ok(());
                     }
                     self.work = Work::Idle;
+                    if let Some(session) = &self.session {
+                        session.set_working(false);
+                    }
                 }
                 Work::Idle => {
                     let Some(waiting) = &mut self.waiting else {
@@ -118,6 +121,7 @@ impl Driver {
         if let Flow::Later(mut handler) = self.local.frontend.message(session, message)
             && handler.as_mut().poll(cx).is_pending()
         {
+            session.set_working(true);
             self.work = Work::Handler(handler);
         }
     }
