@@ -40,7 +40,7 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
         return collect(core, frontend, sent);
     }
     let result = match &delivery.to {
-        Receivers::Uids(uids) => send_plain(core, &frontend.server_type, delivery, uids),
+        Receivers::Uids(uids) => send_plain(core, &frontend.server_type, delivery, uids, false),
         Receivers::Sids(_) | Receivers::All { .. } => Err(RemoteError::of(
             RemoteErrorKind::Refused,
             code::UNKNOWN,
@@ -70,7 +70,7 @@ pub(super) fn send_unconfirmed(
     }
     match &delivery.to {
         Receivers::Uids(uids) => {
-            send_plain(core, &frontend.server_type, delivery, uids).map(|_| ())
+            send_plain(core, &frontend.server_type, delivery, uids, false).map(|_| ())
         }
         _ => Err(RemoteError::of(
             RemoteErrorKind::Refused,
@@ -92,8 +92,10 @@ pub(super) fn send_to_users(
         .into_iter()
         .filter(|f| *f.server_type == *frontend_type)
         .collect();
-    let mixed = frontends.iter().any(|f| !is_shaddock(f));
-    if !mixed && (frontends.len() <= uids.len() || core.config.lazy_user_subjects) {
+    if frontends.iter().any(|f| !is_shaddock(f)) {
+        return send_mixed(core, frontend_type, &frontends, delivery, uids);
+    }
+    if frontends.len() <= uids.len() || core.config.lazy_user_subjects {
         let sends: Vec<_> = frontends
             .iter()
             .map(|frontend| send(core, frontend, delivery))
@@ -104,19 +106,11 @@ pub(super) fn send_to_users(
             Ok(merge_same_receivers(answers, &uids))
         });
     }
-    if mixed {
-        return Box::pin(std::future::ready(send_plain(
-            core,
-            frontend_type,
-            delivery,
-            uids,
-        )));
-    }
     // Few users and many frontends: NATS knows where they are, and those who have them answer.
     let sent: Vec<_> = uids
         .iter()
         .map(|uid| {
-            let push = plain(delivery, uid);
+            let push = plain(delivery, uid, false);
             let asked = if is_uid(uid) {
                 let subject = Subject::from(subject::push(frontend_type, uid));
                 core.calls
@@ -140,6 +134,32 @@ pub(super) fn send_to_users(
                 },
             }
         }
+        Ok(delivered)
+    })
+}
+
+/// Where some frontends are Pitaya's: one message to each of ours, which say whom they reached, and one for each user to the others, which
+/// do not. Ours pass over the latter.
+fn send_mixed(
+    core: &Arc<Core>,
+    frontend_type: &str,
+    frontends: &[Arc<ServerInfo>],
+    delivery: &Delivery,
+    uids: &Arc<[Arc<str>]>,
+) -> Delivering {
+    let ours = frontends.iter().filter(|f| is_shaddock(f));
+    let sends: Vec<_> = ours.map(|ours| send(core, ours, delivery)).collect();
+    let plain = send_plain(core, frontend_type, delivery, uids, true);
+    let uids = Arc::clone(uids);
+    Box::pin(async move {
+        let plain = plain?;
+        let answers = futures_util::future::try_join_all(sends).await?;
+        let mut delivered = merge_same_receivers(answers, &uids);
+        // Whom ours do not have may be at one of the others, unless his name is none.
+        let elsewhere = |uid: &Arc<str>| plain.unconfirmed.contains(uid);
+        let (unconfirmed, missing) = delivered.missing_uids.into_iter().partition(elsewhere);
+        delivered.unconfirmed = unconfirmed;
+        delivered.missing_uids = missing;
         Ok(delivered)
     })
 }
@@ -173,12 +193,14 @@ fn send_plain(
     frontend_type: &str,
     delivery: &Delivery,
     uids: &[Arc<str>],
+    not_for_shaddock: bool,
 ) -> Result<Delivered, RemoteError> {
     let mut delivered = Delivered::default();
     for uid in uids {
         if is_uid(uid) {
             let subject = Subject::from(subject::push(frontend_type, uid));
-            core.link.publish(subject, None, plain(delivery, uid))?;
+            let push = plain(delivery, uid, not_for_shaddock);
+            core.link.publish(subject, None, push)?;
             delivered.unconfirmed.push(Arc::clone(uid));
         } else {
             delivered.missing_uids.push(Arc::clone(uid));
@@ -187,11 +209,12 @@ fn send_plain(
     Ok(delivered)
 }
 
-fn plain(delivery: &Delivery, uid: &str) -> Bytes {
+fn plain(delivery: &Delivery, uid: &str, not_for_shaddock: bool) -> Bytes {
     wire::encode(&Push {
         route: delivery.route.to_string(),
         uid: uid.to_owned(),
         data: delivery.body.clone(),
+        not_for_shaddock,
     })
 }
 
@@ -345,6 +368,9 @@ pub(super) fn received_plain(core: &Core, message: Message) {
     let Some(push) = decode_or_log::<Push>(&message) else {
         return;
     };
+    if push.not_for_shaddock {
+        return;
+    }
     // The payload says for whom it is, not the subject.
     let to = Receivers::Uids([Arc::from(push.uid)].into());
     let delivered = deliver_here(

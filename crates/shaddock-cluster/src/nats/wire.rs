@@ -94,6 +94,9 @@ pub(crate) struct Push {
     pub(crate) uid: String,
     #[prost(bytes = "bytes", tag = "3")]
     pub(crate) data: Bytes,
+    /// Not in Pitaya, which skips it: shaddock frontends were told of all their users by one message of their own.
+    #[prost(bool, tag = "1000")]
+    pub(crate) not_for_shaddock: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -133,6 +133,7 @@ fn messages() {
                     route: text(f, "route"),
                     uid: text(f, "uid"),
                     data: bytes(f, "data"),
+                    not_for_shaddock: false,
                 };
                 check(name, &wire, &push, true);
             }

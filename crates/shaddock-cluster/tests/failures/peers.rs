@@ -406,6 +406,48 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     until("and no longer", || front.member.status().subscriptions == 3).await;
 }
 
+/// One message for each of our frontends with all its receivers, and one for each user to Pitaya's; nobody gets two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_of_a_type_with_frontends_of_both_kinds_are_pushed_to_once() {
+    let backing = Backing::start();
+    let config = backing.config();
+    let go = Peer::start(&backing, "connector", "go-1").await;
+    let front = join(&config, "front-1", "connector").await;
+    let back = join(&config, "chat-1", "chat").await;
+    for (sid, uid) in [(1, "ann"), (2, "bob")] {
+        front.open(sid);
+        front.bind(sid, uid).await.unwrap();
+    }
+    for server in ["front-1", "go-1"] {
+        back.sees(server).await;
+    }
+    let subject = "shaddock.connector.front-1.mpush";
+    let mut for_ours = go.client.subscribe(subject).await.unwrap();
+    let plain = "pitaya/connector/user/cid/push";
+    let mut for_cid = go.client.subscribe(plain).await.unwrap();
+    go.client.flush().await.unwrap();
+
+    for body in ["1", "2"] {
+        let uids = ["ann", "bob", "cid", "no name"].map(Arc::from);
+        let pushed =
+            back.member
+                .deliver_to_users("connector", "onChat".into(), body.into(), uids.into());
+        let pushed = pushed.await.unwrap();
+        assert_eq!(pushed.queued, 2);
+        assert_eq!(pushed.unconfirmed, ["cid".into()]);
+        assert_eq!(pushed.missing_uids, ["no name".into()]);
+        for_ours.next().await.unwrap();
+        for_cid.next().await.unwrap();
+    }
+    assert!(futures_util::FutureExt::now_or_never(for_ours.next()).is_none());
+    // A push that does come by the user's own subject shows that the copies for Pitaya's frontends have been passed over by then.
+    let last = Bytes::from_static(b"\x0a\x06onChat\x12\x03ann\x1a\x013");
+    let subject = "pitaya/connector/user/ann/push";
+    go.client.publish(subject, last).await.unwrap();
+    until("the last one came", || front.got(1).len() >= 3).await;
+    assert_eq!(front.got(1), ["1", "2", "3"]);
+}
+
 /// Pitaya's binding storage deletes the key of a session that closes, also if it names another frontend by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
