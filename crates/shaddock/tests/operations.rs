@@ -529,7 +529,20 @@ async fn drain_while_working(deadline: &str, milliseconds: u64) -> (Option<Value
         (answer.ok(), client.closed().await)
     });
     // The request is at work before the drain begins.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let is_at_work = || {
+        let services = world.running.apps().iter();
+        let mut services = services.filter_map(|app| app.session_service());
+        services.any(|service| {
+            let mut working = false;
+            service.visit_sessions(|session| working |= session.is_working());
+            working
+        })
+    };
+    let limit = std::time::Instant::now() + Duration::from_secs(10);
+    while !is_at_work() {
+        assert!(std::time::Instant::now() < limit, "the request came");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let World {
         running,
         operations,

@@ -26,6 +26,9 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// Time between questions while the own link is down.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
+/// So many frontends wait to be asked, and so many are asked at the same time. More than that at once count as gone without a question.
+const DOUBTS: usize = 1024;
+
 /// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
 /// because they may have sessions.)
 const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
@@ -34,7 +37,7 @@ const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
 pub(super) struct Departing {
     servers: Mutex<HashMap<ServerId, Server>>,
     /// Frontends to be asked; each time that one leaves the list without a word it comes here once.
-    doubts: mpsc::UnboundedSender<Doubt>,
+    doubts: mpsc::Sender<Doubt>,
 }
 
 struct Server {
@@ -63,8 +66,8 @@ enum State {
 
 impl Departing {
     /// The table, and the frontends that [`ask_doubted`] is to ask.
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Doubt>) {
-        let (doubts, asked) = mpsc::unbounded_channel();
+    pub(super) fn new() -> (Self, mpsc::Receiver<Doubt>) {
+        let (doubts, asked) = mpsc::channel(DOUBTS);
         let servers = Mutex::default();
         (Self { servers, doubts }, asked)
     }
@@ -96,10 +99,13 @@ impl Departing {
         before.map(|one| one.state)
     }
 
-    fn doubt(&self, frontend: Arc<ServerInfo>) {
+    /// False if too many wait to be asked.
+    fn doubt(&self, frontend: Arc<ServerInfo>) -> bool {
         let (asking, over) = oneshot::channel();
         self.insert(&frontend, State::Doubted, Some(asking));
-        let _ = self.doubts.send(Doubt { frontend, over });
+        let sent = self.doubts.try_send(Doubt { frontend, over });
+        // Closed: this server leaves, and asks nobody any more.
+        !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
     }
 
     fn state(&self, server: &ServerId) -> Option<State> {
@@ -118,11 +124,11 @@ impl Departing {
 }
 
 /// Asks frontends that left the list without a word whether they serve, for ever.
-pub(super) async fn ask_doubted(core: Arc<Core>, mut doubts: mpsc::UnboundedReceiver<Doubt>) {
+pub(super) async fn ask_doubted(core: Arc<Core>, mut doubts: mpsc::Receiver<Doubt>) {
     let mut asked = FuturesUnordered::new();
     loop {
         tokio::select! {
-            doubt = doubts.recv() => match doubt {
+            doubt = doubts.recv(), if asked.len() < DOUBTS => match doubt {
                 Some(doubt) => asked.push(settle(&core, doubt)),
                 None => return,
             },
@@ -266,9 +272,11 @@ impl Core {
     fn left(&self, info: Arc<ServerInfo>) {
         if self.departing.state(&info.id) == Some(State::Serves) {
             self.tell(MemberChange::Left(info));
-        } else if info.frontend && is_shaddock(&info) {
-            self.departing.doubt(info);
-        } else {
+            return;
+        }
+        let is_asked =
+            info.frontend && is_shaddock(&info) && self.departing.doubt(Arc::clone(&info));
+        if !is_asked {
             self.gone(info);
         }
     }
