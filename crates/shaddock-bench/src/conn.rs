@@ -66,14 +66,17 @@ pub(crate) struct Conn {
     pub(crate) requests: Requests,
 }
 
+/// An answer that comes after so many others of its session were given up counts as repeated: a server that loses so many has failed anyway.
+const GIVEN_UP: usize = 1024;
+
 /// The requests of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     last_id: u64,
     /// In the order in which they were begun.
     waiting: VecDeque<Pending>,
-    /// Those whose answers are not waited for any more.
-    given_up: Vec<u64>,
+    /// Those whose answers are not waited for any more, the last [`GIVEN_UP`] of them.
+    given_up: VecDeque<u64>,
 }
 
 impl Requests {
@@ -110,7 +113,10 @@ impl Requests {
     pub(crate) fn give_up(&mut self, limit: u64) -> Option<Pending> {
         self.waiting.front().filter(|first| first.sent < limit)?;
         let overdue = self.waiting.pop_front()?;
-        self.given_up.push(overdue.id);
+        if self.given_up.len() == GIVEN_UP {
+            self.given_up.pop_front();
+        }
+        self.given_up.push_back(overdue.id);
         Some(overdue)
     }
 
