@@ -248,7 +248,7 @@ pub enum BindError {
     /// Sessions are unique, new ones are rejected, and the user is connected at another frontend (or this one).
     #[error("the user is already bound at {0}")]
     Taken(ServerId),
-    /// The uid cannot be part of a subject, or is empty or longer than 256 bytes.
+    /// The uid is empty or longer than 256 bytes.
     #[error("illegal uid")]
     IllegalUid,
     /// Another frontend took the user while this bind was going on.

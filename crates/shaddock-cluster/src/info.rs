@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 /// The longest server id or type, in bytes.
 const MAX_NAME: usize = 128;
-/// The longest user id, in bytes.
-const MAX_UID: usize = 256;
 /// Key of [`ServerInfo::metadata`] under which a shaddock server lists what it can do beyond Pitaya's protocol.
 const CAPABILITIES: &str = "shaddock";
 /// In front of a frontend's start number, as a capability: it is part of the ids of its sessions.
@@ -53,26 +51,6 @@ pub(crate) fn is_name(text: &str) -> bool {
         && !text
             .chars()
             .any(|c| matches!(c, '/' | '.' | '*' | '>') || c.is_whitespace() || c.is_control())
-}
-
-/// Whether a text may be a user id: at most 256 bytes, and as part of a NATS subject it selects nobody else.
-pub(crate) fn is_uid(uid: &str) -> bool {
-    !uid.is_empty()
-        && uid.len() <= MAX_UID
-        && !uid.chars().any(|c| c == ' ' || c.is_control())
-        && !uid.contains("..")
-        && !has_wildcard(uid)
-}
-
-/// Only whole tokens of the subject `pitaya/<type>/user/<uid>/push` are wildcards, so the first and last of the uid are not.
-fn has_wildcard(uid: &str) -> bool {
-    let mut tokens = uid.split('.').skip(1).peekable();
-    while let Some(token) = tokens.next() {
-        if tokens.peek().is_some() && (token == "*" || token == ">") {
-            return true;
-        }
-    }
-    false
 }
 
 impl fmt::Debug for ServerId {
@@ -228,34 +206,6 @@ mod tests {
             ServerId::new("connector-server-1").unwrap().as_str(),
             "connector-server-1"
         );
-    }
-
-    #[test]
-    fn uids_that_would_select_other_users_are_refused() {
-        for good in [
-            "u42",
-            "a.b@example.org",
-            "*",
-            "*.a",
-            "a.>",
-            "a*.b",
-            "张三*room",
-            ".",
-        ] {
-            assert!(is_uid(good), "{good:?}");
-        }
-        for bad in [
-            "",
-            "a.*.b",
-            "a.>.b",
-            "a b",
-            "a..b",
-            "a\tb",
-            "a\u{7f}",
-            &"x".repeat(257),
-        ] {
-            assert!(!is_uid(bad), "{bad:?}");
-        }
     }
 
     #[test]

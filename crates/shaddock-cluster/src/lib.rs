@@ -27,6 +27,7 @@ mod reply;
 mod route;
 mod routing;
 mod session;
+mod uid;
 #[cfg(test)]
 #[cfg_attr(
     not(feature = "nats"),

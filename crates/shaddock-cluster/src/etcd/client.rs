@@ -112,7 +112,7 @@ impl Etcd {
 
     /// Where the owner of a user is written.
     pub(crate) fn binding_key(&self, frontend_type: &str, uid: &str) -> String {
-        format!("{}bindings/{frontend_type}/{uid}", self.prefix)
+        crate::uid::key(&self.prefix, frontend_type, uid)
     }
 
     /// Counts starts of frontends: each call has a number of its own, the next one. `who` is for people who look at the key.

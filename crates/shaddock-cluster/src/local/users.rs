@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::info::is_uid;
+use crate::uid::is_uid;
 use crate::{BindError, Located, RawSid, ServerId, ServerInfo, Unique};
 
 /// Binds of different users rarely meet in one of so many locks.

@@ -11,8 +11,8 @@ use super::core::{Core, is_shaddock};
 use super::serve::{decode, decode_or_log};
 use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
-use crate::info::is_uid;
 use crate::reply::{Limit, guarded};
+use crate::uid;
 use crate::{
     BoxFuture, Delivered, Delivery, RawSid, Receivers, RemoteError, RemoteErrorKind, ServerInfo,
     code,
@@ -111,7 +111,7 @@ pub(super) fn send_to_users(
         .iter()
         .map(|uid| {
             let push = plain(delivery, uid, false);
-            let asked = if is_uid(uid) {
+            let asked = if uid::is_uid(uid) {
                 let subject = Subject::from(subject::push(frontend_type, uid));
                 core.calls
                     .ask(subject, push, core.config.request_timeout)
@@ -197,7 +197,8 @@ fn send_plain(
 ) -> Result<Delivered, RemoteError> {
     let mut delivered = Delivered::default();
     for uid in uids {
-        if is_uid(uid) {
+        // Nobody else is connected to a Pitaya server.
+        if uid::is_plain(uid) {
             let subject = Subject::from(subject::push(frontend_type, uid));
             let push = plain(delivery, uid, not_for_shaddock);
             core.link.publish(subject, None, push)?;

@@ -217,7 +217,7 @@ impl Membership for NatsMember {
             not_for_shaddock: true,
         });
         for server_type in self.core.members.types() {
-            if self.core.has_pitaya_frontend(&server_type) && crate::info::is_uid(&uid) {
+            if self.core.has_pitaya_frontend(&server_type) && crate::uid::is_plain(&uid) {
                 let subject = Subject::from(subject::kick(&server_type, &uid));
                 if let Err(error) = self.core.link.publish(subject, None, kick.clone()) {
                     return fail(error);
@@ -368,7 +368,7 @@ impl Membership for NatsMember {
 async fn at_pitaya(core: &Core, uid: &str) -> Result<Vec<Located>, RemoteError> {
     let mut places = Vec::new();
     for server_type in core.members.types() {
-        if !core.has_pitaya_frontend(&server_type) || !crate::info::is_uid(uid) {
+        if !core.has_pitaya_frontend(&server_type) || !crate::uid::is_plain(uid) {
             continue;
         }
         let found = core

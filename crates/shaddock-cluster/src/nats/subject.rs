@@ -9,12 +9,12 @@ pub(crate) fn server(server_type: &str, id: &str) -> String {
 
 /// Where a user of a frontend type is pushed to.
 pub(crate) fn push(frontend_type: &str, uid: &str) -> String {
-    format!("pitaya/{frontend_type}/user/{uid}/push")
+    crate::uid::subject(frontend_type, uid, "push")
 }
 
 /// Where a user of a frontend type is kicked.
 pub(crate) fn kick(frontend_type: &str, uid: &str) -> String {
-    format!("pitaya/{frontend_type}/user/{uid}/kick")
+    crate::uid::subject(frontend_type, uid, "kick")
 }
 
 /// Where binds of a frontend type are told.

@@ -15,8 +15,8 @@ use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
 use super::{delivery, owners, subject};
-use crate::info::is_uid;
 use crate::reply::guarded;
+use crate::uid::is_uid;
 use crate::{BindError, RawSid, ServerInfo, SessionOp, Unique};
 
 /// How long a bind waits to hear that NATS has its subscriptions.

@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::*;
-use crate::info::{is_name, is_uid};
+use crate::info::is_name;
 use crate::nats::subject;
+use crate::uid::is_plain;
 use crate::vectors::{hex, vectors};
 use crate::{format_duration, parse_duration};
 
@@ -206,7 +207,7 @@ fn subjects() {
         assert!(is_name(server_type));
         let uid = v["uid"].as_str().unwrap_or_default();
         if v["reject_uid"] == true {
-            assert!(!is_uid(uid), "{uid:?}");
+            assert!(!is_plain(uid), "{uid:?}");
             continue;
         }
         let subject = match v["what"].as_str().unwrap() {
@@ -216,7 +217,7 @@ fn subjects() {
             "bindings" => subject::bindings(server_type),
             other => panic!("{other}"),
         };
-        assert!(uid.is_empty() || is_uid(uid));
+        assert!(uid.is_empty() || is_plain(uid));
         assert_eq!(subject, v["subject"].as_str().unwrap());
     }
 }

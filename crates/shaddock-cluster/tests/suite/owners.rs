@@ -14,6 +14,7 @@ for_both! {
     a_second_bind_is_refused_everywhere
     a_second_bind_replaces_the_first_everywhere
     binds_that_race_leave_one
+    any_text_names_a_user
 }
 
 async fn users_may_have_many_sessions(world: World) {
@@ -51,6 +52,64 @@ async fn users_may_have_many_sessions(world: World) {
         front.member.status().bound_users + other.member.status().bound_users == 0
     })
     .await;
+}
+
+/// Uids that would break or widen a subject of NATS if they were part of it as they are, and one that looks like such a uid with escapes.
+const ODD_UIDS: [&str; 8] = [
+    "John Smith",
+    "John%20Smith",
+    "a.*.b",
+    "a.>.b",
+    "a..b",
+    "a\nPUB x 0",
+    "张 三",
+    "\u{7f}",
+];
+
+async fn any_text_names_a_user(world: World) {
+    let (front, other) = two_unique(&world, Unique::ReplaceOld).await;
+    let back = world.join("back-1", "chat").await;
+    back.sees("front-1").await;
+    back.sees("front-2").await;
+    for (n, uid) in ODD_UIDS.iter().enumerate() {
+        let n = n as u64;
+        front.open(10 + n);
+        front.bind(10 + n, uid).await.unwrap();
+    }
+    for uid in ODD_UIDS {
+        // One user and two frontends: NATS is asked where the user is.
+        let pushed = back.member.deliver_to_users(
+            "connector",
+            "onChat".into(),
+            uid.as_bytes().to_vec().into(),
+            vec![Arc::from(uid)].into(),
+        );
+        let delivered = pushed.await.unwrap();
+        assert_eq!(
+            (delivered.queued, delivered.missing_uids.len()),
+            (1, 0),
+            "{uid:?}"
+        );
+    }
+    for (n, uid) in ODD_UIDS.iter().enumerate() {
+        let n = n as u64;
+        until("exactly one message", || front.got(10 + n) == [*uid]).await;
+        // The user comes back elsewhere: one session stays.
+        other.open(30 + n);
+        other.bind(30 + n, uid).await.unwrap();
+        until("closed here", || front.closed(10 + n).is_some()).await;
+        let found = back.member.where_is(Arc::from(*uid)).await.unwrap();
+        assert_eq!(found.len(), 1, "{uid:?}: {found:?}");
+        assert_eq!(
+            back.member.kick_user(Arc::from(*uid), None).await.unwrap(),
+            1,
+            "{uid:?}"
+        );
+    }
+    for bad in ["", &"x".repeat(257)] {
+        front.open(99);
+        assert!(front.bind(99, bad).await.is_err());
+    }
 }
 
 async fn two_unique(world: &World, unique: Unique) -> (Server, Server) {
