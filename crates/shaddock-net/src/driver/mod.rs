@@ -7,11 +7,13 @@
 //! | file | part |
 //! | --- | --- |
 //! | this one | the order of a poll, the life of a connection from accept to close |
-//! | `input.rs` | bytes to messages: PROXY head, first byte, HTTP upgrade, WebSocket frames, packages |
+//! | `opening.rs` | what comes before the protocol: PROXY head, first byte, HTTP upgrade |
+//! | `input.rs` | bytes to messages: WebSocket frames, packages |
 //! | `work.rs` | messages to handlers: one at a time, the others wait, bounded |
 //! | `output.rs` | the session's outbox to the socket |
 
 mod input;
+mod opening;
 mod output;
 mod work;
 
