@@ -53,29 +53,59 @@ pub enum CloseReason {
     Internal,
 }
 
-impl CloseReason {
-    /// Names of all reasons, for metrics that start at zero. [`name`](Self::name) gives one of these.
-    pub const NAMES: [&'static str; 18] = [
-        "kicked",
-        "replaced",
-        "client_closed",
-        "heartbeat_timeout",
-        "handshake_timeout",
-        "idle",
-        "protocol",
-        "slow_client",
-        "draining",
-        "transport",
-        "rate_limited",
-        "attack",
-        "denied",
-        "overloaded",
-        "removed",
-        "internal",
-        "framing",
-        "rejected",
-    ];
+/// One row for each reason: how it is matched, its name, its code, and one of the kind. All that goes over the reasons comes from these
+/// rows, and a variant without a row does not compile. New ones go at the end: the place is the index of counters.
+macro_rules! reasons {
+    ($($variant:ident $fields:tt $name:literal $code:literal $example:expr;)*) => {
+        /// Places of the rows.
+        enum Place { $($variant),* }
 
+        impl CloseReason {
+            /// Names of all reasons, for metrics that start at zero. [`name`](Self::name) gives one of these.
+            pub const NAMES: [&'static str; [$($name),*].len()] = [$($name),*];
+
+            /// Place in [`NAMES`](Self::NAMES).
+            pub(crate) const fn index(&self) -> usize {
+                match self { $(Self::$variant $fields => Place::$variant as usize),* }
+            }
+
+            /// Number for clients and logs. Stable; see the type for the ranges.
+            pub const fn code(&self) -> u16 {
+                match self { $(Self::$variant $fields => $code),* }
+            }
+
+            /// One of each kind.
+            #[cfg(test)]
+            fn all() -> Vec<Self> {
+                vec![$($example),*]
+            }
+        }
+    };
+}
+
+reasons! {
+    Kicked { .. } "kicked" 3500 Self::kicked("x");
+    Replaced {} "replaced" 3501 Self::Replaced;
+    ClientClosed {} "client_closed" 3000 Self::ClientClosed;
+    HeartbeatTimeout {} "heartbeat_timeout" 3002 Self::HeartbeatTimeout;
+    HandshakeTimeout {} "handshake_timeout" 3003 Self::HandshakeTimeout;
+    Idle {} "idle" 3004 Self::Idle;
+    Protocol { .. } "protocol" 3502 Self::Protocol(ProtocolError::Compression);
+    SlowClient {} "slow_client" 3006 Self::SlowClient;
+    Draining {} "draining" 3001 Self::Draining;
+    Transport { .. } "transport" 3005 Self::Transport(ErrorKind::ConnectionReset);
+    RateLimited {} "rate_limited" 3503 Self::RateLimited;
+    Attack {} "attack" 3504 Self::Attack;
+    Denied {} "denied" 3505 Self::Denied;
+    Overloaded {} "overloaded" 3007 Self::Overloaded;
+    Removed {} "removed" 3506 Self::Removed;
+    Internal {} "internal" 3008 Self::Internal;
+    Framing { .. } "framing" 3507 Self::Framing("first byte");
+    Rejected {} "rejected" 3508 Self::Rejected;
+
+}
+
+impl CloseReason {
     /// A kick with a text of the caller's.
     pub fn kicked(reason: impl Into<Arc<str>>) -> Self {
         Self::Kicked {
@@ -83,57 +113,9 @@ impl CloseReason {
         }
     }
 
-    /// Place in [`NAMES`](Self::NAMES).
-    pub(crate) const fn index(&self) -> usize {
-        match self {
-            Self::Kicked { .. } => 0,
-            Self::Replaced => 1,
-            Self::ClientClosed => 2,
-            Self::HeartbeatTimeout => 3,
-            Self::HandshakeTimeout => 4,
-            Self::Idle => 5,
-            Self::Protocol(_) => 6,
-            Self::SlowClient => 7,
-            Self::Draining => 8,
-            Self::Transport(_) => 9,
-            Self::RateLimited => 10,
-            Self::Attack => 11,
-            Self::Denied => 12,
-            Self::Overloaded => 13,
-            Self::Removed => 14,
-            Self::Internal => 15,
-            Self::Framing(_) => 16,
-            Self::Rejected => 17,
-        }
-    }
-
     /// Short name for metrics and logs, such as `slow_client`. Stable.
     pub const fn name(&self) -> &'static str {
         Self::NAMES[self.index()]
-    }
-
-    /// Number for clients and logs. Stable; see the type for the ranges.
-    pub const fn code(&self) -> u16 {
-        match self {
-            Self::ClientClosed => 3000,
-            Self::Draining => 3001,
-            Self::HeartbeatTimeout => 3002,
-            Self::HandshakeTimeout => 3003,
-            Self::Idle => 3004,
-            Self::Transport(_) => 3005,
-            Self::SlowClient => 3006,
-            Self::Overloaded => 3007,
-            Self::Internal => 3008,
-            Self::Kicked { .. } => 3500,
-            Self::Replaced => 3501,
-            Self::Protocol(_) => 3502,
-            Self::RateLimited => 3503,
-            Self::Attack => 3504,
-            Self::Denied => 3505,
-            Self::Removed => 3506,
-            Self::Framing(_) => 3507,
-            Self::Rejected => 3508,
-        }
     }
 
     /// Whether it makes sense for the client to connect again by itself.
@@ -235,33 +217,50 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn all() -> Vec<CloseReason> {
-        use CloseReason as R;
-        vec![
-            R::kicked("x"),
-            R::Replaced,
-            R::ClientClosed,
-            R::HeartbeatTimeout,
-            R::HandshakeTimeout,
-            R::Idle,
-            R::SlowClient,
-            R::Draining,
-            R::Transport(ErrorKind::ConnectionReset),
-            R::RateLimited,
-            R::Attack,
-            R::Denied,
-            R::Overloaded,
-            R::Removed,
-            R::Internal,
-        ]
+    #[test]
+    fn every_reason_has_its_row() {
+        let all = CloseReason::all();
+        let codes: HashSet<_> = all.iter().map(CloseReason::code).collect();
+        let names: HashSet<_> = all.iter().map(CloseReason::name).collect();
+        assert_eq!((codes.len(), names.len()), (all.len(), all.len()));
+        for (place, reason) in all.iter().enumerate() {
+            assert_eq!(reason.index(), place, "{reason}");
+        }
+    }
+
+    /// The names and codes of the table in a guide, with the text of the KICK where it is fixed.
+    fn table(guide: &str) -> Vec<(u16, String, Option<String>)> {
+        let cell = |text: &str| text.trim().trim_matches('`').to_owned();
+        let row = |line: &str| {
+            let cells: Vec<&str> = line.split('|').collect();
+            let [_, code, name, _, kick, _] = cells[..] else {
+                return None;
+            };
+            let kick = kick.trim().starts_with('`').then(|| cell(kick));
+            Some((code.trim().parse().ok()?, cell(name), kick))
+        };
+        guide.lines().filter_map(row).collect()
     }
 
     #[test]
-    fn codes_and_names_are_distinct() {
-        let codes: HashSet<_> = all().iter().map(CloseReason::code).collect();
-        let names: HashSet<_> = all().iter().map(CloseReason::name).collect();
-        assert_eq!((codes.len(), names.len()), (all().len(), all().len()));
-        assert!(names.iter().all(|name| CloseReason::NAMES.contains(name)));
+    fn the_guides_list_all_reasons() {
+        let expected: HashSet<_> = CloseReason::all()
+            .iter()
+            .map(|reason| {
+                // The text of a kick is the kicker's.
+                let fixed = !matches!(reason, CloseReason::Kicked { .. });
+                let kick = reason.kick_text().filter(|_| fixed).map(str::to_owned);
+                (reason.code(), reason.name().to_owned(), kick)
+            })
+            .collect();
+        for guide in [
+            include_str!("../../../docs/sessions.md"),
+            include_str!("../../../docs/zh-CN/sessions.md"),
+        ] {
+            let listed = table(guide);
+            assert_eq!(listed.len(), expected.len());
+            assert_eq!(listed.into_iter().collect::<HashSet<_>>(), expected);
+        }
     }
 
     #[test]
