@@ -52,11 +52,10 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
 }
 
 /// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
-pub(crate) fn answer_client(mut request: Box<RequestContext>, mut outcome: Outcome) {
+pub(crate) fn answer_client(request: &mut RequestContext, mut outcome: Outcome) {
     let app = request.app();
-    if let Err(error) = &outcome {
+    if outcome.is_err() {
         app.stats().errors.add(1);
-        log_error(&request, error);
     }
     match (request.id(), request.session().session()) {
         (Some(id), Some(session)) => {
@@ -71,7 +70,10 @@ pub(crate) fn answer_client(mut request: Box<RequestContext>, mut outcome: Outco
             }
         }
     }
-    run_after(&mut request, &mut outcome, |filters| &filters.global);
+    if let Err(error) = &outcome {
+        log_error(request, error);
+    }
+    run_after(request, &mut outcome, |filters| &filters.global);
     if let Ok(reply) = outcome {
         reply.recycle();
     }
@@ -205,10 +207,12 @@ pub(crate) struct ToClient;
 impl Complete for ToClient {
     type Output = ();
 
-    fn complete(self, mut request: Box<RequestContext>, mut outcome: Outcome) {
-        run_after(&mut request, &mut outcome, |filters| &filters.own);
+    fn complete(self, request: &mut RequestContext, mut outcome: Outcome) {
+        run_after(request, &mut outcome, |filters| &filters.own);
         answer_client(request, outcome);
     }
+
+    fn lost() {}
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         let app = request.app().clone();

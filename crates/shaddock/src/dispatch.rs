@@ -15,7 +15,7 @@ use crate::{
     answer::{ToClient, answer_client},
     app::AppHandle,
     error::HandlerError,
-    filter::{ErrorFlow, FilterList, Step},
+    filter::{ErrorFlow, FilterList, Step, Waiting},
     handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work},
     reply::{Outcome, Reply},
     request::RequestContext,
@@ -50,9 +50,11 @@ struct Outside;
 impl Complete for Outside {
     type Output = ();
 
-    fn complete(self, request: Box<RequestContext>, outcome: Outcome) {
+    fn complete(self, request: &mut RequestContext, outcome: Outcome) {
         answer_client(request, outcome);
     }
+
+    fn lost() {}
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         request
@@ -249,11 +251,11 @@ impl AppHandle {
 async fn wait(
     filters: &FilterList,
     request: &mut RequestContext,
-    mut future: BoxFuture<Result<(), HandlerError>>,
+    mut future: Waiting,
     mut next: usize,
 ) -> Result<(), HandlerError> {
     loop {
-        crate::handler::guarded(request, future).await?;
+        crate::handler::wait_for(request, future).await?;
         match filters.run_before(request, next) {
             Step::Through => return Ok(()),
             Step::Refused(error) => return Err(error),

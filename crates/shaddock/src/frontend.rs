@@ -1,16 +1,12 @@
 //! The app as connectors see it.
 
-use std::{
-    num::NonZeroU64,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{num::NonZeroU64, sync::Arc};
 
 use shaddock_core::{ClientInfo, CloseReason, Session};
 use shaddock_net::{Flow, Frontend, Handled, Opened, Peer, Verdict};
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
 
-use crate::{app::AppHandle, handler::panic_text};
+use crate::{app::AppHandle, guarded::caught};
 
 /// What a listener calls.
 pub(crate) struct AppFrontend(pub(crate) AppHandle);
@@ -44,11 +40,12 @@ impl Frontend for AppFrontend {
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
         let id = message.id;
         // Code of the application is guarded where it is called. This is the last net under the framework's own.
-        catch_unwind(AssertUnwindSafe(|| self.0.serve_client(session, message))).unwrap_or_else(|panic| {
-            tracing::error!(sid = %session.id(), panic = panic_text(&*panic), "the dispatcher panicked");
+        caught(|| self.0.serve_client(session, message)).unwrap_or_else(|panic| {
+            tracing::error!(sid = %session.id(), panic = panic.text(), "the dispatcher panicked");
             self.0.stats().panics.add(1);
             if let Some(id) = id {
-                self.0.refuse_client(session, id, None, RefuseReason::BadRoute);
+                self.0
+                    .refuse_client(session, id, None, RefuseReason::BadRoute);
             }
             Flow::Done
         })

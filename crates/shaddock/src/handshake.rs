@@ -5,7 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use shaddock_net::{Handled, Peer, Verdict};
 use shaddock_protocol::{Dialect, HandshakeRequest, RejectCode};
 
-use crate::{app::AppHandle, handler::BoxFuture};
+use crate::{
+    app::AppHandle,
+    guarded::{Part, guard},
+    handler::BoxFuture,
+};
 
 /// Judges clients by kind and version.
 pub(crate) type ClientCheck = Arc<dyn Fn(Option<&str>, Option<&str>) -> bool + Send + Sync>;
@@ -91,9 +95,13 @@ impl AppHandle {
     ) -> Handled<Verdict> {
         let hooks = self.hooks();
         if let Some(check) = &hooks.client_check {
-            let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let part = Part {
+                app: self.clone(),
+                name: "client check",
+            };
+            let judged = guard(&part, || {
                 check(request.client_type.as_deref(), request.version.as_deref())
-            }));
+            });
             if !judged.unwrap_or(false) {
                 return Handled::Now(Verdict::Reject(RejectCode::OldClient));
             }

@@ -52,6 +52,7 @@ pub mod error;
 pub mod extract;
 pub mod filter;
 mod frontend;
+mod guarded;
 #[cfg(doctest)]
 mod guide;
 pub mod handler;

@@ -25,7 +25,7 @@
 //! }
 //! ```
 
-use std::{future::poll_fn, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -37,7 +37,8 @@ use shaddock_protocol::Route;
 use crate::{
     app::AppHandle,
     error::HandlerError,
-    handler::{BoxFuture, panic_text},
+    guarded::{Guarded, Panic, Watch, guard},
+    handler::BoxFuture,
     received,
     reply::Outcome,
     session::{SessionView, Uid},
@@ -113,14 +114,15 @@ impl AppHandle {
         let own = entry.options.timeout.or(senders);
         let limit = own.unwrap_or(self.config().rpc_timeout);
         let app = self.clone();
-        let made =
-            std::panic::catch_unwind(AssertUnwindSafe(|| entry.handler.to_remote(self, call)));
+        let watch = RemoteWatch {
+            app: self.clone(),
+            route: route.clone(),
+        };
+        let made = guard(&watch, || entry.handler.to_remote(self, call));
+        let future = made.unwrap_or_else(|| Box::pin(std::future::ready(Err(failed()))));
+        let future = Guarded::new(future, watch);
         Box::pin(async move {
-            let mut future = made.map_err(|panic| app.remote_panicked(&route, &*panic))?;
-            let polled = poll_fn(|task| {
-                std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task)))
-                    .unwrap_or_else(|panic| Poll::Ready(Err(app.remote_panicked(&route, &*panic))))
-            });
+            let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
             if limit.is_zero() {
                 return polled.await;
             }
@@ -137,15 +139,22 @@ impl AppHandle {
             }
         })
     }
+}
 
-    fn remote_panicked(&self, route: &Route, panic: &(dyn std::any::Any + Send)) -> HandlerError {
-        self.stats().panics.add(1);
-        tracing::error!(
-            route = route.as_str(),
-            panic = panic_text(panic),
-            "a remote panicked"
-        );
-        HandlerError::panicked("the remote failed")
+fn failed() -> HandlerError {
+    HandlerError::panicked("the remote failed")
+}
+
+struct RemoteWatch {
+    app: AppHandle,
+    route: Route,
+}
+
+impl Watch for RemoteWatch {
+    fn panicked(&self, panic: &Panic) {
+        self.app.stats().panics.add(1);
+        let (route, panic) = (self.route.as_str(), panic.text());
+        tracing::error!(route, panic, "a remote panicked");
     }
 }
 

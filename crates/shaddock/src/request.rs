@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use shaddock_protocol::Route;
 
-use crate::{app::AppHandle, session::SessionView};
+use crate::{
+    app::AppHandle,
+    guarded::{Panic, Watch, guard},
+    session::SessionView,
+};
 
 /// A request or notify of a client, as filters and extractors see it.
 pub struct RequestContext {
@@ -24,8 +28,8 @@ pub struct RequestContext {
     /// Number of the handler, once it is known.
     handler: Option<usize>,
     started: Option<Instant>,
-    // A request seldom has any: no memory until then.
-    extensions: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
+    // A request seldom has any: no memory until then. What is only held has no key.
+    extensions: Vec<(Option<TypeId>, Arc<dyn Any + Send + Sync>)>,
 }
 
 impl RequestContext {
@@ -81,16 +85,23 @@ impl RequestContext {
     }
 
     /// Leaves a value for later filters and for the handler ([`Extension`](crate::extract::Extension)), in the place of one of the same type.
-    /// It is dropped with the request.
+    /// It is dropped with the request. What belongs to one filter, such as a guard that counts down, is [held](Self::hold) instead: another
+    /// filter of the same type would replace it here.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        let key = TypeId::of::<T>();
+        let key = Some(TypeId::of::<T>());
         self.extensions.retain(|(other, _)| *other != key);
         self.extensions.push((key, Arc::new(value)));
     }
 
+    /// Keeps a value until the request is over, however it ends: answered, refused by a later filter, failed, too late, or dropped with its
+    /// client. Then it is dropped, once. Nobody can take or replace it, and a request holds any number of values of one type.
+    pub fn hold<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.extensions.push((None, Arc::new(value)));
+    }
+
     /// A value that was left before.
     pub fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        let key = TypeId::of::<T>();
+        let key = Some(TypeId::of::<T>());
         let (_, value) = self.extensions.iter().find(|(other, _)| *other == key)?;
         Arc::clone(value).downcast().ok()
     }
@@ -129,6 +140,27 @@ impl RequestContext {
     /// Notes when work on the request began. The first mark stays.
     pub fn mark_start(&mut self, now: Instant) {
         self.started.get_or_insert(now);
+    }
+}
+
+impl Watch for RequestContext {
+    fn panicked(&self, panic: &Panic) {
+        self.app().stats().panics.add(1);
+        tracing::error!(
+            route = self.route.as_str(),
+            sid = %self.session.id(),
+            panic = panic.text(),
+            "a handler panicked"
+        );
+    }
+}
+
+impl Drop for RequestContext {
+    /// What filters left in it is the application's. The last comes first, as variables of a function.
+    fn drop(&mut self) {
+        while let Some(value) = self.extensions.pop() {
+            let _ = guard(self, || drop(value));
+        }
     }
 }
 

@@ -14,8 +14,12 @@ pub(crate) struct TypeMap {
 }
 
 impl TypeMap {
-    pub(crate) fn set<T: Send + Sync + 'static>(&mut self, value: Arc<T>) {
-        self.values.insert(TypeId::of::<T>(), value);
+    /// Gives back what was there. It is the application's: it is not dropped under a lock.
+    pub(crate) fn set<T: Send + Sync + 'static>(
+        &mut self,
+        value: Arc<T>,
+    ) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.values.insert(TypeId::of::<T>(), value)
     }
 
     pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
@@ -47,13 +51,42 @@ impl Shared {
     }
 
     pub(crate) fn set<T: Send + Sync + 'static>(&self, value: Arc<T>) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .set(value);
+        let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let old = values.set(value);
+        drop(values);
+        drop(old);
     }
 
     pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks into the context when it is dropped.
+    struct Looks(std::sync::Weak<Shared>);
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            if let Some(shared) = self.0.upgrade() {
+                shared.set(Arc::new("seen"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_replaced_may_use_the_context() {
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let shared = Arc::new(Shared::default());
+            shared.set(Arc::new(Looks(Arc::downgrade(&shared))));
+            shared.set(Arc::new(Looks(std::sync::Weak::new())));
+            let _ = done.send(shared.get::<&str>().map(|seen| *seen));
+        });
+        let seen = finished.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(seen, Ok(Some("seen")), "no deadlock");
     }
 }

@@ -9,7 +9,6 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -28,7 +27,8 @@ use crate::{
     channel::{Channels, Scheduler},
     filter::Filters,
     frontend::AppFrontend,
-    handler::{BoxFuture, HandlerTable, panic_text},
+    guarded::{Guarded, Part, guard},
+    handler::{BoxFuture, HandlerTable},
     session::BackendSessions,
     stats::AppStats,
 };
@@ -228,27 +228,12 @@ impl AppHandle {
     where
         F: FnOnce() -> BoxFuture<T> + Send,
     {
-        use std::panic::{AssertUnwindSafe, catch_unwind};
-        let panicked = |panic: Box<dyn Any + Send>| {
-            self.0.stats.panics.add(1);
-            tracing::error!(
-                name,
-                panic = panic_text(&*panic),
-                "a hook of the application panicked"
-            );
+        let part = Part {
+            app: self.clone(),
+            name,
         };
-        let mut future = catch_unwind(AssertUnwindSafe(make))
-            .map_err(panicked)
-            .ok()?;
-        let polled = std::future::poll_fn(|task| {
-            match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task))) {
-                Ok(polled) => polled.map(Some),
-                Err(panic) => {
-                    panicked(panic);
-                    Poll::Ready(None)
-                }
-            }
-        });
+        let future = guard(&part, make)?;
+        let polled = Guarded::new(future, part);
         if limit.is_zero() {
             return polled.await;
         }

@@ -12,7 +12,13 @@ use shaddock_protocol::Route;
 
 use super::{AppHandle, AppInner};
 use crate::{
-    answer::for_other_server, received, reply::Outcome, request::RequestContext,
+    answer::for_other_server,
+    error::HandlerError,
+    guarded::{Part, guard},
+    handler::failed,
+    received,
+    reply::Outcome,
+    request::RequestContext,
     session::SessionView,
 };
 
@@ -33,11 +39,20 @@ fn gone() -> RemoteError {
     RemoteError::server_not_found()
 }
 
-fn answer(outcome: Outcome) -> Result<Bytes, RemoteError> {
+fn answer(app: AppHandle, outcome: Outcome) -> Result<Bytes, RemoteError> {
     match outcome {
         Ok(reply) => Ok(reply.into_bytes()),
-        Err(error) => Err(error.into_remote()),
+        Err(error) => Err(to_remote(app, error)),
     }
+}
+
+/// Where the error came from is the application's: it is logged and dropped here.
+fn to_remote(app: AppHandle, error: HandlerError) -> RemoteError {
+    let part = Part {
+        app,
+        name: "an error's source",
+    };
+    guard(&part, || error.into_remote()).unwrap_or_else(|| failed().into_remote())
 }
 
 /// Whether the sender is told of it when there is no value. Frontends of ours answer their clients `{}`, as Pomelo does; a Pitaya frontend
@@ -79,7 +94,7 @@ impl Node for AppNode {
                         Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
                     }
                     Ok(reply) => Ok(for_other_server(reply)),
-                    Err(error) => Err(error.into_remote()),
+                    Err(error) => Err(to_remote(app, error)),
                 }
             }
         })
@@ -97,7 +112,7 @@ impl Node for AppNode {
         }
         received::serve(call.context.clone(), || {
             let future = app.serve_remote(&call);
-            async move { answer(future.await) }
+            async move { answer(app, future.await) }
         })
     }
 

@@ -163,7 +163,7 @@ impl App {
 
     /// As [`set`](Self::set), for a value that others share.
     pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: Arc<T>) -> &mut Self {
-        self.values.set(value);
+        drop(self.values.set(value));
         self
     }
 

@@ -2,13 +2,10 @@
 
 use std::{
     future::Future,
-    panic::AssertUnwindSafe,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -18,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::handler::panic_text;
+use crate::guarded::{Guarded, Panic, Watch};
 
 /// The tasks of one app.
 #[derive(Debug, Clone)]
@@ -91,7 +88,7 @@ impl Tasks {
             let _alive = alive;
             tokio::select! {
                 biased;
-                output = CatchPanic { name, future: Box::pin(future) } => output,
+                output = Guarded::new(future, TaskName(name)) => output,
                 _ = stopped.wait_for(|stop| *stop) => None,
             }
         }))
@@ -110,11 +107,7 @@ impl Tasks {
         let alive = self.admit()?;
         Ok(self.runtime.spawn(async move {
             let _alive = alive;
-            CatchPanic {
-                name,
-                future: Box::pin(future),
-            }
-            .await
+            Guarded::new(future, TaskName(name)).await
         }))
     }
 
@@ -171,26 +164,12 @@ impl Tasks {
 }
 
 /// A panic ends the task, is logged, and is nobody else's.
-struct CatchPanic<F> {
-    name: &'static str,
-    future: Pin<Box<F>>,
-}
+struct TaskName(&'static str);
 
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(task))) {
-            Ok(polled) => polled.map(Some),
-            Err(panic) => {
-                tracing::error!(
-                    task = self.name,
-                    panic = panic_text(&*panic),
-                    "a background task panicked"
-                );
-                Poll::Ready(None)
-            }
-        }
+impl Watch for TaskName {
+    fn panicked(&self, panic: &Panic) {
+        let (task, panic) = (self.0, panic.text());
+        tracing::error!(task, panic, "a background task panicked");
     }
 }
 

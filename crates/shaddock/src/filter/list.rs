@@ -1,16 +1,15 @@
 //! The filters of an app, in their order, with panics caught.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use shaddock_core::Sid;
 
 use super::{BeforeFlow, ErrorFlow, ErrorHandler, Filter};
 use crate::{
+    app::AppHandle,
     error::HandlerError,
-    handler::{BoxFuture, panicked},
+    guarded::{Guarded, Part, Watch as _, caught, guard},
+    handler::{BoxFuture, failed},
     reply::Outcome,
     request::RequestContext,
 };
@@ -22,11 +21,11 @@ pub(crate) enum Step {
     /// One refused.
     Refused(HandlerError),
     /// One waits; go on at `next` when it let the request through.
-    Wait {
-        future: BoxFuture<Result<(), HandlerError>>,
-        next: usize,
-    },
+    Wait { future: Waiting, next: usize },
 }
+
+/// The future of a filter.
+pub(crate) type Waiting = Guarded<BoxFuture<Result<(), HandlerError>>, Part>;
 
 /// Filters and error handler of one stage: global, or the app's own.
 #[derive(Default)]
@@ -54,11 +53,9 @@ impl Filters {
     }
 
     /// Tells all filters that a session is gone.
-    pub(crate) fn session_closed(&self, sid: Sid) {
+    pub(crate) fn session_closed(&self, app: &AppHandle, sid: Sid) {
         for filter in self.global.filters.iter().chain(&self.own.filters) {
-            if catch_unwind(AssertUnwindSafe(|| filter.session_closed(sid))).is_err() {
-                tracing::error!(%sid, "a filter panicked at the close of a session");
-            }
+            let _ = guard(&part(app), || filter.session_closed(sid));
         }
     }
 }
@@ -71,14 +68,16 @@ impl FilterList {
     /// Runs the before-filters from number `first` on, until one refuses or has to wait.
     pub(crate) fn run_before(&self, request: &mut RequestContext, first: usize) -> Step {
         for (index, filter) in self.filters.iter().enumerate().skip(first) {
-            let flow = catch_unwind(AssertUnwindSafe(|| filter.before(request)))
-                .unwrap_or_else(|panic| BeforeFlow::refuse(panicked(request, &*panic)));
+            let flow = caught(|| filter.before(request)).unwrap_or_else(|panic| {
+                request.panicked(&panic);
+                BeforeFlow::refuse(failed())
+            });
             match flow {
                 BeforeFlow::Now(Ok(())) => {}
                 BeforeFlow::Now(Err(error)) => return Step::Refused(error),
                 BeforeFlow::Later(future) => {
                     return Step::Wait {
-                        future,
+                        future: Guarded::new(future, part(request.app())),
                         next: index + 1,
                     };
                 }
@@ -89,8 +88,9 @@ impl FilterList {
 
     pub(crate) fn run_after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
         for filter in &self.filters {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| filter.after(request, outcome))) {
-                *outcome = Err(panicked(request, &*panic));
+            if let Err(panic) = caught(|| filter.after(request, outcome)) {
+                request.panicked(&panic);
+                *outcome = Err(failed());
             }
         }
     }
@@ -99,7 +99,16 @@ impl FilterList {
         let Some(handler) = &self.error_handler else {
             return ErrorFlow::Now(Err(error));
         };
-        catch_unwind(AssertUnwindSafe(|| handler.handle(request, error)))
-            .unwrap_or_else(|panic| ErrorFlow::Now(Err(panicked(request, &*panic))))
+        caught(|| handler.handle(request, error)).unwrap_or_else(|panic| {
+            request.panicked(&panic);
+            ErrorFlow::Now(Err(failed()))
+        })
+    }
+}
+
+fn part(app: &AppHandle) -> Part {
+    Part {
+        app: app.clone(),
+        name: "a filter",
     }
 }

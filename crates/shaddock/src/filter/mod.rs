@@ -14,6 +14,9 @@
 //!
 //! A before-filter that refuses skips the filters after it and the handler. Filters must not block; one that has to wait returns
 //! [`BeforeFlow::Later`]. One that does not wait costs no allocation.
+//!
+//! An app may have several filters of one type. What a filter keeps for a request is its own: it is [held](RequestContext::hold) by the request,
+//! not [left](RequestContext::insert) in it by its type.
 
 mod limit;
 mod list;
@@ -21,7 +24,7 @@ mod time;
 
 use shaddock_core::Sid;
 
-pub(crate) use self::list::{FilterList, Filters, Step};
+pub(crate) use self::list::{FilterList, Filters, Step, Waiting};
 pub use self::{
     limit::{RateLimitFilter, TooBusyFilter},
     time::{TimeFilter, TimeoutFilter},

@@ -31,7 +31,7 @@ use std::{future::Future, pin::Pin};
 
 pub use self::table::RouteEntry;
 pub(crate) use self::{
-    run::{Complete, ToCaller, Work, guarded, panic_text, panicked},
+    run::{Complete, ToCaller, Work, failed, wait_for},
     table::{Erased, HandlerEntry, HandlerTable},
 };
 use crate::{

@@ -3,8 +3,7 @@
 //! All of it is one future, so a request costs one allocation. A timer is made only for a handler that is not done at once.
 
 use std::{
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
+    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,6 +16,7 @@ use super::BoxFuture;
 use crate::{
     error::HandlerError,
     filter::ErrorFlow,
+    guarded::{Guarded, Panic, Watch, caught},
     reply::{IntoReply, Outcome},
     request::RequestContext,
 };
@@ -27,7 +27,10 @@ pub(crate) trait Complete: Send + 'static {
     type Output: Send + 'static;
 
     /// Called once, after the error handler.
-    fn complete(self, request: Box<RequestContext>, outcome: Outcome) -> Self::Output;
+    fn complete(self, request: &mut RequestContext, outcome: Outcome) -> Self::Output;
+
+    /// What the future answers with if that panicked.
+    fn lost() -> Self::Output;
 
     /// Lets the error handler of this stage look at an error.
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
@@ -40,13 +43,17 @@ pub(crate) struct ToCaller;
 impl Complete for ToCaller {
     type Output = Outcome;
 
-    fn complete(self, mut request: Box<RequestContext>, mut outcome: Outcome) -> Outcome {
+    fn complete(self, request: &mut RequestContext, mut outcome: Outcome) -> Outcome {
         let app = request.app().clone();
-        app.filters().run_after(&mut request, &mut outcome);
+        app.filters().run_after(request, &mut outcome);
         if outcome.is_err() {
             app.stats().errors.add(1);
         }
         outcome
+    }
+
+    fn lost() -> Outcome {
+        Err(failed())
     }
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
@@ -55,13 +62,16 @@ impl Complete for ToCaller {
     }
 }
 
+/// What a client learns of a panic. The log learns more.
+pub(crate) fn failed() -> HandlerError {
+    HandlerError::panicked("the handler failed")
+}
+
 pin_project! {
     /// The future of one request.
     pub(crate) struct Work<Fut, K> {
         #[pin]
-        state: State<Fut>,
-        // Taken when the request is complete.
-        rest: Option<(Box<RequestContext>, K)>,
+        state: Guarded<State<Fut>, Rest<K>>,
     }
 }
 
@@ -74,14 +84,31 @@ pin_project! {
     }
 }
 
+/// What is not the handler's.
+struct Rest<K> {
+    /// Taken when the request is complete.
+    request: Option<(Box<RequestContext>, K)>,
+    is_recovering: bool,
+}
+
+impl<K> Watch for Rest<K> {
+    fn panicked(&self, panic: &Panic) {
+        if let Some((request, _)) = &self.request {
+            request.panicked(panic);
+        }
+    }
+}
+
 impl<Fut, K: Complete> Work<Fut, K> {
     /// `call` extracts the arguments and calls the handler; a panic in it is caught.
     pub(crate) fn start<F>(request: Box<RequestContext>, done: K, call: F) -> Self
     where
         F: FnOnce(&RequestContext) -> Result<Fut, HandlerError>,
     {
-        let called = catch_unwind(AssertUnwindSafe(|| call(&request)))
-            .unwrap_or_else(|panic| Err(panicked(&request, &*panic)));
+        let called = caught(|| call(&request)).unwrap_or_else(|panic| {
+            request.panicked(&panic);
+            Err(failed())
+        });
         let state = match called {
             Ok(future) => State::Handler {
                 future,
@@ -89,17 +116,21 @@ impl<Fut, K: Complete> Work<Fut, K> {
             },
             Err(error) => State::Failed { error: Some(error) },
         };
-        Self {
-            state,
-            rest: Some((request, done)),
-        }
+        Self::of(state, request, done)
     }
 
     /// A request that has failed already.
     pub(crate) fn failed(request: Box<RequestContext>, done: K, error: HandlerError) -> Self {
+        Self::of(State::Failed { error: Some(error) }, request, done)
+    }
+
+    fn of(state: State<Fut>, request: Box<RequestContext>, done: K) -> Self {
+        let rest = Rest {
+            request: Some((request, done)),
+            is_recovering: false,
+        };
         Self {
-            state: State::Failed { error: Some(error) },
-            rest: Some((request, done)),
+            state: Guarded::new(state, rest),
         }
     }
 }
@@ -113,43 +144,66 @@ where
     type Output = K::Output;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<K::Output> {
-        let mut this = self.project();
+        let mut state = self.project().state;
         loop {
-            let Some((request, _)) = this.rest.as_mut() else {
+            let polled = state
+                .as_mut()
+                .run(|state, rest| poll_state(state, rest, task));
+            let outcome = match polled {
+                Some(polled) => ready!(polled),
+                None => Err(failed()),
+            };
+            // Whatever the handler left is dropped while its panic can still be told whose it is.
+            state.as_mut().clear();
+            let rest = state.as_mut().watch();
+            let Some((request, _)) = rest.request.as_mut() else {
                 // Polled after completion: a mistake of the executor; stay pending rather than panic.
                 return Poll::Pending;
             };
-            let first = match this.state.as_mut().project() {
-                StateProj::Handler { future, timer } => {
-                    ready!(poll_handler(future, timer, request, task))
-                }
-                StateProj::Failed { error } => Err(error
-                    .take()
-                    .unwrap_or_else(|| HandlerError::internal("failed twice"))),
-                StateProj::Recover { future } => {
-                    let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task)));
-                    let outcome = match polled {
-                        Ok(polled) => ready!(polled),
-                        Err(panic) => Err(panicked(request, &*panic)),
-                    };
-                    return Poll::Ready(finish(this.rest, outcome));
-                }
-            };
-            match first {
-                Ok(reply) => return Poll::Ready(finish(this.rest, Ok(reply))),
-                Err(error) => match K::recover(request, error) {
-                    ErrorFlow::Now(outcome) => return Poll::Ready(finish(this.rest, outcome)),
-                    ErrorFlow::Later(future) => this.state.set(State::Recover { future }),
+            let outcome = match outcome {
+                Err(error) if !rest.is_recovering => match K::recover(request, error) {
+                    ErrorFlow::Now(outcome) => outcome,
+                    ErrorFlow::Later(future) => {
+                        rest.is_recovering = true;
+                        state.as_mut().put(State::Recover { future });
+                        continue;
+                    }
                 },
-            }
+                outcome => outcome,
+            };
+            return Poll::Ready(finish(rest, outcome));
         }
     }
 }
 
-fn finish<K: Complete>(rest: &mut Option<(Box<RequestContext>, K)>, outcome: Outcome) -> K::Output {
-    match rest.take() {
-        Some((request, done)) => done.complete(request, outcome),
-        None => unreachable!("the caller holds the rest"),
+fn finish<K: Complete>(rest: &mut Rest<K>, outcome: Outcome) -> K::Output {
+    let Some((mut request, done)) = rest.request.take() else {
+        unreachable!("the caller has seen it")
+    };
+    caught(|| done.complete(&mut request, outcome)).unwrap_or_else(|panic| {
+        request.panicked(&panic);
+        K::lost()
+    })
+}
+
+fn poll_state<Fut, K>(
+    state: Pin<&mut State<Fut>>,
+    rest: &Rest<K>,
+    task: &mut Context<'_>,
+) -> Poll<Outcome>
+where
+    Fut: Future,
+    Fut::Output: IntoReply,
+{
+    match (state.project(), &rest.request) {
+        (StateProj::Handler { future, timer }, Some((request, _))) => {
+            poll_handler(future, timer, request, task)
+        }
+        (StateProj::Handler { .. }, None) => Poll::Pending,
+        (StateProj::Failed { error }, _) => Poll::Ready(Err(error
+            .take()
+            .unwrap_or_else(|| HandlerError::internal("failed twice")))),
+        (StateProj::Recover { future }, _) => future.as_mut().poll(task),
     }
 }
 
@@ -163,12 +217,8 @@ where
     Fut: Future,
     Fut::Output: IntoReply,
 {
-    match catch_unwind(AssertUnwindSafe(|| {
-        future.poll(task).map(IntoReply::into_reply)
-    })) {
-        Ok(Poll::Ready(outcome)) => return Poll::Ready(outcome),
-        Ok(Poll::Pending) => {}
-        Err(panic) => return Poll::Ready(Err(panicked(request, &*panic))),
+    if let Poll::Ready(reply) = future.poll(task) {
+        return Poll::Ready(reply.into_reply());
     }
     let timeout = request.timeout();
     if timeout == Duration::ZERO {
@@ -181,18 +231,12 @@ where
     Poll::Ready(Err(HandlerError::too_late()))
 }
 
-/// Waits for a future of the application; a panic in it becomes an error, and so does a wait that takes longer than the request may.
-pub(crate) async fn guarded<T>(
+/// Waits for the future of a filter; its panic becomes an error, and so does a wait that takes longer than the request may.
+pub(crate) async fn wait_for<W: Watch>(
     request: &RequestContext,
-    mut future: BoxFuture<Result<T, HandlerError>>,
-) -> Result<T, HandlerError> {
-    let polled =
-        poll_fn(
-            |task| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task))) {
-                Ok(polled) => polled,
-                Err(panic) => Poll::Ready(Err(panicked(request, &*panic))),
-            },
-        );
+    future: Guarded<BoxFuture<Result<(), HandlerError>>, W>,
+) -> Result<(), HandlerError> {
+    let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
     if request.timeout().is_zero() {
         return polled.await;
     }
@@ -201,28 +245,4 @@ pub(crate) async fn guarded<T>(
         result = polled => result,
         () = request.app().sleep(request.timeout()) => Err(HandlerError::internal("a filter did not answer in time")),
     }
-}
-
-/// What a client learns of a panic, and what the log learns.
-pub(crate) fn panicked(
-    request: &RequestContext,
-    panic: &(dyn std::any::Any + Send),
-) -> HandlerError {
-    request.app().stats().panics.add(1);
-    tracing::error!(
-        route = request.route().as_str(),
-        sid = %request.session().id(),
-        panic = panic_text(panic),
-        "a handler panicked"
-    );
-    HandlerError::panicked("the handler failed")
-}
-
-/// The text of a panic, if it has one.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no text)")
 }

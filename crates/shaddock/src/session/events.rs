@@ -204,7 +204,7 @@ impl SessionEvents for FrontendEvents {
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
         let Some(app) = self.app() else { return };
-        app.filters().session_closed(session.id());
+        app.filters().session_closed(&app, session.id());
         let uid = session.uid();
         if let Some(uid) = &uid {
             app.log_out(session, uid);
