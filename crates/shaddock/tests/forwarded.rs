@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shaddock::{prelude::*, session::SessionError};
+use shaddock::{filter::RateLimitFilter, prelude::*, session::SessionError};
 use shaddock_cluster::{Context, ForwardedRequest, ForwardedSession, RemoteError, ServerId};
 use support::{Client, frontend, start};
 
@@ -166,4 +166,25 @@ async fn a_pitaya_frontend_is_told_that_a_handler_has_no_value() {
         assert_eq!(client.request(route, json!({})).await, json!({}), "{route}");
     }
     assert_eq!(runs.load(Ordering::Relaxed), 2);
+}
+
+/// Numbers of sessions begin at 1 on each Pitaya frontend.
+#[tokio::test]
+async fn sessions_of_two_frontends_have_their_own_rate() {
+    let mut game = App::new("game", "game-1");
+    game.filter(RateLimitFilter::new(0, 2));
+    game.route("room.enter", async || "in");
+    let running = start([frontend("connector-1"), game]).await;
+    let app = &running.apps()[0];
+    for frontend in ["go-1", "go-2"] {
+        for n in 0..3 {
+            let session = ForwardedSession {
+                frontend: ServerId::new(frontend).ok(),
+                sid: shaddock_cluster::RawSid::new(1),
+                ..ForwardedSession::default()
+            };
+            let answer = forward(app, "game.room.enter", Some(1), session).await;
+            assert_eq!(answer.is_ok(), n < 2, "{frontend}: {answer:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Filters that refuse what is too much.
 
 use std::{
+    hash::BuildHasher as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
 use shaddock_core::Sid;
 
 use super::{BeforeFlow, Filter};
@@ -54,7 +55,7 @@ impl Filter for TooBusyFilter {
         if before >= self.most {
             return BeforeFlow::refuse(HandlerError::too_many("the server is too busy"));
         }
-        request.insert(guard);
+        request.hold(guard);
         BeforeFlow::CONTINUE
     }
 }
@@ -62,16 +63,55 @@ impl Filter for TooBusyFilter {
 /// Bounds the requests of each session with a token bucket.
 ///
 /// A refused request is answered with [`codes::TOO_MANY`](crate::error::codes::TOO_MANY); a notify is dropped. The connector's own limit
-/// (`messages_per_second` of the listener) kicks the client instead. Memory: about 64 bytes per session that sent something.
+/// (`messages_per_second` of the listener) kicks the client instead.
+///
+/// Memory: about 100 bytes for each session that sent something lately. A bucket that has filled again is forgotten, since a new one is full
+/// too; so a backend, which does not hear when sessions close, keeps none of those that are gone. There are at most about a million buckets:
+/// beyond that, those that were not used for longest are forgotten, and their sessions begin with a full one.
 #[derive(Debug)]
 pub struct RateLimitFilter {
     per_second: f64,
     burst: f64,
-    shards: [Mutex<HashMap<Sid, Bucket>>; SHARDS],
+    hasher: DefaultHashBuilder,
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 /// More than the threads that serve clients, so that they seldom meet.
 const SHARDS: usize = 32;
+/// Buckets of one shard.
+const MOST: usize = 32 * 1024;
+/// So few are not looked through.
+const FEW: usize = 64;
+
+#[derive(Debug)]
+struct Shard {
+    buckets: HashMap<Key, Bucket>,
+    /// With so many buckets the full ones are looked for. Twice what was left the last time, so that a request pays for a few buckets only.
+    sweep_at: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            buckets: HashMap::new(),
+            sweep_at: FEW,
+        }
+    }
+}
+
+/// A session. Numbers of Pitaya frontends begin at 1 on each of them, so the number alone does not name it. The frontend is empty for sessions
+/// of this server.
+#[derive(Debug, Hash, PartialEq, Eq)]
+struct Key(Box<str>, Sid);
+
+#[derive(Hash)]
+struct KeyRef<'a>(&'a str, Sid);
+
+impl Equivalent<Key> for KeyRef<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        *self.0 == *key.0 && self.1 == key.1
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -85,28 +125,59 @@ impl RateLimitFilter {
         Self {
             per_second: f64::from(per_second),
             burst: f64::from(burst.max(1)),
+            hasher: DefaultHashBuilder::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
-    fn take(&self, sid: Sid, now: Instant) -> bool {
-        let mut shard = self.shard(sid);
-        let bucket = shard.entry(sid).or_insert(Bucket {
-            tokens: self.burst,
-            filled: now,
-        });
-        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        bucket.tokens = (bucket.tokens + passed * self.per_second).min(self.burst);
-        bucket.filled = now;
-        let enough = bucket.tokens >= 1.0;
-        if enough {
-            bucket.tokens -= 1.0;
+    fn take(&self, frontend: &str, sid: Sid, now: Instant) -> bool {
+        let key = KeyRef(frontend, sid);
+        let mut shard = self.shard(&key);
+        if let Some(bucket) = shard.buckets.get_mut(&key) {
+            bucket.tokens = self.tokens(bucket, now);
+            bucket.filled = now;
+            let enough = bucket.tokens >= 1.0;
+            if enough {
+                bucket.tokens -= 1.0;
+            }
+            return enough;
         }
-        enough
+        if shard.buckets.len() >= shard.sweep_at {
+            self.sweep(&mut shard, now);
+        }
+        let tokens = self.burst - 1.0;
+        let bucket = Bucket {
+            tokens,
+            filled: now,
+        };
+        shard.buckets.insert(Key(frontend.into(), sid), bucket);
+        true
     }
 
-    fn shard(&self, sid: Sid) -> MutexGuard<'_, HashMap<Sid, Bucket>> {
-        self.shards[crate::shard_of(sid, SHARDS)]
+    /// What is in a bucket by now.
+    fn tokens(&self, bucket: &Bucket, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
+        (bucket.tokens + passed * self.per_second).min(self.burst)
+    }
+
+    /// Forgets what is as good as new, and if too many are left, the older half.
+    fn sweep(&self, shard: &mut Shard, now: Instant) {
+        shard
+            .buckets
+            .retain(|_, bucket| self.tokens(bucket, now) < self.burst);
+        if shard.buckets.len() >= MOST {
+            let mut times: Vec<_> = shard.buckets.values().map(|b| b.filled).collect();
+            let (_, middle, _) = times.select_nth_unstable(MOST / 2);
+            let middle = *middle;
+            shard.buckets.retain(|_, bucket| bucket.filled > middle);
+        }
+        shard.sweep_at = (shard.buckets.len() * 2).clamp(FEW, MOST);
+        shard.buckets.shrink_to(shard.sweep_at);
+    }
+
+    fn shard(&self, key: &KeyRef<'_>) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(key) % SHARDS as u64;
+        self.shards[usize::try_from(hash).unwrap_or_default()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +185,13 @@ impl RateLimitFilter {
 
 impl Filter for RateLimitFilter {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
-        if self.take(request.session().id(), Instant::now()) {
+        let session = request.session();
+        let frontend = if session.is_here() {
+            ""
+        } else {
+            session.frontend_id()
+        };
+        if self.take(frontend, session.id(), Instant::now()) {
             BeforeFlow::CONTINUE
         } else {
             BeforeFlow::refuse(HandlerError::too_many("too many requests"))
@@ -122,7 +199,8 @@ impl Filter for RateLimitFilter {
     }
 
     fn session_closed(&self, sid: Sid) {
-        self.shard(sid).remove(&sid);
+        let key = KeyRef("", sid);
+        self.shard(&key).buckets.remove(&key);
     }
 }
 
@@ -132,19 +210,74 @@ mod tests {
 
     use super::*;
 
+    fn sid(n: u64) -> Sid {
+        Sid::new(n).unwrap()
+    }
+
+    impl RateLimitFilter {
+        fn kept(&self) -> usize {
+            let shards = self.shards.iter();
+            shards
+                .map(|shard| shard.lock().unwrap().buckets.len())
+                .sum()
+        }
+    }
+
     #[test]
     fn a_bucket_empties_and_fills_again() {
         let filter = RateLimitFilter::new(10, 2);
-        let sid = Sid::new(7 << 16).unwrap();
-        let other = Sid::new(8 << 16).unwrap();
+        let (one, other) = (sid(7 << 16), sid(8 << 16));
         let now = Instant::now();
-        assert!(filter.take(sid, now));
-        assert!(filter.take(sid, now));
-        assert!(!filter.take(sid, now));
-        assert!(filter.take(other, now), "sessions do not share a bucket");
-        assert!(!filter.take(sid, now + Duration::from_millis(90)));
-        assert!(filter.take(sid, now + Duration::from_millis(200)));
-        filter.session_closed(sid);
-        assert!(filter.take(sid, now), "a closed session is forgotten");
+        assert!(filter.take("", one, now));
+        assert!(filter.take("", one, now));
+        assert!(!filter.take("", one, now));
+        assert!(
+            filter.take("", other, now),
+            "sessions do not share a bucket"
+        );
+        assert!(filter.take("f", one, now), "nor do frontends");
+        assert!(!filter.take("", one, now + Duration::from_millis(90)));
+        assert!(filter.take("", one, now + Duration::from_millis(200)));
+        filter.session_closed(one);
+        assert!(filter.take("", one, now), "a closed session is forgotten");
+    }
+
+    /// As on a backend, which is not told of closed sessions.
+    #[test]
+    fn sessions_that_are_gone_leave_nothing() {
+        let filter = RateLimitFilter::new(10, 20);
+        let start = Instant::now();
+        let mut most = 0;
+        // 1,000 sessions a second come, send one request and go. A bucket fills within 2 s, here within 100 ms.
+        for n in 1..=200_000_u64 {
+            assert!(filter.take("front-1", sid(n), start + Duration::from_millis(n)));
+            most = most.max(filter.kept());
+        }
+        assert!(most <= FEW * SHARDS, "{most}");
+    }
+
+    #[test]
+    fn buckets_that_never_fill_are_bounded() {
+        let filter = RateLimitFilter::new(0, 2);
+        let start = Instant::now();
+        let mut shard = Shard::default();
+        for n in 0..2 * MOST as u64 {
+            let now = start + Duration::from_micros(n);
+            if shard.buckets.len() >= shard.sweep_at {
+                filter.sweep(&mut shard, now);
+            }
+            let bucket = Bucket {
+                tokens: 0.0,
+                filled: now,
+            };
+            shard.buckets.insert(Key("f".into(), sid(n + 1)), bucket);
+            assert!(shard.buckets.len() <= MOST);
+        }
+        let newest = KeyRef("f", sid(2 * MOST as u64));
+        assert!(shard.buckets.contains_key(&newest));
+        assert!(
+            !shard.buckets.contains_key(&KeyRef("f", sid(1))),
+            "the oldest go"
+        );
     }
 }

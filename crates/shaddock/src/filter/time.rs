@@ -54,7 +54,7 @@ impl Filter for TimeFilter {
 /// with an error.
 ///
 /// The app has a timeout already ([`AppConfig::handler_timeout`](crate::app::AppConfig::handler_timeout)); this filter is for choosing one by
-/// request. A global one also bounds how long a frontend waits for what it forwards.
+/// request. A global one also bounds how long a frontend waits for what it forwards. Of several, the shortest counts.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeoutFilter {
     timeout: Duration,
@@ -69,7 +69,14 @@ impl TimeoutFilter {
 
 impl Filter for TimeoutFilter {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
-        request.set_timeout(self.timeout);
+        let chosen = [request.own_timeout(), Some(self.timeout)];
+        // Zero is for ever, which every other bound is shorter than.
+        let shortest = chosen
+            .into_iter()
+            .flatten()
+            .filter(|timeout| !timeout.is_zero())
+            .min();
+        request.set_timeout(shortest.unwrap_or_default());
         BeforeFlow::CONTINUE
     }
 }
