@@ -13,9 +13,9 @@ pub(crate) struct Insert {
 
 /// Bytes on their way from an [`Outbox`](crate::Outbox) to a socket.
 ///
-/// One per worker is enough: it is filled by [`Outbox::take`](crate::Outbox::take), read through [`Buf`] (also vectored),
-/// and keeps its memory for the next session. A connection whose socket is full keeps the rest for itself with
-/// `std::mem::take`.
+/// One per worker is enough: it is filled by [`Outbox::take`](crate::Outbox::take), which forgets what another session left in it,
+/// read through [`Buf`] (also vectored), and keeps its memory for the next session. A connection whose socket is full keeps the rest
+/// for itself with `std::mem::take`.
 #[derive(Debug, Default)]
 pub struct Drained {
     own: BytesMut,
@@ -47,24 +47,16 @@ impl Drained {
         self.remaining = 0;
     }
 
-    /// Puts what was queued behind what is left.
-    pub(crate) fn append(&mut self, first: Option<Bytes>, own: BytesMut, more: Vec<Insert>) {
-        let before = self.own.len();
+    /// Takes over what was queued. Nothing is left from before.
+    pub(crate) fn fill(&mut self, first: Option<Bytes>, own: BytesMut, more: Vec<Insert>) {
         let first = first.map(|bytes| Insert { at: 0, bytes });
-        let inserts = first.into_iter().chain(more);
         let mut shared = 0;
-        self.inserts.extend(inserts.map(|mut insert| {
-            shared += insert.bytes.len();
-            insert.at += before;
-            insert
-        }));
-        self.remaining += own.len() + shared;
-        if self.own.is_empty() {
-            pool::put(std::mem::replace(&mut self.own, own));
-        } else {
-            self.own.extend_from_slice(&own);
-            pool::put(own);
-        }
+        self.inserts
+            .extend(first.into_iter().chain(more).inspect(|insert| {
+                shared += insert.bytes.len();
+            }));
+        self.remaining = own.len() + shared;
+        pool::put(std::mem::replace(&mut self.own, own));
     }
 
     /// The bytes ahead, one slice per call.

@@ -17,10 +17,22 @@ const COPY_MAX: usize = 64;
 /// # Senders
 ///
 /// [`push`](Self::push) queues a package that others get too (a pointer), [`push_with`](Self::push_with) encodes one in
-/// place. Each takes one short lock. The order of acceptance is the order on the wire. Bytes count against the bound until
-/// the driver has [written](Self::written) them. A push over the bound gives the verdict [`SendError::SlowClient`] once: the
-/// queue is dropped, nothing more is accepted, and whoever got the verdict closes the session
-/// ([`Session::send`](crate::Session::send) does).
+/// place. Each takes one short lock. The order of acceptance is the order on the wire. Bytes count until the driver has
+/// [written](Self::written) them.
+///
+/// # Bounds
+///
+/// A client is slow only if its socket did not take what it was offered. So the bound depends on where the driver is:
+///
+/// | bytes that wait | the socket is full ([`Flush::Blocked`]) | the socket has not been offered them yet |
+/// | --- | --- | --- |
+/// | up to a quarter of the limit | accepted | accepted |
+/// | up to the limit | accepted; the driver reads no further input | the same; senders that can wait do ([`is_pressed`](Self::is_pressed)) |
+/// | up to twice the limit | [`SendError::SlowClient`] | accepted |
+/// | above | [`SendError::SlowClient`] | pushes: [`SendError::Busy`]; answers are accepted, their number is bounded elsewhere |
+///
+/// The verdict `SlowClient` is given once: the queue is dropped, nothing more is accepted, and the sender that got the verdict
+/// closes the session ([`Session::send`](crate::Session::send) does).
 ///
 /// # The driver
 ///
@@ -72,6 +84,7 @@ struct Queue {
     )]
     more: Option<Box<Vec<Insert>>>,
     waker: Option<Waker>,
+    /// See the table at [`Outbox`].
     limit: u32,
     /// Bytes in `first`, `own` and `more`.
     queued: u32,
@@ -138,9 +151,13 @@ pub enum SendError {
     /// The session is closed or closing, or was never there.
     #[error("session is closed")]
     Closed,
-    /// The client does not read: the bound was passed by this message. Given once; the session ends.
+    /// The client does not read: its socket is full, and this message passes the bound. Given once; the session ends.
     #[error("client does not read, too many bytes are queued")]
     SlowClient,
+    /// More is pushed than the connection had a chance to write. The message is not queued; the session lives on. Senders that await their
+    /// pushes do not see it.
+    #[error("pushed faster than the connection can write; await pushes, or send less at a time")]
+    Busy,
     /// The message alone is longer than the bound. The session lives on.
     #[error("message of {len} bytes, at most {limit} can be queued for a client")]
     TooLarge {
@@ -205,10 +222,11 @@ impl Outbox {
     ///
     /// As [`push`](Self::push). What was accepted before the error stays queued, unless the verdict is `SlowClient`.
     pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
+        let mut dropped = None;
         let mut queue = self.queue.lock();
         let result = packages
             .into_iter()
-            .try_for_each(|package| queue.push(package));
+            .try_for_each(|package| queue.push(package, &mut dropped));
         Self::unlock_and_wake(queue);
         result
     }
@@ -220,8 +238,9 @@ impl Outbox {
     ///
     /// As [`push`](Self::push).
     pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
+        let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push(package);
+        let result = queue.push(package, &mut dropped);
         if queue.intake != Intake::Open {
             Self::unlock_and_wake(queue);
         }
@@ -233,21 +252,37 @@ impl Outbox {
         Self::unlock_and_wake(self.queue.lock());
     }
 
-    /// Lets `encode` append one message to the queue, under the lock: no allocation while the buffer has room.
+    /// Queues one message that `encode` appends to an empty buffer: no allocation while buffers of this thread have room.
     ///
-    /// `encode` only appends; it must be short and must not use this outbox. If it fails or panics, nothing is queued.
+    /// `encode` runs before the lock is taken. If it fails or panics, nothing is queued.
     ///
     /// # Errors
     ///
-    /// [`PushError::Encode`] is the error of `encode`, [`PushError::Send`] as for [`push`](Self::push).
+    /// [`PushError::Encode`] is the error of `encode`, [`PushError::Send`] as for [`push`](Self::push), but never `Busy`.
     pub fn push_with<E>(
         &self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
+        let mut message = pool::lend();
+        encode(&mut message).map_err(PushError::Encode)?;
+        let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push_with(encode);
+        let result = queue.push_own(&mut message, &mut dropped);
         Self::unlock_and_wake(queue);
-        result
+        result?;
+        Ok(())
+    }
+
+    /// Whether so much waits that the session's further input should wait too, and senders that can. False while the socket is
+    /// full: then waiting would mean to wait for the client.
+    pub fn is_pressed(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.driver != Driver::Blocked && queue.intake == Intake::Open && queue.is_above_mark()
+    }
+
+    /// Whether more than a quarter of the bound waits, whatever the socket does.
+    pub fn is_above_mark(&self) -> bool {
+        self.queue.lock().is_above_mark()
     }
 
     /// Accepts nothing from now on. What is queued stays.
@@ -277,6 +312,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         let dropped = queue.abort();
         Self::unlock_and_wake(queue);
+        // Not under the lock: a package may be memory of the application, and its end code of the application.
         drop(dropped);
     }
 
@@ -293,14 +329,16 @@ impl Outbox {
         drop(old);
     }
 
-    /// Moves everything queued into `drained` (behind what is left in it), and says how to go on.
+    /// Moves everything queued into `drained`, and says how to go on. What is left in `drained` is forgotten first: it can only be
+    /// another session's, and must not reach this one's client.
     pub fn take(&self, drained: &mut Drained) -> Next {
+        drained.clear();
         let mut queue = self.queue.lock();
         if queue.queued > 0 {
             queue.in_flight += std::mem::take(&mut queue.queued);
             let queue = &mut *queue;
             let more = queue.more.take().map_or_else(Vec::new, |more| *more);
-            drained.append(queue.first.take(), std::mem::take(&mut queue.own), more);
+            drained.fill(queue.first.take(), std::mem::take(&mut queue.own), more);
         }
         queue.told = match queue.intake {
             Intake::Open | Intake::Sealed => Next::Continue,
@@ -375,59 +413,65 @@ impl Outbox {
     }
 }
 
+/// What a verdict threw away, to be dropped without the lock.
+type Dropped = Option<(Option<Bytes>, BytesMut, Vec<Insert>)>;
+
 impl Queue {
-    fn push(&mut self, package: Bytes) -> Result<(), SendError> {
+    fn push(&mut self, package: Bytes, dropped: &mut Dropped) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
         if package.is_empty() {
             return Ok(());
         }
-        self.admit(package.len())?;
+        self.admit(package.len(), dropped)?;
+        let most = self.limit as usize * 2;
+        if self.driver != Driver::Blocked && self.waiting() + package.len() > most {
+            return Err(SendError::Busy);
+        }
         self.append(package);
         Ok(())
     }
 
-    fn push_with<E>(
-        &mut self,
-        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
-    ) -> Result<(), PushError<E>> {
+    /// Queues what was encoded for this client alone, and leaves an empty buffer.
+    fn push_own(&mut self, message: &mut BytesMut, dropped: &mut Dropped) -> Result<(), SendError> {
         if self.intake != Intake::Open {
-            return Err(SendError::Closed.into());
+            return Err(SendError::Closed);
         }
-        if self.own.capacity() == 0 {
-            self.own = pool::take();
+        if message.is_empty() {
+            return Ok(());
         }
-        let entry = Entry {
-            start: self.own.len(),
-            queue: self,
-        };
-        let result = encode(&mut entry.queue.own)
-            .map_err(PushError::Encode)
-            .and_then(|()| {
-                let len = entry.queue.own.len().saturating_sub(entry.start);
-                if len > 0 {
-                    entry.queue.admit(len)?;
-                }
-                Ok(len)
-            });
-        // On an error the entry undoes what was written.
-        let len = result?;
-        entry.keep(len);
+        self.admit(message.len(), dropped)?;
+        self.queued += bytes_u32(message.len());
+        self.messages += 1;
+        if self.own.is_empty() {
+            std::mem::swap(&mut self.own, message);
+        } else {
+            self.own.extend_from_slice(message);
+        }
         Ok(())
     }
 
-    /// Checks the bound. Over it everything is dropped.
-    fn admit(&mut self, len: usize) -> Result<(), SendError> {
+    /// Checks the bound that holds while the socket is full. Over it everything is dropped.
+    fn admit(&mut self, len: usize, dropped: &mut Dropped) -> Result<(), SendError> {
         let limit = self.limit as usize;
         if len > limit {
             return Err(SendError::TooLarge { len, limit });
         }
-        if self.queued as usize + self.in_flight as usize + len > limit {
-            drop(self.abort());
+        if self.driver == Driver::Blocked && self.waiting() + len > limit {
+            *dropped = Some(self.abort());
             return Err(SendError::SlowClient);
         }
         Ok(())
+    }
+
+    /// Bytes that the socket has not taken.
+    fn waiting(&self) -> usize {
+        self.queued as usize + self.in_flight as usize
+    }
+
+    fn is_above_mark(&self) -> bool {
+        self.waiting() > self.limit as usize / 4
     }
 
     fn append(&mut self, package: Bytes) {
@@ -438,7 +482,7 @@ impl Queue {
             self.first = Some(package);
         } else if package.len() <= COPY_MAX {
             if self.own.capacity() == 0 {
-                self.own = pool::take();
+                self.own = pool::lend().keep();
             }
             self.own.extend_from_slice(&package);
         } else {
@@ -449,14 +493,14 @@ impl Queue {
         }
     }
 
-    /// Drops nothing under the lock: that is for whoever gets what was queued.
-    fn abort(&mut self) -> impl Sized + use<> {
+    /// Drops nothing under the lock: the caller does, with what was queued.
+    fn abort(&mut self) -> (Option<Bytes>, BytesMut, Vec<Insert>) {
         self.intake = Intake::Aborted;
         self.queued = 0;
         (
             self.first.take(),
             std::mem::take(&mut self.own),
-            self.more.take(),
+            self.more.take().map_or_else(Vec::new, |more| *more),
         )
     }
 
@@ -474,29 +518,4 @@ impl Queue {
 /// A number of bytes that [`Outbox::MAX_LIMIT`] or the length of a package bounds.
 fn bytes_u32(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// A message being encoded at the end of `own`. Dropped before [`keep`](Self::keep), it undoes it, also when the encoder
-/// panics.
-struct Entry<'a> {
-    queue: &'a mut Queue,
-    start: usize,
-}
-
-impl Entry<'_> {
-    fn keep(mut self, len: usize) {
-        self.start += len;
-        self.queue.queued += bytes_u32(len);
-        self.queue.messages += u64::from(len > 0);
-    }
-}
-
-impl Drop for Entry<'_> {
-    fn drop(&mut self) {
-        self.queue.own.truncate(self.start);
-        if self.queue.own.is_empty() {
-            // An empty outbox owns no heap memory.
-            pool::put(std::mem::take(&mut self.queue.own));
-        }
-    }
 }

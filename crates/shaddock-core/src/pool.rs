@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 
 /// Buffers kept per thread. With [`MAX_CAPACITY`] this bounds the pool to 256 KiB per thread.
 const MAX_BUFFERS: usize = 16;
@@ -14,14 +15,44 @@ thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer with room.
-pub(crate) fn take() -> BytesMut {
+/// A buffer of this thread on loan: empty when it is lent, and emptied and given back when the loan ends, however it ends.
+pub(crate) struct Lent(BytesMut);
+
+/// Lends an empty buffer with room.
+pub(crate) fn lend() -> Lent {
     // Fails only while the thread ends.
-    SPARE
+    let spare = SPARE
         .try_with(|spare| spare.borrow_mut().pop())
         .ok()
-        .flatten()
-        .unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY))
+        .flatten();
+    Lent(spare.unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY)))
+}
+
+impl Lent {
+    /// Ends the loan without giving the buffer back: an outbox keeps it, and what takes it from there [gives](put) it back.
+    pub(crate) fn keep(mut self) -> BytesMut {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Deref for Lent {
+    type Target = BytesMut;
+
+    fn deref(&self) -> &BytesMut {
+        &self.0
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut BytesMut {
+        &mut self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        put(std::mem::take(&mut self.0));
+    }
 }
 
 /// Gives a buffer back. Its content is forgotten.
@@ -44,13 +75,22 @@ mod tests {
 
     #[test]
     fn buffers_come_back_empty_and_few() {
-        let mut buffer = take();
+        let mut buffer = lend();
         buffer.extend_from_slice(b"secret");
         let place = buffer.as_ptr();
-        put(buffer);
-        let again = take();
+        drop(buffer);
+        let again = lend();
         assert!(again.is_empty());
         assert_eq!(again.as_ptr(), place);
+
+        // A loan that ends by a panic is a loan that ends.
+        let panicked = std::panic::catch_unwind(|| {
+            let mut buffer = lend();
+            buffer.extend_from_slice(b"secret");
+            panic!("expected in this test");
+        });
+        assert!(panicked.is_err());
+        assert!(lend().is_empty());
 
         (0..100).for_each(|_| put(BytesMut::with_capacity(64)));
         put(BytesMut::with_capacity(MAX_CAPACITY + 1));

@@ -48,6 +48,8 @@ pub struct Session {
     connected_at: Millis,
     dialect: Dialect,
     is_working: AtomicBool,
+    /// As `record.state`, for those who ask before each message.
+    is_closed: AtomicBool,
     outbox: Outbox,
     received_messages: AtomicU64,
     received_bytes: AtomicU64,
@@ -107,6 +109,7 @@ impl Session {
             connected_at: info.connected_at,
             dialect: info.dialect,
             is_working: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             outbox: Outbox::new(service.config.outbox_bytes),
             received_messages: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
@@ -134,9 +137,9 @@ impl Session {
         self.record.lock().state
     }
 
-    /// Whether it is closed.
+    /// Whether it is closed. Costs one load: nothing may run for a session that is closed, so this is asked before each message.
     pub fn is_closed(&self) -> bool {
-        self.state() == SessionState::Closed
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Why it was closed, once it is.
@@ -420,6 +423,7 @@ impl Session {
         }
         record.state = SessionState::Closed;
         record.extra().closed = Some(reason.clone());
+        self.is_closed.store(true, Ordering::Release);
         Some(Ending {
             bound_to: record.uid.clone(),
             reason,

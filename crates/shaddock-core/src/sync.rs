@@ -11,8 +11,8 @@ pub(crate) use imp::MutexGuard;
 
 /// A mutex without poison.
 ///
-/// Code of others (listeners, wakers, stores) never runs under a lock of this crate, with one exception that undoes itself
-/// ([`Outbox::push_with`](crate::Outbox::push_with)). So a panic cannot leave half a change behind.
+/// Code of others (listeners, wakers, encoders, stores) never runs under a lock of this crate. So a panic cannot leave half a change
+/// behind.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 

@@ -12,6 +12,7 @@ use serde_json::json;
 use shaddock_core::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 const LIMIT: usize = 60;
 const MAX_SETTINGS: usize = 3;
@@ -85,7 +86,7 @@ struct Pair {
     /// All sessions ever created, in order; the model has the same.
     sessions: Vec<Arc<Session>>,
     /// What the driver of each took and did not write yet.
-    taken: Vec<Drained>,
+    taken: Vec<Vec<u8>>,
     view: Option<(usize, FrontendSession)>,
     naive: Naive,
     /// Distinct bytes for each message.
@@ -155,7 +156,7 @@ impl Pair {
             Op::Create => {
                 self.sessions
                     .push(self.service.create(ClientInfo::default()));
-                self.taken.push(Drained::new());
+                self.taken.push(Vec::new());
                 self.naive.create();
             }
             Op::Kick(u, told) => {
@@ -251,7 +252,7 @@ impl Pair {
                 let detached = self.sessions[s % all].detach();
                 assert_eq!(detached, self.naive.detach(s % all));
                 // In either case the driver has said its last word.
-                self.taken[s % all] = Drained::new();
+                self.taken[s % all].clear();
             }
             Op::Attach(s) => {
                 let result = self.sessions[s % all].attach(ClientInfo::default());
@@ -299,17 +300,28 @@ impl Pair {
                 })
             }
         };
-        assert_eq!(result, self.naive.send(s, &bytes));
+        let is_answer = matches!(op, Op::Encode(..));
+        assert_eq!(result, self.naive.send(s, &bytes, is_answer));
     }
 
     /// The driver takes all and writes `n` bytes of it.
     fn drain(&mut self, s: usize, n: usize) {
-        let drained = &mut self.taken[s];
-        let next = self.sessions[s].outbox().take(drained);
-        let n = n.min(drained.remaining());
-        let written = drained.copy_to_bytes(n);
-        self.sessions[s].outbox().written(n);
-        assert_eq!((written.to_vec(), next), self.naive.drain(s, n));
+        let outbox = self.sessions[s].outbox();
+        outbox.begin_poll(Waker::noop());
+        let (mut drained, taken) = (Drained::new(), &mut self.taken[s]);
+        let next = outbox.take(&mut drained);
+        taken.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+        let n = n.min(taken.len());
+        let rest = taken.split_off(n);
+        let written = std::mem::replace(taken, rest);
+        outbox.written(n);
+        let flush = if taken.is_empty() || next == Next::CloseNow {
+            Flush::Done
+        } else {
+            Flush::Blocked
+        };
+        let _ = outbox.end_poll(flush);
+        assert_eq!((written, next), self.naive.drain(s, n));
     }
 
     fn apply_to_view(&mut self, op: &Op) {

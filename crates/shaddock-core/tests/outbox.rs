@@ -99,10 +99,11 @@ fn a_full_socket_is_woken_by_the_end_only() {
     outbox.close_after(Some(Bytes::from_static(b"kick")));
     assert_eq!(woken.count(), 1);
     outbox.begin_poll(&waker);
+    assert_eq!(unsent.copy_to_bytes(unsent.remaining()), "a");
     assert_eq!(outbox.take(&mut unsent), Next::CloseAfterFlush);
     // It knows by now.
     assert!(!outbox.end_poll(Flush::Blocked));
-    assert_eq!(unsent.copy_to_bytes(unsent.remaining()), "abkick");
+    assert_eq!(unsent.copy_to_bytes(unsent.remaining()), "bkick");
 }
 
 #[test]
@@ -153,7 +154,7 @@ fn the_bound_counts_what_was_taken_and_not_written() {
     let (woken, waker) = wakes();
     outbox.begin_poll(&waker);
     assert!(outbox.end_poll(Flush::Done));
-    assert!(!outbox.end_poll(Flush::Blocked));
+    assert!(!outbox.end_poll(Flush::Blocked), "the socket is full");
     assert_eq!(
         outbox.push(Bytes::from_static(b"3")),
         Err(SendError::SlowClient)
@@ -168,6 +169,57 @@ fn the_bound_counts_what_was_taken_and_not_written() {
     assert_eq!(take_all(&outbox), (Bytes::new(), Next::CloseNow));
     outbox.close_after(Some(Bytes::from_static(b"kick")));
     assert_eq!(take_all(&outbox), (Bytes::new(), Next::CloseNow));
+}
+
+/// What one session's driver left behind when it failed never reaches the next session's client.
+#[test]
+fn a_take_begins_with_nothing() {
+    let (first, second) = (Outbox::new(1000), Outbox::new(1000));
+    let mut drained = Drained::new();
+    first.push(Bytes::from_static(b"for the first")).unwrap();
+    first.push_with(append(b" client")).unwrap();
+    let _ = first.take(&mut drained);
+    drained.advance(3);
+    second.push(Bytes::from_static(b"for the second")).unwrap();
+    let _ = second.take(&mut drained);
+    assert_eq!(drained.copy_to_bytes(drained.remaining()), "for the second");
+    let _ = first.take(&mut drained);
+    assert!(drained.is_empty());
+}
+
+/// A client is slow only if its socket did not take what it was offered.
+#[test]
+fn what_was_not_offered_to_the_socket_makes_nobody_slow() {
+    let outbox = Outbox::new(100);
+    let part = || Bytes::from(vec![b'x'; 25]);
+    outbox.push(part()).unwrap();
+    assert!(!outbox.is_pressed());
+    outbox.push(part()).unwrap();
+    assert!(outbox.is_pressed());
+    for _ in 2..8 {
+        outbox.push(part()).unwrap();
+    }
+    assert_eq!(outbox.push(part()), Err(SendError::Busy));
+    assert_eq!(outbox.push_buffered(part()), Err(SendError::Busy));
+    outbox
+        .push_with(append(b"an answer is not refused"))
+        .unwrap();
+    // The socket takes everything: all is well.
+    outbox.begin_poll(Waker::noop());
+    assert_eq!(take_all(&outbox).0.len(), 224);
+    assert!(!outbox.end_poll(Flush::Done));
+    assert!(!outbox.is_pressed());
+    outbox.push(part()).unwrap();
+    // The socket takes nothing: up to the bound, no further, and senders do not wait for the client.
+    outbox.begin_poll(Waker::noop());
+    let mut unsent = Drained::new();
+    let _ = outbox.take(&mut unsent);
+    assert!(!outbox.end_poll(Flush::Blocked));
+    for _ in 1..4 {
+        outbox.push(part()).unwrap();
+    }
+    assert!(outbox.is_above_mark() && !outbox.is_pressed());
+    assert_eq!(outbox.push(part()), Err(SendError::SlowClient));
 }
 
 #[test]
@@ -320,7 +372,11 @@ proptest! {
                     let batch: Vec<_> = lens.into_iter().map(&mut message).collect();
                     outbox.push_batch(batch).unwrap();
                 }
-                Op::Take => _ = outbox.take(&mut drained),
+                Op::Take => {
+                    // A driver writes what it took, or keeps it, before it takes again.
+                    written.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+                    let _ = outbox.take(&mut drained);
+                }
                 Op::Write(n) => {
                     let n = n.min(drained.remaining());
                     written.extend_from_slice(&drained.copy_to_bytes(n));
@@ -336,8 +392,10 @@ proptest! {
                 }
             }
         }
-        let _ = outbox.take(&mut drained);
-        written.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+        for _ in 0..2 {
+            written.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+            let _ = outbox.take(&mut drained);
+        }
         prop_assert_eq!(written, accepted);
         prop_assert!(drained.is_empty() && !drained.has_remaining());
     }

@@ -9,6 +9,7 @@ use shaddock_core::*;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 fn service_with(config: SessionConfig) -> SessionService {
     let frontend = FrontendId::new("connector-1").unwrap();
@@ -316,6 +317,9 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
     ] {
         let slow = create(&service);
         slow.send(Bytes::from_static(b"12345")).unwrap();
+        // Its socket takes nothing.
+        slow.outbox().begin_poll(Waker::noop());
+        assert!(!slow.outbox().end_poll(Flush::Blocked));
         assert_eq!(send(&slow), Err(SendError::SlowClient));
         assert_eq!(slow.close_reason(), Some(CloseReason::SlowClient));
         assert!(service.get(slow.id()).is_none());

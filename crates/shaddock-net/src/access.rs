@@ -82,6 +82,8 @@ impl AccessPolicy {
 pub struct Gate {
     policy: RwLock<Arc<AccessPolicy>>,
     open: AtomicUsize,
+    /// Of those, the ones whose socket is gone and whose handler still runs.
+    outlived: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -107,9 +109,10 @@ impl Gate {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
-    /// Open connections.
+    /// Open connections. Those whose client has left and whose handler still runs count for the limits, but not here.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        let counted = self.open.load(Ordering::Relaxed);
+        counted.saturating_sub(self.outlived.load(Ordering::Relaxed))
     }
 
     /// Counts a connection, unless there are too many.
@@ -183,6 +186,18 @@ impl Permit {
         }
         self.address = Some(Box::new(address));
         Ok(())
+    }
+}
+
+impl Permit {
+    /// The client has left, and a handler still runs for it: that counts for the limits until the permit is dropped.
+    pub(crate) fn outlive_socket(&self) {
+        self.gate.outlived.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The handler of [`outlive_socket`](Self::outlive_socket) has ended.
+    pub(crate) fn outlived(&self) {
+        self.gate.outlived.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,9 +13,28 @@ thread_local! {
     static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
+/// The only reading of the clock in this crate. tokio's, so that tests can move it; without its feature `test-util` that is the system's.
+fn instant() -> Instant {
+    let now = tokio::time::Instant::now().into_std();
+    #[cfg(feature = "testing")]
+    let now = now + HELD.get();
+    now
+}
+
+#[cfg(feature = "testing")]
+thread_local! {
+    static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Lets time pass for this thread at once, as code that blocks it does: no timer is served meanwhile.
+#[cfg(feature = "testing")]
+pub fn hold_up(time: Duration) {
+    HELD.set(HELD.get() + time);
+}
+
 /// Milliseconds since the process first asked, the same for all workers.
 pub fn now() -> Millis {
-    millis(Instant::now())
+    millis(instant())
 }
 
 /// The latest reading of this turn, if a connection is being polled on this thread, and a new one otherwise.
@@ -23,12 +42,12 @@ pub fn now() -> Millis {
 /// A turn reads the clock when it begins, and whenever somebody calls [`read`]. So it is older than the true time by what was done
 /// since then: handlers that measure themselves begin where the one before them ended.
 pub fn latest() -> Instant {
-    TURN.get().unwrap_or_else(Instant::now)
+    TURN.get().unwrap_or_else(instant)
 }
 
 /// Reads the clock, also for [`latest`].
 pub fn read() -> Instant {
-    let now = Instant::now();
+    let now = instant();
     if TURN.get().is_some() {
         TURN.set(Some(now));
     }
@@ -40,7 +59,7 @@ pub(crate) struct Turn(Millis);
 
 impl Turn {
     pub(crate) fn begin() -> Self {
-        let now = Instant::now();
+        let now = instant();
         TURN.set(Some(now));
         Self(millis(now))
     }

@@ -54,10 +54,12 @@ pub struct ConnectionLimits {
     /// WebSocket pings per second, default 20. Above it the connection is closed.
     pub pings_per_second: u32,
     /// Messages that wait while a handler of the same session runs. Default 256; at the bound the connection is not read, so
-    /// the client's own socket slows it down, and its heartbeat does not count against it.
+    /// the client's own socket slows it down. Signs of life, and its end, are seen all the same.
     pub waiting_messages: usize,
-    /// Bytes of those messages. Default 256 KiB; as above.
+    /// Bytes of those messages, with what keeping them takes. Default 256 KiB; as above.
     pub waiting_bytes: usize,
+    /// A client whose socket takes nothing of what waits for it for so long is disconnected as slow. Default 5 s.
+    pub slow_after: Duration,
     /// How long a closing connection may take to send what is queued. Default 2 s; then the rest is lost.
     pub linger: Duration,
 }
@@ -70,6 +72,7 @@ impl Default for ConnectionLimits {
             pings_per_second: 20,
             waiting_messages: 256,
             waiting_bytes: 256 * 1024,
+            slow_after: Duration::from_secs(5),
             linger: Duration::from_secs(2),
         }
     }

@@ -1,4 +1,4 @@
-//! The byte stream of a connection: a TCP socket, with or without TLS.
+//! The byte stream of a connection: a socket, with or without TLS.
 
 use std::{
     future::Future,
@@ -7,17 +7,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
+
+use crate::socket::Socket;
 
 /// TLS is boxed: a plain connection does not pay for its size.
 pub(crate) enum Io {
-    Tcp(TcpStream),
-    Accepting(Box<Accept<TcpStream>>),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    /// The TLS handshake is under way. Nothing can be read or written yet, so a connection that closes now just drops it.
+    Accepting(Box<Accept<Socket>>),
+    Tls(Box<TlsStream<Socket>>),
     /// Dropped, or being replaced.
     Closed,
 }
@@ -25,9 +25,32 @@ pub(crate) enum Io {
 impl Io {
     /// Begins TLS on a plain stream.
     pub(crate) fn start_tls(&mut self, acceptor: &TlsAcceptor) {
-        if let Self::Tcp(stream) = std::mem::replace(self, Self::Closed) {
+        if let Self::Plain(stream) = std::mem::replace(self, Self::Closed) {
             *self = Self::Accepting(Box::new(acceptor.accept(stream)));
         }
+    }
+
+    /// The socket, once bytes of the protocol can flow.
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Accepting(_) | Self::Closed => None,
+        }
+    }
+
+    /// Whether the client has closed its side, or is gone, although bytes of it may not have been read yet.
+    pub(crate) fn is_read_closed(&self) -> bool {
+        self.socket().is_some_and(Socket::is_read_closed)
+    }
+
+    /// Bytes that have arrived and were not read, as they are on the wire.
+    pub(crate) fn unread(&self) -> usize {
+        self.socket().map_or(0, Socket::unread)
+    }
+
+    pub(crate) fn is_accepting(&self) -> bool {
+        matches!(self, Self::Accepting(_))
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -43,7 +66,8 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads into `buffer`; 0 is the end of the stream.
+    /// Reads into `buffer`; 0 is the end of the stream. An error before [`poll_ready`](Self::poll_ready) is done: a read that could
+    /// neither end nor wake would hang.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -51,9 +75,11 @@ impl Io {
     ) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, &mut buffer),
-            Self::Accepting(_) | Self::Closed => return Poll::Pending,
+            Self::Accepting(_) | Self::Closed => {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            }
         })?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -65,8 +91,8 @@ impl Io {
     ) -> Poll<io::Result<usize>> {
         match (self, slices) {
             // One slice is the common case; `write` is a little cheaper than `writev`.
-            (Self::Tcp(stream), [one]) => Pin::new(stream).poll_write(cx, one),
-            (Self::Tcp(stream), many) => Pin::new(stream).poll_write_vectored(cx, many),
+            (Self::Plain(stream), [one]) => Pin::new(stream).poll_write(cx, one),
+            (Self::Plain(stream), many) => Pin::new(stream).poll_write_vectored(cx, many),
             (Self::Tls(stream), many) => Pin::new(stream.as_mut()).poll_write_vectored(cx, many),
             (Self::Accepting(_) | Self::Closed, _) => {
                 Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
@@ -85,7 +111,7 @@ impl Io {
     /// Says that nothing more will be written.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
             Self::Accepting(_) | Self::Closed => Poll::Ready(Ok(())),
         }

@@ -18,8 +18,11 @@ mod driver;
 mod frontend;
 mod io;
 mod listener;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod proxy;
 mod rate;
+mod socket;
 mod stats;
 mod tls;
 mod upgrade;

@@ -4,23 +4,24 @@ use std::{
     future::Future,
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, future::CatchUnwind, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
+    runtime::Handle,
     sync::watch,
-    task::{
-        JoinHandle,
-        coop::{Unconstrained, unconstrained},
-    },
+    task::{JoinHandle, coop::unconstrained},
     time::Sleep,
 };
 
@@ -29,6 +30,7 @@ use crate::{
     config::{ConnectionLimits, ListenConfig, Live},
     driver::Driver,
     frontend::{BoxFuture, Frontend},
+    socket::Socket as Stream,
     stats::{Group, NetStats, StatsBoard, WorkerStats},
     tls::{TlsError, TlsReloader},
     upgrade::UpgradePolicy,
@@ -38,7 +40,7 @@ use crate::{
 /// Connections accepted in one go, before those that are open get their turn.
 const ACCEPTS_PER_POLL: usize = 32;
 
-/// After an error of `accept` that concerns the process, such as no descriptors left.
+/// After an error of `accept` that concerns the process, such as no descriptors left, and before a task that panicked starts again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a listener cannot start.
@@ -82,6 +84,8 @@ pub struct Listener {
     stats: StatsBoard,
     stop: watch::Sender<()>,
     tasks: Vec<JoinHandle<()>>,
+    /// Tasks that accept and serve now.
+    serving: Arc<AtomicUsize>,
 }
 
 impl Listener {
@@ -101,6 +105,38 @@ impl Listener {
         };
         let sockets = bind_all(&config, workers.count()).map_err(failed)?;
         let address = sockets[0].local_addr().map_err(failed)?;
+        let sources = sockets.into_iter().map(Source::Tcp);
+        Self::serve(workers, config, frontend, address, sources).map_err(failed)
+    }
+
+    /// A listener without a socket: its connections are opened by the connector that comes with it. For tests, with
+    /// [`Workers::on_this_thread`].
+    ///
+    /// # Errors
+    /// None that is known: memory needs nothing of the system.
+    #[cfg(feature = "testing")]
+    pub fn in_memory(
+        workers: &Workers,
+        config: ListenConfig,
+        frontend: Arc<dyn Frontend>,
+    ) -> io::Result<(Self, crate::memory::Connector)> {
+        let backlogs: Vec<_> = (0..workers.count())
+            .map(|_| Arc::<crate::memory::Backlog>::default())
+            .collect();
+        let sources = backlogs.iter().cloned().map(Source::Memory);
+        let address = config.address;
+        let listener = Self::serve(workers, config, frontend, address, sources)?;
+        let backlogs = backlogs.into();
+        Ok((listener, crate::memory::Connector { backlogs }))
+    }
+
+    fn serve(
+        workers: &Workers,
+        config: ListenConfig,
+        frontend: Arc<dyn Frontend>,
+        address: SocketAddr,
+        sources: impl Iterator<Item = Source>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             gate: Gate::new(config.access.clone()),
             live: RwLock::new(Arc::new(Live {
@@ -111,19 +147,19 @@ impl Listener {
         });
         let stats = StatsBoard::new(workers.count());
         let (stop, stopped) = watch::channel(());
+        let serving = Arc::new(AtomicUsize::new(0));
         let mut tasks = Vec::with_capacity(workers.count());
         let frontends = std::iter::repeat_n(frontend, workers.count());
-        let places = sockets.into_iter().zip(workers.handles()).zip(frontends);
-        for (index, ((socket, handle), frontend)) in places.enumerate() {
+        let places = sources.zip(workers.handles()).zip(frontends);
+        for (index, ((source, handle), frontend)) in places.enumerate() {
             let local = Arc::new(Local {
                 shared: shared.clone(),
                 frontend: frontend.for_worker().unwrap_or(frontend),
                 stats: stats.of(index),
             });
-            // The socket is registered with the worker's own runtime.
-            let _entered = handle.enter();
-            let serve = Serve::start(socket, local, stop_signal(stopped.clone()));
-            tasks.push(handle.spawn(serve.map_err(failed)?));
+            let stopped = stopped.clone();
+            let task = ServeTask::start(handle, source, local, stopped, serving.clone())?;
+            tasks.push(handle.spawn(unconstrained(task.run())));
         }
         Ok(Self {
             address,
@@ -131,7 +167,14 @@ impl Listener {
             stats,
             stop,
             tasks,
+            serving,
         })
+    }
+
+    /// Whether every worker accepts and serves. False once [stopped](Self::stop_accepting), and while the task of a worker starts again
+    /// after a panic.
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire) == self.tasks.len() && !self.stop.is_closed()
     }
 
     /// The address it listens on, with the real port.
@@ -224,33 +267,168 @@ fn bind(address: SocketAddr, config: &ListenConfig, share: bool) -> io::Result<S
     Ok(socket.into())
 }
 
-/// One listening socket and the connections it has accepted, as one task of its worker.
+/// Where connections of one worker come from.
+enum Source {
+    Tcp(StdListener),
+    #[cfg(feature = "testing")]
+    Memory(Arc<crate::memory::Backlog>),
+}
+
+impl Source {
+    /// Registers the source with the runtime that calls this. It can be opened again.
+    fn open(&self) -> io::Result<Acceptor> {
+        Ok(match self {
+            Self::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket.try_clone()?)?),
+            #[cfg(feature = "testing")]
+            Self::Memory(backlog) => Acceptor::Memory(backlog.clone()),
+        })
+    }
+}
+
+/// A source that accepts.
+enum Acceptor {
+    Tcp(TcpListener),
+    #[cfg(feature = "testing")]
+    Memory(Arc<crate::memory::Backlog>),
+}
+
+impl Acceptor {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, SocketAddr)>> {
+        match self {
+            Self::Tcp(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, address)| (Stream::Tcp(stream), address)),
+            #[cfg(feature = "testing")]
+            Self::Memory(backlog) => backlog
+                .poll_accept(cx)
+                .map(|(stream, address)| Ok((Stream::Memory(stream), address))),
+        }
+    }
+}
+
+/// What one worker does for a listener, as one task that starts again after a panic.
+struct ServeTask {
+    source: Source,
+    local: Arc<Local>,
+    stopped: watch::Receiver<()>,
+    serving: Arc<AtomicUsize>,
+    serve: Option<Serve>,
+}
+
+impl ServeTask {
+    /// Registers the source with the worker's own runtime, so that an error is seen at start.
+    fn start(
+        handle: &Handle,
+        source: Source,
+        local: Arc<Local>,
+        stopped: watch::Receiver<()>,
+        serving: Arc<AtomicUsize>,
+    ) -> io::Result<Self> {
+        let _entered = handle.enter();
+        let serve = Serve::start(&source, &local, &stopped)?;
+        serving.fetch_add(1, Ordering::AcqRel);
+        Ok(Self {
+            source,
+            local,
+            stopped,
+            serving,
+            serve: Some(serve),
+        })
+    }
+
+    /// Serves until the listener stops and the last connection is gone.
+    async fn run(mut self) {
+        loop {
+            if let Some(serve) = self.serve.take() {
+                let ended = AssertUnwindSafe(serve).catch_unwind().await;
+                self.serving.fetch_sub(1, Ordering::AcqRel);
+                if ended.is_ok() {
+                    return;
+                }
+                tracing::error!(
+                    "the task of a listener panicked; its connections are lost, it starts again"
+                );
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            match Serve::start(&self.source, &self.local, &self.stopped) {
+                Ok(serve) => {
+                    self.serving.fetch_add(1, Ordering::AcqRel);
+                    self.serve = Some(serve);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a listener cannot start again, trying in 100 ms")
+                }
+            }
+        }
+    }
+}
+
+/// One listening socket and the connections it has accepted, as one future.
 ///
 /// They are one task and not one each for two reasons: an idle connection costs 170 bytes less, and however many of them another
 /// thread wakes at once (a broadcast), the worker is woken once. A connection that panics is caught and ends alone.
 struct Serve {
-    listener: Option<TcpListener>,
+    listener: Option<Acceptor>,
     local: Arc<Local>,
-    connections: FuturesUnordered<CatchUnwind<AssertUnwindSafe<Driver>>>,
+    connections: FuturesUnordered<Connection>,
     stopped: BoxFuture<()>,
     /// After an error that would come again at once.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
+/// A driver whose panics end this connection alone: also those of what it owns, when that is dropped.
+struct Connection(Option<Driver>);
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(driver) = &mut self.0 else {
+            return Poll::Ready(());
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(driver).poll(cx)));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
+        if let Err(panic) = polled {
+            tracing::error!("the task of a connection panicked; its session was closed");
+            drop_guarded(panic);
+        }
+        drop_guarded(self.0.take());
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        drop_guarded(self.0.take());
+    }
+}
+
+/// Drops what may hold values of the application: a destructor of theirs that panics ends here.
+fn drop_guarded<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        tracing::error!("a value of the application panicked when it was dropped");
+        // The payload is a value of the application too.
+        std::mem::forget(panic);
+    }
+}
+
 impl Serve {
-    /// Polls are bounded by what is ready; a budget for the whole task would only make connections wait for each other.
+    /// Polls are bounded by what is ready; a budget for the whole task would only make connections wait for each other, so it is run
+    /// without.
     fn start(
-        socket: StdListener,
-        local: Arc<Local>,
-        stopped: BoxFuture<()>,
-    ) -> io::Result<Unconstrained<Self>> {
-        Ok(unconstrained(Self {
-            listener: Some(TcpListener::from_std(socket)?),
-            local,
+        source: &Source,
+        local: &Arc<Local>,
+        stopped: &watch::Receiver<()>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            listener: Some(source.open()?),
+            local: local.clone(),
             connections: FuturesUnordered::new(),
-            stopped,
+            stopped: stop_signal(stopped.clone()),
             pause: None,
-        }))
+        })
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
@@ -271,8 +449,7 @@ impl Serve {
                 Poll::Pending => return,
                 Poll::Ready(Ok((stream, address))) => {
                     if let Some(driver) = admit(stream, address, &self.local) {
-                        self.connections
-                            .push(AssertUnwindSafe(driver).catch_unwind());
+                        self.connections.push(Connection(Some(driver)));
                     }
                 }
                 // The client has gone again before it was accepted.
@@ -289,11 +466,7 @@ impl Serve {
     }
 
     fn poll_connections(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(ended)) = self.connections.poll_next_unpin(cx) {
-            if ended.is_err() {
-                tracing::error!("the task of a connection panicked; its session was closed");
-            }
-        }
+        while let Poll::Ready(Some(())) = self.connections.poll_next_unpin(cx) {}
     }
 }
 
@@ -324,7 +497,7 @@ fn concerns_one_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset)
 }
 
-fn admit(stream: TcpStream, address: SocketAddr, local: &Arc<Local>) -> Option<Driver> {
+fn admit(stream: Stream, address: SocketAddr, local: &Arc<Local>) -> Option<Driver> {
     local.stats.accepted.add(1);
     let behind_proxy = {
         let policy = local.shared.gate.policy();

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    ops::{Deref, DerefMut},
     task::Waker,
     thread::JoinHandle,
     time::Duration,
@@ -28,30 +29,152 @@ use crate::{
 /// handler can hold, and is far above what sixteen pipelined messages need.
 const READ_BUFFER: usize = 32 * 1024;
 
-/// Buffers that one poll of a connection uses and gives back, so that an idle connection owns none.
+/// Buffers that the polls of a worker's connections use one after the other, so that an idle connection owns none.
+///
+/// What connections share is empty when it is lent, and is emptied when the loan ends, however it ends: [`Shared`] gives it out no other
+/// way. So bytes of one client cannot reach another, whatever fails.
 pub(crate) struct Scratch {
+    /// Where sockets are read into. Only what the same read has filled is ever looked at.
     pub(crate) read: Box<[u8]>,
-    pub(crate) out: BytesMut,
-    pub(crate) drained: Drained,
+    /// Packages that the protocol writes by itself.
+    pub(crate) out: Shared<BytesMut>,
+    /// What was taken from an outbox.
+    pub(crate) drained: Shared<Drained>,
     /// Small pieces of one write, put together.
-    pub(crate) gather: Vec<u8>,
+    pub(crate) gather: Shared<Vec<u8>>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self {
             read: vec![0; READ_BUFFER].into_boxed_slice(),
-            out: BytesMut::with_capacity(4096),
-            drained: Drained::default(),
-            gather: Vec::new(),
+            out: Shared(BytesMut::with_capacity(4096)),
+            drained: Shared::default(),
+            gather: Shared::default(),
         }
     }
 }
+
+/// A buffer that connections share. It can only be borrowed as a [`Loan`].
+#[derive(Default)]
+pub(crate) struct Shared<T: Empty>(T);
+
+impl<T: Empty> Shared<T> {
+    /// Lends the buffer, empty.
+    pub(crate) fn lend(&mut self) -> Loan<'_, T> {
+        self.0.empty();
+        Loan(&mut self.0)
+    }
+}
+
+/// A borrowed buffer. Its content ends with the loan.
+pub(crate) struct Loan<'a, T: Empty>(&'a mut T);
+
+impl<T: Empty> Deref for Loan<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0
+    }
+}
+
+impl<T: Empty> DerefMut for Loan<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0
+    }
+}
+
+impl<T: Empty> Drop for Loan<'_, T> {
+    fn drop(&mut self) {
+        self.0.empty();
+    }
+}
+
+/// What can be [`Shared`]: it forgets its content and may keep its memory.
+pub(crate) trait Empty {
+    fn empty(&mut self);
+}
+
+impl Empty for BytesMut {
+    fn empty(&mut self) {
+        self.clear();
+        // What grew for one large message is given back.
+        if self.capacity() > KEEP {
+            *self = Self::with_capacity(4096);
+        }
+    }
+}
+
+impl Empty for Drained {
+    fn empty(&mut self) {
+        self.clear();
+    }
+}
+
+impl Empty for Vec<u8> {
+    fn empty(&mut self) {
+        self.clear();
+    }
+}
+
+/// The most memory that an empty shared buffer keeps.
+const KEEP: usize = 64 * 1024;
 
 thread_local! {
     static WHEEL: RefCell<Wheel> = RefCell::new(Wheel::new(now()));
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
     static FLUSHES: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    static PACE: Cell<Pace> = const { Cell::new(Pace { ticked: Millis(0), late: 0, late_at: Millis(0) }) };
+}
+
+/// How punctual this worker is.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// The last tick of the wheel.
+    ticked: Millis,
+    /// By how much the last late tick was late, and when it came.
+    late: u64,
+    late_at: Millis,
+}
+
+/// How long after a late tick what had to wait may still be on its way to the connections, milliseconds.
+const AFTERMATH: u64 = 1000;
+
+impl Pace {
+    fn held_up(self, now: Millis) -> u64 {
+        if self.ticked == Millis(0) {
+            return 0;
+        }
+        let due = self.ticked + 2 * TICK;
+        let present = now.0.saturating_sub(due.0);
+        let past = if now.0.saturating_sub(self.late_at.0) <= AFTERMATH {
+            self.late
+        } else {
+            0
+        };
+        present.max(past)
+    }
+
+    fn tick(self, now: Millis) -> Self {
+        let late = Self { late: 0, ..self }.held_up(now);
+        if late > 0 {
+            return Self {
+                ticked: now,
+                late,
+                late_at: now,
+            };
+        }
+        Self {
+            ticked: now,
+            ..self
+        }
+    }
+}
+
+/// For how long this worker could not look at its sockets lately, milliseconds: code blocked it, or the machine was busy. What came
+/// meanwhile looks to the worker as if it came at once, and silence of that time is its own. Bounds that are meant for a client allow for it.
+pub(crate) fn held_up(now: Millis) -> u64 {
+    PACE.get().held_up(now)
 }
 
 /// Polls a connection once more when all others that are ready have had their turn: for what it writes then, see
@@ -82,7 +205,7 @@ pub(crate) fn owes_flushes() -> bool {
     FLUSHES.with_borrow(|flushes| !flushes.is_empty())
 }
 
-/// Lends the thread's buffers to one poll. A poll that panics just loses them.
+/// Lends the thread's buffers to one poll. A poll that panics loses them.
 pub(crate) fn with_scratch<R>(poll: impl FnOnce(&mut Scratch) -> R) -> R {
     let mut scratch = SCRATCH.take().unwrap_or_default();
     let result = poll(&mut scratch);
@@ -125,7 +248,9 @@ async fn turn_wheel() {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
-        WHEEL.with_borrow_mut(|wheel| wheel.advance(now()));
+        let now = now();
+        PACE.set(PACE.get().tick(now));
+        WHEEL.with_borrow_mut(|wheel| wheel.advance(now));
     }
 }
 
@@ -140,6 +265,7 @@ struct Worker {
     handle: Handle,
     /// Dropped to stop the thread.
     stop: Option<oneshot::Sender<()>>,
+    /// `None`: it shares the thread of the runtime that started it.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -161,6 +287,38 @@ impl Workers {
     /// As [`Workers::start`].
     pub fn per_core() -> io::Result<Self> {
         Self::start(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// `count` workers that are tasks of the runtime that calls this, for tests: everything runs on one thread, in an order that repeats,
+    /// and time can be paused (`tokio::time::pause`). One such set per thread.
+    ///
+    /// # Panics
+    /// Outside of a runtime, or in one of several threads.
+    #[cfg(feature = "testing")]
+    pub fn on_this_thread(count: usize) -> Self {
+        let handle = Handle::current();
+        assert_eq!(
+            handle.runtime_flavor(),
+            tokio::runtime::RuntimeFlavor::CurrentThread,
+            "workers of a test share one thread"
+        );
+        WHEEL.with_borrow_mut(|wheel| *wheel = Wheel::new(now()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = turn_wheel() => {}
+                _ = stopped => {}
+            }
+        });
+        let mut stop = Some(stop);
+        let threads = (0..count.max(1))
+            .map(|_| Worker {
+                handle: handle.clone(),
+                stop: stop.take(),
+                thread: None,
+            })
+            .collect();
+        Self { threads }
     }
 
     /// Number of workers.
@@ -215,5 +373,56 @@ impl Worker {
     fn stop(&mut self) -> Option<JoinHandle<()>> {
         self.stop = None;
         self.thread.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loan_begins_and_ends_empty_whatever_happens() {
+        let mut shared = Shared(Vec::new());
+        let failed: Result<(), ()> = (|| {
+            let mut loan = shared.lend();
+            loan.extend_from_slice(b"of one client");
+            Err(())?;
+            unreachable!("it has failed");
+        })();
+        assert_eq!((failed, shared.0.len()), (Err(()), 0));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut loan = shared.lend();
+            loan.extend_from_slice(b"of one client");
+            panic!("expected in this test");
+        }));
+        assert!(panicked.is_err() && shared.0.is_empty());
+        // Not even a loan that never ends.
+        let mut loan = shared.lend();
+        loan.extend_from_slice(b"of one client");
+        std::mem::forget(loan);
+        assert!(shared.lend().is_empty());
+    }
+
+    #[test]
+    fn a_worker_knows_for_how_long_it_was_held_up() {
+        let mut pace = Pace {
+            ticked: Millis(0),
+            late: 0,
+            late_at: Millis(0),
+        };
+        assert_eq!(pace.held_up(Millis(5000)), 0, "it has not begun");
+        pace = pace.tick(Millis(5000)).tick(Millis(5100));
+        assert_eq!(pace.held_up(Millis(5250)), 0, "a tick may be a little late");
+        assert_eq!(pace.held_up(Millis(8100)), 2800);
+        pace = pace.tick(Millis(8100));
+        assert_eq!(
+            pace.held_up(Millis(8101)),
+            2800,
+            "what came meanwhile is read now"
+        );
+        for now in (8200..=9200).step_by(100) {
+            pace = pace.tick(Millis(now));
+        }
+        assert_eq!(pace.held_up(Millis(9201)), 0);
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct NaiveSession {
     pub(crate) events: Vec<String>,
     pub(crate) queued: Vec<u8>,
     pub(crate) taken: Vec<u8>,
+    /// The socket did not take everything that it was offered last.
+    blocked: bool,
     pub(crate) messages: u64,
     end: Next,
     /// When it was bound, to sort by.
@@ -79,6 +81,7 @@ impl Naive {
             events: vec![],
             queued: vec![],
             taken: vec![],
+            blocked: false,
             messages: 0,
             end: Next::Continue,
             bound_at: 0,
@@ -180,7 +183,12 @@ impl Naive {
         true
     }
 
-    pub(crate) fn send(&mut self, s: usize, bytes: &[u8]) -> Result<(), SendError> {
+    pub(crate) fn send(
+        &mut self,
+        s: usize,
+        bytes: &[u8],
+        is_answer: bool,
+    ) -> Result<(), SendError> {
         let (session, limit) = (&mut self.all[s], self.limit);
         if session.state == State::Closed {
             return Err(SendError::Closed);
@@ -191,9 +199,13 @@ impl Naive {
                 limit,
             });
         }
-        if session.queued.len() + session.taken.len() + bytes.len() > limit && !bytes.is_empty() {
+        let waiting = session.queued.len() + session.taken.len() + bytes.len();
+        if !bytes.is_empty() && session.blocked && waiting > limit {
             self.close(s, &Close::new("slow_client", None, false));
             return Err(SendError::SlowClient);
+        }
+        if !bytes.is_empty() && !session.blocked && !is_answer && waiting > limit * 2 {
+            return Err(SendError::Busy);
         }
         session.queued.extend_from_slice(bytes);
         session.messages += u64::from(!bytes.is_empty());
@@ -204,14 +216,14 @@ impl Naive {
         let bound: Vec<_> = self.bound_to(user).collect();
         bound
             .into_iter()
-            .filter(|&s| self.send(s, bytes).is_ok())
+            .filter(|&s| self.send(s, bytes, false).is_ok())
             .count()
     }
 
     pub(crate) fn broadcast(&mut self, bytes: &[u8]) {
         let open: Vec<_> = self.open().collect();
         for s in open {
-            let _ = self.send(s, bytes);
+            let _ = self.send(s, bytes, false);
         }
     }
 
@@ -220,12 +232,14 @@ impl Naive {
         let queued = std::mem::take(&mut session.queued);
         session.taken.extend_from_slice(&queued);
         let rest = session.taken.split_off(n);
+        session.blocked = !rest.is_empty() && session.end != Next::CloseNow;
         (std::mem::replace(&mut session.taken, rest), session.end)
     }
 
     pub(crate) fn detach(&mut self, s: usize) -> bool {
         let session = &mut self.all[s];
         session.taken.clear();
+        session.blocked = false;
         if session.state != State::Open {
             return false;
         }

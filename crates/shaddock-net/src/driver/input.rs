@@ -14,7 +14,7 @@ use crate::{
     frontend::{Opened, Peer},
     rate::Bucket,
     stats::Group,
-    worker::Scratch,
+    worker::{self, Scratch},
     ws::{WsEvent, WsReader},
 };
 
@@ -170,10 +170,10 @@ impl Driver {
                 }
                 Some(WsEvent::Ping(payload)) => {
                     let rate = self.live.limits.pings_per_second;
-                    if !ws.pings.take(now, rate, rate) {
+                    if !ws.pings.take(now, rate, rate, worker::held_up(now)) {
                         return Err(CloseReason::RateLimited);
                     }
-                    self.queue_own(&pong(&payload))?;
+                    self.queue_own(now, &pong(&payload));
                 }
                 Some(WsEvent::Pong) => {}
                 Some(WsEvent::Close(_)) => return Err(CloseReason::ClientClosed),
@@ -215,14 +215,17 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         loop {
+            self.check_closed()?;
             if self.is_blocked() {
                 if !input.is_empty() {
                     self.waiting.get_or_insert_default().input = input;
                 }
                 return Ok(());
             }
-            let event = self.conn.poll_event(now, &mut input, &mut scratch.out);
-            self.queue_out(&mut scratch.out)?;
+            let mut out = scratch.out.lend();
+            let event = self.conn.poll_event(now, &mut input, &mut out);
+            self.queue_out(now, &out);
+            drop(out);
             match event {
                 Ok(Some(event)) => self.event(cx, now, event, scratch)?,
                 Ok(None) => return Ok(()),
@@ -264,7 +267,7 @@ impl Driver {
     ) -> Result<(), CloseReason> {
         match event {
             Event::Handshake(request) => self.judge(cx, now, Arc::new(*request), scratch),
-            Event::Open => self.open(cx),
+            Event::Open => self.open(cx, now),
             Event::Refused { id, route, reason } => {
                 self.check_rate(now)?;
                 self.local.stats.count(Group::Dropped, reason.name());
@@ -289,14 +292,14 @@ impl Driver {
         let limits = &self.live.limits;
         let rate = limits.messages_per_second;
         let allowed = match &mut self.rate {
-            Some(bucket) => bucket.take(now, rate, limits.burst),
+            Some(bucket) => bucket.take(now, rate, limits.burst, worker::held_up(now)),
             None => true,
         };
         allowed.then_some(()).ok_or(CloseReason::RateLimited)
     }
 
     /// The client has acknowledged the handshake: its session begins.
-    fn open(&mut self, cx: &Context<'_>) -> Result<(), CloseReason> {
+    fn open(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
         let transport = match (&self.wire, self.io.is_tls()) {
             (Wire::Ws(_), false) => TransportKind::WebSocket,
             (Wire::Ws(_), true) => TransportKind::WebSocketTls,
@@ -322,8 +325,7 @@ impl Driver {
             Err(reason) => {
                 // There is no session whose close would tell the client.
                 if let Some(text) = reason.kick_text() {
-                    let mut kick = BytesMut::from(&kick_package(text)[..]);
-                    self.queue_out(&mut kick)?;
+                    self.queue_out(now, &kick_package(text));
                 }
                 return Err(reason);
             }

@@ -82,10 +82,7 @@ impl Driver {
         if let Some(opening) = &mut self.opening {
             opening.peer.address = address;
         }
-        let admitted = match &mut self.permit {
-            Some(permit) => permit.admit(address.ip()),
-            None => Ok(()),
-        };
+        let admitted = self.permit.admit(address.ip());
         admitted.map_err(|refusal| self.refused(refusal))
     }
 
@@ -107,7 +104,7 @@ impl Driver {
                 Ok(())
             }
             Upgrade::Refused { answer, why } => {
-                self.queue_own(answer)?;
+                self.queue_own(now, answer);
                 Err(CloseReason::Framing(why))
             }
             Upgrade::Accepted {
@@ -124,7 +121,7 @@ impl Driver {
                     reader,
                     pings: Bucket::new(now, pings, pings),
                 }));
-                self.queue_own(&answer)?;
+                self.queue_own(now, &answer);
                 self.frames(cx, now, frames, scratch)
             }
         }

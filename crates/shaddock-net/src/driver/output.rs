@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{CloseReason, Drained, Flush, Next};
 use shaddock_protocol::Millis;
 
-use super::{Driver, input::Wire, recycle};
+use super::{Driver, input::Wire, lost};
 use crate::{worker::Scratch, ws};
 
 /// Slices of one vectored write; more leave in the next one.
@@ -19,18 +19,30 @@ const SLICES: usize = 64;
 /// does for a list of pieces.
 const GATHER_MAX: usize = 1024;
 
-/// Bytes of our own that may wait outside the outbox: handshake answers and pongs. Above it the client does not read.
+/// Bytes of our own that may wait outside the outbox, handshake answers and pongs, before further input waits too.
 const MAX_OWN: usize = 64 * 1024;
 
 /// Bytes that the socket has not taken yet. Exists only while there are some.
-#[derive(Default)]
 pub(super) struct Unsent {
+    /// When the socket took something last.
+    pub(super) since: Millis,
     /// Framed bytes of our own, before `body`.
     front: BytesMut,
     /// Rest of what was taken from the outbox; under WebSocket the rest of one message.
     body: Drained,
     /// Framed bytes of our own, behind `body`: they must not get into the middle of a message.
     back: BytesMut,
+}
+
+impl Unsent {
+    fn new(now: Millis) -> Box<Self> {
+        Box::new(Self {
+            since: now,
+            front: BytesMut::new(),
+            body: Drained::new(),
+            back: BytesMut::new(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,55 +56,56 @@ pub(super) enum Flushed {
 }
 
 impl Driver {
-    /// Queues packages that the protocol wrote by itself, and empties `out`.
-    pub(super) fn queue_out(&mut self, out: &mut BytesMut) -> Result<(), CloseReason> {
-        if out.is_empty() {
-            return Ok(());
+    /// Queues packages that the protocol wrote by itself.
+    pub(super) fn queue_out(&mut self, now: Millis, out: &[u8]) {
+        if !out.is_empty() {
+            self.queue_packages(now, out);
         }
-        self.queue_packages(out)
     }
 
     #[inline(never)]
-    fn queue_packages(&mut self, out: &mut BytesMut) -> Result<(), CloseReason> {
-        let queued = if let Some(session) = &self.session {
+    fn queue_packages(&mut self, now: Millis, out: &[u8]) {
+        if let Some(session) = &self.session {
             let copy = |tail: &mut BytesMut| {
                 tail.extend_from_slice(out);
                 Ok::<_, std::convert::Infallible>(())
             };
-            // If the session is closed or just became too slow, the flush of this poll finds out.
+            // If the session is closed or just became too slow, this poll finds out.
             let _ = session.send_with(copy);
-            Ok(())
         } else {
             let mut head = [0; ws::MAX_HEAD];
             let length = self.message_head(out.len(), &mut head);
-            self.queue_own(&head[..length])
-                .and_then(|()| self.queue_own(out))
-        };
-        recycle(out);
-        queued
+            self.queue_own(now, &head[..length]);
+            self.queue_own(now, out);
+        }
     }
 
-    /// Queues bytes that go to the socket as they are: HTTP answers, pongs and close frames.
-    pub(super) fn queue_own(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
-        let unsent = self.unsent.get_or_insert_default();
-        if unsent.front.len() + unsent.back.len() + bytes.len() > MAX_OWN {
-            return Err(CloseReason::SlowClient);
-        }
+    /// Queues bytes that go to the socket as they are: HTTP answers, pongs and close frames. There is one answer of each kind, however
+    /// long; of pongs there may be many, and above [`MAX_OWN`] nothing more is read that would be answered.
+    pub(super) fn queue_own(&mut self, now: Millis, bytes: &[u8]) {
+        let unsent = self.unsent.get_or_insert_with(|| Unsent::new(now));
         if unsent.body.is_empty() {
             unsent.front.extend_from_slice(bytes);
         } else {
             unsent.back.extend_from_slice(bytes);
         }
-        Ok(())
+    }
+
+    /// Whether so much waits for the client that its further input should wait too.
+    pub(super) fn is_pressed(&self) -> bool {
+        let own = |unsent: &Unsent| unsent.front.len() + unsent.back.len();
+        match &self.session {
+            Some(session) if session.outbox().is_above_mark() => true,
+            _ => self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN),
+        }
     }
 
     /// Under WebSocket, the goodbye with a status that browsers show. Everything else must have been written.
-    pub(super) fn queue_close_frame(&mut self, reason: &CloseReason) {
+    pub(super) fn queue_close_frame(&mut self, now: Millis, reason: &CloseReason) {
         if matches!(self.wire, Wire::Ws(_)) {
             let mut frame = BytesMut::new();
             ws::put_close(close_status(reason), reason.name(), &mut frame);
-            // Nothing is queued, so there is room.
-            let _ = self.queue_own(&frame);
+            self.queue_own(now, &frame);
         }
     }
 
@@ -104,27 +117,26 @@ impl Driver {
         }
     }
 
-    /// Flushes, and tells the outbox that this poll ends.
+    /// Flushes, and tells the outbox that this poll ends. An error when the session has ended.
     pub(super) fn flush_and_park(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> io::Result<Flushed> {
+    ) -> Result<Flushed, CloseReason> {
         loop {
             let flushed = self.flush_some(cx, now, scratch)?;
             let how = match flushed {
                 Flushed::Blocked => Flush::Blocked,
-                Flushed::Everything => Flush::Done,
-                Flushed::Ended => return Ok(flushed),
+                Flushed::Everything | Flushed::Ended => Flush::Done,
             };
             let again = match &self.session {
                 Some(session) => session.outbox().end_poll(how),
                 None => false,
             };
             match flushed {
-                // With the socket full, only an abort cannot wait.
-                Flushed::Blocked if again => return Ok(Flushed::Ended),
+                // It has ended while we wrote. With the socket full, that is known without another take.
+                Flushed::Blocked if again => return Err(self.end_reason()),
                 // Something came while we wrote.
                 _ if again => {}
                 _ => return Ok(flushed),
@@ -132,41 +144,46 @@ impl Driver {
         }
     }
 
-    /// Flushes, and notes that bytes went out.
+    /// Flushes, and notes that bytes went out. An error when the session has ended and nothing is left to write.
     pub(super) fn flush_some(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> io::Result<Flushed> {
+    ) -> Result<Flushed, CloseReason> {
         let written = self.local.stats.bytes_out.get();
-        let flushed = self.flush(cx, scratch)?;
+        let flushed = self.flush(cx, now, scratch).map_err(lost)?;
         if self.local.stats.bytes_out.get() != written {
             self.conn.touch(now);
         }
-        Ok(flushed)
+        match flushed {
+            Flushed::Ended => Err(self.end_reason()),
+            other => Ok(other),
+        }
     }
 
     /// Writes until everything is out or the socket takes no more.
     pub(super) fn flush(
         &mut self,
         cx: &mut Context<'_>,
+        now: Millis,
         scratch: &mut Scratch,
     ) -> io::Result<Flushed> {
+        let mut drained = scratch.drained.lend();
+        let mut gather = scratch.gather.lend();
         loop {
-            if self.unsent.is_some() && self.write_unsent(cx, &mut scratch.gather)?.is_pending() {
+            if self.unsent.is_some() && self.write_unsent(cx, now, &mut gather)?.is_pending() {
                 return Ok(Flushed::Blocked);
             }
             let next = match &self.session {
-                Some(session) => session.outbox().take(&mut scratch.drained),
+                Some(session) => session.outbox().take(&mut drained),
                 None => Next::Continue,
             };
             if next == Next::CloseNow {
-                scratch.drained.clear();
                 return Ok(Flushed::Ended);
             }
-            if !scratch.drained.is_empty() {
-                self.write_drained(cx, &mut scratch.drained, &mut scratch.gather)?;
+            if !drained.is_empty() {
+                self.write_drained(cx, now, &mut drained, &mut gather)?;
             } else if self.io.poll_flush(cx)?.is_pending() {
                 return Ok(Flushed::Blocked);
             } else if next == Next::CloseAfterFlush {
@@ -181,35 +198,34 @@ impl Driver {
     fn write_drained(
         &mut self,
         cx: &mut Context<'_>,
+        now: Millis,
         drained: &mut Drained,
         gather: &mut Vec<u8>,
     ) -> io::Result<()> {
         let mut head = [0; ws::MAX_HEAD];
         let length = self.message_head(drained.remaining(), &mut head);
         let mut head = &head[..length];
-        let written = self.write(cx, head, drained, gather)?;
-        let Poll::Ready(written) = written else {
-            self.keep(head, drained);
-            return Ok(());
-        };
-        let of_head = written.min(head.len());
-        head.advance(of_head);
-        self.wrote(drained, written - of_head);
+        if let Poll::Ready(written) = self.write(cx, head, drained, gather)? {
+            let of_head = written.min(head.len());
+            head.advance(of_head);
+            self.wrote(drained, written - of_head);
+        }
         if !head.is_empty() || !drained.is_empty() {
-            self.keep(head, drained);
+            self.unsent = Some(Box::new(Unsent {
+                front: BytesMut::from(head),
+                body: std::mem::take(drained),
+                ..*Unsent::new(now)
+            }));
         }
         Ok(())
     }
 
-    fn keep(&mut self, head: &[u8], drained: &mut Drained) {
-        self.unsent = Some(Box::new(Unsent {
-            front: BytesMut::from(head),
-            body: std::mem::take(drained),
-            back: BytesMut::new(),
-        }));
-    }
-
-    fn write_unsent(&mut self, cx: &mut Context<'_>, gather: &mut Vec<u8>) -> io::Result<Poll<()>> {
+    fn write_unsent(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        gather: &mut Vec<u8>,
+    ) -> io::Result<Poll<()>> {
         let Some(mut unsent) = self.unsent.take() else {
             return Ok(Poll::Ready(()));
         };
@@ -224,6 +240,7 @@ impl Driver {
                 self.unsent = Some(unsent);
                 return Ok(Poll::Pending);
             };
+            unsent.since = now;
             let of_front = written.min(unsent.front.len());
             unsent.front.advance(of_front);
             self.wrote(&mut unsent.body, written - of_front);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use shaddock_core::CloseReason;
 use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
 
-use super::Driver;
+use super::{Driver, silence::Unread};
 use crate::{
     frontend::{BoxFuture, Flow, Handled, Verdict},
     worker::Scratch,
@@ -19,36 +19,56 @@ use crate::{
 /// What runs for this connection.
 pub(super) enum Work {
     Idle,
-    /// The application judges the handshake.
+    /// The application judges the handshake. Dropped when the client leaves.
     Handshake(BoxFuture<Verdict>),
-    /// A handler of the session.
+    /// A handler of the session. Polled to its end in every phase.
     Handler(BoxFuture<()>),
 }
+
+impl Work {
+    pub(super) fn is_handler(&self) -> bool {
+        matches!(self, Self::Handler(_))
+    }
+}
+
+/// What a message that waits takes besides its route and body, about.
+const MESSAGE_OVERHEAD: usize = 128;
 
 /// What has arrived and cannot be served yet. Exists only while there is something in it.
 #[derive(Default)]
 pub(super) struct Waiting {
+    /// With memory of their own: a slice would keep the whole chunk that it was read with.
     messages: VecDeque<Inbound>,
-    message_bytes: usize,
+    /// What they take.
+    bytes: usize,
     /// Rest of the bytes (of a WebSocket message, under WebSocket) that the last message was in.
     pub(super) input: Bytes,
     /// Rest of the chunk with further WebSocket frames.
     pub(super) frames: Bytes,
+    /// Of the socket, while its input has to wait.
+    pub(super) unread: Option<Unread>,
 }
 
 impl Driver {
-    /// Whether no more input may be taken: the handshake is being judged, or enough messages wait.
+    /// Whether no more input may be taken: the handshake is being judged, enough messages wait, or enough bytes wait for the client.
     pub(super) fn is_blocked(&self) -> bool {
-        if matches!(self.work, Work::Handshake(_)) {
-            return true;
-        }
+        matches!(self.work, Work::Handshake(_)) || self.is_full() || self.is_pressed()
+    }
+
+    /// Whether enough messages wait for those before them.
+    pub(super) fn is_full(&self) -> bool {
         let limits = &self.live.limits;
         self.waiting.as_ref().is_some_and(|waiting| {
             !waiting.input.is_empty()
                 || !waiting.frames.is_empty()
                 || waiting.messages.len() >= limits.waiting_messages
-                || waiting.message_bytes >= limits.waiting_bytes
+                || waiting.bytes >= limits.waiting_bytes
         })
+    }
+
+    /// Whether input waits that could go on now.
+    pub(super) fn has_input(&self) -> bool {
+        self.waiting.is_some() && matches!(self.work, Work::Idle) && !self.is_pressed()
     }
 
     /// Goes on with what runs, then with what waits.
@@ -59,6 +79,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         loop {
+            self.check_closed()?;
             match &mut self.work {
                 Work::Handshake(judge) => {
                     let Poll::Ready(verdict) = judge.as_mut().poll(cx) else {
@@ -67,34 +88,57 @@ impl Driver {
                     self.work = Work::Idle;
                     self.answer(now, verdict, scratch)?;
                 }
-                Work::Handler(handler) => {
-                    if handler.as_mut().poll(cx).is_pending() {
+                Work::Handler(_) => {
+                    if !self.poll_handler(cx) {
                         return Ok(());
-                    }
-                    self.work = Work::Idle;
-                    if let Some(session) = &self.session {
-                        session.set_working(false);
                     }
                 }
                 Work::Idle => {
-                    let Some(waiting) = &mut self.waiting else {
+                    if !self.has_input() {
                         return Ok(());
-                    };
-                    if let Some(message) = waiting.messages.pop_front() {
-                        waiting.message_bytes -= message.body.len();
-                        self.start(cx, message);
-                    } else {
-                        // The box goes first, so that what is read now may make a new one.
-                        let Waiting { input, frames, .. } =
-                            *self.waiting.take().unwrap_or_default();
-                        self.resume(cx, now, input, frames, scratch)?;
-                        if self.waiting.is_none() && matches!(self.work, Work::Idle) {
-                            return Ok(());
-                        }
+                    }
+                    self.go_on(cx, now, scratch)?;
+                    if self.waiting.is_none() && matches!(self.work, Work::Idle) {
+                        return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// Polls the handler that runs, if one does. True when none runs any more.
+    pub(super) fn poll_handler(&mut self, cx: &mut Context<'_>) -> bool {
+        let Work::Handler(handler) = &mut self.work else {
+            return true;
+        };
+        if handler.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.work = Work::Idle;
+        if let Some(session) = &self.session {
+            session.set_working(false);
+        }
+        true
+    }
+
+    /// Serves the next message that waits, or reads on where input was held back.
+    fn go_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let Some(waiting) = &mut self.waiting else {
+            return Ok(());
+        };
+        if let Some(message) = waiting.messages.pop_front() {
+            waiting.bytes -= cost(&message);
+            self.start(cx, message);
+            return Ok(());
+        }
+        // The box goes first, so that what is read now may make a new one.
+        let Waiting { input, frames, .. } = *self.waiting.take().unwrap_or_default();
+        self.resume(cx, now, input, frames, scratch)
     }
 
     /// Serves a message now, or lets it wait for those before it.
@@ -102,8 +146,13 @@ impl Driver {
         if matches!(self.work, Work::Idle) && self.waiting.is_none() {
             self.start(cx, message);
         } else {
+            let message = Inbound {
+                id: message.id,
+                route: message.route.detach(),
+                body: Bytes::copy_from_slice(&message.body),
+            };
             let waiting = self.waiting.get_or_insert_default();
-            waiting.message_bytes += message.body.len();
+            waiting.bytes += cost(&message);
             waiting.messages.push_back(message);
         }
     }
@@ -112,6 +161,10 @@ impl Driver {
         let Some(session) = &self.session else {
             return;
         };
+        // Whoever closed it, and however short ago: nothing starts for a session that is closed.
+        if session.is_closed() {
+            return;
+        }
         session.count_received(1, 0);
         if message.id.is_some() {
             self.local.stats.requests.add(1);
@@ -157,7 +210,8 @@ impl Driver {
         verdict: Verdict,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        let out = &mut scratch.out;
+        let mut out = scratch.out.lend();
+        let out = &mut *out;
         let accepted = match verdict {
             Verdict::Accept(user) => self.conn.accept(now, user.as_ref(), out).map_err(|error| {
                 tracing::error!(%error, "the handshake answer cannot be encoded");
@@ -168,7 +222,12 @@ impl Driver {
                 Err(())
             }
         };
-        self.queue_out(out)?;
+        self.queue_out(now, out);
         accepted.map_err(|()| CloseReason::Rejected)
     }
+}
+
+/// What a message that waits counts for.
+fn cost(message: &Inbound) -> usize {
+    MESSAGE_OVERHEAD + message.route.as_str().len() + message.body.len()
 }

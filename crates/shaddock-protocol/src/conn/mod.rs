@@ -240,6 +240,12 @@ impl Conn {
         self.clock.touch(now);
     }
 
+    /// The client has shown that it lives, although what it sent was not read: the heartbeat timeout and the idle time start again.
+    pub fn heard(&mut self, now: Millis) {
+        self.clock.touch(now);
+        self.clock.package(now);
+    }
+
     /// When [`Conn::poll_timeout`] should be called at the latest. Input moves it to a later time, except that a completed
     /// handshake may bring it nearer: ask again after each batch of events. `None` once closed.
     pub fn deadline(&self) -> Option<Millis> {

@@ -1,0 +1,167 @@
+//! The end of a connection: from the reason to the last byte.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use shaddock_core::{CloseReason, Flush};
+use shaddock_protocol::Millis;
+
+use super::{Driver, Phase, input::Wire, output::Flushed, work::Work};
+use crate::{io::Io, stats::Group, worker::Scratch};
+
+/// Bytes that are read and thrown away while a connection closes, so that the client's last bytes do not turn our close into
+/// a reset that would take the kick with it.
+const DRAIN_LIMIT: usize = 256 * 1024;
+
+/// A socket that closes.
+pub(super) struct Closing {
+    /// When to give up.
+    until: Millis,
+    stage: Stage,
+    reason: CloseReason,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    /// The outbox, to its end: a close on another thread may still have its KICK to add.
+    Flush,
+    /// The close frame, under WebSocket.
+    Goodbye,
+    Shutdown,
+    Drain {
+        left: usize,
+    },
+}
+
+impl Driver {
+    /// Ends the session, if there is one, and turns to sending what is queued. A handler goes on; what waits for it does not.
+    pub(super) fn begin_close(&mut self, now: Millis, reason: &CloseReason) {
+        self.local.stats.count(Group::Closed, detail(reason));
+        if let Some(session) = &self.session {
+            session.close(reason.clone());
+        }
+        tracing::debug!(
+            address = self.address(),
+            sid = self.sid(),
+            reason = detail(reason),
+            "connection closes: {reason}"
+        );
+        self.conn.close();
+        self.waiting = None;
+        if let Work::Handshake(_) = self.work {
+            self.work = Work::Idle;
+        }
+        let is_lost = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);
+        let until = if is_lost || self.io.is_accepting() {
+            now
+        } else {
+            now + self.live.limits.linger
+        };
+        self.phase = Phase::Closing(Box::new(Closing {
+            until,
+            stage: Stage::Flush,
+            reason: reason.clone(),
+        }));
+    }
+
+    /// Sends what is queued, says that nothing follows, and waits for the client to close, all until the deadline.
+    pub(super) fn poll_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Poll<()> {
+        loop {
+            let Phase::Closing(closing) = &self.phase else {
+                return Poll::Ready(());
+            };
+            let (until, stage, reason) = (closing.until, closing.stage, closing.reason.clone());
+            if now >= until {
+                return Poll::Ready(());
+            }
+            self.arm(cx, now, Some(until));
+            let next = match stage {
+                Stage::Flush => match self.flush_to_end(cx, now, scratch) {
+                    Ok(false) => return Poll::Pending,
+                    Ok(true) => {
+                        self.queue_close_frame(now, &reason);
+                        Stage::Goodbye
+                    }
+                    Err(_) => return Poll::Ready(()),
+                },
+                Stage::Goodbye => match self.flush(cx, now, scratch) {
+                    Ok(Flushed::Blocked) => return Poll::Pending,
+                    Ok(Flushed::Everything | Flushed::Ended) => Stage::Shutdown,
+                    Err(_) => return Poll::Ready(()),
+                },
+                Stage::Shutdown => match self.io.poll_shutdown(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => Stage::Drain { left: DRAIN_LIMIT },
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                },
+                Stage::Drain { left } => match self.io.poll_read(cx, &mut scratch.read) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(n)) if n > 0 && n < left => Stage::Drain { left: left - n },
+                    Poll::Ready(_) => return Poll::Ready(()),
+                },
+            };
+            if let Phase::Closing(closing) = &mut self.phase {
+                closing.stage = next;
+            }
+        }
+    }
+
+    /// Writes until the outbox says that nothing follows. False: not yet; the socket, or the outbox when it ends, wakes the task.
+    fn flush_to_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> io::Result<bool> {
+        loop {
+            let flushed = self.flush(cx, now, scratch)?;
+            let Some(session) = &self.session else {
+                return Ok(flushed != Flushed::Blocked);
+            };
+            match flushed {
+                Flushed::Ended => return Ok(true),
+                Flushed::Blocked => {
+                    // Whether it has ended is seen when the socket takes more.
+                    let _ = session.outbox().end_poll(Flush::Blocked);
+                    return Ok(false);
+                }
+                Flushed::Everything if session.outbox().end_poll(Flush::Done) => {}
+                Flushed::Everything => return Ok(false),
+            }
+        }
+    }
+
+    /// Gives back everything but the handler that may still run, and the permit that it counts for.
+    pub(super) fn drop_socket(&mut self) {
+        self.io = Io::Closed;
+        self.wire = Wire::Closed;
+        self.timer = None;
+        self.unsent = None;
+        self.rate = None;
+        self.opening = None;
+        if let Some(session) = self.session.take() {
+            session.outbox().release();
+        }
+        let outlived = self.work.is_handler();
+        if outlived {
+            self.permit.outlive_socket();
+        }
+        self.phase = Phase::Gone { outlived };
+    }
+}
+
+/// The most exact name there is, for counters and logs.
+fn detail(reason: &CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Protocol(error) => error.name(),
+        CloseReason::Framing(what) => what,
+        other => other.name(),
+    }
+}
