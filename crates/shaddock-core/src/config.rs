@@ -15,7 +15,7 @@ pub enum Conflict {
 /// ```
 /// use shaddock_core::{Conflict, SessionConfig};
 /// let config = SessionConfig { single_session: true, on_conflict: Conflict::ReplaceOld, ..SessionConfig::default() };
-/// assert_eq!(config.outbox_bytes, 256 * 1024);
+/// assert_eq!(config.outbox_bytes, 1024 * 1024);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
@@ -23,10 +23,11 @@ pub struct SessionConfig {
     pub single_session: bool,
     /// Who wins when `single_session` is on. Default: the old session.
     pub on_conflict: Conflict,
-    /// Bytes that may wait for one client, counting those handed to its socket and not taken yet. Default: 256 KiB.
+    /// Bytes that may wait for a client whose socket is full. Default: 1 MiB.
     ///
-    /// Over it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). One message
-    /// longer than this is refused and closes nothing. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
+    /// Over it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). From a quarter of it
+    /// on the client's further input waits. [`Outbox`](crate::Outbox) has the whole table. One message longer than this is
+    /// refused and closes nothing. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
     pub outbox_bytes: usize,
     /// Listeners that may be registered on one session. Default: 64. Over it registration fails.
     pub max_listeners: usize,
@@ -39,7 +40,7 @@ impl Default for SessionConfig {
         Self {
             single_session: false,
             on_conflict: Conflict::default(),
-            outbox_bytes: 256 * 1024,
+            outbox_bytes: 1024 * 1024,
             max_listeners: 64,
             max_settings: 1024,
         }

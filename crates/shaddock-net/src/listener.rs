@@ -171,10 +171,9 @@ impl Listener {
         })
     }
 
-    /// Whether every worker accepts and serves. False once [stopped](Self::stop_accepting), and while the task of a worker starts again
-    /// after a panic.
+    /// Whether the tasks of all workers run. False while one starts again after a panic: its connections were lost, and new ones wait.
     pub fn is_serving(&self) -> bool {
-        self.serving.load(Ordering::Acquire) == self.tasks.len() && !self.stop.is_closed()
+        self.serving.load(Ordering::Acquire) == self.tasks.len()
     }
 
     /// The address it listens on, with the real port.
@@ -356,7 +355,7 @@ impl ServeTask {
                     self.serve = Some(serve);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a listener cannot start again, trying in 100 ms")
+                    tracing::error!(%error, "a listener cannot start again, trying in 100 ms");
                 }
             }
         }

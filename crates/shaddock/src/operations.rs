@@ -68,6 +68,16 @@ impl Operations {
         *self.0.phase.borrow()
     }
 
+    /// Why clients had better not be sent here now; `None` while they may.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        let phase = self.phase();
+        if phase != Phase::Running {
+            return Some(phase.name());
+        }
+        let is_serving = self.apps().iter().all(AppHandle::is_serving);
+        (!is_serving).then_some("a listener starts again after a fault")
+    }
+
     /// How long ago the process began.
     pub fn uptime(&self) -> Duration {
         self.0.started.elapsed()

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::AppHandle,
     metrics::{self, Walk},
-    operations::{Operations, Phase},
+    operations::Operations,
     operators::{Filter, Kick, Who, parse_sid},
 };
 
@@ -31,13 +31,10 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(State(operations): State<Operations>) -> impl IntoResponse {
-    let phase = operations.phase();
-    let status = if phase == Phase::Running {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, format!("{}\n", phase.name()))
+    match operations.not_ready() {
+        None => (StatusCode::OK, "running\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
 }
 
 pub(super) async fn metrics(

@@ -279,6 +279,11 @@ impl AppHandle {
         self.listeners(|all| all.iter().map(Listener::open_connections).sum())
     }
 
+    /// Whether all its listeners accept and serve. False while the task of a worker starts again after a fault.
+    pub fn is_serving(&self) -> bool {
+        self.listeners(|all| all.iter().all(Listener::is_serving))
+    }
+
     /// What the listeners counted, in their order.
     pub fn net_stats(&self) -> Vec<NetStats> {
         self.listeners(|all| all.iter().map(Listener::stats).collect())

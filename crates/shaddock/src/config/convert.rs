@@ -197,6 +197,7 @@ impl Config {
         limits.pings_per_second = listen.pings_per_second;
         limits.waiting_messages = listen.waiting_messages;
         limits.waiting_bytes = listen.waiting_bytes.0;
+        limits.slow_after = listen.slow_after.0;
         limits.linger = listen.linger.0;
         limits
     }

@@ -132,8 +132,9 @@ section! {
         restart single_session: bool = false;
         /// With `single_session`: whether the second bind fails (`reject_new`, as in Pomelo) or closes the first session.
         restart on_conflict: OnConflict = OnConflict::RejectNew;
-        /// Bytes that may wait for one client. Above it the client is disconnected as too slow.
-        restart outbox_bytes: Size = Size::kib(256), check within(Size(4096), Size(1 << 30));
+        /// Bytes that may wait for a client whose socket is full. Above it the client is disconnected as too slow; from a quarter of it on
+        /// the client's further requests wait, and so do handlers that await their pushes, until the socket was offered what there is.
+        restart outbox_bytes: Size = Size::kib(1024), check within(Size(4096), Size(1 << 30));
         /// Listeners on one session. Above it registration fails.
         restart max_listeners: usize = 64, check within(1, 1_000_000);
         /// Settings of one session. Above it setting fails.
@@ -195,6 +196,8 @@ section! {
         live waiting_messages: usize = 256, check within(1, 1_000_000);
         /// Bytes of those messages. At the bound the connection is not read.
         live waiting_bytes: Size = Size::kib(256), check within(Size(1024), Size(1 << 30));
+        /// How long a client's socket may take nothing of what waits for it. Then the client is disconnected as too slow.
+        live slow_after: Time = Time::secs(5), check within(Time::millis(100), Time::secs(600));
         /// How long a closing connection may take to send what is queued. Then the rest is lost.
         live linger: Time = Time::secs(2), check within(Time::secs(0), Time::secs(60));
     }
