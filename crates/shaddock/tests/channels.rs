@@ -326,7 +326,7 @@ async fn one_message_that_nobody_can_take_is_said() {
     let to = [(uid("ann"), front("connector-1"))];
     let delivered = app
         .channels()
-        .push_message_by_uids("onBig", &"x".repeat(400 * 1024), &to)
+        .push_message_by_uids("onBig", &"x".repeat(1400 * 1024), &to)
         .await
         .unwrap();
     assert_eq!((delivered.queued, delivered.missing), (0, vec![uid("ann")]));
