@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shaddock_core::{CloseReason, TransportKind, kick_package};
 use shaddock_protocol::{Conn, Event, Millis};
 
