@@ -65,6 +65,11 @@ impl SessionData {
         }
     }
 
+    /// Whether it is no text at all, which is less than an object without settings.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.0, Form::Empty)
+    }
+
     /// Whether there is nothing in it, as far as can be said without reading text.
     pub fn is_empty(&self) -> bool {
         match &self.0 {
@@ -112,16 +117,18 @@ pub enum SessionOp {
         /// The user it must be bound to.
         uid: Arc<str>,
     },
-    /// Writes settings key by key; other keys stay. Pomelo `push` and `pushAll`.
+    /// Takes settings away and writes others, key by key; other keys stay. All or none. Pomelo `push` and `pushAll`.
     Merge {
         /// The session.
         sid: RawSid,
         /// What is written.
         changes: Arc<Map<String, Value>>,
+        /// What is taken away, before that.
+        removed: Vec<String>,
         /// All settings of the sender's view, with the changes: for Pitaya frontends, which only replace the whole.
         view: SessionData,
     },
-    /// Replaces all settings; empty data changes nothing. Pitaya `sys.pushsession`.
+    /// Replaces all settings, all or none; data without any bytes changes nothing (`{}` takes all away). Pitaya `sys.pushsession`.
     Replace {
         /// The session.
         sid: RawSid,

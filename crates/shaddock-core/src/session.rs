@@ -295,7 +295,51 @@ impl Session {
         &self,
         values: impl IntoIterator<Item = (String, Value)>,
     ) -> Result<(), SettingError> {
+        self.change_settings(values, &[])
+    }
+
+    /// Takes the settings `removed` away, sets every member of `values`, and keeps the others. All or none; only what comes of it
+    /// is held to the bound.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, or would have too many settings.
+    pub fn change_settings(
+        &self,
+        values: impl IntoIterator<Item = (String, Value)>,
+        removed: &[String],
+    ) -> Result<(), SettingError> {
         let values: Map<String, Value> = values.into_iter().collect();
+        self.write_settings(
+            values,
+            |settings, values| settings.len_after(values, removed),
+            |settings, values| {
+                for key in removed {
+                    settings.remove(key);
+                }
+                settings.set_all(values);
+            },
+        )
+    }
+
+    /// Puts these settings into the place of all that there are. All or none.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, or would have too many settings.
+    pub fn replace_settings(&self, values: impl Into<Settings>) -> Result<(), SettingError> {
+        let values = values.into();
+        let put = |settings: &mut Settings, values| *settings = values;
+        self.write_settings(values, |_, values| values.len(), put)
+    }
+
+    /// Every write of settings that may fail: looked at first, then done, under one lock. Both closures are ours and do neither more nor less.
+    fn write_settings<T>(
+        &self,
+        values: T,
+        len_after: impl FnOnce(&Settings, &T) -> usize,
+        write: impl FnOnce(&mut Settings, T),
+    ) -> Result<(), SettingError> {
         let limit = self
             .home
             .service
@@ -305,10 +349,10 @@ impl Session {
         if record.state == SessionState::Closed {
             return Err(SettingError::NoSuchSession { sid: self.id });
         }
-        if record.settings.len_with(values.keys().map(String::as_str)) > limit {
+        if len_after(&record.settings, &values) > limit {
             return Err(SettingError::TooMany { limit });
         }
-        record.settings.set_all(values);
+        write(&mut record.settings, values);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -80,9 +81,16 @@ impl Settings {
         old
     }
 
-    /// How many there would be after `set_all(keys)`.
-    pub(crate) fn len_with<'a>(&self, keys: impl Iterator<Item = &'a str>) -> usize {
-        self.len() + keys.filter(|key| !self.contains_key(key)).count()
+    /// How many there would be after the removal of `removed` and then `set_all(values)`.
+    pub(crate) fn len_after(&self, values: &Map<String, Value>, removed: &[String]) -> usize {
+        let removed: HashSet<&str> = removed
+            .iter()
+            .map(String::as_str)
+            .filter(|key| self.contains_key(key))
+            .collect();
+        let stays = |key: &str| self.contains_key(key) && !removed.contains(key);
+        let added = values.keys().filter(|key| !stays(key)).count();
+        self.len() - removed.len() + added
     }
 
     /// A JSON object with all settings.

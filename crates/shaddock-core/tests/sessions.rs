@@ -439,3 +439,61 @@ fn sessions_outlive_their_service() {
     assert_eq!(notes.take(), ["draining"]);
     assert_eq!(received(&session).1, Next::CloseAfterFlush);
 }
+
+/// All writes of few keys into settings of few keys: each is done as a whole, or changes nothing.
+#[test]
+fn settings_are_written_as_a_whole_or_not_at_all() {
+    const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+    const LIMIT: usize = 2;
+    let subset = |bits: usize| {
+        let chosen = KEYS
+            .iter()
+            .enumerate()
+            .filter(move |(n, _)| bits >> n & 1 == 1);
+        chosen.map(|(_, key)| (*key).to_owned()).collect::<Vec<_>>()
+    };
+    let with = |keys: Vec<String>, value: i32| -> Settings {
+        keys.into_iter().map(|key| (key, json!(value))).collect()
+    };
+    let service = service_with(SessionConfig {
+        max_settings: LIMIT,
+        ..SessionConfig::default()
+    });
+    let mut refused = 0;
+    for before in (0..16).filter(|bits: &usize| bits.count_ones() <= 2) {
+        for removed in 0..16 {
+            for set in 0..16 {
+                let session = create(&service);
+                session.replace_settings(with(subset(before), 1)).unwrap();
+                let mut expected = session.settings();
+                for key in subset(removed) {
+                    expected.remove(&key);
+                }
+                expected.set_all(with(subset(set), 2).to_map());
+                let fits = expected.len() <= LIMIT;
+                if !fits {
+                    refused += 1;
+                    expected = session.settings();
+                }
+                let changed =
+                    session.change_settings(with(subset(set), 2).to_map(), &subset(removed));
+                assert_eq!(changed.is_ok(), fits);
+                assert_eq!(session.settings(), expected);
+
+                let new = with(subset(set), 3);
+                let replaced = session.replace_settings(new.clone());
+                assert_eq!(replaced.is_ok(), new.len() <= LIMIT);
+                let expected = if replaced.is_ok() { new } else { expected };
+                assert_eq!(session.settings(), expected);
+                session.close(CloseReason::Removed);
+                assert!(session.change_settings([], &subset(removed)).is_err());
+                assert_eq!(
+                    session.settings(),
+                    expected,
+                    "a closed session keeps its settings"
+                );
+            }
+        }
+    }
+    assert!(refused > 100);
+}

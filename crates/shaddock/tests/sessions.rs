@@ -461,3 +461,65 @@ async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
     })
     .await;
 }
+
+/// Settings that are pushed with removals, and by every operation of other servers, up to the bound and beyond it.
+#[tokio::test]
+async fn a_write_of_settings_happens_as_a_whole_or_not_at_all() {
+    let mut front = frontend("connector-1");
+    front.set(SessionConfig {
+        max_settings: 2,
+        ..SessionConfig::default()
+    });
+    let write = async |mut session: SessionView, Json(ask): Json<Value>| {
+        for key in ask["remove"].as_array().into_iter().flatten() {
+            session.remove(key.as_str().unwrap());
+        }
+        session.set_all(ask["set"].as_object().cloned().unwrap_or_default());
+        match session.push_all().await {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    front.route("h.write", write);
+    let mut game = App::new("game", "game-1");
+    game.route("h.write", write);
+    let running = start([front, game]).await;
+    let (front, game) = (
+        running.app("connector-1").unwrap(),
+        running.app("game-1").unwrap(),
+    );
+    for server in ["connector", "game"] {
+        let mut client = Client::connect(front);
+        let session = Arc::clone(&client.session);
+        let route = format!("{server}.h.write");
+        let mut write = async |remove: Value, set: Value| {
+            client
+                .request(&route, json!({"remove": remove, "set": set}))
+                .await
+        };
+        let settings = || Value::Object(session.settings().to_map());
+        assert_eq!(write(json!([]), json!({"a": 1, "b": 1})).await, "ok");
+        assert_ne!(write(json!(["a"]), json!({"c": 2, "d": 2})).await, "ok");
+        assert_eq!(settings(), json!({"a": 1, "b": 1}), "{server}");
+        // The bound counts what comes of it.
+        assert_eq!(write(json!(["a"]), json!({"c": 3})).await, "ok");
+        assert_eq!(settings(), json!({"b": 1, "c": 3}), "{server}");
+
+        let membership = game.membership().unwrap();
+        let replace = async |data: Value| {
+            let op = shaddock_cluster::SessionOp::Replace {
+                sid: shaddock_cluster::RawSid::new(session.id().get()).unwrap(),
+                data: shaddock_cluster::SessionData::from_json(data.to_string().into()),
+            };
+            let context = shaddock_cluster::Context::new();
+            let done = membership.session_op(&front.info().id, op, context).await;
+            done.is_ok()
+        };
+        assert!(!replace(json!({"x": 1, "y": 1, "z": 1})).await);
+        assert_eq!(settings(), json!({"b": 1, "c": 3}), "{server}");
+        assert!(replace(json!({"x": 1, "b": 2})).await);
+        assert_eq!(settings(), json!({"b": 2, "x": 1}), "{server}");
+        assert!(replace(json!({})).await);
+        assert_eq!(settings(), json!({}), "{server}");
+    }
+}

@@ -146,9 +146,11 @@ fn to_wire(op: SessionOp, timeout: Duration) -> Op {
         SessionOp::Merge {
             sid,
             changes,
+            removed,
             view: _,
         } => {
             sid_of(sid);
+            wire.removed = removed;
             wire.data = SessionData::from(changes).to_json();
             OpKind::Merge
         }
@@ -207,6 +209,7 @@ fn from_wire(op: Op) -> Result<SessionOp, RemoteError> {
             SessionOp::Merge {
                 sid: sid()?,
                 changes,
+                removed: op.removed,
                 view: SessionData::empty(),
             }
         }
@@ -317,6 +320,7 @@ fn to_pitaya(op: SessionOp) -> Result<(&'static str, Bytes), RemoteError> {
         SessionOp::Merge {
             sid,
             changes: _,
+            removed: _,
             view: data,
         }
         | SessionOp::Replace { sid, data } => ("sys.pushsession", session(sid, "", data.to_json())),

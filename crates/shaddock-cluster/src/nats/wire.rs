@@ -181,6 +181,9 @@ pub(crate) struct Op {
     /// The calling server.
     #[prost(string, tag = "8")]
     pub(crate) from: String,
+    /// Settings that `Merge` takes away.
+    #[prost(string, repeated, tag = "9")]
+    pub(crate) removed: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

@@ -54,8 +54,10 @@ async fn session_operations(world: World) {
     let merge = |value: Value| SessionOp::Merge {
         sid: raw(7),
         changes: map(value),
+        removed: vec!["gone".to_owned()],
         view: SessionData::empty(),
     };
+    op(merge(json!({"gone": 1}))).await.unwrap();
     op(merge(json!({"a": 1}))).await.unwrap();
     op(merge(json!({"b": "2"}))).await.unwrap();
     let SessionAnswer::Sessions(found) = op(SessionOp::Get { sid: raw(7) }).await.unwrap() else {

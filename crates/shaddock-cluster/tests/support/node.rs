@@ -287,7 +287,13 @@ impl TestNode {
                 self.member().unbind_user(&uid, sid);
                 answer
             }
-            SessionOp::Merge { sid, changes, .. } => self.write(sid, |session| {
+            SessionOp::Merge {
+                sid,
+                changes,
+                removed,
+                ..
+            } => self.write(sid, |session| {
+                session.data.retain(|key, _| !removed.contains(key));
                 session
                     .data
                     .extend(changes.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -297,7 +303,7 @@ impl TestNode {
                     .to_map()
                     .map_err(|e| RemoteError::new("PIT-400", e.to_string()))?;
                 self.write(sid, |session| {
-                    if !data.is_empty() {
+                    if !data.is_missing() {
                         session.data.clone_from(&map);
                     }
                 })

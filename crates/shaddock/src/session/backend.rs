@@ -193,6 +193,7 @@ impl BackendSessions {
         let op = SessionOp::Merge {
             sid: raw(sid),
             changes: Arc::new(settings),
+            removed: Vec::new(),
             view,
         };
         self.ask(frontend, op).await.map(drop)

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 use shaddock_cluster::{
     BoxFuture, ForwardedSession, RawSid, RemoteError, ServerId, SessionAnswer, SessionData,
     SessionOp, code,
@@ -13,29 +12,6 @@ use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid
 
 use super::{SessionError, SessionView};
 use crate::{app::AppHandle, received};
-
-/// Removes settings; Pitaya's protocol has no such operation.
-const REMOVE_SETTINGS: &str = "shaddock.removeSettings";
-
-#[derive(Serialize, Deserialize)]
-struct RemoveSettings {
-    sid: u64,
-    keys: Vec<String>,
-}
-
-pub(super) fn remove_settings(sid: Sid, keys: &[String]) -> SessionOp {
-    let argument = RemoveSettings {
-        sid: sid.get(),
-        keys: keys.to_vec(),
-    };
-    SessionOp::Custom {
-        name: REMOVE_SETTINGS.into(),
-        // Numbers and texts always serialise.
-        argument: serde_json::to_vec(&argument)
-            .map(Bytes::from)
-            .unwrap_or_default(),
-    }
-}
 
 impl AppHandle {
     /// Asks the frontend of a session to do something to it.
@@ -81,9 +57,14 @@ impl AppHandle {
                     .map_err(SessionError::from)?;
                 Ok(SessionAnswer::Done)
             }
-            SessionOp::Merge { sid, changes, .. } => {
+            SessionOp::Merge {
+                sid,
+                changes,
+                removed,
+                ..
+            } => {
                 session(service, sid)?
-                    .set_all(Arc::unwrap_or_clone(changes))
+                    .change_settings(Arc::unwrap_or_clone(changes), &removed)
                     .map_err(SessionError::from)?;
                 Ok(SessionAnswer::Done)
             }
@@ -119,7 +100,7 @@ impl AppHandle {
                     .ok()
                     .and_then(|sid| service.client_address_by_session_id(sid)),
             )),
-            SessionOp::Custom { name, argument } => self.do_custom_op(service, &name, &argument),
+            SessionOp::Custom { name, argument } => self.do_custom_op(&name, &argument),
             _ => Err(RemoteError::new(
                 code::NOT_FOUND,
                 "this frontend does not know the operation",
@@ -127,24 +108,8 @@ impl AppHandle {
         }
     }
 
-    fn do_custom_op(
-        &self,
-        service: &SessionService,
-        name: &str,
-        argument: &Bytes,
-    ) -> Result<SessionAnswer, RemoteError> {
+    fn do_custom_op(&self, name: &str, argument: &Bytes) -> Result<SessionAnswer, RemoteError> {
         match name {
-            REMOVE_SETTINGS => {
-                let argument: RemoveSettings = parse(argument)?;
-                let sid = Sid::new(argument.sid).ok_or_else(RemoteError::session_not_found)?;
-                let session = service
-                    .get(sid)
-                    .ok_or_else(|| SessionError::from(SettingError::NoSuchSession { sid }))?;
-                for key in &argument.keys {
-                    session.remove(key);
-                }
-                Ok(SessionAnswer::Done)
-            }
             crate::channel::BROADCAST => {
                 let answer = self.serve_filtered_broadcast(&parse(argument)?);
                 Ok(SessionAnswer::Custom(answer))
@@ -179,25 +144,13 @@ fn session(service: &SessionService, sid: RawSid) -> Result<Arc<Session>, Remote
 }
 
 fn replace(session: &Session, data: &SessionData) -> Result<SessionAnswer, RemoteError> {
-    if data.is_empty() {
+    if data.is_missing() {
         return Ok(SessionAnswer::Done);
     }
     let new = data
         .to_map()
         .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))?;
-    let gone: Vec<String> = session
-        .settings()
-        .iter()
-        .filter(|(key, _)| !new.contains_key(*key))
-        .map(|(key, _)| key.to_owned())
-        .collect();
-    for key in gone {
-        session.remove(&key);
-    }
-    let values = new
-        .iter()
-        .map(|(key, value): (&String, &Value)| (key.clone(), value.clone()));
-    session.set_all(values).map_err(SessionError::from)?;
+    session.replace_settings(new).map_err(SessionError::from)?;
     Ok(SessionAnswer::Done)
 }
 

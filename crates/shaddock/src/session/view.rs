@@ -207,68 +207,57 @@ impl SessionView {
     /// # Errors
     /// [`SessionError`]: the view never had such a setting, the session is closed, or it has too many.
     pub async fn push(&self, key: &str) -> Result<(), SessionError> {
+        let mut changes = Map::new();
+        let mut removed = Vec::new();
         match self.get(key) {
-            Some(value) => {
-                let mut changes = Map::new();
-                changes.insert(key.to_owned(), value.clone());
-                self.merge(changes).await
-            }
+            Some(value) => drop(changes.insert(key.to_owned(), value.clone())),
             None if self.removed.iter().any(|removed| removed == key) => {
-                self.remove_settings(vec![key.to_owned()]).await
+                removed.push(key.to_owned());
             }
-            None => Err(SettingError::NoSuchSetting {
-                key: key.to_owned(),
+            None => {
+                return Err(SettingError::NoSuchSetting {
+                    key: key.to_owned(),
+                }
+                .into());
             }
-            .into()),
         }
+        self.write_settings(changes, removed).await
     }
 
     /// Writes all settings of the view to the session, and removes from it what was removed from the view. Other settings of the session stay.
+    /// All or none.
     ///
     /// # Errors
     /// [`SessionError`]: the session is closed, or would have too many settings.
     pub async fn push_all(&self) -> Result<(), SessionError> {
-        if !self.settings().is_empty() {
-            self.merge(self.settings().to_map()).await?;
-        }
-        let gone: Vec<String> = self
+        let removed: Vec<String> = self
             .removed
             .iter()
             .filter(|key| !self.settings().contains_key(key))
             .cloned()
             .collect();
-        if gone.is_empty() {
-            Ok(())
-        } else {
-            self.remove_settings(gone).await
+        if self.settings().is_empty() && removed.is_empty() {
+            return Ok(());
         }
+        self.write_settings(self.settings().to_map(), removed).await
     }
 
-    async fn merge(&self, changes: Map<String, Value>) -> Result<(), SessionError> {
+    /// One step, wherever the session is.
+    async fn write_settings(
+        &self,
+        changes: Map<String, Value>,
+        removed: Vec<String>,
+    ) -> Result<(), SessionError> {
         match &self.place {
-            Place::Here(session) => Ok(session.set_all(changes)?),
+            Place::Here(session) => Ok(session.change_settings(changes, &removed)?),
             Place::There(there) => {
-                let view = data_of(self.settings());
                 let op = SessionOp::Merge {
                     sid: raw(self.id),
                     changes: Arc::new(changes),
-                    view,
+                    removed,
+                    // An object, also if it is empty: it replaces what a Pitaya frontend has.
+                    view: SessionData::from(Arc::new(self.settings().to_map())),
                 };
-                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
-            }
-        }
-    }
-
-    async fn remove_settings(&self, keys: Vec<String>) -> Result<(), SessionError> {
-        match &self.place {
-            Place::Here(session) => {
-                for key in &keys {
-                    session.remove(key);
-                }
-                Ok(())
-            }
-            Place::There(there) => {
-                let op = super::ops::remove_settings(self.id, &keys);
                 self.app.ask_frontend(there.frontend()?, op).await.map(drop)
             }
         }
