@@ -3,7 +3,7 @@
 mod commands;
 mod demo;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{error::Error, io::Write, path::PathBuf, process::ExitCode, sync::mpsc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use shaddock::config::Sources;
@@ -61,6 +61,23 @@ impl ConfigSource {
     }
 }
 
+/// How long the end of the process waits for its error to be written. Nothing may read it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Writes on a thread of its own, which may wait for as long as a pipe is full and nothing reads it. Whoever calls this waits no longer
+/// than `limit`. A closed pipe is no reason to end.
+pub(crate) fn print_within(mut out: impl Write + Send + 'static, text: String, limit: Duration) {
+    let (done, is_done) = mpsc::channel::<()>();
+    let written = std::thread::Builder::new().spawn(move || {
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        drop(done);
+    });
+    if written.is_ok() {
+        // Nothing is sent: the channel closes.
+        let _ = is_done.recv_timeout(limit);
+    }
+}
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
@@ -76,7 +93,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shaddock: {}", with_causes(&*error));
+            let text = format!("shaddock: {}\n", with_causes(&*error));
+            print_within(std::io::stderr(), text, LAST_WORDS);
             ExitCode::from(2)
         }
     }

@@ -25,12 +25,7 @@ pub(crate) struct Panic(String);
 impl Panic {
     #[cold]
     fn of(payload: Box<dyn Any + Send>) -> Self {
-        let text = payload
-            .downcast_ref::<&'static str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("(no text)")
-            .to_owned();
+        let text = text_of(&*payload).to_owned();
         // The payload is a value of the application too.
         if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(worse);
@@ -42,6 +37,15 @@ impl Panic {
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
+}
+
+/// The text of a panic, if it has one.
+pub(crate) fn text_of(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
 }
 
 /// Is told of panics: counts and logs them.

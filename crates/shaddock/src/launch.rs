@@ -17,12 +17,9 @@
 //! }
 //! ```
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     admin::{Admin, AdminError},
@@ -31,9 +28,14 @@ use crate::{
     logging::{self, LogHandle},
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
-    shutdown::{EndSignals, drain},
+    shutdown::{Signals, Told, drain},
     wire::TlsError,
 };
+
+/// How long the end of a process waits for its last lines to be written. Nothing may read them.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// The same when somebody is in a hurry.
+const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 
 /// Why a process does not start.
 #[derive(Debug, thiserror::Error)]
@@ -130,12 +132,18 @@ impl Launcher {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        runtime.block_on(self.serve(servers, |_| {}))
+        let served = runtime.block_on(self.serve(servers, |_| {}));
+        // Work that did not end by itself is not waited for.
+        runtime.shutdown_background();
+        served
     }
 
     /// Runs the servers until SIGTERM, SIGINT or an operator ends them, and drains. `ready` is called when clients are let in.
     ///
-    /// SIGHUP reads the configuration again. A second SIGTERM or SIGINT ends the process at once, with status 1.
+    /// SIGHUP reads the configuration again; SIGUSR1 and SIGUSR2 do nothing. A second SIGTERM or SIGINT ends the process at once, with
+    /// status 1. One that comes before the servers have started ends the start.
+    ///
+    /// The last lines of the log have a second to be written.
     ///
     /// # Errors
     /// Something does not start; nothing is left running.
@@ -144,7 +152,24 @@ impl Launcher {
         servers: Servers,
         ready: impl FnOnce(&Running) + Send,
     ) -> Result<(), LaunchError> {
-        let mut end = EndSignals::new()?;
+        let log = self.log.clone();
+        if let Some(log) = &log {
+            self.operations.set_log(log.clone());
+        }
+        let served = self.serve_all(servers, ready).await;
+        if let Some(log) = log {
+            let flush = move || log.flush(LAST_LINES);
+            let _ = tokio::task::spawn_blocking(flush).await;
+        }
+        served
+    }
+
+    async fn serve_all(
+        self,
+        servers: Servers,
+        ready: impl FnOnce(&Running) + Send,
+    ) -> Result<(), LaunchError> {
+        let mut signals = Signals::new()?;
         let admin = self.start_admin().await?;
         let servers = match self.config.server.workers {
             0 => servers,
@@ -157,13 +182,23 @@ impl Launcher {
             let cluster = self.config.cluster().map_err(StartError::from)?;
             servers.cluster_shared(cluster)
         };
-        let running = servers.start().await?;
+        let running = match servers.start_unless(signals.end()).await? {
+            Ok(running) => running,
+            Err(name) => {
+                tracing::info!("{name}: ended before the servers had started");
+                return Ok(());
+            }
+        };
         self.operations.running(running.apps());
         ready(&running);
-        let settings = self.serve_until(&mut end, running.apps()).await?;
+        let settings = self.serve_until(&mut signals, running.apps()).await;
+        let log = self.log.clone();
         let hurry = tokio::spawn(async move {
-            let name = end.next().await;
+            let name = signals.end().await;
             tracing::warn!("{name} again: ending at once");
+            if let Some(log) = log {
+                log.flush(LAST_LINES_IN_A_HURRY);
+            }
             std::process::exit(1);
         });
         drain(running, &settings.drain, &self.operations).await;
@@ -187,32 +222,67 @@ impl Launcher {
     }
 
     /// Serves, and reloads at SIGHUP, until the end is asked for. Returns the configuration of that moment.
-    async fn serve_until(&self, end: &mut EndSignals, apps: &[AppHandle]) -> io::Result<Config> {
-        let mut reload = signal(SignalKind::hangup())?;
+    async fn serve_until(&self, signals: &mut Signals, apps: &[AppHandle]) -> Config {
         let mut config = self.config.clone();
+        let mut reload = Reload::default();
         loop {
             tokio::select! {
-                name = end.next() => {
-                    tracing::info!("{name}: draining; a second signal ends at once");
-                    return Ok(config);
+                told = signals.next() => match told {
+                    Told::End(name) => {
+                        tracing::info!("{name}: draining; a second signal ends at once");
+                        return config;
+                    }
+                    Told::Reload if reload.task.is_some() => reload.again = true,
+                    Told::Reload => reload.task = Some(self.reload(&config, apps)),
+                },
+                () = self.operations.drain_requested() => return config,
+                newer = reload.done() => {
+                    config = newer.unwrap_or(config);
+                    if std::mem::take(&mut reload.again) {
+                        reload.task = Some(self.reload(&config, apps));
+                    }
                 }
-                () = self.operations.drain_requested() => return Ok(config),
-                _ = reload.recv() => self.reload(&mut config, apps),
             }
         }
     }
 
     /// Reads the configuration again and applies what can be applied. A mistake changes nothing.
-    fn reload(&self, config: &mut Config, apps: &[AppHandle]) {
-        let newer = match Config::load(&self.sources) {
-            Ok(newer) => newer,
-            Err(error) => {
-                tracing::error!(%error, "SIGHUP: the configuration was not reloaded");
-                return;
-            }
+    ///
+    /// On a thread of its own: files may be on a disk that does not answer.
+    fn reload(&self, config: &Config, apps: &[AppHandle]) -> JoinHandle<Option<Config>> {
+        let (sources, log) = (self.sources.clone(), self.log.clone());
+        let (config, apps) = (config.clone(), apps.to_vec());
+        tokio::task::spawn_blocking(move || {
+            let newer = match Config::load(&sources) {
+                Ok(newer) => newer,
+                Err(error) => {
+                    tracing::error!(%error, "SIGHUP: the configuration was not reloaded");
+                    return None;
+                }
+            };
+            apply(&config, &newer, &apps, log.as_ref());
+            Some(newer)
+        })
+    }
+}
+
+/// The reload that is under way.
+#[derive(Default)]
+struct Reload {
+    task: Option<JoinHandle<Option<Config>>>,
+    /// SIGHUP came meanwhile, and may be about what had been read already.
+    again: bool,
+}
+
+impl Reload {
+    /// Done when one is; never if there is none. Cancel-safe.
+    async fn done(&mut self) -> Option<Config> {
+        let Some(task) = &mut self.task else {
+            return std::future::pending().await;
         };
-        apply(config, &newer, apps, self.log.as_ref());
-        *config = newer;
+        let newer = task.await.unwrap_or_default();
+        self.task = None;
+        newer
     }
 }
 

@@ -2,13 +2,13 @@
 //! drain.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, Weak},
+    sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
-use crate::app::AppHandle;
+use crate::{app::AppHandle, logging::LogHandle};
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -44,6 +44,7 @@ struct Inner {
     phase: watch::Sender<Phase>,
     drain: watch::Sender<bool>,
     apps: RwLock<Vec<AppHandle>>,
+    log: OnceLock<LogHandle>,
 }
 
 impl Default for Operations {
@@ -53,6 +54,7 @@ impl Default for Operations {
             phase: watch::Sender::new(Phase::Starting),
             drain: watch::Sender::new(false),
             apps: RwLock::default(),
+            log: OnceLock::new(),
         }))
     }
 }
@@ -111,6 +113,16 @@ impl Operations {
     pub async fn drain_requested(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.0.drain.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    /// The log of the process, whose dropped lines are among the metrics. Set once.
+    pub(crate) fn set_log(&self, log: LogHandle) {
+        let _ = self.0.log.set(log);
+    }
+
+    /// Lines of the log that were dropped; `None` if the program logs in a way of its own.
+    pub(crate) fn dropped_log_lines(&self) -> Option<u64> {
+        self.0.log.get().map(LogHandle::dropped_lines)
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {

@@ -23,25 +23,51 @@ use crate::{
 /// Time between looks at sessions that wait for an answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The signals that end a process.
-pub(crate) struct EndSignals {
+/// The signals of a process: those that end it, and those that would if nothing handled them. (SIGPIPE is ignored in every Rust program.)
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
-impl EndSignals {
+/// What a process was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// To end, by the signal of this name.
+    End(&'static str),
+    /// To read its configuration again.
+    Reload,
+}
+
+impl Signals {
+    /// Handles them from now on, also those that come before the first [`next`](Self::next).
     pub(crate) fn new() -> std::io::Result<Self> {
+        // Monitoring and log rotation send these to whatever they find, and the default is to die. Once a signal was listened to, the
+        // process survives it for good.
+        drop(signal(SignalKind::user_defined1())?);
+        drop(signal(SignalKind::user_defined2())?);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The name of the next one.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// What the next one says. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => Told::End("SIGINT"),
+            _ = self.terminate.recv() => Told::End("SIGTERM"),
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    /// The name of the next one that ends the process. Cancel-safe.
+    pub(crate) async fn end(&mut self) -> &'static str {
+        loop {
+            if let Told::End(name) = self.next().await {
+                return name;
+            }
         }
     }
 }

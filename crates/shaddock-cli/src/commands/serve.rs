@@ -1,12 +1,12 @@
 //! `shaddock serve`: a frontend without handlers of its own, in front of whatever backends the cluster has.
 
-use std::{hash::BuildHasher as _, io::Write as _, process::ExitCode};
+use std::{fmt::Write as _, hash::BuildHasher as _, process::ExitCode, time::Duration};
 
 use clap::Args;
 use shaddock::{app::Running, config::Config, launch::Launcher, prelude::*};
 
 use super::Outcome;
-use crate::ConfigSource;
+use crate::{ConfigSource, print_within};
 
 /// A frontend without others to forward to makes no sense, so the cluster is NATS unless the configuration says otherwise.
 const NATS: &str = "cluster.mode=nats";
@@ -48,15 +48,16 @@ fn id(config: &Config) -> String {
 
 /// Says where clients are served.
 fn greet(running: &Running) {
-    let mut out = std::io::stdout();
+    let mut text = String::new();
     for app in running.apps() {
         let addresses: Vec<String> = app.local_addrs().iter().map(ToString::to_string).collect();
-        // A closed pipe is no reason to end.
+        // Writing to a String does not fail.
         let _ = writeln!(
-            out,
+            text,
             "shaddock serve: {} is running on {}",
             app.id(),
             addresses.join(" and ")
         );
     }
+    print_within(std::io::stdout(), text, Duration::ZERO);
 }

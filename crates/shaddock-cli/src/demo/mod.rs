@@ -16,10 +16,11 @@ mod page;
 mod rooms;
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
@@ -30,7 +31,7 @@ use shaddock::{
     wire::{CodecConfig, Protos, Schema},
 };
 
-use crate::{ConfigSource, commands::Outcome};
+use crate::{ConfigSource, commands::Outcome, print_within};
 
 /// What clients send and receive in protobuf: the sample's `clientProtos.json` and `serverProtos.json`.
 const CLIENT_PROTOS: &str = include_str!("client_protos.json");
@@ -202,7 +203,7 @@ fn bold(is_terminal: bool) -> (&'static str, &'static str) {
 
 /// Says where to look.
 fn greet(args: &DemoArgs, running: &Running, admin: Option<SocketAddr>) {
-    let mut out = std::io::stdout();
+    let out = std::io::stdout();
     let (bold, plain) = bold(out.is_terminal());
     let shown = shown_host(args.host);
     let ports: Vec<String> = running
@@ -221,11 +222,10 @@ fn greet(args: &DemoArgs, running: &Running, admin: Option<SocketAddr>) {
             "admin"
         )
     });
-    // A closed pipe is no reason to end.
-    let _ = writeln!(
-        out,
-        "\n{bold}shaddock demo is running{plain}\n\n  Open {bold}http://{shown}:{}{plain} in two windows and chat.\n\n{}\n{admin}\n  Ctrl-C stops it.\n",
+    let text = format!(
+        "\n{bold}shaddock demo is running{plain}\n\n  Open {bold}http://{shown}:{}{plain} in two windows and chat.\n\n{}\n{admin}\n  Ctrl-C stops it.\n\n",
         args.page_port,
         ports.join("\n"),
     );
+    print_within(out, text, Duration::ZERO);
 }

@@ -24,6 +24,7 @@ use crate::{
     handler::HandlerTable,
     operators,
     session::FrontendEvents,
+    shutdown::Signals,
     stats::AppStats,
 };
 
@@ -135,6 +136,19 @@ impl Servers {
     /// # Errors
     /// [`StartError`]; then everything is stopped again.
     pub async fn start(self) -> Result<Running, StartError> {
+        let never = std::future::pending::<std::convert::Infallible>();
+        match self.start_unless(never).await? {
+            Ok(running) => Ok(running),
+            Err(never) => match never {},
+        }
+    }
+
+    /// As [`start`](Self::start), unless `stop` is done before: then what was started is stopped again, and the inner error is what `stop`
+    /// said.
+    pub(crate) async fn start_unless<T>(
+        self,
+        stop: impl Future<Output = T>,
+    ) -> Result<Result<Running, T>, StartError> {
         if self.apps.is_empty() {
             return Err(StartError::NoApp);
         }
@@ -150,13 +164,15 @@ impl Servers {
             listening.push((handle.clone(), listeners));
             running.add(handle, components);
         }
-        match bring_up(&mut running, &*cluster, listening).await {
-            Ok(()) => Ok(running),
-            Err(error) => {
-                running.shutdown().await;
-                Err(error)
-            }
-        }
+        let ended = tokio::select! {
+            started = bring_up(&mut running, &*cluster, listening) => match started {
+                Ok(()) => return Ok(Ok(running)),
+                Err(error) => Err(error),
+            },
+            told = stop => Ok(Err(told)),
+        };
+        running.shutdown().await;
+        ended
     }
 
     /// Starts the servers, serves until `stop` is done, and shuts down.
@@ -170,12 +186,22 @@ impl Servers {
         Ok(())
     }
 
-    /// Starts the servers, serves until the process gets SIGINT or SIGTERM, and shuts down.
+    /// Starts the servers, serves until the process gets SIGINT or SIGTERM, and shuts down. SIGHUP, SIGUSR1 and SIGUSR2 do nothing.
     ///
     /// # Errors
     /// [`StartError`].
     pub async fn run(self) -> Result<(), StartError> {
-        self.run_until(signals()).await
+        let signals = Signals::new();
+        self.run_until(async move {
+            match signals {
+                Ok(mut signals) => drop(signals.end().await),
+                Err(error) => {
+                    tracing::error!(%error, "signals cannot be listened to");
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+        .await
     }
 
     /// As [`run`](Self::run), on a runtime of its own. For programs without one.
@@ -187,7 +213,10 @@ impl Servers {
             .enable_all()
             .build()
             .map_err(StartError::Runtime)?;
-        runtime.block_on(self.run())
+        let ran = runtime.block_on(self.run());
+        // Work that did not end by itself is not waited for.
+        runtime.shutdown_background();
+        ran
     }
 }
 
@@ -197,22 +226,6 @@ impl std::fmt::Debug for Servers {
             .field("apps", &self.apps)
             .field("workers", &self.workers)
             .finish_non_exhaustive()
-    }
-}
-
-/// Done at SIGINT or SIGTERM. If they cannot be listened to, never.
-async fn signals() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        tracing::error!("signals cannot be listened to");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
     }
 }
 

@@ -105,6 +105,8 @@ section! {
         /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or levels by module,
         /// such as `info,shaddock_net=debug`.
         live filter: String = "info".to_owned(), check |text: &String| crate::logging::check_filter(text);
+        /// Bytes of lines that wait while standard error is not read. Above it lines are dropped and counted; no server waits.
+        restart queue_bytes: Size = Size::kib(1024), check within(Size::kib(16), Size(1 << 30));
     }
 }
 

@@ -170,6 +170,11 @@ impl Page<'_, '_> {
             "Seconds since the process began",
             [(none(), uptime)],
         )?;
+        self.counters(
+            "log_lines_dropped",
+            "Lines of the log dropped because standard error was not read in time",
+            operations.dropped_log_lines().map(|lines| (none(), lines)),
+        )?;
         let Some(process) = process::read() else {
             return Ok(());
         };

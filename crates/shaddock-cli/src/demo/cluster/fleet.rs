@@ -74,8 +74,8 @@ impl Fleet {
         }
     }
 
-    pub(super) const fn screen(&self) -> Screen {
-        self.screen
+    pub(super) const fn screen(&self) -> &Screen {
+        &self.screen
     }
 
     /// Starts a child under a name.
@@ -101,7 +101,7 @@ impl Fleet {
         };
         self.members.insert(name.to_owned(), member);
         self.count += 1;
-        let (screen, n) = (self.screen, self.count);
+        let (screen, n) = (self.screen.clone(), self.count);
         let (out, log) = (child.stdout.take(), child.stderr.take());
         let (sender, name) = (self.sender.clone(), name.to_owned());
         tokio::spawn(async move {
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn children_speak_end_and_are_let_go() {
-        let mut fleet = Fleet::new(Screen::new());
+        let mut fleet = Fleet::new(Screen::new().unwrap());
         let script = |text: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", text]);
@@ -261,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_stop_is_killed() {
-        let mut fleet = Fleet::new(Screen::new());
+        let mut fleet = Fleet::new(Screen::new().unwrap());
         let mut command = Command::new("sleep");
         fleet
             .spawn("deaf", Kind::Backend, command.arg("1000"))

@@ -21,7 +21,7 @@ mod screen;
 use std::{
     ffi::OsString,
     hash::{BuildHasher as _, RandomState},
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     net::{IpAddr, SocketAddr, TcpListener},
     process::ExitCode,
     time::Duration,
@@ -44,7 +44,7 @@ pub(crate) use self::{
     only::run_one,
 };
 use super::{DemoArgs, Error, HEARTBEAT, bold, ids, shown_host};
-use crate::commands::Outcome;
+use crate::{commands::Outcome, print_within};
 
 /// How long a server that was killed is believed to be there. Shorter than the default, because people sit and watch.
 const LEASE: &str = "cluster.lease_ttl=5s";
@@ -90,7 +90,8 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         .build()?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let mut fleet = Fleet::new(Screen::new());
+        let screen = Screen::new()?;
+        let mut fleet = Fleet::new(screen.clone());
         let parent = Parent {
             args,
             config: &config,
@@ -108,14 +109,16 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
             name = signals.next() => {
                 fleet.screen().say(&format!("{name} again: ending at once"));
                 fleet.kill().await;
+                screen.flush();
                 return Ok(ExitCode::FAILURE);
             }
         }
+        screen.flush();
         served.map(|()| ExitCode::SUCCESS)
     })
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C and SIGTERM. Other signals that would end the parent, and so leave its children without one, do nothing.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -123,6 +126,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+            // Once a signal was listened to, the process survives it for good.
+            drop(signal(harmless)?);
+        }
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -240,7 +247,7 @@ impl Parent<'_> {
 
     fn greet(&self, fleet: &Fleet, plans: &[Plan], backing: &Backing) {
         let args = self.args;
-        let mut out = std::io::stdout();
+        let out = std::io::stdout();
         let (bold, plain) = bold(out.is_terminal());
         let shown = shown_host(args.host);
         let pid = |id: &str| fleet.pid(id).unwrap_or_default();
@@ -274,15 +281,14 @@ impl Parent<'_> {
         let logs = backing.logs().map_or_else(String::new, |directory| {
             format!("  NATS and etcd log into {}\n", directory.display())
         });
-        // A closed pipe is no reason to end.
-        let _ = writeln!(
-            out,
+        let text = format!(
             "\n{bold}shaddock demo is running as a cluster{plain}\n\n  Open {bold}http://{shown}:{}{plain} in two windows and chat.\n\n{}\n\n  \
              Try: shaddock servers\n       shaddock sessions\n       shaddock drain connector-2\n       kill -9 {chat}   (the rooms of chat-1 move to chat-2)\n{logs}\n  \
-             Ctrl-C stops all of it.\n",
+             Ctrl-C stops all of it.\n\n",
             args.page_port,
             rows.join("\n"),
         );
+        print_within(out, text, Duration::ZERO);
     }
 }
 

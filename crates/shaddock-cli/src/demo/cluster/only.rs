@@ -1,11 +1,11 @@
 //! One server of the cluster in this process: `shaddock demo --only SERVER`, which is also what the children run.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{process::ExitCode, time::Duration};
 
 use shaddock::{app::BoxError, launch::Launcher, operations::Operations, prelude::*};
 
 use super::{super::app, lifeline, sources};
-use crate::{commands::Outcome, demo::DemoArgs};
+use crate::{commands::Outcome, demo::DemoArgs, print_within};
 
 /// What a child says when it sees all others.
 pub(super) const READY: &str = "ready";
@@ -43,18 +43,14 @@ async fn stop_when_cut(operations: Operations) {
 fn greet(running: &Running, expected: &[String]) {
     for app in running.apps() {
         if expected.is_empty() {
-            // A closed pipe is no reason to end.
-            let _ = writeln!(
-                std::io::stdout(),
-                "{} is running in the cluster; Ctrl-C stops it",
-                app.id()
-            );
+            let text = format!("{} is running in the cluster; Ctrl-C stops it\n", app.id());
+            print_within(std::io::stdout(), text, Duration::ZERO);
             continue;
         }
         let (app, expected) = (app.clone(), expected.to_owned());
         tokio::spawn(async move {
             if until_there(&app, &expected).await.is_ok() {
-                let _ = writeln!(std::io::stdout(), "{READY}");
+                print_within(std::io::stdout(), format!("{READY}\n"), Duration::ZERO);
             }
         });
     }

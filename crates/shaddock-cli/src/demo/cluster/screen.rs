@@ -3,8 +3,10 @@
 use std::{
     ffi::OsString,
     io::{IsTerminal as _, Write as _},
+    time::Duration,
 };
 
+use shaddock::logging::LineQueue;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// The longest name, and so the width of the first column.
@@ -14,28 +16,45 @@ const LONGEST: usize = 8192;
 /// Names get these colours by turns; they can be read on black and on white.
 const COLOURS: [u8; 6] = [36, 33, 35, 32, 34, 31];
 
-/// Standard error.
-#[derive(Debug, Clone, Copy)]
+/// Bytes that wait while standard error is not read. Above it lines are dropped.
+const WAITING: usize = 1 << 20;
+/// How long the end of the demo waits for the last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Standard error. The parent has one thread, which must not wait for it: it stops the children.
+#[derive(Debug, Clone)]
 pub(super) struct Screen {
     colour: bool,
+    out: LineQueue,
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
-        let colour = std::io::stderr().is_terminal()
+    pub(super) fn new() -> std::io::Result<Self> {
+        let stderr = std::io::stderr();
+        let colour = stderr.is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { colour }
+        let out = LineQueue::new(WAITING);
+        let missing = out.clone();
+        out.run(stderr, move |lines| {
+            missing.push(format!("{lines} lines are missing\n").as_bytes());
+        })?;
+        Ok(Self { colour, out })
+    }
+
+    /// Waits for the last lines to be written, but not for long.
+    pub(super) fn flush(&self) {
+        self.out.flush(LAST_LINES);
     }
 
     /// Says something as the parent.
-    pub(super) fn say(self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         for line in text.lines() {
             self.line("demo", 1, line.as_bytes());
         }
     }
 
     /// Shows a line of the `n`th child.
-    pub(super) fn line(self, name: &str, n: usize, line: &[u8]) {
+    pub(super) fn line(&self, name: &str, n: usize, line: &[u8]) {
         let mut text = Vec::with_capacity(line.len() + 32);
         let colour = COLOURS[n % COLOURS.len()];
         // Writing to memory does not fail.
@@ -46,8 +65,7 @@ impl Screen {
         };
         text.extend_from_slice(line);
         text.push(b'\n');
-        // In one piece, so that no other line gets into it. A closed pipe is no reason to end.
-        let _ = std::io::stderr().lock().write_all(&text);
+        self.out.push(&text);
     }
 }
 

@@ -1,6 +1,16 @@
 //! Logs: for people or as JSON, on standard error, with levels by module that can be changed while the server runs.
+//!
+//! No line waits for whoever reads standard error: see [`LineQueue`]. Panics are lines of the log too.
 
-use std::io::{self, IsTerminal as _};
+mod queue;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fs::File,
+    io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
+    time::Duration,
+};
 
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -12,11 +22,18 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use crate::config::{LogFormat, LogSettings};
+pub use self::queue::{Line, LineQueue};
+use crate::{
+    config::{LogFormat, LogSettings},
+    guarded,
+};
 
 /// Changes what is logged while the process runs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct LogHandle(reload::Handle<Targets, Registry>);
+pub struct LogHandle {
+    filter: reload::Handle<Targets, Registry>,
+    queue: LineQueue,
+}
 
 /// Why logging cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +48,19 @@ pub enum LogError {
     /// The logger is gone.
     #[error("the logger is gone")]
     Gone(#[from] reload::Error),
+    /// The operating system refuses a thread, or a descriptor for standard error.
+    #[error("logs cannot be written: {0}")]
+    System(#[from] io::Error),
 }
 
-/// Sets up logging for the whole process, as the settings say.
+/// Sets up logging for the whole process, as the settings say. Panics of any thread go to the log from then on, as errors.
+///
+/// Lines go to standard error through a queue of [`LogSettings::queue_bytes`] and a thread of its own. At the bound they are dropped and
+/// counted ([`LogHandle::dropped_lines`]); when standard error is read again, the log says how many are missing. A program that ends calls
+/// [`LogHandle::flush`], as [`Launcher`](crate::launch::Launcher) does.
 ///
 /// # Errors
-/// The filter is malformed, or the process has a logger already.
+/// The filter is malformed, the process has a logger already, or the operating system refuses a thread.
 pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
     let targets = parse_filter(&settings.filter).map_err(LogError::Filter)?;
     let (filter, handle) = reload::Layer::new(targets);
@@ -46,15 +70,47 @@ pub fn init(settings: &LogSettings) -> Result<LogHandle, LogError> {
         LogFormat::Auto => !terminal,
         LogFormat::Human => false,
     };
+    // A descriptor of its own: the lock of `io::stderr` would be held while a write waits.
+    let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let queue = LineQueue::new(settings.queue_bytes.0);
     let layer = if json {
-        json_layer().boxed()
+        json_layer(queue.clone()).boxed()
     } else {
-        human_layer(terminal).boxed()
+        human_layer(queue.clone(), terminal).boxed()
     };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
         .try_init()?;
-    Ok(LogHandle(handle))
+    queue.run(out, |lines| {
+        tracing::warn!(
+            lines,
+            "lines of the log were dropped: standard error was not read in time"
+        );
+    })?;
+    log_panics();
+    Ok(LogHandle {
+        filter: handle,
+        queue,
+    })
+}
+
+/// The hook of the standard library writes to standard error, and waits for its reader.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let place = info.location().map(ToString::to_string);
+        let place = place.unwrap_or_default();
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured)
+            .then(|| tracing::field::display(backtrace));
+        tracing::error!(
+            thread = thread.name().unwrap_or("unnamed"),
+            place,
+            panic = guarded::text_of(info.payload()),
+            backtrace,
+            "a thread panicked"
+        );
+    }));
 }
 
 impl LogHandle {
@@ -64,15 +120,24 @@ impl LogHandle {
     /// It is malformed; then the old one stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
         let targets = parse_filter(filter).map_err(LogError::Filter)?;
-        Ok(self.0.reload(targets)?)
+        Ok(self.filter.reload(targets)?)
+    }
+
+    /// Waits until the lines of this moment are written, but no longer than `limit`; false if some are not. It blocks the thread.
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.queue.flush(limit)
+    }
+
+    /// Lines that were dropped because standard error was not read in time, or at all.
+    pub fn dropped_lines(&self) -> u64 {
+        self.queue.dropped()
     }
 }
 
-/// Whether a line that cannot be written is reported, which is done on standard error too, and panics there: whoever read our logs
-/// is gone, and that must not stop a drain.
+/// Whether a line that cannot be formatted is reported, which is done on standard error, and panics when that is closed.
 const SAY_SO: bool = false;
 
-fn human_layer<S>(terminal: bool) -> impl Layer<S>
+fn human_layer<S>(queue: LineQueue, terminal: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -81,10 +146,10 @@ where
     tracing_subscriber::fmt::layer()
         .with_ansi(colour)
         .log_internal_errors(SAY_SO)
-        .with_writer(io::stderr)
+        .with_writer(queue)
 }
 
-fn json_layer<S>() -> impl Layer<S>
+fn json_layer<S>(queue: LineQueue) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -92,7 +157,7 @@ where
         .json()
         .flatten_event(true)
         .log_internal_errors(SAY_SO)
-        .with_writer(io::stderr)
+        .with_writer(queue)
 }
 
 /// Whether `text` is a filter; the message says what is wrong.

@@ -1,0 +1,324 @@
+//! Processes as a whole, from outside: signals, logs that nothing reads, descriptors that run out.
+//!
+//! The server is this very program: the test [`child`] is one, when the variable [`SETTINGS`] says so.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use shaddock::{
+    app::{BoxError, Component},
+    config::Sources,
+    launch::Launcher,
+    prelude::*,
+};
+use shaddock_client::Client;
+
+/// The settings of a child, one a line.
+const SETTINGS: &str = "SHADDOCK_TEST_CHILD";
+/// Long enough for a machine that is busy with other things; a test that passes does not wait for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn echo(Json(body): Json<Value>) -> Json<Value> {
+    Json(body)
+}
+
+async fn panics() {
+    panic!("this handler panics");
+}
+
+async fn fails() -> Result<(), HandlerError> {
+    Err(HandlerError::new("APP-1", "this handler fails"))
+}
+
+/// What a child may be told in its section `[app]`.
+#[derive(serde::Deserialize)]
+struct ChildSettings {
+    /// Whether a component of it never starts.
+    #[serde(default)]
+    hangs: bool,
+}
+
+/// A component that never starts, after one that does.
+struct Hangs;
+
+impl Component for Hangs {
+    fn name(&self) -> &'static str {
+        "hangs"
+    }
+
+    async fn start(&self, _app: &AppHandle) -> Result<(), BoxError> {
+        say("starting");
+        std::future::pending().await
+    }
+}
+
+struct Starts;
+
+impl Component for Starts {
+    fn name(&self) -> &'static str {
+        "starts"
+    }
+
+    async fn stop(&self, _app: &AppHandle) {
+        say("component stopped");
+    }
+}
+
+/// Tells the parent something; on a line of its own, whatever the test harness has written.
+fn say(text: &str) {
+    println!("\nchild: {text}");
+}
+
+#[test]
+fn child() {
+    let Ok(settings) = std::env::var(SETTINGS) else {
+        return;
+    };
+    let sources = settings.lines().fold(Sources::default(), Sources::flag);
+    let mut launcher = Launcher::new(sources).unwrap();
+    launcher.init_logs().unwrap();
+    let mut app = App::new("connector", "connector-1");
+    launcher.configure_frontend(&mut app).unwrap();
+    app.route("h.echo", echo);
+    app.route("h.panics", panics);
+    app.route("h.fails", fails);
+    app.component(Starts);
+    if launcher.config().app::<ChildSettings>().unwrap().hangs {
+        app.component(Hangs);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let greet = |running: &Running| {
+        let address = running.address("connector-1").unwrap();
+        say(&format!("ready {address}"));
+    };
+    runtime
+        .block_on(launcher.serve(Servers::new().add(app), greet))
+        .unwrap();
+    runtime.shutdown_background();
+}
+
+/// A server in a process of its own. Killed when dropped.
+struct Server {
+    child: Child,
+    said: mpsc::Receiver<String>,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Server {
+    /// Starts one with these settings, under a command such as `prlimit ..`, and waits until it is ready.
+    fn start(wrapper: &[&str], settings: &[&str], stderr: impl Into<Stdio>) -> Self {
+        let mut server = Self::launch(wrapper, settings, stderr);
+        let ready = server.hears("ready ");
+        server.address = ready.strip_prefix("ready ").unwrap().parse().unwrap();
+        server
+    }
+
+    fn launch(wrapper: &[&str], settings: &[&str], stderr: impl Into<Stdio>) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = free.local_addr().unwrap();
+        drop(free);
+        let mut all = vec![
+            "listen.address=127.0.0.1:0".to_owned(),
+            format!("admin.address={admin}"),
+            "drain.spread=0s".to_owned(),
+        ];
+        all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let words: Vec<&str> = wrapper.iter().copied().chain([own]).collect();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .args(["child", "--exact", "--nocapture"])
+            .env(SETTINGS, all.join("\n"))
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            // To the end, so that the child never finds the pipe full.
+            for line in lines.map_while(Result::ok) {
+                if let Some(text) = line.strip_prefix("child: ") {
+                    let _ = sender.send(text.to_owned());
+                }
+            }
+        });
+        Self {
+            child,
+            said,
+            address: ([0, 0, 0, 0], 0).into(),
+            admin,
+        }
+    }
+
+    /// The next thing that the child says, which must begin so.
+    fn hears(&self, beginning: &str) -> String {
+        let said = self.said.recv_timeout(PATIENCE);
+        let said = said.unwrap_or_else(|_| panic!("the child does not say `{beginning}`"));
+        assert!(said.starts_with(beginning), "{said}");
+        said
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// How it ended, if it does.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    async fn client(&self) -> Client {
+        let address = format!("tcp://{}", self.address);
+        let connect = Client::connect(&address);
+        tokio::time::timeout(PATIENCE, connect)
+            .await
+            .expect("the server answers a handshake")
+            .unwrap()
+    }
+
+    /// The body of an answer of the admin server.
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A pipe that is full and that nothing reads.
+fn full_pipe() -> (PipeReader, Stdio) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // The size of a pipe on Linux, unless somebody asks for another one.
+    writer.write_all(&vec![b'.'; 64 * 1024]).unwrap();
+    (reader, writer.into())
+}
+
+async fn served(client: &Client) {
+    let body = json!({ "n": 1 });
+    let answer = client.request::<Value, Value>("connector.h.echo", &body);
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    assert_eq!(answer.expect("an answer in time").unwrap(), body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nothing_reads_stops_nothing() {
+    let (mut reader, stderr) = full_pipe();
+    let settings = [
+        "log.filter=debug",
+        "log.queue_bytes=16 KiB",
+        "access.deny=127.0.0.2",
+        "server.workers=2",
+    ];
+    let mut server = Server::start(&[], &settings, stderr);
+    let clients = [server.client().await, server.client().await];
+    for _ in 0..200 {
+        // Each writes a line, and so does a panic, which the standard library would write by itself.
+        let from = socket2::SockAddr::from("127.0.0.2:0".parse::<SocketAddr>().unwrap());
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&from).unwrap();
+        socket.connect(&server.address.into()).unwrap();
+    }
+    for client in &clients {
+        for _ in 0..50 {
+            let body = json!({});
+            let request = client.request::<Value, Value>("connector.h.panics", &body);
+            let answer = tokio::time::timeout(PATIENCE, request).await;
+            assert!(answer.expect("an answer in time").is_err());
+        }
+        served(client).await;
+    }
+    let metrics = server.get("/metrics");
+    let dropped = metrics
+        .lines()
+        .find(|line| line.starts_with("shaddock_log_lines_dropped_total"));
+    assert!(!dropped.expect(&metrics).ends_with(" 0"), "{dropped:?}");
+
+    // It flows again, and says how many are missing.
+    let (told, is_told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut piece = [0; 4096];
+        while let Ok(n @ 1..) = reader.read(&mut piece) {
+            text.extend_from_slice(&piece[..n]);
+            if String::from_utf8_lossy(&text).contains("lines of the log were dropped") {
+                break;
+            }
+        }
+        let _ = told.send(());
+        // Held, and read no more.
+        std::thread::park();
+        drop(reader);
+    });
+    served(&clients[0]).await;
+    is_told.recv_timeout(PATIENCE).unwrap();
+    drop(clients);
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_process_whose_log_nothing_reads() {
+    let (_reader, stderr) = full_pipe();
+    let mut server = Server::start(&[], &["log.filter=trace"], stderr);
+    let client = server.client().await;
+    served(&client).await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
+    let mut server = Server::start(&[], &[], Stdio::null());
+    let client = server.client().await;
+    for signal in [Signal::USR1, Signal::USR2, Signal::PIPE, Signal::HUP] {
+        server.signal(signal);
+        served(&client).await;
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sigterm_ends_a_server_that_still_starts() {
+    let mut server = Server::launch(&[], &["app.hangs=true"], Stdio::null());
+    server.hears("starting");
+    server.signal(Signal::TERM);
+    server.hears("component stopped");
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+}
