@@ -93,6 +93,12 @@ pub trait Node: Send + Sync + 'static {
         let _ = fenced;
     }
 
+    /// Another server has the id of this one, so this one is out of the cluster, for good: it was silent at etcd until its lease ended (it hung, or was cut
+    /// off), and was replaced meanwhile. Nothing of it reaches others any more. The node closes its sessions and ends.
+    fn expelled(&self, error: &ClusterError) {
+        let _ = error;
+    }
+
     /// Another server came or left after this one had joined. The list in [`Members`] is already the new one.
     fn member_changed(&self, change: MemberChange) {
         let _ = change;
@@ -177,6 +183,41 @@ impl JoinOptions {
     pub fn connection_on(mut self, runtime: Handle) -> Self {
         self.connection = Some(runtime);
         self
+    }
+}
+
+/// A bind that counts in the cluster already. Dropped, it takes away what it has added, and nothing else: not the same session's seat if another bind
+/// of it was kept.
+#[must_use]
+pub struct Bound(Option<End>);
+
+type End = Box<dyn FnOnce(Option<&dyn Fn() -> bool>) -> bool + Send>;
+
+impl Bound {
+    /// `end` is called once: with a question when the bind is kept, and without one when it is undone. It says whether the user is still
+    /// this frontend's.
+    pub fn new(end: impl FnOnce(Option<&dyn Fn() -> bool>) -> bool + Send + 'static) -> Self {
+        Self(Some(Box::new(end)))
+    }
+
+    /// Keeps the bind if the session is bound to the user at this moment; it may have closed since. The question is asked under a lock: it only
+    /// looks at the session. False if another frontend has taken the user since the bind was made: then the session is to be closed.
+    pub fn keep(mut self, is_bound: impl Fn() -> bool) -> bool {
+        self.0.take().is_some_and(|end| end(Some(&is_bound)))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(end) = self.0.take() {
+            end(None);
+        }
+    }
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bound").finish_non_exhaustive()
     }
 }
 
@@ -292,16 +333,18 @@ pub trait Membership: Send + Sync + 'static {
     fn where_is(&self, uid: Arc<str>) -> BoxFuture<'static, Result<Vec<Located>, RemoteError>>;
 
     /// Frontends, before they bind a session: makes the user reachable here and, if sessions are unique, settles who
-    /// owns him. When it is done, pushes to the user come here. The caller then
-    /// 1. binds the session, and calls [`unbind_user`](Self::unbind_user) if that failed;
-    /// 2. asks [`is_bound`](Self::is_bound), and closes the session if not: another frontend took the user between this
+    /// owns the user. When it is done, pushes to the user come here. The caller then
+    /// 1. binds the session; if that failed it drops the value, which undoes what this call has added, and nothing else;
+    /// 2. calls [`Bound::keep`], and closes the session if the answer is false: another frontend took the user between this
     ///    call and the bind, when [`Node::bound_elsewhere`] could not yet find the session;
     /// 3. calls [`unbind_user`](Self::unbind_user) once when the session is unbound or closed.
     ///
+    /// Dropping the future is giving up: it undoes itself.
+    ///
     /// # Errors
-    /// [`BindError`]; then nothing has changed. A caller that drops the future before it is done calls
-    /// [`unbind_user`](Self::unbind_user), as after a bind.
-    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>>;
+    /// [`BindError`]; then nothing has changed.
+    fn bind_user(&self, uid: Arc<str>, sid: RawSid)
+    -> BoxFuture<'static, Result<Bound, BindError>>;
 
     /// Whether this session of the user is still bound here, as far as the cluster knows: true from the end of
     /// [`bind_user`](Self::bind_user) until [`unbind_user`](Self::unbind_user), or until another frontend took the user.

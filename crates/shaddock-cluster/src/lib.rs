@@ -13,6 +13,8 @@
 //! codes of Pitaya v3 (`PIT-404`, ..).
 
 mod api;
+#[cfg(feature = "nats")]
+mod clock;
 mod context;
 mod delivery;
 mod error;
@@ -23,6 +25,7 @@ mod local;
 mod members;
 #[cfg(feature = "nats")]
 mod nats;
+mod owners;
 mod reply;
 mod route;
 mod routing;
@@ -36,8 +39,8 @@ mod uid;
 mod vectors;
 
 pub use api::{
-    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Status,
-    Unique,
+    Bound, Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall,
+    Status, Unique,
 };
 pub use context::{Context, ContextError, format_duration, parse_duration};
 pub use delivery::{Delivered, Delivery, Receivers};

@@ -11,10 +11,10 @@ use futures_util::FutureExt;
 
 use crate::reply::{Limit, ServingCount, guarded, panicked};
 use crate::{
-    BindError, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery, ForwardedRequest,
-    JoinOptions, Located, MemberChange, Members, Membership, Node, RawSid, Receivers, RemoteCall,
-    RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo, SessionAnswer, SessionEvent,
-    SessionOp, Status, code,
+    BindError, Bound, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery,
+    ForwardedRequest, JoinOptions, Located, MemberChange, Members, Membership, Node, RawSid,
+    Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo,
+    SessionAnswer, SessionEvent, SessionOp, Status, code,
 };
 
 mod users;
@@ -384,24 +384,30 @@ impl Membership for LocalMember {
         Box::pin(std::future::ready(Ok(self.shared.users.find(&uid))))
     }
 
-    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>> {
+    fn bind_user(
+        &self,
+        uid: Arc<str>,
+        sid: RawSid,
+    ) -> BoxFuture<'static, Result<Bound, BindError>> {
         if self.left.load(Ordering::Acquire) {
             return Box::pin(std::future::ready(Err(BindError::Left)));
         }
         let info = &self.seat.info;
-        let result = self
+        let bound = self
             .shared
             .users
-            .bind(&uid, sid, info, self.seat.options.unique)
-            .map(|replaced| {
-                for id in replaced {
-                    if let Some(seat) = self.shared.seat(id.as_str()) {
-                        guarded("bound_elsewhere", || {
-                            seat.node.bound_elsewhere(&uid, Some(&info.id));
-                        });
-                    }
+            .bind(&uid, sid, info, self.seat.options.unique);
+        let result = bound.map(|(hold, replaced)| {
+            for id in replaced {
+                if let Some(seat) = self.shared.seat(id.as_str()) {
+                    guarded("bound_elsewhere", || {
+                        seat.node.bound_elsewhere(&uid, Some(&info.id));
+                    });
                 }
-            });
+            }
+            let (shared, info) = (Arc::clone(&self.shared), Arc::clone(info));
+            Bound::new(move |is_bound| shared.users.end(&info, &uid, &hold, is_bound))
+        });
         Box::pin(std::future::ready(result))
     }
 

@@ -37,7 +37,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// The same when somebody is in a hurry.
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 
-/// Why a process does not start.
+/// Why a process does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
@@ -56,6 +56,9 @@ pub enum LaunchError {
     /// Certificate or key cannot be used.
     #[error("{0} (`tls.certificate`, `tls.key`)")]
     Tls(#[from] TlsError),
+    /// It ran, and could not go on; it has drained.
+    #[error("the server ended: {0}")]
+    Ended(String),
     /// The operating system refuses a runtime or signals.
     #[error("the process cannot be set up: {0}")]
     System(#[from] io::Error),
@@ -124,7 +127,7 @@ impl Launcher {
     /// Sets up logs, runs the servers on a runtime of its own until a signal or an operator ends them, and drains.
     ///
     /// # Errors
-    /// Something does not start; nothing is left running.
+    /// Something does not start, or a server cannot go on (another one has its id); nothing is left running.
     pub fn run(mut self, servers: Servers) -> Result<(), LaunchError> {
         if self.log.is_none() {
             self.init_logs()?;
@@ -146,7 +149,7 @@ impl Launcher {
     /// The last lines of the log have a second to be written.
     ///
     /// # Errors
-    /// Something does not start; nothing is left running.
+    /// Something does not start, or a server cannot go on (another one has its id); nothing is left running.
     pub async fn serve(
         self,
         servers: Servers,
@@ -204,7 +207,10 @@ impl Launcher {
         drain(running, &settings.drain, &self.operations).await;
         hurry.abort();
         drop(admin);
-        Ok(())
+        match self.operations.error() {
+            None => Ok(()),
+            Some(error) => Err(LaunchError::Ended(error.to_owned())),
+        }
     }
 
     /// The admin server, as long as the returned value lives.

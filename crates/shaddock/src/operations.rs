@@ -43,6 +43,7 @@ struct Inner {
     started: Instant,
     phase: watch::Sender<Phase>,
     drain: watch::Sender<bool>,
+    error: OnceLock<String>,
     apps: RwLock<Vec<AppHandle>>,
     log: OnceLock<LogHandle>,
 }
@@ -53,6 +54,7 @@ impl Default for Operations {
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Starting),
             drain: watch::Sender::new(false),
+            error: OnceLock::new(),
             apps: RwLock::default(),
             log: OnceLock::new(),
         }))
@@ -107,6 +109,18 @@ impl Operations {
     /// Asks the process to drain and to end. Returns at once; a second call changes nothing.
     pub fn request_drain(&self) {
         self.0.drain.send_replace(true);
+    }
+
+    /// Asks the process to drain and to end with this error. Returns at once; the first error counts.
+    pub fn request_end(&self, error: String) {
+        // The first one to say why.
+        let _ = self.0.error.set(error);
+        self.request_drain();
+    }
+
+    /// Why the process ends, if that is an error.
+    pub fn error(&self) -> Option<&str> {
+        self.0.error.get().map(String::as_str)
     }
 
     /// Done when somebody asked for a drain. Cancel-safe.

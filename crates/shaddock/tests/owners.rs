@@ -16,9 +16,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use shaddock::prelude::*;
 use shaddock_cluster::{
-    BindError, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery, ForwardedRequest,
-    JoinOptions, LocalCluster, Located, Members, Membership, Node, RawSid, RemoteCall, RemoteError,
-    Reply as ClusterReply, ServerId, ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status,
+    BindError, Bound, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery,
+    ForwardedRequest, JoinOptions, LocalCluster, Located, Members, Membership, Node, RawSid,
+    RemoteCall, RemoteError, Reply as ClusterReply, ServerId, ServerInfo, SessionAnswer,
+    SessionEvent, SessionOp, Status,
 };
 use support::{Client, eventually, frontend};
 
@@ -32,6 +33,15 @@ struct Word {
     fenced: AtomicBool,
     claimed: Mutex<Vec<String>>,
     given_up: Mutex<Vec<String>>,
+}
+
+/// A bind that is given up.
+struct Undone(Arc<Word>, String);
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        self.0.given_up.lock().unwrap().push(self.1.clone());
+    }
 }
 
 struct Scripted(LocalCluster, Arc<Word>);
@@ -112,12 +122,29 @@ impl Membership for Place {
     fn where_is(&self, uid: Arc<str>) -> BoxFuture<'static, Result<Vec<Located>, RemoteError>> {
         self.0.where_is(uid)
     }
-    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>> {
-        self.1.claimed.lock().unwrap().push(uid.to_string());
-        if self.1.stuck.load(Ordering::Relaxed) {
-            return Box::pin(std::future::pending());
-        }
-        self.0.bind_user(uid, sid)
+    fn bind_user(
+        &self,
+        uid: Arc<str>,
+        sid: RawSid,
+    ) -> BoxFuture<'static, Result<Bound, BindError>> {
+        let word = Arc::clone(&self.1);
+        word.claimed.lock().unwrap().push(uid.to_string());
+        let bound = self.0.bind_user(Arc::clone(&uid), sid);
+        Box::pin(async move {
+            let bound = bound.await?;
+            let undone = Undone(Arc::clone(&word), uid.to_string());
+            if word.stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            Ok(Bound::new(move |is_bound| {
+                let Some(is_bound) = is_bound else {
+                    return false;
+                };
+                std::mem::forget(undone);
+                let kept = bound.keep(is_bound);
+                kept && !word.lost.load(Ordering::Relaxed)
+            }))
+        })
     }
     fn is_bound(&self, uid: &str, sid: RawSid) -> bool {
         !self.1.lost.load(Ordering::Relaxed) && self.0.is_bound(uid, sid)

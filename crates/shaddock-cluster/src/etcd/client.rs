@@ -15,8 +15,9 @@ use tonic_prost::ProstCodec;
 
 use super::pb::{
     AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseRequest,
-    LeaseResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
-    WatchCreateRequest, WatchRequest, WatchResponse, prefix_end,
+    LeaseResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, RangeRequest,
+    RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest,
+    WatchResponse, prefix_end,
 };
 use super::unreachable;
 use crate::nats::NatsConfig;
@@ -36,7 +37,7 @@ pub(crate) struct Etcd {
 }
 
 /// An operation failed: what etcd said, or that it said nothing in time.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum EtcdError {
     #[error("etcd does not answer")]
     Silent,
@@ -53,6 +54,13 @@ fn said(status: &Status) -> String {
     match first.filter(|first| !status.message().contains(first)) {
         Some(first) => format!("{}: {first}", status.message()),
         None => status.message().to_owned(),
+    }
+}
+
+impl EtcdError {
+    /// etcd has reached its quota, and writes nothing any more.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Failed(status) if status.message().contains("database space exceeded"))
     }
 }
 
@@ -113,6 +121,21 @@ impl Etcd {
     /// Where the owner of a user is written.
     pub(crate) fn binding_key(&self, frontend_type: &str, uid: &str) -> String {
         crate::uid::key(&self.prefix, frontend_type, uid)
+    }
+
+    /// What holds an id, for servers of all types: the life of its server.
+    pub(crate) fn id_key(&self, id: &str) -> String {
+        format!("{}shaddock/ids/{id}", self.prefix)
+    }
+
+    /// Where others leave notices for a frontend that NATS does not reach; the users they are about are below it.
+    pub(crate) fn asks_key(&self, owner: &str) -> String {
+        format!("{}shaddock/asks/{owner}/", self.prefix)
+    }
+
+    /// Since when this etcd remembers.
+    pub(crate) fn era_key(&self) -> String {
+        format!("{}shaddock/era", self.prefix)
     }
 
     /// Counts starts of frontends: each call has a number of its own, the next one. `who` is for people who look at the key.
@@ -211,6 +234,13 @@ impl Etcd {
             Ok(answer.map_or(0, |answer| answer.ttl))
         })
         .await
+    }
+
+    /// How long a lease has, and what hangs on it.
+    pub(crate) async fn lease_keys(&self, id: i64) -> EtcdResult<LeaseTimeToLiveResponse> {
+        let question = LeaseTimeToLiveRequest { id, keys: true };
+        self.unary("/etcdserverpb.Lease/LeaseTimeToLive", question)
+            .await
     }
 
     /// Watches all keys with a prefix from a revision on.

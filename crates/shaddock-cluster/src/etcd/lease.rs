@@ -1,17 +1,21 @@
-//! This server's lease and its key in the list.
+//! This server's lease, the id that it holds, and its key in the list.
+//!
+//! One life of a server holds its id at `<prefix>shaddock/ids/<id>`, for servers of all types. That key and the one in the list are written by transactions
+//! on the condition that no other life holds the id. All of it hangs on the lease.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Exchange;
-use super::pb::{Compare, LeaseRequest, LeaseResponse, RequestOp, TxnRequest};
-use super::{Etcd, EtcdResult, record};
-use crate::ServerInfo;
+use super::pb::{Compare, KeyValue, LeaseRequest, LeaseResponse, RequestOp, TxnRequest};
+use super::{Etcd, EtcdError, EtcdResult, record};
 use crate::nats::NatsConfig;
+use crate::owners::{Entry, Fence, Moment, counts_for, entry};
+use crate::{ServerInfo, clock};
 
 /// The lease of a server, kept alive; all that it writes to etcd hangs on it and vanishes with it.
 pub(crate) struct Lease {
@@ -19,6 +23,11 @@ pub(crate) struct Lease {
     info: Arc<ServerInfo>,
     ttl: Duration,
     retry: Duration,
+    /// A tool that takes part without a name of its own: it holds no id.
+    hidden: bool,
+    /// Tells this life of the server from others.
+    life: String,
+    fence: Arc<Fence>,
     state: watch::Sender<LeaseState>,
     /// Whether the server wants to be in the list.
     wanted: AtomicBool,
@@ -33,8 +42,10 @@ pub(crate) struct Lease {
 pub(crate) struct LeaseState {
     /// 0 before the first.
     pub(crate) id: i64,
-    /// etcd does not let go of the lease before this moment: it was asked to keep it at (this − ttl) or later.
-    pub(crate) valid_until: Instant,
+    /// etcd does not let go of the lease before this moment.
+    pub(crate) valid_until: Moment,
+    /// Since when this etcd remembers.
+    pub(crate) era: u64,
     /// When etcd answered again after a silence in which leases may have ended.
     pub(crate) heard_again: Option<Instant>,
 }
@@ -47,8 +58,18 @@ impl LeaseState {
 
     /// Whether etcd surely still has it.
     pub(crate) fn is_valid(&self) -> bool {
-        self.id != 0 && Instant::now() < self.valid_until
+        self.id != 0 && clock::now() < self.valid_until
     }
+}
+
+/// Why a server cannot enter the list.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EnterError {
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// Another life holds the id. Its key, to be asked about.
+    #[error("another server holds the id")]
+    Taken(Box<KeyValue>),
 }
 
 /// A stream on which the lease is kept alive.
@@ -68,22 +89,33 @@ impl Lease {
         info: Arc<ServerInfo>,
         config: &NatsConfig,
         listed: bool,
+        token: &str,
     ) -> Self {
         let state = LeaseState {
             id: 0,
-            valid_until: Instant::now(),
+            valid_until: Moment::default(),
+            era: 0,
             heard_again: None,
         };
         Self {
             etcd,
+            // The type is for those who look whether anybody listens there.
+            life: format!("{token} {}", info.server_type),
             info,
             ttl: config.lease_ttl,
             retry: config.etcd_retry_delay,
+            hidden: !listed,
+            fence: Arc::default(),
             state: watch::Sender::new(state),
             wanted: AtomicBool::new(listed),
             had_one: AtomicBool::new(false),
             restore: Notify::new(),
         }
+    }
+
+    /// Whether this server may act for its users.
+    pub(crate) const fn fence(&self) -> &Arc<Fence> {
+        &self.fence
     }
 
     /// The state now, and a way to wait for the next.
@@ -112,18 +144,26 @@ impl Lease {
 
     /// Whether etcd has answered so lately that no lease can have ended since for want of being kept alive.
     fn is_fresh(&self, state: &LeaseState) -> bool {
-        Instant::now() + self.ttl / 3 < state.valid_until
+        clock::now().after(self.ttl / 3) < state.valid_until
     }
 
-    /// etcd has the lease since a moment.
-    fn heard(&self, id: i64, asked: Instant) {
+    /// etcd has the lease, and was asked at this moment.
+    fn heard(&self, id: i64, asked: Moment) {
+        self.fence.heard(id, asked, self.ttl);
         self.state.send_modify(|state| {
             if self.had_one.swap(true, Ordering::AcqRel) && !self.is_fresh(state) {
                 state.heard_again = Some(Instant::now());
             }
             state.id = id;
-            state.valid_until = asked + self.ttl;
+            state.valid_until = asked.after(counts_for(self.ttl));
         });
+    }
+
+    /// There is no lease any more. What hung on it is gone, however long it should have lasted.
+    fn forget(&self) {
+        self.fence.lost();
+        self.state
+            .send_modify(|state| (state.id, state.valid_until) = (0, Moment::default()));
     }
 
     /// Whether the server wants to be in the list.
@@ -136,47 +176,145 @@ impl Lease {
         self.wanted.load(Ordering::Acquire) && self.state().is_valid()
     }
 
-    /// Takes a lease and, if wanted, lists the server under it.
-    pub(crate) async fn register(&self) -> EtcdResult<()> {
-        let asked = Instant::now();
-        let id = self.etcd.grant(self.ttl).await?;
-        if self.wanted.load(Ordering::Acquire) {
-            self.put(id).await?;
+    /// Takes a lease and the id. The server is not in the list yet.
+    pub(crate) async fn enter(&self) -> Result<(), EnterError> {
+        self.register(false).await
+    }
+
+    /// Enters the list, if that is wanted. The lease and the id are there.
+    pub(crate) async fn list(&self) -> Result<(), EnterError> {
+        let lease = self.state().id;
+        if !self.is_wanted() || self.take_id(lease, true).await? {
+            return Ok(());
         }
-        self.heard(id, asked);
-        Ok(())
+        // Both went with the lease, which took too long.
+        self.register(true).await
     }
 
-    async fn put(&self, lease: i64) -> EtcdResult<()> {
-        self.etcd
-            .put(
-                self.etcd.server_key(&self.info),
-                record::write(&self.info),
-                lease,
-            )
-            .await
+    /// Takes a lease, the id, and a place in the list.
+    async fn register(&self, listed: bool) -> Result<(), EnterError> {
+        let asked = clock::now();
+        let id = self.etcd.grant(self.ttl).await?;
+        let entered = async {
+            let era = self.era().await?;
+            self.state.send_modify(|state| state.era = era);
+            self.take_id(id, listed).await
+        };
+        match entered.await {
+            Ok(true) => {
+                self.heard(id, asked);
+                Ok(())
+            }
+            Ok(false) => {
+                self.hand_back(id, EtcdError::Odd("the id changed hands meanwhile").into())
+                    .await
+            }
+            Err(error) => self.hand_back(id, error).await,
+        }
     }
 
-    /// Whether some server is listed under this one's id now.
-    pub(crate) async fn id_is_listed(&self) -> EtcdResult<bool> {
-        Ok(!self
-            .etcd
-            .get(&self.etcd.server_key(&self.info))
-            .await?
-            .kvs
-            .is_empty())
+    /// Nothing hangs on a lease that was of no use.
+    async fn hand_back(&self, lease: i64, error: EnterError) -> Result<(), EnterError> {
+        // It ends by itself otherwise.
+        let _ = self.etcd.revoke(lease).await;
+        Err(error)
     }
 
-    /// Keeps the lease alive for ever; takes a new one when it is lost.
+    /// Since when this etcd remembers: written by the first server that finds it without memory.
+    async fn era(&self) -> EtcdResult<u64> {
+        let key = self.etcd.era_key();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or_default();
+        let fresh = now.max(self.state().era + 1);
+        let txn = TxnRequest {
+            compare: vec![Compare::missing(&key)],
+            success: vec![RequestOp::put(&key, &fresh.to_string(), 0)],
+            failure: vec![RequestOp::get(&key)],
+        };
+        let answer = self.etcd.txn(txn).await?;
+        if answer.succeeded {
+            return Ok(fresh);
+        }
+        let found = answer.responses.into_iter().find_map(|op| op.range);
+        let written = found.and_then(|range| range.kvs.into_iter().next());
+        let era = written.and_then(|kv| std::str::from_utf8(&kv.value).ok()?.parse().ok());
+        era.ok_or(EtcdError::Odd("`shaddock/era` is not a number; delete it"))
+    }
+
+    /// Writes the id and the place in the list under this lease, if no other life has them. False if they changed hands just now.
+    async fn take_id(&self, lease: i64, listed: bool) -> Result<bool, EnterError> {
+        let taken = self.write_id(lease, listed).await?;
+        if taken && listed && !self.is_wanted() && !self.hidden {
+            // It was withdrawn while it was written.
+            self.unlist().await?;
+        }
+        Ok(taken)
+    }
+
+    async fn write_id(&self, lease: i64, listed: bool) -> Result<bool, EnterError> {
+        if self.hidden {
+            return Ok(true);
+        }
+        let (id, place) = (
+            self.etcd.id_key(self.info.id.as_str()),
+            self.etcd.server_key(&self.info),
+        );
+        let mut puts = vec![RequestOp::put(&id, &self.life, lease)];
+        if listed && self.is_wanted() {
+            puts.push(RequestOp::put(&place, &record::write(&self.info), lease));
+        }
+        let txn = TxnRequest {
+            compare: vec![Compare::missing(&id), Compare::missing(&place)],
+            success: puts.clone(),
+            failure: vec![RequestOp::get(&id), RequestOp::get(&place)],
+        };
+        let answer = self.etcd.txn(txn).await?;
+        if answer.succeeded {
+            return Ok(true);
+        }
+        let mut found = answer.responses.into_iter().map(|op| {
+            let range = op.range.unwrap_or_default();
+            range.kvs.into_iter().next()
+        });
+        let (holder, listed_as) = (found.next().flatten(), found.next().flatten());
+        let value = holder.as_ref().map(|kv| &*kv.value);
+        let condition = match (entry(value, &self.life), listed_as) {
+            (Entry::Taken, _) => {
+                return Err(EnterError::Taken(Box::new(holder.unwrap_or_default())));
+            }
+            (Entry::IfOwn, _) => Compare::has_value(&id, &self.life),
+            // Written by a server that knows nothing of ids, unless it is what an operator has left of this one's.
+            (Entry::IfFree, Some(kv)) if kv.lease != lease => {
+                return Err(EnterError::Taken(Box::new(kv)));
+            }
+            (Entry::IfFree, _) => Compare::missing(&id),
+        };
+        let txn = TxnRequest {
+            compare: vec![condition],
+            success: puts,
+            failure: Vec::new(),
+        };
+        Ok(self.etcd.txn(txn).await?.succeeded)
+    }
+
+    /// How long the lease may last on which another life holds the id; `None` if it has ended.
+    pub(crate) async fn rest_of(&self, holder: &KeyValue) -> EtcdResult<Option<Duration>> {
+        let rest = self.etcd.lease_keys(holder.lease).await?;
+        Ok(u64::try_from(rest.ttl).ok().map(Duration::from_secs))
+    }
+
+    /// Keeps the lease alive; takes a new one when it is lost. Ends when another life holds the id.
     pub(crate) async fn keep(&self) {
         let mut stream = None;
-        let mut deleted = false;
+        let mut look = false;
         loop {
             let next = self.ttl / 3;
             let wait = match self.renew(&mut stream).await {
                 Kept::Yes => {
-                    if std::mem::take(&mut deleted) {
-                        self.put_again(self.state().id).await;
+                    if std::mem::take(&mut look) && self.put_again().await {
+                        return;
                     }
                     next
                 }
@@ -184,11 +322,15 @@ impl Lease {
                 Kept::Lost => {
                     tracing::warn!(server = %self.info.id, "the lease in etcd is lost; taking a new one");
                     stream = None;
-                    // What hung on it is gone now, however long it should have lasted.
-                    self.state
-                        .send_modify(|state| (state.id, state.valid_until) = (0, Instant::now()));
-                    while let Err(error) = self.register().await {
-                        tracing::warn!(server = %self.info.id, %error, "no new lease yet");
+                    self.forget();
+                    loop {
+                        match self.register(true).await {
+                            Ok(()) => break,
+                            Err(EnterError::Taken(_)) => return,
+                            Err(error) => {
+                                tracing::warn!(server = %self.info.id, %error, "no new lease yet");
+                            }
+                        }
                         sleep(self.retry).await;
                     }
                     tracing::info!(server = %self.info.id, "listed again with a new lease");
@@ -197,14 +339,14 @@ impl Lease {
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.restore.notified() => deleted = self.is_wanted(),
+                () = self.restore.notified() => look = true,
             }
         }
     }
 
     async fn renew(&self, stream: &mut Option<Keeping>) -> Kept {
         let id = self.state().id;
-        let asked = Instant::now();
+        let asked = clock::now();
         let bound = self.ttl / 3;
         let asking = async {
             let exchange = match stream {
@@ -237,32 +379,49 @@ impl Lease {
         }
     }
 
-    /// The key is gone although nobody here took it away: it is written again soon, if need be with a new lease.
+    /// The key in the list is gone, or is another life's, although nobody here changed it: it is looked after soon, if need be with a new lease.
     pub(crate) fn restore(&self) {
         self.restore.notify_one();
     }
 
-    async fn put_again(&self, lease: i64) {
-        if let Err(error) = self.put(lease).await {
-            tracing::warn!(server = %self.info.id, %error, "the key in etcd was deleted and cannot be written again");
+    /// True if another life holds the id.
+    async fn put_again(&self) -> bool {
+        match self.take_id(self.state().id, true).await {
+            Ok(true) => false,
+            Ok(false) => {
+                self.restore();
+                false
+            }
+            Err(EnterError::Taken(_)) => {
+                self.forget();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(server = %self.info.id, %error, "the key in etcd was deleted and cannot be written again");
+                false
+            }
         }
     }
 
-    /// Takes the server out of the list; the lease stays for what else hangs on it.
+    /// Takes the server out of the list; the lease and the id stay, for what else hangs on them.
     pub(crate) async fn withdraw(&self) {
         if !self.wanted.swap(false, Ordering::AcqRel) {
             return;
         }
-        let key = self.etcd.server_key(&self.info);
-        // Only if it is ours: an operator may have started another server with this id.
-        let txn = TxnRequest {
-            compare: vec![Compare::on_lease(&key, self.state().id)],
-            success: vec![RequestOp::delete(&key)],
-            failure: Vec::new(),
-        };
-        if let Err(error) = self.etcd.txn(txn).await {
+        if let Err(error) = self.unlist().await {
             tracing::warn!(server = %self.info.id, %error, "cannot leave the list; the lease will end by itself");
         }
+    }
+
+    /// Deletes the key in the list, if this life holds the id.
+    async fn unlist(&self) -> EtcdResult<()> {
+        let id = self.etcd.id_key(self.info.id.as_str());
+        let txn = TxnRequest {
+            compare: vec![Compare::has_value(&id, &self.life)],
+            success: vec![RequestOp::delete(&self.etcd.server_key(&self.info))],
+            failure: Vec::new(),
+        };
+        self.etcd.txn(txn).await.map(drop)
     }
 
     /// Gives the lease back, and with it everything that hangs on it.
@@ -272,14 +431,12 @@ impl Lease {
         if id == 0 {
             return;
         }
+        // Nothing may be done in the name of users whose claims go now.
+        self.fence.lost();
         if let Err(error) = self.etcd.revoke(id).await {
             tracing::warn!(server = %self.info.id, %error, "cannot give the lease back; it will end by itself");
         }
-        self.state.send_replace(LeaseState {
-            id: 0,
-            valid_until: Instant::now(),
-            heard_again: None,
-        });
+        self.forget();
     }
 
     /// Done when this lease is no longer surely held.
@@ -291,7 +448,7 @@ impl Lease {
                 return;
             }
             tokio::select! {
-                () = sleep_until(state.valid_until) => {}
+                () = sleep(clock::now().until(state.valid_until)) => {}
                 over = changes.changed() => if over.is_err() { return },
             }
         }

@@ -3,6 +3,7 @@
 use crate::ClusterError;
 use crate::nats::NatsConfig;
 
+mod batch;
 mod client;
 mod groups;
 mod lease;
@@ -10,9 +11,10 @@ pub(crate) mod pb;
 mod record;
 mod watcher;
 
+pub(crate) use batch::Batches;
 pub(crate) use client::{Etcd, EtcdError, EtcdResult};
 pub use groups::{GroupError, Groups};
-pub(crate) use lease::{Lease, LeaseState};
+pub(crate) use lease::{EnterError, Lease, LeaseState};
 pub(crate) use watcher::Watcher;
 
 /// etcd cannot be reached at start.

@@ -71,7 +71,7 @@ pub(crate) struct DeleteRangeRequest {
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct RequestOp {
-    #[prost(oneof = "Request", tags = "1, 2, 3")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4")]
     pub(crate) request: Option<Request>,
 }
 
@@ -83,12 +83,16 @@ pub(crate) enum Request {
     Put(PutRequest),
     #[prost(message, tag = "3")]
     Delete(DeleteRangeRequest),
+    #[prost(message, tag = "4")]
+    Txn(TxnRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ResponseOp {
     #[prost(message, optional, tag = "1")]
     pub(crate) range: Option<RangeResponse>,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) txn: Option<TxnResponse>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -98,7 +102,6 @@ pub(crate) enum Target {
     Create = 1,
     Mod = 2,
     Value = 3,
-    Lease = 4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -117,7 +120,7 @@ pub(crate) struct Compare {
     pub(crate) target: i32,
     #[prost(bytes = "bytes", tag = "3")]
     pub(crate) key: Bytes,
-    #[prost(oneof = "Operand", tags = "5, 6, 8")]
+    #[prost(oneof = "Operand", tags = "5, 6, 7")]
     pub(crate) operand: Option<Operand>,
 }
 
@@ -127,8 +130,8 @@ pub(crate) enum Operand {
     CreateRevision(i64),
     #[prost(int64, tag = "6")]
     ModRevision(i64),
-    #[prost(int64, tag = "8")]
-    Lease(i64),
+    #[prost(bytes = "bytes", tag = "7")]
+    Value(Bytes),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -205,6 +208,24 @@ pub(crate) struct LeaseResponse {
     pub(crate) ttl: i64,
 }
 
+/// Asks how long a lease has, and what hangs on it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseTimeToLiveRequest {
+    #[prost(int64, tag = "1")]
+    pub(crate) id: i64,
+    #[prost(bool, tag = "2")]
+    pub(crate) keys: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct LeaseTimeToLiveResponse {
+    /// Seconds; not positive if there is no such lease.
+    #[prost(int64, tag = "3")]
+    pub(crate) ttl: i64,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(crate) keys: Vec<Bytes>,
+}
+
 /// To revoke a lease, or to keep it alive.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LeaseRequest {
@@ -245,9 +266,10 @@ impl Compare {
         Self::equal(key, Target::Mod, Operand::ModRevision(revision))
     }
 
-    /// The key hangs on this lease.
-    pub(crate) fn on_lease(key: &str, lease: i64) -> Self {
-        Self::equal(key, Target::Lease, Operand::Lease(lease))
+    /// The key has this value.
+    pub(crate) fn has_value(key: &str, value: &str) -> Self {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        Self::equal(key, Target::Value, Operand::Value(value))
     }
 
     fn equal(key: &str, target: Target, operand: Operand) -> Self {
@@ -301,6 +323,13 @@ impl RequestOp {
         };
         Self {
             request: Some(Request::Put(put)),
+        }
+    }
+
+    /// One transaction in another.
+    pub(crate) fn txn(txn: TxnRequest) -> Self {
+        Self {
+            request: Some(Request::Txn(txn)),
         }
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::owners::{Hold, Seats};
 use crate::uid::is_uid;
 use crate::{BindError, Located, RawSid, ServerId, ServerInfo, Unique};
 
@@ -14,10 +16,30 @@ const SHARDS: usize = 32;
 pub(super) struct Users {
     key: RandomState,
     shards: [Mutex<Shard>; SHARDS],
+    /// Counts binds.
+    binds: AtomicU64,
 }
 
-/// By uid: the frontends that have him, of all types, in the order of their binds.
-type Shard = HashMap<Arc<str>, Vec<Located>>;
+/// By uid: the frontends that have the user, of all types, in the order of their binds.
+type Shard = HashMap<Arc<str>, Vec<Place>>;
+
+/// The sessions of a user at one frontend.
+#[derive(Debug)]
+struct Place {
+    frontend: ServerId,
+    server_type: Arc<str>,
+    seats: Seats,
+}
+
+impl Place {
+    fn located(&self) -> Located {
+        Located {
+            frontend: self.frontend.clone(),
+            server_type: Arc::clone(&self.server_type),
+            sids: self.seats.sids().collect(),
+        }
+    }
+}
 
 impl Users {
     fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
@@ -27,26 +49,26 @@ impl Users {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Binds, and says which other frontends have lost the user by it.
+    /// Binds, and says which other frontends have lost the user by it. The hold has to go back.
     pub(super) fn bind(
         &self,
         uid: &Arc<str>,
         sid: RawSid,
         frontend: &ServerInfo,
         unique: Unique,
-    ) -> Result<Vec<ServerId>, BindError> {
+    ) -> Result<(Hold, Vec<ServerId>), BindError> {
         if !is_uid(uid) {
             return Err(BindError::IllegalUid);
         }
         let mut shard = self.shard(uid);
         let places = shard.entry(Arc::clone(uid)).or_default();
-        let same_type = |place: &Located| place.server_type == frontend.server_type;
+        let same_type = |place: &Place| place.server_type == frontend.server_type;
         let mut lost = Vec::new();
         match unique {
             Unique::No => {}
             Unique::RejectNew => {
-                let other = |p: &&Located| {
-                    same_type(p) && (p.frontend != frontend.id || !p.sids.contains(&sid))
+                let other = |p: &&Place| {
+                    same_type(p) && (p.frontend != frontend.id || p.seats.has_other_than(sid))
                 };
                 if let Some(other) = places.iter().find(other) {
                     return Err(BindError::Taken(other.frontend.clone()));
@@ -60,32 +82,51 @@ impl Users {
                 stays
             }),
         }
-        match places
-            .iter_mut()
-            .find(|place| place.frontend == frontend.id)
-        {
-            Some(place) if place.sids.contains(&sid) => {}
-            Some(place) => place.sids.push(sid),
-            None => places.push(Located {
-                frontend: frontend.id.clone(),
-                server_type: Arc::clone(&frontend.server_type),
-                sids: vec![sid],
-            }),
+        let fresh = self.binds.fetch_add(1, Ordering::Relaxed);
+        let mut places_here = places.iter_mut();
+        if let Some(place) = places_here.find(|place| place.frontend == frontend.id) {
+            return Ok((place.seats.hold(sid, fresh), lost));
         }
-        Ok(lost)
+        let mut seats = Seats::default();
+        let hold = seats.hold(sid, fresh);
+        places.push(Place {
+            frontend: frontend.id.clone(),
+            server_type: Arc::clone(&frontend.server_type),
+            seats,
+        });
+        Ok((hold, lost))
+    }
+
+    /// A bind is kept if it is the session's (`is_bound`), or undone without one. Whether the user is still this frontend's.
+    pub(super) fn end(
+        &self,
+        frontend: &ServerInfo,
+        uid: &str,
+        hold: &Hold,
+        is_bound: Option<&dyn Fn() -> bool>,
+    ) -> bool {
+        let mut kept = false;
+        self.change(frontend, uid, |seats| match is_bound {
+            Some(is_bound) => kept = seats.keep(hold, is_bound()),
+            None => seats.undo(hold),
+        });
+        kept
     }
 
     pub(super) fn unbind(&self, frontend: &ServerInfo, uid: &str, sid: RawSid) {
+        self.change(frontend, uid, |seats| seats.unbind(sid));
+    }
+
+    fn change(&self, frontend: &ServerInfo, uid: &str, change: impl FnOnce(&mut Seats)) {
         let mut shard = self.shard(uid);
         let Some(places) = shard.get_mut(uid) else {
             return;
         };
-        places.retain_mut(|place| {
-            if place.frontend == frontend.id {
-                place.sids.retain(|s| *s != sid);
-            }
-            !place.sids.is_empty()
-        });
+        let mut places_here = places.iter_mut();
+        if let Some(place) = places_here.find(|place| place.frontend == frontend.id) {
+            change(&mut place.seats);
+        }
+        places.retain(|place| !place.seats.is_empty());
         if places.is_empty() {
             shard.remove(uid);
         }
@@ -94,11 +135,13 @@ impl Users {
     pub(super) fn is_bound(&self, frontend: &ServerInfo, uid: &str, sid: RawSid) -> bool {
         let shard = self.shard(uid);
         let mut places = shard.get(uid).into_iter().flatten();
-        places.any(|place| place.frontend == frontend.id && place.sids.contains(&sid))
+        places.any(|place| place.frontend == frontend.id && place.seats.has(sid))
     }
 
     pub(super) fn find(&self, uid: &str) -> Vec<Located> {
-        self.shard(uid).get(uid).cloned().unwrap_or_default()
+        let shard = self.shard(uid);
+        let places = shard.get(uid).into_iter().flatten();
+        places.map(Place::located).collect()
     }
 
     /// Sorts users by their frontends of a type, those without one apart. Keeps the order within each.

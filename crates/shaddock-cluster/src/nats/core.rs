@@ -17,9 +17,13 @@ use super::request_id::RequestIds;
 use super::users::Users;
 use super::wire::{self, Response};
 use super::{NatsConfig, encode, subject};
-use crate::etcd::{Etcd, Lease};
-use crate::reply::ServingCount;
-use crate::{Context, JoinOptions, Members, Node, RemoteError, ServerId, ServerInfo, Unique, code};
+use crate::clock;
+use crate::etcd::{Batches, Etcd, Lease};
+use crate::reply::{ServingCount, guarded};
+use crate::{
+    ClusterError, Context, JoinOptions, Members, Node, RemoteError, ServerId, ServerInfo, Unique,
+    code,
+};
 
 /// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
 pub(super) const CAPABILITIES: [&str; 3] = ["mpush", "bysid", "direct"];
@@ -42,11 +46,13 @@ pub(super) struct Core {
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
     pub(super) etcd: Etcd,
+    pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
-    pub(super) fenced: AtomicBool,
+    /// The node was told that this server may not act for its users.
+    pub(super) said_fenced: AtomicBool,
     pub(super) left: AtomicBool,
     /// The list was read once; from now on the node is told of changes.
     entered: AtomicBool,
@@ -66,6 +72,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<NatsConfig>,
     pub(super) link: Arc<Link>,
     pub(super) etcd: Etcd,
+    pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
     pub(super) departing: Departing,
@@ -94,11 +101,12 @@ impl Core {
             plain_metadata,
             token,
             etcd: parts.etcd,
+            batches: parts.batches,
             lease: parts.lease,
             users: parts.users,
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
-            fenced: AtomicBool::new(false),
+            said_fenced: AtomicBool::new(false),
             left: AtomicBool::new(false),
             entered: AtomicBool::new(false),
             own_subscriptions: parts.own_subscriptions,
@@ -180,6 +188,24 @@ impl Core {
     /// Whether sessions of a user are unique.
     pub(super) fn is_unique(&self) -> bool {
         self.info.frontend && self.options.unique != Unique::No
+    }
+
+    /// Another life holds the id of this server: it is out of the cluster, and nothing of it reaches others.
+    pub(super) fn expelled(&self) {
+        if self.left.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let error = ClusterError::IdTaken(self.info.id.clone());
+        tracing::error!(server = %self.info.id, "this server was silent for longer than its lease, and another one has its id now; it ends");
+        self.users.forget_all();
+        self.link.close();
+        self.calls.fail_all();
+        guarded("expelled", || self.node.expelled(&error));
+    }
+
+    /// Whether this server may not act for its users now. Reads the clock, if sessions are unique.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.is_unique() && !self.lease.fence().is_open(clock::now())
     }
 
     /// The metadata of a request. Most have nothing of their own and the same timeout: that text is made once.

@@ -1,7 +1,6 @@
 //! Messages for clients, on their way to frontends and at their end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
@@ -386,7 +385,7 @@ pub(super) fn received_plain(core: &Core, message: Message) {
 }
 
 fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
-    if core.fenced.load(Ordering::Acquire) {
+    if core.is_fenced() {
         return deliver_fenced(core, delivery);
     }
     guarded("deliver", || core.node.deliver(delivery))

@@ -14,7 +14,8 @@ use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::users::{self, Users};
 use super::{NatsConfig, events, owners, serve, subject, wire};
-use crate::etcd::{Etcd, Lease, Watcher, unreachable};
+use crate::clock;
+use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
 use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
 /// How long a server that is listed under the same id may take to show that it lives.
@@ -37,16 +38,19 @@ pub(super) async fn join(
     let connection = options.connection.clone();
     let connection = connection.unwrap_or_else(Handle::current);
     let (link, link_events) = connect(&config, name, &connection).await?;
+    let token = token();
     let lease = Arc::new(Lease::new(
         etcd.clone(),
         Arc::clone(&info),
         &config,
         !options.hidden,
+        &token,
     ));
-    refuse_taken_id(&config, &link, &lease, &info).await?;
+    take_id(&config, &link, &lease, &info).await?;
 
     let subjects = Subjects::open(&config, &link, &info, &options).await?;
-    let (users, user_tasks) = Users::new(Arc::clone(&info));
+    let (users, user_streams) = Users::new(Arc::clone(&info));
+    let (batches, waiting) = Batches::new();
     let (departing, doubts) = Departing::new();
     let parts = Parts {
         info,
@@ -56,19 +60,23 @@ pub(super) async fn join(
         config: Arc::clone(&config),
         link,
         etcd,
+        batches,
         lease,
         users,
         departing,
         own_subscriptions: subjects.count(),
     };
-    let core = Arc::new(Core::new(parts, token()));
+    let core = Arc::new(Core::new(parts, token));
     let mut tasks = Tasks::default();
     let requests = subjects.read(&core, &mut tasks, &connection);
-    let (user_streams, given_up) = user_tasks.split();
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
-    tasks.spawn(owners::delete_given_up(Arc::clone(&core), given_up));
+    tasks.spawn(waiting.carry_out(core.etcd.clone()));
+    tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
     enter_list(&core, &mut tasks).await?;
+    // There are no claims yet.
+    let fence = core.lease.fence();
+    fence.settle(fence.begin(), clock::now());
     let (state, link_state) = watch::channel(LinkState {
         up: true,
         losses: 0,
@@ -76,6 +84,7 @@ pub(super) async fn join(
     tasks.spawn(follow_link(Arc::clone(&core), link_events, state));
     if core.is_unique() {
         tasks.spawn(owners::guard(Arc::clone(&core), link_state));
+        tasks.spawn(owners::notices(Arc::clone(&core)));
     }
     Ok(Arc::new(NatsMember::new(core, tasks, requests)))
 }
@@ -195,35 +204,65 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
         .read_all()
         .await
         .map_err(|e| unreachable(&core.config, &e))?;
-    lease
-        .register()
-        .await
-        .map_err(|e| unreachable(&core.config, &e))?;
+    match lease.list().await {
+        Ok(()) => {}
+        Err(EnterError::Taken(_)) => return Err(ClusterError::IdTaken(core.info.id.clone())),
+        Err(error) => return Err(unreachable(&core.config, &error)),
+    }
     if !core.options.hidden {
         core.members.add(Arc::clone(&core.info));
     }
     core.entered();
-    tasks.spawn(async move { lease.keep().await });
+    let keeper = Arc::clone(core);
+    tasks.spawn(async move {
+        lease.keep().await;
+        keeper.expelled();
+    });
     tasks.spawn(watcher.follow());
     Ok(())
 }
 
-/// A server with this id may be listed because it died lately; then nobody listens under its name.
-async fn refuse_taken_id(
+/// Takes the id of this server at etcd. Where an earlier life of it has died, that is when its lease has ended; a server that is heard there lives.
+async fn take_id(
     config: &NatsConfig,
     link: &Link,
     lease: &Lease,
     info: &ServerInfo,
 ) -> Result<(), ClusterError> {
-    let listed = lease
-        .id_is_listed()
-        .await
-        .map_err(|e| unreachable(config, &e))?;
-    let subject = subject::server(&info.server_type, info.id.as_str());
-    if listed && link.is_heard(subject, are_you_there(), SAME_ID).await {
-        return Err(ClusterError::IdTaken(info.id.clone()));
+    let mut end = None;
+    loop {
+        let holder = match lease.enter().await {
+            Ok(()) => return Ok(()),
+            Err(EnterError::Taken(holder)) => holder,
+            Err(error) => return Err(unreachable(config, &error)),
+        };
+        let taken = || Err(ClusterError::IdTaken(info.id.clone()));
+        let value = String::from_utf8_lossy(&holder.value).into_owned();
+        // A life is a token and the type of the server; what a server without one has written, is at a key of the own type.
+        let other_type = value
+            .split_once(' ')
+            .map_or(&*info.server_type, |(_, kind)| kind);
+        let subject = subject::server(other_type, info.id.as_str());
+        if link.is_heard(subject, are_you_there(), SAME_ID).await {
+            return taken();
+        }
+        let rest = lease.rest_of(&holder).await;
+        let Some(rest) = rest.map_err(|e| unreachable(config, &e))? else {
+            continue;
+        };
+        let now = tokio::time::Instant::now();
+        let end = *end.get_or_insert_with(|| {
+            tracing::warn!(
+                server = %info.id, ?rest,
+                "the id is held by a server that nobody hears, an earlier life of this one perhaps; waiting until its lease ends"
+            );
+            now + rest + SAME_ID * 4
+        });
+        if now > end {
+            return taken();
+        }
+        tokio::time::sleep(SAME_ID / 2).await;
     }
-    Ok(())
 }
 
 /// The lower bits of how many frontends of the cluster have started so far.
@@ -273,7 +312,8 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
     while let Some(up) = events.recv().await {
         if !up {
             if core.is_unique() {
-                owners::fence(&core, true);
+                core.lease.fence().doubt();
+                owners::say_fenced(&core, true);
             }
             core.calls.fail_all();
         }

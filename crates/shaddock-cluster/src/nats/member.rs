@@ -14,7 +14,7 @@ use super::wire::{self, KickMsg, MsgType, RpcType};
 use super::{delivery, events, ops, subject, users};
 use crate::reply::Limit;
 use crate::{
-    BindError, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
+    BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
     Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId,
     ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, code,
 };
@@ -267,7 +267,11 @@ impl Membership for NatsMember {
         })
     }
 
-    fn bind_user(&self, uid: Arc<str>, sid: RawSid) -> BoxFuture<'static, Result<(), BindError>> {
+    fn bind_user(
+        &self,
+        uid: Arc<str>,
+        sid: RawSid,
+    ) -> BoxFuture<'static, Result<Bound, BindError>> {
         if self.core.left.load(Ordering::Acquire) {
             return Box::pin(std::future::ready(Err(BindError::Left)));
         }
@@ -287,7 +291,7 @@ impl Membership for NatsMember {
     }
 
     fn is_fenced(&self) -> bool {
-        self.core.fenced.load(Ordering::Acquire)
+        self.core.is_fenced()
     }
 
     fn status(&self) -> Status {

@@ -84,12 +84,13 @@ fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -
     }
 }
 
-/// Asks the owner of a user about him; nothing in time is `Ok(None)`.
+/// Asks the owner of a user about them; nothing in time is `Ok(None)`.
 pub(super) async fn ask_owner(
     core: &Arc<Core>,
     owner: &ServerInfo,
     kind: OpKind,
     uid: &str,
+    revision: i64,
     timeout: Duration,
 ) -> Result<Option<u32>, RemoteError> {
     let op = Op {
@@ -97,6 +98,7 @@ pub(super) async fn ask_owner(
         uid: uid.to_owned(),
         from: core.info.id.as_str().to_owned(),
         timeout_ms: millis(timeout),
+        revision,
         ..Op::default()
     };
     let subject = Subject::from(subject::operation(owner));
@@ -106,20 +108,6 @@ pub(super) async fn ask_owner(
     };
     let data = wire::decode_answer(answer.into_payload()?)?;
     Ok(Some(decode::<OpAnswer>(data)?.count))
-}
-
-/// Tells the owner of a user that this server is the owner now. No answer comes.
-pub(super) fn tell_owner(core: &Core, owner: &ServerInfo, uid: &str) {
-    let op = Op {
-        kind: OpKind::Release as i32,
-        uid: uid.to_owned(),
-        from: core.info.id.as_str().to_owned(),
-        ..Op::default()
-    };
-    let subject = Subject::from(subject::operation(owner));
-    if let Err(error) = core.link.publish(subject, None, wire::encode(&op)) {
-        tracing::debug!(%error, "the last owner of a user was not told");
-    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -387,7 +375,7 @@ pub(super) fn received(core: &Arc<Core>, message: Message) {
     let reply = message.reply;
     let kind = OpKind::try_from(op.kind).unwrap_or(OpKind::Unknown);
     if matches!(kind, OpKind::Probe | OpKind::Release) {
-        let count = owners::asked(core, kind, &op.uid, &op.from);
+        let count = owners::asked(core, kind, &op.uid, op.revision, &op.from);
         core.answer(
             reply,
             &Ok(wire::encode(&OpAnswer {

@@ -1,109 +1,113 @@
-//! Unique sessions across frontends: the owner of a user is a key at etcd, and it changes hands by compare-and-swap.
-//!
-//! The key `<prefix>bindings/<type>/<uid>` holds the owner's server id and hangs on the owner's lease. Who wants the user
-//! creates the key; if there is one, he asks its owner to give the user up and then replaces exactly the version that he
-//! saw. An owner that does not listen any more is dead, or is cut off and knows it: a frontend whose connection to NATS is
-//! down, or whose lease may have ended, is *fenced*: it delivers nothing to its bound users and forwards nothing of them
-//! until it has read at etcd which of them it still owns. An owner that listens but does not answer keeps the user until
-//! its lease ends.
+//! Unique sessions across frontends: carries out at NATS and etcd what [`crate::owners`] decides, where the rules are written down.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Subject, Subscriber};
-use futures_util::StreamExt;
-use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::core::{Core, is_shaddock};
 use super::join::LinkState;
+use super::ops;
 use super::serve::decode_or_log;
+use super::subject;
 use super::wire::{self, BindMsg, OpKind};
-use super::{ops, subject};
-use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
+use crate::clock;
+use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest, TxnResponse};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
+use crate::owners::{
+    Asked, Claim, Found, Heard, Kind, Number, Own, Step, Takeover, Verdict, Word, verdict,
+};
 use crate::reply::guarded;
 use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
 
-/// How long the owner of a user is waited for each time he is asked.
+/// How long the owner of a user is waited for each time that it is asked.
 const ASK_OWNER: Duration = Duration::from_secs(1);
-/// Time between questions to an owner who does not answer.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// When a frontend that is sure again looks once more. Another one that is connected to another server of a NATS cluster may not find it
-/// until all of them know its subscriptions, and take its users for those of a dead one.
+/// Time between looks at a claim whose owner says nothing.
+const LOOK: Duration = Duration::from_millis(250);
+/// When a frontend looks once more that was cut off, or got a user from a Pitaya frontend, which deletes the claim when it closes its session.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Keys in one transaction; etcd's default bound is 128 operations.
+/// Keys that are read in one transaction; etcd's default bound is 128 operations.
 const BATCH: usize = 128;
+/// Transactions that read claims at the same time.
+const READS: usize = 8;
 
 /// Nothing can be claimed now.
 const NO_LEASE: EtcdError = EtcdError::Odd("this server has no lease");
 
-/// A claim of this server on a user.
-pub(super) struct Claim {
-    pub(super) uid: Arc<str>,
-    pub(super) revision: i64,
-}
-
-/// What the present owner says.
-enum Owner {
-    GivesUp,
-    /// It learns afterwards that it has lost the user; when it closes the session, it deletes the key, whosever that is then.
-    Pitaya,
-    Keeps,
-    Silent,
-    /// Nobody listens there.
-    Gone(Arc<ServerInfo>),
-}
-
-/// Makes this frontend the owner of a user. The caller bounds the time.
-pub(super) async fn claim(core: &Arc<Core>, uid: &Arc<str>) -> Result<(), BindError> {
-    let key = core.etcd.binding_key(&core.info.server_type, uid);
+/// Makes this frontend the owner of a user. The caller bounds the time; then `waits_for` is the frontend that said nothing.
+pub(super) async fn claim(
+    core: &Arc<Core>,
+    uid: &Arc<str>,
+    waits_for: &mut Option<ServerId>,
+) -> Result<(), BindError> {
+    let mut takeover = Takeover::new(core.options.unique);
+    let mut heard = Heard::Nothing;
     loop {
-        if core.fenced.load(Ordering::Acquire) {
+        if core.is_fenced() {
             return Err(BindError::Unavailable("this server is cut off".to_owned()));
         }
         let unavailable = |e: EtcdError| BindError::Unavailable(e.to_string());
-        let free = Compare::missing(&key);
-        let claimed = write(core, &key, free).await.map_err(unavailable)?;
-        let seen = match claimed {
-            Written::Yes(revision) => {
-                owned(core, uid, revision);
+        let own = Own {
+            id: &core.info.id,
+            lease: core.lease.state().id,
+        };
+        let step = takeover.next(own, heard, |owner| kind(core, owner));
+        heard = match step {
+            Step::Write(claim) => {
+                let seen = takeover.waits_for().cloned();
+                write(core, uid, claim, seen).await.map_err(unavailable)?
+            }
+            Step::Ask { owner, revision } => {
+                waits_for.clone_from(&Some(owner.clone()));
+                Heard::Says(ask(core, owner, revision, uid).await?)
+            }
+            Step::Tell { owner, revision } => {
+                tell(core, &owner, revision, uid)
+                    .await
+                    .map_err(unavailable)?;
+                Heard::Told
+            }
+            Step::Wait => {
+                sleep(LOOK).await;
+                let owner = takeover.waits_for();
+                waits_for.clone_from(&owner.cloned());
+                read(core, uid, owner).await.map_err(unavailable)?
+            }
+            Step::Owned { after_pitaya, .. } => {
+                if after_pitaya {
+                    core.users.key_may_go.notify_one();
+                }
+                tell_pitaya(core, uid);
                 return Ok(());
             }
-            Written::No(None) => continue,
-            Written::No(Some(seen)) => seen,
+            Step::Taken(owner) => return Err(BindError::Taken(owner)),
         };
-        match ask(core, &seen, uid).await {
-            Ok(answer @ (Owner::GivesUp | Owner::Pitaya | Owner::Gone(_))) => {
-                let same = Compare::unchanged(&key, seen.mod_revision);
-                if let Written::Yes(revision) =
-                    write(core, &key, same).await.map_err(unavailable)?
-                {
-                    owned(core, uid, revision);
-                    match answer {
-                        // It may have come back before the key was written, and have read there that the user is its own.
-                        Owner::Gone(before) => ops::tell_owner(core, &before, uid),
-                        Owner::Pitaya => core.users.key_may_go.notify_one(),
-                        _ => {}
-                    }
-                    return Ok(());
-                }
-            }
-            Ok(Owner::Keeps) => {
-                let owner = ServerId::new(String::from_utf8_lossy(&seen.value)).ok();
-                return Err(BindError::Taken(
-                    owner.unwrap_or_else(|| core.info.id.clone()),
-                ));
-            }
-            Ok(Owner::Silent) => sleep(ASK_AGAIN).await,
-            Err(error) => return Err(BindError::Unavailable(error.to_string())),
-        }
     }
 }
 
-fn owned(core: &Core, uid: &Arc<str>, revision: i64) {
-    core.users.claimed(uid, revision);
+/// A bind did not end in time.
+pub(super) fn took_too_long(waits_for: Option<ServerId>) -> BindError {
+    BindError::Unavailable(match waits_for {
+        Some(owner) => format!(
+            "{owner} has the user and says nothing; if it is dead, the user is free when its lease ends (`lease_ttl`)"
+        ),
+        None => "it took too long".to_owned(),
+    })
+}
+
+fn kind(core: &Core, owner: &ServerId) -> Kind {
+    match core.members.server(owner.as_str()) {
+        Some(info) if !is_shaddock(&info) => Kind::Pitaya,
+        _ => Kind::Ours,
+    }
+}
+
+/// Pitaya frontends of this type learn of a bind by a broadcast.
+fn tell_pitaya(core: &Core, uid: &Arc<str>) {
     if core.has_pitaya_frontend(&core.info.server_type) {
         let bound = BindMsg {
             uid: uid.to_string(),
@@ -116,66 +120,138 @@ fn owned(core: &Core, uid: &Arc<str>, revision: i64) {
     }
 }
 
-enum Written {
-    Yes(i64),
-    /// What is there instead.
-    No(Option<KeyValue>),
+fn binding_key(core: &Core, uid: &str) -> String {
+    core.etcd.binding_key(&core.info.server_type, uid)
 }
 
-/// Writes this server as the owner if the condition holds.
-async fn write(core: &Core, key: &str, condition: Compare) -> EtcdResult<Written> {
+/// Where the owner of a user is left a notice.
+fn notice_key(core: &Core, owner: &ServerId, uid: &str) -> String {
+    format!("{}{uid}", core.etcd.asks_key(owner.as_str()))
+}
+
+fn found(kv: &KeyValue) -> Found {
+    Found {
+        owner: ServerId::new(String::from_utf8_lossy(&kv.value)).ok(),
+        lease: kv.lease,
+        revision: kv.mod_revision,
+    }
+}
+
+/// What a transaction has read: the claim, and whether there is a notice.
+fn heard_of(answer: TxnResponse) -> Heard {
+    let mut ranges = answer.responses.into_iter().map(|response| {
+        let range = response.range.unwrap_or_default();
+        range.kvs.into_iter().next()
+    });
+    Heard::Found {
+        found: ranges.next().flatten().as_ref().map(found),
+        notice: ranges.next().flatten().is_some(),
+    }
+}
+
+fn reads(core: &Core, uid: &str, owner: Option<&ServerId>) -> Vec<RequestOp> {
+    let mut gets = vec![RequestOp::get(&binding_key(core, uid))];
+    gets.extend(owner.map(|owner| RequestOp::get(&notice_key(core, owner, uid))));
+    gets
+}
+
+async fn read(core: &Core, uid: &str, owner: Option<&ServerId>) -> EtcdResult<Heard> {
+    // Without a condition it always succeeds.
+    let txn = TxnRequest {
+        success: reads(core, uid, owner),
+        ..TxnRequest::default()
+    };
+    Ok(heard_of(core.etcd.txn(txn).await?))
+}
+
+/// Writes this server as the owner if the condition holds. What is written is in the table when this is done, also if nobody waits for it any more.
+async fn write(
+    core: &Arc<Core>,
+    uid: &Arc<str>,
+    claim: Claim,
+    seen: Option<ServerId>,
+) -> EtcdResult<Heard> {
     let lease = core.lease.state();
     if !lease.is_valid() {
         return Err(NO_LEASE);
     }
-    let txn = TxnRequest {
-        compare: vec![condition],
-        success: vec![RequestOp::put(key, core.info.id.as_str(), lease.id)],
-        failure: vec![RequestOp::get(key)],
+    let key = binding_key(core, uid);
+    let compare = match claim {
+        Claim::Missing => vec![Compare::missing(&key)],
+        Claim::Unchanged(revision) => vec![Compare::unchanged(&key, revision)],
+        Claim::Orphan { revision, owner } => vec![
+            Compare::unchanged(&key, revision),
+            Compare::missing(&core.etcd.id_key(owner.as_str())),
+        ],
     };
-    let answer = core.etcd.txn(txn).await?;
-    if answer.succeeded {
-        return Ok(Written::Yes(
-            answer.header.map_or(0, |header| header.revision),
-        ));
-    }
-    let got = answer
-        .responses
-        .into_iter()
-        .next()
-        .and_then(|response| response.range);
-    Ok(Written::No(
-        got.and_then(|range| range.kvs.into_iter().next()),
-    ))
+    let txn = TxnRequest {
+        compare,
+        success: vec![RequestOp::put(&key, core.info.id.as_str(), lease.id)],
+        failure: reads(core, uid, seen.as_ref()),
+    };
+    let (done, written) = oneshot::channel();
+    let (this, user) = (Arc::clone(core), Arc::clone(uid));
+    core.batches.submit(key, txn, move |outcome| {
+        let _ = done.send(
+            outcome
+                .and_then(|outcome| settled(&this, &user, lease, outcome))
+                .inspect_err(|_| {
+                    // It may have been written nevertheless.
+                    this.users.maybe_claimed(&user);
+                }),
+        );
+    });
+    written
+        .await
+        .unwrap_or(Err(EtcdError::Odd("this server has left")))
 }
 
-/// Asks the owner that a key names whether he gives the user up.
-async fn ask(core: &Arc<Core>, seen: &KeyValue, uid: &str) -> Result<Owner, crate::RemoteError> {
-    let Ok(owner) = ServerId::new(String::from_utf8_lossy(&seen.value)) else {
-        return Ok(Owner::GivesUp);
+/// A claim was written under this lease, or was not.
+fn settled(
+    core: &Core,
+    uid: &Arc<str>,
+    lease: LeaseState,
+    (revision, answer): (i64, TxnResponse),
+) -> EtcdResult<Heard> {
+    if !answer.succeeded {
+        return Ok(heard_of(answer));
+    }
+    if core.lease.state().id != lease.id {
+        // It went with the lease under which it was written; the claims that count were read after that.
+        return Err(NO_LEASE);
+    }
+    let number = Number {
+        era: lease.era,
+        revision,
     };
-    if owner == core.info.id {
-        // An earlier session, or an earlier life of this server.
-        return Ok(Owner::GivesUp);
-    }
+    core.users.claimed(uid, number);
+    Ok(Heard::Written(revision))
+}
+
+/// Asks the owner over NATS whether it gives the user up.
+async fn ask(
+    core: &Arc<Core>,
+    owner: ServerId,
+    revision: i64,
+    uid: &str,
+) -> Result<Word, BindError> {
     let listed = core.members.server(owner.as_str());
-    if listed.as_ref().is_some_and(|info| !is_shaddock(info)) {
-        // A Pitaya frontend is told by a broadcast after the fact.
-        let keeps = core.options.unique == Unique::RejectNew;
-        return Ok(if keeps { Owner::Keeps } else { Owner::Pitaya });
-    }
     let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
     let kind = if core.options.unique == Unique::RejectNew {
         OpKind::Probe
     } else {
         OpKind::Release
     };
-    match ops::ask_owner(core, &info, kind, uid, ASK_OWNER).await {
-        Ok(Some(0)) => Ok(Owner::GivesUp),
-        Ok(Some(_)) => Ok(Owner::Keeps),
-        Ok(None) => Ok(Owner::Silent),
-        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Owner::Gone(info)),
-        Err(error) => Err(error),
+    match ops::ask_owner(core, &info, kind, uid, revision, ASK_OWNER).await {
+        Ok(Some(0)) => Ok(Word::GivesUp),
+        Ok(Some(_)) => Ok(Word::Keeps),
+        Ok(None) => Ok(Word::Silent),
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Word::Unheard),
+        // This server's own link: etcd may still reach the owner.
+        Err(error) => {
+            tracing::debug!(%error, "the owner of a user cannot be asked over NATS");
+            Ok(Word::Silent)
+        }
     }
 }
 
@@ -189,19 +265,98 @@ fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
     }
 }
 
-/// Another frontend asks about a user. The answer is how many of his sessions stay here.
-pub(super) fn asked(core: &Core, kind: OpKind, uid: &str, from: &str) -> u32 {
-    if kind == OpKind::Probe {
-        return u32::try_from(core.users.sessions(uid)).unwrap_or(u32::MAX);
+/// Leaves the owner a notice at etcd. It goes with this server's lease.
+async fn tell(core: &Core, owner: &ServerId, revision: i64, uid: &str) -> EtcdResult<()> {
+    let only_whether = core.options.unique == Unique::RejectNew;
+    let what = if only_whether { "probe" } else { "release" };
+    let notice = format!("{what} {revision} {}", core.info.id);
+    let lease = core.lease.state().id;
+    core.etcd
+        .put(notice_key(core, owner, uid), notice, lease)
+        .await
+}
+
+/// Another frontend asks about a user, over NATS. The answer is how many of the user's sessions stay here.
+pub(super) fn asked(core: &Core, kind: OpKind, uid: &str, revision: i64, from: &str) -> u32 {
+    match core.users.asked(uid, kind == OpKind::Probe, revision) {
+        Asked::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
+        Asked::Free | Asked::Outdated => 0,
+        Asked::Lose => {
+            lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
+            0
+        }
     }
-    lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
-    0
 }
 
 /// Another frontend owns this user now.
 fn lose(core: &Core, uid: &Arc<str>, owner: Option<&ServerId>) {
     core.users.lose(uid);
     guarded("bound_elsewhere", || core.node.bound_elsewhere(uid, owner));
+}
+
+/// Reads the notices that others leave at etcd for this frontend, for ever.
+pub(super) async fn notices(core: Arc<Core>) {
+    loop {
+        if let Err(error) = follow_notices(&core).await {
+            tracing::debug!(%error, "notices at etcd cannot be read");
+        }
+        sleep(core.config.etcd_retry_delay).await;
+    }
+}
+
+async fn follow_notices(core: &Core) -> EtcdResult<()> {
+    let prefix = core.etcd.asks_key(core.info.id.as_str());
+    let there = core.etcd.get_prefix(&prefix).await?;
+    let from = there.header.map_or(0, |header| header.revision) + 1;
+    for kv in &there.kvs {
+        noticed(core, &prefix, kv).await?;
+    }
+    let mut watch = core.etcd.watch(&prefix, from).await?;
+    while let Some(answer) = watch.answers.message().await? {
+        if answer.canceled {
+            break;
+        }
+        for kv in answer.events.iter().filter_map(|event| event.kv.as_ref()) {
+            if !kv.value.is_empty() {
+                noticed(core, &prefix, kv).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers a notice: the claim is deleted if the user is given up, and the notice in any case.
+async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
+    let (key, value) = (
+        String::from_utf8_lossy(&kv.key),
+        String::from_utf8_lossy(&kv.value),
+    );
+    let mut words = value.split(' ');
+    let only_whether = words.next() == Some("probe");
+    let revision = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    let from = words.next().unwrap_or_default();
+    let Some(uid) = key.strip_prefix(prefix) else {
+        return Ok(());
+    };
+    let gives_up = match core.users.asked(uid, only_whether, revision) {
+        Asked::Keep(_) | Asked::Outdated => false,
+        Asked::Free => true,
+        Asked::Lose => {
+            lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
+            true
+        }
+    };
+    let claim = binding_key(core, uid);
+    let mut txn = TxnRequest {
+        success: vec![RequestOp::delete(&key)],
+        failure: vec![RequestOp::delete(&key)],
+        ..TxnRequest::default()
+    };
+    if gives_up {
+        txn.compare.push(Compare::unchanged(&claim, revision));
+        txn.success.push(RequestOp::delete(&claim));
+    }
+    core.etcd.txn(txn).await.map(drop)
 }
 
 /// Reads what Pitaya frontends of this type broadcast, until the subscription ends.
@@ -232,47 +387,94 @@ async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
     let Some(claim) = core.users.claim(uid) else {
         return;
     };
-    let key = core.etcd.binding_key(&core.info.server_type, uid);
-    let seen = match core.etcd.get(&key).await {
-        Ok(answer) => answer.kvs.into_iter().next(),
+    let seen = match core.etcd.get(&binding_key(core, uid)).await {
+        Ok(answer) => answer.kvs.first().map(found),
         Err(error) => return tracing::debug!(%error, "who owns a user cannot be read"),
     };
-    match seen {
-        Some(kv) if *kv.value == *core.info.id.as_str().as_bytes() => {}
-        Some(kv) => lost(core, &claim, &kv),
-        None if core.users.holds(&claim) => lose(core, &claim.uid, owner),
-        None => {}
+    let own = Own {
+        id: &core.info.id,
+        lease: core.lease.state().id,
+    };
+    let owner = match verdict(own, seen.as_ref()) {
+        Verdict::Holds(_) | Verdict::Missing(Claim::Unchanged(_)) => return,
+        Verdict::Missing(_) => owner.cloned(),
+        Verdict::Lost(owner) => owner,
+    };
+    if core.users.claim(uid) == Some(claim) {
+        lose(core, &Arc::from(uid), owner.as_ref());
     }
 }
 
-/// Deletes claims that are no longer needed, unless somebody has written over them.
-pub(super) async fn delete_given_up(core: Arc<Core>, mut given_up: mpsc::UnboundedReceiver<Claim>) {
-    while let Some(claim) = given_up.recv().await {
-        let key = core.etcd.binding_key(&core.info.server_type, &claim.uid);
-        loop {
-            let txn = TxnRequest {
-                compare: vec![Compare::unchanged(&key, claim.revision)],
-                success: vec![RequestOp::delete(&key)],
-                failure: Vec::new(),
-            };
-            match core.etcd.txn(txn).await {
-                Ok(_) => break,
-                // Meanwhile the key says that the user is here, which the next bind elsewhere finds out by asking.
-                Err(error) => tracing::debug!(%error, "a claim cannot be deleted yet"),
-            }
+/// Deletes claims that are no longer needed, unless another frontend has written over them.
+pub(super) async fn delete_given_up(core: Arc<Core>) {
+    loop {
+        core.users.gave_up.notified().await;
+        let deletions: Vec<_> = core
+            .users
+            .take_given_up()
+            .into_iter()
+            .map(|(uid, number)| delete(Arc::clone(&core), uid, number))
+            .collect();
+        let mut failed = false;
+        // All of them are handed in at once, so that they share transactions.
+        for deletion in futures_util::future::join_all(deletions).await {
+            failed |= !deletion;
+        }
+        if failed {
+            // Meanwhile the keys say that the users are here, which the next bind elsewhere finds out by asking.
             sleep(core.config.etcd_retry_delay).await;
+            core.users.gave_up.notify_one();
         }
     }
 }
 
-/// Fences this frontend while it cannot be sure that it owns its users, for ever.
+/// True if the claim is this server's no more.
+async fn delete(core: Arc<Core>, uid: Arc<str>, mut number: Number) -> bool {
+    let key = binding_key(&core, &uid);
+    if number == Number::default() {
+        // It is not known whether it was written. A bind that runs here knows better.
+        match core.etcd.get(&key).await {
+            Err(_) => {
+                core.users.give_up_again(&uid, number);
+                return false;
+            }
+            Ok(answer) => {
+                let own = answer.kvs.first().map(found).filter(|found| {
+                    found.owner.as_ref() == Some(&core.info.id)
+                        && found.lease == core.lease.state().id
+                });
+                match own {
+                    Some(own) if !core.users.knows(&uid) => number.revision = own.revision,
+                    _ => return true,
+                }
+            }
+        }
+    }
+    let txn = TxnRequest {
+        compare: vec![Compare::unchanged(&key, number.revision)],
+        success: vec![RequestOp::delete(&key)],
+        failure: Vec::new(),
+    };
+    let (done, deleted) = oneshot::channel();
+    core.batches.submit(key, txn, move |outcome| {
+        let _ = done.send(outcome.is_ok());
+    });
+    let deleted = deleted.await.unwrap_or(true);
+    if !deleted {
+        core.users.give_up_again(&uid, number);
+    }
+    deleted
+}
+
+/// Looks after the claims of this frontend while it cannot be sure that it owns its users, and now and then, for ever.
 pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>) {
     let mut sure = (core.lease.state().id, link.borrow().losses);
+    let mut next_audit = Instant::now() + core.config.sync_interval;
     let mut looks_again = false;
     loop {
         tokio::select! {
             () = core.lease.until_doubtful(sure.0) => {}
-            lost = link.wait_for(|state| state.losses != sure.1) => if lost.is_err() { return },
+            lost = lost_again(&mut link, sure.1) => if !lost { return },
             () = look_again(&core), if looks_again => {
                 looks_again = false;
                 continue;
@@ -281,48 +483,88 @@ pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>)
                 looks_again = true;
                 continue;
             }
-        }
-        fence(&core, true);
-        sure = loop {
-            let losses = match link.wait_for(|state| state.up).await {
-                Ok(state) => state.losses,
-                Err(_) => return,
-            };
-            // Who takes a user from now on can ask for him: only then it counts what etcd says.
-            if !core.link.round_trip(ASK_OWNER).await {
-                sleep(ASK_AGAIN).await;
+            () = sleep_until(next_audit) => {
+                audit(&core).await;
+                next_audit = Instant::now() + core.config.sync_interval;
                 continue;
             }
-            let lease = core.lease.state();
-            match check_claims(&core, lease).await {
-                // What was read counts if nothing was lost meanwhile.
-                Ok(()) if core.lease.state().holds(lease.id) && link.borrow().losses == losses => {
-                    break (lease.id, losses);
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "still unsure who owns the users of this frontend");
-                }
-            }
-            sleep(core.config.etcd_retry_delay.min(ASK_AGAIN)).await;
-        };
-        fence(&core, false);
+        }
+        say_fenced(&core, true);
+        sure = make_sure(&core, &mut link).await;
+        if core.left.load(Ordering::Acquire) {
+            return;
+        }
+        say_fenced(&core, false);
+        // A frontend of an older version takes users whose owner it does not hear, and may do so until it hears this one.
         looks_again = true;
     }
 }
 
+/// Waits until the link was lost more often than that. False if this server has left.
+async fn lost_again(link: &mut watch::Receiver<LinkState>, losses: u64) -> bool {
+    let lost = link.wait_for(|state| state.losses != losses).await;
+    lost.is_ok()
+}
+
+/// Waits until this frontend may act for its users again. Returns its lease, and how often the link was lost before.
+async fn make_sure(core: &Arc<Core>, link: &mut watch::Receiver<LinkState>) -> (i64, u64) {
+    while !core.left.load(Ordering::Acquire) {
+        let losses = match link.wait_for(|state| state.up).await {
+            Ok(state) => state.losses,
+            Err(_) => break,
+        };
+        // Pitaya's frontends take users without asking, and tell of it over NATS only.
+        if !core.link.round_trip(ASK_OWNER).await {
+            sleep(LOOK).await;
+            continue;
+        }
+        let ticket = core.lease.fence().begin();
+        let lease = core.lease.state();
+        match check_claims(core, lease, core.users.claims()).await {
+            // What was read counts if nothing was lost meanwhile.
+            Ok(()) if core.lease.fence().settle(ticket, clock::now()) => return (lease.id, losses),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(%error, "still unsure who owns the users of this frontend");
+            }
+        }
+        sleep(core.config.etcd_retry_delay.min(LOOK)).await;
+    }
+    (0, 0)
+}
+
 /// Checks the claims a second time, a while after this frontend became sure of them, or after it got a user from a Pitaya frontend.
-async fn look_again(core: &Core) {
+async fn look_again(core: &Arc<Core>) {
     sleep(LOOK_AGAIN).await;
-    while let Err(error) = check_claims(core, core.lease.state()).await {
+    while let Err(error) = check_claims(core, core.lease.state(), core.users.claims()).await {
         tracing::debug!(%error, "the claims cannot be checked again yet");
-        sleep(ASK_AGAIN).await;
+        sleep(LOOK).await;
     }
 }
 
-/// Says whether this frontend may act for its users.
-pub(super) fn fence(core: &Core, fenced: bool) {
-    if core.fenced.swap(fenced, Ordering::AcqRel) != fenced {
+/// Looks whether all claims still hang on the lease. One that an operator has deleted, or that something unforeseen has written over, is found here.
+async fn audit(core: &Arc<Core>) {
+    let lease = core.lease.state();
+    let claims = core.users.claims();
+    let there = match core.etcd.lease_keys(lease.id).await {
+        Ok(there) if there.ttl > 0 => there,
+        // The lease has its own watchman.
+        Ok(_) => return,
+        Err(error) => return tracing::debug!(%error, "the claims cannot be looked after now"),
+    };
+    let keys: std::collections::HashSet<_> = there.keys.iter().map(|key| &**key).collect();
+    let missing: Vec<_> = claims
+        .into_iter()
+        .filter(|(uid, _)| !keys.contains(binding_key(core, uid).as_bytes()))
+        .collect();
+    if let Err(error) = check_claims(core, lease, missing).await {
+        tracing::debug!(%error, "the claims cannot be looked after now");
+    }
+}
+
+/// Tells the node whether this frontend may act for its users.
+pub(super) fn say_fenced(core: &Core, fenced: bool) {
+    if core.said_fenced.swap(fenced, Ordering::AcqRel) != fenced {
         if fenced {
             tracing::warn!(server = %core.info.id, "cut off: another frontend may own the users of this one");
         } else {
@@ -332,68 +574,91 @@ pub(super) fn fence(core: &Core, fenced: bool) {
     }
 }
 
-/// Reads who owns the users of this frontend; gives up those who are others', and writes the missing claims again.
-async fn check_claims(core: &Core, lease: LeaseState) -> EtcdResult<()> {
+/// Reads who owns these users; gives up those who are others', and writes the missing claims again.
+async fn check_claims(
+    core: &Arc<Core>,
+    lease: LeaseState,
+    claims: Vec<(Arc<str>, Number)>,
+) -> EtcdResult<()> {
     if !lease.is_valid() {
         return Err(NO_LEASE);
     }
-    for claims in core.users.claims().chunks(BATCH) {
-        let gets: Vec<_> = claims
-            .iter()
-            .map(|claim| RequestOp::get(&core.etcd.binding_key(&core.info.server_type, &claim.uid)))
-            .collect();
-        // Without a condition it always succeeds.
-        let answer = core
-            .etcd
-            .txn(TxnRequest {
-                success: gets,
-                ..TxnRequest::default()
-            })
-            .await?;
-        for (claim, response) in claims.iter().zip(answer.responses) {
-            let seen = response
-                .range
-                .and_then(|range| range.kvs.into_iter().next());
-            check_claim(core, lease, claim, seen).await?;
-        }
-    }
-    Ok(())
+    let chunks = claims.chunks(BATCH).map(<[_]>::to_vec);
+    let checks = chunks.map(|claims| check_some(core, lease, claims));
+    stream::iter(checks)
+        .buffer_unordered(READS)
+        .try_collect::<()>()
+        .await
 }
 
-async fn check_claim(
-    core: &Core,
+async fn check_some(
+    core: &Arc<Core>,
     lease: LeaseState,
-    claim: &Claim,
-    seen: Option<KeyValue>,
+    claims: Vec<(Arc<str>, Number)>,
 ) -> EtcdResult<()> {
-    let is_own = |kv: &KeyValue| *kv.value == *core.info.id.as_str().as_bytes();
-    let key = core.etcd.binding_key(&core.info.server_type, &claim.uid);
-    let condition = match &seen {
-        None => Compare::missing(&key),
-        Some(kv) if is_own(kv) && kv.lease == lease.id => return Ok(()),
-        Some(kv) if is_own(kv) => Compare::unchanged(&key, kv.mod_revision),
-        Some(kv) => {
-            lost(core, claim, kv);
-            return Ok(());
-        }
+    let gets = claims
+        .iter()
+        .map(|(uid, _)| RequestOp::get(&binding_key(core, uid)))
+        .collect();
+    // Without a condition it always succeeds.
+    let txn = TxnRequest {
+        success: gets,
+        ..TxnRequest::default()
     };
+    let answer = core.etcd.txn(txn).await?;
+    let mut again = Vec::new();
+    for ((uid, number), response) in claims.iter().zip(answer.responses) {
+        let range = response.range.unwrap_or_default();
+        let seen = range.kvs.first().map(found);
+        let own = Own {
+            id: &core.info.id,
+            lease: lease.id,
+        };
+        match verdict(own, seen.as_ref()) {
+            Verdict::Holds(revision) if revision != number.revision => {
+                let era = lease.era;
+                core.users
+                    .renumbered(uid, *number, Number { era, revision });
+            }
+            Verdict::Holds(_) => {}
+            Verdict::Missing(claim) => again.push(claim_again(core, uid, *number, claim)),
+            Verdict::Lost(owner) => lost(core, uid, *number, owner.as_ref()),
+        }
+    }
+    futures_util::future::try_join_all(again).await.map(drop)
+}
+
+/// Writes a claim again.
+async fn claim_again(
+    core: &Arc<Core>,
+    uid: &Arc<str>,
+    number: Number,
+    claim: Claim,
+) -> EtcdResult<()> {
     // Unless the user has gone, or was bound anew: that is no matter of this claim.
-    if !core.users.holds(claim) {
+    if core.users.claim(uid) != Some(number) {
         return Ok(());
     }
-    match write(core, &key, condition).await? {
-        Written::Yes(revision) => core.users.claimed(&claim.uid, revision),
-        Written::No(Some(kv)) if is_own(&kv) => {}
-        Written::No(Some(kv)) => lost(core, claim, &kv),
-        Written::No(None) => return Err(EtcdError::Odd("a claim was deleted meanwhile")),
+    let Heard::Found { found: seen, .. } = write(core, uid, claim, None).await? else {
+        return Ok(());
+    };
+    let own = Own {
+        id: &core.info.id,
+        lease: core.lease.state().id,
+    };
+    match verdict(own, seen.as_ref()) {
+        Verdict::Holds(_) => Ok(()),
+        Verdict::Lost(owner) => {
+            lost(core, uid, number, owner.as_ref());
+            Ok(())
+        }
+        Verdict::Missing(_) => Err(EtcdError::Odd("a claim changed meanwhile")),
     }
-    Ok(())
 }
 
 /// A key names another owner. It may have been read before its user was bound here anew.
-fn lost(core: &Core, claim: &Claim, kv: &KeyValue) {
-    if core.users.holds(claim) {
-        let owner = ServerId::new(String::from_utf8_lossy(&kv.value)).ok();
-        lose(core, &claim.uid, owner.as_ref());
+fn lost(core: &Core, uid: &Arc<str>, number: Number, owner: Option<&ServerId>) {
+    if core.users.claim(uid) == Some(number) {
+        lose(core, uid, owner);
     }
 }

@@ -1,4 +1,4 @@
-//! Users bound at this frontend: their sessions, their two subscriptions, and the claim on them.
+//! Users bound at this frontend: their sessions and claims ([`owners`](crate::owners)), and their two subscriptions.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -15,42 +15,43 @@ use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
 use super::{delivery, owners, subject};
+use crate::owners::{Asked, Hold, Number, Table};
 use crate::reply::guarded;
 use crate::uid::is_uid;
-use crate::{BindError, RawSid, ServerInfo, SessionOp, Unique};
+use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
 
 /// How long a bind waits to hear that NATS has its subscriptions.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
 
+/// Claims that wait to be deleted. One more stays until the lease ends: whoever wants the user asks here, and hears that they are free.
+const GIVEN_UP: usize = 65_536;
+
 /// The table of bound users.
 pub(super) struct Users {
     info: Arc<ServerInfo>,
-    table: Mutex<Table>,
+    table: Mutex<Inner>,
     /// New subscriptions, for the task that reads them all.
     opened: mpsc::UnboundedSender<UserStream>,
     /// Claims that are no longer needed, for the task that deletes them.
-    given_up: mpsc::UnboundedSender<owners::Claim>,
-    /// A Pitaya frontend gave a user up, and deletes the key that says that he is here.
+    given_up: Mutex<HashMap<Arc<str>, Number>>,
+    pub(super) gave_up: Notify,
+    /// A Pitaya frontend gave a user up, and deletes the key that says that the user is here.
     pub(super) key_may_go: Notify,
 }
 
-struct Table {
-    users: HashMap<Arc<str>, User>,
+struct Inner {
+    users: Table<Reach>,
     /// Whether users need subscriptions of their own.
     needed: bool,
 }
 
+/// How a user is reached here.
 #[derive(Default)]
-struct User {
-    sids: Vec<RawSid>,
+struct Reach {
     /// Ends the subscriptions when dropped.
     subscribed: Option<oneshot::Sender<()>>,
-    /// The revision of our claim at etcd.
-    claim: Option<i64>,
     /// Binds of one user follow each other.
     turn: Arc<AsyncMutex<()>>,
-    /// Binds that wait or run. The record stays while there is one.
-    binding: usize,
 }
 
 /// A message for a user.
@@ -61,36 +62,26 @@ pub(super) enum ForUser {
 
 pub(super) type UserStream = Pin<Box<dyn Stream<Item = ForUser> + Send>>;
 
-/// What the tasks of this table read.
-pub(super) struct UserTasks {
-    opened: mpsc::UnboundedReceiver<UserStream>,
-    pub(super) given_up: mpsc::UnboundedReceiver<owners::Claim>,
-}
-
 impl Users {
-    pub(super) fn new(info: Arc<ServerInfo>) -> (Self, UserTasks) {
+    /// The table, and the subscriptions that [`read_all`] is to read.
+    pub(super) fn new(info: Arc<ServerInfo>) -> (Self, mpsc::UnboundedReceiver<UserStream>) {
         let (opened, opened_reader) = mpsc::unbounded_channel();
-        let (given_up, given_up_reader) = mpsc::unbounded_channel();
-        let table = Mutex::new(Table {
-            users: HashMap::new(),
+        let table = Mutex::new(Inner {
+            users: Table::default(),
             needed: true,
         });
-        (
-            Self {
-                info,
-                table,
-                opened,
-                given_up,
-                key_may_go: Notify::new(),
-            },
-            UserTasks {
-                opened: opened_reader,
-                given_up: given_up_reader,
-            },
-        )
+        let users = Self {
+            info,
+            table,
+            opened,
+            given_up: Mutex::default(),
+            gave_up: Notify::new(),
+            key_may_go: Notify::new(),
+        };
+        (users, opened_reader)
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, Inner> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,112 +90,104 @@ impl Users {
     }
 
     pub(super) fn subscriptions(&self) -> usize {
-        self.table()
-            .users
-            .values()
-            .filter(|user| user.subscribed.is_some())
-            .count()
-            * 2
+        let table = self.table();
+        let subscribed = |reach: &&Reach| reach.subscribed.is_some();
+        table.users.extras().filter(subscribed).count() * 2
     }
 
     pub(super) fn is_bound(&self, uid: &str, sid: RawSid) -> bool {
-        self.table()
-            .users
-            .get(uid)
-            .is_some_and(|user| user.sids.contains(&sid))
-    }
-
-    pub(super) fn sessions(&self, uid: &str) -> usize {
-        self.table()
-            .users
-            .get(uid)
-            .map_or(0, |user| user.sids.len())
+        self.table().users.is_bound(uid, sid)
     }
 
     /// All sessions of users.
     pub(super) fn bound_sids(&self) -> HashSet<RawSid> {
-        self.table()
-            .users
-            .values()
-            .flat_map(|user| user.sids.iter().copied())
-            .collect()
+        self.table().users.sids().collect()
     }
 
     /// The claims on users.
-    pub(super) fn claims(&self) -> Vec<owners::Claim> {
-        let claim = |(uid, user): (&Arc<str>, &User)| {
-            Some(owners::Claim {
-                uid: Arc::clone(uid),
-                revision: user.claim?,
-            })
-        };
-        self.table().users.iter().filter_map(claim).collect()
-    }
-
-    /// The claim on a user, if it is written.
-    pub(super) fn claim(&self, uid: &str) -> Option<owners::Claim> {
+    pub(super) fn claims(&self) -> Vec<(Arc<str>, Number)> {
         let table = self.table();
-        let (uid, user) = table.users.get_key_value(uid)?;
-        Some(owners::Claim {
-            uid: Arc::clone(uid),
-            revision: user.claim?,
-        })
+        let claims = table.users.claims();
+        claims
+            .map(|(uid, number)| (Arc::clone(uid), number))
+            .collect()
     }
 
-    /// Whether a claim is still the one on its user.
-    pub(super) fn holds(&self, claim: &owners::Claim) -> bool {
-        let table = self.table();
-        let user = table.users.get(&claim.uid);
-        user.is_some_and(|user| user.claim == Some(claim.revision))
+    /// The number of the claim on a user, if it is written.
+    pub(super) fn claim(&self, uid: &str) -> Option<Number> {
+        self.table().users.claim(uid)
     }
 
-    /// The claim on a user was written. If he has gone meanwhile, it is given up.
-    pub(super) fn claimed(&self, uid: &Arc<str>, revision: i64) {
-        if let Some(user) = self.table().users.get_mut(uid) {
-            user.claim = Some(revision);
-        } else {
-            let uid = Arc::clone(uid);
-            let _ = self.given_up.send(owners::Claim { uid, revision });
+    /// Whether somebody is bound or is being bound as this user.
+    pub(super) fn knows(&self, uid: &str) -> bool {
+        self.table().users.extra(uid).is_some()
+    }
+
+    /// The claim on a user was written. If the user has gone meanwhile, it is given up.
+    pub(super) fn claimed(&self, uid: &Arc<str>, number: Number) {
+        let known = self.table().users.claimed(uid, number);
+        if !known {
+            self.give_up(uid, Some(number));
         }
     }
 
-    /// Takes all sessions of a user away: another frontend owns him. False if he had none here.
+    /// A claim has another number at etcd.
+    pub(super) fn renumbered(&self, uid: &str, before: Number, number: Number) {
+        let mut table = self.table();
+        if table.users.claim(uid) == Some(before) {
+            table.users.claimed(uid, number);
+        }
+    }
+
+    /// What is done when another frontend wants a user.
+    pub(super) fn asked(&self, uid: &str, only_whether: bool, revision: i64) -> Asked {
+        self.table().users.asked(uid, only_whether, revision)
+    }
+
+    /// Takes all sessions of a user away: another frontend owns the user. False if there was none here.
     pub(super) fn lose(&self, uid: &str) -> bool {
         let mut table = self.table();
-        let Some(user) = table.users.get_mut(uid) else {
-            return false;
-        };
-        let had = !user.sids.is_empty();
-        // A bind that is running finds its session gone. The key at etcd is the new owner's to write.
-        user.sids.clear();
-        user.subscribed = None;
-        user.claim = None;
-        if user.binding == 0 {
-            table.users.remove(uid);
+        if let Some(reach) = table.users.extra_mut(uid) {
+            reach.subscribed = None;
         }
-        had
+        table.users.lose(uid)
     }
 
-    pub(super) fn unbind(&self, uid: &str, sid: RawSid) {
-        let mut table = self.table();
-        if let Some(user) = table.users.get_mut(uid) {
-            user.sids.retain(|s| *s != sid);
-            self.clean(&mut table, uid);
-        }
+    pub(super) fn unbind(&self, uid: &Arc<str>, sid: RawSid) {
+        let free = self.table().users.unbind(uid, sid);
+        self.give_up(uid, free);
     }
 
-    /// Forgets a user without sessions and binds.
-    fn clean(&self, table: &mut Table, uid: &str) {
-        let Some(user) = table.users.get(uid) else {
-            return;
-        };
-        if !user.sids.is_empty() || user.binding > 0 {
-            return;
-        }
-        if let Some((uid, user)) = table.users.remove_entry(uid)
-            && let Some(revision) = user.claim
+    /// A claim that nobody needs any more is deleted soon.
+    fn give_up(&self, uid: &Arc<str>, claim: Option<Number>) {
+        let Some(number) = claim else { return };
         {
-            let _ = self.given_up.send(owners::Claim { uid, revision });
+            let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+            if given_up.len() >= GIVEN_UP && !given_up.contains_key(uid) {
+                return;
+            }
+            given_up.insert(Arc::clone(uid), number);
+        }
+        self.gave_up.notify_one();
+    }
+
+    /// It is not known whether a claim was written, and nobody needs it: it is looked after soon.
+    pub(super) fn maybe_claimed(&self, uid: &Arc<str>) {
+        if !self.knows(uid) {
+            self.give_up(uid, Some(Number::default()));
+        }
+    }
+
+    /// The claims that were given up since the last call.
+    pub(super) fn take_given_up(&self) -> HashMap<Arc<str>, Number> {
+        std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// They could not be deleted.
+    pub(super) fn give_up_again(&self, uid: &Arc<str>, number: Number) {
+        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if given_up.len() < GIVEN_UP {
+            given_up.entry(Arc::clone(uid)).or_insert(number);
         }
     }
 
@@ -219,17 +202,12 @@ impl Users {
         uid: &Arc<str>,
         sid: RawSid,
         unique: Unique,
-    ) -> Result<Arc<AsyncMutex<()>>, BindError> {
+    ) -> Result<(Hold, Arc<AsyncMutex<()>>), BindError> {
         let mut table = self.table();
-        let user = table.users.entry(Arc::clone(uid)).or_default();
-        if unique == Unique::RejectNew && user.sids.iter().any(|s| *s != sid) {
-            return Err(BindError::Taken(self.info.id.clone()));
+        match table.users.begin(uid, sid, unique) {
+            Some((hold, reach)) => Ok((hold, Arc::clone(&reach.turn))),
+            None => Err(BindError::Taken(self.info.id.clone())),
         }
-        if !user.sids.contains(&sid) {
-            user.sids.push(sid);
-        }
-        user.binding += 1;
-        Ok(Arc::clone(&user.turn))
     }
 
     /// Subscribes to a user's subjects and waits until NATS has done it, unless that is done or not needed.
@@ -245,22 +223,18 @@ impl Users {
     async fn open(&self, link: &Link, uid: &Arc<str>) -> Result<bool, BindError> {
         {
             let table = self.table();
-            if !table.needed
-                || table
-                    .users
-                    .get(uid)
-                    .is_none_or(|user| user.subscribed.is_some())
-            {
+            let subscribed = |reach: &Reach| reach.subscribed.is_some();
+            if !table.needed || table.users.extra(uid).is_none_or(subscribed) {
                 return Ok(false);
             }
         }
         let (stream, stop) = subscribe(link, &self.info.server_type, uid).await?;
         let mut table = self.table();
-        if let Some(user) = table.users.get_mut(uid)
-            && user.subscribed.is_none()
-            && !user.sids.is_empty()
+        if table.users.sessions(uid) > 0
+            && let Some(reach) = table.users.extra_mut(uid)
+            && reach.subscribed.is_none()
         {
-            user.subscribed = Some(stop);
+            reach.subscribed = Some(stop);
             let _ = self.opened.send(stream);
         }
         Ok(true)
@@ -271,8 +245,8 @@ impl Users {
         let mut table = self.table();
         let before = std::mem::replace(&mut table.needed, needed);
         if !needed {
-            for user in table.users.values_mut() {
-                user.subscribed = None;
+            for reach in table.users.extras_mut() {
+                reach.subscribed = None;
             }
         }
         needed && !before
@@ -280,7 +254,7 @@ impl Users {
 
     /// Subscribes for all who are bound; ends early if that is not needed any more.
     pub(super) async fn subscribe_all(&self, link: &Link) {
-        let uids: Vec<_> = self.table().users.keys().cloned().collect();
+        let uids: Vec<_> = self.table().users.uids().cloned().collect();
         tracing::info!(
             users = uids.len(),
             "a Pitaya server came: subscribing for every user"
@@ -311,24 +285,34 @@ async fn subscribe(
     Ok((Box::pin(messages.take_until(stopped)), stop))
 }
 
-/// A bind that has begun; undoes itself unless it is kept.
-struct Binding<'a> {
-    core: &'a Core,
-    uid: &'a Arc<str>,
-    sid: RawSid,
-    keep: bool,
+/// A bind that is not decided yet: what it has added to the table. Dropped, it takes that away, and nothing else.
+struct Binding {
+    core: Arc<Core>,
+    uid: Arc<str>,
+    hold: Hold,
+    open: bool,
 }
 
-impl Drop for Binding<'_> {
-    fn drop(&mut self) {
+impl Binding {
+    /// The bind is over. Whether the user is still this frontend's.
+    fn keep(mut self, is_bound: &dyn Fn() -> bool) -> bool {
+        self.open = false;
         let users = &self.core.users;
-        let mut table = users.table();
-        if let Some(user) = table.users.get_mut(self.uid) {
-            user.binding -= 1;
-            if !self.keep {
-                user.sids.retain(|s| *s != self.sid);
-            }
-            users.clean(&mut table, self.uid);
+        let (kept, free) = {
+            let mut table = users.table();
+            let is_bound = is_bound();
+            table.users.keep(&self.uid, &self.hold, is_bound)
+        };
+        users.give_up(&self.uid, free);
+        kept
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        if self.open {
+            let free = self.core.users.table().users.undo(&self.uid, &self.hold);
+            self.core.users.give_up(&self.uid, free);
         }
     }
 }
@@ -337,7 +321,7 @@ impl Drop for Binding<'_> {
 ///
 /// Binds on two frontends that ask each other to give the user up at the same time would both be lost. So a lost one begins again
 /// after a while that differs, as if it had come later.
-pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<(), BindError> {
+pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<Bound, BindError> {
     if !is_uid(&uid) {
         return Err(BindError::IllegalUid);
     }
@@ -354,37 +338,39 @@ pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<
     }
 }
 
-async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<(), BindError> {
+async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound, BindError> {
     let unique = if core.info.frontend {
         core.options.unique
     } else {
         Unique::No
     };
-    let turn = core.users.begin(uid, sid, unique)?;
-    let mut binding = Binding {
-        core,
-        uid,
-        sid,
-        keep: false,
+    let (hold, turn) = core.users.begin(uid, sid, unique)?;
+    let binding = Binding {
+        core: Arc::clone(core),
+        uid: Arc::clone(uid),
+        hold,
+        open: true,
     };
-    let timeout = core.config.takeover_timeout;
+    let mut waits_for = None;
     let settle = async {
-        let _turn = turn.lock().await;
+        let turn = turn.lock_owned().await;
         core.users.subscribe(&core.link, uid).await?;
         if unique != Unique::No {
-            owners::claim(core, uid).await?;
+            owners::claim(core, uid, &mut waits_for).await?;
         }
-        Ok(())
+        Ok(turn)
     };
-    tokio::time::timeout(timeout, settle)
-        .await
-        .unwrap_or_else(|_| Err(BindError::Unavailable("it took too long".to_owned())))?;
-    if !core.users.is_bound(uid, sid) {
+    let settled = tokio::time::timeout(core.config.takeover_timeout, settle).await;
+    let turn = settled.unwrap_or_else(|_| Err(owners::took_too_long(waits_for)))?;
+    if !core.users.table().users.holds(uid, &binding.hold) {
         // Another frontend took the user while we settled.
         return Err(BindError::Lost);
     }
-    binding.keep = true;
-    Ok(())
+    Ok(Bound::new(move |is_bound| {
+        // The next bind of this user waits for the end of this one, so nobody comes in between.
+        let _turn = turn;
+        is_bound.is_some_and(|is_bound| binding.keep(is_bound))
+    }))
 }
 
 /// Reads all users' subjects, for ever.
@@ -418,16 +404,5 @@ fn kicked(core: &Core, message: &async_nats::Message) {
     };
     if let Some(operation) = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op))) {
         tokio::spawn(operation);
-    }
-}
-
-impl UserTasks {
-    pub(super) fn split(
-        self,
-    ) -> (
-        mpsc::UnboundedReceiver<UserStream>,
-        mpsc::UnboundedReceiver<owners::Claim>,
-    ) {
-        (self.opened, self.given_up)
     }
 }

@@ -184,6 +184,9 @@ pub(crate) struct Op {
     /// Settings that `Merge` takes away.
     #[prost(string, repeated, tag = "9")]
     pub(crate) removed: Vec<String>,
+    /// Of `Probe` and `Release`: the claim that is asked about.
+    #[prost(int64, tag = "10")]
+    pub(crate) revision: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

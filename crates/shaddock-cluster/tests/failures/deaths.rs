@@ -66,11 +66,11 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     assert_eq!(places(&back, "user-1").await, ["front-1"]);
     dies.crash();
 
-    // One who comes back at once is not kept waiting for the lease of the dead.
+    // That nobody listens there proves nothing; that the lease has ended does.
     lives.open(1);
     let start = Instant::now();
     lives.bind(1, "user-1").await.unwrap();
-    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    assert!(start.elapsed() < TTL + SECOND * 2, "{:?}", start.elapsed());
     assert_eq!(places(&back, "user-1").await, ["front-2"]);
     assert!(places(&back, "user-2").await.is_empty());
 

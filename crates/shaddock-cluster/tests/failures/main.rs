@@ -9,6 +9,8 @@ mod leaving;
 mod peers;
 #[path = "../support/mod.rs"]
 mod support;
+mod twins;
+mod two_owners;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -14,6 +14,7 @@ for_both! {
     a_second_bind_is_refused_everywhere
     a_second_bind_replaces_the_first_everywhere
     binds_that_race_leave_one
+    a_second_bind_of_a_session_that_is_dropped_takes_nothing_away
     any_text_names_a_user
 }
 
@@ -178,6 +179,30 @@ async fn a_second_bind_replaces_the_first_everywhere(world: World) {
     })
     .await;
     assert_eq!(first.uid(3).as_deref(), Some("u"));
+}
+
+/// A client that logs in twice and does not wait for the second answer.
+async fn a_second_bind_of_a_session_that_is_dropped_takes_nothing_away(world: World) {
+    let (first, second) = two_unique(&world, Unique::RejectNew).await;
+    first.open(1);
+    first.bind(1, "u").await.unwrap();
+    let again = || first.member.bind_user("u".into(), raw(1));
+    // Given up before it has begun, while it waits, and when it is made.
+    drop(again());
+    let mut waits = again();
+    let _ = futures_util::FutureExt::now_or_never(waits.as_mut());
+    drop(waits);
+    drop(again().await.unwrap());
+    assert!(first.member.is_bound("u", raw(1)));
+    second.open(2);
+    let refused = second.bind(2, "u").await.unwrap_err();
+    assert!(
+        refused.message().contains("already bound at front-1"),
+        "{refused}"
+    );
+    assert_eq!(first.member.status().bound_users, 1);
+    first.close(1);
+    assert_eq!(first.member.status().bound_users, 0);
 }
 
 async fn binds_that_race_leave_one(world: World) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use shaddock_cluster::{
-    BoxFuture, Cluster, Context, Delivered, Delivery, ForwardedRequest, ForwardedSession,
-    JoinOptions, MemberChange, Membership, Node, RawSid, Receivers, RemoteCall, RemoteError,
-    ServerId, ServerInfo, SessionAnswer, SessionData, SessionEvent, SessionOp,
+    BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery, ForwardedRequest,
+    ForwardedSession, JoinOptions, MemberChange, Membership, Node, RawSid, Receivers, RemoteCall,
+    RemoteError, ServerId, ServerInfo, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };
 
 #[derive(Default)]
@@ -30,6 +30,7 @@ pub struct State {
     pub events: Vec<SessionEvent>,
     pub lost: Vec<String>,
     pub fenced: Vec<bool>,
+    pub expelled: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -204,23 +205,18 @@ impl TestNode {
             }
             Some(_) => {}
         }
-        let member = self.member();
-        member
-            .bind_user(Arc::clone(&uid), sid)
-            .await
-            .map_err(|e| RemoteError::new("", e.to_string()))?;
-        let open = match self.state.lock().unwrap().sessions.get_mut(&sid.get()) {
-            Some(session) if session.closed.is_none() => {
-                session.uid = Some(Arc::clone(&uid));
-                true
-            }
-            _ => false,
-        };
-        if !open {
-            member.unbind_user(&uid, sid);
-            return Err(RemoteError::session_not_found());
+        let bound = self.member().bind_user(Arc::clone(&uid), sid).await;
+        let bound = bound.map_err(|e| RemoteError::new("", e.to_string()))?;
+        match self.state.lock().unwrap().sessions.get_mut(&sid.get()) {
+            Some(session) if session.closed.is_none() => session.uid = Some(Arc::clone(&uid)),
+            _ => return Err(RemoteError::session_not_found()),
         }
-        if !member.is_bound(&uid, sid) {
+        let is_bound = || {
+            let state = self.state.lock().unwrap();
+            let session = state.sessions.get(&sid.get());
+            session.is_some_and(|session| session.uid.as_ref() == Some(&uid))
+        };
+        if !bound.keep(is_bound) {
             self.kick(
                 |s, session| s == sid.get() && session.uid.is_some(),
                 "replaced",
@@ -438,7 +434,7 @@ impl Node for TestNode {
                 }
             }
             Receivers::All { bound_only } => {
-                let fenced = state.fenced.last() == Some(&true);
+                let fenced = self.member().is_fenced();
                 for session in state.sessions.values_mut() {
                     let bound = session.uid.is_some();
                     if open(session) && (!bound_only || bound) && !(fenced && bound) {
@@ -459,6 +455,11 @@ impl Node for TestNode {
 
     fn fenced(&self, fenced: bool) {
         self.state.lock().unwrap().fenced.push(fenced);
+    }
+
+    fn expelled(&self, error: &ClusterError) {
+        self.kick(|_, _| true, "expelled");
+        self.state.lock().unwrap().expelled.push(error.to_string());
     }
 
     fn member_changed(&self, change: MemberChange) {

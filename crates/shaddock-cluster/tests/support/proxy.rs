@@ -1,4 +1,4 @@
-//! A TCP proxy that can stop forwarding: connections stay open and nothing arrives, as in a partition of a network.
+//! A TCP proxy that can stop forwarding: connections stay open and nothing arrives, as in a partition of a network; or break them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,9 +7,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Cut,
+    Severed,
+}
+
 pub struct Proxy {
     pub address: SocketAddr,
-    cut: Arc<watch::Sender<bool>>,
+    state: Arc<watch::Sender<State>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -17,38 +24,53 @@ impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let cut = Arc::new(watch::Sender::new(false));
-        let state = Arc::clone(&cut);
+        let state = Arc::new(watch::Sender::new(State::Open));
+        let states = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let state = state.subscribe();
+                let mut state = states.subscribe();
+                let mut severed = states.subscribe();
                 tokio::spawn(async move {
-                    // While it is cut even a new connection is only accepted.
-                    let mut open = state.clone();
-                    let _ = open.wait_for(|cut| !cut).await;
-                    let Ok(server) = TcpStream::connect(target).await else {
-                        return;
+                    let pass = async {
+                        // While it is cut even a new connection is only accepted.
+                        let _ = state.wait_for(|state| *state == State::Open).await;
+                        let Ok(server) = TcpStream::connect(target).await else {
+                            return;
+                        };
+                        let (client_in, client_out) = client.into_split();
+                        let (server_in, server_out) = server.into_split();
+                        tokio::join!(
+                            forward(client_in, server_out, state.clone()),
+                            forward(server_in, client_out, state.clone())
+                        );
                     };
-                    let (client_in, client_out) = client.into_split();
-                    let (server_in, server_out) = server.into_split();
-                    tokio::join!(
-                        forward(client_in, server_out, state.clone()),
-                        forward(server_in, client_out, state.clone())
-                    );
+                    tokio::select! {
+                        () = pass => {}
+                        _ = severed.wait_for(|state| *state == State::Severed) => {}
+                    }
                 });
             }
         });
-        Self { address, cut, task }
+        Self {
+            address,
+            state,
+            task,
+        }
     }
 
     /// Nothing goes through any more.
     pub fn cut(&self) {
-        self.cut.send_replace(true);
+        self.state.send_replace(State::Cut);
+    }
+
+    /// Connections break, and new ones too.
+    pub fn sever(&self) {
+        self.state.send_replace(State::Severed);
     }
 
     /// What was held back goes through, and everything after it.
     pub fn heal(&self) {
-        self.cut.send_replace(false);
+        self.state.send_replace(State::Open);
     }
 }
 
@@ -61,11 +83,12 @@ impl Drop for Proxy {
 async fn forward(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
-    mut cut: watch::Receiver<bool>,
+    mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if cut.wait_for(|cut| !cut).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
+        let open = state.wait_for(|state| *state == State::Open).await.is_ok();
+        if !open || to.write_all(&buffer[..n]).await.is_err() {
             break;
         }
     }

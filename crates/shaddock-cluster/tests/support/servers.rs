@@ -142,7 +142,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+pub fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
@@ -155,6 +155,21 @@ pub struct NatsServer {
 
 impl NatsServer {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// One of a cluster: others reach it at the first address, and it reaches another one at the second.
+    pub fn start_in_cluster(routes: SocketAddr, other: Option<SocketAddr>) -> Self {
+        let url = |address| format!("nats://{address}");
+        let mut words = vec!["--cluster_name".to_owned(), "test".to_owned()];
+        words.extend(["--cluster".to_owned(), url(routes)]);
+        if let Some(other) = other {
+            words.extend(["--routes".to_owned(), url(other)]);
+        }
+        Self::start_with(&words)
+    }
+
+    fn start_with(more: &[String]) -> Self {
         let (address, monitor) = (local(free_port()), local(free_port()));
         let words = [
             &program("nats-server", "nats-server"),
@@ -165,7 +180,8 @@ impl NatsServer {
             "-m",
             &monitor.port().to_string(),
         ];
-        let words = words.iter().map(ToString::to_string).collect();
+        let words = words.iter().map(ToString::to_string);
+        let words = words.chain(more.iter().cloned()).collect();
         let process = Process::start(words, address, |address| {
             TcpStream::connect(address).is_ok()
         });
@@ -195,6 +211,13 @@ impl NatsServer {
             list.sort();
         }
         all
+    }
+
+    /// To how many others of its cluster it is connected.
+    pub fn routes(&self) -> u64 {
+        let varz = http_get(self.monitor, "/varz");
+        let varz: serde_json::Value = serde_json::from_str(&varz).unwrap_or_default();
+        varz["routes"].as_u64().unwrap_or_default()
     }
 
     /// How many messages it was sent since its start.

@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use shaddock_cluster::{
-    BoxFuture, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RawSid, RemoteCall,
-    RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
+    BoxFuture, ClusterError, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RawSid,
+    RemoteCall, RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
 };
 use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
@@ -16,6 +16,7 @@ use crate::{
     error::HandlerError,
     guarded::{Part, guard},
     handler::failed,
+    operations::WeakOperations,
     received,
     reply::Outcome,
     request::RequestContext,
@@ -142,6 +143,24 @@ impl Node for AppNode {
                 closed,
                 "a user is bound elsewhere"
             );
+        }
+    }
+
+    fn expelled(&self, error: &ClusterError) {
+        let Some(app) = self.app() else { return };
+        app.stop_accepting();
+        if let Some(service) = app.session_service() {
+            let mut sessions = Vec::with_capacity(service.session_count());
+            service.visit_sessions(|session| sessions.push(Arc::clone(session)));
+            for session in sessions {
+                session.close(CloseReason::Draining);
+            }
+        }
+        // The process ends, if it is one of a `Launcher`.
+        if let Some(process) = app.get::<WeakOperations>()
+            && let Some(operations) = process.upgrade()
+        {
+            operations.request_end(error.to_string());
         }
     }
 

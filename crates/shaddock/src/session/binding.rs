@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::Membership;
 use shaddock_core::{BindError, CloseReason, Session, Sid, Uid};
 
 use super::{FrontendSession, SessionError, SessionView, view::raw};
@@ -43,25 +42,15 @@ impl AppHandle {
         self.ask_bind_hook(session, &uid).await?;
         let user: Arc<str> = Arc::clone(uid.shared());
         let membership = self.membership()?;
-        // Taken back if the bind fails, or if this future is dropped while it waits (the request's deadline, its client).
-        let claim = Claim {
-            membership,
-            session,
-            uid: &uid,
-            is_open: true,
-        };
-        let claimed = membership
-            .bind_user(Arc::clone(&user), raw(session.id()))
-            .await;
-        if let Err(error) = claimed {
-            // Nothing has changed.
-            claim.keep();
-            return Err(owner_error(error, &uid));
-        }
+        // Undone if the bind fails, or if this future is dropped while it waits (the request's deadline, its client).
+        let bound = membership
+            .bind_user(user, raw(session.id()))
+            .await
+            .map_err(|error| owner_error(error, &uid))?;
         session.bind(uid.clone())?;
-        claim.keep();
-        // Another frontend may have taken the user before the session could be found as his.
-        if !membership.is_bound(&user, raw(session.id())) {
+        let is_bound = || !session.is_closed() && session.uid().as_ref() == Some(&uid);
+        // Another frontend may have taken the user before the session could be found as theirs.
+        if !bound.keep(is_bound) {
             session.close(CloseReason::Replaced);
             return Err(BindError::SessionClosed { sid: session.id() }.into());
         }
@@ -88,33 +77,6 @@ impl AppHandle {
             None => Err(SessionError::Refused(HandlerError::internal(
                 "the bind hook failed",
             ))),
-        }
-    }
-}
-
-/// What this frontend has told the cluster of a bind that is not done yet.
-struct Claim<'a> {
-    membership: &'a Arc<dyn Membership>,
-    session: &'a Session,
-    uid: &'a Uid,
-    is_open: bool,
-}
-
-impl Claim<'_> {
-    /// There is nothing to take back.
-    fn keep(mut self) {
-        self.is_open = false;
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        // A second bind to the same user that came first has its own claim, which is this one.
-        let is_another_s =
-            !self.session.is_closed() && self.session.uid().as_ref() == Some(self.uid);
-        if self.is_open && !is_another_s {
-            self.membership
-                .unbind_user(self.uid.shared(), raw(self.session.id()));
         }
     }
 }

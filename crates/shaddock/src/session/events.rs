@@ -193,7 +193,10 @@ impl SessionEvents for FrontendEvents {
         app.log_out(session, uid);
         let user: Arc<str> = Arc::clone(uid.shared());
         if let Ok(membership) = app.membership() {
-            membership.unbind_user(&user, raw(session.id()));
+            // It may have been bound to the same user again before this event was told.
+            if session.uid().as_ref() != Some(uid) {
+                membership.unbind_user(&user, raw(session.id()));
+            }
             membership.publish_event(ClusterEvent::Unbound {
                 session: app.export(session),
                 uid: user,

@@ -1,0 +1,133 @@
+//! Two servers with one id.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use shaddock_cluster::{
+    Cluster, ClusterError, JoinOptions, NatsCluster, NatsConfig, ServerInfo, Unique,
+};
+
+use crate::support::node::{Server, TestNode, raw, works};
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Backing, config};
+use crate::support::{until, within};
+use crate::{SECOND, TTL, join, join_with};
+
+/// Tries to join under this name.
+async fn enters(config: &NatsConfig, id: &str, server_type: &str) -> Result<(), ClusterError> {
+    let cluster = NatsCluster::new(config.clone()).unwrap();
+    let info = ServerInfo::new(id, server_type, server_type.starts_with("connector")).unwrap();
+    let node = Arc::new(TestNode::default());
+    let joined = cluster.join(info, JoinOptions::new(), node).await;
+    // Kept until all have tried: one that leaves gives the id back.
+    joined.map(std::mem::forget)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_start_at_once_one_enters() {
+    let backing = Backing::start();
+    let config = backing.config();
+    for (round, types) in [["chat", "chat"], ["chat", "connector"]].iter().enumerate() {
+        for n in 0..5 {
+            let id = format!("twin-{round}-{n}");
+            let starts = types.map(|server_type| enters(&config, &id, server_type));
+            let results = futures_util::future::join_all(starts).await;
+            let entered = results.iter().filter(|result| result.is_ok()).count();
+            assert_eq!(entered, 1, "{id}: {results:?}");
+            let refused = results.into_iter().find_map(Result::err).unwrap();
+            assert!(
+                matches!(&refused, ClusterError::IdTaken(taken) if taken.as_str() == id),
+                "{refused}"
+            );
+        }
+    }
+    let listed = backing.etcd.keys("pitaya/servers/");
+    assert_eq!(listed.len(), 10, "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_is_taken_for_all_types() {
+    let backing = Backing::start();
+    let first = join(&backing.config(), "one", "chat").await;
+    let start = Instant::now();
+    let refused = enters(&backing.config(), "one", "connector")
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, ClusterError::IdTaken(_)), "{refused}");
+    assert!(start.elapsed() < TTL, "it lives, so nobody waits for it");
+    first.member.leave().await;
+    enters(&backing.config(), "one", "connector").await.unwrap();
+}
+
+/// One that died holds its id until its lease ends; the next one waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_died_is_followed_by_the_next_one() {
+    let backing = Backing::start();
+    let first = join(&backing.config(), "chat-1", "chat").await;
+    first.crash();
+    let start = Instant::now();
+    let second = join(&backing.config(), "chat-1", "chat").await;
+    assert!(start.elapsed() < TTL + SECOND * 2, "{:?}", start.elapsed());
+    assert!(second.member.status().listed);
+}
+
+/// One hangs until its lease ends and is replaced; when it awakes it finds another life under its id, and ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_hung_and_was_replaced_ends() {
+    let backing = Backing::start();
+    let (nats, etcd) = (
+        Proxy::to(backing.nats.address).await,
+        Proxy::to(backing.etcd.address).await,
+    );
+    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let hangs = config(nats.address, etcd.address);
+    let old = join_with(&hangs, "front-1", "connector", options()).await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    for (sid, uid) in [(1, "ann"), (2, "bob")] {
+        old.open(sid);
+        old.bind(sid, uid).await.unwrap();
+    }
+    nats.cut();
+    etcd.cut();
+    within(TTL + SECOND * 4, "its lease ends", || {
+        backing.etcd.keys("pitaya/shaddock/ids/front-1").is_empty()
+    })
+    .await;
+    let new = join_with(&backing.config(), "front-1", "connector", options()).await;
+    new.open(11);
+    new.bind(11, "ann").await.unwrap();
+    assert!(old.member.is_fenced());
+
+    nats.heal();
+    etcd.heal();
+    within(SECOND * 10, "expelled", || !old.state().expelled.is_empty()).await;
+    assert_eq!(
+        old.state().expelled,
+        ["a server with id front-1 is already in the cluster"]
+    );
+    assert!(old.member.is_fenced() && !old.member.status().connected);
+    for sid in [1, 2] {
+        assert_eq!(old.closed(sid).as_deref(), Some("expelled"));
+    }
+    assert!(old.bind(2, "bob").await.is_err());
+    // What is sent to the id reaches the new one, and nothing of it the old one.
+    until("listed", || {
+        back.member.members().server("front-1").is_some()
+    })
+    .await;
+    only_one_is_called(&back, &new, &old).await;
+    assert!(new.member.is_bound("ann", raw(11)) && new.member.status().listed);
+    assert!(new.state().expelled.is_empty());
+    new.open(12);
+    new.bind(12, "bob").await.unwrap();
+}
+
+async fn only_one_is_called(back: &Server, new: &Server, old: &Server) {
+    for _ in 0..5 {
+        works(back, new).await;
+    }
+    assert_eq!(
+        (new.state().requests.len(), old.state().requests.len()),
+        (5, 0)
+    );
+}

@@ -1,0 +1,203 @@
+//! Two frontends that do not hear each other, and one user: the rows of the issue about owners, each with what made it fail.
+
+use std::time::{Duration, Instant};
+
+use shaddock_cluster::{JoinOptions, RemoteErrorKind, Unique};
+
+use crate::support::node::{Server, raw, request};
+use crate::support::proxy::Proxy;
+use crate::support::servers::{Backing, EtcdServer, NatsServer, config, free_port, local};
+use crate::support::{until, within};
+use crate::{SECOND, TTL, at_rest, join, join_with, places};
+
+/// Two NATS servers with a proxy between them, and a frontend at each.
+struct TwoSides {
+    nats: [NatsServer; 2],
+    between: Proxy,
+    etcd: EtcdServer,
+    first: Server,
+    second: Server,
+}
+
+impl TwoSides {
+    async fn start(unique: Unique) -> Self {
+        crate::support::logs();
+        let routes = local(free_port());
+        let right = NatsServer::start_in_cluster(routes, None);
+        let between = Proxy::to(routes).await;
+        let left = NatsServer::start_in_cluster(local(free_port()), Some(between.address));
+        until("one cluster", || left.routes() >= 1 && right.routes() >= 1).await;
+        let etcd = EtcdServer::start();
+        let options = || JoinOptions::new().unique(unique);
+        let at = |nats: &NatsServer| config(nats.address, etcd.address);
+        let first = join_with(&at(&left), "front-1", "connector", options()).await;
+        let second = join_with(&at(&right), "front-2", "connector", options()).await;
+        Self {
+            nats: [left, right],
+            between,
+            etcd,
+            first,
+            second,
+        }
+    }
+
+    /// The first has a user, and NATS says on the other side that nobody listens at the first.
+    async fn apart(unique: Unique) -> Self {
+        let sides = Self::start(unique).await;
+        sides.first.open(1);
+        sides.first.bind(1, "u").await.unwrap();
+        sides.between.sever();
+        until("apart", || sides.nats.iter().all(|nats| nats.routes() == 0)).await;
+        assert!(sides.first.member.status().connected && sides.second.member.status().connected);
+        sides
+    }
+
+    fn owners(&self) -> [bool; 2] {
+        [
+            self.first.member.is_bound("u", raw(1)),
+            self.second.member.is_bound("u", raw(2)),
+        ]
+    }
+
+    fn claim(&self) -> String {
+        let key = "pitaya/bindings/connector/u";
+        let value = self.etcd.etcdctl(&["get", "--print-value-only", key]);
+        value.trim().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
+    let sides = TwoSides::apart(Unique::ReplaceOld).await;
+    sides.second.open(2);
+    // The owner is there at etcd, and gives the user up when it reads there that it is asked to.
+    let start = Instant::now();
+    sides.second.bind(2, "u").await.unwrap();
+    assert!(start.elapsed() < TTL, "{:?}", start.elapsed());
+    assert_eq!(sides.first.closed(1).as_deref(), Some("replaced"));
+    assert_eq!(sides.owners(), [false, true]);
+    sides.between.heal();
+    until("one cluster", || {
+        sides.nats.iter().all(|nats| nats.routes() >= 1)
+    })
+    .await;
+    assert_eq!(places(&sides.second, "u").await, ["front-2"]);
+    assert_eq!(
+        (sides.owners(), &*sides.claim()),
+        ([false, true], "front-2")
+    );
+    assert!(sides.etcd.keys("pitaya/shaddock/asks/").is_empty());
+    at_rest(&sides.first, 0);
+    at_rest(&sides.second, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_is_not_heard_keeps_the_user_if_new_sessions_are_rejected() {
+    let sides = TwoSides::apart(Unique::RejectNew).await;
+    sides.second.open(2);
+    let refused = sides.second.bind(2, "u").await.unwrap_err();
+    assert!(
+        refused.message().contains("already bound at front-1"),
+        "{refused}"
+    );
+    assert_eq!(
+        (sides.owners(), &*sides.claim()),
+        ([true, false], "front-1")
+    );
+    sides.first.close(1);
+    sides.second.bind(2, "u").await.unwrap();
+}
+
+/// Nobody hears the owner, over NATS or over etcd, and it lives: it keeps the user until its lease has ended, and does nothing for the user after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_says_nothing_keeps_the_user_until_its_lease_ends() {
+    let backing = Backing::start();
+    let (nats, etcd) = (
+        Proxy::to(backing.nats.address).await,
+        Proxy::to(backing.etcd.address).await,
+    );
+    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let cut = config(nats.address, etcd.address);
+    let first = join_with(&cut, "front-1", "connector", options()).await;
+    let second = join_with(&backing.config(), "front-2", "connector", options()).await;
+    first.open(1);
+    first.bind(1, "u").await.unwrap();
+    // Its link breaks, and NATS forgets it at once; to etcd it is only silent.
+    nats.sever();
+    etcd.cut();
+    second.open(2);
+    let seen = async {
+        // While the first one may act for the user, the second one has no claim.
+        loop {
+            // In this order: the first one never becomes open again here.
+            let (has, may_act) = (
+                second.member.is_bound("u", raw(2)) && second.uid(2).is_some(),
+                !first.member.is_fenced(),
+            );
+            assert!(!(has && may_act), "two owners");
+            if has {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (bound, ()) = tokio::join!(second.bind(2, "u"), seen);
+    bound.unwrap();
+    nats.heal();
+    etcd.heal();
+    within(SECOND * 10, "replaced", || {
+        first.closed(1).as_deref() == Some("replaced")
+    })
+    .await;
+}
+
+/// A process that stands still, as after SIGSTOP, has no task that could set a flag. What it does first when it goes on is refused all the same.
+#[test]
+fn a_frontend_that_was_stopped_does_nothing_before_it_has_looked() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let own = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let backing = Backing::start();
+    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let config = backing.config();
+    let first = own.block_on(async {
+        let first = join_with(&config, "front-1", "connector", options()).await;
+        first.open(1);
+        first.bind(1, "u").await.unwrap();
+        first
+    });
+    runtime.block_on(async {
+        let second = join_with(&config, "front-2", "connector", options()).await;
+        let back = join(&config, "chat-1", "chat").await;
+        second.open(2);
+        // Every task of the first one stands still.
+        let (go_on, stopped) = std::sync::mpsc::channel::<()>();
+        own.spawn(async move {
+            let _ = stopped.recv();
+        });
+        second.bind(2, "u").await.unwrap();
+        assert!(
+            first.member.is_fenced(),
+            "nothing has run that could have fenced it"
+        );
+        assert!(first.state().fenced.is_empty());
+        let mut late = request("chat.room.echo", "as u");
+        late.session.uid = Some("u".into());
+        let refused = first.member.forward(back.info(), late).await.unwrap_err();
+        assert_eq!(refused.kind(), RemoteErrorKind::Fenced, "{refused}");
+        drop(go_on);
+        within(SECOND * 10, "replaced", || {
+            first.closed(1).as_deref() == Some("replaced")
+        })
+        .await;
+        assert!(back.state().requests.is_empty());
+        assert_eq!(second.uid(2).as_deref(), Some("u"));
+    });
+}
