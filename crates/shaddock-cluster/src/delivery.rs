@@ -43,6 +43,8 @@ pub struct Delivered {
     pub missing_sids: Vec<RawSid>,
     /// Users to whom it was sent without an answer: the frontend is a Pitaya server, which does not say.
     pub unconfirmed: Vec<Arc<str>>,
+    /// Why some clients who are there did not get it: the frontend cannot write it for them. Who is meant is not missing.
+    pub refused: Option<Arc<str>>,
 }
 
 impl Delivered {
@@ -52,5 +54,6 @@ impl Delivered {
         self.missing_uids.extend(other.missing_uids);
         self.missing_sids.extend(other.missing_sids);
         self.unconfirmed.extend(other.unconfirmed);
+        self.refused = self.refused.take().or(other.refused);
     }
 }

@@ -324,12 +324,12 @@ async fn one_message_that_nobody_can_take_is_said() {
     let app = &running.apps()[0];
     let ann = login(app, "ann").await;
     let to = [(uid("ann"), front("connector-1"))];
-    let delivered = app
+    let error = app
         .channels()
         .push_message_by_uids("onBig", &"x".repeat(1400 * 1024), &to)
         .await
-        .unwrap();
-    assert_eq!((delivered.queued, delivered.missing), (0, vec![uid("ann")]));
+        .unwrap_err();
+    assert!(matches!(error, PushError::NotSendable { .. }), "{error}");
     assert!(
         !ann.session.is_closed(),
         "one message above the bound closes nothing"

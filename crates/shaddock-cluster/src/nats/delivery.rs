@@ -170,6 +170,7 @@ fn merge_same_receivers(answers: Vec<Delivered>, uids: &[Arc<str>]) -> Delivered
     let mut missing: std::collections::HashMap<Arc<str>, usize> = std::collections::HashMap::new();
     for answer in answers {
         merged.queued += answer.queued;
+        merged.refused = merged.refused.or(answer.refused);
         for uid in answer
             .missing_uids
             .iter()
@@ -315,6 +316,7 @@ fn from_wire(answer: MultiPushAnswer) -> Delivered {
             .filter_map(RawSid::new)
             .collect(),
         unconfirmed: Vec::new(),
+        refused: (!answer.refused.is_empty()).then(|| answer.refused.into()),
     }
 }
 
@@ -327,6 +329,7 @@ fn to_wire(delivered: &Delivered) -> MultiPushAnswer {
             .map(ToString::to_string)
             .collect(),
         missing_sids: delivered.missing_sids.iter().map(|sid| sid.get()).collect(),
+        refused: delivered.refused.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

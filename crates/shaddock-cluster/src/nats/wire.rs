@@ -157,6 +157,9 @@ pub(crate) struct MultiPushAnswer {
     pub(crate) missing_uids: Vec<String>,
     #[prost(uint64, repeated, tag = "3")]
     pub(crate) missing_sids: Vec<u64>,
+    /// Why it cannot be written for clients who are there; empty if it can.
+    #[prost(string, tag = "4")]
+    pub(crate) refused: String,
 }
 
 /// A session operation. Subject `shaddock.<type>.<id>.op`; the answer is a [`Response`] with an [`OpAnswer`].

@@ -11,6 +11,39 @@ use crate::support::until;
 for_both! {
     one_delivery_reaches_many_and_says_who_is_missing
     deliveries_keep_their_order
+    a_frontend_says_what_it_cannot_write
+}
+
+/// Who is there and does not get it is not missing.
+async fn a_frontend_says_what_it_cannot_write(world: World) {
+    let (front, back) = world.pair().await;
+    // With two frontends and one user, NATS is asked where the user is.
+    let other = world.join("front-2", "connector").await;
+    back.sees("front-2").await;
+    front.open(1);
+    front.bind(1, "a").await.unwrap();
+    other.open(2);
+    let route = || Arc::from("cannot be written");
+    let expected = Delivered {
+        refused: Some("because".into()),
+        ..Delivered::default()
+    };
+    for to in [
+        uids(&["a"]),
+        Receivers::Sids([raw(1)].into()),
+        Receivers::All { bound_only: false },
+    ] {
+        let mut message = delivery("1", to);
+        message.route = route();
+        let answer = back.member.deliver(&front.id(), message).await;
+        assert_eq!(answer.unwrap(), expected);
+    }
+    for users in [vec![Arc::from("a")], vec!["a".into(); 3]] {
+        let sent = back
+            .member
+            .deliver_to_users("connector", route(), "1".into(), users.into());
+        assert_eq!(sent.await.unwrap(), expected);
+    }
 }
 
 async fn one_delivery_reaches_many_and_says_who_is_missing(world: World) {

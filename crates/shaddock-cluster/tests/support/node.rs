@@ -402,6 +402,10 @@ impl Node for TestNode {
             String::from_utf8_lossy(&delivery.body).into_owned(),
         );
         let open = |session: &Session| session.closed.is_none();
+        if &*delivery.route == "cannot be written" {
+            delivered.refused = Some("because".into());
+            return delivered;
+        }
         match delivery.to {
             Receivers::Uids(uids) => {
                 for uid in uids.iter() {

@@ -28,6 +28,8 @@ pub(crate) struct FilteredBroadcast {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FilteredAnswer {
     pub(crate) queued: usize,
+    #[serde(default)]
+    pub(crate) refused: Option<String>,
 }
 
 impl FilteredBroadcast {
@@ -49,12 +51,12 @@ impl FilteredBroadcast {
     }
 }
 
-/// One message, encoded at most once for each dialect. `None`: it cannot be encoded, which was logged.
+/// One message, encoded at most once for each dialect. The error says why it cannot be encoded, which was logged.
 struct Encoded<'a> {
     codec: &'a Codec,
     message: &'a Message,
-    pomelo: OnceCell<Option<Bytes>>,
-    pitaya: OnceCell<Option<Bytes>>,
+    pomelo: OnceCell<Result<Bytes, Arc<str>>>,
+    pitaya: OnceCell<Result<Bytes, Arc<str>>>,
 }
 
 impl<'a> Encoded<'a> {
@@ -67,7 +69,7 @@ impl<'a> Encoded<'a> {
         }
     }
 
-    fn of(&self, dialect: Dialect) -> Option<&Bytes> {
+    fn of(&self, dialect: Dialect) -> Result<&Bytes, &Arc<str>> {
         let place = match dialect {
             Dialect::Pomelo => &self.pomelo,
             Dialect::Pitaya => &self.pitaya,
@@ -77,10 +79,10 @@ impl<'a> Encoded<'a> {
             &self.message.route,
             &self.message.body,
         ) {
-            Ok(package) => Some(package),
+            Ok(package) => Ok(package),
             Err(error) => {
                 tracing::error!(route = &*self.message.route, %dialect, %error, "a push cannot be encoded");
-                None
+                Err(Arc::from(error.to_string()))
             }
         };
         place.get_or_init(encode).as_ref()
@@ -95,6 +97,15 @@ struct Sender<'a> {
     /// Cut off: perhaps another frontend owns the users of this one by now, so only who has no user gets anything.
     fenced: bool,
     queued: usize,
+    /// Why it cannot be written for some who are there.
+    refused: Option<Arc<str>>,
+}
+
+/// Why a session did not take a message.
+enum NotSent {
+    Send(SendError),
+    /// Its client is there and cannot be written to. The sender remembers why.
+    Refused,
 }
 
 impl<'a> Sender<'a> {
@@ -105,22 +116,35 @@ impl<'a> Sender<'a> {
             schedule: app.scheduler().choose(&message.route),
             fenced: app.is_fenced(),
             queued: 0,
+            refused: None,
         }
     }
 
-    fn send(&mut self, session: &Arc<Session>) -> Result<(), SendError> {
+    fn send(&mut self, session: &Arc<Session>) -> Result<(), NotSent> {
         if self.must_not_reach(session) {
-            return Err(SendError::Closed);
+            return Err(NotSent::Send(SendError::Closed));
         }
-        let Some(package) = self.encoded.of(session.dialect()) else {
-            return Err(SendError::Closed);
-        };
-        match self.schedule {
-            Schedule::Direct => session.send(package.clone())?,
-            Schedule::Buffered => {
-                session.send_buffered(package.clone())?;
-                self.app.scheduler().flush_later(session);
+        let package = match self.encoded.of(session.dialect()) {
+            Ok(package) => package,
+            Err(reason) => {
+                self.refused.get_or_insert_with(|| Arc::clone(reason));
+                return Err(NotSent::Refused);
             }
+        };
+        let sent = match self.schedule {
+            Schedule::Direct => session.send(package.clone()),
+            Schedule::Buffered => session.send_buffered(package.clone()),
+        };
+        match sent {
+            Ok(()) => {}
+            Err(error @ SendError::TooLarge { .. }) => {
+                self.refused.get_or_insert_with(|| error.to_string().into());
+                return Err(NotSent::Refused);
+            }
+            Err(error) => return Err(NotSent::Send(error)),
+        }
+        if self.schedule == Schedule::Buffered {
+            self.app.scheduler().flush_later(session);
         }
         self.queued += 1;
         Ok(())
@@ -132,6 +156,7 @@ impl<'a> Sender<'a> {
 
     fn finish(self, mut delivered: Delivered) -> Delivered {
         delivered.queued = self.queued;
+        delivered.refused = self.refused;
         let stats = self.app.stats();
         stats.pushed.add(self.queued as u64);
         stats
@@ -156,7 +181,7 @@ impl AppHandle {
         }
     }
 
-    /// To every session of each user. A user counts as missing if none of his sessions took the message.
+    /// To every session of each user. A user counts as missing if no session of theirs is there to take the message.
     pub(super) fn deliver_to_uids<'a>(
         &self,
         message: &Message,
@@ -169,12 +194,12 @@ impl AppHandle {
         };
         let mut sender = Sender::new(self, message);
         for uid in uids {
-            let before = sender.queued;
+            let mut is_there = false;
             service.for_each_session_of(uid, |session| {
                 // A session that closed meanwhile, or does not read, is not reached.
-                let _ = sender.send(session);
+                is_there |= !matches!(sender.send(session), Err(NotSent::Send(_)));
             });
-            if sender.queued == before {
+            if !is_there {
                 delivered.missing_uids.push(Arc::clone(uid));
             }
         }
@@ -189,7 +214,8 @@ impl AppHandle {
             let session = service
                 .as_ref()
                 .and_then(|service| service.get(Sid::new(raw.get())?));
-            if session.is_none_or(|session| sender.send(&session).is_err()) {
+            let sent = session.map(|session| sender.send(&session));
+            if matches!(sent, None | Some(Err(NotSent::Send(_)))) {
                 delivered.missing_sids.push(*raw);
             }
         }
@@ -237,6 +263,7 @@ impl AppHandle {
             });
         let answer = FilteredAnswer {
             queued: delivered.queued,
+            refused: delivered.refused.map(|reason| reason.to_string()),
         };
         serde_json::to_vec(&answer)
             .map(Bytes::from)
@@ -253,13 +280,12 @@ impl AppHandle {
         if sender.must_not_reach(session) {
             return Err(RemoteError::fenced().into());
         }
-        if sender.encoded.of(session.dialect()).is_none() {
-            return Err(SessionError::Encode(
-                "the message does not fit its schema or is too long".into(),
-            ));
+        let sent = sender.send(session);
+        let refused = sender.finish(Delivered::default()).refused;
+        match sent {
+            Ok(()) => Ok(()),
+            Err(NotSent::Send(error)) => Err(error.into()),
+            Err(NotSent::Refused) => Err(SessionError::refused(refused.as_deref())),
         }
-        sender.send(session)?;
-        sender.finish(Delivered::default());
-        Ok(())
     }
 }

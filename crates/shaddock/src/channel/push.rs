@@ -82,11 +82,14 @@ impl Delivered {
             .chain(self.failed.iter().flat_map(|failed| &failed.uids))
     }
 
-    fn add(&mut self, other: ClusterDelivered) {
+    /// Adds what a frontend said, and gives back why it cannot send the message, if it cannot.
+    #[must_use]
+    fn add(&mut self, other: ClusterDelivered) -> Option<Arc<str>> {
         let uids = |list: Vec<Arc<str>>| list.into_iter().filter_map(|uid| Uid::new(uid).ok());
         self.queued += other.queued;
         self.missing.extend(uids(other.missing_uids));
         self.unconfirmed.extend(uids(other.unconfirmed));
+        other.refused
     }
 }
 
@@ -109,9 +112,26 @@ pub enum PushError {
     /// There are frontends to send to, and none could be reached.
     #[error("all uids push message fail")]
     NobodyReached(Delivered),
+    /// Clients who are there did not get it, because it cannot be written for them: it is too long for a package or for their queue, its route
+    /// has more than 255 bytes, or it does not fit the schema of its route. Clients of another dialect may have got it.
+    #[error("the message cannot be sent: {reason}")]
+    NotSendable {
+        /// Why, as the frontend says.
+        reason: Arc<str>,
+        /// What became of it elsewhere.
+        delivered: Delivered,
+    },
     /// This server is not in the cluster.
     #[error(transparent)]
     Cluster(#[from] RemoteError),
+}
+
+/// The result of a push from what the frontends said: `delivered`, and why some of them cannot send it.
+fn outcome(delivered: Delivered, refused: Option<Arc<str>>) -> Result<Delivered, PushError> {
+    match refused {
+        None => Ok(delivered),
+        Some(reason) => Err(PushError::NotSendable { reason, delivered }),
+    }
 }
 
 impl From<PushError> for SessionError {
@@ -201,6 +221,7 @@ struct Sent {
 fn collect(sent: Vec<Sent>) -> Push {
     Push(State::Waiting(Box::pin(async move {
         let (mut delivered, mut reached) = (Delivered::default(), sent.is_empty());
+        let mut refused = None;
         for Sent {
             frontend,
             uids,
@@ -210,7 +231,8 @@ fn collect(sent: Vec<Sent>) -> Push {
             match answer.await {
                 Ok(answer) => {
                     reached = true;
-                    delivered.add(answer);
+                    let reason = delivered.add(answer);
+                    refused = refused.or(reason);
                 }
                 Err(error) => {
                     tracing::warn!(%frontend, %error, "a push did not reach a frontend");
@@ -223,7 +245,7 @@ fn collect(sent: Vec<Sent>) -> Push {
             }
         }
         if reached {
-            Ok(delivered)
+            outcome(delivered, refused)
         } else {
             Err(PushError::NobodyReached(delivered))
         }
@@ -248,8 +270,9 @@ impl AppHandle {
         {
             // Everybody is here: nobody has to be waited for.
             let mut delivered = Delivered::default();
-            delivered.add(self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared)));
-            return Push(State::Done(Some(Ok(delivered))));
+            let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
+            let refused = delivered.add(here);
+            return Push(State::Done(Some(outcome(delivered, refused))));
         }
         let membership = match self.membership() {
             Ok(membership) => membership,
@@ -330,8 +353,8 @@ impl AppHandle {
         match sent {
             Ok(answer) => Push(State::Waiting(Box::pin(async move {
                 let mut delivered = Delivered::default();
-                delivered.add(answer.await?);
-                Ok(delivered)
+                let refused = delivered.add(answer.await?);
+                outcome(delivered, refused)
             }))),
             Err(error) => Push::failed(error),
         }
@@ -407,7 +430,9 @@ impl AppHandle {
             }
             (sent, _) => sent?,
         };
-        if delivered.missing_sids.is_empty() {
+        if delivered.refused.is_some() {
+            Err(SessionError::refused(delivered.refused.as_deref()))
+        } else if delivered.missing_sids.is_empty() {
             Ok(())
         } else {
             Err(shaddock_core::SendError::Closed.into())
@@ -416,14 +441,13 @@ impl AppHandle {
 }
 
 fn filtered_answer(answer: &SessionAnswer) -> ClusterDelivered {
-    let queued = match answer {
-        SessionAnswer::Custom(json) => {
-            serde_json::from_slice::<FilteredAnswer>(json).map_or(0, |answer| answer.queued)
-        }
-        _ => 0,
+    let answer = match answer {
+        SessionAnswer::Custom(json) => serde_json::from_slice::<FilteredAnswer>(json).ok(),
+        _ => None,
     };
-    ClusterDelivered {
-        queued,
+    answer.map_or_else(ClusterDelivered::default, |answer| ClusterDelivered {
+        queued: answer.queued,
+        refused: answer.refused.map(Arc::from),
         ..ClusterDelivered::default()
-    }
+    })
 }

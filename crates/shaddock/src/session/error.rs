@@ -49,6 +49,13 @@ pub enum SessionError {
     NoFrontend,
 }
 
+impl SessionError {
+    /// The frontend says why it cannot write a message for the client.
+    pub(crate) fn refused(reason: Option<&str>) -> Self {
+        Self::Encode(reason.unwrap_or("the frontend does not say why").into())
+    }
+}
+
 impl From<SessionError> for RemoteError {
     /// As another server gets it.
     fn from(error: SessionError) -> Self {
