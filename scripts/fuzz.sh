@@ -25,6 +25,16 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 cd fuzz
 cargo +nightly fuzz build --sanitizer none
 
+# Longest input, bytes: past every bound of the target, so that both sides of it are tried. Those that are not named have bounds below 4 KiB.
+declare -A longest=(
+    [upgrade]=20000   # heads: 8 KiB
+    [ws]=70000        # messages: 65,535 bytes
+    [package]=70000   # bodies: 65,535 bytes
+    [handshake]=70000 # handshakes: 64 KiB
+    [inflate]=70000   # bodies: 65,535 bytes
+    [crypto]=70000    # bodies: 64 KiB
+)
+
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list)
 logs=${FUZZ_LOGS:-$(mktemp -d)}
@@ -32,7 +42,7 @@ mkdir -p "$logs"
 for target in "${targets[@]}"; do
     # A slow unit, a lot of memory, or a panic ends the run with an error and leaves the input behind.
     if ! cargo +nightly fuzz run --sanitizer none "$target" -- \
-        -max_total_time="$seconds" -seed="${FUZZ_SEED:-1}" -timeout=30 -rss_limit_mb=2048 -max_len=4096 -print_final_stats=1 \
+        -max_total_time="$seconds" -seed="${FUZZ_SEED:-1}" -timeout=30 -rss_limit_mb=2048 -max_len="${longest[$target]:-4096}" -print_final_stats=1 \
         >"$logs/$target.log" 2>&1; then
         tail -n 60 "$logs/$target.log"
         echo "fuzz target $target failed" >&2

@@ -9,7 +9,8 @@ import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST = 4096
+# Seeds lie on both sides of every bound; `scripts/fuzz.sh` lets inputs be longer than the longest of them.
+LARGEST = 70_000
 
 
 def vectors(name):
@@ -41,6 +42,8 @@ def packages():
         data = bytes.fromhex(case["hex"])
         for split in SPLITS:
             seed("package", b"\xff\xff" + split + data)
+    for length in (65_535, 65_536):
+        seed("package", b"\xff\xff\x01\xff\x04" + struct.pack(">I", length)[1:] + bytes(length))
     for data in ["00000000", "06000000", "04ffffff", "0400000161", "0400"]:
         seed("package", b"\x00\x10\0" + bytes.fromhex(data))
 
@@ -87,6 +90,8 @@ def handshakes():
     rsa = vectors("crypto")["rsa"]
     bodies.append(compact({"sys": {"type": "unity", "version": 1.5, "rsa": rsa}, "user": None}).decode())
     bodies.append('{"sys":{"platform":"ios","libVersion":"0.3.5","clientBuildNumber":20,"clientVersion":"2.1"},"user":{"x":"\\ud83d"}}')
+    nested = '{"sys":{"type":"unity"},"user":[' + '{"a":0},' * 8000 + "0]}"
+    bodies += [nested, nested.replace('"user"', '"other"'), '{"sys":{"type":"' + "x" * 66_000 + '"}}', '{"sys":{"a":' + "[" * 130 + "]" * 130 + '},"user":' + "[" * 126 + "]" * 126 + "}"]
     for body in bodies:
         for choice in range(3):
             seed("handshake", bytes([choice]) + body.encode())
@@ -169,6 +174,10 @@ def frames():
         for split in SPLITS:
             seed("ws", b"\xff\xff" + split + stream)
         seed("ws", b"\0\x04\0" + stream)
+    for length in (65_535, 65_536):
+        head = b"\x82\xff" + struct.pack(">Q", length) + bytes(4)
+        seed("ws", b"\xff\xff\x01\xff" + head + bytes(length))
+        seed("ws", b"\xff\xff\x01\xff" + b"\x02" + head[1:] + bytes(length) + b"\x80\x81" + bytes(4) + b"x")
 
 
 def proxies():
@@ -186,6 +195,8 @@ def proxies():
         signature + b"\x21\x31\0\xd8" + bytes(216),
         b"GET / HTTP/1.1\r\n\r\n",
     ]
+    for length in (520, 521, 768):  # The longest head that is read has 16 + 520 bytes.
+        heads.append(signature + b"\x21\x11" + struct.pack(">H", length) + bytes(12) + b"\x04" + struct.pack(">H", length - 15) + bytes(length - 15))
     for head in heads:
         for split in SPLITS:
             seed("proxy", split + head)
@@ -203,8 +214,17 @@ def upgrades():
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 130 + b"\r\n",
         b"OPTIONS * HTTP/1.1\r\n\r\n",
     ]
+    heads += [
+        b"GET /?a=\"<b>\" HTTP/1.1\r\n" + common.replace(b"keep-alive, Upgrade", b"keep-alive\r\nConnection: upgrade") + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + common + b"Sec-WebSocket-Protocol: a, pomelo\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: [::1]:1, 10.0.0.1:80\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + common.replace(b"13", b"8") + b"\r\n",
+    ]
+    for length in (8191, 8192, 8193, 9216, 19_000):
+        head = b"GET / HTTP/1.1\r\n" + common + b"X: "
+        heads.append(head + b"y" * (length - len(head) - 4) + b"\r\n\r\n")
+        heads.append(head + b"y" * (length - len(head)))
     for head in heads:
-        for flags in (0, 1, 7):
+        for flags in (0, 1, 7, 15):
             for split in SPLITS:
                 seed("upgrade", bytes([flags]) + split + head)
 

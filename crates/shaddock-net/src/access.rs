@@ -4,22 +4,22 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use ipnet::IpNet;
+use crate::address::Network;
 
 /// Limits and lists of one listener. Can be replaced while it runs; open connections stay.
 #[derive(Debug, Clone, Default)]
 pub struct AccessPolicy {
     /// If not empty, only these networks may connect.
-    pub allow: Vec<IpNet>,
+    pub allow: Vec<Network>,
     /// These networks may not connect, also when they are allowed above.
-    pub deny: Vec<IpNet>,
+    pub deny: Vec<Network>,
     /// Load balancers: their PROXY head or address header is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Vec<Network>,
     /// Open connections of the listener, 0 = no limit.
     pub max_connections: usize,
     /// Open connections from one client address, 0 = no limit.
@@ -38,6 +38,8 @@ pub enum Refusal {
     TooManyFromAddress,
     /// A trusted proxy sent no PROXY head, or a broken one.
     BadProxyHead,
+    /// A trusted proxy did not say who the client is: the configured header is missing, or its address cannot be read.
+    NoClientAddress,
 }
 
 impl Refusal {
@@ -48,13 +50,13 @@ impl Refusal {
             Self::TooMany => "too_many_connections",
             Self::TooManyFromAddress => "too_many_from_address",
             Self::BadProxyHead => "bad_proxy_head",
+            Self::NoClientAddress => "no_client_address",
         }
     }
 }
 
-fn contains(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
+fn contains(networks: &[Network], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
 }
 
 impl AccessPolicy {
@@ -133,28 +135,44 @@ impl Gate {
         Ok(permit)
     }
 
-    fn enter_address(&self, address: IpAddr, max: usize) -> bool {
-        let mut counts = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn count_address(
+        self: &Arc<Self>,
+        address: IpAddr,
+        max: usize,
+    ) -> Result<AddressCount, Refusal> {
+        let mut counts = self.counts();
         let count = counts.entry(address).or_insert(0);
         if *count >= max {
-            return false;
+            return Err(Refusal::TooManyFromAddress);
         }
         *count += 1;
-        true
+        Ok(AddressCount {
+            gate: self.clone(),
+            address,
+        })
     }
 
-    fn leave_address(&self, address: IpAddr) {
-        let mut counts = self
-            .by_address
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.by_address
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&address) {
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection in the count of its address; uncounts itself when dropped.
+#[derive(Debug)]
+struct AddressCount {
+    gate: Arc<Gate>,
+    address: IpAddr,
+}
+
+impl Drop for AddressCount {
+    fn drop(&mut self) {
+        let mut counts = self.gate.counts();
+        if let Some(count) = counts.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&address);
+                counts.remove(&self.address);
             }
         }
     }
@@ -165,26 +183,25 @@ impl Gate {
 pub struct Permit {
     gate: Arc<Gate>,
     /// Boxed: most listeners have no limit for an address.
-    address: Option<Box<IpAddr>>,
+    address: Option<Box<AddressCount>>,
 }
 
 impl Permit {
-    /// Judges the client's address, once it is known, by lists and count.
+    /// Judges the client's address, once it is known, by lists and count. A connection counts for one address: if it is judged again,
+    /// for an address that is known better, the first count is given back.
     ///
     /// # Errors
     /// The [`Refusal`]; the connection must be closed.
     pub fn admit(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        // Before the new count: the address may be the same.
+        self.address = None;
         let policy = self.gate.policy();
         policy.check(address)?;
         let max = policy.max_connections_per_address;
-        if max == 0 {
-            return Ok(());
+        if max != 0 {
+            let count = self.gate.count_address(address.to_canonical(), max)?;
+            self.address = Some(Box::new(count));
         }
-        let address = address.to_canonical();
-        if !self.gate.enter_address(address, max) {
-            return Err(Refusal::TooManyFromAddress);
-        }
-        self.address = Some(Box::new(address));
         Ok(())
     }
 }
@@ -204,9 +221,6 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(address) = self.address.as_deref().copied() {
-            self.gate.leave_address(address);
-        }
     }
 }
 
@@ -270,5 +284,61 @@ mod tests {
             1,
             "no entry for who has left"
         );
+    }
+    /// A PROXY head and then a header tell two addresses: the connection counts for one of them, and for none once it is gone.
+    #[test]
+    fn a_connection_counts_for_one_address_however_often_it_is_judged() {
+        let gate = Gate::new(AccessPolicy {
+            deny: vec!["192.0.2.9".parse().unwrap()],
+            max_connections_per_address: 1,
+            ..AccessPolicy::default()
+        });
+        let addresses = ["192.0.2.1", "192.0.2.2", "::ffff:192.0.2.2", "192.0.2.9"];
+        for first in addresses {
+            for second in addresses {
+                let mut permit = gate.enter().unwrap();
+                for address in [first, second] {
+                    let judged = permit.admit(ip(address));
+                    assert_eq!(judged.is_ok(), address != "192.0.2.9", "{first} {second}");
+                    let counts = gate.counts();
+                    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+                    assert_eq!(counts.len(), usize::from(judged.is_ok()), "{counts:?}");
+                }
+                drop(permit);
+                assert!(gate.counts().is_empty(), "{first} {second}");
+            }
+        }
+        let mut held = gate.enter().unwrap();
+        held.admit(ip("192.0.2.1")).unwrap();
+        let mut late = gate.enter().unwrap();
+        late.admit(ip("192.0.2.2")).unwrap();
+        assert_eq!(
+            late.admit(ip("192.0.2.1")),
+            Err(Refusal::TooManyFromAddress)
+        );
+        assert_eq!(
+            gate.counts().len(),
+            1,
+            "a refused connection counts for no address"
+        );
+    }
+
+    #[test]
+    fn lists_match_addresses_mapped_into_ipv6() {
+        for deny in ["127.0.0.2", "::ffff:127.0.0.2"] {
+            let policy = AccessPolicy {
+                deny: vec![deny.parse().unwrap()],
+                trusted_proxies: vec![deny.parse().unwrap()],
+                ..AccessPolicy::default()
+            };
+            for address in ["127.0.0.2", "::ffff:127.0.0.2"] {
+                assert_eq!(
+                    policy.check(ip(address)),
+                    Err(Refusal::Denied),
+                    "{deny} {address}"
+                );
+                assert!(policy.is_trusted_proxy(ip(address)), "{deny} {address}");
+            }
+        }
     }
 }

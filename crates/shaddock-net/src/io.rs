@@ -7,25 +7,27 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{Accept, TlsAcceptor, server::TlsStream};
 
-use crate::socket::Socket;
+use crate::{prefixed::Prefixed, socket::Socket};
 
 /// TLS is boxed: a plain connection does not pay for its size.
 pub(crate) enum Io {
     Plain(Socket),
     /// The TLS handshake is under way. Nothing can be read or written yet, so a connection that closes now just drops it.
-    Accepting(Box<Accept<Socket>>),
-    Tls(Box<TlsStream<Socket>>),
+    Accepting(Box<Accept<Prefixed<Socket>>>),
+    Tls(Box<TlsStream<Prefixed<Socket>>>),
     /// Dropped, or being replaced.
     Closed,
 }
 
 impl Io {
-    /// Begins TLS on a plain stream.
-    pub(crate) fn start_tls(&mut self, acceptor: &TlsAcceptor) {
+    /// Begins TLS on a plain stream. `read` was read from it already and belongs to TLS.
+    pub(crate) fn start_tls(&mut self, acceptor: &TlsAcceptor, read: Bytes) {
         if let Self::Plain(stream) = std::mem::replace(self, Self::Closed) {
+            let stream = Prefixed::new(read, stream);
             *self = Self::Accepting(Box::new(acceptor.accept(stream)));
         }
     }
@@ -34,7 +36,7 @@ impl Io {
     fn socket(&self) -> Option<&Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
-            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tls(stream) => Some(stream.get_ref().0.get_ref()),
             Self::Accepting(_) | Self::Closed => None,
         }
     }
@@ -66,13 +68,13 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads into `buffer`; 0 is the end of the stream. An error before [`poll_ready`](Self::poll_ready) is done: a read that could
-    /// neither end nor wake would hang.
+    /// Reads into `buffer`; 0 is the end of the stream. A TLS handshake is finished first: TLS may have begun since the last turn.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_ready(cx))?;
         let mut buffer = ReadBuf::new(buffer);
         ready!(match self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, &mut buffer),

@@ -12,14 +12,17 @@
 //! ```
 
 mod access;
+mod address;
 pub mod clock;
 mod config;
 mod driver;
+mod forwarded;
 mod frontend;
 mod io;
 mod listener;
 #[cfg(feature = "testing")]
 pub mod memory;
+mod prefixed;
 mod proxy;
 mod rate;
 mod socket;
@@ -31,6 +34,7 @@ mod worker;
 mod ws;
 
 pub use access::{AccessPolicy, Gate, Permit, Refusal};
+pub use address::{Network, NetworkError, canonical};
 pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
 pub use frontend::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, Verdict};
@@ -38,7 +42,7 @@ pub use listener::{ListenError, Listener};
 pub use proxy::{ProxyHead, proxy_head};
 pub use stats::NetStats;
 pub use tls::{TlsError, TlsFiles, TlsReloader};
-pub use upgrade::UpgradePolicy;
+pub use upgrade::{UpgradePolicy, is_token};
 pub use worker::Workers;
 pub use ws::{WsError, WsEvent, WsReader};
 
@@ -46,24 +50,34 @@ pub use ws::{WsError, WsEvent, WsReader};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
-    use crate::upgrade::{Upgrade, upgrade};
-    use std::net::IpAddr;
+    use crate::{
+        AccessPolicy, UpgradePolicy,
+        forwarded::Client,
+        upgrade::{Upgrade, upgrade},
+    };
+    use std::net::SocketAddr;
+
+    /// The longest HTTP head that is read.
+    pub const MAX_HTTP_HEAD: usize = crate::upgrade::MAX_HTTP_HEAD;
 
     /// An HTTP head: the answer and the client's address, or the refusal. `None`: not whole yet.
-    pub type HttpHead = Option<Result<(Vec<u8>, Option<IpAddr>), &'static [u8]>>;
+    pub type HttpHead = Option<Result<(Vec<u8>, Option<SocketAddr>), &'static [u8]>>;
 
     /// Reads an HTTP head.
     pub fn http_head(
         input: &mut bytes::BytesMut,
-        policy: &crate::UpgradePolicy,
-        trusted: bool,
+        policy: &UpgradePolicy,
+        proxies: Option<&AccessPolicy>,
     ) -> HttpHead {
-        Some(match upgrade(input, policy, trusted) {
+        Some(match upgrade(input, policy, proxies) {
             Upgrade::NeedMore => return None,
-            Upgrade::Accepted {
+            Upgrade::Accepted { answer, client } => Ok((
                 answer,
-                forwarded_for,
-            } => Ok((answer, forwarded_for)),
+                match client {
+                    Client::Told(address) => Some(address),
+                    Client::Peer | Client::Unknown => None,
+                },
+            )),
             Upgrade::Refused { answer, .. } => Err(answer),
         })
     }

@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     access::{AccessPolicy, Gate, Refusal},
+    address::canonical,
     config::{ConnectionLimits, ListenConfig, Live},
     driver::Driver,
     frontend::{BoxFuture, Frontend},
@@ -498,6 +499,7 @@ fn concerns_one_client(error: &io::Error) -> bool {
 
 fn admit(stream: Stream, address: SocketAddr, local: &Arc<Local>) -> Option<Driver> {
     local.stats.accepted.add(1);
+    let address = canonical(address);
     let behind_proxy = {
         let policy = local.shared.gate.policy();
         policy.is_trusted_proxy(address.ip())

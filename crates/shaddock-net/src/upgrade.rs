@@ -1,17 +1,18 @@
-//! The HTTP request that turns a connection into a WebSocket, without IO.
-
-use std::net::IpAddr;
+//! The HTTP request that turns a connection into a WebSocket (RFC 9112, RFC 6455 section 4.2), without IO.
 
 use bytes::{Buf, BytesMut};
-use tungstenite::handshake::{
-    machine::TryParse,
-    server::{Request, create_response, write_response},
+use httparse::Status;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::{
+    access::AccessPolicy,
+    forwarded::{self, Client},
 };
 
-/// The longest HTTP head that is read, bytes. Above it the answer is 431.
+/// The longest HTTP head that is read, bytes, its empty line included. Above it the answer is 431.
 pub(crate) const MAX_HTTP_HEAD: usize = 8 * 1024;
 
-/// Headers of a head; more are a bad request. As many as `tungstenite` takes.
+/// Headers of a head; with more the answer is 431.
 const MAX_HEADERS: usize = 124;
 
 /// What the bytes so far amount to.
@@ -19,12 +20,12 @@ const MAX_HEADERS: usize = 124;
 pub(crate) enum Upgrade {
     /// The head has not arrived whole.
     NeedMore,
-    /// Write `answer` and go on with WebSocket frames.
+    /// Write `answer` and go on with WebSocket frames, if the client may come in.
     Accepted {
         /// The HTTP answer, complete.
         answer: Vec<u8>,
-        /// The client's address as a trusted proxy wrote it, if asked for and there.
-        forwarded_for: Option<IpAddr>,
+        /// Who the client is.
+        client: Client,
     },
     /// Write `answer` and close.
     Refused {
@@ -35,189 +36,207 @@ pub(crate) enum Upgrade {
     },
 }
 
-/// Who may upgrade.
+/// Who may upgrade, and to what.
 #[derive(Debug, Clone, Default)]
 pub struct UpgradePolicy {
     /// Origins of pages that browsers may come from, compared without case, such as `https://play.example.com`. Empty: all.
     /// A request without an `Origin` header does not come from a browser's page and passes.
     pub origins: Vec<String>,
-    /// Header that carries the client's address, such as `x-forwarded-for`; believed only from trusted addresses.
+    /// Header with the client's address, such as `x-forwarded-for`; believed only from trusted addresses. They must send it: a request
+    /// of theirs without a readable address is refused.
     pub address_header: Option<String>,
+    /// Subprotocols (`Sec-WebSocket-Protocol`) that are spoken. A client that offers any gets the first of its own list that is in this one,
+    /// or none. Empty: the first that it offers, whatever it is.
+    pub subprotocols: Vec<String>,
 }
 
 const NEEDS_UPGRADE: &[u8] =
     b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
 Content-Type: text/plain\r\nContent-Length: 43\r\n\r\nThis port speaks WebSocket and TCP, no HTTP";
+const NEEDS_VERSION: &[u8] =
+    b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\
+Sec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n";
 const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-const FORBIDDEN: &[u8] =
+/// Also for clients that the lists turn away.
+pub(crate) const FORBIDDEN: &[u8] =
     b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+/// For clients beyond the limits of connections.
+pub(crate) const UNAVAILABLE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
-/// Reads the head at the front of `input` and takes it out when it is whole.
-pub(crate) fn upgrade(input: &mut BytesMut, policy: &UpgradePolicy, trusted: bool) -> Upgrade {
-    let refused = |answer, why| Upgrade::Refused { answer, why };
-    match wants_upgrade(input) {
-        Ok(Some(true)) => {}
-        Ok(Some(false)) => return refused(NEEDS_UPGRADE, "http_without_upgrade"),
-        Ok(None) if input.len() > MAX_HTTP_HEAD => {
-            return refused(TOO_LARGE, "http_head_too_large");
+/// The answer that refuses, and its name for logs and counters.
+struct No(&'static [u8], &'static str);
+
+const BAD_UPGRADE: No = No(BAD_REQUEST, "bad_websocket_upgrade");
+
+/// Reads the head at the front of `input` and takes it out when it is whole. `proxies`: the peer is one of them, so its address header is
+/// believed.
+///
+/// Only the first [`MAX_HTTP_HEAD`] bytes are looked at, and what they are does not change with what follows: so the verdict does not depend on
+/// how the head was cut on its way.
+pub(crate) fn upgrade(
+    input: &mut BytesMut,
+    policy: &UpgradePolicy,
+    proxies: Option<&AccessPolicy>,
+) -> Upgrade {
+    let seen = &input[..input.len().min(MAX_HTTP_HEAD)];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let judged = match request.parse(seen) {
+        Ok(Status::Complete(length)) => {
+            judge(&request, policy, proxies).map(|accepted| (length, accepted))
         }
-        Ok(None) => return Upgrade::NeedMore,
-        Err(_) => return refused(BAD_REQUEST, "not_http"),
+        Ok(Status::Partial) if seen.len() < MAX_HTTP_HEAD => return Upgrade::NeedMore,
+        Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            Err(No(TOO_LARGE, "http_head_too_large"))
+        }
+        Err(_) => Err(No(BAD_REQUEST, "not_http")),
+    };
+    match judged {
+        Ok((length, (answer, client))) => {
+            input.advance(length);
+            Upgrade::Accepted { answer, client }
+        }
+        Err(No(answer, why)) => Upgrade::Refused { answer, why },
     }
-    let Ok(Some((length, request))) = Request::try_parse(input) else {
-        return refused(BAD_REQUEST, "bad_websocket_upgrade");
+}
+
+fn judge(
+    request: &httparse::Request<'_, '_>,
+    policy: &UpgradePolicy,
+    proxies: Option<&AccessPolicy>,
+) -> Result<(Vec<u8>, Client), No> {
+    let head = Head(request.headers);
+    let is_current = request.version == Some(1);
+    // HTTP/1.1 demands it (RFC 9112, 3.2), and one only.
+    if is_current && head.one("host").is_none() {
+        return Err(No(BAD_REQUEST, "http_without_host"));
+    }
+    if !head.names("upgrade", "websocket") {
+        return Err(No(NEEDS_UPGRADE, "http_without_upgrade"));
+    }
+    if !is_current || request.method != Some("GET") || !head.names("connection", "upgrade") {
+        return Err(BAD_UPGRADE);
+    }
+    if head.one("sec-websocket-version") != Some(b"13") {
+        return Err(No(NEEDS_VERSION, "websocket_version"));
+    }
+    let key = head
+        .one("sec-websocket-key")
+        .filter(|key| is_key(key))
+        .ok_or(BAD_UPGRADE)?;
+    // Its bytes would be taken for frames.
+    if head.has_body() {
+        return Err(BAD_UPGRADE);
+    }
+    check_origin(&head, policy)?;
+    let subprotocol = subprotocol(&head, policy)?;
+    let client = match (&policy.address_header, proxies) {
+        (Some(name), Some(proxies)) => forwarded::client(head.lines(name), proxies),
+        _ => Client::Peer,
     };
-    let Ok(response) = create_response(&request) else {
-        return refused(BAD_REQUEST, "bad_websocket_upgrade");
-    };
-    let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
-    let allowed = |origin: &str| {
+    Ok((answer(key, subprotocol), client))
+}
+
+/// Headers of a request. A list may be spread over several lines (RFC 9110, 5.3).
+struct Head<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Head<'a> {
+    fn lines(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+        let is_it = move |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
+        self.0.iter().filter(is_it).map(|header| header.value)
+    }
+
+    /// The value of a header that must not come twice.
+    fn one(&self, name: &str) -> Option<&'a [u8]> {
+        let mut lines = self.lines(name);
+        let value = lines.next()?.trim_ascii();
+        lines.next().is_none().then_some(value)
+    }
+
+    /// The elements of a list, in order.
+    fn list(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.lines(name)
+            .flat_map(|line| line.split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|element| !element.is_empty())
+    }
+
+    /// Whether a list has an element, compared without case.
+    fn names(&self, name: &str, element: &str) -> bool {
+        self.list(name)
+            .any(|found| found.eq_ignore_ascii_case(element.as_bytes()))
+    }
+
+    fn has_body(&self) -> bool {
+        self.lines("transfer-encoding").next().is_some()
+            || self
+                .lines("content-length")
+                .any(|length| length.trim_ascii() != b"0")
+    }
+}
+
+/// 16 bytes in base64 (RFC 6455, 4.1).
+fn is_key(key: &[u8]) -> bool {
+    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.len() == 24 && key.ends_with(b"==") && key[..22].iter().all(digit)
+}
+
+fn check_origin(head: &Head<'_>, policy: &UpgradePolicy) -> Result<(), No> {
+    if policy.origins.is_empty() || head.lines("origin").next().is_none() {
+        return Ok(());
+    }
+    // Two origins, or one that is no text, are none of ours.
+    let is_allowed = head.one("origin").is_some_and(|origin| {
         policy
             .origins
             .iter()
-            .any(|known| known.eq_ignore_ascii_case(origin))
-    };
-    if !policy.origins.is_empty() && request.headers().contains_key("origin") {
-        // A header that is no text names no origin of ours.
-        if !header("origin").is_some_and(allowed) {
-            return refused(FORBIDDEN, "origin_not_allowed");
-        }
-    }
-    let forwarded_for = policy
-        .address_header
-        .as_deref()
-        .filter(|_| trusted)
-        .and_then(header)
-        .and_then(|list| list.rsplit(',').next())
-        .and_then(|address| address.trim().parse().ok());
-    let mut answer = Vec::with_capacity(160);
-    if write_response(&mut answer, &response).is_err() {
-        return refused(BAD_REQUEST, "bad_websocket_upgrade");
-    }
-    input.advance(length);
-    Upgrade::Accepted {
-        answer,
-        forwarded_for,
-    }
+            .any(|known| known.as_bytes().eq_ignore_ascii_case(origin))
+    });
+    is_allowed
+        .then_some(())
+        .ok_or(No(FORBIDDEN, "origin_not_allowed"))
 }
 
-/// Whether the head, once it is whole, asks for another protocol. `tungstenite` reads only heads that ask for its own.
-fn wants_upgrade(input: &[u8]) -> Result<Option<bool>, httparse::Error> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut headers);
-    let complete = request.parse(input)?.is_complete();
-    let upgrade = |header: &httparse::Header<'_>| header.name.eq_ignore_ascii_case("upgrade");
-    Ok(complete.then(|| request.headers.iter().any(upgrade)))
+/// The subprotocol to speak, if the client offers one.
+fn subprotocol<'a>(head: &Head<'a>, policy: &UpgradePolicy) -> Result<Option<&'a [u8]>, No> {
+    if !head.list("sec-websocket-protocol").all(is_token) {
+        return Err(BAD_UPGRADE);
+    }
+    let is_spoken = |offered: &&[u8]| {
+        policy.subprotocols.is_empty()
+            || policy
+                .subprotocols
+                .iter()
+                .any(|known| known.as_bytes() == *offered)
+    };
+    Ok(head.list("sec-websocket-protocol").find(is_spoken))
+}
+
+/// A word of HTTP (RFC 9110, 5.6.2): what names of headers and of subprotocols are made of.
+pub fn is_token(word: &[u8]) -> bool {
+    let is_token_byte =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !word.is_empty() && word.iter().all(is_token_byte)
+}
+
+fn answer(key: &[u8], subprotocol: Option<&[u8]>) -> Vec<u8> {
+    let accept = derive_accept_key(key);
+    let mut answer = Vec::with_capacity(192);
+    answer.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ",
+    );
+    answer.extend_from_slice(accept.as_bytes());
+    if let Some(subprotocol) = subprotocol {
+        answer.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        answer.extend_from_slice(subprotocol);
+    }
+    answer.extend_from_slice(b"\r\n\r\n");
+    answer
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "GET /any HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-    fn run(text: &str, policy: &UpgradePolicy, trusted: bool) -> (Upgrade, BytesMut) {
-        let mut input = BytesMut::from(text);
-        let result = upgrade(&mut input, policy, trusted);
-        (result, input)
-    }
-
-    #[test]
-    fn accepts_and_leaves_what_follows() {
-        let (result, rest) = run(
-            &format!("{HEAD}\r\n\u{1}x"),
-            &UpgradePolicy::default(),
-            false,
-        );
-        let Upgrade::Accepted {
-            answer,
-            forwarded_for,
-        } = result
-        else {
-            panic!("{result:?}")
-        };
-        let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
-        assert!(
-            answer
-                .to_ascii_lowercase()
-                .contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=")
-        );
-        assert!(answer.ends_with("\r\n\r\n"));
-        assert_eq!(forwarded_for, None);
-        assert_eq!(&rest[..], b"\x01x");
-    }
-
-    #[test]
-    fn the_content_length_of_the_426_is_true() {
-        let text = std::str::from_utf8(NEEDS_UPGRADE).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("Content-Length: {}", body.len())));
-    }
-
-    #[test]
-    fn refusals() {
-        let open = UpgradePolicy::default();
-        let why = |text: &str, policy: &UpgradePolicy| match run(text, policy, false).0 {
-            Upgrade::Refused { why, .. } => why,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(
-            why("GET / HTTP/1.1\r\nHost: a\r\n\r\n", &open),
-            "http_without_upgrade"
-        );
-        assert_eq!(
-            why("POST / HTTP/1.1\r\nHost: a\r\n\r\n", &open),
-            "http_without_upgrade"
-        );
-        assert_eq!(
-            why("POST / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &open),
-            "bad_websocket_upgrade"
-        );
-        assert_eq!(why("PROXY TCP4 1.2.3.4 5 6 7\r\n\r\n", &open), "not_http");
-        assert_eq!(
-            why(
-                &format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(MAX_HTTP_HEAD)),
-                &open
-            ),
-            "http_head_too_large"
-        );
-        let closed = UpgradePolicy {
-            origins: vec!["https://ok.example".into()],
-            ..open
-        };
-        let with = |origin: &str| format!("{HEAD}Origin: {origin}\r\n\r\n");
-        assert_eq!(
-            why(&with("https://evil.example"), &closed),
-            "origin_not_allowed"
-        );
-        assert!(matches!(
-            run(&with("https://OK.example"), &closed, false).0,
-            Upgrade::Accepted { .. }
-        ));
-        assert!(matches!(
-            run(&format!("{HEAD}\r\n"), &closed, false).0,
-            Upgrade::Accepted { .. }
-        ));
-        assert_eq!(run(&HEAD[..40], &closed, false).0, Upgrade::NeedMore);
-    }
-
-    #[test]
-    fn the_forwarded_address_is_believed_from_trusted_peers_only() {
-        let policy = UpgradePolicy {
-            address_header: Some("x-forwarded-for".into()),
-            ..UpgradePolicy::default()
-        };
-        let text = format!("{HEAD}X-Forwarded-For: 6.6.6.6, 10.1.2.3\r\n\r\n");
-        let address = |trusted| match run(&text, &policy, trusted).0 {
-            Upgrade::Accepted { forwarded_for, .. } => forwarded_for,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(address(true), Some("10.1.2.3".parse().unwrap()));
-        assert_eq!(address(false), None);
-    }
-}
+mod tests;

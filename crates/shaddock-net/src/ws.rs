@@ -5,7 +5,8 @@
 //! ours owns none (see the cost model in ARCHITECTURE.md).
 //!
 //! Rules kept here (RFC 6455): client frames are masked, reserved bits are clear, control frames are whole and at most 125
-//! bytes long, fragments do not interleave, a message is bounded. Text frames are taken as the bytes they are.
+//! bytes long, fragments do not interleave, a message is bounded, a close has a status that may be sent and a reason in UTF-8. Text
+//! frames are taken as the bytes they are.
 
 use std::io::Cursor;
 
@@ -32,6 +33,9 @@ pub enum WsEvent {
 /// The name of [`WsError::TooLong`], which has a close status of its own.
 pub(crate) const TOO_LONG: &str = "websocket_message_too_long";
 
+/// The name of [`WsError::CloseNotText`], which has a close status of its own.
+pub(crate) const NOT_TEXT: &str = "websocket_close_reason_not_text";
+
 /// Why a client's frames cannot be read further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -45,6 +49,12 @@ pub enum WsError {
     /// A control frame that is fragmented or longer than 125 bytes.
     #[error("websocket control frame is fragmented or longer than 125 bytes")]
     BadControl,
+    /// A close frame of one byte, or with a status that must not be sent.
+    #[error("websocket close frame of one byte, or with a status that must not be sent")]
+    BadClose,
+    /// A close frame whose reason is not UTF-8.
+    #[error("the reason in a websocket close frame is not UTF-8")]
+    CloseNotText,
     /// A continuation without a beginning, or a beginning inside a fragmented message.
     #[error("websocket fragments are out of order")]
     BadFragment,
@@ -63,6 +73,8 @@ impl WsError {
             Self::Unmasked => "websocket_frame_unmasked",
             Self::Reserved => "websocket_frame_reserved",
             Self::BadControl => "websocket_control_frame",
+            Self::BadClose => "websocket_close_frame",
+            Self::CloseNotText => NOT_TEXT,
             Self::BadFragment => "websocket_fragments",
             Self::TooLong { .. } => TOO_LONG,
         }
@@ -153,10 +165,7 @@ impl WsReader {
             OpCode::Control(control) => Ok(Some(match control {
                 Control::Ping => WsEvent::Ping(payload),
                 Control::Pong => WsEvent::Pong,
-                Control::Close => WsEvent::Close(match *payload {
-                    [high, low, ..] => Some(u16::from_be_bytes([high, low])),
-                    _ => None,
-                }),
+                Control::Close => WsEvent::Close(close_status(&payload)?),
                 Control::Reserved(_) => return Err(WsError::Reserved),
             })),
             OpCode::Data(Data::Reserved(_)) => Err(WsError::Reserved),
@@ -192,6 +201,23 @@ impl WsReader {
         let whole = cut.message.take().unwrap_or_default();
         self.drop_if_whole();
         Ok(Some(WsEvent::Message(whole.freeze())))
+    }
+}
+
+/// The status in a close frame, if there is one.
+fn close_status(payload: &[u8]) -> Result<Option<u16>, WsError> {
+    let (status, reason) = match *payload {
+        [] => return Ok(None),
+        [_] => return Err(WsError::BadClose),
+        [high, low, ref reason @ ..] => (u16::from_be_bytes([high, low]), reason),
+    };
+    // The others are reserved, or only for use in programs (RFC 6455, 7.4, and the registry that it founds).
+    if !matches!(status, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(WsError::BadClose);
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(Some(status)),
+        Err(_) => Err(WsError::CloseNotText),
     }
 }
 

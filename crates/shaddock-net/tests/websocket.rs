@@ -248,7 +248,8 @@ fn http_that_is_no_upgrade_and_pages_of_strangers() {
         "HTTP/1.1 426 Upgrade Required"
     );
     assert_eq!(ask("get / nonsense\r\n\r\n"), "HTTP/1.1 400 Bad Request");
-    let with_origin = |origin: &str| UPGRADE.replace("Host: x", &format!("Origin: {origin}"));
+    let with_origin =
+        |origin: &str| UPGRADE.replace("Host: x", &format!("Host: x\r\nOrigin: {origin}"));
     assert_eq!(
         ask(&with_origin("https://evil.example")),
         "HTTP/1.1 403 Forbidden"

@@ -38,6 +38,8 @@ pub(super) enum Wire {
 pub(super) struct Ws {
     pub(super) reader: WsReader,
     pub(super) pings: Bucket,
+    /// The status that the client closed with, for the answer.
+    pub(super) goodbye: Option<u16>,
 }
 
 impl Wire {
@@ -176,7 +178,10 @@ impl Driver {
                     self.queue_own(now, &pong(&payload));
                 }
                 Some(WsEvent::Pong) => {}
-                Some(WsEvent::Close(_)) => return Err(CloseReason::ClientClosed),
+                Some(WsEvent::Close(status)) => {
+                    ws.goodbye = status;
+                    return Err(CloseReason::ClientClosed);
+                }
             }
             if self.is_blocked() {
                 if !frames.is_empty() {

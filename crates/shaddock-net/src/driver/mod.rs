@@ -78,6 +78,8 @@ enum Phase {
 /// What is known before there is a session. Dropped when it begins: an idle session does not pay for it.
 struct Opening {
     peer: Peer,
+    /// The peer's address was judged by lists and count. Behind a proxy that comes later.
+    is_judged: bool,
     /// Bytes of a PROXY or HTTP head that has not arrived whole.
     head: BytesMut,
     handshake: Option<Arc<HandshakeRequest>>,
@@ -129,6 +131,7 @@ impl Driver {
                     address,
                     transport: TransportKind::Tcp,
                 },
+                is_judged: !behind_proxy,
                 head: BytesMut::new(),
                 handshake: None,
                 received: 0,
@@ -144,17 +147,11 @@ impl Driver {
             live,
             local,
         };
+        // TLS covers everything after the PROXY head.
         if !driver.wire.is_proxy() {
-            driver.start_tls();
+            driver.begin_tls(BytesMut::new());
         }
         driver
-    }
-
-    /// TLS covers everything after the PROXY head.
-    fn start_tls(&mut self) {
-        if let Some(tls) = &self.local.shared.config.tls {
-            self.io.start_tls(&tls.acceptor());
-        }
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {

@@ -12,16 +12,18 @@ use super::{
 };
 use crate::{
     access::Refusal,
+    address::canonical,
+    forwarded::Client,
     listener::refuse,
     proxy::{ProxyHead, proxy_head},
     rate::Bucket,
-    upgrade::{Upgrade, upgrade},
+    upgrade::{self, Upgrade, upgrade},
     worker::Scratch,
     ws::WsReader,
 };
 
 impl Driver {
-    /// The bytes before the protocol. `head` is all of them so far.
+    /// The bytes before the protocol. `head` is all of them so far. Each layer takes its own from the front and hands the rest to the next.
     pub(super) fn begin(
         &mut self,
         cx: &mut Context<'_>,
@@ -36,15 +38,23 @@ impl Driver {
                     return Ok(());
                 }
                 ProxyHead::Bad => return Err(self.refused(Refusal::BadProxyHead)),
-                ProxyHead::Done(address) => self.proxied(address)?,
+                ProxyHead::Done(address) => self
+                    .proxied(address)
+                    .map_err(|refusal| self.refused(refusal))?,
             }
             self.wire = Wire::Unknown;
+            match self.begin_tls(head) {
+                Some(rest) => head = rest,
+                None => return Ok(()),
+            }
         }
         let Some(first) = head.first() else {
             return Ok(());
         };
         match (first, &self.wire) {
             (1..=5, Wire::Unknown) => {
+                self.admit(Client::Peer)
+                    .map_err(|refusal| self.refused(refusal))?;
                 self.wire = Wire::Tcp;
                 self.packages(cx, now, head.freeze(), scratch)
             }
@@ -53,37 +63,67 @@ impl Driver {
         }
     }
 
+    /// Where the listener has TLS, it begins here, and `rest`, which was read past the layer before, goes to it. Without TLS `rest` is given
+    /// back, for the next layer.
+    pub(super) fn begin_tls(&mut self, rest: BytesMut) -> Option<BytesMut> {
+        let Some(tls) = &self.local.shared.config.tls else {
+            return Some(rest);
+        };
+        self.io.start_tls(&tls.acceptor(), rest.freeze());
+        None
+    }
+
     fn keep_head(&mut self, head: BytesMut) {
         if let Some(opening) = &mut self.opening {
             opening.head = head;
         }
     }
 
-    fn refused(&mut self, refusal: Refusal) -> CloseReason {
+    fn refused(&self, refusal: Refusal) -> CloseReason {
         if let Some(opening) = &self.opening {
             refuse(refusal, opening.peer.address, &self.local.stats);
         }
         match refusal {
             Refusal::TooMany | Refusal::TooManyFromAddress => CloseReason::Overloaded,
-            Refusal::Denied | Refusal::BadProxyHead => CloseReason::Denied,
+            Refusal::Denied | Refusal::BadProxyHead | Refusal::NoClientAddress => {
+                CloseReason::Denied
+            }
         }
     }
 
-    /// The proxy has told who the client is: now it can be judged, and TLS begins.
-    fn proxied(&mut self, address: Option<SocketAddr>) -> Result<(), CloseReason> {
-        if let Some(address) = address {
-            self.admit(address)?;
-        }
-        self.start_tls();
-        Ok(())
-    }
-
-    fn admit(&mut self, address: SocketAddr) -> Result<(), CloseReason> {
+    /// The balancer has told whose connection it is. If it is its own (`LOCAL`, `UNKNOWN`), its own address counts, as that of any client.
+    /// Another proxy may follow, and its header tell more; otherwise the client is judged now, before it costs a TLS handshake.
+    fn proxied(&mut self, told: Option<SocketAddr>) -> Result<(), Refusal> {
+        let Some(address) = told.map(canonical) else {
+            return Ok(());
+        };
         if let Some(opening) = &mut self.opening {
             opening.peer.address = address;
         }
-        let admitted = self.permit.admit(address.ip());
-        admitted.map_err(|refusal| self.refused(refusal))
+        if self.is_trusted_proxy(address) {
+            return Ok(());
+        }
+        self.admit(Client::Peer)
+    }
+
+    fn is_trusted_proxy(&self, address: SocketAddr) -> bool {
+        let policy = self.local.shared.gate.policy();
+        policy.is_trusted_proxy(address.ip())
+    }
+
+    /// Judges the client by lists and count. Every way to a session leads through here, and nothing is judged twice for the same address.
+    fn admit(&mut self, client: Client) -> Result<(), Refusal> {
+        let Some(opening) = &mut self.opening else {
+            return Ok(());
+        };
+        match client {
+            Client::Peer if opening.is_judged => return Ok(()),
+            Client::Peer => {}
+            Client::Told(address) => opening.peer.address = address,
+            Client::Unknown => return Err(Refusal::NoClientAddress),
+        }
+        opening.is_judged = true;
+        self.permit.admit(opening.peer.address.ip())
     }
 
     fn http(
@@ -94,10 +134,10 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         let live = self.live.clone();
-        let peer = self.opening.as_ref().map(|opening| opening.peer.address);
         let policy = self.local.shared.gate.policy();
-        let trusted = peer.is_some_and(|peer| policy.is_trusted_proxy(peer.ip()));
-        match upgrade(&mut head, &live.upgrade, trusted) {
+        let peer = self.opening.as_ref().map(|opening| opening.peer.address);
+        let is_proxy = peer.is_some_and(|peer| policy.is_trusted_proxy(peer.ip()));
+        match upgrade(&mut head, &live.upgrade, is_proxy.then_some(&*policy)) {
             Upgrade::NeedMore => {
                 self.wire = Wire::Http;
                 self.keep_head(head);
@@ -107,12 +147,15 @@ impl Driver {
                 self.queue_own(now, answer);
                 Err(CloseReason::Framing(why))
             }
-            Upgrade::Accepted {
-                answer,
-                forwarded_for,
-            } => {
-                if let Some(ip) = forwarded_for {
-                    self.admit(SocketAddr::new(ip, 0))?;
+            Upgrade::Accepted { answer, client } => {
+                if let Err(refusal) = self.admit(client) {
+                    let reason = self.refused(refusal);
+                    let answer = match reason {
+                        CloseReason::Overloaded => upgrade::UNAVAILABLE,
+                        _ => upgrade::FORBIDDEN,
+                    };
+                    self.queue_own(now, answer);
+                    return Err(reason);
                 }
                 let pings = live.limits.pings_per_second;
                 let mut reader = WsReader::default();
@@ -120,6 +163,7 @@ impl Driver {
                 self.wire = Wire::Ws(Box::new(Ws {
                     reader,
                     pings: Bucket::new(now, pings, pings),
+                    goodbye: None,
                 }));
                 self.queue_own(now, &answer);
                 self.frames(cx, now, frames, scratch)

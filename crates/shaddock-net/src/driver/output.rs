@@ -102,9 +102,11 @@ impl Driver {
 
     /// Under WebSocket, the goodbye with a status that browsers show. Everything else must have been written.
     pub(super) fn queue_close_frame(&mut self, now: Millis, reason: &CloseReason) {
-        if matches!(self.wire, Wire::Ws(_)) {
+        if let Wire::Ws(ws) = &self.wire {
             let mut frame = BytesMut::new();
-            ws::put_close(close_status(reason), reason.name(), &mut frame);
+            // A close frame is answered with its own status (RFC 6455, 5.5.1).
+            let status = ws.goodbye.unwrap_or_else(|| close_status(reason));
+            ws::put_close(status, reason.name(), &mut frame);
             self.queue_own(now, &frame);
         }
     }
@@ -293,6 +295,7 @@ fn close_status(reason: &CloseReason) -> u16 {
     match reason {
         CloseReason::Draining => 1001,
         CloseReason::Framing(ws::TOO_LONG) => 1009,
+        CloseReason::Framing(ws::NOT_TEXT) => 1007,
         CloseReason::Protocol(_) | CloseReason::Framing(_) => 1002,
         CloseReason::RateLimited | CloseReason::Attack => 1008,
         _ => 1000,

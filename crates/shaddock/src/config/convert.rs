@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{app::AppConfig, operators::ViewConfig};
 
-fn networks(list: &[Network]) -> Vec<ipnet::IpNet> {
+fn networks(list: &[Network]) -> Vec<shaddock_net::Network> {
     list.iter().map(|network| network.0).collect()
 }
 
@@ -209,6 +209,7 @@ impl Config {
             origins: listen.origins.clone(),
             address_header: (!listen.address_header.is_empty())
                 .then(|| listen.address_header.clone()),
+            subprotocols: listen.subprotocols.clone(),
         }
     }
 

@@ -181,13 +181,18 @@ section! {
         restart backlog: u32 = 4096, check within(1, 65_535);
         /// Whether small packages are sent at once (`TCP_NODELAY`).
         restart nodelay: bool = true;
-        /// Whether connections from `access.trusted_proxies` must begin with a PROXY protocol head (v1 or v2).
+        /// Whether connections from `access.trusted_proxies` must begin with a PROXY protocol head (v1 or v2). With a head that
+        /// names no client (`LOCAL`, `UNKNOWN`) the balancer is the client: lists and limits are about its own address.
         restart proxy_protocol: bool = false;
         /// Web pages that may open a WebSocket, such as `https://play.example.com`. Empty: all. Clients that are no browser
         /// always may.
         live origins: Vec<String> = Vec::new();
-        /// Header with the client's address, believed from `access.trusted_proxies` only, such as `x-forwarded-for`. Empty: none.
-        live address_header: String = String::new();
+        /// Header with the client's address, believed from `access.trusted_proxies` only, such as `x-forwarded-for`: the last hop
+        /// that is no trusted proxy. They must send it: without an address that can be read, a WebSocket is refused. Empty: none.
+        live address_header: String = String::new(), check |text: &String| address_header(text);
+        /// WebSocket subprotocols that are spoken. A client gets the first that it offers and that is in this list, or none.
+        /// Empty: the first that it offers.
+        live subprotocols: Vec<String> = Vec::new(), check |list: &Vec<String>| tokens(list);
         /// Messages per second of one session, on average. Above it the session is kicked. 0: no limit.
         live messages_per_second: u32 = 0, check within(0, 1_000_000);
         /// Messages that may come at once on top of the average.
@@ -338,6 +343,33 @@ fn address_or_empty(text: &str) -> Result<(), String> {
     Err(format!(
         "\"{text}\" is no address with a port; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""
     ))
+}
+
+fn address_header(text: &str) -> Result<(), String> {
+    if text.eq_ignore_ascii_case("forwarded") {
+        return Err(
+            "the `Forwarded` header is not read; let the proxy send the address alone, and write \"x-forwarded-for\" or \"x-real-ip\""
+                .to_owned(),
+        );
+    }
+    if text.is_empty() || shaddock_net::is_token(text.as_bytes()) {
+        return Ok(());
+    }
+    Err(format!(
+        "\"{text}\" is no name of a header; write \"x-forwarded-for\""
+    ))
+}
+
+fn tokens(list: &[String]) -> Result<(), String> {
+    match list
+        .iter()
+        .find(|name| !shaddock_net::is_token(name.as_bytes()))
+    {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "\"{name}\" is no name of a subprotocol; write letters, digits and `-`, `.` or `_`, such as \"pomelo\""
+        )),
+    }
 }
 
 fn server_name(text: &str) -> Result<(), String> {

@@ -237,8 +237,35 @@ fn values_that_do_not_go_together() {
     );
     assert!(problem(&["tls.address=0.0.0.0:3443"]).contains("tls.certificate"));
     assert!(problem(&["listen.proxy_protocol=true"]).contains("access.trusted_proxies"));
+    assert!(problem(&["listen.address_header=x-real-ip"]).contains("access.trusted_proxies"));
     assert!(problem(&["drain.deadline=2s"]).contains("drain.spread"));
     assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
+}
+
+#[test]
+fn what_can_never_work_is_refused_with_what_to_write() {
+    for (flag, told) in [
+        ("listen.address_header=Forwarded", "x-forwarded-for"),
+        ("listen.address_header=x forwarded", "x-forwarded-for"),
+        ("listen.subprotocols=pomelo, a b", "\"a b\" is no name"),
+        ("access.deny=10.0.0.5/8", "write \"10.0.0.0/8\""),
+        ("access.deny=localhost", "is no network"),
+    ] {
+        let error = Config::load(&Sources::default().flag(flag)).unwrap_err();
+        assert!(error.to_string().contains(told), "{flag}: {error}");
+    }
+    let sources = Sources::default()
+        .flag("listen.subprotocols=pomelo, v2.binary")
+        .flag("access.deny=::ffff:127.0.0.2, ::ffff:10.0.0.0/104");
+    let config = Config::load(&sources).unwrap();
+    let policy = config.access_policy();
+    for denied in ["127.0.0.2", "10.1.2.3"] {
+        assert!(policy.check(denied.parse().unwrap()).is_err(), "{denied}");
+    }
+    assert_eq!(
+        config.upgrade_policy().subprotocols,
+        ["pomelo", "v2.binary"]
+    );
 }
 
 #[test]

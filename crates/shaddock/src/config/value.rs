@@ -1,8 +1,7 @@
 //! The types of values: how they are written in a file, in the environment and in a flag.
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 /// A number of bytes: an integer, or text such as `64 KiB` or `1 MiB`.
@@ -15,7 +14,7 @@ pub struct Time(pub Duration);
 
 /// A network in CIDR form, `10.0.0.0/8`; a single address is a network of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network(pub IpNet);
+pub struct Network(pub shaddock_net::Network);
 
 const UNITS: [(&str, usize); 4] = [
     ("GiB", 1 << 30),
@@ -144,14 +143,9 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let network = text
-            .parse::<IpNet>()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(Self).map_err(|_| {
-            format!(
-                "\"{text}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address"
-            )
-        })
+        text.parse()
+            .map(Self)
+            .map_err(|error: shaddock_net::NetworkError| error.to_string())
     }
 }
 
