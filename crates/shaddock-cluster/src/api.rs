@@ -292,6 +292,20 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
 
+    /// Whether a message can be sent to other servers: it may be too long for what carries it.
+    ///
+    /// # Errors
+    /// [`Refused`](crate::RemoteErrorKind::Refused). [`deliver`](Self::deliver) would answer the same for every frontend but this one.
+    fn check_delivery(&self, route: &str, body: &Bytes) -> Result<(), RemoteError> {
+        let _ = (route, body);
+        Ok(())
+    }
+
+    /// How long a push to another frontend waits for the answer.
+    fn push_timeout(&self) -> std::time::Duration {
+        std::time::Duration::MAX
+    }
+
     /// As [`deliver`](Self::deliver), without an answer: half the messages between servers, and nobody says who was not
     /// there.
     ///
@@ -303,10 +317,11 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> Result<(), RemoteError>;
 
-    /// Sends a message to users of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver).
+    /// Sends a message to users of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver). Frontends that
+    /// fail or do not answer in time are named in the result, and the others have it.
     ///
     /// # Errors
-    /// The link is down.
+    /// It can be sent to no other server: it is too long.
     fn deliver_to_users(
         &self,
         frontend_type: &str,
@@ -392,4 +407,8 @@ pub struct Status {
     pub subscriptions: usize,
     /// Requests answered with "busy" because too many were waiting.
     pub refused_busy: u64,
+    /// Servers that do not answer, as far as this one has seen.
+    pub suspects: usize,
+    /// How often a server was suspected.
+    pub suspected: u64,
 }

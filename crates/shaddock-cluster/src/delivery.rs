@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::RawSid;
+use crate::{RawSid, RemoteError, ServerId};
 
 /// One message for clients of one frontend, with all its receivers there. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +45,19 @@ pub struct Delivered {
     pub unconfirmed: Vec<Arc<str>>,
     /// Why some clients who are there did not get it: the frontend cannot write it for them. Who is meant is not missing.
     pub refused: Option<Arc<str>>,
+    /// Frontends that failed or did not answer in time. Whether their clients got the message is not known.
+    pub failed: Vec<FailedDelivery>,
+}
+
+/// A frontend that was sent a message and did not say what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedDelivery {
+    /// The frontend.
+    pub frontend: ServerId,
+    /// Users who were meant there and whom no other frontend has. Empty if the message was not for users.
+    pub uids: Vec<Arc<str>>,
+    /// Why.
+    pub error: RemoteError,
 }
 
 impl Delivered {
@@ -55,5 +68,6 @@ impl Delivered {
         self.missing_sids.extend(other.missing_sids);
         self.unconfirmed.extend(other.unconfirmed);
         self.refused = self.refused.take().or(other.refused);
+        self.failed.extend(other.failed);
     }
 }

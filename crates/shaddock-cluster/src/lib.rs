@@ -43,7 +43,7 @@ pub use api::{
     Status, Unique,
 };
 pub use context::{Context, ContextError, format_duration, parse_duration};
-pub use delivery::{Delivered, Delivery, Receivers};
+pub use delivery::{Delivered, Delivery, FailedDelivery, Receivers};
 pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
 #[cfg(feature = "nats")]
 pub use etcd::{GroupError, Groups};

@@ -1,17 +1,12 @@
 //! The servers that are there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::{ServerId, ServerInfo};
-
-/// How long a server that was found dead is not chosen, if it is still listed. Then it may get a message again, which shows
-/// whether it lives.
-const AVOIDED: Duration = Duration::from_secs(1);
 
 /// The list of servers, shared by all who look at it. Cheap to clone; reading takes no lock.
 #[derive(Clone, Debug)]
@@ -20,9 +15,6 @@ pub struct Members(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     now: ArcSwap<Snapshot>,
-    /// Servers that are listed although nobody listened there, and until when they are avoided. Empty but for the life of a
-    /// lease after a crash.
-    silent: ArcSwap<HashMap<ServerId, Instant>>,
     /// One writer at a time.
     writer: Mutex<()>,
     version: watch::Sender<u64>,
@@ -32,7 +24,40 @@ struct Shared {
 struct Snapshot {
     by_id: HashMap<ServerId, Arc<ServerInfo>>,
     /// Each list is sorted by id, so that all servers see the same order.
-    by_type: BTreeMap<Arc<str>, Arc<[Arc<ServerInfo>]>>,
+    by_type: ByType,
+    /// Servers that do not answer, listed or not.
+    suspects: HashSet<ServerId>,
+    /// The others of the types that have a suspect.
+    without_suspects: ByType,
+}
+
+type ByType = BTreeMap<Arc<str>, Arc<[Arc<ServerInfo>]>>;
+
+impl Snapshot {
+    fn new(
+        by_id: HashMap<ServerId, Arc<ServerInfo>>,
+        by_type: ByType,
+        suspects: HashSet<ServerId>,
+    ) -> Self {
+        let mut without_suspects = ByType::new();
+        if !suspects.is_empty() {
+            for (server_type, servers) in &by_type {
+                let (out, others): (Vec<_>, Vec<_>) = servers
+                    .iter()
+                    .cloned()
+                    .partition(|server| suspects.contains(&server.id));
+                if !out.is_empty() && !others.is_empty() {
+                    without_suspects.insert(Arc::clone(server_type), others.into());
+                }
+            }
+        }
+        Self {
+            by_id,
+            by_type,
+            suspects,
+            without_suspects,
+        }
+    }
 }
 
 impl Default for Members {
@@ -46,7 +71,6 @@ impl Members {
     pub fn new() -> Self {
         Self(Arc::new(Shared {
             now: ArcSwap::default(),
-            silent: ArcSwap::default(),
             writer: Mutex::new(()),
             version: watch::Sender::new(0),
         }))
@@ -63,42 +87,49 @@ impl Members {
             .unwrap_or_else(|| Arc::from([]))
     }
 
-    /// The servers of a type that a message may be sent to: as [`servers_of`](Self::servers_of), without those that were found
-    /// dead within the last second. All of them if that is all of them.
+    /// The servers of a type that a message may be sent to: as [`servers_of`](Self::servers_of), without those that do not answer. All
+    /// of them if that is all of them.
     pub fn choices_of(&self, server_type: &str) -> Arc<[Arc<ServerInfo>]> {
-        let servers = self.servers_of(server_type);
-        let silent = self.0.silent.load();
-        if silent.is_empty() {
-            return servers;
+        let now = self.0.now.load();
+        match now.without_suspects.get(server_type) {
+            Some(others) => Arc::clone(others),
+            None => now
+                .by_type
+                .get(server_type)
+                .cloned()
+                .unwrap_or_else(|| Arc::from([])),
         }
-        let now = Instant::now();
-        let avoided = |server: &ServerInfo| silent.get(&server.id).is_some_and(|end| *end > now);
-        let choices: Vec<_> = servers
-            .iter()
-            .filter(|server| !avoided(server))
-            .cloned()
-            .collect();
-        if choices.is_empty() || choices.len() == servers.len() {
-            return servers;
-        }
-        choices.into()
     }
 
-    /// Nobody listened at this server: while others of its type are there, they are chosen.
+    /// Whether a server is suspected: it did not answer, as far as this server has seen, and is asked again and again until it does.
+    /// Until then others of its type are chosen, and pushes to it are not waited for.
+    pub fn is_suspect(&self, id: &str) -> bool {
+        self.0.now.load().suspects.contains(id)
+    }
+
+    /// The servers that are suspected, in no order.
+    pub fn suspects(&self) -> Vec<ServerId> {
+        self.0.now.load().suspects.iter().cloned().collect()
+    }
+
+    /// A server does not answer, or answers again.
     #[cfg_attr(
         not(feature = "nats"),
-        allow(dead_code, reason = "servers of one process do not die")
+        allow(dead_code, reason = "servers of one process answer")
     )]
-    pub(crate) fn avoid(&self, id: &ServerId) {
+    pub(crate) fn suspect(&self, id: &ServerId, suspected: bool) {
         let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.0.now.load().by_id.contains_key(id) {
-            return;
+        let old = self.0.now.load();
+        let mut suspects = old.suspects.clone();
+        let changed = if suspected {
+            suspects.insert(id.clone())
+        } else {
+            suspects.remove(id)
+        };
+        if changed {
+            let new = Snapshot::new(old.by_id.clone(), old.by_type.clone(), suspects);
+            self.0.now.store(Arc::new(new));
         }
-        let now = Instant::now();
-        let mut silent = HashMap::clone(&self.0.silent.load());
-        silent.retain(|_, end| *end > now);
-        silent.insert(id.clone(), now + AVOIDED);
-        self.0.silent.store(Arc::new(silent));
     }
 
     /// One server.
@@ -186,13 +217,8 @@ impl Members {
                 (server_type, same.unwrap_or_else(|| list.into()))
             })
             .collect();
-        // A new life of a server has nothing to do with its last one.
-        if !self.0.silent.load().is_empty() {
-            let mut silent = HashMap::clone(&self.0.silent.load());
-            silent.retain(|id, _| by_id.contains_key(id));
-            self.0.silent.store(Arc::new(silent));
-        }
-        self.0.now.store(Arc::new(Snapshot { by_id, by_type }));
+        let new = Snapshot::new(by_id, by_type, old.suspects.clone());
+        self.0.now.store(Arc::new(new));
         self.0.version.send_modify(|version| *version += 1);
         true
     }
@@ -225,26 +251,31 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_are_avoided_while_others_live() {
+    fn suspects_are_avoided_while_there_are_others() {
         let members = Members::new();
         for id in ["c1", "c2"] {
             members.add(server(id, "chat"));
         }
+        let id = |id| ServerId::new(id).unwrap();
         let choices = || -> Vec<String> {
             let choices = members.choices_of("chat");
             choices.iter().map(|s| s.id.to_string()).collect()
         };
-        members.avoid(&ServerId::new("c1").unwrap());
-        members.avoid(&ServerId::new("nobody").unwrap());
+        members.suspect(&id("c1"), true);
         assert_eq!(choices(), ["c2"]);
         assert_eq!(members.servers_of("chat").len(), 2, "both are listed");
-        members.avoid(&ServerId::new("c2").unwrap());
+        members.suspect(&id("c2"), true);
         assert_eq!(choices(), ["c1", "c2"], "there is no better choice");
-        // One comes back.
-        members.remove("c1");
-        members.add(server("c1", "chat"));
+        members.suspect(&id("c1"), false);
         assert_eq!(choices(), ["c1"]);
-        assert_eq!(members.0.silent.load().len(), 1);
+        members.add(server("c3", "chat"));
+        assert_eq!(
+            choices(),
+            ["c1", "c3"],
+            "a change of the list forgets no suspect"
+        );
+        assert!(members.is_suspect("c2") && !members.is_suspect("c1"));
+        assert_eq!(members.suspects(), [id("c2")]);
     }
 
     #[test]

@@ -78,6 +78,15 @@ fn show(overview: &ServerOverview) {
     }
 }
 
+/// What it does; and whether others have heard nothing of it lately.
+fn state(server: &ServerStatus) -> String {
+    let name = server.state.name();
+    match server.suspected_by.len() {
+        0 => name.to_owned(),
+        n => format!("{name} (suspected by {n})"),
+    }
+}
+
 fn row(server: &ServerStatus) -> [String; 10] {
     let kind = if server.frontend {
         "frontend"
@@ -93,7 +102,7 @@ fn row(server: &ServerStatus) -> [String; 10] {
         printable(&server.id),
         printable(&server.server_type),
         kind.to_owned(),
-        server.state.name().to_owned(),
+        state(server),
         or_dash(server.sessions),
         or_dash(server.users),
         or_dash(server.in_flight),
@@ -118,5 +127,15 @@ mod tests {
             "go-1", "room", "backend", "listed", "-", "-", "-", "pitaya", "-", "-",
         ];
         assert_eq!(cells, expected);
+    }
+
+    #[test]
+    fn a_suspect_is_shown() {
+        let server = serde_json::json!({
+            "id": "room-1", "server_type": "room", "frontend": false, "host": "", "state": "running",
+            "listed": true, "here": false, "software": "shaddock", "metadata": {}, "suspected_by": ["connector-1", "connector-2"]
+        });
+        let cells = row(&serde_json::from_value(server).unwrap());
+        assert_eq!(cells[3], "running (suspected by 2)");
     }
 }

@@ -1,8 +1,8 @@
 //! Calls that wait for an answer, and how many may be on their way to one server.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,11 @@ use async_nats::Subject;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::health::Health;
 use super::link::{Link, disconnected};
 use super::wire;
 use crate::reply::Limit;
-use crate::{Members, RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
+use crate::{RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
 
 /// Calls of different threads rarely meet in one of so many locks.
 const SHARDS: usize = 16;
@@ -46,28 +47,32 @@ impl Hasher for OfNumber {
     }
 }
 
-/// The table of calls. An entry lives as long as somebody waits for it.
+/// The table of calls. An entry lives until there is an answer or nobody waits for one, whichever is later; but not longer than its caller
+/// wanted to wait.
 pub(crate) struct Calls {
     link: Arc<Link>,
-    members: Members,
-    shards: [Mutex<ByNumber<Pending>>; SHARDS],
+    health: Arc<Health>,
+    /// A time-out of a call that had less time says nothing about its server.
+    fair_wait: Duration,
+    shards: [Mutex<ByNumber<Call>>; SHARDS],
     next: AtomicU64,
     waiting: AtomicUsize,
-    /// Calls that nobody waits for any more and that still have a place on the way to their server. Not more than places.
-    abandoned: Mutex<ByNumber<Abandoned>>,
+    /// Entries that are [`Call::Abandoned`].
+    abandoned: AtomicUsize,
     /// In front of the number in reply subjects.
     answers: String,
 }
 
-struct Pending {
-    sender: oneshot::Sender<Answer>,
-    /// Sent, or still in its target's queue.
-    sent: bool,
-}
-
-struct Abandoned {
-    target: Arc<Target>,
-    until: Instant,
+/// A call is in one table from its start to its end, so that an answer always finds what it ends.
+enum Call {
+    /// Its caller waits.
+    Waiting {
+        sender: oneshot::Sender<Answer>,
+        /// Sent, or still in its target's queue.
+        sent: bool,
+    },
+    /// Its caller went away, but its server works on it: it still has its place there.
+    Abandoned { target: Arc<Target>, until: Instant },
 }
 
 /// What came for a call.
@@ -110,18 +115,21 @@ pub(crate) struct Target {
     capacity: usize,
     max_queued: usize,
     gate: Mutex<Gate>,
+    /// It did not answer a call, and has answered none since.
+    pub(super) in_doubt: AtomicBool,
 }
 
 #[derive(Default)]
 struct Gate {
     /// The calls that are on their way.
     placed: HashSet<u64, BuildHasherDefault<OfNumber>>,
-    queue: VecDeque<Queued>,
+    /// Those that wait for a place, by number, which is their order. A call leaves with its caller, so all that are here are waited for.
+    queue: BTreeMap<u64, Queued>,
 }
 
 struct Queued {
-    number: u64,
     payload: Bytes,
+    life: Duration,
 }
 
 impl Target {
@@ -133,6 +141,7 @@ impl Target {
             capacity,
             max_queued,
             gate: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
         }
     }
 
@@ -143,14 +152,20 @@ impl Target {
 
 impl Calls {
     /// `answers` is the subject of answers up to the number of the call.
-    pub(crate) fn new(link: Arc<Link>, members: Members, answers: String) -> Self {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        health: Arc<Health>,
+        fair_wait: Duration,
+        answers: String,
+    ) -> Self {
         Self {
             link,
-            members,
+            health,
+            fair_wait,
             shards: std::array::from_fn(|_| Mutex::default()),
             next: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
-            abandoned: Mutex::default(),
+            abandoned: AtomicUsize::new(0),
             answers,
         }
     }
@@ -160,15 +175,9 @@ impl Calls {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, number: u64) -> MutexGuard<'_, ByNumber<Pending>> {
+    fn shard(&self, number: u64) -> MutexGuard<'_, ByNumber<Call>> {
         let n = usize::try_from(number).unwrap_or(usize::MAX) % SHARDS;
         self.shards[n]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn abandoned(&self) -> MutexGuard<'_, ByNumber<Abandoned>> {
-        self.abandoned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,94 +194,109 @@ impl Calls {
         self: &Arc<Self>,
         sent: bool,
         timeout: Duration,
-        target: Option<Arc<Target>>,
+        place: Option<Arc<Target>>,
     ) -> (oneshot::Receiver<Answer>, Guard) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.shard(number).insert(number, Pending { sender, sent });
+        self.shard(number)
+            .insert(number, Call::Waiting { sender, sent });
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + timeout.min(LONGEST);
-        (
-            receiver,
-            Guard {
-                calls: Arc::clone(self),
-                number,
-                until,
-                target,
-            },
-        )
+        let guard = Guard {
+            calls: Arc::clone(self),
+            number,
+            until,
+            place,
+        };
+        (receiver, guard)
     }
 
-    /// Takes a call out, unless it has an answer.
-    fn close(&self, number: u64) -> Option<Pending> {
-        let pending = self.shard(number).remove(&number)?;
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        Some(pending)
+    /// Counts an entry that was taken out.
+    fn left(&self, call: &Call) {
+        let count = match call {
+            Call::Waiting { .. } => &self.waiting,
+            Call::Abandoned { .. } => &self.abandoned,
+        };
+        count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An answer came. A late one finds nobody, but its server has one call less.
     pub(crate) fn answer(&self, number: u64, answer: Answer) {
-        if let Some(pending) = self.close(number) {
-            let _ = pending.sender.send(answer);
-            return;
-        }
-        let abandoned = self.abandoned().remove(&number);
-        if let Some(abandoned) = abandoned {
-            self.free_place(&abandoned.target, number);
+        let call = self.shard(number).remove(&number);
+        let Some(call) = call else { return };
+        self.left(&call);
+        match call {
+            Call::Waiting { sender, .. } => {
+                let _ = sender.send(answer);
+            }
+            Call::Abandoned { target, .. } => self.free_place(&target, number),
         }
     }
 
     /// The connection broke: no answer will come.
     pub(crate) fn fail_all(&self) {
-        for shard in &self.shards {
-            let all: Vec<_> = shard
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .drain()
-                .collect();
-            self.waiting.fetch_sub(all.len(), Ordering::Relaxed);
-            for (_, pending) in all {
-                let reason = if pending.sent {
-                    Answer::LinkLost
-                } else {
-                    Answer::NotSent
-                };
-                let _ = pending.sender.send(reason);
+        for (number, call) in self.take_out(|_| true) {
+            match call {
+                Call::Waiting { sender, sent } => {
+                    let _ = sender.send(if sent {
+                        Answer::LinkLost
+                    } else {
+                        Answer::NotSent
+                    });
+                }
+                Call::Abandoned { target, .. } => self.free_place(&target, number),
             }
         }
-        self.give_up_abandoned(|_| true);
+    }
+
+    fn take_out(&self, which: impl Fn(&Call) -> bool) -> Vec<(u64, Call)> {
+        let mut out = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            out.extend(shard.extract_if(|_, call| which(call)));
+        }
+        for (_, call) in &out {
+            self.left(call);
+        }
+        out
     }
 
     /// Frees the places of calls that nobody waits for and whose time is over, for ever.
     pub(crate) async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
+            if self.abandoned.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
             let now = Instant::now();
-            self.give_up_abandoned(|abandoned| abandoned.until <= now);
+            let is_over =
+                |call: &Call| matches!(call, Call::Abandoned { until, .. } if *until <= now);
+            for (number, call) in self.take_out(is_over) {
+                if let Call::Abandoned { target, .. } = call {
+                    self.free_place(&target, number);
+                }
+            }
         }
     }
 
-    fn give_up_abandoned(&self, which: impl Fn(&Abandoned) -> bool) {
-        let over: Vec<_> = self
-            .abandoned()
-            .extract_if(|_, abandoned| which(abandoned))
-            .collect();
-        for (number, abandoned) in over {
-            self.free_place(&abandoned.target, number);
-        }
-    }
-
-    /// Sends a question to a subject; no bound but that of the link.
+    /// Sends a question to a subject; no bound but that of the link. `peer` is the server that is asked, if its answer shows that it lives.
     pub(crate) fn ask(
         self: &Arc<Self>,
+        peer: Option<&Arc<Target>>,
         subject: Subject,
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Asked, RemoteError> {
         let (receiver, guard) = self.open(true, timeout, None);
+        let reply = self.reply_subject(guard.number);
         self.link
-            .publish(subject, Some(self.reply_subject(guard.number)), payload)?;
-        Ok(Asked { receiver, guard })
+            .publish_for(timeout, subject, Some(reply), payload)?;
+        Ok(Asked {
+            receiver,
+            guard,
+            peer: peer.cloned(),
+            timeout,
+        })
     }
 
     /// Calls a server, or queues the call behind those that are on their way.
@@ -285,12 +309,7 @@ impl Calls {
         match self.start(target, payload, limit.timeout) {
             Err(error) => Reply::ready(Err(error)),
             Ok(asked) => Reply::from_future(Box::pin(async move {
-                let calls = Arc::clone(&asked.guard.calls);
                 match asked.answer().await {
-                    Some(answer @ Answer::NoResponder) => {
-                        calls.members.avoid(&limit.target);
-                        wire::decode_answer(answer.into_payload()?)
-                    }
                     Some(answer) => wire::decode_answer(answer.into_payload()?),
                     None => Err(limit.error()),
                 }
@@ -310,55 +329,61 @@ impl Calls {
         let mut gate = target.gate();
         let now = gate.placed.len() < target.capacity;
         if !now && gate.queue.len() >= target.max_queued {
-            // Those whose callers went away need no room.
-            gate.queue
-                .retain(|queued| self.shard(queued.number).contains_key(&queued.number));
-            if gate.queue.len() >= target.max_queued {
-                let text = format!("too many calls wait for server {}", target.info.id);
-                return Err(RemoteError::of(
-                    RemoteErrorKind::Busy,
-                    code::UNAVAILABLE,
-                    text,
-                ));
-            }
+            let text = format!("too many calls wait for server {}", target.info.id);
+            return Err(RemoteError::of(
+                RemoteErrorKind::Busy,
+                code::UNAVAILABLE,
+                text,
+            ));
         }
         let (receiver, guard) = self.open(now, timeout, Some(Arc::clone(target)));
         if now {
             gate.placed.insert(guard.number);
             drop(gate);
             let reply = self.reply_subject(guard.number);
-            self.link
-                .publish(target.subject.clone(), Some(reply), payload)?;
+            let subject = target.subject.clone();
+            let sent = self
+                .link
+                .publish_for(timeout, subject, Some(reply), payload);
+            if let Err(error) = sent {
+                guard.was_not_sent();
+                return Err(error);
+            }
         } else {
-            gate.queue.push_back(Queued {
-                number: guard.number,
-                payload,
-            });
+            let life = timeout;
+            gate.queue.insert(guard.number, Queued { payload, life });
             drop(gate);
         }
-        Ok(Asked { receiver, guard })
+        Ok(Asked {
+            receiver,
+            guard,
+            peer: Some(Arc::clone(target)),
+            timeout,
+        })
     }
 
-    /// A call is over. If it had a place on the way to its server, the next of the queue takes it.
+    /// A call is over. If it had a place on the way to its server, the next of the queue takes it; if it waited for one, it waits no more.
     fn free_place(&self, target: &Target, number: u64) {
         let mut gate = target.gate();
         if !gate.placed.remove(&number) {
+            gate.queue.remove(&number);
             return;
         }
-        while let Some(next) = gate.queue.pop_front() {
-            if !self.mark_sent(next.number) {
+        while let Some((number, next)) = gate.queue.pop_first() {
+            if !self.mark_sent(number) {
                 continue;
             }
-            gate.placed.insert(next.number);
+            gate.placed.insert(number);
             drop(gate);
-            let reply = Some(self.reply_subject(next.number));
+            let reply = Some(self.reply_subject(number));
+            let subject = target.subject.clone();
             if self
                 .link
-                .publish(target.subject.clone(), reply, next.payload)
+                .publish_for(next.life, subject, reply, next.payload)
                 .is_err()
             {
                 // The end of that call frees the place again.
-                self.answer(next.number, Answer::NotSent);
+                self.answer(number, Answer::NotSent);
             }
             return;
         }
@@ -367,12 +392,17 @@ impl Calls {
     /// False if the caller went away.
     fn mark_sent(&self, number: u64) -> bool {
         match self.shard(number).get_mut(&number) {
-            Some(pending) => {
-                pending.sent = true;
+            Some(Call::Waiting { sent, .. }) => {
+                *sent = true;
                 true
             }
-            None => false,
+            _ => false,
         }
+    }
+
+    fn is_sent(&self, number: u64) -> bool {
+        let shard = self.shard(number);
+        matches!(shard.get(&number), Some(Call::Waiting { sent: true, .. }))
     }
 }
 
@@ -380,17 +410,36 @@ impl Calls {
 pub(crate) struct Asked {
     receiver: oneshot::Receiver<Answer>,
     guard: Guard,
+    /// Who is asked.
+    peer: Option<Arc<Target>>,
+    timeout: Duration,
 }
 
 impl Asked {
     /// The answer, or nothing in time.
     pub(crate) async fn answer(self) -> Option<Answer> {
-        let Self { receiver, guard } = self;
         // Counted from the call, however late somebody asks.
-        let until = tokio::time::Instant::from_std(guard.until);
-        let answer = tokio::time::timeout_at(until, receiver).await.ok()?;
+        let until = tokio::time::Instant::from_std(self.guard.until);
+        let answer = tokio::time::timeout_at(until, self.receiver).await.ok();
         // The sender is dropped only with an answer.
-        Some(answer.unwrap_or(Answer::LinkLost))
+        let answer = answer.map(|answer| answer.unwrap_or(Answer::LinkLost));
+        let calls = &self.guard.calls;
+        if let Some(peer) = &self.peer {
+            match &answer {
+                Some(Answer::Payload(_)) => calls.health.answered(peer),
+                Some(Answer::NoResponder) => calls.health.nobody_there(peer),
+                None if self.timeout >= calls.fair_wait && calls.is_sent(self.guard.number) => {
+                    calls.health.timed_out(peer);
+                }
+                Some(Answer::LinkLost | Answer::NotSent) | None => {}
+            }
+        }
+        answer
+    }
+
+    /// Whether an answer comes in time.
+    pub(crate) async fn has_answer(self) -> bool {
+        matches!(self.answer().await, Some(Answer::Payload(_)))
     }
 }
 
@@ -400,27 +449,50 @@ struct Guard {
     number: u64,
     /// Its deadline, which its server knows too.
     until: Instant,
-    target: Option<Arc<Target>>,
+    /// Where it takes a place.
+    place: Option<Arc<Target>>,
+}
+
+impl Guard {
+    /// The call never left: its place is free at once.
+    fn was_not_sent(mut self) {
+        if let Some(Call::Waiting { sent, .. }) =
+            self.calls.shard(self.number).get_mut(&self.number)
+        {
+            *sent = false;
+        }
+        self.until = Instant::now();
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let unanswered = self
-            .calls
-            .close(self.number)
-            .is_some_and(|pending| pending.sent);
-        let Some(target) = self.target.take() else {
-            return;
-        };
-        if unanswered && Instant::now() < self.until && self.calls.link.is_up() {
-            // Its caller went away, but the server works on it: it still counts there.
-            let abandoned = Abandoned {
-                target,
-                until: self.until,
-            };
-            self.calls.abandoned().insert(self.number, abandoned);
-        } else {
-            self.calls.free_place(&target, self.number);
+        let calls = &self.calls;
+        let place = self.place.take();
+        {
+            let mut shard = calls.shard(self.number);
+            if let Some(call) = shard.get_mut(&self.number) {
+                calls.waiting.fetch_sub(1, Ordering::Relaxed);
+                let is_out = matches!(call, Call::Waiting { sent: true, .. })
+                    && Instant::now() < self.until
+                    && calls.link.is_up();
+                if let Some(target) = &place
+                    && is_out
+                {
+                    // Its caller went away, but the server works on it: it still counts there. One step, so that its answer finds either
+                    // the caller or this.
+                    *call = Call::Abandoned {
+                        target: Arc::clone(target),
+                        until: self.until,
+                    };
+                    calls.abandoned.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                shard.remove(&self.number);
+            }
+        }
+        if let Some(target) = place {
+            calls.free_place(&target, self.number);
         }
     }
 }

@@ -47,6 +47,14 @@ pub struct NatsConfig {
 
     /// How long a caller waits who does not say. Default 5 s.
     pub request_timeout: Duration,
+    /// How long a push, and a question to all frontends at once, waits for the answer of a frontend. Never more than half of
+    /// [`request_timeout`](Self::request_timeout), so that a handler that pushes can still answer. Default 2 s.
+    pub push_timeout: Duration,
+    /// After so many time-outs in a row a server is suspected: others of its type are chosen and pushes to it are not waited for, until it
+    /// answers again. 0 turns that off. Default 3.
+    pub suspect_after: u32,
+    /// Time until a suspected server is asked whether it answers. Doubles with each time that it does not, up to 30 s. Default 1 s.
+    pub probe_interval: Duration,
     /// Calls in flight to one Pitaya server, which handles 30 at a time and drops what exceeds 75 more. Default 25.
     pub calls_per_pitaya_server: usize,
     /// Calls in flight to one shaddock server, which answers at once when it has too many. Default 1024.
@@ -83,6 +91,9 @@ impl Default for NatsConfig {
             ignored_types: Vec::new(),
             shutdown_delay: Duration::from_millis(300),
             request_timeout: Duration::from_secs(5),
+            push_timeout: Duration::from_secs(2),
+            suspect_after: 3,
+            probe_interval: Duration::from_secs(1),
             calls_per_pitaya_server: 25,
             calls_per_server: 1024,
             waiting_calls_per_server: 4096,
@@ -94,6 +105,11 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
+    /// How long pushes wait in fact.
+    pub(crate) fn push_timeout(&self) -> Duration {
+        self.push_timeout.min(self.request_timeout / 2)
+    }
+
     /// Checks what the types do not.
     ///
     /// # Errors
@@ -116,6 +132,9 @@ impl NatsConfig {
         }
         if self.lease_ttl.as_secs() == 0 || self.lease_ttl.subsec_nanos() != 0 {
             return refuse("lease_ttl", "must be whole seconds, at least 1");
+        }
+        if self.probe_interval.is_zero() {
+            return refuse("probe_interval", "must not be zero");
         }
         if self.calls_per_server == 0 || self.calls_per_pitaya_server == 0 {
             return refuse("calls_per_server", "must be at least 1");

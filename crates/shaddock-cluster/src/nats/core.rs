@@ -12,6 +12,8 @@ use tokio::runtime::Handle;
 
 use super::calls::{Calls, Target};
 use super::departing::Departing;
+use super::detector::Rules;
+use super::health::Health;
 use super::link::Link;
 use super::request_id::RequestIds;
 use super::users::Users;
@@ -41,6 +43,7 @@ pub(super) struct Core {
     pub(super) members: Members,
     pub(super) link: Arc<Link>,
     pub(super) calls: Arc<Calls>,
+    pub(super) health: Arc<Health>,
     /// Of a request that says nothing but who sends it and how long he waits.
     plain_metadata: Bytes,
     /// Tells this life of the server from an earlier one with its id.
@@ -83,9 +86,15 @@ impl Core {
     pub(super) fn new(parts: Parts, token: String) -> Self {
         let members = Members::new();
         let plain_metadata = Context::new().to_json(&parts.info, parts.config.request_timeout);
+        let rules = Rules {
+            timeouts: parts.config.suspect_after,
+            pause: parts.config.probe_interval,
+        };
+        let health = Arc::new(Health::new(members.clone(), rules));
         let calls = Arc::new(Calls::new(
             Arc::clone(&parts.link),
-            members.clone(),
+            Arc::clone(&health),
+            parts.config.push_timeout(),
             subject::answers(&parts.info, &token),
         ));
         Self {
@@ -98,6 +107,7 @@ impl Core {
             members,
             link: parts.link,
             calls,
+            health,
             plain_metadata,
             token,
             etcd: parts.etcd,
@@ -151,6 +161,7 @@ impl Core {
             targets.remove(server);
             targets
         });
+        self.health.forget(server);
     }
 
     /// The list was read: what it holds is no news.
@@ -231,7 +242,8 @@ impl Core {
             );
             payload = wire::encode(&Response::of(&Err(RemoteError::new(code::INTERNAL, text))));
         }
-        if let Err(error) = self.link.publish(reply, None, payload) {
+        let life = self.config.request_timeout;
+        if let Err(error) = self.link.publish_for(life, reply, None, payload) {
             tracing::debug!(%error, "an answer was lost");
         }
     }

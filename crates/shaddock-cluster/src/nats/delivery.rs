@@ -1,5 +1,6 @@
 //! Messages for clients, on their way to frontends and at their end.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_nats::{Message, Subject};
@@ -11,10 +12,10 @@ use super::serve::{decode, decode_or_log};
 use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
 use crate::reply::{Limit, guarded};
-use crate::uid;
+use crate::uid::{self, MAX_UID};
 use crate::{
-    BoxFuture, Delivered, Delivery, RawSid, Receivers, RemoteError, RemoteErrorKind, ServerInfo,
-    code,
+    BoxFuture, Delivered, Delivery, FailedDelivery, RawSid, Receivers, RemoteError,
+    RemoteErrorKind, ServerId, ServerInfo, code,
 };
 
 type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
@@ -23,6 +24,8 @@ type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
 const MESSAGE_SIZE: usize = 256 * 1024;
 /// Room for receivers beside a body that leaves none within [`MESSAGE_SIZE`].
 const LEAST_ROOM: usize = 64 * 1024;
+/// Tags, lengths and numbers of a message, and more than they ever take.
+const OVERHEAD: usize = 64;
 
 /// Sends a message to clients of a frontend.
 pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery) -> Delivering {
@@ -32,21 +35,28 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
         return Box::pin(std::future::ready(Ok(delivered)));
     }
     if is_shaddock(frontend) {
-        let sent: Vec<_> = parts(delivery)
-            .iter()
-            .map(|part| send_part(core, frontend, part))
-            .collect();
-        return collect(core, frontend, sent);
+        return match parts(delivery, core.link.max_payload()) {
+            Ok(parts) => send_parts(core, frontend, parts),
+            Err(error) => fail(error),
+        };
     }
     let result = match &delivery.to {
         Receivers::Uids(uids) => send_plain(core, &frontend.server_type, delivery, uids, false),
-        Receivers::Sids(_) | Receivers::All { .. } => Err(RemoteError::of(
-            RemoteErrorKind::Refused,
-            code::UNKNOWN,
-            "the frontend is a Pitaya server, which only knows users",
-        )),
+        Receivers::Sids(_) | Receivers::All { .. } => Err(only_users()),
     };
     Box::pin(std::future::ready(result))
+}
+
+fn fail(error: RemoteError) -> Delivering {
+    Box::pin(std::future::ready(Err(error)))
+}
+
+fn only_users() -> RemoteError {
+    RemoteError::of(
+        RemoteErrorKind::Refused,
+        code::UNKNOWN,
+        "the frontend is a Pitaya server, which only knows users",
+    )
 }
 
 /// Sends without waiting for what becomes of it.
@@ -60,10 +70,8 @@ pub(super) fn send_unconfirmed(
         return Ok(());
     }
     if is_shaddock(frontend) {
-        let subject = Subject::from(subject::multi_push(frontend));
-        for part in parts(delivery) {
-            core.link
-                .publish(subject.clone(), None, wire::encode(&part))?;
+        for part in parts(delivery, core.link.max_payload())? {
+            publish_part(core, frontend, &part)?;
         }
         return Ok(());
     }
@@ -71,119 +79,104 @@ pub(super) fn send_unconfirmed(
         Receivers::Uids(uids) => {
             send_plain(core, &frontend.server_type, delivery, uids, false).map(|_| ())
         }
-        _ => Err(RemoteError::of(
-            RemoteErrorKind::Refused,
-            code::UNKNOWN,
-            "the frontend is a Pitaya server, which only knows users",
-        )),
+        _ => Err(only_users()),
     }
 }
 
-/// Sends to users of a type by the subjects that all servers know.
+/// Sends to users of a type, wherever they are.
+///
+/// Each shaddock frontend gets it by its own subject, as everything that is sent to that frontend: messages of one sender come in their
+/// order only because there is one path. (The subjects of users, which Pitaya servers know, would be another one.) Where some frontends are
+/// Pitaya's they get one message for each user by those subjects, which ours pass over.
 pub(super) fn send_to_users(
     core: &Arc<Core>,
     frontend_type: &str,
     delivery: &Delivery,
     uids: &Arc<[Arc<str>]>,
 ) -> Delivering {
-    let frontends: Vec<_> = core
-        .frontends()
-        .into_iter()
-        .filter(|f| *f.server_type == *frontend_type)
-        .collect();
-    if frontends.iter().any(|f| !is_shaddock(f)) {
-        return send_mixed(core, frontend_type, &frontends, delivery, uids);
+    if let Err(error) = check(core, &delivery.route, &delivery.body) {
+        return fail(error);
     }
-    if frontends.len() <= uids.len() || core.config.lazy_user_subjects {
-        let sends: Vec<_> = frontends
-            .iter()
-            .map(|frontend| send(core, frontend, delivery))
-            .collect();
-        let uids = Arc::clone(uids);
-        return Box::pin(async move {
-            let answers = futures_util::future::try_join_all(sends).await?;
-            Ok(merge_same_receivers(answers, &uids))
-        });
-    }
-    // Few users and many frontends: NATS knows where they are, and those who have them answer.
-    let sent: Vec<_> = uids
+    let frontends = core.frontends();
+    let of_type = frontends
         .iter()
-        .map(|uid| {
-            let push = plain(delivery, uid, false);
-            let asked = if uid::is_uid(uid) {
-                let subject = Subject::from(subject::push(frontend_type, uid));
-                core.calls
-                    .ask(subject, push, core.config.request_timeout)
-                    .map(Some)
-            } else {
-                Ok(None)
-            };
-            (Arc::clone(uid), asked)
-        })
+        .filter(|frontend| *frontend.server_type == *frontend_type);
+    let (ours, others): (Vec<_>, Vec<_>) = of_type.partition(|frontend| is_shaddock(frontend));
+    let sends: Vec<_> = ours
+        .iter()
+        .map(|ours| (ours.id.clone(), send(core, ours, delivery)))
         .collect();
-    Box::pin(async move {
-        let mut delivered = Delivered::default();
-        for (uid, asked) in sent {
-            match asked? {
-                None => delivered.missing_uids.push(uid),
-                Some(asked) => match asked.answer().await {
-                    Some(Answer::NoResponder) => delivered.missing_uids.push(uid),
-                    Some(answer) => delivered.merge(from_wire(decode(answer.into_payload()?)?)),
-                    None => delivered.unconfirmed.push(uid),
-                },
-            }
-        }
-        Ok(delivered)
-    })
-}
-
-/// Where some frontends are Pitaya's: one message to each of ours, which say whom they reached, and one for each user to the others, which
-/// do not. Ours pass over the latter.
-fn send_mixed(
-    core: &Arc<Core>,
-    frontend_type: &str,
-    frontends: &[Arc<ServerInfo>],
-    delivery: &Delivery,
-    uids: &Arc<[Arc<str>]>,
-) -> Delivering {
-    let ours = frontends.iter().filter(|f| is_shaddock(f));
-    let sends: Vec<_> = ours.map(|ours| send(core, ours, delivery)).collect();
-    let plain = send_plain(core, frontend_type, delivery, uids, true);
+    let plain = if others.is_empty() {
+        Ok(Delivered::default())
+    } else {
+        send_plain(core, frontend_type, delivery, uids, true)
+    };
+    let others = others.first().map(|other| other.id.clone());
     let uids = Arc::clone(uids);
     Box::pin(async move {
-        let plain = plain?;
-        let answers = futures_util::future::try_join_all(sends).await?;
-        let mut delivered = merge_same_receivers(answers, &uids);
-        // Whom ours do not have may be at one of the others, unless his name is none.
-        let elsewhere = |uid: &Arc<str>| plain.unconfirmed.contains(uid);
-        let (unconfirmed, missing) = delivered.missing_uids.into_iter().partition(elsewhere);
-        delivered.unconfirmed = unconfirmed;
-        delivered.missing_uids = missing;
+        let (ids, answers): (Vec<_>, Vec<_>) = sends.into_iter().unzip();
+        let answers = futures_util::future::join_all(answers).await;
+        let mut delivered = merge_same_receivers(ids.into_iter().zip(answers).collect(), &uids);
+        match (plain, others) {
+            (Ok(plain), _) => {
+                // Whom ours do not have may be at one of the others, unless the uid is none.
+                let elsewhere = |uid: &Arc<str>| plain.unconfirmed.contains(uid);
+                let (unconfirmed, missing) =
+                    delivered.missing_uids.into_iter().partition(elsewhere);
+                delivered.unconfirmed = unconfirmed;
+                delivered.missing_uids = missing;
+            }
+            (Err(error), Some(frontend)) => delivered.failed.push(FailedDelivery {
+                frontend,
+                uids: std::mem::take(&mut delivered.missing_uids),
+                error,
+            }),
+            (Err(error), None) => return Err(error),
+        }
         Ok(delivered)
     })
 }
 
-/// All frontends were told of the same users; one is missing if he is missing everywhere.
-fn merge_same_receivers(answers: Vec<Delivered>, uids: &[Arc<str>]) -> Delivered {
-    let frontends = answers.len();
+/// All frontends were told of the same users; one is missing if no frontend has that user, and not known to be if one does not answer.
+fn merge_same_receivers(
+    answers: Vec<(ServerId, Result<Delivered, RemoteError>)>,
+    uids: &[Arc<str>],
+) -> Delivered {
+    let mut answered = 0;
     let mut merged = Delivered::default();
-    let mut missing: std::collections::HashMap<Arc<str>, usize> = std::collections::HashMap::new();
-    for answer in answers {
+    let mut missing: HashMap<Arc<str>, usize> = HashMap::new();
+    for (frontend, answer) in answers {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                merged.failed.push(FailedDelivery {
+                    frontend,
+                    uids: Vec::new(),
+                    error,
+                });
+                continue;
+            }
+        };
+        answered += 1;
         merged.queued += answer.queued;
         merged.refused = merged.refused.or(answer.refused);
-        for uid in answer
-            .missing_uids
-            .iter()
-            .collect::<std::collections::BTreeSet<_>>()
-        {
-            *missing.entry(Arc::clone(uid)).or_default() += 1;
+        merged.failed.extend(answer.failed);
+        for uid in answer.missing_uids.into_iter().collect::<BTreeSet<_>>() {
+            *missing.entry(uid).or_default() += 1;
         }
     }
-    merged.missing_uids = uids
+    let nowhere = uids
         .iter()
-        .filter(|uid| missing.get(*uid).copied().unwrap_or(0) == frontends)
+        .filter(|uid| missing.get(*uid).copied().unwrap_or(0) == answered)
         .cloned()
         .collect();
+    if merged.failed.is_empty() {
+        merged.missing_uids = nowhere;
+    } else {
+        for failed in &mut merged.failed {
+            failed.uids.clone_from(&nowhere);
+        }
+    }
     merged
 }
 
@@ -195,13 +188,15 @@ fn send_plain(
     uids: &[Arc<str>],
     not_for_shaddock: bool,
 ) -> Result<Delivered, RemoteError> {
+    check(core, &delivery.route, &delivery.body)?;
     let mut delivered = Delivered::default();
     for uid in uids {
         // Nobody else is connected to a Pitaya server.
         if uid::is_plain(uid) {
             let subject = Subject::from(subject::push(frontend_type, uid));
             let push = plain(delivery, uid, not_for_shaddock);
-            core.link.publish(subject, None, push)?;
+            core.link
+                .publish_for(core.config.request_timeout, subject, None, push)?;
             delivered.unconfirmed.push(Arc::clone(uid));
         } else {
             delivered.missing_uids.push(Arc::clone(uid));
@@ -219,8 +214,31 @@ fn plain(delivery: &Delivery, uid: &str, not_for_shaddock: bool) -> Bytes {
     })
 }
 
-/// The messages of one delivery: normally one.
-fn parts(delivery: &Delivery) -> Vec<MultiPush> {
+/// Whether a message can be sent to other servers at all.
+pub(super) fn check(core: &Core, route: &str, body: &[u8]) -> Result<(), RemoteError> {
+    room(route, body, core.link.max_payload()).map(|_| ())
+}
+
+/// How many bytes of receivers one message takes. An error if there is no room for any.
+fn room(route: &str, body: &[u8], max_payload: usize) -> Result<usize, RemoteError> {
+    let content = body.len() + route.len();
+    let left = max_payload.saturating_sub(content + OVERHEAD);
+    if left < MAX_UID {
+        let text = format!(
+            "the message has {content} bytes with its route, and NATS takes {}",
+            max_payload.saturating_sub(MAX_UID + OVERHEAD)
+        );
+        let kind = RemoteErrorKind::Refused;
+        return Err(RemoteError::of(kind, code::INTERNAL, text));
+    }
+    Ok(MESSAGE_SIZE
+        .saturating_sub(content)
+        .max(LEAST_ROOM)
+        .min(left))
+}
+
+/// The messages of one delivery: normally one. All of them are no longer than NATS takes.
+fn parts(delivery: &Delivery, max_payload: usize) -> Result<Vec<MultiPush>, RemoteError> {
     let part = |uids, sids, everybody: Everybody| MultiPush {
         route: delivery.route.to_string(),
         data: delivery.body.clone(),
@@ -228,10 +246,8 @@ fn parts(delivery: &Delivery) -> Vec<MultiPush> {
         sids,
         everybody: everybody as i32,
     };
-    let room = MESSAGE_SIZE
-        .saturating_sub(delivery.body.len())
-        .max(LEAST_ROOM);
-    match &delivery.to {
+    let room = room(&delivery.route, &delivery.body, max_payload)?;
+    Ok(match &delivery.to {
         Receivers::All { bound_only } => {
             let who = if *bound_only {
                 Everybody::Bound
@@ -244,11 +260,8 @@ fn parts(delivery: &Delivery) -> Vec<MultiPush> {
         Receivers::Sids(sids) => sids
             .chunks(room / 10)
             .map(|sids| {
-                part(
-                    Vec::new(),
-                    sids.iter().map(|sid| sid.get()).collect(),
-                    Everybody::No,
-                )
+                let sids = sids.iter().map(|sid| sid.get()).collect();
+                part(Vec::new(), sids, Everybody::No)
             })
             .collect(),
         Receivers::Uids(uids) => {
@@ -268,42 +281,77 @@ fn parts(delivery: &Delivery) -> Vec<MultiPush> {
             }
             chunks
         }
-    }
+    })
 }
 
-fn send_part(
-    core: &Arc<Core>,
-    frontend: &ServerInfo,
-    part: &MultiPush,
-) -> Result<Asked, RemoteError> {
+fn publish_part(core: &Core, frontend: &ServerInfo, part: &MultiPush) -> Result<(), RemoteError> {
     let subject = Subject::from(subject::multi_push(frontend));
-    core.calls
-        .ask(subject, wire::encode(part), core.config.request_timeout)
+    let life = core.config.request_timeout;
+    core.link
+        .publish_for(life, subject, None, wire::encode(part))
 }
 
-fn collect(
-    core: &Arc<Core>,
-    frontend: &ServerInfo,
-    sent: Vec<Result<Asked, RemoteError>>,
-) -> Delivering {
+/// Sends the parts of a delivery to a frontend, which answers each.
+fn send_parts(core: &Arc<Core>, frontend: &ServerInfo, parts: Vec<MultiPush>) -> Delivering {
+    let timeout = core.config.push_timeout();
     let limit = Limit {
-        timeout: core.config.request_timeout,
+        timeout,
         route: "shaddock.mpush".into(),
         caller: core.info.id.clone(),
         target: frontend.id.clone(),
     };
+    if core.members.is_suspect(frontend.id.as_str()) {
+        // It gets what it can get, in order, but nobody waits for it: it is asked by probes.
+        let sent = parts
+            .iter()
+            .try_for_each(|part| publish_part(core, frontend, part));
+        return fail(sent.err().unwrap_or_else(|| limit.error()));
+    }
+    let target = core.target(frontend);
+    let several = parts.len() > 1;
+    let sent: Vec<_> = parts
+        .into_iter()
+        .map(|part| {
+            let subject = Subject::from(subject::multi_push(frontend));
+            let asked = core
+                .calls
+                .ask(Some(&target), subject, wire::encode(&part), timeout);
+            (asked, if several { part.uids } else { Vec::new() })
+        })
+        .collect();
     let core = Arc::clone(core);
     Box::pin(async move {
         let mut delivered = Delivered::default();
-        for asked in sent {
-            let answer = asked?.answer().await.ok_or_else(|| limit.error())?;
-            if matches!(answer, Answer::NoResponder) {
-                core.not_there(&limit.target);
+        let all = sent.len();
+        for (asked, uids) in sent {
+            match part_answer(&core, asked, &limit).await {
+                Ok(answer) => delivered.merge(answer),
+                Err(error) => delivered.failed.push(FailedDelivery {
+                    frontend: limit.target.clone(),
+                    uids: uids.into_iter().map(Arc::from).collect(),
+                    error,
+                }),
             }
-            delivered.merge(from_wire(decode(answer.into_payload()?)?));
+        }
+        if delivered.failed.len() == all
+            && let Some(failed) = delivered.failed.pop()
+        {
+            return Err(failed.error);
         }
         Ok(delivered)
     })
+}
+
+async fn part_answer(
+    core: &Core,
+    asked: Result<Asked, RemoteError>,
+    limit: &Limit,
+) -> Result<Delivered, RemoteError> {
+    let answer = asked?.answer().await.ok_or_else(|| limit.error())?;
+    if matches!(answer, Answer::NoResponder) {
+        core.not_there(&limit.target);
+    }
+    Ok(from_wire(decode(answer.into_payload()?)?))
 }
 
 fn from_wire(answer: MultiPushAnswer) -> Delivered {
@@ -315,8 +363,8 @@ fn from_wire(answer: MultiPushAnswer) -> Delivered {
             .into_iter()
             .filter_map(RawSid::new)
             .collect(),
-        unconfirmed: Vec::new(),
         refused: (!answer.refused.is_empty()).then(|| answer.refused.into()),
+        ..Delivered::default()
     }
 }
 
@@ -418,10 +466,11 @@ fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
 }
 
 fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered) {
+    let life = core.config.request_timeout;
     if let Some(reply) = reply
-        && let Err(error) = core
-            .link
-            .publish(reply, None, wire::encode(&to_wire(delivered)))
+        && let Err(error) =
+            core.link
+                .publish_for(life, reply, None, wire::encode(&to_wire(delivered)))
     {
         tracing::debug!(%error, "the confirmation of a delivery was lost");
     }
@@ -439,45 +488,102 @@ mod tests {
         }
     }
 
+    /// What NATS takes unless it is told otherwise.
+    const MAX_PAYLOAD: usize = 1024 * 1024;
+
+    fn some_uids(n: usize) -> Arc<[Arc<str>]> {
+        (0..n).map(|i| Arc::from(format!("{i:0>100}"))).collect()
+    }
+
     #[test]
     fn a_thousand_users_are_one_message_and_a_million_bytes_are_more() {
         let uids: Arc<[Arc<str>]> = (0..1000).map(|i| Arc::from(format!("user-{i}"))).collect();
-        let one = parts(&delivery(100, Receivers::Uids(Arc::clone(&uids))));
+        let one = parts(
+            &delivery(100, Receivers::Uids(Arc::clone(&uids))),
+            MAX_PAYLOAD,
+        )
+        .unwrap();
         assert_eq!((one.len(), one[0].uids.len()), (1, 1000));
 
-        let long: Arc<[Arc<str>]> = (0..10_000)
-            .map(|i| Arc::from(format!("{i:0>100}")))
-            .collect();
-        let many = parts(&delivery(100, Receivers::Uids(long)));
+        let many = delivery(100, Receivers::Uids(some_uids(10_000)));
+        let many = parts(&many, MAX_PAYLOAD).unwrap();
         assert!(many.len() > 3);
         assert_eq!(many.iter().map(|p| p.uids.len()).sum::<usize>(), 10_000);
         for part in many {
             assert!(wire::encode(&part).len() <= MESSAGE_SIZE + 1024);
         }
-    }
-
-    #[test]
-    fn a_large_body_still_finds_its_receivers() {
-        let uids: Arc<[Arc<str>]> = [Arc::from("u")].into();
-        assert_eq!(
-            parts(&delivery(MESSAGE_SIZE * 2, Receivers::Uids(uids))).len(),
-            1
+        assert!(
+            parts(&delivery(1, Receivers::Uids([].into())), MAX_PAYLOAD)
+                .unwrap()
+                .is_empty()
         );
-        assert!(parts(&delivery(1, Receivers::Uids([].into()))).is_empty());
+    }
+
+    /// Whatever its length: either every part of a message fits, or none is sent.
+    #[test]
+    fn a_message_of_any_length_fits_in_all_its_parts_or_is_refused() {
+        let sids: Arc<[RawSid]> = (1..3000)
+            .filter_map(|n| RawSid::new(u64::MAX - n))
+            .collect();
+        for max in [4096, 65_536, MAX_PAYLOAD] {
+            let mut refused = 0;
+            for short_of in (0..2000).step_by(7).chain([max / 2, max / 4, max - 10]) {
+                for to in [
+                    Receivers::Uids(some_uids(500)),
+                    Receivers::Sids(Arc::clone(&sids)),
+                    Receivers::All { bound_only: true },
+                ] {
+                    match parts(&delivery(max.saturating_sub(short_of), to), max) {
+                        Ok(parts) => {
+                            for part in parts {
+                                assert!(wire::encode(&part).len() <= max, "{short_of} of {max}");
+                            }
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), RemoteErrorKind::Refused);
+                            assert!(short_of < 512, "{short_of}: {error}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+            assert!(refused > 0);
+        }
     }
 
     #[test]
-    fn one_who_is_somewhere_is_not_missing() {
+    fn one_who_is_somewhere_is_not_missing_and_the_silent_are_named() {
         let uid = |n: u8| -> Arc<str> { n.to_string().into() };
-        let here = |queued, missing: &[u8]| Delivered {
-            queued,
-            missing_uids: missing.iter().map(|n| uid(*n)).collect(),
-            ..Delivered::default()
+        let uids = |list: &[u8]| list.iter().map(|n| uid(*n)).collect::<Vec<_>>();
+        let from = |name: &str, queued, missing: &[u8]| {
+            let answer = Delivered {
+                queued,
+                missing_uids: uids(missing),
+                ..Delivered::default()
+            };
+            (ServerId::new(name).unwrap(), Ok(answer))
         };
-        let merged = merge_same_receivers(
-            vec![here(1, &[2, 3]), here(1, &[1, 3])],
-            &[uid(1), uid(2), uid(3)],
+        let two = || vec![from("a", 1, &[2, 3]), from("b", 1, &[1, 3])];
+        let all = uids(&[1, 2, 3]);
+        let merged = merge_same_receivers(two(), &all);
+        assert_eq!((merged.queued, merged.missing_uids), (2, uids(&[3])));
+
+        let error = RemoteError::no_server();
+        let silent = (ServerId::new("c").unwrap(), Err(error.clone()));
+        let mut three = two();
+        three.insert(1, silent);
+        let merged = merge_same_receivers(three, &all);
+        assert_eq!((merged.queued, merged.missing_uids), (2, uids(&[])));
+        let failed = FailedDelivery {
+            frontend: ServerId::new("c").unwrap(),
+            uids: uids(&[3]),
+            error,
+        };
+        assert_eq!(merged.failed, [failed], "perhaps the third user is there");
+        assert_eq!(
+            merge_same_receivers(Vec::new(), &all).missing_uids,
+            all,
+            "there is no frontend"
         );
-        assert_eq!(merged, here(2, &[3]));
     }
 }

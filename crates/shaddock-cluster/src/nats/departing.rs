@@ -266,6 +266,7 @@ impl Core {
         }
         // A new life of a server that was leaving.
         self.departing.lock().remove(&info.id);
+        self.forget(&info.id);
         self.tell(MemberChange::Joined(info));
     }
 

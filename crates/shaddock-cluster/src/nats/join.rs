@@ -13,7 +13,7 @@ use super::departing::{self, Departing};
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::users::{self, Users};
-use super::{NatsConfig, events, owners, serve, subject, wire};
+use super::{NatsConfig, events, health, owners, serve, subject, wire};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
 use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
@@ -73,6 +73,7 @@ pub(super) async fn join(
     tasks.spawn(waiting.carry_out(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
+    tasks.spawn(health::probe_suspects(Arc::clone(&core)));
     enter_list(&core, &mut tasks).await?;
     // There are no claims yet.
     let fence = core.lease.fence();
@@ -280,7 +281,7 @@ async fn start_number(
 }
 
 /// A call of a remote that no server has. Complete, because a Pitaya server ends when it gets a request without a message.
-fn are_you_there() -> bytes::Bytes {
+pub(super) fn are_you_there() -> bytes::Bytes {
     wire::encode(&wire::Request {
         r#type: wire::RpcType::User as i32,
         msg: Some(wire::Msg {

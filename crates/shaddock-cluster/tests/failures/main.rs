@@ -6,7 +6,9 @@ mod away;
 mod cut_off;
 mod deaths;
 mod leaving;
+mod overload;
 mod peers;
+mod silent;
 #[path = "../support/mod.rs"]
 mod support;
 mod twins;

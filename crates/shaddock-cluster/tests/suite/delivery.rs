@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::{Delivered, Receivers};
+use shaddock_cluster::{Context, Delivered, Receivers, SessionOp};
 
 use crate::World;
 use crate::support::node::{delivery, raw, uids};
@@ -12,6 +12,8 @@ for_both! {
     one_delivery_reaches_many_and_says_who_is_missing
     deliveries_keep_their_order
     a_frontend_says_what_it_cannot_write
+    one_sender_is_heard_in_order_whatever_the_call
+    every_session_of_a_user_is_counted
 }
 
 /// Who is there and does not get it is not missing.
@@ -150,4 +152,83 @@ async fn deliveries_keep_their_order(world: World) {
             .enumerate()
             .all(|(n, body)| *body == n.to_string())
     );
+}
+
+/// Every way to a session, one after the other, and two frontends, so that more than one server may have the user.
+async fn one_sender_is_heard_in_order_whatever_the_call(world: World) {
+    let (front, back) = world.pair().await;
+    let other = world.join("front-2", "connector").await;
+    back.sees("front-2").await;
+    for (server, sid, uid) in [(&front, 1, "u"), (&other, 2, "v")] {
+        server.open(sid);
+        server.bind(sid, uid).await.unwrap();
+    }
+    let (id, to_v) = (front.id(), uids(&["v", "u"]));
+    let mut waiting = Vec::new();
+    for n in 0..3000 {
+        let body = n.to_string();
+        let deliver = |to| back.member.deliver(&id, delivery(&body, to));
+        let everybody = Receivers::All {
+            bound_only: n % 2 == 0,
+        };
+        match n % 7 {
+            0 => waiting.push(back.member.deliver_to_users(
+                "connector",
+                "onChat".into(),
+                body.into(),
+                [Arc::from("u")].into(),
+            )),
+            1 => waiting.push(deliver(uids(&["u"]))),
+            2 => waiting.push(deliver(Receivers::Sids([raw(1)].into()))),
+            3 => back
+                .member
+                .deliver_unconfirmed(&id, delivery(&body, uids(&["u"])))
+                .unwrap(),
+            4 => waiting.push(deliver(everybody)),
+            5 => waiting.push(deliver(to_v.clone())),
+            _ => {
+                waiting.push(back.member.deliver_to_users(
+                    "connector",
+                    "onChat".into(),
+                    body.into(),
+                    [Arc::from("v"), Arc::from("u"), Arc::from("nobody")].into(),
+                ));
+            }
+        }
+    }
+    // Sent last, so it must not come before anything else.
+    let kick = SessionOp::Kick {
+        sid: raw(1),
+        uid: None,
+        reason: Some("done".into()),
+    };
+    let kick = back.member.session_op(&id, kick, Context::new());
+    futures_util::future::try_join_all(waiting).await.unwrap();
+    kick.await.unwrap();
+    let got = front.got(1);
+    let in_order = (0..)
+        .zip(&got)
+        .take_while(|(n, body)| n.to_string() == **body);
+    assert_eq!((in_order.count(), got.len()), (3000, 3000));
+}
+
+async fn every_session_of_a_user_is_counted(world: World) {
+    let (front, back) = world.pair().await;
+    let other = world.join("front-2", "connector").await;
+    back.sees("front-2").await;
+    for (server, sid) in [(&front, 1), (&front, 2), (&other, 3)] {
+        server.open(sid);
+        server.bind(sid, "u").await.unwrap();
+    }
+    let delivered = back
+        .member
+        .deliver_to_users(
+            "connector",
+            "onChat".into(),
+            "x".into(),
+            [Arc::from("u")].into(),
+        )
+        .await
+        .unwrap();
+    assert_eq!((delivered.queued, delivered.missing_uids.len()), (3, 0));
 }

@@ -58,7 +58,7 @@ pub struct Delivered {
     pub missing: Vec<Uid>,
     /// Users to whom it was sent through a Pitaya frontend, which does not say whether they are there.
     pub unconfirmed: Vec<Uid>,
-    /// Frontends that could not be reached, and who was meant there.
+    /// Frontends that could not be reached or did not answer in time, and who was meant there.
     pub failed: Vec<FailedFrontend>,
 }
 
@@ -89,7 +89,24 @@ impl Delivered {
         self.queued += other.queued;
         self.missing.extend(uids(other.missing_uids));
         self.unconfirmed.extend(uids(other.unconfirmed));
+        let failed = other.failed.into_iter().filter_map(|failed| {
+            Some(FailedFrontend {
+                frontend: FrontendId::new(failed.frontend.as_str()).ok()?,
+                uids: uids(failed.uids).collect(),
+                error: failed.error,
+            })
+        });
+        self.failed.extend(failed);
         other.refused
+    }
+
+    /// An error if there are frontends and nobody at any of them can have it.
+    fn unless_nobody(self) -> Result<Self, PushError> {
+        let nobody = self.queued == 0 && self.missing.is_empty() && self.unconfirmed.is_empty();
+        if nobody && !self.failed.is_empty() {
+            return Err(PushError::NobodyReached(self));
+        }
+        Ok(self)
     }
 }
 
@@ -278,6 +295,12 @@ impl AppHandle {
             Ok(membership) => membership,
             Err(error) => return Push::failed(error.into()),
         };
+        // Either it can be sent to all, or nobody gets it.
+        if !plan.groups().iter().all(|group| own(&group.frontend))
+            && let Err(error) = membership.check_delivery(&message.route, &message.body)
+        {
+            return Push::failed(error.into());
+        }
         let sent = plan.groups().iter().map(|group| {
             let uids: Arc<[Arc<str>]> = group
                 .uids
@@ -354,7 +377,10 @@ impl AppHandle {
             Ok(answer) => Push(State::Waiting(Box::pin(async move {
                 let mut delivered = Delivered::default();
                 let refused = delivered.add(answer.await?);
-                outcome(delivered, refused)
+                match refused {
+                    None => delivered.unless_nobody(),
+                    refused => outcome(delivered, refused),
+                }
             }))),
             Err(error) => Push::failed(error),
         }
@@ -373,7 +399,16 @@ impl AppHandle {
             Ok(both) => both,
             Err(error) => return Push::failed(error),
         };
-        let servers = membership.members().servers_of(frontend_type);
+        // A frontend that drains has left the list and still has clients.
+        let mut servers = membership.departing();
+        servers.extend(
+            membership
+                .members()
+                .servers_of(frontend_type)
+                .iter()
+                .cloned(),
+        );
+        servers.retain(|server| *server.server_type == *frontend_type);
         let filtered = options
             .filter
             .as_ref()
@@ -394,11 +429,8 @@ impl AppHandle {
                             name: BROADCAST.into(),
                             argument: broadcast.to_json(),
                         };
-                        let asked = membership.session_op(
-                            &server.id,
-                            op,
-                            received::for_call(self.config().rpc_timeout),
-                        );
+                        let wait = self.config().rpc_timeout.min(membership.push_timeout());
+                        let asked = membership.session_op(&server.id, op, received::for_call(wait));
                         Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
                     }
                 };

@@ -146,6 +146,9 @@ impl Config {
         config.ignored_types.clone_from(&cluster.ignored_types);
         config.shutdown_delay = cluster.shutdown_delay.0;
         config.request_timeout = cluster.request_timeout.0;
+        config.push_timeout = cluster.push_timeout.0;
+        config.suspect_after = cluster.suspect_after;
+        config.probe_interval = cluster.probe_interval.0;
         config.calls_per_pitaya_server = cluster.calls_per_pitaya_server;
         config.calls_per_server = cluster.calls_per_server;
         config.waiting_calls_per_server = cluster.waiting_calls_per_server;

@@ -302,6 +302,14 @@ section! {
         /// How long this server waits for the answer to a forwarded request, unless a filter set another time for it. The time
         /// travels with the request. Also for pushes and other operations between servers, which have no time of their own.
         restart request_timeout: Time = Time::secs(5), check within(Time::millis(10), Time::secs(600));
+        /// How long a push to another frontend waits for its answer; at most half of `request_timeout`. Who has not answered is named in
+        /// what the push returns.
+        restart push_timeout: Time = Time::secs(2), check within(Time::millis(5), Time::secs(300));
+        /// After so many time-outs in a row a server is suspected: others of its type get the messages, and pushes to it are not waited
+        /// for, until it answers again. 0: never.
+        restart suspect_after: u32 = 3, check within(0, 1000);
+        /// Time until a suspected server is asked whether it answers. Doubles each time that it does not, up to 30 s.
+        restart probe_interval: Time = Time::secs(1), check within(Time::millis(10), Time::secs(30));
         /// How long a bind may take to settle who owns the user, with `session.single_session`.
         restart takeover_timeout: Time = Time::secs(10), check within(Time::millis(100), Time::secs(600));
         /// Calls in flight to one Pitaya server, which drops what exceeds 105. Above it calls wait.

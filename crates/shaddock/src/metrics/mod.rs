@@ -14,6 +14,7 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Registry,
 };
+use shaddock_cluster::Status;
 use shaddock_core::{SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
@@ -103,6 +104,7 @@ impl Collector for Snapshot {
         page.sessions(&seen)?;
         page.listeners(&seen)?;
         page.work(&seen)?;
+        page.cluster(&seen)?;
         page.latencies(&seen)
     }
 }
@@ -333,6 +335,44 @@ impl Page<'_, '_> {
             "lost_events",
             "Events of sessions thrown away because listeners did not keep up",
             each(|app| app.stats().lost_events.get()),
+        )
+    }
+
+    /// What a server has with the others.
+    fn cluster(&mut self, seen: &[Seen]) -> fmt::Result {
+        let statuses: Vec<_> = seen
+            .iter()
+            .filter_map(|one| Some((one.labels().to_vec(), one.app.membership().ok()?.status())))
+            .collect();
+        let each = |read: fn(&Status) -> u64| {
+            statuses
+                .iter()
+                .map(move |(labels, status)| (labels.clone(), read(status)))
+        };
+        self.gauges(
+            "cluster_calls",
+            "Calls of other servers that wait for an answer",
+            each(|status| status.pending_calls as u64),
+        )?;
+        self.gauges(
+            "cluster_serving",
+            "Requests of other servers at work",
+            each(|status| status.serving as u64),
+        )?;
+        self.counters(
+            "cluster_refused",
+            "Requests of other servers refused because too many were at work",
+            each(|status| status.refused_busy),
+        )?;
+        self.gauges(
+            "cluster_suspects",
+            "Servers that do not answer this one",
+            each(|status| status.suspects as u64),
+        )?;
+        self.counters(
+            "cluster_suspected",
+            "How often a server was suspected",
+            each(|status| status.suspected),
         )
     }
 

@@ -40,6 +40,9 @@ pub(crate) struct Report {
     pub(crate) shared_with: Vec<String>,
     /// Servers that have left the list and still serve, as far as this one knows. Who has just joined does not.
     pub(crate) departing: Vec<Departing>,
+    /// Servers that do not answer this one.
+    #[serde(default)]
+    pub(crate) suspects: Vec<String>,
 }
 
 /// A server that is not in the list any more.

@@ -1,11 +1,27 @@
 //! What is shown of a server.
 
+use std::collections::BTreeMap;
+
 use shaddock_cluster::ServerInfo;
 
 use super::{
     ask::Report,
     types::{ServerState, ServerStatus, Unanswered, WhyUnanswered},
 };
+
+/// Who suspects whom, from what all servers said.
+pub(crate) fn suspicions<'a>(
+    said: impl Iterator<Item = (&'a ServerInfo, &'a Report)>,
+) -> BTreeMap<String, Vec<String>> {
+    let mut suspected: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (info, report) in said {
+        for suspect in &report.suspects {
+            let by = suspected.entry(suspect.clone()).or_default();
+            by.push(info.id.to_string());
+        }
+    }
+    suspected
+}
 
 /// A server in the list, and what it said.
 pub(crate) fn status(
@@ -33,6 +49,7 @@ pub(crate) fn status(
         addresses: Vec::new(),
         process_shared_with: Vec::new(),
         metadata: info.metadata.clone(),
+        suspected_by: Vec::new(),
         unanswered: None,
     };
     match said {

@@ -158,6 +158,7 @@ impl AppHandle {
             addresses: self.local_addrs(),
             shared_with: self.neighbours(operations.as_ref()),
             departing: self.departing(),
+            suspects: self.suspects(),
         }
     }
 
@@ -175,6 +176,19 @@ impl AppHandle {
         let apps = operations.map_or_else(Vec::new, Operations::apps);
         let others = apps.iter().filter(|app| app.id() != self.id());
         others.map(|app| app.id().to_owned()).collect()
+    }
+
+    fn suspects(&self) -> Vec<String> {
+        let suspects = self
+            .membership()
+            .map(|membership| membership.members().suspects());
+        let mut ids: Vec<_> = suspects
+            .unwrap_or_default()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        ids.sort();
+        ids
     }
 
     fn departing(&self) -> Vec<Departing> {

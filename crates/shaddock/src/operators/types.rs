@@ -52,6 +52,9 @@ pub struct ServerStatus {
     pub process_shared_with: Vec<String>,
     /// What it told the cluster about itself.
     pub metadata: BTreeMap<String, String>,
+    /// Servers that it did not answer lately, so that they choose others and do not wait for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suspected_by: Vec<String>,
     /// Why it did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered: Option<Unanswered>,

@@ -158,11 +158,18 @@ impl ClusterView {
     pub async fn servers(&self) -> ServerOverview {
         let targets = self.targets();
         let said = self.ask::<Report>(&targets, &Ask::Report).await;
-        let servers = targets.iter().zip(said);
+        let answered = targets
+            .iter()
+            .zip(&said)
+            .filter_map(|(target, said)| Some((&*target.info, said.as_ref().ok()?)));
+        let mut suspicions = report::suspicions(answered);
+        let servers = targets.iter().zip(said).filter_map(|(target, said)| {
+            let mut status = status(target, said)?;
+            status.suspected_by = suspicions.remove(&status.id).unwrap_or_default();
+            Some(status)
+        });
         ServerOverview {
-            servers: servers
-                .filter_map(|(target, said)| status(target, said))
-                .collect(),
+            servers: servers.collect(),
         }
     }
 

@@ -1,0 +1,300 @@
+//! Which servers are suspected not to answer: decided from answers and time-outs alone. No IO and no clock, time is an argument.
+//!
+//! A server is suspected after a number of time-outs in a row, or at once when NATS says that nobody listens there. A suspect is avoided by
+//! routing, and pushes to it are not waited for; it is asked again and again (a probe) until it answers. A server that came back by a
+//! probe is on probation: its next time-out makes it a suspect again, and the time until the next probe doubles, so that a server that
+//! answers probes and nothing else costs less and less. The first answer to anything but a probe ends the probation.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::ServerId;
+
+/// The longest time between two probes of one suspect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// When a server is suspected, and how often a suspect is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Time-outs in a row. 0: servers are never suspected for time-outs.
+    pub(super) timeouts: u32,
+    /// Time until the first probe.
+    pub(super) pause: Duration,
+}
+
+/// What is remembered of the servers that did not answer. Those that do have no entry.
+#[derive(Debug)]
+pub(super) struct Detector {
+    rules: Rules,
+    servers: HashMap<ServerId, Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    state: State,
+    /// Time until the next probe, should the server be suspected.
+    pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It did not answer so many calls in a row.
+    Late(u32),
+    Suspect {
+        next_probe: Duration,
+    },
+    /// A probe is under way.
+    Asked,
+    Probation,
+}
+
+/// What changed for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Suspected,
+    Cleared,
+}
+
+impl Detector {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            servers: HashMap::new(),
+        }
+    }
+
+    /// A call was not answered in time.
+    pub(super) fn timed_out(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
+        let allowed = self.rules.timeouts;
+        if allowed == 0 {
+            return None;
+        }
+        let record = self.record(server);
+        match record.state {
+            State::Late(before) if before + 1 < allowed => {
+                record.state = State::Late(before + 1);
+                None
+            }
+            State::Late(_) | State::Probation => Some(self.suspect(server, now)),
+            State::Suspect { .. } | State::Asked => None,
+        }
+    }
+
+    /// NATS says that nobody listens there.
+    pub(super) fn nobody_there(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
+        let state = self.servers.get(server).map(|record| record.state);
+        if matches!(state, Some(State::Suspect { .. } | State::Asked)) {
+            return None;
+        }
+        Some(self.suspect(server, now))
+    }
+
+    /// It answered a call.
+    pub(super) fn answered(&mut self, server: &ServerId) -> Option<Verdict> {
+        let record = self.servers.remove(server)?;
+        matches!(record.state, State::Suspect { .. } | State::Asked).then_some(Verdict::Cleared)
+    }
+
+    /// The suspects to be asked now. Each is named once; then [`probed`](Self::probed) must say how that ended.
+    pub(super) fn due(&mut self, now: Duration) -> Vec<ServerId> {
+        let mut due = Vec::new();
+        for (id, record) in &mut self.servers {
+            if matches!(record.state, State::Suspect { next_probe } if next_probe <= now) {
+                record.state = State::Asked;
+                due.push(id.clone());
+            }
+        }
+        due
+    }
+
+    /// When the next suspect is to be asked.
+    pub(super) fn next_probe(&self) -> Option<Duration> {
+        let times = self
+            .servers
+            .values()
+            .filter_map(|record| match record.state {
+                State::Suspect { next_probe } => Some(next_probe),
+                _ => None,
+            });
+        times.min()
+    }
+
+    /// A probe was answered, or was not.
+    pub(super) fn probed(
+        &mut self,
+        server: &ServerId,
+        answered: bool,
+        now: Duration,
+    ) -> Option<Verdict> {
+        // A call may have been answered meanwhile, or the server may be gone.
+        let record = self.servers.get_mut(server)?;
+        if record.state != State::Asked {
+            return None;
+        }
+        if answered {
+            record.state = State::Probation;
+            return Some(Verdict::Cleared);
+        }
+        self.suspect(server, now);
+        None
+    }
+
+    /// The server is gone, or another one has its id.
+    pub(super) fn forget(&mut self, server: &ServerId) -> Option<Verdict> {
+        self.answered(server)
+    }
+
+    fn record(&mut self, server: &ServerId) -> &mut Record {
+        let pause = self.rules.pause;
+        self.servers.entry(server.clone()).or_insert(Record {
+            state: State::Late(0),
+            pause,
+        })
+    }
+
+    fn suspect(&mut self, server: &ServerId, now: Duration) -> Verdict {
+        let record = self.record(server);
+        record.state = State::Suspect {
+            next_probe: now + record.pause,
+        };
+        record.pause = (record.pause * 2).min(LONGEST_PAUSE);
+        Verdict::Suspected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn detector(timeouts: u32) -> Detector {
+        Detector::new(Rules {
+            timeouts,
+            pause: at(1),
+        })
+    }
+
+    fn id(name: &str) -> ServerId {
+        ServerId::new(name).unwrap()
+    }
+
+    /// Each step is what happens and at which second; `!` behind it: now the server is suspected, `+`: not any more. `asked` and `quiet` say
+    /// whether a probe is due.
+    const STORIES: [(&str, &str); 8] = [
+        ("three in a row", "late@0 late@0 late@0! late@0"),
+        ("an answer between", "late@0 late@0 answer@0 late@0 late@0"),
+        ("nobody listens", "nobody@0! nobody@0 quiet@0 asked@1"),
+        (
+            "asked once at a time",
+            "nobody@0! asked@1 quiet@9 answers@9+ quiet@99",
+        ),
+        (
+            "asked less and less often",
+            "nobody@0! asked@1 silent@1 quiet@2 asked@3 silent@3 quiet@6 asked@7",
+        ),
+        (
+            "on probation one is enough",
+            "nobody@0! asked@1 answers@1+ late@5! quiet@6 asked@7",
+        ),
+        (
+            "an answer ends it",
+            "nobody@0! asked@1 answers@1+ answer@1 late@5",
+        ),
+        (
+            "late, and a new life",
+            "nobody@0! answer@0+ nobody@0! forget@0+",
+        ),
+    ];
+
+    #[test]
+    fn stories() {
+        for (story, steps) in STORIES {
+            let (mut detector, server) = (detector(3), id("a"));
+            for step in steps.split(' ') {
+                let (what, when) = step.split_once('@').unwrap();
+                let now = at(when.trim_end_matches(['!', '+']).parse().unwrap());
+                let said = match what {
+                    "late" => detector.timed_out(&server, now),
+                    "nobody" => detector.nobody_there(&server, now),
+                    "answer" => detector.answered(&server),
+                    "answers" => detector.probed(&server, true, now),
+                    "silent" => detector.probed(&server, false, now),
+                    "forget" => detector.forget(&server),
+                    "asked" | "quiet" => {
+                        let due = detector.due(now).len();
+                        assert_eq!(due, usize::from(what == "asked"), "{story}: {step}");
+                        None
+                    }
+                    other => panic!("{other}"),
+                };
+                let expected = match when.chars().last() {
+                    Some('!') => Some(Verdict::Suspected),
+                    Some('+') => Some(Verdict::Cleared),
+                    _ => None,
+                };
+                assert_eq!(said, expected, "{story}: {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_number_nobody_is_suspected_for_time_outs() {
+        let (mut detector, server) = (detector(0), id("a"));
+        assert!((0..100).all(|n| detector.timed_out(&server, at(n)).is_none()));
+        assert!(detector.servers.is_empty());
+    }
+
+    /// Whatever happens: the verdicts of one server alternate, a suspect has exactly one probe before it or under way, and one that answers
+    /// everything is forgotten.
+    #[test]
+    fn any_order_of_events() {
+        let hasher = std::hash::RandomState::new();
+        let mut random = (0_u64..).map(|n| std::hash::BuildHasher::hash_one(&hasher, n));
+        for _ in 0..2000 {
+            let (mut detector, server) = (
+                detector(1 + u32::try_from(random.next().unwrap() % 4).unwrap()),
+                id("a"),
+            );
+            let (mut suspected, mut asked, mut now, mut in_a_row) = (false, false, 0, 0);
+            for _ in 0..60 {
+                now += random.next().unwrap() % 3;
+                let said = match random.next().unwrap() % 6 {
+                    0 | 1 => {
+                        in_a_row += 1;
+                        detector.timed_out(&server, at(now))
+                    }
+                    2 => detector.nobody_there(&server, at(now)),
+                    3 => {
+                        (asked, in_a_row) = (false, 0);
+                        detector.answered(&server)
+                    }
+                    4 => {
+                        let due = detector.due(at(now));
+                        assert!(due.is_empty() || suspected && !asked);
+                        asked |= !due.is_empty();
+                        None
+                    }
+                    _ => {
+                        let answered = random.next().unwrap() % 2 == 0;
+                        let said = detector.probed(&server, answered, at(now));
+                        assert!(said.is_none() || asked && answered);
+                        asked = false;
+                        said
+                    }
+                };
+                match said {
+                    Some(Verdict::Suspected) => assert!(!std::mem::replace(&mut suspected, true)),
+                    Some(Verdict::Cleared) => assert!(std::mem::replace(&mut suspected, false)),
+                    None => {}
+                }
+                assert_eq!(detector.next_probe().is_some(), suspected && !asked);
+                assert!(suspected || in_a_row == 0 || !detector.servers.is_empty());
+            }
+            detector.answered(&server);
+            assert!(detector.servers.is_empty());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the [detector](super::detector) decides, told to those who choose servers; and the probes that it asks for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Notify;
+
+use super::calls::Target;
+use super::core::{Core, is_shaddock};
+use super::detector::{Detector, Rules, Verdict};
+use super::ops;
+use crate::{Members, ServerId};
+
+/// The longest time that nobody looks whether a suspect is to be asked.
+const LONGEST_LOOK: Duration = Duration::from_secs(3600);
+
+/// Who answers, as far as this server has seen.
+pub(super) struct Health {
+    detector: Mutex<Detector>,
+    members: Members,
+    /// Times of the detector count from here.
+    began: Instant,
+    /// There is a new suspect.
+    changed: Notify,
+    /// How often a server was suspected.
+    suspected: AtomicU64,
+}
+
+impl Health {
+    pub(super) fn new(members: Members, rules: Rules) -> Self {
+        Self {
+            detector: Mutex::new(Detector::new(rules)),
+            members,
+            began: Instant::now(),
+            changed: Notify::new(),
+            suspected: AtomicU64::new(0),
+        }
+    }
+
+    fn detector(&self) -> MutexGuard<'_, Detector> {
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a server was suspected since the start.
+    pub(super) fn suspected(&self) -> u64 {
+        self.suspected.load(Ordering::Relaxed)
+    }
+
+    /// A call was not answered, although it had the time that servers have.
+    pub(super) fn timed_out(&self, target: &Target) {
+        target.in_doubt.store(true, Ordering::Relaxed);
+        let now = self.began.elapsed();
+        self.decide(&target.info.id, |detector, id| detector.timed_out(id, now));
+    }
+
+    /// NATS says that nobody listens there.
+    pub(super) fn nobody_there(&self, target: &Target) {
+        target.in_doubt.store(true, Ordering::Relaxed);
+        let now = self.began.elapsed();
+        self.decide(&target.info.id, |detector, id| {
+            detector.nobody_there(id, now)
+        });
+    }
+
+    /// A call was answered. Costs one look at a flag unless the server failed to answer before.
+    pub(super) fn answered(&self, target: &Target) {
+        if target.in_doubt.load(Ordering::Relaxed) && target.in_doubt.swap(false, Ordering::Relaxed)
+        {
+            self.decide(&target.info.id, Detector::answered);
+        }
+    }
+
+    pub(super) fn forget(&self, server: &ServerId) {
+        self.decide(server, Detector::forget);
+    }
+
+    fn decide(
+        &self,
+        server: &ServerId,
+        ask: impl FnOnce(&mut Detector, &ServerId) -> Option<Verdict>,
+    ) {
+        // Told under the lock, so that two verdicts on one server are told in their order.
+        let mut detector = self.detector();
+        let verdict = ask(&mut detector, server);
+        if let Some(verdict) = verdict {
+            self.tell(server, verdict);
+        }
+    }
+
+    fn tell(&self, server: &ServerId, verdict: Verdict) {
+        let suspected = verdict == Verdict::Suspected;
+        self.members.suspect(server, suspected);
+        if suspected {
+            tracing::warn!(%server, "a server does not answer: it is avoided until it does");
+            self.suspected.fetch_add(1, Ordering::Relaxed);
+            self.changed.notify_one();
+        } else {
+            tracing::info!(%server, "a suspected server answers again");
+        }
+    }
+}
+
+/// Asks suspects whether they answer again, for ever. Each is asked once at a time.
+pub(super) async fn probe_suspects(core: Arc<Core>) {
+    let health = Arc::clone(&core.health);
+    let mut asked = FuturesUnordered::new();
+    loop {
+        let next = {
+            let mut detector = health.detector();
+            let now = health.began.elapsed();
+            for server in detector.due(now) {
+                asked.push(probe(&core, server));
+            }
+            detector
+                .next_probe()
+                .map_or(LONGEST_LOOK, |next| next.saturating_sub(now))
+        };
+        tokio::select! {
+            () = tokio::time::sleep(next) => {}
+            () = health.changed.notified() => {}
+            Some((server, answered)) = asked.next(), if !asked.is_empty() => {
+                let now = health.began.elapsed();
+                health.decide(&server, |detector, id| detector.probed(id, answered, now));
+            }
+        }
+    }
+}
+
+async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, bool) {
+    let Ok(info) = core.frontend(&server) else {
+        return (server, false);
+    };
+    let wait = core.config.push_timeout();
+    let answered = if is_shaddock(&info) {
+        ops::probe(core, &info, wait).await
+    } else {
+        // A call of a remote that it does not have: it says so.
+        let subject = Subject::from(super::subject::server(&info.server_type, info.id.as_str()));
+        match core
+            .calls
+            .ask(None, subject, super::join::are_you_there(), wait)
+        {
+            Ok(asked) => asked.has_answer().await,
+            Err(_) => false,
+        }
+    };
+    (server, answered)
+}
