@@ -59,9 +59,16 @@ async fn the_contract_of_the_chat_sample() {
         .request("chat.chatHandler.send", &message)
         .await
         .unwrap();
+    // As long as a package takes.
+    let long = "字".repeat(20_000);
+    let message = json!({ "rid": "lobby", "content": long, "from": "bob", "target": "*" });
+    let _: Value = bob
+        .request("chat.chatHandler.send", &message)
+        .await
+        .unwrap();
     drop(bob);
     let mut told = Vec::new();
-    while told.len() < 3 {
+    while told.len() < 4 {
         let push = tokio::time::timeout(Duration::from_secs(5), heard.recv());
         let push = push.await.unwrap().unwrap();
         told.push((push.route().to_owned(), push.json::<Value>().unwrap()));
@@ -71,6 +78,10 @@ async fn the_contract_of_the_chat_sample() {
         (
             "onChat",
             json!({ "msg": "hi", "from": "bob", "target": "*" }),
+        ),
+        (
+            "onChat",
+            json!({ "msg": long, "from": "bob", "target": "*" }),
         ),
         ("onLeave", json!({ "user": "bob" })),
     ];

@@ -56,7 +56,8 @@ pub struct CodecConfig {
     pub heartbeat_timeout: Option<Duration>,
     /// Codes for routes. `None`: the server neither announces nor understands codes.
     pub dictionary: Option<Arc<Dictionary>>,
-    /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON.
+    /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON. A client that does no protobuf may send JSON for any route: a body that
+    /// begins with `{` or `[` cannot be protobuf.
     pub protos: Option<Arc<Protos>>,
     /// Whether requests and notifies of Pomelo clients must be signed, and with what. Default `None`: they need not be. Pitaya
     /// clients cannot sign; refuse their dialect where that matters.

@@ -297,11 +297,31 @@ fn protobuf_bodies() {
     let mut link = working(config());
     let read = message(link.feed(&request(5, "a.b.c", b"\x08\x07\x12\x01x")));
     assert_eq!(&read.body[..], br#"{"id":7,"name":"x"}"#);
-    for body in [&b"\x08"[..], b"\x78\x01", b"\x12\x09x", b"{\"id\":1}"] {
+    for body in [&b"\x08"[..], b"\x78\x01", b"\x12\x09x", b"\x7a\x01"] {
         assert_refused(
             link.feed(&request(5, "a.b.c", body)),
             5,
             RefuseReason::BadProtobuf,
+        );
+    }
+    // Clients that do no protobuf send JSON whatever the schema says.
+    for (sent, read) in [
+        (&b"{\"id\":1}"[..], &b"{\"id\":1}"[..]),
+        (b"{}", b"{}"),
+        (b"[1,\"x\"]", b"[1,\"x\"]"),
+        (
+            "{\"name\":\"\u{1f600}\"}".as_bytes(),
+            "{\"name\":\"\u{1f600}\"}".as_bytes(),
+        ),
+    ] {
+        let body = message(link.feed(&request(5, "a.b.c", sent))).body;
+        assert_eq!(&body[..], read);
+    }
+    for body in [&b"{\"id\":"[..], b"{", b"[", b"{\"id\":1}x"] {
+        assert_refused(
+            link.feed(&request(5, "a.b.c", body)),
+            5,
+            RefuseReason::BadJson,
         );
     }
     let other = message(link.feed(&request(6, "a.b.d", b"{\"id\":1}")));

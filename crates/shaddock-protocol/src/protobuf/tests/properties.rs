@@ -173,6 +173,8 @@ proptest! {
         let schema = schema(&json!({"t": file}));
         let source = javascript_text(&object);
         let bytes = schema.encode("t", source.as_bytes()).unwrap();
+        // What tells it from JSON.
+        prop_assert!(!matches!(bytes.first(), Some(b'{' | b'[')), "{}", source);
         prop_assert_eq!(&schema.encode_value("t", &object).unwrap(), &bytes);
         prop_assert_eq!(&schema.decode_both("t", &bytes).unwrap(), &source);
         let parsed = Schema::from_parsed(schema.json()).unwrap();
@@ -250,5 +252,39 @@ fn without_empty_lists(value: Value) -> Value {
             .collect(),
         Value::Array(elements) => elements.into_iter().map(without_empty_lists).collect(),
         other => other,
+    }
+}
+
+/// Every kind of field with every number that a key of one or two bytes holds.
+#[test]
+fn no_encoding_begins_as_json_does() {
+    for tag in (1..200).chain([2047, 2048, 1 << 20]) {
+        let mut kinds: Vec<(String, Value)> = Vec::new();
+        for (type_name, value) in [
+            ("uInt32", json!(1)),
+            ("int32", json!(-1)),
+            ("sInt64", json!(-1)),
+            ("bool", json!(true)),
+            ("float", json!(1.5)),
+            ("double", json!(1.5)),
+            ("string", json!("{")),
+            ("M", json!({"a": 1})),
+        ] {
+            kinds.push((format!("optional {type_name} x"), value.clone()));
+            kinds.push((format!("repeated {type_name} x"), json!([value])));
+        }
+        kinds.push(("map KV x".to_owned(), json!({"1": "["})));
+        for (field, value) in kinds {
+            let schema = schema(&json!({
+                "message M": {"optional uInt32 a": 1},
+                "message KV": {"required sInt32 key": 1, "optional string value": 2},
+                "t": {field.clone(): tag},
+            }));
+            let bytes = schema.encode_value("t", &json!({"x": value})).unwrap();
+            assert!(
+                !matches!(bytes.first(), None | Some(b'{' | b'[')),
+                "{field} = {tag}"
+            );
+        }
     }
 }
