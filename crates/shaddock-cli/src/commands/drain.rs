@@ -37,11 +37,7 @@ pub(crate) struct DrainArgs {
 }
 
 pub(crate) fn run(args: &DrainArgs) -> Outcome {
-    operator::run(&args.target, async |operator| {
-        let outcome = drain(args, &operator).await;
-        operator.close().await;
-        outcome
-    })
+    operator::run(&args.target, async |operator| drain(args, operator).await)
 }
 
 async fn drain(args: &DrainArgs, operator: &Operator) -> Outcome {

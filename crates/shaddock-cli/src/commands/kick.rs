@@ -38,9 +38,7 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
     request.address = args.address;
     request.reason = args.reason;
     operator::run(&args.target, async |operator| {
-        let outcome = operator.kick(&request).await;
-        operator.close().await;
-        let outcome = outcome?;
+        let outcome = operator.kick(&request).await?;
         if args.target.json {
             print_json(&outcome)?;
         } else {

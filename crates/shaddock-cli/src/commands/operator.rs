@@ -1,6 +1,11 @@
 //! Who answers an operator: the admin server of any process, or the cluster itself.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    task::Poll,
+    time::Duration,
+};
 
 use clap::Args;
 use serde::Serialize;
@@ -12,6 +17,8 @@ use shaddock::{
         ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
     },
 };
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Outcome,
@@ -48,21 +55,68 @@ pub(super) struct Target {
     pub(super) json: bool,
 }
 
-/// Runs a command that asks.
-pub(super) fn run<F>(target: &Target, command: impl FnOnce(Operator) -> F) -> Outcome
-where
-    F: Future<Output = Outcome>,
-{
+/// Runs a command that asks. Who joined the cluster for it leaves when it is over, however it ends; the command cannot forget to.
+pub(super) fn run(target: &Target, command: impl AsyncFnOnce(&Operator) -> Outcome) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(async {
-        let operator = Operator::open(target).await?;
-        command(operator).await
+        let mut signals = Signals::new()?;
+        let operator = tokio::select! {
+            opened = Operator::open(target) => opened?,
+            code = signals.next() => return Ok(code),
+        };
+        let outcome = to_the_end(command(&operator), signals.next()).await;
+        tokio::select! {
+            () = operator.leave() => {}
+            // Again: at once.
+            _ = signals.next() => {}
+        }
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     // What did not end by itself is not waited for.
     runtime.shutdown_background();
     outcome
+}
+
+/// What a command ends with: its own outcome, that of a signal, or its panic.
+async fn to_the_end(
+    command: impl Future<Output = Outcome>,
+    signal: impl Future<Output = ExitCode>,
+) -> std::thread::Result<Outcome> {
+    let mut command = Box::pin(command);
+    let guarded = std::future::poll_fn(move |task| {
+        let polled = catch_unwind(AssertUnwindSafe(|| command.as_mut().poll(task)));
+        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
+    });
+    tokio::select! {
+        outcome = guarded => outcome,
+        code = signal => Ok(Ok(code)),
+    }
+}
+
+/// What ends a command from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The next one, as the status that a shell gives to it.
+    async fn next(&mut self) -> ExitCode {
+        let number = tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+        };
+        ExitCode::from(128 + number)
+    }
 }
 
 /// Who answers.
@@ -134,8 +188,7 @@ impl Operator {
         }
     }
 
-    /// Takes its leave.
-    pub(super) async fn close(self) {
+    async fn leave(self) {
         if let Self::Joined(view) = self {
             view.leave().await;
         }
@@ -243,6 +296,35 @@ pub(super) fn print_json(value: &impl Serialize) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whatever_a_command_ends_with_it_ends() {
+        type Command = std::pin::Pin<Box<dyn Future<Output = Outcome>>>;
+        let commands: [(&str, Command); 4] = [
+            ("done", Box::pin(async { Ok(ExitCode::SUCCESS) })),
+            ("fails", Box::pin(async { Err("no".into()) })),
+            (
+                "panics",
+                Box::pin(async { panic!("expected in this test") }),
+            ),
+            ("waits", Box::pin(std::future::pending())),
+        ];
+        for (name, command) in commands {
+            let signal = async {
+                if name != "waits" {
+                    std::future::pending::<()>().await;
+                }
+                ExitCode::from(130)
+            };
+            let ended = match to_the_end(command, signal).await {
+                Ok(Ok(code)) if code == ExitCode::from(130) => "waits",
+                Ok(Ok(_)) => "done",
+                Ok(Err(_)) => "fails",
+                Err(_) => "panics",
+            };
+            assert_eq!(ended, name);
+        }
+    }
 
     #[test]
     fn a_query_becomes_part_of_a_url() {

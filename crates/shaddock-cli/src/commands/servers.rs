@@ -23,7 +23,6 @@ pub(crate) struct ServersArgs {
 pub(crate) fn run(args: &ServersArgs) -> Outcome {
     operator::run(&args.target, async |operator| {
         let mut overview = operator.servers().await?;
-        operator.close().await;
         if let Some(id) = &args.id {
             overview.servers.retain(|server| server.id == *id);
         }

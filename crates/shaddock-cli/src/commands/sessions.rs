@@ -41,14 +41,11 @@ pub(crate) struct SessionsArgs {
 pub(crate) fn run(args: &SessionsArgs) -> Outcome {
     operator::run(&args.target, async |operator| {
         if let Some(sid) = &args.sid {
-            let session = operator.session(sid).await;
-            operator.close().await;
-            say(&serde_json::to_string_pretty(&session?)?);
+            let session = operator.session(sid).await?;
+            say(&serde_json::to_string_pretty(&session)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let page = operator.sessions(&query(args)).await;
-        operator.close().await;
-        let page = page?;
+        let page = operator.sessions(&query(args)).await?;
         warn(&page.unanswered);
         if args.target.json {
             return print_json(&page);
