@@ -14,7 +14,8 @@ fuzz_target!(|data: &[u8]| {
         DialectChoice::Pitaya,
     ][usize::from(choices.below(3))];
     let body = Bytes::copy_from_slice(choices.rest());
-    let limit = 16 * 1024 + 512 * body.len();
+    // The text, mended text, and the texts in `sys`.
+    let limit = 4096 + 5 * body.len();
     let Ok(request) = bounded(limit, || HandshakeRequest::parse(body, choice)) else {
         return;
     };
@@ -29,6 +30,11 @@ fuzz_target!(|data: &[u8]| {
             .unwrap()
             .is_object()
     );
+    // What was taken can be parsed, and is what a tree of the whole has there.
+    let whole: serde_json::Value = serde_json::from_str(raw).unwrap();
+    let user = whole.get("user").cloned().unwrap_or_default();
+    assert_eq!(request.user(), user);
+    assert_eq!(request.user_as::<serde_json::Value>().unwrap(), user);
     if let Some(rsa) = &request.rsa {
         let modulus = rsa.modulus.as_deref().unwrap_or_default();
         if let Ok(key) = RsaKey::from_handshake(modulus, rsa.exponent.unwrap_or_default()) {

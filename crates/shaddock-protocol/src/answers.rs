@@ -53,6 +53,13 @@ impl Answers {
         }
     }
 
+    /// Bytes of the longest one, as it is without `user`.
+    pub(crate) fn longest(&self) -> usize {
+        let pomelo = self.pomelo.iter().map(|text| text.len() + 1);
+        let pitaya = [self.pitaya_body.len(), self.pitaya_refusal.len()];
+        pomelo.chain(pitaya).max().unwrap_or_default()
+    }
+
     /// Appends the HANDSHAKE package that accepts a client.
     pub(crate) fn put_accept(
         &self,
@@ -78,7 +85,7 @@ impl Answers {
 
     /// Appends the HANDSHAKE package that refuses a client.
     pub(crate) fn put_reject(&self, dialect: Dialect, code: RejectCode, out: &mut BytesMut) {
-        // Only a dictionary of many megabytes does not fit; the client then gets no more than the close that follows anyway.
+        // Only a dictionary of many megabytes does not fit ([`longest`](Self::longest)), with which no server starts.
         let _ = match (dialect, code) {
             (Dialect::Pomelo, RejectCode::Failed) => put_handshake(&[b"{\"code\":500}"], out),
             (Dialect::Pomelo, RejectCode::OldClient) => put_handshake(&[b"{\"code\":501}"], out),

@@ -59,9 +59,11 @@ pub struct CodecConfig {
     /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON. A client that does no protobuf may send JSON for any route: a body that
     /// begins with `{` or `[` cannot be protobuf.
     pub protos: Option<Arc<Protos>>,
-    /// Whether requests and notifies of Pomelo clients must be signed, and with what. Default `None`: they need not be. Pitaya
-    /// clients cannot sign; refuse their dialect where that matters.
+    /// Whether requests and notifies must be signed, and with what. Default `None`: they need not be. Pitaya clients cannot sign,
+    /// so they are refused then.
     pub crypto: Option<HashPolicy>,
+    /// With `crypto`: serve clients that say they are Pitaya's all the same, without signatures. Default: no.
+    pub unsigned_pitaya: bool,
     /// What bodies of Pitaya clients are written in.
     pub pitaya_serializer: PitayaSerializer,
     /// Whether what goes to Pitaya clients is deflated where that makes it shorter. Default: no.
@@ -102,6 +104,12 @@ impl Codec {
             answers: Answers::new(&config),
             config,
         }
+    }
+
+    /// Bytes of the longest answer to a handshake, which has the whole dictionary and all schemas in it. Above
+    /// [`MAX_BODY`](crate::MAX_BODY) no client that asks for them can be answered.
+    pub fn longest_answer(&self) -> usize {
+        self.answers.longest()
     }
 
     /// The configuration it was made of.

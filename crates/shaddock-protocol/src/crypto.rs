@@ -15,8 +15,12 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::json::check_json;
+use crate::members::{Members, string};
 
 const MEMBER: &str = "__crypto__";
+
+/// Each of the bits of an exponent costs up to two multiplications for every message. All libraries make keys with 65,537 or 3.
+const LARGEST_EXPONENT: u32 = 1 << 17;
 
 /// A modulus from 512 to 4096 bits: more is only work for the server.
 const MODULUS_BITS: core::ops::RangeInclusive<u64> = 512..=4096;
@@ -28,7 +32,7 @@ const CJK: core::ops::RangeInclusive<char> = '\u{4e00}'..='\u{9fa5}';
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RsaKey {
     modulus: BigUint,
-    /// Odd, 3 or more.
+    /// Odd, from 3 to [`LARGEST_EXPONENT`].
     exponent: u32,
     bits: u64,
 }
@@ -72,8 +76,8 @@ pub enum KeyError {
     /// The modulus is no odd hexadecimal number of 512 to 4096 bits.
     #[error("the modulus must be an odd hexadecimal number of 512 to 4096 bits")]
     Modulus,
-    /// The exponent is no odd decimal number from 3 to 2^32 - 1.
-    #[error("the exponent must be an odd decimal number from 3 to 4294967295")]
+    /// The exponent is no odd decimal number from 3 to 2^17.
+    #[error("the exponent must be an odd decimal number from 3 to 131072")]
     Exponent,
 }
 
@@ -122,7 +126,7 @@ impl RsaKey {
             RsaExponent::Text(text) => text.parse().ok(),
         };
         let exponent = exponent
-            .filter(|n| *n >= 3 && n % 2 == 1)
+            .filter(|n| (3..=LARGEST_EXPONENT).contains(n) && n % 2 == 1)
             .ok_or(KeyError::Exponent)?;
         Ok(Self {
             modulus,
@@ -267,103 +271,24 @@ struct Signed<'a> {
 }
 
 fn find_signature(body: &str) -> Result<Signed<'_>, SignatureError> {
-    // From here on the text is known to be JSON, so the scanner below need not be strict.
     check_json(body.as_bytes()).map_err(|_| SignatureError::NotAnObject)?;
-    let mut scanner = Scanner {
-        text: body.as_bytes(),
-        at: 0,
-    };
-    if scanner.peek() != Some(b'{') {
+    if !body.trim_ascii_start().starts_with('{') {
         return Err(SignatureError::NotAnObject);
     }
     let mut found = None;
-    let mut comma_before = None;
-    while let Some(b'{' | b',') = scanner.peek() {
-        scanner.at += 1;
-        if scanner.peek() == Some(b'}') {
-            break;
+    for member in Members::of(body).filter(|member| member.name == MEMBER) {
+        let cut = match (member.comma_before, member.comma_after) {
+            (Some(comma), _) => comma..member.value_at.end,
+            (None, Some(comma)) => member.at..comma + 1,
+            (None, None) => member.at..member.value_at.end,
+        };
+        if found.replace((member.value, cut)).is_some() {
+            return Err(SignatureError::Ambiguous);
         }
-        let name = scanner.value();
-        scanner.peek();
-        scanner.at += 1;
-        scanner.peek();
-        let value = scanner.value();
-        let comma_after = (scanner.peek() == Some(b',')).then_some(scanner.at);
-        if string(&body[name.clone()]).is_some_and(|name| name == MEMBER) {
-            let cut = match (comma_before, comma_after) {
-                (Some(comma), _) => comma..value.end,
-                (None, Some(comma)) => name.start..comma + 1,
-                (None, None) => name.start..value.end,
-            };
-            if found.replace((value, cut)).is_some() {
-                return Err(SignatureError::Ambiguous);
-            }
-        }
-        comma_before = comma_after;
     }
     let (value, cut) = found.ok_or(SignatureError::NotSigned)?;
-    let signature = string(&body[value]).ok_or(SignatureError::NotSigned)?;
+    let signature = string(value).ok_or(SignatureError::NotSigned)?;
     Ok(Signed { signature, cut })
-}
-
-/// The value of a JSON string, if it is one.
-fn string(json: &str) -> Option<Cow<'_, str>> {
-    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') {
-        serde_json::from_str(json).ok().map(Cow::Owned)
-    } else {
-        Some(Cow::Borrowed(inner))
-    }
-}
-
-/// Steps over the values of a text that is JSON. On anything else it ends somewhere, but does not fail.
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scanner<'_> {
-    /// The next byte that is not space.
-    fn peek(&mut self) -> Option<u8> {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.text.get(self.at) {
-            self.at += 1;
-        }
-        self.text.get(self.at).copied()
-    }
-
-    fn value(&mut self) -> Range<usize> {
-        let start = self.at;
-        let mut depth = 0usize;
-        while let Some(&byte) = self.text.get(self.at) {
-            match byte {
-                b'"' => self.string(),
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                }
-                b'}' | b']' if depth > 0 => {
-                    depth -= 1;
-                    self.at += 1;
-                }
-                b'}' | b']' | b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => break,
-                _ => self.at += 1,
-            }
-            if depth == 0 && matches!(byte, b'"' | b'}' | b']') {
-                break;
-            }
-        }
-        start..self.at.min(self.text.len())
-    }
-
-    fn string(&mut self) {
-        self.at += 1;
-        while let Some(&byte) = self.text.get(self.at) {
-            self.at += if byte == b'\\' { 2 } else { 1 };
-            if byte == b'"' {
-                break;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! The handshake: what a client says first, and the answer codes.
 
 use crate::json::json_of_client;
+use crate::members::Members;
 use crate::{Dialect, DialectChoice};
 use alloc::string::{String, ToString as _};
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use core::fmt;
+use core::ops::Range;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 /// What a client said in its HANDSHAKE.
 ///
@@ -32,10 +36,11 @@ pub struct HandshakeRequest {
     pub client_build_number: Option<String>,
     /// `sys.clientVersion` (Pitaya)
     pub client_version: Option<String>,
-    /// `user`: whatever the client wants to tell the application; null if absent.
-    pub user: Value,
     /// The whole body, JSON text in UTF-8.
     pub raw: Bytes,
+    /// Where `user` is in `raw`. It is not parsed before the application asks: a tree takes up to a hundred times the memory of its text,
+    /// and whoever sent it has not logged in.
+    user: Option<Range<usize>>,
 }
 
 /// The public key in a handshake, as sent.
@@ -60,6 +65,9 @@ pub enum HandshakeError {
     /// Messages must be signed, and the client names no key (or one that is none).
     #[error("handshake without a usable key")]
     NoKey,
+    /// Messages must be signed, and clients of this dialect (Pitaya) cannot.
+    #[error("messages must be signed, which clients of Pitaya cannot do")]
+    CannotSign,
 }
 
 /// Why the server refuses a handshake.
@@ -91,32 +99,68 @@ impl HandshakeRequest {
     /// It is not a JSON object with a truthy `sys`.
     pub fn parse(body: Bytes, choice: DialectChoice) -> Result<Self, HandshakeError> {
         let raw = json_of_client(body).map_err(|_| HandshakeError::NotJson)?;
-        let Ok(Value::Object(mut object)) = serde_json::from_slice(&raw) else {
+        // Everything that a parser refuses is refused here, so that nobody meets it later.
+        if raw.trim_ascii_start().first() != Some(&b'{')
+            || serde_json::from_slice::<Readable>(&raw).is_err()
+        {
             return Err(HandshakeError::NotJson);
-        };
-        let user = object.remove("user").unwrap_or_default();
-        let mut sys = match object.remove("sys") {
-            Some(Value::Object(sys)) => sys,
-            Some(other) if is_truthy(&other) => Map::new(),
-            _ => return Err(HandshakeError::NoSys),
-        };
-        let dialect = choice.fixed().unwrap_or_else(|| guess(&sys));
-        let rsa = sys.remove("rsa").filter(is_truthy).map(RsaParts::new);
-        let mut text = |key| sys.remove(key).and_then(text_of);
-        Ok(Self {
+        }
+        let text = core::str::from_utf8(&raw).map_err(|_| HandshakeError::NotJson)?;
+        let (mut sys, mut user) = (None, None);
+        for member in Members::of(text) {
+            match &*member.name {
+                "sys" => sys = Some(member.value),
+                "user" => user = Some(member.value_at),
+                _ => {}
+            }
+        }
+        let sys = sys
+            .filter(|sys| is_truthy_text(sys))
+            .map(Sys::new)
+            .ok_or(HandshakeError::NoSys)?;
+        let dialect = choice.fixed().unwrap_or_else(|| sys.guess());
+        let request = Self {
             dialect,
-            client_type: text("type"),
-            version: text("version"),
-            dict_version: text("dictVersion"),
-            proto_version: text("protoVersion"),
-            platform: text("platform"),
-            lib_version: text("libVersion"),
-            client_build_number: text("clientBuildNumber"),
-            client_version: text("clientVersion"),
-            rsa,
+            client_type: sys.client_type.text(),
+            version: sys.version.text(),
+            dict_version: sys.dict_version.text(),
+            proto_version: sys.proto_version.text(),
+            platform: sys.platform.text(),
+            lib_version: sys.lib_version.text(),
+            client_build_number: sys.client_build_number.text(),
+            client_version: sys.client_version.text(),
+            rsa: sys
+                .rsa
+                .0
+                .filter(|rsa| is_truthy_text(rsa))
+                .map(RsaParts::new),
             user,
-            raw,
-        })
+            raw: Bytes::new(),
+        };
+        Ok(Self { raw, ..request })
+    }
+
+    /// `user`, whatever the client wants to tell the application, as JSON text; `null` if absent.
+    pub fn user_text(&self) -> &str {
+        let text = self.user.clone().and_then(|user| self.raw.get(user));
+        text.and_then(|text| core::str::from_utf8(text).ok())
+            .unwrap_or("null")
+    }
+
+    /// `user` as a tree, parsed anew at each call; null if absent. It may take a hundred times the memory of its text:
+    /// [`user_as`](Self::user_as) takes what the type takes.
+    pub fn user(&self) -> Value {
+        // That it can be parsed was found out at the beginning.
+        serde_json::from_str(self.user_text()).unwrap_or_default()
+    }
+
+    /// `user` as a type of the application, parsed anew at each call. What the type does not ask for is passed over.
+    ///
+    /// # Errors
+    ///
+    /// It is something else.
+    pub fn user_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.user_text())
     }
 }
 
@@ -126,38 +170,146 @@ impl RsaParts {
         self.modulus.is_none() && self.exponent.is_none()
     }
 
-    fn new(rsa: Value) -> Self {
-        let Value::Object(mut rsa) = rsa else {
-            return Self::default();
-        };
-        let exponent = rsa.remove("rsa_e").and_then(text_of);
+    fn new(rsa: &str) -> Self {
+        let (mut modulus, mut exponent) = (Member::default(), Member::default());
+        for member in Members::of(rsa) {
+            match &*member.name {
+                "rsa_n" => modulus = Member(Some(member.value)),
+                "rsa_e" => exponent = Member(Some(member.value)),
+                _ => {}
+            }
+        }
         Self {
-            modulus: rsa.remove("rsa_n").and_then(text_of),
-            exponent: exponent.and_then(|text| text.parse().ok()),
+            modulus: modulus.text(),
+            exponent: exponent.text().and_then(|text| text.parse().ok()),
         }
     }
 }
 
-fn guess(sys: &Map<String, Value>) -> Dialect {
-    const PITAYA: [&str; 4] = [
-        "libVersion",
-        "clientBuildNumber",
-        "clientVersion",
-        "platform",
-    ];
-    if !sys.contains_key("type") && PITAYA.iter().any(|key| sys.contains_key(*key)) {
-        Dialect::Pitaya
-    } else {
-        Dialect::Pomelo
+/// The JSON text of a member, if it was there.
+#[derive(Clone, Copy, Default)]
+struct Member<'a>(Option<&'a str>);
+
+impl Member<'_> {
+    /// Of a string its text, of a number its digits.
+    fn text(self) -> Option<String> {
+        let json = self.0?;
+        let is_scalar = json.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'));
+        match serde_json::from_str(is_scalar.then_some(json)?).ok()? {
+            Value::String(mut text) => {
+                text.shrink_to_fit();
+                Some(text)
+            }
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
     }
 }
 
-fn text_of(value: Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+/// The members of `sys` that mean something. Of a name that comes twice the last one counts.
+#[derive(Default)]
+struct Sys<'a> {
+    client_type: Member<'a>,
+    version: Member<'a>,
+    dict_version: Member<'a>,
+    proto_version: Member<'a>,
+    rsa: Member<'a>,
+    platform: Member<'a>,
+    lib_version: Member<'a>,
+    client_build_number: Member<'a>,
+    client_version: Member<'a>,
+}
+
+impl<'a> Sys<'a> {
+    fn new(sys: &'a str) -> Self {
+        let mut found = Self::default();
+        for member in Members::of(sys) {
+            let place = match &*member.name {
+                "type" => &mut found.client_type,
+                "version" => &mut found.version,
+                "dictVersion" => &mut found.dict_version,
+                "protoVersion" => &mut found.proto_version,
+                "rsa" => &mut found.rsa,
+                "platform" => &mut found.platform,
+                "libVersion" => &mut found.lib_version,
+                "clientBuildNumber" => &mut found.client_build_number,
+                "clientVersion" => &mut found.client_version,
+                _ => continue,
+            };
+            *place = Member(Some(member.value));
+        }
+        found
     }
+
+    fn guess(&self) -> Dialect {
+        let pitaya = [
+            self.lib_version,
+            self.client_build_number,
+            self.client_version,
+            self.platform,
+        ];
+        if self.client_type.0.is_none() && pitaya.iter().any(|member| member.0.is_some()) {
+            Dialect::Pitaya
+        } else {
+            Dialect::Pomelo
+        }
+    }
+}
+
+/// Anything that a tree can be made of, without making it.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+}
+
+/// [`is_truthy`] of JSON text.
+fn is_truthy_text(json: &str) -> bool {
+    json.starts_with(['{', '[']) || serde_json::from_str(json).is_ok_and(|value| is_truthy(&value))
 }
 
 /// What JavaScript takes for true.

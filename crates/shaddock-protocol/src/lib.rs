@@ -49,6 +49,7 @@ mod dictionary;
 mod handshake;
 mod json;
 mod limits;
+mod members;
 mod message;
 mod package;
 mod protobuf;

@@ -146,12 +146,12 @@ impl PackageReader {
     ) -> Result<Option<Package>, PackageError> {
         if self.partial.is_empty() {
             let Some(&head) = input.first_chunk::<HEADER_LEN>() else {
-                self.keep(input);
+                self.keep(input, HEADER_LEN);
                 return Ok(None);
             };
             let (kind, len) = judge(head, max_body)?;
             if input.len() - HEADER_LEN < len {
-                self.keep(input);
+                self.keep(input, HEADER_LEN + len);
                 return Ok(None);
             }
             input.advance(HEADER_LEN);
@@ -182,7 +182,7 @@ impl PackageReader {
         let (kind, len) = judge(head, max_body)?;
         let missing = (HEADER_LEN + len).saturating_sub(self.partial.len());
         if input.len() < missing {
-            self.keep(input);
+            self.keep(input, HEADER_LEN + len);
             return Ok(None);
         }
         // All of it has arrived: no room for more is needed.
@@ -194,7 +194,17 @@ impl PackageReader {
         Ok(Some(Package { kind, body }))
     }
 
-    fn keep(&mut self, input: &mut Bytes) {
+    /// Keeps `input`, which is part of a package of `whole` bytes. Room is doubled as bytes arrive, but not beyond the package: what is made
+    /// of it is exactly as long.
+    fn keep(&mut self, input: &mut Bytes, whole: usize) {
+        let needed = self.partial.len() + input.len();
+        if needed > self.partial.capacity() {
+            let room = needed
+                .max(2 * self.partial.capacity())
+                .min(whole)
+                .max(needed);
+            self.partial.reserve_exact(room - self.partial.len());
+        }
         self.partial.extend_from_slice(input);
         input.clear();
     }

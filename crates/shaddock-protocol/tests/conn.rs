@@ -68,7 +68,7 @@ fn the_request_is_handed_over_and_answered() {
     assert_eq!(request.dict_version.as_deref(), Some("d"));
     assert_eq!(request.proto_version.as_deref(), Some("0"));
     assert!(request.rsa.as_ref().unwrap().is_empty());
-    assert_eq!(request.user, json!({"token": "😀"}));
+    assert_eq!(request.user(), json!({"token": "😀"}));
     assert_eq!(request.raw, text);
     assert!(link.out.is_empty());
 
@@ -206,7 +206,7 @@ fn browsers_may_send_halves_of_characters() {
     body.extend_from_slice(b"\xed\xa0\xbd\xed\xb8\x80\xed\xa0\xbd\"}}");
     let request = handshake_of(only(link.feed(&package(PackageType::Handshake, &body))));
     assert_eq!(
-        request.user,
+        request.user(),
         json!({"escaped": "\u{fffd}", "raw": "😀\u{fffd}"})
     );
 }
@@ -217,7 +217,7 @@ fn prototype_names_are_names() {
     let text = r#"{"sys":{"__proto__":{"type":"x"},"constructor":1},"user":{"__proto__":{"a":1}}}"#;
     let request = handshake_of(only(link.feed(&handshake(text))));
     assert_eq!(request.client_type, None);
-    assert_eq!(request.user["__proto__"]["a"], 1);
+    assert_eq!(request.user()["__proto__"]["a"], 1);
 }
 
 // Dialects
@@ -659,4 +659,107 @@ fn bodies_are_slices_of_the_chunk() {
         let own = message.route.detach();
         assert!(own == message.route && !range.contains(&(own.as_str().as_ptr() as usize)));
     }
+}
+
+/// Where messages must be signed, no handshake gets around it: not by a dialect that cannot sign, and not with a key that costs too much.
+#[test]
+fn a_client_that_must_sign_cannot_choose_not_to() {
+    let good = "f".repeat(256);
+    let key =
+        |e: u64| format!(r#"{{"sys":{{"type":"js","rsa":{{"rsa_n":"{good}","rsa_e":{e}}}}}}}"#);
+    let accepted = [key(3), key(65_537), key((1 << 17) - 1)];
+    let refused = [
+        POMELO.to_owned(),
+        r#"{"sys":{"type":"js","rsa":{"rsa_n":"ff","rsa_e":3}}}"#.to_owned(),
+        key(2),
+        key((1 << 17) + 1),
+        key((1 << 32) - 1),
+        key(u64::MAX),
+    ];
+    let pitaya = [
+        PITAYA.to_owned(),
+        r#"{"sys":{"platform":"mac","rsa":{"rsa_n":"ff","rsa_e":3}}}"#.to_owned(),
+    ];
+    for unsigned_pitaya in [false, true] {
+        let judge = |hello: &str| {
+            let mut link = Link::new(CodecConfig {
+                crypto: Some(shaddock_protocol::HashPolicy::Sha2),
+                unsigned_pitaya,
+                ..CodecConfig::default()
+            });
+            match link.feed(&handshake(hello)) {
+                Ok(_) => None,
+                Err(error) => Some((error.name(), link.written_text()[0].1.clone())),
+            }
+        };
+        for hello in &accepted {
+            assert_eq!(judge(hello), None, "{hello}");
+        }
+        for hello in &refused {
+            let answer = r#"{"code":500}"#.to_owned();
+            assert_eq!(judge(hello), Some(("bad_handshake", answer)), "{hello}");
+        }
+        for hello in &pitaya {
+            let judged = judge(hello);
+            assert_eq!(judged.is_none(), unsigned_pitaya, "{hello}");
+            if let Some((name, answer)) = judged {
+                assert_eq!(name, "bad_handshake");
+                assert!(answer.starts_with(r#"{"code":400,"#), "{answer}");
+            }
+        }
+    }
+}
+
+/// What a tree would have refused is refused at once, although no tree is made.
+#[test]
+fn handshakes_are_read_as_a_parser_reads_them() {
+    #[derive(serde::Deserialize)]
+    struct User {
+        n: Vec<u8>,
+    }
+    let deep = |n: usize| {
+        format!(
+            r#"{{"sys":{{}},"user":{}{}}}"#,
+            "[".repeat(n),
+            "]".repeat(n)
+        )
+    };
+    let read = |text: &str| {
+        let mut link = Link::new(CodecConfig::default());
+        link.feed(&handshake(text))
+            .map(|mut events| handshake_of(events.remove(0)))
+    };
+    for text in [
+        "",
+        "null",
+        "[]",
+        "{",
+        r#"{"sys":{}} x"#,
+        r#"{"sys":{},"user":1e999}"#,
+        r#"{"sys":{"type":1e999}}"#,
+        r#"{"sys":{},"x":{"a":[1e999]}}"#,
+        &deep(127),
+        &deep(100_000),
+    ] {
+        assert!(read(text).is_err(), "{text}");
+    }
+    for text in [
+        "{}",
+        r#"{"sys":0}"#,
+        r#"{"sys":""}"#,
+        r#"{"sys":null}"#,
+        r#"{"sys":{},"sys":false}"#,
+    ] {
+        assert!(read(text).is_err(), "{text}");
+    }
+    assert!(read(&deep(126)).unwrap().user().is_array());
+    let twice = r#" {"sys":{"type":"a"},"user":1,"x":{"user":2},"sys":{"type":"b","type":"c","ty\u0070e":7},"user":{"n":[3]}} "#;
+    let request = read(twice).unwrap();
+    assert_eq!(request.client_type.as_deref(), Some("7"));
+    assert_eq!(request.user_text(), r#"{"n":[3]}"#);
+    assert_eq!(request.user(), json!({"n": [3]}));
+    assert_eq!(request.user_as::<User>().unwrap().n, [3]);
+    assert!(request.user_as::<Vec<u8>>().is_err());
+    let none = read(r#"{"sys":true}"#).unwrap();
+    assert_eq!((none.user_text(), none.user()), ("null", json!(null)));
 }

@@ -333,7 +333,13 @@ fn protobuf_bodies() {
     assert_eq!(link.conn.state(), ConnState::Working);
 
     // Pitaya's serializer has nothing to do with these schemas.
-    let mut link = Link::open(config(), PITAYA);
+    let mut link = Link::open(
+        CodecConfig {
+            unsigned_pitaya: true,
+            ..config()
+        },
+        PITAYA,
+    );
     assert_eq!(
         &message(link.feed(&request(5, "a.b.c", b"\x78\x01"))).body[..],
         b"\x78\x01"
@@ -424,7 +430,13 @@ fn signed_messages() {
         assert_eq!(error, ProtocolError::Handshake(HandshakeError::NoKey));
     }
     // Pitaya clients cannot sign.
-    let mut link = Link::open(config(), PITAYA);
+    let mut link = Link::open(
+        CodecConfig {
+            unsigned_pitaya: true,
+            ..config()
+        },
+        PITAYA,
+    );
     message(link.feed(&request(1, "a.b", b"{}")));
 }
 

@@ -39,9 +39,31 @@ impl HandshakeInfo {
         &self.request
     }
 
-    /// What the client sent under `user`; null if nothing.
-    pub fn user(&self) -> &serde_json::Value {
-        &self.request.user
+    /// What the client sent under `user`, parsed anew at each call; null if nothing. A tree may take a hundred times the memory of its
+    /// text, and the client has not logged in yet: [`user_as`](Self::user_as) takes what the type takes.
+    pub fn user(&self) -> serde_json::Value {
+        self.request.user()
+    }
+
+    /// What the client sent under `user`, as a type of the application. Members that the type does not have are passed over.
+    ///
+    /// ```
+    /// # use shaddock::prelude::*;
+    /// #[derive(serde::Deserialize)]
+    /// struct Login<'a> {
+    ///     token: &'a str,
+    /// }
+    ///
+    /// fn token(info: &HandshakeInfo) -> Result<&str, HandshakeReject> {
+    ///     let login: Login<'_> = info.user_as().map_err(|_| HandshakeReject::new("no token"))?;
+    ///     Ok(login.token)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn user_as<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        self.request.user_as()
     }
 
     /// The client's address.

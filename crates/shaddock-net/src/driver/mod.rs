@@ -205,9 +205,11 @@ impl Driver {
             worker::flush_later(cx.waker());
             return Ok(true);
         }
+        // Then `read` stopped before the socket took the waker for what comes next.
+        let held_back = self.is_pressed();
         if self.flush_and_park(cx, now, scratch)? == Flushed::Blocked {
             self.check_slow(now)?;
-        } else if self.has_input() {
+        } else if held_back || self.has_input() {
             // What was held back for the sake of the socket goes on, after the others have had their turn.
             cx.waker().wake_by_ref();
         }

@@ -185,8 +185,17 @@ impl Conn {
         &self,
         request: &HandshakeRequest,
     ) -> Result<Option<Box<RsaKey>>, HandshakeError> {
-        if self.codec.config().crypto.is_none() || self.dialect != Dialect::Pomelo {
+        let config = self.codec.config();
+        if config.crypto.is_none() {
             return Ok(None);
+        }
+        if self.dialect == Dialect::Pitaya {
+            // The client chose the dialect: it must not choose to go unsigned.
+            return if config.unsigned_pitaya {
+                Ok(None)
+            } else {
+                Err(HandshakeError::CannotSign)
+            };
         }
         let rsa = request.rsa.as_ref().ok_or(HandshakeError::NoKey)?;
         if rsa.is_empty() {

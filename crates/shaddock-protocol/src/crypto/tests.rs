@@ -252,12 +252,34 @@ fn keys_are_checked_before_they_are_used() {
         RsaKey::from_handshake(&N.to_uppercase(), 3),
         RsaKey::from_handshake(N, 3)
     );
+    for e in [3, 17, 65537, (1 << 17) - 1] {
+        assert!(RsaKey::from_handshake(N, e).is_ok(), "{e}");
+    }
     assert!(RsaKey::from_handshake(&"f".repeat(1024), 3).is_ok());
     assert!(RsaKey::from_handshake(&"f".repeat(128), 3).is_ok());
-    for e in [0, 1, 2, 65536, 1 << 32, (1 << 32) + 1, u64::MAX] {
+    for e in [
+        0,
+        1,
+        2,
+        65536,
+        (1 << 17) + 1,
+        u64::from(u32::MAX),
+        1 << 32,
+        (1 << 32) + 1,
+        u64::MAX,
+    ] {
         assert_eq!(RsaKey::from_handshake(N, e), Err(KeyError::Exponent));
     }
-    for e in ["", "0x10001", "1e3", "-3", "3.0", "4294967297"] {
+    for e in [
+        "",
+        "0x10001",
+        "1e3",
+        "-3",
+        "3.0",
+        "131073",
+        "4294967295",
+        "4294967297",
+    ] {
         assert_eq!(RsaKey::from_handshake(N, e), Err(KeyError::Exponent));
     }
 }
@@ -267,12 +289,6 @@ proptest! {
     fn any_text_is_taken(text: String, bytes: Vec<u8>) {
         let _ = verify(&text);
         let _ = key().verify_json(&bytes, HashPolicy::Legacy);
-        let mut scanner = Scanner { text: &bytes, at: 0 };
-        while scanner.peek().is_some() {
-            let value = scanner.value();
-            prop_assert!(value.end <= bytes.len());
-            scanner.at += 1;
-        }
     }
 
     #[test]

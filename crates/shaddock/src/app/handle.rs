@@ -315,6 +315,7 @@ impl AppHandle {
             heartbeat: config.heartbeat,
             heartbeat_timeout: config.heartbeat_timeout,
             crypto: config.crypto,
+            unsigned_pitaya: config.unsigned_pitaya,
             ..self.codec().config().clone()
         });
         *self

@@ -293,7 +293,8 @@ impl App {
         self
     }
 
-    /// Judges handshakes and answers them with data for the client, which it finds under `user`.
+    /// Judges handshakes and answers them with data for the client, which it finds under `user`. If the answer is longer than a package can
+    /// be (16 MiB), the client is refused with 500, and an error is logged.
     pub fn on_handshake<F, Fut>(&mut self, hook: F) -> &mut Self
     where
         F: Fn(HandshakeInfo) -> Fut + Send + Sync + 'static,

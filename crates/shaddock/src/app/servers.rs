@@ -11,7 +11,7 @@ use shaddock_core::{
     SessionService,
 };
 use shaddock_net::{ListenError, Listener, Workers};
-use shaddock_protocol::{Codec, CodecConfig, Dictionary, DictionaryError};
+use shaddock_protocol::{Codec, CodecConfig, Dictionary, DictionaryError, MAX_BODY};
 use tokio::runtime::Handle;
 
 use super::{
@@ -48,6 +48,17 @@ pub enum StartError {
     /// The route dictionary cannot be built.
     #[error(transparent)]
     Dictionary(#[from] DictionaryError),
+    /// The answer to handshakes does not fit into a package.
+    #[error(
+        "handshakes at `{app}` would be answered with {length} bytes of routes and schemas, and a package has at most {MAX_BODY}: \
+         put fewer or shorter routes into the dictionary (`DictionaryConfig`), or leave schemas out (`CodecConfig::protos`)"
+    )]
+    HandshakeAnswer {
+        /// The id of the app.
+        app: String,
+        /// Bytes of the answer.
+        length: usize,
+    },
     /// A component did not start.
     #[error("component `{component}` of `{app}` did not start: {error}")]
     Component {
@@ -267,7 +278,15 @@ fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError> {
         let handlers = routes.iter().chain(&dictionary.handlers);
         config.dictionary = Some(Arc::new(Dictionary::build(handlers, &dictionary.routes)?));
     }
-    Ok(Codec::new(config))
+    let codec = Codec::new(config);
+    let length = codec.longest_answer();
+    if length > MAX_BODY {
+        return Err(StartError::HandshakeAnswer {
+            app: app.id().to_owned(),
+            length,
+        });
+    }
+    Ok(codec)
 }
 
 type Assembled = (

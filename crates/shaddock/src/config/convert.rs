@@ -88,6 +88,7 @@ impl Config {
                 CryptoSetting::Sha2 => Some(HashPolicy::Sha2),
                 CryptoSetting::Legacy => Some(HashPolicy::Legacy),
             },
+            unsigned_pitaya: protocol.unsigned_pitaya,
             pitaya_serializer: match protocol.pitaya_serializer {
                 Serializer::Json => PitayaSerializer::Json,
                 Serializer::Protobuf => PitayaSerializer::Protobuf,

@@ -374,6 +374,16 @@ impl Config {
                 "needs `access.trusted_proxies`: from nobody else such a header is believed",
             );
         }
+        let protocol = &self.protocol;
+        if protocol.crypto != CryptoSetting::Off
+            && protocol.dialect == DialectSetting::Pitaya
+            && !protocol.unsigned_pitaya
+        {
+            wrong(
+                "protocol.crypto",
+                "Pitaya clients cannot sign, so all clients would be refused; write `crypto = \"off\"`, or `unsigned_pitaya = true`",
+            );
+        }
         let whole = |user: &str, password: &str| user.is_empty() == password.is_empty();
         let cluster = &self.cluster;
         if !whole(&cluster.nats_user, &cluster.nats_password) {

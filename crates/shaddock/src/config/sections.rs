@@ -164,7 +164,10 @@ section! {
         /// How long a client may be silent when heartbeats are on. 0: twice the interval.
         live heartbeat_timeout: Time = Time::secs(0), check within(Time::secs(0), Time::secs(86_400));
         /// Signatures of requests: `off`, `sha2`, or `legacy` (as Pomelo, with broken hashes).
+        /// Pitaya clients cannot sign and are refused then.
         live crypto: CryptoSetting = CryptoSetting::Off;
+        /// With `crypto`: whether clients that say they are Pitaya's are served all the same, without signatures.
+        live unsigned_pitaya: bool = false;
         /// What bodies of Pitaya clients are written in.
         restart pitaya_serializer: Serializer = Serializer::Json;
         /// Whether what goes to Pitaya clients is deflated where that makes it shorter.

@@ -238,6 +238,9 @@ fn values_that_do_not_go_together() {
     assert!(problem(&["tls.address=0.0.0.0:3443"]).contains("tls.certificate"));
     assert!(problem(&["listen.proxy_protocol=true"]).contains("access.trusted_proxies"));
     assert!(problem(&["listen.address_header=x-real-ip"]).contains("access.trusted_proxies"));
+    assert!(
+        problem(&["protocol.crypto=sha2", "protocol.dialect=pitaya"]).contains("unsigned_pitaya")
+    );
     assert!(problem(&["drain.deadline=2s"]).contains("drain.spread"));
     assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
 }
