@@ -27,8 +27,7 @@ const COPY_MAX: usize = 64;
 /// | bytes that wait | the socket is full ([`Flush::Blocked`]) | the socket has not been offered them yet |
 /// | --- | --- | --- |
 /// | up to a quarter of the limit | accepted | accepted |
-/// | up to the limit | accepted; the driver reads no further input | the same; senders that can wait do ([`is_pressed`](Self::is_pressed)) |
-/// | up to twice the limit | [`SendError::SlowClient`] | accepted |
+/// | up to the limit | accepted; no further input is read | the same, and senders that can wait do ([`is_pressed`](Self::is_pressed)) |
 /// | above | [`SendError::SlowClient`] | pushes: [`SendError::Busy`]; answers are accepted, their number is bounded elsewhere |
 ///
 /// The verdict `SlowClient` is given once: the queue is dropped, nothing more is accepted, and the sender that got the verdict
@@ -425,8 +424,7 @@ impl Queue {
             return Ok(());
         }
         self.admit(package.len(), dropped)?;
-        let most = self.limit as usize * 2;
-        if self.driver != Driver::Blocked && self.waiting() + package.len() > most {
+        if self.waiting() + package.len() > self.limit as usize {
             return Err(SendError::Busy);
         }
         self.append(package);

@@ -45,6 +45,11 @@ pub fn latest() -> Instant {
     TURN.get().unwrap_or_else(instant)
 }
 
+/// [`latest`], as [`now`] tells it.
+pub(crate) fn turn() -> Millis {
+    millis(latest())
+}
+
 /// Reads the clock, also for [`latest`].
 pub fn read() -> Instant {
     let now = instant();

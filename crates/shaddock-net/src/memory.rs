@@ -344,3 +344,8 @@ impl Connector {
         (client, faults)
     }
 }
+
+/// Places of this thread's timer wheel that connections hold.
+pub fn timers_in_use() -> usize {
+    crate::worker::timers_in_use()
+}

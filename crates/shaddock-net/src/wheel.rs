@@ -83,6 +83,12 @@ impl Wheel {
         self.entries.try_remove(key.index());
     }
 
+    /// Places that are taken.
+    #[cfg(feature = "testing")]
+    pub(crate) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Wakes every task whose time has come.
     pub(crate) fn advance(&mut self, now: Millis) {
         let last = now.0 / TICK;

@@ -124,57 +124,86 @@ thread_local! {
     static WHEEL: RefCell<Wheel> = RefCell::new(Wheel::new(now()));
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
     static FLUSHES: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
-    static PACE: Cell<Pace> = const { Cell::new(Pace { ticked: Millis(0), late: 0, late_at: Millis(0) }) };
+    static PACE: Cell<Pace> = const { Cell::new(Pace::NEW) };
 }
 
-/// How punctual this worker is.
+/// The time of a worker: it passes only while the worker looks at its sockets.
+///
+/// Deadlines of connections are verdicts on their clients, so they are counted in this time. A worker that code has blocked, or a machine
+/// that was busy, makes no client silent or slow: between two ticks of the wheel no more than [`AT_MOST`] passes.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// The last tick of the wheel.
+    /// The last tick of the wheel, on the clock and in this time.
     ticked: Millis,
+    time: Millis,
     /// By how much the last late tick was late, and when it came.
     late: u64,
     late_at: Millis,
 }
 
+/// The most that passes between two ticks, milliseconds.
+const AT_MOST: u64 = 2 * TICK;
+
 /// How long after a late tick what had to wait may still be on its way to the connections, milliseconds.
 const AFTERMATH: u64 = 1000;
 
 impl Pace {
-    fn held_up(self, now: Millis) -> u64 {
+    const NEW: Self = Self {
+        ticked: Millis(0),
+        time: Millis(0),
+        late: 0,
+        late_at: Millis(0),
+    };
+
+    fn time(self, clock: Millis) -> Millis {
+        if self.ticked == Millis(0) {
+            return clock;
+        }
+        self.time + (clock - self.ticked).min(AT_MOST)
+    }
+
+    fn held_up(self, clock: Millis) -> u64 {
         if self.ticked == Millis(0) {
             return 0;
         }
-        let due = self.ticked + 2 * TICK;
-        let present = now.0.saturating_sub(due.0);
-        let past = if now.0.saturating_sub(self.late_at.0) <= AFTERMATH {
+        let past = if clock - self.late_at <= AFTERMATH {
             self.late
         } else {
             0
         };
-        present.max(past)
+        self.lost(clock).max(past)
     }
 
-    fn tick(self, now: Millis) -> Self {
-        let late = Self { late: 0, ..self }.held_up(now);
-        if late > 0 {
-            return Self {
-                ticked: now,
-                late,
-                late_at: now,
-            };
-        }
+    /// What the clock has done since the last tick, and this time has not.
+    fn lost(self, clock: Millis) -> u64 {
+        (clock - self.ticked).saturating_sub(AT_MOST)
+    }
+
+    fn tick(self, clock: Millis) -> Self {
+        let late = self.held_up(clock).min(self.lost(clock));
+        let (late, late_at) = if late > 0 && self.ticked != Millis(0) {
+            (late, clock)
+        } else {
+            (self.late, self.late_at)
+        };
         Self {
-            ticked: now,
-            ..self
+            ticked: clock,
+            time: self.time(clock),
+            late,
+            late_at,
         }
     }
 }
 
-/// For how long this worker could not look at its sockets lately, milliseconds: code blocked it, or the machine was busy. What came
-/// meanwhile looks to the worker as if it came at once, and silence of that time is its own. Bounds that are meant for a client allow for it.
-pub(crate) fn held_up(now: Millis) -> u64 {
-    PACE.get().held_up(now)
+/// The worker's time, in milliseconds: what deadlines of its connections are counted in.
+pub(crate) fn time(clock: Millis) -> Millis {
+    PACE.get().time(clock)
+}
+
+/// For how long this worker could not look at its sockets lately, milliseconds. What came meanwhile looks to the worker as if it came at
+/// once; limits for an amount in a time allow for it.
+pub(crate) fn held_up() -> u64 {
+    PACE.get().held_up(now())
 }
 
 /// Polls a connection once more when all others that are ready have had their turn: for what it writes then, see
@@ -213,6 +242,12 @@ pub(crate) fn with_scratch<R>(poll: impl FnOnce(&mut Scratch) -> R) -> R {
     result
 }
 
+/// Places of this thread's wheel that are taken.
+#[cfg(feature = "testing")]
+pub(crate) fn timers_in_use() -> usize {
+    WHEEL.with_borrow(Wheel::places)
+}
+
 /// A place in the wheel of the worker that made it; given back when dropped.
 pub(crate) struct Timer {
     key: TimerKey,
@@ -248,9 +283,9 @@ async fn turn_wheel() {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         interval.tick().await;
-        let now = now();
-        PACE.set(PACE.get().tick(now));
-        WHEEL.with_borrow_mut(|wheel| wheel.advance(now));
+        let pace = PACE.get().tick(now());
+        PACE.set(pace);
+        WHEEL.with_borrow_mut(|wheel| wheel.advance(pace.time));
     }
 }
 
@@ -302,6 +337,7 @@ impl Workers {
             tokio::runtime::RuntimeFlavor::CurrentThread,
             "workers of a test share one thread"
         );
+        PACE.set(Pace::NEW);
         WHEEL.with_borrow_mut(|wheel| *wheel = Wheel::new(now()));
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
@@ -404,25 +440,30 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_knows_for_how_long_it_was_held_up() {
-        let mut pace = Pace {
-            ticked: Millis(0),
-            late: 0,
-            late_at: Millis(0),
-        };
-        assert_eq!(pace.held_up(Millis(5000)), 0, "it has not begun");
+    fn time_passes_only_while_the_worker_looks() {
+        let mut pace = Pace::NEW;
+        assert_eq!(pace.time(Millis(4000)), Millis(4000), "it has not begun");
+        assert_eq!(pace.held_up(Millis(4000)), 0);
         pace = pace.tick(Millis(5000)).tick(Millis(5100));
-        assert_eq!(pace.held_up(Millis(5250)), 0, "a tick may be a little late");
+        assert_eq!(
+            pace.time(Millis(5250)),
+            Millis(5250),
+            "a tick may be a little late"
+        );
+        assert_eq!(pace.held_up(Millis(5250)), 0);
+        assert_eq!(pace.time(Millis(8100)), Millis(5300));
         assert_eq!(pace.held_up(Millis(8100)), 2800);
         pace = pace.tick(Millis(8100));
+        assert_eq!(pace.time(Millis(8110)), Millis(5310));
         assert_eq!(
-            pace.held_up(Millis(8101)),
+            pace.held_up(Millis(8110)),
             2800,
             "what came meanwhile is read now"
         );
         for now in (8200..=9200).step_by(100) {
             pace = pace.tick(Millis(now));
         }
+        assert_eq!(pace.time(Millis(9201)), Millis(6401));
         assert_eq!(pace.held_up(Millis(9201)), 0);
     }
 }

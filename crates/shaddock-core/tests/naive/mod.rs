@@ -204,7 +204,7 @@ impl Naive {
             self.close(s, &Close::new("slow_client", None, false));
             return Err(SendError::SlowClient);
         }
-        if !bytes.is_empty() && !session.blocked && !is_answer && waiting > limit * 2 {
+        if !bytes.is_empty() && !session.blocked && !is_answer && waiting > limit {
             return Err(SendError::Busy);
         }
         session.queued.extend_from_slice(bytes);

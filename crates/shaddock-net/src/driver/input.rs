@@ -11,12 +11,24 @@ use shaddock_protocol::{Conn, Event, Millis};
 
 use super::{Driver, READS_PER_POLL, output::pong};
 use crate::{
+    clock,
     frontend::{Opened, Peer},
     rate::Bucket,
     stats::Group,
     worker::{self, Scratch},
     ws::{WsEvent, WsReader},
 };
+
+/// What a poll has read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// The socket has nothing, and wakes the task when it has.
+    Nothing,
+    /// Something; there may be more.
+    Something,
+    /// The socket was not asked: what waits comes first. Nothing wakes the task for it.
+    HeldBack,
+}
 
 /// How the bytes of a connection are framed, as far as it is known.
 pub(super) enum Wire {
@@ -57,27 +69,32 @@ impl Wire {
 }
 
 impl Driver {
-    /// Reads what the socket has, a bounded number of times. True if that was anything.
+    /// Reads what the socket has, a bounded number of times.
     pub(super) fn read(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Result<bool, CloseReason> {
-        for turn in 0..READS_PER_POLL {
+    ) -> Result<Read, CloseReason> {
+        let mut read = Read::Nothing;
+        for _ in 0..READS_PER_POLL {
             if self.is_blocked() {
-                return Ok(turn > 0);
+                return Ok(match read {
+                    Read::Nothing => Read::HeldBack,
+                    other => other,
+                });
             }
             match self.io.poll_read(cx, &mut scratch.read) {
-                Poll::Pending => return Ok(turn > 0),
+                Poll::Pending => return Ok(read),
                 Poll::Ready(Ok(0)) => return Err(CloseReason::ClientClosed),
                 Poll::Ready(Ok(n)) => self.received(cx, now, n, scratch)?,
                 Poll::Ready(Err(error)) => return Err(CloseReason::Transport(error.kind())),
             }
+            read = Read::Something;
         }
         // There may be more; the others come first.
         cx.waker().wake_by_ref();
-        Ok(true)
+        Ok(read)
     }
 
     fn received(
@@ -172,7 +189,7 @@ impl Driver {
                 }
                 Some(WsEvent::Ping(payload)) => {
                     let rate = self.live.limits.pings_per_second;
-                    if !ws.pings.take(now, rate, rate, worker::held_up(now)) {
+                    if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
                         return Err(CloseReason::RateLimited);
                     }
                     self.queue_own(now, &pong(&payload));
@@ -254,7 +271,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         if let Event::Message(message) = event {
-            self.check_rate(now)?;
+            self.check_rate()?;
             self.dispatch(cx, message);
             return Ok(());
         }
@@ -274,7 +291,7 @@ impl Driver {
             Event::Handshake(request) => self.judge(cx, now, Arc::new(*request), scratch),
             Event::Open => self.open(cx, now),
             Event::Refused { id, route, reason } => {
-                self.check_rate(now)?;
+                self.check_rate()?;
                 self.local.stats.count(Group::Dropped, reason.name());
                 tracing::debug!(sid = self.sid(), reason = reason.name(), "request refused");
                 if let Some(session) = &self.session {
@@ -293,11 +310,11 @@ impl Driver {
         }
     }
 
-    fn check_rate(&mut self, now: Millis) -> Result<(), CloseReason> {
+    fn check_rate(&mut self) -> Result<(), CloseReason> {
         let limits = &self.live.limits;
         let rate = limits.messages_per_second;
         let allowed = match &mut self.rate {
-            Some(bucket) => bucket.take(now, rate, limits.burst, worker::held_up(now)),
+            Some(bucket) => bucket.take(clock::turn(), rate, limits.burst, worker::held_up()),
             None => true,
         };
         allowed.then_some(()).ok_or(CloseReason::RateLimited)

@@ -40,7 +40,7 @@ use shaddock_protocol::{Conn, HandshakeRequest, Millis};
 
 use self::{
     closing::Closing,
-    input::Wire,
+    input::{Read, Wire},
     output::{Flushed, Unsent},
     work::{Waiting, Work},
 };
@@ -116,12 +116,17 @@ impl Driver {
         permit: Permit,
         local: Arc<Local>,
     ) -> Self {
-        let now = clock::now();
+        let now = worker::time(clock::now());
         let config = &local.shared.config;
         let live = local.shared.live();
         let limits = &live.limits;
-        let rate = (limits.messages_per_second > 0)
-            .then(|| Box::new(Bucket::new(now, limits.messages_per_second, limits.burst)));
+        let rate = (limits.messages_per_second > 0).then(|| {
+            Box::new(Bucket::new(
+                clock::turn(),
+                limits.messages_per_second,
+                limits.burst,
+            ))
+        });
         let mut driver = Self {
             io: Io::Plain(socket),
             wire: Wire::new(behind_proxy && config.proxy_protocol),
@@ -164,9 +169,9 @@ impl Driver {
                 }
                 Err(reason) => self.begin_close(now, &reason),
             }
-        } else {
-            self.poll_handler(cx);
         }
+        // Also in the poll that closes: it may be the handler that woke the task.
+        self.poll_handler(cx);
         if matches!(self.phase, Phase::Closing(_)) {
             if self.poll_close(cx, now, scratch).is_pending() {
                 return Poll::Pending;
@@ -197,20 +202,19 @@ impl Driver {
         }
         self.poll_work(cx, now, scratch)?;
         // What was answered before the end of the stream is still sent, by the close.
-        let has_read = self.read(cx, now, scratch)?;
+        let read = self.read(cx, now, scratch)?;
         self.check_closed()?;
         // After the read: what has arrived counts, however late this poll is.
         self.check_silence(now)?;
-        if has_read && self.session.is_some() {
+        if read == Read::Something && self.session.is_some() {
             worker::flush_later(cx.waker());
             return Ok(true);
         }
-        // Then `read` stopped before the socket took the waker for what comes next.
-        let held_back = self.is_pressed();
         if self.flush_and_park(cx, now, scratch)? == Flushed::Blocked {
             self.check_slow(now)?;
-        } else if held_back || self.has_input() {
-            // What was held back for the sake of the socket goes on, after the others have had their turn.
+        }
+        if read != Read::Nothing && !self.is_blocked() || self.has_input() {
+            // The socket takes bytes again: what was held back goes on, after the others have had their turn.
             cx.waker().wake_by_ref();
         }
         Ok(false)
@@ -266,7 +270,8 @@ impl Future for Driver {
             None => {}
         }
         let turn = clock::Turn::begin();
-        worker::with_scratch(|scratch| this.turn(cx, turn.began(), scratch))
+        let now = worker::time(turn.began());
+        worker::with_scratch(|scratch| this.turn(cx, now, scratch))
     }
 }
 

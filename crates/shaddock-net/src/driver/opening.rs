@@ -13,6 +13,7 @@ use super::{
 use crate::{
     access::Refusal,
     address::canonical,
+    clock,
     forwarded::Client,
     listener::refuse,
     proxy::{ProxyHead, proxy_head},
@@ -162,7 +163,7 @@ impl Driver {
                 let frames = reader.take(&mut head, max_message(&self.conn));
                 self.wire = Wire::Ws(Box::new(Ws {
                     reader,
-                    pings: Bucket::new(now, pings, pings),
+                    pings: Bucket::new(clock::turn(), pings, pings),
                     goodbye: None,
                 }));
                 self.queue_own(now, &answer);

@@ -1,7 +1,7 @@
 //! Deadlines of a connection: a client that says nothing, and one that does not read.
 //!
-//! Both are verdicts on the client, so both look at the socket and allow for the time in which this worker could not
-//! ([`worker::held_up`]): our own scheduling closes no connection.
+//! Both are verdicts on the client, so both look at the socket first, and both are counted in the worker's own time
+//! ([`worker::time`](crate::worker::time)): our own scheduling closes no connection.
 
 use std::task::Context;
 
@@ -9,7 +9,7 @@ use shaddock_core::CloseReason;
 use shaddock_protocol::{Millis, TimeoutKind};
 
 use super::Driver;
-use crate::worker::{self, Timer};
+use crate::worker::Timer;
 
 /// How often the socket is looked at while its input waits, milliseconds.
 const LOOK: u64 = 1000;
@@ -32,7 +32,7 @@ impl Driver {
         let Some(deadline) = self.conn.deadline() else {
             return Ok(());
         };
-        if now < deadline || now.0 - worker::held_up(now) < deadline.0 {
+        if now < deadline {
             return Ok(());
         }
         // It has said something, and the news has not come to this task yet.
@@ -83,8 +83,7 @@ impl Driver {
 
     /// Closes a connection whose socket has taken nothing for `slow_after`. It was offered what waits a moment ago.
     pub(super) fn check_slow(&self, now: Millis) -> Result<(), CloseReason> {
-        let deadline = self.slow_at();
-        if deadline.is_some_and(|deadline| now >= deadline + worker::held_up(now)) {
+        if self.slow_at().is_some_and(|deadline| now >= deadline) {
             return Err(CloseReason::SlowClient);
         }
         Ok(())

@@ -1,0 +1,535 @@
+//! One case for each fault that was seen, and a table of all phases and faults.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use shaddock_core::{CloseReason, Session, Uid};
+use shaddock_net::{
+    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, TlsFiles, TlsReloader, Verdict,
+    Workers, clock::hold_up,
+};
+use shaddock_protocol::{Codec, HandshakeRequest, Inbound, PackageType, RefuseReason, Route};
+use tokio::time::sleep;
+
+use crate::{
+    client::{Client, package},
+    world::{Front, Then, World, run, settle},
+};
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// How far a client has come when something goes wrong.
+const PHASES: [&str; 8] = [
+    "connected",
+    "half a handshake",
+    "a late verdict",
+    "before the acknowledgement",
+    "idle",
+    "a handler waits",
+    "messages wait",
+    "closing",
+];
+
+const FAULTS: [&str; 8] = [
+    "reset",
+    "reset at the next write",
+    "reset in the middle of a write",
+    "half a close",
+    "close",
+    "garbage",
+    "does not read",
+    "a handler panics",
+];
+
+async fn bring(world: &mut World, phase: &str, websocket: bool) -> Client {
+    let mut client = match phase {
+        "connected" | "half a handshake" | "a late verdict" | "before the acknowledgement" => {
+            world.connect(websocket)
+        }
+        _ => world.joined(websocket).await,
+    };
+    match phase {
+        "half a handshake" => client.send_raw(b"\x01\x00\x00"),
+        "a late verdict" => client.join("late"),
+        "before the acknowledgement" => client.join("1"),
+        "a handler waits" => {
+            client.ask("pushes");
+        }
+        "messages wait" => {
+            for _ in 0..20 {
+                client.ask("wait");
+            }
+        }
+        "closing" => {
+            client.ask("wait");
+            settle().await;
+            let session = world.session(&client).unwrap();
+            session.close(CloseReason::kicked("go"));
+        }
+        _ => {}
+    }
+    settle().await;
+    client
+}
+
+async fn harm(world: &World, client: &mut Client, fault: &str) {
+    match fault {
+        "reset" => client.faults.reset(),
+        "reset at the next write" => client.faults.reset_after(0),
+        "reset in the middle of a write" => client.faults.reset_after(3),
+        "half a close" => client.socket.as_ref().unwrap().finish(),
+        "close" => client.socket = None,
+        "garbage" => client.send_raw(b"\xff\xff\xff\xff\xff"),
+        "does not read" => client.faults.set_window(0),
+        _ => {
+            world.release(0, Then::Panic);
+        }
+    }
+    // Something to write for everybody.
+    let mut sessions = Vec::new();
+    world
+        .script
+        .sessions
+        .for_each_session(|s| sessions.push(s.clone()));
+    for session in sessions {
+        let _ = world.script.push(&session, &"x".repeat(300));
+    }
+    settle().await;
+}
+
+#[test]
+fn every_fault_in_every_phase_harms_one_connection_and_leaves_nothing() {
+    for websocket in [false, true] {
+        for phase in PHASES {
+            for fault in FAULTS {
+                let case = format!("{phase}, {fault}, websocket: {websocket}");
+                let result = run(async move || {
+                    let mut world = World::new(|config, _| config.limits.waiting_messages = 5);
+                    let mut other = world.joined(!websocket).await;
+                    let mut victim = bring(&mut world, phase, websocket).await;
+                    harm(&world, &mut victim, fault).await;
+                    other.ask("echo");
+                    for _ in 0..70 {
+                        sleep(ms(100)).await;
+                        other.heartbeat();
+                        other.read();
+                        if victim.socket.is_some() && fault != "does not read" {
+                            victim.read();
+                        }
+                        while world.release(0, Then::Answer) {}
+                    }
+                    world.check(&mut other)?;
+                    world.check(&mut victim)?;
+                    if other.answers() != other.asked || !world.closed(&other).is_empty() {
+                        return Err("the other client is harmed".to_owned());
+                    }
+                    world.finish(vec![other, victim]).await
+                });
+                assert_eq!(result, Ok(()), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_served_after_a_kick() {
+    run(async || {
+        let mut world = World::plain();
+        for websocket in [false, true] {
+            let mut client = world.joined(websocket).await;
+            let bytes: Vec<u8> = ["echo", "kick", "echo", "wait", "echo"]
+                .iter()
+                .flat_map(|method| client.request(method))
+                .collect();
+            client.send(&bytes);
+            settle().await;
+            client.read();
+            assert_eq!(world.dispatched(&client).len(), 2, "the first and the kick");
+            assert_eq!(client.kick().unwrap(), r#"{"reason":"told to"}"#);
+            // The same where the messages wait while somebody else kicks.
+            let mut client = world.joined(websocket).await;
+            for method in ["wait", "echo", "echo"] {
+                client.ask(method);
+            }
+            settle().await;
+            let session = world.session(&client).unwrap();
+            assert!(session.close(CloseReason::kicked("go")));
+            world.release(0, Then::Answer);
+            settle().await;
+            client.read();
+            assert_eq!(world.dispatched(&client).len(), 1);
+            assert_eq!(client.data().count(), 0, "no answer after the kick");
+            assert_eq!(client.kick().unwrap(), r#"{"reason":"go"}"#);
+        }
+    });
+}
+
+/// What runs goes on while the socket closes, also if the client does not close its side.
+#[test]
+fn a_handler_does_not_wait_for_the_linger() {
+    run(async || {
+        let mut world = World::plain();
+        let mut client = world.joined(false).await;
+        client.ask("wait");
+        settle().await;
+        world.session(&client).unwrap().close(CloseReason::Draining);
+        settle().await;
+        assert_eq!(world.open_connections(), 1, "it lingers");
+        world.release(0, Then::Answer);
+        settle().await;
+        assert_eq!(world.script.log().finished, 1);
+    });
+}
+
+#[test]
+fn handlers_of_clients_that_have_left_count_for_the_limits() {
+    run(async || {
+        let mut world = World::new(|config, _| config.access.max_connections = 2);
+        let mut left = world.joined(false).await;
+        left.ask("wait");
+        settle().await;
+        drop(left);
+        settle().await;
+        assert_eq!(world.open_connections(), 0, "its socket is gone");
+        let _one = world.joined(false).await;
+        let mut refused = world.connect(false);
+        settle().await;
+        refused.read();
+        assert!(refused.ended);
+        world.release(0, Then::Answer);
+        settle().await;
+        let _two = world.joined(false).await;
+        assert_eq!(world.open_connections(), 2);
+    });
+}
+
+/// A client whose input waits in the socket: its end is seen, and so is its silence; its signs of life are, too.
+#[test]
+fn the_end_of_a_client_is_seen_whatever_waits() {
+    for how in ["close", "reset", "silent", "alive"] {
+        run(async move || {
+            let mut world = World::new(|config, _| config.limits.waiting_messages = 2);
+            let mut client = world.joined(false).await;
+            for _ in 0..5 {
+                client.ask("wait");
+            }
+            settle().await;
+            match how {
+                "close" => client.socket = None,
+                "reset" => client.faults.reset(),
+                _ => {}
+            }
+            for _ in 0..4 {
+                sleep(ms(2000)).await;
+                if how == "alive" {
+                    client.heartbeat();
+                }
+            }
+            let expected: &[&str] = match how {
+                "alive" => &[],
+                "silent" => &["heartbeat_timeout"],
+                _ => &["client_closed"],
+            };
+            let closed = world.closed(&client);
+            let closed: Vec<_> = closed.iter().map(CloseReason::name).collect();
+            assert_eq!(closed, expected, "{how}");
+            if how == "alive" {
+                while world.release(0, Then::Answer) {
+                    settle().await;
+                }
+                client.read();
+                assert_eq!(client.answers(), client.asked);
+            }
+        });
+    }
+}
+
+/// Messages that wait keep their own bytes, not the chunk that they were read with.
+#[test]
+fn messages_that_wait_do_not_pin_chunks() {
+    run(async || {
+        let mut world = World::plain();
+        let mut client = world.joined(false).await;
+        client.ask("wait");
+        settle().await;
+        // Each is read with 8 KB that are done with at once.
+        for _ in 0..100 {
+            let early = package(PackageType::Heartbeat, &[0; 8192]);
+            let bytes = [early, client.request("echo")].concat();
+            client.send(&bytes);
+            settle().await;
+        }
+        world.release(0, Then::Answer);
+        settle().await;
+        let pinned = world.script.log().pinned;
+        assert!(pinned < 100 * 64, "{pinned} bytes");
+    });
+}
+
+/// The driver ends a session whose events another thread is telling: the KICK comes when that thread is done, and must not be lost.
+#[test]
+fn a_kick_waits_for_listeners_on_another_thread() {
+    run(async || {
+        let mut world = World::new(|config, _| {
+            config.limits.messages_per_second = 1;
+            config.limits.burst = 1;
+        });
+        let mut client = world.joined(false).await;
+        let session = world.session(&client).unwrap();
+        let (at_work, is_at_work) = mpsc::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        session
+            .on_bind(move |_, _| {
+                at_work.send(()).unwrap();
+                wait.lock().unwrap().recv().unwrap();
+            })
+            .unwrap();
+        let thread = std::thread::spawn(move || session.bind(Uid::new("ann").unwrap()));
+        is_at_work.recv().unwrap();
+        for _ in 0..5 {
+            client.ask("echo");
+        }
+        for _ in 0..5 {
+            settle().await;
+            client.read();
+        }
+        assert!(!client.ended && client.kick().is_none());
+        go_on.send(()).unwrap();
+        thread.join().unwrap().unwrap();
+        settle().await;
+        client.read();
+        assert_eq!(client.kick().unwrap(), r#"{"reason":"rate limited"}"#);
+    });
+}
+
+#[test]
+fn a_client_that_reads_gets_all_its_answers_however_many() {
+    for (websocket, window) in [(false, 64), (true, 64), (false, 100_000), (true, 100_000)] {
+        run(async move || {
+            let mut world = World::plain();
+            let mut client = world.joined(websocket).await;
+            client.faults.set_window(window * 1024);
+            // A megabyte of answers; a quarter of that may wait.
+            let mut bytes = Vec::new();
+            for _ in 0..66 {
+                let request = client.request("big");
+                client.asked.push(u64::from(client.next_id));
+                bytes.extend(client.framed(&request));
+            }
+            client.send_raw(&bytes);
+            for _ in 0..100 {
+                settle().await;
+                client.read();
+                world.check(&mut client).unwrap();
+            }
+            assert_eq!(client.answers(), client.asked);
+            assert_eq!(world.closed(&client), []);
+        });
+    }
+}
+
+#[test]
+fn a_client_is_slow_when_its_socket_takes_nothing_for_a_while() {
+    run(async || {
+        let mut world = World::plain();
+        let (mut stalled, mut trickles) = (world.joined(false).await, world.joined(true).await);
+        for client in [&stalled, &trickles] {
+            client.faults.set_window(1);
+            let session = world.session(client).unwrap();
+            world.script.push(&session, &"x".repeat(1000)).unwrap();
+        }
+        for tick in 0..70 {
+            sleep(ms(100)).await;
+            stalled.heartbeat();
+            trickles.heartbeat();
+            if tick % 10 == 0 {
+                trickles.read();
+            }
+            let closed = world.closed(&stalled);
+            if tick < 48 {
+                assert_eq!(closed, [], "after {tick} tenths of a second");
+            } else if tick > 53 {
+                assert_eq!(closed, [CloseReason::SlowClient], "after {tick}");
+            }
+        }
+        assert_eq!(world.closed(&trickles), []);
+        stalled.read();
+        trickles.faults.set_window(100_000);
+        settle().await;
+        trickles.read();
+        assert_eq!(trickles.data().count(), 1);
+    });
+}
+
+/// What came while the worker was held up came over that time, however much at once it is now.
+#[test]
+fn a_worker_that_was_held_up_blames_nobody() {
+    for held in [0, 3000] {
+        run(async move || {
+            let mut world = World::new(|config, _| {
+                config.limits.messages_per_second = 10;
+                config.limits.burst = 10;
+                config.limits.pings_per_second = 10;
+            });
+            let (mut asks, pings) = (world.joined(false).await, world.joined(true).await);
+            for _ in 0..3 {
+                sleep(ms(100)).await;
+            }
+            hold_up(ms(held));
+            for _ in 0..35 {
+                asks.ask("echo");
+                pings.send_raw(&[0x89, 0x80, 0, 0, 0, 0]);
+            }
+            settle().await;
+            asks.read();
+            let expected = if held == 0 {
+                vec![CloseReason::RateLimited]
+            } else {
+                vec![]
+            };
+            assert_eq!(world.closed(&asks), expected, "held up for {held} ms");
+            assert_eq!(world.closed(&pings), expected, "held up for {held} ms");
+        });
+    }
+}
+
+#[test]
+fn a_long_answer_to_a_handshake_goes_out() {
+    for websocket in [false, true] {
+        run(async move || {
+            let mut world = World::plain();
+            let mut client = world.connect(websocket);
+            client.faults.set_step(1000);
+            client.join("long");
+            for _ in 0..20 {
+                settle().await;
+                client.read();
+            }
+            assert!(client.packages[0].body.len() > 200_000);
+            assert!(world.session(&client).is_some());
+        });
+    }
+}
+
+fn certificate() -> Arc<TlsReloader> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("shaddock-sim-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = TlsFiles {
+        certificate: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    TlsReloader::new(files).unwrap()
+}
+
+/// It costs the time for the handshake and not a moment more: there is nobody to say goodbye to.
+#[test]
+fn a_silent_tls_connection_does_not_linger() {
+    run(async || {
+        let mut world = World::new(|config, codec| {
+            config.tls = Some(certificate());
+            codec.limits.handshake_timeout = Duration::from_secs(3);
+        });
+        let silent = world.connect(false);
+        sleep(ms(2900)).await;
+        assert_eq!(world.open_connections(), 1);
+        sleep(ms(300)).await;
+        assert_eq!(world.open_connections(), 0);
+        drop(silent);
+    });
+}
+
+/// A frontend that panics once where nobody expects it.
+struct Fragile {
+    front: Front,
+    breaks: AtomicBool,
+}
+
+impl Frontend for Fragile {
+    fn codec(&self) -> Arc<Codec> {
+        assert!(
+            !self.breaks.swap(false, Ordering::Relaxed),
+            "expected: a fault of the server"
+        );
+        self.front.codec()
+    }
+
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+        self.front.handshake(peer, request)
+    }
+
+    fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        self.front.open(opened)
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+        self.front.message(session, message)
+    }
+
+    fn refused(
+        &self,
+        session: &Arc<Session>,
+        id: std::num::NonZeroU64,
+        route: Option<Route>,
+        reason: RefuseReason,
+    ) {
+        self.front.refused(session, id, route, reason);
+    }
+}
+
+#[test]
+fn a_listener_that_panics_starts_again_and_says_so() {
+    run(async || {
+        let script = World::plain().script;
+        let fragile = Arc::new(Fragile {
+            front: Front(script.clone()),
+            breaks: AtomicBool::new(false),
+        });
+        let workers = Workers::on_this_thread(1);
+        let config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
+        let (listener, connector) = Listener::in_memory(&workers, config, fragile.clone()).unwrap();
+        let connect = |n: u8| {
+            let address = ([10, 1, 1, n], 1).into();
+            let (socket, faults) = connector.connect(0, address);
+            Client::new(address, socket, faults, false)
+        };
+        let mut before = connect(1);
+        before.join("1");
+        settle().await;
+        before.read();
+        settle().await;
+        assert!(listener.is_serving());
+        assert_eq!(script.sessions.session_count(), 1);
+        fragile.breaks.store(true, Ordering::Relaxed);
+        let _lost = connect(2);
+        settle().await;
+        assert!(!listener.is_serving());
+        assert_eq!(
+            script.sessions.session_count(),
+            0,
+            "its sessions are closed"
+        );
+        before.read();
+        before.read();
+        assert!(before.ended);
+        sleep(ms(150)).await;
+        assert!(listener.is_serving());
+        let mut after = connect(3);
+        after.join("1");
+        settle().await;
+        after.read();
+        settle().await;
+        assert_eq!(script.sessions.session_count(), 1);
+    });
+}

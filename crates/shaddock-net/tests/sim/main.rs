@@ -1,0 +1,16 @@
+//! Connections in a simulated world: no sockets, no sleeps, one thread, time that the test moves.
+//!
+//! `world.rs` is the server with handlers that a test controls; `client.rs` is a client that can be made to fail in every way; `cases.rs` has
+//! one case for each phase and fault, `random.rs` finds the ones that were not thought of.
+//!
+//! ```sh
+//! cargo test -p shaddock-net --all-features --test sim                       # cases, and 1,000 seeds
+//! SEED=17 cargo test -p shaddock-net --all-features --test sim seeds         # one seed again, with its story
+//! SEEDS=100000 cargo test --release -p shaddock-net --all-features --test sim seeds
+//! ```
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod cases;
+mod client;
+mod random;
+mod world;

@@ -1,0 +1,435 @@
+//! The server: a listener in memory, and handlers that do what the test tells them.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use shaddock_core::{
+    ClientInfo, CloseReason, FrontendId, SendError, Session, SessionConfig, SessionService,
+    SidAllocator,
+};
+use shaddock_net::{
+    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers,
+    memory::{Connector, timers_in_use},
+};
+use shaddock_protocol::{
+    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, RefuseReason, RejectCode, Route,
+};
+use tokio::{runtime::Builder, sync::oneshot};
+
+use crate::client::Client;
+
+/// What a handler that waits does when it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Answer,
+    Panic,
+}
+
+/// A handler that waits for the test.
+pub struct Gate {
+    pub client: SocketAddr,
+    open: oneshot::Sender<Then>,
+}
+
+/// What the server has seen and done.
+#[derive(Default)]
+pub struct Log {
+    /// What was accepted for each client, in order: bodies of DATA packages.
+    pub accepted: HashMap<SocketAddr, Vec<Bytes>>,
+    /// Requests given to a handler, by client.
+    pub dispatched: HashMap<SocketAddr, Vec<u64>>,
+    pub closed: HashMap<SocketAddr, Vec<CloseReason>>,
+    pub sessions: Vec<Weak<Session>>,
+    /// Handlers that wait, oldest first.
+    pub gates: Vec<Gate>,
+    /// Handlers that have ended by themselves.
+    pub finished: usize,
+    /// Bytes of memory that bodies of messages kept beyond their length.
+    pub pinned: usize,
+    /// What must not happen.
+    pub violations: Vec<String>,
+}
+
+pub struct Script {
+    pub codec: Arc<Codec>,
+    pub sessions: SessionService,
+    log: Arc<Mutex<Log>>,
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Script {
+    pub fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.log)
+    }
+
+    /// Queues a push for one session, and notes what was accepted.
+    pub fn push(&self, session: &Arc<Session>, body: &str) -> Result<(), SendError> {
+        let package = self
+            .codec
+            .encode_push(Dialect::Pomelo, "onPush", body.as_bytes())
+            .unwrap();
+        let address = session.client_address().unwrap();
+        let result = session.send(package.clone());
+        if result.is_ok() {
+            self.accept(address, package.slice(4..));
+        }
+        result
+    }
+
+    fn accept(&self, address: SocketAddr, body: Bytes) {
+        self.log().accepted.entry(address).or_default().push(body);
+    }
+
+    fn answer(self: &Arc<Self>, session: &Arc<Session>, id: u64, body: &[u8]) {
+        let mut copy = Bytes::new();
+        let sent = session.send_with(|out| {
+            let begin = out.len();
+            let encoded =
+                self.codec
+                    .encode_response(session.dialect(), id, "a.b.c", body, false, out);
+            copy = Bytes::copy_from_slice(&out[begin + 4..]);
+            encoded
+        });
+        if sent.is_ok() {
+            self.accept(session.client_address().unwrap(), copy);
+        }
+    }
+
+    fn gate(&self, session: &Arc<Session>) -> oneshot::Receiver<Then> {
+        let (open, wait) = oneshot::channel();
+        let client = session.client_address().unwrap();
+        self.log().gates.push(Gate { client, open });
+        wait
+    }
+}
+
+/// A value of the application whose destructor panics.
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        assert!(
+            std::thread::panicking(),
+            "expected: a destructor that panics"
+        );
+    }
+}
+
+/// A handler that panics when it is polled the second time.
+struct PanicsLater(bool, Option<PanicsInDrop>);
+
+impl Future for PanicsLater {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        assert!(!self.0, "expected: a handler that panics");
+        self.0 = true;
+        self.1 = Some(PanicsInDrop);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// What listeners call: the script, shared.
+pub struct Front(pub Arc<Script>);
+
+impl Frontend for Front {
+    fn codec(&self) -> Arc<Codec> {
+        self.0.codec.clone()
+    }
+
+    fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+        match request.version.as_deref() {
+            Some("late") => Handled::Later(Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Verdict::Accept(None)
+            })),
+            Some("long") => Handled::Now(Verdict::Accept(Some("x".repeat(200_000).into()))),
+            Some("no") => Handled::Now(Verdict::Reject(RejectCode::Failed)),
+            _ => Handled::Now(Verdict::Accept(None)),
+        }
+    }
+
+    fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        if opened.handshake.version.as_deref() == Some("draining") {
+            return Err(CloseReason::Draining);
+        }
+        let address = opened.peer.address;
+        let session = self.0.sessions.create(ClientInfo {
+            dialect: opened.dialect,
+            transport: opened.peer.transport,
+            address: Some(address),
+            connected_at: shaddock_net::now(),
+        });
+        let log = self.0.log.clone();
+        session
+            .on_closed(move |_, reason| {
+                let mut log = lock(&log);
+                log.closed.entry(address).or_default().push(reason.clone());
+            })
+            .unwrap();
+        self.0.log().sessions.push(Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+        let script = self.0.clone();
+        let session = session.clone();
+        let address = session.client_address().unwrap();
+        if session.is_closed() {
+            let line = format!("{address}: a message was served after the close");
+            script.log().violations.push(line);
+        }
+        let Inbound { id, route, body } = message;
+        let id = id.map_or(0, std::num::NonZero::get);
+        script.log().dispatched.entry(address).or_default().push(id);
+        let text = format!(r#"{{"for":"{address}","id":{id}}}"#);
+        let method = route.method().unwrap_or_default().to_owned();
+        drop(route);
+        let length = body.len();
+        if let Ok(own) = body.try_into_mut() {
+            script.log().pinned += own.capacity() - length;
+        }
+        match method.as_str() {
+            "big" => {
+                let filler = "x".repeat(16 * 1024);
+                let text = format!(r#"{{"for":"{address}","id":{id},"x":"{filler}"}}"#);
+                script.answer(&session, id, text.as_bytes());
+                Flow::Done
+            }
+            "wait" => {
+                let wait = script.gate(&session);
+                Flow::Later(Box::pin(async move {
+                    match wait.await {
+                        Ok(Then::Panic) => panic!("expected: a handler that panics"),
+                        _ => script.answer(&session, id, text.as_bytes()),
+                    }
+                    script.log().finished += 1;
+                }))
+            }
+            "panic" => Flow::Later(Box::pin(PanicsLater(false, None))),
+            "pushes" => {
+                // A handler that pushes and waits, a part before and a part after.
+                let wait = script.gate(&session);
+                Flow::Later(Box::pin(async move {
+                    let _ = script.push(&session, &text);
+                    let _ = wait.await;
+                    let _ = script.push(&session, &text);
+                    script.answer(&session, id, text.as_bytes());
+                    script.log().finished += 1;
+                }))
+            }
+            "kick" => {
+                session.close(CloseReason::kicked("told to"));
+                Flow::Done
+            }
+            _ => {
+                script.answer(&session, id, text.as_bytes());
+                Flow::Done
+            }
+        }
+    }
+
+    fn refused(
+        &self,
+        session: &Arc<Session>,
+        id: std::num::NonZeroU64,
+        _: Option<Route>,
+        _: RefuseReason,
+    ) {
+        self.0.answer(session, id.get(), br#"{"code":500}"#);
+    }
+}
+
+/// A server with its clients.
+pub struct World {
+    pub script: Arc<Script>,
+    pub listener: Option<Listener>,
+    pub connector: Connector,
+    _workers: Workers,
+    clients: u16,
+}
+
+impl World {
+    pub fn new(configure: impl FnOnce(&mut ListenConfig, &mut CodecConfig)) -> Self {
+        let mut codec = CodecConfig {
+            heartbeat: Some(Duration::from_secs(3)),
+            limits: Limits::default(),
+            ..CodecConfig::default()
+        };
+        let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
+        configure(&mut config, &mut codec);
+        let sessions = SessionConfig {
+            outbox_bytes: 256 * 1024,
+            ..SessionConfig::default()
+        };
+        let script = Arc::new(Script {
+            codec: Arc::new(Codec::new(codec)),
+            sessions: SessionService::new(
+                FrontendId::new("front-1").unwrap(),
+                SidAllocator::new(1, 1),
+                sessions,
+            ),
+            log: Arc::default(),
+        });
+        let workers = Workers::on_this_thread(2);
+        let front = Arc::new(Front(script.clone()));
+        let (listener, connector) = Listener::in_memory(&workers, config, front).unwrap();
+        Self {
+            script,
+            listener: Some(listener),
+            connector,
+            _workers: workers,
+            clients: 0,
+        }
+    }
+
+    pub fn plain() -> Self {
+        Self::new(|_, _| ())
+    }
+
+    /// A client of its own address, connected.
+    pub fn connect(&mut self, websocket: bool) -> Client {
+        self.clients += 1;
+        let n = self.clients;
+        let [high, low] = n.to_be_bytes();
+        let address = SocketAddr::from(([10, 0, high, low], 4000));
+        let (socket, faults) = self.connector.connect(usize::from(n), address);
+        Client::new(address, socket, faults, websocket)
+    }
+
+    /// A client with a session.
+    pub async fn joined(&mut self, websocket: bool) -> Client {
+        let mut client = self.connect(websocket);
+        client.join("1");
+        settle().await;
+        client.read();
+        settle().await;
+        assert!(self.session(&client).is_some(), "{:?}", client.packages);
+        client
+    }
+
+    pub fn session(&self, client: &Client) -> Option<Arc<Session>> {
+        let mut found = None;
+        self.script.sessions.for_each_session(|session| {
+            if session.client_address() == Some(client.address) {
+                found = Some(session.clone());
+            }
+        });
+        found
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.listener.as_ref().unwrap().open_connections()
+    }
+
+    pub fn closed(&self, client: &Client) -> Vec<CloseReason> {
+        let log = self.script.log();
+        log.closed.get(&client.address).cloned().unwrap_or_default()
+    }
+
+    pub fn dispatched(&self, client: &Client) -> Vec<u64> {
+        let log = self.script.log();
+        let ids = log.dispatched.get(&client.address).cloned();
+        ids.unwrap_or_default()
+    }
+
+    /// Lets a handler that waits go on. False if there is none with that number.
+    pub fn release(&self, number: usize, then: Then) -> bool {
+        let mut log = self.script.log();
+        if number >= log.gates.len() {
+            return false;
+        }
+        let gate = log.gates.remove(number);
+        drop(log);
+        let _ = gate.open.send(then);
+        true
+    }
+
+    /// Everything that must hold whenever the server has come to rest.
+    pub fn check(&self, client: &mut Client) -> Result<(), String> {
+        let log = self.script.log();
+        if let Some(line) = log.violations.first() {
+            return Err(line.clone());
+        }
+        let accepted = log.accepted.get(&client.address);
+        client.check(accepted.map_or(&[], Vec::as_slice))?;
+        if log.closed.get(&client.address).map_or(0, Vec::len) > 1 {
+            return Err(format!("{}: closed twice", client.address));
+        }
+        Ok(())
+    }
+
+    /// Ends the world: with everybody gone, everything must have been given back.
+    pub async fn finish(mut self, clients: Vec<Client>) -> Result<(), String> {
+        drop(clients);
+        settle().await;
+        while self.release(0, Then::Answer) {
+            settle().await;
+        }
+        // Timers that wake the last ones.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let listener = self.listener.take().unwrap();
+        let left = (
+            listener.open_connections(),
+            self.script.sessions.session_count(),
+        );
+        if left != (0, 0) {
+            return Err(format!(
+                "{} connections and {} sessions are left",
+                left.0, left.1
+            ));
+        }
+        let ended = tokio::time::timeout(Duration::from_secs(60), listener.closed()).await;
+        let log = self.script.log();
+        if ended.is_err() {
+            let gates: Vec<_> = log.gates.iter().map(|gate| gate.client).collect();
+            return Err(format!(
+                "a connection never ended; handlers wait of {gates:?}"
+            ));
+        }
+        let alive = log.sessions.iter().filter(|s| s.strong_count() > 0).count();
+        if alive > 0 {
+            return Err(format!("{alive} closed sessions are still in memory"));
+        }
+        let told = log.closed.values().map(Vec::len).sum::<usize>();
+        if told != log.sessions.len() {
+            return Err(format!(
+                "{} sessions, {told} times closed",
+                log.sessions.len()
+            ));
+        }
+        match timers_in_use() {
+            0 => Ok(()),
+            n => Err(format!("{n} timers are left")),
+        }
+    }
+}
+
+/// Lets the server do everything that it can do now; a millisecond passes.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Runs a test on a thread of its own, with time that stands still unless everything waits.
+pub fn run<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(test())
+    });
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
