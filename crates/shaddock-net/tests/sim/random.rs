@@ -1,7 +1,11 @@
 //! Stories by seed: clients come, ask, stall, fail and leave; handlers wait, push, panic and kick; after each step everything that must
 //! hold is checked, and at the end nothing may be left.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use shaddock_core::{CloseReason, Uid};
 use shaddock_net::clock::hold_up;
@@ -444,17 +448,31 @@ fn seeds() {
         Some(seed) => seed..seed + 1,
         None => 0..number("SEEDS").unwrap_or(1000),
     };
-    for seed in seeds {
-        let result = run(async move || play(seed, 120).await);
-        if let Err((error, story)) = result {
-            let shown = if number("SEED").is_some() {
-                story.as_str()
-            } else {
-                ""
-            };
-            panic!(
-                "{error}\n{shown}\nagain, with its story: SEED={seed} cargo test -p shaddock-net --all-features --test sim seeds"
-            );
-        }
+    let next = &AtomicU64::new(seeds.start);
+    let end = seeds.end;
+    let failed = std::thread::scope(|scope| {
+        let threads = [(); 2].map(|()| {
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return None;
+                    }
+                    if let Err((error, story)) = run(async move || play(seed, 100).await) {
+                        next.store(end, Ordering::Relaxed);
+                        return Some((seed, error, story));
+                    }
+                }
+            })
+        });
+        threads
+            .into_iter()
+            .find_map(|thread| thread.join().unwrap())
+    });
+    if let Some((seed, error, story)) = failed {
+        let shown = number("SEED").map_or("", |_| story.as_str());
+        panic!(
+            "{error}\n{shown}\nagain, with its story: SEED={seed} cargo test -p shaddock-net --all-features --test sim seeds"
+        );
     }
 }
