@@ -13,7 +13,7 @@ use shaddock_protocol::{Dialect, Inbound, Route};
 
 use crate::{
     answer::{ToClient, answer_client},
-    app::AppHandle,
+    app::{AppHandle, SpawnError},
     error::HandlerError,
     filter::{ErrorFlow, FilterList, Step, Waiting},
     handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work},
@@ -113,23 +113,18 @@ impl AppHandle {
         if !options.concurrent && !options.offload {
             return Flow::Later(self.run_own::<ToClient>(entry, request));
         }
-        if !self.requests().has_room() {
-            return Flow::Later(fail::<ToClient>(
-                request,
-                HandlerError::too_many("too many requests are at work"),
-            ));
+        // Before the handler is called: a request that cannot run is answered, and its handler has not begun.
+        let slot = match self.requests().slot() {
+            Ok(slot) => slot,
+            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(error))),
+        };
+        let running = slot.finish("request", self.run_own::<ToClient>(entry, request));
+        if options.concurrent {
+            return Flow::Done;
         }
-        let future = self.run_own::<ToClient>(entry, request);
-        match self.requests().finish("request", future) {
-            Ok(_detached) if options.concurrent => Flow::Done,
-            Ok(running) => Flow::Later(Box::pin(async move {
-                let _ = running.await;
-            })),
-            Err(error) => {
-                tracing::warn!(%error, "a request was lost");
-                Flow::Done
-            }
-        }
+        Flow::Later(Box::pin(async move {
+            let _ = running.await;
+        }))
     }
 
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who
@@ -284,6 +279,16 @@ fn cut_off() -> HandlerError {
         shaddock_cluster::code::UNAVAILABLE,
         "this server is cut off from the others; try again later",
     )
+}
+
+fn no_room(error: SpawnError) -> HandlerError {
+    match error {
+        SpawnError::TooMany => HandlerError::too_many("too many requests are at work"),
+        SpawnError::Stopping => HandlerError::new(
+            shaddock_cluster::code::UNAVAILABLE,
+            "this server stops; try again later",
+        ),
+    }
 }
 
 fn no_handler(route: &Route) -> HandlerError {

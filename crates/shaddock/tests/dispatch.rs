@@ -457,6 +457,98 @@ async fn concurrent_requests_are_bounded() {
     assert!(client.drain().is_empty());
 }
 
+/// Requests of each thread at the bound, and how many are sent before answers are read.
+const RACING: u64 = 1000;
+const AT_ONCE: u64 = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_at_the_bound_gets_one_answer() {
+    let called = Arc::new(AtomicUsize::new(0));
+    let mut app = frontend("connector-1");
+    app.set(AppConfig {
+        max_concurrent: 2,
+        ..AppConfig::default()
+    });
+    let calls = Arc::clone(&called);
+    app.route("h.m", move || {
+        calls.fetch_add(1, Ordering::Relaxed);
+        async {}
+    })
+    .concurrent();
+    let running = start([app]).await;
+    let race = |mut client: Client| {
+        tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Handle::current();
+            let (mut answers, mut served) = (vec![0; usize::try_from(RACING).unwrap()], 0);
+            for first in (0..RACING).step_by(usize::try_from(AT_ONCE).unwrap()) {
+                for n in first..first + AT_ONCE {
+                    runtime.block_on(drive(client.start(Some(n + 1), "h.m", "{}")));
+                }
+                for n in first..first + AT_ONCE {
+                    let (body, is_error) = runtime.block_on(client.wait_answer(n + 1));
+                    answers[usize::try_from(n).unwrap()] += 1;
+                    served += usize::from(!is_error);
+                    assert!(!is_error || body["code"] == "PIT-429", "{body}");
+                }
+            }
+            assert!(client.drain().is_empty(), "a second answer");
+            assert!(answers.iter().all(|count| *count == 1));
+            served
+        })
+    };
+    let app = &running.apps()[0];
+    let racing = [(); 4].map(|()| race(Client::with_dialect(app, Dialect::Pitaya)));
+    let mut served = 0;
+    for one in racing {
+        served += one.await.unwrap();
+    }
+    assert_eq!(
+        called.load(Ordering::Relaxed),
+        served,
+        "a handler that was called is the one whose answer is sent"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_is_taken_before_the_handler_is_called() {
+    let (begins, begun) = std::sync::mpsc::channel();
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let mut app = frontend("connector-1");
+    app.set(AppConfig {
+        max_concurrent: 1,
+        ..AppConfig::default()
+    });
+    app.route("h.m", move || {
+        begins.send(()).unwrap();
+        let _ = may_go.lock().unwrap().recv();
+        std::future::pending::<()>()
+    })
+    .concurrent();
+    let running = start([app]).await;
+    let send = |mut client: Client| {
+        tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Handle::current();
+            runtime.block_on(drive(client.start(Some(1), "h.m", "{}")));
+            client
+        })
+    };
+    let app = &running.apps()[0];
+    let [first, second] = [(); 2].map(|()| Client::with_dialect(app, Dialect::Pitaya));
+    let first = send(first);
+    tokio::task::block_in_place(|| begun.recv()).unwrap();
+    // The first is being called, and has the only place.
+    let second = send(second);
+    eventually("the second is answered, or called", || {
+        second.is_finished() || begun.try_recv().is_ok()
+    })
+    .await;
+    drop(go);
+    first.await.unwrap();
+    let (body, _) = second.await.unwrap().wait_answer(1).await;
+    assert_eq!(body["code"], "PIT-429");
+}
+
 #[tokio::test]
 async fn requests_go_to_servers_of_the_type_and_back() {
     let mut chat = App::new("chat", "chat-1");

@@ -469,3 +469,84 @@ async fn a_backend_answers_what_it_has_before_its_components_stop() {
     assert_eq!(log.lock().unwrap().last().unwrap(), "database stop");
     other.shutdown().await;
 }
+
+#[tokio::test]
+async fn one_request_that_hangs_keeps_the_stop_from_nothing_else() {
+    let (held, dropped) = tokio::sync::oneshot::channel::<()>();
+    let mut app = frontend("connector-1");
+    // Nobody waits so long for a test: the step is left when the test is over.
+    app.set(AppConfig {
+        stop_timeout: Duration::from_secs(3600),
+        ..AppConfig::default()
+    });
+    app.route("h.hang", async || std::future::pending::<()>().await)
+        .concurrent();
+    let running = start([app]).await;
+    let app = running.apps()[0].clone();
+    app.spawn("background", async move {
+        let _dropped_when_told = held;
+        std::future::pending::<()>().await;
+    })
+    .unwrap();
+    let mut client = Client::connect(&app);
+    support::drive(client.start(Some(1), "connector.h.hang", "{}")).await;
+    let shutdown = tokio::spawn(running.shutdown());
+    tokio::time::timeout(Duration::from_secs(20), dropped)
+        .await
+        .expect("background work hears of the stop while the request hangs")
+        .unwrap_err();
+    assert!(!shutdown.is_finished(), "the request has its time");
+    shutdown.abort();
+}
+
+#[tokio::test]
+async fn listeners_that_are_behind_learn_who_is_bound_in_the_end() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut app = frontend("connector-1");
+    app.set(AppConfig {
+        max_waiting_events: 5,
+        ..AppConfig::default()
+    });
+    let (opened, bound) = (Arc::clone(&gate), sender.clone());
+    app.on_session_bound(move |_, event: SessionEvent| {
+        let (opened, bound) = (Arc::clone(&opened), bound.clone());
+        async move {
+            let _ = opened.acquire().await;
+            let _ = bound.send(format!("+{}", event.uid().unwrap()));
+        }
+    });
+    app.on_session_unbound(move |_, event: SessionEvent| {
+        let _ = sender.send(format!("-{}", event.uid().unwrap()));
+        async {}
+    });
+    let running = start([app]).await;
+    let app = running.apps()[0].clone();
+    let client = Client::connect(&app);
+    for n in 0..100 {
+        app.bind(client.sid(), support::uid(&format!("user-{n}")))
+            .await
+            .unwrap();
+        let service = app.session_service().unwrap();
+        service
+            .unbind(client.sid(), &support::uid(&format!("user-{n}")))
+            .unwrap();
+    }
+    app.bind(client.sid(), support::uid("last")).await.unwrap();
+    gate.add_permits(1000);
+    let mut online: Option<String> = None;
+    loop {
+        let told = tokio::time::timeout(Duration::from_secs(20), heard.recv());
+        let told = told.await.expect("the last one is told").unwrap();
+        let name = told[1..].to_owned();
+        if told.starts_with('+') {
+            assert_eq!(online.replace(name.clone()), None, "{told}");
+        } else {
+            assert_eq!(online.take(), Some(name.clone()), "{told}");
+        }
+        if name == "last" {
+            break;
+        }
+    }
+    assert!(app.stats().lost_events.get() > 0);
+}

@@ -24,8 +24,8 @@ pub struct AppConfig {
     pub max_concurrent: usize,
     /// Background tasks ([`AppHandle::spawn`](crate::app::AppHandle::spawn)). Default 10,000. Above it spawning fails.
     pub max_tasks: usize,
-    /// Events of one session that wait for the app's listeners. Default 64. Above it `bound` and `unbound` are dropped and counted; `closed`
-    /// never is.
+    /// Events of one session that wait for the app's listeners. Default 64. Above it a user who was bound and unbound again meanwhile is not
+    /// told of, and both events are counted; who is bound in the end is told, and so is the close.
     pub max_waiting_events: usize,
     /// How long one event listener may take. Default 30 s; then it is dropped at its next `.await`, and the session's next event comes.
     pub event_timeout: Duration,

@@ -10,7 +10,7 @@ use std::{
 use shaddock_core::CloseReason;
 use shaddock_net::Workers;
 
-use super::{AppHandle, ErasedComponent, StartError, servers::start_workers};
+use super::{AppHandle, ErasedComponent, StartError, Tasks, servers::start_workers};
 
 /// Servers that were started. Call [`shutdown`](Self::shutdown): dropping it closes the listeners and leaves everything else behind.
 #[must_use = "servers stop listening when this is dropped"]
@@ -195,15 +195,26 @@ impl AppHandle {
         }
     }
 
-    /// Requests at work and events end, then background work is cancelled.
+    /// Requests at work and events end, and background work is cancelled. All are told before any is waited for, and all have the same
+    /// time, so that one that hangs keeps the news from no other.
     async fn finish_work(&self) {
+        let all = [self.requests(), self.events(), self.tasks()];
+        for tasks in all {
+            tasks.tell_stop();
+        }
+        let ended = async {
+            for tasks in all {
+                tasks.idle().await;
+            }
+        };
         let limit = self.config().stop_timeout;
-        if !self.requests().stop(limit).await
-            || !self.events().stop(limit).await
-            || !self.tasks().stop(limit).await
-        {
+        if tokio::time::timeout(limit, ended).await.is_err() {
+            let [requests, events, tasks] = all.map(Tasks::count);
             tracing::warn!(
                 app = self.id(),
+                requests,
+                events,
+                tasks,
                 "work was still going on when the app stopped"
             );
         }

@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -17,19 +16,62 @@ use tokio::{
 
 use crate::guarded::{Guarded, Panic, Watch};
 
-/// The tasks of one app.
+/// The tasks of one app. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Tasks {
-    runtime: Handle,
-    shared: Arc<Shared>,
-}
+pub(crate) struct Tasks(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    alive: AtomicUsize,
-    most: usize,
+    runtime: Handle,
+    gate: Gate,
     idle: Notify,
     stop: watch::Sender<bool>,
+}
+
+/// How many are in, with a bound, until the gate is closed.
+///
+/// Count and end are one word, so that nobody comes in between a look and a step: after [`close`](Self::close) the count only falls, and
+/// zero is final.
+#[derive(Debug)]
+struct Gate {
+    word: AtomicUsize,
+    most: usize,
+}
+
+const CLOSED: usize = !(usize::MAX >> 1);
+
+impl Gate {
+    fn new(most: usize) -> Self {
+        Self {
+            word: AtomicUsize::new(0),
+            most: most.min(CLOSED - 1),
+        }
+    }
+
+    fn enter(&self) -> Result<(), SpawnError> {
+        let step = |word: usize| (word < self.most).then(|| word + 1);
+        let entered = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, step);
+        match entered {
+            Ok(_) => Ok(()),
+            Err(word) if word >= CLOSED => Err(SpawnError::Stopping),
+            Err(_) => Err(SpawnError::TooMany),
+        }
+    }
+
+    /// True if nobody is left.
+    fn leave(&self) -> bool {
+        self.word.fetch_sub(1, Ordering::AcqRel) & !CLOSED == 1
+    }
+
+    fn close(&self) {
+        self.word.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    fn count(&self) -> usize {
+        self.word.load(Ordering::Acquire) & !CLOSED
+    }
 }
 
 /// No more tasks are taken: too many run, or the app stops.
@@ -44,35 +86,76 @@ pub enum SpawnError {
     Stopping,
 }
 
-struct Alive(Arc<Shared>);
+/// A place among the tasks, given back when dropped: so a task that cannot run is not made.
+#[derive(Debug)]
+#[must_use = "a place that is dropped is free again"]
+pub(crate) struct Slot(Arc<Shared>);
 
-impl Drop for Alive {
+impl Drop for Slot {
     fn drop(&mut self) {
-        if self.0.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.0.gate.leave() {
             self.0.idle.notify_waiters();
         }
+    }
+}
+
+impl Slot {
+    /// Runs `future` until it is done or the app stops; then it is dropped at its next `.await`.
+    pub(crate) fn spawn<F>(self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let mut stopped = self.0.stop.subscribe();
+        let runtime = self.0.runtime.clone();
+        let guarded = Guarded::new(future, TaskName(name));
+        runtime.spawn(async move {
+            let _slot = self;
+            tokio::select! {
+                biased;
+                output = guarded => output,
+                _ = stopped.wait_for(|stop| *stop) => None,
+            }
+        })
+    }
+
+    /// Runs `future` to its end, unless it takes longer than the shutdown waits.
+    pub(crate) fn finish<F>(self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let runtime = self.0.runtime.clone();
+        let guarded = Guarded::new(future, TaskName(name));
+        runtime.spawn(async move {
+            let _slot = self;
+            guarded.await
+        })
     }
 }
 
 impl Tasks {
     pub(crate) fn new(runtime: Handle, most: usize) -> Self {
         let (stop, _) = watch::channel(false);
-        Self {
+        Self(Arc::new(Shared {
             runtime,
-            shared: Arc::new(Shared {
-                alive: AtomicUsize::new(0),
-                most,
-                idle: Notify::new(),
-                stop,
-            }),
-        }
+            gate: Gate::new(most),
+            idle: Notify::new(),
+            stop,
+        }))
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+        &self.0.runtime
     }
 
-    /// Runs `future` until it is done or the app stops; then it is dropped at its next `.await`.
+    /// Takes a place for a task that will be made.
+    pub(crate) fn slot(&self) -> Result<Slot, SpawnError> {
+        self.0.gate.enter()?;
+        Ok(Slot(Arc::clone(&self.0)))
+    }
+
+    /// As [`Slot::spawn`].
     pub(crate) fn spawn<F>(
         &self,
         name: &'static str,
@@ -82,84 +165,37 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let alive = self.admit()?;
-        let mut stopped = self.shared.stop.subscribe();
-        Ok(self.runtime.spawn(async move {
-            let _alive = alive;
-            tokio::select! {
-                biased;
-                output = Guarded::new(future, TaskName(name)) => output,
-                _ = stopped.wait_for(|stop| *stop) => None,
-            }
-        }))
-    }
-
-    /// Runs `future` to its end, unless it takes longer than the shutdown waits.
-    pub(crate) fn finish<F>(
-        &self,
-        name: &'static str,
-        future: F,
-    ) -> Result<JoinHandle<Option<F::Output>>, SpawnError>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        let alive = self.admit()?;
-        Ok(self.runtime.spawn(async move {
-            let _alive = alive;
-            Guarded::new(future, TaskName(name)).await
-        }))
-    }
-
-    fn admit(&self) -> Result<Alive, SpawnError> {
-        if *self.shared.stop.borrow() {
-            return Err(SpawnError::Stopping);
-        }
-        let before = self.shared.alive.fetch_add(1, Ordering::AcqRel);
-        let alive = Alive(Arc::clone(&self.shared));
-        if before >= self.shared.most {
-            Err(SpawnError::TooMany)
-        } else {
-            Ok(alive)
-        }
-    }
-
-    /// Whether another task would be taken now.
-    pub(crate) fn has_room(&self) -> bool {
-        self.count() < self.shared.most && !*self.shared.stop.borrow()
+        Ok(self.slot()?.spawn(name, future))
     }
 
     /// Tasks that run now.
     pub(crate) fn count(&self) -> usize {
-        self.shared.alive.load(Ordering::Acquire)
+        self.0.gate.count()
     }
 
     /// A future that is done when the app stops.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut stopped = self.shared.stop.subscribe();
+        let mut stopped = self.0.stop.subscribe();
         async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }
     }
 
-    /// Tells all tasks to stop, and waits until they have; false if some have not within `deadline`.
-    pub(crate) async fn stop(&self, deadline: Duration) -> bool {
-        self.shared.stop.send_replace(true);
-        self.idle(deadline).await
+    /// Takes no more tasks, and tells those that run.
+    pub(crate) fn tell_stop(&self) {
+        self.0.gate.close();
+        self.0.stop.send_replace(true);
     }
 
-    /// Waits until no task runs.
-    async fn idle(&self, deadline: Duration) -> bool {
-        let wait = async {
-            loop {
-                let idle = self.shared.idle.notified();
-                if self.count() == 0 {
-                    return;
-                }
-                idle.await;
+    /// Done when no task runs.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.0.idle.notified();
+            if self.count() == 0 {
+                return;
             }
-        };
-        tokio::time::timeout(deadline, wait).await.is_ok()
+            idle.await;
+        }
     }
 }
 
@@ -175,6 +211,8 @@ impl Watch for TaskName {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Barrier, atomic::AtomicBool};
+
     use super::*;
 
     #[tokio::test]
@@ -199,12 +237,62 @@ mod tests {
                 .unwrap(),
             Some(7)
         );
-        assert!(tasks.stop(Duration::from_secs(5)).await);
+        tasks.tell_stop();
+        tasks.idle().await;
         assert_eq!(forever.await.unwrap(), None);
         assert_eq!(
             tasks.spawn("late", async {}).unwrap_err(),
             SpawnError::Stopping
         );
         assert_eq!(tasks.count(), 0);
+    }
+
+    /// Rounds of a race that takes a few nanoseconds.
+    const ROUNDS: usize = 1000;
+
+    #[test]
+    fn nobody_comes_in_after_the_gate_was_closed_and_found_empty() {
+        for _ in 0..ROUNDS {
+            let (gate, over) = (Gate::new(1000), AtomicBool::new(false));
+            let start = Barrier::new(3);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        start.wait();
+                        while gate.enter() != Err(SpawnError::Stopping) {
+                            assert!(!over.load(Ordering::SeqCst), "in after the end");
+                            gate.leave();
+                        }
+                    });
+                }
+                start.wait();
+                gate.close();
+                while gate.count() > 0 {
+                    std::hint::spin_loop();
+                }
+                over.store(true, Ordering::SeqCst);
+            });
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_from_several_threads() {
+        let (gate, inside) = (Gate::new(2), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut entered = 0;
+                    while entered < 10_000 {
+                        if gate.enter().is_ok() {
+                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 2);
+                            entered += 1;
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            gate.leave();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(gate.count(), 0);
     }
 }

@@ -253,7 +253,8 @@ section! {
         restart max_concurrent: usize = 10_000, check within(1, 10_000_000);
         /// Background tasks. Above it spawning fails.
         restart max_tasks: usize = 10_000, check within(1, 10_000_000);
-        /// Events of one session that wait for listeners. Above it `bound` and `unbound` are dropped and counted.
+        /// Events of one session that wait for listeners. Above it a user who was bound and unbound again meanwhile is not told of;
+        /// both events are counted as lost. Who is bound in the end is always told, and so is the close.
         restart max_waiting_events: usize = 64, check within(1, 100_000);
         /// How long one listener may take for an event. Then it is given up.
         restart event_timeout: Time = Time::secs(30), check within(Time::millis(1), Time::secs(3600));

@@ -89,6 +89,16 @@ impl EventHooks {
         }
     }
 
+    /// Whether events of this kind are kept. `bound` and `unbound` go together: see [`put`].
+    fn wants(&self, kind: EventKind) -> bool {
+        match kind {
+            EventKind::Bound | EventKind::Unbound => {
+                !self.bound.is_empty() || !self.unbound.is_empty()
+            }
+            EventKind::Closed => !self.closed.is_empty(),
+        }
+    }
+
     fn shard(&self, sid: Sid) -> std::sync::MutexGuard<'_, HashMap<Sid, VecDeque<SessionEvent>>> {
         self.waiting[crate::shard_of(sid, SHARDS)]
             .lock()
@@ -105,7 +115,7 @@ impl AppHandle {
         reason: Option<CloseReason>,
     ) {
         let hooks = &self.hooks().events;
-        if hooks.of(kind).is_empty() {
+        if !hooks.wants(kind) {
             return;
         }
         let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self, session))
@@ -113,7 +123,6 @@ impl AppHandle {
             return;
         };
         let sid = session.id();
-        let closing = matches!(kind, EventKind::Closed);
         let event = SessionEvent {
             session: view,
             uid,
@@ -122,27 +131,21 @@ impl AppHandle {
         };
         let mut shard = hooks.shard(sid);
         if let Some(queue) = shard.get_mut(&sid) {
-            if queue.len() >= self.config().max_waiting_events && !closing {
-                drop(shard);
-                self.stats().lost_events.add(1);
-                tracing::warn!(%sid, kind = ?event.kind, "listeners do not keep up: an event of a session is lost");
-            } else {
-                queue.push_back(event);
-            }
+            let lost = put(queue, event, self.config().max_waiting_events);
+            drop(shard);
+            self.stats().lost_events.add(lost);
             return;
         }
+        let Ok(slot) = self.events().slot() else {
+            drop(shard);
+            self.stats().lost_events.add(1);
+            return;
+        };
         // The queue is there as long as somebody works on it.
         shard.insert(sid, VecDeque::from([event]));
         drop(shard);
         let app = self.clone();
-        if self
-            .events()
-            .finish("session events", async move { app.tell_events(sid).await })
-            .is_err()
-        {
-            hooks.shard(sid).remove(&sid);
-            self.stats().lost_events.add(1);
-        }
+        slot.finish("session events", async move { app.tell_events(sid).await });
     }
 
     async fn tell_events(&self, sid: Sid) {
@@ -167,6 +170,43 @@ impl AppHandle {
         }
         event
     }
+}
+
+/// What happened, and to whom.
+trait About {
+    fn about(&self) -> (EventKind, Option<&Uid>);
+}
+
+impl About for SessionEvent {
+    fn about(&self) -> (EventKind, Option<&Uid>) {
+        (self.kind, self.uid())
+    }
+}
+
+/// Adds an event to those that wait. Returns how many are lost.
+///
+/// How many wait says how busy we are, not what the client did, so nothing is held against it, and what listeners hear stays true: above the
+/// bound, a user who was bound and is unbound again while the listeners are behind is not told of. Who is bound in the end is.
+fn put<E: About>(queue: &mut VecDeque<E>, event: E, bound: usize) -> u64 {
+    let is_closing = event.about().0 == EventKind::Closed;
+    queue.push_back(event);
+    if queue.len() <= bound || is_closing {
+        return 0;
+    }
+    let is_over = |at: &usize| match (queue[*at].about(), queue[*at + 1].about()) {
+        ((EventKind::Bound, came), (EventKind::Unbound, went)) => came == went,
+        _ => false,
+    };
+    if let Some(at) = (0..queue.len() - 1).rev().find(is_over) {
+        queue.drain(at..at + 2);
+        return 2;
+    }
+    // The other half of a pair is still to come. If it does not, something has told a user's coming twice.
+    if queue.len() > bound + 1 {
+        queue.pop_back();
+        return 1;
+    }
+    0
 }
 
 /// What the session service tells the framework. It must not keep the app alive, which holds the service.
@@ -229,5 +269,74 @@ impl SessionEvents for FrontendEvents {
             app.stats().panics.add(1);
         }
         tracing::error!(sid = %session.id(), %event, panic = message, "a listener of a session panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Event = (EventKind, Option<Uid>);
+
+    impl About for Event {
+        fn about(&self) -> (EventKind, Option<&Uid>) {
+            (self.0, self.1.as_ref())
+        }
+    }
+
+    /// What a listener heard: who is bound in the end. It must make sense at every step.
+    fn hear(bound: &mut Option<Uid>, event: &Event) {
+        match event {
+            (EventKind::Bound, uid) => {
+                assert_eq!(*bound, None, "bound twice");
+                bound.clone_from(uid);
+            }
+            (EventKind::Unbound, uid) => {
+                assert_eq!(*bound, *uid, "somebody else was unbound");
+                *bound = None;
+            }
+            (EventKind::Closed, uid) => assert_eq!(*bound, *uid, "closed with another user"),
+        }
+    }
+
+    #[test]
+    fn listeners_that_are_behind_hear_a_true_story() {
+        // A small generator of our own: the seed is the case.
+        for seed in 0..2000_u64 {
+            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            let mut next = |below: u64| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let limit = 1 + usize::try_from(next(5)).unwrap();
+            let (mut queue, mut truth, mut heard) = (VecDeque::new(), None, None);
+            let (mut told, mut lost) = (0, 0);
+            let steps = 1 + next(60);
+            for _ in 0..steps {
+                let event = match &truth {
+                    None => (EventKind::Bound, Uid::new(format!("user-{}", next(3))).ok()),
+                    Some(uid) => (EventKind::Unbound, Some(Uid::clone(uid))),
+                };
+                hear(&mut truth, &event);
+                lost += put(&mut queue, event, limit);
+                assert!(queue.len() <= limit + 1, "seed {seed}: {queue:?}");
+                if next(4) == 0 {
+                    told += queue
+                        .pop_front()
+                        .iter()
+                        .inspect(|event| hear(&mut heard, event))
+                        .count();
+                }
+            }
+            lost += put(&mut queue, (EventKind::Closed, truth.clone()), limit);
+            told += queue
+                .iter()
+                .inspect(|event| hear(&mut heard, event))
+                .count();
+            assert_eq!(heard, truth, "seed {seed}");
+            assert_eq!(told as u64 + lost, steps + 1, "seed {seed}");
+        }
     }
 }
