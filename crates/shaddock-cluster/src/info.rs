@@ -1,14 +1,16 @@
 //! Who a server is.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The longest server id or type, in bytes.
 const MAX_NAME: usize = 128;
 /// Key of [`ServerInfo::metadata`] under which a shaddock server lists what it can do beyond Pitaya's protocol.
 const CAPABILITIES: &str = "shaddock";
+/// Key of [`ServerInfo::metadata`] with the routes that need not wait for others of their session: a JSON array of `handler.method`.
+const CONCURRENT: &str = "shaddock.concurrent";
 /// In front of a frontend's start number, as a capability: it is part of the ids of its sessions.
 const NODE: &str = "node:";
 
@@ -111,7 +113,21 @@ pub struct ServerInfo {
     pub metadata: BTreeMap<String, String>,
     /// For people only.
     pub hostname: String,
+    /// Read from the metadata when somebody asks first.
+    pub(crate) concurrent: Concurrent,
 }
+
+/// The concurrent routes of a server. It is made from the metadata, so it makes no difference between two servers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Concurrent(OnceLock<HashSet<Box<str>>>);
+
+impl PartialEq for Concurrent {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Concurrent {}
 
 impl ServerInfo {
     /// A server without metadata and host name.
@@ -128,7 +144,39 @@ impl ServerInfo {
             frontend,
             metadata: BTreeMap::new(),
             hostname: String::new(),
+            concurrent: Concurrent::default(),
         })
+    }
+
+    /// Announces routes, `handler.method`, whose requests need not wait for others of their session, nor others for them: frontends that forward
+    /// them do not hold up the session. Before the server joins.
+    pub fn announce_concurrent<'a>(&mut self, routes: impl IntoIterator<Item = &'a str>) {
+        let mut routes: Vec<&str> = routes.into_iter().collect();
+        routes.sort_unstable();
+        if routes.is_empty() {
+            return;
+        }
+        // Texts always have a JSON form.
+        let text = serde_json::to_string(&routes).unwrap_or_default();
+        self.metadata.insert(CONCURRENT.to_owned(), text);
+        self.concurrent = Concurrent::default();
+    }
+
+    /// Whether the server announced that requests of this route, `handler.method`, need not wait for others.
+    pub fn is_concurrent(&self, short_route: &str) -> bool {
+        let routes = self.concurrent.0.get_or_init(|| {
+            let text = self.metadata.get(CONCURRENT);
+            // What another server wrote and nobody can read announces nothing.
+            text.and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default()
+        });
+        !routes.is_empty() && routes.contains(short_route)
+    }
+
+    /// Bytes of the metadata, which every server of the cluster keeps of this one.
+    pub fn metadata_len(&self) -> usize {
+        let pairs = self.metadata.iter();
+        pairs.map(|(key, value)| key.len() + value.len()).sum()
     }
 
     /// Whether the server announced an extension of the protocol, such as `mpush`.
@@ -184,6 +232,28 @@ mod tests {
         let mut back = ServerInfo::new("chat-1", "chat", false).unwrap();
         back.announce_node(0);
         assert_eq!(back.flags().next(), None);
+    }
+
+    #[test]
+    fn concurrent_routes_are_announced_by_name() {
+        let mut info = ServerInfo::new("game-1", "game", false).unwrap();
+        assert!(!info.is_concurrent("h.a"));
+        info.announce_concurrent([]);
+        assert!(info.metadata.is_empty());
+        info.announce_concurrent(["net.ping", "odd, \"name\".x"]);
+        assert_eq!(
+            info.metadata["shaddock.concurrent"],
+            r#"["net.ping","odd, \"name\".x"]"#
+        );
+        assert!(info.is_concurrent("net.ping") && info.is_concurrent("odd, \"name\".x"));
+        assert!(!info.is_concurrent("net.pin") && !info.is_concurrent(""));
+        for unreadable in ["", "net.ping", "[1]", "{"] {
+            let mut other = ServerInfo::new("game-2", "game", false).unwrap();
+            other
+                .metadata
+                .insert("shaddock.concurrent".to_owned(), unreadable.to_owned());
+            assert!(!other.is_concurrent("net.ping"), "{unreadable:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::{
     app::{AppHandle, SpawnError},
     error::HandlerError,
     filter::{ErrorFlow, FilterList, Step, Waiting},
-    handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work},
+    handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work, failed},
+    received,
     reply::{Outcome, Reply},
     request::RequestContext,
     session::SessionView,
@@ -106,7 +107,7 @@ impl AppHandle {
                 return Flow::Later(fail::<ToClient>(request, cut_off()));
             }
             Target::Here(entry) => entry,
-            Target::Elsewhere => return Flow::Later(self.forward(request)),
+            Target::Elsewhere => return self.forward(request),
             Target::Nowhere(error) => return Flow::Later(fail::<ToClient>(request, error)),
         };
         let options = entry.options;
@@ -141,11 +142,28 @@ impl AppHandle {
                 let error = HandlerError::bad_request("tried to request a notify route");
                 return fail::<ToCaller>(request, error);
             }
+            if entry.options.offload {
+                return self.run_apart(entry, request);
+            }
             return self.run_own::<ToCaller>(entry, request);
         }
         // In Pitaya's words: the client may be behind a frontend in Go.
         let error = RemoteError::handler_not_found(request.route().as_str());
         fail::<ToCaller>(request, HandlerError::from_remote(error))
+    }
+
+    /// As [`run_own`](Self::run_own), on the app's runtime: not where the message came in, which in one process is the thread of its client.
+    fn run_apart(&self, entry: &HandlerEntry, request: Box<RequestContext>) -> BoxFuture<Outcome> {
+        let slot = match self.requests().slot() {
+            Ok(slot) => slot,
+            Err(error) => return fail::<ToCaller>(request, no_room(error)),
+        };
+        let handler = received::carry(self.run_own::<ToCaller>(entry, request));
+        let running = slot.finish("request", handler);
+        Box::pin(async move {
+            let ended = running.await.ok().flatten();
+            ended.unwrap_or_else(|| Err(failed()))
+        })
     }
 
     /// The app's own filters, then the handler.
@@ -188,8 +206,8 @@ impl AppHandle {
         }
     }
 
-    /// Sends the request to a server of the type that its route names.
-    fn forward(&self, mut request: Box<RequestContext>) -> BoxFuture<()> {
+    /// Sends the request to a server of the type that its route names. The session does not wait for it if that server says so of the route.
+    fn forward(&self, mut request: Box<RequestContext>) -> Flow {
         let app = self.clone();
         // Without one the cluster's request timeout counts. The cluster watches the time: no second timer is made here.
         let context = match request.own_timeout() {
@@ -197,7 +215,8 @@ impl AppHandle {
             _ => Context::new(),
         };
         request.set_timeout(Duration::ZERO);
-        Box::pin(Work::start(request, Outside, move |request| {
+        let mut slot = None;
+        let work = Work::start(request, Outside, |request| {
             let route = request.route();
             let session = request.session().export();
             let server_type = route.server_type().unwrap_or_default();
@@ -207,6 +226,12 @@ impl AppHandle {
                 .routing()
                 .pick(membership.members(), server_type, &target)
                 .map_err(HandlerError::from_remote)?;
+            if route
+                .short()
+                .is_some_and(|short| server.is_concurrent(short))
+            {
+                slot = Some(app.requests().slot().map_err(no_room)?);
+            }
             let forwarded = ForwardedRequest {
                 route: Arc::from(route.as_str()),
                 body: request.body().clone(),
@@ -227,7 +252,14 @@ impl AppHandle {
                 }
                 answer.map(Reply::raw).map_err(HandlerError::from_remote)
             })
-        }))
+        });
+        match slot {
+            None => Flow::Later(Box::pin(work)),
+            Some(slot) => {
+                drop(slot.finish("request", work));
+                Flow::Done
+            }
+        }
     }
 
     /// Sends a request that its server did not get to another one.

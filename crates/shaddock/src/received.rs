@@ -39,6 +39,16 @@ pub(crate) fn serve<F: Future<Output: Send + 'static> + Send + 'static>(
     Box::pin(RECEIVED.scope(received, future))
 }
 
+/// A future for a task of its own that belongs to the request being served all the same.
+pub(crate) fn carry<F: Future<Output: Send + 'static> + Send + 'static>(
+    future: F,
+) -> BoxFuture<F::Output> {
+    match RECEIVED.try_with(Clone::clone) {
+        Ok(received) => Box::pin(RECEIVED.scope(received, future)),
+        Err(_) => Box::pin(future),
+    }
+}
+
 /// What a call that is made now sends along, if it may take `timeout` (zero: for ever).
 pub(crate) fn for_call(timeout: Duration) -> Context {
     let passed_on = RECEIVED.try_with(|received| {

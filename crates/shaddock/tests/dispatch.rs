@@ -632,3 +632,116 @@ async fn a_handler_runs_to_its_end_when_its_client_leaves() {
     eventually("the handler has run", || done.load(Ordering::Relaxed) == 1).await;
     assert!(client.drain().is_empty(), "a closed session gets no answer");
 }
+
+/// What `concurrent` and `offload` say of a route holds on frontends and backends alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_routes_hold_wherever_the_route_is() {
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let routes = |app: &mut App| {
+        let (opened, waited) = (Arc::clone(&gate), Arc::clone(&gate));
+        app.route("h.wait", move || {
+            let gate = Arc::clone(&waited);
+            async move {
+                gate.notified().await;
+                "waited"
+            }
+        })
+        .concurrent();
+        app.route("h.open", move || {
+            let gate = Arc::clone(&opened);
+            async move { gate.notify_one() }
+        });
+        let thread = async || Json(format!("{:?}", std::thread::current().id()));
+        app.route("h.here", thread);
+        app.route("h.apart", thread).offload();
+        app.route("h.apartConcurrent", thread)
+            .offload()
+            .concurrent();
+        app.route("h.panics", async || -> () {
+            panic!("expected in this test")
+        })
+        .offload();
+    };
+    let mut front = frontend("connector-1");
+    let mut back = App::new("game", "game-1");
+    routes(&mut front);
+    routes(&mut back);
+    let running = start([front, back]).await;
+    let app = running.app("connector-1").unwrap();
+    let here = format!("{:?}", std::thread::current().id());
+    for server in ["connector", "game"] {
+        let mut client = Client::connect(app);
+        let route = |method: &str| format!("{server}.h.{method}");
+        // What the session waits for would be given back as `Later`.
+        let waits = client.start(Some(901), &route("wait"), "{}");
+        assert!(matches!(waits, Flow::Done), "{server}");
+        assert!(
+            matches!(
+                client.start(Some(900), &route("here"), "{}"),
+                Flow::Later(_)
+            ),
+            "{server}"
+        );
+        client.request(&route("open"), json!({})).await;
+        assert_eq!(client.wait_answer(901).await.0, json!("waited"), "{server}");
+        for (method, is_here) in [("here", true), ("apart", false), ("apartConcurrent", false)] {
+            let (thread, _) = client.answer(&route(method), json!({})).await;
+            assert_eq!(thread == json!(here), is_here, "{server} {method}");
+        }
+        let (answer, _) = client.answer(&route("panics"), json!({})).await;
+        assert_eq!(answer["code"], 500, "{server}");
+    }
+}
+
+#[tokio::test]
+async fn concurrent_requests_of_other_servers_are_bounded() {
+    let mut front = frontend("connector-1");
+    let mut game = App::new("game", "game-1");
+    let two = AppConfig {
+        max_concurrent: 2,
+        ..AppConfig::default()
+    };
+    front.set(two.clone());
+    game.set(two);
+    game.route("h.wait", async || std::future::pending::<()>().await)
+        .concurrent();
+    game.route("h.apart", async || std::future::pending::<()>().await)
+        .offload();
+    let running = start([front, game]).await;
+    let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
+    // On the frontend they are bounded as concurrent, on the backend as offloaded.
+    for id in 1..=3 {
+        drive(client.start(Some(id), "game.h.wait", "{}")).await;
+    }
+    assert_eq!(client.wait_answer(3).await.0["code"], "PIT-429");
+    let mut at_work = Vec::new();
+    for id in 11..=13 {
+        let Flow::Later(mut flow) = client.start(Some(id), "game.h.apart", "{}") else {
+            panic!("the session waits")
+        };
+        let ended = tokio::time::timeout(Duration::from_millis(20), &mut flow).await;
+        assert_eq!(ended.is_ok(), id == 13);
+        at_work.push(flow);
+    }
+    assert_eq!(client.wait_answer(13).await.0["code"], "PIT-429");
+    assert!(client.drain().is_empty());
+}
+
+#[tokio::test]
+async fn metadata_has_a_bound() {
+    for (routes, starts) in [(1_000, true), (3_000, false)] {
+        let mut game = App::new("game", "game-1");
+        for n in 0..routes {
+            game.route(&format!("handler.methodWithALongName{n}"), async || ())
+                .concurrent();
+        }
+        let started = Servers::new().add(game).start().await;
+        assert_eq!(started.is_ok(), starts, "{routes}");
+        if let Err(error) = started {
+            assert!(
+                error.to_string().contains("at most") || error.to_string().contains("65536"),
+                "{error}"
+            );
+        }
+    }
+}

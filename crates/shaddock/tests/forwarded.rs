@@ -188,3 +188,28 @@ async fn sessions_of_two_frontends_have_their_own_rate() {
         }
     }
 }
+
+/// A task of its own is no reason to forget what came with the request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offloaded_handler_knows_what_came_with_its_request() {
+    let mut game = App::new("game", "game-1");
+    let trace = async || Json(shaddock::remote::received_value("trace"));
+    game.route("room.plain", trace);
+    game.route("room.apart", trace).offload();
+    let running = start([frontend("connector-1"), game]).await;
+    let membership = running.apps()[0].membership().unwrap();
+    let server = membership.members().server("game-1").unwrap();
+    for route in ["game.room.plain", "game.room.apart"] {
+        let mut context = Context::new();
+        context.set("trace", json!("t-1"));
+        let request = ForwardedRequest {
+            route: route.into(),
+            body: "{}".into(),
+            id: NonZeroU64::new(1),
+            session: ForwardedSession::default(),
+            context,
+        };
+        let answer = membership.forward(&server, request).await.unwrap();
+        assert_eq!(&answer[..], b"\"t-1\"", "{route}");
+    }
+}

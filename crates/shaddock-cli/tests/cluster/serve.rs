@@ -1,9 +1,11 @@
 //! `shaddock serve` and backends in Rust.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use shaddock::prelude::*;
 use shaddock_client::{CloseKind, Dialect};
+use tokio::sync::Notify;
 
 use crate::{Frontend, ask, ask_soon, connect, next_push, refused, room, servers::Backing};
 
@@ -107,5 +109,46 @@ async fn a_user_has_one_session_on_all_frontends() {
         [1, 1],
         "{sessions:?}, {open} clients are open, {answers:?}"
     );
+    room.shutdown().await;
+}
+
+/// A route that waits for another request of the same session: it can, because its server told the frontend that it is concurrent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_does_not_wait_for_a_concurrent_route_of_a_backend() {
+    let backing = Backing::start();
+    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    let gate = Arc::new(Notify::new());
+    let (opened, waited) = (Arc::clone(&gate), gate);
+    let mut app = App::new("room", "room-1");
+    app.route("room.wait", move || {
+        let gate = Arc::clone(&waited);
+        async move {
+            gate.notified().await;
+            "waited"
+        }
+    })
+    .concurrent();
+    app.route("room.open", move || {
+        let gate = Arc::clone(&opened);
+        async move { gate.notify_one() }
+    });
+    let thread = async || Json(std::thread::current().name().map(str::to_owned));
+    app.route("room.apart", thread).offload();
+    app.route("room.echo", async |Json(body): Json<Value>| Json(body));
+    let room = Servers::new()
+        .add(app)
+        .cluster(backing.cluster())
+        .start()
+        .await
+        .unwrap();
+    let client = connect(&frontend.address, Dialect::Pomelo).await;
+    ask_soon(&client, "room.room.echo").await;
+    let (waited, opened) = tokio::join!(
+        ask(&client, "room.room.wait", json!({})),
+        ask(&client, "room.room.open", json!({})),
+    );
+    assert_eq!((waited, opened), (json!("waited"), json!({})));
+    let name = ask(&client, "room.room.apart", json!({})).await;
+    assert!(name.is_string(), "{name}");
     room.shutdown().await;
 }

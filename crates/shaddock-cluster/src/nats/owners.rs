@@ -262,6 +262,7 @@ fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
         frontend: true,
         metadata: std::collections::BTreeMap::new(),
         hostname: String::new(),
+        concurrent: crate::info::Concurrent::default(),
     }
 }
 

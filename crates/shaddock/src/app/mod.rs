@@ -41,7 +41,7 @@ pub use self::{
 use crate::{
     error::IntoHandlerError,
     filter::{ErrorHandler, Filter, Filters},
-    handler::{Handler, HandlerTable, RouteEntry},
+    handler::{Handler, HandlerTable, RemoteEntry, RouteEntry},
     handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject},
     operators::OPERATE,
     session::{BindHook, EventHook, EventHooks, EventKind, FrontendSession, SessionEvent, Uid},
@@ -172,7 +172,8 @@ impl App {
         self.values.get()
     }
 
-    /// Metadata that other servers of the cluster can read of this one.
+    /// Metadata that other servers of the cluster can read of this one: with what the framework announces, such as
+    /// [concurrent](RouteEntry::concurrent) routes, at most 64 KiB, or the server does not start.
     pub fn metadata(&mut self, key: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.info.metadata.insert(key.into(), value.into());
         self
@@ -197,7 +198,7 @@ impl App {
     /// # Panics
     /// As [`route`](Self::route).
     #[track_caller]
-    pub fn remote<H, T>(&mut self, route: &str, remote: H) -> RouteEntry<'_>
+    pub fn remote<H, T>(&mut self, route: &str, remote: H) -> RemoteEntry<'_>
     where
         H: Handler<T>,
         T: 'static,
@@ -207,7 +208,9 @@ impl App {
             short != OPERATE,
             "the remote `{OPERATE}` is answered by the framework"
         );
-        self.remotes.insert(short, remote, Location::caller())
+        self.remotes
+            .insert(short, remote, Location::caller())
+            .into_remote()
     }
 
     #[track_caller]

@@ -28,6 +28,9 @@ use crate::{
     stats::AppStats,
 };
 
+/// Bytes of a server's metadata.
+const MOST_METADATA: usize = 64 * 1024;
+
 /// Why servers did not start. What was started before has been stopped again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -44,6 +47,16 @@ pub enum StartError {
         route: String,
         /// What is missing.
         reason: String,
+    },
+    /// The metadata of the server is too long: every server of the cluster keeps it, and etcd has a bound.
+    #[error(
+        "the metadata of `{app}` has {bytes} bytes, and {MOST_METADATA} may be: put less into `App::metadata`, or make fewer routes concurrent"
+    )]
+    Metadata {
+        /// The id of the app.
+        app: String,
+        /// Its length.
+        bytes: usize,
     },
     /// The route dictionary cannot be built.
     #[error(transparent)]
@@ -289,6 +302,21 @@ fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError> {
     Ok(codec)
 }
 
+/// Frontends are told which routes need not wait for others.
+fn announce_concurrent(app: &mut App) -> Result<(), StartError> {
+    let concurrent = app.handlers.entries().filter(|(_, e)| e.options.concurrent);
+    app.info
+        .announce_concurrent(concurrent.map(|(short, _)| short));
+    let bytes = app.info.metadata_len();
+    if bytes > MOST_METADATA {
+        return Err(StartError::Metadata {
+            app: app.id().to_owned(),
+            bytes,
+        });
+    }
+    Ok(())
+}
+
 type Assembled = (
     AppHandle,
     Vec<Arc<dyn ErasedComponent>>,
@@ -316,6 +344,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         (sessions, connections) = (Some(service), Some(stats));
     }
     operators::announce(&mut app.info);
+    announce_concurrent(&mut app)?;
     let channels = app
         .values
         .get::<ChannelConfig>()

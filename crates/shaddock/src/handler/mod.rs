@@ -29,7 +29,7 @@ mod table;
 
 use std::{future::Future, pin::Pin};
 
-pub use self::table::RouteEntry;
+pub use self::table::{RemoteEntry, RouteEntry};
 pub(crate) use self::{
     run::{Complete, ToCaller, Work, failed, wait_for},
     table::{Erased, HandlerEntry, HandlerTable},

@@ -131,15 +131,37 @@ impl HandlerTable {
     }
 }
 
+/// A remote that was just added: says how it is served. Calls do not wait for each other, so there is less to say than of a route.
+#[derive(Debug)]
+pub struct RemoteEntry<'a> {
+    options: &'a mut RouteOptions,
+}
+
+impl RemoteEntry<'_> {
+    /// How long this remote may take, instead of as long as its caller waits; zero is for ever.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+}
+
 /// A route that was just added: says how it is served.
 #[derive(Debug)]
 pub struct RouteEntry<'a> {
     options: &'a mut RouteOptions,
 }
 
-impl RouteEntry<'_> {
+impl<'a> RouteEntry<'a> {
+    pub(crate) fn into_remote(self) -> RemoteEntry<'a> {
+        RemoteEntry {
+            options: self.options,
+        }
+    }
+
     /// Requests to this route do not wait for earlier requests of the same session, and later ones do not wait for them. Without it, the
     /// requests of one session run one after the other (Pomelo's `serial` filter).
+    ///
+    /// Of a backend's route the frontends are told, in the metadata of the server, so that they do not let a session wait for it.
     ///
     /// The app bounds how many such requests are at work, see [`AppConfig::max_concurrent`](crate::app::AppConfig::max_concurrent).
     pub fn concurrent(&mut self) -> &mut Self {
@@ -148,7 +170,10 @@ impl RouteEntry<'_> {
     }
 
     /// The handler runs on the runtime that started the app, not on the thread that reads the client's bytes. For handlers that compute for
-    /// long (above 100 µs). Costs a few microseconds per request. The order of a session's requests stays.
+    /// long (above 100 µs). Costs a few microseconds per request. The order of a session's requests stays. On a backend it does not run where
+    /// requests of frontends are read.
+    ///
+    /// Counts for [`AppConfig::max_concurrent`](crate::app::AppConfig::max_concurrent) of the server that runs it.
     pub fn offload(&mut self) -> &mut Self {
         self.options.offload = true;
         self
