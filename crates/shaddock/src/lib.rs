@@ -57,6 +57,7 @@ mod guarded;
 mod guide;
 pub mod handler;
 pub mod handshake;
+pub mod http;
 pub mod launch;
 pub mod logging;
 pub mod metrics;

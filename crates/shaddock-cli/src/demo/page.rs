@@ -17,6 +17,7 @@ use serde_json::json;
 use shaddock::{
     admin,
     app::{AppHandle, BoxError, Component},
+    http::{self, HttpLimits},
     operations::Operations,
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -84,20 +85,13 @@ impl Component for Page {
         let listener = TcpListener::bind(self.address)
             .await
             .map_err(|error| format!("cannot listen on {} (--page-port): {error}", self.address))?;
-        let service = self
-            .router()
-            .into_make_service_with_connect_info::<SocketAddr>();
+        let router = self.router();
         let mut stopped = self.stop.subscribe();
         let stop = async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         app.spawn("web page", async move {
-            let served = axum::serve(listener, service)
-                .with_graceful_shutdown(stop)
-                .await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the web page ended");
-            }
+            http::serve(listener, router, HttpLimits::default(), stop).await;
         })?;
         Ok(())
     }

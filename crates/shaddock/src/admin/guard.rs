@@ -7,7 +7,7 @@
 //! - an `Origin`, or a browser's word that the request crosses sites, must not be foreign;
 //! - what changes something must be JSON, which no page can send across sites without a preflight that we never answer.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::{
     extract::{Request, State},
@@ -72,26 +72,31 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
     std::hint::black_box(difference) == 0
 }
 
-/// The name without the port.
-fn host_name(authority: &str) -> &str {
-    match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority
-            .rsplit_once(':')
-            .map_or(authority, |(host, _)| host),
-    }
-}
-
+/// Whether this is `localhost` or a loopback address, with a port or without (RFC 3986, 3.2), and nothing else.
 fn is_loopback(authority: &str) -> bool {
-    let host = host_name(authority);
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    let (is_named, rest) = if let Some(rest) = authority.strip_prefix('[') {
+        let Some((v6, rest)) = rest.split_once(']') else {
+            return false;
+        };
+        let ip = v6.parse::<Ipv6Addr>();
+        (ip.is_ok_and(|ip| is_loopback(ip.into())), rest)
+    } else {
+        let end = authority.find(':').unwrap_or(authority.len());
+        let (host, rest) = authority.split_at(end);
+        let ip = host.parse::<Ipv4Addr>();
+        let is_local = host.eq_ignore_ascii_case("localhost");
+        (is_local || ip.is_ok_and(|ip| is_loopback(ip.into())), rest)
+    };
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_named && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
+/// The value of a header that comes once. One that comes twice is as one that cannot be read: what stands behind us could take the other.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    lines.next().is_none().then(|| first.to_str().ok())?
 }
 
 fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -105,14 +110,15 @@ fn check_host(headers: &HeaderMap) -> Result<(), ApiError> {
 
 fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let foreign = || ApiError::forbidden("requests from web pages of other sites are refused");
-    let site = headers
-        .get("sec-fetch-site")
-        .and_then(|value| value.to_str().ok());
-    if matches!(site, Some("cross-site" | "same-site")) {
+    let is_ours = |site: &header::HeaderValue| site == "same-origin" || site == "none";
+    if !headers.get_all("sec-fetch-site").iter().all(is_ours) {
         return Err(foreign());
     }
-    let Some(origin) = text(headers, header::ORIGIN) else {
+    if !headers.contains_key(header::ORIGIN) {
         return Ok(());
+    }
+    let Some(origin) = text(headers, header::ORIGIN) else {
+        return Err(foreign());
     };
     let authority = origin.split_once("://").map(|(_, authority)| authority);
     if authority.is_some() && authority == text(headers, header::HOST) {
@@ -169,6 +175,9 @@ mod tests {
             "127.0.0.1:3005",
             "[::1]:3005",
             "127.9.9.9",
+            "127.0.0.1:",
+            "[::1]",
+            "[::ffff:127.0.0.1]:3005",
         ] {
             assert_eq!(verdict("", &Method::GET, &[("host", host)]), 200, "{host}");
         }
@@ -178,10 +187,28 @@ mod tests {
             "10.0.0.1",
             "[::2]",
             "",
+            "[::1].evil",
+            "[::1].evil.example:3005",
+            "[::1]evil",
+            "[::1]:3005.evil.example",
+            "[::1]:3005@evil.example",
+            "[::1",
+            "[127.0.0.1]",
+            "::1",
+            "localhost:3005@evil.example",
+            "localhost:evil.example",
+            "localhost:123456",
+            "localhost.",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:3005:3005",
+            "evil@localhost",
+            " localhost",
         ] {
             assert_eq!(verdict("", &Method::GET, &[("host", host)]), 403, "{host}");
         }
         assert_eq!(verdict("", &Method::GET, &[]), 403);
+        let twice = [("host", "localhost"), ("host", "evil.example")];
+        assert_eq!(verdict("", &Method::GET, &twice), 403);
     }
 
     #[test]
@@ -227,6 +254,13 @@ mod tests {
         assert_eq!(post(&[host, json, ("origin", "null")]), 403);
         assert_eq!(post(&[host, json, ("sec-fetch-site", "cross-site")]), 403);
         assert_eq!(post(&[host, json, ("sec-fetch-site", "same-origin")]), 200);
+        assert_eq!(post(&[host, json, ("sec-fetch-site", "none")]), 200);
+        assert_eq!(post(&[host, json, ("sec-fetch-site", "cross-origin")]), 403);
+        let own = ("origin", "http://127.0.0.1:3005");
+        assert_eq!(
+            post(&[host, json, own, ("origin", "http://evil.example")]),
+            403
+        );
         assert_eq!(post(&[host]), 415);
         assert_eq!(post(&[host, ("content-type", "text/plain")]), 415);
     }

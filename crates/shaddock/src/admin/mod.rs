@@ -49,7 +49,12 @@ pub use self::{
         SessionQuery, Stats,
     },
 };
-use crate::{config::AdminSettings, operations::Operations, operators::ViewConfig};
+use crate::{
+    config::AdminSettings,
+    http::{self, HttpLimits},
+    operations::Operations,
+    operators::ViewConfig,
+};
 
 /// Why the admin server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +123,7 @@ pub struct Admin {
     address: SocketAddr,
     listener: TcpListener,
     router: Router,
+    limits: HttpLimits,
 }
 
 impl Admin {
@@ -140,6 +146,7 @@ impl Admin {
             address,
             listener,
             router: router(operations, settings),
+            limits: settings.http_limits(),
         })
     }
 
@@ -150,11 +157,6 @@ impl Admin {
 
     /// Answers requests until `stop` is done.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) {
-        let served = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(stop)
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the admin server ended");
-        }
+        http::serve(self.listener, self.router, self.limits, stop).await;
     }
 }

@@ -13,7 +13,7 @@ use super::{
     AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
     RoutingSetting, Serializer,
 };
-use crate::{app::AppConfig, operators::ViewConfig};
+use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig};
 
 fn networks(list: &[Network]) -> Vec<shaddock_net::Network> {
     list.iter().map(|network| network.0).collect()
@@ -24,6 +24,15 @@ fn unless_zero(time: Duration) -> Option<Duration> {
 }
 
 impl AdminSettings {
+    /// Bounds of the server's connections.
+    pub fn http_limits(&self) -> HttpLimits {
+        HttpLimits {
+            max_connections: self.max_connections,
+            head_timeout: self.head_timeout.0,
+            idle_timeout: self.idle_timeout.0,
+        }
+    }
+
     /// Bounds of what operators ask of the whole cluster.
     pub fn view_config(&self) -> ViewConfig {
         ViewConfig {

@@ -120,6 +120,13 @@ section! {
         restart token: String = String::new(), check |text: &String| token(text), secret true;
         /// Bytes of a request's body. Above it the answer is 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
+        /// Open connections. Above it new ones wait in the kernel until one ends.
+        restart max_connections: usize = 64, check within(1, 10_000);
+        /// Time for the head of a request, also of the next one on the same connection. Then the connection is closed.
+        restart head_timeout: Time = Time::secs(5), check within(Time::millis(100), Time::secs(60));
+        /// Time for a request from its head to its answer, and for a connection without a byte in either direction. Then the
+        /// connection is closed.
+        restart idle_timeout: Time = Time::secs(30), check within(Time::secs(10), Time::secs(600));
         /// How long an answer about the whole cluster waits for the other servers. Who has not answered then is named in it.
         restart cluster_timeout: Time = Time::secs(3), check within(Time::millis(100), Time::secs(8));
         /// Servers that are asked at the same time for such an answer. The others wait for one of these places.
