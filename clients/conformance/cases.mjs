@@ -369,8 +369,8 @@ export const cases = {
   "resume: bytes of an old connection that come late are dropped": async (t) => {
     const first = await begin(t);
     await t.client.do("cut");
-    first.data(...pushes(1, 1));
     await t.client.see("suspended");
+    first.data(...pushes(1, 1));
     const second = await greet(t.accept, resumed(2, { received: 0, position: 0 }), asks(1, 0, 0));
     first.data(...pushes(1, 1));
     second.data(...pushes(1, 2));

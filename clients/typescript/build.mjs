@@ -15,7 +15,7 @@ export const browser = (outfile, minify) =>
     ...common,
     entryPoints: ["src/index.ts"],
     format: "esm",
-    outfile,
+    outfile: outfile ?? undefined,
     minify,
     write: Boolean(outfile),
     legalComments: "none",

@@ -145,6 +145,43 @@ test("an operator kicks, and the client says why", { timeout: 60_000 }, async ()
   await close(dave, operator);
 });
 
+test("a lost connection comes back by itself, into the same room", { timeout: 60_000 }, async () => {
+  const gina = await open();
+  await joined(gina, "gina", "harbour");
+  const hugo = await open();
+  await joined(hugo, "hugo", "harbour");
+  const seen = [];
+  await gina.exposeFunction("stateIs", (state) => seen.push(state));
+  await gina.evaluate(() => {
+    const state = document.getElementById("state");
+    new MutationObserver(() => window.stateIs(state.dataset.state)).observe(state, { attributeFilter: ["data-state"] });
+  });
+  for (let round = 1; round <= 3; round++) {
+    await gina.click("#interrupt");
+    await until(async () => (await gina.locator(".note:has-text('Reconnected.')").count()) === round, `return ${round}`, 20_000);
+    assert.equal(await gina.getAttribute("#state", "data-state"), "connected");
+    assert.deepEqual((await gina.locator("#members li").allTextContents()).toSorted(), ["Ggina (you)", "Hhugo"]);
+    await say(hugo, `after cut ${round}`);
+    await say(gina, `still here ${round}`);
+    await until(async () => (await messages(gina)).length === 2 * round, "both messages at gina's");
+  }
+  await until(() => seen.includes("suspended"), "the state to be shown");
+  await shot(gina, "10-reconnected");
+  await close(gina, hugo);
+});
+
+test("nothing said into a dead connection hangs", { timeout: 60_000 }, async () => {
+  const page = await open();
+  await joined(page, "iris", "harbour");
+  await page.click("#interrupt");
+  await say(page, "into the void");
+  await until(async () => (await messages(page)).length || (await page.locator(".note:has-text('not sent')").count()), "the message or a note");
+  await page.waitForSelector("#state[data-state='connected']");
+  await page.click("#leave");
+  await page.waitForSelector("#join:not([hidden])");
+  await close(page);
+});
+
 test("it fits a phone", { timeout: 60_000 }, async () => {
   const page = await open({ viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 });
   await joined(page, "erin", "lobby");

@@ -63,7 +63,7 @@ export class Client<R extends object = AnyRoutes> {
     readonly url: string,
     private _options: ClientOptions = {},
   ) {
-    const failed = (error: Error) => this._problem(error);
+    const failed = (error: Error, name: string) => this._problem(error, name);
     this._events = new Emitter(failed);
     this._pushed = new Emitter(failed);
     this._bodies = new Bodies(_options.dialect === "pitaya", _options.codec);
@@ -187,14 +187,10 @@ export class Client<R extends object = AnyRoutes> {
     return EVENTS.includes(name) ? this._events : this._pushed;
   }
 
-  private _problem(error: Error): void {
-    if (!this._events.has("error")) return console.error("shaddock-client:", error);
-    // An error of the listener of errors is only logged: it must not come back here.
-    const quiet = this._events;
-    this._events = new Emitter((second) => console.error("shaddock-client:", second));
-    (this._events as any).table = (quiet as any).table;
-    this._events.emit("error", error);
-    this._events = quiet;
+  /** An error that is nobody's answer. One of a listener of errors is only logged. */
+  private _problem(error: Error, name = ""): void {
+    if (name !== "error" && this._events.has("error")) this._events.emit("error", error);
+    else console.error("shaddock-client:", error);
   }
 
   // ---- connecting
@@ -406,7 +402,7 @@ export class Client<R extends object = AnyRoutes> {
   private _write(type: number, id: number, route: string, body: any): void {
     const { _now: now, _ledger: ledger, _link: link } = this;
     if (now === "closed" || now === "idle") throw new ClientError("closed", `${route}: the client is ${now === "idle" ? "not connected" : "closed"}`);
-    if (now !== "open" && !ledger) throw new ClientError("lost", `${route}: there is no session now`);
+    if (now !== "open" && !ledger) throw new ClientError("offline", `${route}: there is no session now`);
     if (ledger && ledger.pending >= this._maxPending) throw new ClientError("full", `${route}: ${ledger.pending} messages are not acknowledged`);
     let bytes;
     try {

@@ -6,7 +6,7 @@ type Listener = (value: any) => void;
 export class Emitter {
   private _table = new Map<string, Listener[]>();
 
-  constructor(private _failed: (error: Error) => void) {}
+  constructor(private _failed: (error: Error, name: string) => void) {}
 
   on(name: string, listener: Listener): void {
     this._table.set(name, [...(this._table.get(name) ?? []), listener]);
@@ -27,9 +27,9 @@ export class Emitter {
       try {
         const result: any = listener(value);
         // The rejection of an async listener is its error too.
-        if (typeof result?.then === "function") result.then(undefined, (error: any) => this._failed(asError(error)));
+        if (typeof result?.then === "function") result.then(undefined, (error: any) => this._failed(asError(error), name));
       } catch (error) {
-        this._failed(asError(error));
+        this._failed(asError(error), name);
       }
     }
   }

@@ -127,7 +127,9 @@ export type ErrorCode =
   | "aborted"
   /** The client is closed, or was before the answer came. */
   | "closed"
-  /** There is no session now, or it ended before the answer came: whether the request ran is unknown. */
+  /** There is no session now; nothing was sent. */
+  | "offline"
+  /** The session ended before the answer came: whether the request ran is unknown. */
   | "lost"
   /** `maxPending` is reached: `await client.ready()` first. */
   | "full"

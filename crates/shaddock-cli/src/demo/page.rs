@@ -63,8 +63,8 @@ impl Page {
                 get(file((SCRIPT, include_str!("web/avatar.js")))),
             )
             .route(
-                "/pomelo.js",
-                get(file((SCRIPT, include_str!("web/pomelo.js")))),
+                "/shaddock.js",
+                get(file((SCRIPT, include_str!("web/shaddock.js")))),
             )
             .route(
                 "/sessions.js",

@@ -1,14 +1,19 @@
 // The chat half of the page: gate, connector, room.
 
 import { avatar } from "./avatar.js";
-import { Pomelo } from "./pomelo.js";
 import { refreshSessions, watchSessions } from "./sessions.js";
+import { connect } from "./shaddock.js";
 
 const $ = (id) => document.getElementById(id);
 const settings = await fetch("/demo.json").then((answer) => answer.json());
 const secure = location.protocol === "https:" ? "wss" : "ws";
 
-/** Of the room we are in: { client, name, room, users, lastFrom }. */
+/** A room stays on the screen while its connection comes back: after about 30 s of failed attempts it is left. */
+const RECONNECT = { min: 250, max: 3000, attempts: 12 };
+/** How often a name is tried again that our own old session may still have. */
+const RETURNS = 10;
+
+/** Of the room we are in: { client, name, room, users, lastFrom, port, reason }. */
 let here = null;
 
 function element(tag, className, ...children) {
@@ -41,24 +46,35 @@ function busy(label) {
   $("join-label").textContent = label || "Join";
 }
 
-/** Asks the gate for a connector and enters the room through it. */
+/** Asks the gate for a connector and enters the room through it. Null: the name is taken. */
 async function enter(name, room) {
   showState("connecting", "Asking the gate");
-  const gate = await Pomelo.connect(`${secure}://${location.hostname}:${settings.gate_port}`);
-  const entry = await gate.request("gate.gateHandler.queryEntry", { uid: name });
-  gate.close();
+  const gate = await connect(`${secure}://${location.hostname}:${settings.gate_port}`, { resume: false, reconnect: false });
+  const entry = await gate.request("gate.gateHandler.queryEntry", { uid: name }).finally(() => gate.close());
   if (entry.code !== 200) throw new Error("The gate knows no connector.");
   showState("connecting", `Connecting to port ${entry.port}`);
-  const client = await Pomelo.connect(`${secure}://${entry.host}:${entry.port}`);
+  const client = await connect(`${secure}://${entry.host}:${entry.port}`, { reconnect: RECONNECT });
+  const found = { client, name, room, users: [], lastFrom: null, port: entry.port, reason: null };
+  const mine = (act) => (value) => here === found && act(value);
   // Pushes may come in the same moment as the answer.
-  client.addEventListener("push", ({ detail }) => here?.client === client && receive(detail));
-  client.addEventListener("close", ({ detail }) => here?.client === client && left(detail.kicked));
-  const answer = await client.request("connector.entryHandler.enter", { username: name, rid: room });
-  if (answer.error || answer.code === 500) {
+  client.onPush("*", mine(receive));
+  client.on("suspended", mine(({ why }) => showState("suspended", `Reconnecting: ${why}`)));
+  client.on("resumed", mine(resumed));
+  client.on("restarted", mine(restarted));
+  client.on("kicked", (reason) => (found.reason = reason));
+  client.on("closed", mine(left));
+  const answer = await logIn(client, name, room).catch((error) => {
     client.close();
-    return null;
-  }
-  return { client, name, room, users: answer.users, lastFrom: null, port: entry.port };
+    throw error;
+  });
+  if (!answer) return client.close(), null;
+  return Object.assign(found, { users: answer.users });
+}
+
+/** Null: the name is taken. */
+async function logIn(client, name, room) {
+  const answer = await client.request("connector.entryHandler.enter", { username: name, rid: room });
+  return answer.error || answer.code === 500 ? null : answer;
 }
 
 async function join(event) {
@@ -87,8 +103,8 @@ async function join(event) {
 }
 
 function openRoom() {
-  const { name, room, port } = here;
-  showState("connected", `${name} via port ${port}`);
+  const { name, room } = here;
+  showConnected();
   document.title = `${room}: shaddock chat demo`;
   $("join").hidden = true;
   $("room-view").hidden = false;
@@ -108,19 +124,53 @@ function closeRoom() {
   refreshSessions();
 }
 
-/** The connection is gone, and we did not ask for it. */
-function left(kicked) {
-  const { room } = here;
+function showConnected() {
+  showState("connected", `${here.name} via port ${here.port}`);
+}
+
+/** The same session goes on. */
+function resumed({ missed }) {
+  showConnected();
+  note(missed ? `Reconnected. ${missed} messages were missed.` : "Reconnected. Nothing was missed.");
+}
+
+/** A new session: it has to enter the room again. The server may not have noticed yet that the old one is gone, and then the name is taken. */
+async function restarted() {
+  const room = here;
+  showState("connecting", "Entering again");
+  try {
+    for (let left = RETURNS; here === room && room.client.state === "open"; left--) {
+      const answer = await logIn(room.client, room.name, room.room);
+      if (here !== room) return;
+      if (answer) {
+        room.users = answer.users;
+        showMembers();
+        showConnected();
+        return note("Reconnected. What was said meanwhile was missed.");
+      }
+      if (!left) break;
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+    if (here === room && room.client.state === "open") room.client.close();
+  } catch {
+    // Lost again: the next `restarted` or `closed` goes on.
+  }
+}
+
+/** The client has given up, and we did not ask for it. */
+function left(why) {
+  const { room, reason } = here;
   closeRoom();
-  if (kicked === "draining") {
+  if (reason === "draining") {
     showState("lost", "Server going down");
     showNotice("The server is going down", "Try again in a moment.");
-  } else if (kicked !== null) {
+  } else if (reason !== null) {
     showState("kicked", "Kicked");
-    showNotice(`You were kicked from ${room}`, kicked ? `Reason: ${kicked}` : "No reason was given.");
+    showNotice(`You were kicked from ${room}`, reason ? `Reason: ${reason}` : "No reason was given.");
   } else {
     showState("lost", "Connection lost");
-    showNotice("The connection was lost", "The server closed it, or the network did.");
+    const text = why === "unreachable" ? "The server could not be reached again." : "The room could not be entered again.";
+    showNotice("The connection was lost", text);
   }
 }
 
@@ -185,13 +235,18 @@ async function send(event) {
   const target = $("target").value;
   if (!content || !here) return;
   $("text").value = "";
-  const { client, name, room } = here;
+  const at = here;
+  const { client, name, room } = at;
   try {
     const answer = await client.request("chat.chatHandler.send", { rid: room, content, from: name, target });
     if (answer.code && answer.code !== 200) note("The message was not delivered.");
     else if (target !== "*") showMessage({ msg: content, from: name, target });
-  } catch {
-    // The connection closed; `left` tells.
+  } catch (error) {
+    if (here !== at) return;
+    // Whether a message arrived whose connection was lost is unknown; one that was not even sent is given back.
+    const unsent = ["full", "offline", "closed"].includes(error.code);
+    if (unsent && !$("text").value) $("text").value = content;
+    note(unsent ? "Not connected: the message was not sent." : "No answer: the message may not have been delivered.");
   }
 }
 
@@ -206,6 +261,7 @@ function leave() {
 $("join").addEventListener("submit", join);
 $("composer").addEventListener("submit", send);
 $("leave").addEventListener("click", leave);
+$("interrupt").addEventListener("click", () => here?.client.interrupt());
 $("name").addEventListener("input", () => showNameError());
 
 const query = new URLSearchParams(location.search);
