@@ -536,5 +536,6 @@ fn stop_signal(mut stopped: watch::Receiver<()>) -> BoxFuture<()> {
 /// Counts and logs a connection that is turned away.
 pub(crate) fn refuse(refusal: Refusal, address: SocketAddr, stats: &WorkerStats) {
     stats.count(Group::Refused, refusal.name());
-    tracing::info!(%address, reason = refusal.name(), "connection refused");
+    // The framework tells once a minute how many there were.
+    tracing::debug!(%address, reason = refusal.name(), "connection refused");
 }

@@ -115,8 +115,9 @@ impl Launcher {
     /// As [`configure`](Self::configure), and listens on the configured addresses.
     ///
     /// # Errors
-    /// Certificate or key cannot be used.
-    pub fn configure_frontend(&self, app: &mut App) -> Result<(), TlsError> {
+    /// What is configured cannot work here ([`Config::check_start`]), such as a certificate that cannot be read.
+    pub fn configure_frontend(&self, app: &mut App) -> Result<(), LaunchError> {
+        self.config.check_start()?;
         self.configure(app);
         for listener in self.config.listeners()? {
             app.listen_with(listener);

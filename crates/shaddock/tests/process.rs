@@ -235,6 +235,32 @@ async fn served(client: &Client) {
     assert_eq!(answer.expect("an answer in time").unwrap(), body);
 }
 
+/// Connections from an address that is denied.
+fn knock(server: &Server, times: usize) {
+    for _ in 0..times {
+        let from = socket2::SockAddr::from("127.0.0.2:0".parse::<SocketAddr>().unwrap());
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&from).unwrap();
+        socket.connect(&server.address.into()).unwrap();
+        // The end of the stream: the refusal has been counted and logged.
+        let _ = TcpStream::from(socket).read(&mut [0; 8]);
+    }
+}
+
+#[test]
+fn strangers_write_no_lines() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut server = Server::start(&[], &["access.deny=127.0.0.2"], writer);
+    knock(&server, 300);
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+    let mut log = String::new();
+    reader.read_to_string(&mut log).unwrap();
+    assert!(log.contains("draining"), "{log}");
+    assert!(log.lines().count() < 10, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_nothing_reads_stops_nothing() {
     let (mut reader, stderr) = full_pipe();
@@ -246,14 +272,8 @@ async fn a_log_that_nothing_reads_stops_nothing() {
     ];
     let mut server = Server::start(&[], &settings, stderr);
     let clients = [server.client().await, server.client().await];
-    for _ in 0..200 {
-        // Each writes a line, and so does a panic, which the standard library would write by itself.
-        let from = socket2::SockAddr::from("127.0.0.2:0".parse::<SocketAddr>().unwrap());
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let socket = socket.unwrap();
-        socket.bind(&from).unwrap();
-        socket.connect(&server.address.into()).unwrap();
-    }
+    // Each writes a line, and so does a panic, which the standard library would write by itself.
+    knock(&server, 200);
     for client in &clients {
         for _ in 0..50 {
             let body = json!({});

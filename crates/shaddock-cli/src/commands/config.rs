@@ -26,9 +26,11 @@ pub(crate) fn run(args: ConfigArgs) -> Outcome {
         print!("{}", Config::reference());
         return Ok(ExitCode::SUCCESS);
     }
-    let config = Config::load(&args.source.sources())
-        .map_err(|error| format!("the configuration has mistakes:\n{error}"))?;
-    if !args.check {
+    let mistakes = |error| format!("the configuration has mistakes:\n{error}");
+    let config = Config::load(&args.source.sources()).map_err(mistakes)?;
+    if args.check {
+        config.check_start().map_err(mistakes)?;
+    } else {
         print!("{}", config.to_toml());
     }
     Ok(ExitCode::SUCCESS)

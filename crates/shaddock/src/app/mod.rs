@@ -12,6 +12,7 @@ mod context;
 mod handle;
 mod info;
 mod join;
+mod refusals;
 pub(crate) mod requirements;
 mod running;
 mod servers;

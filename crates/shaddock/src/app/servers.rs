@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 
 use super::{
     App, AppConfig, AppHandle, AppInner, BoxError, DictionaryConfig, ErasedComponent, Running,
-    Tasks, context::Shared, info::sid_allocator, join::AppNode, requirements::Requirements,
+    Tasks, context::Shared, info::sid_allocator, join::AppNode, refusals,
+    requirements::Requirements,
 };
 use crate::{
     channel::{PushConfig, Scheduler},
@@ -429,6 +430,15 @@ async fn bring_up(
                     .push(listener);
             }
         }
+    }
+    for app in running.apps().iter().filter(|app| app.is_frontend()) {
+        let (stopped, telling) = (app.stopping(), refusals::tell(app.downgrade()));
+        app.runtime().spawn(async move {
+            tokio::select! {
+                () = stopped => {}
+                () = telling => {}
+            }
+        });
     }
     running.after_start().await
 }

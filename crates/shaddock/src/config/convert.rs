@@ -256,7 +256,7 @@ impl Config {
         Ok(listeners)
     }
 
-    fn tls(&self) -> Result<Arc<TlsReloader>, TlsError> {
+    pub(super) fn tls(&self) -> Result<Arc<TlsReloader>, TlsError> {
         TlsReloader::new(TlsFiles {
             certificate: self.tls.certificate.clone(),
             key: self.tls.key.clone(),

@@ -13,6 +13,7 @@
 //! # Ok::<(), shaddock::config::ConfigError>(())
 //! ```
 
+mod check;
 mod convert;
 mod error;
 mod nearest;
@@ -339,76 +340,6 @@ impl Config {
         table.insert(last.clone(), value);
         self.origins.insert(APPLICATION.to_owned(), entry.origin);
         Ok(())
-    }
-
-    /// What single keys cannot know: values that do not go together.
-    fn check(&self, problems: &mut Vec<Problem>) {
-        let mut wrong = |key: &str, message: &str| {
-            problems.push(Problem {
-                origin: self.origin(key).clone(),
-                key: key.to_owned(),
-                message: message.to_owned(),
-            });
-        };
-        if self.admin_needs_token() && self.admin.token.is_empty() {
-            wrong(
-                "admin.address",
-                "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)",
-            );
-        }
-        let has_file = |path: &PathBuf| !path.as_os_str().is_empty();
-        if !(self.tls.address.is_empty()
-            || has_file(&self.tls.certificate) && has_file(&self.tls.key))
-        {
-            wrong("tls.address", "needs `tls.certificate` and `tls.key`");
-        }
-        if self.listen.proxy_protocol && self.access.trusted_proxies.is_empty() {
-            wrong(
-                "listen.proxy_protocol",
-                "needs `access.trusted_proxies`: from nobody else such a head is believed",
-            );
-        }
-        if !self.listen.address_header.is_empty() && self.access.trusted_proxies.is_empty() {
-            wrong(
-                "listen.address_header",
-                "needs `access.trusted_proxies`: from nobody else such a header is believed",
-            );
-        }
-        let protocol = &self.protocol;
-        if protocol.crypto != CryptoSetting::Off
-            && protocol.dialect == DialectSetting::Pitaya
-            && !protocol.unsigned_pitaya
-        {
-            wrong(
-                "protocol.crypto",
-                "Pitaya clients cannot sign, so all clients would be refused; write `crypto = \"off\"`, or `unsigned_pitaya = true`",
-            );
-        }
-        let whole = |user: &str, password: &str| user.is_empty() == password.is_empty();
-        let cluster = &self.cluster;
-        if !whole(&cluster.nats_user, &cluster.nats_password) {
-            wrong(
-                "cluster.nats_user",
-                "needs `cluster.nats_password`, and the other way round",
-            );
-        }
-        if !whole(&cluster.etcd_user, &cluster.etcd_password) {
-            wrong(
-                "cluster.etcd_user",
-                "needs `cluster.etcd_password`, and the other way round",
-            );
-        }
-        if self.drain.delay.0 + self.drain.spread.0 > self.drain.deadline.0 {
-            wrong(
-                "drain.deadline",
-                "must be at least `drain.delay` and `drain.spread` together",
-            );
-        }
-    }
-
-    fn admin_needs_token(&self) -> bool {
-        self.admin_address()
-            .is_some_and(|address| !address.ip().to_canonical().is_loopback())
     }
 }
 

@@ -196,7 +196,7 @@ section! {
         restart proxy_protocol: bool = false;
         /// Web pages that may open a WebSocket, such as `https://play.example.com`. Empty: all. Clients that are no browser
         /// always may.
-        live origins: Vec<String> = Vec::new();
+        live origins: Vec<String> = Vec::new(), check |list: &Vec<String>| super::check::origins(list);
         /// Header with the client's address, believed from `access.trusted_proxies` only, such as `x-forwarded-for`: the last hop
         /// that is no trusted proxy. They must send it: without an address that can be read, a WebSocket is refused. Empty: none.
         live address_header: String = String::new(), check |text: &String| address_header(text);

@@ -204,7 +204,7 @@ fn variables_of_kubernetes_are_not_ours() {
 fn values_without_quotes_find_their_type() {
     let sources = Sources::default()
         .flag("admin.token=1234567890123456")
-        .flag("access.deny=10.0.0.0/8, ::1")
+        .flag("access.deny=10.7.0.0/16, ::1")
         .flag("access.allow=[\"10.0.0.0/8\"]")
         .flag("protocol.heartbeat=3s")
         .flag("drain.deadline=45")
@@ -245,17 +245,128 @@ fn values_that_do_not_go_together() {
     assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
 }
 
+/// What `config --check` says of these flags.
+fn mistakes(flags: &str) -> String {
+    let sources = flags.split('|').fold(Sources::default(), Sources::flag);
+    Config::load(&sources)
+        .and_then(|config| config.check_start())
+        .err()
+        .map_or_else(String::new, |error| error.to_string())
+}
+
+#[test]
+fn certificate_and_key_are_looked_at() {
+    let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (one, other) = (pair(), pair());
+    let certificate = File::new("certificate", &one.cert.pem());
+    let key = File::new("key", &one.signing_key.serialize_pem());
+    let wrong = File::new("wrong-key", &other.signing_key.serialize_pem());
+    let empty = File::new("empty", "nothing");
+    for (certificate, key, told) in [
+        (&certificate, &key, ""),
+        (&certificate, &wrong, "tls.certificate"),
+        (&empty, &key, "tls.certificate"),
+        (&certificate, &empty, "`tls.key`"),
+    ] {
+        let said = mistakes(&format!(
+            "tls.address=127.0.0.1:3443|tls.certificate={}|tls.key={}",
+            certificate.0.display(),
+            key.0.display()
+        ));
+        assert!(
+            said.contains(told) && said.is_empty() == told.is_empty(),
+            "{told}: {said}"
+        );
+    }
+}
+
 #[test]
 fn what_can_never_work_is_refused_with_what_to_write() {
-    for (flag, told) in [
+    for (flags, told) in [
         ("listen.address_header=Forwarded", "x-forwarded-for"),
         ("listen.address_header=x forwarded", "x-forwarded-for"),
         ("listen.subprotocols=pomelo, a b", "\"a b\" is no name"),
         ("access.deny=10.0.0.5/8", "write \"10.0.0.0/8\""),
         ("access.deny=localhost", "is no network"),
+        (
+            "access.allow=10.1.0.0/16|access.deny=10.0.0.0/8",
+            "nobody could connect",
+        ),
+        ("listen.origins=*", "`origins = []`"),
+        ("listen.origins=https://*.example.com", "write every origin"),
+        (
+            "listen.origins=play.example.com",
+            "write it with its scheme, \"https://play.example.com\"",
+        ),
+        (
+            "listen.origins=https://play.example.com/",
+            "write \"https://play.example.com\"",
+        ),
+        ("listen.origins=https://a.b/chat?x", "write \"https://a.b\""),
+        ("listen.origins=https://a.b:443", "write \"https://a.b\""),
+        ("listen.origins=http://a.b:80", "write \"http://a.b\""),
+        (
+            "listen.origins=wss://a.b:8443",
+            "write \"https://a.b:8443\"",
+        ),
+        ("listen.origins=https://", "is no origin"),
+        (
+            "protocol.heartbeat=30s|protocol.heartbeat_timeout=10s",
+            "write \"1m\", or \"0s\"",
+        ),
+        (
+            "protocol.heartbeat=30s|protocol.heartbeat_timeout=30s",
+            "not longer than",
+        ),
+        (
+            "protocol.heartbeat_timeout=20s",
+            "interval of Pitaya clients, 30s",
+        ),
+        (
+            "protocol.dialect=pomelo|protocol.heartbeat_timeout=60s",
+            "write `heartbeat = \"30s\"`",
+        ),
+        (
+            "cluster.mode=nats|cluster.shutdown_delay=40s",
+            "write a shorter time",
+        ),
+        (
+            "listen.address=127.0.0.1:4000|admin.address=127.0.0.1:4000",
+            "taken by `listen.address`",
+        ),
+        (
+            "listen.address=0.0.0.0:4000|admin.address=127.0.0.1:4000",
+            "write another port",
+        ),
+        (
+            "listen.address=[::]:4000|admin.address=127.0.0.1:4000",
+            "write another port",
+        ),
+        (
+            "tls.address=0.0.0.0:3010|tls.certificate=a|tls.key=b",
+            "taken by `listen.address`",
+        ),
+        (
+            "tls.address=0.0.0.0:3443|tls.certificate=/nowhere/c.pem|tls.key=/nowhere/k.pem",
+            "/nowhere/c.pem",
+        ),
+        (
+            "cluster.mode=nats|cluster.nats_credentials=/nowhere/creds",
+            "cannot be read",
+        ),
     ] {
-        let error = Config::load(&Sources::default().flag(flag)).unwrap_err();
-        assert!(error.to_string().contains(told), "{flag}: {error}");
+        let told_so = mistakes(flags);
+        assert!(told_so.contains(told), "{flags}: {told_so}");
+    }
+    for fine in [
+        "listen.origins=https://play.example.com, http://localhost:3001, capacitor://localhost, null",
+        "protocol.heartbeat=30s|protocol.heartbeat_timeout=31s",
+        "protocol.heartbeat_timeout=60s",
+        "listen.address=127.0.0.1:0|admin.address=127.0.0.1:0",
+        "listen.address=127.0.0.1:4000|admin.address=127.0.0.2:4000|admin.token=1234567890123456",
+        "access.allow=10.0.0.0/8|access.deny=10.1.0.0/16",
+    ] {
+        assert_eq!(mistakes(fine), "", "{fine}");
     }
     let sources = Sources::default()
         .flag("listen.subprotocols=pomelo, v2.binary")

@@ -1,0 +1,91 @@
+//! How many connections were refused, and why, in the log.
+//!
+//! Whoever knocks decides how often, so each knock is a line at `debug` only. Once a minute there is one line for each listener and reason,
+//! made of the counters that are there anyway: a flood costs no more lines than a single knock.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Weak, time::Duration};
+
+use shaddock_net::NetStats;
+
+use super::{AppHandle, AppInner};
+
+/// Between two summaries.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// What was told of.
+#[derive(Debug, Default)]
+struct Told(HashMap<(SocketAddr, &'static str), u64>);
+
+impl Told {
+    /// What was refused since the last call: listener, reason, number.
+    fn news(
+        &mut self,
+        listeners: impl IntoIterator<Item = (SocketAddr, NetStats)>,
+    ) -> Vec<(SocketAddr, &'static str, u64)> {
+        let mut news = Vec::new();
+        for (listener, stats) in listeners {
+            for (reason, count) in stats.refused {
+                let told = self.0.entry((listener, reason)).or_default();
+                if count > *told {
+                    news.push((listener, reason, count - *told));
+                    *told = count;
+                }
+            }
+        }
+        news
+    }
+}
+
+/// Tells until the app stops or is gone.
+pub(super) async fn tell(app: Weak<AppInner>) {
+    let mut told = Told::default();
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(app) = app.upgrade().map(AppHandle::from_inner) else {
+            return;
+        };
+        let listeners = app.local_addrs().into_iter().zip(app.net_stats());
+        for (listener, reason, connections) in told.news(listeners) {
+            tracing::info!(
+                app = app.id(),
+                %listener,
+                reason,
+                connections,
+                "connections were refused in the last minute"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_for_each_reason() {
+        let listener: SocketAddr = ([127, 0, 0, 1], 3010).into();
+        let stats = |denied, too_many| {
+            let mut stats = NetStats::default();
+            stats.refused.insert("denied", denied);
+            stats.refused.insert("too_many_connections", too_many);
+            [(listener, stats)]
+        };
+        let mut told = Told::default();
+        assert_eq!(
+            told.news(stats(53_736, 1)),
+            [
+                (listener, "denied", 53_736),
+                (listener, "too_many_connections", 1)
+            ]
+        );
+        assert_eq!(told.news(stats(53_736, 1)), []);
+        assert_eq!(
+            told.news(stats(53_740, 1)),
+            [(listener, "denied", 4)],
+            "only what is new"
+        );
+        assert_eq!(told.news([]), [], "the listeners are closed");
+    }
+}
