@@ -407,6 +407,10 @@ pub struct Status {
     pub subscriptions: usize,
     /// Requests answered with "busy" because too many were waiting.
     pub refused_busy: u64,
+    /// Bytes that wait to be sent to others, because what carries them does not take them.
+    pub waiting_bytes: usize,
+    /// Messages that waited for longer than they were worth and were not sent.
+    pub expired: u64,
     /// Servers that do not answer, as far as this one has seen.
     pub suspects: usize,
     /// How often a server was suspected.

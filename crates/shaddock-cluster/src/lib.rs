@@ -29,6 +29,7 @@ mod owners;
 mod reply;
 mod route;
 mod routing;
+mod secret;
 mod session;
 mod uid;
 #[cfg(test)]
@@ -51,10 +52,11 @@ pub use info::{InvalidServerId, ServerId, ServerInfo};
 pub use local::LocalCluster;
 pub use members::Members;
 #[cfg(feature = "nats")]
-pub use nats::{NatsCluster, NatsConfig};
+pub use nats::{NatsCluster, NatsConfig, NatsLogin, TlsFiles};
 pub use reply::Reply;
 pub use route::split_route;
 pub use routing::{RouteFn, Routing, RoutingTarget, Strategy, call_target, owner_of};
+pub use secret::{Address, Secret};
 pub use session::{
     ForwardedSession, Located, RawSid, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };

@@ -159,7 +159,7 @@ impl Operator {
         let token = target.token.clone();
         let admin = Admin {
             address,
-            token: token.unwrap_or_else(|| config.admin.token.clone()),
+            token: token.unwrap_or_else(|| config.admin.token.expose().to_owned()),
         };
         match admin.probe().await {
             Ok(()) => Ok(Self::Admin(admin)),

@@ -1,6 +1,7 @@
 //! The few operations of etcd that are used, over gRPC, each within a bound of time.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, IntoStreamingRequest, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
@@ -20,8 +21,8 @@ use super::pb::{
     WatchResponse, prefix_end,
 };
 use super::unreachable;
-use crate::nats::NatsConfig;
-use crate::{ClusterError, ServerInfo};
+use crate::nats::{NatsConfig, TlsFiles};
+use crate::{ClusterError, Secret, ServerInfo};
 
 /// A list of many servers is larger than gRPC's default bound of 4 MiB.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -32,7 +33,7 @@ pub(crate) struct Etcd {
     channel: Channel,
     timeout: Duration,
     prefix: Arc<str>,
-    user: Option<(String, String)>,
+    user: Option<(String, Secret)>,
     token: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
 }
 
@@ -86,12 +87,21 @@ impl Etcd {
             (config.lease_ttl / 6).clamp(Duration::from_millis(500), Duration::from_secs(5));
         let mut endpoints = Vec::new();
         for address in &config.etcd_endpoints {
+            let address = address.expose();
             let uri = if address.contains("://") {
-                address.clone()
+                address.to_owned()
+            } else if config.etcd_tls.is_wanted() {
+                format!("https://{address}")
             } else {
                 format!("http://{address}")
             };
-            let endpoint = Endpoint::from_shared(uri).map_err(|e| unreachable(config, &e))?;
+            let with_tls = uri.starts_with("https://");
+            let mut endpoint = Endpoint::from_shared(uri).map_err(|e| unreachable(config, &e))?;
+            if with_tls {
+                endpoint = endpoint
+                    .tls_config(tls(&config.etcd_tls)?)
+                    .map_err(|e| unreachable(config, &e))?;
+            }
             endpoints.push(
                 endpoint
                     .connect_timeout(config.etcd_timeout)
@@ -358,6 +368,7 @@ impl Etcd {
         let Some((name, password)) = self.user.clone() else {
             return Ok(());
         };
+        let password = password.expose().to_owned();
         let question = AuthenticateRequest { name, password };
         let answer: AuthenticateResponse = self
             .try_unary("/etcdserverpb.Auth/Authenticate", question)
@@ -379,6 +390,25 @@ impl Etcd {
             Err(_) => Err(EtcdError::Silent),
         }
     }
+}
+
+fn tls(files: &TlsFiles) -> Result<ClientTlsConfig, ClusterError> {
+    let read = |key, path: &Path| {
+        std::fs::read(path).map_err(|e| ClusterError::Setting {
+            key,
+            reason: format!("{}: {e}", path.display()),
+        })
+    };
+    let mut tls = ClientTlsConfig::new();
+    tls = match &files.ca {
+        Some(ca) => tls.ca_certificate(Certificate::from_pem(read("etcd_ca", ca)?)),
+        None => tls.with_native_roots(),
+    };
+    if let Some((certificate, key)) = &files.client {
+        let certificate = read("etcd_certificate", certificate)?;
+        tls = tls.identity(Identity::from_pem(certificate, read("etcd_key", key)?));
+    }
+    Ok(tls)
 }
 
 fn is_auth(status: &Status) -> bool {

@@ -21,7 +21,7 @@ pub(crate) use watcher::Watcher;
 pub(crate) fn unreachable(config: &NatsConfig, reason: &dyn std::fmt::Display) -> ClusterError {
     ClusterError::Unreachable {
         what: "etcd",
-        address: config.etcd_endpoints.join(","),
+        address: crate::secret::list(&config.etcd_endpoints),
         reason: reason.to_string(),
     }
 }

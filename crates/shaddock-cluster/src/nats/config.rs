@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use crate::ClusterError;
+use std::path::{Path, PathBuf};
+
+use crate::{Address, ClusterError, Secret};
 
 /// How servers reach NATS and etcd, and the bounds of what they hold. Defaults are those of Pitaya v3 where it has the
 /// setting, so that servers of both kinds agree without being told.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NatsConfig {
-    /// URLs of NATS servers. Default `nats://localhost:4222`.
-    pub nats_urls: Vec<String>,
-    /// User and password at NATS.
-    pub nats_user: Option<(String, String)>,
-    /// A NATS credentials file.
-    pub nats_credentials: Option<std::path::PathBuf>,
+    /// URLs of NATS servers, any of which is used: `nats://host:port`, or `tls://host:port` for TLS. User and password, or a token, may
+    /// stand before the host; then all URLs have the same. Default `nats://localhost:4222`.
+    pub nats_urls: Vec<Address>,
+    /// How to log in at NATS, unless the URLs say so.
+    pub nats_login: NatsLogin,
+    /// TLS to NATS. Files that are named here are a demand for TLS.
+    pub nats_tls: TlsFiles,
     /// How long one attempt to connect to NATS may take. Default 2 s.
     pub nats_connect_timeout: Duration,
     /// Time between pings to a silent NATS server; three without an answer are a lost connection. Default 10 s. A server
@@ -22,11 +25,16 @@ pub struct NatsConfig {
     pub nats_ping_interval: Duration,
     /// Time between attempts to reach NATS again, to which up to a tenth is added. Default 1 s. There is no last attempt.
     pub nats_reconnect_delay: Duration,
+    /// Bytes that wait to be sent while NATS does not take them. Above, sending fails; what waits for longer than it is worth (a request for its
+    /// timeout) is thrown away. Default 64 MiB.
+    pub nats_waiting_bytes: usize,
 
-    /// Endpoints of etcd. Default `localhost:2379`.
-    pub etcd_endpoints: Vec<String>,
+    /// Endpoints of etcd: `host:port`, or `https://host:port` for TLS. Default `localhost:2379`.
+    pub etcd_endpoints: Vec<Address>,
     /// User and password at etcd.
-    pub etcd_user: Option<(String, String)>,
+    pub etcd_user: Option<(String, Secret)>,
+    /// TLS to etcd, for endpoints with `https://`, and for those without a scheme if a file is named here.
+    pub etcd_tls: TlsFiles,
     /// In front of every key; ends in `/`. Default `pitaya/`.
     pub etcd_prefix: String,
     /// How long one operation at etcd may take. Default 5 s.
@@ -71,17 +79,67 @@ pub struct NatsConfig {
     pub lazy_user_subjects: bool,
 }
 
+/// How to log in at NATS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NatsLogin {
+    /// Not at all.
+    #[default]
+    None,
+    /// User and password.
+    User(String, Secret),
+    /// A token.
+    Token(Secret),
+    /// The seed of an nkey (`SU..`).
+    Nkey(Secret),
+    /// A credentials file, as `nsc` writes it.
+    Credentials(PathBuf),
+}
+
+/// Files in PEM for TLS. Without a CA, those of the system are trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsFiles {
+    /// Certificates that are trusted.
+    pub ca: Option<PathBuf>,
+    /// Certificate and key by which the other side knows this server.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// Trusts the certificates of this file.
+    #[must_use]
+    pub fn ca(mut self, file: impl AsRef<Path>) -> Self {
+        self.ca = Some(file.as_ref().to_owned());
+        self
+    }
+
+    /// Shows this certificate.
+    #[must_use]
+    pub fn client(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.client = Some((certificate.as_ref().to_owned(), key.as_ref().to_owned()));
+        self
+    }
+
+    /// Whether any file is named.
+    pub fn is_wanted(&self) -> bool {
+        self.ca.is_some() || self.client.is_some()
+    }
+}
+
 impl Default for NatsConfig {
     fn default() -> Self {
         Self {
-            nats_urls: vec!["nats://localhost:4222".to_owned()],
-            nats_user: None,
-            nats_credentials: None,
+            nats_urls: vec!["nats://localhost:4222".into()],
+            nats_login: NatsLogin::None,
+            nats_tls: TlsFiles::default(),
             nats_connect_timeout: Duration::from_secs(2),
             nats_ping_interval: Duration::from_secs(10),
             nats_reconnect_delay: Duration::from_secs(1),
-            etcd_endpoints: vec!["localhost:2379".to_owned()],
+            nats_waiting_bytes: 64 * 1024 * 1024,
+            etcd_endpoints: vec!["localhost:2379".into()],
             etcd_user: None,
+            etcd_tls: TlsFiles::default(),
             etcd_prefix: "pitaya/".to_owned(),
             etcd_timeout: Duration::from_secs(5),
             lease_ttl: Duration::from_secs(60),
@@ -105,6 +163,33 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
+    /// How to log in at NATS, from the URLs or beside them.
+    pub(crate) fn nats_login(&self) -> Result<NatsLogin, ClusterError> {
+        let refuse = |reason: &str| {
+            Err(ClusterError::Setting {
+                key: "nats_urls",
+                reason: reason.to_owned(),
+            })
+        };
+        let mut logins = self.nats_urls.iter().map(Address::login);
+        let first = logins.next().flatten();
+        if logins.any(|login| login != first) {
+            return refuse("all URLs must have the same user and password, or none");
+        }
+        let Some((user, password)) = first else {
+            return Ok(self.nats_login.clone());
+        };
+        if self.nats_login != NatsLogin::None {
+            return refuse(
+                "a user or token in the URL and another login: only one of them can be meant",
+            );
+        }
+        Ok(match password {
+            Some(password) => NatsLogin::User(user, password),
+            None => NatsLogin::Token(user.into()),
+        })
+    }
+
     /// How long pushes wait in fact.
     pub(crate) fn push_timeout(&self) -> Duration {
         self.push_timeout.min(self.request_timeout / 2)
@@ -126,6 +211,21 @@ impl NatsConfig {
         }
         if self.etcd_endpoints.is_empty() {
             return refuse("etcd_endpoints", "at least one endpoint is needed");
+        }
+        self.nats_login()?;
+        for endpoint in &self.etcd_endpoints {
+            if endpoint.login().is_some() {
+                return refuse(
+                    "etcd_endpoints",
+                    "user and password do not belong here: set etcd_user and etcd_password",
+                );
+            }
+            if self.etcd_tls.is_wanted() && endpoint.expose().starts_with("http://") {
+                return refuse(
+                    "etcd_endpoints",
+                    "with a CA or a certificate write https://",
+                );
+            }
         }
         if !self.etcd_prefix.is_empty() && !self.etcd_prefix.ends_with('/') {
             return refuse("etcd_prefix", "must end in '/'");

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::core::{CAPABILITIES, Core, Parts};
 use super::departing::{self, Departing};
+pub(super) use super::link::LinkState;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::users::{self, Users};
@@ -74,6 +75,7 @@ pub(super) async fn join(
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
     tasks.spawn(health::probe_suspects(Arc::clone(&core)));
+    tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());
     enter_list(&core, &mut tasks).await?;
     // There are no claims yet.
     let fence = core.lease.fence();
@@ -124,7 +126,7 @@ impl Subjects {
             let opened = link.subscribe(subject).await;
             opened.map(Some).map_err(|e| ClusterError::Unreachable {
                 what: "NATS",
-                address: config.nats_urls.join(","),
+                address: crate::secret::list(&config.nats_urls),
                 reason: e.to_string(),
             })
         };
@@ -301,27 +303,23 @@ fn token() -> String {
     )
 }
 
-/// What is known of the connection to NATS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LinkState {
-    pub(super) up: bool,
-    /// How often it was lost: a short loss is one too.
-    pub(super) losses: u64,
-}
-
 async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Sender<LinkState>) {
-    while let Some(up) = events.recv().await {
-        if !up {
+    let mut losses = 0;
+    loop {
+        let now = *events.borrow_and_update();
+        if now.losses != losses {
+            losses = now.losses;
             if core.is_unique() {
                 core.lease.fence().doubt();
                 owners::say_fenced(&core, true);
             }
+            core.link.forget_waiting();
             core.calls.fail_all();
         }
-        state.send_modify(|state| {
-            state.up = up;
-            state.losses += u64::from(!up);
-        });
+        state.send_replace(now);
+        if events.changed().await.is_err() {
+            return;
+        }
     }
 }
 

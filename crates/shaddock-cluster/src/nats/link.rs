@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, RequestErrorKind, Subject, Subscriber};
+use async_nats::{
+    Client, ConnectOptions, Event, RequestErrorKind, ServerAddr, Statistics, Subject, Subscriber,
+};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
-use super::NatsConfig;
+use super::waiting::{Place, Waits};
+use super::{NatsConfig, NatsLogin};
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
 /// Messages that wait for the connection. Above, sending fails.
@@ -18,17 +21,38 @@ const MAX_QUEUED: usize = 65_536;
 /// Messages of one subscription that wait for their reader, which never waits for anything itself.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
+/// Time between looks whether there is room for what waits.
+const ROOM: Duration = Duration::from_millis(1);
+/// One of so many looks is for what is too old.
+const LOOKS: u64 = 50;
+
 /// A subject that no server listens to.
 const NOBODY: &str = "shaddock.nobody";
 
 /// The connection. What is sent from one thread leaves in the order in which it was sent.
 pub(crate) struct Link {
     client: Client,
+    statistics: Arc<Statistics>,
+    waits: Waits<Outgoing>,
     closed: AtomicBool,
 }
 
-/// The connection went up (`true`) or down.
-pub(crate) type LinkEvents = mpsc::UnboundedReceiver<bool>;
+struct Outgoing {
+    subject: Subject,
+    reply: Option<Subject>,
+    payload: Bytes,
+}
+
+/// What is known of the connection. A state and no list of events: however often it breaks, nothing piles up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) up: bool,
+    /// How often it was lost: a short loss is one too.
+    pub(crate) losses: u64,
+}
+
+/// Tells when the connection goes up or down.
+pub(crate) type LinkEvents = watch::Receiver<LinkState>;
 
 impl Link {
     /// Connects; the second value tells when the connection is lost and found again.
@@ -38,10 +62,13 @@ impl Link {
     ) -> Result<(Arc<Self>, LinkEvents), ClusterError> {
         let unreachable = |reason: String| ClusterError::Unreachable {
             what: "NATS",
-            address: config.nats_urls.join(","),
+            address: crate::secret::list(&config.nats_urls),
             reason,
         };
-        let (events, receiver) = mpsc::unbounded_channel();
+        let (events, receiver) = watch::channel(LinkState {
+            up: true,
+            losses: 0,
+        });
         let delay = config.nats_reconnect_delay;
         let mut options = ConnectOptions::new()
             .name(&name)
@@ -56,20 +83,26 @@ impl Link {
                 tell(&name, &events, &event);
                 std::future::ready(())
             });
-        if let Some((user, password)) = &config.nats_user {
-            options = options.user_and_password(user.clone(), password.clone());
-        }
-        if let Some(path) = &config.nats_credentials {
-            options = options
-                .credentials_file(path)
-                .await
-                .map_err(|e| unreachable(e.to_string()))?;
-        }
-        let client = options
-            .connect(config.nats_urls.join(","))
+        options = log_in(options, config.nats_login()?)
             .await
-            .map_err(|e| unreachable(e.to_string()))?;
+            .map_err(unreachable)?;
+        if let Some(ca) = &config.nats_tls.ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let Some((certificate, key)) = &config.nats_tls.client {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        if config.nats_tls.is_wanted() {
+            options = options.require_tls(true);
+        }
+        let addresses = addresses(config)?;
+        let client = options
+            .connect(addresses)
+            .await
+            .map_err(|e| unreachable(with_causes(&e)))?;
         let link = Self {
+            statistics: client.statistics(),
+            waits: Waits::new(config.nats_waiting_bytes),
             client,
             closed: AtomicBool::new(false),
         };
@@ -99,7 +132,7 @@ impl Link {
     /// As [`publish`](Self::publish); what had to wait for longer than its life is not sent.
     pub(crate) fn publish_for(
         &self,
-        _life: Duration,
+        life: Duration,
         subject: Subject,
         reply: Option<Subject>,
         payload: Bytes,
@@ -119,6 +152,30 @@ impl Link {
                 text,
             ));
         }
+        let size = payload.len();
+        let message = Outgoing {
+            subject,
+            reply,
+            payload,
+        };
+        match self.waits.place(message, size, life, self.taken()) {
+            Place::Now(message) => self.give(message),
+            Place::Later => Ok(()),
+            Place::Full => Err(too_much()),
+        }
+    }
+
+    /// How many messages the client has begun to write.
+    fn taken(&self) -> u64 {
+        self.statistics.out_messages.load(Ordering::Relaxed)
+    }
+
+    fn give(&self, message: Outgoing) -> Result<(), RemoteError> {
+        let Outgoing {
+            subject,
+            reply,
+            payload,
+        } = message;
         // One poll: either the client has room, or nothing is sent. It waits for nothing else.
         let sent = match reply {
             Some(reply) => at_once(self.client.publish_with_reply(subject, reply, payload)),
@@ -126,12 +183,54 @@ impl Link {
         };
         match sent {
             Some(Ok(())) => Ok(()),
-            Some(Err(_closed)) => Err(disconnected()),
-            None => Err(RemoteError::of(
-                RemoteErrorKind::Busy,
-                code::UNAVAILABLE,
-                "too much is waiting to be sent",
-            )),
+            Some(Err(_closed)) => {
+                self.waits.not_given();
+                Err(disconnected())
+            }
+            None => {
+                self.waits.not_given();
+                Err(too_much())
+            }
+        }
+    }
+
+    /// Bytes that wait because NATS does not take them.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waits.bytes()
+    }
+
+    /// Messages that waited for longer than they were worth and were not sent.
+    pub(crate) fn expired(&self) -> u64 {
+        self.waits.expired()
+    }
+
+    /// What waited when the connection broke is not sent: whoever waited for an answer was told.
+    pub(crate) fn forget_waiting(&self) {
+        self.waits.clear(self.taken());
+    }
+
+    /// Sends what waits when there is room, for ever.
+    pub(crate) async fn send_waiting(self: Arc<Self>) {
+        loop {
+            self.waits.began.notified().await;
+            for round in 0_u64.. {
+                // Looking at all of them costs more than looking for room.
+                if round % LOOKS == 0 {
+                    self.waits.expire(std::time::Instant::now());
+                }
+                let done = self.waits.advance(
+                    || self.taken(),
+                    |message| {
+                        if let Err(error) = self.give(message) {
+                            tracing::debug!(%error, "a message that waited was lost");
+                        }
+                    },
+                );
+                if done {
+                    break;
+                }
+                tokio::time::sleep(ROOM).await;
+            }
         }
     }
 
@@ -151,6 +250,7 @@ impl Link {
 
     /// Whether somebody listens to a subject: all but NATS' own "nobody" says so.
     pub(crate) async fn is_heard(&self, subject: String, payload: Bytes, within: Duration) -> bool {
+        self.waits.beside();
         let asked = self.client.request(Subject::from(subject), payload);
         match tokio::time::timeout(within, asked).await {
             Ok(Err(error)) => error.kind() != RequestErrorKind::NoResponders,
@@ -177,10 +277,59 @@ impl Link {
     }
 }
 
+/// Where the servers are. The login is not part of it, so that no text has it.
+fn addresses(config: &NatsConfig) -> Result<Vec<ServerAddr>, ClusterError> {
+    let parse = |address: &crate::Address| {
+        address
+            .without_login()
+            .parse()
+            .map_err(|e| ClusterError::Setting {
+                key: "nats_urls",
+                reason: format!("{address}: {e}"),
+            })
+    };
+    config.nats_urls.iter().map(parse).collect()
+}
+
+async fn log_in(options: ConnectOptions, login: NatsLogin) -> Result<ConnectOptions, String> {
+    Ok(match login {
+        NatsLogin::None => options,
+        NatsLogin::User(user, password) => {
+            options.user_and_password(user, password.expose().to_owned())
+        }
+        NatsLogin::Token(token) => options.token(token.expose().to_owned()),
+        NatsLogin::Nkey(seed) => options.nkey(seed.expose().to_owned()),
+        NatsLogin::Credentials(path) => {
+            let read = options.credentials_file(&path).await;
+            read.map_err(|e| format!("credentials file {}: {e}", path.display()))?
+        }
+    })
+}
+
+/// An error and what caused it, which says what a certificate lacks.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    for cause in causes.map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// The value of a future that is ready.
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     // A task that has done much still gets its message off.
     tokio::task::unconstrained(future).now_or_never()
+}
+
+fn too_much() -> RemoteError {
+    RemoteError::of(
+        RemoteErrorKind::Busy,
+        code::UNAVAILABLE,
+        "too much is waiting to be sent",
+    )
 }
 
 /// The link to other servers is down; nothing was sent.
@@ -202,15 +351,18 @@ fn reconnect_delay(delay: Duration, attempts: usize) -> Duration {
     delay + delay.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0)
 }
 
-fn tell(name: &str, events: &mpsc::UnboundedSender<bool>, event: &Event) {
+fn tell(name: &str, state: &watch::Sender<LinkState>, event: &Event) {
     match event {
         Event::Connected => {
             tracing::info!(server = name, "connected to NATS");
-            let _ = events.send(true);
+            state.send_modify(|state| state.up = true);
         }
         Event::Disconnected => {
             tracing::warn!(server = name, "NATS is away");
-            let _ = events.send(false);
+            state.send_modify(|state| {
+                state.up = false;
+                state.losses += 1;
+            });
         }
         Event::SlowConsumer(_) => tracing::error!(server = name, "messages from NATS were dropped"),
         other => tracing::debug!(server = name, %other, "NATS"),

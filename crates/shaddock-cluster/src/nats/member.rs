@@ -350,6 +350,8 @@ impl Membership for NatsMember {
                 self.core.own_subscriptions + self.core.users.subscriptions()
             },
             refused_busy: self.core.refused_busy.load(Ordering::Relaxed),
+            waiting_bytes: self.core.link.waiting_bytes(),
+            expired: self.core.link.expired(),
             suspects: self.core.members.suspects().len(),
             suspected: self.core.health.suspected(),
         }

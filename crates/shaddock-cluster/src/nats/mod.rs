@@ -23,9 +23,10 @@ mod request_id;
 mod serve;
 pub(crate) mod subject;
 mod users;
+mod waiting;
 pub(crate) mod wire;
 
-pub use config::NatsConfig;
+pub use config::{NatsConfig, NatsLogin, TlsFiles};
 
 /// Servers that call each other over NATS and are listed in etcd. Cheap to clone.
 ///

@@ -5,9 +5,11 @@
 mod away;
 mod cut_off;
 mod deaths;
+mod hung;
 mod leaving;
 mod overload;
 mod peers;
+mod secured;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;

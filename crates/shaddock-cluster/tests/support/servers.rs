@@ -169,7 +169,8 @@ impl NatsServer {
         Self::start_with(&words)
     }
 
-    fn start_with(more: &[String]) -> Self {
+    /// With more arguments for the program.
+    pub fn start_with(more: &[String]) -> Self {
         let (address, monitor) = (local(free_port()), local(free_port()));
         let words = [
             &program("nats-server", "nats-server"),
@@ -231,6 +232,20 @@ impl NatsServer {
         self.process.kill();
     }
 
+    /// Lets it stand still.
+    pub fn pause(&self) {
+        self.process.signal("-STOP");
+    }
+
+    pub fn resume(&self) {
+        self.process.signal("-CONT");
+    }
+
+    /// Tells it to send its clients elsewhere, and then to end.
+    pub fn lame_duck(&self) {
+        self.process.signal("-USR2");
+    }
+
     /// Starts again on the same port.
     pub fn again(&mut self) {
         self.process.run();
@@ -245,7 +260,13 @@ pub struct EtcdServer {
 
 impl EtcdServer {
     pub fn start() -> Self {
+        Self::start_with("http", &[])
+    }
+
+    /// For clients with this scheme, and with more arguments for the program.
+    pub fn start_with(scheme: &str, more: &[String]) -> Self {
         let (client, peer) = (local(free_port()), local(free_port()));
+        let health = local(free_port());
         // In memory where there is such a directory: etcd waits for the disk at every write.
         let memory = PathBuf::from("/dev/shm");
         let parent = if memory.is_dir() {
@@ -256,8 +277,8 @@ impl EtcdServer {
         let name = format!("shaddock-etcd-{}-{}", std::process::id(), client.port());
         let directory = parent.join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-        let words = [
+        let (client_url, peer_url) = (format!("{scheme}://{client}"), format!("http://{peer}"));
+        let mut words = vec![
             program("etcd", "etcd-server"),
             "--name=test".to_owned(),
             format!("--data-dir={}", directory.display()),
@@ -266,9 +287,11 @@ impl EtcdServer {
             format!("--listen-peer-urls={peer_url}"),
             format!("--initial-advertise-peer-urls={peer_url}"),
             format!("--initial-cluster=test={peer_url}"),
+            format!("--listen-metrics-urls=http://{health}"),
             "--log-level=error".to_owned(),
         ];
-        let process = Process::start(words.to_vec(), client, is_healthy);
+        words.extend_from_slice(more);
+        let process = Process::start(words, health, is_healthy);
         Self {
             process,
             address: client,
@@ -367,8 +390,8 @@ impl Backing {
 /// Settings with short times for servers at these addresses.
 pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
     let mut config = NatsConfig::default();
-    config.nats_urls = vec![format!("nats://{nats}")];
-    config.etcd_endpoints = vec![etcd.to_string()];
+    config.nats_urls = vec![format!("nats://{nats}").into()];
+    config.etcd_endpoints = vec![etcd.to_string().into()];
     config.nats_ping_interval = Duration::from_millis(300);
     config.nats_reconnect_delay = Duration::from_millis(50);
     config.etcd_timeout = Duration::from_secs(3);

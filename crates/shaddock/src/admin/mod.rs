@@ -101,7 +101,7 @@ fn api_routes() -> Router<Operations> {
 
 fn router(operations: Operations, settings: &AdminSettings) -> Router {
     let guarded = Guard {
-        token: settings.token.clone(),
+        token: settings.token.expose().to_owned(),
     };
     let open = Router::new()
         .route("/healthz", get(api::healthz))

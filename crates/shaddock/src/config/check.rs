@@ -6,7 +6,7 @@ use shaddock_cluster::ClusterError;
 use shaddock_net::TlsError;
 
 use super::{
-    ClusterMode, Config, ConfigError, CryptoSetting, DialectSetting, Network, Problem, Time,
+    ClusterMode, Config, ConfigError, CryptoSetting, DialectSetting, Network, Problem, Secret, Time,
 };
 
 /// Mistakes that are found.
@@ -176,8 +176,33 @@ impl Config {
     }
 
     fn check_cluster(&self, found: &mut Found<'_>) {
-        let whole = |user: &str, password: &str| user.is_empty() == password.is_empty();
+        let whole = |user: &str, password: &Secret| user.is_empty() == password.is_empty();
+        let pair = |certificate: &Path, key: &Path| is_empty(certificate) == is_empty(key);
         let cluster = &self.cluster;
+        let logins = [
+            !cluster.nats_user.is_empty(),
+            !cluster.nats_token.is_empty(),
+            !cluster.nats_nkey.is_empty(),
+            !is_empty(&cluster.nats_credentials),
+        ];
+        if logins.iter().filter(|login| **login).count() > 1 {
+            found.wrong(
+                "cluster.nats_user",
+                "one login is enough: `nats_user`, `nats_token`, `nats_nkey` or `nats_credentials`",
+            );
+        }
+        if !pair(&cluster.nats_certificate, &cluster.nats_key) {
+            found.wrong(
+                "cluster.nats_certificate",
+                "needs `cluster.nats_key`, and the other way round",
+            );
+        }
+        if !pair(&cluster.etcd_certificate, &cluster.etcd_key) {
+            found.wrong(
+                "cluster.etcd_certificate",
+                "needs `cluster.etcd_key`, and the other way round",
+            );
+        }
         if !whole(&cluster.nats_user, &cluster.nats_password) {
             found.wrong(
                 "cluster.nats_user",

@@ -135,17 +135,48 @@ impl Config {
     /// How servers on NATS and etcd are reached.
     #[cfg(feature = "nats")]
     pub fn nats_config(&self) -> shaddock_cluster::NatsConfig {
+        use std::path::Path;
+
+        use shaddock_cluster::{NatsLogin, Secret, TlsFiles};
+
         let cluster = &self.cluster;
-        let login = |user: &str, password: &str| {
-            (!user.is_empty()).then(|| (user.to_owned(), password.to_owned()))
+        let login = |user: &str, password: &Secret| {
+            (!user.is_empty()).then(|| (user.to_owned(), password.clone()))
+        };
+        let files = |ca: &Path, certificate: &Path, key: &Path| {
+            let mut files = TlsFiles::default();
+            if !ca.as_os_str().is_empty() {
+                files = files.ca(ca);
+            }
+            if !certificate.as_os_str().is_empty() {
+                files = files.client(certificate, key);
+            }
+            files
         };
         let mut config = shaddock_cluster::NatsConfig::default();
         config.nats_urls.clone_from(&cluster.nats_urls);
-        config.nats_user = login(&cluster.nats_user, &cluster.nats_password);
-        config.nats_credentials = (!cluster.nats_credentials.as_os_str().is_empty())
-            .then(|| cluster.nats_credentials.clone());
+        config.nats_login = match login(&cluster.nats_user, &cluster.nats_password) {
+            Some((user, password)) => NatsLogin::User(user, password),
+            None if !cluster.nats_token.is_empty() => NatsLogin::Token(cluster.nats_token.clone()),
+            None if !cluster.nats_nkey.is_empty() => NatsLogin::Nkey(cluster.nats_nkey.clone()),
+            None if !cluster.nats_credentials.as_os_str().is_empty() => {
+                NatsLogin::Credentials(cluster.nats_credentials.clone())
+            }
+            None => NatsLogin::None,
+        };
+        config.nats_tls = files(
+            &cluster.nats_ca,
+            &cluster.nats_certificate,
+            &cluster.nats_key,
+        );
+        config.etcd_tls = files(
+            &cluster.etcd_ca,
+            &cluster.etcd_certificate,
+            &cluster.etcd_key,
+        );
         config.nats_ping_interval = cluster.nats_ping_interval.0;
         config.nats_reconnect_delay = cluster.nats_reconnect_delay.0;
+        config.nats_waiting_bytes = cluster.nats_waiting_bytes.0;
         config.etcd_endpoints.clone_from(&cluster.etcd_endpoints);
         config.etcd_user = login(&cluster.etcd_user, &cluster.etcd_password);
         config.etcd_prefix.clone_from(&cluster.etcd_prefix);

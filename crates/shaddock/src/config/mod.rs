@@ -26,6 +26,7 @@ mod value;
 use std::{collections::HashMap, path::PathBuf};
 
 use serde::de::DeserializeOwned;
+pub use shaddock_cluster::{Address, Secret};
 use toml::{Table, Value};
 
 pub use self::{

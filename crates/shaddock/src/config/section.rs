@@ -59,14 +59,14 @@ macro_rules! is_live {
     };
 }
 
-/// Declares a section: `key: Type = default;` with `live` or `restart` before it, and maybe `, check function` or `, secret` behind it.
+/// Declares a section: `key: Type = default;` with `live` or `restart` before it, and maybe `, check function` behind it.
 macro_rules! section {
     (
         $(#[doc = $about:literal])*
         pub struct $type:ident in $section:literal {
             $(
                 $(#[doc = $doc:literal])*
-                $reload:ident $key:ident: $value:ty = $default:expr $(, check $check:expr)? $(, secret $secret:literal)?;
+                $reload:ident $key:ident: $value:ty = $default:expr $(, check $check:expr)?;
             )*
         }
     ) => {
@@ -100,7 +100,7 @@ macro_rules! section {
                         kind: <$value as $crate::config::value::Setting>::KIND,
                         docs: &[$($doc),*],
                         live: $crate::config::section::is_live!($reload),
-                        secret: false $(|| $secret)?,
+                        secret: <$value as $crate::config::value::Setting>::IS_SECRET,
                         is_list: <$value as $crate::config::value::Setting>::IS_LIST,
                     },
                 )*]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use shaddock_cluster::{Address, Secret};
+
 use super::{
     section::{section, within},
     value::{Network, Size, Time, choice},
@@ -117,7 +119,7 @@ section! {
         restart address: String = "127.0.0.1:3005".to_owned(), check |text: &String| address_or_empty(text);
         /// Callers must send it as `Authorization: Bearer <token>`; at least 16 characters. Empty: whoever is on this machine
         /// may call. `/healthz` and `/readyz` never need it.
-        restart token: String = String::new(), check |text: &String| token(text), secret true;
+        restart token: Secret = Secret::default(), check |text: &Secret| token(text.expose());
         /// Bytes of a request's body. Above it the answer is 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
         /// Open connections. Above it new ones wait in the kernel until one ends.
@@ -279,24 +281,44 @@ section! {
     pub struct ClusterSettings in "cluster" {
         /// `local`: all servers are in this process. `nats`: they are on NATS and etcd; Pitaya v3 servers may be among them.
         restart mode: ClusterMode = ClusterMode::Local;
-        /// NATS servers.
-        restart nats_urls: Vec<String> = vec!["nats://localhost:4222".to_owned()], check |list: &Vec<String>| some(list);
+        /// NATS servers: `nats://host:port`, or `tls://host:port` for TLS. `user:password@` or `token@` before the host logs in; then it
+        /// is the same in all of them, and is not printed.
+        restart nats_urls: Vec<Address> = vec!["nats://localhost:4222".into()], check |list: &Vec<Address>| some(list);
         /// User at NATS. Empty: none.
         restart nats_user: String = String::new();
         /// Password at NATS.
-        restart nats_password: String = String::new(), secret true;
-        /// NATS credentials file. Empty: none.
+        restart nats_password: Secret = Secret::default();
+        /// Token at NATS, instead of a user.
+        restart nats_token: Secret = Secret::default();
+        /// Seed of an nkey (`SU..`), instead of a user.
+        restart nats_nkey: Secret = Secret::default();
+        /// NATS credentials file, instead of a user. Empty: none.
         restart nats_credentials: PathBuf = PathBuf::new();
+        /// PEM file with the certificates that are trusted at NATS. Empty: those of the system. If it is set, NATS must speak TLS.
+        restart nats_ca: PathBuf = PathBuf::new();
+        /// PEM file with the certificate that this server shows to NATS. Empty: none.
+        restart nats_certificate: PathBuf = PathBuf::new();
+        /// PEM file with its private key.
+        restart nats_key: PathBuf = PathBuf::new();
         /// Time between pings to a silent NATS server; three without an answer are a lost connection.
         restart nats_ping_interval: Time = Time::secs(10), check within(Time::millis(100), Time::secs(110));
         /// Time between attempts to reach NATS again.
         restart nats_reconnect_delay: Time = Time::secs(1), check within(Time::millis(10), Time::secs(60));
-        /// Endpoints of etcd, `host:port` each.
-        restart etcd_endpoints: Vec<String> = vec!["localhost:2379".to_owned()], check |list: &Vec<String>| some(list);
+        /// Bytes that wait to be sent while NATS does not take them. Above it sending fails. What waits for longer than it is worth, such as a
+        /// request for its timeout, is thrown away.
+        restart nats_waiting_bytes: Size = Size::kib(64 * 1024), check within(Size::kib(1024), Size(64 << 30));
+        /// Endpoints of etcd: `host:port`, or `https://host:port` for TLS.
+        restart etcd_endpoints: Vec<Address> = vec!["localhost:2379".into()], check |list: &Vec<Address>| some(list);
         /// User at etcd. Empty: none.
         restart etcd_user: String = String::new();
         /// Password at etcd.
-        restart etcd_password: String = String::new(), secret true;
+        restart etcd_password: Secret = Secret::default();
+        /// PEM file with the certificates that are trusted at etcd. Empty: those of the system. If it is set, etcd must speak TLS.
+        restart etcd_ca: PathBuf = PathBuf::new();
+        /// PEM file with the certificate that this server shows to etcd. Empty: none.
+        restart etcd_certificate: PathBuf = PathBuf::new();
+        /// PEM file with its private key.
+        restart etcd_key: PathBuf = PathBuf::new();
         /// In front of every key at etcd; all servers of a cluster have the same.
         restart etcd_prefix: String = "pitaya/".to_owned(), check |text: &String| prefix(text);
         /// How long one operation at etcd may take.
@@ -404,8 +426,8 @@ fn id_or_empty(text: &str) -> Result<(), String> {
     server_name(text)
 }
 
-fn some(list: &[String]) -> Result<(), String> {
-    if list.is_empty() || list.iter().any(String::is_empty) {
+fn some(list: &[Address]) -> Result<(), String> {
+    if list.is_empty() || list.iter().any(Address::is_empty) {
         return Err("at least one address is wanted, and none that is empty".to_owned());
     }
     Ok(())

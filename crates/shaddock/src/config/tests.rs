@@ -211,7 +211,7 @@ fn values_without_quotes_find_their_type() {
         .flag("listen.address=")
         .flag("log.format=json");
     let config = Config::load(&sources).unwrap();
-    assert_eq!(config.admin.token, "1234567890123456");
+    assert_eq!(config.admin.token.expose(), "1234567890123456");
     assert_eq!(config.access_policy().deny.len(), 2);
     assert_eq!(config.access_policy().allow.len(), 1);
     assert_eq!(
@@ -459,4 +459,48 @@ fn the_reference_is_up_to_date() {
         written == Config::reference(),
         "docs/configuration.md is out of date: cargo run -- config --reference > docs/configuration.md"
     );
+}
+
+/// Whatever prints a configuration: no secret is in it.
+#[test]
+fn secrets_are_in_no_text() {
+    let secret = "s3cret-s3cret-s3cret";
+    let mut sources = Sources::default();
+    let keys: Vec<_> = Config::keys()
+        .into_iter()
+        .filter(|key| key.secret)
+        .collect();
+    assert!(keys.len() >= 5, "{keys:?}");
+    for key in &keys {
+        sources = sources.flag(format!("{}={secret}", key.path()));
+    }
+    for login in ["cluster.nats_user=u", "cluster.etcd_user=u"] {
+        sources = sources.flag(login);
+    }
+    sources = sources.flag(format!(
+        "cluster.nats_urls=nats://u:{secret}@a:1,nats://{secret}@b:2"
+    ));
+    // Several logins at once are refused.
+    let error = Config::load(&sources).unwrap_err();
+    assert!(!error.to_string().contains(secret) && !format!("{error:?}").contains(secret));
+    for key in keys {
+        let urls = format!("cluster.nats_urls=nats://u:{secret}@a:1,nats://{secret}@b:2");
+        let mut sources = Sources::default()
+            .flag(&urls)
+            .flag(format!("{}={secret}", key.path()));
+        if let Some(user) = key.path().strip_suffix("password") {
+            sources = sources.flag(format!("{user}user=u"));
+        }
+        let config = Config::load(&sources).unwrap();
+        let changed = Config::default().changes(&config);
+        for text in [
+            format!("{config:?}"),
+            config.to_toml(),
+            format!("{changed:?}"),
+        ] {
+            assert!(!text.contains(secret), "{}: {text}", key.path());
+        }
+        #[cfg(feature = "nats")]
+        assert!(!format!("{:?}", config.nats_config()).contains(secret));
+    }
 }

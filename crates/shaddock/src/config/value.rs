@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use shaddock_cluster::{Address, Secret};
 
 /// A number of bytes: an integer, or text such as `64 KiB` or `1 MiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -203,6 +204,8 @@ pub(super) trait Setting: Serialize + DeserializeOwned {
     const KIND: &'static str;
     /// Whether commas separate several values in the environment and in flags.
     const IS_LIST: bool = false;
+    /// Whether the value is never printed.
+    const IS_SECRET: bool = false;
 }
 
 macro_rules! settings_of {
@@ -232,6 +235,16 @@ impl Setting for Vec<Network> {
 impl Setting for Vec<String> {
     const KIND: &'static str = "a list of texts";
     const IS_LIST: bool = true;
+}
+
+impl Setting for Vec<Address> {
+    const KIND: &'static str = "a list of addresses";
+    const IS_LIST: bool = true;
+}
+
+impl Setting for Secret {
+    const KIND: &'static str = "text";
+    const IS_SECRET: bool = true;
 }
 
 /// Declares an enum whose values are written as words.

@@ -365,6 +365,16 @@ impl Page<'_, '_> {
             each(|status| status.refused_busy),
         )?;
         self.gauges(
+            "cluster_waiting_bytes",
+            "Bytes that wait to be sent to other servers",
+            each(|status| status.waiting_bytes as u64),
+        )?;
+        self.counters(
+            "cluster_expired",
+            "Messages to other servers that waited for too long and were not sent",
+            each(|status| status.expired),
+        )?;
+        self.gauges(
             "cluster_suspects",
             "Servers that do not answer this one",
             each(|status| status.suspects as u64),
