@@ -44,6 +44,8 @@ export async function startDemo({ flags = [] } = {}) {
     page: `http://127.0.0.1:${page}`,
     admin: `http://127.0.0.1:${admin}`,
     log: () => Buffer.concat(log).toString(),
+    /** As a machine that hangs: with SIGSTOP nothing is closed, and nothing answers. */
+    signal: (name) => child.kill(name),
     async stop() {
       child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), 15_000);

@@ -170,6 +170,29 @@ test("a lost connection comes back by itself, into the same room", { timeout: 60
   await close(gina, hugo);
 });
 
+// As a cluster the demo's first process holds no clients.
+const oneProcess = { timeout: 90_000, skip: Boolean(process.env.SHADDOCK_DEMO_CLUSTER) };
+test("a server that hangs is noticed, and found again", oneProcess, async () => {
+  const other = await startDemo();
+  const page = await browser.newPage();
+  await page.goto(other.page);
+  await joined(page, "jack", "harbour");
+  other.signal("SIGSTOP");
+  await page.waitForSelector("#state[data-state='suspended']", { timeout: 20_000 });
+  await say(page, "is anybody there?");
+  other.signal("SIGCONT");
+  await page.waitForSelector(".note:has-text('Reconnected.')", { timeout: 40_000 });
+  // Either the message waited for the session, or it could not be sent and the page gave the text back.
+  if (await page.locator(".note:has-text('not sent')").count()) {
+    assert.equal(await page.inputValue("#text"), "is anybody there?");
+    await page.press("#text", "Enter");
+  }
+  await page.waitForSelector(".message .body:has-text('is anybody there?')");
+  assert.equal((await messages(page)).length, 1);
+  await page.close();
+  assert.equal(await other.stop(), 0);
+});
+
 test("nothing said into a dead connection hangs", { timeout: 60_000 }, async () => {
   const page = await open();
   await joined(page, "iris", "harbour");

@@ -328,3 +328,32 @@ test("a handshake as Cherry (Go) answers it", async () => {
   hand.last().response(1, { n: 1 });
   assert.deepEqual(await answer, { n: 1 });
 });
+
+test("after close() in a listener, and from an old connection, nothing is heard", async () => {
+  const { client, hand } = await opened({ resume: grant });
+  const heard = [];
+  client.on("onX", ({ n }) => {
+    heard.push(n);
+    if (n === 2) client.close();
+  });
+  const old = hand.last();
+  client.interrupt();
+  old.push("onX", { n: 0 });
+  client.retry();
+  old.push("onX", { n: 0 });
+  hand.last().answer({ resume: { ...grant, token: "t2", resumed: true, received: 0, position: 0, missed: 0 } });
+  old.push("onX", { n: 0 });
+  old.events.ended();
+  assert.equal(client.state, "open");
+  const push = (n) => parts.encodePackage(4, Uint8Array.from([6, 3, ...parts.utf8("onX"), ...parts.utf8(JSON.stringify({ n }))]));
+  hand.last().events.data(parts.join(push(1), push(2), push(3)));
+  assert.deepEqual(heard, [1, 2]);
+});
+
+test("to a Pomelo client the bit of compression means nothing", async () => {
+  const { client, hand } = await opened();
+  const heard = [];
+  client.on("onX", (body) => heard.push(body));
+  hand.last().data(4, Uint8Array.from([6 | 16, 3, ...parts.utf8('onX{"n":1}')]));
+  assert.deepEqual(heard, [{ n: 1 }]);
+});
