@@ -59,6 +59,11 @@ fn said(status: &Status) -> String {
 }
 
 impl EtcdError {
+    /// What was to be written hangs on a lease that is gone.
+    pub(crate) fn is_no_lease(&self) -> bool {
+        matches!(self, Self::Failed(status) if status.message().contains("requested lease not found"))
+    }
+
     /// etcd has reached its quota, and writes nothing any more.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Failed(status) if status.message().contains("database space exceeded"))

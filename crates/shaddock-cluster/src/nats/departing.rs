@@ -148,7 +148,7 @@ async fn serves(core: &Arc<Core>, frontend: &ServerInfo) -> bool {
     let end = Instant::now() + LATEST_GOODBYE;
     loop {
         // It has no user of this name, and can answer nevertheless.
-        match ops::ask_owner(core, frontend, OpKind::Probe, "", 0, SILENCE).await {
+        match ops::ask_owner(core, frontend, OpKind::Probe, "", (0, 0), SILENCE).await {
             Ok(answer) => return answer.is_some(),
             Err(error) if error.kind() == RemoteErrorKind::NoResponder => return false,
             // The own link is down, which says nothing of others.

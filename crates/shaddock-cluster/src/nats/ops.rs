@@ -94,7 +94,7 @@ pub(super) async fn ask_owner(
     owner: &ServerInfo,
     kind: OpKind,
     uid: &str,
-    revision: i64,
+    (revision, lease): (i64, i64),
     timeout: Duration,
 ) -> Result<Option<u32>, RemoteError> {
     let op = Op {
@@ -103,6 +103,7 @@ pub(super) async fn ask_owner(
         from: core.info.id.as_str().to_owned(),
         timeout_ms: millis(timeout),
         revision,
+        lease,
         ..Op::default()
     };
     let subject = Subject::from(subject::operation(owner));
@@ -399,7 +400,9 @@ pub(super) fn received(core: &Arc<Core>, message: Message) {
     let reply = message.reply;
     let kind = OpKind::try_from(op.kind).unwrap_or(OpKind::Unknown);
     if matches!(kind, OpKind::Probe | OpKind::Release) {
-        let count = owners::asked(core, kind, &op.uid, op.revision, &op.from);
+        let Some(count) = owners::asked(core, kind, &op) else {
+            return;
+        };
         core.answer(
             reply,
             &Ok(wire::encode(&OpAnswer {

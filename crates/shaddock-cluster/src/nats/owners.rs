@@ -14,12 +14,12 @@ use super::join::LinkState;
 use super::ops;
 use super::serve::decode_or_log;
 use super::subject;
-use super::wire::{self, BindMsg, OpKind};
+use super::wire::{self, BindMsg, Op, OpKind};
 use crate::clock;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest, TxnResponse};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::owners::{
-    Asked, Claim, Found, Heard, Kind, Number, Own, Step, Takeover, Verdict, Word, verdict,
+    Asked, Asks, Claim, Found, Heard, Kind, Number, Own, Step, Takeover, Verdict, Word, verdict,
 };
 use crate::reply::guarded;
 use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
@@ -61,12 +61,20 @@ pub(super) async fn claim(
                 let seen = takeover.waits_for().cloned();
                 write(core, uid, claim, seen).await.map_err(unavailable)?
             }
-            Step::Ask { owner, revision } => {
+            Step::Ask {
+                owner,
+                revision,
+                lease,
+            } => {
                 waits_for.clone_from(&Some(owner.clone()));
-                Heard::Says(ask(core, owner, revision, uid).await?)
+                Heard::Says(ask(core, owner, (revision, lease), uid).await)
             }
-            Step::Tell { owner, revision } => {
-                tell(core, &owner, revision, uid)
+            Step::Tell {
+                owner,
+                revision,
+                lease,
+            } => {
+                tell(core, &owner, revision, lease, uid)
                     .await
                     .map_err(unavailable)?;
                 Heard::Told
@@ -229,12 +237,7 @@ fn settled(
 }
 
 /// Asks the owner over NATS whether it gives the user up.
-async fn ask(
-    core: &Arc<Core>,
-    owner: ServerId,
-    revision: i64,
-    uid: &str,
-) -> Result<Word, BindError> {
+async fn ask(core: &Arc<Core>, owner: ServerId, claim: (i64, i64), uid: &str) -> Word {
     let listed = core.members.server(owner.as_str());
     let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
     let kind = if core.options.unique == Unique::RejectNew {
@@ -242,15 +245,15 @@ async fn ask(
     } else {
         OpKind::Release
     };
-    match ops::ask_owner(core, &info, kind, uid, revision, ASK_OWNER).await {
-        Ok(Some(0)) => Ok(Word::GivesUp),
-        Ok(Some(_)) => Ok(Word::Keeps),
-        Ok(None) => Ok(Word::Silent),
-        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Ok(Word::Unheard),
+    match ops::ask_owner(core, &info, kind, uid, claim, ASK_OWNER).await {
+        Ok(Some(0)) => Word::GivesUp,
+        Ok(Some(_)) => Word::Keeps,
+        Ok(None) => Word::Silent,
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Word::Unheard,
         // This server's own link: etcd may still reach the owner.
         Err(error) => {
             tracing::debug!(%error, "the owner of a user cannot be asked over NATS");
-            Ok(Word::Silent)
+            Word::Silent
         }
     }
 }
@@ -266,27 +269,47 @@ fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
     }
 }
 
-/// Leaves the owner a notice at etcd. It goes with this server's lease.
-async fn tell(core: &Core, owner: &ServerId, revision: i64, uid: &str) -> EtcdResult<()> {
+/// Leaves the owner a notice at etcd, on the lease of its claim.
+async fn tell(
+    core: &Core,
+    owner: &ServerId,
+    revision: i64,
+    lease: i64,
+    uid: &str,
+) -> EtcdResult<()> {
     let only_whether = core.options.unique == Unique::RejectNew;
     let what = if only_whether { "probe" } else { "release" };
     let notice = format!("{what} {revision} {}", core.info.id);
-    let lease = core.lease.state().id;
-    core.etcd
+    let told = core
+        .etcd
         .put(notice_key(core, owner, uid), notice, lease)
-        .await
+        .await;
+    match told {
+        // The claim is gone too.
+        Err(error) if error.is_no_lease() => Ok(()),
+        told => told,
+    }
 }
 
-/// Another frontend asks about a user, over NATS. The answer is how many of the user's sessions stay here.
-pub(super) fn asked(core: &Core, kind: OpKind, uid: &str, revision: i64, from: &str) -> u32 {
-    match core.users.asked(uid, kind == OpKind::Probe, revision) {
-        Asked::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
-        Asked::Free | Asked::Outdated => 0,
-        Asked::Lose => {
-            lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
-            0
-        }
-    }
+/// Another frontend asks about a user, over NATS. The answer is how many of the user's sessions stay here; `None` is none.
+pub(super) fn asked(core: &Core, kind: OpKind, op: &Op) -> Option<u32> {
+    let asks = Asks {
+        only_whether: kind == OpKind::Probe,
+        revision: op.revision,
+        lease: op.lease,
+    };
+    Some(
+        match core.users.asked(&op.uid, &asks, core.lease.state().id) {
+            Asked::Other => return None,
+            Asked::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
+            Asked::Free | Asked::Outdated => 0,
+            Asked::Lose => {
+                let owner = ServerId::new(op.from.as_str()).ok();
+                lose(core, &Arc::from(op.uid.as_str()), owner.as_ref());
+                0
+            }
+        },
+    )
 }
 
 /// Another frontend owns this user now.
@@ -339,7 +362,14 @@ async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
     let Some(uid) = key.strip_prefix(prefix) else {
         return Ok(());
     };
-    let gives_up = match core.users.asked(uid, only_whether, revision) {
+    let asks = Asks {
+        only_whether,
+        revision,
+        // It hangs on the lease of the claim.
+        lease: kv.lease,
+    };
+    let gives_up = match core.users.asked(uid, &asks, core.lease.state().id) {
+        Asked::Other => return Ok(()),
         Asked::Keep(_) | Asked::Outdated => false,
         Asked::Free => true,
         Asked::Lose => {
@@ -433,22 +463,24 @@ pub(super) async fn delete_given_up(core: Arc<Core>) {
 async fn delete(core: Arc<Core>, uid: Arc<str>, mut number: Number) -> bool {
     let key = binding_key(&core, &uid);
     if number == Number::default() {
-        // It is not known whether it was written. A bind that runs here knows better.
-        match core.etcd.get(&key).await {
-            Err(_) => {
-                core.users.give_up_again(&uid, number);
-                return false;
-            }
-            Ok(answer) => {
-                let own = answer.kvs.first().map(found).filter(|found| {
-                    found.owner.as_ref() == Some(&core.info.id)
-                        && found.lease == core.lease.state().id
-                });
-                match own {
-                    Some(own) if !core.users.knows(&uid) => number.revision = own.revision,
-                    _ => return true,
-                }
-            }
+        // It is not known whether it was written.
+        let Ok(answer) = core.etcd.get(&key).await else {
+            core.users.give_up_again(&uid, number);
+            return false;
+        };
+        let found = answer.kvs.first().map(found);
+        let lease = core.lease.state();
+        let own = Own {
+            id: &core.info.id,
+            lease: lease.id,
+        };
+        let Verdict::Holds(revision) = verdict(own, found.as_ref()) else {
+            return true;
+        };
+        let era = lease.era;
+        number = Number { era, revision };
+        if core.users.renumber(&uid, number) {
+            return true;
         }
     }
     let txn = TxnRequest {
@@ -558,6 +590,16 @@ async fn audit(core: &Arc<Core>) {
         .into_iter()
         .filter(|(uid, _)| !keys.contains(binding_key(core, uid).as_bytes()))
         .collect();
+    // Given up for a frontend that did not take the user.
+    let prefix = binding_key(core, "");
+    for key in &there.keys {
+        let uid = std::str::from_utf8(key)
+            .ok()
+            .and_then(|key| key.strip_prefix(&*prefix));
+        if let Some(uid) = uid.filter(|uid| !core.users.knows(uid)) {
+            core.users.maybe_claimed(&uid.into());
+        }
+    }
     if let Err(error) = check_claims(core, lease, missing).await {
         tracing::debug!(%error, "the claims cannot be looked after now");
     }
@@ -618,8 +660,7 @@ async fn check_some(
         match verdict(own, seen.as_ref()) {
             Verdict::Holds(revision) if revision != number.revision => {
                 let era = lease.era;
-                core.users
-                    .renumbered(uid, *number, Number { era, revision });
+                core.users.renumber(uid, Number { era, revision });
             }
             Verdict::Holds(_) => {}
             Verdict::Missing(claim) => again.push(claim_again(core, uid, *number, claim)),

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
 use super::{delivery, owners, subject};
-use crate::owners::{Asked, Hold, Number, Table};
+use crate::owners::{Asked, Asks, Hold, Number, Table};
 use crate::reply::guarded;
 use crate::uid::is_uid;
 use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
@@ -131,17 +131,14 @@ impl Users {
         }
     }
 
-    /// A claim has another number at etcd.
-    pub(super) fn renumbered(&self, uid: &str, before: Number, number: Number) {
-        let mut table = self.table();
-        if table.users.claim(uid) == Some(before) {
-            table.users.claimed(uid, number);
-        }
+    /// A claim of this server was found at etcd with this number. False if nobody here needs it.
+    pub(super) fn renumber(&self, uid: &str, number: Number) -> bool {
+        self.table().users.renumber(uid, number)
     }
 
     /// What is done when another frontend wants a user.
-    pub(super) fn asked(&self, uid: &str, only_whether: bool, revision: i64) -> Asked {
-        self.table().users.asked(uid, only_whether, revision)
+    pub(super) fn asked(&self, uid: &str, asks: &Asks, own_lease: i64) -> Asked {
+        self.table().users.asked(uid, asks, own_lease)
     }
 
     /// Takes all sessions of a user away: another frontend owns the user. False if there was none here.
@@ -166,16 +163,16 @@ impl Users {
             if given_up.len() >= GIVEN_UP && !given_up.contains_key(uid) {
                 return;
             }
-            given_up.insert(Arc::clone(uid), number);
+            // Not to know comes first: it makes sure.
+            let known = given_up.entry(Arc::clone(uid)).or_insert(number);
+            *known = number.min(*known);
         }
         self.gave_up.notify_one();
     }
 
-    /// It is not known whether a claim was written, and nobody needs it: it is looked after soon.
+    /// It is not known whether a claim was written: it is looked after soon.
     pub(super) fn maybe_claimed(&self, uid: &Arc<str>) {
-        if !self.knows(uid) {
-            self.give_up(uid, Some(Number::default()));
-        }
+        self.give_up(uid, Some(Number::default()));
     }
 
     /// The claims that were given up since the last call.

@@ -190,6 +190,9 @@ pub(crate) struct Op {
     /// Of `Probe` and `Release`: the claim that is asked about.
     #[prost(int64, tag = "10")]
     pub(crate) revision: i64,
+    /// Of the same: the lease that the claim hangs on. Another life of the server says nothing.
+    #[prost(int64, tag = "11")]
+    pub(crate) lease: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

@@ -26,6 +26,9 @@
 //! **One life for one id**: a server enters by a transaction on `<prefix>shaddock/ids/<id>`, for all types, and every write of its key in the
 //! list has the same condition ([`entry`]).
 //!
+//! A question names the claim, and with it the life that has it. A life that was replaced may still hear what is sent to its id; it gives no word for
+//! the one after it.
+//!
 //! **One guard for one bind**: [`Hold`] is what a bind has added to the [`Table`], and undoing a bind takes away that and nothing else.
 //!
 //! # Where it comes from
@@ -43,11 +46,14 @@ mod table;
 #[cfg(feature = "nats")]
 mod takeover;
 
+#[cfg(all(test, feature = "nats"))]
+mod model;
+
 #[cfg(feature = "nats")]
 pub(crate) use fence::{Fence, Moment, counts_for};
 pub(crate) use seats::{Hold, Seats};
 #[cfg(feature = "nats")]
-pub(crate) use table::{Asked, Table};
+pub(crate) use table::{Asked, Asks, Table};
 #[cfg(feature = "nats")]
 pub(crate) use takeover::{
     Claim, Entry, Found, Heard, Kind, Own, Step, Takeover, Verdict, Word, entry, verdict,

@@ -23,6 +23,16 @@ struct User<X> {
     extra: X,
 }
 
+/// A question about a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asks {
+    /// Whether the owner has sessions of the user; otherwise it is to give the user up.
+    pub(crate) only_whether: bool,
+    /// The revision of the claim, and the lease that it hangs on. 0 from frontends that do not say.
+    pub(crate) revision: i64,
+    pub(crate) lease: i64,
+}
+
 /// What a frontend does when another one wants a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -34,6 +44,8 @@ pub(crate) enum Asked {
     Lose,
     /// Nothing: the claim that was asked about is no more.
     Outdated,
+    /// It says nothing: the claim is another life's of this server, which answers for itself.
+    Other,
 }
 
 impl<X> Default for Table<X> {
@@ -129,6 +141,18 @@ impl<X> Table<X> {
         true
     }
 
+    /// A claim of this frontend was found at etcd with this number: it is the user's, if there is one. False if not.
+    pub(crate) fn renumber(&mut self, uid: &str, number: Number) -> bool {
+        let Some(user) = self.users.get_mut(uid) else {
+            return false;
+        };
+        // A bind that runs without a claim writes its own.
+        if let Some(claim) = &mut user.claim {
+            *claim = number.max(*claim);
+        }
+        true
+    }
+
     /// The number of the claim on a user.
     pub(crate) fn claim(&self, uid: &str) -> Option<Number> {
         self.users.get(uid)?.claim
@@ -152,18 +176,21 @@ impl<X> Table<X> {
         user.is_some_and(|user| user.seats.holds(hold))
     }
 
-    /// Another frontend wants the user who it has seen here with a claim of this revision (0 if it does not say).
-    pub(crate) fn asked(&self, uid: &str, only_whether: bool, revision: i64) -> Asked {
+    /// Another frontend wants a user of this one, whose lease is `own`.
+    pub(crate) fn asked(&self, uid: &str, asks: &Asks, own: i64) -> Asked {
+        if asks.lease != 0 && asks.lease != own {
+            return Asked::Other;
+        }
         let sessions = self.sessions(uid);
-        if only_whether && sessions > 0 {
+        if asks.only_whether && sessions > 0 {
             return Asked::Keep(sessions);
         }
-        let newer = |claim: Number| revision != 0 && claim.revision > revision;
+        let newer = |claim: Number| asks.revision != 0 && claim.revision > asks.revision;
         if self.claim(uid).is_some_and(newer) {
             // The question is older than the claim, which was made with its asker in mind.
             return Asked::Outdated;
         }
-        if only_whether {
+        if asks.only_whether {
             Asked::Free
         } else {
             Asked::Lose

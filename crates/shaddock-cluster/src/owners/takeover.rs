@@ -57,10 +57,18 @@ pub(crate) enum Word {
 pub(crate) enum Step {
     /// Write the claim on this condition. If it does not hold: read the key, and the notice if there is one.
     Write(Claim),
-    /// Ask the owner over NATS, about the claim of this revision.
-    Ask { owner: ServerId, revision: i64 },
-    /// Leave a notice for the owner at etcd.
-    Tell { owner: ServerId, revision: i64 },
+    /// Ask the owner over NATS, about the claim of this revision and lease.
+    Ask {
+        owner: ServerId,
+        revision: i64,
+        lease: i64,
+    },
+    /// Leave a notice for the owner at etcd, on the lease of its claim: the two end together.
+    Tell {
+        owner: ServerId,
+        revision: i64,
+        lease: i64,
+    },
     /// Wait a moment, then read the key and the notice.
     Wait,
     /// The claim was written at this revision. `after_pitaya`: in the place of a Pitaya frontend, which may delete it yet.
@@ -185,10 +193,14 @@ impl Takeover {
         if std::mem::take(&mut self.may_be_orphan)
             && before.is_some_and(|before| before.revision == revision)
         {
-            return self.tell(owner, revision);
+            return self.tell(owner, revision, found.lease);
         }
         // Also after a notice: NATS may reach it by now.
-        Step::Ask { owner, revision }
+        Step::Ask {
+            owner,
+            revision,
+            lease: found.lease,
+        }
     }
 
     fn says(&mut self, word: Word) -> Step {
@@ -196,7 +208,7 @@ impl Takeover {
         let Some(Found {
             owner: Some(owner),
             revision,
-            ..
+            lease,
         }) = self.seen.clone()
         else {
             return Step::Write(Claim::Missing);
@@ -207,7 +219,7 @@ impl Takeover {
             #[cfg(test)]
             Word::Unheard if self.no_responder_is_death => Step::Write(Claim::Unchanged(revision)),
             Word::Silent | Word::Unheard if self.told == Some(revision) => Step::Wait,
-            Word::Silent => self.tell(owner, revision),
+            Word::Silent => self.tell(owner, revision, lease),
             Word::Unheard => {
                 self.may_be_orphan = true;
                 Step::Write(Claim::Orphan { revision, owner })
@@ -215,9 +227,13 @@ impl Takeover {
         }
     }
 
-    fn tell(&mut self, owner: ServerId, revision: i64) -> Step {
+    fn tell(&mut self, owner: ServerId, revision: i64, lease: i64) -> Step {
         self.told = Some(revision);
-        Step::Tell { owner, revision }
+        Step::Tell {
+            owner,
+            revision,
+            lease,
+        }
     }
 
     /// The frontend that is waited for, for the text of an error.
@@ -309,6 +325,7 @@ mod tests {
         Step::Ask {
             owner: id("front-2"),
             revision,
+            lease: 2,
         }
     }
 
@@ -349,6 +366,7 @@ mod tests {
         let tell = Step::Tell {
             owner: id("front-2"),
             revision: 3,
+            lease: 2,
         };
         let orphan = Step::Write(Claim::Orphan {
             revision: 3,
