@@ -119,6 +119,9 @@ pub enum MemberChange {
     Joined(Arc<ServerInfo>),
     /// It said goodbye, or its lease ended.
     Left(Arc<ServerInfo>),
+    /// It is back, after [`Joined`](Self::Joined) of it: the same life of a server that had counted as gone. It was away for longer than its lease (it
+    /// hung, or was cut off), and a frontend still has its sessions. What was forgotten of it is to be remembered.
+    Returned(Arc<ServerInfo>),
 }
 
 /// Whether a user may have several sessions on frontends of one type, across all of them. All servers of a type must agree.

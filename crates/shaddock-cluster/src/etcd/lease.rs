@@ -31,6 +31,8 @@ pub(crate) struct Lease {
     state: watch::Sender<LeaseState>,
     /// Whether the server wants to be in the list.
     wanted: AtomicBool,
+    /// It was in the list once: if it is missing there, something has happened.
+    was_listed: AtomicBool,
     /// There was a lease before.
     had_one: AtomicBool,
     /// The key was deleted.
@@ -108,6 +110,7 @@ impl Lease {
             fence: Arc::default(),
             state: watch::Sender::new(state),
             wanted: AtomicBool::new(listed),
+            was_listed: AtomicBool::new(false),
             had_one: AtomicBool::new(false),
             restore: Notify::new(),
         }
@@ -173,7 +176,7 @@ impl Lease {
 
     /// Whether the server is in the list.
     pub(crate) fn is_listed(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) && self.state().is_valid()
+        self.is_wanted() && self.was_listed.load(Ordering::Acquire) && self.state().is_valid()
     }
 
     /// Takes a lease and the id. The server is not in the list yet.
@@ -246,6 +249,9 @@ impl Lease {
     /// Writes the id and the place in the list under this lease, if no other life has them. False if they changed hands just now.
     async fn take_id(&self, lease: i64, listed: bool) -> Result<bool, EnterError> {
         let taken = self.write_id(lease, listed).await?;
+        if taken && listed {
+            self.was_listed.store(true, Ordering::Release);
+        }
         if taken && listed && !self.is_wanted() && !self.hidden {
             // It was withdrawn while it was written.
             self.unlist().await?;

@@ -20,6 +20,10 @@ use crate::{MemberChange, RemoteError, RemoteErrorKind, ServerId, ServerInfo, Se
 /// How long a goodbye may come after its server has left the list.
 const LATEST_GOODBYE: Duration = Duration::from_secs(10);
 
+/// How long one that counts as gone may come back as the same life of it, and how many are remembered for that.
+const LATEST_RETURN: Duration = Duration::from_secs(3600);
+const RETURNS: usize = 1024;
+
 /// How long a frontend that left without a word may take to answer. One that is silent for so long is cut off, or this server is.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -88,7 +92,14 @@ impl Departing {
         asking: Option<oneshot::Sender<()>>,
     ) -> Option<State> {
         let mut servers = self.lock();
-        servers.retain(|_, one| one.state != State::Gone || one.since.elapsed() < LATEST_GOODBYE);
+        servers.retain(|_, one| one.state != State::Gone || one.since.elapsed() < LATEST_RETURN);
+        if servers.len() >= RETURNS {
+            let gone = servers.iter().filter(|(_, one)| one.state == State::Gone);
+            let oldest = gone.min_by_key(|(_, one)| one.since);
+            if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
+                servers.remove(&oldest);
+            }
+        }
         let one = Server {
             info: Arc::clone(info),
             since: Instant::now(),
@@ -253,6 +264,8 @@ impl Core {
         match change {
             MemberChange::Joined(info) => self.joined(info),
             MemberChange::Left(info) => self.left(info),
+            // The list does not say so; it is found out here.
+            MemberChange::Returned(_) => {}
         }
     }
 
@@ -264,10 +277,17 @@ impl Core {
             }
             self.gone(doubted.info);
         }
-        // A new life of a server that was leaving.
-        self.departing.lock().remove(&info.id);
+        // A new life of a server that was leaving, or the same one that was away for too long.
+        let before = self.departing.lock().remove(&info.id);
+        // The start number of a frontend is part of what it says of itself, so this is the same life.
+        let same = |one: Server| one.state == State::Gone && one.info == info;
+        let returned = info.frontend && before.is_some_and(same);
         self.forget(&info.id);
-        self.tell(MemberChange::Joined(info));
+        self.tell(MemberChange::Joined(Arc::clone(&info)));
+        if returned {
+            tracing::warn!(server = %info.id, "a server is back that counted as gone");
+            self.tell(MemberChange::Returned(info));
+        }
     }
 
     fn left(&self, info: Arc<ServerInfo>) {

@@ -119,3 +119,42 @@ async fn a_goodbye_counts_when_its_frontend_was_given_up() {
     pushes_arrive(&front, &back, "on").await;
     assert_eq!(back.state().left, ["front-1"], "told once");
 }
+
+/// A frontend is cut off from NATS and from etcd for longer than its lease and than it is waited for: its sessions are still there when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_counted_as_gone_is_back() {
+    let backing = Backing::start();
+    let (nats, etcd) = (
+        Proxy::to(backing.nats.address).await,
+        Proxy::to(backing.etcd.address).await,
+    );
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let cut = config(nats.address, etcd.address);
+    let front = join(&cut, "front-1", "connector").await;
+    back.sees("front-1").await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    nats.cut();
+    etcd.cut();
+    until("counts as gone", || back.state().left == ["front-1"]).await;
+    assert!(back.state().returned.is_empty());
+    nats.heal();
+    etcd.heal();
+    until("back", || back.state().returned == ["front-1"]).await;
+    assert_eq!(
+        back.state().joined,
+        ["front-1", "front-1"],
+        "it has joined again before"
+    );
+    assert_eq!(front.uid(1).as_deref(), Some("u"));
+    pushes_arrive(&front, &back, "on").await;
+
+    // Another life of the same name is no return.
+    front.crash();
+    until("gone", || back.state().left.len() == 2).await;
+    let again = join(&backing.config(), "front-1", "connector").await;
+    until("there", || back.state().joined.len() == 3).await;
+    again.member.leave().await;
+    until("left", || back.state().left.len() == 3).await;
+    assert_eq!(back.state().returned, ["front-1"]);
+}

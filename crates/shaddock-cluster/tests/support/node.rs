@@ -27,6 +27,7 @@ pub struct State {
     pub calls: Vec<RemoteCall>,
     pub joined: Vec<String>,
     pub left: Vec<String>,
+    pub returned: Vec<String>,
     pub events: Vec<SessionEvent>,
     pub lost: Vec<String>,
     pub fenced: Vec<bool>,
@@ -471,6 +472,7 @@ impl Node for TestNode {
         match change {
             MemberChange::Joined(info) => state.joined.push(info.id.to_string()),
             MemberChange::Left(info) => state.left.push(info.id.to_string()),
+            MemberChange::Returned(info) => state.returned.push(info.id.to_string()),
             _ => {}
         }
     }

@@ -24,7 +24,7 @@ use tokio::{runtime::Handle, time::Sleep};
 
 use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
 use crate::{
-    channel::{Channels, Scheduler},
+    channel::{Channels, Forgotten, Scheduler},
     filter::Filters,
     frontend::AppFrontend,
     guarded::{Guarded, Part, guard},
@@ -72,6 +72,7 @@ pub(crate) struct AppInner {
     pub(super) sessions: Option<SessionService>,
     pub(super) connections: Option<ConnectionStats>,
     pub(super) channels: ChannelService,
+    pub(super) forgotten: Forgotten,
     pub(super) scheduler: Scheduler,
     pub(super) membership: OnceLock<Arc<dyn Membership>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -423,6 +424,10 @@ impl AppHandle {
     /// How this app speaks with clients.
     pub fn codec(&self) -> &Arc<Codec> {
         &self.0.codec
+    }
+
+    pub(crate) fn forgotten(&self) -> &Forgotten {
+        &self.0.forgotten
     }
 
     pub(crate) fn channel_data(&self) -> &ChannelService {

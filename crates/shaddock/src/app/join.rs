@@ -166,12 +166,14 @@ impl Node for AppNode {
 
     fn member_changed(&self, change: MemberChange) {
         tracing::debug!(?change, "servers changed");
-        // One that said goodbye still has its clients, and their sessions leave channels one by one when they close.
-        if let (Some(app), MemberChange::Left(info)) = (self.app(), change)
-            && info.frontend
-            && !app.is_departing(&info.id)
-        {
-            app.forget_frontend(&info.id);
+        let Some(app) = self.app() else { return };
+        match change {
+            // One that said goodbye still has its clients, and their sessions leave channels one by one when they close.
+            MemberChange::Left(info) if info.frontend && !app.is_departing(&info.id) => {
+                app.forget_frontend(&info.id);
+            }
+            MemberChange::Returned(info) => app.remember_frontend(&info.id),
+            _ => {}
         }
     }
 

@@ -359,6 +359,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
     let runtime = Handle::current();
     let inner = AppInner {
         channels: ChannelService::new(app.id(), channels),
+        forgotten: crate::channel::Forgotten::default(),
         info: Arc::new(app.info),
         values: Shared::new(app.values),
         requests: Tasks::new(runtime.clone(), config.max_concurrent),

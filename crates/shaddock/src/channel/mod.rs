@@ -38,7 +38,7 @@ pub use shaddock_core::{
 };
 use shaddock_core::{FanOut, FrontendId, Uid};
 
-pub(crate) use self::{deliver::BROADCAST, push::Message, schedule::Scheduler};
+pub(crate) use self::{deliver::BROADCAST, forget::Forgotten, push::Message, schedule::Scheduler};
 pub use self::{
     push::{BroadcastOptions, Delivered, FailedFrontend, Push, PushError},
     schedule::{BroadcastFilter, PushConfig, RouteSchedule, Schedule},

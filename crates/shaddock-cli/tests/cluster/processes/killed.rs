@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
+use shaddock::prelude::Uid;
 use shaddock_client::{Client, Dialect, RequestError};
 
 use super::{SECOND, TTL, bind, clients, holds, within};
@@ -249,4 +250,45 @@ async fn a_backend_stands_still_for_a_while() {
     }
     let servers = ["connector connector-1", "room room-1", "room room-2"];
     holds(&backing, &servers, &[]).await;
+}
+
+/// A frontend stands still for longer than its lease and than others wait for it. They forget it, and remember it when it goes on: its users are
+/// in their channels, except those who have gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_was_away_is_in_its_channels_again() {
+    let backing = Backing::start();
+    let stops = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let room = room::start(backing.cluster(), "room-1").await;
+    let app = room.app("room-1").unwrap().clone();
+    let mut there = Vec::new();
+    for uid in ["ann", "amy"] {
+        let client = connect(&stops.address, Dialect::Pomelo).await;
+        ask_soon(&client, "room.room.echo").await;
+        ask(&client, "room.room.bind", json!({ "uid": uid })).await;
+        ask(&client, "room.room.enter", json!({ "name": "lobby" })).await;
+        there.push(client);
+    }
+    let lobby = app.channels().get("lobby").unwrap();
+    stops.program.signal("-STOP");
+    within(TTL + SECOND * 10, "forgotten", || lobby.user_amount() == 0).await;
+    // One goes while nobody looks.
+    drop(there.pop());
+    stops.program.signal("-CONT");
+    within(SECOND * 10, "in the channel again", || {
+        lobby.members() == [Uid::new("ann").unwrap()]
+    })
+    .await;
+    // It gets what is pushed as soon as its frontend is sure that it still owns its users.
+    let mut pushes = there[0].subscribe("onText");
+    let text = json!({ "text": "back" });
+    let start = Instant::now();
+    loop {
+        let delivered = lobby.push_message("onText", &text).await.unwrap();
+        if delivered.queued == 1 {
+            break;
+        }
+        assert!(start.elapsed() < SECOND * 10, "{delivered:?}");
+        tokio::time::sleep(SECOND / 20).await;
+    }
+    assert_eq!(crate::next_push(&mut pushes).await, text);
 }
