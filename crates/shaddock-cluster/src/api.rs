@@ -78,6 +78,12 @@ pub trait Node: Send + Sync + 'static {
         Delivered::default()
     }
 
+    /// The wait for the connections that the last messages were [delivered](Self::deliver) to, if so much waits for one of them that it should
+    /// have its turn before more is delivered. It ends soon, whatever clients do. `None`: no need to wait.
+    fn room(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
     /// This user was bound at another frontend of the same type, and sessions are unique: close his sessions here.
     fn bound_elsewhere(&self, uid: &Arc<str>, owner: Option<&ServerId>) {
         let _ = (uid, owner);

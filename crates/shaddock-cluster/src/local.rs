@@ -303,11 +303,16 @@ impl Membership for LocalMember {
         frontend: &ServerId,
         delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
-        let result = match self.shared.seat(frontend.as_str()) {
-            Some(seat) => Ok(guarded("deliver", || seat.node.deliver(delivery))),
-            None => Err(RemoteError::server_not_found()),
+        let Some(seat) = self.shared.seat(frontend.as_str()) else {
+            return Box::pin(std::future::ready(Err(RemoteError::server_not_found())));
         };
-        Box::pin(std::future::ready(result))
+        let delivered = guarded("deliver", || seat.node.deliver(delivery));
+        Box::pin(async move {
+            if let Some(room) = seat.node.room() {
+                room.await;
+            }
+            Ok(delivered)
+        })
     }
 
     fn deliver_unconfirmed(

@@ -83,7 +83,7 @@ pub use event::{EventKind, ListenerId, SessionEvents};
 pub use fanout::{FanOut, FanOutGroup, FanOutReport, NobodyReached};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use members::ChannelMembers;
-pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, SendError};
+pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};
 pub use settings::Settings;

@@ -143,6 +143,15 @@ pub enum Flush {
     Blocked,
 }
 
+/// Whether a sender that can wait had better do so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Go on.
+    Enough,
+    /// So much waits that the connection should have its turn first ([`Outbox::is_pressed`]).
+    Pressed,
+}
+
 /// A message was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -212,7 +221,20 @@ impl Outbox {
     ///
     /// See [`SendError`]. An empty package is accepted and ignored.
     pub fn push(&self, package: Bytes) -> Result<(), SendError> {
-        self.push_batch([package])
+        self.offer(package).map(drop)
+    }
+
+    /// As [`push`](Self::push), and says whether there is [room](Room) for more.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    pub fn offer(&self, package: Bytes) -> Result<Room, SendError> {
+        let mut dropped = None;
+        let mut queue = self.queue.lock();
+        let result = queue.push(package, &mut dropped).map(|()| queue.room());
+        Self::unlock_and_wake(queue);
+        result
     }
 
     /// Queues several packages; nothing of others gets between them.
@@ -275,8 +297,7 @@ impl Outbox {
     /// Whether so much waits that the session's further input should wait too, and senders that can. False while the socket is
     /// full: then waiting would mean to wait for the client.
     pub fn is_pressed(&self) -> bool {
-        let queue = self.queue.lock();
-        queue.driver != Driver::Blocked && queue.intake == Intake::Open && queue.is_above_mark()
+        self.queue.lock().room() == Room::Pressed
     }
 
     /// Whether more than a quarter of the bound waits, whatever the socket does.
@@ -470,6 +491,15 @@ impl Queue {
 
     fn is_above_mark(&self) -> bool {
         self.waiting() > self.limit as usize / 4
+    }
+
+    fn room(&self) -> Room {
+        let has_turn = self.driver != Driver::Blocked && self.intake == Intake::Open;
+        if has_turn && self.is_above_mark() {
+            Room::Pressed
+        } else {
+            Room::Enough
+        }
     }
 
     fn append(&mut self, package: Bytes) {

@@ -8,7 +8,7 @@ use crate::service::{Home, Inner};
 use crate::sync::Mutex;
 use crate::{
     BindError, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis, Outbox,
-    PushError, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
+    PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -216,6 +216,19 @@ impl Session {
     pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
         let result = self.outbox.push(package);
         self.judge(result)
+    }
+
+    /// As [`send`](Self::send), and says whether there is room for more.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
+        let result = self.outbox.offer(package);
+        if result == Err(SendError::SlowClient) {
+            self.close(CloseReason::SlowClient);
+        }
+        result
     }
 
     /// Queues several encoded packages; nothing of others gets between them.

@@ -127,6 +127,11 @@ impl Node for AppNode {
         }
     }
 
+    fn room(&self) -> Option<BoxFuture<'static, ()>> {
+        let wait = self.app()?.scheduler().pressure().wait()?;
+        Some(Box::pin(wait))
+    }
+
     fn deliver(&self, delivery: Delivery) -> Delivered {
         self.app()
             .map(|app| app.deliver_here(delivery))

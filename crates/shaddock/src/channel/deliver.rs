@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use shaddock_cluster::{Delivered, Delivery, RawSid, Receivers, RemoteError};
-use shaddock_core::{SendError, Session, Sid};
+use shaddock_core::{Room, SendError, Session, Sid};
 use shaddock_protocol::{Codec, Dialect};
 
 use super::{Schedule, push::Message};
@@ -132,11 +132,14 @@ impl<'a> Sender<'a> {
             }
         };
         let sent = match self.schedule {
-            Schedule::Direct => session.send(package.clone()),
-            Schedule::Buffered => session.send_buffered(package.clone()),
+            Schedule::Direct => session.offer(package.clone()),
+            Schedule::Buffered => session
+                .send_buffered(package.clone())
+                .map(|()| Room::Enough),
         };
         match sent {
-            Ok(()) => {}
+            Ok(Room::Enough) => {}
+            Ok(Room::Pressed) => self.app.scheduler().pressure().note(session),
             Err(error @ SendError::TooLarge { .. }) => {
                 self.refused.get_or_insert_with(|| error.to_string().into());
                 return Err(NotSent::Refused);

@@ -27,6 +27,7 @@
 
 mod deliver;
 mod forget;
+mod pressure;
 mod push;
 mod schedule;
 

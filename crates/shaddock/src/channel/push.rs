@@ -289,7 +289,14 @@ impl AppHandle {
             let mut delivered = Delivered::default();
             let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
             let refused = delivered.add(here);
-            return Push(State::Done(Some(outcome(delivered, refused))));
+            let result = outcome(delivered, refused);
+            return Push(match self.scheduler().pressure().wait() {
+                None => State::Done(Some(result)),
+                Some(room) => State::Waiting(Box::pin(async move {
+                    room.await;
+                    result
+                })),
+            });
         }
         let membership = match self.membership() {
             Ok(membership) => membership,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use shaddock_core::{Session, Sid};
 use tokio::sync::Notify;
 
+use super::pressure::Pressure;
 use crate::app::AppHandle;
 
 /// When a push leaves.
@@ -71,6 +72,7 @@ pub(crate) struct Scheduler {
     config: PushConfig,
     waiting: [Mutex<HashMap<Sid, Arc<Session>>>; SHARDS],
     some: Notify,
+    pressure: Pressure,
 }
 
 impl Scheduler {
@@ -79,7 +81,12 @@ impl Scheduler {
             config,
             waiting: Default::default(),
             some: Notify::new(),
+            pressure: Pressure::default(),
         }
+    }
+
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.pressure
     }
 
     pub(crate) fn choose(&self, route: &str) -> Schedule {

@@ -275,7 +275,13 @@ impl SessionView {
     ) -> Result<(), SessionError> {
         let message = Message::new(route, value)?;
         match &self.place {
-            Place::Here(session) => self.app.send_to(session, &message),
+            Place::Here(session) => {
+                self.app.send_to(session, &message)?;
+                if let Some(room) = self.app.scheduler().pressure().wait() {
+                    room.await;
+                }
+                Ok(())
+            }
             Place::There(there) => {
                 self.app
                     .send_there(there.frontend()?, self.id, self.uid(), message)
