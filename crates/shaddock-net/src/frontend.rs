@@ -79,6 +79,11 @@ pub trait Frontend: Send + Sync + 'static {
     /// Serves a message. Answers go to the session's outbox.
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow;
 
+    /// A handler whose client has left. It runs to its end all the same; what is returned is polled in its place, and can count it.
+    fn outlives_client(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
+        handler
+    }
+
     /// Answers a request that cannot be served as it came.
     fn refused(
         &self,

@@ -3,7 +3,11 @@
 //! The straight way makes one future on the heap: filters that do not wait run inline, the route is looked up with one hash, and the answer is
 //! encoded into the session's outbound queue. A filter that waits adds a future around the same steps.
 
-use std::{future::Ready, sync::Arc, time::Duration};
+use std::{
+    future::Ready,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use shaddock_cluster::{Context, ForwardedRequest, RemoteError, RemoteErrorKind, RoutingTarget};
@@ -80,6 +84,9 @@ impl AppHandle {
         self.stats().requests.add(1);
         let view = SessionView::of_session(self, session);
         let mut request = RequestContext::new(view, message.route, message.id, message.body);
+        if self.stats().left_behind.load(Ordering::Relaxed) >= self.config().max_concurrent {
+            return Flow::Later(fail::<Outside>(request, no_room(SpawnError::TooMany)));
+        }
         match self.filters().global.run_before(&mut request, 0) {
             Step::Through => self.dispatch_client(request),
             Step::Refused(error) => Flow::Later(fail::<Outside>(request, error)),
@@ -97,6 +104,17 @@ impl AppHandle {
                 }))
             }
         }
+    }
+
+    /// Counts a handler whose client has left, until it ends. While there are [`max_concurrent`](crate::app::AppConfig::max_concurrent) of
+    /// them, nothing else is served: clients that ask and leave cannot pile up work.
+    pub(crate) fn left_behind(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
+        let slot = self.requests().slot_of_running();
+        let counted = LeftBehind::new(self.clone());
+        Box::pin(async move {
+            let _counted = (slot, counted);
+            handler.await;
+        })
     }
 
     /// After the global filters.
@@ -271,6 +289,22 @@ impl AppHandle {
             .routing()
             .pick(membership.members(), server_type, &target)?;
         membership.forward(&server, forwarded.clone()).await
+    }
+}
+
+/// A handler that is counted as left behind by its client.
+struct LeftBehind(AppHandle);
+
+impl LeftBehind {
+    fn new(app: AppHandle) -> Self {
+        app.stats().left_behind.fetch_add(1, Ordering::Relaxed);
+        Self(app)
+    }
+}
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        self.0.stats().left_behind.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use shaddock_core::{ClientInfo, CloseReason, Session};
-use shaddock_net::{Flow, Frontend, Handled, Opened, Peer, Verdict};
+use shaddock_net::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, Verdict};
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
 
 use crate::{app::AppHandle, guarded::caught};
@@ -49,6 +49,10 @@ impl Frontend for AppFrontend {
             }
             Flow::Done
         })
+    }
+
+    fn outlives_client(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
+        self.0.left_behind(handler)
     }
 
     fn refused(

@@ -70,6 +70,8 @@ pub mod request;
 pub mod session;
 pub mod shutdown;
 pub mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 /// How frontends speak with clients: dialects, heartbeats, dictionary, schemas, listeners.
 pub mod wire {

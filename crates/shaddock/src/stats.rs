@@ -67,4 +67,6 @@ pub struct AppStats {
     pub missing: Counter,
     /// Events of sessions that were thrown away because listeners did not keep up.
     pub lost_events: Counter,
+    /// Handlers at work now whose client has left.
+    pub left_behind: AtomicUsize,
 }

@@ -150,8 +150,9 @@ impl Driver {
             session.outbox().release();
         }
         let outlived = self.work.is_handler();
-        if outlived {
+        if let Work::Handler(handler) = std::mem::replace(&mut self.work, Work::Idle) {
             self.permit.outlive_socket();
+            self.work = Work::Handler(self.local.frontend.outlives_client(handler));
         }
         self.phase = Phase::Gone { outlived };
     }

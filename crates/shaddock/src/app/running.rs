@@ -10,14 +10,13 @@ use std::{
 use shaddock_core::CloseReason;
 use shaddock_net::Workers;
 
-use super::{AppHandle, ErasedComponent, StartError, Tasks, servers::start_workers};
+use super::{AppHandle, ErasedComponent, StartError, Tasks};
 
 /// Servers that were started. Call [`shutdown`](Self::shutdown): dropping it closes the listeners and leaves everything else behind.
 #[must_use = "servers stop listening when this is dropped"]
 pub struct Running {
     apps: Vec<AppHandle>,
     components: Vec<Started>,
-    worker_count: Option<usize>,
     workers: Option<Workers>,
 }
 
@@ -32,11 +31,10 @@ struct Started {
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Running {
-    pub(super) const fn new(worker_count: Option<usize>) -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             apps: Vec::new(),
             components: Vec::new(),
-            worker_count,
             workers: None,
         }
     }
@@ -83,9 +81,8 @@ impl Running {
         Ok(())
     }
 
-    pub(super) fn start_workers(&mut self) -> Result<&Workers, StartError> {
-        let workers = start_workers(self.worker_count)?;
-        Ok(self.workers.insert(workers))
+    pub(super) fn keep_workers(&mut self, workers: Workers) -> &Workers {
+        self.workers.insert(workers)
     }
 
     /// Stops everything, in this order: frontends let nobody new in; their clients are told and closed, after what is queued for them was

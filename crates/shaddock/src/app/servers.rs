@@ -174,6 +174,29 @@ impl Servers {
         self,
         stop: impl Future<Output = T>,
     ) -> Result<Result<Running, T>, StartError> {
+        let mut place = Place::Sockets(self.workers);
+        self.start_at(&mut place, stop).await
+    }
+
+    /// Starts the servers with listeners in memory, as tasks of the runtime that calls this.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn start_in_memory(
+        self,
+    ) -> Result<(Running, crate::testing::Network), StartError> {
+        let mut place = Place::Memory(crate::testing::Network::new());
+        let never = std::future::pending::<std::convert::Infallible>();
+        match (self.start_at(&mut place, never).await?, place) {
+            (Ok(running), Place::Memory(network)) => Ok((running, network)),
+            (Ok(running), Place::Sockets(_)) => Ok((running, crate::testing::Network::new())),
+            (Err(never), _) => match never {},
+        }
+    }
+
+    async fn start_at<T>(
+        self,
+        place: &mut Place,
+        stop: impl Future<Output = T>,
+    ) -> Result<Result<Running, T>, StartError> {
         if self.apps.is_empty() {
             return Err(StartError::NoApp);
         }
@@ -181,7 +204,7 @@ impl Servers {
         let cluster = self
             .cluster
             .unwrap_or_else(|| Arc::new(LocalCluster::new()));
-        let mut running = Running::new(self.workers);
+        let mut running = Running::new();
         let mut listening = Vec::new();
         for app in self.apps {
             check(&app)?;
@@ -190,7 +213,7 @@ impl Servers {
             running.add(handle, components);
         }
         let ended = tokio::select! {
-            started = bring_up(&mut running, &*cluster, listening) => match started {
+            started = bring_up(&mut running, &*cluster, place, listening) => match started {
                 Ok(()) => return Ok(Ok(running)),
                 Err(error) => Err(error),
             },
@@ -391,12 +414,13 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
 async fn bring_up(
     running: &mut Running,
     cluster: &dyn Cluster,
+    place: &mut Place,
     listening: Vec<(AppHandle, Vec<shaddock_net::ListenConfig>)>,
 ) -> Result<(), StartError> {
     running.start_components().await?;
     let listens = |(_, configs): &(_, Vec<_>)| !configs.is_empty();
     let workers = if listening.iter().any(listens) {
-        Some(running.start_workers()?)
+        Some(running.keep_workers(place.workers()?))
     } else {
         None
     };
@@ -421,8 +445,7 @@ async fn bring_up(
     if let Some(workers) = workers {
         for (app, configs) in listening {
             for config in configs {
-                let listener =
-                    Listener::start(workers, config, Arc::new(AppFrontend(app.clone())))?;
+                let listener = place.listen(workers, config, &app)?;
                 tracing::info!(app = app.id(), address = %listener.local_addr(), "listening");
                 app.inner()
                     .listeners
@@ -444,6 +467,46 @@ async fn bring_up(
     running.after_start().await
 }
 
+/// Where listeners get their connections from.
+enum Place {
+    /// From the network, served by so many threads.
+    Sockets(Option<usize>),
+    /// From a test.
+    #[cfg(feature = "testing")]
+    Memory(crate::testing::Network),
+}
+
+impl Place {
+    fn workers(&self) -> Result<Workers, StartError> {
+        match self {
+            Self::Sockets(count) => start_workers(*count),
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => Ok(Workers::on_this_thread(2)),
+        }
+    }
+
+    fn listen(
+        &mut self,
+        workers: &Workers,
+        config: shaddock_net::ListenConfig,
+        app: &AppHandle,
+    ) -> Result<Listener, ListenError> {
+        let frontend = Arc::new(AppFrontend(app.clone()));
+        match self {
+            Self::Sockets(_) => Listener::start(workers, config, frontend),
+            #[cfg(feature = "testing")]
+            Self::Memory(network) => {
+                let address = config.address;
+                let (listener, connector) = Listener::in_memory(workers, config, frontend)
+                    .map_err(|source| ListenError { address, source })?;
+                // The first listener of a server is the one that tests connect to.
+                network.entry(app.id().to_owned()).or_insert(connector);
+                Ok(listener)
+            }
+        }
+    }
+}
+
 fn join_options(app: &AppHandle) -> JoinOptions {
     let unique = match app.session_service().map(SessionService::config) {
         Some(SessionConfig {
@@ -461,7 +524,7 @@ fn join_options(app: &AppHandle) -> JoinOptions {
 }
 
 /// Starts the IO workers.
-pub(super) fn start_workers(count: Option<usize>) -> Result<Workers, StartError> {
+fn start_workers(count: Option<usize>) -> Result<Workers, StartError> {
     count
         .map_or_else(Workers::per_core, Workers::start)
         .map_err(StartError::Workers)

@@ -60,6 +60,14 @@ impl Gate {
         }
     }
 
+    /// Counts one that is in already, also above the bound. False once closed.
+    fn count_in(&self) -> bool {
+        let step = |word: usize| (word < CLOSED - 1).then(|| word + 1);
+        self.word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, step)
+            .is_ok()
+    }
+
     /// True if nobody is left.
     fn leave(&self) -> bool {
         self.word.fetch_sub(1, Ordering::AcqRel) & !CLOSED == 1
@@ -153,6 +161,12 @@ impl Tasks {
     pub(crate) fn slot(&self) -> Result<Slot, SpawnError> {
         self.0.gate.enter()?;
         Ok(Slot(Arc::clone(&self.0)))
+    }
+
+    /// A place for work that runs already and has nobody left who bounds it. It is counted also above the bound, and then keeps others out.
+    /// `None` while the app stops.
+    pub(crate) fn slot_of_running(&self) -> Option<Slot> {
+        self.0.gate.count_in().then(|| Slot(Arc::clone(&self.0)))
     }
 
     /// As [`Slot::spawn`].

@@ -1,0 +1,346 @@
+//! Whole servers with clients, in memory and in time that does not pass by itself: see `shaddock::testing`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use shaddock::{
+    app::AppConfig,
+    prelude::*,
+    testing::{TestClient, TestServers},
+    wire::CodecConfig,
+};
+use shaddock_client::{Client, CloseKind, RequestError};
+use tokio::{sync::Notify, time::Instant};
+
+const FRONT: &str = "connector-1";
+
+fn connector() -> App {
+    let mut app = App::new("connector", FRONT);
+    app.listen("127.0.0.1:3010");
+    app.route("h.echo", async |Json(body): Json<Value>| Json(body));
+    app.route(
+        "h.join",
+        async |channels: Channels, mut session: SessionView, Json(name): Json<String>| {
+            session.bind(Uid::new(name)?).await?;
+            channels.create("room")?.join(&session);
+            Ok::<_, HandlerError>(())
+        },
+    );
+    app.route(
+        "h.flood",
+        async |channels: Channels, Json(times): Json<usize>| {
+            let room = channels.create("room")?;
+            let text = "x".repeat(4096);
+            let mut queued = 0;
+            for n in 0..times {
+                let sent = room
+                    .push_message("onFlood", &json!({"n": n, "text": text}))
+                    .await?;
+                queued += sent.queued;
+            }
+            Ok::<_, HandlerError>(Json(queued))
+        },
+    );
+    app
+}
+
+async fn started(app: App) -> TestServers {
+    TestServers::start(Servers::new().add(app)).await.unwrap()
+}
+
+async fn joined(servers: &TestServers, name: &str) -> TestClient {
+    let client = servers.connect(FRONT).await.unwrap();
+    let _: Value = client.request("connector.h.join", &name).await.unwrap();
+    client
+}
+
+fn sessions(servers: &TestServers) -> usize {
+    servers
+        .app(FRONT)
+        .session_service()
+        .unwrap()
+        .session_count()
+}
+
+/// Far more than may wait for one client, and every client reads: nobody is slow, and nothing is lost.
+#[tokio::test(start_paused = true)]
+async fn a_burst_to_a_room_of_readers_reaches_all_of_them() {
+    let servers = started(connector()).await;
+    let mut room = Vec::new();
+    for n in 0..20 {
+        let client = joined(&servers, &format!("user-{n}")).await;
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        client.on("onFlood", move |push| {
+            let n = push.json::<Value>().unwrap()["n"].as_u64().unwrap();
+            let before = counted.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(usize::try_from(n).unwrap(), before, "in order");
+            async {}
+        });
+        room.push((client, count));
+    }
+    let queued: usize = room[0].0.request("connector.h.flood", &400).await.unwrap();
+    assert_eq!(queued, 400 * 20);
+    for _ in 0..50 {
+        servers.settle().await;
+    }
+    for (client, count) in &room {
+        assert_eq!(client.close_kind(), None);
+        assert_eq!(count.load(Ordering::Relaxed), 400);
+    }
+    servers.shutdown().await;
+}
+
+/// One that does not read ends, and the others do not notice.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_slow_and_harms_nobody() {
+    let servers = started(connector()).await;
+    let (stalled, reads) = (joined(&servers, "ann").await, joined(&servers, "bob").await);
+    stalled.stall();
+    let _: usize = reads.request("connector.h.flood", &3).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    assert_eq!(sessions(&servers), 2, "5 seconds have not passed");
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(sessions(&servers), 1);
+    for n in 0..3 {
+        assert_eq!(reads.expect_push("onFlood").await["n"], n);
+    }
+    let sent: usize = reads.request("connector.h.flood", &1).await.unwrap();
+    assert_eq!(sent, 1, "the room has one member less");
+    servers.shutdown().await;
+}
+
+/// Clients that ask and leave cannot pile up work: there is a bound, and it counts until the handlers end.
+#[tokio::test(start_paused = true)]
+async fn handlers_of_clients_that_have_left_are_bounded() {
+    let mut app = connector();
+    app.set(AppConfig {
+        max_concurrent: 3,
+        ..AppConfig::default()
+    });
+    let release = Arc::new(Notify::new());
+    let wait = Arc::clone(&release);
+    app.route("h.wait", move || {
+        let wait = Arc::clone(&wait);
+        async move { wait.notified().await }
+    });
+    let servers = started(app).await;
+    let patient = servers.connect(FRONT).await.unwrap();
+    for _ in 0..3 {
+        let client = servers.connect(FRONT).await.unwrap();
+        client.notify("connector.h.wait", &json!({})).await.unwrap();
+        servers.settle().await;
+        client.cut();
+        servers.settle().await;
+    }
+    let one = json!(1);
+    let ask = || patient.request::<_, Value>("connector.h.echo", &one);
+    assert!(matches!(ask().await, Err(RequestError::Server(_))));
+    release.notify_waiters();
+    servers.settle().await;
+    assert_eq!(ask().await.unwrap(), json!(1));
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_has_thirty_seconds_and_they_take_no_time() {
+    let mut app = connector();
+    app.route("h.never", async || std::future::pending::<()>().await);
+    let servers = started(app).await;
+    let client = Client::builder().request_timeout(None);
+    let client = servers.connect_with(FRONT, &client).await.unwrap();
+    let begin = Instant::now();
+    let answer = client
+        .request::<_, Value>("connector.h.never", &json!({}))
+        .await;
+    assert!(matches!(answer, Err(RequestError::Server(_))));
+    let took = begin.elapsed();
+    assert!((30..31).contains(&took.as_secs()), "{took:?}");
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_waits_for_its_own_handlers_only() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&log);
+    let mut app = connector();
+    app.route("h.noted", move |Json(n): Json<u64>| {
+        let noted = Arc::clone(&noted);
+        async move {
+            noted.lock().unwrap().push(format!("begin {n}"));
+            tokio::time::sleep(Duration::from_millis(n)).await;
+            noted.lock().unwrap().push(format!("end {n}"));
+            Json(n)
+        }
+    });
+    let servers = started(app).await;
+    let slow = servers.connect(FRONT).await.unwrap();
+    let quick = servers.connect(FRONT).await.unwrap();
+    let first = slow.request::<_, u64>("connector.h.noted", &1000_u64);
+    let second = slow.request::<_, u64>("connector.h.noted", &1_u64);
+    let others = async {
+        for _ in 0..50 {
+            let _: Value = quick.request("connector.h.echo", &json!({})).await.unwrap();
+        }
+        log.lock().unwrap().join(", ")
+    };
+    let (first, second, seen_by_others) = tokio::join!(first, second, others);
+    assert_eq!((first.unwrap(), second.unwrap()), (1000, 1));
+    assert_eq!(
+        log.lock().unwrap().join(", "),
+        "begin 1000, end 1000, begin 1, end 1",
+        "one after the other"
+    );
+    assert!(
+        !seen_by_others.contains("end"),
+        "others do not wait: {seen_by_others}"
+    );
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_served_after_a_kick_of_the_own_session() {
+    let served = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&served);
+    let mut app = connector();
+    app.route("h.leave", async |session: SessionView| {
+        session.kick("bye").await.map_err(HandlerError::from)
+    });
+    app.route("h.count", move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async {}
+    });
+    let servers = started(app).await;
+    let client = servers.connect(FRONT).await.unwrap();
+    client
+        .notify("connector.h.count", &json!({}))
+        .await
+        .unwrap();
+    client
+        .notify("connector.h.leave", &json!({}))
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        let _ = client.notify("connector.h.count", &json!({})).await;
+    }
+    let end = client.expect_end().await;
+    assert!(matches!(&end, CloseKind::Kicked { .. }), "{end:?}");
+    assert_eq!(served.load(Ordering::Relaxed), 1);
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_ends_its_session_and_its_places_in_channels() {
+    let servers = started(connector()).await;
+    let (ann, bob) = (joined(&servers, "ann").await, joined(&servers, "bob").await);
+    ann.cut();
+    servers.settle().await;
+    assert_eq!(sessions(&servers), 1);
+    let queued: usize = bob.request("connector.h.flood", &1).await.unwrap();
+    assert_eq!(queued, 1);
+    assert!(matches!(ann.expect_end().await, CloseKind::Io { .. }));
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_session_come_in_order_however_long_their_listeners_take() {
+    let log: Arc<Mutex<Vec<String>>> = Arc::default();
+    let mut app = connector();
+    let noted = Arc::clone(&log);
+    app.on_session_bound(move |_, event| {
+        let noted = Arc::clone(&noted);
+        async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            noted
+                .lock()
+                .unwrap()
+                .push(format!("bound {}", event.uid().unwrap()));
+        }
+    });
+    let noted = Arc::clone(&log);
+    app.on_session_closed(move |_, event| {
+        let line = format!("closed {}", event.uid().unwrap());
+        noted.lock().unwrap().push(line);
+        async {}
+    });
+    let servers = started(app).await;
+    let ann = joined(&servers, "ann").await;
+    ann.cut();
+    servers.settle().await;
+    assert_eq!(*log.lock().unwrap(), [""; 0]);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(*log.lock().unwrap(), ["bound ann", "closed ann"]);
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_tells_clients_and_ends() {
+    let mut app = connector();
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&closed);
+    app.on_session_closed(move |_, event| {
+        assert!(event.reason().is_some());
+        counted.fetch_add(1, Ordering::Relaxed);
+        async {}
+    });
+    let servers = started(app).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(servers.connect(FRONT).await.unwrap());
+    }
+    let begin = Instant::now();
+    servers.shutdown().await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begin.elapsed()
+    );
+    for client in clients {
+        let kind = client.expect_end().await;
+        assert!(matches!(&kind, CloseKind::Kicked { .. }), "{kind:?}");
+    }
+    assert_eq!(closed.load(Ordering::Relaxed), 20, "each exactly once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_are_known_by_their_addresses_and_what_they_said() {
+    let mut app = connector();
+    app.on_handshake(
+        async |info: HandshakeInfo| match info.user()["token"].as_str() {
+            Some("good") => Ok(Some(json!({"from": info.address().ip().to_string()}))),
+            _ => Err(HandshakeReject::new("no token")),
+        },
+    );
+    let servers = started(app).await;
+    let with = |token: &str| Client::builder().user(json!({"token": token}));
+    let client = servers.connect_with(FRONT, &with("good")).await.unwrap();
+    assert_eq!(client.handshake_user().unwrap()["from"], "10.0.0.1");
+    assert_eq!(client.address().ip().to_string(), "10.0.0.1");
+    assert!(servers.connect_with(FRONT, &with("bad")).await.is_err());
+    assert!(servers.connect(FRONT).await.is_err());
+    servers.shutdown().await;
+}
+
+/// A client that falls silent is closed after its heartbeats are due, one that lives is not.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_decide_between_silent_and_quiet() {
+    let mut app = connector();
+    app.set(CodecConfig {
+        heartbeat: Some(Duration::from_secs(3)),
+        ..CodecConfig::default()
+    });
+    let servers = started(app).await;
+    let quiet = servers.connect(FRONT).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(sessions(&servers), 1);
+    assert_eq!(quiet.close_kind(), None);
+    let _: Value = quiet.request("connector.h.echo", &json!({})).await.unwrap();
+    servers.shutdown().await;
+}
