@@ -182,7 +182,7 @@ impl TestClient {
                     "{caller}: the connection ended ({}) before a push `{route}` came",
                     self.client.closed().await
                 ),
-                Err(_) => panic!("{caller}: no push `{route}` for {PATIENCE:?}"),
+                Err(late) => panic!("{caller}: no push `{route}` for {PATIENCE:?}: {late}"),
             };
             let body = push.json();
             body.unwrap_or_else(|error| panic!("{caller}: push `{route}`: {error}"))
