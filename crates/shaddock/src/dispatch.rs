@@ -358,15 +358,6 @@ fn no_room(error: SpawnError) -> HandlerError {
 }
 
 fn no_handler(route: &Route) -> HandlerError {
-    HandlerError::not_found(format!("no handler for `{}`", shown(route.as_str())))
-}
-
-/// As much of a client's text as belongs into a message.
-fn shown(text: &str) -> &str {
-    let end = text
-        .char_indices()
-        .map(|(at, _)| at)
-        .find(|&at| at >= 64)
-        .unwrap_or(text.len());
-    &text[..end]
+    // In Pitaya's words, with the route as it was sent, which is at most 255 bytes.
+    HandlerError::not_found(format!("pitaya/handler: {} not found", route.as_str()))
 }

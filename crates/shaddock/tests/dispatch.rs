@@ -127,8 +127,11 @@ async fn pitaya_clients_get_flagged_errors_and_short_routes() {
         client.answer("h.fail", json!({})).await,
         (json!({"code": "X-1", "msg": "no"}), true)
     );
-    let (body, flag) = client.answer("h.unknown", json!({})).await;
-    assert_eq!((&body["code"], flag), (&json!("PIT-404"), true));
+    for route in ["h.unknown", "connector.h.unknown"] {
+        let text = format!("pitaya/handler: {route} not found");
+        let expected = json!({"code": "PIT-404", "msg": text});
+        assert_eq!(client.answer(route, json!({})).await, (expected, true));
+    }
     let (body, flag) = client.answer("h.failStd", json!({})).await;
     assert_eq!(
         (&body["msg"], flag),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Args;
+use shaddock::config::Time;
 use shaddock::operators::{DrainRequest, DrainStarted, ServerState, ServerStatus};
 
 use super::{
@@ -26,9 +27,9 @@ pub(crate) struct DrainArgs {
     /// Wait until it is gone, and say how it goes on
     #[arg(long)]
     wait: bool,
-    /// How long to wait at most, in seconds
-    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
-    timeout: u64,
+    /// How long to wait at most: `20s`, `10m`, or a number of seconds
+    #[arg(long, default_value_t = Time::secs(600), value_name = "TIME")]
+    timeout: Time,
     /// Also if other servers run in its process, which end with it
     #[arg(long)]
     whole_process: bool,
@@ -60,7 +61,7 @@ async fn drain(args: &DrainArgs, operator: &Operator) -> Outcome {
     }
     if args.wait {
         let begun = Instant::now();
-        let end = begun + Duration::from_secs(args.timeout);
+        let end = begun + args.timeout.0;
         wait(&started, operator, end).await?;
         if !args.target.json {
             let seconds = begun.elapsed().as_secs_f64();
@@ -125,4 +126,30 @@ fn progress(server: &ServerStatus) -> String {
     let parts = [Some(server.state.name().to_owned()), sessions, in_flight];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     format!("{}: {}", server.id, parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        drain: DrainArgs,
+    }
+
+    #[test]
+    fn the_time_to_wait_is_written_as_every_other_time() {
+        let timeout = |words: &[&str]| {
+            let parsed = Command::try_parse_from([&["drain", "chat-1"], words].concat());
+            parsed.ok().map(|command| command.drain.timeout)
+        };
+        assert_eq!(timeout(&[]), Some(Time::secs(600)));
+        assert_eq!(timeout(&["--timeout", "20s"]), Some(Time::secs(20)));
+        assert_eq!(timeout(&["--timeout", "20"]), Some(Time::secs(20)));
+        assert_eq!(timeout(&["--timeout", "1m30s"]), Some(Time::secs(90)));
+        assert_eq!(timeout(&["--timeout", "soon"]), None);
+    }
 }
