@@ -118,8 +118,9 @@ impl Channel {
         true
     }
 
-    /// Adds a member who may be going away right now: `still_there` is asked after the member was added, and if it says no,
-    /// the member is taken out again, as by [`leave_if`](Self::leave_if).
+    /// Adds a member who may be going away right now: `still_there`, whether the *user* has a session on that frontend, is asked after
+    /// the member was added, and if it says no, the user is taken out of all channels, unless one more attempt to join came meanwhile, which
+    /// asks for itself. No lock is held while it is asked.
     ///
     /// Together with a [`remove_member_everywhere_if`] after each close, no user without a session stays a member, and none
     /// with a session is taken out, in whatever order things happen.
@@ -129,27 +130,46 @@ impl Channel {
         self: &Arc<Self>,
         uid: &Uid,
         frontend: &FrontendId,
-        still_there: impl Fn() -> bool,
+        still_there: impl FnOnce() -> bool,
     ) -> bool {
-        if !self.add(uid, frontend) {
+        let added = self.add(uid, frontend);
+        let Some(service) = self.service.upgrade() else {
             return false;
+        };
+        // Also if the user was a member: this attempt has told earlier removals that they come too late.
+        let stamp = service.stamp(uid.as_str(), frontend.as_str());
+        if still_there() {
+            return added;
         }
-        !self.leave_if(uid.as_str(), frontend.as_str(), || !still_there())
+        if let Some(stamp) = stamp {
+            ChannelService::of(service).remove_member_since(uid.as_str(), frontend.as_str(), stamp);
+        }
+        false
     }
 
     /// Takes a member out. False if it is none. Works after [`destroy`](Self::destroy).
     pub fn leave(&self, uid: &str, frontend: &str) -> bool {
-        self.leave_if(uid, frontend, || true)
+        self.leave_when(uid, frontend, |_| true)
     }
 
-    /// Takes a member out if `gone` says so. It is asked under the lock of the channel, so that nobody can join between
-    /// the question and the deed; it must be short and must not use channels. Asking a
-    /// [`SessionService`](crate::SessionService) is fine.
+    /// Takes a member out if `gone` says so. No lock is held while it is asked: who tries to join between the question and the deed stays.
     pub fn leave_if(&self, uid: &str, frontend: &str, gone: impl FnOnce() -> bool) -> bool {
+        let stamp = |service: &Inner| service.stamp(uid, frontend);
+        let before = self.service.upgrade().map(|service| stamp(&service));
+        gone() && self.leave_when(uid, frontend, |service| before == service.map(stamp))
+    }
+
+    /// `is_right` is asked under the lock of the channel, which whoever joins it has to take. It is ours.
+    fn leave_when(
+        &self,
+        uid: &str,
+        frontend: &str,
+        is_right: impl FnOnce(Option<&Inner>) -> bool,
+    ) -> bool {
         let service = self.service.upgrade();
         let _turn = service.as_ref().map(|service| service.turn(&self.name));
         let mut data = self.data.lock();
-        if !data.members.contains(uid, frontend) || !gone() {
+        if !data.members.contains(uid, frontend) || !is_right(service.as_deref()) {
             return false;
         }
         data.members.remove(uid, frontend);

@@ -44,9 +44,8 @@
 //!
 //! All are short and none is held while a listener runs or a waker is called. The order, where one is taken under another:
 //! shard of the uid index, then session record; for channels: turn of a name, names, channel, member index. Shards of the
-//! sid index and outboxes are taken alone. [`Channel::leave_if`] may ask a session service under the lock of the channel, which
-//! no session call ever takes. Only the turn of a channel name is held over calls of a channel store, to keep
-//! them in order; without a store there are no turns.
+//! sid index and outboxes are taken alone. Closures of callers run without a lock. Only the turn of a channel name is held over calls
+//! of a channel store, to keep them in order; without a store there are no turns.
 
 mod binding;
 mod channel;

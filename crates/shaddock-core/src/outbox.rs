@@ -229,10 +229,10 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn offer(&self, package: Bytes) -> Result<Room, SendError> {
+    pub fn offer(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push(package, &mut dropped).map(|()| queue.room());
+        let result = queue.push(&mut package, &mut dropped).map(|()| queue.room());
         Self::unlock_and_wake(queue);
         result
     }
@@ -243,10 +243,12 @@ impl Outbox {
     ///
     /// As [`push`](Self::push). What was accepted before the error stays queued, unless the verdict is `SlowClient`.
     pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
+        // Before the lock: an iterator is code of its caller.
+        let mut packages: Vec<Bytes> = packages.into_iter().collect();
         let mut dropped = None;
         let mut queue = self.queue.lock();
         let result = packages
-            .into_iter()
+            .iter_mut()
             .try_for_each(|package| queue.push(package, &mut dropped));
         Self::unlock_and_wake(queue);
         result
@@ -258,10 +260,10 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
+    pub fn push_buffered(&self, mut package: Bytes) -> Result<(), SendError> {
         let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push(package, &mut dropped);
+        let result = queue.push(&mut package, &mut dropped);
         if queue.intake != Intake::Open {
             Self::unlock_and_wake(queue);
         }
@@ -319,8 +321,8 @@ impl Outbox {
     pub fn close_after(&self, last: Option<Bytes>) {
         let mut queue = self.queue.lock();
         if matches!(queue.intake, Intake::Open | Intake::Sealed) {
-            if let Some(last) = last {
-                queue.append(last);
+            if let Some(mut last) = last {
+                queue.append(&mut last);
             }
             queue.intake = Intake::Closing;
         }
@@ -437,7 +439,8 @@ impl Outbox {
 type Dropped = Option<(Option<Bytes>, BytesMut, Vec<Insert>)>;
 
 impl Queue {
-    fn push(&mut self, package: Bytes, dropped: &mut Dropped) -> Result<(), SendError> {
+    /// What it does not keep of a package stays with the caller, who drops it without the lock.
+    fn push(&mut self, package: &mut Bytes, dropped: &mut Dropped) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
@@ -502,21 +505,21 @@ impl Queue {
         }
     }
 
-    fn append(&mut self, package: Bytes) {
+    fn append(&mut self, package: &mut Bytes) {
         let is_alone = self.queued == 0;
         self.queued += bytes_u32(package.len());
         self.messages += 1;
         if is_alone {
-            self.first = Some(package);
+            self.first = Some(std::mem::take(package));
         } else if package.len() <= COPY_MAX {
             if self.own.capacity() == 0 {
                 self.own = pool::lend().keep();
             }
-            self.own.extend_from_slice(&package);
+            self.own.extend_from_slice(package);
         } else {
             self.more.get_or_insert_default().push(Insert {
                 at: self.own.len(),
-                bytes: package,
+                bytes: std::mem::take(package),
             });
         }
     }

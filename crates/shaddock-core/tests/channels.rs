@@ -243,10 +243,42 @@ fn nobody_joins_who_is_gone() {
     assert_eq!(room.user_amount(), 0);
     assert!(room.add_if(&uid(1), &front(1), || true));
     assert!(
-        !room.add_if(&uid(1), &front(1), || false),
-        "he was a member already, and stays"
+        !room.add_if(&uid(1), &front(1), || true),
+        "a member already"
     );
     assert_eq!(room.user_amount(), 1);
+    assert!(!room.add_if(&uid(1), &front(1), || false));
+    assert_eq!(room.user_amount(), 0, "whose last session is gone");
+}
+
+/// Closures of the caller may use channels, and what happens meanwhile counts.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadlock is seen from outside")]
+fn questions_are_asked_without_a_lock() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let service = ChannelService::new("chat-1", ChannelConfig::default());
+        let room = service.create_channel("lobby").unwrap();
+        let (ann, f1) = (uid(1), front(1));
+        // Somebody comes back between the question and the deed: by the same user, so he stays.
+        assert!(room.add(&ann, &f1));
+        let back = || {
+            room.add(&ann, &f1);
+            room.user_amount() == 1
+        };
+        assert!(!room.leave_if(ann.as_str(), f1.as_str(), back));
+        assert_eq!(
+            service.remove_member_everywhere_if(ann.as_str(), f1.as_str(), back),
+            0
+        );
+        assert!(!room.add_if(&ann, &f1, || !back()));
+        assert_eq!(room.user_amount(), 1);
+        assert!(room.leave_if(ann.as_str(), f1.as_str(), || room.user_amount() == 1));
+        assert_eq!(room.user_amount(), 0);
+        let _ = done.send(());
+    });
+    let ended = finished.recv_timeout(std::time::Duration::from_secs(10));
+    assert!(ended.is_ok(), "a deadlock, or a panic");
 }
 
 #[test]

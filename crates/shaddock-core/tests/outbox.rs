@@ -400,3 +400,51 @@ proptest! {
         prop_assert!(drained.is_empty() && !drained.has_remaining());
     }
 }
+
+/// Memory of the application whose end looks at the outbox.
+struct Owner(Arc<Outbox>, Vec<u8>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.stats();
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a deadlock is seen from outside")]
+fn memory_of_the_application_ends_without_the_lock() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let outbox = Arc::new(Outbox::new(1000));
+        let owned = |len: usize| Bytes::from_owner(Owner(Arc::clone(&outbox), vec![b'x'; len]));
+        // Kept, copied, too long, empty.
+        for len in [600, 3, 2000, 0] {
+            let _ = outbox.push(owned(len));
+            let _ = outbox.push_buffered(owned(len));
+        }
+        // The iterator looks too; what comes behind an error is not queued.
+        let batch = [3, 2000, 3]
+            .map(owned)
+            .into_iter()
+            .inspect(|_| assert!(outbox.stats().messages > 0));
+        assert!(outbox.push_batch(batch).is_err());
+        // The socket is full, and everything that waits is dropped.
+        outbox.begin_poll(Waker::noop());
+        assert!(!outbox.end_poll(Flush::Blocked));
+        assert_eq!(outbox.push(owned(999)), Err(SendError::SlowClient));
+        assert_eq!(outbox.push(owned(3)), Err(SendError::Closed));
+        assert_eq!(
+            outbox.push_batch([owned(3), owned(3)]),
+            Err(SendError::Closed)
+        );
+        let _ = done.send(());
+    });
+    let ended = finished.recv_timeout(std::time::Duration::from_secs(10));
+    assert!(ended.is_ok(), "a deadlock, or a panic");
+}

@@ -154,15 +154,14 @@ impl ChannelService {
         frontend: &str,
         gone: impl Fn() -> bool,
     ) -> usize {
-        let joined = self.inner.joined(uid, frontend);
-        let Some(known) = joined.get(&MemberRef(uid, frontend)) else {
-            return 0;
-        };
-        let channels = known.channels.clone();
-        drop(joined);
-        let left = channels.as_slice().iter();
+        let left = self.inner.channels(uid, frontend);
+        let left = left.iter();
         left.filter(|channel| channel.leave_if(uid, frontend, &gone))
             .count()
+    }
+
+    pub(super) fn of(inner: Arc<Inner>) -> Self {
+        Self { inner }
     }
 
     /// When a user on a frontend last tried to join a channel; nothing if he is in none.
@@ -170,17 +169,19 @@ impl ChannelService {
     /// For a removal that has to ask another server first: take the stamp, ask whether the user still has a session, and
     /// then call [`remove_member_since`](Self::remove_member_since).
     pub fn stamp(&self, uid: &str, frontend: &str) -> Option<MemberStamp> {
-        let joined = self.inner.joined(uid, frontend);
-        Some(joined.get(&MemberRef(uid, frontend))?.stamp)
+        self.inner.stamp(uid, frontend)
     }
 
     /// Takes a user on a frontend out of all channels, unless he has tried to join one since `stamp`: then he has come back.
     /// Returns the number of channels left.
     pub fn remove_member_since(&self, uid: &str, frontend: &str, stamp: MemberStamp) -> usize {
-        self.remove_member_everywhere_if(uid, frontend, || {
-            // Under the lock of the channel, which whoever joins it has to take.
-            self.stamp(uid, frontend) == Some(stamp)
-        })
+        let left = self.inner.channels(uid, frontend);
+        let is_same = |service: Option<&Inner>| {
+            service.and_then(|service| service.stamp(uid, frontend)) == Some(stamp)
+        };
+        let left = left.iter();
+        left.filter(|channel| channel.leave_when(uid, frontend, is_same))
+            .count()
     }
 
     /// Calls of the store that failed since the start.
@@ -274,6 +275,18 @@ impl Inner {
 
     fn joined(&self, uid: &str, frontend: &str) -> MutexGuard<'_, HashMap<Member, Joined>> {
         self.joined.lock(self.hasher.hash_one((uid, frontend)))
+    }
+
+    /// The channels that somebody is in, without a lock.
+    fn channels(&self, uid: &str, frontend: &str) -> Vec<Arc<Channel>> {
+        let joined = self.joined(uid, frontend);
+        let known = joined.get(&MemberRef(uid, frontend));
+        known.map_or_else(Vec::new, |known| known.channels.as_slice().to_vec())
+    }
+
+    pub(super) fn stamp(&self, uid: &str, frontend: &str) -> Option<MemberStamp> {
+        let joined = self.joined(uid, frontend);
+        Some(joined.get(&MemberRef(uid, frontend))?.stamp)
     }
 
     /// The living channel of that name, and whether it is new.

@@ -193,9 +193,17 @@ impl Channel {
         else {
             return false;
         };
-        self.data.add_if(uid, &frontend, || {
-            session.session().is_none_or(|session| !session.is_closed())
-        })
+        let Some(here) = session.session() else {
+            return self.data.add(uid, &frontend);
+        };
+        if here.is_closed() {
+            return false;
+        }
+        // It may close in this moment; then another session of the user may be there.
+        let service = self.app.session_service();
+        let is_there =
+            || service.is_some_and(|all| all.for_each_session_of(uid.as_str(), |_| ()) > 0);
+        self.data.add_if(uid, &frontend, is_there)
     }
 
     /// Takes the user of this session out. False if he is no member.
