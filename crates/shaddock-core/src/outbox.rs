@@ -232,7 +232,9 @@ impl Outbox {
     pub fn offer(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push(&mut package, &mut dropped).map(|()| queue.room());
+        let result = queue
+            .push(&mut package, &mut dropped)
+            .map(|()| queue.room());
         Self::unlock_and_wake(queue);
         result
     }
