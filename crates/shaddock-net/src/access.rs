@@ -40,6 +40,8 @@ pub enum Refusal {
     BadProxyHead,
     /// A trusted proxy did not say who the client is: the configured header is missing, or its address cannot be read.
     NoClientAddress,
+    /// All file descriptors but the [reserve](crate::descriptors) are taken.
+    OutOfDescriptors,
 }
 
 impl Refusal {
@@ -51,6 +53,7 @@ impl Refusal {
             Self::TooManyFromAddress => "too_many_from_address",
             Self::BadProxyHead => "bad_proxy_head",
             Self::NoClientAddress => "no_client_address",
+            Self::OutOfDescriptors => "out_of_descriptors",
         }
     }
 }

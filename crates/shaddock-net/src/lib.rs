@@ -15,6 +15,7 @@ mod access;
 mod address;
 pub mod clock;
 mod config;
+pub mod descriptors;
 mod driver;
 mod forwarded;
 mod frontend;

@@ -29,6 +29,7 @@ use crate::{
     access::{AccessPolicy, Gate, Refusal},
     address::canonical,
     config::{ConnectionLimits, ListenConfig, Live},
+    descriptors,
     driver::Driver,
     frontend::{BoxFuture, Frontend},
     socket::Socket as Stream,
@@ -59,6 +60,8 @@ pub struct ListenError {
 pub(crate) struct Shared {
     pub(crate) config: ListenConfig,
     pub(crate) gate: Arc<Gate>,
+    /// Connections whose descriptor has this number or a higher one are refused.
+    first_reserved: Option<u64>,
     live: RwLock<Arc<Live>>,
 }
 
@@ -68,6 +71,13 @@ impl Shared {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn check_descriptor(&self, stream: &Stream) -> Result<(), Refusal> {
+        match (stream.descriptor(), self.first_reserved) {
+            (Some(number), Some(first)) if number >= first => Err(Refusal::OutOfDescriptors),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -140,6 +150,7 @@ impl Listener {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             gate: Gate::new(config.access.clone()),
+            first_reserved: descriptors::for_clients(),
             live: RwLock::new(Arc::new(Live {
                 limits: config.limits.clone(),
                 upgrade: config.upgrade.clone(),
@@ -504,7 +515,8 @@ fn admit(stream: Stream, address: SocketAddr, local: &Arc<Local>) -> Option<Driv
         let policy = local.shared.gate.policy();
         policy.is_trusted_proxy(address.ip())
     };
-    let entered = local.shared.gate.enter().and_then(|mut permit| {
+    let entered = local.shared.check_descriptor(&stream).and_then(|()| {
+        let mut permit = local.shared.gate.enter()?;
         // Behind a proxy the client's address is not known yet.
         if !behind_proxy {
             permit.admit(address.ip())?;

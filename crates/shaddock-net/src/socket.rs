@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    os::fd::AsRawFd,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -34,6 +35,15 @@ macro_rules! each {
 }
 
 impl Socket {
+    /// The number of its file descriptor, if it has one.
+    pub(crate) fn descriptor(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(stream) => u64::try_from(stream.as_raw_fd()).ok(),
+            #[cfg(feature = "testing")]
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Whether the client has closed its side, or is gone, although bytes of it may not have been read yet.
     pub(crate) fn is_read_closed(&self) -> bool {
         match self {

@@ -19,6 +19,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use shaddock_net::descriptors;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
@@ -174,6 +175,8 @@ impl Launcher {
         ready: impl FnOnce(&Running) + Send,
     ) -> Result<(), LaunchError> {
         let mut signals = Signals::new()?;
+        raise_descriptors();
+        warn_unless_fits(&self.config);
         let admin = self.start_admin().await?;
         let servers = match self.config.server.workers {
             0 => servers,
@@ -293,6 +296,38 @@ impl Reload {
     }
 }
 
+/// Before the first listener, which notes the limit.
+fn raise_descriptors() {
+    let words = |limit: Option<u64>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+    match descriptors::raise() {
+        Ok(raised) => tracing::info!(
+            soft_limit_was = words(raised.before),
+            limit = words(raised.now),
+            "open files of this process; each connection takes one"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised to the hard limit");
+        }
+    }
+}
+
+/// A bound on connections that the limit of open files reaches first bounds nothing.
+fn warn_unless_fits(config: &Config) {
+    let Some(room) = descriptors::for_clients() else {
+        return;
+    };
+    let max = config.access_policy().max_connections;
+    let wanted = u64::try_from(max.saturating_mul(config.listener_count())).unwrap_or(u64::MAX);
+    if wanted > room {
+        tracing::warn!(
+            wanted,
+            room,
+            "`access.max_connections`, for all listeners together, is more than the limit of open files leaves for clients: \
+             raise the limit (`ulimit -n`, `LimitNOFILE=`) or lower the key"
+        );
+    }
+}
+
 /// Gives `app` what is configured.
 pub(crate) fn configure(config: &Config, app: &mut App) {
     let latencies = Arc::new(Latencies::default());
@@ -316,6 +351,9 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
         }
     }
     let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
+    if touches("access.") {
+        warn_unless_fits(new);
+    }
     if let Some(log) = log.filter(|_| touches("log.filter"))
         && let Err(error) = log.set_filter(&new.log.filter)
     {

@@ -334,6 +334,56 @@ async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
     assert_eq!(server.ended().unwrap().code(), Some(0));
 }
 
+/// A limit of open files that clients can reach.
+const FEW_FILES: [&str; 2] = ["prlimit", "--nofile=64:128"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_cannot_take_all_descriptors() {
+    let settings = [
+        "server.workers=1",
+        "protocol.handshake_timeout=10m",
+        "access.max_connections=500",
+    ];
+    let (mut reader, stderr) = std::io::pipe().unwrap();
+    let mut server = Server::start(&FEW_FILES, &settings, stderr);
+    let held: Vec<_> = (0..200)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
+    // One worker accepts in order. The last is refused, so those before it have taken what they can.
+    let mut last = held.last().unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    let refused = last.read(&mut [0; 8]);
+    for _ in 0..3 {
+        let ready = server.get("/readyz");
+        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    }
+    assert!(refused.is_ok_and(|read| read == 0), "the last is closed");
+    let metrics = server.get("/metrics");
+    let counted = metrics.lines().find_map(|line| {
+        line.contains("reason=\"out_of_descriptors\"")
+            .then(|| line.rsplit(' ').next())
+    });
+    let counted: usize = counted.flatten().expect(&metrics).parse().unwrap();
+    // The limit is the hard one, 128, and the reserve an eighth of it; the rest is the server's own.
+    let served_before = held.len() - counted;
+    assert!((64..112).contains(&served_before), "{served_before}");
+
+    drop(held);
+    let began = Instant::now();
+    let is_empty = |line: &str| line.starts_with("shaddock_connections{") && line.ends_with(" 0");
+    while !server.get("/metrics").lines().any(is_empty) {
+        assert!(began.elapsed() < PATIENCE, "the connections do not end");
+    }
+    served(&server.client().await).await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+    let mut log = String::new();
+    reader.read_to_string(&mut log).unwrap();
+    let about = |text| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(about("open files of this process"), 1, "{log}");
+    assert_eq!(about("`access.max_connections`"), 1, "{log}");
+}
+
 #[test]
 fn sigterm_ends_a_server_that_still_starts() {
     let mut server = Server::launch(&[], &["app.hangs=true"], Stdio::null());

@@ -85,7 +85,9 @@ impl Driver {
             refuse(refusal, opening.peer.address, &self.local.stats);
         }
         match refusal {
-            Refusal::TooMany | Refusal::TooManyFromAddress => CloseReason::Overloaded,
+            Refusal::TooMany | Refusal::TooManyFromAddress | Refusal::OutOfDescriptors => {
+                CloseReason::Overloaded
+            }
             Refusal::Denied | Refusal::BadProxyHead | Refusal::NoClientAddress => {
                 CloseReason::Denied
             }

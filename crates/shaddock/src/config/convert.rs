@@ -287,6 +287,14 @@ impl Config {
         Ok(listeners)
     }
 
+    /// How many [`listeners`](Self::listeners) there are.
+    pub(crate) fn listener_count(&self) -> usize {
+        [&self.listen.address, &self.tls.address]
+            .into_iter()
+            .filter(|address| address.parse::<SocketAddr>().is_ok())
+            .count()
+    }
+
     pub(super) fn tls(&self) -> Result<Arc<TlsReloader>, TlsError> {
         TlsReloader::new(TlsFiles {
             certificate: self.tls.certificate.clone(),
