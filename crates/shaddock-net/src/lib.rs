@@ -25,6 +25,7 @@ mod listener;
 pub mod memory;
 mod prefixed;
 mod proxy;
+pub mod quiet;
 mod rate;
 mod socket;
 mod stats;

@@ -402,7 +402,10 @@ impl Future for Connection {
             return Poll::Pending;
         }
         if let Err(panic) = polled {
-            tracing::error!("the task of a connection panicked; its session was closed");
+            crate::quiet!(
+                error,
+                "the task of a connection panicked; its session was closed"
+            );
             drop_guarded(panic);
         }
         drop_guarded(self.0.take());
@@ -419,7 +422,10 @@ impl Drop for Connection {
 /// Drops what may hold values of the application: a destructor of theirs that panics ends here.
 fn drop_guarded<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        tracing::error!("a value of the application panicked when it was dropped");
+        crate::quiet!(
+            error,
+            "a value of the application panicked when it was dropped"
+        );
         // The payload is a value of the application too.
         std::mem::forget(panic);
     }
@@ -466,7 +472,7 @@ impl Serve {
                 // The client has gone again before it was accepted.
                 Poll::Ready(Err(error)) if concerns_one_client(&error) => {}
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(%error, "cannot accept connections, trying again in 100 ms");
+                    crate::quiet!(warn, "cannot accept connections, trying again in 100 ms", %error);
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                     break;
                 }

@@ -107,10 +107,10 @@ impl AppHandle {
             Err(PushError::Send(error)) => (error.to_string(), true),
             Err(PushError::Encode(error)) => (error.to_string(), false),
         };
-        tracing::error!(route, sid = %session.id(), error = text, too_large, "an answer cannot be sent");
+        shaddock_net::quiet!(error, "an answer cannot be sent", route, sid = %session.id(), error = text, too_large);
         let instead = Err(HandlerError::internal("the answer cannot be sent"));
         if write(&instead).is_err() {
-            tracing::error!(route, sid = %session.id(), "nor can an error");
+            shaddock_net::quiet!(error, "nor can an error", route, sid = %session.id());
         }
     }
 
@@ -139,7 +139,7 @@ impl AppHandle {
 fn log_error(request: &RequestContext, error: &HandlerError) {
     let (route, sid) = (request.route().as_str(), request.session().id());
     if error.source().is_some() && error.code() == codes::UNKNOWN {
-        tracing::warn!(route, %sid, %error, "a handler failed");
+        shaddock_net::quiet!(warn, "a handler failed", route, %sid, %error);
     } else {
         tracing::debug!(route, %sid, %error, "a request was answered with an error");
     }

@@ -117,7 +117,7 @@ impl HandlerError {
         match serde_json::to_vec(body) {
             Ok(text) => self.with_raw_body(Bytes::from(text)),
             Err(error) => {
-                tracing::warn!(%error, "the body of an error cannot be serialised");
+                shaddock_net::quiet!(warn, "the body of an error cannot be serialised", %error);
                 self
             }
         }
@@ -162,7 +162,7 @@ impl HandlerError {
     pub(crate) fn into_remote(self) -> RemoteError {
         let inner = *self.0;
         if let Some(source) = &inner.source {
-            tracing::warn!(code = &*inner.code, error = %source, "a request of another server failed");
+            shaddock_net::quiet!(warn, "a request of another server failed", code = &*inner.code, error = %source);
         }
         let mut metadata = inner.metadata;
         if let Some(body) = inner.body {

@@ -41,7 +41,7 @@ impl Frontend for AppFrontend {
         let id = message.id;
         // Code of the application is guarded where it is called. This is the last net under the framework's own.
         caught(|| self.0.serve_client(session, message)).unwrap_or_else(|panic| {
-            tracing::error!(sid = %session.id(), panic = panic.text(), "the dispatcher panicked");
+            shaddock_net::quiet!(error, "the dispatcher panicked", sid = %session.id(), panic = panic.text());
             self.0.stats().panics.add(1);
             if let Some(id) = id {
                 self.0

@@ -69,7 +69,7 @@ impl Watch for Part {
     fn panicked(&self, panic: &Panic) {
         self.app.stats().panics.add(1);
         let (name, panic) = (self.name, panic.text());
-        tracing::error!(name, panic, "code of the application panicked");
+        shaddock_net::quiet!(error, "code of the application panicked", name, panic);
     }
 }
 

@@ -150,7 +150,7 @@ impl AppHandle {
             {
                 Some(Ok(user)) => Verdict::Accept(user),
                 Some(Err(reject)) => {
-                    tracing::info!(%address, %reject, "handshake refused");
+                    shaddock_net::quiet!(info, "handshake refused", %address, %reject);
                     Verdict::Reject(reject.code)
                 }
                 None => Verdict::Reject(RejectCode::Failed),

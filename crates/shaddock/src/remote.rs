@@ -154,7 +154,7 @@ impl Watch for RemoteWatch {
     fn panicked(&self, panic: &Panic) {
         self.app.stats().panics.add(1);
         let (route, panic) = (self.route.as_str(), panic.text());
-        tracing::error!(route, panic, "a remote panicked");
+        shaddock_net::quiet!(error, "a remote panicked", route, panic);
     }
 }
 

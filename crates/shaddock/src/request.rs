@@ -146,12 +146,7 @@ impl RequestContext {
 impl Watch for RequestContext {
     fn panicked(&self, panic: &Panic) {
         self.app().stats().panics.add(1);
-        tracing::error!(
-            route = self.route.as_str(),
-            sid = %self.session.id(),
-            panic = panic.text(),
-            "a handler panicked"
-        );
+        shaddock_net::quiet!(error, "a handler panicked", route = self.route.as_str(), sid = %self.session.id(), panic = panic.text());
     }
 }
 

@@ -34,6 +34,15 @@ async fn panics() {
     panic!("this handler panics");
 }
 
+async fn breaks() -> Result<(), HandlerError> {
+    let broken = std::io::Error::other("no database");
+    Err(broken.into())
+}
+
+async fn hangs() {
+    std::future::pending::<()>().await;
+}
+
 async fn fails() -> Result<(), HandlerError> {
     Err(HandlerError::new("APP-1", "this handler fails"))
 }
@@ -90,6 +99,13 @@ fn child() {
     app.route("h.echo", echo);
     app.route("h.panics", panics);
     app.route("h.fails", fails);
+    app.route("h.breaks", breaks);
+    app.route("h.hangs", hangs)
+        .timeout(Duration::from_millis(1));
+    app.on_handshake(async |info: HandshakeInfo| match info.user() {
+        Value::String(_) => Err(HandshakeReject::new("unwanted")),
+        _ => Ok(None),
+    });
     app.component(Starts);
     if launcher.config().app::<ChildSettings>().unwrap().hangs {
         app.component(Hangs);
@@ -259,6 +275,57 @@ fn strangers_write_no_lines() {
     reader.read_to_string(&mut log).unwrap();
     assert!(log.contains("draining"), "{log}");
     assert!(log.lines().count() < 10, "{log}");
+}
+
+/// All lines of the log of a server that a client makes log 500 times.
+async fn log_of(flood: impl AsyncFn(&Server, &Client)) -> String {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut server = Server::start(&[], &[], writer);
+    let log = std::thread::spawn(move || {
+        let mut log = String::new();
+        reader.read_to_string(&mut log).unwrap();
+        log
+    });
+    let client = server.client().await;
+    for _ in 0..500 {
+        flood(&server, &client).await;
+    }
+    drop(client);
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().unwrap().code(), Some(0));
+    log.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_writes_few_lines_however_often_it_makes_the_server_fail() {
+    let cases = [
+        ("connector.h.breaks", "a handler failed"),
+        ("connector.h.panics", "a handler panicked"),
+        ("connector.h.hangs", "a handler did not answer in time"),
+    ];
+    for (route, line) in cases {
+        let log = log_of(async |_, client| {
+            let request = client.request::<Value, Value>(route, &Value::Null);
+            let answer = tokio::time::timeout(PATIENCE, request).await;
+            assert!(answer.expect("an answer in time").is_err());
+        });
+        few_lines(&log.await, line);
+    }
+    let log = log_of(async |server, _| {
+        let address = format!("tcp://{}", server.address);
+        let client = Client::builder().user(json!("unwanted"));
+        let refused = client.connect(&address);
+        let refused = tokio::time::timeout(PATIENCE, refused).await;
+        assert!(refused.expect("an answer in time").is_err());
+    });
+    few_lines(&log.await, "handshake refused");
+}
+
+fn few_lines(log: &str, line: &str) {
+    let all = log.lines().count();
+    assert!(all < 30, "{line}: {all} lines");
+    let written = log.lines().filter(|one| one.contains(line)).count();
+    assert_eq!(written, 10, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

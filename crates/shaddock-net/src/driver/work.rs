@@ -214,10 +214,7 @@ impl Driver {
         let out = &mut *out;
         let accepted = match verdict {
             Verdict::Accept(user) => self.conn.accept(now, user.as_ref(), out).map_err(|error| {
-                tracing::error!(
-                    %error,
-                    "what the handshake hook gave cannot be sent to the client, which is refused: let it give less"
-                );
+                crate::quiet!(error, "what the handshake hook gave cannot be sent to the client, which is refused: let it give less", %error);
                 self.conn.reject(shaddock_protocol::RejectCode::Failed, out);
             }),
             Verdict::Reject(code) => {

@@ -242,7 +242,7 @@ impl AppHandle {
             biased;
             value = polled => value,
             () = self.sleep(limit) => {
-                tracing::error!(name, ?limit, "a hook of the application did not end in time");
+                shaddock_net::quiet!(error, "a hook of the application did not end in time", name, ?limit);
                 None
             }
         }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Weak, time::Duration};
 
-use shaddock_net::NetStats;
+use shaddock_net::{NetStats, clock, quiet};
 
 use super::{AppHandle, AppInner};
 
@@ -36,13 +36,14 @@ impl Told {
     }
 }
 
-/// Tells until the app stops or is gone.
+/// Tells until the app stops or is gone; also which other lines were left out.
 pub(super) async fn tell(app: Weak<AppInner>) {
     let mut told = Told::default();
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        quiet::tell(clock::latest());
         let Some(app) = app.upgrade().map(AppHandle::from_inner) else {
             return;
         };

@@ -455,7 +455,7 @@ async fn bring_up(
             }
         }
     }
-    for app in running.apps().iter().filter(|app| app.is_frontend()) {
+    for app in running.apps() {
         let (stopped, telling) = (app.stopping(), refusals::tell(app.downgrade()));
         app.runtime().spawn(async move {
             tokio::select! {

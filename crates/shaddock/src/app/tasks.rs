@@ -219,7 +219,7 @@ struct TaskName(&'static str);
 impl Watch for TaskName {
     fn panicked(&self, panic: &Panic) {
         let (task, panic) = (self.0, panic.text());
-        tracing::error!(task, panic, "a background task panicked");
+        shaddock_net::quiet!(error, "a background task panicked", task, panic);
     }
 }
 

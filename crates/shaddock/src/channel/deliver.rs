@@ -81,7 +81,7 @@ impl<'a> Encoded<'a> {
         ) {
             Ok(package) => Ok(package),
             Err(error) => {
-                tracing::error!(route = &*self.message.route, %dialect, %error, "a push cannot be encoded");
+                shaddock_net::quiet!(error, "a push cannot be encoded", route = &*self.message.route, %dialect, %error);
                 Err(Arc::from(error.to_string()))
             }
         };

@@ -72,7 +72,7 @@ impl AppHandle {
             app.forget_unless_there(&user, &place, stamp, answer);
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, uid = &**uid, "a member of channels could not be looked after");
+            shaddock_net::quiet!(warn, "a member of channels could not be looked after", %error, uid = &**uid);
         }
     }
 

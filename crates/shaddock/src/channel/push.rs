@@ -252,7 +252,7 @@ fn collect(sent: Vec<Sent>) -> Push {
                     refused = refused.or(reason);
                 }
                 Err(error) => {
-                    tracing::warn!(%frontend, %error, "a push did not reach a frontend");
+                    shaddock_net::quiet!(warn, "a push did not reach a frontend", %frontend, %error);
                     delivered.failed.push(FailedFrontend {
                         frontend,
                         uids,
@@ -348,7 +348,7 @@ impl AppHandle {
             match sent {
                 Ok(()) => reached = true,
                 Err(error) => {
-                    tracing::warn!(frontend = %group.frontend, %error, "a push did not reach a frontend");
+                    shaddock_net::quiet!(warn, "a push did not reach a frontend", frontend = %group.frontend, %error);
                     delivered.failed.push(FailedFrontend {
                         frontend: group.frontend.clone(),
                         uids: group.uids.clone(),

@@ -38,14 +38,7 @@ impl Filter for TimeFilter {
             return;
         };
         if took >= self.slow {
-            tracing::warn!(
-                route = request.route().as_str(),
-                sid = %request.session().id(),
-                uid = request.session().uid().map(Uid::as_str),
-                ok = outcome.is_ok(),
-                ?took,
-                "slow handler"
-            );
+            shaddock_net::quiet!(warn, "slow handler", route = request.route().as_str(), sid = %request.session().id(), uid = request.session().uid().map(Uid::as_str), ok = outcome.is_ok(), ?took);
         }
     }
 }

@@ -227,7 +227,7 @@ where
     let timer = timer.get_or_insert_with(|| request.app().sleep(timeout));
     ready!(timer.as_mut().poll(task));
     request.app().stats().timeouts.add(1);
-    tracing::warn!(route = request.route().as_str(), sid = %request.session().id(), ?timeout, "a handler did not answer in time");
+    shaddock_net::quiet!(warn, "a handler did not answer in time", route = request.route().as_str(), sid = %request.session().id(), ?timeout);
     Poll::Ready(Err(HandlerError::too_late()))
 }
 

@@ -103,12 +103,13 @@ fn log_panics() {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured)
             .then(|| tracing::field::display(backtrace));
-        tracing::error!(
+        shaddock_net::quiet!(
+            error,
+            "a thread panicked",
             thread = thread.name().unwrap_or("unnamed"),
             place,
             panic = guarded::text_of(info.payload()),
-            backtrace,
-            "a thread panicked"
+            backtrace
         );
     }));
 }

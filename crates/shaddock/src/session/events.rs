@@ -268,7 +268,7 @@ impl SessionEvents for FrontendEvents {
         if let Some(app) = self.app() {
             app.stats().panics.add(1);
         }
-        tracing::error!(sid = %session.id(), %event, panic = message, "a listener of a session panicked");
+        shaddock_net::quiet!(error, "a listener of a session panicked", sid = %session.id(), %event, panic = message);
     }
 }
 

@@ -365,7 +365,7 @@ impl SessionView {
             }
             Place::There(there) => {
                 let settings = there.data.to_map().unwrap_or_else(|error| {
-                    tracing::warn!(%error, frontend = self.frontend_id(), "settings of a forwarded session cannot be read");
+                    shaddock_net::quiet!(warn, "settings of a forwarded session cannot be read", %error, frontend = self.frontend_id());
                     Arc::default()
                 });
                 Copied { uid: there.uid.clone(), settings: Settings::from(settings) }
