@@ -39,7 +39,7 @@ pub struct NatsConfig {
     pub etcd_prefix: String,
     /// How long one operation at etcd may take. Default 5 s.
     pub etcd_timeout: Duration,
-    /// How long others believe that this server lives without hearing of it. Whole seconds, at least 1. Default 60 s.
+    /// How long others believe that this server lives without hearing of it. Whole seconds, at least 1. Default 15 s.
     pub lease_ttl: Duration,
     /// Time between full reads of the server list, a safety net. Default 120 s.
     pub sync_interval: Duration,
@@ -72,7 +72,7 @@ pub struct NatsConfig {
     /// Requests of others that are served at the same time; above, a request is answered `PIT-503 server busy`. Default
     /// 4096.
     pub max_serving: usize,
-    /// How long a bind may take to settle who owns the user, when the present owner does not answer. Default 10 s.
+    /// How long a bind may take to settle who owns the user, when the present owner does not answer. Default 20 s.
     pub takeover_timeout: Duration,
     /// Subscribe to the subjects of each bound user only while a server that needs them (a Pitaya server) is in the list.
     /// Saves two subscriptions per user; the first pushes of a Pitaya server that just came can be lost. Default off.
@@ -142,7 +142,7 @@ impl Default for NatsConfig {
             etcd_tls: TlsFiles::default(),
             etcd_prefix: "pitaya/".to_owned(),
             etcd_timeout: Duration::from_secs(5),
-            lease_ttl: Duration::from_secs(60),
+            lease_ttl: Duration::from_secs(15),
             sync_interval: Duration::from_secs(120),
             etcd_retry_delay: Duration::from_secs(1),
             rejoin_grace: Duration::from_secs(10),
@@ -156,7 +156,7 @@ impl Default for NatsConfig {
             calls_per_server: 1024,
             waiting_calls_per_server: 4096,
             max_serving: 4096,
-            takeover_timeout: Duration::from_secs(10),
+            takeover_timeout: Duration::from_secs(20),
             lazy_user_subjects: false,
         }
     }

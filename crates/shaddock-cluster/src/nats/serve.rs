@@ -92,7 +92,13 @@ pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
         let subject = message.subject.clone();
         let what = subject.as_str().get(prefix..).unwrap_or_default();
         match what {
-            subject::MULTI_PUSH => delivery::received(&core, message),
+            subject::MULTI_PUSH => {
+                delivery::received(&core, message);
+                // A burst does not outrun the sockets of clients that read. It ends soon, whatever clients do.
+                if let Some(room) = core.node.room() {
+                    room.await;
+                }
+            }
             subject::OPERATION => ops::received(&core, message),
             answer => answered(&core, answer, message),
         }

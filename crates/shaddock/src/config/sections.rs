@@ -325,7 +325,7 @@ section! {
         restart etcd_timeout: Time = Time::secs(5), check within(Time::millis(100), Time::secs(60));
         /// How long others believe that this server lives without hearing of it. Whole seconds. After a crash its sessions are
         /// in the indexes for so long.
-        restart lease_ttl: Time = Time::secs(60), check |time: &Time| lease(*time);
+        restart lease_ttl: Time = Time::secs(15), check |time: &Time| lease(*time);
         /// Time between full reads of the server list, a safety net.
         restart sync_interval: Time = Time::secs(120), check within(Time::secs(1), Time::secs(3600));
         /// After etcd was silent: how long a server that is missing in its list is still believed to be there.
@@ -344,7 +344,7 @@ section! {
         /// Time until a suspected server is asked whether it answers. Doubles each time that it does not, up to 30 s.
         restart probe_interval: Time = Time::secs(1), check within(Time::millis(10), Time::secs(30));
         /// How long a bind may take to settle who owns the user, with `session.single_session`.
-        restart takeover_timeout: Time = Time::secs(10), check within(Time::millis(100), Time::secs(600));
+        restart takeover_timeout: Time = Time::secs(20), check within(Time::millis(100), Time::secs(600));
         /// Calls in flight to one Pitaya server, which drops what exceeds 105. Above it calls wait.
         restart calls_per_pitaya_server: usize = 25, check within(1, 1_000_000);
         /// Calls in flight to one shaddock server. Above it calls wait.
