@@ -288,11 +288,11 @@ impl Outbox {
         &self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
-        let mut message = pool::lend();
+        let mut message = pool::draft();
         encode(&mut message).map_err(PushError::Encode)?;
         let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push_own(&mut message, &mut dropped);
+        let result = queue.push_own(&message, &mut dropped);
         Self::unlock_and_wake(queue);
         result?;
         Ok(())
@@ -457,8 +457,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues what was encoded for this client alone, and leaves an empty buffer.
-    fn push_own(&mut self, message: &mut BytesMut, dropped: &mut Dropped) -> Result<(), SendError> {
+    /// Queues what was encoded for this client alone.
+    fn push_own(&mut self, message: &[u8], dropped: &mut Dropped) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
@@ -468,11 +468,10 @@ impl Queue {
         self.admit(message.len(), dropped)?;
         self.queued += bytes_u32(message.len());
         self.messages += 1;
-        if self.own.is_empty() {
-            std::mem::swap(&mut self.own, message);
-        } else {
-            self.own.extend_from_slice(message);
+        if self.own.capacity() == 0 {
+            self.own = pool::lend().keep();
         }
+        self.own.extend_from_slice(message);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! File descriptors of the process: as many as the system gives, and a reserve that clients cannot take.
 //!
-//! A descriptor gets the lowest number that is free. So a connection whose number is within the last [`reserve`] numbers of the limit
+//! A descriptor gets the lowest number that is free. So a connection whose number is within the last `reserve` numbers of the limit
 //! says that all numbers below are taken, and it is closed at once ([`Refusal::OutOfDescriptors`](crate::Refusal)). What is left is for
 //! the rest of the process: admin server, cluster, files. It costs no system call for each connection.
 
