@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use bytes::Buf;
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
-    ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, FrontendId, Session,
-    SessionConfig, SessionEvents, SessionService, SessionState, Sid, SidAllocator, Uid,
+    ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
+    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, Sid, SidAllocator,
+    Uid,
 };
 use shaddock_fuzz::Choices;
 
@@ -82,7 +84,7 @@ struct Pair {
     service: SessionService,
     heard: Arc<Heard>,
     sessions: Vec<Arc<Session>>,
-    taken: Vec<Drained>,
+    taken: Vec<Vec<u8>>,
     naive: Naive,
     channels: ChannelService,
     members: BTreeMap<&'static str, BTreeSet<(&'static str, usize)>>,
@@ -133,7 +135,7 @@ impl Pair {
         if self.sessions.len() < MOST_SESSIONS {
             self.sessions
                 .push(self.service.create(ClientInfo::default()));
-            self.taken.push(Drained::new());
+            self.taken.push(Vec::new());
             self.naive.create();
         }
     }
@@ -212,17 +214,27 @@ impl Pair {
                 } else {
                     session.send_buffered(bytes.clone().into())
                 };
-                let naive = self.naive.send(s, &bytes);
+                let naive = self.naive.send(s, &bytes, false);
                 self.same(sent, naive);
             }
             13 => {
-                let drained = &mut self.taken[s];
-                let next = session.outbox().take(drained);
-                let n = usize::from(choices.byte()).min(drained.remaining());
-                let written = drained.copy_to_bytes(n);
-                session.outbox().written(n);
+                let outbox = session.outbox();
+                outbox.begin_poll(Waker::noop());
+                let (mut drained, taken) = (Drained::new(), &mut self.taken[s]);
+                let next = outbox.take(&mut drained);
+                taken.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
+                let n = usize::from(choices.byte()).min(taken.len());
+                let rest = taken.split_off(n);
+                let written = std::mem::replace(taken, rest);
+                outbox.written(n);
+                let flush = if taken.is_empty() || next == Next::CloseNow {
+                    Flush::Done
+                } else {
+                    Flush::Blocked
+                };
+                let _ = outbox.end_poll(flush);
                 if !self.reentrant {
-                    assert_eq!((written.to_vec(), next), self.naive.drain(s, n));
+                    assert_eq!((written, next), self.naive.drain(s, n));
                 }
             }
             14 => {
@@ -230,7 +242,7 @@ impl Pair {
                 let naive = self.naive.detach(s);
                 self.same(detached, naive);
                 // The driver gives up what it has taken, also when the session was not open any more.
-                self.taken[s] = Drained::new();
+                self.taken[s].clear();
             }
             15 => {
                 let attached = session.attach(ClientInfo::default()).is_ok();
