@@ -230,13 +230,9 @@ impl Outbox {
     ///
     /// As [`push`](Self::push).
     pub fn offer(&self, mut package: Bytes) -> Result<Room, SendError> {
-        let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue
-            .push(&mut package, &mut dropped)
-            .map(|()| queue.room());
-        Self::unlock_and_wake(queue);
-        result
+        let result = queue.push(&mut package).map(|()| queue.room());
+        Self::unlock_after(queue, result)
     }
 
     /// Queues several packages; nothing of others gets between them.
@@ -247,13 +243,11 @@ impl Outbox {
     pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
         // Before the lock: an iterator is code of its caller.
         let mut packages: Vec<Bytes> = packages.into_iter().collect();
-        let mut dropped = None;
         let mut queue = self.queue.lock();
         let result = packages
             .iter_mut()
-            .try_for_each(|package| queue.push(package, &mut dropped));
-        Self::unlock_and_wake(queue);
-        result
+            .try_for_each(|package| queue.push(package));
+        Self::unlock_after(queue, result)
     }
 
     /// Queues a package like [`push`](Self::push), but does not wake the driver: it leaves with whatever comes next, or with
@@ -263,13 +257,12 @@ impl Outbox {
     ///
     /// As [`push`](Self::push).
     pub fn push_buffered(&self, mut package: Bytes) -> Result<(), SendError> {
-        let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push(&mut package, &mut dropped);
-        if queue.intake != Intake::Open {
-            Self::unlock_and_wake(queue);
+        let result = queue.push(&mut package);
+        if result.is_ok() {
+            return result;
         }
-        result
+        Self::unlock_after(queue, result)
     }
 
     /// Wakes the driver if anything is queued.
@@ -290,11 +283,9 @@ impl Outbox {
     ) -> Result<(), PushError<E>> {
         let mut message = pool::draft();
         encode(&mut message).map_err(PushError::Encode)?;
-        let mut dropped = None;
         let mut queue = self.queue.lock();
-        let result = queue.push_own(&message, &mut dropped);
-        Self::unlock_and_wake(queue);
-        result?;
+        let result = queue.push_own(&message);
+        Self::unlock_after(queue, result)?;
         Ok(())
     }
 
@@ -427,6 +418,21 @@ impl Outbox {
         }
     }
 
+    /// Ends a push: carries out the verdict on a slow client, unlocks, and then drops what it threw away and wakes the driver.
+    fn unlock_after<T>(
+        mut queue: MutexGuard<'_, Queue>,
+        result: Result<T, SendError>,
+    ) -> Result<T, SendError> {
+        if let Err(SendError::SlowClient) = result {
+            let dropped = queue.abort();
+            Self::unlock_and_wake(queue);
+            drop(dropped);
+        } else {
+            Self::unlock_and_wake(queue);
+        }
+        result
+    }
+
     /// Unlocks, and then wakes the driver if it has something to do and does not know.
     fn unlock_and_wake(mut queue: MutexGuard<'_, Queue>) {
         let waker = queue.waker_to_call();
@@ -437,19 +443,16 @@ impl Outbox {
     }
 }
 
-/// What a verdict threw away, to be dropped without the lock.
-type Dropped = Option<(Option<Bytes>, BytesMut, Vec<Insert>)>;
-
 impl Queue {
     /// What it does not keep of a package stays with the caller, who drops it without the lock.
-    fn push(&mut self, package: &mut Bytes, dropped: &mut Dropped) -> Result<(), SendError> {
+    fn push(&mut self, package: &mut Bytes) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
         if package.is_empty() {
             return Ok(());
         }
-        self.admit(package.len(), dropped)?;
+        self.admit(package.len())?;
         if self.waiting() + package.len() > self.limit as usize {
             return Err(SendError::Busy);
         }
@@ -458,14 +461,14 @@ impl Queue {
     }
 
     /// Queues what was encoded for this client alone.
-    fn push_own(&mut self, message: &[u8], dropped: &mut Dropped) -> Result<(), SendError> {
+    fn push_own(&mut self, message: &[u8]) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
         if message.is_empty() {
             return Ok(());
         }
-        self.admit(message.len(), dropped)?;
+        self.admit(message.len())?;
         self.queued += bytes_u32(message.len());
         self.messages += 1;
         if self.own.capacity() == 0 {
@@ -475,14 +478,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Checks the bound that holds while the socket is full. Over it everything is dropped.
-    fn admit(&mut self, len: usize, dropped: &mut Dropped) -> Result<(), SendError> {
+    /// Checks the bound that holds while the socket is full. Over it the caller drops everything.
+    fn admit(&self, len: usize) -> Result<(), SendError> {
         let limit = self.limit as usize;
         if len > limit {
             return Err(SendError::TooLarge { len, limit });
         }
         if self.driver == Driver::Blocked && self.waiting() + len > limit {
-            *dropped = Some(self.abort());
             return Err(SendError::SlowClient);
         }
         Ok(())

@@ -12,7 +12,7 @@ const MAX_CAPACITY: usize = 16 * 1024;
 const FRESH_CAPACITY: usize = 512;
 
 thread_local! {
-    static DRAFT: Cell<BytesMut> = Cell::new(BytesMut::new());
+    static DRAFT: Cell<Option<BytesMut>> = const { Cell::new(None) };
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -21,9 +21,9 @@ pub(crate) struct Draft(BytesMut);
 
 /// Lends the buffer for encoding, empty.
 pub(crate) fn draft() -> Draft {
-    let buffer = DRAFT.try_with(Cell::take).unwrap_or_default();
-    debug_assert!(buffer.is_empty(), "a loan ends empty");
-    Draft(buffer)
+    let spare = DRAFT.try_with(Cell::take).ok().flatten();
+    debug_assert!(spare.as_ref().is_none_or(BytesMut::is_empty));
+    Draft(spare.unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY)))
 }
 
 impl Deref for Draft {
@@ -45,7 +45,7 @@ impl Drop for Draft {
         let mut buffer = std::mem::take(&mut self.0);
         if buffer.capacity() <= MAX_CAPACITY {
             buffer.clear();
-            let _ = DRAFT.try_with(|place| place.set(buffer));
+            let _ = DRAFT.try_with(|place| place.set(Some(buffer)));
         }
     }
 }
