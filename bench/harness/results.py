@@ -11,7 +11,7 @@ from typing import Callable
 from . import plot
 from .measure import NOISE_LIMIT
 from .scenarios import Scenario
-from .servers import FLOOR, FLOOR_2, OURS, OURS_2, PEERS
+from .servers import FLOOR, FLOOR_2, OURS, OURS_2, PEERS, Server
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,20 @@ def cell(runs: list[dict], scenario: Scenario, server: str) -> Cell | None:
     if not numbers:
         return None
     return Cell(statistics.median(numbers), min(numbers), max(numbers), len(numbers), bool(clean))
+
+
+def beside(raw: Path, rows: list[Scenario], before: Server, after: Server) -> str:
+    """What two builds cost, scenario by scenario: medians, the range of the rounds, and the ratio."""
+    _, runs = read(raw)
+    lines = [f"| scenario | unit | {before.name} | {after.name} | ratio |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        old, new = cell(runs, row, before.name), cell(runs, row, after.name)
+        if old is None or new is None:
+            continue
+        value = VALUES[row.value]
+        told = [f"{value.text(one.median)} ({value.text(one.low)} to {value.text(one.high)})" for one in (old, new)]
+        lines.append(f"| {row.id} | {value.unit} | {told[0]} | {told[1]} | {new.median / old.median:.3f} |")
+    return "\n".join(lines)
 
 
 def write(raw: Path, rows: list[Scenario], results: Path, quick: bool) -> None:

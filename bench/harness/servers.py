@@ -33,6 +33,8 @@ class Server:
     name: str
     role: str
     workers: int = 1
+    # Only `ours`: the bench_server of another commit.
+    binary: Path | None = None
 
     def command(self, transport: str, port: int, scratch: Path) -> list[str]:
         if self.role == "floor":
@@ -40,7 +42,7 @@ class Server:
             flags += ["--threads", str(self.workers)]
             return [str(target_dir() / "release/shaddock-floor"), *flags]
         if self.role == "ours":
-            command = [str(target_dir() / "release/examples/bench_server")]
+            command = [str(self.binary or target_dir() / "release/examples/bench_server")]
             command += ["--port", str(port), "--workers", str(self.workers), "--heartbeat", "60"]
             if transport in ("tls", "wss"):
                 certificate, key = certificate_files(scratch)
