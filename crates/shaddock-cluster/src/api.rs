@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
-    BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Located,
-    Members, RawSid, RemoteError, Reply, ServerId, ServerInfo, SessionAnswer, SessionEvent,
-    SessionOp,
+    BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Interest,
+    Located, Members, RawSid, RemoteError, Reply, ServerId, ServerInfo, SessionAnswer,
+    SessionEvent, SessionOp,
 };
 
 /// A message of a client that its frontend forwards to another server.
@@ -110,8 +110,8 @@ pub trait Node: Send + Sync + 'static {
         let _ = change;
     }
 
-    /// Something happened to a session of a frontend. Only called if the server asked for it when it joined. Events of one
-    /// session arrive in order.
+    /// Something happened to a session of a frontend that this server asked for when it joined ([`Interest`]). Events of one
+    /// session arrive in order. What happens before the frontend has this server in its list is not told.
     fn session_event(&self, event: SessionEvent) {
         let _ = event;
     }
@@ -149,8 +149,8 @@ pub enum Unique {
 pub struct JoinOptions {
     /// Frontends: whether sessions of a user are unique.
     pub unique: Unique,
-    /// Whether [`Node::session_event`] is called with events of all frontends.
-    pub session_events: bool,
+    /// Which events [`Node::session_event`] is called with. A hidden server can ask for none but its own: the others do not know of it.
+    pub session_events: Interest,
     /// Takes part without being listed: it can call, but nobody routes to it. For tools of operators.
     pub hidden: bool,
     /// Where the connection to the others is served. Default: where the server joins.
@@ -170,10 +170,16 @@ impl JoinOptions {
         self
     }
 
-    /// Asks for events of sessions.
+    /// Asks for events of sessions of all frontends.
     #[must_use]
-    pub fn with_session_events(mut self) -> Self {
-        self.session_events = true;
+    pub fn with_session_events(self) -> Self {
+        self.with_events_of(Interest::all())
+    }
+
+    /// Asks for these events of sessions, besides what was asked for before.
+    #[must_use]
+    pub fn with_events_of(mut self, interest: Interest) -> Self {
+        self.session_events = self.session_events.or(interest);
         self
     }
 
@@ -377,7 +383,7 @@ pub trait Membership: Send + Sync + 'static {
     /// Takes one session of the user away. Returns at once; calls for sessions that are not bound do nothing.
     fn unbind_user(&self, uid: &Arc<str>, sid: RawSid);
 
-    /// Frontends: tells all servers that asked for it what happened to a session.
+    /// Frontends: tells the servers that asked for it what happened to a session. This server too, before the call returns, if it asked.
     fn publish_event(&self, event: SessionEvent);
 
     /// Whether this frontend cannot be sure now that it still owns its users ([`Node::fenced`]).

@@ -21,6 +21,7 @@ mod error;
 #[cfg(feature = "nats")]
 mod etcd;
 mod info;
+mod interest;
 mod local;
 mod members;
 #[cfg(feature = "nats")]
@@ -49,6 +50,7 @@ pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
 #[cfg(feature = "nats")]
 pub use etcd::{GroupError, Groups};
 pub use info::{InvalidServerId, ServerId, ServerInfo};
+pub use interest::Interest;
 pub use local::LocalCluster;
 pub use members::Members;
 #[cfg(feature = "nats")]

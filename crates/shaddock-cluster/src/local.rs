@@ -147,14 +147,15 @@ impl Shared {
         }
     }
 
-    fn tell_event(&self, event: &SessionEvent) {
-        for seat in self
-            .seats
-            .load()
-            .values()
-            .filter(|seat| seat.options.session_events)
-        {
-            guarded("session_event", || seat.node.session_event(event.clone()));
+    fn tell_event(&self, frontend_type: &str, event: &SessionEvent) {
+        for seat in self.seats.load().values() {
+            if seat
+                .options
+                .session_events
+                .wants_event(frontend_type, event)
+            {
+                guarded("session_event", || seat.node.session_event(event.clone()));
+            }
         }
     }
 
@@ -425,7 +426,7 @@ impl Membership for LocalMember {
     }
 
     fn publish_event(&self, event: SessionEvent) {
-        self.shared.tell_event(&event);
+        self.shared.tell_event(&self.seat.info.server_type, &event);
     }
 
     fn is_fenced(&self) -> bool {
@@ -485,8 +486,8 @@ impl Drop for LocalMember {
             self.shared.remove_seat(id);
             self.shared.users.forget(id);
             if self.seat.info.frontend {
-                self.shared
-                    .tell_event(&SessionEvent::FrontendLost(id.clone()));
+                let lost = SessionEvent::FrontendLost(id.clone());
+                self.shared.tell_event(&self.seat.info.server_type, &lost);
             }
         }
     }

@@ -191,7 +191,7 @@ pub enum SessionAnswer {
     Custom(Bytes),
 }
 
-/// Something that happened to a session, for servers that asked for it ([`JoinOptions::session_events`](crate::JoinOptions)).
+/// Something that happened to a session, for servers that asked for it ([`Interest`](crate::Interest)).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent {

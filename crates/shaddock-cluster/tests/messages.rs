@@ -5,7 +5,9 @@ mod support;
 
 use std::sync::Arc;
 
-use shaddock_cluster::{JoinOptions, Membership, Receivers, ServerId};
+use shaddock_cluster::{
+    ForwardedSession, Interest, JoinOptions, Membership, Receivers, ServerId, SessionEvent,
+};
 use support::node::{Server, delivery};
 use support::servers::Backing;
 use support::until;
@@ -117,4 +119,70 @@ impl World {
     fn users_of_both() -> Receivers {
         Receivers::Uids((0..USERS).map(|n| Arc::from(format!("user-{n}"))).collect())
     }
+}
+
+/// A bind and a close are told to nobody if nobody asked; and once, however many servers asked for the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_one_message_for_each_interest_that_it_matches() {
+    let world = World::start().await;
+    let front = &world.fronts[0];
+    front.sees("front-2").await;
+    let tell = |uid: &str| {
+        let session = ForwardedSession {
+            frontend: Some(front.id()),
+            uid: Some(uid.into()),
+            ..ForwardedSession::default()
+        };
+        front
+            .member
+            .publish_event(SessionEvent::Bound(session.clone()));
+        front.member.publish_event(SessionEvent::Closed {
+            session,
+            reason: "closed".into(),
+        });
+    };
+    let count = async || {
+        let before = world.backing.nats.messages();
+        (0..100).for_each(|_| tell("ann"));
+        // Behind all of them.
+        let last = front
+            .member
+            .deliver(&world.fronts[1].id(), delivery("last", World::users(1)));
+        last.await.unwrap();
+        world.backing.nats.messages() - before - 2
+    };
+    assert_eq!(count().await, 0);
+
+    let mut askers = Vec::new();
+    let cluster = world.backing.cluster();
+    for (n, interest) in [
+        Interest::of_users("bot-"),
+        Interest::of_type("connector"),
+        Interest::of_type("connector"),
+        Interest::of_type("connector"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("asks-{n}");
+        let options = JoinOptions::new().with_events_of(interest);
+        askers.push(Server::join(&cluster, &id, "game", options).await);
+        front.is_told_of(&id).await;
+    }
+    assert_eq!(count().await, 200);
+    for asker in &askers[1..] {
+        until("all of them", || asker.state().events.len() == 200).await;
+    }
+    assert_eq!(askers[0].state().events.len(), 0);
+    for asker in askers {
+        asker.member.leave().await;
+    }
+    // The last goodbye may still be on its way.
+    let mut sent = 200;
+    for _ in 0..100 {
+        if sent > 0 {
+            sent = count().await;
+        }
+    }
+    assert_eq!(sent, 0, "nobody asks any more");
 }

@@ -14,6 +14,7 @@ use super::calls::{Calls, Target};
 use super::departing::Departing;
 use super::detector::Rules;
 use super::health::Health;
+use super::interest::Interests;
 use super::link::Link;
 use super::request_id::RequestIds;
 use super::users::Users;
@@ -52,6 +53,8 @@ pub(super) struct Core {
     pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
+    /// What the other servers want to be told of sessions.
+    pub(super) interests: Interests,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
     /// The node was told that this server may not act for its users.
@@ -114,6 +117,7 @@ impl Core {
             batches: parts.batches,
             lease: parts.lease,
             users: parts.users,
+            interests: Interests::default(),
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
             said_fenced: AtomicBool::new(false),
@@ -167,11 +171,23 @@ impl Core {
     /// The list was read: what it holds is no news.
     pub(super) fn entered(self: &Arc<Self>) {
         self.check_user_subjects();
+        self.read_interests();
         self.entered.store(true, Ordering::Release);
     }
 
     pub(super) fn has_entered(&self) -> bool {
         self.entered.load(Ordering::Acquire)
+    }
+
+    /// What is told of sessions depends on who is there and on who still serves.
+    pub(super) fn read_interests(&self) {
+        if self.info.frontend {
+            self.interests.read(&self.info, || {
+                let mut servers = self.members.all();
+                servers.extend(self.departing());
+                servers
+            });
+        }
     }
 
     /// Whether users need subscriptions of their own depends on who is there.

@@ -206,6 +206,7 @@ impl Core {
         if gone {
             if self.departing.take(server, State::Serves).is_some() {
                 self.forget(server);
+                self.read_interests();
             }
             return;
         }
@@ -238,15 +239,15 @@ impl Core {
     pub(super) fn not_there(&self, server: &ServerId) {
         if let Some(departed) = self.departing.take(server, State::Serves) {
             self.forget(server);
-            if departed.info.frontend {
-                self.frontend_lost(server);
-            }
+            self.read_interests();
+            self.frontend_lost(&departed.info);
         }
     }
 
-    fn frontend_lost(&self, frontend: &ServerId) {
-        if self.options.session_events {
-            let event = SessionEvent::FrontendLost(frontend.clone());
+    fn frontend_lost(&self, server: &ServerInfo) {
+        let event = SessionEvent::FrontendLost(server.id.clone());
+        let interest = &self.options.session_events;
+        if server.frontend && interest.wants_event(&server.server_type, &event) {
             guarded("session_event", || self.node.session_event(event));
         }
     }
@@ -261,6 +262,8 @@ impl Core {
             return;
         }
         self.check_user_subjects();
+        // Before the node is told of the change: from then on its events reach who asks for them.
+        self.read_interests();
         match change {
             MemberChange::Joined(info) => self.joined(info),
             MemberChange::Left(info) => self.left(info),
@@ -325,9 +328,7 @@ impl Core {
     fn gone(&self, info: Arc<ServerInfo>) {
         self.departing.set(&info, State::Gone);
         self.forget(&info.id);
-        if info.frontend {
-            self.frontend_lost(&info.id);
-        }
+        self.frontend_lost(&info);
         self.tell(MemberChange::Left(info));
     }
 }

@@ -13,8 +13,16 @@ use super::{ops, subject};
 use crate::reply::guarded;
 use crate::{ServerId, SessionEvent};
 
-/// Tells what happened to a session of this frontend.
+/// Tells what happened to a session of this frontend to those who asked.
 pub(super) fn publish(core: &Core, event: &SessionEvent) {
+    let own_type = &core.info.server_type;
+    if core.options.session_events.wants_event(own_type, event) {
+        guarded("session_event", || core.node.session_event(event.clone()));
+    }
+    let subjects = core.interests.subjects(own_type, event.user());
+    if subjects.is_empty() {
+        return;
+    }
     let (kind, session, text) = match event {
         SessionEvent::Bound(session) => (EventKind::Bound, session, ""),
         SessionEvent::Unbound { session, uid } => (EventKind::Unbound, session, &**uid),
@@ -28,19 +36,25 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
         session: Some(ops::session_to_wire(session)),
         text: text.to_owned(),
     };
-    if let Err(error) = core.link.publish(
-        Subject::from_static(subject::EVENTS),
-        None,
-        wire::encode(&event),
-    ) {
-        tracing::debug!(%error, "an event of a session was not told");
+    let event = wire::encode(&event);
+    for subject in subjects {
+        if let Err(error) = core.link.publish(subject, None, event.clone()) {
+            tracing::debug!(%error, "an event of a session was not told");
+        }
     }
 }
 
 /// Reads events of sessions, until the subscription ends.
 pub(super) async fn sessions(core: Arc<Core>, mut subscription: Subscriber) {
     while let Some(message) = subscription.next().await {
-        let Some(event) = decode_or_log::<Event>(&message).and_then(from_wire) else {
+        let Some(event) = decode_or_log::<Event>(&message) else {
+            continue;
+        };
+        if event.frontend == core.info.id.as_str() {
+            // It was told without a way over NATS.
+            continue;
+        }
+        let Some(event) = from_wire(event) else {
             continue;
         };
         guarded("session_event", || core.node.session_event(event));

@@ -31,6 +31,7 @@ pub(super) async fn join(
     for flag in CAPABILITIES {
         info.announce(flag);
     }
+    info.announce_interest(&options.session_events);
     let etcd = Etcd::new(&config)?;
     let start_number = start_number(&config, &etcd, &info).await?;
     info.announce_node(start_number);
@@ -136,7 +137,10 @@ impl Subjects {
             requests: always(subject::server(&info.server_type, info.id.as_str())).await?,
             own: always(subject::own_all(info)).await?,
             goodbyes: always(subject::GOODBYES.to_owned()).await?,
-            sessions: open(options.session_events, subject::EVENTS.to_owned()).await?,
+            sessions: match info.interest() {
+                Some((text, _)) => open(true, subject::events(text)).await?,
+                None => None,
+            },
             bindings: open(unique, subject::bindings(&info.server_type)).await?,
         };
         // Who finds us in the list can call us.

@@ -14,6 +14,7 @@ pub(crate) mod encode;
 mod events;
 mod health;
 mod incoming;
+mod interest;
 mod join;
 mod link;
 mod member;

@@ -55,5 +55,11 @@ pub(crate) const ANSWER: &str = "r";
 /// What becomes of servers.
 pub(crate) const GOODBYES: &str = "shaddock.servers";
 
-/// Events of sessions of all frontends.
-pub(crate) const EVENTS: &str = "shaddock.events";
+/// Events of sessions for all servers that announce this interest.
+pub(crate) fn events(interest: &str) -> String {
+    // FNV-1a: a name that every server makes of the same text.
+    let hash = interest.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("shaddock.events.{hash:016x}")
+}

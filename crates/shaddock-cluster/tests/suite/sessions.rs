@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use shaddock_cluster::{
-    Context, ForwardedSession, JoinOptions, RemoteErrorKind, SessionAnswer, SessionData,
+    Context, ForwardedSession, Interest, JoinOptions, RemoteErrorKind, SessionAnswer, SessionData,
     SessionEvent, SessionOp,
 };
 
@@ -19,6 +19,7 @@ for_both! {
     a_frontend_is_asked_while_its_request_is_pending
     a_user_is_found_and_kicked_everywhere
     sessions_tell_what_happens_to_them
+    servers_are_told_what_they_asked_for
 }
 
 async fn session_operations(world: World) {
@@ -219,6 +220,7 @@ async fn sessions_tell_what_happens_to_them(world: World) {
         .join_with("chat-1", "chat", JoinOptions::new().with_session_events())
         .await;
     let silent = world.join("chat-2", "chat").await;
+    front.is_told_of("chat-1").await;
     let session = ForwardedSession {
         frontend: Some(front.id()),
         sid: Some(raw(7)),
@@ -253,4 +255,85 @@ async fn sessions_tell_what_happens_to_them(world: World) {
     front.crash();
     let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(id)) if *id == *"front-1");
     until("told of the loss", lost).await;
+}
+
+/// Events of sessions of two types of frontends and several users, for servers with every kind of interest: each is told of what it asked for, once, and
+/// of nothing else; a frontend that asks hears itself, too.
+async fn servers_are_told_what_they_asked_for(world: World) {
+    let interests = [
+        ("none", Interest::none()),
+        ("all", Interest::all()),
+        ("type", Interest::of_type("connector")),
+        ("users", Interest::of_users("bot-")),
+        ("both", Interest::of_users_at("connector-gate", "bot-")),
+        (
+            "either",
+            Interest::of_users("ann").or(Interest::of_type("connector-gate")),
+        ),
+    ];
+    let own = JoinOptions::new().with_events_of(Interest::of_users("bot-"));
+    let fronts = [
+        world.join_with("front-1", "connector", own).await,
+        world.join("gate-1", "connector-gate").await,
+    ];
+    let mut askers = Vec::new();
+    for (id, interest) in interests {
+        let options = JoinOptions::new().with_events_of(interest.clone());
+        askers.push((world.join_with(id, "chat", options).await, interest));
+    }
+    // Two with the same interest.
+    let options = JoinOptions::new().with_session_events();
+    let twin = world.join_with("twin", "chat", options).await;
+    askers.push((twin, Interest::all()));
+    let mut told = Vec::new();
+    for front in &fronts {
+        for (asker, _) in &askers {
+            front.is_told_of(asker.id().as_str()).await;
+        }
+        for (sid, uid) in [(1, None), (2, Some("ann")), (3, Some("bot-1"))] {
+            let session = || ForwardedSession {
+                frontend: Some(front.id()),
+                sid: Some(raw(sid)),
+                uid: uid.map(Arc::from),
+                data: SessionData::default(),
+            };
+            if uid.is_some() {
+                front.member.publish_event(SessionEvent::Bound(session()));
+            }
+            front.member.publish_event(SessionEvent::Closed {
+                session: session(),
+                reason: "closed".into(),
+            });
+            told.push((Arc::clone(&front.info().server_type), uid));
+        }
+    }
+    let count = |interest: &Interest| {
+        let matching = told
+            .iter()
+            .filter(|(frontend_type, uid)| interest.wants(frontend_type, *uid));
+        matching
+            .map(|(_, uid)| 1 + usize::from(uid.is_some()))
+            .sum()
+    };
+    for (asker, interest) in &askers {
+        let expected: usize = count(interest);
+        until(&format!("{expected} events for {}", asker.id()), || {
+            asker.state().events.len() >= expected
+        })
+        .await;
+    }
+    let own = || fronts[0].state().events.len();
+    let expected: usize = count(&Interest::of_users("bot-"));
+    until("its own and the other's", || own() >= expected).await;
+    // Whatever came too much has come by the time of an answer to a later question.
+    for (asker, interest) in &askers {
+        for front in &fronts {
+            asker.sees(front.id().as_str()).await;
+            let get = SessionOp::Get { sid: raw(9) };
+            let asked = asker.member.session_op(&front.id(), get, Context::new());
+            asked.await.unwrap();
+        }
+        assert_eq!(asker.state().events.len(), count(interest), "{interest:?}");
+    }
+    assert_eq!(own(), expected);
 }

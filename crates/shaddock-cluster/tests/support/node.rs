@@ -86,6 +86,14 @@ impl Server {
         .await;
     }
 
+    /// Waits until the node of this server was told of another.
+    pub async fn is_told_of(&self, other: &str) {
+        super::until(&format!("{} is told of {other}", self.id()), || {
+            self.state().joined.iter().any(|id| id == other)
+        })
+        .await;
+    }
+
     /// A client connects.
     pub fn open(&self, sid: u64) {
         self.state().sessions.insert(sid, Session::default());
