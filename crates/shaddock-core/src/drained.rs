@@ -39,7 +39,15 @@ impl Drained {
     }
 
     /// Forgets what is left, and keeps the memory.
+    #[inline]
     pub fn clear(&mut self) {
+        // With nothing ahead, `advance` has forgotten what is behind.
+        if self.remaining > 0 || !self.inserts.is_empty() {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
         self.own.clear();
         self.own_done = 0;
         self.inserts.clear();
@@ -48,14 +56,22 @@ impl Drained {
     }
 
     /// Takes over what was queued. Nothing is left from before.
-    pub(crate) fn fill(&mut self, first: Option<Bytes>, own: BytesMut, more: Vec<Insert>) {
-        let first = first.map(|bytes| Insert { at: 0, bytes });
-        let mut shared = 0;
-        self.inserts
-            .extend(first.into_iter().chain(more).inspect(|insert| {
-                shared += insert.bytes.len();
-            }));
-        self.remaining = own.len() + shared;
+    #[expect(clippy::box_collection, reason = "as the queue keeps it")]
+    pub(crate) fn fill(
+        &mut self,
+        first: Option<Bytes>,
+        own: BytesMut,
+        more: Option<Box<Vec<Insert>>>,
+    ) {
+        self.remaining = own.len();
+        if let Some(bytes) = first {
+            self.remaining += bytes.len();
+            self.inserts.push(Insert { at: 0, bytes });
+        }
+        if let Some(mut more) = more {
+            self.remaining += more.iter().map(|insert| insert.bytes.len()).sum::<usize>();
+            self.inserts.append(&mut more);
+        }
         pool::put(std::mem::replace(&mut self.own, own));
     }
 
@@ -110,7 +126,7 @@ impl Buf for Drained {
         );
         self.remaining -= count;
         if self.remaining == 0 {
-            self.clear();
+            self.forget();
             return;
         }
         while count > 0 {

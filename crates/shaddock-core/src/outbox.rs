@@ -281,10 +281,10 @@ impl Outbox {
         &self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
-        let mut message = pool::draft();
+        let mut message = pool::lend();
         encode(&mut message).map_err(PushError::Encode)?;
         let mut queue = self.queue.lock();
-        let result = queue.push_own(&message);
+        let result = queue.push_own(&mut message);
         Self::unlock_after(queue, result)?;
         Ok(())
     }
@@ -331,17 +331,20 @@ impl Outbox {
         drop(dropped);
     }
 
-    /// The driver starts to poll: pushes do not wake it until [`end_poll`](Self::end_poll). `waker` is woken after that.
-    pub fn begin_poll(&self, waker: &Waker) {
+    /// The driver starts to poll: pushes do not wake it until [`end_poll`](Self::end_poll). `waker` is woken after that. Returns
+    /// [`is_above_mark`](Self::is_above_mark).
+    pub fn begin_poll(&self, waker: &Waker) -> bool {
         let mut queue = self.queue.lock();
         queue.driver = Driver::Polling;
         let old = match &queue.waker {
             Some(known) if known.will_wake(waker) => None,
             _ => queue.waker.replace(waker.clone()),
         };
+        let is_above_mark = queue.is_above_mark();
         drop(queue);
         // A waker may free its task: not under the lock.
         drop(old);
+        is_above_mark
     }
 
     /// Moves everything queued into `drained`, and says how to go on. What is left in `drained` is forgotten first: it can only be
@@ -352,7 +355,7 @@ impl Outbox {
         if queue.queued > 0 {
             queue.in_flight += std::mem::take(&mut queue.queued);
             let queue = &mut *queue;
-            let more = queue.more.take().map_or_else(Vec::new, |more| *more);
+            let more = queue.more.take();
             drained.fill(queue.first.take(), std::mem::take(&mut queue.own), more);
         }
         queue.told = match queue.intake {
@@ -460,8 +463,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues what was encoded for this client alone.
-    fn push_own(&mut self, message: &[u8]) -> Result<(), SendError> {
+    /// Queues what was encoded for this client alone. The first message stays in the buffer that it was encoded in.
+    fn push_own(&mut self, message: &mut pool::Lent) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
         }
@@ -472,9 +475,10 @@ impl Queue {
         self.queued += bytes_u32(message.len());
         self.messages += 1;
         if self.own.capacity() == 0 {
-            self.own = pool::lend().keep();
+            self.own = message.keep();
+        } else {
+            self.own.extend_from_slice(message);
         }
-        self.own.extend_from_slice(message);
         Ok(())
     }
 

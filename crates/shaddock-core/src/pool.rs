@@ -12,40 +12,28 @@ const MAX_CAPACITY: usize = 16 * 1024;
 const FRESH_CAPACITY: usize = 512;
 
 thread_local! {
-    static DRAFT: Cell<Option<BytesMut>> = const { Cell::new(None) };
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE: Spare = const { Spare { next: Cell::new(None), rest: RefCell::new(Vec::new()) } };
 }
 
-/// The buffer that messages of this thread are encoded in, on loan: as [`Lent`], and cheaper, since there is one.
-pub(crate) struct Draft(BytesMut);
-
-/// Lends the buffer for encoding, empty.
-pub(crate) fn draft() -> Draft {
-    let spare = DRAFT.try_with(Cell::take).ok().flatten();
-    debug_assert!(spare.as_ref().is_none_or(BytesMut::is_empty));
-    Draft(spare.unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY)))
+/// Buffers of one thread that are not on loan.
+struct Spare {
+    /// The one that is lent next: encoding one message after the other takes it and gives it back, and touches nothing else.
+    next: Cell<Option<BytesMut>>,
+    rest: RefCell<Vec<BytesMut>>,
 }
 
-impl Deref for Draft {
-    type Target = BytesMut;
-
-    fn deref(&self) -> &BytesMut {
-        &self.0
+impl Spare {
+    fn pop(&self) -> Option<BytesMut> {
+        self.next.take().or_else(|| self.rest.borrow_mut().pop())
     }
-}
 
-impl DerefMut for Draft {
-    fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.0
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
-        if buffer.capacity() <= MAX_CAPACITY {
-            buffer.clear();
-            let _ = DRAFT.try_with(|place| place.set(Some(buffer)));
+    fn push(&self, buffer: BytesMut) {
+        let Some(other) = self.next.replace(Some(buffer)) else {
+            return;
+        };
+        let mut rest = self.rest.borrow_mut();
+        if rest.len() < MAX_BUFFERS - 1 {
+            rest.push(other);
         }
     }
 }
@@ -56,16 +44,15 @@ pub(crate) struct Lent(BytesMut);
 /// Lends an empty buffer with room.
 pub(crate) fn lend() -> Lent {
     // Fails only while the thread ends.
-    let spare = SPARE
-        .try_with(|spare| spare.borrow_mut().pop())
-        .ok()
-        .flatten();
+    let spare = SPARE.try_with(Spare::pop).ok().flatten();
+    debug_assert!(spare.as_ref().is_none_or(BytesMut::is_empty));
     Lent(spare.unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY)))
 }
 
 impl Lent {
-    /// Ends the loan without giving the buffer back: an outbox keeps it, and what takes it from there [gives](put) it back.
-    pub(crate) fn keep(mut self) -> BytesMut {
+    /// Ends the loan without giving the buffer back: an outbox keeps it with what is in it, and what takes it from there
+    /// [gives](put) it back.
+    pub(crate) fn keep(&mut self) -> BytesMut {
         std::mem::take(&mut self.0)
     }
 }
@@ -96,12 +83,7 @@ pub(crate) fn put(mut buffer: BytesMut) {
         return;
     }
     buffer.clear();
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < MAX_BUFFERS {
-            spare.push(buffer);
-        }
-    });
+    let _ = SPARE.try_with(|spare| spare.push(buffer));
 }
 
 #[cfg(test)]
@@ -126,18 +108,11 @@ mod tests {
         });
         assert!(panicked.is_err());
         assert!(lend().is_empty());
-        let panicked = std::panic::catch_unwind(|| {
-            let mut buffer = draft();
-            buffer.extend_from_slice(b"secret");
-            panic!("expected in this test");
-        });
-        assert!(panicked.is_err());
-        assert!(draft().is_empty());
-
         (0..100).for_each(|_| put(BytesMut::with_capacity(64)));
         put(BytesMut::with_capacity(MAX_CAPACITY + 1));
-        let kept = SPARE.with(|spare| spare.borrow().len());
-        assert_eq!(kept, MAX_BUFFERS);
-        assert!(SPARE.with(|spare| spare.borrow().iter().all(|b| b.capacity() <= MAX_CAPACITY)));
+        let kept = std::iter::from_fn(|| SPARE.with(Spare::pop));
+        let capacities: Vec<usize> = kept.map(|buffer| buffer.capacity()).collect();
+        assert_eq!(capacities.len(), MAX_BUFFERS);
+        assert!(capacities.iter().all(|capacity| *capacity <= MAX_CAPACITY));
     }
 }

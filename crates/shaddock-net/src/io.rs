@@ -60,7 +60,17 @@ impl Io {
     }
 
     /// Finishes the TLS handshake, if there is one.
+    #[inline]
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_accepting() {
+            return self.poll_accept_tls(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Kept apart: every read asks [`poll_ready`](Self::poll_ready), and few find a handshake.
+    #[cold]
+    fn poll_accept_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Self::Accepting(accept) = self {
             let stream = ready!(Pin::new(accept.as_mut()).poll(cx))?;
             *self = Self::Tls(Box::new(stream));

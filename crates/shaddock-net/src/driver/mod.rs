@@ -65,6 +65,8 @@ enum Phase {
     Open {
         /// The next poll begins with writing: the last one put it off.
         flush_first: bool,
+        /// More than a quarter of its bound waited in the outbox at the last look.
+        is_above_mark: bool,
     },
     /// The session is closed; what is queued is being sent.
     Closing(Box<Closing>),
@@ -148,7 +150,10 @@ impl Driver {
             timer: None,
             permit,
             rate,
-            phase: Phase::Open { flush_first: false },
+            phase: Phase::Open {
+                flush_first: false,
+                is_above_mark: false,
+            },
             live,
             local,
         };
@@ -160,10 +165,12 @@ impl Driver {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
-        if let Phase::Open { flush_first } = self.phase {
+        if let Phase::Open { flush_first, .. } = self.phase {
             match self.move_bytes(cx, now, scratch, flush_first) {
-                Ok(flush_first) => {
-                    self.phase = Phase::Open { flush_first };
+                Ok(put_off) => {
+                    if let Phase::Open { flush_first, .. } = &mut self.phase {
+                        *flush_first = put_off;
+                    }
                     self.arm(cx, now, self.deadline());
                     return Poll::Pending;
                 }
@@ -264,9 +271,19 @@ impl Future for Driver {
         let this = self.get_mut();
         match &this.session {
             // The last poll ended without parking the outbox.
-            Some(_) if matches!(this.phase, Phase::Open { flush_first: true }) => {}
+            Some(_)
+                if matches!(
+                    this.phase,
+                    Phase::Open {
+                        flush_first: true,
+                        ..
+                    }
+                ) => {}
             // What is queued from here on is written at the end of this poll: no wake needed.
-            Some(session) => session.outbox().begin_poll(cx.waker()),
+            Some(session) => {
+                let is_above_mark = session.outbox().begin_poll(cx.waker());
+                this.note_outbox(is_above_mark);
+            }
             None => {}
         }
         let turn = clock::Turn::begin();

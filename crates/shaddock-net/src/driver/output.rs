@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{CloseReason, Drained, Flush, Next};
 use shaddock_protocol::Millis;
 
-use super::{Driver, input::Wire, lost};
+use super::{Driver, Phase, input::Wire, lost};
 use crate::{worker::Scratch, ws};
 
 /// Slices of one vectored write; more leave in the next one.
@@ -91,12 +91,34 @@ impl Driver {
         }
     }
 
-    /// Whether so much waits for the client that its further input should wait too.
+    /// Whether so much waits for the client that its further input should wait too. Asked before every package, so it takes no lock: see
+    /// [`look_at_outbox`](Self::look_at_outbox).
+    #[inline]
     pub(super) fn is_pressed(&self) -> bool {
         let own = |unsent: &Unsent| unsent.front.len() + unsent.back.len();
-        match &self.session {
-            Some(session) if session.outbox().is_above_mark() => true,
-            _ => self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN),
+        matches!(
+            self.phase,
+            Phase::Open {
+                is_above_mark: true,
+                ..
+            }
+        ) || self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN)
+    }
+
+    /// Notes whether much waits in the outbox: when a poll begins, when a message was served, and when something was written. What others
+    /// push meanwhile is seen at the next of these.
+    #[inline]
+    pub(super) fn look_at_outbox(&mut self) {
+        if let Some(session) = &self.session {
+            let is_above_mark = session.outbox().is_above_mark();
+            self.note_outbox(is_above_mark);
+        }
+    }
+
+    #[inline]
+    pub(super) fn note_outbox(&mut self, now_above_mark: bool) {
+        if let Phase::Open { is_above_mark, .. } = &mut self.phase {
+            *is_above_mark = now_above_mark;
         }
     }
 
@@ -155,6 +177,10 @@ impl Driver {
     ) -> Result<Flushed, CloseReason> {
         let written = self.local.stats.bytes_out.get();
         let flushed = self.flush(cx, now, scratch).map_err(lost)?;
+        match flushed {
+            Flushed::Blocked => self.look_at_outbox(),
+            Flushed::Everything | Flushed::Ended => self.note_outbox(false),
+        }
         if self.local.stats.bytes_out.get() != written {
             self.conn.touch(now);
         }

@@ -28,13 +28,18 @@ pub(super) struct Unread {
 impl Driver {
     /// Closes a connection whose client has been silent for too long, or has gone while its input waited.
     pub(super) fn check_silence(&mut self, now: Millis) -> Result<(), CloseReason> {
-        self.look_at_unread(now)?;
-        let Some(deadline) = self.conn.deadline() else {
-            return Ok(());
-        };
-        if now < deadline {
-            return Ok(());
+        if self.waiting.is_some() {
+            self.look_at_unread(now)?;
         }
+        match self.conn.deadline() {
+            Some(deadline) if now >= deadline => self.judge_silence(now),
+            _ => Ok(()),
+        }
+    }
+
+    /// A deadline of the protocol has passed.
+    #[cold]
+    fn judge_silence(&mut self, now: Millis) -> Result<(), CloseReason> {
         // It has said something, and the news has not come to this task yet.
         if self.session.is_some() && self.unread().is_none() && self.io.unread() > 0 {
             return Ok(());
@@ -96,7 +101,15 @@ impl Driver {
     }
 
     /// When to look again at the latest.
+    #[inline]
     pub(super) fn deadline(&self) -> Option<Millis> {
+        if self.waiting.is_none() && self.unsent.is_none() {
+            return self.conn.deadline();
+        }
+        self.any_deadline()
+    }
+
+    fn any_deadline(&self) -> Option<Millis> {
         let look = self.unread().map(|unread| unread.next_look);
         [self.conn.deadline(), look, self.slow_at()]
             .into_iter()

@@ -51,8 +51,9 @@ pub(super) struct Waiting {
 
 impl Driver {
     /// Whether no more input may be taken: the handshake is being judged, enough messages wait, or enough bytes wait for the client.
+    #[inline]
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.work, Work::Handshake(_)) || self.is_full() || self.is_pressed()
+        self.is_pressed() || matches!(self.work, Work::Handshake(_)) || self.is_full()
     }
 
     /// Whether enough messages wait for those before them.
@@ -118,6 +119,7 @@ impl Driver {
         if let Some(session) = &self.session {
             session.set_working(false);
         }
+        self.look_at_outbox();
         true
     }
 
@@ -177,6 +179,7 @@ impl Driver {
             session.set_working(true);
             self.work = Work::Handler(handler);
         }
+        self.look_at_outbox();
     }
 
     /// Gives a handshake to the application.
