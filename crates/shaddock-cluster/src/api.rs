@@ -50,13 +50,14 @@ pub struct RemoteCall {
 pub trait Node: Send + Sync + 'static {
     /// Runs the handler for a client message that a frontend forwarded, and answers with its result.
     ///
-    /// Called in the order in which one frontend sent the messages; what it returns may run at the same time.
+    /// Messages for routes that are known to be quick begin in the order in which one frontend sent them; what this returns may run at the same
+    /// time. The first ones of a route, and those of one that has blocked its thread, begin in tasks of their own.
     fn serve_request(
         self: Arc<Self>,
         request: ForwardedRequest,
     ) -> BoxFuture<'static, Result<Bytes, RemoteError>>;
 
-    /// Runs a remote.
+    /// Runs a remote. Calls begin as [messages](Self::serve_request) do.
     fn serve_call(
         self: Arc<Self>,
         call: RemoteCall,
@@ -153,8 +154,10 @@ pub struct JoinOptions {
     pub session_events: Interest,
     /// Takes part without being listed: it can call, but nobody routes to it. For tools of operators.
     pub hidden: bool,
-    /// Where the connection to the others is served. Default: where the server joins.
+    /// Where the connection to the others is served. Default: where [`background`](Self::background) work runs.
     pub connection: Option<Handle>,
+    /// Where the lease is kept and the list of servers is followed. Default: a thread of its own, which blocked code of the application does not stop.
+    pub background: Option<Handle>,
 }
 
 impl JoinOptions {
@@ -197,6 +200,14 @@ impl JoinOptions {
     #[must_use]
     pub fn connection_on(mut self, runtime: Handle) -> Self {
         self.connection = Some(runtime);
+        self
+    }
+
+    /// Does the cluster's own work on this runtime, and not on a thread of its own. For many servers in one process; while code blocks the threads
+    /// of that runtime, others may take this server for dead.
+    #[must_use]
+    pub fn background_on(mut self, runtime: Handle) -> Self {
+        self.background = Some(runtime);
         self
     }
 }
@@ -430,4 +441,8 @@ pub struct Status {
     pub suspects: usize,
     /// How often a server was suspected.
     pub suspected: u64,
+    /// Requests of others that were not run, because by the time their turn came their caller had given up.
+    pub too_late: u64,
+    /// Requests of others that were not run, because another frontend has come to own their user.
+    pub outdated: u64,
 }

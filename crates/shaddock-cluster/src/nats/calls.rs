@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::health::Health;
 use super::link::{Link, disconnected};
@@ -61,6 +61,8 @@ pub(crate) struct Calls {
     abandoned: AtomicUsize,
     /// In front of the number in reply subjects.
     answers: String,
+    /// Users in whose name this server acted, and who are another's as the called server says. At the bound one is not told; the next refusal tells.
+    refused: mpsc::Sender<Arc<str>>,
 }
 
 /// A call is in one table from its start to its end, so that an answer always finds what it ends.
@@ -157,6 +159,7 @@ impl Calls {
         health: Arc<Health>,
         fair_wait: Duration,
         answers: String,
+        refused: mpsc::Sender<Arc<str>>,
     ) -> Self {
         Self {
             link,
@@ -167,6 +170,7 @@ impl Calls {
             waiting: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             answers,
+            refused,
         }
     }
 
@@ -299,20 +303,28 @@ impl Calls {
         })
     }
 
-    /// Calls a server, or queues the call behind those that are on their way.
+    /// Calls a server, or queues the call behind those that are on their way. `user`: in whose name, if their claim has a number.
     pub(crate) fn call(
         self: &Arc<Self>,
         target: &Arc<Target>,
         payload: Bytes,
         limit: Limit,
+        user: Option<Arc<str>>,
     ) -> Reply {
         match self.start(target, payload, limit.timeout) {
             Err(error) => Reply::ready(Err(error)),
             Ok(asked) => Reply::from_future(Box::pin(async move {
-                match asked.answer().await {
-                    Some(answer) => wire::decode_answer(answer.into_payload()?),
-                    None => Err(limit.error()),
+                let calls = user.map(|user| (user, Arc::clone(&asked.guard.calls)));
+                let Some(answer) = asked.answer().await else {
+                    return Err(limit.error());
+                };
+                let result = wire::decode_answer(answer.into_payload()?);
+                if let (Err(error), Some((user, calls))) = (&result, calls)
+                    && error.kind() == RemoteErrorKind::Fenced
+                {
+                    let _ = calls.refused.try_send(user);
                 }
+                result
             })),
         }
     }

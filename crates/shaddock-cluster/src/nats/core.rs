@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use async_nats::Subject;
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use super::calls::{Calls, Target};
 use super::departing::Departing;
@@ -16,12 +17,14 @@ use super::detector::Rules;
 use super::health::Health;
 use super::interest::Interests;
 use super::link::Link;
+use super::pace::Paces;
 use super::request_id::RequestIds;
 use super::users::Users;
-use super::wire::{self, Response};
+use super::wire::{self, Response, Stamp};
 use super::{NatsConfig, encode, subject};
 use crate::clock;
 use crate::etcd::{Batches, Etcd, Lease};
+use crate::owners::{Moment, Number};
 use crate::reply::{ServingCount, guarded};
 use crate::{
     ClusterError, Context, JoinOptions, Members, Node, RemoteError, ServerId, ServerInfo, Unique,
@@ -49,6 +52,11 @@ pub(super) struct Core {
     plain_metadata: Bytes,
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
+    /// Names the clock of this life, which begins here.
+    clock: u64,
+    clock_from: Moment,
+    /// The type of this server as a number, for the numbers of claims.
+    scope: u32,
     pub(super) etcd: Etcd,
     pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
@@ -57,6 +65,10 @@ pub(super) struct Core {
     pub(super) interests: Interests,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
+    /// Requests that were not run because their caller had given up.
+    pub(super) too_late: AtomicU64,
+    /// Requests that were refused because another frontend owns their user.
+    pub(super) outdated: AtomicU64,
     /// The node was told that this server may not act for its users.
     pub(super) said_fenced: AtomicBool,
     pub(super) left: AtomicBool,
@@ -67,10 +79,13 @@ pub(super) struct Core {
     targets: ArcSwap<HashMap<ServerId, Arc<Target>>>,
     pub(super) departing: Departing,
     pub(super) request_ids: RequestIds,
+    /// How quick the handlers of this server are.
+    pub(super) paces: Paces,
 }
 
 /// The parts that are made before the rest.
 pub(super) struct Parts {
+    pub(super) home: Handle,
     pub(super) info: Arc<ServerInfo>,
     pub(super) options: JoinOptions,
     pub(super) start_number: u16,
@@ -83,6 +98,7 @@ pub(super) struct Parts {
     pub(super) users: Users,
     pub(super) departing: Departing,
     pub(super) own_subscriptions: usize,
+    pub(super) refused: mpsc::Sender<Arc<str>>,
 }
 
 impl Core {
@@ -99,13 +115,15 @@ impl Core {
             Arc::clone(&health),
             parts.config.push_timeout(),
             subject::answers(&parts.info, &token),
+            parts.refused,
         ));
+        let scope = scope(&parts.info.server_type);
         Self {
             info: parts.info,
             options: parts.options,
             start_number: parts.start_number,
             node: parts.node,
-            home: Handle::current(),
+            home: parts.home,
             config: parts.config,
             members,
             link: parts.link,
@@ -113,6 +131,9 @@ impl Core {
             health,
             plain_metadata,
             token,
+            clock: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).max(1),
+            clock_from: clock::now(),
+            scope,
             etcd: parts.etcd,
             batches: parts.batches,
             lease: parts.lease,
@@ -120,6 +141,8 @@ impl Core {
             interests: Interests::default(),
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
+            too_late: AtomicU64::new(0),
+            outdated: AtomicU64::new(0),
             said_fenced: AtomicBool::new(false),
             left: AtomicBool::new(false),
             entered: AtomicBool::new(false),
@@ -127,6 +150,7 @@ impl Core {
             targets: ArcSwap::default(),
             departing: parts.departing,
             request_ids: RequestIds::default(),
+            paces: Paces::default(),
         }
     }
 
@@ -235,6 +259,24 @@ impl Core {
         self.is_unique() && !self.lease.fence().is_open(clock::now())
     }
 
+    /// As [`is_fenced`](Self::is_fenced), for one who has read the clock.
+    pub(super) fn is_fenced_at(&self, now: Moment) -> bool {
+        self.is_unique() && !self.lease.fence().is_open(now)
+    }
+
+    /// What goes with a request to a server of ours that is made now, in the name of the user whose claim has this number.
+    pub(super) fn stamp(&self, now: Moment, claim: Option<Number>) -> Stamp {
+        let claim = claim.unwrap_or_default();
+        let sent = self.clock_from.until(now).as_micros();
+        Stamp {
+            clock: self.clock,
+            sent: u64::try_from(sent).unwrap_or(u64::MAX),
+            scope: self.scope,
+            revision: claim.revision,
+            era: claim.era,
+        }
+    }
+
     /// The metadata of a request. Most have nothing of their own and the same timeout: that text is made once.
     pub(super) fn metadata(&self, context: &Context, timeout: Duration) -> Bytes {
         if timeout == self.config.request_timeout && context.is_plain() {
@@ -263,6 +305,13 @@ impl Core {
             tracing::debug!(%error, "an answer was lost");
         }
     }
+}
+
+/// A server type as a number: FNV-1a, which all servers compute alike.
+fn scope(server_type: &str) -> u32 {
+    server_type.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// Whether a server understands this crate's own subjects.

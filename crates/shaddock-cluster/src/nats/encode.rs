@@ -3,10 +3,13 @@
 //! The bytes are those of [`wire::Request`](super::wire::Request) and [`wire::Response`](super::wire::Response), which the tests compare.
 
 use bytes::Bytes;
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::{encode_varint, encoded_len_varint, message};
 
-use super::wire::{MsgType, RpcType};
+use super::wire::{MsgType, RpcType, Stamp};
 use crate::RawSid;
+
+/// The number of the field with the stamp.
+const STAMP: u32 = 1000;
 
 /// A request, borrowed from its caller.
 pub(crate) struct RequestParts<'a> {
@@ -19,6 +22,8 @@ pub(crate) struct RequestParts<'a> {
     pub(crate) msg_type: MsgType,
     pub(crate) frontend: &'a str,
     pub(crate) metadata: &'a [u8],
+    /// For servers of ours.
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// A session as it travels.
@@ -115,7 +120,10 @@ impl RequestParts<'_> {
             + session.map_or(0, nested_len)
             + nested_len(msg)
             + bytes_len(self.frontend.as_bytes())
-            + bytes_len(self.metadata);
+            + bytes_len(self.metadata)
+            + self
+                .stamp
+                .map_or(0, |stamp| message::encoded_len(STAMP, &stamp));
         let mut out = Vec::with_capacity(whole);
         put_number(&mut out, 1, self.kind());
         if let (Some(session), Some(len)) = (&self.session, session) {
@@ -129,6 +137,9 @@ impl RequestParts<'_> {
         put_number(&mut out, 5, self.msg_type());
         put_bytes(&mut out, 4, self.frontend.as_bytes());
         put_bytes(&mut out, 5, self.metadata);
+        if let Some(stamp) = &self.stamp {
+            message::encode(STAMP, stamp, &mut out);
+        }
         out.into()
     }
 }
@@ -148,13 +159,21 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_messages() {
         let long_body = "x".repeat(300);
+        let stamp = Stamp {
+            clock: u64::MAX,
+            sent: 1_234_567_890,
+            scope: 7,
+            revision: 42,
+            era: 1_764_000_000_000,
+        };
         for (sid, uid, data) in [(0, "", ""), (7, "u42", "{\"a\":1}"), (i64::MAX, "ü", "{}")] {
             for (id, route, body) in [(0, "a.b.c", ""), (3, "game.room.join", &*long_body)] {
                 for (kind, msg_type) in [
                     (RpcType::Sys, MsgType::Notify),
                     (RpcType::User, MsgType::Request),
                 ] {
-                    for with_session in [false, true] {
+                    for (with_session, stamp) in [(false, None), (true, None), (true, Some(stamp))]
+                    {
                         let parts = RequestParts {
                             kind,
                             session: with_session.then(|| SessionParts {
@@ -168,6 +187,7 @@ mod tests {
                             msg_type,
                             frontend: uid,
                             metadata: b"{}",
+                            stamp,
                         };
                         let message = Request {
                             r#type: kind as i32,
@@ -185,6 +205,7 @@ mod tests {
                             }),
                             frontend_id: uid.to_owned(),
                             metadata: Bytes::from_static(b"{}"),
+                            stamp,
                         };
                         assert_eq!(parts.encode(), wire::encode(&message));
                     }

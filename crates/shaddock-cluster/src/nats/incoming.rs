@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::wire::{KickMsg, MsgType, Request, RpcType, Session};
+use super::wire::{KickMsg, MsgType, Request, RpcType, Session, Stamp};
 use crate::context::is_json_object;
 use crate::{
     Context, ForwardedRequest, ForwardedSession, RawSid, RemoteCall, RemoteError, ServerId,
@@ -37,12 +37,18 @@ pub(crate) enum SysAnswer {
     Kicked,
 }
 
-/// Reads a request. `frontend`: whether this server has sessions of its own.
-pub(crate) fn read(payload: Bytes, frontend: bool) -> Incoming {
-    let request = match Request::decode(payload) {
-        Ok(request) => request,
-        Err(error) => return Incoming::Unreadable(error.to_string()),
-    };
+/// Reads a request. `frontend`: whether this server has sessions of its own. A sender that is none of ours has stamped nothing.
+pub(crate) fn read(payload: Bytes, frontend: bool) -> (Stamp, Incoming) {
+    match Request::decode(payload) {
+        Ok(request) => (
+            request.stamp.unwrap_or_default(),
+            incoming(request, frontend),
+        ),
+        Err(error) => (Stamp::default(), Incoming::Unreadable(error.to_string())),
+    }
+}
+
+fn incoming(request: Request, frontend: bool) -> Incoming {
     let Some(msg) = request.msg else {
         return Incoming::Unreadable("no msg in the request".to_owned());
     };
@@ -177,6 +183,10 @@ fn session_operation(short: &str, argument: Bytes, context: Context) -> Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(payload: Bytes, frontend: bool) -> Incoming {
+        super::read(payload, frontend).1
+    }
     use crate::vectors::{hex, vectors};
 
     fn refusal(incoming: Incoming) -> RemoteError {

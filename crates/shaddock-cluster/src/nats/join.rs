@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::Subscriber;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{CAPABILITIES, Core, Parts};
@@ -13,6 +13,7 @@ use super::departing::{self, Departing};
 pub(super) use super::link::LinkState;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
+use super::thread::Thread;
 use super::users::{self, Users};
 use super::{NatsConfig, events, health, owners, serve, subject, wire};
 use crate::clock;
@@ -22,11 +23,40 @@ use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 /// How long a server that is listed under the same id may take to show that it lives.
 const SAME_ID: Duration = Duration::from_millis(500);
 
+/// Joins, on the thread on which this server's own work is done from then on.
 pub(super) async fn join(
+    config: Arc<NatsConfig>,
+    info: ServerInfo,
+    options: JoinOptions,
+    node: Arc<dyn Node>,
+) -> Result<Arc<dyn Membership>, ClusterError> {
+    let home = Handle::current();
+    let thread = Thread::start(options.background.clone())?;
+    let own = thread.handle().clone();
+    let joining = own.spawn(enter(config, info, options, node, home, thread));
+    // If nobody waits any more it ends, and what was begun is undone.
+    let end = AbortOnDrop(joining.abort_handle());
+    let joined = joining.await;
+    drop(end);
+    joined.unwrap_or(Err(ClusterError::Left))
+}
+
+/// A task that ends with this value.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn enter(
     config: Arc<NatsConfig>,
     mut info: ServerInfo,
     options: JoinOptions,
     node: Arc<dyn Node>,
+    home: Handle,
+    thread: Thread,
 ) -> Result<Arc<dyn Membership>, ClusterError> {
     for flag in CAPABILITIES {
         info.announce(flag);
@@ -54,7 +84,9 @@ pub(super) async fn join(
     let (users, user_streams) = Users::new(Arc::clone(&info));
     let (batches, waiting) = Batches::new();
     let (departing, doubts) = Departing::new();
+    let (refused, moved) = mpsc::channel(owners::REFUSALS);
     let parts = Parts {
+        home,
         info,
         options,
         start_number,
@@ -67,6 +99,7 @@ pub(super) async fn join(
         users,
         departing,
         own_subscriptions: subjects.count(),
+        refused,
     };
     let core = Arc::new(Core::new(parts, token));
     let mut tasks = Tasks::default();
@@ -89,8 +122,9 @@ pub(super) async fn join(
     if core.is_unique() {
         tasks.spawn(owners::guard(Arc::clone(&core), link_state));
         tasks.spawn(owners::notices(Arc::clone(&core)));
+        tasks.spawn(owners::look_after_refused(Arc::clone(&core), moved));
     }
-    Ok(Arc::new(NatsMember::new(core, tasks, requests)))
+    Ok(Arc::new(NatsMember::new(core, tasks, requests, thread)))
 }
 
 /// Connects from the runtime where the connection shall be served.

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use super::core::{Core, is_shaddock};
 use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
+use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
 use super::{delivery, events, ops, subject, users};
+use crate::clock;
 use crate::reply::Limit;
 use crate::{
     BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
@@ -24,25 +26,38 @@ pub(super) struct NatsMember {
     tasks: Tasks,
     /// Takes requests of others, until that was ended.
     requests: Mutex<Option<Requests>>,
+    /// Where the tasks run.
+    _thread: Thread,
 }
 
 impl NatsMember {
-    pub(super) fn new(core: Arc<Core>, tasks: Tasks, requests: Requests) -> Self {
+    pub(super) fn new(core: Arc<Core>, tasks: Tasks, requests: Requests, thread: Thread) -> Self {
         Self {
             core,
             tasks,
             requests: Mutex::new(Some(requests)),
+            _thread: thread,
         }
     }
 
-    fn send(&self, to: &ServerInfo, payload: Bytes, route: Arc<str>, timeout: Duration) -> Reply {
+    /// `user`: whom the request is from, if the number of their claim goes with it.
+    fn send(
+        &self,
+        to: &ServerInfo,
+        payload: Bytes,
+        route: Arc<str>,
+        timeout: Duration,
+        user: Option<Arc<str>>,
+    ) -> Reply {
         let limit = Limit {
             timeout,
             route,
             caller: self.core.info.id.clone(),
             target: to.id.clone(),
         };
-        self.core.calls.call(&self.core.target(to), payload, limit)
+        self.core
+            .calls
+            .call(&self.core.target(to), payload, limit, user)
     }
 
     fn timeout(&self, context: &Context) -> Duration {
@@ -143,11 +158,16 @@ impl Membership for NatsMember {
     }
 
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {
-        if request.session.uid.is_some() && self.is_fenced() {
+        let now = clock::now();
+        let user = request.session.uid.as_ref();
+        if user.is_some() && self.core.is_fenced_at(now) {
             return Reply::ready(Err(RemoteError::fenced()));
         }
+        let user = user.filter(|_| self.core.is_unique());
+        let claim = user.and_then(|uid| self.core.users.claim(uid));
         let timeout = self.timeout(&request.context);
-        let metadata = if is_shaddock(to) {
+        let is_ours = is_shaddock(to);
+        let metadata = if is_ours {
             self.core.metadata(&request.context, timeout)
         } else {
             let context = self.core.request_ids.context(&request);
@@ -171,8 +191,10 @@ impl Membership for NatsMember {
             msg_type: kind,
             frontend: self.frontend_id(),
             metadata: &metadata,
+            stamp: is_ours.then(|| self.core.stamp(now, claim)),
         };
-        self.send(to, payload.encode(), request.route, timeout)
+        let user = claim.and(user).cloned();
+        self.send(to, payload.encode(), request.route, timeout, user)
     }
 
     fn call(&self, to: &ServerInfo, call: RemoteCall) -> Reply {
@@ -186,8 +208,9 @@ impl Membership for NatsMember {
             msg_type: MsgType::Request,
             frontend: self.frontend_id(),
             metadata: &self.core.metadata(&call.context, timeout),
+            stamp: is_shaddock(to).then(|| self.core.stamp(clock::now(), None)),
         };
-        self.send(to, payload.encode(), call.route, timeout)
+        self.send(to, payload.encode(), call.route, timeout, None)
     }
 
     fn session_op(
@@ -354,6 +377,8 @@ impl Membership for NatsMember {
             expired: self.core.link.expired(),
             suspects: self.core.members.suspects().len(),
             suspected: self.core.health.suspected(),
+            too_late: self.core.too_late.load(Ordering::Relaxed),
+            outdated: self.core.outdated.load(Ordering::Relaxed),
         }
     }
 

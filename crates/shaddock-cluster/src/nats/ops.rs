@@ -9,11 +9,13 @@ use bytes::Bytes;
 use super::calls::Answer;
 use super::core::{Core, is_shaddock};
 use super::incoming::session_of;
-use super::serve::{Turn, decode, decode_or_log, is_busy, run};
+use super::lateness::Clocks;
+use super::serve::{Turn, decode, decode_or_log, is_busy, run, time_left, too_late};
 use super::wire::{
     self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session,
 };
 use super::{owners, subject};
+use crate::clock;
 use crate::reply::{Limit, guarded};
 use crate::{
     BoxFuture, Context, ForwardedSession, RawSid, RemoteError, RemoteErrorKind, Reply, ServerId,
@@ -59,6 +61,7 @@ pub(super) fn send(
 /// Asks a shaddock frontend.
 fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -> Answering {
     core.info.id.as_str().clone_into(&mut op.from);
+    op.stamp = Some(core.stamp(clock::now(), None));
     let kind = op.kind;
     let frontend_id = frontend.id.clone();
     let limit = Limit {
@@ -381,6 +384,7 @@ fn call_pitaya(
             String::new()
         },
         metadata: context.to_json(&core.info, timeout),
+        stamp: None,
     };
     let limit = Limit {
         timeout,
@@ -389,11 +393,11 @@ fn call_pitaya(
         target: to.id.clone(),
     };
     core.calls
-        .call(&core.target(to), wire::encode(&request), limit)
+        .call(&core.target(to), wire::encode(&request), limit, None)
 }
 
 /// Serves an operation that came.
-pub(super) fn received(core: &Arc<Core>, message: Message) {
+pub(super) fn received(core: &Arc<Core>, message: Message, clocks: &mut Clocks) {
     let Some(op) = decode_or_log::<Op>(&message) else {
         return;
     };
@@ -417,22 +421,24 @@ pub(super) fn received(core: &Arc<Core>, message: Message) {
         return;
     }
     let timeout = Duration::from_millis(op.timeout_ms);
+    let stamp = op.stamp.unwrap_or_default();
+    let Some(left) = time_left(clocks, &stamp, timeout, clock::now()) else {
+        return too_late(core, reply);
+    };
     match from_wire(op) {
         Err(error) => core.answer(reply, &Err(error)),
         Ok(op) => {
-            let operation = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op)));
-            let operation = operation.map(|operation| -> BoxFuture<'static, _> {
-                Box::pin(async move { Ok(wire::encode(&to_wire_answer(operation.await?))) })
-            });
-            // Almost all are done at once, and then in order.
-            run(
-                core,
-                reply,
-                timeout,
-                operation,
-                &mut Turn::start(),
-                |data| data,
-            );
+            let node = Arc::clone(&core.node);
+            let operation = move || {
+                let operation = guarded("session_op", || Some(node.session_op(op)))?;
+                let work: BoxFuture<'static, _> =
+                    Box::pin(async move { Ok(wire::encode(&to_wire_answer(operation.await?))) });
+                Some(work)
+            };
+            // Almost all are done at once, and then in order. Only a bind asks the application, which may take its time.
+            let route = (kind == OpKind::Bind).then(|| Arc::from("shaddock.bind"));
+            let turn = &mut Turn::start();
+            run(core, (reply, left, route), turn, operation, |data| data);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::{Subject, Subscriber};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::core::{Core, is_shaddock};
@@ -34,6 +34,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const BATCH: usize = 128;
 /// Transactions that read claims at the same time.
 const READS: usize = 8;
+
+/// Users who are another's, as a server has said, and are not looked at yet.
+pub(super) const REFUSALS: usize = 1024;
 
 /// Nothing can be claimed now.
 const NO_LEASE: EtcdError = EtcdError::Odd("this server has no lease");
@@ -602,6 +605,22 @@ async fn audit(core: &Arc<Core>) {
     }
     if let Err(error) = check_claims(core, lease, missing).await {
         tracing::debug!(%error, "the claims cannot be looked after now");
+    }
+}
+
+/// Looks at etcd for users in whose name this frontend was refused to act: they are another's, and their sessions here are closed. For ever.
+pub(super) async fn look_after_refused(core: Arc<Core>, mut refused: mpsc::Receiver<Arc<str>>) {
+    while let Some(uid) = refused.recv().await {
+        let Some(number) = core.users.claim(&uid) else {
+            continue;
+        };
+        tracing::debug!(
+            uid = &*uid,
+            "a request of a user was refused: another frontend owns them"
+        );
+        if let Err(error) = check_claims(&core, core.lease.state(), vec![(uid, number)]).await {
+            tracing::debug!(%error, "who owns a user cannot be read");
+        }
     }
 }
 

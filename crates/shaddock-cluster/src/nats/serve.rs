@@ -1,21 +1,26 @@
 //! Requests of other servers, run and answered.
 
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::calls::Answer;
+use super::calls;
 use super::core::Core;
 use super::incoming::{Incoming, SysAnswer, read};
-use super::wire::{self, BUSY, KickAnswer, Response};
+use super::lateness::Clocks;
+use super::wire::{self, BUSY, KickAnswer, MOVED, Response, Stamp};
 use super::{delivery, ops, subject};
+use crate::clock;
+use crate::owners::{Moment, Seen};
 use crate::reply::{guarded, panicked};
 use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
 
@@ -25,19 +30,23 @@ pub(super) async fn requests(
     mut subscription: Subscriber,
     mut stop: oneshot::Receiver<()>,
 ) {
-    let mut turn = Turn::start();
+    let mut reader = Reader {
+        turn: Turn::start(),
+        clocks: Clocks::default(),
+        seen: Seen::default(),
+    };
     loop {
         if let Some(message) = subscription.next().now_or_never() {
             let Some(message) = message else { return };
-            request(&core, message, &mut turn);
+            request(&core, message, &mut reader);
             continue;
         }
         tokio::select! {
             biased;
             message = subscription.next() => {
                 let Some(message) = message else { return };
-                turn = Turn::start();
-                request(&core, message, &mut turn);
+                reader.turn = Turn::start();
+                request(&core, message, &mut reader);
             }
             _ = &mut stop => break,
         }
@@ -45,9 +54,49 @@ pub(super) async fn requests(
     // Who calls now is told by NATS that nobody listens; what NATS has passed on before is served.
     if subscription.drain().await.is_ok() {
         while let Some(message) = subscription.next().await {
-            request(&core, message, &mut Turn::start());
+            reader.turn = Turn::start();
+            request(&core, message, &mut reader);
         }
     }
+}
+
+/// What the task that reads requests knows beside the core. Only that task has it, so it takes no lock.
+struct Reader {
+    turn: Turn,
+    clocks: Clocks,
+    seen: Seen,
+}
+
+impl Reader {
+    /// How long the caller of a request still waits, or nothing if it has given up.
+    fn left(&mut self, stamp: &Stamp, timeout: Duration, now: Moment) -> Option<Duration> {
+        time_left(&mut self.clocks, stamp, timeout, now)
+    }
+
+    /// Whether a request may be run in the name of its user.
+    fn admits(&mut self, stamp: &Stamp, uid: Option<&str>, now: Moment) -> bool {
+        match (uid, stamp.claim()) {
+            (Some(uid), Some(number)) => self.seen.admits(stamp.scope, uid, number, now),
+            _ => true,
+        }
+    }
+}
+
+/// How long the caller of what came still waits. Of a sender that says nothing of its clock, it is as if it had just sent.
+pub(super) fn time_left(
+    clocks: &mut Clocks,
+    stamp: &Stamp,
+    timeout: Duration,
+    now: Moment,
+) -> Option<Duration> {
+    if stamp.clock == 0 {
+        return Some(timeout);
+    }
+    let delay = clocks.delay(stamp.clock, stamp.sent, now);
+    if delay.is_zero() {
+        return Some(timeout);
+    }
+    timeout.checked_sub(delay).filter(|left| !left.is_zero())
 }
 
 /// How long handlers may run in the task that reads requests, before others get tasks of their own.
@@ -56,38 +105,63 @@ const TURN: Duration = Duration::from_micros(200);
 /// The time since the reader last waited. A handler that is done at once needs no task; but handlers that compute must not
 /// wait for each other while there are idle cores.
 pub(super) struct Turn {
-    began: Instant,
+    began: Moment,
     is_over: bool,
 }
 
 impl Turn {
     pub(super) fn start() -> Self {
         Self {
-            began: Instant::now(),
+            began: clock::now(),
             is_over: false,
         }
     }
 
-    /// Polls work once, if there is time.
-    fn poll<T>(&mut self, work: &mut BoxFuture<'static, T>) -> Poll<std::thread::Result<T>> {
-        if self.is_over {
-            return Poll::Pending;
-        }
-        // If it is not done, its own task polls it again, which is when it learns whom to wake.
-        let mut context = std::task::Context::from_waker(Waker::noop());
-        let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context)));
-        self.is_over = self.began.elapsed() >= TURN;
-        match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
-            Err(panic) => Poll::Ready(Err(panic)),
-        }
+    /// Makes work and polls it once. Also says how long that took. If it is not done, its own task polls it again, which is when it learns whom to
+    /// wake.
+    fn begin(
+        &mut self,
+        home: &Handle,
+        make: impl FnOnce() -> Option<Working>,
+    ) -> (Begun, Duration) {
+        let before = clock::now();
+        let first_poll = || {
+            // What it spawns and what it waits for belongs there and not to the thread of the connection.
+            let _home = home.enter();
+            let mut work = make()?;
+            let mut context = std::task::Context::from_waker(Waker::noop());
+            Some(match work.as_mut().poll(&mut context) {
+                Poll::Pending => Begun::Waits(work),
+                Poll::Ready(result) => Begun::Done(result),
+            })
+        };
+        let polled = catch_unwind(AssertUnwindSafe(first_poll));
+        let after = clock::now();
+        self.is_over = self.began.until(after) >= TURN;
+        let polled = polled.ok().flatten();
+        (polled.unwrap_or_else(Begun::panicked), before.until(after))
+    }
+}
+
+type Answer = Result<Bytes, RemoteError>;
+type Working = BoxFuture<'static, Answer>;
+
+/// What came of the first poll.
+enum Begun {
+    Done(Answer),
+    Waits(Working),
+}
+
+impl Begun {
+    fn panicked() -> Self {
+        Self::Done(Err(panicked()))
     }
 }
 
 /// Reads what only shaddock servers send: deliveries, session operations, and answers. In the order in which it came.
 pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
     let prefix = subject::own_all(&core.info).len() - 1;
+    let mut clocks = Clocks::default();
     while let Some(message) = subscription.next().await {
         let subject = message.subject.clone();
         let what = subject.as_str().get(prefix..).unwrap_or_default();
@@ -99,7 +173,7 @@ pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
                     room.await;
                 }
             }
-            subject::OPERATION => ops::received(&core, message),
+            subject::OPERATION => ops::received(&core, message, &mut clocks),
             answer => answered(&core, answer, message),
         }
     }
@@ -118,31 +192,41 @@ fn answered(core: &Core, what: &str, message: Message) {
         return;
     };
     let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
-        Answer::NoResponder
+        calls::Answer::NoResponder
     } else {
-        Answer::Payload(message.payload)
+        calls::Answer::Payload(message.payload)
     };
     core.calls.answer(number, answer);
 }
 
-fn request(core: &Arc<Core>, message: Message, turn: &mut Turn) {
+fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
     let reply = message.reply;
     if is_busy(core) {
         core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));
         return;
     }
     let default = core.config.request_timeout;
-    match read(message.payload, core.info.frontend) {
+    let now = clock::now();
+    let node = Arc::clone(&core.node);
+    let (stamp, incoming) = read(message.payload, core.info.frontend);
+    match incoming {
         Incoming::Unreadable(reason) => {
             tracing::warn!(reason, "a request that cannot be read was dropped");
         }
         Incoming::Refused(error) => core.answer(reply, &Err(error)),
         Incoming::Handler(request) => {
-            let notify = request.id.is_none();
             let timeout = request.context.timeout().unwrap_or(default);
-            let handler = guarded("serve_request", || {
-                Some(Arc::clone(&core.node).serve_request(request))
-            });
+            let Some(left) = reader.left(&stamp, timeout, now) else {
+                return too_late(core, reply);
+            };
+            if !reader.admits(&stamp, request.session.uid.as_deref(), now) {
+                core.outdated.fetch_add(1, Ordering::Relaxed);
+                core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, MOVED)));
+                return;
+            }
+            let notify = request.id.is_none();
+            let route = Some(Arc::clone(&request.route));
+            let handler = move || guarded("serve_request", || Some(node.serve_request(request)));
             let done = move |body| {
                 if notify {
                     Bytes::from_static(b"ack")
@@ -150,14 +234,22 @@ fn request(core: &Arc<Core>, message: Message, turn: &mut Turn) {
                     body
                 }
             };
-            run(core, reply, timeout, handler, turn, done);
+            run(core, (reply, left, route), &mut reader.turn, handler, done);
         }
         Incoming::Remote(call) => {
             let timeout = call.context.timeout().unwrap_or(default);
-            let remote = guarded("serve_call", || {
-                Some(Arc::clone(&core.node).serve_call(call))
-            });
-            run(core, reply, timeout, remote, turn, |body| body);
+            let Some(left) = reader.left(&stamp, timeout, now) else {
+                return too_late(core, reply);
+            };
+            let route = Some(Arc::clone(&call.route));
+            let remote = move || guarded("serve_call", || Some(node.serve_call(call)));
+            run(
+                core,
+                (reply, left, route),
+                &mut reader.turn,
+                remote,
+                |body| body,
+            );
         }
         Incoming::Session {
             op,
@@ -165,14 +257,25 @@ fn request(core: &Arc<Core>, message: Message, turn: &mut Turn) {
             answer,
         } => {
             let timeout = context.timeout().unwrap_or(default);
-            let node = Arc::clone(&core.node);
-            let operation = guarded("session_op", || Some(pitaya_op(node, op)));
-            let operation = operation.map(|operation| -> BoxFuture<'static, _> {
-                Box::pin(async move { sys_answer(answer, &operation.await?) })
-            });
-            run(core, reply, timeout, operation, turn, |body| body);
+            let operation = move || {
+                let operation = guarded("session_op", || Some(pitaya_op(node, op)))?;
+                let work: Working = Box::pin(async move { sys_answer(answer, &operation.await?) });
+                Some(work)
+            };
+            let turn = &mut reader.turn;
+            run(core, (reply, timeout, None), turn, operation, |body| body);
         }
     }
+}
+
+/// The caller has given up: it is not run, and should the caller wait after all, it is told.
+pub(super) fn too_late(core: &Core, reply: Option<Subject>) {
+    core.too_late.fetch_add(1, Ordering::Relaxed);
+    core.answer(reply, &Err(late()));
+}
+
+fn late() -> RemoteError {
+    RemoteError::new(code::INTERNAL, "rpc client: request timeout")
 }
 
 /// Whether too much is being served already; counts the refusal.
@@ -221,40 +324,71 @@ fn sys_answer(form: SysAnswer, answer: &SessionAnswer) -> Result<Bytes, RemoteEr
     }
 }
 
-/// Runs a handler or remote within its caller's deadline, and answers: at once if it is done at once and there is time, or
-/// in a task of its own.
+/// Runs a handler or remote within its caller's deadline, and answers: at once if its route is known to be quick and there is time, or
+/// in a task of its own. Session operations have no route: they are quick.
 pub(super) fn run(
     core: &Arc<Core>,
-    reply: Option<Subject>,
-    timeout: Duration,
-    work: Option<BoxFuture<'static, Result<Bytes, RemoteError>>>,
+    (reply, left, route): (Option<Subject>, Duration, Option<Arc<str>>),
     turn: &mut Turn,
+    make: impl FnOnce() -> Option<Working> + Send + 'static,
     done: impl FnOnce(Bytes) -> Bytes + Send + 'static,
 ) {
-    let Some(mut work) = work else {
-        core.answer(reply, &Err(panicked()));
-        return;
-    };
     let serving = core.serving.enter();
-    if let Poll::Ready(result) = turn.poll(&mut work) {
-        let result = result.unwrap_or_else(|_panic| Err(panicked()));
-        core.answer(reply, &result.map(done));
-        return;
-    }
+    let pace = route.as_deref().and_then(|route| core.paces.find(route));
+    let is_quick = route.is_none() || pace.as_ref().is_some_and(|pace| pace.is_quick());
+    let work = if is_quick && !turn.is_over {
+        let (begun, took) = turn.begin(&core.home, make);
+        if let Some(pace) = pace {
+            pace.took(took);
+        }
+        match begun {
+            Begun::Done(result) => return core.answer(reply, &result.map(done)),
+            Begun::Waits(work) => work,
+        }
+    } else {
+        Box::pin(begins_late(Arc::clone(core), route, make))
+    };
     let core = Arc::clone(core);
+    let until = tokio::time::Instant::now() + left;
     core.home.clone().spawn(async move {
-        let result =
-            match tokio::time::timeout(timeout, AssertUnwindSafe(work).catch_unwind()).await {
-                Ok(Ok(result)) => result.map(done),
-                Ok(Err(_panic)) => Err(panicked()),
-                Err(_late) => Err(RemoteError::new(
-                    code::INTERNAL,
-                    "rpc client: request timeout",
-                )),
-            };
+        // It may have waited for a thread.
+        if !is_quick && tokio::time::Instant::now() >= until {
+            return too_late(&core, reply);
+        }
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let result = match tokio::time::timeout_at(until, work).await {
+            Ok(Ok(result)) => result.map(done),
+            Ok(Err(_panic)) => Err(panicked()),
+            Err(_late) => Err(late()),
+        };
         core.answer(reply, &result);
         drop(serving);
     });
+}
+
+/// Work that begins in a task of its own. How long its first poll takes says where the next one of its route may begin.
+async fn begins_late(
+    core: Arc<Core>,
+    route: Option<Arc<str>>,
+    make: impl FnOnce() -> Option<Working> + Send,
+) -> Answer {
+    let before = clock::now();
+    let Some(mut work) = make() else {
+        return Err(panicked());
+    };
+    let mut first = route;
+    poll_fn(move |task| {
+        let polled = work.as_mut().poll(task);
+        if let Some(route) = first.take() {
+            // Whoever asks for what is not there is not to fill the table.
+            let is_there = |error: &RemoteError| error.code() != code::NOT_FOUND;
+            if !matches!(&polled, Poll::Ready(Err(error)) if !is_there(error)) {
+                core.paces.learn(&route, before.until(clock::now()));
+            }
+        }
+        polled
+    })
+    .await
 }
 
 /// Reads an answer of one of our own calls.

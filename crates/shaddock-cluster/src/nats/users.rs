@@ -400,6 +400,6 @@ fn kicked(core: &Core, message: &async_nats::Message) {
         reason: Some("kick".into()),
     };
     if let Some(operation) = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op))) {
-        tokio::spawn(operation);
+        core.home.spawn(operation);
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use prost::{Enumeration, Message};
 
+use crate::owners::Number;
 use crate::{RemoteError, RemoteErrorKind, code};
 
 /// Who a request is for.
@@ -66,6 +67,38 @@ pub(crate) struct Request {
     pub(crate) frontend_id: String,
     #[prost(bytes = "bytes", tag = "5")]
     pub(crate) metadata: Bytes,
+    /// Not in Pitaya, which skips it.
+    #[prost(message, optional, tag = "1000")]
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// When a request was made, and under which claim: what servers of ours tell each other with it.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Stamp {
+    /// The clock of the sender's life; 0 for a stamp that says nothing of the time.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) clock: u64,
+    /// The time on that clock, in microseconds.
+    #[prost(uint64, tag = "2")]
+    pub(crate) sent: u64,
+    /// The type of the sending frontend, as a number: claims of two types are compared with each other never.
+    #[prost(fixed32, tag = "3")]
+    pub(crate) scope: u32,
+    /// The number of the claim on the user in whose name the request is. 0 where sessions are not unique.
+    #[prost(int64, tag = "4")]
+    pub(crate) revision: i64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) era: u64,
+}
+
+impl Stamp {
+    /// The number of the claim, if there is one.
+    pub(crate) fn claim(&self) -> Option<Number> {
+        (self.revision != 0).then_some(Number {
+            era: self.era,
+            revision: self.revision,
+        })
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -193,6 +226,8 @@ pub(crate) struct Op {
     /// Of the same: the lease that the claim hangs on. Another life of the server says nothing.
     #[prost(int64, tag = "11")]
     pub(crate) lease: i64,
+    #[prost(message, optional, tag = "12")]
+    pub(crate) stamp: Option<Stamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -277,12 +312,11 @@ impl From<&RemoteError> for Error {
 impl From<Error> for RemoteError {
     fn from(error: Error) -> Self {
         let metadata: BTreeMap<_, _> = error.metadata.into_iter().collect();
-        // Only the serving side of the cluster itself says this, before anything was started.
-        let busy = error.code == code::UNAVAILABLE && error.msg == BUSY;
-        let kind = if busy {
-            RemoteErrorKind::Busy
-        } else {
-            RemoteErrorKind::Remote
+        // Only the serving side of the cluster itself says these, before anything was started.
+        let kind = match (&*error.code, &*error.msg) {
+            (code::UNAVAILABLE, BUSY) => RemoteErrorKind::Busy,
+            (code::UNAVAILABLE, MOVED) => RemoteErrorKind::Fenced,
+            _ => RemoteErrorKind::Remote,
         };
         RemoteError::of(kind, error.code, error.msg).with_metadata(metadata)
     }
@@ -290,6 +324,8 @@ impl From<Error> for RemoteError {
 
 /// The text of a server that has too much to do.
 pub(crate) const BUSY: &str = "server busy";
+/// The text of a server that has heard of the user from a frontend that owns them since.
+pub(crate) const MOVED: &str = "another frontend owns this user now";
 
 impl Response {
     pub(crate) fn of(result: &Result<Bytes, RemoteError>) -> Self {

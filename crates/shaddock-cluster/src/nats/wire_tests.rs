@@ -74,6 +74,7 @@ fn request(f: &Value) -> Request {
         msg: f.get("msg").map(msg),
         frontend_id: text(f, "frontendID"),
         metadata: bytes(f, "metadata"),
+        stamp: None,
     }
 }
 

@@ -23,6 +23,10 @@
 //! the clock, at each use. Nothing has to run for a frontend to become fenced, so a process that was stopped is fenced when it awakes.
 //! After its lease was lost, a frontend stays fenced until it has read every claim and written those again that nobody else has ([`verdict`]).
 //!
+//! **Who acts in a user's name shows the number.** A frontend forwards a request of a user with the number of its claim, and a server that has seen a
+//! larger one refuses it ([`Seen`]): so a request that was accepted just before its frontend lost the user, and arrives when the next owner has begun,
+//! is not run. The frontend that is refused looks at etcd at once.
+//!
 //! **One life for one id**: a server enters by a transaction on `<prefix>shaddock/ids/<id>`, for all types, and every write of its key in the
 //! list has the same condition ([`entry`]).
 //!
@@ -42,6 +46,8 @@
 mod fence;
 mod seats;
 #[cfg(feature = "nats")]
+mod seen;
+#[cfg(feature = "nats")]
 mod table;
 #[cfg(feature = "nats")]
 mod takeover;
@@ -52,6 +58,8 @@ mod model;
 #[cfg(feature = "nats")]
 pub(crate) use fence::{Fence, Moment, counts_for};
 pub(crate) use seats::{Hold, Seats};
+#[cfg(feature = "nats")]
+pub(crate) use seen::Seen;
 #[cfg(feature = "nats")]
 pub(crate) use table::{Asked, Asks, Table};
 #[cfg(feature = "nats")]

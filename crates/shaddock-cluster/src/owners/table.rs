@@ -137,7 +137,8 @@ impl<X> Table<X> {
         let Some(user) = self.users.get_mut(uid) else {
             return false;
         };
-        user.claim = Some(number);
+        // Of two writes the later one counts, whichever answer comes first.
+        user.claim = Some(number.max(user.claim.unwrap_or_default()));
         true
     }
 

@@ -6,6 +6,7 @@ mod away;
 mod cut_off;
 mod deaths;
 mod hung;
+mod late;
 mod leaving;
 mod overload;
 mod peers;

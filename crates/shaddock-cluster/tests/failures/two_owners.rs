@@ -168,7 +168,8 @@ fn a_frontend_that_was_stopped_does_nothing_before_it_has_looked() {
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);
     let config = backing.config();
     let first = own.block_on(async {
-        let first = join_with(&config, "front-1", "connector", options()).await;
+        let here = options().background_on(tokio::runtime::Handle::current());
+        let first = join_with(&config, "front-1", "connector", here).await;
         first.open(1);
         first.bind(1, "u").await.unwrap();
         first

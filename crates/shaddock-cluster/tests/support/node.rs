@@ -13,9 +13,13 @@ use shaddock_cluster::{
     RemoteError, ServerId, ServerInfo, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };
 
+pub type Block = (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+
 #[derive(Default)]
 pub struct TestNode {
     pub state: Mutex<State>,
+    /// What the handler "block" tells, and what it waits for with its thread.
+    pub block: Mutex<Option<Block>>,
     /// Weak, so that a crash is the end of it.
     membership: OnceLock<Weak<dyn Membership>>,
 }
@@ -359,6 +363,14 @@ impl TestNode {
                 .with("b", "2")),
             "panic" => panic!("as asked"),
             "never" => std::future::pending().await,
+            "block" => {
+                let block = self.block.lock().unwrap().take();
+                if let Some((began, until)) = block {
+                    began.send(()).unwrap();
+                    until.recv().unwrap();
+                }
+                Ok(body)
+            }
             "slow" => {
                 tokio::time::sleep(Duration::from_millis(
                     String::from_utf8_lossy(&body).parse().unwrap(),

@@ -374,6 +374,16 @@ impl Page<'_, '_> {
             "Messages to other servers that waited for too long and were not sent",
             each(|status| status.expired),
         )?;
+        self.counters(
+            "cluster_too_late",
+            "Requests of other servers that were not run because their caller had given up",
+            each(|status| status.too_late),
+        )?;
+        self.counters(
+            "cluster_outdated",
+            "Requests of other servers that were not run because another frontend owns their user",
+            each(|status| status.outdated),
+        )?;
         self.gauges(
             "cluster_suspects",
             "Servers that do not answer this one",

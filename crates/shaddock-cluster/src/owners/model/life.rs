@@ -729,6 +729,11 @@ impl Life {
             .collect()
     }
 
+    /// The number that goes with what is done in the name of a user.
+    pub(super) fn claim(&self, uid: &str) -> Option<Number> {
+        self.table.claim(uid)
+    }
+
     pub(super) const fn lease(&self) -> i64 {
         self.lease
     }

@@ -15,14 +15,14 @@ mod etcd;
 mod life;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::etcd::{Answer, Etcd, Op};
 use self::life::{Life, Out, PATIENCE, Session};
-use super::{Asks, Moment, Word};
+use super::{Asks, Moment, Number, Seen, Word};
 use crate::{ServerId, Unique};
 
 const MS: u64 = 1_000_000;
@@ -49,6 +49,8 @@ enum Fault {
     OpensUnread,
     /// A life that was replaced answers for the one after it.
     AnswersForOthers,
+    /// A backend runs what it is sent, whatever the number.
+    NoNumbers,
 }
 
 struct Rng(u64);
@@ -95,6 +97,8 @@ enum Event {
     Tick(usize),
     /// A bind has taken as long as it may.
     GiveUp(usize, u64),
+    /// A request of a user reaches the backend, with the number of the claim under which it was sent.
+    AtBackend(usize, Arc<str>, Number),
     Happens,
     Awakes(usize),
     EtcdBack(usize),
@@ -117,6 +121,8 @@ struct Slot {
     /// What waits for it while it hangs, and while etcd is cut off.
     stalled: Vec<Event>,
     held: Vec<Event>,
+    /// When what it has sent to the backend has arrived: that stays in order.
+    arrived: u64,
 }
 
 impl Slot {
@@ -138,6 +144,9 @@ struct World {
     fault: Fault,
     nats_is_whole: bool,
     last_sid: u64,
+    /// What the backend remembers of the users, and what it has run last of each.
+    seen: Seen,
+    ran: HashMap<Arc<str>, Number>,
     peace: bool,
     /// The last things that happened, for the text of a failure.
     log: Vec<String>,
@@ -165,6 +174,8 @@ impl World {
             fault,
             nats_is_whole: true,
             last_sid: 0,
+            seen: Seen::small(),
+            ran: HashMap::new(),
             peace: false,
             log: Vec::new(),
         };
@@ -220,6 +231,7 @@ impl World {
             etcd: true,
             stalled: Vec::new(),
             held: Vec::new(),
+            arrived: 0,
         });
         let n = self.slots.len() - 1;
         self.at(self.now + 1, Event::Tick(n));
@@ -239,6 +251,10 @@ impl World {
             self.now = time;
             self.etcd.expire(time);
             let event = self.events[number].take().unwrap();
+            if let Event::AtBackend(from, uid, number) = &event {
+                self.at_backend(*from, uid, *number)
+                    .map_err(|error| self.story(&error))?;
+            }
             self.handle(event);
             self.check().map_err(|error| self.story(&error))?;
         }
@@ -453,12 +469,61 @@ impl World {
         self.soon(Event::Answered(n, call, answer));
     }
 
+    /// What users do who may act now: it is sent, and takes its time.
+    fn send_requests(&mut self) {
+        for n in 0..self.slots.len() {
+            if !self.slots[n].can_act() || !self.slots[n].nats {
+                continue;
+            }
+            self.slots[n].life.now = self.local(n);
+            let life = &self.slots[n].life;
+            if !life.may_act() {
+                continue;
+            }
+            let bound = life.sessions.values().filter(|s| s.open && s.bound);
+            let numbers = bound.map(|s| (Arc::clone(&s.uid), life.claim(&s.uid)));
+            for (uid, number) in numbers.collect::<Vec<_>>() {
+                let Some(number) = number else { continue };
+                let delay = if self.rng.one_in(4) {
+                    self.rng.below(2 * SECOND)
+                } else {
+                    self.rng.below(5 * MS)
+                };
+                let arrives = (self.now + delay).max(self.slots[n].arrived) + 1;
+                self.slots[n].arrived = arrives;
+                self.at(arrives, Event::AtBackend(n, uid, number));
+            }
+        }
+    }
+
+    /// What runs of a user runs in the order of owners, and who owns the user is not refused.
+    fn at_backend(&mut self, from: usize, uid: &Arc<str>, number: Number) -> Outcome {
+        let runs = self.seen.admits(0, uid, number, Moment(self.now));
+        if runs || self.fault == Fault::NoNumbers {
+            let last = self.ran.entry(Arc::clone(uid)).or_default();
+            if number < *last {
+                return Err(format!("{uid} acts under {number:?} after {last:?}"));
+            }
+            *last = number;
+            return Ok(());
+        }
+        if self.slots[from].can_act() {
+            self.slots[from].life.now = self.local(from);
+            let life = &self.slots[from].life;
+            if life.may_act() && life.claim(uid) == Some(number) {
+                return Err(format!("life {from} owns {uid} and is refused"));
+            }
+        }
+        Ok(())
+    }
+
     // ------------------------------------------------------------ what happens
 
     fn happens(&mut self) {
         if self.peace {
             return;
         }
+        self.send_requests();
         let next = self.rng.below(400 * MS);
         self.at(self.now + next, Event::Happens);
         let n = self.rng.index(self.slots.len());
@@ -720,6 +785,7 @@ fn each_fault_is_found() {
         Fault::UndoTakesAll,
         Fault::OpensUnread,
         Fault::AnswersForOthers,
+        Fault::NoNumbers,
     ];
     for fault in faults {
         let found = schedules(0..10_000, fault);

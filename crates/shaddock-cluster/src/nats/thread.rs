@@ -1,0 +1,54 @@
+//! The thread on which a server does what it owes the others: so blocked code of the application stops neither its lease nor its link.
+
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::ClusterError;
+
+/// How long the thread goes on when its server is gone, for what was sent at the end.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A thread with a runtime. It ends soon after this value.
+pub(super) struct Thread {
+    handle: Handle,
+    _end: Option<oneshot::Sender<()>>,
+}
+
+impl Thread {
+    /// Starts one, or takes a runtime that somebody else looks after.
+    pub(super) fn start(given: Option<Handle>) -> Result<Self, ClusterError> {
+        if let Some(handle) = given {
+            return Ok(Self { handle, _end: None });
+        }
+        let failed = |error: std::io::Error| ClusterError::Unreachable {
+            what: "the operating system",
+            address: "this machine".to_owned(),
+            reason: format!("a thread cannot be started: {error}"),
+        };
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("shaddock-link".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let _ = ended.await;
+                    tokio::time::sleep(LINGER).await;
+                });
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            handle,
+            _end: Some(end),
+        })
+    }
+
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
