@@ -4,7 +4,6 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use shaddock_cluster::{
@@ -37,7 +36,7 @@ impl Node for Threads {
     ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
         Box::pin(async {
             let first = thread();
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
             Ok(format!("{first} {}", thread()).into())
         })
     }

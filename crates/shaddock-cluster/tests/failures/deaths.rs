@@ -6,8 +6,9 @@ use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, Unique};
 
 use crate::support::node::{request, works};
 use crate::support::servers::Backing;
-use crate::support::{until, within};
-use crate::{SECOND, TTL, at_rest, clean, join, join_with, places};
+use crate::support::until;
+use crate::support::wait::PATIENCE;
+use crate::{SECOND, at_rest, clean, join, join_with, places};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_dies_with_requests_in_flight() {
@@ -21,7 +22,7 @@ async fn a_backend_dies_with_requests_in_flight() {
     let replies: Vec<_> = (0..50)
         .map(|_| {
             let mut never = request("chat.room.never", "");
-            never.context = Context::with_timeout(SECOND);
+            never.context = Context::with_timeout(SECOND * 5);
             front.member.forward(&info, never)
         })
         .collect();
@@ -32,15 +33,14 @@ async fn a_backend_dies_with_requests_in_flight() {
         let error = reply.await.unwrap_err();
         assert_eq!(error.kind(), RemoteErrorKind::Timeout, "{error}");
     }
-    // Not much later than their deadline of one second, on a machine that has other work.
-    assert!(start.elapsed() < SECOND * 4);
+    assert!(start.elapsed() < PATIENCE, "they end by their deadline");
     // The next ones are told at once, and after the lease nobody is sent there.
     let error = front
         .request(&info, "chat.room.echo", "")
         .await
         .unwrap_err();
     assert_eq!(error.kind(), RemoteErrorKind::NoResponder);
-    within(TTL + SECOND, "gone from the list", || {
+    until("gone from the list", || {
         front.member.members().servers_of("chat").len() == 1
     })
     .await;
@@ -70,15 +70,15 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     lives.open(1);
     let start = Instant::now();
     lives.bind(1, "user-1").await.unwrap();
-    assert!(start.elapsed() < TTL + SECOND * 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     assert_eq!(places(&back, "user-1").await, ["front-2"]);
     assert!(places(&back, "user-2").await.is_empty());
 
-    within(TTL + SECOND, "gone from the list", || {
+    until("gone from the list", || {
         back.member.members().servers_of("connector").len() == 1
     })
     .await;
-    within(SECOND, "only the new bind", || {
+    until("only the new bind", || {
         backing.etcd.keys("pitaya/bindings/") == ["pitaya/bindings/connector/user-1"]
     })
     .await;

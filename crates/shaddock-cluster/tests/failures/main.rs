@@ -23,9 +23,9 @@ use std::time::Duration;
 use shaddock_cluster::{JoinOptions, NatsCluster, NatsConfig};
 use support::node::Server;
 use support::servers::Backing;
-use support::within;
+use support::until;
 
-/// The lease of the tests, and how much later at most a server is gone.
+/// The lease of the tests.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -70,7 +70,7 @@ pub(crate) fn at_rest(server: &Server, users: usize) {
 
 /// NATS and etcd themselves hold what these servers need, and nothing that others have left.
 pub(crate) async fn clean(backing: &Backing, servers: &[&Server]) {
-    within(TTL + SECOND * 3, "a lease for each server", || {
+    until("a lease for each server", || {
         backing.etcd.leases() == servers.len()
     })
     .await;
@@ -81,17 +81,13 @@ pub(crate) async fn clean(backing: &Backing, servers: &[&Server]) {
             (name, server.member.status().subscriptions)
         })
         .collect();
-    within(
-        SECOND * 3,
-        "the subscriptions that the servers have",
-        || {
-            let mut at_nats = backing.nats.subscriptions();
-            // Clients of the test itself.
-            at_nats.remove("");
-            let at_nats = at_nats.into_iter().map(|(name, list)| (name, list.len()));
-            at_nats.collect::<BTreeMap<_, _>>() == of_servers
-        },
-    )
+    until("the subscriptions that the servers have", || {
+        let mut at_nats = backing.nats.subscriptions();
+        // Clients of the test itself.
+        at_nats.remove("");
+        let at_nats = at_nats.into_iter().map(|(name, list)| (name, list.len()));
+        at_nats.collect::<BTreeMap<_, _>>() == of_servers
+    })
     .await;
     for server in servers {
         let status = server.member.status();

@@ -26,18 +26,21 @@ fn slow() -> ForwardedRequest {
     message
 }
 
-/// What it costs to be refused when so many wait.
+/// What it costs to be refused when so many wait: of many refusals the one in the middle, so that it does not matter what else the machine does.
 async fn refusals(waiting: usize) -> Duration {
     let backing = Backing::start();
     let (front, back) = narrow(&backing, waiting).await;
     let ask = || front.member.forward(back.info(), slow());
     let mut held: Vec<Reply> = (0..=waiting).map(|_| ask()).collect();
-    let start = Instant::now();
+    let mut costs = Vec::new();
     for _ in 0..2000 {
+        let start = Instant::now();
         let refused = ask().await.unwrap_err();
+        costs.push(start.elapsed());
         assert_eq!(refused.kind(), RemoteErrorKind::Busy);
     }
-    let cost = start.elapsed();
+    costs.sort_unstable();
+    let cost = costs[costs.len() / 2];
     // Who goes away makes room at once.
     held.truncate(waiting);
     assert_eq!(front.member.status().pending_calls, waiting);
@@ -52,7 +55,7 @@ async fn refusals(waiting: usize) -> Duration {
 async fn a_refusal_costs_the_same_however_many_wait() {
     let (few, many) = (refusals(4).await, refusals(4000).await);
     assert!(
-        many < few * 20 + Duration::from_millis(50),
+        many < few * 20 + Duration::from_micros(25),
         "{few:?} and {many:?}"
     );
 }
@@ -71,13 +74,8 @@ async fn a_place_is_free_when_the_answer_meets_the_end_of_its_caller() {
             std::hint::spin_loop();
         }
         drop(given_up);
-        let start = Instant::now();
+        // If the place is lost this one waits for it in vain.
         let next = front.request(back.info(), "chat.room.echo", "2").await;
-        assert_eq!(next.unwrap(), "2");
-        assert!(
-            start.elapsed() < SECOND * 5,
-            "round {round}: {:?}",
-            start.elapsed()
-        );
+        assert!(next.as_deref() == Ok(b"2"), "round {round}: {next:?}");
     }
 }

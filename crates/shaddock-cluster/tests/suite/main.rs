@@ -39,7 +39,7 @@ impl World {
     fn local() -> Self {
         Self {
             cluster: Arc::new(shaddock_cluster::LocalCluster::with_request_timeout(
-                Duration::from_secs(2),
+                Duration::from_secs(20),
             )),
             #[cfg(feature = "nats")]
             _backing: None,

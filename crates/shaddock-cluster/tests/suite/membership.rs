@@ -1,7 +1,6 @@
 //! Servers come, have numbers, drain and go.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use shaddock_cluster::{
@@ -10,7 +9,7 @@ use shaddock_cluster::{
 
 use crate::World;
 use crate::support::node::{TestNode, call, delivery, request, uids, works};
-use crate::support::{until, within};
+use crate::support::until;
 
 for_both! {
     servers_come_and_go
@@ -45,10 +44,7 @@ async fn servers_come_and_go(world: World) {
     assert_eq!(ids, ["chat-1", "chat-2"]);
 
     second.member.leave().await;
-    within(Duration::from_secs(1), "gone", || {
-        first.member.members().server("chat-2").is_none()
-    })
-    .await;
+    until("gone", || first.member.members().server("chat-2").is_none()).await;
     until("told of it", || first.state().left == ["chat-2"]).await;
     assert!(!second.member.status().listed && first.member.status().listed);
 }
@@ -86,21 +82,26 @@ async fn each_start_of_a_frontend_has_a_number(world: World) {
 
 async fn a_server_that_leaves_finishes_what_it_has(world: World) {
     let (front, back) = world.pair().await;
-    let slow: Vec<_> = (0..20)
+    let waiting: Vec<_> = (0..20)
         .map(|_| {
             front
                 .member
-                .forward(back.info(), request("chat.room.slow", "300"))
+                .forward(back.info(), request("chat.room.gate", "on"))
         })
         .collect();
-    let answers = futures_util::future::join_all(slow);
-    let leaves = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        back.member.leave().await;
+    let answers = futures_util::future::join_all(waiting);
+    until("all are at work", || back.member.status().serving == 20).await;
+    let opens = async {
+        until("it has left the list", || {
+            front.member.members().server("back-1").is_none()
+        })
+        .await;
+        assert_eq!(back.member.status().serving, 20);
+        back.open_gate();
     };
-    let (answers, ()) = tokio::join!(answers, leaves);
+    let (answers, (), ()) = tokio::join!(answers, back.member.leave(), opens);
     for answer in answers {
-        assert_eq!(answer.unwrap(), "300");
+        assert_eq!(answer.unwrap(), "on");
     }
     assert_eq!(back.member.status().serving, 0);
 }
@@ -110,7 +111,7 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
     front.open(1);
     front.bind(1, "u").await.unwrap();
     front.member.withdraw().await;
-    within(Duration::from_secs(1), "not routed to", || {
+    until("not routed to", || {
         !back.member.members().has_type("connector")
     })
     .await;
@@ -183,6 +184,13 @@ async fn a_hidden_server_is_not_listed(world: World) {
         .session_op(&front.id(), custom, Context::new())
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(front.member.members().server("tool-1").is_none() && !tool.member.status().listed);
+    // Who joins later is seen, and the list is read in order.
+    let later = world.join("later-1", "chat").await;
+    front.sees("later-1").await;
+    tool.sees("later-1").await;
+    for server in [&front, &later] {
+        assert!(server.member.members().server("tool-1").is_none());
+        assert!(!server.state().joined.contains(&"tool-1".to_owned()));
+    }
+    assert!(!tool.member.status().listed);
 }

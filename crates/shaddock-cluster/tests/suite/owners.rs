@@ -1,7 +1,6 @@
 //! Who owns a user: many sessions, or one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use shaddock_cluster::{JoinOptions, Unique};
 
@@ -227,7 +226,7 @@ async fn binds_that_race_leave_one(world: World) {
             }
             let binds = fronts.iter().map(|front| front.bind(turn + 1, &uid));
             futures_util::future::join_all(binds).await;
-            until("at most one has him", || {
+            until("at most one has the user", || {
                 fronts
                     .iter()
                     .filter(|front| front.uid(turn + 1).as_deref() == Some(&*uid))
@@ -235,9 +234,13 @@ async fn binds_that_race_leave_one(world: World) {
                     <= 1
             })
             .await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Each asks all others, behind whatever it has told them before.
+            for front in &fronts {
+                let found = front.member.where_is(Arc::from(&*uid)).await.unwrap();
+                assert_eq!(found.len(), 1, "{unique:?} turn {turn}: {found:?}");
+            }
             let bound = fronts.iter().filter(|f| f.uid(turn + 1).is_some()).count();
-            // The last one to take him keeps him; who took him from others is never turned away.
+            // The last one that took the user stays; one that took the user from others is never turned away.
             assert_eq!(bound, 1, "{unique:?} turn {turn}");
             let believes = fronts
                 .iter()

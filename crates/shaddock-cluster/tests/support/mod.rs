@@ -14,22 +14,9 @@ pub mod node;
 pub mod proxy;
 #[cfg(feature = "nats")]
 pub mod servers;
+pub mod wait;
 
-use std::time::{Duration, Instant};
-
-/// Waits until something holds; says what did not, after ten seconds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    within(Duration::from_secs(10), what, &mut holds).await;
-}
-
-/// Waits until something holds, for some time.
-pub async fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+pub use wait::until;
 
 /// Logs of the code under test when `RUST_LOG`-like debugging is wanted: set `SHADDOCK_TEST_LOG`.
 pub fn logs() {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -12,16 +11,29 @@ use shaddock_cluster::{
     ForwardedSession, JoinOptions, MemberChange, Membership, Node, RawSid, Receivers, RemoteCall,
     RemoteError, ServerId, ServerInfo, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };
+use tokio::sync::Semaphore;
 
 pub type Block = (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
 
-#[derive(Default)]
 pub struct TestNode {
     pub state: Mutex<State>,
+    /// What handlers named `gate` wait for.
+    gate: Semaphore,
     /// What the handler "block" tells, and what it waits for with its thread.
     pub block: Mutex<Option<Block>>,
     /// Weak, so that a crash is the end of it.
     membership: OnceLock<Weak<dyn Membership>>,
+}
+
+impl Default for TestNode {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            gate: Semaphore::new(0),
+            block: Mutex::default(),
+            membership: OnceLock::new(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -80,6 +92,11 @@ impl Server {
 
     pub fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.node.state.lock().unwrap()
+    }
+
+    /// Lets the handlers named `gate` answer, those that wait and those that come.
+    pub fn open_gate(&self) {
+        self.node.gate.close();
     }
 
     /// Waits until this server has heard of another.
@@ -371,11 +388,9 @@ impl TestNode {
                 }
                 Ok(body)
             }
-            "slow" => {
-                tokio::time::sleep(Duration::from_millis(
-                    String::from_utf8_lossy(&body).parse().unwrap(),
-                ))
-                .await;
+            "gate" => {
+                // Closed: it is open.
+                let _ = self.gate.acquire().await;
                 Ok(body)
             }
             "big" => Ok(vec![b'x'; String::from_utf8_lossy(&body).parse().unwrap()].into()),

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shaddock_cluster::{NatsCluster, NatsConfig};
+
+use super::wait::found;
 
 /// A process that dies with this value.
 struct Process {
@@ -54,18 +56,11 @@ impl Process {
             .stderr(quiet())
             .spawn();
         self.child = Some(child.unwrap_or_else(|e| panic!("cannot start {}: {e}", words[0])));
-        let start = Instant::now();
-        while !(self.ready)(self.address) {
-            let waited = start.elapsed();
+        found(&format!("{} answers", self.command[0]), || {
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok()?);
             assert!(ended.is_none(), "{} ended: {ended:?}", self.command[0]);
-            assert!(
-                waited < Duration::from_secs(30),
-                "{} does not answer",
-                self.command[0]
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            (self.ready)(self.address).then_some(())
+        });
     }
 
     fn kill(&mut self) {
@@ -96,18 +91,41 @@ impl Drop for Process {
 
 /// The body of an answer, or nothing.
 fn http_get(address: SocketAddr, path: &str) -> String {
+    http(address, &format!("GET {path} HTTP/1.0\r\n\r\n"))
+}
+
+fn http(address: SocketAddr, request: &str) -> String {
     use std::io::{Read, Write};
     let Ok(mut stream) = TcpStream::connect(address) else {
         return String::new();
     };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let mut answer = String::new();
-    let asked = stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+    let asked = stream.write_all(request.as_bytes());
     if asked.is_err() || stream.read_to_string(&mut answer).is_err() {
         return String::new();
     }
     let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
     body.unwrap_or_default().to_owned()
+}
+
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut coded = String::new();
+    for three in text.as_bytes().chunks(3) {
+        let mut bytes = [0; 4];
+        bytes[1..=three.len()].copy_from_slice(three);
+        let number = u32::from_be_bytes(bytes);
+        for n in 0..4 {
+            let digit = usize::try_from(number >> (18 - 6 * n) & 63).unwrap();
+            coded.push(if n > three.len() {
+                '='
+            } else {
+                DIGITS[digit].into()
+            });
+        }
+    }
+    coded
 }
 
 /// etcd listens before it has a leader; only then it answers.
@@ -333,6 +351,15 @@ impl EtcdServer {
             .collect()
     }
 
+    /// Writes a key without the start of a program: for tests in which moments count.
+    pub fn put_at_once(&self, key: &str, value: &str) {
+        let body = format!(r#"{{"key":"{}","value":"{}"}}"#, base64(key), base64(value));
+        let length = body.len();
+        let head = format!("POST /v3/kv/put HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+        let answer = http(self.address, &(head + &body));
+        assert!(answer.contains("revision"), "{answer}");
+    }
+
     /// How many leases there are.
     pub fn leases(&self) -> usize {
         let output = self.etcdctl(&["lease", "list"]);
@@ -377,7 +404,7 @@ impl Backing {
         }
     }
 
-    /// Settings with short times.
+    /// Settings with short times for what is expected to go wrong, and a long one for requests.
     pub fn config(&self) -> NatsConfig {
         config(self.nats.address, self.etcd.address)
     }
@@ -387,7 +414,7 @@ impl Backing {
     }
 }
 
-/// Settings with short times for servers at these addresses.
+/// The same for servers at these addresses.
 pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
     let mut config = NatsConfig::default();
     config.nats_urls = vec![format!("nats://{nats}").into()];
@@ -399,6 +426,6 @@ pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
     config.lease_ttl = Duration::from_secs(2);
     config.rejoin_grace = Duration::from_secs(3);
     config.shutdown_delay = Duration::from_millis(100);
-    config.request_timeout = Duration::from_secs(2);
+    config.request_timeout = Duration::from_secs(20);
     config
 }
