@@ -4,14 +4,11 @@
 
 mod support;
 
-use std::{
-    process::{Command, Output},
-    time::Duration,
-};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use shaddock_client::{Client, CloseKind};
-use support::{Demo, SHADDOCK, Scratch, eventually};
+use support::{Demo, SHADDOCK, Scratch, eventually, wait::PATIENCE};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -69,7 +66,7 @@ async fn the_contract_of_the_chat_sample() {
     drop(bob);
     let mut told = Vec::new();
     while told.len() < 4 {
-        let push = tokio::time::timeout(Duration::from_secs(5), heard.recv());
+        let push = tokio::time::timeout(PATIENCE, heard.recv());
         let push = push.await.unwrap().unwrap();
         told.push((push.route().to_owned(), push.json::<Value>().unwrap()));
     }
@@ -90,7 +87,7 @@ async fn the_contract_of_the_chat_sample() {
     // SIGTERM: the client is told, and the process ends with 0.
     demo.signal("-TERM");
     assert_eq!(ann.closed().await, kicked("draining"));
-    assert!(demo.wait(Duration::from_secs(10)).success());
+    assert!(demo.wait().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,7 +153,7 @@ async fn servers_of_one_process_are_listed_and_drained_together() {
         "{said}"
     );
     assert_eq!(ann.closed().await, kicked("draining"));
-    assert!(demo.wait(Duration::from_secs(10)).success());
+    assert!(demo.wait().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,7 +176,7 @@ async fn sighup_applies_lists_and_survives_mistakes() {
 
     file.write("[access]\ndeny = [\"nonsense\"]\n");
     demo.signal("-HUP");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    demo.logs("nonsense").await;
     assert!(!connects().await, "a broken file changes nothing");
 
     file.write("[access]\ndeny = []\n[protocol]\nmax_package_size = 1024\n");
@@ -201,10 +198,10 @@ async fn sighup_applies_lists_and_survives_mistakes() {
 async fn a_second_signal_ends_at_once() {
     let mut demo = Demo::start(&["--set", "drain.delay=20s"]);
     demo.signal("-TERM");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    demo.logs("a second one ends at once").await;
     assert!(demo.is_running(), "it drains");
     demo.signal("-INT");
-    assert_eq!(demo.wait(Duration::from_secs(5)).code(), Some(1));
+    assert_eq!(demo.wait().code(), Some(1));
 }
 
 fn config(args: &[&str], variable: (&str, &str)) -> Output {

@@ -18,14 +18,16 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use servers::Backing;
 use shaddock_client::{Client, CloseKind, Subscription};
 use shaddock_cluster::{ServerInfo, owner_of};
-use support::{Demo, SHADDOCK, eventually};
+use support::{
+    Demo, SHADDOCK, eventually,
+    wait::{self, PATIENCE},
+};
 
 /// For `servers`: nothing to set up here.
 const fn logs() {}
@@ -43,7 +45,7 @@ impl Cluster {
             "--set",
             "cluster.lease_ttl=2s",
             "--set",
-            "cluster.request_timeout=2s",
+            "cluster.request_timeout=10s",
         ];
         let demo = Demo::start(&[&["--cluster"], &times[..], more].concat());
         let mut pids = BTreeMap::new();
@@ -132,8 +134,8 @@ impl Person {
     }
 
     async fn hear(&mut self) -> (String, Value) {
-        let push = tokio::time::timeout(Duration::from_secs(10), self.heard.recv()).await;
-        let push = push.expect("a push within 10 s").unwrap();
+        let push = tokio::time::timeout(PATIENCE, self.heard.recv()).await;
+        let push = push.expect("a push in time").unwrap();
         (push.route().to_owned(), push.json().unwrap())
     }
 
@@ -248,7 +250,7 @@ async fn people_chat_on_while_servers_die_and_come_back() {
     send("-INT", &group);
     let reason = Some("draining".to_owned());
     assert_eq!(ann.client.closed().await, CloseKind::Kicked { reason });
-    assert_eq!(cluster.demo.wait(Duration::from_secs(20)).code(), Some(0));
+    assert_eq!(cluster.demo.wait().code(), Some(0));
     assert!(cluster.left().is_empty(), "{:?}", cluster.left());
     assert!(!cluster.directory.as_ref().unwrap().exists());
 }
@@ -267,17 +269,10 @@ async fn a_parent_that_is_killed_leaves_nothing_behind() {
 async fn a_second_signal_ends_all_at_once() {
     let mut cluster = Cluster::start(&["--set", "drain.delay=20s"]);
     cluster.demo.signal("-TERM");
-    eventually("the first signal", async || {
-        cluster
-            .demo
-            .log()
-            .iter()
-            .any(|line| line.contains("a second one ends at once"))
-    })
-    .await;
+    cluster.demo.logs("a second one ends at once").await;
     assert!(cluster.demo.is_running(), "it drains");
     cluster.demo.signal("-INT");
-    assert_eq!(cluster.demo.wait(Duration::from_secs(5)).code(), Some(1));
+    assert_eq!(cluster.demo.wait().code(), Some(1));
     cluster.nothing_is_left().await;
 }
 
@@ -293,7 +288,7 @@ async fn configured_nats_and_etcd_are_used() {
     assert_eq!((cluster.pids.len(), &cluster.directory), (5, &None));
     assert_eq!(backing.etcd.keys("pitaya/servers/").len(), 5);
     cluster.demo.signal("-TERM");
-    assert_eq!(cluster.demo.wait(Duration::from_secs(20)).code(), Some(0));
+    assert_eq!(cluster.demo.wait().code(), Some(0));
     assert!(cluster.left().is_empty(), "{:?}", cluster.left());
     assert!(backing.etcd.keys("pitaya/servers/").is_empty());
 }

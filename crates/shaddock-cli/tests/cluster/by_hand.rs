@@ -1,7 +1,5 @@
 //! A Pitaya server that is nothing but messages, written by hand: what it is answered, word for word.
 
-use std::time::Duration;
-
 use async_nats::Client as Nats;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -14,6 +12,7 @@ use crate::{
     Frontend, ask_soon, connect,
     hostile::{WireError, fields, wire_error},
     servers::Backing,
+    wait::{PATIENCE, until},
 };
 
 /// A number in as many bytes as it takes.
@@ -49,14 +48,14 @@ fn request(route: &str, body: &[u8], metadata: &str) -> Vec<u8> {
 }
 
 /// A call of a remote (`User`).
-fn call(route: &str, argument: &[u8], metadata: &str) -> Vec<u8> {
+pub(crate) fn call(route: &str, argument: &[u8], metadata: &str) -> Vec<u8> {
     let message = [field(2, route.as_bytes()), field(3, argument)].concat();
     [number(1), field(3, &message), field(5, metadata.as_bytes())].concat()
 }
 
 async fn answer(peer: &Nats, server: &str, payload: Vec<u8>) -> Bytes {
     let answer = peer.request(server.to_owned(), payload.into());
-    let answer = tokio::time::timeout(Duration::from_secs(10), answer).await;
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
     answer.expect("an answer").unwrap().payload
 }
 
@@ -175,9 +174,10 @@ async fn a_client_that_closes_before_a_pitaya_frontend_does_was_kicked() {
     let put = ["put", "pitaya/servers/connector/go-1", go];
     backing.etcd.etcdctl(&put);
     let member = admin.apps()[0].membership().unwrap();
-    while member.members().server("go-1").is_none() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("go-1 is listed", || {
+        member.members().server("go-1").is_some()
+    })
+    .await;
 
     let answers = ["session not found", "close closed session"];
     let answering = async {
@@ -192,7 +192,7 @@ async fn a_client_that_closes_before_a_pitaya_frontend_does_was_kicked() {
     let asking = async {
         let kick = || {
             let (uid, reason) = ("ann".into(), None);
-            let context = Context::with_timeout(Duration::from_secs(5));
+            let context = Context::with_timeout(PATIENCE);
             let go = ServerId::new("go-1").unwrap();
             member.session_op(&go, SessionOp::KickUser { uid, reason }, context)
         };

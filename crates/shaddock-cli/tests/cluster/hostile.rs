@@ -13,11 +13,12 @@ use shaddock_cluster::{
 };
 
 use crate::{
-    Frontend, ask_soon, connect,
+    Frontend, ask_soon, by_hand, connect,
     pitaya::{GoServer, go_program},
     player::Player,
     room,
     servers::Backing,
+    wait::{PATIENCE, until},
 };
 
 fn from_hex(digits: &str) -> Bytes {
@@ -109,16 +110,22 @@ async fn every_hostile_request_of_the_vectors_is_answered_as_they_say() {
             let inbox = peer.new_inbox();
             let mut answers = peer.subscribe(inbox.clone()).await.unwrap();
             let payload = from_hex(vector["hex"].as_str().unwrap());
-            peer.publish_with_reply(server, inbox, payload)
+            peer.publish_with_reply(server, inbox.clone(), payload)
                 .await
                 .unwrap();
             if expect["action"] == "drop_without_answer" {
-                let wait = Duration::from_millis(100);
-                let answer = tokio::time::timeout(wait, answers.next()).await;
-                assert!(answer.is_err(), "{name}: {answer:?}");
+                // The next one is answered, and first.
+                let unknown = by_hand::call("game.room.unheardof", b"", "{}");
+                peer.publish_with_reply(server, inbox, unknown.into())
+                    .await
+                    .unwrap();
+                let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
+                let answer = answer.unwrap().unwrap();
+                let error = wire_error(&answer.payload).unwrap();
+                assert!(error.text.contains("unheardof"), "{name}: {error:?}");
                 continue;
             }
-            let answer = tokio::time::timeout(Duration::from_secs(5), answers.next()).await;
+            let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
             let answer = answer
                 .unwrap_or_else(|_| panic!("{name}: no answer"))
                 .unwrap();
@@ -383,11 +390,12 @@ async fn nothing_that_we_send_ends_a_go_server() {
     let ours = Servers::new().add(odd_room()).cluster(backing.cluster());
     let ours = ours.start().await.unwrap();
     let member = ours.apps()[0].membership().unwrap().clone();
-    let server = async |id: &str| loop {
-        if let Some(info) = member.members().server(id) {
-            return info;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let server = async |id: &str| {
+        until(&format!("{id} is listed"), || {
+            member.members().server(id).is_some()
+        })
+        .await;
+        member.members().server(id).unwrap()
     };
     let (room_info, front_info) = (server(&go_room.id).await, server(&go_front.id).await);
     let mut player = Player::go(program, &go_front.address).await;

@@ -26,6 +26,8 @@ mod servers;
 )]
 #[path = "../../../shaddock-cluster/tests/support/proxy.rs"]
 mod proxy;
+#[path = "../../../shaddock-cluster/tests/support/wait.rs"]
+mod wait;
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -38,6 +40,7 @@ use std::{
 use serde_json::{Value, json};
 use servers::Backing;
 use shaddock_client::{Client, Dialect, RequestError, ServerError};
+use wait::{PATIENCE, eventually, found};
 
 const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
 
@@ -77,7 +80,7 @@ impl Program {
                 let _ = found.send(line);
             }
         });
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match line.recv_timeout(left) {
@@ -112,15 +115,9 @@ impl Program {
         self.0.wait().unwrap()
     }
 
-    /// How it ended, if it did within the limit.
-    fn ended(&mut self, limit: Duration) -> Option<std::process::ExitStatus> {
-        let end = Instant::now() + limit;
-        loop {
-            match self.0.try_wait().unwrap() {
-                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
-                ended => return ended,
-            }
-        }
+    /// How it ended: it does, and soon.
+    fn ended(&mut self) -> std::process::ExitStatus {
+        found("the end of a program", || self.0.try_wait().unwrap())
     }
 }
 
@@ -201,7 +198,7 @@ fn free_address() -> String {
 async fn connect(address: &str, dialect: Dialect) -> Client {
     Client::builder()
         .dialect(dialect)
-        .request_timeout(Some(Duration::from_secs(10)))
+        .request_timeout(Some(PATIENCE))
         .connect(address)
         .await
         .unwrap()
@@ -225,17 +222,14 @@ async fn refused(client: &Client, route: &str, body: Value) -> ServerError {
 
 /// Asks until somebody answers: a server that just came is not known to all at once.
 async fn ask_soon(client: &Client, route: &str) {
-    let end = Instant::now() + Duration::from_secs(15);
-    while let Err(error) = client
-        .request::<_, Value>(route, &json!({ "text": "hi" }))
-        .await
-    {
-        assert!(Instant::now() < end, "{route}: {error}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(&format!("an answer of {route}"), async || {
+        let asked = client.request::<_, Value>(route, &json!({ "text": "hi" }));
+        asked.await.is_ok()
+    })
+    .await;
 }
 
 async fn next_push(pushes: &mut shaddock_client::Subscription) -> Value {
-    let push = tokio::time::timeout(Duration::from_secs(5), pushes.recv()).await;
-    push.expect("a push within 5 s").unwrap().json().unwrap()
+    let push = tokio::time::timeout(PATIENCE, pushes.recv()).await;
+    push.expect("a push in time").unwrap().json().unwrap()
 }

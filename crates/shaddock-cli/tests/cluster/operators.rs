@@ -1,11 +1,14 @@
 //! `shaddock servers`, `sessions`, `kick` and `drain` on a whole cluster, asked through any of its servers or from outside.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use shaddock::{config::Sources, launch::Launcher, prelude::*};
 use shaddock_client::{Client, CloseKind, Dialect};
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 
 use crate::{
     Frontend, Said, ask, ask_soon, connect,
@@ -14,13 +17,16 @@ use crate::{
     refused,
     servers::Backing,
     shaddock,
+    wait::{PATIENCE, eventually},
 };
-
-/// Longer than `admin.cluster_timeout`, and far shorter than waiting for a dead server again and again.
-const BOUND: Duration = Duration::from_secs(6);
 
 /// A backend of type `room` with everything that a launched process has. Done when an operator drained it.
 async fn launch_room(backing: &Backing, id: &str) -> JoinHandle<bool> {
+    launch_room_with(backing, id, Arc::default()).await
+}
+
+/// The same, with something that its route `slow` waits for.
+async fn launch_room_with(backing: &Backing, id: &str, gate: Arc<Notify>) -> JoinHandle<bool> {
     let sources = ["admin.address=", "drain.spread=0s", "cluster.mode=nats"]
         .into_iter()
         .fold(Sources::default(), Sources::flag);
@@ -37,9 +43,12 @@ async fn launch_room(backing: &Backing, id: &str) -> JoinHandle<bool> {
             Ok::<_, HandlerError>(Json(json!({ "sid": session.id().to_string() })))
         },
     );
-    app.route("room.slow", async |Json(body): Json<Value>| {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        Json(body)
+    app.route("room.slow", move |Json(body): Json<Value>| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.notified().await;
+            Json(body)
+        }
     });
     let servers = Servers::new().add(app).cluster(backing.cluster());
     let (ready, is_ready) = oneshot::channel();
@@ -70,8 +79,8 @@ fn kicked(reason: &str) -> CloseKind {
 }
 
 async fn close_of(client: &Client) -> CloseKind {
-    let closed = tokio::time::timeout(Duration::from_secs(10), client.closed()).await;
-    closed.expect("closed within 10 s")
+    let closed = tokio::time::timeout(PATIENCE, client.closed()).await;
+    closed.expect("closed in time")
 }
 
 fn json_of(said: &Said) -> Value {
@@ -79,7 +88,7 @@ fn json_of(said: &Said) -> Value {
 }
 
 /// What `servers --json` says of one server.
-fn server(said: &Said, id: &str) -> Value {
+pub(crate) fn server(said: &Said, id: &str) -> Value {
     let overview = json_of(said);
     let servers = overview["servers"].as_array().unwrap();
     let found = servers.iter().find(|server| server["id"] == id);
@@ -95,15 +104,28 @@ fn ids(said: &Said) -> Vec<String> {
 }
 
 /// The servers as `frontend` lists them, once it lists so many.
-async fn listed(frontend: &Frontend, count: usize) -> Said {
-    for _ in 0..100 {
+pub(crate) async fn listed(frontend: &Frontend, count: usize) -> Said {
+    says(frontend, &format!("{count} servers"), |said| {
+        ids(said).len() == count
+    })
+    .await
+}
+
+/// What `servers --json` says at a frontend, once that is so.
+pub(crate) async fn says(
+    frontend: &Frontend,
+    what: &str,
+    mut is_so: impl FnMut(&Said) -> bool,
+) -> Said {
+    let mut last = None;
+    eventually(what, async || {
         let said = frontend.operate(&["servers", "--json"]);
-        if said.code == Some(0) && ids(&said).len() == count {
-            return said;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("{count} servers: {:?}", frontend.operate(&["servers"]));
+        let is_so = said.code == Some(0) && is_so(&said);
+        last = Some(said);
+        is_so
+    })
+    .await;
+    last.unwrap()
 }
 
 /// Two frontends with a user each and a backend, as everybody sees them who asks `who`.
@@ -253,7 +275,8 @@ async fn one_server_is_drained_and_the_others_go_on() {
             "drain.wave_interval=500ms",
         ],
     );
-    let old_room = launch_room(&backing, "room-1").await;
+    let gate = Arc::new(Notify::new());
+    let old_room = launch_room_with(&backing, "room-1", Arc::clone(&gate)).await;
     let (ann, _) = enter(&first, "ann").await;
     let (bob, _) = enter(&second, "bob").await;
     let (carol, _) = enter(&second, "carol").await;
@@ -277,20 +300,17 @@ async fn one_server_is_drained_and_the_others_go_on() {
     for client in [&bob, &carol] {
         assert_eq!(close_of(client).await, kicked("draining"));
     }
-    let ended = second.program.ended(Duration::from_secs(5));
-    assert_eq!(
-        ended.and_then(|status| status.code()),
-        Some(0),
-        "as on SIGTERM"
-    );
+    let ended = second.program.ended();
+    assert_eq!(ended.code(), Some(0), "as on SIGTERM");
     assert_eq!(ids(&listed(&first, 2).await), ["connector-1", "room-1"]);
 
     // A backend, from outside: the request that it has is answered, new ones go to its successor.
     let asks = connect(&first.address, Dialect::Pomelo).await;
     let slow = tokio::spawn(async move { ask(&asks, "room.room.slow", json!({ "n": 1 })).await });
-    while server(&listed(&first, 2).await, "room-1")["in_flight"] != 1 {
-        tokio::task::yield_now().await;
-    }
+    says(&first, "the request is at work", |said| {
+        server(said, "room-1")["in_flight"] == 1
+    })
+    .await;
     let new_room = launch_room(&backing, "room-2").await;
     listed(&first, 3).await;
     let nats = format!("nats://{}", backing.nats.address);
@@ -300,6 +320,12 @@ async fn one_server_is_drained_and_the_others_go_on() {
             "drain", "room-1", "--wait", "--nats", &nats, "--etcd", &etcd,
         ])
     });
+    says(&first, "room-1 drains", |said| {
+        server(said, "room-1")["state"] == "draining"
+    })
+    .await;
+    assert!(!slow.is_finished() && !drain.is_finished());
+    gate.notify_one();
     let (slow, said) = tokio::join!(slow, drain);
     let said = said.unwrap();
     assert_eq!(slow.ok(), Some(json!({ "n": 1 })), "{said:?}");
@@ -319,12 +345,7 @@ async fn one_server_is_drained_and_the_others_go_on() {
         said.code == Some(0) && json_of(&said)["here"] == true,
         "{said:?}"
     );
-    assert!(
-        first
-            .program
-            .ended(Duration::from_secs(5))
-            .is_some_and(|status| status.success())
-    );
+    assert!(first.program.ended().success());
     new_room.abort();
 }
 
@@ -350,7 +371,7 @@ async fn a_frontend_that_left_the_list_is_still_seen_and_its_clients_kicked() {
     let (bob, _) = enter(&second, "bob").await;
     let (carol, _) = enter(&second, "carol").await;
     assert_eq!(first.operate(&["drain", "connector-2"]).code, Some(0));
-    let closed = tokio::time::timeout(Duration::from_secs(10), async {
+    let closed = tokio::time::timeout(PATIENCE, async {
         tokio::select! { kind = bob.closed() => kind, kind = carol.closed() => kind }
     });
     assert_eq!(closed.await.unwrap(), kicked("draining"), "the first wave");
@@ -397,27 +418,28 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
         &["--set", "admin.cluster_timeout=1s"],
     );
     // In the list for as long as the test takes.
-    let second = Frontend::start(&backing, "connector-2", &["--set", "cluster.lease_ttl=60s"]);
+    let second = Frontend::start(
+        &backing,
+        "connector-2",
+        &["--set", "cluster.lease_ttl=300s"],
+    );
     let _room = launch_room(&backing, "room-1").await;
     let (ann, _) = enter(&first, "ann").await;
     let (bob, bob_sid) = enter(&second, "bob").await;
     listed(&first, 3).await;
 
     second.program.signal("-STOP");
-    let mut said = first.operate(&["servers", "--json"]);
     // On a busy machine it stops a moment after the signal.
-    for _ in 0..20 {
-        if server(&said, "connector-2")["state"] == "silent" {
-            break;
-        }
-        said = first.operate(&["servers", "--json"]);
-    }
+    let said = says(&first, "connector-2 is silent", |said| {
+        server(said, "connector-2")["state"] == "silent"
+    })
+    .await;
     let one = server(&said, "connector-2");
     assert_eq!(
         (&one["state"], &one["unanswered"]["why"]),
         (&json!("silent"), &json!("silent"))
     );
-    assert!(said.code == Some(0) && said.took < BOUND, "{said:?}");
+    assert!(said.code == Some(0) && said.took < PATIENCE, "{said:?}");
     assert_eq!(
         server(&said, "connector-1")["sessions"],
         1,
@@ -425,7 +447,7 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
     );
     let said = first.operate(&["sessions"]);
     assert!(
-        said.took < BOUND && said.out.contains("1 of 1 sessions"),
+        said.took < PATIENCE && said.out.contains("1 of 1 sessions"),
         "{said:?}"
     );
     assert!(
@@ -437,14 +459,14 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
     let nats = format!("nats://{}", backing.nats.address);
     let etcd = backing.etcd.address.to_string();
     let said = shaddock(&["drain", "connector-2", "--nats", &nats, "--etcd", &etcd]);
-    assert!(said.code == Some(2) && said.took < BOUND, "{said:?}");
+    assert!(said.code == Some(2) && said.took < PATIENCE, "{said:?}");
 
     drop(second);
     let said = first.operate(&["servers"]);
-    assert!(said.code == Some(0) && said.took < BOUND, "{said:?}");
+    assert!(said.code == Some(0) && said.took < PATIENCE, "{said:?}");
     let said = first.operate(&["kick", "--uid", "ann"]);
     assert!(
-        said.code == Some(0) && said.took < BOUND,
+        said.code == Some(0) && said.took < PATIENCE,
         "a dead one has nobody: {said:?}"
     );
     assert!(matches!(close_of(&ann).await, CloseKind::Kicked { .. }));
@@ -515,5 +537,5 @@ fn nobody_to_ask_is_said() {
         said.code == Some(2) && said.err.contains("cluster.mode"),
         "{said:?}"
     );
-    assert!(said.took < BOUND, "{said:?}");
+    assert!(said.took < PATIENCE, "{said:?}");
 }

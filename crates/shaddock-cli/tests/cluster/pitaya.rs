@@ -4,14 +4,19 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use shaddock::prelude::Running;
 use shaddock_client::Dialect;
 
-use crate::{Frontend, Program, free_address, player::Player, room, servers::Backing};
+use crate::{
+    Frontend, Program, free_address,
+    player::Player,
+    room,
+    servers::Backing,
+    wait::{eventually, until},
+};
 
 /// The Go program, built once. `None` if something it needs is not installed, which in CI is a failure.
 pub(crate) fn go_program() -> Option<&'static Path> {
@@ -98,12 +103,10 @@ impl GoServer {
 /// A Go frontend lets clients in before the others know it.
 async fn knows(room: &Running, server: &GoServer) {
     let members = room.apps()[0].membership().unwrap().members();
-    let known = tokio::time::timeout(Duration::from_secs(10), async {
-        while members.server(&server.id).is_none() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    known.await.expect("a Go server is listed");
+    until("a Go server is listed", || {
+        members.server(&server.id).is_some()
+    })
+    .await;
 }
 
 /// Options of a frontend of ours that has the sessions of a user unique, as Go frontends have.
@@ -215,13 +218,13 @@ async fn errors_are_told(player: &mut Player, room: &str) {
 
 /// A notify has no answer that could be waited for.
 async fn heard(player: &mut Player, route: &str) -> Value {
-    loop {
-        let heard = player.ask(route, json!({})).await;
-        if !heard["text"].is_null() {
-            return heard;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let mut heard = Value::Null;
+    eventually("the notify is heard", async || {
+        heard = player.ask(route, json!({})).await;
+        !heard["text"].is_null()
+    })
+    .await;
+    heard
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

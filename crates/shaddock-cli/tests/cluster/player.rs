@@ -5,17 +5,16 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{ChildStdin, Command, Stdio},
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use shaddock_client::{Client, CloseKind, Dialect, RequestError, Subscription};
 use tokio::sync::mpsc;
 
-use crate::{Program, connect};
-
-/// How long anything may take that a test waits for.
-const SOON: Duration = Duration::from_secs(10);
+use crate::{
+    Program, connect,
+    wait::{PATIENCE, eventually},
+};
 
 /// An error answer, as the client sees it.
 #[derive(Debug)]
@@ -78,14 +77,10 @@ impl Player {
 
     /// Asks until somebody answers: a server that just came is not known to all at once.
     pub(crate) async fn ask_soon(&mut self, route: &str) {
-        let asked = tokio::time::timeout(SOON, async {
-            while self.request(route, json!({ "text": "hi" })).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
-        asked
-            .await
-            .unwrap_or_else(|_| panic!("nobody answers {route}"));
+        eventually(&format!("an answer of {route}"), async || {
+            self.request(route, json!({ "text": "hi" })).await.is_ok()
+        })
+        .await;
     }
 
     pub(crate) async fn notify(&mut self, route: &str, body: Value) {
@@ -101,7 +96,7 @@ impl Player {
             Self::Ours(_, pushes) => crate::next_push(pushes).await,
             Self::Go(client) => {
                 let push = client.pushes.recv();
-                let push = tokio::time::timeout(SOON, push).await.expect("a push");
+                let push = tokio::time::timeout(PATIENCE, push).await.expect("a push");
                 push.expect("still connected")
             }
         }
@@ -111,14 +106,14 @@ impl Player {
     pub(crate) async fn kicked(&mut self) -> Option<String> {
         match self {
             Self::Ours(client, _) => {
-                let closed = tokio::time::timeout(SOON, client.closed()).await;
+                let closed = tokio::time::timeout(PATIENCE, client.closed()).await;
                 match closed.expect("closed in time") {
                     CloseKind::Kicked { reason } => Some(reason.unwrap_or_default()),
                     other => panic!("not kicked: {other:?}"),
                 }
             }
             Self::Go(client) => {
-                let end = tokio::time::timeout(SOON, client.ends.recv()).await;
+                let end = tokio::time::timeout(PATIENCE, client.ends.recv()).await;
                 assert_eq!(end.expect("an end in time").as_deref(), Some("kick"));
                 None
             }
@@ -179,7 +174,7 @@ impl GoClient {
                 };
             }
         });
-        let connected = tokio::time::timeout(SOON, answers.recv()).await;
+        let connected = tokio::time::timeout(PATIENCE, answers.recv()).await;
         assert_eq!(
             connected.unwrap().expect("the client connects")["event"],
             "connected"
@@ -203,7 +198,7 @@ impl GoClient {
         // One at a time, so the next two events are of it: that it was sent, and its answer, in any order.
         let (mut sent, mut answer) = (None, None);
         while sent.is_none() || answer.is_none() {
-            let event = tokio::time::timeout(SOON, self.answers.recv()).await;
+            let event = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
             let event = event.expect("an answer in time").expect("the client lives");
             if event["event"] == "sent" {
                 sent = Some(event);

@@ -1,13 +1,17 @@
 //! `shaddock serve` and backends in Rust.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use shaddock::prelude::*;
-use shaddock_client::{CloseKind, Dialect};
+use shaddock_client::{Client, CloseKind, Dialect};
 use tokio::sync::Notify;
 
-use crate::{Frontend, ask, ask_soon, connect, next_push, refused, room, servers::Backing};
+use crate::{
+    Frontend, ask, ask_soon, connect, next_push, refused, room,
+    servers::Backing,
+    wait::{PATIENCE, until},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_from_a_file_serves_backends_in_rust() {
@@ -74,7 +78,7 @@ async fn a_user_has_one_session_on_all_frontends() {
     ask_soon(&new, "room.room.echo").await;
     ask(&old, "room.room.bind", json!({ "uid": "ann" })).await;
     ask(&new, "room.room.bind", json!({ "uid": "ann" })).await;
-    let closed = tokio::time::timeout(Duration::from_secs(5), old.closed()).await;
+    let closed = tokio::time::timeout(PATIENCE, old.closed()).await;
     assert!(
         matches!(closed, Ok(CloseKind::Kicked { .. })),
         "the older session is closed: {closed:?}"
@@ -93,22 +97,22 @@ async fn a_user_has_one_session_on_all_frontends() {
         .iter()
         .map(|client| client.request::<_, Value>("room.room.bind", &bob));
     let answers = futures_util::future::join_all(binds).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let open = clients
-        .iter()
-        .filter(|client| client.close_kind().is_none())
-        .count();
+    // Kicks are on their way when a bind is answered.
+    let is_open = |client: &&Client| client.close_kind().is_none();
+    until("one client is open", || {
+        clients.iter().filter(is_open).count() == 1
+    })
+    .await;
     let sessions = [&first, &second].map(|frontend| {
         let listed = frontend.operate(&["sessions", "--json", "--uid", "bob"]);
         let listed: Value = serde_json::from_str(&listed.out).unwrap();
         assert_eq!(listed["unanswered"], json!([]), "both were asked");
         listed["sessions"].as_array().unwrap().len()
     });
-    assert_eq!(
-        sessions,
-        [1, 1],
-        "{sessions:?}, {open} clients are open, {answers:?}"
-    );
+    assert_eq!(sessions, [1, 1], "{answers:?}");
+    let left = clients.iter().find(is_open).expect("one is left");
+    let who = ask(left, "room.room.who", Value::Null).await;
+    assert_eq!(who["uid"], "bob");
     room.shutdown().await;
 }
 

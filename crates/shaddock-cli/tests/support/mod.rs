@@ -9,11 +9,15 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use shaddock_client::Client;
+
+#[path = "../../../shaddock-cluster/tests/support/wait.rs"]
+pub(crate) mod wait;
+
+pub(crate) use wait::eventually;
 
 pub(crate) const SHADDOCK: &str = env!("CARGO_BIN_EXE_shaddock");
 
@@ -81,6 +85,14 @@ impl Demo {
         }
     }
 
+    /// Waits until a line of the log has this in it.
+    pub(crate) async fn logs(&self, text: &str) {
+        eventually(&format!("a line of the log with `{text}`"), async || {
+            self.log().iter().any(|line| line.contains(text))
+        })
+        .await;
+    }
+
     /// The log so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
@@ -100,15 +112,8 @@ impl Demo {
         self.child.try_wait().unwrap().is_none()
     }
 
-    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let end = Instant::now() + limit;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("the demo did not end within {limit:?}");
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait::found("the end of the demo", || self.child.try_wait().unwrap())
     }
 
     /// Runs `shaddock <command>` against this demo.
@@ -166,13 +171,5 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(8);
-    while !look().await {
-        assert!(Instant::now() < end, "waited too long for {what}");
-        tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }

@@ -4,30 +4,15 @@ mod away;
 mod killed;
 mod restarted;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
 use shaddock_client::{Client, Dialect};
 
-use crate::{Program, ask, ask_soon, connect, servers::Backing};
+use crate::{Program, ask, ask_soon, connect, servers::Backing, wait::until};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The lease of servers in these tests.
-const TTL: Duration = Duration::from_secs(2);
-
-/// Waits until something holds.
-async fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The clients of NATS by name, and how many subscriptions each has.
 fn subscribed(backing: &Backing) -> Vec<(String, usize)> {
     let all = backing.nats.subscriptions();
@@ -40,12 +25,12 @@ fn subscribed(backing: &Backing) -> Vec<(String, usize)> {
 /// frontends with unique sessions.
 async fn holds(backing: &Backing, servers: &[&str], users: &[&str]) {
     // Servers are asked to do so, not made to do it before they answer.
-    within(TTL * 2, "the right clients of NATS", || {
+    until("the right clients of NATS", || {
         let now: BTreeSet<_> = backing.nats.subscriptions().into_keys().collect();
         now == servers.iter().map(ToString::to_string).collect()
     })
     .await;
-    within(TTL * 2, "a lease for each server", || {
+    until("a lease for each server", || {
         backing.etcd.leases() == servers.len()
     })
     .await;
@@ -58,8 +43,9 @@ async fn holds(backing: &Backing, servers: &[&str], users: &[&str]) {
     let ids = servers
         .iter()
         .map(|name| name.rsplit(' ').next().unwrap().to_owned());
-    assert_eq!(keys("servers"), ids.collect());
-    within(SECOND, "the bound users", || {
+    let ids = ids.collect();
+    until("the servers in the list", || keys("servers") == ids).await;
+    until("the bound users", || {
         keys("bindings") == users.iter().map(ToString::to_string).collect()
     })
     .await;
@@ -67,7 +53,7 @@ async fn holds(backing: &Backing, servers: &[&str], users: &[&str]) {
         .iter()
         .flat_map(|uid| ["kick", "push"].map(|what| format!("pitaya/connector/user/{uid}/{what}")))
         .collect();
-    within(SECOND, "the subscriptions of the users", || {
+    until("the subscriptions of the users", || {
         let all = backing.nats.subscriptions().into_values().flatten();
         all.filter(|subject| subject.contains("/user/"))
             .collect::<BTreeSet<_>>()

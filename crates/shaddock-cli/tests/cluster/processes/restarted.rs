@@ -1,8 +1,8 @@
 //! Servers are stopped as operators do it, one after the other and under load.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use futures_util::future::{join, join_all};
@@ -10,28 +10,51 @@ use serde_json::{Value, json};
 use shaddock::cluster::NatsCluster;
 use shaddock_client::{Client, CloseKind, Dialect};
 
-use super::{SECOND, clients, ends_well, holds, stop, subscribed, users, within};
+use super::{SECOND, clients, ends_well, holds, stop, subscribed, users};
 use crate::{
-    Frontend, ask, ask_soon, connect,
+    Frontend, ask, ask_soon, connect, operators,
     pitaya::{GoServer, UNIQUE, go_program},
     proxy::Proxy,
     room,
     servers::{Backing, config},
+    wait::{PATIENCE, breathe, until},
 };
 
-/// Clients that ask steadily until they are told to stop; each gives its number of answers. Every request must succeed.
-async fn steady_load(clients: &[Client], routes: &[&str], stop: &AtomicBool) -> usize {
-    let counts = clients.iter().enumerate().map(|(n, client)| async move {
-        let mut asked = 0;
-        while !stop.load(Ordering::Acquire) {
-            let route = routes[(n + asked) % routes.len()];
-            ask(client, route, json!({ "ms": 20, "text": "on" })).await;
-            asked += 1;
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        asked
-    });
-    join_all(counts).await.into_iter().sum()
+/// Clients that ask steadily until they are told to stop. Every request must succeed.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    answers: AtomicUsize,
+}
+
+impl Load {
+    async fn run(&self, clients: &[Client], routes: &[&str]) {
+        let all = clients.iter().enumerate().map(|(n, client)| async move {
+            for asked in n.. {
+                if self.stop.load(Ordering::Acquire) {
+                    return;
+                }
+                let route = routes[asked % routes.len()];
+                ask(client, route, json!({ "ms": 20, "text": "on" })).await;
+                self.answers.fetch_add(1, Ordering::Relaxed);
+                breathe().await;
+            }
+        });
+        join_all(all).await;
+    }
+
+    /// Waits for as many answers as show that it goes on.
+    async fn goes_on(&self) {
+        let before = self.answers.load(Ordering::Relaxed);
+        until("many more answers", || {
+            self.answers.load(Ordering::Relaxed) > before + 30
+        })
+        .await;
+    }
+
+    fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,20 +67,24 @@ async fn all_backends_are_restarted_under_load_and_nothing_is_lost() {
         .map(|id| Some(room::start_process(&backing, id)))
         .collect();
     let clients = users(&frontend.address, 8).await;
-    let done = AtomicBool::new(false);
-    let load = steady_load(&clients, &["room.room.slow", "room.room.echo"], &done);
+    let load = Load::default();
     let restart = async {
+        load.goes_on().await;
         for (id, room) in ids.iter().zip(&mut rooms) {
             stop(room.take().unwrap()).await;
             let (backing, id) = (&backing, *id);
             *room = Some(tokio::task::block_in_place(|| {
                 room::start_process(backing, id)
             }));
+            load.goes_on().await;
         }
-        done.store(true, Ordering::Release);
+        load.end();
     };
-    let (answers, ()) = join(load, restart).await;
-    assert!(answers > 100, "{answers} requests");
+    join(
+        load.run(&clients, &["room.room.slow", "room.room.echo"]),
+        restart,
+    )
+    .await;
     assert!(clients.iter().all(|client| client.close_kind().is_none()));
     let servers = [
         "connector connector-1",
@@ -83,26 +110,24 @@ async fn servers_of_both_kinds_are_restarted_in_one_cluster() {
     for client in &clients {
         ask_soon(client, "room.room.echo").await;
     }
-    let done = AtomicBool::new(false);
-    let load = steady_load(&clients, &["room.room.slow", "room.room.echo"], &done);
+    let load = Load::default();
     let restart = async {
         let start =
             || tokio::task::block_in_place(|| GoServer::start(program, &backing, "room", &[]));
-        let settle = || tokio::time::sleep(SECOND / 2);
-        settle().await;
+        load.goes_on().await;
         let next = start();
         stop(go_room.program).await;
-        settle().await;
+        load.goes_on().await;
         stop(rust_room).await;
-        settle().await;
+        load.goes_on().await;
         let rust_room = tokio::task::block_in_place(|| room::start_process(&backing, "room-1"));
         stop(next.program).await;
-        settle().await;
-        done.store(true, Ordering::Release);
+        load.goes_on().await;
+        load.end();
         rust_room
     };
-    let (answers, rust_room) = join(load, restart).await;
-    assert!(answers > 50, "{answers} requests");
+    let run = load.run(&clients, &["room.room.slow", "room.room.echo"]);
+    let ((), rust_room) = join(run, restart).await;
     assert!(clients.iter().all(|client| client.close_kind().is_none()));
     // A Go server names no connection, and has two.
     let ours_at_nats = subscribed(&backing);
@@ -117,20 +142,22 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
     let backing = Backing::start();
     let waves = [
         "--set",
-        "drain.spread=2s",
+        "drain.spread=12s",
         "--set",
         "drain.wave_interval=500ms",
     ];
     let frontend = Frontend::start(&backing, "connector-1", &[&UNIQUE, &waves[..]].concat());
     let _room = room::start_process(&backing, "room-1");
     let clients = users(&frontend.address, 12).await;
-    let slow = json!({ "ms": 400 });
+    let slow = json!({ "ms": 3000 });
     let in_flight = clients[11].request::<_, Value>("room.room.slow", &slow);
-    let Frontend { program, .. } = frontend;
     let drain = async {
-        tokio::time::sleep(SECOND / 10).await;
-        program.signal("-TERM");
-        within(SECOND * 2, "not in the list", || {
+        operators::says(&frontend, "the request is at work", |said| {
+            operators::server(said, "room-1")["in_flight"] == 1
+        })
+        .await;
+        frontend.program.signal("-TERM");
+        until("not in the list", || {
             backing.etcd.keys("pitaya/servers/connector/").is_empty()
         })
         .await;
@@ -145,7 +172,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
         }
         let mut ends = Vec::new();
         let closed = clients.iter().map(|client| async {
-            let kind = tokio::time::timeout(SECOND * 6, client.closed()).await;
+            let kind = tokio::time::timeout(PATIENCE * 2, client.closed()).await;
             (kind.expect("closed"), Instant::now())
         });
         for (kind, at) in join_all(closed).await {
@@ -162,7 +189,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
         json!({ "text": "room-1" }),
         "what was accepted is answered"
     );
-    ends_well(program).await;
+    ends_well(frontend.program).await;
     holds(&backing, &["room room-1"], &[]).await;
 }
 
@@ -171,7 +198,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
 async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late() {
     let backing = Backing::start();
     // One wave closes one client, and the next comes long after the test.
-    let slow = ["spread=60s", "wave_interval=30s", "deadline=90s"];
+    let slow = ["spread=600s", "wave_interval=300s", "deadline=900s"];
     let slow = slow.map(|setting| ["--set".to_owned(), format!("drain.{setting}")]);
     let slow: Vec<&str> = slow.iter().flatten().map(String::as_str).collect();
     let frontend = Frontend::start(&backing, "connector-1", &slow);
@@ -189,18 +216,25 @@ async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late()
 
     nats.cut();
     frontend.program.signal("-TERM");
-    within(SECOND * 5, "not in the list", || {
+    until("not in the list", || {
         let members = app.membership().unwrap().members();
         members.server("connector-1").is_none()
     })
     .await;
-    tokio::time::sleep(SECOND / 2).await;
+    // What the list says after that is known here, too.
+    let later = room::start(backing.cluster(), "room-2").await;
+    until("another server in the list", || {
+        let members = app.membership().unwrap().members();
+        members.server("room-2").is_some()
+    })
+    .await;
     assert_eq!(lobby.user_amount(), 2, "nobody leaves on a suspicion");
     nats.heal();
-    within(SECOND * 5, "the first wave", || lobby.user_amount() < 2).await;
+    until("the first wave", || lobby.user_amount() < 2).await;
     let push = lobby.push_message("onText", &json!({ "text": "still" }));
     assert_eq!(push.await.unwrap().queued, 1, "the other one is there");
     assert_eq!(lobby.user_amount(), 1);
     drop(clients);
+    later.shutdown().await;
     room.shutdown().await;
 }
