@@ -8,7 +8,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +17,9 @@ use rustls::{
 };
 use shaddock_net::{TlsFiles, TlsReloader};
 use shaddock_protocol::{Package, PackageReader, PackageType};
-use support::{Client, HANDSHAKE, Server, connect, package, request, start, start_with};
+use support::{
+    Client, HANDSHAKE, Server, connect, package, request, start, start_with, wait::PATIENCE,
+};
 use tungstenite::{Message, WebSocket, protocol::Role};
 
 type Ws = WebSocket<TcpStream>;
@@ -28,9 +29,7 @@ const UPGRADE: &str = "GET /any/path HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r
 
 fn upgraded(server: &Server) -> Ws {
     let stream = TcpStream::connect(server.address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (socket, response) =
         tungstenite::client(format!("ws://{}/x", server.address), stream).unwrap();
     assert_eq!(response.status(), 101);
@@ -150,10 +149,7 @@ fn bytes_one_by_one_from_the_first_on() {
     let server = start();
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_nodelay(true).unwrap();
-    for byte in UPGRADE.bytes() {
-        stream.write_all(&[byte]).unwrap();
-        std::thread::sleep(Duration::from_micros(100));
-    }
+    server.trickle(&mut stream, UPGRADE.as_bytes());
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -306,9 +302,7 @@ impl Certificate {
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
         let stream = TcpStream::connect(server.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         StreamOwned::new(connection, stream)
     }
 }

@@ -9,18 +9,16 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    client::{Client, package},
+    world::{Front, Then, World, pass, run, settle},
+};
 use shaddock_core::{CloseReason, Session, Uid};
 use shaddock_net::{
     Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, TlsFiles, TlsReloader, Verdict,
     Workers, clock::hold_up,
 };
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, PackageType, RefuseReason, Route};
-use tokio::time::sleep;
-
-use crate::{
-    client::{Client, package},
-    world::{Front, Then, World, run, settle},
-};
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -118,7 +116,7 @@ fn every_fault_in_every_phase_harms_one_connection_and_leaves_nothing() {
                     harm(&world, &mut victim, fault).await;
                     other.ask("echo");
                     for _ in 0..70 {
-                        sleep(ms(100)).await;
+                        pass(100).await;
                         other.heartbeat();
                         other.read();
                         if victim.socket.is_some() && fault != "does not read" {
@@ -228,7 +226,7 @@ fn the_end_of_a_client_is_seen_whatever_waits() {
                 _ => {}
             }
             for _ in 0..4 {
-                sleep(ms(2000)).await;
+                pass(2000).await;
                 if how == "alive" {
                     client.heartbeat();
                 }
@@ -348,7 +346,7 @@ fn a_client_is_slow_when_its_socket_takes_nothing_for_a_while() {
             world.script.push(&session, &"x".repeat(1000)).unwrap();
         }
         for tick in 0..70 {
-            sleep(ms(100)).await;
+            pass(100).await;
             stalled.heartbeat();
             trickles.heartbeat();
             if tick % 10 == 0 {
@@ -382,7 +380,7 @@ fn a_worker_that_was_held_up_blames_nobody() {
             });
             let (mut asks, pings) = (world.joined(false).await, world.joined(true).await);
             for _ in 0..3 {
-                sleep(ms(100)).await;
+                pass(100).await;
             }
             hold_up(ms(held));
             for _ in 0..35 {
@@ -442,9 +440,9 @@ fn a_silent_tls_connection_does_not_linger() {
             codec.limits.handshake_timeout = Duration::from_secs(3);
         });
         let silent = world.connect(false);
-        sleep(ms(2900)).await;
+        pass(2900).await;
         assert_eq!(world.open_connections(), 1);
-        sleep(ms(300)).await;
+        pass(300).await;
         assert_eq!(world.open_connections(), 0);
         drop(silent);
     });
@@ -523,7 +521,7 @@ fn a_listener_that_panics_starts_again_and_says_so() {
         before.read();
         before.read();
         assert!(before.ended);
-        sleep(ms(150)).await;
+        pass(150).await;
         assert!(listener.is_serving());
         let mut after = connect(3);
         after.join("1");

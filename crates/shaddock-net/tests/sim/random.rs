@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     client::Client,
-    world::{Then, World, run, settle},
+    world::{Then, World, pass, run, settle},
 };
 
 /// SplitMix64: small, and the same everywhere.
@@ -110,7 +110,7 @@ impl Story {
                 let ms = self.rng.pick(&[10, 100, 1000, 1900]);
                 self.tell(format_args!("{ms} ms pass"));
                 self.beat();
-                tokio::time::sleep(Duration::from_millis(ms)).await;
+                pass(ms).await;
             }
         }
         // Sometimes the next thing happens before the server has done this one.
@@ -398,7 +398,7 @@ impl Story {
             }
         }
         for _ in 0..50 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pass(20).await;
             self.read();
             while self.world.release(0, Then::Answer) {}
         }

@@ -152,7 +152,7 @@ impl Frontend for Front {
     fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
         match request.version.as_deref() {
             Some("late") => Handled::Later(Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                pass(50).await;
                 Verdict::Accept(None)
             })),
             Some("long") => Handled::Now(Verdict::Accept(Some("x".repeat(200_000).into()))),
@@ -379,7 +379,7 @@ impl World {
             settle().await;
         }
         // Timers that wake the last ones.
-        tokio::time::sleep(Duration::from_secs(30)).await;
+        pass(30_000).await;
         let listener = self.listener.take().unwrap();
         let left = (
             listener.open_connections(),
@@ -417,9 +417,14 @@ impl World {
     }
 }
 
+/// Lets so many milliseconds of the test's time pass, and the server do what it does in that time.
+pub async fn pass(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
 /// Lets the server do everything that it can do now; a millisecond passes.
 pub async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    pass(1).await;
 }
 
 /// Runs a test on a thread of its own, with time that stands still unless everything waits.

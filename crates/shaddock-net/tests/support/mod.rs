@@ -1,6 +1,9 @@
 //! An echo frontend on real sockets, and raw clients to talk to it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+#[path = "../../../shaddock-cluster/tests/support/wait.rs"]
+pub mod wait;
+
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -9,7 +12,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +25,8 @@ use shaddock_protocol::{
     Codec, CodecConfig, HandshakeRequest, Inbound, Limits, Package, PackageReader, PackageType,
     RefuseReason, Route, encode_package,
 };
+use tokio::sync::Semaphore;
+use wait::{PATIENCE, found};
 
 pub const HANDSHAKE: &[u8] = br#"{"sys":{"type":"test","version":"1"}}"#;
 
@@ -30,7 +34,9 @@ pub const HANDSHAKE: &[u8] = br#"{"sys":{"type":"test","version":"1"}}"#;
 pub struct Echo {
     pub codec: Arc<Codec>,
     pub sessions: SessionService,
+    /// Handlers of the route `slow` that have begun, and how many may end: one for each permit.
     pub running: Arc<AtomicUsize>,
+    pub gate: Arc<Semaphore>,
     pub finished: Arc<AtomicUsize>,
     pub closed: Arc<Mutex<Vec<CloseReason>>>,
 }
@@ -43,7 +49,9 @@ impl Frontend for Echo {
     fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
         match request.version.as_deref() {
             Some("late") => Handled::Later(Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
                 Verdict::Accept(None)
             })),
             _ => Handled::Now(Verdict::Accept(None)),
@@ -88,9 +96,10 @@ impl Frontend for Echo {
         match method.as_str() {
             "slow" => {
                 let (running, finished) = (self.running.clone(), self.finished.clone());
+                let gate = self.gate.clone();
                 Flow::Later(Box::pin(async move {
                     running.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    gate.acquire().await.unwrap().forget();
                     answer(&session);
                     finished.fetch_add(1, Ordering::SeqCst);
                 }))
@@ -156,6 +165,7 @@ pub fn start_with(
             session_config,
         ),
         running: Arc::default(),
+        gate: Arc::new(Semaphore::new(0)),
         finished: Arc::default(),
         closed: Arc::default(),
     });
@@ -184,18 +194,27 @@ impl Server {
         self.listener.as_ref().unwrap().open_connections()
     }
 
-    /// Waits, at most five seconds, until `condition` holds.
+    /// Waits until `condition` holds.
     #[track_caller]
     pub fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(5);
-        while !condition(self) {
-            assert!(
-                Instant::now() < end,
-                "not in time: {what}; {:?}; closed: {:?}",
-                self.stats(),
-                self.echo.closed.lock().unwrap()
-            );
-            std::thread::sleep(Duration::from_millis(5));
+        found(what, || condition(self).then_some(()));
+    }
+
+    /// Waits until so many handlers of the route `slow` have begun.
+    #[track_caller]
+    pub fn until_running(&self, count: usize) {
+        self.until("handlers run", |s| {
+            s.echo.running.load(Ordering::SeqCst) == count
+        });
+    }
+
+    /// Sends bytes one by one: the next one when the server has read the one before.
+    #[track_caller]
+    pub fn trickle(&self, stream: &mut TcpStream, bytes: &[u8]) {
+        for byte in bytes {
+            let before = self.stats().bytes_in;
+            stream.write_all(&[*byte]).unwrap();
+            self.until("a byte is read", |s| s.stats().bytes_in > before);
         }
     }
 
@@ -206,7 +225,7 @@ impl Server {
         assert_eq!(self.echo.sessions.session_count(), 0);
         let (listener, workers) = (self.listener.take().unwrap(), self.workers.take().unwrap());
         self.runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(5), listener.closed())
+            tokio::time::timeout(PATIENCE, listener.closed())
                 .await
                 .expect("every connection task has ended");
             workers.shutdown().await;
@@ -224,9 +243,7 @@ pub struct Client<S> {
 pub fn connect(server: &Server) -> Client<TcpStream> {
     let stream = TcpStream::connect(server.address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     Client::new(stream)
 }
 
