@@ -134,7 +134,12 @@ impl TestServers {
 
     /// Lets the servers and clients do everything that they can do now. A millisecond of the test's time passes.
     pub async fn settle(&self) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.pass(Duration::from_millis(1)).await;
+    }
+
+    /// Lets so much of the test's time pass, and the servers and clients do what they do in that time.
+    pub async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
     }
 
     /// Stops the servers, as at the end of a process.

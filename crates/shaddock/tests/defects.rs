@@ -232,7 +232,7 @@ async fn defect_39_a_shutdown_flushes_and_ends() {
         .push_message_by_uids("onX", &1, &[(uid("ann"), front("connector-1"))])
         .await
         .unwrap();
-    tokio::time::timeout(Duration::from_secs(5), running.shutdown())
+    tokio::time::timeout(support::wait::PATIENCE, running.shutdown())
         .await
         .expect("it ends");
     let read = client.drain();

@@ -409,9 +409,14 @@ async fn busy_and_greedy_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_routes_do_not_wait_and_offloaded_ones_run_elsewhere() {
     let mut app = frontend("connector-1");
-    app.route("h.slow", async || {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        "slow"
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let waits = Arc::clone(&gate);
+    app.route("h.slow", move || {
+        let waits = Arc::clone(&waits);
+        async move {
+            waits.notified().await;
+            "slow"
+        }
     })
     .concurrent();
     app.route("h.where", async || {
@@ -439,6 +444,7 @@ async fn concurrent_routes_do_not_wait_and_offloaded_ones_run_elsewhere() {
     assert!(!elsewhere.as_str().unwrap().is_empty());
     let (local, _) = client.answer("connector.h.here", json!({})).await;
     assert_eq!(local, json!(format!("{here:?}")));
+    gate.notify_one();
     assert_eq!(client.wait_answer(100).await.0, json!("slow"));
 }
 

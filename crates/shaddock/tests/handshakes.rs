@@ -3,16 +3,18 @@
 
 mod support;
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use shaddock::{app::DictionaryConfig, prelude::*};
+use shaddock::{app::DictionaryConfig, prelude::*, wire::CodecConfig};
 use shaddock_client::{Client, ConnectError};
-use support::start;
+use support::{start, wait::PATIENCE};
 
 fn connector(routes: impl IntoIterator<Item = String>) -> App {
     let mut app = App::new("connector", "connector-1");
     app.listen("127.0.0.1:0");
+    // Megabytes take their time where the machine is slow.
+    let mut codec = CodecConfig::default();
+    codec.limits.handshake_timeout = PATIENCE;
+    app.set(codec);
     app.set(DictionaryConfig {
         routes: routes.into_iter().collect(),
         handlers: Vec::new(),
@@ -41,6 +43,7 @@ async fn long_answers_reach_the_client() {
             let client = Client::builder()
                 .user(json!(length))
                 .max_package_size(16 << 20)
+                .connect_timeout(PATIENCE)
                 .connect(&address)
                 .await
                 .unwrap();
@@ -49,7 +52,7 @@ async fn long_answers_reach_the_client() {
             // Sooner than anything would wake a connection that is not read any more.
             let one = json!(1);
             let echo = client.request::<_, Value>("connector.h.echo", &one);
-            let echo = tokio::time::timeout(Duration::from_secs(5), echo).await;
+            let echo = tokio::time::timeout(PATIENCE, echo).await;
             assert_eq!(echo.expect("an answer in time").unwrap(), one);
         }
     }
@@ -66,7 +69,10 @@ async fn a_hook_that_gives_too_much_refuses_its_client() {
     });
     let running = start([app]).await;
     for address in addresses(&running) {
-        let with = |length: usize| Client::builder().user(json!(length));
+        let with = |length: usize| {
+            let builder = Client::builder().user(json!(length));
+            builder.connect_timeout(PATIENCE)
+        };
         let refused = with(17 << 20).connect(&address).await;
         assert!(
             matches!(refused, Err(ConnectError::Refused { code: 500, .. })),

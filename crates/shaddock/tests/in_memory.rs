@@ -105,9 +105,9 @@ async fn a_client_that_does_not_read_is_slow_and_harms_nobody() {
     let (stalled, reads) = (joined(&servers, "ann").await, joined(&servers, "bob").await);
     stalled.stall();
     let _: usize = reads.request("connector.h.flood", &3).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(4500)).await;
+    servers.pass(Duration::from_millis(4500)).await;
     assert_eq!(sessions(&servers), 2, "5 seconds have not passed");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    servers.pass(Duration::from_secs(1)).await;
     assert_eq!(sessions(&servers), 1);
     for n in 0..3 {
         assert_eq!(reads.expect_push("onFlood").await["n"], n);
@@ -275,7 +275,7 @@ async fn events_of_a_session_come_in_order_however_long_their_listeners_take() {
     ann.cut();
     servers.settle().await;
     assert_eq!(*log.lock().unwrap(), [""; 0]);
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    servers.pass(Duration::from_secs(6)).await;
     assert_eq!(*log.lock().unwrap(), ["bound ann", "closed ann"]);
     servers.shutdown().await;
 }
@@ -338,7 +338,7 @@ async fn heartbeats_decide_between_silent_and_quiet() {
     });
     let servers = started(app).await;
     let quiet = servers.connect(FRONT).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    servers.pass(Duration::from_secs(600)).await;
     assert_eq!(sessions(&servers), 1);
     assert_eq!(quiet.close_kind(), None);
     let _: Value = quiet.request("connector.h.echo", &json!({})).await.unwrap();

@@ -16,7 +16,7 @@ use shaddock::{
     prelude::*,
     remote::{RpcError, received_value},
 };
-use support::{Client, frontend, start};
+use support::{Client, eventually, frontend, start};
 
 #[tokio::test]
 async fn what_handlers_need_is_checked_at_the_start() {
@@ -211,7 +211,7 @@ async fn background_work_ends_with_the_app() {
     let stopping = app.stopping();
     running.shutdown().await;
     assert_eq!(Arc::strong_count(&dropped), 1, "it was dropped");
-    tokio::time::timeout(Duration::from_secs(1), stopping)
+    tokio::time::timeout(support::wait::PATIENCE, stopping)
         .await
         .expect("it is told");
     assert!(app.spawn("late", async {}).is_err());
@@ -445,13 +445,15 @@ async fn a_backend_answers_what_it_has_before_its_components_stop() {
     let seen = Arc::clone(&log);
     let (entered, has_entered) = tokio::sync::oneshot::channel();
     let entered = Mutex::new(Some(entered));
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let waits = Arc::clone(&gate);
     chat.remote("room.slow", move || {
         if let Some(entered) = entered.lock().unwrap().take() {
             let _ = entered.send(());
         }
-        let seen = Arc::clone(&seen);
+        let (seen, waits) = (Arc::clone(&seen), Arc::clone(&waits));
         async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            waits.notified().await;
             Json(seen.lock().unwrap().last().cloned())
         }
     });
@@ -464,7 +466,15 @@ async fn a_backend_answers_what_it_has_before_its_components_stop() {
     let app = other.app("other-1").unwrap().clone();
     let asked = tokio::spawn(async move { app.rpc("chat.room.slow").call::<String>(&()).await });
     has_entered.await.unwrap();
-    chat.shutdown().await;
+    let members = other.apps()[0].membership().unwrap().clone();
+    let opens = async {
+        eventually("the stop has begun", || {
+            members.members().server("chat-1").is_none()
+        })
+        .await;
+        gate.notify_one();
+    };
+    tokio::join!(chat.shutdown(), opens);
     assert_eq!(asked.await.unwrap().unwrap(), "database after");
     assert_eq!(log.lock().unwrap().last().unwrap(), "database stop");
     other.shutdown().await;

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::{net::SocketAddr, time::Duration};
+#[path = "../../shaddock-cluster/tests/support/wait.rs"]
+mod wait;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use shaddock::{
@@ -18,8 +21,10 @@ use shaddock_client::{Client, CloseKind};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Semaphore,
     task::JoinHandle,
 };
+use wait::{PATIENCE, eventually, until};
 
 async fn login(
     mut session: SessionView,
@@ -33,8 +38,12 @@ async fn login(
     Ok(Json(json!({ "sid": session.id().to_string() })))
 }
 
-async fn think(Json(milliseconds): Json<u64>) -> Json<&'static str> {
-    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+/// What `think` waits for.
+struct Gate(Semaphore);
+
+async fn think(State(gate): State<Gate>) -> Json<&'static str> {
+    let permit = gate.0.acquire().await;
+    permit.unwrap().forget();
     Json("done")
 }
 
@@ -45,6 +54,7 @@ struct World {
     admin: SocketAddr,
     server: JoinHandle<()>,
     config: Config,
+    gate: Arc<Gate>,
 }
 
 impl World {
@@ -62,10 +72,12 @@ impl World {
         let address = admin.local_addr();
         let server = tokio::spawn(admin.serve(std::future::pending()));
         let mut servers = Servers::new().workers(1);
+        let gate = Arc::new(Gate(Semaphore::new(0)));
         for id in ["front-1", "front-2"] {
             let mut app = App::new("front", id);
             launcher.configure(&mut app);
             app.listen_with(config.listen_config(any));
+            app.set_shared(Arc::clone(&gate));
             app.route("user.login", login);
             app.route("user.think", think);
             servers = servers.add(app);
@@ -80,6 +92,7 @@ impl World {
             admin: address,
             server,
             config,
+            gate,
         }
     }
 
@@ -194,16 +207,12 @@ async fn sessions_are_listed_filtered_and_shown() {
     // The first request may have come in one piece with the handshake, before there was a session to count for.
     let again = json!({ "uid": "ann" });
     let _: Value = ann.request("front.user.login", &again).await.unwrap();
-    let counted = async || {
+    eventually("bytes and messages are counted", async || {
         let (_, one) = world.get(&format!("/api/sessions/{ann_sid}")).await;
         let is_some = |key: &str| one[key].as_u64().is_some_and(|n| n > 0);
         is_some("bytes_in") && is_some("bytes_out") && is_some("messages_in")
-    };
-    let end = std::time::Instant::now() + Duration::from_secs(5);
-    while !counted().await {
-        assert!(std::time::Instant::now() < end, "nothing was counted");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await;
     drop(ann);
     world.end().await;
 }
@@ -466,7 +475,7 @@ async fn an_open_address_needs_a_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_tells_clients_and_closes_them_in_waves() {
     let flags = [
-        "drain.delay=300ms",
+        "drain.delay=5s",
         "drain.spread=400ms",
         "drain.wave_interval=100ms",
     ];
@@ -489,18 +498,20 @@ async fn a_drain_tells_clients_and_closes_them_in_waves() {
         admin,
         server,
         config,
+        ..
     } = world;
     let address = running.address("front-1").unwrap();
     let draining = tokio::spawn(async move { drain(running, &config.drain, &operations).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let (status, text) = call(admin, "GET", "/readyz", "", None).await;
-    assert_eq!((status, text.as_str()), (503, "draining\n"));
+    eventually("it is not ready", async || {
+        let (status, text) = call(admin, "GET", "/readyz", "", None).await;
+        (status, text.as_str()) == (503, "draining\n")
+    })
+    .await;
     assert!(
         clients.iter().all(|client| client.close_kind().is_none()),
         "the delay serves on"
     );
 
-    let mut ends = Vec::new();
     for client in &clients {
         let kind = client.closed().await;
         assert_eq!(
@@ -509,7 +520,6 @@ async fn a_drain_tells_clients_and_closes_them_in_waves() {
                 reason: Some("draining".to_owned())
             }
         );
-        ends.push(std::time::Instant::now());
     }
     assert!(draining.await.unwrap(), "within its deadline");
     assert!(
@@ -519,13 +529,13 @@ async fn a_drain_tells_clients_and_closes_them_in_waves() {
     server.abort();
 }
 
-/// A drain of one session, whose request takes `milliseconds`: what becomes of the request, and how long the drain took.
-async fn drain_while_working(deadline: &str, milliseconds: u64) -> (Option<Value>, Duration) {
+/// A drain of one session, whose request is answered while it drains, or never: what becomes of the request.
+async fn drain_while_working(deadline: &str, answers: bool) -> Option<Value> {
     let deadline = format!("drain.deadline={deadline}");
     let world = World::start(&["drain.spread=0s", &deadline]).await;
     let (client, _) = world.client("front-1", "user").await;
     let answer = tokio::spawn(async move {
-        let answer = client.request("front.user.think", &milliseconds).await;
+        let answer = client.request("front.user.think", &json!({})).await;
         (answer.ok(), client.closed().await)
     });
     // The request is at work before the drain begins.
@@ -538,38 +548,40 @@ async fn drain_while_working(deadline: &str, milliseconds: u64) -> (Option<Value
             working
         })
     };
-    let limit = std::time::Instant::now() + Duration::from_secs(10);
-    while !is_at_work() {
-        assert!(std::time::Instant::now() < limit, "the request came");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the request is at work", is_at_work).await;
     let World {
         running,
         operations,
+        admin,
         server,
         config,
-        ..
+        gate,
     } = world;
-    let begin = std::time::Instant::now();
-    drain(running, &config.drain, &operations).await;
-    let took = begin.elapsed();
+    let draining = tokio::spawn(async move { drain(running, &config.drain, &operations).await });
+    if answers {
+        eventually("it drains", async || {
+            call(admin, "GET", "/readyz", "", None).await.0 == 503
+        })
+        .await;
+        assert!(!answer.is_finished());
+        gate.0.add_permits(1);
+    }
+    let drained = tokio::time::timeout(PATIENCE, draining).await;
+    drained.expect("the drain ends").unwrap();
     let (answer, end) = answer.await.unwrap();
     let reason = Some("draining".to_owned());
     assert_eq!(end, CloseKind::Kicked { reason });
     server.abort();
-    (answer, took)
+    answer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_an_answer_gets_it_before_the_drain_closes_him() {
-    let (answer, took) = drain_while_working("20s", 1500).await;
+async fn a_client_that_waits_for_an_answer_gets_it_before_the_drain_closes_it() {
+    let answer = drain_while_working("300s", true).await;
     assert_eq!(answer, Some(json!("done")));
-    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_does_not_wait_for_ever_for_an_answer() {
-    let (answer, took) = drain_while_working("2s", 20_000).await;
-    assert_eq!(answer, None);
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(drain_while_working("2s", false).await, None);
 }

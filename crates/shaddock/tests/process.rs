@@ -3,6 +3,9 @@
 //! The server is this very program: the test [`child`] is one, when the variable [`SETTINGS`] says so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../shaddock-cluster/tests/support/wait.rs"]
+mod wait;
+
 use std::{
     io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -20,11 +23,10 @@ use shaddock::{
     prelude::*,
 };
 use shaddock_client::Client;
+use wait::{PATIENCE, found};
 
 /// The settings of a child, one a line.
 const SETTINGS: &str = "SHADDOCK_TEST_CHILD";
-/// Long enough for a machine that is busy with other things; a test that passes does not wait for it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn echo(Json(body): Json<Value>) -> Json<Value> {
     Json(body)
@@ -193,16 +195,9 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
-    /// How it ended, if it does.
-    fn ended(&mut self) -> Option<ExitStatus> {
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        None
+    /// How it ended: it does.
+    fn ended(&mut self) -> ExitStatus {
+        found("the end of the server", || self.child.try_wait().unwrap())
     }
 
     async fn client(&self) -> Client {
@@ -270,7 +265,7 @@ fn strangers_write_no_lines() {
     let mut server = Server::start(&[], &["access.deny=127.0.0.2"], writer);
     knock(&server, 300);
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
     assert!(log.contains("draining"), "{log}");
@@ -292,7 +287,7 @@ async fn log_of(flood: impl AsyncFn(&Server, &Client)) -> String {
     }
     drop(client);
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
     log.join().unwrap()
 }
 
@@ -376,7 +371,7 @@ async fn a_log_that_nothing_reads_stops_nothing() {
     is_told.recv_timeout(PATIENCE).unwrap();
     drop(clients);
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -386,7 +381,7 @@ async fn sigterm_ends_a_process_whose_log_nothing_reads() {
     let client = server.client().await;
     served(&client).await;
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -398,7 +393,7 @@ async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
         served(&client).await;
     }
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
 }
 
 /// A limit of open files that clients can reach.
@@ -443,7 +438,7 @@ async fn clients_cannot_take_all_descriptors() {
     }
     served(&server.client().await).await;
     server.signal(Signal::TERM);
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
     let about = |text| log.lines().filter(|line| line.contains(text)).count();
@@ -457,5 +452,5 @@ fn sigterm_ends_a_server_that_still_starts() {
     server.hears("starting");
     server.signal(Signal::TERM);
     server.hears("component stopped");
-    assert_eq!(server.ended().unwrap().code(), Some(0));
+    assert_eq!(server.ended().code(), Some(0));
 }

@@ -3,13 +3,7 @@
 
 mod support;
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use shaddock::{
@@ -385,14 +379,16 @@ async fn the_hook_may_refuse_a_bind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
     let log: Arc<Mutex<Vec<String>>> = Arc::default();
-    let stuck = Arc::new(AtomicBool::new(true));
+    let (go_on, stuck) = std::sync::mpsc::channel::<()>();
+    let (tell_all, all_told) = tokio::sync::watch::channel(false);
     let mut app = connector("connector-1");
     let noted = Arc::clone(&log);
     app.on_session_bound(move |_, event| {
         let noted = Arc::clone(&noted);
+        let mut all_told = all_told.clone();
         async move {
-            // Later events must not overtake.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // Later events must not overtake: they are there before this one is done with.
+            let _ = all_told.wait_for(|told| *told).await;
             noted
                 .lock()
                 .unwrap()
@@ -407,16 +403,15 @@ async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
             .push(format!("unbound {}", event.uid().unwrap()));
         async {}
     });
-    let (noted, waits) = (Arc::clone(&log), Arc::clone(&stuck));
+    let (noted, waits) = (Arc::clone(&log), Arc::new(Mutex::new(stuck)));
     app.on_session_closed(move |app: AppHandle, event: SessionEvent| {
         let (noted, waits) = (Arc::clone(&noted), Arc::clone(&waits));
         async move {
             match event.uid().map(Uid::as_str) {
                 Some("panics") => panic!("expected in this test"),
                 Some("blocks") => {
-                    while waits.load(Ordering::Relaxed) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+                    // It blocks the thread, as no listener should.
+                    let _ = waits.lock().unwrap().recv();
                 }
                 _ => {}
             }
@@ -445,6 +440,7 @@ async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
     app.bind(client.sid(), uid("bob")).await.unwrap();
     client.session.set("k", 1).unwrap();
     client.session.close(CloseReason::kicked("x"));
+    tell_all.send_replace(true);
     let expected = "bound ann0, unbound ann0, bound ann1, unbound ann1, bound bob, closed kicked {\"k\":1} on connector-1";
     let mine = || {
         let log = log.lock().unwrap();
@@ -455,7 +451,7 @@ async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
             .join(", ")
     };
     eventually("all events of one session, in order", || mine() == expected).await;
-    stuck.store(false, Ordering::Relaxed);
+    drop(go_on);
     eventually("the one that waited", || {
         mine().ends_with("closed client_closed {} on connector-1")
     })

@@ -3,13 +3,7 @@
 
 mod support;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use shaddock::{app::DictionaryConfig, prelude::*, wire::CodecConfig};
@@ -144,36 +138,4 @@ async fn the_handshake_hook_answers_or_refuses() {
         }
     }
     running.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shutdown_tells_clients_and_ends() {
-    let mut app = connector();
-    let closed = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&closed);
-    app.on_session_closed(move |_, event| {
-        assert!(event.reason().is_some());
-        counted.fetch_add(1, Ordering::Relaxed);
-        async {}
-    });
-    let running = start([app]).await;
-    let mut clients = Vec::new();
-    for n in 0..20 {
-        clients.push(Client::connect(&addresses(&running)[n % 2]).await.unwrap());
-    }
-    // The last ones' acknowledgements may still be on their way; without a session there is no `closed`.
-    let service = running.apps()[0].session_service().unwrap().clone();
-    eventually("all are there", || service.session_count() == clients.len()).await;
-    let begin = Instant::now();
-    running.shutdown().await;
-    assert!(
-        begin.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begin.elapsed()
-    );
-    for client in clients {
-        let kind = client.closed().await;
-        assert!(matches!(&kind, CloseKind::Kicked { .. }), "{kind:?}");
-    }
-    assert_eq!(closed.load(Ordering::Relaxed), 20, "each exactly once");
 }

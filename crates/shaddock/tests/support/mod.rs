@@ -1,13 +1,10 @@
 //! Clients without sockets: messages go straight into the dispatcher, answers are read from the session's queue.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::{
-    collections::VecDeque,
-    num::NonZeroU64,
-    sync::Arc,
-    task::Waker,
-    time::{Duration, Instant},
-};
+#[path = "../../../shaddock-cluster/tests/support/wait.rs"]
+pub(crate) mod wait;
+
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, task::Waker};
 
 use bytes::{Buf, Bytes};
 use serde_json::{Value, json};
@@ -22,6 +19,7 @@ use shaddock_core::{Drained, Next};
 use shaddock_protocol::{
     DialectChoice, Message, MessageType, PackageReader, PackageType, WireRoute,
 };
+pub(crate) use wait::until as eventually;
 
 /// What a client read.
 #[derive(Debug, Clone, PartialEq)]
@@ -155,21 +153,17 @@ impl Client {
         }
     }
 
-    /// Takes the first message of this kind, within two seconds.
+    /// Takes the first message of this kind.
     pub(crate) async fn wait(&mut self, wanted: impl Fn(&In) -> bool) -> In {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        loop {
+        let mut found = None;
+        eventually("a message that is waited for", || {
             self.read();
-            if let Some(at) = self.inbox.iter().position(&wanted) {
-                return self.inbox.remove(at).expect("it is there");
-            }
-            assert!(
-                Instant::now() < deadline,
-                "nothing came; there are {:?}",
-                self.inbox
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+            let at = self.inbox.iter().position(&wanted);
+            found = at.and_then(|at| self.inbox.remove(at));
+            found.is_some()
+        })
+        .await;
+        found.expect("it is there")
     }
 
     /// Everything that has come so far.
@@ -225,14 +219,5 @@ fn read_message(bytes: Bytes) -> In {
 pub(crate) async fn drive(flow: Flow) {
     if let Flow::Later(future) = flow {
         future.await;
-    }
-}
-
-/// Waits for something that becomes true.
-pub(crate) async fn eventually(what: &str, check: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while !check() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
