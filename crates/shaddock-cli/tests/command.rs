@@ -198,7 +198,7 @@ async fn sighup_applies_lists_and_survives_mistakes() {
 async fn a_second_signal_ends_at_once() {
     let mut demo = Demo::start(&["--set", "drain.delay=20s"]);
     demo.signal("-TERM");
-    demo.logs("a second one ends at once").await;
+    demo.logs("a second signal ends at once").await;
     assert!(demo.is_running(), "it drains");
     demo.signal("-INT");
     assert_eq!(demo.wait().code(), Some(1));

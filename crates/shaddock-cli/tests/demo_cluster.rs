@@ -25,7 +25,7 @@ use servers::Backing;
 use shaddock_client::{Client, CloseKind, Subscription};
 use shaddock_cluster::{ServerInfo, owner_of};
 use support::{
-    Demo, SHADDOCK, eventually,
+    Demo, SHADDOCK, eventually, ports,
     wait::{self, PATIENCE},
 };
 

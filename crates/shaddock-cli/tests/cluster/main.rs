@@ -18,6 +18,8 @@ mod serve;
 #[path = "../../../shaddock-cluster/tests/support/servers.rs"]
 mod servers;
 
+#[path = "../../../shaddock-cluster/tests/support/ports.rs"]
+mod ports;
 #[allow(
     dead_code,
     unreachable_pub,
@@ -192,7 +194,7 @@ fn shaddock(args: &[&str]) -> Said {
 }
 
 fn free_address() -> String {
-    format!("127.0.0.1:{}", servers::free_port())
+    format!("127.0.0.1:{}", ports::free_port())
 }
 
 async fn connect(address: &str, dialect: Dialect) -> Client {
@@ -223,8 +225,8 @@ async fn refused(client: &Client, route: &str, body: Value) -> ServerError {
 /// Asks until somebody answers: a server that just came is not known to all at once.
 async fn ask_soon(client: &Client, route: &str) {
     eventually(&format!("an answer of {route}"), async || {
-        let asked = client.request::<_, Value>(route, &json!({ "text": "hi" }));
-        asked.await.is_ok()
+        let text = json!({ "text": "hi" });
+        client.request::<_, Value>(route, &text).await.is_ok()
     })
     .await;
 }

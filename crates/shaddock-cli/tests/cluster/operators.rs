@@ -354,7 +354,7 @@ async fn a_frontend_that_left_the_list_is_still_seen_and_its_clients_kicked() {
     let backing = Backing::start();
     let first = Frontend::start(&backing, "connector-1", &[]);
     // One wave closes one client, and the next comes long after the test.
-    let slow = ["drain.spread=60s", "drain.wave_interval=30s"];
+    let slow = ["drain.spread=600s", "drain.wave_interval=60s"];
     let second = Frontend::start(
         &backing,
         "connector-2",
@@ -364,7 +364,7 @@ async fn a_frontend_that_left_the_list_is_still_seen_and_its_clients_kicked() {
             "--set",
             slow[1],
             "--set",
-            "drain.deadline=90s",
+            "drain.deadline=900s",
         ],
     );
     let _room = launch_room(&backing, "room-1").await;

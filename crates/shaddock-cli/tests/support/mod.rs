@@ -4,7 +4,6 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -14,6 +13,8 @@ use std::{
 use serde_json::{Value, json};
 use shaddock_client::Client;
 
+#[path = "../../../shaddock-cluster/tests/support/ports.rs"]
+pub(crate) mod ports;
 #[path = "../../../shaddock-cluster/tests/support/wait.rs"]
 pub(crate) mod wait;
 
@@ -32,15 +33,9 @@ pub(crate) struct Demo {
     admin: String,
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
-    // Held together, so that no port is given twice.
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
 impl Demo {
     pub(crate) fn start(more: &[&str]) -> Self {
-        let [gate, first, second, page, admin] = free_ports();
+        let [gate, first, second, page, admin] = [(); 5].map(|()| ports::free_port());
         let admin = format!("127.0.0.1:{admin}");
         let mut child = Command::new(SHADDOCK)
             .args(["demo", "--gate-port", &gate.to_string()])

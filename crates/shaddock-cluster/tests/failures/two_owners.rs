@@ -5,8 +5,9 @@ use std::time::Instant;
 use shaddock_cluster::{JoinOptions, RemoteErrorKind, Unique};
 
 use crate::support::node::{Server, raw, request};
+use crate::support::ports::{free_port, local};
 use crate::support::proxy::Proxy;
-use crate::support::servers::{Backing, EtcdServer, NatsServer, config, free_port, local};
+use crate::support::servers::{Backing, EtcdServer, NatsServer, config};
 use crate::support::until;
 use crate::support::wait::PATIENCE;
 use crate::{SECOND, at_rest, join, join_with, places};

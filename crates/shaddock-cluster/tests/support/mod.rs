@@ -11,6 +11,8 @@
 
 pub mod node;
 #[cfg(feature = "nats")]
+pub mod ports;
+#[cfg(feature = "nats")]
 pub mod proxy;
 #[cfg(feature = "nats")]
 pub mod servers;

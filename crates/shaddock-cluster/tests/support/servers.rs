@@ -1,13 +1,14 @@
 //! Real NATS and etcd servers on free ports, each with a directory of its own; stopped by their process id.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use shaddock_cluster::{NatsCluster, NatsConfig};
 
+use super::ports::{free_port, local};
 use super::wait::found;
 
 /// A process that dies with this value.
@@ -145,23 +146,6 @@ fn program(name: &str, package: &str) -> String {
         Some(path) => path.to_string_lossy().into_owned(),
         None => panic!("{name} is missing; install it with: apt-get install -y {package}"),
     }
-}
-
-/// A port that nobody listens on. Not one of those that the system gives to outgoing connections: a server that is away for a while would
-/// not get it again.
-pub fn free_port() -> u16 {
-    use std::hash::BuildHasher;
-    loop {
-        let random = std::hash::RandomState::new().hash_one(std::process::id());
-        let port = 10_000 + u16::try_from(random % 22_000).unwrap();
-        if TcpListener::bind(local(port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-pub fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 pub struct NatsServer {

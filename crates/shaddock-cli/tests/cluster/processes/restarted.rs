@@ -198,7 +198,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
 async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late() {
     let backing = Backing::start();
     // One wave closes one client, and the next comes long after the test.
-    let slow = ["spread=600s", "wave_interval=300s", "deadline=900s"];
+    let slow = ["spread=600s", "wave_interval=60s", "deadline=900s"];
     let slow = slow.map(|setting| ["--set".to_owned(), format!("drain.{setting}")]);
     let slow: Vec<&str> = slow.iter().flatten().map(String::as_str).collect();
     let frontend = Frontend::start(&backing, "connector-1", &slow);
