@@ -9,6 +9,7 @@ use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, SessionOp, Unique}
 use crate::support::node::{Server, call, raw, request, works};
 use crate::support::servers::Backing;
 use crate::support::until;
+use crate::support::wait::throughout;
 use crate::{SECOND, join, join_with};
 
 fn as_user(body: &str, uid: &str) -> shaddock_cluster::ForwardedRequest {
@@ -125,11 +126,12 @@ async fn a_request_whose_caller_has_given_up_is_not_run() {
     config.nats_ping_interval = SECOND * 60;
     let front = join(&config, "front-1", "connector").await;
     let back = join(&config, "chat-1", "chat").await;
+    back.sees("front-1").await;
     front.open(1);
     works(&front, &back).await;
     let context = || Context::with_timeout(Duration::from_millis(300));
     let get = |sid| SessionOp::Get { sid: raw(sid) };
-    let asked = back.member.session_op(&front.id(), get(1), context());
+    let asked = back.member.session_op(&front.id(), get(1), Context::new());
     asked.await.unwrap();
     backing.nats.pause();
     let late = front.member.forward(back.info(), impatient("late"));
@@ -178,6 +180,7 @@ fn a_handler_that_blocks_its_thread_stops_nothing_else() {
     let back = own.block_on(join(&config, "chat-1", "chat"));
     others.block_on(async {
         let front = join(&config, "front-1", "connector").await;
+        back.sees("front-1").await;
         front.open(1);
         let (go_on, blocked) = mpsc::channel::<()>();
         let (began, begins) = mpsc::channel::<()>();
@@ -214,16 +217,20 @@ fn a_handler_that_blocks_its_thread_stops_nothing_else() {
                 free
             })
             .collect();
-        let late = front.member.forward(back.info(), impatient("quick"));
+        let quick = request("chat.room.echo", "quick");
+        let quick = front.member.forward(back.info(), quick);
         let mut new = request("chat.other.echo", "late");
         new.context = Context::with_timeout(Duration::from_millis(300));
         let new = front.member.forward(back.info(), new);
         assert_eq!(new.await.unwrap_err().kind(), RemoteErrorKind::Timeout);
         // A route that is known to be quick needs none of them.
-        assert_eq!(late.await.unwrap(), "quick");
-        tokio::time::sleep(crate::TTL * 2).await;
-        assert!(back.member.status().listed && back.member.status().connected);
-        assert!(front.member.members().server("chat-1").is_some());
+        assert_eq!(quick.await.unwrap(), "quick");
+        throughout(crate::TTL * 2, "it is there", async || {
+            let status = back.member.status();
+            let known = front.member.members().server("chat-1").is_some();
+            status.listed && status.connected && known
+        })
+        .await;
         drop(blocks);
         until("what came too late is counted", || {
             back.member.status().too_late == 1
