@@ -12,7 +12,8 @@ use shaddock_fuzz::{Choices, bounded, pieces};
 use shaddock_protocol::{
     Codec, CodecConfig, Conn, ConnState, Dialect, DialectChoice, Dictionary, Event, HashPolicy,
     Limits, MAX_BODY, Message, MessageType, Millis, PackageReader, PackageType, Protos, RejectCode,
-    Schema, WireRoute, check_json, deflate_zlib, encode_package,
+    ResumeGrant, ResumeOutcome, ResumeRefusal, Schema, WireRoute, check_json, deflate_zlib, encode_package,
+    put_heartbeat,
 };
 
 const ROUTES: [&str; 6] = [
@@ -38,6 +39,8 @@ static HANDSHAKES: LazyLock<Vec<String>> = LazyLock::new(|| {
         json!({"sys": {"platform": "mac", "libVersion": "0.3.5-release", "clientBuildNumber": "20", "clientVersion": "2.1"}}),
         json!({"sys": {}}),
         json!({}),
+        json!({"sys": {"type": "t", "rsa": rsa, "resume": {"v": 1}}}),
+        json!({"sys": {"resume": {"v": 1, "token": "t", "received": 3, "sent": 4}}}),
     ]
     .map(|body| body.to_string())
     .to_vec()
@@ -156,6 +159,12 @@ impl Side {
                 }
             }
             Event::Refused { .. } | Event::Attack => assert!(self.opened),
+            Event::Heartbeat { acknowledged } => {
+                assert!(self.opened && self.conn.is_counted());
+                // What is read can be written, and is read as the same.
+                put_heartbeat(*acknowledged, &mut self.out);
+            }
+            Event::Goodbye => assert!(self.conn.is_counted() && self.conn.has_left()),
             _ => {}
         }
         self.events.push(format!("{event:?}"));
@@ -237,10 +246,10 @@ fn bytes_of(op: u8, choices: &mut Choices<'_>) -> Option<Vec<u8>> {
         }
         3 => package(
             PackageType::Handshake,
-            HANDSHAKES[usize::from(choices.below(5))].as_bytes(),
+            HANDSHAKES[usize::from(choices.below(7))].as_bytes(),
         ),
         4 => package(PackageType::HandshakeAck, b""),
-        5 => package(PackageType::Heartbeat, b""),
+        5 => package(PackageType::Heartbeat, choices.bytes()),
         _ => return None,
     })
 }
@@ -316,13 +325,31 @@ fn command(op: u8, argument: u16, now: Millis, side: &mut Side) {
                 Some(json!({"name": "😀"})),
                 Some(json!(0)),
             ];
-            side.conn
-                .accept(
-                    now,
-                    users[usize::from(argument % 4)].as_ref(),
-                    &mut side.out,
-                )
-                .unwrap();
+            let user = users[usize::from(argument % 4)].as_ref();
+            let outcome = match argument / 4 % 4 {
+                0 => None,
+                1 => Some(ResumeOutcome::Granted),
+                2 => Some(ResumeOutcome::Restarted(ResumeRefusal::Busy)),
+                _ => Some(ResumeOutcome::Resumed {
+                    received: 1,
+                    position: 2,
+                    missed: 1,
+                }),
+            };
+            match outcome {
+                None => side.conn.accept(now, user, &mut side.out).unwrap(),
+                Some(outcome) => {
+                    let grant = ResumeGrant {
+                        token: "token".to_owned(),
+                        window: Duration::from_secs(60),
+                        ack: 32,
+                        address: None,
+                        outcome,
+                    };
+                    let out = &mut side.out;
+                    side.conn.accept_resumable(now, user, &grant, out).unwrap();
+                }
+            }
             side.drain(now);
         }
         7 => {

@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use shaddock_fuzz::{Choices, bounded};
-use shaddock_protocol::{Dialect, DialectChoice, HandshakeRequest, RsaKey};
+use shaddock_protocol::{
+    Dialect, DialectChoice, HandshakeRequest, MAX_TOKEN_LEN, ResumeAsked, RsaKey,
+};
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices(data);
@@ -35,6 +37,13 @@ fuzz_target!(|data: &[u8]| {
     let user = whole.get("user").cloned().unwrap_or_default();
     assert_eq!(request.user(), user);
     assert_eq!(request.user_as::<serde_json::Value>().unwrap(), user);
+    if let ResumeAsked::Back(back) = &request.resume {
+        let resume = &whole["sys"]["resume"];
+        assert!(back.token.len() <= MAX_TOKEN_LEN);
+        assert!(back.token.is_empty() || resume["token"] == back.token);
+        assert_eq!(resume["received"], back.received);
+        assert_eq!(resume["sent"], back.sent);
+    }
     if let Some(rsa) = &request.rsa {
         let modulus = rsa.modulus.as_deref().unwrap_or_default();
         if let Ok(key) = RsaKey::from_handshake(modulus, rsa.exponent.unwrap_or_default()) {

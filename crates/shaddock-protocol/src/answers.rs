@@ -6,7 +6,7 @@ use crate::dictionary::push_json_string;
 use crate::handshake::is_truthy;
 use crate::package::header;
 use crate::text::escape_non_bmp;
-use crate::{CodecConfig, Dialect, PITAYA_HEARTBEAT, PackageType, RejectCode};
+use crate::{CodecConfig, Dialect, PITAYA_HEARTBEAT, PackageType, RejectCode, ResumeGrant};
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -24,12 +24,23 @@ pub(crate) struct Wanted {
     pub(crate) protos: bool,
 }
 
+impl Wanted {
+    const fn index(self) -> usize {
+        self.dictionary as usize | (self.protos as usize) << 1
+    }
+}
+
+/// The name of the last member of `sys` in Pitaya's answers.
+const SERIALIZER: &[u8] = b"\"serializer\":";
+
 /// Everything that is the same in all answers of one frontend. Texts lack their last brace: `user` may follow.
 #[derive(Debug)]
 pub(crate) struct Answers {
     /// Indexed by [`Wanted`].
     pomelo: [Vec<u8>; 4],
     pitaya: Vec<u8>,
+    /// Without the dictionary, for clients that keep theirs.
+    pitaya_resumed: Vec<u8>,
     /// The whole Pitaya answer, deflated if that is on and makes it shorter.
     pitaya_body: Vec<u8>,
     pitaya_refusal: Vec<u8>,
@@ -39,7 +50,8 @@ pub(crate) struct Answers {
 impl Answers {
     pub(crate) fn new(config: &CodecConfig) -> Self {
         let pomelo = [(false, false), (true, false), (false, true), (true, true)];
-        let sys = pitaya_sys(config);
+        let sys = pitaya_sys(config, true);
+        let resumed = pitaya_sys(config, false);
         let pitaya = clean(&["{\"code\":200,", &sys].concat());
         let compress = config.compress_pitaya;
         Self {
@@ -49,6 +61,7 @@ impl Answers {
             pitaya_body: finish(&pitaya, compress),
             pitaya_refusal: finish(&clean(&["{\"code\":400,", &sys].concat()), compress),
             pitaya,
+            pitaya_resumed: clean(&["{\"code\":200,", &resumed].concat()),
             compress,
         }
     }
@@ -66,21 +79,62 @@ impl Answers {
         dialect: Dialect,
         wanted: Wanted,
         user: Option<&Value>,
+        grant: Option<&ResumeGrant>,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
         let user = user.filter(|user| is_truthy(user)).map(user_member);
         let user = user.as_deref().unwrap_or_default();
+        if let Some(grant) = grant {
+            let open = self.with_grant(dialect, wanted, grant);
+            let compress = self.compress && dialect == Dialect::Pitaya;
+            let body = finish(&[&open, user].concat(), compress);
+            return put_handshake(&[&body], out);
+        }
         match dialect {
-            Dialect::Pomelo => {
-                let index = usize::from(wanted.dictionary) | usize::from(wanted.protos) << 1;
-                put_handshake(&[&self.pomelo[index], user, b"}"], out)
-            }
+            Dialect::Pomelo => put_handshake(&[&self.pomelo[wanted.index()], user, b"}"], out),
             Dialect::Pitaya if user.is_empty() => put_handshake(&[&self.pitaya_body], out),
             Dialect::Pitaya => {
                 let body = finish(&[&self.pitaya, user].concat(), self.compress);
                 put_handshake(&[&body], out)
             }
         }
+    }
+
+    /// The text of an answer that also grants resumption: at the end of `sys`, and in Pitaya's in its place, since Go sorts.
+    fn with_grant(&self, dialect: Dialect, wanted: Wanted, grant: &ResumeGrant) -> Vec<u8> {
+        let member = clean_bytes(&grant.member());
+        let (before, after) = match dialect {
+            Dialect::Pomelo => {
+                let wanted = if grant.is_resumed() {
+                    Wanted::default()
+                } else {
+                    wanted
+                };
+                let text = &self.pomelo[wanted.index()];
+                text.split_at(text.len().saturating_sub(1))
+            }
+            Dialect::Pitaya => {
+                let text = if grant.is_resumed() {
+                    &self.pitaya_resumed
+                } else {
+                    &self.pitaya
+                };
+                // The last member, whose name cannot come behind it: the value is a word.
+                let at = text
+                    .windows(SERIALIZER.len())
+                    .rposition(|part| part == SERIALIZER);
+                text.split_at(at.unwrap_or(text.len().saturating_sub(1)))
+            }
+        };
+        let comma = |needed: bool| if needed { &b","[..] } else { b"" };
+        [
+            before,
+            comma(!matches!(before.last(), Some(b'{' | b','))),
+            &member,
+            comma(after.len() > 1),
+            after,
+        ]
+        .concat()
     }
 
     /// Appends the HANDSHAKE package that refuses a client.
@@ -112,7 +166,11 @@ fn user_member(user: &Value) -> Vec<u8> {
 
 /// Text as every client reads it.
 fn clean(text: &str) -> Vec<u8> {
-    escape_non_bmp(text.as_bytes()).into_owned()
+    clean_bytes(text.as_bytes())
+}
+
+fn clean_bytes(text: &[u8]) -> Vec<u8> {
+    escape_non_bmp(text).into_owned()
 }
 
 fn finish(open: &[u8], compress: bool) -> Vec<u8> {
@@ -155,14 +213,16 @@ fn pomelo_text(config: &CodecConfig, wanted: Wanted) -> String {
 }
 
 /// `"sys":{..}`; the members are sorted, as Go writes them.
-fn pitaya_sys(config: &CodecConfig) -> String {
+fn pitaya_sys(config: &CodecConfig, with_dictionary: bool) -> String {
     let dictionary = config.dictionary.as_ref();
     let interval = interval(config, Dialect::Pitaya).unwrap_or(PITAYA_HEARTBEAT);
     let mut sys = Members::new();
-    sys.raw(
-        "dict",
-        &dictionary.map_or(Cow::Borrowed("{}"), |d| Cow::Owned(d.sorted_json())),
-    );
+    if with_dictionary {
+        sys.raw(
+            "dict",
+            &dictionary.map_or(Cow::Borrowed("{}"), |d| Cow::Owned(d.sorted_json())),
+        );
+    }
     sys.raw("heartbeat", &whole_seconds(interval));
     sys.text("serializer", config.pitaya_serializer.name());
     ["\"sys\":", &sys.finish()].concat()

@@ -9,7 +9,7 @@ use crate::text::{escape_non_bmp, put_escaped};
 use crate::{
     Dialect, DialectChoice, Dictionary, HandshakeRequest, HashPolicy, Limits, MessageError,
     MessageType, PackageTooLarge, PackageType, ProtobufError, Protos, RefuseReason, RejectCode,
-    Route, encode_package,
+    ResumeGrant, Route, encode_package,
 };
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -289,9 +289,10 @@ impl Codec {
         dialect: Dialect,
         wanted: Wanted,
         user: Option<&Value>,
+        grant: Option<&ResumeGrant>,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        self.answers.put_accept(dialect, wanted, user, out)
+        self.answers.put_accept(dialect, wanted, user, grant, out)
     }
 
     pub(crate) fn put_reject(&self, dialect: Dialect, code: RejectCode, out: &mut BytesMut) {

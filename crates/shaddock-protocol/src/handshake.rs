@@ -2,7 +2,7 @@
 
 use crate::json::json_of_client;
 use crate::members::Members;
-use crate::{Dialect, DialectChoice};
+use crate::{Dialect, DialectChoice, ResumeAsked};
 use alloc::string::{String, ToString as _};
 use bytes::Bytes;
 use core::fmt;
@@ -36,6 +36,8 @@ pub struct HandshakeRequest {
     pub client_build_number: Option<String>,
     /// `sys.clientVersion` (Pitaya)
     pub client_version: Option<String>,
+    /// `sys.resume`: whether the client wants a session that outlives its socket, or comes back to one.
+    pub resume: ResumeAsked,
     /// The whole body, JSON text in UTF-8.
     pub raw: Bytes,
     /// Where `user` is in `raw`. It is not parsed before the application asks: a tree takes up to a hundred times the memory of its text,
@@ -134,6 +136,7 @@ impl HandshakeRequest {
                 .0
                 .filter(|rsa| is_truthy_text(rsa))
                 .map(RsaParts::new),
+            resume: ResumeAsked::read(sys.resume.0),
             user,
             raw: Bytes::new(),
         };
@@ -218,6 +221,7 @@ struct Sys<'a> {
     lib_version: Member<'a>,
     client_build_number: Member<'a>,
     client_version: Member<'a>,
+    resume: Member<'a>,
 }
 
 impl<'a> Sys<'a> {
@@ -234,6 +238,7 @@ impl<'a> Sys<'a> {
                 "libVersion" => &mut found.lib_version,
                 "clientBuildNumber" => &mut found.client_build_number,
                 "clientVersion" => &mut found.client_version,
+                "resume" => &mut found.resume,
                 _ => continue,
             };
             *place = Member(Some(member.value));

@@ -13,6 +13,7 @@
 //! | `message` | the inner layer: flag, id, route, body |
 //! | `route`, `dictionary` | routes, and the 2-byte codes that stand for them |
 //! | `handshake`, `answers` | what a client says first, and what it is answered |
+//! | `resume` | a session that outlives its socket: its part of the handshake, acknowledgements |
 //! | `text`, `json` | the string forms of browser clients; a JSON check without memory |
 //! | `protobuf`, `crypto`, `compress` | Pomelo's dynamic protobuf, signed messages, zlib |
 //! | `limits`, `dialect`, `time` | bounds, dialects, milliseconds |
@@ -53,6 +54,7 @@ mod members;
 mod message;
 mod package;
 mod protobuf;
+mod resume;
 mod route;
 mod text;
 mod time;
@@ -74,6 +76,10 @@ pub use package::{
     encode_package, put_package_header,
 };
 pub use protobuf::{FieldProblem, ProtobufError, Protos, Schema, SchemaError};
+pub use resume::{
+    ComingBack, MAX_TOKEN_LEN, ResumeAsked, ResumeGrant, ResumeOutcome, ResumeRefusal,
+    put_heartbeat,
+};
 pub use route::Route;
 pub use text::{escape_non_bmp, utf8_of_client};
 pub use time::Millis;

@@ -12,7 +12,8 @@ use serde_json::json;
 use shaddock_protocol::{
     CodecConfig, ConnState, Dialect, DialectChoice, Dictionary, DropReason, Event, HandshakeError,
     HandshakeRequest, Limits, Millis, PITAYA_HEARTBEAT, PackageError, PackageType,
-    PitayaSerializer, ProtocolError, RejectCode, TimeoutKind, deflate_zlib, inflate,
+    PitayaSerializer, ProtocolError, RejectCode, ResumeAsked, ResumeGrant, ResumeOutcome,
+    ResumeRefusal, TimeoutKind, deflate_zlib, inflate,
 };
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -762,4 +763,176 @@ fn handshakes_are_read_as_a_parser_reads_them() {
     assert!(request.user_as::<Vec<u8>>().is_err());
     let none = read(r#"{"sys":true}"#).unwrap();
     assert_eq!((none.user_text(), none.user()), ("null", json!(null)));
+}
+
+// Resumption
+
+fn grant(outcome: ResumeOutcome) -> ResumeGrant {
+    ResumeGrant {
+        token: "t0k".into(),
+        window: 60 * SECOND + 999 * MILLI,
+        ack: 32,
+        address: None,
+        outcome,
+    }
+}
+
+/// A connection whose client asked for resumption and was granted it.
+fn counted(config: CodecConfig, grant: &ResumeGrant) -> (Link, String) {
+    let mut link = Link::new(config);
+    let asked = r#"{"sys":{"type":"t","resume":{"v":1}}}"#;
+    let request = handshake_of(only(link.feed(&handshake(asked))));
+    assert_eq!(request.resume, ResumeAsked::New);
+    link.conn
+        .accept_resumable(link.now, None, grant, &mut link.out)
+        .unwrap();
+    assert!(link.conn.is_counted());
+    let answer = link.written_text().remove(0).1;
+    (link, answer)
+}
+
+#[test]
+fn what_is_granted_stands_at_the_end_of_sys() {
+    let resumed = ResumeOutcome::Resumed {
+        received: 3,
+        position: 70,
+        missed: 5,
+    };
+    let with_dictionary = || CodecConfig {
+        dictionary: Some(Arc::new(Dictionary::build(["a.b.c"], [""; 0]).unwrap())),
+        ..beating()
+    };
+    let restarted = ResumeOutcome::Restarted(ResumeRefusal::Unknown);
+    let plain = r#""v":1,"token":"t0k","window":60,"ack":32"#;
+    for (config, outcome, expected) in [
+        (
+            CodecConfig::default(),
+            ResumeOutcome::Granted,
+            format!(r#"{{"code":200,"sys":{{"resume":{{{plain}}}}}}}"#),
+        ),
+        (
+            beating(),
+            restarted,
+            format!(
+                r#"{{"code":200,"sys":{{"heartbeat":3,"resume":{{{plain},"resumed":false,"why":"unknown"}}}}}}"#
+            ),
+        ),
+        (
+            with_dictionary(),
+            resumed,
+            format!(
+                r#"{{"code":200,"sys":{{"heartbeat":3,"useDict":true,"resume":{{{plain},"resumed":true,"received":3,"position":70,"missed":5}}}}}}"#
+            ),
+        ),
+    ] {
+        assert_eq!(counted(config, &grant(outcome)).1, expected);
+    }
+    // Whoever gets a new session gets the dictionary too: a client that comes back names no version.
+    let (_, answer) = counted(with_dictionary(), &grant(restarted));
+    assert!(answer.contains(r#""routeToCode":{"a.b.c":1}"#), "{answer}");
+    let address = ResumeGrant {
+        address: Some("wss://c1.example.com".into()),
+        ..grant(ResumeOutcome::Granted)
+    };
+    let (_, answer) = counted(CodecConfig::default(), &address);
+    assert!(
+        answer.contains(r#""ack":32,"address":"wss://c1.example.com"}"#),
+        "{answer}"
+    );
+}
+
+#[test]
+fn in_pitayas_answer_the_members_stay_sorted() {
+    let resumed = ResumeOutcome::Resumed {
+        received: 0,
+        position: 0,
+        missed: 0,
+    };
+    for (outcome, dict) in [(ResumeOutcome::Granted, true), (resumed, false)] {
+        let mut link = Link::new(CodecConfig::default());
+        handshake_of(only(link.feed(&handshake(PITAYA))));
+        link.conn
+            .accept_resumable(link.now, Some(&json!(7)), &grant(outcome), &mut link.out)
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&link.written_text()[0].1).unwrap();
+        let members: Vec<_> = answer["sys"].as_object().unwrap().keys().collect();
+        let expected = ["dict", "heartbeat", "resume", "serializer"];
+        assert_eq!(members, expected[usize::from(!dict)..]);
+        assert_eq!(answer["user"], 7);
+    }
+}
+
+#[test]
+fn a_counted_connection_tells_of_heartbeats_and_others_answer_them_as_ever() {
+    let (mut link, _) = counted(beating(), &grant(ResumeOutcome::Granted));
+    assert!(matches!(only(link.feed(ACK)), Event::Open));
+    assert_eq!(link.written_text().len(), 1, "the first heartbeat");
+    for (body, expected) in [(&[][..], None), (&[5], Some(5)), (&[0x80, 1], Some(128))] {
+        let event = only(link.feed(&package(PackageType::Heartbeat, body)));
+        let Event::Heartbeat { acknowledged } = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(acknowledged, expected);
+        assert!(link.out.is_empty(), "the caller answers");
+    }
+    let refused = link.feed(&package(PackageType::Heartbeat, &[0x80]));
+    assert!(matches!(refused, Err(ProtocolError::Acknowledgement)));
+    // Clients that did not ask may send any body, as ever.
+    let mut link = working(beating());
+    link.out.clear();
+    assert!(
+        link.feed(&package(PackageType::Heartbeat, &[0x80]))
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(&link.out[..], HEARTBEAT);
+}
+
+#[test]
+fn a_goodbye_is_an_empty_kick_of_a_counted_connection() {
+    for (acknowledged, body, goodbye) in [
+        (true, &b""[..], true),
+        (false, b"", true),
+        (true, b"x", false),
+    ] {
+        let (mut link, _) = counted(beating(), &grant(ResumeOutcome::Granted));
+        if acknowledged {
+            link.feed(ACK).unwrap();
+        }
+        let result = link.feed(&package(PackageType::Kick, body));
+        if goodbye {
+            assert!(matches!(only(result), Event::Goodbye));
+        } else {
+            assert!(matches!(result, Err(ProtocolError::Kick)));
+        }
+        assert_eq!(link.conn.has_left(), goodbye);
+        assert_eq!(link.conn.state(), ConnState::Closed);
+    }
+    let mut link = working(beating());
+    let result = link.feed(&package(PackageType::Kick, b""));
+    assert!(matches!(result, Err(ProtocolError::Kick)));
+}
+
+#[test]
+fn data_counts_whatever_becomes_of_it() {
+    let (mut link, _) = counted(CodecConfig::default(), &grant(ResumeOutcome::Granted));
+    let early = only(link.feed(&request(1, "a.b.c", b"{}")));
+    assert!(!early.is_of_data(), "{early:?}");
+    assert!(!only(link.feed(ACK)).is_of_data());
+    for bytes in [
+        request(1, "a.b.c", b"{}"),
+        notify("a.b.c", b"{}"),
+        request(1, "a.b.c", b"no JSON"),
+        notify("nowhere", b"{}"),
+        request(1, "a.b.constructor", b"{}"),
+        package(PackageType::Data, b"\x04\x01"),
+        package(PackageType::Data, b"\x0e"),
+    ] {
+        let event = only(link.feed(&bytes));
+        assert!(event.is_of_data(), "{event:?}");
+    }
+    for bytes in [ACK.to_vec(), HEARTBEAT.to_vec(), handshake(POMELO)] {
+        let event = only(link.feed(&bytes));
+        assert!(!event.is_of_data(), "{event:?}");
+    }
 }

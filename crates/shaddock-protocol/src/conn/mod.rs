@@ -8,9 +8,10 @@ pub use deadline::TimeoutKind;
 pub use state::{ConnState, DropReason, Event, Inbound, ProtocolError, RefuseReason};
 
 use crate::answers::Wanted;
+use crate::resume::read_acknowledgement;
 use crate::{
     Codec, Dialect, DialectChoice, EncodeError, HandshakeError, HandshakeRequest, Millis, Package,
-    PackageReader, PackageType, RejectCode, RsaKey,
+    PackageReader, PackageType, RejectCode, ResumeGrant, RsaKey,
 };
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -31,9 +32,9 @@ const HEARTBEAT: [u8; 4] = [PackageType::Heartbeat as u8, 0, 0, 0];
 /// | --- | --- | --- | --- |
 /// | HANDSHAKE | [`Event::Handshake`] | dropped | dropped |
 /// | HANDSHAKE_ACK | dropped | [`Event::Open`], first HEARTBEAT | dropped |
-/// | HEARTBEAT | dropped | dropped | answered, if heartbeats are on |
+/// | HEARTBEAT | dropped | dropped | answered, if heartbeats are on; counted: [`Event::Heartbeat`] |
 /// | DATA | dropped | dropped | [`Event::Message`], [`Event::Refused`], .. |
-/// | KICK, unknown type | error | error | error |
+/// | KICK, unknown type | error | error; counted: an empty KICK is [`Event::Goodbye`] | the same |
 ///
 /// Dropped means [`Event::Dropped`]: no answer, no effect, something to count.
 ///
@@ -50,6 +51,10 @@ pub struct Conn {
     choice: DialectChoice,
     /// For the answer, once it is given.
     wanted: Wanted,
+    /// The answer granted resumption: both ends count DATA packages.
+    counted: bool,
+    /// The client has said goodbye.
+    left: bool,
 }
 
 impl Conn {
@@ -70,6 +75,8 @@ impl Conn {
             dialect: choice.fixed().unwrap_or_default(),
             choice,
             wanted: Wanted::default(),
+            counted: false,
+            left: false,
         }
     }
 
@@ -139,6 +146,11 @@ impl Conn {
                 return inbound::read(&self.codec, self.dialect, key, package.body).map(Some);
             }
             (PackageType::Heartbeat, ConnState::Working) => {
+                if self.counted {
+                    let acknowledged = read_acknowledgement(&package.body)
+                        .map_err(|()| ProtocolError::Acknowledgement)?;
+                    return Ok(Some(Event::Heartbeat { acknowledged }));
+                }
                 self.put_heartbeat(out);
                 return Ok(None);
             }
@@ -149,6 +161,13 @@ impl Conn {
                 self.enter(ConnState::Working, now);
                 self.put_heartbeat(out);
                 return Ok(Some(Event::Open));
+            }
+            (PackageType::Kick, ConnState::WaitAck | ConnState::Working)
+                if self.counted && package.body.is_empty() =>
+            {
+                self.close();
+                self.left = true;
+                return Ok(Some(Event::Goodbye));
             }
             (PackageType::Kick, _) => return Err(ProtocolError::Kick),
             (PackageType::Data, _) => DropReason::DataBeforeAck,
@@ -221,12 +240,53 @@ impl Conn {
         user: Option<&Value>,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
+        self.answer(now, user, None, out)
+    }
+
+    /// As [`accept`](Self::accept), and grants resumption: from now on the connection is [counted](Self::is_counted).
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    pub fn accept_resumable(
+        &mut self,
+        now: Millis,
+        user: Option<&Value>,
+        grant: &ResumeGrant,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
+        self.answer(now, user, Some(grant), out)
+    }
+
+    fn answer(
+        &mut self,
+        now: Millis,
+        user: Option<&Value>,
+        grant: Option<&ResumeGrant>,
+        out: &mut BytesMut,
+    ) -> Result<(), EncodeError> {
         if self.state == ConnState::Answering {
             self.codec
-                .put_accept(self.dialect, self.wanted, user, out)?;
+                .put_accept(self.dialect, self.wanted, user, grant, out)?;
+            self.counted = grant.is_some();
             self.enter(ConnState::WaitAck, now);
         }
         Ok(())
+    }
+
+    /// Whether resumption was granted: DATA packages count ([`Event::is_of_data`]), and heartbeats acknowledge them.
+    pub const fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// Whether the client has said [goodbye](Event::Goodbye).
+    pub const fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Whether the client is sent heartbeats.
+    pub fn has_heartbeats(&self) -> bool {
+        self.codec.heartbeat(self.dialect).is_some()
     }
 
     /// Answers the handshake with an error. The caller writes `out`, then closes, without a KICK.
@@ -281,7 +341,7 @@ impl Conn {
     }
 
     fn put_heartbeat(&self, out: &mut BytesMut) {
-        if self.codec.heartbeat(self.dialect).is_some() {
+        if self.has_heartbeats() {
             out.put_slice(&HEARTBEAT);
         }
     }

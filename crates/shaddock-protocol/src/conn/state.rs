@@ -45,6 +45,24 @@ pub enum Event {
     Dropped(DropReason),
     /// The third part of the route is `constructor` (Pomelo): the caller kicks with reason `attack`.
     Attack,
+    /// A HEARTBEAT of a [counted](crate::Conn::is_counted) connection. The caller answers it, if heartbeats are on.
+    Heartbeat {
+        /// DATA packages that the client has received since the session began; none if it tells nothing new.
+        acknowledged: Option<u64>,
+    },
+    /// The client of a counted connection ends its session. The connection is [`ConnState::Closed`].
+    Goodbye,
+}
+
+impl Event {
+    /// Whether it is what became of a DATA package: one that counts.
+    pub const fn is_of_data(&self) -> bool {
+        match self {
+            Self::Message(_) | Self::Refused { .. } | Self::Attack => true,
+            Self::Dropped(reason) => reason.is_of_data(),
+            _ => false,
+        }
+    }
 }
 
 /// A request or notify whose route has the right shape and whose body could be read.
@@ -126,6 +144,17 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// Whether a DATA package was dropped in a connection that is WORKING.
+    const fn is_of_data(self) -> bool {
+        match self {
+            Self::InvalidType | Self::Response | Self::BadNotify(_) | Self::BadSignature => true,
+            Self::DataBeforeAck
+            | Self::SecondHandshake
+            | Self::UnexpectedAck
+            | Self::EarlyHeartbeat => false,
+        }
+    }
+
     /// Name for logs and metrics, in snake case.
     pub const fn name(self) -> &'static str {
         match self {
@@ -160,6 +189,9 @@ pub enum ProtocolError {
     /// A client sent a KICK.
     #[error("KICK from a client")]
     Kick,
+    /// The body of a HEARTBEAT is no number, or the number goes back or beyond what was sent.
+    #[error("acknowledgement that cannot be")]
+    Acknowledgement,
 }
 
 impl ProtocolError {
@@ -172,6 +204,7 @@ impl ProtocolError {
             Self::Handshake(_) => "bad_handshake",
             Self::Compression => "bad_compression",
             Self::Kick => "kick_from_client",
+            Self::Acknowledgement => "bad_acknowledgement",
         }
     }
 }
