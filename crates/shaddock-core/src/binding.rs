@@ -16,7 +16,7 @@ impl Inner {
         let mut shard = self.by_uid.lock(uid.as_str());
         let rivals = self.rivals(&shard, uid.as_str());
         let refused = self.config.on_conflict == Conflict::RejectNew
-            && rivals.iter().any(|rival| !rival.is_closed());
+            && rivals.iter().any(|rival| rival.blocks_a_login());
 
         let mut record = session.record();
         if record.state == SessionState::Closed {

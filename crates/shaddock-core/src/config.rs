@@ -1,5 +1,7 @@
 //! What an operator can choose about sessions.
 
+use crate::resume::ResumeConfig;
+
 /// What `bind` does with [`single_session`](SessionConfig::single_session) when the user has a session already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Conflict {
@@ -33,6 +35,8 @@ pub struct SessionConfig {
     pub max_listeners: usize,
     /// Settings that one session may have. Default: 1,024. Over it `set` and `import` fail.
     pub max_settings: usize,
+    /// Bounds of sessions that outlive their sockets.
+    pub resume: ResumeConfig,
 }
 
 impl Default for SessionConfig {
@@ -43,6 +47,7 @@ impl Default for SessionConfig {
             outbox_bytes: 1024 * 1024,
             max_listeners: 64,
             max_settings: 1024,
+            resume: ResumeConfig::default(),
         }
     }
 }

@@ -97,27 +97,3 @@ pub enum ListenerError {
         limit: usize,
     },
 }
-
-/// A connection was not attached to a waiting session.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// The session closed in the meantime.
-    #[error("session does not exist, sid: {sid}")]
-    SessionClosed {
-        /// Its sid.
-        sid: Sid,
-    },
-    /// The session still has a connection.
-    #[error("session has a connection, sid: {sid}")]
-    NotDetached {
-        /// Its sid.
-        sid: Sid,
-    },
-    /// What is queued is encoded for the other dialect.
-    #[error("session speaks another dialect, sid: {sid}")]
-    OtherDialect {
-        /// Its sid.
-        sid: Sid,
-    },
-}

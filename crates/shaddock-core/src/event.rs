@@ -19,16 +19,22 @@ pub enum EventKind {
     Bind,
     /// The session was unbound; the connection stays open.
     Unbind,
+    /// The connection is lost, and the session waits for its client.
+    Suspended,
+    /// The client has come back to its suspended session.
+    Resumed,
     /// The session is closed. Comes exactly once, and last.
     Closed,
 }
 
 impl EventKind {
-    /// `bind`, `unbind` or `closed`.
+    /// `bind`, `unbind`, `suspended`, `resumed` or `closed`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bind => "bind",
             Self::Unbind => "unbind",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
             Self::Closed => "closed",
         }
     }
@@ -59,6 +65,16 @@ pub trait SessionEvents: Send + Sync + 'static {
         let _ = (session, uid);
     }
 
+    /// The connection is lost, and the session waits for its client. All else of it goes on.
+    fn suspended(&self, session: &Arc<Session>) {
+        let _ = session;
+    }
+
+    /// The client has come back to its suspended session, and is sent what was kept for it.
+    fn resumed(&self, session: &Arc<Session>) {
+        let _ = session;
+    }
+
     /// The session is closed and cannot be found any more; its uid and settings can still be read.
     ///
     /// The client has not been told yet: the KICK package, if any, follows after all listeners.
@@ -77,6 +93,8 @@ pub trait SessionEvents: Send + Sync + 'static {
 pub(crate) enum Event {
     Bind(Uid),
     Unbind(Uid),
+    Suspended,
+    Resumed,
     Closed(CloseReason),
 }
 
@@ -85,6 +103,8 @@ impl Event {
         match self {
             Self::Bind(_) => EventKind::Bind,
             Self::Unbind(_) => EventKind::Unbind,
+            Self::Suspended => EventKind::Suspended,
+            Self::Resumed => EventKind::Resumed,
             Self::Closed(_) => EventKind::Closed,
         }
     }
@@ -94,6 +114,8 @@ impl Event {
         match self {
             Self::Bind(uid) => events.bound(session, uid),
             Self::Unbind(uid) => events.unbound(session, uid),
+            Self::Suspended => events.suspended(session),
+            Self::Resumed => events.resumed(session),
             Self::Closed(reason) => events.closed(session, reason),
         }
     }

@@ -35,6 +35,7 @@
 //! | `view` | [`FrontendSession`] and [`ExportedSession`], what handlers get |
 //! | `event`, `close` | listeners and hooks; why a session ended |
 //! | `outbox`, `drained`, `pool` | bytes queued for one client, with a bound; what its driver took; spare buffers |
+//! | `resume` | sessions that outlive their sockets: what is counted and kept, tokens, take-over |
 //! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
 //! | `ids`, `client`, `settings`, `config`, `error` | plain values |
 //! | `channel`, `members`, `fanout`, `store` | members of a channel by frontend, plans for pushes, persistence |
@@ -44,7 +45,7 @@
 //!
 //! All are short and none is held while a listener runs or a waker is called. The order, where one is taken under another:
 //! shard of the uid index, then session record; for channels: turn of a name, names, channel, member index. Shards of the
-//! sid index and outboxes are taken alone. Closures of callers run without a lock. Only the turn of a channel name is held over calls
+//! sid index and outboxes are taken alone; under an outbox only the list of suspended sessions is. Closures of callers run without a lock. Only the turn of a channel name is held over calls
 //! of a channel store, to keep them in order; without a store there are no turns.
 
 mod binding;
@@ -62,6 +63,7 @@ mod index;
 mod members;
 mod outbox;
 mod pool;
+mod resume;
 mod service;
 mod session;
 mod settings;
@@ -77,12 +79,16 @@ pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};
 pub use drained::Drained;
-pub use error::{AttachError, BindError, ListenerError, SettingError, UnbindError};
+pub use error::{BindError, ListenerError, SettingError, UnbindError};
 pub use event::{EventKind, ListenerId, SessionEvents};
 pub use fanout::{FanOut, FanOutGroup, FanOutReport, NobodyReached};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use members::ChannelMembers;
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
+pub use resume::{
+    BadAcknowledgement, Claimed, Handover, ResumeConfig, ResumeSecret, ResumeStatistics,
+    Resumption, Suspended,
+};
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};
 pub use settings::Settings;
@@ -90,4 +96,4 @@ pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
 pub use view::{ExportedSession, FrontendSession};
 
-pub use shaddock_protocol::{Dialect, Millis, ProtocolError};
+pub use shaddock_protocol::{ComingBack, Dialect, Millis, ProtocolError, ResumeRefusal};

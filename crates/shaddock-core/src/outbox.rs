@@ -1,7 +1,10 @@
 //! The outbound queue of one session: the only way bytes go to a client.
 
+mod resumable;
+
 use crate::drained::{Drained, Insert};
 use crate::pool;
+use crate::resume::Ledger;
 use crate::sync::{Mutex, MutexGuard};
 use bytes::{Bytes, BytesMut};
 use std::task::Waker;
@@ -95,6 +98,8 @@ struct Queue {
     driver: Driver,
     /// What the driver was told last.
     told: Next,
+    /// Only of a session that can be resumed.
+    resume: Option<Box<Ledger>>,
 }
 
 /// What senders find.
@@ -132,6 +137,9 @@ pub enum Next {
     CloseAfterFlush,
     /// Closes the connection at once, without writing.
     CloseNow,
+    /// Lets go of the session, which goes on without this connection, and closes the connection without a word. Only of sessions that can
+    /// be resumed.
+    LetGo,
 }
 
 /// How a poll of the driver ended.
@@ -150,6 +158,8 @@ pub enum Room {
     Enough,
     /// So much waits that the connection should have its turn first ([`Outbox::is_pressed`]).
     Pressed,
+    /// The client has no connection now. The message is kept for it.
+    Kept,
 }
 
 /// A message was not accepted.
@@ -306,6 +316,13 @@ impl Outbox {
         if queue.intake == Intake::Open {
             queue.intake = Intake::Sealed;
         }
+        let claimant = Self::end_ledger(&mut queue);
+        let garbage = queue.leftovers();
+        drop(queue);
+        drop(garbage);
+        if let Some(claimant) = claimant {
+            claimant.wake();
+        }
     }
 
     /// Accepts nothing from now on, except `last` behind everything queued; the driver flushes and closes.
@@ -359,6 +376,7 @@ impl Outbox {
             drained.fill(queue.first.take(), std::mem::take(&mut queue.own), more);
         }
         queue.told = match queue.intake {
+            Intake::Open if queue.must_let_go() => Next::LetGo,
             Intake::Open | Intake::Sealed => Next::Continue,
             Intake::Closing => Next::CloseAfterFlush,
             Intake::Aborted => Next::CloseNow,
@@ -378,7 +396,7 @@ impl Outbox {
     pub fn end_poll(&self, flush: Flush) -> bool {
         let mut queue = self.queue.lock();
         let ended = match queue.intake {
-            Intake::Open | Intake::Sealed => false,
+            Intake::Open | Intake::Sealed => queue.is_untold_to_let_go(),
             // Also when the socket is full: the driver has to know, or a client that never reads would never be closed.
             Intake::Closing => queue.told == Next::Continue,
             Intake::Aborted => queue.told != Next::CloseNow,
@@ -439,7 +457,9 @@ impl Outbox {
     /// Unlocks, and then wakes the driver if it has something to do and does not know.
     fn unlock_and_wake(mut queue: MutexGuard<'_, Queue>) {
         let waker = queue.waker_to_call();
+        let garbage = queue.leftovers();
         drop(queue);
+        drop(garbage);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -454,6 +474,9 @@ impl Queue {
         }
         if package.is_empty() {
             return Ok(());
+        }
+        if self.resume.is_some() {
+            return self.push_counted(package, None);
         }
         self.admit(package.len())?;
         if self.waiting() + package.len() > self.limit as usize {
@@ -470,6 +493,9 @@ impl Queue {
         }
         if message.is_empty() {
             return Ok(());
+        }
+        if self.resume.is_some() {
+            return self.push_own_counted(message);
         }
         self.admit(message.len())?;
         self.queued += bytes_u32(message.len());
@@ -504,6 +530,9 @@ impl Queue {
     }
 
     fn room(&self) -> Room {
+        if self.is_kept_only() {
+            return Room::Kept;
+        }
         let has_turn = self.driver != Driver::Blocked && self.intake == Intake::Open;
         if has_turn && self.is_above_mark() {
             Room::Pressed
@@ -543,7 +572,8 @@ impl Queue {
     }
 
     fn waker_to_call(&mut self) -> Option<Waker> {
-        let ended = matches!(self.intake, Intake::Closing | Intake::Aborted);
+        let ended =
+            matches!(self.intake, Intake::Closing | Intake::Aborted) || self.is_untold_to_let_go();
         let wake = match self.driver {
             Driver::Polling => false,
             Driver::Parked => ended || self.queued > 0,

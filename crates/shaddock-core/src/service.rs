@@ -2,6 +2,7 @@
 
 use crate::event::{Event, EventKind, guarded};
 use crate::index::{SidIndex, UidIndex};
+use crate::resume::{Ledger, ResumePool};
 use crate::{
     BindError, ClientInfo, CloseReason, FrontendId, SendError, Session, SessionConfig,
     SessionEvents, SettingError, Sid, SidAllocator, Uid, UnbindError,
@@ -19,7 +20,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// callbacks.
 #[derive(Clone)]
 pub struct SessionService {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What sessions know of their service; one pointer in each of them.
@@ -34,6 +35,7 @@ pub(crate) struct Inner {
     pub(crate) config: SessionConfig,
     pub(crate) by_sid: SidIndex,
     pub(crate) by_uid: UidIndex,
+    pub(crate) resume: Arc<ResumePool>,
     sids: SidAllocator,
     events: OnceLock<Arc<dyn SessionEvents>>,
     created: AtomicU64,
@@ -65,6 +67,7 @@ impl SessionService {
                 frontend_id,
                 service: service.clone(),
             }),
+            resume: Arc::new(ResumePool::new(config.resume.clone())),
             config,
             by_sid: SidIndex::default(),
             by_uid: UidIndex::default(),
@@ -101,7 +104,11 @@ impl SessionService {
 
     /// A new session, unbound and registered, for a client whose handshake is complete.
     pub fn create(&self, info: ClientInfo) -> Arc<Session> {
-        let session = Session::new(self.inner.sids.allocate(), &self.inner, info);
+        self.register(info, None)
+    }
+
+    pub(crate) fn register(&self, info: ClientInfo, ledger: Option<Ledger>) -> Arc<Session> {
+        let session = Session::new(self.inner.sids.allocate(), &self.inner, info, ledger);
         self.inner.created.fetch_add(1, Ordering::Relaxed);
         self.inner.by_sid.insert(&session);
         session

@@ -2,8 +2,9 @@
 
 mod events;
 
-use crate::error::{AttachError, SettingError};
+use crate::error::SettingError;
 use crate::event::{Event, EventQueue, Listeners};
+use crate::resume::Ledger;
 use crate::service::{Home, Inner};
 use crate::sync::Mutex;
 use crate::{
@@ -23,8 +24,8 @@ pub enum SessionState {
     /// It has a connection.
     Open,
     /// Its connection is gone, and it waits for the client to come back. It keeps its user, its settings and its place in
-    /// channels, and what is sent to it is queued up to the bound.
-    Detached,
+    /// channels, what its client has asked for goes on, and what is sent to it is kept up to a bound.
+    Suspended,
     /// It is over.
     Closed,
 }
@@ -32,14 +33,15 @@ pub enum SessionState {
 /// One client connection, and what the server remembers of it.
 ///
 /// Made by [`SessionService::create`](crate::SessionService::create) when a handshake is complete. A session is more than
-/// its socket: the connection's driver only empties the [`outbox`](Self::outbox), and another one can take its place
-/// ([`detach`](Self::detach), [`attach`](Self::attach)).
+/// its socket: the connection's driver only empties the [`outbox`](Self::outbox). If it was made by
+/// [`create_resumable`](crate::SessionService::create_resumable), another one can take its place ([`suspend`](Self::suspend),
+/// [`claim`](Self::claim)).
 ///
 /// Handlers get a [`FrontendSession`] instead, whose settings are a copy.
 ///
 /// # Memory
 ///
-/// A record has 240 bytes on 64-bit Linux. An idle unbound session takes 270 bytes of heap, its share of the index included; a
+/// A record has 248 bytes on 64-bit Linux. An idle unbound session takes 278 bytes of heap, its share of the index included; a
 /// bound one about 100 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
 /// and queued bytes take memory only while there are any.
 pub struct Session {
@@ -90,10 +92,26 @@ impl Record {
     fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
+
+    /// The client comes from elsewhere now.
+    pub(crate) fn moved(&mut self, transport: TransportKind, address: Option<(IpAddr, u16)>) {
+        self.transport = transport;
+        self.address = address;
+    }
 }
 
 impl Session {
-    pub(crate) fn new(id: Sid, service: &Inner, info: ClientInfo) -> Arc<Self> {
+    pub(crate) fn new(
+        id: Sid,
+        service: &Inner,
+        info: ClientInfo,
+        ledger: Option<Ledger>,
+    ) -> Arc<Self> {
+        let limit = service.config.outbox_bytes;
+        let outbox = match ledger {
+            Some(ledger) => Outbox::resumable(limit, ledger),
+            None => Outbox::new(limit),
+        };
         let record = Record {
             state: SessionState::Open,
             telling: false,
@@ -110,7 +128,7 @@ impl Session {
             dialect: info.dialect,
             is_working: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
-            outbox: Outbox::new(service.config.outbox_bytes),
+            outbox,
             received_messages: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             record: Mutex::new(record),
@@ -419,44 +437,6 @@ impl Session {
         true
     }
 
-    /// The connection is gone, but the session waits for its client. What the driver had taken is lost.
-    ///
-    /// To be called by the connection's driver, as its last word to the session. True if it was open. Whoever detaches a
-    /// session closes it if the client does not come back in time.
-    pub fn detach(&self) -> bool {
-        // First: once the session is seen to be detached, the outbox may have a new driver.
-        self.outbox.release();
-        let mut record = self.record.lock();
-        if record.state != SessionState::Open {
-            return false;
-        }
-        record.state = SessionState::Detached;
-        true
-    }
-
-    /// A new connection takes over a detached session.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, has a connection, or has messages queued that the client could not read.
-    pub fn attach(&self, info: ClientInfo) -> Result<(), AttachError> {
-        let sid = self.id;
-        if info.dialect != self.dialect {
-            return Err(AttachError::OtherDialect { sid });
-        }
-        let mut record = self.record.lock();
-        match record.state {
-            SessionState::Closed => Err(AttachError::SessionClosed { sid }),
-            SessionState::Open => Err(AttachError::NotDetached { sid }),
-            SessionState::Detached => {
-                record.state = SessionState::Open;
-                record.transport = info.transport;
-                record.address = info.address.map(without_scope);
-                Ok(())
-            }
-        }
-    }
-
     /// A view with the present values, for one request.
     pub fn to_frontend_session(self: &Arc<Self>) -> FrontendSession {
         let record = self.record.lock();
@@ -465,6 +445,10 @@ impl Session {
             record.uid.clone(),
             record.settings.clone(),
         )
+    }
+
+    pub(crate) fn service(&self) -> Option<Arc<Inner>> {
+        self.home.service.upgrade()
     }
 
     /// For [`binding`](crate::binding), which takes the lock in its place in the order.
@@ -509,7 +493,7 @@ impl Session {
     }
 }
 
-fn without_scope(address: SocketAddr) -> (IpAddr, u16) {
+pub(crate) fn without_scope(address: SocketAddr) -> (IpAddr, u16) {
     (address.ip(), address.port())
 }
 

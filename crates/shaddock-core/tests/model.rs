@@ -39,8 +39,6 @@ enum Op {
     SendToUser(usize, usize),
     Broadcast(usize),
     Drain(usize, usize),
-    Detach(usize),
-    Attach(usize),
     View(usize),
     ViewSet(usize, i32),
     ViewPush(usize),
@@ -68,8 +66,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (u.clone(), 0..30_usize).prop_map(|(u, n)| Op::SendToUser(u, n)),
         1 => (0..30_usize).prop_map(Op::Broadcast),
         4 => (s.clone(), 0..70_usize).prop_map(|(s, n)| Op::Drain(s, n)),
-        1 => s.clone().prop_map(Op::Detach),
-        1 => s.clone().prop_map(Op::Attach),
         2 => s.clone().prop_map(Op::View),
         2 => (k.clone(), any::<i32>()).prop_map(|(k, v)| Op::ViewSet(k, v)),
         2 => k.prop_map(Op::ViewPush),
@@ -248,16 +244,6 @@ impl Pair {
                 self.send(op, s % all, len);
             }
             Op::Drain(s, n) => self.drain(s % all, n),
-            Op::Detach(s) => {
-                let detached = self.sessions[s % all].detach();
-                assert_eq!(detached, self.naive.detach(s % all));
-                // In either case the driver has said its last word.
-                self.taken[s % all].clear();
-            }
-            Op::Attach(s) => {
-                let result = self.sessions[s % all].attach(ClientInfo::default());
-                assert_eq!(result.is_ok(), self.naive.attach(s % all));
-            }
             Op::View(s) => {
                 self.view = Some((s % all, self.sessions[s % all].to_frontend_session()));
                 self.naive.view(s % all);
@@ -371,7 +357,11 @@ impl Pair {
         assert_eq!(walked, bound);
 
         for (session, naive) in self.sessions.iter().zip(&self.naive.all) {
-            assert_eq!(session.state() as u8, naive.state as u8);
+            let expected = match naive.state {
+                State::Open => SessionState::Open,
+                State::Closed => SessionState::Closed,
+            };
+            assert_eq!(session.state(), expected);
             assert_eq!(
                 service.get(session.id()).is_some(),
                 naive.state != State::Closed

@@ -6,7 +6,6 @@
 use bytes::{Buf, Bytes};
 use serde_json::json;
 use shaddock_core::*;
-use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -230,8 +229,6 @@ fn a_replaced_session_hears_of_it_before_the_new_one() {
         let (old, new) = (create(&service), create(&service));
         old.bind(uid("ann")).unwrap();
         old.bind(uid("ann")).unwrap();
-        // Waiting for its client is no way out.
-        assert!(old.detach());
         let result = service.bind(new.id(), uid("ann"));
         if bound {
             assert_eq!(result, Ok(()));
@@ -252,7 +249,7 @@ fn a_replaced_session_hears_of_it_before_the_new_one() {
                 error.to_string(),
                 "singleSession is enabled, and session has already bind with uid: ann"
             );
-            assert_eq!(old.state(), SessionState::Detached);
+            assert_eq!(old.state(), SessionState::Open);
             old.unbind(&uid("ann")).unwrap();
             assert_eq!(new.bind(uid("ann")), Ok(()));
         }
@@ -332,54 +329,6 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
     }
     assert_eq!(service.session_count(), 1);
     assert!(service.statistics().closed.contains(&("slow_client", 4)));
-}
-
-#[test]
-fn a_session_waits_for_its_client() {
-    let service = service();
-    let session = create(&service);
-    session.bind(uid("ann")).unwrap();
-    session.set("rid", "lobby").unwrap();
-    assert_eq!(
-        session.attach(ClientInfo::default()),
-        Err(AttachError::NotDetached { sid: session.id() })
-    );
-    assert!(session.detach());
-    assert!(!session.detach());
-    assert_eq!(
-        service.send_message_by_uid("ann", &Bytes::from_static(b"missed")),
-        1
-    );
-    let mut info = ClientInfo {
-        dialect: Dialect::Pitaya,
-        transport: TransportKind::WebSocketTls,
-        address: Some(SocketAddr::from(([10, 0, 0, 1], 5))),
-        connected_at: Millis(99),
-    };
-    assert_eq!(
-        session.attach(info),
-        Err(AttachError::OtherDialect { sid: session.id() })
-    );
-    info.dialect = Dialect::Pomelo;
-    assert_eq!(session.attach(info), Ok(()));
-    assert_eq!(session.state(), SessionState::Open);
-    assert_eq!(
-        service.client_address_by_session_id(session.id()),
-        info.address
-    );
-    assert_eq!(session.transport().to_string(), "wss");
-    assert_eq!(session.connected_at(), Millis(0));
-    assert_eq!(received(&session).0, "missed");
-    assert_eq!(
-        session.to_frontend_session().get("rid"),
-        Some(&json!("lobby"))
-    );
-    session.detach();
-    session.close(CloseReason::Idle);
-    assert_eq!(
-        session.attach(info),
-        Err(AttachError::SessionClosed { sid: session.id() })
-    );
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
-    Detached,
     Closed,
 }
 
@@ -234,26 +233,6 @@ impl Naive {
         let rest = session.taken.split_off(n);
         session.blocked = !rest.is_empty() && session.end != Next::CloseNow;
         (std::mem::replace(&mut session.taken, rest), session.end)
-    }
-
-    pub(crate) fn detach(&mut self, s: usize) -> bool {
-        let session = &mut self.all[s];
-        session.taken.clear();
-        session.blocked = false;
-        if session.state != State::Open {
-            return false;
-        }
-        session.state = State::Detached;
-        true
-    }
-
-    pub(crate) fn attach(&mut self, s: usize) -> bool {
-        let session = &mut self.all[s];
-        if session.state != State::Detached {
-            return false;
-        }
-        session.state = State::Open;
-        true
     }
 
     pub(crate) fn view(&mut self, s: usize) {

@@ -238,7 +238,7 @@ pub struct ServerStats {
 const fn state_name(state: SessionState) -> &'static str {
     match state {
         SessionState::Open => "open",
-        SessionState::Detached => "detached",
+        SessionState::Suspended => "suspended",
         SessionState::Closed => "closed",
     }
 }

@@ -1,0 +1,293 @@
+//! The outbox of a session that can be resumed: DATA packages are counted and kept besides being queued.
+
+use super::{Intake, Next, Outbox, Queue, SendError, bytes_u32};
+use crate::drained::Insert;
+use crate::pool;
+use crate::resume::{Away, Ledger, Link, Piece};
+use bytes::Bytes;
+use shaddock_protocol::{HEADER_LEN, PackageType};
+use std::task::Waker;
+
+impl Outbox {
+    /// An empty outbox whose DATA packages `ledger` counts and keeps.
+    pub(crate) fn resumable(limit: usize, ledger: Ledger) -> Self {
+        let outbox = Self::new(limit);
+        outbox.queue.lock().resume = Some(Box::new(ledger));
+        outbox
+    }
+
+    /// Looks at the ledger or changes it; none if there is none. What `f` lets go is dropped without the lock.
+    pub(crate) fn ledger<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> Option<R> {
+        let mut queue = self.queue.lock();
+        let ledger = queue.resume.as_deref_mut()?;
+        let result = f(ledger);
+        let garbage = ledger.take_garbage();
+        drop(queue);
+        drop(garbage);
+        Some(result)
+    }
+
+    /// As [`ledger`](Self::ledger), and wakes the connection that has the session if it has to let go of it now.
+    pub(crate) fn ledger_and_wake<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> Option<R> {
+        let mut queue = self.queue.lock();
+        let ledger = queue.resume.as_deref_mut()?;
+        let result = f(ledger);
+        Self::unlock_and_wake(queue);
+        Some(result)
+    }
+
+    /// The connection is gone: what is queued goes, and what is kept stays. `away` makes the entry of a session that begins to wait. False if
+    /// the session has ended, or cannot be resumed.
+    pub(crate) fn lose(&self, away: impl FnOnce() -> Away) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.intake != Intake::Open {
+            return false;
+        }
+        let Some(ledger) = queue.resume.as_deref_mut() else {
+            return false;
+        };
+        ledger.lose();
+        if ledger.away().is_none() {
+            ledger.set_away(away());
+        }
+        queue.drop_queued();
+        queue.in_flight = 0;
+        queue.told = Next::Continue;
+        Self::unlock_and_wake(queue);
+        true
+    }
+
+    /// The client has acknowledged its handshake: what is kept is sent, and all that follows. False if the session has ended.
+    pub(crate) fn go_live(&self) -> bool {
+        let mut queue = self.queue.lock();
+        let Some(mut ledger) = queue.resume.take() else {
+            return false;
+        };
+        let goes = queue.intake == Intake::Open && ledger.link() == Link::Waiting;
+        if goes {
+            for piece in ledger.pieces() {
+                queue.append_again(&piece);
+            }
+            ledger.go_live();
+            ledger.settle();
+        }
+        queue.resume = Some(ledger);
+        Self::unlock_and_wake(queue);
+        goes
+    }
+
+    /// As [`offer`](Self::offer), for a package of which the newest of its `key` is enough while the client cannot take it. The key counts only
+    /// for sessions that can be resumed.
+    ///
+    /// # Errors
+    ///
+    /// As [`offer`](Self::offer).
+    pub fn offer_latest(&self, key: &str, mut package: Bytes) -> Result<super::Room, SendError> {
+        let mut queue = self.queue.lock();
+        let result = if queue.resume.is_some() && queue.intake == Intake::Open {
+            queue.push_counted(&mut package, Some(key))
+        } else {
+            queue.push(&mut package)
+        };
+        let result = result.map(|()| queue.room());
+        Self::unlock_after(queue, result)
+    }
+
+    /// What is to be told the ledger at the end of the session: nobody comes back to it.
+    pub(super) fn end_ledger(queue: &mut Queue) -> Option<Waker> {
+        queue.resume.as_deref_mut().and_then(Ledger::end)
+    }
+}
+
+impl Queue {
+    /// Whether the connection has to let go of the session, which goes on without it.
+    pub(super) fn must_let_go(&self) -> bool {
+        self.resume.as_deref().is_some_and(Ledger::must_let_go)
+    }
+
+    pub(super) fn is_kept_only(&self) -> bool {
+        let ledger = self.resume.as_deref();
+        ledger.is_some_and(|ledger| ledger.link() != Link::Live)
+    }
+
+    /// A push to a session that can be resumed. The intake is open.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn push_counted(
+        &mut self,
+        package: &mut Bytes,
+        key: Option<&str>,
+    ) -> Result<(), SendError> {
+        loop {
+            let first = first_len(package);
+            if first == package.len() {
+                return self.push_one(package, key);
+            }
+            self.push_one(&mut package.split_to(first), key)?;
+        }
+    }
+
+    fn push_one(&mut self, package: &mut Bytes, key: Option<&str>) -> Result<(), SendError> {
+        if !self.admit_counted(package.len(), is_data(package))? {
+            self.keep(|ledger| match key {
+                Some(key) => ledger.keep_latest(key, package),
+                None => ledger.keep_shared(package),
+            });
+            return Ok(());
+        }
+        if self.waiting() + package.len() > self.limit as usize {
+            return Err(SendError::Busy);
+        }
+        if is_data(package) {
+            self.keep(|ledger| match key {
+                Some(key) => ledger.keep_latest(key, package),
+                None => ledger.keep_shared(package),
+            });
+        }
+        self.append(package);
+        Ok(())
+    }
+
+    /// As [`push_counted`](Self::push_counted), for what was encoded for this client alone.
+    #[inline(never)]
+    pub(super) fn push_own_counted(&mut self, mut message: &[u8]) -> Result<(), SendError> {
+        while !message.is_empty() {
+            let (package, rest) = message.split_at(first_len(message));
+            message = rest;
+            let is_sent = self.admit_counted(package.len(), is_data(package))?;
+            if is_data(package) {
+                self.keep(|ledger| ledger.keep_own(package));
+            }
+            if is_sent {
+                self.queued += bytes_u32(package.len());
+                self.messages += 1;
+                self.append_own(package);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, f: impl FnOnce(&mut Ledger)) {
+        if let Some(ledger) = self.resume.as_deref_mut() {
+            f(ledger);
+        }
+    }
+
+    /// Whether a package is sent. One that is not is kept, if it is DATA; others are for this connection only.
+    fn admit_counted(&mut self, len: usize, is_data: bool) -> Result<bool, SendError> {
+        let limit = self.limit as usize;
+        let Some(ledger) = self.resume.as_deref() else {
+            return Ok(true);
+        };
+        let (link, kept) = (ledger.link(), ledger.kept_bytes());
+        if len > limit {
+            return Err(SendError::TooLarge { len, limit });
+        }
+        match link {
+            Link::Ended => return Err(SendError::Closed),
+            // The handshake's own packages.
+            Link::Waiting if !is_data => {}
+            Link::Waiting => {
+                if kept + len > limit {
+                    self.cut();
+                }
+                return Ok(false);
+            }
+            Link::Cut | Link::Away => return Ok(false),
+            Link::Live => {}
+        }
+        match self.admit(len) {
+            // The socket goes, the session does not.
+            Err(SendError::SlowClient) => {
+                self.cut();
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
+    }
+
+    /// The connection is given up: its client does not read.
+    fn cut(&mut self) {
+        if let Some(ledger) = self.resume.as_deref_mut() {
+            ledger.set_link(Link::Cut);
+        }
+        self.drop_queued();
+    }
+
+    /// Drops what is queued. All DATA in it is kept, as far as the bounds go.
+    fn drop_queued(&mut self) {
+        self.queued = 0;
+        pool::put(std::mem::take(&mut self.own));
+        let more = self.more.take().map_or_else(Vec::new, |more| *more);
+        let first = self.first.take();
+        if let Some(ledger) = self.resume.as_deref_mut() {
+            ledger.add_garbage(
+                first
+                    .into_iter()
+                    .chain(more.into_iter().map(|insert| insert.bytes)),
+            );
+        }
+    }
+
+    /// Queues what was accepted before and is sent again.
+    fn append_again(&mut self, piece: &Piece<'_>) {
+        match piece {
+            Piece::Own(package) => {
+                self.queued += bytes_u32(package.len());
+                self.append_own(package);
+            }
+            Piece::Shared(package) => {
+                self.queued += bytes_u32(package.len());
+                self.more.get_or_insert_default().push(Insert {
+                    at: self.own.len(),
+                    bytes: (*package).clone(),
+                });
+            }
+        }
+    }
+
+    fn append_own(&mut self, package: &[u8]) {
+        if self.own.capacity() == 0 {
+            self.own = pool::lend().keep();
+        }
+        self.own.extend_from_slice(package);
+    }
+
+    pub(super) fn leftovers(&mut self) -> Vec<Bytes> {
+        let ledger = self.resume.as_deref_mut();
+        ledger.map_or_else(Vec::new, Ledger::take_garbage)
+    }
+
+    /// Whether a driver that parks has to look again, because it has to let go of the session and was not told.
+    pub(super) fn is_untold_to_let_go(&self) -> bool {
+        self.told != Next::LetGo && self.must_let_go()
+    }
+}
+
+/// The length of the first package in `bytes`, at most all.
+fn first_len(bytes: &[u8]) -> usize {
+    match bytes.first_chunk::<HEADER_LEN>() {
+        Some([_, high, middle, low]) => {
+            let body = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+            bytes.len().min(HEADER_LEN + body)
+        }
+        None => bytes.len(),
+    }
+}
+
+fn is_data(package: &[u8]) -> bool {
+    package.first() == Some(&(PackageType::Data as u8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_told_apart() {
+        assert_eq!(first_len(b"\x04\x00\x00\x02ab\x03\x00\x00\x00"), 6);
+        assert_eq!(first_len(b"\x04\x00\x00\x02a"), 5);
+        assert_eq!(first_len(b"\x04\x00"), 2);
+        assert!(is_data(b"\x04\x00\x00\x00") && !is_data(b"\x03\x00\x00\x00"));
+    }
+}

@@ -1,0 +1,455 @@
+//! What a session that can be resumed counts and keeps. Behind the lock of its outbox.
+
+use super::kept::{Kept, Piece};
+use super::pool::ResumePool;
+use super::token::TokenHash;
+use crate::{CloseReason, Millis};
+use bytes::Bytes;
+use shaddock_protocol::ResumeRefusal;
+use std::any::Any;
+use std::sync::Arc;
+use std::task::Waker;
+
+/// What one connection leaves for the next one, such as requests that run or wait. The core does not look into it.
+pub type Handover = Box<dyn Any + Send>;
+
+/// Where the session's connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// The handshake was answered and not acknowledged yet. Nothing is sent, and nothing may be forgotten: the client has been told
+    /// what comes next.
+    Waiting,
+    /// What is accepted is sent.
+    Live,
+    /// The connection has to go: its client does not read.
+    Cut,
+    /// There is none.
+    Away,
+    /// The session is closed.
+    Ended,
+}
+
+/// Tokens that count until the client acknowledges one. For one more the oldest goes, but not the one that the client has just shown.
+const MAX_ISSUED: usize = 8;
+
+/// Counts and kept packages. [`Session`](crate::Session) tells what they are for.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pool: Arc<ResumePool>,
+    kept: Kept,
+    /// Packages that the client has acknowledged.
+    acked: u64,
+    /// Packages of the client that were taken.
+    received: u64,
+    /// Of those, how many it has not been told of.
+    owed: u32,
+    /// The number of the latest connection that wanted the session.
+    claimed: u64,
+    token: TokenHash,
+    link: Link,
+    rare: Option<Box<Rare>>,
+}
+
+/// What there is only while the session waits for its client, or for its next connection.
+#[derive(Default)]
+struct Rare {
+    /// Packages up to this number have been sent once: they keep their numbers.
+    fixed: u64,
+    away: Option<Away>,
+    /// Tokens that were given out since the client acknowledged a handshake, latest last. Any of them may have arrived: the client may
+    /// have several connections under way, and they may be judged in another order than it made them.
+    issued: Vec<TokenHash>,
+    claim: Option<Claim>,
+    /// What was forgotten under the lock, to be dropped without it.
+    garbage: Vec<Bytes>,
+}
+
+impl std::fmt::Debug for Rare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rare")
+            .field("away", &self.away)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session without a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Away {
+    /// When the connection was lost.
+    pub(crate) since: Millis,
+    /// How it was lost.
+    pub(crate) reason: CloseReason,
+    /// Its place in the pool.
+    pub(crate) ticket: u64,
+}
+
+/// A new connection that wants the session.
+struct Claim {
+    number: u64,
+    waker: Option<Waker>,
+    /// What the last connection left. Once it is there, nobody else has anything of the session.
+    handed: Option<Handover>,
+}
+
+/// What the next connection of a session finds.
+pub enum Claimed {
+    /// The last connection has not let go yet. The waker is called.
+    Pending,
+    /// A later connection wants the session too, and gets it.
+    Superseded,
+    /// The session has ended meanwhile. What was left of it, if this connection is the one that has it now.
+    Closed(Option<Handover>),
+    /// The session is this connection's. What the last one left.
+    Yours(Handover),
+}
+
+/// Where both ends go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// Packages of the client that the server has.
+    pub received: u64,
+    /// What the client counts on from.
+    pub position: u64,
+    /// Packages that were forgotten.
+    pub missed: u64,
+}
+
+/// An acknowledgement that goes back, or beyond what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("acknowledgement of {count} packages, after {acknowledged}, of {sent}")]
+pub struct BadAcknowledgement {
+    /// What the client says that it has received.
+    pub count: u64,
+    /// What it said before.
+    pub acknowledged: u64,
+    /// What was sent.
+    pub sent: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new(pool: Arc<ResumePool>, token: TokenHash) -> Self {
+        Self {
+            pool,
+            kept: Kept::default(),
+            acked: 0,
+            received: 0,
+            owed: 0,
+            claimed: 0,
+            token,
+            link: Link::Waiting,
+            rare: None,
+        }
+    }
+
+    pub(crate) const fn link(&self) -> Link {
+        self.link
+    }
+
+    pub(crate) fn set_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn claim_of(&self) -> Option<&Claim> {
+        self.rare.as_ref()?.claim.as_ref()
+    }
+
+    /// Whether the connection that has the session now has to give it away.
+    pub(crate) fn must_let_go(&self) -> bool {
+        self.link == Link::Cut || self.claim_of().is_some_and(|claim| claim.handed.is_none())
+    }
+
+    /// Whether another connection waits for the session.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.claim_of().is_some_and(|claim| claim.handed.is_none())
+    }
+
+    // ---- what is sent
+
+    pub(crate) fn keep_own(&mut self, package: &[u8]) {
+        self.pool.kept(package.len());
+        self.kept.add_own(package);
+        self.settle();
+    }
+
+    pub(crate) fn keep_shared(&mut self, package: &Bytes) {
+        self.pool.kept(package.len());
+        self.kept.add_shared(package);
+        self.settle();
+    }
+
+    /// Of a package with a key only the newest is kept, while it has not been sent.
+    pub(crate) fn keep_latest(&mut self, key: &str, package: &Bytes) {
+        self.pool.kept(package.len());
+        let fixed = match (&self.rare, self.link) {
+            (Some(rare), Link::Waiting | Link::Away) => rare.fixed,
+            (None, Link::Waiting | Link::Away) => 0,
+            _ => u64::MAX,
+        };
+        if let Some(old) = self.kept.add_latest(key, package, fixed) {
+            self.pool.let_go(old.len());
+            self.rare().garbage.push(old);
+        }
+        self.settle();
+    }
+
+    /// Bytes that are kept.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    pub(crate) fn kept_messages(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Forgets what does not fit, oldest first.
+    pub(crate) fn settle(&mut self) {
+        if self.link == Link::Waiting {
+            return;
+        }
+        let bounds = self.pool.config();
+        let (messages, bytes) = (bounds.max_messages, bounds.max_bytes);
+        while self.kept.len() > messages
+            || self.kept.bytes() > bytes
+            || (self.kept.len() > 0 && self.pool.is_full())
+        {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        let before = self.kept.bytes();
+        let package = self.kept.forget_first();
+        self.pool.let_go(before - self.kept.bytes());
+        if let Some(package) = package {
+            self.rare().garbage.push(package);
+        }
+    }
+
+    /// The client has received so many.
+    pub(crate) fn acknowledged(&mut self, count: u64) -> Result<(), BadAcknowledgement> {
+        if count < self.acked || count > self.kept.last() {
+            return Err(BadAcknowledgement {
+                count,
+                acknowledged: self.acked,
+                sent: self.kept.last(),
+            });
+        }
+        self.acked = count;
+        while self.kept.before() < count {
+            self.forget_first();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.kept.pieces()
+    }
+
+    // ---- what is received
+
+    /// One package of the client was taken. True if it has to be told now.
+    pub(crate) fn took(&mut self) -> bool {
+        self.received += 1;
+        self.owed += 1;
+        self.owed >= u32::from(self.pool.config().ack.max(1))
+    }
+
+    /// What the next HEARTBEAT tells the client; none if nothing is new.
+    pub(crate) fn acknowledgement(&mut self) -> Option<u64> {
+        let owed = std::mem::take(&mut self.owed);
+        (owed > 0).then_some(self.received)
+    }
+
+    // ---- the life of the connection
+
+    /// The connection is gone. What is returned goes into the pool's list; none if the session waits already.
+    pub(crate) fn lose(&mut self) {
+        let was_sent = matches!(self.link, Link::Live | Link::Cut);
+        let last = self.kept.last();
+        if was_sent {
+            self.rare().fixed = last;
+        }
+        self.link = Link::Away;
+        self.settle();
+    }
+
+    pub(crate) fn away(&self) -> Option<&Away> {
+        self.rare.as_ref()?.away.as_ref()
+    }
+
+    pub(crate) fn set_away(&mut self, away: Away) {
+        self.rare().away = Some(away);
+    }
+
+    /// The client has acknowledged its handshake: what it was told holds.
+    pub(crate) fn go_live(&mut self) {
+        self.link = Link::Live;
+        if let Some(rare) = &mut self.rare {
+            if let Some(token) = rare.issued.pop() {
+                self.token = token;
+                rare.issued = Vec::new();
+            }
+            if let Some(away) = rare.away.take() {
+                self.pool.is_back(away.ticket);
+            }
+            if rare.claim.is_none() && rare.garbage.is_empty() {
+                self.rare = None;
+            }
+        }
+    }
+
+    /// The session is closed: what is kept goes. What is left is for a connection that has claimed it.
+    pub(crate) fn end(&mut self) -> Option<Waker> {
+        self.link = Link::Ended;
+        while self.kept.len() > 0 {
+            self.forget_first();
+        }
+        let rare = self.rare.as_mut()?;
+        if let Some(away) = rare.away.take() {
+            self.pool.is_back(away.ticket);
+        }
+        rare.claim.as_mut()?.waker.take()
+    }
+
+    pub(crate) fn add_garbage(&mut self, packages: impl Iterator<Item = Bytes>) {
+        for package in packages {
+            self.rare().garbage.push(package);
+        }
+    }
+
+    pub(crate) fn take_garbage(&mut self) -> Vec<Bytes> {
+        let rare = self.rare.as_mut();
+        rare.map_or_else(Vec::new, |rare| std::mem::take(&mut rare.garbage))
+    }
+
+    // ---- take-over
+
+    /// A new connection wants the session, and gets it unless one with a higher number wanted it before. Gives back the waker of the one before, whose claim ends.
+    pub(crate) fn claim(
+        &mut self,
+        number: u64,
+        token: TokenHash,
+        (received, sent): (u64, u64),
+        waker: &Waker,
+    ) -> Result<Option<Waker>, ResumeRefusal> {
+        if self.link == Link::Ended || !self.is_token(&token) || !self.fits(received, sent) {
+            return Err(ResumeRefusal::Unknown);
+        }
+        if number < self.claimed {
+            // The client has turned to another connection since. This one finds out when it polls.
+            return Ok(None);
+        }
+        self.claimed = number;
+        let rare = self.rare();
+        let (old, handed) = match rare.claim.take() {
+            Some(claim) => (claim.waker, claim.handed),
+            None => (None, None),
+        };
+        rare.claim = Some(Claim {
+            number,
+            waker: Some(waker.clone()),
+            handed,
+        });
+        Ok(old)
+    }
+
+    /// Whether this is the token of the session, or one that may be. Looks at all of them, whatever the first says.
+    pub(crate) fn is_token(&self, token: &TokenHash) -> bool {
+        let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
+        let same = |found, known: &TokenHash| found | known.is(token);
+        issued.iter().fold(self.token.is(token), same)
+    }
+
+    /// Whether counts of a client can be those of this session.
+    fn fits(&self, received: u64, sent: u64) -> bool {
+        (self.acked..=self.kept.last()).contains(&received) && sent >= self.received
+    }
+
+    pub(crate) fn poll_claim(&mut self, number: u64, waker: &Waker) -> (Claimed, Option<Waker>) {
+        let ended = self.link == Link::Ended;
+        let Some(rare) = &mut self.rare else {
+            return (Claimed::Superseded, None);
+        };
+        let Some(claim) = rare.claim.as_mut().filter(|claim| claim.number == number) else {
+            return (Claimed::Superseded, None);
+        };
+        let claimed = match (claim.handed.take(), ended) {
+            (handed, true) => Claimed::Closed(handed),
+            (Some(handed), false) => Claimed::Yours(handed),
+            (None, false) => {
+                let old = claim.waker.replace(waker.clone());
+                return (Claimed::Pending, old);
+            }
+        };
+        let waker = claim.waker.take();
+        rare.claim = None;
+        (claimed, waker)
+    }
+
+    /// The connection that had the session leaves it to the one that has claimed it. `Err`: nobody wants it.
+    pub(crate) fn hand_over(&mut self, handover: Handover) -> Result<Option<Waker>, Handover> {
+        if self.link == Link::Ended {
+            return Err(handover);
+        }
+        match self.rare.as_mut().and_then(|rare| rare.claim.as_mut()) {
+            Some(claim) if claim.handed.is_none() => {
+                claim.handed = Some(handover);
+                Ok(claim.waker.take())
+            }
+            _ => Err(handover),
+        }
+    }
+
+    /// The session goes on with its new connection. None if the counts are not those of this session.
+    pub(crate) fn resume_from(
+        &mut self,
+        received: u64,
+        sent: u64,
+        shown: TokenHash,
+        next_token: TokenHash,
+    ) -> Option<Resumption> {
+        if self.link == Link::Ended || !self.is_token(&shown) || !self.fits(received, sent) {
+            return None;
+        }
+        self.acknowledged(received).ok()?;
+        self.link = Link::Waiting;
+        self.owed = 0;
+        let issued = &mut self.rare().issued;
+        if issued.len() >= MAX_ISSUED {
+            let shown_first = issued[0].is(&shown);
+            issued.remove(usize::from(shown_first));
+        }
+        issued.push(next_token);
+        let position = received.max(self.kept.before());
+        self.pool.missed(position - received);
+        Some(Resumption {
+            received: self.received,
+            position,
+            missed: position - received,
+        })
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.pool.let_go(self.kept.bytes());
+        if let Some(away) = self.away() {
+            self.pool.is_back(away.ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `resume.md`, section 9: at most 160 bytes more for an idle session that can be resumed.
+    #[test]
+    fn is_small() {
+        assert!(size_of::<Ledger>() <= 160, "{}", size_of::<Ledger>());
+    }
+}

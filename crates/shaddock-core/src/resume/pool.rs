@@ -1,0 +1,182 @@
+//! What all sessions of a service that can be resumed share: bounds, counts, and the list of those that wait for their clients.
+
+use crate::Session;
+use crate::sync::Mutex;
+use shaddock_protocol::ResumeRefusal;
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Bounds of sessions that outlive their sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumeConfig {
+    /// How long a session waits for its client. Default: 60 s. Then it is closed.
+    pub window: Duration,
+    /// After so many packages an end acknowledges. Default: 32; 1 to 255.
+    pub ack: u8,
+    /// Messages that a session keeps for its client. Default: 256. The oldest is forgotten for one more, and the client will be told
+    /// that it has missed something.
+    pub max_messages: usize,
+    /// Bytes of those messages. Default: 64 KiB; as above.
+    pub max_bytes: usize,
+    /// Bytes that all sessions of the service keep together. Default: 256 MiB. At the bound a session that keeps another message
+    /// forgets its own oldest ones.
+    pub max_total_bytes: usize,
+    /// Sessions that wait for their clients. Default: 100,000. For one more the one that waits longest is closed.
+    pub max_suspended: usize,
+}
+
+impl Default for ResumeConfig {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            ack: 32,
+            max_messages: 256,
+            max_bytes: 64 * 1024,
+            max_total_bytes: 256 * 1024 * 1024,
+            max_suspended: 100_000,
+        }
+    }
+}
+
+/// Counts of sessions that can be resumed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResumeStatistics {
+    /// Sessions that were granted resumption.
+    pub granted: u64,
+    /// Times that a session went on with a new connection.
+    pub resumed: u64,
+    /// Clients that came back and did not get their session, by reason ([`ResumeRefusal::name`]).
+    pub refused: Vec<(&'static str, u64)>,
+    /// Sessions that wait for their client now.
+    pub suspended: usize,
+    /// Messages that clients were told they have missed.
+    pub missed: u64,
+    /// Sessions whose window ended.
+    pub expired: u64,
+    /// Sessions closed before their window ended, because too many waited.
+    pub evicted: u64,
+    /// Bytes kept now.
+    pub kept_bytes: usize,
+}
+
+/// Shared by a service and its sessions.
+#[derive(Debug, Default)]
+pub(crate) struct ResumePool {
+    config: ResumeConfig,
+    kept_bytes: AtomicUsize,
+    claims: AtomicU64,
+    suspended: AtomicUsize,
+    granted: AtomicU64,
+    resumed: AtomicU64,
+    refused: [AtomicU64; ResumeRefusal::ALL.len()],
+    missed: AtomicU64,
+    expired: AtomicU64,
+    evicted: AtomicU64,
+    /// Taken under the locks of outboxes, and alone.
+    away: Mutex<AwayList>,
+}
+
+#[derive(Debug, Default)]
+struct AwayList {
+    next: u64,
+    sessions: BTreeMap<u64, Weak<Session>>,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+impl ResumePool {
+    pub(crate) fn new(config: ResumeConfig) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) const fn config(&self) -> &ResumeConfig {
+        &self.config
+    }
+
+    pub(crate) fn kept(&self, bytes: usize) {
+        self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn let_go(&self, bytes: usize) {
+        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept_bytes.load(Ordering::Relaxed) > self.config.max_total_bytes
+    }
+
+    pub(crate) fn next_claim(&self) -> u64 {
+        self.claims.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A session begins to wait: its place in the list, and the session whose time is over for it.
+    pub(crate) fn is_away(&self, session: Weak<Session>) -> (u64, Option<Weak<Session>>) {
+        let mut away = self.away.lock();
+        let ticket = away.next;
+        away.next += 1;
+        away.sessions.insert(ticket, session);
+        let too_many = away.sessions.len() > self.config.max_suspended;
+        let oldest = too_many.then(|| away.sessions.pop_first()).flatten();
+        self.suspended.store(away.sessions.len(), Ordering::Relaxed);
+        drop(away);
+        (ticket, oldest.map(|(_, session)| session))
+    }
+
+    /// A session waits no more, whatever became of it.
+    pub(crate) fn is_back(&self, ticket: u64) {
+        let mut away = self.away.lock();
+        let session = away.sessions.remove(&ticket);
+        self.suspended.store(away.sessions.len(), Ordering::Relaxed);
+        drop(away);
+        drop(session);
+    }
+
+    pub(crate) fn count_granted(&self) {
+        add(&self.granted, 1);
+    }
+
+    pub(crate) fn count_resumed(&self) {
+        add(&self.resumed, 1);
+    }
+
+    pub(crate) fn count_refused(&self, why: ResumeRefusal) {
+        if let Some(place) = ResumeRefusal::ALL.iter().position(|known| *known == why) {
+            add(&self.refused[place], 1);
+        }
+    }
+
+    pub(crate) fn missed(&self, messages: u64) {
+        add(&self.missed, messages);
+    }
+
+    pub(crate) fn count_expired(&self) {
+        add(&self.expired, 1);
+    }
+
+    pub(crate) fn count_evicted(&self) {
+        add(&self.evicted, 1);
+    }
+
+    pub(crate) fn statistics(&self) -> ResumeStatistics {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let refused = ResumeRefusal::ALL.iter().zip(&self.refused);
+        ResumeStatistics {
+            granted: get(&self.granted),
+            resumed: get(&self.resumed),
+            refused: refused.map(|(why, n)| (why.name(), get(n))).collect(),
+            suspended: self.suspended.load(Ordering::Relaxed),
+            missed: get(&self.missed),
+            expired: get(&self.expired),
+            evicted: get(&self.evicted),
+            kept_bytes: self.kept_bytes.load(Ordering::Relaxed),
+        }
+    }
+}

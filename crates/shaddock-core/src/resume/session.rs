@@ -1,0 +1,301 @@
+//! Resumption as methods of sessions and of their service.
+
+use super::token::{self, TokenHash};
+use super::{
+    Away, BadAcknowledgement, Claimed, Handover, Ledger, ResumeSecret, ResumeStatistics, Resumption,
+};
+use crate::event::Event;
+use crate::session::without_scope;
+use crate::{
+    ClientInfo, CloseReason, Dialect, Millis, Room, SendError, Session, SessionService,
+    SessionState,
+};
+use bytes::Bytes;
+use shaddock_protocol::{ComingBack, ResumeRefusal};
+use std::sync::Arc;
+use std::task::Waker;
+
+/// A session that waits for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Suspended {
+    /// When its connection was lost.
+    pub since: Millis,
+    /// How it was lost.
+    pub reason: CloseReason,
+    /// Messages kept for the client.
+    pub kept_messages: usize,
+    /// Their bytes.
+    pub kept_bytes: usize,
+}
+
+impl SessionService {
+    /// As [`create`](Self::create), for a client that can come back: the token is that of `secret`. The handshake is answered, and not
+    /// acknowledged yet: until [`go_live`](Session::go_live) what is sent is kept.
+    pub fn create_resumable(&self, info: ClientInfo, secret: &ResumeSecret) -> Arc<Session> {
+        let pool = &self.inner.resume;
+        let ledger = Ledger::new(Arc::clone(pool), TokenHash::of(secret));
+        pool.count_granted();
+        self.register(info, Some(ledger))
+    }
+
+    /// The session of a client that comes back, if it can go on. Nothing changes yet: the connection that it has keeps it until
+    /// another one [claims](Session::claim) it.
+    ///
+    /// # Errors
+    ///
+    /// The reason that the client is told. It is counted.
+    pub fn find_resumable(
+        &self,
+        back: &ComingBack,
+        dialect: Dialect,
+    ) -> Result<Arc<Session>, ResumeRefusal> {
+        let found = token::read(&back.token).and_then(|(sid, secret)| {
+            let session = self.get(sid)?;
+            let hash = TokenHash::of(&secret);
+            let is_its = session.outbox().ledger(|ledger| ledger.is_token(&hash));
+            is_its.unwrap_or(false).then_some(session)
+        });
+        let found = match found {
+            None => Err(ResumeRefusal::Unknown),
+            Some(session) if session.dialect() != dialect => Err(ResumeRefusal::Changed),
+            Some(session) => Ok(session),
+        };
+        found.inspect_err(|why| self.count_resume_refused(*why))
+    }
+
+    /// Counts a client that came back and did not get its session.
+    pub fn count_resume_refused(&self, why: ResumeRefusal) {
+        self.inner.resume.count_refused(why);
+    }
+
+    /// Counts of sessions that can be resumed.
+    pub fn resume_statistics(&self) -> ResumeStatistics {
+        self.inner.resume.statistics()
+    }
+}
+
+/// # Resumption
+///
+/// For the driver of the connection that has the session. Of a session that cannot be resumed they do nothing.
+impl Session {
+    /// Whether its client can come back to it when the connection is lost.
+    pub fn is_resumable(&self) -> bool {
+        self.outbox().ledger(|_| ()).is_some()
+    }
+
+    /// Whether a login of its user is refused while it is there. Not while it waits for its client: the one who logs in is here, and
+    /// the one of this session is not.
+    pub(crate) fn blocks_a_login(&self) -> bool {
+        self.state() == SessionState::Open
+    }
+
+    /// What is known of it while it waits for its client.
+    pub fn suspended(&self) -> Option<Suspended> {
+        let found = self.outbox().ledger(|ledger| {
+            let away = ledger.away()?;
+            Some(Suspended {
+                since: away.since,
+                reason: away.reason.clone(),
+                kept_messages: ledger.kept_messages(),
+                kept_bytes: ledger.kept_bytes(),
+            })
+        });
+        found.flatten()
+    }
+
+    /// Queues a package of which the newest of its `key` is enough while the client cannot take it: a position, a score.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn offer_latest(self: &Arc<Self>, key: &str, package: Bytes) -> Result<Room, SendError> {
+        let result = self.outbox().offer_latest(key, package);
+        if result == Err(SendError::SlowClient) {
+            self.close(CloseReason::SlowClient);
+        }
+        result
+    }
+
+    /// A DATA package of the client was taken: it will run, or be answered with an error, whatever its connection does. True if the client is to
+    /// be told now.
+    pub fn took(&self) -> bool {
+        self.outbox().ledger(Ledger::took).unwrap_or(false)
+    }
+
+    /// What the next HEARTBEAT to the client acknowledges; none if nothing is new.
+    pub fn acknowledgement(&self) -> Option<u64> {
+        self.outbox().ledger(Ledger::acknowledgement).flatten()
+    }
+
+    /// The client has received so many DATA packages: they are not kept any longer.
+    ///
+    /// # Errors
+    ///
+    /// The number goes back, or beyond what was sent.
+    pub fn acknowledged(&self, count: u64) -> Result<(), BadAcknowledgement> {
+        let acknowledge = |ledger: &mut Ledger| ledger.acknowledged(count);
+        self.outbox().ledger(acknowledge).unwrap_or(Ok(()))
+    }
+
+    /// The connection is lost, and the session waits for its client. False if it is closed or cannot be resumed.
+    ///
+    /// The connection's driver keeps what runs and waits for the session, until another connection [claims](Self::claim) it or
+    /// the driver closes it, at the end of the [window](super::ResumeConfig::window) after `now`.
+    pub fn suspend(self: &Arc<Self>, reason: &CloseReason, now: Millis) -> bool {
+        let Some(service) = self.service() else {
+            return false;
+        };
+        let mut evicted = None;
+        let waits = self.outbox().lose(|| {
+            let (ticket, oldest) = service.resume.is_away(Arc::downgrade(self));
+            evicted = oldest;
+            Away {
+                since: now,
+                reason: reason.clone(),
+                ticket,
+            }
+        });
+        if waits {
+            let event = {
+                let mut record = self.record();
+                let is_news = record.state == SessionState::Open;
+                if is_news {
+                    record.state = SessionState::Suspended;
+                }
+                is_news.then(|| record.offer(Event::Suspended)).flatten()
+            };
+            self.tell(Some(&service), event);
+        }
+        if let Some(oldest) = evicted.and_then(|oldest| oldest.upgrade()) {
+            service.resume.count_evicted();
+            oldest.end_suspended();
+        }
+        waits
+    }
+
+    /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
+    /// already, or has a connection.
+    pub fn expire(self: &Arc<Self>) -> bool {
+        if let Some(service) = self.service()
+            && self.suspended().is_some()
+        {
+            service.resume.count_expired();
+        }
+        self.end_suspended()
+    }
+
+    fn end_suspended(self: &Arc<Self>) -> bool {
+        match self.suspended() {
+            Some(suspended) => self.close(suspended.reason),
+            None => false,
+        }
+    }
+
+    /// A number for a claim. To be taken when the handshake arrives: of two connections the later one gets the session, whichever of them the
+    /// application is done with first.
+    pub fn next_claim(&self) -> u64 {
+        self.service()
+            .map_or(0, |service| service.resume.next_claim())
+    }
+
+    /// A new connection of the client wants the session. The one that has it is told to let go ([`Next::LetGo`](crate::Next::LetGo)), and an
+    /// earlier claim is void, as this one is if it is not the latest. [`poll_claim`](Self::poll_claim) tells.
+    ///
+    /// # Errors
+    ///
+    /// The session is closed, the token is not that of the session any more, or the counts cannot be right.
+    pub fn claim(
+        &self,
+        number: u64,
+        back: &ComingBack,
+        waker: &Waker,
+    ) -> Result<(), ResumeRefusal> {
+        let claimed = token::read(&back.token)
+            .filter(|(sid, _)| *sid == self.id())
+            .and_then(|(_, secret)| {
+                let hash = TokenHash::of(&secret);
+                let counts = (back.received, back.sent);
+                self.outbox()
+                    .ledger_and_wake(|ledger| ledger.claim(number, hash, counts, waker))
+            });
+        if let Some(old) = claimed.unwrap_or(Err(ResumeRefusal::Unknown))? {
+            old.wake();
+        }
+        Ok(())
+    }
+
+    /// What has become of a claim. `waker` is woken when that changes.
+    pub fn poll_claim(&self, number: u64, waker: &Waker) -> Claimed {
+        let poll = |ledger: &mut Ledger| ledger.poll_claim(number, waker);
+        // The waker that is not needed any more is dropped here, without the lock.
+        let polled = self.outbox().ledger(poll);
+        polled.map_or(Claimed::Superseded, |(claimed, _waker)| claimed)
+    }
+
+    /// Whether another connection waits for the session.
+    pub fn is_claimed(&self) -> bool {
+        self.outbox()
+            .ledger(|ledger| ledger.is_claimed())
+            .unwrap_or(false)
+    }
+
+    /// Gives the session, which is [suspended](Self::suspend), to the connection that has claimed it.
+    ///
+    /// # Errors
+    ///
+    /// Nobody has, or the session is closed: what was to be handed over comes back.
+    pub fn hand_over(&self, handover: Handover) -> Result<(), Handover> {
+        let mut handover = Some(handover);
+        let handed = self.outbox().ledger(|ledger| {
+            let result = ledger.hand_over(handover.take()?);
+            Some(result)
+        });
+        match handed.flatten() {
+            Some(Ok(waker)) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Some(Err(back)) => Err(back),
+            None => Err(handover.unwrap_or_else(|| Box::new(()))),
+        }
+    }
+
+    /// The session goes on with a connection to which it was handed over, when the client acknowledges the answer
+    /// ([`go_live`](Self::go_live)). From then on the token of `secret` counts, until then also those before.
+    ///
+    /// None: token or counts cannot be right, or the session is closed.
+    pub fn resume_from(&self, back: &ComingBack, secret: &ResumeSecret) -> Option<Resumption> {
+        let (_, shown) = token::read(&back.token)?;
+        let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
+        let resume =
+            |ledger: &mut Ledger| ledger.resume_from(back.received, back.sent, shown, next);
+        self.outbox().ledger(resume).flatten()
+    }
+
+    /// The client has acknowledged the answer: what is kept for it is sent, then all that follows. False if the session is closed.
+    pub fn go_live(self: &Arc<Self>, info: &ClientInfo) -> bool {
+        if !self.outbox().go_live() {
+            return false;
+        }
+        let service = self.service();
+        let event = {
+            let mut record = self.record();
+            record.moved(info.transport, info.address.map(without_scope));
+            let is_back = record.state == SessionState::Suspended;
+            if is_back {
+                record.state = SessionState::Open;
+            }
+            is_back.then(|| record.offer(Event::Resumed))
+        };
+        if let Some(event) = event {
+            if let Some(service) = &service {
+                service.resume.count_resumed();
+            }
+            self.tell(service.as_deref(), event);
+        }
+        true
+    }
+}

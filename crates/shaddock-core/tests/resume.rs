@@ -1,0 +1,711 @@
+//! Sessions that outlive their sockets: a client and a server beside a reference that keeps everything in a list, and cases.
+
+// Tests panic on purpose.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+use bytes::{Buf, Bytes, BytesMut};
+use proptest::prelude::*;
+use shaddock_core::*;
+use shaddock_protocol::{PackageType, encode_package};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+const MAX_MESSAGES: usize = 6;
+const KEYS: [&str; 2] = ["x", "y"];
+
+fn config(resume: ResumeConfig) -> SessionConfig {
+    SessionConfig {
+        single_session: true,
+        outbox_bytes: 4096,
+        resume,
+        ..SessionConfig::default()
+    }
+}
+
+fn service_with(resume: ResumeConfig) -> SessionService {
+    let frontend = FrontendId::new("f").unwrap();
+    SessionService::new(frontend, SidAllocator::new(1, 1), config(resume))
+}
+
+fn secret(n: u32) -> ResumeSecret {
+    let mut bytes = [7; 16];
+    bytes[..4].copy_from_slice(&n.to_be_bytes());
+    ResumeSecret(bytes)
+}
+
+/// A DATA package that says which one it is.
+fn data(id: u32, filler: usize) -> Bytes {
+    let mut body = id.to_be_bytes().to_vec();
+    body.resize(4 + filler, b'.');
+    encode_package(PackageType::Data, &body).unwrap()
+}
+
+fn back(token: &str, received: u64, sent: u64) -> ComingBack {
+    ComingBack {
+        token: token.to_owned(),
+        received,
+        sent,
+    }
+}
+
+/// A session that its client has acknowledged, and its token.
+fn joined(service: &SessionService, n: u32) -> (Arc<Session>, String) {
+    let session = service.create_resumable(ClientInfo::default(), &secret(n));
+    assert!(session.go_live(&ClientInfo::default()));
+    let token = secret(n).token(session.id());
+    (session, token)
+}
+
+fn lost() -> CloseReason {
+    CloseReason::Transport(std::io::ErrorKind::ConnectionReset)
+}
+
+fn lose(session: &Arc<Session>) {
+    assert!(session.suspend(&lost(), Millis(5)));
+}
+
+/// The ids of the DATA that a driver takes now.
+fn take(session: &Session) -> Vec<u32> {
+    let mut drained = Drained::new();
+    let _ = session.outbox().take(&mut drained);
+    let bytes = drained.copy_to_bytes(drained.remaining());
+    session.outbox().written(bytes.len());
+    ids(&mut bytes.into_iter().collect())
+}
+
+fn ids(bytes: &mut VecDeque<u8>) -> Vec<u32> {
+    let mut found = Vec::new();
+    while let Some(id) = next_id(bytes) {
+        found.push(id);
+    }
+    found
+}
+
+/// Takes one package off the front; its id.
+fn next_id(bytes: &mut VecDeque<u8>) -> Option<u32> {
+    let all = bytes.make_contiguous();
+    let head = all.first_chunk::<4>()?;
+    let len = usize::from(head[2]) << 8 | usize::from(head[3]);
+    let id = u32::from_be_bytes(all[4..8].try_into().unwrap());
+    bytes.drain(..4 + len);
+    Some(id)
+}
+
+/// Everything that a connection does to take a session over from the one that has it. `None`: it does not get it.
+fn take_over(
+    service: &SessionService,
+    back: &ComingBack,
+    n: u32,
+) -> Option<(Arc<Session>, Resumption)> {
+    let session = service.find_resumable(back, Dialect::Pomelo).ok()?;
+    let number = session.next_claim();
+    session.claim(number, back, Waker::noop()).ok()?;
+    assert!(matches!(
+        session.poll_claim(number, Waker::noop()),
+        Claimed::Pending
+    ));
+    assert!(session.is_claimed());
+    if session.state() == SessionState::Open || session.suspended().is_none() {
+        lose(&session);
+    } else {
+        session.suspend(&lost(), Millis(9));
+    }
+    assert!(session.hand_over(Box::new(n)).is_ok());
+    let Claimed::Yours(left) = session.poll_claim(number, Waker::noop()) else {
+        panic!("it was handed over");
+    };
+    assert_eq!(*left.downcast::<u32>().unwrap(), n);
+    let resumption = session.resume_from(back, &secret(n))?;
+    Some((session, resumption))
+}
+
+// ---- the model
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A message of this length, encoded for the client or shared.
+    Push(usize, bool),
+    Latest(usize),
+    Deliver(usize),
+    Acknowledge,
+    ClientSends(bool),
+    Cut,
+    /// Whether the answer arrives, and whether the acknowledgement does.
+    Resume(bool, bool),
+    /// The same, with the token of a session that is gone or of another.
+    Forge,
+    Expire,
+    Kick,
+    BindElsewhere,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        8 => (prop_oneof![0..20_usize, 80..90_usize], any::<bool>()).prop_map(|(n, own)| Op::Push(n, own)),
+        3 => (0..2_usize).prop_map(Op::Latest),
+        6 => (1..9_usize).prop_map(Op::Deliver),
+        3 => Just(Op::Acknowledge),
+        4 => any::<bool>().prop_map(Op::ClientSends),
+        3 => Just(Op::Cut),
+        6 => (prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(|(a, b)| Op::Resume(a, b)),
+        1 => Just(Op::Forge),
+        1 => Just(Op::Expire),
+        1 => Just(Op::Kick),
+        1 => Just(Op::BindElsewhere),
+    ];
+    prop::collection::vec(op, 1..120)
+}
+
+/// What the server should do, as a list of all messages. The number of a message is its place.
+#[derive(Default)]
+struct Naive {
+    all: Vec<(u32, Option<usize>)>,
+    /// How many at the front are not kept any more.
+    gone: usize,
+    acked: usize,
+    fixed: usize,
+    link: Link,
+    received: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+enum Link {
+    #[default]
+    Waiting,
+    Live,
+    Away,
+}
+
+impl Naive {
+    fn push(&mut self, id: u32, key: Option<usize>) {
+        if self.link != Link::Live && key.is_some() {
+            let from = self.fixed.max(self.gone);
+            let old = self.all[from..].iter().position(|known| known.1 == key);
+            if let Some(old) = old {
+                self.all.remove(from + old);
+            }
+        }
+        self.all.push((id, key));
+        self.bound();
+    }
+
+    fn bound(&mut self) {
+        if self.link != Link::Waiting {
+            self.gone = self.gone.max(self.all.len().saturating_sub(MAX_MESSAGES));
+        }
+    }
+
+    fn acknowledge(&mut self, n: u64) {
+        self.acked = n as usize;
+        self.gone = self.gone.max(self.acked);
+    }
+
+    fn lose(&mut self) {
+        if self.link == Link::Live {
+            self.fixed = self.all.len();
+        }
+        self.link = Link::Away;
+        self.bound();
+    }
+}
+
+struct Pair {
+    service: SessionService,
+    session: Arc<Session>,
+    naive: Naive,
+    wire: VecDeque<u8>,
+    token: String,
+    received: u64,
+    sent: u64,
+    told: u64,
+    next: u32,
+    secrets: u32,
+    heard: Heard,
+}
+
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+impl SessionEvents for Heard {
+    fn suspended(&self, _: &Arc<Session>) {
+        self.0.lock().unwrap().push("suspended");
+    }
+
+    fn resumed(&self, _: &Arc<Session>) {
+        self.0.lock().unwrap().push("resumed");
+    }
+
+    fn closed(&self, _: &Arc<Session>, _: &CloseReason) {
+        self.0.lock().unwrap().push("closed");
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        let service = service_with(ResumeConfig {
+            max_messages: MAX_MESSAGES,
+            ack: 3,
+            ..ResumeConfig::default()
+        });
+        let heard = Heard::default();
+        service.set_events(Arc::new(heard.clone()));
+        let (session, token) = joined(&service, 0);
+        session.bind(Uid::new("ann").unwrap()).unwrap();
+        Self {
+            service,
+            session,
+            naive: Naive {
+                link: Link::Live,
+                ..Naive::default()
+            },
+            wire: VecDeque::new(),
+            token,
+            received: 0,
+            sent: 0,
+            told: 0,
+            next: 0,
+            secrets: 1,
+            heard,
+        }
+    }
+
+    /// The client gets a new session.
+    fn restart(&mut self) {
+        let old = back(&self.token, self.received, self.sent);
+        let found = self.service.find_resumable(&old, Dialect::Pomelo);
+        assert_eq!(found.err(), Some(ResumeRefusal::Unknown));
+        assert_eq!(self.heard.0.lock().unwrap().pop(), Some("closed"));
+        *self = Self::new();
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Push(len, own) => self.push(len, own),
+            Op::Latest(key) => {
+                self.next += 1;
+                let package = data(self.next, 70);
+                self.session.offer_latest(KEYS[key], package).unwrap();
+                self.naive.push(self.next, Some(key));
+            }
+            Op::Deliver(n) => self.deliver(n),
+            Op::Acknowledge => {
+                if self.naive.link == Link::Live {
+                    assert_eq!(self.session.acknowledged(self.received), Ok(()));
+                    self.naive.acknowledge(self.received);
+                    let (low, high) = (self.naive.acked as u64, self.naive.all.len() as u64);
+                    assert!(self.session.acknowledged(high + 1).is_err());
+                    assert!(low == 0 || self.session.acknowledged(low - 1).is_err());
+                }
+            }
+            Op::ClientSends(arrives) => {
+                self.sent += 1;
+                if self.naive.link == Link::Live && arrives && self.sent == self.naive.received + 1
+                {
+                    self.naive.received += 1;
+                    let owes = self.session.took();
+                    assert_eq!(owes, self.naive.received - self.told >= 3);
+                    if owes {
+                        assert_eq!(self.session.acknowledgement(), Some(self.naive.received));
+                        assert_eq!(self.session.acknowledgement(), None);
+                        self.told = self.naive.received;
+                    }
+                }
+            }
+            Op::Cut => self.cut(),
+            Op::Resume(answer, acknowledgement) => self.resume(answer, acknowledgement),
+            Op::Forge => self.forge(),
+            Op::Expire => {
+                if self.naive.link == Link::Away {
+                    assert!(self.session.expire());
+                    assert_eq!(self.session.close_reason(), Some(lost()));
+                    self.restart();
+                }
+            }
+            Op::Kick => {
+                assert_eq!(self.service.kick("ann", None), 1);
+                self.restart();
+            }
+            Op::BindElsewhere => self.bind_elsewhere(),
+        }
+    }
+
+    fn push(&mut self, len: usize, own: bool) {
+        self.next += 1;
+        let package = data(self.next, len);
+        if own {
+            let copy = |out: &mut BytesMut| {
+                out.extend_from_slice(&package);
+                Ok::<_, ()>(())
+            };
+            self.session.send_with(copy).unwrap();
+        } else {
+            self.session.send(package).unwrap();
+        }
+        self.naive.push(self.next, None);
+    }
+
+    fn deliver(&mut self, n: usize) {
+        if self.naive.link != Link::Live {
+            assert!(take(&self.session).is_empty(), "nobody is there");
+            return;
+        }
+        let mut drained = Drained::new();
+        assert_eq!(self.session.outbox().take(&mut drained), Next::Continue);
+        let bytes = drained.copy_to_bytes(drained.remaining());
+        self.session.outbox().written(bytes.len());
+        self.wire.extend(bytes);
+        for _ in 0..n {
+            let Some(id) = next_id(&mut self.wire) else {
+                return;
+            };
+            assert_eq!(id, self.naive.all[self.received as usize].0);
+            self.received += 1;
+        }
+    }
+
+    fn cut(&mut self) {
+        self.wire.clear();
+        if self.naive.link != Link::Away {
+            lose(&self.session);
+            self.naive.lose();
+        }
+        assert_eq!(self.session.state(), SessionState::Suspended);
+        let suspended = self.session.suspended().unwrap();
+        assert_eq!(
+            suspended.kept_messages,
+            self.naive.all.len() - self.naive.gone
+        );
+    }
+
+    fn resume(&mut self, answer: bool, acknowledgement: bool) {
+        self.wire.clear();
+        let n = self.secrets;
+        self.secrets += 1;
+        let back = back(&self.token, self.received, self.sent);
+        let (session, resumption) = take_over(&self.service, &back, n).expect("its token");
+        assert!(Arc::ptr_eq(&session, &self.session));
+        self.naive.lose();
+        self.naive.acknowledge(self.received);
+        self.naive.link = Link::Waiting;
+        let position = self.received.max(self.naive.gone as u64);
+        let expected = Resumption {
+            received: self.naive.received,
+            position,
+            missed: position - self.received,
+        };
+        assert_eq!(resumption, expected);
+        self.told = self.naive.received;
+        if !answer {
+            // The connection stays as it is until somebody cuts it, or the client comes back.
+            return;
+        }
+        self.received = position;
+        self.token = secret(n).token(self.session.id());
+        if acknowledgement {
+            assert!(self.session.go_live(&ClientInfo::default()));
+            self.naive.link = Link::Live;
+            self.naive.bound();
+            // The client sends again what the server has not.
+            while self.naive.received < self.sent {
+                self.naive.received += 1;
+                self.session.took();
+            }
+            self.session.acknowledgement();
+            self.told = self.naive.received;
+        }
+    }
+
+    fn forge(&self) {
+        let (token, n, m) = (&self.token, self.received, self.sent);
+        let mut other = token.clone().into_bytes();
+        let last = other.len() - 1;
+        other[last] = if other[last] == b'0' { b'1' } else { b'0' };
+        let other = String::from_utf8(other).unwrap();
+        let find = |back: &ComingBack| self.service.find_resumable(back, Dialect::Pomelo).err();
+        for forged in [&other[..], &token[1..], "", &token.to_uppercase()] {
+            if forged != token {
+                assert_eq!(
+                    find(&back(forged, n, m)),
+                    Some(ResumeRefusal::Unknown),
+                    "{forged}"
+                );
+            }
+        }
+        let changed = self
+            .service
+            .find_resumable(&back(token, n, m), Dialect::Pitaya);
+        assert_eq!(changed.err(), Some(ResumeRefusal::Changed));
+        // Counts that cannot be.
+        let sent = self.naive.all.len() as u64;
+        for (received, sent) in [(sent + 1, m), (u64::MAX, m)] {
+            let back = back(token, received, sent);
+            let claimed = self
+                .session
+                .claim(self.session.next_claim(), &back, Waker::noop());
+            assert_eq!(claimed, Err(ResumeRefusal::Unknown));
+        }
+    }
+
+    fn bind_elsewhere(&mut self) {
+        let other = self.service.create(ClientInfo::default());
+        let bound = self.service.bind(other.id(), Uid::new("ann").unwrap());
+        if self.session.state() == SessionState::Open {
+            assert!(bound.is_err());
+            other.close(CloseReason::ClientClosed);
+            self.heard.0.lock().unwrap().pop();
+        } else {
+            assert_eq!(bound, Ok(()));
+            assert_eq!(self.session.close_reason(), Some(CloseReason::Replaced));
+            other.close(CloseReason::ClientClosed);
+            self.heard.0.lock().unwrap().pop();
+            self.restart();
+        }
+    }
+
+    /// The client comes back a last time: it has all that was not told to be missing.
+    fn end(mut self) {
+        self.resume(true, true);
+        self.deliver(1000);
+        assert_eq!(self.received, self.naive.all.len() as u64);
+        assert_eq!(self.naive.received, self.sent);
+        // suspended and resumed take turns.
+        let heard = self.heard.0.lock().unwrap().clone();
+        let events: Vec<_> = heard
+            .into_iter()
+            .filter(|event| *event != "closed")
+            .collect();
+        for pair in events.chunks(2) {
+            assert_eq!(pair, ["suspended", "resumed"]);
+        }
+        self.session.close(CloseReason::ClientClosed);
+        let left = self.service.resume_statistics();
+        assert_eq!((left.kept_bytes, left.suspended), (0, 0), "{left:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn client_and_server_agree_whatever_happens(ops in ops()) {
+        let mut pair = Pair::new();
+        for op in ops {
+            pair.run(op);
+        }
+        pair.end();
+    }
+}
+
+// ---- cases
+
+fn send(session: &Arc<Session>, ids: std::ops::RangeInclusive<u32>, filler: usize) {
+    for id in ids {
+        session.send(data(id, filler)).unwrap();
+    }
+}
+
+/// Comes back, and what is sent again.
+fn resumed(service: &SessionService, back: &ComingBack, n: u32) -> (Resumption, Vec<u32>) {
+    let (session, resumption) = take_over(service, back, n).unwrap();
+    assert!(session.go_live(&ClientInfo::default()));
+    (resumption, take(&session))
+}
+
+#[test]
+fn a_client_that_never_acknowledges_is_bounded_in_messages_and_bytes() {
+    for (max_messages, max_bytes, kept) in [(5, 1 << 20, 5), (1000, 12 * 108, 12)] {
+        let service = service_with(ResumeConfig {
+            max_messages,
+            max_bytes,
+            ..ResumeConfig::default()
+        });
+        let (session, token) = joined(&service, 1);
+        for id in 1..=100 {
+            send(&session, id..=id, 100);
+            assert_eq!(take(&session), [id], "the connection notices nothing");
+        }
+        assert_eq!(service.resume_statistics().kept_bytes, kept * 108);
+        let (resumption, again) = resumed(&service, &back(&token, 10, 0), 2);
+        let (first, missed) = (101 - kept as u32, 90 - kept as u64);
+        assert_eq!(again, (first..=100).collect::<Vec<_>>());
+        assert_eq!(
+            (resumption.position, resumption.missed),
+            (10 + missed, missed)
+        );
+        assert_eq!(service.resume_statistics().missed, missed);
+    }
+}
+
+#[test]
+fn all_sessions_together_are_bounded() {
+    let service = service_with(ResumeConfig {
+        max_total_bytes: 1080,
+        ..ResumeConfig::default()
+    });
+    let sessions: Vec<_> = (0..4).map(|n| joined(&service, n)).collect();
+    for id in 1..=20 {
+        for (session, _) in &sessions {
+            send(session, id..=id, 100);
+            assert!(service.resume_statistics().kept_bytes <= 1080);
+        }
+    }
+    for (session, _) in sessions {
+        session.close(CloseReason::ClientClosed);
+    }
+    assert_eq!(service.resume_statistics().kept_bytes, 0);
+}
+
+#[test]
+fn of_too_many_that_wait_the_one_that_waits_longest_ends() {
+    let service = service_with(ResumeConfig {
+        max_suspended: 3,
+        ..ResumeConfig::default()
+    });
+    let sessions: Vec<_> = (0..5).map(|n| joined(&service, n)).collect();
+    for (session, _) in &sessions {
+        lose(session);
+    }
+    let states: Vec<_> = sessions
+        .iter()
+        .map(|(session, _)| session.state())
+        .collect();
+    let (closed, waits) = (SessionState::Closed, SessionState::Suspended);
+    assert_eq!(states, [closed, closed, waits, waits, waits]);
+    assert_eq!(sessions[0].0.close_reason(), Some(lost()));
+    let statistics = service.resume_statistics();
+    assert_eq!((statistics.evicted, statistics.suspended), (2, 3));
+    // One that has come back does not count.
+    resumed(&service, &back(&sessions[2].1, 0, 0), 9);
+    assert_eq!(service.resume_statistics().suspended, 2);
+    let (late, _) = joined(&service, 10);
+    lose(&late);
+    assert_eq!(sessions[3].0.state(), waits);
+}
+
+#[test]
+fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_outbox() {
+    let service = service_with(ResumeConfig {
+        max_messages: 2,
+        ..ResumeConfig::default()
+    });
+    let (session, token) = joined(&service, 1);
+    send(&session, 1..=5, 100);
+    let (_, resumption) = take_over(&service, &back(&token, 3, 0), 2).unwrap();
+    assert_eq!((resumption.position, resumption.missed), (3, 0));
+    send(&session, 6..=30, 100);
+    assert_eq!(session.suspended().unwrap().kept_messages, 27);
+    // The bound of the outbox: the connection has to go, and what was told does not hold any more.
+    let mut drained = Drained::new();
+    assert_eq!(session.outbox().take(&mut drained), Next::Continue);
+    send(&session, 31..=50, 100);
+    assert_eq!(session.outbox().take(&mut drained), Next::LetGo);
+    lose_again(&session);
+    let (resumption, again) = resumed(&service, &back(&token, 3, 0), 3);
+    assert_eq!((resumption.position, resumption.missed), (48, 45));
+    assert_eq!(again, [49, 50]);
+}
+
+fn lose_again(session: &Arc<Session>) {
+    assert!(session.suspend(&lost(), Millis(9)));
+    assert_eq!(
+        session.suspended().unwrap().since,
+        Millis(5),
+        "the window goes on"
+    );
+}
+
+#[test]
+fn a_slow_client_loses_its_connection_and_not_its_session() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    session.outbox().begin_poll(Waker::noop());
+    send(&session, 1..=1, 1000);
+    let mut drained = Drained::new();
+    assert_eq!(session.outbox().take(&mut drained), Next::Continue);
+    assert!(!session.outbox().end_poll(Flush::Blocked));
+    send(&session, 2..=10, 1000);
+    assert_eq!(session.state(), SessionState::Open);
+    session.outbox().begin_poll(Waker::noop());
+    assert_eq!(session.outbox().take(&mut drained), Next::LetGo);
+    lose(&session);
+    let (resumption, again) = resumed(&service, &back(&token, 0, 0), 2);
+    assert_eq!((resumption.missed, again.len()), (0, 10));
+}
+
+#[test]
+fn the_later_connection_wins_whichever_the_application_is_done_with_first() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    lose(&session);
+    let back = back(&token, 0, 0);
+    let (first, second) = (session.next_claim(), session.next_claim());
+    session.claim(second, &back, Waker::noop()).unwrap();
+    session.claim(first, &back, Waker::noop()).unwrap();
+    let poll = |number| session.poll_claim(number, Waker::noop());
+    assert!(matches!(poll(first), Claimed::Superseded));
+    assert!(session.hand_over(Box::new(())).is_ok());
+    assert!(matches!(poll(second), Claimed::Yours(_)));
+    assert!(
+        session.hand_over(Box::new(())).is_err(),
+        "nobody wants it any more"
+    );
+    // One that was handed over goes to the latest as well.
+    let (third, fourth) = (session.next_claim(), session.next_claim());
+    session.claim(third, &back, Waker::noop()).unwrap();
+    assert!(session.hand_over(Box::new(3)).is_ok());
+    session.claim(fourth, &back, Waker::noop()).unwrap();
+    assert!(matches!(poll(third), Claimed::Superseded));
+    assert!(matches!(poll(fourth), Claimed::Yours(_)));
+}
+
+#[test]
+fn what_was_handed_over_is_not_lost_when_the_session_ends() {
+    for handed_first in [true, false] {
+        let service = service_with(ResumeConfig::default());
+        let (session, token) = joined(&service, 1);
+        lose(&session);
+        let number = session.next_claim();
+        let back = back(&token, 0, 0);
+        session.claim(number, &back, Waker::noop()).unwrap();
+        if handed_first {
+            assert!(session.hand_over(Box::new("work")).is_ok());
+        }
+        session.close(CloseReason::kicked("go"));
+        if !handed_first {
+            assert!(session.hand_over(Box::new("work")).is_err());
+        }
+        let Claimed::Closed(left) = session.poll_claim(number, Waker::noop()) else {
+            panic!("it is closed");
+        };
+        assert_eq!(left.is_some(), handed_first);
+        assert!(
+            session
+                .claim(session.next_claim(), &back, Waker::noop())
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn heartbeats_are_not_counted_and_a_kick_ends_what_is_kept() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    session
+        .send(Bytes::from_static(b"\x03\x00\x00\x00"))
+        .unwrap();
+    // Several packages at once count one each.
+    let many = [&data(1, 0)[..], b"\x03\x00\x00\x00", &data(2, 80)].concat();
+    session.send(many.into()).unwrap();
+    let mut drained = Drained::new();
+    let _ = session.outbox().take(&mut drained);
+    assert_eq!(drained.remaining(), 4 + 8 + 4 + 88);
+    let (resumption, again) = resumed(&service, &back(&token, 1, 0), 2);
+    assert_eq!((resumption.position, again), (1, vec![2]));
+    let token = secret(2).token(session.id());
+    service.kick_by_session_id(session.id(), None);
+    let found = service.find_resumable(&back(&token, 1, 0), Dialect::Pomelo);
+    assert_eq!(found.err(), Some(ResumeRefusal::Unknown));
+    assert_eq!(session.suspended(), None);
+    assert!(!session.expire() && !session.suspend(&lost(), Millis(9)));
+}
