@@ -279,8 +279,8 @@ impl Pair {
         *self = Self::new();
     }
 
-    fn run(&mut self, op: Op) {
-        match op {
+    fn run(&mut self, op: &Op) {
+        match *op {
             Op::Push(len, own) => self.push(len, own),
             Op::Latest(key) => {
                 self.next += 1;
@@ -491,7 +491,7 @@ proptest! {
     fn client_and_server_agree_whatever_happens(ops in ops()) {
         let mut pair = Pair::new();
         for op in ops {
-            pair.run(op);
+            pair.run(&op);
         }
         pair.end();
     }

@@ -1,8 +1,8 @@
 //! What a connector needs of the layer above it.
 
-use std::{future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc};
+use std::{future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration};
 
-use shaddock_core::{CloseReason, Session, TransportKind};
+use shaddock_core::{CloseReason, ComingBack, ResumeRefusal, ResumeSecret, Session, TransportKind};
 use shaddock_protocol::{
     Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
 };
@@ -45,6 +45,17 @@ pub enum Flow {
     Later(BoxFuture<()>),
 }
 
+/// What a client that wants a session which outlives its socket is granted.
+#[derive(Debug, Clone)]
+pub struct ResumeTerms {
+    /// How long the session waits for its client, as the client is told.
+    pub window: Duration,
+    /// After so many packages an end acknowledges.
+    pub ack: u8,
+    /// Where the client comes back to first.
+    pub address: Option<Arc<str>>,
+}
+
 /// A client that has completed its handshake.
 #[derive(Debug)]
 pub struct Opened {
@@ -54,6 +65,9 @@ pub struct Opened {
     pub dialect: Dialect,
     /// What it said in its handshake.
     pub handshake: Arc<HandshakeRequest>,
+    /// Its session can be resumed, with the token of this secret
+    /// ([`create_resumable`](shaddock_core::SessionService::create_resumable)).
+    pub resume: Option<ResumeSecret>,
 }
 
 /// The frontend server behind a listener. Called on IO workers: no method may block.
@@ -75,6 +89,47 @@ pub trait Frontend: Send + Sync + 'static {
     /// # Errors
     /// The reason for which the connection is closed instead.
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason>;
+
+    /// What a client that asks for a session which outlives its socket is granted. `None`, the default: nothing, its connection is one as ever.
+    fn resume_terms(&self, peer: &Peer, request: &HandshakeRequest) -> Option<ResumeTerms> {
+        let _ = (peer, request);
+        None
+    }
+
+    /// How long a session that has lost its connection waits for its client.
+    fn resume_window(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// The session that a client comes back to.
+    ///
+    /// # Errors
+    /// Why it does not get it. It gets a new one, and is told so.
+    fn find_resumable(
+        &self,
+        peer: &Peer,
+        back: &ComingBack,
+        dialect: Dialect,
+    ) -> Result<Arc<Session>, ResumeRefusal> {
+        let _ = (peer, back, dialect);
+        Err(ResumeRefusal::Unknown)
+    }
+
+    /// Judges whether the client may go on with its session, after all else has been looked at.
+    fn before_resume(
+        &self,
+        session: &Arc<Session>,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+    ) -> Handled<Result<(), ResumeRefusal>> {
+        let _ = (session, peer, request);
+        Handled::Now(Ok(()))
+    }
+
+    /// A client that was [found](Self::find_resumable) a session does not get it all the same.
+    fn resume_refused(&self, why: ResumeRefusal) {
+        let _ = why;
+    }
 
     /// Serves a message. Answers go to the session's outbox.
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow;

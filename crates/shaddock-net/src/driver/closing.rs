@@ -50,7 +50,7 @@ impl Driver {
         );
         self.conn.close();
         self.waiting = None;
-        if let Work::Handshake(_) = self.work {
+        if let Work::Handshake(_) | Work::Returning(_) = self.work {
             self.work = Work::Idle;
         }
         let is_lost = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);
@@ -151,7 +151,9 @@ impl Driver {
         }
         let outlived = self.work.is_handler();
         if let Work::Handler(handler) = std::mem::replace(&mut self.work, Work::Idle) {
-            self.permit.outlive_socket();
+            if let Some(permit) = &self.permit {
+                permit.outlive_socket();
+            }
             self.work = Work::Handler(self.local.frontend.outlives_client(handler));
         }
         self.phase = Phase::Gone { outlived };
@@ -159,7 +161,7 @@ impl Driver {
 }
 
 /// The most exact name there is, for counters and logs.
-fn detail(reason: &CloseReason) -> &'static str {
+pub(super) fn detail(reason: &CloseReason) -> &'static str {
     match reason {
         CloseReason::Protocol(error) => error.name(),
         CloseReason::Framing(what) => what,

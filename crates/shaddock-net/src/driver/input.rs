@@ -52,6 +52,8 @@ pub(super) struct Ws {
     pub(super) pings: Bucket,
     /// The status that the client closed with, for the answer.
     pub(super) goodbye: Option<u16>,
+    /// The client has closed, with a status or without.
+    pub(super) is_closed: bool,
 }
 
 impl Wire {
@@ -197,6 +199,7 @@ impl Driver {
                 Some(WsEvent::Pong) => {}
                 Some(WsEvent::Close(status)) => {
                     ws.goodbye = status;
+                    ws.is_closed = true;
                     return Err(CloseReason::ClientClosed);
                 }
             }
@@ -249,6 +252,9 @@ impl Driver {
             self.queue_out(now, &out);
             drop(out);
             match event {
+                Ok(Some(event)) if self.conn.is_counted() => {
+                    self.counted_event(cx, now, event, scratch)?;
+                }
                 Ok(Some(event)) => self.event(cx, now, event, scratch)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
@@ -261,6 +267,24 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// As [`event`](Self::event), where both ends count what they have received.
+    #[inline(never)]
+    fn counted_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        event: Event,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let session = self.session.as_ref().filter(|_| event.is_of_data());
+        let owes = session.is_some_and(|session| session.took());
+        self.event(cx, now, event, scratch)?;
+        if owes {
+            self.queue_acknowledgement(now, scratch);
+        }
+        Ok(())
     }
 
     fn event(
@@ -305,6 +329,8 @@ impl Driver {
                 Ok(())
             }
             Event::Attack => Err(CloseReason::Attack),
+            Event::Heartbeat { acknowledged } => self.heartbeat(now, acknowledged, scratch),
+            Event::Goodbye => Err(CloseReason::ClientClosed),
             // Events of a later protocol version, which this connector could not have caused.
             _ => Ok(()),
         }
@@ -320,27 +346,38 @@ impl Driver {
         allowed.then_some(()).ok_or(CloseReason::RateLimited)
     }
 
-    /// The client has acknowledged the handshake: its session begins.
-    fn open(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
-        let transport = match (&self.wire, self.io.is_tls()) {
+    /// What the client is connected by.
+    pub(super) fn transport(&self) -> TransportKind {
+        match (&self.wire, self.io.is_tls()) {
             (Wire::Ws(_), false) => TransportKind::WebSocket,
             (Wire::Ws(_), true) => TransportKind::WebSocketTls,
             (_, false) => TransportKind::Tcp,
             (_, true) => TransportKind::Tls,
-        };
+        }
+    }
+
+    /// The client has acknowledged the handshake: its session begins, or goes on.
+    fn open(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
+        let transport = self.transport();
         let Some(opening) = self.opening.take() else {
             return Err(CloseReason::Internal);
         };
+        let peer = Peer {
+            transport,
+            ..opening.peer
+        };
+        if let Some(session) = self.session.clone() {
+            self.go_live(&session, peer, opening.is_new);
+            return Ok(());
+        }
         let Some(handshake) = opening.handshake else {
             return Err(CloseReason::Internal);
         };
         let opened = self.local.frontend.open(Opened {
-            peer: Peer {
-                transport,
-                ..opening.peer
-            },
+            peer,
             dialect: self.conn.dialect(),
             handshake,
+            resume: None,
         });
         let session = match opened {
             Ok(session) => session,

@@ -17,11 +17,13 @@
 //! | `output.rs` | the session's outbox to the socket |
 //! | `silence.rs` | deadlines: a client that says nothing, and one that does not read |
 //! | `closing.rs` | from the reason to the last byte |
+//! | `resume.rs` | a session that outlives its socket |
 
 mod closing;
 mod input;
 mod opening;
 mod output;
+mod resume;
 mod silence;
 mod work;
 
@@ -39,9 +41,10 @@ use shaddock_core::{CloseReason, Session, TransportKind};
 use shaddock_protocol::{Conn, HandshakeRequest, Millis};
 
 use self::{
-    closing::Closing,
+    closing::{Closing, detail},
     input::{Read, Wire},
     output::{Flushed, Unsent},
+    resume::Away,
     work::{Waiting, Work},
 };
 use crate::{
@@ -70,6 +73,8 @@ enum Phase {
     },
     /// The session is closed; what is queued is being sent.
     Closing(Box<Closing>),
+    /// The socket is gone, and the session waits for its client.
+    Suspended(Box<Away>),
     /// The socket is gone.
     Gone {
         /// A handler went on, to its end, and the permit counts for it.
@@ -87,6 +92,10 @@ struct Opening {
     handshake: Option<Arc<HandshakeRequest>>,
     /// Bytes read so far; they count for the session once there is one.
     received: u64,
+    /// The session, if it is there before the handshake is acknowledged, is a new one.
+    is_new: bool,
+    /// When the window of a session ends that has come back, unless its client acknowledges the handshake.
+    until: Option<Millis>,
 }
 
 /// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended.
@@ -103,8 +112,8 @@ pub(crate) struct Driver {
     waiting: Option<Box<Waiting>>,
     unsent: Option<Box<Unsent>>,
     timer: Option<Timer>,
-    /// Until the last handler has ended: it counts for its client's address.
-    permit: Permit,
+    /// Until the last handler has ended: it counts for its client's address. `None`: nothing runs for a session without a socket.
+    permit: Option<Permit>,
     /// Only where messages are limited.
     rate: Option<Box<Bucket>>,
     phase: Phase,
@@ -142,13 +151,15 @@ impl Driver {
                 head: BytesMut::new(),
                 handshake: None,
                 received: 0,
+                is_new: false,
+                until: None,
             })),
             session: None,
             work: Work::Idle,
             waiting: None,
             unsent: None,
             timer: None,
-            permit,
+            permit: Some(permit),
             rate,
             phase: Phase::Open {
                 flush_first: false,
@@ -174,8 +185,12 @@ impl Driver {
                     self.arm(cx, now, self.deadline());
                     return Poll::Pending;
                 }
+                Err(reason) if self.suspend(&reason) => {}
                 Err(reason) => self.begin_close(now, &reason),
             }
+        }
+        if matches!(self.phase, Phase::Suspended(_)) && self.poll_suspended(cx, now).is_pending() {
+            return Poll::Pending;
         }
         // Also in the poll that closes: it may be the handler that woke the task.
         self.poll_handler(cx);
@@ -237,10 +252,12 @@ impl Driver {
 
     /// Why the session has ended.
     fn end_reason(&self) -> CloseReason {
-        let reason = self
-            .session
-            .as_ref()
-            .and_then(|session| session.close_reason());
+        let session = self.session.as_ref();
+        let reason = session.and_then(|session| session.close_reason());
+        if reason.is_none() && session.is_some_and(|session| session.is_claimed()) {
+            // Its client has come back on another connection.
+            return CloseReason::Transport(io::ErrorKind::ConnectionAborted);
+        }
         // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and the
         // sender that got the verdict is about to close the session, perhaps on another thread and after us.
         reason.unwrap_or(CloseReason::SlowClient)
@@ -295,12 +312,18 @@ impl Future for Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // Only when a poll panicked or the worker stops: every other way closes the session itself.
+        if let Work::Returning(returning) = &self.work {
+            returning.close_if_claimed();
+        }
+        if let Phase::Suspended(away) = &self.phase {
+            away.close_if_claimed();
+        }
         if let Some(session) = self.session.take() {
             session.close(CloseReason::Internal);
             session.outbox().release();
         }
-        if let Phase::Gone { outlived: true } = self.phase {
-            self.permit.outlived();
+        if let (Phase::Gone { outlived: true }, Some(permit)) = (&self.phase, &self.permit) {
+            permit.outlived();
         }
     }
 }

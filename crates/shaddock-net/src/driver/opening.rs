@@ -126,7 +126,10 @@ impl Driver {
             Client::Unknown => return Err(Refusal::NoClientAddress),
         }
         opening.is_judged = true;
-        self.permit.admit(opening.peer.address.ip())
+        match &mut self.permit {
+            Some(permit) => permit.admit(opening.peer.address.ip()),
+            None => Ok(()),
+        }
     }
 
     fn http(
@@ -167,6 +170,7 @@ impl Driver {
                     reader,
                     pings: Bucket::new(clock::turn(), pings, pings),
                     goodbye: None,
+                    is_closed: false,
                 }));
                 self.queue_own(now, &answer);
                 self.frames(cx, now, frames, scratch)

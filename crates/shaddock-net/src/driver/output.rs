@@ -51,7 +51,7 @@ pub(super) enum Flushed {
     Blocked,
     /// Nothing is left to write.
     Everything,
-    /// Nothing is left to write, and nothing will follow: the session is closed.
+    /// Nothing is left to write, and nothing will follow: the session is closed, or goes on without this connection.
     Ended,
 }
 
@@ -207,7 +207,7 @@ impl Driver {
                 Some(session) => session.outbox().take(&mut drained),
                 None => Next::Continue,
             };
-            if next == Next::CloseNow {
+            if matches!(next, Next::CloseNow | Next::LetGo) {
                 return Ok(Flushed::Ended);
             }
             if !drained.is_empty() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use shaddock_core::CloseReason;
 use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
 
-use super::{Driver, silence::Unread};
+use super::{Driver, resume::Returning, silence::Unread};
 use crate::{
     frontend::{BoxFuture, Flow, Handled, Verdict},
     worker::Scratch,
@@ -21,6 +21,8 @@ pub(super) enum Work {
     Idle,
     /// The application judges the handshake. Dropped when the client leaves.
     Handshake(BoxFuture<Verdict>),
+    /// The client comes back to its session.
+    Returning(Box<Returning>),
     /// A handler of the session. Polled to its end in every phase.
     Handler(BoxFuture<()>),
 }
@@ -49,11 +51,33 @@ pub(super) struct Waiting {
     pub(super) unread: Option<Unread>,
 }
 
+impl Waiting {
+    /// Drops what was read and not taken. False: nothing else is left.
+    pub(super) fn forget_input(&mut self) -> bool {
+        self.input = Bytes::new();
+        self.frames = Bytes::new();
+        self.unread = None;
+        !self.messages.is_empty()
+    }
+
+    /// The message that is next.
+    pub(super) fn pop(&mut self) -> Option<Inbound> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= cost(&message);
+        Some(message)
+    }
+}
+
 impl Driver {
     /// Whether no more input may be taken: the handshake is being judged, enough messages wait, or enough bytes wait for the client.
     #[inline]
     pub(super) fn is_blocked(&self) -> bool {
-        self.is_pressed() || matches!(self.work, Work::Handshake(_)) || self.is_full()
+        self.is_pressed()
+            || match self.work {
+                Work::Handshake(_) | Work::Returning(_) => true,
+                // What comes before the acknowledgement is dropped, however much waits for the session.
+                _ => self.opening.is_none() && self.is_full(),
+            }
     }
 
     /// Whether enough messages wait for those before them.
@@ -87,7 +111,12 @@ impl Driver {
                         return Ok(());
                     };
                     self.work = Work::Idle;
-                    self.answer(now, verdict, scratch)?;
+                    self.answer(cx, now, verdict, scratch)?;
+                }
+                Work::Returning(_) => {
+                    if !self.poll_returning(cx, now, scratch)? {
+                        return Ok(());
+                    }
                 }
                 Work::Handler(_) => {
                     if !self.poll_handler(cx) {
@@ -133,8 +162,7 @@ impl Driver {
         let Some(waiting) = &mut self.waiting else {
             return Ok(());
         };
-        if let Some(message) = waiting.messages.pop_front() {
-            waiting.bytes -= cost(&message);
+        if let Some(message) = waiting.pop() {
             self.start(cx, message);
             return Ok(());
         }
@@ -159,7 +187,7 @@ impl Driver {
         }
     }
 
-    fn start(&mut self, cx: &mut Context<'_>, message: Inbound) {
+    pub(super) fn start(&mut self, cx: &mut Context<'_>, message: Inbound) {
         let Some(session) = &self.session else {
             return;
         };
@@ -196,9 +224,9 @@ impl Driver {
         let handled = self.local.frontend.handshake(&opening.peer, &request);
         opening.handshake = Some(request);
         match handled {
-            Handled::Now(verdict) => self.answer(now, verdict, scratch),
+            Handled::Now(verdict) => self.answer(cx, now, verdict, scratch),
             Handled::Later(mut judge) => match judge.as_mut().poll(cx) {
-                Poll::Ready(verdict) => self.answer(now, verdict, scratch),
+                Poll::Ready(verdict) => self.answer(cx, now, verdict, scratch),
                 Poll::Pending => {
                     self.work = Work::Handshake(judge);
                     Ok(())
@@ -209,24 +237,20 @@ impl Driver {
 
     fn answer(
         &mut self,
+        cx: &mut Context<'_>,
         now: Millis,
         verdict: Verdict,
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
-        let mut out = scratch.out.lend();
-        let out = &mut *out;
-        let accepted = match verdict {
-            Verdict::Accept(user) => self.conn.accept(now, user.as_ref(), out).map_err(|error| {
-                crate::quiet!(error, "what the handshake hook gave cannot be sent to the client, which is refused: let it give less", %error);
-                self.conn.reject(shaddock_protocol::RejectCode::Failed, out);
-            }),
+        match verdict {
+            Verdict::Accept(user) => self.accept(cx, now, user, scratch),
             Verdict::Reject(code) => {
-                self.conn.reject(code, out);
-                Err(())
+                let mut out = scratch.out.lend();
+                self.conn.reject(code, &mut out);
+                self.queue_out(now, &out);
+                Err(CloseReason::Rejected)
             }
-        };
-        self.queue_out(now, out);
-        accepted.map_err(|()| CloseReason::Rejected)
+        }
     }
 }
 

@@ -28,7 +28,11 @@ pub struct Client {
     pub close_status: Option<u16>,
     /// What came is not what a server may send.
     pub garbage: Option<String>,
+    /// It acknowledges a handshake by itself.
+    pub acknowledges: bool,
     acknowledged: bool,
+    /// Bodies of HEARTBEATs.
+    pub beats: Vec<Bytes>,
     pub next_id: u8,
     /// Ids of requests that were sent whole.
     pub asked: Vec<u64>,
@@ -49,7 +53,9 @@ impl Client {
             ended: false,
             close_status: None,
             garbage: None,
+            acknowledges: true,
             acknowledged: false,
+            beats: Vec::new(),
             next_id: 0,
             asked: Vec::new(),
             checked: 0,
@@ -127,7 +133,7 @@ impl Client {
         }
         let answered = self.packages.first();
         let accepted = answered.is_some_and(|answer| answer.body.starts_with(b"{\"code\":200"));
-        if accepted && !self.acknowledged {
+        if accepted && self.acknowledges && !self.acknowledged {
             self.acknowledged = true;
             self.send(&package(PackageType::HandshakeAck, b""));
         }
@@ -136,7 +142,9 @@ impl Client {
     fn take(&mut self, bytes: &mut Bytes) {
         loop {
             match self.reader.next(bytes, 1 << 24) {
-                Ok(Some(package)) if package.kind == PackageType::Heartbeat => {}
+                Ok(Some(package)) if package.kind == PackageType::Heartbeat => {
+                    self.beats.push(package.body);
+                }
                 Ok(Some(package)) => self.packages.push(package),
                 Ok(None) => return,
                 Err(error) => {

@@ -12,11 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use shaddock_core::{
-    ClientInfo, CloseReason, FrontendId, SendError, Session, SessionConfig, SessionService,
-    SidAllocator,
+    ClientInfo, CloseReason, ComingBack, FrontendId, ResumeConfig, ResumeRefusal, SendError,
+    Session, SessionConfig, SessionService, SidAllocator,
 };
 use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers,
+    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
@@ -77,7 +77,7 @@ impl Script {
     pub fn push(&self, session: &Arc<Session>, body: &str) -> Result<(), SendError> {
         let package = self
             .codec
-            .encode_push(Dialect::Pomelo, "onPush", body.as_bytes())
+            .encode_push(session.dialect(), "onPush", body.as_bytes())
             .unwrap();
         let address = session.client_address().unwrap();
         let result = session.send(package.clone());
@@ -166,12 +166,16 @@ impl Frontend for Front {
             return Err(CloseReason::Draining);
         }
         let address = opened.peer.address;
-        let session = self.0.sessions.create(ClientInfo {
+        let info = ClientInfo {
             dialect: opened.dialect,
             transport: opened.peer.transport,
             address: Some(address),
             connected_at: shaddock_net::now(),
-        });
+        };
+        let session = match &opened.resume {
+            Some(secret) => self.0.sessions.create_resumable(info, secret),
+            None => self.0.sessions.create(info),
+        };
         let log = self.0.log.clone();
         session
             .on_closed(move |_, reason| {
@@ -181,6 +185,51 @@ impl Frontend for Front {
             .unwrap();
         self.0.log().sessions.push(Arc::downgrade(&session));
         Ok(session)
+    }
+
+    fn resume_terms(&self, _: &Peer, request: &HandshakeRequest) -> Option<ResumeTerms> {
+        let config = &self.0.sessions.config().resume;
+        if request.version.as_deref() == Some("no resume") {
+            return None;
+        }
+        Some(ResumeTerms {
+            window: config.window,
+            ack: config.ack,
+            address: None,
+        })
+    }
+
+    fn resume_window(&self) -> Duration {
+        self.0.sessions.config().resume.window
+    }
+
+    fn find_resumable(
+        &self,
+        _: &Peer,
+        back: &ComingBack,
+        dialect: Dialect,
+    ) -> Result<Arc<Session>, ResumeRefusal> {
+        self.0.sessions.find_resumable(back, dialect)
+    }
+
+    fn before_resume(
+        &self,
+        _: &Arc<Session>,
+        _: &Peer,
+        request: &Arc<HandshakeRequest>,
+    ) -> Handled<Result<(), ResumeRefusal>> {
+        match request.version.as_deref() {
+            Some("banned") => Handled::Now(Err(ResumeRefusal::Denied)),
+            Some("late") => Handled::Later(Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok(())
+            })),
+            _ => Handled::Now(Ok(())),
+        }
+    }
+
+    fn resume_refused(&self, why: ResumeRefusal) {
+        self.0.sessions.count_resume_refused(why);
     }
 
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
@@ -274,6 +323,26 @@ impl World {
             outbox_bytes: 256 * 1024,
             ..SessionConfig::default()
         };
+        Self::with_sessions(config, codec, sessions)
+    }
+
+    /// Sessions that outlive their sockets, with these bounds.
+    pub fn resumable(resume: ResumeConfig, heartbeat: Option<Duration>) -> Self {
+        let codec = CodecConfig {
+            heartbeat,
+            ..CodecConfig::default()
+        };
+        let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
+        config.limits.waiting_messages = 5;
+        let sessions = SessionConfig {
+            outbox_bytes: 256 * 1024,
+            resume,
+            ..SessionConfig::default()
+        };
+        Self::with_sessions(config, codec, sessions)
+    }
+
+    fn with_sessions(config: ListenConfig, codec: CodecConfig, sessions: SessionConfig) -> Self {
         let script = Arc::new(Script {
             codec: Arc::new(Codec::new(codec)),
             sessions: SessionService::new(

@@ -42,6 +42,7 @@ pub(crate) fn open(frontend: &dyn Frontend) -> Arc<Session> {
         },
         dialect: Dialect::Pomelo,
         handshake: Arc::new(handshake.expect("a handshake")),
+        resume: None,
     };
     frontend.open(opened).expect("a session")
 }

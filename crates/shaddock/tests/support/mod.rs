@@ -83,6 +83,7 @@ impl Client {
                 },
                 dialect,
                 handshake: Arc::new(handshake.expect("a handshake")),
+                resume: None,
             })
             .expect("a session");
         Self {

@@ -1,0 +1,642 @@
+//! A session that outlives its socket: lost, waited for, and gone on with by another connection.
+//!
+//! One driver has a session at a time, with all that runs and waits for it. The driver whose socket is lost keeps it, without a socket, in
+//! [`Phase::Suspended`]. The driver of a connection that comes back claims the session ([`Returning`]); the one that has it lets go at the
+//! next turn of its own, and hands over what there is ([`Left`]). So nothing is polled by two, and no lock is held while something runs.
+
+use std::{
+    any::Any,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use shaddock_core::{
+    Claimed, ClientInfo, CloseReason, ComingBack, Flush, Handover, ResumeRefusal, ResumeSecret,
+    Resumption, Session,
+};
+use shaddock_protocol::{
+    HandshakeRequest, Millis, ProtocolError, ResumeAsked, ResumeGrant, ResumeOutcome, put_heartbeat,
+};
+
+use super::{
+    Driver, Phase, detail,
+    input::Wire,
+    work::{Waiting, Work},
+};
+use crate::{
+    clock,
+    frontend::{BoxFuture, Handled, Opened, Peer, ResumeTerms},
+    io::Io,
+    rate::Bucket,
+    stats::Group,
+    worker::Scratch,
+};
+
+/// A session whose connection is gone.
+pub(super) struct Away {
+    /// When it is closed, on the clock. None: not known, the session is still to be handed over to this driver.
+    until: Option<Millis>,
+    /// The session that this connection has claimed, and the claim, if it was lost before the session was handed over to it.
+    claim: Option<(Arc<Session>, u64)>,
+}
+
+impl Away {
+    /// Its driver ends: a session that was handed over to it, or will be, is nobody's.
+    pub(super) fn close_if_claimed(&self) {
+        if let Some((session, _)) = &self.claim {
+            session.close(CloseReason::Internal);
+        }
+    }
+}
+
+/// A client that comes back, while its handshake waits for the answer.
+pub(super) struct Returning {
+    session: Arc<Session>,
+    back: ComingBack,
+    /// For the answer.
+    user: Option<serde_json::Value>,
+    terms: ResumeTerms,
+    /// The number of its claim.
+    number: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    /// The application is asked.
+    Hook(BoxFuture<Result<(), ResumeRefusal>>),
+    /// The driver that has the session is about to let go of it.
+    Claimed,
+}
+
+impl Returning {
+    /// Its driver ends: a session that was handed over to it, or will be, is nobody's.
+    pub(super) fn close_if_claimed(&self) {
+        if matches!(self.stage, Stage::Claimed) {
+            self.session.close(CloseReason::Internal);
+        }
+    }
+}
+
+/// What one driver leaves for the next.
+struct Left {
+    handler: Option<BoxFuture<()>>,
+    messages: Option<Box<Waiting>>,
+    rate: Option<Box<Bucket>>,
+    until: Option<Millis>,
+}
+
+/// A token's random part, from the operating system. None if it has none to give: then resumption is not granted.
+fn new_secret() -> Option<ResumeSecret> {
+    let mut bytes = [0; 16];
+    if SystemRandom::new().fill(&mut bytes).is_ok() {
+        return Some(ResumeSecret(bytes));
+    }
+    crate::quiet!(
+        error,
+        "the system gives no random bytes; sessions cannot be resumed"
+    );
+    None
+}
+
+/// # The handshake
+impl Driver {
+    /// The application has accepted the handshake: a new session, one that goes on, or none that would outlive its socket.
+    pub(super) fn accept(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        user: Option<serde_json::Value>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let (Some(request), Some(peer)) = (self.request(), self.peer()) else {
+            return Err(CloseReason::Internal);
+        };
+        let terms = match request.resume {
+            ResumeAsked::No => None,
+            ResumeAsked::Malformed => {
+                self.local.stats.count(Group::Dropped, "malformed_resume");
+                None
+            }
+            ResumeAsked::New | ResumeAsked::Back(_) => {
+                self.local.frontend.resume_terms(&peer, &request)
+            }
+        };
+        match (&request.resume, terms) {
+            (ResumeAsked::New, Some(terms)) => {
+                let outcome = ResumeOutcome::Granted;
+                self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)
+            }
+            (ResumeAsked::Back(back), Some(terms)) => {
+                self.come_back(cx, now, (user, terms), (back, peer, &request), scratch)
+            }
+            _ => self.put_answer(now, user.as_ref(), None, scratch),
+        }
+    }
+
+    fn come_back(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        (user, terms): (Option<serde_json::Value>, ResumeTerms),
+        (back, peer, request): (&ComingBack, Peer, &Arc<HandshakeRequest>),
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let frontend = &self.local.frontend;
+        let session = match frontend.find_resumable(&peer, back, self.conn.dialect()) {
+            Ok(session) => session,
+            Err(why) => {
+                let outcome = ResumeOutcome::Restarted(why);
+                return self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch);
+            }
+        };
+        let hook: BoxFuture<_> = match frontend.before_resume(&session, &peer, request) {
+            Handled::Now(judged) => Box::pin(std::future::ready(judged)),
+            Handled::Later(judged) => judged,
+        };
+        self.work = Work::Returning(Box::new(Returning {
+            number: session.next_claim(),
+            session,
+            back: back.clone(),
+            user,
+            terms,
+            stage: Stage::Hook(hook),
+        }));
+        self.poll_returning(cx, now, scratch).map(drop)
+    }
+
+    /// A client that comes back: the application is asked, the session is claimed and taken over. True when the handshake is answered.
+    pub(super) fn poll_returning(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<bool, CloseReason> {
+        loop {
+            let Work::Returning(returning) = &mut self.work else {
+                return Ok(true);
+            };
+            let number = returning.number;
+            let claimed = match &mut returning.stage {
+                Stage::Hook(hook) => match hook.as_mut().poll(cx) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(judged) => {
+                        let (session, back) = (&returning.session, &returning.back);
+                        match judged.and_then(|()| session.claim(number, back, cx.waker())) {
+                            Ok(()) => returning.stage = Stage::Claimed,
+                            Err(why) => {
+                                self.restart(cx, now, why, scratch)?;
+                                return Ok(true);
+                            }
+                        }
+                        continue;
+                    }
+                },
+                Stage::Claimed => returning.session.poll_claim(number, cx.waker()),
+            };
+            match claimed {
+                Claimed::Pending => return Ok(false),
+                // Its own client is already elsewhere, and hears there.
+                Claimed::Superseded => {
+                    self.work = Work::Idle;
+                    return Err(CloseReason::Transport(
+                        std::io::ErrorKind::ConnectionAborted,
+                    ));
+                }
+                Claimed::Closed(None) => self.restart(cx, now, ResumeRefusal::Unknown, scratch)?,
+                Claimed::Closed(Some(left)) => {
+                    if let Work::Returning(returning) =
+                        std::mem::replace(&mut self.work, Work::Idle)
+                    {
+                        self.session = Some(returning.session);
+                    }
+                    self.adopt(left);
+                    return Err(self.end_reason());
+                }
+                Claimed::Yours(left) => self.go_on_with(cx, now, left, scratch)?,
+            }
+            return Ok(true);
+        }
+    }
+
+    /// A new session in the place of one that cannot go on.
+    fn restart(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        why: ResumeRefusal,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let Work::Returning(returning) = std::mem::replace(&mut self.work, Work::Idle) else {
+            return Err(CloseReason::Internal);
+        };
+        self.local.frontend.resume_refused(why);
+        let Returning { user, terms, .. } = *returning;
+        let outcome = ResumeOutcome::Restarted(why);
+        self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)
+    }
+
+    /// The session is this driver's: the client is told where both go on.
+    fn go_on_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        left: Handover,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let Work::Returning(returning) = std::mem::replace(&mut self.work, Work::Idle) else {
+            return Err(CloseReason::Internal);
+        };
+        let Returning {
+            session,
+            back,
+            user,
+            terms,
+            ..
+        } = *returning;
+        let answered = new_secret().and_then(|secret| {
+            let Resumption {
+                received,
+                position,
+                missed,
+            } = session.resume_from(&back, &secret)?;
+            let outcome = ResumeOutcome::Resumed {
+                received,
+                position,
+                missed,
+            };
+            let grant = grant(&terms, secret.token(session.id()), outcome);
+            // Before the session is there: the answer is no package of it.
+            Some(self.put_answer(now, user.as_ref(), Some(&grant), scratch))
+        });
+        self.begin_session(cx, session, false);
+        self.adopt(left);
+        match answered {
+            Some(answered) => answered,
+            // Counts that cannot be: nothing that follows could be in order.
+            None => Err(CloseReason::Protocol(ProtocolError::Acknowledgement)),
+        }
+    }
+
+    fn accept_new(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        user: Option<&serde_json::Value>,
+        terms: &ResumeTerms,
+        outcome: ResumeOutcome,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let (Some(handshake), Some(peer)) = (self.request(), self.peer()) else {
+            return Err(CloseReason::Internal);
+        };
+        let opened = new_secret().and_then(|secret| {
+            let opened = Opened {
+                peer,
+                dialect: self.conn.dialect(),
+                handshake,
+                resume: Some(secret),
+            };
+            let session = self.local.frontend.open(opened).ok()?;
+            Some((session, secret))
+        });
+        // Who may not open a session is told so when the handshake is acknowledged.
+        let Some((session, secret)) = opened else {
+            return self.put_answer(now, user, None, scratch);
+        };
+        let grant = grant(terms, secret.token(session.id()), outcome);
+        let answered = self.put_answer(now, user, Some(&grant), scratch);
+        self.begin_session(cx, session, true);
+        answered
+    }
+
+    /// Answers the handshake with 200.
+    fn put_answer(
+        &mut self,
+        now: Millis,
+        user: Option<&serde_json::Value>,
+        grant: Option<&ResumeGrant>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let mut out = scratch.out.lend();
+        let out = &mut *out;
+        let accepted = match grant {
+            Some(grant) => self.conn.accept_resumable(now, user, grant, out),
+            None => self.conn.accept(now, user, out),
+        };
+        let accepted = accepted.map_err(|error| {
+            crate::quiet!(error, "what the handshake hook gave cannot be sent to the client, which is refused: let it give less", %error);
+            self.conn.reject(shaddock_protocol::RejectCode::Failed, out);
+            CloseReason::Rejected
+        });
+        self.queue_out(now, out);
+        accepted
+    }
+
+    /// The session is there, before the client has acknowledged its handshake.
+    fn begin_session(&mut self, cx: &mut Context<'_>, session: Arc<Session>, is_new: bool) {
+        if let Some(opening) = &mut self.opening {
+            opening.is_new = is_new;
+            session.count_received(0, std::mem::take(&mut opening.received));
+        }
+        session.outbox().begin_poll(cx.waker());
+        self.session = Some(session);
+    }
+
+    /// The client has acknowledged the handshake of a session that was there before.
+    pub(super) fn go_live(&mut self, session: &Arc<Session>, peer: Peer, is_new: bool) {
+        if is_new {
+            self.local.stats.opened.add(1);
+        }
+        // If it is closed, this poll finds out.
+        session.go_live(&ClientInfo {
+            dialect: self.conn.dialect(),
+            transport: peer.transport,
+            address: Some(peer.address),
+            connected_at: clock::now(),
+        });
+    }
+
+    fn request(&self) -> Option<Arc<HandshakeRequest>> {
+        self.opening.as_ref()?.handshake.clone()
+    }
+
+    /// The other end, with what is known of its transport by now.
+    fn peer(&self) -> Option<Peer> {
+        let peer = self.opening.as_ref()?.peer;
+        Some(Peer {
+            transport: self.transport(),
+            ..peer
+        })
+    }
+}
+
+fn grant(terms: &ResumeTerms, token: String, outcome: ResumeOutcome) -> ResumeGrant {
+    ResumeGrant {
+        token,
+        window: terms.window,
+        ack: terms.ack,
+        address: terms.address.clone(),
+        outcome,
+    }
+}
+
+/// # While it is open
+impl Driver {
+    /// A HEARTBEAT that tells how many packages were taken, if that is news.
+    pub(super) fn queue_acknowledgement(&mut self, now: Millis, scratch: &mut Scratch) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        let mut out = scratch.out.lend();
+        put_heartbeat(session.acknowledgement(), &mut out);
+        self.queue_out(now, &out);
+    }
+
+    /// A HEARTBEAT of the client. It is answered as ever.
+    pub(super) fn heartbeat(
+        &mut self,
+        now: Millis,
+        acknowledged: Option<u64>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if let (Some(session), Some(count)) = (&self.session, acknowledged)
+            && let Err(error) = session.acknowledged(count)
+        {
+            tracing::debug!(sid = self.sid(), "{error}");
+            return Err(CloseReason::Protocol(ProtocolError::Acknowledgement));
+        }
+        if self.conn.has_heartbeats() {
+            self.queue_acknowledgement(now, scratch);
+        }
+        Ok(())
+    }
+}
+
+/// # Without a socket
+impl Driver {
+    /// The socket goes, and the session stays, if that is so with this reason. False: it is not.
+    pub(super) fn suspend(&mut self, reason: &CloseReason) -> bool {
+        if let Work::Returning(_) = &self.work {
+            return self.suspend_claim(reason);
+        }
+        let Some(session) = &self.session else {
+            return false;
+        };
+        if !self.conn.is_counted()
+            || !self.is_loss(reason)
+            || !session.suspend(reason, clock::now())
+        {
+            return false;
+        }
+        let until = self.opening.as_ref().and_then(|opening| opening.until);
+        let until = until.unwrap_or_else(|| self.end_of_window(session));
+        self.let_go_of_socket(reason);
+        self.phase = Phase::Suspended(Box::new(Away {
+            until: Some(until),
+            claim: None,
+        }));
+        true
+    }
+
+    /// A connection that has claimed a session and is lost before it has got it: it gets it all the same, or nobody would have it.
+    fn suspend_claim(&mut self, reason: &CloseReason) -> bool {
+        match std::mem::replace(&mut self.work, Work::Idle) {
+            Work::Returning(returning) => {
+                let Returning {
+                    session,
+                    stage,
+                    number,
+                    ..
+                } = *returning;
+                if !matches!(stage, Stage::Claimed) {
+                    return false;
+                }
+                self.let_go_of_socket(reason);
+                self.phase = Phase::Suspended(Box::new(Away {
+                    until: None,
+                    claim: Some((session, number)),
+                }));
+                true
+            }
+            work => {
+                self.work = work;
+                false
+            }
+        }
+    }
+
+    fn end_of_window(&self, session: &Session) -> Millis {
+        let window = self.local.frontend.resume_window();
+        let since = session.suspended().map(|suspended| suspended.since);
+        since.unwrap_or_else(clock::now) + window
+    }
+
+    /// Whether the connection was lost: not ended by the server, and not by a goodbye of the client.
+    fn is_loss(&self, reason: &CloseReason) -> bool {
+        match reason {
+            CloseReason::Transport(_)
+            | CloseReason::HeartbeatTimeout
+            | CloseReason::HandshakeTimeout
+            | CloseReason::Idle
+            | CloseReason::SlowClient => true,
+            CloseReason::ClientClosed => !self.said_goodbye(),
+            _ => false,
+        }
+    }
+
+    fn said_goodbye(&self) -> bool {
+        let closed = match &self.wire {
+            Wire::Ws(ws) => ws.is_closed && matches!(ws.goodbye, None | Some(1000)),
+            _ => false,
+        };
+        closed || self.conn.has_left()
+    }
+
+    fn let_go_of_socket(&mut self, reason: &CloseReason) {
+        self.local.stats.count(Group::Closed, detail(reason));
+        tracing::debug!(
+            address = self.address(),
+            sid = self.sid(),
+            reason = detail(reason),
+            "connection lost, its session waits: {reason}"
+        );
+        self.conn.close();
+        self.io = Io::Closed;
+        self.wire = Wire::Closed;
+        self.unsent = None;
+        self.opening = None;
+        self.forget_input();
+    }
+
+    /// What was read and not taken comes again.
+    fn forget_input(&mut self) {
+        if let Some(mut waiting) = self.waiting.take()
+            && waiting.forget_input()
+        {
+            self.waiting = Some(waiting);
+        }
+    }
+
+    /// One poll of a session without a socket: what its client has asked for goes on.
+    pub(super) fn poll_suspended(&mut self, cx: &mut Context<'_>, now: Millis) -> Poll<()> {
+        loop {
+            let Phase::Suspended(away) = &mut self.phase else {
+                return Poll::Ready(());
+            };
+            if let Some((session, claim)) = &away.claim {
+                let left = match session.poll_claim(*claim, cx.waker()) {
+                    Claimed::Pending => return Poll::Pending,
+                    Claimed::Superseded => return self.give_up(),
+                    Claimed::Closed(left) => left,
+                    Claimed::Yours(left) => Some(left),
+                };
+                let session = Arc::clone(session);
+                session.outbox().begin_poll(cx.waker());
+                self.take_on(session, left);
+                continue;
+            }
+            let until = away.until;
+            let Some(session) = self.session.clone() else {
+                return Poll::Ready(());
+            };
+            if session.is_closed() {
+                self.waiting = None;
+                self.drop_socket();
+                return Poll::Ready(());
+            }
+            if session.is_claimed() {
+                if self.hand_over(&session) {
+                    return self.give_up();
+                }
+                continue;
+            }
+            let wall = clock::now();
+            let until = until.unwrap_or(wall);
+            if wall >= until {
+                session.expire();
+                continue;
+            }
+            self.poll_rest(cx);
+            if !session.outbox().end_poll(Flush::Done) {
+                self.arm(cx, now, Some(now + (until - wall)));
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// What runs, and what waits for it.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) {
+        while self.poll_handler(cx) {
+            let message = self.waiting.as_mut().and_then(|waiting| waiting.pop());
+            let Some(message) = message else {
+                self.waiting = None;
+                // Only what runs for it still counts for its client's address.
+                self.permit = None;
+                return;
+            };
+            self.start(cx, message);
+        }
+    }
+
+    /// A session that was claimed by a connection which is lost meanwhile has come.
+    fn take_on(&mut self, session: Arc<Session>, left: Option<Handover>) {
+        let until = left.and_then(|left| self.adopt(left));
+        let until = until.unwrap_or_else(|| self.end_of_window(&session));
+        self.session = Some(session);
+        self.phase = Phase::Suspended(Box::new(Away {
+            until: Some(until),
+            claim: None,
+        }));
+    }
+
+    /// Gives the session to the connection that has claimed it. False: there is none any more.
+    fn hand_over(&mut self, session: &Session) -> bool {
+        let until = match &self.phase {
+            Phase::Suspended(away) => away.until,
+            _ => None,
+        };
+        let handler = match std::mem::replace(&mut self.work, Work::Idle) {
+            Work::Handler(handler) => Some(handler),
+            _ => None,
+        };
+        let left = Left {
+            handler,
+            messages: self.waiting.take(),
+            rate: self.rate.take(),
+            until,
+        };
+        // First: once it is handed over, the outbox has another driver.
+        session.outbox().release();
+        match session.hand_over(Box::new(left)) {
+            Ok(()) => true,
+            Err(left) => {
+                self.adopt(left);
+                false
+            }
+        }
+    }
+
+    /// Takes over what another driver has left. Gives back when the session's window ends, if it waited.
+    fn adopt(&mut self, left: Handover) -> Option<Millis> {
+        let left: Box<dyn Any> = left;
+        let left = left.downcast::<Left>().ok()?;
+        if let Some(handler) = left.handler {
+            self.work = Work::Handler(handler);
+        }
+        self.waiting = left.messages;
+        self.rate = left.rate.or_else(|| self.rate.take());
+        if let Some(opening) = &mut self.opening {
+            opening.until = left.until;
+        }
+        left.until
+    }
+
+    /// The session is another driver's.
+    fn give_up(&mut self) -> Poll<()> {
+        self.session = None;
+        self.timer = None;
+        self.phase = Phase::Gone { outlived: false };
+        Poll::Ready(())
+    }
+}

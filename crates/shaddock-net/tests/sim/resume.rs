@@ -1,0 +1,606 @@
+//! Sessions that outlive their sockets: cut at every byte, and a client application that notices nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use shaddock_core::{CloseReason, ResumeConfig, SessionState, Sid};
+use shaddock_protocol::{Dialect, PackageType};
+
+use crate::{
+    client::package,
+    traveller::{Cut, Traveller},
+    world::{Then, World, run, settle},
+};
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn bounds() -> ResumeConfig {
+    ResumeConfig {
+        window: Duration::from_secs(20),
+        ack: 3,
+        ..ResumeConfig::default()
+    }
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 4000))
+}
+
+/// A push for the session whose token the client has. One whose answer never arrived gets none: nobody would see it.
+fn push(world: &World, traveller: &Traveller, body: &str) {
+    let Some(token) = &traveller.token else {
+        return;
+    };
+    let sid = u64::from_str_radix(&token[..16], 16).unwrap();
+    if let Some(session) = world.script.sessions.get(Sid::new(sid).unwrap()) {
+        let _ = world.script.push(&session, body);
+    }
+}
+
+/// Where the first connection is cut.
+#[derive(Debug, Clone, Copy)]
+enum Where {
+    Nowhere,
+    /// When the server has written so many bytes.
+    FromServer(usize),
+    /// When the client has.
+    FromClient(usize, Cut),
+}
+
+/// Comes back when the connection is lost.
+fn go_on(traveller: &mut Traveller, world: &World) {
+    traveller.read();
+    if traveller.link.is_none() {
+        traveller.connect(world);
+    }
+}
+
+/// What the client has seen is what was accepted for it, in order, and each request has run once.
+fn check(world: &World, traveller: &Traveller) -> Result<(), String> {
+    let log = world.script.log();
+    let accepted = log.accepted.get(&traveller.address);
+    let accepted = accepted.map_or(&[][..], Vec::as_slice);
+    if traveller.seen != accepted {
+        let same = traveller.seen.iter().zip(accepted);
+        let same = same.take_while(|(seen, sent)| seen == sent).count();
+        let (seen, sent) = (traveller.seen.len(), accepted.len());
+        let Traveller {
+            restarted,
+            working,
+            connections,
+            resumed,
+            ..
+        } = traveller;
+        return Err(format!(
+            "{seen} messages were seen, {sent} were sent, {same} are the same; {connections} connections, {resumed} resumed, \
+             restarted: {restarted:?}, working: {working}, has a connection: {}, closed: {:?}",
+            traveller.link.is_some(),
+            log.closed,
+        ));
+    }
+    let ran = log.dispatched.get(&traveller.address).cloned();
+    if ran.unwrap_or_default() != (1..=traveller.sent).collect::<Vec<_>>() {
+        return Err(format!("{:?} ran of {}", log.dispatched, traveller.sent));
+    }
+    if !traveller.restarted.is_empty() || traveller.missed > 0 {
+        let (restarted, missed) = (&traveller.restarted, traveller.missed);
+        return Err(format!("restarted: {restarted:?}, missed: {missed}"));
+    }
+    match log.violations.first() {
+        Some(line) => Err(line.clone()),
+        None => Ok(()),
+    }
+}
+
+/// Waits until the client has seen all and the server has all.
+async fn arrive(world: &World, traveller: &mut Traveller) -> Result<(), String> {
+    let mut result = Ok(());
+    for _ in 0..60 {
+        settle().await;
+        go_on(traveller, world);
+        while world.release(0, Then::Answer) {}
+        settle().await;
+        go_on(traveller, world);
+        traveller.heartbeat();
+        result = check(world, traveller);
+        let is_quiet = world.script.log().gates.is_empty();
+        if result.is_ok() && traveller.working && is_quiet {
+            break;
+        }
+        tokio::time::sleep(ms(200)).await;
+    }
+    result
+}
+
+/// The client says goodbye: nothing is left.
+async fn depart(world: World, mut traveller: Traveller) -> Result<(), String> {
+    traveller.goodbye();
+    settle().await;
+    let left = world.script.sessions.session_count();
+    if left != 0 {
+        let link = traveller
+            .link
+            .as_ref()
+            .map(|link| (link.ended, link.faults.unread_by_server()));
+        let sessions = state(&world);
+        return Err(format!(
+            "{left} sessions outlive the goodbye: {sessions:?}, {link:?}, working: {}, gates: {}",
+            traveller.working,
+            world.script.log().gates.len()
+        ));
+    }
+    let kept = world.script.sessions.resume_statistics();
+    if (kept.kept_bytes, kept.suspended) != (0, 0) {
+        return Err(format!("something is kept for nobody: {kept:?}"));
+    }
+    drop(traveller);
+    world.finish(Vec::new()).await
+}
+
+/// One conversation with a cut. Gives back what the first connection wrote in both directions.
+async fn journey(at: Where, websocket: bool, dialect: Dialect) -> Result<(usize, usize), String> {
+    let world = World::resumable(bounds(), Some(Duration::from_secs(3)));
+    let mut traveller = Traveller::new(address(), websocket, dialect);
+    if let Where::FromClient(bytes, cut) = at {
+        traveller.fuse = Some((bytes, cut));
+    }
+    traveller.connect(&world);
+    if let (Where::FromServer(bytes), Some(link)) = (at, &traveller.link) {
+        link.faults.reset_after(bytes);
+    }
+    let mut from_server = 0;
+    let mut pushes = 0;
+    for step in [
+        "", "echo", "push", "wait", "echo", "push", "", "go", "pushes", "echo", "big", "push", "",
+        "go", "echo", "push", "", "",
+    ] {
+        match step {
+            "" => tokio::time::sleep(ms(1)).await,
+            "push" => {
+                pushes += 1;
+                // One that is shared as a pointer, and one that is copied.
+                let filler = "x".repeat(if pushes % 2 == 0 { 100 } else { 1 });
+                push(
+                    &world,
+                    &traveller,
+                    &format!(r#"{{"push":{pushes},"x":"{filler}"}}"#),
+                );
+            }
+            "go" => {
+                world.release(0, Then::Answer);
+            }
+            method => traveller.ask(method),
+        }
+        settle().await;
+        if traveller.connections == 1
+            && let Some(link) = &traveller.link
+        {
+            from_server += link.faults.unread_by_client();
+        }
+        go_on(&mut traveller, &world);
+    }
+    let from_client = traveller.wrote;
+    arrive(&world, &mut traveller).await?;
+    let created = world.script.log().sessions.len();
+    // The handshake may not have been answered in time for the client to learn a token.
+    if created > 2 || (created == 2 && !matches!(at, Where::FromServer(_) | Where::FromClient(..)))
+    {
+        return Err(format!("{created} sessions were made"));
+    }
+    drop(std::mem::take(&mut traveller.old));
+    if created == 1 {
+        depart(world, traveller).await?;
+    }
+    Ok((from_server, from_client))
+}
+
+/// All cuts of one kind of connection. `EVERY=1` in the environment takes each byte, otherwise one in 29, from another one for each kind.
+fn cut_everywhere(websocket: bool, dialect: Dialect, first: usize) {
+    let whole = run(async move || journey(Where::Nowhere, websocket, dialect).await);
+    let (from_server, from_client) = whole.expect("without a cut");
+    assert!(from_server > 500 && from_client > 200);
+    let every = std::env::var("EVERY").is_ok();
+    let (first, step) = if every { (0, 1) } else { (first, 29) };
+    // The first answer to "big" is most of the bytes: of it fewer are enough.
+    let server = (first..from_server).filter(|at| every || *at < 1500 || at % 17 == 0);
+    let mut cuts: Vec<_> = server.step_by(step).map(Where::FromServer).collect();
+    for cut in [Cut::Reset, Cut::Finish, Cut::Forget] {
+        let client = (first..from_client).step_by(step);
+        cuts.extend(client.map(|at| Where::FromClient(at, cut)));
+    }
+    for at in cuts {
+        let result = run(async move || journey(at, websocket, dialect).await);
+        assert!(
+            result.is_ok(),
+            "{at:?}, websocket: {websocket}, {dialect}: {result:?}"
+        );
+    }
+}
+
+#[test]
+fn cut_at_every_byte_tcp_pomelo() {
+    cut_everywhere(false, Dialect::Pomelo, 0);
+}
+
+#[test]
+fn cut_at_every_byte_tcp_pitaya() {
+    cut_everywhere(false, Dialect::Pitaya, 3);
+}
+
+#[test]
+fn cut_at_every_byte_ws_pomelo() {
+    cut_everywhere(true, Dialect::Pomelo, 7);
+}
+
+#[test]
+fn cut_at_every_byte_ws_pitaya() {
+    cut_everywhere(true, Dialect::Pitaya, 10);
+}
+
+/// A client that has come in, of a server with these bounds.
+async fn arrived(bounds: ResumeConfig, websocket: bool) -> (World, Traveller) {
+    let world = World::resumable(bounds, Some(Duration::from_secs(3)));
+    let mut traveller = Traveller::new(address(), websocket, Dialect::Pomelo);
+    traveller.connect(&world);
+    settle().await;
+    traveller.read();
+    settle().await;
+    assert!(traveller.working);
+    (world, traveller)
+}
+
+fn state(world: &World) -> Vec<SessionState> {
+    let mut states = Vec::new();
+    let sessions = &world.script.sessions;
+    sessions.for_each_session(|session| states.push(session.state()));
+    states
+}
+
+#[test]
+fn what_suspends_and_what_ends() {
+    let goodbye = |n: u16| [&[0x88, 0x82, 0, 0, 0, 0][..], &n.to_be_bytes()].concat();
+    let cases: Vec<(&str, bool, Vec<u8>, bool)> = vec![
+        (
+            "a KICK",
+            false,
+            package(PackageType::Kick, b"").to_vec(),
+            false,
+        ),
+        (
+            "a KICK that says something",
+            false,
+            package(PackageType::Kick, b"x").to_vec(),
+            false,
+        ),
+        ("garbage", false, b"\xff\xff\xff\xff".to_vec(), false),
+        (
+            "a bad number",
+            false,
+            package(PackageType::Heartbeat, b"\x80").to_vec(),
+            false,
+        ),
+        (
+            "runs ahead",
+            false,
+            package(PackageType::Heartbeat, b"\x09").to_vec(),
+            false,
+        ),
+        ("status 1000", true, goodbye(1000), false),
+        ("no status", true, vec![0x88, 0x80, 0, 0, 0, 0], false),
+        ("status 1001", true, goodbye(1001), true),
+        ("status 4000", true, goodbye(4000), true),
+        ("a frame that is not masked", true, vec![0x82, 1, 0], false),
+    ];
+    for (name, websocket, bytes, suspends) in cases {
+        run(async move || {
+            let (world, mut traveller) = arrived(bounds(), websocket).await;
+            traveller.link.as_ref().unwrap().send_raw(&bytes);
+            settle().await;
+            let expected = if suspends {
+                vec![SessionState::Suspended]
+            } else {
+                vec![]
+            };
+            assert_eq!(state(&world), expected, "{name}");
+            traveller.link = None;
+            traveller.connect(&world);
+            settle().await;
+            traveller.read();
+            assert_eq!(
+                (traveller.resumed, traveller.restarted.len()),
+                if suspends { (1, 0) } else { (0, 1) },
+                "{name}"
+            );
+            traveller.goodbye();
+            settle().await;
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_window_ends_with_the_reason_of_the_loss() {
+    run(async || {
+        let (world, mut traveller) = arrived(bounds(), false).await;
+        traveller.ask("wait");
+        settle().await;
+        traveller.link.as_ref().unwrap().faults.reset();
+        tokio::time::sleep(Duration::from_secs(19)).await;
+        assert_eq!(state(&world), [SessionState::Suspended]);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(state(&world), []);
+        let reason = CloseReason::Transport(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(world.script.log().closed[&address()], [reason]);
+        assert_eq!(world.script.sessions.resume_statistics().expired, 1);
+        traveller.link = None;
+        traveller.connect(&world);
+        settle().await;
+        traveller.read();
+        assert_eq!(traveller.restarted, ["unknown"]);
+        settle().await;
+        traveller.goodbye();
+        world.finish(Vec::new()).await.unwrap();
+    });
+}
+
+#[test]
+fn what_waits_runs_while_nobody_is_there() {
+    run(async || {
+        let (world, mut traveller) = arrived(bounds(), false).await;
+        for method in ["wait", "echo", "echo", "wait", "echo"] {
+            traveller.ask(method);
+        }
+        settle().await;
+        traveller.link.as_ref().unwrap().faults.reset();
+        traveller.link = None;
+        traveller.working = false;
+        settle().await;
+        assert_eq!(world.script.log().dispatched[&address()], [1]);
+        world.release(0, Then::Answer);
+        settle().await;
+        assert_eq!(world.script.log().dispatched[&address()], [1, 2, 3, 4]);
+        traveller.connect(&world);
+        settle().await;
+        traveller.read();
+        settle().await;
+        traveller.read();
+        assert_eq!(traveller.seen.len(), 3);
+        arrive(&world, &mut traveller).await.unwrap();
+        depart(world, traveller).await.unwrap();
+    });
+}
+
+#[test]
+fn a_gap_is_told_and_what_follows_is_complete() {
+    run(async || {
+        let bounds = ResumeConfig {
+            max_messages: 4,
+            ..bounds()
+        };
+        let (world, mut traveller) = arrived(bounds, false).await;
+        push(&world, &traveller, "1");
+        settle().await;
+        traveller.read();
+        traveller.link.as_ref().unwrap().faults.reset();
+        traveller.link = None;
+        settle().await;
+        for n in 2..=9 {
+            push(&world, &traveller, &n.to_string());
+        }
+        traveller.connect(&world);
+        settle().await;
+        // What follows the position that was told is kept, whatever comes.
+        for n in 10..=19 {
+            push(&world, &traveller, &n.to_string());
+        }
+        traveller.read();
+        settle().await;
+        traveller.read();
+        assert_eq!((traveller.missed, traveller.seen.len()), (4, 15));
+        let accepted = world.script.log().accepted[&address()].clone();
+        assert_eq!(traveller.seen[0], accepted[0]);
+        assert_eq!(traveller.seen[1..], accepted[5..]);
+        assert_eq!(traveller.received, 19);
+        depart(world, traveller).await.unwrap();
+    });
+}
+
+#[test]
+fn a_slow_client_loses_its_socket_and_not_its_session() {
+    for websocket in [false, true] {
+        run(async move || {
+            let (world, mut traveller) = arrived(bounds(), websocket).await;
+            traveller.link.as_ref().unwrap().faults.set_window(0);
+            for _ in 0..30 {
+                push(&world, &traveller, &format!("\"{}\"", "x".repeat(20_000)));
+                settle().await;
+            }
+            assert_eq!(state(&world), [SessionState::Suspended]);
+            traveller.forget_link();
+            traveller.connect(&world);
+            settle().await;
+            traveller.read();
+            settle().await;
+            traveller.read();
+            // What fits into the bound is there: three of 20,000 bytes, of 30.
+            assert_eq!(
+                (traveller.resumed, traveller.missed, traveller.seen.len()),
+                (1, 27, 3)
+            );
+            depart(world, traveller).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_application_may_refuse_and_a_used_token_is_none() {
+    run(async || {
+        let (world, mut traveller) = arrived(bounds(), false).await;
+        let first = traveller.token.clone();
+        traveller.link = None;
+        traveller.connect(&world);
+        settle().await;
+        traveller.read();
+        settle().await;
+        assert_eq!(traveller.resumed, 1);
+        let second = traveller.token.clone();
+        assert_ne!(first, second);
+        // The client has acknowledged: the first token is void.
+        let mut thief =
+            Traveller::new(SocketAddr::from(([10, 0, 0, 2], 1)), false, Dialect::Pomelo);
+        thief.token = first;
+        thief.connect(&world);
+        settle().await;
+        thief.read();
+        assert_eq!(thief.restarted, ["unknown"]);
+        traveller.link = None;
+        traveller.version = "banned";
+        traveller.connect(&world);
+        settle().await;
+        traveller.read();
+        assert_eq!(traveller.restarted, ["denied"]);
+        settle().await;
+        let refused = world.script.sessions.resume_statistics().refused;
+        assert!(refused.contains(&("denied", 1)) && refused.contains(&("unknown", 1)));
+        // The session that was refused still waits, until its window ends.
+        assert_eq!(world.script.sessions.session_count(), 3);
+        thief.goodbye();
+        traveller.goodbye();
+        world.finish(Vec::new()).await.unwrap();
+    });
+}
+
+#[test]
+fn old_clients_are_granted_nothing_and_end_as_ever() {
+    run(async || {
+        let mut world = World::resumable(bounds(), Some(Duration::from_secs(3)));
+        for websocket in [false, true] {
+            let client = world.joined(websocket).await;
+            let answer = client.packages[0].body.clone();
+            assert_eq!(&answer[..], b"{\"code\":200,\"sys\":{\"heartbeat\":3}}");
+            client.faults.reset();
+            settle().await;
+            assert_eq!(state(&world), []);
+        }
+        world.finish(Vec::new()).await.unwrap();
+    });
+}
+
+// ---- stories
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
+    }
+}
+
+/// Any number of cuts, at any byte, also while the client comes back; second sockets; late answers; sockets that take little.
+async fn story(seed: u64) -> Result<(), String> {
+    let mut rng = Rng(seed);
+    let websocket = rng.below(2) == 0;
+    let dialect = [Dialect::Pomelo, Dialect::Pitaya][rng.below(2)];
+    let beat = [Some(Duration::from_secs(3)), None][rng.below(2)];
+    let world = World::resumable(bounds(), beat);
+    let mut traveller = Traveller::new(address(), websocket, dialect);
+    let mut pushes = 0;
+    for _ in 0..80 {
+        match rng.below(16) {
+            0..4 if traveller.sent < 120 => {
+                let method = ["echo", "echo", "wait", "pushes"][rng.below(4)];
+                traveller.ask(method);
+            }
+            4..7 => {
+                pushes += 1;
+                push(
+                    &world,
+                    &traveller,
+                    &format!(r#"{{"n":{pushes},"x":"{}"}}"#, "x".repeat(rng.below(120))),
+                );
+            }
+            7..9 => {
+                let waiting = world.script.log().gates.len();
+                if waiting > 0 {
+                    world.release(rng.below(waiting), Then::Answer);
+                }
+            }
+            9 => {
+                let cut = [Cut::Reset, Cut::Finish, Cut::Forget][rng.below(3)];
+                traveller.fuse = Some((rng.below(60), cut));
+            }
+            10 => {
+                if let Some(link) = &traveller.link {
+                    link.faults.reset_after(rng.below(200));
+                }
+            }
+            11 => traveller.forget_link(),
+            12 => {
+                // A second socket while the first one is still in its handshake.
+                traveller.forget_link();
+                traveller.connect(&world);
+            }
+            13 => traveller.version = ["1", "late"][rng.below(2)],
+            14 => {
+                if let Some(link) = &traveller.link {
+                    link.faults.set_step([1, 7, 65_536][rng.below(3)]);
+                }
+            }
+            _ => tokio::time::sleep(ms([1, 60, 900][rng.below(3)])).await,
+        }
+        if rng.below(4) > 0 {
+            settle().await;
+        }
+        if rng.below(3) > 0 {
+            go_on(&mut traveller, &world);
+        }
+        if rng.below(6) == 0 {
+            traveller.heartbeat();
+        }
+    }
+    traveller.fuse = None;
+    traveller.version = "1";
+    // A last connection that nothing is wrong with.
+    traveller.forget_link();
+    arrive(&world, &mut traveller).await?;
+    drop(std::mem::take(&mut traveller.old));
+    settle().await;
+    // Handshakes whose answers never arrived have left sessions that nobody comes back to.
+    if world.script.sessions.session_count() == 1 {
+        depart(world, traveller).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn stories() {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(100),
+    };
+    let next = AtomicU64::new(seeds.start);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result = run(async move || story(seed).await);
+                    assert_eq!(result, Ok(()), "SEED={seed}");
+                }
+            });
+        }
+    });
+}
