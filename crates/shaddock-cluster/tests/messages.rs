@@ -6,9 +6,10 @@ mod support;
 use std::sync::Arc;
 
 use shaddock_cluster::{
-    ForwardedSession, Interest, JoinOptions, Membership, Receivers, ServerId, SessionEvent,
+    Context, Delivered, ForwardedSession, Interest, JoinOptions, Membership, Receivers, ServerId,
+    SessionEvent, SessionOp, Unique,
 };
-use support::node::{Server, delivery};
+use support::node::{Server, delivery, raw};
 use support::servers::Backing;
 use support::until;
 
@@ -185,4 +186,147 @@ async fn an_event_is_one_message_for_each_interest_that_it_matches() {
         }
     }
     assert_eq!(sent, 0, "nobody asks any more");
+}
+
+/// Some frontends with a policy, and two backends, which know each other.
+struct Many {
+    backing: Backing,
+    fronts: Vec<Server>,
+    backs: Vec<Server>,
+}
+
+impl Many {
+    async fn start(fronts: usize, unique: Unique) -> Self {
+        let backing = Backing::start();
+        let cluster = backing.cluster();
+        let mut many = Self {
+            backing,
+            fronts: Vec::new(),
+            backs: Vec::new(),
+        };
+        for n in 0..fronts {
+            let (id, options) = (format!("front-{n}"), JoinOptions::new().unique(unique));
+            many.fronts
+                .push(Server::join(&cluster, &id, "connector", options).await);
+        }
+        for n in 0..2 {
+            let (id, options) = (format!("chat-{n}"), JoinOptions::new());
+            many.backs
+                .push(Server::join(&cluster, &id, "chat", options).await);
+        }
+        for server in many.fronts.iter().chain(&many.backs) {
+            for other in many.fronts.iter().chain(&many.backs) {
+                server.sees(other.id().as_str()).await;
+            }
+        }
+        many
+    }
+
+    /// What NATS was sent, and what it has passed on.
+    fn count(&self) -> (u64, u64) {
+        (self.backing.nats.messages(), self.backing.nats.copies())
+    }
+
+    async fn push(&self, back: usize) -> (Delivered, u64) {
+        let before = self.count();
+        let member = &self.backs[back].member;
+        let pushed = member.deliver_to_users(
+            "connector",
+            "onChat".into(),
+            "x".into(),
+            ["u".into()].into(),
+        );
+        let delivered = pushed.await.unwrap();
+        let after = self.count();
+        assert_eq!(after.0 - before.0, after.1 - before.1, "no copies");
+        (delivered, after.0 - before.0)
+    }
+
+    /// The user logs in at a frontend, by way of a backend.
+    async fn bind(&self, front: usize, sid: u64) {
+        let front = &self.fronts[front];
+        front.open(sid);
+        let bind = SessionOp::Bind {
+            sid: raw(sid),
+            uid: "u".into(),
+        };
+        let bound = self.backs[0]
+            .member
+            .session_op(&front.id(), bind, Context::new());
+        bound.await.unwrap();
+    }
+}
+
+/// Where a user is is asked of all frontends once. From then on a push is one message and its answer, whatever the user does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_a_user_goes_to_the_frontend_that_has_the_user() {
+    const FRONTS: u64 = 4;
+    for unique in [Unique::No, Unique::ReplaceOld] {
+        let many = Many::start(4, unique).await;
+        many.bind(0, 1).await;
+        let (delivered, messages) = many.push(0).await;
+        assert_eq!((delivered.queued, messages), (1, 2 * FRONTS), "it is asked");
+        for _ in 0..3 {
+            let (delivered, messages) = many.push(0).await;
+            assert_eq!((delivered.queued, messages), (1, 2), "it is known");
+        }
+        // A second session is another place, or the only one.
+        many.bind(1, 2).await;
+        let places = if unique == Unique::No { 2 } else { 1 };
+        let (delivered, _) = many.push(0).await;
+        assert_eq!(delivered.queued, places);
+        let (delivered, messages) = many.push(0).await;
+        assert_eq!((delivered.queued, messages), (places, 2 * places as u64));
+
+        many.fronts[0].close(1);
+        many.fronts[1].close(2);
+        let (delivered, _) = many.push(0).await;
+        assert_eq!(delivered.missing_uids, ["u".into()]);
+        let (delivered, messages) = many.push(0).await;
+        assert_eq!(delivered.missing_uids, ["u".into()]);
+        assert_eq!(messages, 0, "it is known that the user is nowhere");
+        many.bind(3, 4).await;
+        let (delivered, messages) = many.push(0).await;
+        assert_eq!((delivered.queued, messages), (1, 2), "it was told");
+        assert_eq!(many.fronts[3].got(4).len(), 1);
+    }
+}
+
+/// With everything that a login can need: a backend that binds, an older session elsewhere, senders that were promised to be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_and_a_logout_are_at_most_six_messages_whatever_the_number_of_servers() {
+    for unique in [Unique::No, Unique::ReplaceOld, Unique::RejectNew] {
+        let mut counts = Vec::new();
+        for fronts in [3, 8] {
+            let many = Many::start(fronts, unique).await;
+            for back in 0..2 {
+                assert_eq!(many.push(back).await.0.missing_uids.len(), 1);
+            }
+            let replaces = unique == Unique::ReplaceOld;
+            if replaces {
+                many.bind(0, 1).await;
+                assert_eq!(many.push(0).await.0.queued, 1);
+            }
+            let before = many.count();
+            many.bind(1, 2).await;
+            assert_eq!(many.fronts[0].closed(1).is_some(), replaces);
+            many.fronts[1].close(2);
+            until("logged out", || {
+                many.fronts[1].member.status().bound_users == 0
+            })
+            .await;
+            // What came of it is counted behind an answer.
+            let address = SessionOp::ClientAddress { sid: raw(9) };
+            let last = many.fronts[1].id();
+            let asked = many.backs[0]
+                .member
+                .session_op(&last, address, Context::new());
+            asked.await.unwrap();
+            let after = many.count();
+            counts.push((after.0 - before.0 - 2, after.1 - before.1 - 2));
+        }
+        println!("{unique:?}: {counts:?} messages");
+        assert_eq!(counts[0], counts[1], "it does not depend on the servers");
+        assert!(counts[0].0 <= 6 && counts[0].1 <= 6, "{counts:?}");
+    }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pb::{EventType, KeyValue, WatchResponse};
 use super::{Etcd, EtcdResult, Lease, record};
 use crate::nats::NatsConfig;
-use crate::{MemberChange, Members, ServerInfo};
+use crate::{BoxFuture, MemberChange, Members, ServerInfo};
 
 /// Keeps [`Members`] like the list in etcd, and tells of each change.
 pub(crate) struct Watcher {
@@ -17,6 +17,8 @@ pub(crate) struct Watcher {
     lease: Arc<Lease>,
     own: Arc<ServerInfo>,
     members: Members,
+    /// What is to be done before a server is in the list, if anything.
+    before: Box<Before>,
     changed: Box<dyn Fn(MemberChange) + Send + Sync>,
     sync_interval: Duration,
     retry: Duration,
@@ -28,6 +30,8 @@ pub(crate) struct Watcher {
     revision: i64,
 }
 
+type Before = dyn Fn(&ServerInfo) -> Option<BoxFuture<'static, ()>> + Send + Sync;
+
 impl Watcher {
     pub(crate) fn new(
         etcd: Etcd,
@@ -35,13 +39,17 @@ impl Watcher {
         own: Arc<ServerInfo>,
         members: Members,
         config: &NatsConfig,
-        changed: impl Fn(MemberChange) + Send + Sync + 'static,
+        (before, changed): (
+            impl Fn(&ServerInfo) -> Option<BoxFuture<'static, ()>> + Send + Sync + 'static,
+            impl Fn(MemberChange) + Send + Sync + 'static,
+        ),
     ) -> Self {
         Self {
             etcd,
             lease,
             own,
             members,
+            before: Box::new(before),
             changed: Box::new(changed),
             sync_interval: config.sync_interval,
             retry: config.etcd_retry_delay,
@@ -59,7 +67,7 @@ impl Watcher {
         self.revision = answer.header.map_or(0, |header| header.revision);
         let mut there = std::collections::HashSet::new();
         for kv in &answer.kvs {
-            if let Some(id) = self.put(kv, &servers_key) {
+            if let Some(id) = self.put(kv, &servers_key).await {
                 there.insert(id);
             }
         }
@@ -117,7 +125,7 @@ impl Watcher {
                 .min(next_sync);
             tokio::select! {
                 answer = watch.answers.message() => match answer? {
-                    Some(answer) if !answer.canceled => self.take(&answer, &servers_key),
+                    Some(answer) if !answer.canceled => self.take(&answer, &servers_key).await,
                     _ => return Ok(()),
                 },
                 () = sleep_until(deadline) => {
@@ -131,13 +139,13 @@ impl Watcher {
         }
     }
 
-    fn take(&mut self, answer: &WatchResponse, servers_key: &str) {
+    async fn take(&mut self, answer: &WatchResponse, servers_key: &str) {
         for event in &answer.events {
             let Some(kv) = &event.kv else { continue };
             self.revision = self.revision.max(kv.mod_revision);
             match EventType::try_from(event.kind) {
                 Ok(EventType::Put) => {
-                    self.put(kv, servers_key);
+                    self.put(kv, servers_key).await;
                 }
                 Ok(EventType::Delete) => self.delete(kv, servers_key),
                 Err(_) => {}
@@ -157,7 +165,7 @@ impl Watcher {
     }
 
     /// A server is in the list. Says its id if it can be used.
-    fn put(&mut self, kv: &KeyValue, servers_key: &str) -> Option<String> {
+    async fn put(&mut self, kv: &KeyValue, servers_key: &str) -> Option<String> {
         let key = String::from_utf8_lossy(&kv.key);
         let info = match record::read(&key, &kv.value, servers_key) {
             Ok(info) => info,
@@ -173,6 +181,11 @@ impl Watcher {
         }
         let id = info.id.as_str().to_owned();
         self.missing.remove(&id);
+        if self.members.server(&id).is_none()
+            && let Some(before) = (self.before)(&info)
+        {
+            before.await;
+        }
         let info = Arc::new(info);
         if self.members.add(Arc::clone(&info)) && info.id != self.own.id {
             tracing::info!(server = %info.id, server_type = %info.server_type, "server joined");

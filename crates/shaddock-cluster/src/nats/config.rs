@@ -74,9 +74,13 @@ pub struct NatsConfig {
     pub max_serving: usize,
     /// How long a bind may take to settle who owns the user, when the present owner does not answer. Default 20 s.
     pub takeover_timeout: Duration,
-    /// Subscribe to the subjects of each bound user only while a server that needs them (a Pitaya server) is in the list.
-    /// Saves two subscriptions per user; the first pushes of a Pitaya server that just came can be lost. Default off.
+    /// Subscribe to the subjects of each bound user only while a server that needs them (a Pitaya server) is in the list. That server is
+    /// sent nothing before the subscriptions are there; only what it pushes of its own accord in its first moments can be lost. Off, each bound user
+    /// costs two subscriptions, 16 KB, at any time. Default on.
     pub lazy_user_subjects: bool,
+    /// For how many users of each type of frontends this server remembers where they are, so that a push to a user is one message. 0: for none, and
+    /// a push goes to all frontends of the type. Default 65,536.
+    pub directory_size: usize,
 }
 
 /// How to log in at NATS.
@@ -157,7 +161,8 @@ impl Default for NatsConfig {
             waiting_calls_per_server: 4096,
             max_serving: 4096,
             takeover_timeout: Duration::from_secs(20),
-            lazy_user_subjects: false,
+            lazy_user_subjects: true,
+            directory_size: 65_536,
         }
     }
 }

@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 use super::calls::{Calls, Target};
 use super::departing::Departing;
 use super::detector::Rules;
+use super::directory::Directory;
 use super::health::Health;
 use super::interest::Interests;
 use super::link::Link;
 use super::pace::Paces;
 use super::request_id::RequestIds;
 use super::users::Users;
+use super::watches::Watches;
 use super::wire::{self, Response, Stamp};
 use super::{NatsConfig, encode, subject};
 use crate::clock;
@@ -27,12 +29,18 @@ use crate::etcd::{Batches, Etcd, Lease};
 use crate::owners::{Moment, Number};
 use crate::reply::{ServingCount, guarded};
 use crate::{
-    ClusterError, Context, JoinOptions, Members, Node, RemoteError, ServerId, ServerInfo, Unique,
-    code,
+    ClusterError, Context, ForwardedSession, JoinOptions, Members, Node, RemoteError, ServerId,
+    ServerInfo, Unique, code,
 };
 
 /// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
 pub(super) const CAPABILITIES: [&str; 3] = ["mpush", "bysid", "direct"];
+/// Of frontends: a user has one session at most.
+pub(super) const UNIQUE: &str = "unique";
+/// How long users keep their subscriptions after the last Pitaya server has left the list: it may still finish what it has.
+const LINGER: u32 = 2;
+/// How long a Pitaya server is kept out of the list of this server until all users have their subscriptions.
+const SUBSCRIBE: Duration = Duration::from_secs(5);
 /// The one that says that a server understands this crate's own subjects.
 pub(super) const DIRECT: &str = "direct";
 
@@ -61,6 +69,10 @@ pub(super) struct Core {
     pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
+    /// Where users of other frontends are.
+    pub(super) directory: Directory,
+    /// Who is to be told of users of this one.
+    pub(super) watches: Watches,
     /// What the other servers want to be told of sessions.
     pub(super) interests: Interests,
     pub(super) serving: Arc<ServingCount>,
@@ -118,6 +130,8 @@ impl Core {
             parts.refused,
         ));
         let scope = scope(&parts.info.server_type);
+        let directory = Directory::new(parts.config.directory_size);
+        let watches = Watches::new(parts.options.unique);
         Self {
             info: parts.info,
             options: parts.options,
@@ -138,6 +152,8 @@ impl Core {
             batches: parts.batches,
             lease: parts.lease,
             users: parts.users,
+            directory,
+            watches,
             interests: Interests::default(),
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
@@ -216,9 +232,52 @@ impl Core {
 
     /// Whether users need subscriptions of their own depends on who is there.
     pub(super) fn check_user_subjects(self: &Arc<Self>) {
-        if self.users.set_needed(self.need_user_subjects()) {
-            let core = Arc::clone(self);
-            tokio::spawn(async move { core.users.subscribe_all(&core.link).await });
+        if self.need_user_subjects() {
+            if self.users.are_needed() {
+                let core = Arc::clone(self);
+                tokio::spawn(async move { core.users.subscribe_all(&core.link).await });
+            }
+        } else if !self.has_entered() {
+            self.users.give_subscriptions_up(0);
+        } else if let Some(count) = self.users.are_not_needed() {
+            let (core, linger) = (Arc::downgrade(self), self.config.request_timeout * LINGER);
+            tokio::spawn(async move {
+                tokio::time::sleep(linger).await;
+                if let Some(core) = core.upgrade() {
+                    core.users.give_subscriptions_up(count);
+                }
+            });
+        }
+    }
+
+    /// A Pitaya server is about to be in the list: users get their subscriptions before anything is sent to it.
+    pub(super) async fn expect_pitaya(&self) {
+        if !(self.info.frontend && self.users.are_needed()) {
+            return;
+        }
+        let subscribed = async {
+            self.users.subscribe_all(&self.link).await;
+            self.link.round_trip(SUBSCRIBE).await
+        };
+        if !matches!(tokio::time::timeout(SUBSCRIBE, subscribed).await, Ok(true)) {
+            tracing::warn!(server = %self.info.id, "a Pitaya server is there before all users can be reached by it");
+        }
+    }
+
+    /// A request came of a session: its user is there, which is worth knowing for a server that pushes to users by name.
+    pub(super) fn saw(&self, session: &ForwardedSession) {
+        if !self.directory.is_used() {
+            return;
+        }
+        if let (Some(uid), Some(frontend)) = (&session.uid, &session.frontend)
+            && let Some(info) = self.members.server(frontend.as_str())
+            && is_shaddock(&info)
+            && self
+                .directory
+                .facts(&self.members, &info.server_type)
+                .unique
+        {
+            self.directory.seen(&info.server_type, uid, frontend);
         }
     }
 

@@ -1,16 +1,17 @@
 //! Messages for clients, on their way to frontends and at their end.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
+use futures_util::future::Either;
 
 use super::calls::{Answer, Asked};
 use super::core::{Core, is_shaddock};
 use super::serve::{decode, decode_or_log};
 use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
+use crate::clock;
 use crate::reply::{Limit, guarded};
 use crate::uid::{self, MAX_UID};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     RemoteErrorKind, ServerId, ServerInfo, code,
 };
 
-type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
+pub(super) type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
 
 /// A message with its receivers is split above this, unless the body alone is larger.
 const MESSAGE_SIZE: usize = 256 * 1024;
@@ -36,7 +37,10 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
     }
     if is_shaddock(frontend) {
         return match parts(delivery, core.link.max_payload()) {
-            Ok(parts) => send_parts(core, frontend, parts),
+            Ok(parts) => {
+                let answer = send_parts(core, frontend, parts);
+                Box::pin(async move { answer.await.map(|answer| answer.delivered) })
+            }
             Err(error) => fail(error),
         };
     }
@@ -47,7 +51,7 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
     Box::pin(std::future::ready(result))
 }
 
-fn fail(error: RemoteError) -> Delivering {
+pub(super) fn fail(error: RemoteError) -> Delivering {
     Box::pin(std::future::ready(Err(error)))
 }
 
@@ -57,6 +61,52 @@ fn only_users() -> RemoteError {
         code::UNKNOWN,
         "the frontend is a Pitaya server, which only knows users",
     )
+}
+
+/// Sends to users at a frontend of ours, and asks to be told if one of them is bound there.
+pub(super) fn send_watching(
+    core: &Arc<Core>,
+    frontend: &ServerInfo,
+    delivery: &Delivery,
+) -> BoxFuture<'static, Result<Answered, RemoteError>> {
+    if frontend.id == core.info.id {
+        let answered = deliver_watched(core, delivery.clone(), &core.info.id);
+        return Box::pin(std::future::ready(Ok(answered)));
+    }
+    match parts(delivery, core.link.max_payload()) {
+        Ok(mut parts) => {
+            for part in &mut parts {
+                core.info.id.as_str().clone_into(&mut part.watched_by);
+            }
+            Box::pin(send_parts(core, frontend, parts))
+        }
+        Err(error) => Box::pin(std::future::ready(Err(error))),
+    }
+}
+
+/// What a frontend answered.
+pub(super) struct Answered {
+    pub(super) delivered: Delivered,
+    /// It tells if one of the users is bound there.
+    pub(super) watched: bool,
+}
+
+/// Delivers to users here, and promises to tell if one of them is bound here.
+fn deliver_watched(core: &Core, delivery: Delivery, by: &ServerId) -> Answered {
+    let Receivers::Uids(uids) = &delivery.to else {
+        let delivered = deliver_here(core, delivery);
+        return Answered {
+            delivered,
+            watched: false,
+        };
+    };
+    // Before anyone is found missing: a bind that comes later finds the promise.
+    let promised = core.watches.promise(uids, by, clock::now());
+    let delivered = deliver_here(core, delivery);
+    // And a bind that came before is known, even if its session does not hear yet.
+    let mut missing = delivered.missing_uids.iter();
+    let watched = promised && !missing.any(|uid| core.users.knows(uid));
+    Answered { delivered, watched }
 }
 
 /// Sends without waiting for what becomes of it.
@@ -83,105 +133,8 @@ pub(super) fn send_unconfirmed(
     }
 }
 
-/// Sends to users of a type, wherever they are.
-///
-/// Each shaddock frontend gets it by its own subject, as everything that is sent to that frontend: messages of one sender come in their
-/// order only because there is one path. (The subjects of users, which Pitaya servers know, would be another one.) Where some frontends are
-/// Pitaya's they get one message for each user by those subjects, which ours pass over.
-pub(super) fn send_to_users(
-    core: &Arc<Core>,
-    frontend_type: &str,
-    delivery: &Delivery,
-    uids: &Arc<[Arc<str>]>,
-) -> Delivering {
-    if let Err(error) = check(core, &delivery.route, &delivery.body) {
-        return fail(error);
-    }
-    let frontends = core.frontends();
-    let of_type = frontends
-        .iter()
-        .filter(|frontend| *frontend.server_type == *frontend_type);
-    let (ours, others): (Vec<_>, Vec<_>) = of_type.partition(|frontend| is_shaddock(frontend));
-    let sends: Vec<_> = ours
-        .iter()
-        .map(|ours| (ours.id.clone(), send(core, ours, delivery)))
-        .collect();
-    let plain = if others.is_empty() {
-        Ok(Delivered::default())
-    } else {
-        send_plain(core, frontend_type, delivery, uids, true)
-    };
-    let others = others.first().map(|other| other.id.clone());
-    let uids = Arc::clone(uids);
-    Box::pin(async move {
-        let (ids, answers): (Vec<_>, Vec<_>) = sends.into_iter().unzip();
-        let answers = futures_util::future::join_all(answers).await;
-        let mut delivered = merge_same_receivers(ids.into_iter().zip(answers).collect(), &uids);
-        match (plain, others) {
-            (Ok(plain), _) => {
-                // Whom ours do not have may be at one of the others, unless the uid is none.
-                let elsewhere = |uid: &Arc<str>| plain.unconfirmed.contains(uid);
-                let (unconfirmed, missing) =
-                    delivered.missing_uids.into_iter().partition(elsewhere);
-                delivered.unconfirmed = unconfirmed;
-                delivered.missing_uids = missing;
-            }
-            (Err(error), Some(frontend)) => delivered.failed.push(FailedDelivery {
-                frontend,
-                uids: std::mem::take(&mut delivered.missing_uids),
-                error,
-            }),
-            (Err(error), None) => return Err(error),
-        }
-        Ok(delivered)
-    })
-}
-
-/// All frontends were told of the same users; one is missing if no frontend has that user, and not known to be if one does not answer.
-fn merge_same_receivers(
-    answers: Vec<(ServerId, Result<Delivered, RemoteError>)>,
-    uids: &[Arc<str>],
-) -> Delivered {
-    let mut answered = 0;
-    let mut merged = Delivered::default();
-    let mut missing: HashMap<Arc<str>, usize> = HashMap::new();
-    for (frontend, answer) in answers {
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                merged.failed.push(FailedDelivery {
-                    frontend,
-                    uids: Vec::new(),
-                    error,
-                });
-                continue;
-            }
-        };
-        answered += 1;
-        merged.queued += answer.queued;
-        merged.refused = merged.refused.or(answer.refused);
-        merged.failed.extend(answer.failed);
-        for uid in answer.missing_uids.into_iter().collect::<BTreeSet<_>>() {
-            *missing.entry(uid).or_default() += 1;
-        }
-    }
-    let nowhere = uids
-        .iter()
-        .filter(|uid| missing.get(*uid).copied().unwrap_or(0) == answered)
-        .cloned()
-        .collect();
-    if merged.failed.is_empty() {
-        merged.missing_uids = nowhere;
-    } else {
-        for failed in &mut merged.failed {
-            failed.uids.clone_from(&nowhere);
-        }
-    }
-    merged
-}
-
 /// One message per user, as Pitaya servers know it. No answer comes.
-fn send_plain(
+pub(super) fn send_plain(
     core: &Core,
     frontend_type: &str,
     delivery: &Delivery,
@@ -245,6 +198,7 @@ fn parts(delivery: &Delivery, max_payload: usize) -> Result<Vec<MultiPush>, Remo
         uids,
         sids,
         everybody: everybody as i32,
+        watched_by: String::new(),
     };
     let room = room(&delivery.route, &delivery.body, max_payload)?;
     Ok(match &delivery.to {
@@ -292,7 +246,11 @@ fn publish_part(core: &Core, frontend: &ServerInfo, part: &MultiPush) -> Result<
 }
 
 /// Sends the parts of a delivery to a frontend, which answers each.
-fn send_parts(core: &Arc<Core>, frontend: &ServerInfo, parts: Vec<MultiPush>) -> Delivering {
+fn send_parts(
+    core: &Arc<Core>,
+    frontend: &ServerInfo,
+    parts: Vec<MultiPush>,
+) -> impl Future<Output = Result<Answered, RemoteError>> + Send + 'static {
     let timeout = core.config.push_timeout();
     let limit = Limit {
         timeout,
@@ -305,7 +263,8 @@ fn send_parts(core: &Arc<Core>, frontend: &ServerInfo, parts: Vec<MultiPush>) ->
         let sent = parts
             .iter()
             .try_for_each(|part| publish_part(core, frontend, part));
-        return fail(sent.err().unwrap_or_else(|| limit.error()));
+        let error = sent.err().unwrap_or_else(|| limit.error());
+        return Either::Left(std::future::ready(Err(error)));
     }
     let target = core.target(frontend);
     let several = parts.len() > 1;
@@ -320,12 +279,16 @@ fn send_parts(core: &Arc<Core>, frontend: &ServerInfo, parts: Vec<MultiPush>) ->
         })
         .collect();
     let core = Arc::clone(core);
-    Box::pin(async move {
+    Either::Right(async move {
         let mut delivered = Delivered::default();
+        let mut watched = true;
         let all = sent.len();
         for (asked, uids) in sent {
             match part_answer(&core, asked, &limit).await {
-                Ok(answer) => delivered.merge(answer),
+                Ok(answer) => {
+                    watched &= answer.watched;
+                    delivered.merge(from_wire(answer));
+                }
                 Err(error) => delivered.failed.push(FailedDelivery {
                     frontend: limit.target.clone(),
                     uids: uids.into_iter().map(Arc::from).collect(),
@@ -338,7 +301,8 @@ fn send_parts(core: &Arc<Core>, frontend: &ServerInfo, parts: Vec<MultiPush>) ->
         {
             return Err(failed.error);
         }
-        Ok(delivered)
+        let watched = watched && delivered.failed.is_empty();
+        Ok(Answered { delivered, watched })
     })
 }
 
@@ -346,12 +310,12 @@ async fn part_answer(
     core: &Core,
     asked: Result<Asked, RemoteError>,
     limit: &Limit,
-) -> Result<Delivered, RemoteError> {
+) -> Result<MultiPushAnswer, RemoteError> {
     let answer = asked?.answer().await.ok_or_else(|| limit.error())?;
     if matches!(answer, Answer::NoResponder) {
         core.not_there(&limit.target);
     }
-    Ok(from_wire(decode(answer.into_payload()?)?))
+    decode(answer.into_payload()?)
 }
 
 fn from_wire(answer: MultiPushAnswer) -> Delivered {
@@ -368,7 +332,7 @@ fn from_wire(answer: MultiPushAnswer) -> Delivered {
     }
 }
 
-fn to_wire(delivered: &Delivered) -> MultiPushAnswer {
+fn to_wire(delivered: &Delivered, watched: bool) -> MultiPushAnswer {
     MultiPushAnswer {
         queued: delivered.queued as u64,
         missing_uids: delivered
@@ -378,6 +342,7 @@ fn to_wire(delivered: &Delivered) -> MultiPushAnswer {
             .collect(),
         missing_sids: delivered.missing_sids.iter().map(|sid| sid.get()).collect(),
         refused: delivered.refused.as_deref().unwrap_or_default().to_owned(),
+        watched,
     }
 }
 
@@ -387,14 +352,23 @@ pub(super) fn received(core: &Core, message: Message) {
         return;
     };
     let route: Arc<str> = push.route.into();
+    let watched_by = ServerId::new(push.watched_by).ok();
     let mut delivered = Delivered::default();
+    let mut watched = false;
     let mut deliver = |to| {
         let delivery = Delivery {
             route: Arc::clone(&route),
             body: push.data.clone(),
             to,
         };
-        delivered.merge(deliver_here(core, delivery));
+        delivered.merge(match &watched_by {
+            Some(by) => {
+                let answered = deliver_watched(core, delivery, by);
+                watched = answered.watched;
+                answered.delivered
+            }
+            None => deliver_here(core, delivery),
+        });
     };
     if !push.uids.is_empty() {
         deliver(Receivers::Uids(
@@ -411,7 +385,7 @@ pub(super) fn received(core: &Core, message: Message) {
         Everybody::All => deliver(Receivers::All { bound_only: false }),
         Everybody::Bound => deliver(Receivers::All { bound_only: true }),
     }
-    confirm(core, message.reply, &delivered);
+    confirm(core, message.reply, &delivered, watched);
 }
 
 /// A message for one user of this frontend came.
@@ -432,7 +406,7 @@ pub(super) fn received_plain(core: &Core, message: Message) {
             to,
         },
     );
-    confirm(core, message.reply, &delivered);
+    confirm(core, message.reply, &delivered, false);
 }
 
 fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
@@ -465,12 +439,13 @@ fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
     refused
 }
 
-fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered) {
+fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered, watched: bool) {
+    let answer = to_wire(delivered, watched);
     let life = core.config.request_timeout;
     if let Some(reply) = reply
-        && let Err(error) =
-            core.link
-                .publish_for(life, reply, None, wire::encode(&to_wire(delivered)))
+        && let Err(error) = core
+            .link
+            .publish_for(life, reply, None, wire::encode(&answer))
     {
         tracing::debug!(%error, "the confirmation of a delivery was lost");
     }
@@ -549,41 +524,5 @@ mod tests {
             }
             assert!(refused > 0);
         }
-    }
-
-    #[test]
-    fn one_who_is_somewhere_is_not_missing_and_the_silent_are_named() {
-        let uid = |n: u8| -> Arc<str> { n.to_string().into() };
-        let uids = |list: &[u8]| list.iter().map(|n| uid(*n)).collect::<Vec<_>>();
-        let from = |name: &str, queued, missing: &[u8]| {
-            let answer = Delivered {
-                queued,
-                missing_uids: uids(missing),
-                ..Delivered::default()
-            };
-            (ServerId::new(name).unwrap(), Ok(answer))
-        };
-        let two = || vec![from("a", 1, &[2, 3]), from("b", 1, &[1, 3])];
-        let all = uids(&[1, 2, 3]);
-        let merged = merge_same_receivers(two(), &all);
-        assert_eq!((merged.queued, merged.missing_uids), (2, uids(&[3])));
-
-        let error = RemoteError::no_server();
-        let silent = (ServerId::new("c").unwrap(), Err(error.clone()));
-        let mut three = two();
-        three.insert(1, silent);
-        let merged = merge_same_receivers(three, &all);
-        assert_eq!((merged.queued, merged.missing_uids), (2, uids(&[])));
-        let failed = FailedDelivery {
-            frontend: ServerId::new("c").unwrap(),
-            uids: uids(&[3]),
-            error,
-        };
-        assert_eq!(merged.failed, [failed], "perhaps the third user is there");
-        assert_eq!(
-            merge_same_receivers(Vec::new(), &all).missing_uids,
-            all,
-            "there is no frontend"
-        );
     }
 }

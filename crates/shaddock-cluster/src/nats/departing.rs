@@ -264,6 +264,10 @@ impl Core {
         self.check_user_subjects();
         // Before the node is told of the change: from then on its events reach who asks for them.
         self.read_interests();
+        if matches!(&change, MemberChange::Joined(info) if info.frontend) {
+            // It has promised nothing.
+            self.directory.end_leases();
+        }
         match change {
             MemberChange::Joined(info) => self.joined(info),
             MemberChange::Left(info) => self.left(info),

@@ -80,6 +80,7 @@ pub(super) fn say_goodbye(core: &Core, gone: bool) {
     let goodbye = Goodbye {
         server: core.info.id.as_str().to_owned(),
         gone,
+        promises_broken: false,
     };
     // Who does not hear it finds out by the list.
     let _ = core.link.publish(
@@ -89,13 +90,33 @@ pub(super) fn say_goodbye(core: &Core, gone: bool) {
     );
 }
 
+/// Says that what this frontend has promised to tell of users does not count any more. False if it cannot be sent now.
+pub(super) fn end_leases(core: &Core) -> bool {
+    let broken = Goodbye {
+        server: core.info.id.as_str().to_owned(),
+        gone: false,
+        promises_broken: true,
+    };
+    let subject = Subject::from_static(subject::GOODBYES);
+    core.link
+        .publish(subject, None, wire::encode(&broken))
+        .is_ok()
+}
+
 /// Reads what becomes of others, until the subscription ends.
 pub(super) async fn goodbyes(core: Arc<Core>, mut subscription: Subscriber) {
     while let Some(message) = subscription.next().await {
         let Some(goodbye) = decode_or_log::<Goodbye>(&message) else {
             continue;
         };
+        if goodbye.promises_broken {
+            core.directory.end_leases();
+            continue;
+        }
         if let Ok(server) = ServerId::new(goodbye.server) {
+            if goodbye.gone {
+                core.watches.forget(&server);
+            }
             core.goodbye(&server, goodbye.gone);
         }
     }

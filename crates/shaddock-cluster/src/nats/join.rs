@@ -8,17 +8,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::core::{CAPABILITIES, Core, Parts};
+use super::core::{CAPABILITIES, Core, Parts, UNIQUE, is_shaddock};
 use super::departing::{self, Departing};
 pub(super) use super::link::LinkState;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::thread::Thread;
 use super::users::{self, Users};
-use super::{NatsConfig, events, health, owners, serve, subject, wire};
+use super::{NatsConfig, events, health, owners, serve, subject, watches, wire};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
-use crate::{ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
+use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
 /// How long a server that is listed under the same id may take to show that it lives.
 const SAME_ID: Duration = Duration::from_millis(500);
@@ -60,6 +60,9 @@ async fn enter(
 ) -> Result<Arc<dyn Membership>, ClusterError> {
     for flag in CAPABILITIES {
         info.announce(flag);
+    }
+    if info.frontend && options.unique != Unique::No {
+        info.announce(UNIQUE);
     }
     info.announce_interest(&options.session_events);
     let etcd = Etcd::new(&config)?;
@@ -107,6 +110,7 @@ async fn enter(
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
     tasks.spawn(waiting.carry_out(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
+    tasks.spawn(watches::break_aloud(Arc::clone(&core)));
     tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
     tasks.spawn(health::probe_suspects(Arc::clone(&core)));
     tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());
@@ -232,6 +236,11 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
             core.member_changed(change);
         }
     };
+    let comes = Arc::downgrade(core);
+    let before = move |info: &ServerInfo| -> Option<BoxFuture<'static, ()>> {
+        let core = comes.upgrade().filter(|_| !is_shaddock(info))?;
+        Some(Box::pin(async move { core.expect_pitaya().await }))
+    };
     let own = Arc::clone(&core.info);
     let mut watcher = Watcher::new(
         core.etcd.clone(),
@@ -239,7 +248,7 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
         own,
         members,
         &core.config,
-        changed,
+        (before, changed),
     );
     watcher
         .read_all()
@@ -351,6 +360,8 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
                 core.lease.fence().doubt();
                 owners::say_fenced(&core, true);
             }
+            // What was told meanwhile is lost.
+            core.directory.end_leases();
             core.link.forget_waiting();
             core.calls.fail_all();
         }

@@ -12,7 +12,7 @@ use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
 use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
-use super::{delivery, events, ops, subject, users};
+use super::{delivery, events, ops, subject, to_users, users};
 use crate::clock;
 use crate::reply::Limit;
 use crate::{
@@ -264,7 +264,7 @@ impl Membership for NatsMember {
             body,
             to: Receivers::Uids(Arc::clone(&uids)),
         };
-        delivery::send_to_users(&self.core, frontend_type, &delivery, &uids)
+        to_users::send(&self.core, frontend_type, &delivery, &uids)
     }
 
     fn kick_user(

@@ -10,6 +10,7 @@ mod core;
 mod delivery;
 mod departing;
 mod detector;
+mod directory;
 pub(crate) mod encode;
 mod events;
 mod health;
@@ -23,11 +24,15 @@ mod ops;
 mod owners;
 mod pace;
 mod request_id;
+#[cfg(test)]
+mod scale_tests;
 mod serve;
 pub(crate) mod subject;
 mod thread;
+mod to_users;
 mod users;
 mod waiting;
+mod watches;
 pub(crate) mod wire;
 
 pub use config::{NatsConfig, NatsLogin, TlsFiles};

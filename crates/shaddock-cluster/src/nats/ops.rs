@@ -121,6 +121,30 @@ pub(super) async fn ask_owner(
     Ok(Some(decode::<OpAnswer>(data)?.count))
 }
 
+/// Tells a server that a user whom it watches is being bound here. True if it says that it knows.
+pub(super) async fn tell_of(
+    core: &Arc<Core>,
+    server: &ServerInfo,
+    uid: &str,
+    timeout: Duration,
+) -> bool {
+    let op = Op {
+        kind: OpKind::Here as i32,
+        uid: uid.to_owned(),
+        name: core.info.server_type.to_string(),
+        from: core.info.id.as_str().to_owned(),
+        timeout_ms: millis(timeout),
+        ..Op::default()
+    };
+    let subject = Subject::from(subject::operation(server));
+    let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
+    let Ok(asked) = asked else { return false };
+    let Some(Answer::Payload(payload)) = asked.answer().await else {
+        return false;
+    };
+    wire::decode_answer(payload).is_ok()
+}
+
 /// Asks a server whether it reads what it is sent.
 pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Duration) -> bool {
     let op = Op {
@@ -246,7 +270,7 @@ fn from_wire(op: Op) -> Result<SessionOp, RemoteError> {
             name: op.name.into(),
             argument: op.data,
         },
-        OpKind::Unknown | OpKind::Probe | OpKind::Release => {
+        OpKind::Unknown | OpKind::Probe | OpKind::Release | OpKind::Here => {
             return Err(RemoteError::new(
                 code::NOT_FOUND,
                 "no such session operation",
@@ -414,6 +438,17 @@ pub(super) fn received(core: &Arc<Core>, message: Message, clocks: &mut Clocks) 
                 ..OpAnswer::default()
             })),
         );
+        return;
+    }
+    if kind == OpKind::Here {
+        let told = ServerId::new(op.from)
+            .map(|frontend| {
+                let unique = core.directory.facts(&core.members, &op.name).unique;
+                core.directory.came(&op.name, &op.uid, &frontend, unique);
+            })
+            .map(|()| wire::encode(&OpAnswer::default()))
+            .map_err(|e| RemoteError::new(code::BAD_REQUEST, e.to_string()));
+        core.answer(reply, &told);
         return;
     }
     if is_busy(core) {

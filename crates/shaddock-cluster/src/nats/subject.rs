@@ -52,7 +52,7 @@ pub(crate) const MULTI_PUSH: &str = "mpush";
 pub(crate) const OPERATION: &str = "op";
 pub(crate) const ANSWER: &str = "r";
 
-/// What becomes of servers.
+/// What becomes of servers, and of what they have promised.
 pub(crate) const GOODBYES: &str = "shaddock.servers";
 
 /// Events of sessions for all servers that announce this interest.

@@ -1,4 +1,5 @@
-//! Users bound at this frontend: their sessions and claims ([`owners`](crate::owners)), and their two subscriptions.
+//! Users bound at this frontend: their sessions and claims ([`owners`](crate::owners)), and, while a Pitaya server is there that may push to them
+//! by their subjects, two subscriptions for each of them.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use super::core::Core;
 use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
-use super::{delivery, owners, subject};
+use super::{delivery, owners, subject, watches};
 use crate::owners::{Asked, Asks, Hold, Number, Table};
 use crate::reply::guarded;
 use crate::uid::is_uid;
@@ -43,6 +44,10 @@ struct Inner {
     users: Table<Reach>,
     /// Whether users need subscriptions of their own.
     needed: bool,
+    /// Counts how often they were found to need them.
+    found_needed: u64,
+    /// What the count was when it was decided to give them up soon.
+    giving_up: Option<u64>,
 }
 
 /// How a user is reached here.
@@ -50,8 +55,8 @@ struct Inner {
 struct Reach {
     /// Ends the subscriptions when dropped.
     subscribed: Option<oneshot::Sender<()>>,
-    /// Binds of one user follow each other.
-    turn: Arc<AsyncMutex<()>>,
+    /// Binds of one user follow each other. There as long as there is one.
+    turn: Option<Arc<AsyncMutex<()>>>,
 }
 
 /// A message for a user.
@@ -69,6 +74,8 @@ impl Users {
         let table = Mutex::new(Inner {
             users: Table::default(),
             needed: true,
+            found_needed: 0,
+            giving_up: None,
         });
         let users = Self {
             info,
@@ -202,7 +209,10 @@ impl Users {
     ) -> Result<(Hold, Arc<AsyncMutex<()>>), BindError> {
         let mut table = self.table();
         match table.users.begin(uid, sid, unique) {
-            Some((hold, reach)) => Ok((hold, Arc::clone(&reach.turn))),
+            Some((hold, reach)) => {
+                let turn = reach.turn.get_or_insert_with(Arc::default);
+                Ok((hold, Arc::clone(turn)))
+            }
             None => Err(BindError::Taken(self.info.id.clone())),
         }
     }
@@ -237,16 +247,37 @@ impl Users {
         Ok(true)
     }
 
-    /// Says whether users need subscriptions of their own. True if they do and did not before.
-    pub(super) fn set_needed(&self, needed: bool) -> bool {
+    /// Users need subscriptions of their own. True if they did not before: then they have to get them ([`subscribe_all`](Self::subscribe_all)).
+    pub(super) fn are_needed(&self) -> bool {
         let mut table = self.table();
-        let before = std::mem::replace(&mut table.needed, needed);
-        if !needed {
-            for reach in table.users.extras_mut() {
-                reach.subscribed = None;
-            }
+        table.found_needed += 1;
+        table.giving_up = None;
+        !std::mem::replace(&mut table.needed, true)
+    }
+
+    /// Users need no subscriptions of their own any more. If they have some, the result is what [`give_subscriptions_up`](Self::give_subscriptions_up)
+    /// wants to know later, and that is to be called once.
+    pub(super) fn are_not_needed(&self) -> Option<u64> {
+        let mut table = self.table();
+        let count = table.found_needed;
+        if !table.needed || table.giving_up == Some(count) {
+            return None;
         }
-        needed && !before
+        table.giving_up = Some(count);
+        Some(count)
+    }
+
+    /// Ends the subscriptions of users, unless they were found to be needed meanwhile.
+    pub(super) fn give_subscriptions_up(&self, count: u64) {
+        let mut table = self.table();
+        if table.found_needed != count {
+            return;
+        }
+        table.needed = false;
+        table.giving_up = None;
+        for reach in table.users.extras_mut() {
+            reach.subscribed = None;
+        }
     }
 
     /// Subscribes for all who are bound; ends early if that is not needed any more.
@@ -261,6 +292,17 @@ impl Users {
                 tracing::warn!(%error, "not all users can be reached by Pitaya servers");
                 return;
             }
+        }
+    }
+}
+
+impl Inner {
+    /// Without binds there is nothing to take turns for.
+    fn end_turn(&mut self, uid: &str) {
+        if !self.users.is_binding(uid)
+            && let Some(reach) = self.users.extra_mut(uid)
+        {
+            reach.turn = None;
         }
     }
 }
@@ -298,7 +340,9 @@ impl Binding {
         let (kept, free) = {
             let mut table = users.table();
             let is_bound = is_bound();
-            table.users.keep(&self.uid, &self.hold, is_bound)
+            let kept = table.users.keep(&self.uid, &self.hold, is_bound);
+            table.end_turn(&self.uid);
+            kept
         };
         users.give_up(&self.uid, free);
         kept
@@ -308,7 +352,12 @@ impl Binding {
 impl Drop for Binding {
     fn drop(&mut self) {
         if self.open {
-            let free = self.core.users.table().users.undo(&self.uid, &self.hold);
+            let free = {
+                let mut table = self.core.users.table();
+                let free = table.users.undo(&self.uid, &self.hold);
+                table.end_turn(&self.uid);
+                free
+            };
             self.core.users.give_up(&self.uid, free);
         }
     }
@@ -355,6 +404,7 @@ async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound,
         if unique != Unique::No {
             owners::claim(core, uid, &mut waits_for).await?;
         }
+        watches::keep_promises(core, uid).await;
         Ok(turn)
     };
     let settled = tokio::time::timeout(core.config.takeover_timeout, settle).await;

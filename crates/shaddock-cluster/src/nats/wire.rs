@@ -170,6 +170,9 @@ pub(crate) struct MultiPush {
     pub(crate) sids: Vec<u64>,
     #[prost(enumeration = "Everybody", tag = "5")]
     pub(crate) everybody: i32,
+    /// The sender, if it is to be told when one of the users is bound there.
+    #[prost(string, tag = "6")]
+    pub(crate) watched_by: String,
 }
 
 /// Whether a [`MultiPush`] goes to all.
@@ -193,6 +196,9 @@ pub(crate) struct MultiPushAnswer {
     /// Why it cannot be written for clients who are there; empty if it can.
     #[prost(string, tag = "4")]
     pub(crate) refused: String,
+    /// The sender will be told when one of the users is bound there.
+    #[prost(bool, tag = "5")]
+    pub(crate) watched: bool,
 }
 
 /// A session operation. Subject `shaddock.<type>.<id>.op`; the answer is a [`Response`] with an [`OpAnswer`].
@@ -248,6 +254,8 @@ pub(crate) enum OpKind {
     Probe = 11,
     /// Of the owner of a user: give him up for `from`.
     Release = 12,
+    /// `from`, a frontend of the type `name`, is binding a user whom the receiver watches.
+    Here = 13,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -293,6 +301,9 @@ pub(crate) struct Goodbye {
     /// It is gone; otherwise it leaves the list and still serves its clients.
     #[prost(bool, tag = "2")]
     pub(crate) gone: bool,
+    /// Neither: it could not tell of a user whom others watch, and what it has promised does not count any more.
+    #[prost(bool, tag = "3")]
+    pub(crate) promises_broken: bool,
 }
 
 impl From<&RemoteError> for Error {

@@ -35,6 +35,8 @@ impl Seats {
                 seat: seat.number,
             };
         }
+        // Most users have one session, and there are many users.
+        self.0.reserve_exact(1);
         self.0.push(Seat {
             sid,
             number: fresh,

@@ -65,7 +65,7 @@ impl<X: Default> Table<X> {
         uid: &Arc<str>,
         sid: RawSid,
         unique: Unique,
-    ) -> Option<(Hold, &X)> {
+    ) -> Option<(Hold, &mut X)> {
         let has_other = |user: &User<X>| user.seats.has_other_than(sid);
         if unique == Unique::RejectNew && self.users.get(uid).is_some_and(has_other) {
             return None;
@@ -73,7 +73,7 @@ impl<X: Default> Table<X> {
         self.seats += 1;
         let user = self.users.entry(Arc::clone(uid)).or_default();
         user.binding += 1;
-        Some((user.seats.hold(sid, self.seats), &user.extra))
+        Some((user.seats.hold(sid, self.seats), &mut user.extra))
     }
 }
 
@@ -196,6 +196,11 @@ impl<X> Table<X> {
         } else {
             Asked::Lose
         }
+    }
+
+    /// Whether a bind of the user runs or waits.
+    pub(crate) fn is_binding(&self, uid: &str) -> bool {
+        self.users.get(uid).is_some_and(|user| user.binding > 0)
     }
 
     pub(crate) fn is_bound(&self, uid: &str, sid: RawSid) -> bool {

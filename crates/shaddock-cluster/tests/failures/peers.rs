@@ -393,8 +393,7 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     let backing = Backing::start();
-    let mut config = backing.config();
-    config.lazy_user_subjects = true;
+    let config = backing.config();
     let front = join(&config, "front-1", "connector").await;
     let back = join(&config, "chat-1", "chat").await;
     for sid in 1..=5 {
@@ -426,6 +425,60 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     .await;
     backing.etcd.etcdctl(&["del", "pitaya/servers/game/game-1"]);
     until("and no longer", || front.member.status().subscriptions == 3).await;
+}
+
+/// A Pitaya server pushes to everybody as soon as it is sent its first message: by then all users can be reached by their subjects, and so can those who
+/// log in meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pitaya_server_pushes_when_it_is_first_called_arrives() {
+    const USERS: u64 = 1500;
+    let backing = Backing::start();
+    let front = Arc::new(join(&backing.config(), "front-1", "connector").await);
+    for sid in 1..=USERS {
+        front.open(sid);
+        front.bind(sid, &format!("user-{sid}")).await.unwrap();
+    }
+    assert_eq!(front.member.status().subscriptions, 3);
+    let logins = {
+        let front = Arc::clone(&front);
+        tokio::spawn(async move {
+            let mut bound = USERS;
+            while front.member.members().server("game-1").is_none() {
+                bound += 1;
+                front.open(bound);
+                front.bind(bound, &format!("user-{bound}")).await.unwrap();
+            }
+            bound
+        })
+    };
+    let mut game = Peer::start(&backing, "game", "game-1").await;
+    let bound = tokio::time::timeout(30 * SECOND, logins)
+        .await
+        .unwrap()
+        .unwrap();
+    let info = front.member.members().server("game-1").unwrap();
+    let answer = front.member.forward(&info, request("game.a.b", ""));
+    let reply = game.asked().await;
+    for sid in 1..=bound {
+        let uid = format!("user-{sid}");
+        let length = u8::try_from(uid.len()).unwrap();
+        let push = [
+            b"\x0a\x06onChat\x12",
+            &[length][..],
+            uid.as_bytes(),
+            b"\x1a\x02hi",
+        ]
+        .concat();
+        let subject = format!("pitaya/connector/user/{uid}/push");
+        game.client.publish(subject, push.into()).await.unwrap();
+    }
+    game.answer(reply, b"\x0a\x02ok").await;
+    assert_eq!(answer.await.unwrap(), "ok");
+    let reached = || {
+        let state = front.state();
+        state.sessions.values().filter(|s| s.got.len() == 1).count() as u64
+    };
+    until("everybody got it", || reached() == bound).await;
 }
 
 /// One message for each of our frontends with all its receivers, and one for each user to Pitaya's; nobody gets two.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::{Context, Delivered, Receivers, SessionOp};
+use shaddock_cluster::{Context, Delivered, JoinOptions, Receivers, SessionOp, Unique};
 
 use crate::World;
 use crate::support::node::{delivery, raw, uids};
@@ -14,6 +14,7 @@ for_both! {
     a_frontend_says_what_it_cannot_write
     one_sender_is_heard_in_order_whatever_the_call
     every_session_of_a_user_is_counted
+    pushes_find_users_who_move
 }
 
 /// Who is there and does not get it is not missing.
@@ -231,4 +232,70 @@ async fn every_session_of_a_user_is_counted(world: World) {
         .await
         .unwrap();
     assert_eq!((delivered.queued, delivered.missing_uids.len()), (3, 0));
+}
+
+/// A user who logs in here and there, with and without unique sessions: a push that is made after a login reaches it, whether or not its answer is awaited, and
+/// every other session of the user, too.
+async fn pushes_find_users_who_move(world: World) {
+    let types = [
+        ("connector-a", Unique::No),
+        ("connector-b", Unique::ReplaceOld),
+    ];
+    let back = world.join("back-1", "chat").await;
+    for (server_type, unique) in types {
+        let mut fronts = Vec::new();
+        for n in 0..3 {
+            let id = format!("{server_type}-{n}");
+            let options = JoinOptions::new().unique(unique);
+            fronts.push(world.join_with(&id, server_type, options).await);
+            back.sees(&id).await;
+        }
+        for front in &fronts {
+            for other in &fronts {
+                front.sees(other.id().as_str()).await;
+            }
+        }
+        let mut open: Vec<(usize, u64)> = Vec::new();
+        for round in 0..30 {
+            let place = [0, 1, 1, 2, 0, 2][round % 6];
+            let sid = round as u64 + 1;
+            if round % 4 == 3 {
+                // Nobody is anywhere for a moment, and the sender may find that out.
+                open.drain(..)
+                    .for_each(|(place, sid)| fronts[place].close(sid));
+                if round % 8 == 3 {
+                    let pushed = push(&back, server_type, "nobody hears it");
+                    assert_eq!(pushed.await.unwrap().missing_uids.len(), 1);
+                }
+            }
+            fronts[place].open(sid);
+            fronts[place].bind(sid, "u").await.unwrap();
+            if unique != Unique::No {
+                // The node of the tests lets a user have several sessions at one frontend.
+                open.retain(|(at, _)| *at == place);
+            }
+            open.push((place, sid));
+            let bodies = ["awaited", "dropped"].map(|how| format!("{how} {round}"));
+            let queued = push(&back, server_type, &bodies[0]).await.unwrap().queued;
+            drop(push(&back, server_type, &bodies[1]));
+            assert_eq!(queued, open.len(), "round {round}: {open:?}");
+            for (place, sid) in &open {
+                until("both came", || {
+                    let got = fronts[*place].got(*sid);
+                    bodies.iter().all(|body| got.contains(body))
+                })
+                .await;
+            }
+        }
+    }
+}
+
+fn push(
+    back: &crate::support::node::Server,
+    server_type: &str,
+    body: &str,
+) -> impl Future<Output = Result<Delivered, shaddock_cluster::RemoteError>> {
+    let (route, body) = ("onChat".into(), body.to_owned().into());
+    back.member
+        .deliver_to_users(server_type, route, body, [Arc::from("u")].into())
 }

@@ -225,9 +225,18 @@ impl NatsServer {
 
     /// How many messages it was sent since its start.
     pub fn messages(&self) -> u64 {
+        self.count("in_msgs")
+    }
+
+    /// How many messages it has passed on since its start.
+    pub fn copies(&self) -> u64 {
+        self.count("out_msgs")
+    }
+
+    fn count(&self, of: &str) -> u64 {
         let body = http_get(self.monitor, "/varz");
         let varz: serde_json::Value = serde_json::from_str(&body).unwrap();
-        varz["in_msgs"].as_u64().unwrap()
+        varz[of].as_u64().unwrap()
     }
 
     pub fn kill(&mut self) {

@@ -197,6 +197,7 @@ impl Config {
         config.max_serving = cluster.max_serving;
         config.takeover_timeout = cluster.takeover_timeout.0;
         config.lazy_user_subjects = cluster.lazy_user_subjects;
+        config.directory_size = cluster.directory_size;
         config
     }
 

@@ -355,8 +355,11 @@ section! {
         restart max_serving: usize = 4096, check within(1, 10_000_000);
         /// Server types that are not looked at.
         restart ignored_types: Vec<String> = Vec::new();
-        /// Saves two subscriptions per user while no Pitaya server is there; the first pushes of one that just came may be lost.
-        restart lazy_user_subjects: bool = false;
+        /// Users have subscriptions of their own only while a Pitaya server is there, which costs 16 KB for each. `false`: always, so that not even a
+        /// push in the first moments of a Pitaya server can be lost.
+        restart lazy_user_subjects: bool = true;
+        /// For how many users of each type of frontends this server remembers where they are, so that a push to a user goes to one frontend. 0: none.
+        restart directory_size: usize = 65_536, check within(0, 100_000_000);
         /// Which server of a type gets a client's message: `random` (as Pitaya), `round_robin`, or `consistent_hash` of the user.
         /// Programs may choose by type.
         restart routing: RoutingSetting = RoutingSetting::Random;

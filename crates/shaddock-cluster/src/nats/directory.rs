@@ -1,0 +1,412 @@
+//! Where users are, as far as this server has been told: for pushes to users of whom only the type of their frontend is known.
+//!
+//! A user who is not in here is asked for by sending the push itself to all frontends of the type, which keeps its place among everything else that is
+//! sent to them; the answers say where the user is. From then on a push to the user is one message to that frontend.
+//!
+//! An entry may be wrong in two ways, and neither loses a push:
+//!
+//! - **The user has gone from there.** The frontend says that the user is missing; the push is sent to all frontends again, once.
+//! - **The user is at another frontend, too.** An entry counts as complete only with a *lease* ([`LEASE`]): every frontend of the type has promised to tell
+//!   this server if the user is bound there ([`watches`](super::watches)), before that bind is done. A lease that has ended is no promise; then all frontends are
+//!   asked anew. Only where sessions are unique an entry counts without one: the user is nowhere else.
+//!
+//! With a lease, "nowhere" is an answer too: a push to a user who is not connected is no message at all.
+//!
+//! What ends all leases at once: a frontend that joins (it has promised nothing), a frontend that could not keep a promise and says so, and a loss of the
+//! own link (what was told meanwhile is lost).
+//!
+//! No IO, no tasks, no clock: the time is an argument.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::owners::{Moment, counts_for};
+use crate::{Members, ServerId, ServerInfo};
+
+/// How long a frontend keeps the promise to tell of a user. Who was promised it counts a little less, from before asking.
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+
+/// Users rarely meet in one of so many locks.
+const SHARDS: usize = 16;
+
+/// Pushes by the directory that are on their way. Above, a push goes to all frontends.
+const ON_THEIR_WAY: usize = 4096;
+
+/// Users and where they are.
+pub(super) struct Directory {
+    key: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+    /// Users in one generation of a shard.
+    capacity: usize,
+    questions: AtomicU64,
+    /// Grows with each reason not to believe in older leases.
+    epoch: AtomicU64,
+    /// Somebody was pushed to by name.
+    used: AtomicBool,
+    facts: ArcSwap<HashMap<Arc<str>, Arc<Facts>>>,
+    permits: Arc<Semaphore>,
+}
+
+/// What is to be known of a type of frontends. Made anew when a server of the type comes or leaves.
+#[derive(Debug)]
+pub(super) struct Facts {
+    servers: Arc<[Arc<ServerInfo>]>,
+    /// There is more than one.
+    pub(super) several: bool,
+    /// One of them is a Pitaya server.
+    pub(super) has_pitaya: bool,
+    /// All of them let a user have one session only.
+    pub(super) unique: bool,
+}
+
+/// By frontend type.
+type Shard = HashMap<Arc<str>, Generations>;
+
+/// The users of a type: when the younger generation is full it becomes the older one, and that is forgotten. Who is asked for stays.
+#[derive(Default)]
+struct Generations {
+    young: HashMap<Arc<str>, Entry>,
+    old: HashMap<Arc<str>, Entry>,
+}
+
+enum Entry {
+    /// The question with this number is on its way; at these frontends the user was bound meanwhile.
+    Asked { question: u64, came: Vec<ServerId> },
+    Known {
+        places: Vec<ServerId>,
+        lease: Option<Lease>,
+    },
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    epoch: u64,
+    until: Moment,
+}
+
+/// A question to all frontends of a type: where are these users?
+#[derive(Debug)]
+pub(super) struct Question {
+    number: u64,
+    epoch: u64,
+    at: Moment,
+}
+
+/// Where a push goes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Users whose frontends are known, by frontend. A user at several of them is named at each.
+    pub(super) known: Vec<(ServerId, Vec<Arc<str>>)>,
+    /// Users at several frontends, and at how many.
+    pub(super) several: HashMap<Arc<str>, usize>,
+    /// Users who are known to be nowhere.
+    pub(super) nowhere: Vec<Arc<str>>,
+    /// Users who have to be asked for.
+    pub(super) unknown: Vec<Arc<str>>,
+    pub(super) question: Question,
+}
+
+impl Generations {
+    fn get_mut(&mut self, uid: &str, capacity: usize) -> Option<&mut Entry> {
+        if let Some((uid, entry)) = self.old.remove_entry(uid) {
+            self.insert(uid, entry, capacity);
+        }
+        self.young.get_mut(uid)
+    }
+
+    fn insert(&mut self, uid: Arc<str>, entry: Entry, capacity: usize) {
+        if self.young.len() >= capacity && !self.young.contains_key(&uid) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(uid, entry);
+    }
+
+    fn remove(&mut self, uid: &str) {
+        self.young.remove(uid);
+        self.old.remove(uid);
+    }
+}
+
+impl Directory {
+    /// A directory for so many users of each type of frontends. 0: none; every push goes to all frontends.
+    pub(super) fn new(users: usize) -> Self {
+        Self {
+            key: RandomState::new(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            capacity: users.div_ceil(2 * SHARDS),
+            questions: AtomicU64::new(1),
+            epoch: AtomicU64::new(0),
+            used: AtomicBool::new(false),
+            facts: ArcSwap::default(),
+            permits: Arc::new(Semaphore::new(ON_THEIR_WAY)),
+        }
+    }
+
+    /// A place among the pushes that are on their way, if there is one.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        if self.capacity == 0 {
+            return None;
+        }
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// What is to be known of a type of frontends.
+    pub(super) fn facts(&self, members: &Members, frontend_type: &str) -> Arc<Facts> {
+        let servers = members.servers_of(frontend_type);
+        if let Some(facts) = self.facts.load().get(frontend_type)
+            && Arc::ptr_eq(&facts.servers, &servers)
+        {
+            return Arc::clone(facts);
+        }
+        let is_ours = |server: &Arc<ServerInfo>| super::core::is_shaddock(server);
+        let facts = Arc::new(Facts {
+            several: servers.len() > 1,
+            has_pitaya: !servers.iter().all(is_ours),
+            unique: servers.iter().all(|server| server.can(super::core::UNIQUE)),
+            servers,
+        });
+        // Only of types that are there, so that callers cannot fill it.
+        if !facts.servers.is_empty() {
+            self.facts.rcu(|all| {
+                let mut all = HashMap::clone(all);
+                all.insert(frontend_type.into(), Arc::clone(&facts));
+                all
+            });
+        }
+        facts
+    }
+
+    fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
+        let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
+        self.shards[n]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry<T>(
+        &self,
+        frontend_type: &str,
+        uid: &str,
+        change: impl FnOnce(&mut Generations) -> T,
+    ) -> T {
+        let mut shard = self.shard(uid);
+        if let Some(of_type) = shard.get_mut(frontend_type) {
+            return change(of_type);
+        }
+        change(shard.entry(frontend_type.into()).or_default())
+    }
+
+    /// A question that is asked now.
+    fn question(&self, now: Moment) -> Question {
+        Question {
+            number: self.questions.fetch_add(1, Ordering::Relaxed),
+            epoch: self.epoch.load(Ordering::Acquire),
+            at: now,
+        }
+    }
+
+    /// Where a push to these users goes. Who is unknown counts as asked for from now on, so [`settle`](Self::settle) has to follow.
+    pub(super) fn plan(
+        &self,
+        frontend_type: &str,
+        uids: &[Arc<str>],
+        unique: bool,
+        is_there: impl Fn(&ServerId) -> bool,
+        now: Moment,
+    ) -> Plan {
+        self.used.store(true, Ordering::Relaxed);
+        let question = self.question(now);
+        let mut plan = Plan {
+            known: Vec::new(),
+            several: HashMap::new(),
+            nowhere: Vec::new(),
+            unknown: Vec::new(),
+            question,
+        };
+        let mut at: HashMap<ServerId, usize> = HashMap::new();
+        for uid in uids {
+            let places = self.places(frontend_type, uid, unique, &is_there, &plan.question);
+            let Some(places) = places else {
+                plan.unknown.push(Arc::clone(uid));
+                continue;
+            };
+            if places.is_empty() {
+                plan.nowhere.push(Arc::clone(uid));
+            }
+            if places.len() > 1 {
+                plan.several.insert(Arc::clone(uid), places.len());
+            }
+            for place in places {
+                let next = plan.known.len();
+                let n = *at.entry(place.clone()).or_insert(next);
+                if n == next {
+                    plan.known.push((place, Vec::new()));
+                }
+                plan.known[n].1.push(Arc::clone(uid));
+            }
+        }
+        plan
+    }
+
+    /// Where a user is; `None` if the user has to be asked for.
+    fn places(
+        &self,
+        frontend_type: &str,
+        uid: &Arc<str>,
+        unique: bool,
+        is_there: impl Fn(&ServerId) -> bool,
+        question: &Question,
+    ) -> Option<Vec<ServerId>> {
+        self.entry(frontend_type, uid, |users| {
+            match users.get_mut(uid, self.capacity) {
+                Some(Entry::Asked { .. }) => return None,
+                Some(Entry::Known { places, lease }) => {
+                    let holds = |lease: &mut Lease| {
+                        lease.epoch == question.epoch && question.at < lease.until
+                    };
+                    let counts =
+                        lease.as_mut().is_some_and(holds) || (unique && !places.is_empty());
+                    if counts && places.iter().all(is_there) {
+                        return Some(places.clone());
+                    }
+                }
+                None => {}
+            }
+            let asked = Entry::Asked {
+                question: question.number,
+                came: Vec::new(),
+            };
+            users.insert(Arc::clone(uid), asked, self.capacity);
+            None
+        })
+    }
+
+    /// These users were not where they were thought to be and are asked for again.
+    pub(super) fn ask_again(
+        &self,
+        frontend_type: &str,
+        uids: &[Arc<str>],
+        now: Moment,
+    ) -> Question {
+        let question = self.question(now);
+        for uid in uids {
+            self.entry(frontend_type, uid, |users| {
+                if users.get_mut(uid, self.capacity).is_none() {
+                    let asked = Entry::Asked {
+                        question: question.number,
+                        came: Vec::new(),
+                    };
+                    users.insert(Arc::clone(uid), asked, self.capacity);
+                }
+            });
+        }
+        question
+    }
+
+    /// A question is over. `found` says where each user is, as far as frontends have answered; `leased` that all have, and promised to tell.
+    pub(super) fn settle(
+        &self,
+        frontend_type: &str,
+        question: &Question,
+        uids: &[Arc<str>],
+        mut found: HashMap<Arc<str>, Vec<ServerId>>,
+        leased: bool,
+        unique: bool,
+    ) {
+        for uid in uids {
+            self.entry(frontend_type, uid, |users| {
+                let Some(Entry::Asked { question: of, came }) = users.get_mut(uid, self.capacity)
+                else {
+                    return;
+                };
+                if *of != question.number {
+                    return;
+                }
+                let mut places = found.remove(uid).unwrap_or_default();
+                if unique && let Some(last) = came.pop() {
+                    places = vec![last];
+                } else {
+                    came.retain(|place| !places.contains(place));
+                    places.append(came);
+                }
+                let lease = leased.then(|| Lease {
+                    epoch: question.epoch,
+                    until: question.at.after(counts_for(LEASE)),
+                });
+                if lease.is_none() && (places.is_empty() || !unique) {
+                    users.remove(uid);
+                } else {
+                    let known = Entry::Known { places, lease };
+                    users.insert(Arc::clone(uid), known, self.capacity);
+                }
+            });
+        }
+    }
+
+    /// A user is not at a frontend, or it is not known whether the user is there. The whole entry is forgotten, and not that frontend alone: the answer may
+    /// be older than the news that the user is being bound there, which will not come again.
+    pub(super) fn missed(&self, frontend_type: &str, uid: &str, frontend: &ServerId) {
+        self.entry(frontend_type, uid, |users| {
+            if let Some(Entry::Known { places, .. }) = users.get_mut(uid, self.capacity)
+                && places.contains(frontend)
+            {
+                users.remove(uid);
+            }
+        });
+    }
+
+    /// A frontend keeps its promise: it is binding a user who was asked for. With unique sessions the user is nowhere else.
+    pub(super) fn came(&self, frontend_type: &str, uid: &str, frontend: &ServerId, unique: bool) {
+        if !self.is_used() {
+            return;
+        }
+        self.entry(frontend_type, uid, |users| {
+            let places = match users.get_mut(uid, self.capacity) {
+                Some(Entry::Known { places, .. }) => places,
+                Some(Entry::Asked { came, .. }) => came,
+                None => return,
+            };
+            places.retain(|place| !unique && place != frontend);
+            places.push(frontend.clone());
+        });
+    }
+
+    /// Whether a server that serves requests need say where they come from.
+    pub(super) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// A user with unique sessions is at this frontend: a request of the user came from there.
+    pub(super) fn seen(&self, frontend_type: &str, uid: &Arc<str>, frontend: &ServerId) {
+        if self.capacity == 0 {
+            return;
+        }
+        self.entry(frontend_type, uid, |users| {
+            match users.get_mut(uid, self.capacity) {
+                Some(Entry::Asked { .. }) => return,
+                Some(Entry::Known { places, .. }) if places.contains(frontend) => return,
+                _ => {}
+            }
+            let known = Entry::Known {
+                places: vec![frontend.clone()],
+                lease: None,
+            };
+            users.insert(Arc::clone(uid), known, self.capacity);
+        });
+    }
+
+    /// No lease that was given before counts any more.
+    pub(super) fn end_leases(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+mod tests;
