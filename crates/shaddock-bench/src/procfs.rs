@@ -153,12 +153,16 @@ mod tests {
         assert!(before.resident > 100_000);
         let start = std::time::Instant::now();
         let mut sum = 0_u64;
-        while start.elapsed() < Duration::from_millis(60) {
-            sum = std::hint::black_box(sum + 1);
+        // Others may have the processor for a while.
+        while me.usage().unwrap().cpu_since(&before) < Duration::from_millis(20) {
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "it does not show"
+            );
+            for _ in 0..100_000 {
+                sum = std::hint::black_box(sum + 1);
+            }
         }
-        let after = me.usage().unwrap();
-        let cpu = after.cpu_since(&before);
-        assert!(cpu > Duration::from_millis(5), "{cpu:?}");
         assert!(Machine::usage().unwrap().busy > Duration::ZERO);
     }
 

@@ -265,7 +265,7 @@ async fn a_slow_reader_loses_pushes_and_knows() {
     assert_eq!((seen, slow.missed()), (vec![0, 1, 2], 7));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn handshakes_that_fail() {
     async fn connect(answer: &[u8], close: bool) -> ConnectError {
         let (near, far) = tokio::io::duplex(1 << 16);

@@ -29,7 +29,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(20));
         let passed = before.until(super::now());
         assert!(
-            passed >= Duration::from_millis(20) && passed < Duration::from_secs(10),
+            passed >= Duration::from_millis(20) && passed < Duration::from_secs(60),
             "{passed:?}"
         );
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::quiet::quiet;
 use crate::{ServerInfo, SessionEvent};
 
 /// Key of [`ServerInfo::metadata`] under which a server says which events it asks for: a JSON array.
@@ -141,7 +142,7 @@ impl ServerInfo {
         match serde_json::from_str(text) {
             Ok(filters) => Some((text, Interest(filters))).filter(|(_, asks)| !asks.is_none()),
             Err(error) => {
-                tracing::warn!(server = %self.id, %error, "a server asks for events of sessions in a way that cannot be read; it gets none");
+                quiet!(warn, "a server asks for events of sessions in a way that cannot be read; it gets none", server = %self.id, %error);
                 None
             }
         }

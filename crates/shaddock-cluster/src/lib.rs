@@ -27,6 +27,7 @@ mod members;
 #[cfg(feature = "nats")]
 mod nats;
 mod owners;
+mod quiet;
 mod reply;
 mod route;
 mod routing;

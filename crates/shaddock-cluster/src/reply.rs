@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
+use crate::quiet::quiet;
 use crate::{BoxFuture, RemoteError, RemoteErrorKind, ServerId, code, format_duration};
 
 /// The answer to a request, to be awaited. Dropping it is giving up.
@@ -164,7 +165,7 @@ impl Drop for Serving {
 /// Calls code of the application; a panic in it is logged and gives the default.
 pub(crate) fn guarded<T: Default>(what: &str, call: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        tracing::error!(what, "a node panicked");
+        quiet!(error, "a node panicked", what);
         T::default()
     })
 }

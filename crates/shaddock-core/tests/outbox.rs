@@ -445,6 +445,6 @@ fn memory_of_the_application_ends_without_the_lock() {
         );
         let _ = done.send(());
     });
-    let ended = finished.recv_timeout(std::time::Duration::from_secs(10));
+    let ended = finished.recv_timeout(std::time::Duration::from_secs(60));
     assert!(ended.is_ok(), "a deadlock, or a panic");
 }

@@ -46,6 +46,9 @@ pub enum WsError {
     /// A reserved bit or opcode, for which no extension was agreed.
     #[error("websocket frame uses a reserved bit or opcode")]
     Reserved,
+    /// A length in more bytes than it needs (RFC 6455, 5.2).
+    #[error("the length of a websocket frame is written in more bytes than it needs")]
+    LongLength,
     /// A control frame that is fragmented or longer than 125 bytes.
     #[error("websocket control frame is fragmented or longer than 125 bytes")]
     BadControl,
@@ -72,6 +75,7 @@ impl WsError {
         match self {
             Self::Unmasked => "websocket_frame_unmasked",
             Self::Reserved => "websocket_frame_reserved",
+            Self::LongLength => "websocket_frame_length",
             Self::BadControl => "websocket_control_frame",
             Self::BadClose => "websocket_close_frame",
             Self::CloseNotText => NOT_TEXT,
@@ -248,6 +252,14 @@ impl Head {
         }
         if header.mask.is_none() {
             return Err(WsError::Unmasked);
+        }
+        let shortest = match bytes[1] & 0x7f {
+            126 => 126,
+            127 => 65_536,
+            _ => 0,
+        };
+        if payload < shortest {
+            return Err(WsError::LongLength);
         }
         if matches!(header.opcode, OpCode::Control(_)) && (payload > 125 || !header.is_final) {
             return Err(WsError::BadControl);

@@ -156,6 +156,49 @@ fn case_1_messages() {
     }
 }
 
+/// "The minimal number of bytes MUST be used to encode the length" (RFC 6455, 5.2).
+#[test]
+fn lengths_in_more_bytes_than_they_need() {
+    let with_length = |first: u8, form: u8, length: u64| {
+        let long = length.to_be_bytes();
+        let announced = if form == 126 { &long[6..] } else { &long[..] };
+        let payload = vec![b'*'; usize::try_from(length).unwrap()];
+        [&[first, 0x80 | form], announced, &[0; 4], &payload].concat()
+    };
+    for first in [
+        FIN | TEXT,
+        FIN | BINARY,
+        BINARY,
+        FIN | PING,
+        FIN | PONG,
+        FIN | CLOSE,
+    ] {
+        for (form, length) in [
+            (126, 0),
+            (126, 5),
+            (126, 125),
+            (127, 0),
+            (127, 125),
+            (127, 126),
+            (127, 65_535),
+        ] {
+            let long = with_length(first, form, length);
+            let name = format!("{first:02x}: {length} in the form of {form}");
+            bad(&name, std::slice::from_ref(&long), &[], WsError::LongLength);
+            let behind = [frame(FIN | TEXT, b"a"), long];
+            bad(&name, &behind, &[message(b"a")], WsError::LongLength);
+        }
+    }
+    for (form, length) in [(126, 126), (126, 65_535), (127, 65_536)] {
+        let payload = vec![b'*'; usize::try_from(length).unwrap()];
+        good(
+            "as short as can be",
+            &[with_length(FIN | BINARY, form, length)],
+            &[message(&payload)],
+        );
+    }
+}
+
 /// A client masks every frame (RFC 6455, 5.1).
 #[test]
 fn frames_without_a_mask() {
@@ -428,6 +471,8 @@ fn what_clients_hear() {
         frame(PING, b"x"),
         frame(FIN | CONTINUE, b"x"),
         vec![FIN | TEXT, 1, b'x'],
+        // One byte, and its length in the form of 126.
+        vec![FIN | TEXT, 0xfe, 0, 1, 0, 0, 0, 0, b'x'],
     ] {
         assert_eq!(heard(&wrong), 1002, "{wrong:02x?}");
     }

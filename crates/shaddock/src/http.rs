@@ -242,7 +242,9 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(90);
+    /// How long a test waits for what must happen.
+    const PATIENCE: Duration = Duration::from_secs(30);
     const SHORT: Duration = Duration::from_millis(200);
     const ASK: &[u8] = b"GET /address HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -284,7 +286,7 @@ mod tests {
     async fn rest(stream: &mut TcpStream) -> String {
         let mut text = Vec::new();
         let read = stream.read_to_end(&mut text);
-        let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+        let read = tokio::time::timeout(PATIENCE, read).await;
         // A reset is an end too.
         let _ = read.expect("the server closes");
         String::from_utf8(text).unwrap()
@@ -292,7 +294,7 @@ mod tests {
 
     async fn answer(stream: &mut TcpStream) -> String {
         let mut buffer = [0; 1024];
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut buffer));
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer));
         let n = read.await.expect("an answer").unwrap();
         String::from_utf8(buffer[..n].to_vec()).unwrap()
     }
@@ -347,7 +349,7 @@ mod tests {
                 () = dribble => {}
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), both)
+        tokio::time::timeout(PATIENCE, both)
             .await
             .expect("the server closes");
     }
@@ -417,7 +419,7 @@ mod tests {
         let mut idle = ask(&server, ASK).await;
         answer(&mut idle).await;
         server.stop.send(()).unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(10), server.task).await;
+        let ended = tokio::time::timeout(PATIENCE, server.task).await;
         ended.expect("it stops").unwrap();
     }
 }

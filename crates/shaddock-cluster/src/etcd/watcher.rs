@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::pb::{EventType, KeyValue, WatchResponse};
 use super::{Etcd, EtcdResult, Lease, record};
 use crate::nats::NatsConfig;
+use crate::quiet::quiet;
 use crate::{BoxFuture, MemberChange, Members, ServerInfo};
 
 /// Keeps [`Members`] like the list in etcd, and tells of each change.
@@ -170,7 +171,7 @@ impl Watcher {
         let info = match record::read(&key, &kv.value, servers_key) {
             Ok(info) => info,
             Err(reason) => {
-                tracing::warn!(%key, reason, "a server in the list cannot be used");
+                quiet!(warn, "a server in the list cannot be used", %key, reason);
                 return None;
             }
         };

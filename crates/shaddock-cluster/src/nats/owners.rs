@@ -21,6 +21,7 @@ use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::owners::{
     Asked, Asks, Claim, Found, Heard, Kind, Number, Own, Step, Takeover, Verdict, Word, verdict,
 };
+use crate::quiet::quiet;
 use crate::reply::guarded;
 use crate::{BindError, RemoteErrorKind, ServerId, ServerInfo, Unique};
 
@@ -126,7 +127,7 @@ fn tell_pitaya(core: &Core, uid: &Arc<str>) {
         };
         let subject = Subject::from(subject::bindings(&core.info.server_type));
         if let Err(error) = core.link.publish(subject, None, wire::encode(&bound)) {
-            tracing::warn!(%error, "Pitaya frontends were not told of a bind");
+            quiet!(warn, "Pitaya frontends were not told of a bind", %error);
         }
     }
 }

@@ -21,6 +21,7 @@ use super::wire::{self, BUSY, KickAnswer, MOVED, Response, Stamp};
 use super::{delivery, ops, subject};
 use crate::clock;
 use crate::owners::{Moment, Seen};
+use crate::quiet::quiet;
 use crate::reply::{guarded, panicked};
 use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
 
@@ -211,7 +212,7 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
     let (stamp, incoming) = read(message.payload, core.info.frontend);
     match incoming {
         Incoming::Unreadable(reason) => {
-            tracing::warn!(reason, "a request that cannot be read was dropped");
+            quiet!(warn, "a request that cannot be read was dropped", reason);
         }
         Incoming::Refused(error) => core.answer(reply, &Err(error)),
         Incoming::Handler(request) => {
@@ -406,6 +407,6 @@ pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, R
 /// Reads a message of a subject that only this crate's servers use, or logs that it cannot be read.
 pub(super) fn decode_or_log<M: prost::Message + Default>(message: &Message) -> Option<M> {
     M::decode(message.payload.clone())
-        .inspect_err(|error| tracing::warn!(subject = %message.subject, %error, "a message that cannot be read"))
+        .inspect_err(|error| quiet!(warn, "a message that cannot be read", subject = %message.subject, %error))
         .ok()
 }

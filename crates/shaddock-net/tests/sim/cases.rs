@@ -368,6 +368,31 @@ fn a_client_is_slow_when_its_socket_takes_nothing_for_a_while() {
     });
 }
 
+/// Without heartbeats a connection idles only while no byte goes in either direction.
+#[test]
+fn a_client_that_only_listens_is_not_idle() {
+    run(async || {
+        let mut world = World::new(|_, codec| {
+            codec.heartbeat = None;
+            codec.limits.idle_timeout = ms(400);
+        });
+        let mut listens = world.joined(false).await;
+        let session = world.session(&listens).unwrap();
+        for _ in 0..12 {
+            pass(300).await;
+            world.script.push(&session, "x").unwrap();
+        }
+        pass(300).await;
+        assert_eq!(world.closed(&listens), []);
+        pass(300).await;
+        let closed = world.closed(&listens);
+        let closed: Vec<_> = closed.iter().map(CloseReason::name).collect();
+        assert_eq!(closed, ["idle"], "when the pushes end");
+        listens.read();
+        assert_eq!(listens.data().count(), 12);
+    });
+}
+
 /// What came while the worker was held up came over that time, however much at once it is now.
 #[test]
 fn a_worker_that_was_held_up_blames_nobody() {
