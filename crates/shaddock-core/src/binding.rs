@@ -3,6 +3,7 @@
 //! Order of locks: shard of the uid, then the session's record. A close marks the session first and cleans the indexes
 //! afterwards, so a bind finds either an open session, which the close will find in the index, or a closed one.
 
+use crate::audience::Departure;
 use crate::event::Event;
 use crate::index::UidShard;
 use crate::service::Inner;
@@ -34,14 +35,16 @@ impl Inner {
         let event = record.offer(Event::Bind(uid.clone()));
         drop(record);
 
+        // First, so that the user is never without a session, and keeps their audiences.
+        shard.insert(&uid, session);
         let mut replaced = Vec::new();
         for rival in rivals {
-            shard.remove(uid.as_str(), rival.id());
+            // The session that came in keeps the user in their audiences.
+            let _none = shard.remove(uid.as_str(), rival.id());
             if let Some(ending) = rival.begin_close(CloseReason::Replaced) {
                 replaced.push((rival, ending));
             }
         }
-        shard.insert(&uid, session);
         drop(shard);
 
         for (rival, ending) in replaced {
@@ -72,18 +75,22 @@ impl Inner {
         record.uid = None;
         let event = record.offer(Event::Unbind(uid.clone()));
         drop(record);
-        shard.remove(uid.as_str(), session.id());
+        let left = shard.remove(uid.as_str(), session.id());
+        self.note_all_left(uid, &left, Departure::Unbound);
         drop(shard);
+        self.finish_leaving(&left);
         session.tell(Some(self), event);
         Ok(())
     }
 
-    /// Takes a session out of both indexes: this one only, whoever else has the same user.
+    /// Takes a session out of both indexes, and out of the audiences of its user: this one only, whoever else has the same user.
     pub(crate) fn forget(&self, session: &Session, ending: &Ending) {
         if let Some(uid) = &ending.bound_to {
-            self.by_uid
-                .lock(uid.as_str())
-                .remove(uid.as_str(), session.id());
+            let mut shard = self.by_uid.lock(uid.as_str());
+            let left = shard.remove(uid.as_str(), session.id());
+            self.note_all_left(uid, &left, Departure::Closed);
+            drop(shard);
+            self.finish_leaving(&left);
         }
         self.by_sid.remove(session.id());
         self.count_closed(&ending.reason);

@@ -1,12 +1,13 @@
-//! Channels: named sets of members that messages can be pushed to. Bookkeeping only; delivery is the framework's.
+//! Channels of a server: their names, the frontends that have members, and the members that no frontend keeps. Bookkeeping only; delivery is the
+//! framework's.
 
 mod service;
 
-pub use service::{ChannelService, MemberStamp};
+pub use service::ChannelService;
 
 use crate::store::member_text;
 use crate::sync::Mutex;
-use crate::{ChannelMembers, ChannelStore, FanOut, FrontendId, MAX_ID_BYTES, Uid};
+use crate::{ChannelMembers, ChannelStore, FanOut, FrontendId, MAX_ID_BYTES, StoreError, Uid};
 use service::Inner;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -72,21 +73,34 @@ pub enum ChannelState {
     Destroyed,
 }
 
-/// A named set of members: pairs of user and frontend.
+/// A channel of this server.
 ///
-/// Known to the process that made it only. A member whose last session closes is taken out by
-/// [`ChannelService::remove_member_everywhere_if`], which the framework calls.
+/// Its members are known at the frontends that hold their sessions ([`SessionService::join`](crate::SessionService::join)); the channel
+/// remembers its [places](Self::places), the frontends that have some. Only members whose frontend keeps no audiences are listed here, *by
+/// name*: users of Pitaya servers, and those that a store remembers and whose frontend was not asked yet.
 pub struct Channel {
     name: Arc<str>,
+    number: u64,
     service: Weak<Inner>,
     data: Mutex<Data>,
 }
 
 struct Data {
     state: ChannelState,
+    /// By name.
     members: ChannelMembers,
+    places: Vec<Place>,
     /// The plan of the last push, while it is still right.
     plan: Option<Arc<FanOut>>,
+}
+
+/// A frontend that has members of a channel, or may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The frontend.
+    pub frontend: FrontendId,
+    /// How often members were sent there to join: as long as that stays the same, what the frontend said of its members before still holds.
+    pub joins: u64,
 }
 
 impl Channel {
@@ -95,12 +109,17 @@ impl Channel {
         &self.name
     }
 
+    /// No other channel of this service has the same number, also not a later one of the same name.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether it can be used.
     pub fn state(&self) -> ChannelState {
         self.data.lock().state
     }
 
-    /// Adds a member. False if it is one already, or if the channel was destroyed.
+    /// Adds a member by name. False if it is one already, or if the channel was destroyed.
     pub fn add(self: &Arc<Self>, uid: &Uid, frontend: &FrontendId) -> bool {
         let Some(service) = self.service.upgrade() else {
             return false;
@@ -118,78 +137,90 @@ impl Channel {
         true
     }
 
-    /// Adds a member who may be going away right now: `still_there`, whether the *user* has a session on that frontend, is asked after
-    /// the member was added, and if it says no, the user is taken out of all channels, unless one more attempt to join came meanwhile, which
-    /// asks for itself. No lock is held while it is asked.
-    ///
-    /// Together with a [`remove_member_everywhere_if`] after each close, no user without a session stays a member, and none
-    /// with a session is taken out, in whatever order things happen.
-    ///
-    /// [`remove_member_everywhere_if`]: ChannelService::remove_member_everywhere_if
-    pub fn add_if(
-        self: &Arc<Self>,
-        uid: &Uid,
-        frontend: &FrontendId,
-        still_there: impl FnOnce() -> bool,
-    ) -> bool {
-        let added = self.add(uid, frontend);
-        let Some(service) = self.service.upgrade() else {
-            return false;
-        };
-        // Also if the user was a member: this attempt has told earlier removals that they come too late.
-        let stamp = service.stamp(uid.as_str(), frontend.as_str());
-        if still_there() {
-            return added;
-        }
-        if let Some(stamp) = stamp {
-            ChannelService::of(service).remove_member_since(uid.as_str(), frontend.as_str(), stamp);
-        }
-        false
-    }
-
-    /// Takes a member out. False if it is none. Works after [`destroy`](Self::destroy).
+    /// Takes a member by name out. False if there is none. Works after [`destroy`](Self::destroy).
     pub fn leave(&self, uid: &str, frontend: &str) -> bool {
-        self.leave_when(uid, frontend, |_| true)
-    }
-
-    /// Takes a member out if `gone` says so. No lock is held while it is asked: who tries to join between the question and the deed stays.
-    pub fn leave_if(&self, uid: &str, frontend: &str, gone: impl FnOnce() -> bool) -> bool {
-        let stamp = |service: &Inner| service.stamp(uid, frontend);
-        let before = self.service.upgrade().map(|service| stamp(&service));
-        gone() && self.leave_when(uid, frontend, |service| before == service.map(stamp))
-    }
-
-    /// `is_right` is asked under the lock of the channel, which whoever joins it has to take. It is ours.
-    fn leave_when(
-        &self,
-        uid: &str,
-        frontend: &str,
-        is_right: impl FnOnce(Option<&Inner>) -> bool,
-    ) -> bool {
         let service = self.service.upgrade();
         let _turn = service.as_ref().map(|service| service.turn(&self.name));
-        let mut data = self.data.lock();
-        if !data.members.contains(uid, frontend) || !is_right(service.as_deref()) {
+        if !self.take_by_name(uid, frontend) {
             return false;
         }
-        data.members.remove(uid, frontend);
-        data.plan = None;
-        let live = data.state == ChannelState::Inited;
-        let Some(service) = service.as_ref().filter(|_| live) else {
-            return true;
-        };
-        service.unlink(uid, frontend, self);
-        drop(data);
-        service.ask_store(|store| {
-            store.remove(
-                &service.members_key(&self.name),
-                &member_text(uid, frontend),
-            )
-        });
+        if let Some(service) = service
+            .as_ref()
+            .filter(|_| self.state() == ChannelState::Inited)
+        {
+            service.ask_store(|store| {
+                let text = member_text(uid, frontend);
+                store.remove(&service.members_key(&self.name), &text)
+            });
+        }
         true
     }
 
-    /// The members' uids, grouped by frontend, each group in the order of joining.
+    /// As [`leave`](Self::leave), and the store keeps the member: the frontend has them now.
+    pub fn take_by_name(&self, uid: &str, frontend: &str) -> bool {
+        let mut data = self.data.lock();
+        if !data.members.remove(uid, frontend) {
+            return false;
+        }
+        data.plan = None;
+        if let Some(service) = self.service.upgrade()
+            && data.state == ChannelState::Inited
+        {
+            service.unlink(uid, frontend, self);
+        }
+        true
+    }
+
+    /// A user is about to join at this frontend, or has: it is one of the places from now on. False if the channel was destroyed.
+    pub fn enter_place(&self, frontend: &FrontendId) -> bool {
+        let mut data = self.data.lock();
+        if data.state == ChannelState::Destroyed {
+            return false;
+        }
+        match data.places.iter_mut().find(|p| p.frontend == *frontend) {
+            Some(place) => place.joins += 1,
+            None => data.places.push(Place {
+                frontend: frontend.clone(),
+                joins: 1,
+            }),
+        }
+        true
+    }
+
+    /// A frontend has no members any more: with `joins`, unless somebody was sent there since.
+    pub fn leave_place(&self, frontend: &str, joins: Option<u64>) {
+        let is_over = |place: &Place| {
+            place.frontend == *frontend && joins.is_none_or(|joins| joins == place.joins)
+        };
+        self.data.lock().places.retain(|place| !is_over(place));
+    }
+
+    /// The frontends that have members, in the order in which they came. They stay in the object when it is destroyed.
+    pub fn places(&self) -> Vec<Place> {
+        self.data.lock().places.clone()
+    }
+
+    /// Tells the store, if there is one, that a user has joined at their frontend.
+    pub fn store_join(&self, uid: &str, frontend: &str) {
+        self.tell_store(|store, key| store.add(key, &member_text(uid, frontend)));
+    }
+
+    /// Tells the store, if there is one, that a user has left.
+    pub fn store_leave(&self, uid: &str, frontend: &str) {
+        self.tell_store(|store, key| store.remove(key, &member_text(uid, frontend)));
+    }
+
+    fn tell_store(&self, tell: impl FnOnce(&dyn ChannelStore, &str) -> Result<(), StoreError>) {
+        let Some(service) = self.service.upgrade() else {
+            return;
+        };
+        let _turn = service.turn(&self.name);
+        if self.state() == ChannelState::Inited {
+            service.ask_store(|store| tell(store, &service.members_key(&self.name)));
+        }
+    }
+
+    /// The uids of the members by name, grouped by frontend, each group in the order of joining.
     pub fn members(&self) -> Vec<Uid> {
         self.data
             .lock()
@@ -199,22 +230,22 @@ impl Channel {
             .collect()
     }
 
-    /// The members by frontend. Shared with others as long as nobody joins or leaves.
+    /// The members by name, by frontend. Shared with others as long as nobody joins or leaves.
     pub fn members_by_frontend(&self) -> Arc<FanOut> {
         self.data.lock().plan()
     }
 
-    /// The frontends on which this user is a member; none if he is no member.
+    /// The frontends on which this user is a member by name.
     pub fn member(&self, uid: &str) -> Vec<FrontendId> {
         self.data.lock().members.frontends_of(uid)
     }
 
-    /// Number of members.
+    /// Number of members by name.
     pub fn user_amount(&self) -> usize {
         self.data.lock().members.len()
     }
 
-    /// The plan for a push to all members. Costs a pointer as long as nobody joins or leaves.
+    /// The plan for a push to all members by name. Costs a pointer as long as nobody joins or leaves.
     ///
     /// # Errors
     ///
@@ -259,8 +290,6 @@ impl Channel {
             return false;
         }
         if !data.members.add(uid, frontend) {
-            // A second session of the user joins: a removal on behalf of the first one comes too late.
-            service.touch(uid.as_str(), frontend.as_str());
             return false;
         }
         data.plan = None;

@@ -35,6 +35,8 @@ pub struct SessionConfig {
     pub max_listeners: usize,
     /// Settings that one session may have. Default: 1,024. Over it `set` and `import` fail.
     pub max_settings: usize,
+    /// Channels and topics that one user may be in on this frontend. Default: 1,024. Over it a join fails.
+    pub max_memberships: usize,
     /// Bounds of sessions that outlive their sockets.
     pub resume: ResumeConfig,
 }
@@ -47,6 +49,7 @@ impl Default for SessionConfig {
             outbox_bytes: 1024 * 1024,
             max_listeners: 64,
             max_settings: 1024,
+            max_memberships: 1024,
             resume: ResumeConfig::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! Events of a session: who listens, and how listeners are called.
 
-use crate::{CloseReason, Session, Uid};
+use crate::{AudienceChange, CloseReason, Session, Uid};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
@@ -80,6 +80,12 @@ pub trait SessionEvents: Send + Sync + 'static {
     /// The client has not been told yet: the KICK package, if any, follows after all listeners.
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
         let _ = (session, reason);
+    }
+
+    /// A user has joined or left an audience. Only told while [`watch_audiences`](crate::SessionService::watch_audiences) is on. All
+    /// changes of a user come in their order, one after the other, without any lock; a leave by a close comes before `closed`.
+    fn audience_changed(&self, change: &AudienceChange) {
+        let _ = change;
     }
 
     /// A listener or a method of this trait panicked with `message`.

@@ -1,5 +1,6 @@
 //! The two indexes: sessions by sid, and open bound sessions by uid. Each is cut into shards with a lock of its own.
 
+use crate::audience::{Audience, Hears, heard};
 use crate::few::{Few, Removed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Session, Sid, Uid};
@@ -120,10 +121,12 @@ fn by_place(mut sessions: Vec<Arc<Session>>) -> Vec<Arc<Session>> {
 }
 
 #[derive(Debug)]
-struct User {
+pub(crate) struct User {
     uid: Uid,
     /// In the order of binding. Most users have one.
-    bound: Few<Arc<Session>>,
+    pub(crate) bound: Few<Arc<Session>>,
+    /// The audiences in which the user is. They end with the last session, in the step that takes it out.
+    pub(crate) hears: Hears,
 }
 
 /// Open sessions that are bound, by uid. A user without a session has no entry.
@@ -189,7 +192,16 @@ impl UidShard<'_> {
         self.user(uid).map_or(&[], |user| user.bound.as_slice())
     }
 
-    /// Appends a session to its user's.
+    pub(crate) fn user_mut(&mut self, uid: &str) -> Option<&mut User> {
+        self.users.find_mut(self.hash, |user| user.uid == *uid)
+    }
+
+    /// The audiences of the user.
+    pub(crate) fn hears(&self, uid: &str) -> &[Arc<Audience>] {
+        self.user(uid).map_or(&[], |user| heard(&user.hears))
+    }
+
+    /// Appends a session to its user's. It hears what the user hears.
     pub(crate) fn insert(&mut self, uid: &Uid, session: &Arc<Session>) {
         let hasher = self.hasher;
         let entry = self.users.entry(
@@ -198,31 +210,53 @@ impl UidShard<'_> {
             |user| hasher.hash_one(user.uid.as_str()),
         );
         match entry {
-            Entry::Occupied(mut user) => user.get_mut().bound.push(Arc::clone(session)),
+            Entry::Occupied(mut user) => {
+                let user = user.get_mut();
+                user.bound.push(Arc::clone(session));
+                for audience in heard(&user.hears) {
+                    audience.add_session(session);
+                }
+            }
             Entry::Vacant(place) => {
                 let bound = Few::One(Arc::clone(session));
                 place.insert(User {
                     uid: uid.clone(),
                     bound,
+                    hears: None,
                 });
             }
         }
     }
 
-    /// Takes one session out, if it is there.
-    pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> bool {
+    /// Takes one session out, if it is there, and out of the audiences of its user. Gives back the audiences that the user has left, because it
+    /// was the last session; those that are over have to be buried.
+    pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> Hears {
         let Ok(mut entry) = self.users.find_entry(self.hash, |user| user.uid == *uid) else {
-            return false;
+            return None;
         };
-        let removed = entry.get_mut().bound.remove(|session| session.id() == sid);
-        if removed == Removed::Last {
-            entry.remove();
-            if self.users.is_empty() && self.users.capacity() > KEPT {
-                let hasher = self.hasher;
-                self.users
-                    .shrink_to_fit(|user| hasher.hash_one(user.uid.as_str()));
+        let user = entry.get_mut();
+        let removed = user.bound.remove(|session| session.id() == sid);
+        let mut left = None;
+        match removed {
+            Removed::Nothing => return None,
+            Removed::Some => {
+                for audience in heard(&user.hears) {
+                    audience.remove_session(sid);
+                }
+            }
+            Removed::Last => {
+                left = user.hears.take();
+                for audience in heard(&left) {
+                    audience.remove_user([sid]);
+                }
+                entry.remove();
+                if self.users.is_empty() && self.users.capacity() > KEPT {
+                    let hasher = self.hasher;
+                    self.users
+                        .shrink_to_fit(|user| hasher.hash_one(user.uid.as_str()));
+                }
             }
         }
-        removed != Removed::Nothing
+        left
     }
 }

@@ -32,6 +32,7 @@
 //! | `service` | **start here**: [`SessionService`], the sessions of one frontend |
 //! | `session` | [`Session`], the record of one client |
 //! | `binding` | bind, unbind, close: the steps that keep the two indexes right |
+//! | `audience` | who hears which channels and topics on this frontend; ends with the session |
 //! | `view` | [`FrontendSession`] and [`ExportedSession`], what handlers get |
 //! | `event`, `close` | listeners and hooks; why a session ended |
 //! | `outbox`, `drained`, `pool` | bytes queued for one client, with a bound; what its driver took; spare buffers |
@@ -44,10 +45,12 @@
 //! # Locks
 //!
 //! All are short and none is held while a listener runs or a waker is called. The order, where one is taken under another:
-//! shard of the uid index, then session record; for channels: turn of a name, names, channel, member index. Shards of the
-//! sid index and outboxes are taken alone; under an outbox only the list of suspended sessions is. Closures of callers run without a lock. Only the turn of a channel name is held over calls
+//! shard of the uid index, then session record, shard of audience names, or one audience (one of the three at a time); for channels: turn of
+//! a name, names, channel, member index. Shards of the sid index and outboxes are taken alone; under an outbox only the list of suspended
+//! sessions is. Closures of callers run without a lock. Only the turn of a channel name is held over calls
 //! of a channel store, to keep them in order; without a store there are no turns.
 
+mod audience;
 mod binding;
 mod channel;
 mod client;
@@ -72,9 +75,8 @@ mod store;
 mod sync;
 mod view;
 
-pub use channel::{
-    Channel, ChannelConfig, ChannelError, ChannelService, ChannelState, MemberStamp,
-};
+pub use audience::{AudienceChange, Departure, NotJoined, Tie};
+pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState, Place};
 pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};

@@ -1,5 +1,6 @@
 //! The sessions of one frontend.
 
+use crate::audience::{AudienceChange, Audiences};
 use crate::event::{Event, EventKind, guarded};
 use crate::index::{SidIndex, UidIndex};
 use crate::resume::{Ledger, ResumePool};
@@ -36,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) by_sid: SidIndex,
     pub(crate) by_uid: UidIndex,
     pub(crate) resume: Arc<ResumePool>,
+    pub(crate) audiences: Audiences,
     sids: SidAllocator,
     events: OnceLock<Arc<dyn SessionEvents>>,
     created: AtomicU64,
@@ -71,6 +73,7 @@ impl SessionService {
             config,
             by_sid: SidIndex::default(),
             by_uid: UidIndex::default(),
+            audiences: Audiences::default(),
             sids,
             events: OnceLock::new(),
             created: AtomicU64::new(0),
@@ -78,6 +81,10 @@ impl SessionService {
             listener_panics: AtomicU64::new(0),
         });
         Self { inner }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
     }
 
     /// Says who is told of the events of all sessions. Once, before the first session; false if somebody is told already.
@@ -288,6 +295,14 @@ impl Inner {
             && let Err(message) = guarded(|| event.tell(&**events, session))
         {
             self.report_panic(session, event.kind(), &message);
+        }
+    }
+
+    pub(crate) fn tell_change(&self, change: &AudienceChange) {
+        if let Some(events) = self.events.get()
+            && guarded(|| events.audience_changed(change)).is_err()
+        {
+            self.listener_panics.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -42,7 +42,7 @@ pub enum SessionState {
 /// # Memory
 ///
 /// A record has 248 bytes on 64-bit Linux. An idle unbound session takes 278 bytes of heap, its share of the index included; a
-/// bound one about 100 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
+/// bound one about 140 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
 /// and queued bytes take memory only while there are any.
 pub struct Session {
     id: Sid,

@@ -236,80 +236,55 @@ fn names_and_numbers_are_bounded() {
 }
 
 #[test]
-fn nobody_joins_who_is_gone() {
+fn a_place_goes_when_its_frontend_has_no_members_unless_somebody_was_sent_there_since() {
     let service = ChannelService::new("chat-1", ChannelConfig::default());
     let room = service.create_channel("lobby").unwrap();
-    assert!(!room.add_if(&uid(1), &front(1), || false));
-    assert_eq!(room.user_amount(), 0);
-    assert!(room.add_if(&uid(1), &front(1), || true));
-    assert!(
-        !room.add_if(&uid(1), &front(1), || true),
-        "a member already"
+    let place = |frontend, joins| Place { frontend, joins };
+    assert!(room.enter_place(&front(1)) && room.enter_place(&front(2)));
+    assert!(room.enter_place(&front(1)));
+    assert_eq!(room.places(), [place(front(1), 2), place(front(2), 1)]);
+    room.leave_place(front(1).as_str(), Some(1));
+    assert_eq!(
+        room.places().len(),
+        2,
+        "the second join may have come behind"
     );
-    assert_eq!(room.user_amount(), 1);
-    assert!(!room.add_if(&uid(1), &front(1), || false));
-    assert_eq!(room.user_amount(), 0, "whose last session is gone");
+    room.leave_place(front(1).as_str(), Some(2));
+    assert_eq!(room.places(), [place(front(2), 1)]);
+    room.leave_place(front(2).as_str(), None);
+    assert!(room.places().is_empty());
+    assert!(room.enter_place(&front(3)));
+    room.destroy();
+    assert!(!room.enter_place(&front(1)));
+    assert_eq!(
+        room.places(),
+        [place(front(3), 1)],
+        "they are told of the end"
+    );
+    let next = service.create_channel("lobby").unwrap();
+    assert!(next.places().is_empty() && next.number() != room.number());
 }
 
-/// Closures of the caller may use channels, and what happens meanwhile counts.
+/// A user by name whose frontend was asked moves there: the store does not notice.
 #[test]
-#[allow(clippy::disallowed_methods, reason = "a deadlock is seen from outside")]
-fn questions_are_asked_without_a_lock() {
-    let (done, finished) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let service = ChannelService::new("chat-1", ChannelConfig::default());
-        let room = service.create_channel("lobby").unwrap();
-        let (ann, f1) = (uid(1), front(1));
-        // Somebody comes back between the question and the deed: by the same user, so he stays.
-        assert!(room.add(&ann, &f1));
-        let back = || {
-            room.add(&ann, &f1);
-            room.user_amount() == 1
-        };
-        assert!(!room.leave_if(ann.as_str(), f1.as_str(), back));
-        assert_eq!(
-            service.remove_member_everywhere_if(ann.as_str(), f1.as_str(), back),
-            0
-        );
-        assert!(!room.add_if(&ann, &f1, || !back()));
-        assert_eq!(room.user_amount(), 1);
-        assert!(room.leave_if(ann.as_str(), f1.as_str(), || room.user_amount() == 1));
-        assert_eq!(room.user_amount(), 0);
-        let _ = done.send(());
-    });
-    let ended = finished.recv_timeout(std::time::Duration::from_secs(60));
-    assert!(ended.is_ok(), "a deadlock, or a panic");
-}
-
-#[test]
-fn a_removal_that_comes_too_late_removes_nobody() {
-    let service = ChannelService::new("chat-1", ChannelConfig::default());
-    let (lobby, arena) = (
-        service.create_channel("lobby").unwrap(),
-        service.create_channel("arena").unwrap(),
-    );
-    let (ann, front) = (uid(1), front(1));
-    assert_eq!(service.stamp(ann.as_str(), front.as_str()), None);
-    lobby.add(&ann, &front);
-    arena.add(&ann, &front);
-    let stamp = service.stamp(ann.as_str(), front.as_str()).unwrap();
-    // She is back, and joins again, while somebody asks whether she is still there.
-    assert!(!lobby.add(&ann, &front));
-    assert_eq!(
-        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
-        0
-    );
-    assert_eq!(service.channels_of(&ann, &front).len(), 2);
-    let stamp = service.stamp(ann.as_str(), front.as_str()).unwrap();
-    assert_eq!(
-        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
-        2
-    );
-    // A stamp of an earlier stay is worth nothing.
-    lobby.add(&ann, &front);
-    assert_eq!(
-        service.remove_member_since(ann.as_str(), front.as_str(), stamp),
-        0
-    );
-    assert_eq!(lobby.members(), [ann]);
+fn the_store_follows_members_at_frontends_too() {
+    let store = Arc::new(MemoryStore::new());
+    let config = ChannelConfig {
+        store: Some(store.clone()),
+        ..ChannelConfig::default()
+    };
+    let service = ChannelService::new("chat-1", config);
+    let room = service.create_channel("lobby").unwrap();
+    let stored = || store.load("pomelo:channel:chat-1:lobby").unwrap();
+    assert!(room.add(&uid(1), &front(1)));
+    assert!(room.take_by_name(uid(1).as_str(), front(1).as_str()));
+    assert!(!room.take_by_name(uid(1).as_str(), front(1).as_str()));
+    assert_eq!((room.user_amount(), stored().len()), (0, 1));
+    room.store_join(uid(2).as_str(), front(1).as_str());
+    assert_eq!(stored().len(), 2);
+    room.store_leave(uid(1).as_str(), front(1).as_str());
+    assert_eq!(stored().len(), 1);
+    room.destroy();
+    room.store_join(uid(3).as_str(), front(1).as_str());
+    assert!(stored().is_empty());
 }

@@ -420,80 +420,41 @@ fn a_full_socket_does_not_hide_the_end() {
 }
 
 #[test]
-fn a_channel_is_joined_while_the_session_closes() {
+fn an_audience_is_joined_while_the_session_closes() {
     model(|| {
         let (service, _) = service(None);
-        let channels = ChannelService::new("chat-1", ChannelConfig::default());
-        let room = channels.create_channel("lobby").unwrap();
         let session = create(&service);
         session.bind(ann()).unwrap();
         let joiner = {
-            let (session, room) = (Arc::clone(&session), Arc::clone(&room));
+            let (service, sid) = (service.clone(), session.id());
             thread::spawn(move || {
-                room.add_if(&ann(), session.frontend_id(), || !session.is_closed());
+                let _ = service.join("lobby", &ann(), Some(sid), None);
             })
         };
         session.close(CloseReason::ClientClosed);
-        channels.remove_member_everywhere_if("ann", "f", || service.get_by_uid("ann").is_empty());
         joiner.join().unwrap();
-        assert_eq!(room.user_amount(), 0);
-        assert!(
-            channels
-                .channels_of(&ann(), session.frontend_id())
-                .is_empty()
-        );
+        assert!(service.audience("lobby").is_empty());
+        assert!(service.audiences(|_| true).is_empty());
     });
 }
 
 #[test]
-fn a_user_comes_back_while_the_old_session_leaves() {
+fn the_last_member_of_an_audience_leaves_while_another_joins() {
     model(|| {
         let (service, _) = service(None);
-        let channels = ChannelService::new("chat-1", ChannelConfig::default());
-        let room = channels.create_channel("lobby").unwrap();
         let (old, new) = (create(&service), create(&service));
+        let bob = Uid::new("bob").unwrap();
         old.bind(ann()).unwrap();
-        room.add(&ann(), old.frontend_id());
+        new.bind(bob.clone()).unwrap();
+        service.join("lobby", &ann(), None, None).unwrap();
         let comer = {
-            let (new, room) = (Arc::clone(&new), Arc::clone(&room));
-            thread::spawn(move || {
-                new.bind(ann()).unwrap();
-                room.add_if(&ann(), new.frontend_id(), || !new.is_closed());
-            })
+            let (service, bob) = (service.clone(), bob.clone());
+            thread::spawn(move || assert_eq!(service.join("lobby", &bob, None, None), Ok(true)))
         };
         old.close(CloseReason::ClientClosed);
-        channels.remove_member_everywhere_if("ann", "f", || service.get_by_uid("ann").is_empty());
         comer.join().unwrap();
-        assert_eq!(room.members(), [ann()]);
-        assert_eq!(channels.channels_of(&ann(), new.frontend_id()).len(), 1);
-    });
-}
-
-#[test]
-fn a_user_comes_back_while_another_server_is_asked() {
-    model(|| {
-        let (service, _) = service(None);
-        let channels = ChannelService::new("chat-1", ChannelConfig::default());
-        let room = channels.create_channel("lobby").unwrap();
-        let (old, new) = (create(&service), create(&service));
-        old.bind(ann()).unwrap();
-        room.add(&ann(), old.frontend_id());
-        old.close(CloseReason::ClientClosed);
-        let comer = {
-            let (new, room) = (Arc::clone(&new), Arc::clone(&room));
-            thread::spawn(move || {
-                new.bind(ann()).unwrap();
-                room.add(&ann(), new.frontend_id());
-            })
-        };
-        if let Some(stamp) = channels.stamp("ann", "f")
-            && service.get_by_uid("ann").is_empty()
-        {
-            // The answer is old by now.
-            channels.remove_member_since("ann", "f", stamp);
-        }
-        comer.join().unwrap();
-        assert_eq!(room.members(), [ann()]);
+        assert_eq!(service.audience("lobby"), [bob]);
+        assert_eq!(service.audience_len("lobby"), 1);
     });
 }
 
@@ -513,5 +474,28 @@ fn a_channel_is_created_while_its_namesake_is_destroyed() {
             None => assert!(Arc::ptr_eq(&got, &old)),
         }
         assert_eq!(channels.channel_count(), channels.names().len());
+    });
+}
+
+#[test]
+fn a_user_comes_back_while_the_old_session_leaves() {
+    model(|| {
+        let (service, _) = service(None);
+        let (old, new) = (create(&service), create(&service));
+        old.bind(ann()).unwrap();
+        service.join("lobby", &ann(), None, None).unwrap();
+        let comer = {
+            let (service, new) = (service.clone(), Arc::clone(&new));
+            thread::spawn(move || {
+                new.bind(ann()).unwrap();
+                let _ = service.join("lobby", &ann(), Some(new.id()), None);
+            })
+        };
+        old.close(CloseReason::ClientClosed);
+        comer.join().unwrap();
+        assert_eq!(service.audience("lobby"), [ann()]);
+        let mut heard = Vec::new();
+        service.visit_audience("lobby", |session| heard.push(session.id()));
+        assert_eq!(heard, [new.id()]);
     });
 }

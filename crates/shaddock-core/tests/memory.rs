@@ -199,3 +199,33 @@ fn memory_comes_back_when_sessions_go() {
     round();
     assert_eq!(held(), before);
 }
+
+/// A membership takes its places in two lists: the names, of users and of what they are in, are there once.
+#[test]
+fn a_membership_is_small() {
+    let service = service();
+    let sessions = fill(&service);
+    let uids: Vec<Uid> = (0..SESSIONS)
+        .map(|n| Uid::new(format!("user-{n:05}")).unwrap())
+        .collect();
+    for (session, uid) in sessions.iter().zip(&uids) {
+        session.bind(uid.clone()).unwrap();
+    }
+    for rooms in [1, 2, 3, 5, 8] {
+        let names: Vec<Arc<str>> = (0..rooms).map(|n| Arc::from(format!("room {n}"))).collect();
+        let before = held();
+        for uid in &uids {
+            for name in &names {
+                assert!(service.join(Arc::clone(name), uid, None, None).unwrap());
+            }
+        }
+        let each = (held() - before).cast_unsigned() / (SESSIONS * rooms);
+        println!("in {rooms}: {each} bytes for each membership");
+        assert!(each <= 64, "{each} bytes, in {rooms} at once");
+        for uid in &uids {
+            assert_eq!(service.leave_all(uid, |_| true), rooms);
+        }
+        let left = held() - before;
+        assert!(left < 2048, "{left} bytes are left in {rooms}");
+    }
+}

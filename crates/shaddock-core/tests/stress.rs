@@ -59,7 +59,7 @@ impl SessionEvents for Referee {
     }
 }
 
-fn churn(service: &SessionService, channels: &ChannelService, seed: u64) {
+fn churn(service: &SessionService, seed: u64) {
     let mut mix = Mix(seed);
     let mut mine = Vec::new();
     for _ in 0..ROUNDS {
@@ -75,20 +75,8 @@ fn churn(service: &SessionService, channels: &ChannelService, seed: u64) {
             6 => _ = session.close(CloseReason::ClientClosed),
             7 => _ = service.send_message_by_uid(uid.as_str(), &Bytes::from_static(b"hello")),
             8 => service.for_each_bound_session(|session| _ = session.set("x", 1)),
-            9..=10 => {
-                let room = channels.get_or_create(["a", "b"][mix.below(2)]).unwrap();
-                if let Some(uid) = session.uid() {
-                    let there = || !service.get_by_uid(uid.as_str()).is_empty();
-                    room.add_if(&uid, session.frontend_id(), there);
-                    // What the framework does on a close or an unbind.
-                    channels.remove_member_everywhere_if(
-                        uid.as_str(),
-                        session.frontend_id().as_str(),
-                        || !there(),
-                    );
-                }
-            }
-            _ => _ = channels.destroy_channel("b"),
+            9..=10 => _ = service.join(["a", "b"][mix.below(2)], &uid, None, None),
+            _ => _ = service.end_audience("b"),
         }
         mine.retain(|session| !session.is_closed());
     }
@@ -107,14 +95,13 @@ fn sessions_under_fire() {
         };
         let frontend = FrontendId::new("connector-1").unwrap();
         let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
-        let channels = ChannelService::new("chat-1", ChannelConfig::default());
         let referee = Arc::new(Referee::default());
         service.set_events(referee.clone());
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
-                let (service, channels) = (&service, &channels);
+                let service = &service;
                 let seed = (round * 10 + thread + 1) as u64 * 0x9e37_79b9;
-                scope.spawn(move || churn(service, channels, seed));
+                scope.spawn(move || churn(service, seed));
             }
         });
         assert_eq!(
@@ -142,16 +129,7 @@ fn sessions_under_fire() {
             referee.closed.load(Ordering::Relaxed) as u64,
             statistics.created
         );
-        let mut left = 0;
-        for n in 0..USERS {
-            left += channels.remove_member_everywhere(user(n).as_str(), "connector-1");
-        }
-        let members: usize = channels
-            .names()
-            .iter()
-            .map(|name| channels.channel(name).unwrap().user_amount())
-            .sum();
-        assert_eq!(members, 0, "{left} were found by the index");
+        assert!(service.audiences(|_| true).is_empty());
     }
 }
 

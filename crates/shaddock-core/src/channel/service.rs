@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// room.add(&Uid::new("ann")?, &FrontendId::new("connector-1")?);
 /// assert_eq!(room.fan_out()?.receivers(), 1);
 ///
-/// // Her last session on that frontend has closed.
 /// channels.remove_member_everywhere("ann", "connector-1");
 /// assert_eq!(room.user_amount(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -36,16 +35,6 @@ pub struct ChannelService {
 /// A user on a frontend.
 type Member = (Uid, FrontendId);
 
-/// Where somebody is a member, and when he joined last.
-struct Joined {
-    channels: Few<Arc<Channel>>,
-    stamp: MemberStamp,
-}
-
-/// The moment of the latest attempt of a user to join a channel. See [`ChannelService::stamp`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberStamp(u64);
-
 pub(super) struct Inner {
     server_id: String,
     config: ChannelConfig,
@@ -54,8 +43,8 @@ pub(super) struct Inner {
     names: Shards<HashMap<Arc<str>, Arc<Channel>>>,
     count: AtomicUsize,
     /// In which channels somebody is, so that a close need not ask them all.
-    joined: Shards<HashMap<Member, Joined>>,
-    stamps: AtomicU64,
+    joined: Shards<HashMap<Member, Few<Arc<Channel>>>>,
+    numbers: AtomicU64,
     hasher: DefaultHashBuilder,
     store_errors: AtomicU64,
 }
@@ -70,7 +59,7 @@ impl ChannelService {
             names: Shards::default(),
             count: AtomicUsize::new(0),
             joined: Shards::default(),
-            stamps: AtomicU64::new(0),
+            numbers: AtomicU64::new(1),
             hasher: DefaultHashBuilder::default(),
             store_errors: AtomicU64::new(0),
         };
@@ -135,53 +124,19 @@ impl ChannelService {
         let joined = self.inner.joined(uid.as_str(), frontend.as_str());
         joined
             .get(&member)
-            .map_or_else(Vec::new, |known| known.channels.as_slice().to_vec())
+            .map_or_else(Vec::new, |known| known.as_slice().to_vec())
     }
 
-    /// Takes a user on a frontend out of all channels, and returns their number.
+    /// Takes a user on a frontend out of all channels in which they are by name, and returns their number.
     pub fn remove_member_everywhere(&self, uid: &str, frontend: &str) -> usize {
-        self.remove_member_everywhere_if(uid, frontend, || true)
-    }
-
-    /// Takes a user on a frontend out of all channels if `gone` says so; it is asked for each channel, see
-    /// [`Channel::leave_if`]. Returns the number of channels left.
-    ///
-    /// To be called whenever a bound session has closed, with a `gone` that looks whether the user has another session on
-    /// that frontend: he may have come back already.
-    pub fn remove_member_everywhere_if(
-        &self,
-        uid: &str,
-        frontend: &str,
-        gone: impl Fn() -> bool,
-    ) -> usize {
         let left = self.inner.channels(uid, frontend);
         let left = left.iter();
-        left.filter(|channel| channel.leave_if(uid, frontend, &gone))
-            .count()
+        left.filter(|channel| channel.leave(uid, frontend)).count()
     }
 
-    pub(super) fn of(inner: Arc<Inner>) -> Self {
-        Self { inner }
-    }
-
-    /// When a user on a frontend last tried to join a channel; nothing if he is in none.
-    ///
-    /// For a removal that has to ask another server first: take the stamp, ask whether the user still has a session, and
-    /// then call [`remove_member_since`](Self::remove_member_since).
-    pub fn stamp(&self, uid: &str, frontend: &str) -> Option<MemberStamp> {
-        self.inner.stamp(uid, frontend)
-    }
-
-    /// Takes a user on a frontend out of all channels, unless he has tried to join one since `stamp`: then he has come back.
-    /// Returns the number of channels left.
-    pub fn remove_member_since(&self, uid: &str, frontend: &str, stamp: MemberStamp) -> usize {
-        let left = self.inner.channels(uid, frontend);
-        let is_same = |service: Option<&Inner>| {
-            service.and_then(|service| service.stamp(uid, frontend)) == Some(stamp)
-        };
-        let left = left.iter();
-        left.filter(|channel| channel.leave_when(uid, frontend, is_same))
-            .count()
+    /// Whether there is a store.
+    pub fn has_store(&self) -> bool {
+        self.inner.config.store.is_some()
     }
 
     /// Calls of the store that failed since the start.
@@ -273,7 +228,11 @@ impl Inner {
         self.names.lock(self.hasher.hash_one(name))
     }
 
-    fn joined(&self, uid: &str, frontend: &str) -> MutexGuard<'_, HashMap<Member, Joined>> {
+    fn joined(
+        &self,
+        uid: &str,
+        frontend: &str,
+    ) -> MutexGuard<'_, HashMap<Member, Few<Arc<Channel>>>> {
         self.joined.lock(self.hasher.hash_one((uid, frontend)))
     }
 
@@ -281,12 +240,7 @@ impl Inner {
     fn channels(&self, uid: &str, frontend: &str) -> Vec<Arc<Channel>> {
         let joined = self.joined(uid, frontend);
         let known = joined.get(&MemberRef(uid, frontend));
-        known.map_or_else(Vec::new, |known| known.channels.as_slice().to_vec())
-    }
-
-    pub(super) fn stamp(&self, uid: &str, frontend: &str) -> Option<MemberStamp> {
-        let joined = self.joined(uid, frontend);
-        Some(joined.get(&MemberRef(uid, frontend))?.stamp)
+        known.map_or_else(Vec::new, |known| known.as_slice().to_vec())
     }
 
     /// The living channel of that name, and whether it is new.
@@ -314,10 +268,12 @@ impl Inner {
         let data = Data {
             state: ChannelState::Inited,
             members: ChannelMembers::new(),
+            places: Vec::new(),
             plan: None,
         };
         let channel = Arc::new(Channel {
             name: Arc::clone(&name),
+            number: this.numbers.fetch_add(1, Ordering::Relaxed),
             service: Arc::downgrade(this),
             data: Mutex::new(data),
         });
@@ -337,46 +293,27 @@ impl Inner {
         }
     }
 
-    /// Notes that somebody has joined a channel. The caller has the lock of the channel.
+    /// Notes that somebody is in a channel by name. The caller has the lock of the channel.
     pub(super) fn link(&self, uid: &Uid, frontend: &FrontendId, channel: &Arc<Channel>) {
-        let stamp = self.next_stamp();
         let mut joined = self.joined(uid.as_str(), frontend.as_str());
         if let Some(known) = joined.get_mut(&MemberRef(uid.as_str(), frontend.as_str())) {
-            known.channels.push(Arc::clone(channel));
-            known.stamp = stamp;
+            known.push(Arc::clone(channel));
             return;
         }
-        let channels = Few::One(Arc::clone(channel));
-        joined.insert((uid.clone(), frontend.clone()), Joined { channels, stamp });
-    }
-
-    /// Notes that a member has tried to join again. The caller has the lock of the channel.
-    pub(super) fn touch(&self, uid: &str, frontend: &str) {
-        let stamp = self.next_stamp();
-        if let Some(known) = self
-            .joined(uid, frontend)
-            .get_mut(&MemberRef(uid, frontend))
-        {
-            known.stamp = stamp;
-        }
+        joined.insert(
+            (uid.clone(), frontend.clone()),
+            Few::One(Arc::clone(channel)),
+        );
     }
 
     pub(super) fn unlink(&self, uid: &str, frontend: &str, channel: &Channel) {
         let member = MemberRef(uid, frontend);
         let mut joined = self.joined(uid, frontend);
         if let Some(known) = joined.get_mut(&member)
-            && known
-                .channels
-                .remove(|known| std::ptr::eq(&raw const **known, channel))
-                == Removed::Last
+            && known.remove(|known| std::ptr::eq(&raw const **known, channel)) == Removed::Last
         {
             joined.remove(&member);
         }
-    }
-
-    /// Never the same twice, so that a stamp of an earlier stay is not taken for one of this.
-    fn next_stamp(&self) -> MemberStamp {
-        MemberStamp(self.stamps.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(super) fn list_key(&self) -> String {

@@ -65,6 +65,7 @@ impl Config {
             outbox_bytes: session.outbox_bytes.0,
             max_listeners: session.max_listeners,
             max_settings: session.max_settings,
+            max_memberships: session.max_memberships,
             ..SessionConfig::default()
         }
     }

@@ -150,6 +150,8 @@ section! {
         restart max_listeners: usize = 64, check within(1, 1_000_000);
         /// Settings of one session. Above it setting fails.
         restart max_settings: usize = 1024, check within(1, 1_000_000);
+        /// Channels and topics that one user may be in on this frontend. Above it joining fails.
+        restart max_memberships: usize = 1024, check within(1, 1_000_000);
     }
 }
 

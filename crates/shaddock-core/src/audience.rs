@@ -1,0 +1,529 @@
+//! Audiences: named sets of users who hear the same pushes, kept where their sessions are.
+//!
+//! A member is a *user on this frontend*: all their sessions here hear what is pushed to the audience, and they leave with the last of them.
+//! The record of a user (in the uid index) lists their audiences, and an audience lists the sessions of its members, so that a push
+//! needs no look-up of users. Both lists change under the lock of the user's shard, in the same step in which the
+//! session is taken out of the index: an audience has no member without a session, whatever runs beside it.
+//!
+//! An audience without members does not exist. What it is of (a channel, a topic) is written in its name, which this crate does not read.
+//!
+//! Order of locks: shard of the uid, then (never both) shard of the names or one audience. Session records are not taken under an audience.
+
+use crate::few::{Few, Removed};
+use crate::index::Shards;
+use crate::service::Inner;
+use crate::sync::Mutex;
+use crate::{Session, SessionService, SessionState, Sid, Uid};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Something that lives as long as an audience, such as a subscription. Dropped without a lock.
+pub type Tie = Arc<dyn Any + Send + Sync>;
+
+/// A user did not become a member of an audience. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotJoined {
+    /// The session is closed, or the user has no open session on this frontend.
+    #[error("the session is closed")]
+    Closed,
+    /// The session is not bound to this user.
+    #[error("the session is not bound to the user")]
+    NotBound,
+    /// The user is in [`max_memberships`](crate::SessionConfig::max_memberships) already.
+    #[error("a user may be in at most {limit} channels and topics")]
+    TooMany {
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// Why somebody is no member of an audience any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Departure {
+    /// The server took them out.
+    Left,
+    /// Their last session on this frontend was closed.
+    Closed,
+    /// Their last session on this frontend was unbound.
+    Unbound,
+    /// The audience was ended.
+    Ended,
+}
+
+/// Somebody became a member of an audience (`departure` is `None`), or ceased to be one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AudienceChange {
+    /// The name of the audience.
+    pub audience: Arc<str>,
+    /// Who.
+    pub uid: Uid,
+    /// Why they are no member any more; `None` if they have become one.
+    pub departure: Option<Departure>,
+}
+
+/// The sessions of the members, and how many users they are.
+pub(crate) struct Audience {
+    name: Arc<str>,
+    members: Mutex<Members>,
+}
+
+#[derive(Default)]
+struct Members {
+    /// In the order of joining, with holes where one left.
+    slots: Vec<Option<Arc<Session>>>,
+    places: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    users: usize,
+    /// The last member has left: nobody joins any more, a new audience takes the name.
+    is_over: bool,
+    tie: Option<Tie>,
+}
+
+impl Members {
+    fn find(&self, sid: Sid) -> Option<u32> {
+        let is_it = |place: &u32| self.sid_at(*place) == Some(sid);
+        self.places.find(self.hasher.hash_one(sid), is_it).copied()
+    }
+
+    fn sid_at(&self, place: u32) -> Option<Sid> {
+        Some(self.slots.get(place as usize)?.as_ref()?.id())
+    }
+
+    fn add(&mut self, session: &Arc<Session>) {
+        if self.find(session.id()).is_some() {
+            return;
+        }
+        // There are never as many sessions as that.
+        let Ok(place) = u32::try_from(self.slots.len()) else {
+            return;
+        };
+        self.slots.push(Some(Arc::clone(session)));
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.places
+            .insert_unique(hasher.hash_one(session.id()), place, |place| {
+                hash_at(slots, hasher, *place)
+            });
+    }
+
+    fn remove(&mut self, sid: Sid) {
+        let slots = &self.slots;
+        let is_it = |place: &u32| {
+            slots
+                .get(*place as usize)
+                .and_then(Option::as_ref)
+                .is_some_and(|session| session.id() == sid)
+        };
+        let Ok(entry) = self.places.find_entry(self.hasher.hash_one(sid), is_it) else {
+            return;
+        };
+        let (place, _) = entry.remove();
+        self.slots[place as usize] = None;
+        // Half of it holes: close ranks. Each removal pays for one slot, so this is constant on average.
+        if self.slots.len() > 2 * self.places.len() + 8 {
+            self.compact();
+        }
+    }
+
+    fn compact(&mut self) {
+        self.slots.retain(Option::is_some);
+        self.slots.shrink_to(2 * self.slots.len());
+        self.places.clear();
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let hash = |place: &u32| hash_at(slots, hasher, *place);
+        self.places.shrink_to(2 * slots.len(), hash);
+        for place in (0_u32..).take(slots.len()) {
+            self.places.insert_unique(hash(&place), place, hash);
+        }
+    }
+}
+
+fn hash_at(slots: &[Option<Arc<Session>>], hasher: &DefaultHashBuilder, place: u32) -> u64 {
+    let session = slots.get(place as usize).and_then(Option::as_ref);
+    // Every place has a session; a hole would only be looked for in vain.
+    session.map_or(0, |session| hasher.hash_one(session.id()))
+}
+
+impl Audience {
+    fn new(name: &Arc<str>) -> Arc<Self> {
+        Arc::new(Self {
+            name: Arc::clone(name),
+            members: Mutex::default(),
+        })
+    }
+
+    /// Enters a user with these sessions. False if the audience is over.
+    fn enter(&self, sessions: &[Arc<Session>], tie: Option<&Tie>) -> bool {
+        let mut members = self.members.lock();
+        if members.is_over {
+            return false;
+        }
+        members.users += 1;
+        for session in sessions {
+            members.add(session);
+        }
+        if members.tie.is_none() {
+            members.tie = tie.cloned();
+        }
+        true
+    }
+
+    /// One more session of a member.
+    pub(crate) fn add_session(&self, session: &Arc<Session>) {
+        self.members.lock().add(session);
+    }
+
+    /// One session less of a member who has others.
+    pub(crate) fn remove_session(&self, sid: Sid) {
+        self.members.lock().remove(sid);
+    }
+
+    /// A member leaves, with all sessions. The caller buries the audience afterwards, without a lock.
+    pub(crate) fn remove_user(&self, sessions: impl IntoIterator<Item = Sid>) {
+        let mut members = self.members.lock();
+        for sid in sessions {
+            members.remove(sid);
+        }
+        members.users = members.users.saturating_sub(1);
+        members.is_over |= members.users == 0;
+    }
+
+    fn sessions(&self) -> (Vec<Arc<Session>>, usize) {
+        let members = self.members.lock();
+        let sessions = members.slots.iter().flatten().cloned().collect();
+        (sessions, members.users)
+    }
+}
+
+impl fmt::Debug for Audience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audience")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The audiences of a user.
+pub(crate) type Hears = Option<Few<Arc<Audience>>>;
+
+pub(crate) fn heard(hears: &Hears) -> &[Arc<Audience>] {
+    hears.as_ref().map_or(&[], Few::as_slice)
+}
+
+fn is_among(hears: &Hears, audience: &Arc<Audience>) -> bool {
+    heard(hears)
+        .iter()
+        .any(|known| Arc::ptr_eq(known, audience))
+}
+
+/// All audiences of a frontend, and the changes that wait to be told.
+#[derive(Default)]
+pub(crate) struct Audiences {
+    names: Shards<HashMap<Arc<str>, Arc<Audience>>>,
+    hasher: DefaultHashBuilder,
+    /// Whether somebody wants to be told.
+    is_watched: AtomicBool,
+    changes: Mutex<Changes>,
+}
+
+#[derive(Default)]
+struct Changes {
+    waiting: VecDeque<AudienceChange>,
+    /// A thread tells them: others leave theirs to it.
+    telling: bool,
+}
+
+impl Audiences {
+    fn find(&self, name: &str) -> Option<Arc<Audience>> {
+        let names = self.names.lock(self.hasher.hash_one(name));
+        names.get(name).cloned()
+    }
+
+    /// The audience of that name, or a new one in the place of one that is over.
+    fn obtain(&self, name: &Arc<str>, instead_of: Option<&Arc<Audience>>) -> Arc<Audience> {
+        let mut names = self.names.lock(self.hasher.hash_one(name));
+        let known = names
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Audience::new(name));
+        if instead_of.is_some_and(|over| Arc::ptr_eq(over, known)) {
+            *known = Audience::new(name);
+        }
+        Arc::clone(known)
+    }
+
+    /// Forgets an audience if it is over. Without a lock: what is tied to it is dropped.
+    fn bury(&self, audience: &Arc<Audience>) {
+        let tie = {
+            let mut members = audience.members.lock();
+            if !members.is_over {
+                return;
+            }
+            members.tie.take()
+        };
+        let mut names = self.names.lock(self.hasher.hash_one(&*audience.name));
+        if let hashbrown::hash_map::EntryRef::Occupied(entry) = names.entry_ref(&*audience.name)
+            && Arc::ptr_eq(entry.get(), audience)
+        {
+            entry.remove();
+        }
+        drop(names);
+        drop(tie);
+    }
+
+    /// Under the lock of the user's shard, so that the changes of one user are in their order.
+    fn note(&self, name: &Arc<str>, uid: &Uid, departure: Option<Departure>) {
+        if !self.is_watched.load(Ordering::Acquire) {
+            return;
+        }
+        self.changes.lock().waiting.push_back(AudienceChange {
+            audience: Arc::clone(name),
+            uid: uid.clone(),
+            departure,
+        });
+    }
+}
+
+impl Inner {
+    fn join(
+        &self,
+        name: &Arc<str>,
+        uid: &Uid,
+        sid: Option<Sid>,
+        tie: Option<&Tie>,
+    ) -> Result<bool, NotJoined> {
+        let session = match sid {
+            Some(sid) => Some(self.by_sid.get(sid).ok_or(NotJoined::Closed)?),
+            None => None,
+        };
+        let mut shard = self.by_uid.lock(uid.as_str());
+        if let Some(session) = session {
+            let record = session.record();
+            if record.state == SessionState::Closed {
+                return Err(NotJoined::Closed);
+            }
+            if record.uid.as_ref() != Some(uid) {
+                return Err(NotJoined::NotBound);
+            }
+        }
+        let user = shard.user_mut(uid.as_str()).ok_or(NotJoined::Closed)?;
+        if user.bound.as_slice().iter().all(|one| one.is_closed()) {
+            return Err(NotJoined::Closed);
+        }
+        let known = self.audiences.find(name);
+        if known.is_some_and(|audience| is_among(&user.hears, &audience)) {
+            return Ok(false);
+        }
+        let limit = self.config.max_memberships;
+        if heard(&user.hears).len() >= limit {
+            return Err(NotJoined::TooMany { limit });
+        }
+        let mut audience = self.audiences.obtain(name, None);
+        while !audience.enter(user.bound.as_slice(), tie) {
+            audience = self.audiences.obtain(name, Some(&audience));
+        }
+        self.audiences.note(&audience.name, uid, None);
+        match &mut user.hears {
+            Some(hears) => hears.push(audience),
+            none => *none = Some(Few::One(audience)),
+        }
+        drop(shard);
+        self.tell_changes();
+        Ok(true)
+    }
+
+    fn leave(&self, name: &str, uid: &Uid, departure: Departure) -> bool {
+        let mut shard = self.by_uid.lock(uid.as_str());
+        let (Some(user), Some(audience)) =
+            (shard.user_mut(uid.as_str()), self.audiences.find(name))
+        else {
+            return false;
+        };
+        if !is_among(&user.hears, &audience) {
+            return false;
+        }
+        let hears = user.hears.as_mut();
+        let removed = hears.map(|hears| hears.remove(|known| Arc::ptr_eq(known, &audience)));
+        if removed == Some(Removed::Last) {
+            user.hears = None;
+        }
+        audience.remove_user(user.bound.as_slice().iter().map(|session| session.id()));
+        self.audiences.note(&audience.name, uid, Some(departure));
+        drop(shard);
+        self.audiences.bury(&audience);
+        self.tell_changes();
+        true
+    }
+
+    /// Notes that a user has left all audiences with the last session. Under the lock of their shard.
+    pub(crate) fn note_all_left(&self, uid: &Uid, left: &Hears, departure: Departure) {
+        for audience in heard(left) {
+            self.audiences.note(&audience.name, uid, Some(departure));
+        }
+    }
+
+    /// What follows when the locks are back.
+    pub(crate) fn finish_leaving(&self, left: &Hears) {
+        if left.is_some() {
+            for audience in heard(left) {
+                self.audiences.bury(audience);
+            }
+            self.tell_changes();
+        }
+    }
+
+    /// Tells changes one after the other. Whoever comes while another thread tells leaves theirs to it.
+    fn tell_changes(&self) {
+        let audiences = &self.audiences;
+        if !audiences.is_watched.load(Ordering::Acquire) {
+            return;
+        }
+        let mut changes = audiences.changes.lock();
+        if std::mem::replace(&mut changes.telling, true) {
+            return;
+        }
+        loop {
+            let some = std::mem::take(&mut changes.waiting);
+            if some.is_empty() {
+                changes.telling = false;
+                return;
+            }
+            drop(changes);
+            for change in &some {
+                self.tell_change(change);
+            }
+            changes = audiences.changes.lock();
+        }
+    }
+}
+
+/// # Audiences
+///
+/// What channels and topics are on this frontend; [`AudienceChange`] is told to [`SessionEvents`](crate::SessionEvents).
+///
+/// ```
+/// use shaddock_core::{ClientInfo, CloseReason, FrontendId, NotJoined, SessionConfig, SessionService, SidAllocator, Uid};
+/// # let service = SessionService::new(FrontendId::new("connector-1")?, SidAllocator::new(1, 1), SessionConfig::default());
+/// let ann = Uid::new("ann")?;
+/// let session = service.create(ClientInfo::default());
+/// session.bind(ann.clone())?;
+/// assert!(service.join("room", &ann, Some(session.id()), None)?);
+/// assert_eq!(service.audience("room"), [ann.clone()]);
+///
+/// session.close(CloseReason::ClientClosed);
+/// assert!(service.audience("room").is_empty());
+/// assert_eq!(service.join("room", &ann, Some(session.id()), None), Err(NotJoined::Closed));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl SessionService {
+    /// Makes a user of this frontend a member of an audience, which begins to exist with the first one. False if they are one already.
+    ///
+    /// With a `sid`, that session must be open and theirs. `tie` is kept until the audience ends, if it has none yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotJoined`].
+    pub fn join(
+        &self,
+        audience: impl Into<Arc<str>>,
+        uid: &Uid,
+        sid: Option<Sid>,
+        tie: Option<&Tie>,
+    ) -> Result<bool, NotJoined> {
+        self.inner().join(&audience.into(), uid, sid, tie)
+    }
+
+    /// Takes a user out of an audience. False if they are no member.
+    pub fn leave(&self, audience: &str, uid: &Uid) -> bool {
+        self.inner().leave(audience, uid, Departure::Left)
+    }
+
+    /// Takes a user out of all audiences that `which` names, and returns their number.
+    pub fn leave_all(&self, uid: &Uid, which: impl Fn(&str) -> bool) -> usize {
+        let names: Vec<_> = {
+            let shard = self.inner().by_uid.lock(uid.as_str());
+            let hears = shard.hears(uid.as_str()).iter();
+            hears.map(|audience| Arc::clone(&audience.name)).collect()
+        };
+        let wanted = names.iter().filter(|name| which(name));
+        wanted.filter(|name| self.leave(name, uid)).count()
+    }
+
+    /// Takes all members out of an audience, and returns their number. Who joins meanwhile stays.
+    pub fn end_audience(&self, audience: &str) -> usize {
+        let members = self.audience(audience);
+        let leaves = |uid: &&Uid| self.inner().leave(audience, uid, Departure::Ended);
+        members.iter().filter(leaves).count()
+    }
+
+    /// The members of an audience, in the order of joining.
+    pub fn audience(&self, name: &str) -> Vec<Uid> {
+        let inner = self.inner();
+        let Some(audience) = inner.audiences.find(name) else {
+            return Vec::new();
+        };
+        let mut uids = Vec::new();
+        let mut seen = hashbrown::HashSet::new();
+        for session in audience.sessions().0 {
+            // It may have been unbound, or bound to another user, since the list was copied.
+            let Some(uid) = session.uid().filter(|uid| !seen.contains(uid)) else {
+                continue;
+            };
+            let shard = inner.by_uid.lock(uid.as_str());
+            let mut hears = shard.hears(uid.as_str()).iter();
+            let is_member = hears.any(|known| Arc::ptr_eq(known, &audience));
+            drop(shard);
+            if is_member {
+                seen.insert(uid.clone());
+                uids.push(uid);
+            }
+        }
+        uids
+    }
+
+    /// Number of members of an audience.
+    pub fn audience_len(&self, name: &str) -> usize {
+        let audience = self.inner().audiences.find(name);
+        audience.map_or(0, |audience| audience.members.lock().users)
+    }
+
+    /// Whether a user is a member of an audience.
+    pub fn is_in_audience(&self, name: &str, uid: &str) -> bool {
+        let shard = self.inner().by_uid.lock(uid);
+        shard
+            .hears(uid)
+            .iter()
+            .any(|audience| *audience.name == *name)
+    }
+
+    /// Names of the audiences that `which` wants, in no order.
+    pub fn audiences(&self, which: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        for shard in self.inner().audiences.names.each() {
+            names.extend(shard.keys().cloned());
+        }
+        names.retain(|name| which(name));
+        names
+    }
+
+    /// Calls `f` for the sessions of all members, and returns the number of members. No lock is held.
+    pub fn visit_audience(&self, name: &str, f: impl FnMut(&Arc<Session>)) -> usize {
+        let Some(audience) = self.inner().audiences.find(name) else {
+            return 0;
+        };
+        let (sessions, users) = audience.sessions();
+        sessions.iter().for_each(f);
+        users
+    }
+
+    /// Says whether changes of audiences are told from now on; they are not at first.
+    pub fn watch_audiences(&self, watch: bool) {
+        let audiences = &self.inner().audiences;
+        audiences.is_watched.store(watch, Ordering::Release);
+    }
+}
