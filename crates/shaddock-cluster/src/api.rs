@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Interest,
-    Located, Members, RawSid, RemoteError, Reply, ServerId, ServerInfo, SessionAnswer,
-    SessionEvent, SessionOp,
+    Located, MemberNotice, Members, RawSid, RemoteError, Reply, ServerId, ServerInfo,
+    SessionAnswer, SessionEvent, SessionOp, Tie,
 };
 
 /// A message of a client that its frontend forwards to another server.
@@ -115,6 +115,11 @@ pub trait Node: Send + Sync + 'static {
     /// session arrive in order. What happens before the frontend has this server in its list is not told.
     fn session_event(&self, event: SessionEvent) {
         let _ = event;
+    }
+
+    /// Somebody has joined or left an audience that this server watches ([`SessionOp::Audiences`]).
+    fn member_notice(&self, notice: MemberNotice) {
+        let _ = notice;
     }
 }
 
@@ -355,6 +360,49 @@ pub trait Membership: Send + Sync + 'static {
         body: Bytes,
         uids: Arc<[Arc<str>]>,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
+
+    /// Whether a frontend keeps audiences. One that does not (a Pitaya server) is sent the uids of members with every push.
+    ///
+    /// # Errors
+    /// There is no such frontend.
+    fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
+        let _ = frontend;
+        Ok(true)
+    }
+
+    /// Frontends, before the first member of a topic joins: lets pushes to the topic come here. When it is done, whatever is pushed later, by
+    /// whichever server, comes here, until the value is dropped.
+    ///
+    /// # Errors
+    /// The link is down.
+    fn hold_topic(&self, topic: &str) -> BoxFuture<'static, Result<Tie, RemoteError>> {
+        let _ = topic;
+        Box::pin(std::future::ready(Ok(Arc::new(()) as Tie)))
+    }
+
+    /// Sends a message to the members of a topic ([`Receivers::Audience`](crate::Receivers::Audience)), on whichever frontends they are. It is on
+    /// its way when this returns: messages of one sender to one topic arrive in the order of these calls. The future is done when
+    /// more can be sent; nobody says who got it.
+    ///
+    /// # Errors
+    /// It cannot be sent: it is too long, or the link is down.
+    fn deliver_to_topic(
+        &self,
+        topic: &str,
+        delivery: Delivery,
+    ) -> Result<BoxFuture<'static, ()>, RemoteError> {
+        let _ = (topic, delivery);
+        Ok(Box::pin(std::future::ready(())))
+    }
+
+    /// Frontends: tells a server that asked for it who has joined or left. In order.
+    ///
+    /// # Errors
+    /// The server is not there, or the link is down.
+    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+        let _ = (to, notice);
+        Ok(())
+    }
 
     /// Closes every session of the user on every frontend; the result is how many are known to be closed (a Pitaya
     /// frontend does not say).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{RawSid, RemoteError, ServerId};
+use crate::{AudienceKey, RawSid, RemoteError, ServerId};
 
 /// One message for clients of one frontend, with all its receivers there. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,6 +25,15 @@ pub enum Receivers {
     Uids(Arc<[Arc<str>]>),
     /// These sessions.
     Sids(Arc<[RawSid]>),
+    /// All sessions of the members of an audience.
+    Audience {
+        /// The audience.
+        key: AudienceKey,
+        /// A member who does not get it.
+        except: Option<Arc<str>>,
+        /// Whether the answer names who is missing, or only counts them.
+        name_missing: bool,
+    },
     /// Everybody on the frontend.
     All {
         /// Only sessions that are bound to a user.
@@ -37,6 +46,10 @@ pub enum Receivers {
 pub struct Delivered {
     /// Into how many sessions' outboxes it was put.
     pub queued: usize,
+    /// How many members of an audience did not take it. They are named in `missing_uids` if that was asked for.
+    pub missing: usize,
+    /// There is no such audience: it has no members there.
+    pub no_audience: bool,
     /// Users who have no session there.
     pub missing_uids: Vec<Arc<str>>,
     /// Sessions that are not there.
@@ -64,6 +77,8 @@ impl Delivered {
     /// Adds what another frontend said.
     pub fn merge(&mut self, other: Self) {
         self.queued += other.queued;
+        self.missing += other.missing;
+        self.no_audience |= other.no_audience;
         self.missing_uids.extend(other.missing_uids);
         self.missing_sids.extend(other.missing_sids);
         self.unconfirmed.extend(other.unconfirmed);

@@ -13,6 +13,7 @@
 //! codes of Pitaya v3 (`PIT-404`, ..).
 
 mod api;
+mod audience;
 #[cfg(feature = "nats")]
 mod clock;
 mod context;
@@ -44,6 +45,9 @@ mod vectors;
 pub use api::{
     Bound, Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall,
     Status, Unique,
+};
+pub use audience::{
+    AudienceKey, AudiencePart, Departure, JoinAnswer, MAX_AUDIENCE_NAME, MemberNotice, Tie,
 };
 pub use context::{Context, ContextError, format_duration, parse_duration};
 pub use delivery::{Delivered, Delivery, FailedDelivery, Receivers};

@@ -12,8 +12,8 @@ use futures_util::FutureExt;
 use crate::reply::{Limit, ServingCount, guarded, panicked};
 use crate::{
     BindError, Bound, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery,
-    ForwardedRequest, JoinOptions, Located, MemberChange, Members, Membership, Node, RawSid,
-    Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo,
+    ForwardedRequest, JoinOptions, Located, MemberChange, MemberNotice, Members, Membership, Node,
+    RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo,
     SessionAnswer, SessionEvent, SessionOp, Status, code,
 };
 
@@ -356,6 +356,37 @@ impl Membership for LocalMember {
             }
         }
         Box::pin(std::future::ready(Ok(delivered)))
+    }
+
+    fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
+        let seat = self.shared.seat(frontend.as_str());
+        let seat = seat.ok_or_else(RemoteError::server_not_found)?;
+        Ok(seat.info.frontend)
+    }
+
+    fn deliver_to_topic(
+        &self,
+        _topic: &str,
+        delivery: Delivery,
+    ) -> Result<BoxFuture<'static, ()>, RemoteError> {
+        let frontends = self.frontends();
+        for seat in &frontends {
+            guarded("deliver", || seat.node.deliver(delivery.clone()));
+        }
+        Ok(Box::pin(async move {
+            for seat in frontends {
+                if let Some(room) = seat.node.room() {
+                    room.await;
+                }
+            }
+        }))
+    }
+
+    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+        let seat = self.shared.seat(to.as_str());
+        let seat = seat.ok_or_else(RemoteError::server_not_found)?;
+        guarded("member_notice", || seat.node.member_notice(notice));
+        Ok(())
     }
 
     fn kick_user(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::{RemoteError, ServerId};
+use crate::{AudienceKey, AudiencePart, JoinAnswer, RemoteError, ServerId};
 
 /// The number of a session on its frontend: at most `i64::MAX`. Only the pair of frontend and number means one session.
 pub type RawSid = NonZeroU64;
@@ -166,6 +166,54 @@ pub enum SessionOp {
         /// The session.
         sid: RawSid,
     },
+    /// Makes a user of the frontend a member of an audience. With a session, it must be open and theirs.
+    Join {
+        /// The audience.
+        audience: AudienceKey,
+        /// The user.
+        uid: Arc<str>,
+        /// The session on whose behalf.
+        sid: Option<RawSid>,
+    },
+    /// Takes a user out of an audience, or out of all whose keys begin so. The answer counts them.
+    Leave {
+        /// The key, or the beginning of keys.
+        audience: Arc<str>,
+        /// Whether it is only the beginning.
+        is_prefix: bool,
+        /// The user.
+        uid: Arc<str>,
+    },
+    /// Takes all members out of an audience. The answer counts them.
+    EndAudience {
+        /// The audience.
+        audience: AudienceKey,
+    },
+    /// Asks for the members of an audience on this frontend.
+    Audience {
+        /// The audience.
+        audience: AudienceKey,
+        /// Whether to name them, or only to count.
+        named: bool,
+        /// Look for this user only.
+        only: Option<Arc<str>>,
+    },
+    /// Asks for the audiences on this frontend whose keys begin so, in the order of their keys.
+    Audiences {
+        /// What they begin with; one of these.
+        prefixes: Vec<String>,
+        /// Only those behind this key: the last one of the answer before.
+        after: Arc<str>,
+        /// Whether to name their members.
+        named: bool,
+        /// Tell this server from now on who joins and leaves such audiences.
+        watcher: Option<ServerId>,
+    },
+    /// Asks for the number of the next notice that a watcher will be sent; 0 if the frontend does not know of it.
+    NextNotice {
+        /// The watcher.
+        watcher: ServerId,
+    },
     /// An operation of the framework that the cluster only carries, such as a question of an operator.
     Custom {
         /// What is asked.
@@ -187,6 +235,19 @@ pub enum SessionAnswer {
     Sessions(Vec<ForwardedSession>),
     /// The client's address, if the session is there.
     Address(Option<SocketAddr>),
+    /// What became of a [`SessionOp::Join`].
+    Joined(JoinAnswer),
+    /// So many.
+    Count(u64),
+    /// Audiences.
+    Audiences {
+        /// As they are now.
+        parts: Vec<AudiencePart>,
+        /// There are more behind the last one.
+        more: bool,
+        /// The number of the last notice that was sent to the watcher before this answer was made.
+        notices: u64,
+    },
     /// The answer to [`SessionOp::Custom`]: JSON text.
     Custom(Bytes),
 }

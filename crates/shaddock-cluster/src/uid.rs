@@ -47,16 +47,21 @@ pub(crate) fn subject(frontend_type: &str, uid: &str, what: &str) -> String {
     }
     // A server type has no `/`, so this is no subject of a server (`shaddock.<type>.<id>.>`).
     let mut subject = format!("shaddock.user/{frontend_type}/");
-    for &byte in uid.as_bytes() {
+    escape(uid, &mut subject);
+    subject.push('/');
+    subject.push_str(what);
+    subject
+}
+
+/// Adds a text to a subject so that no character of it means anything to NATS. Two texts are never written alike.
+pub(crate) fn escape(text: &str, subject: &mut String) {
+    for &byte in text.as_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => subject.push(byte.into()),
             // Writing to a string cannot fail.
             _ => drop(write!(subject, "%{byte:02X}")),
         }
     }
-    subject.push('/');
-    subject.push_str(what);
-    subject
 }
 
 /// The etcd key of a user below `prefix`.

@@ -20,6 +20,7 @@ use super::interest::Interests;
 use super::link::Link;
 use super::pace::Paces;
 use super::request_id::RequestIds;
+use super::topics::Topics;
 use super::users::Users;
 use super::watches::Watches;
 use super::wire::{self, Response, Stamp};
@@ -34,13 +35,15 @@ use crate::{
 };
 
 /// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
-pub(super) const CAPABILITIES: [&str; 3] = ["mpush", "bysid", "direct"];
+pub(super) const CAPABILITIES: [&str; 4] = ["mpush", "bysid", "direct", AUDIENCES];
 /// Of frontends: a user has one session at most.
 pub(super) const UNIQUE: &str = "unique";
 /// How long users keep their subscriptions after the last Pitaya server has left the list: it may still finish what it has.
 const LINGER: u32 = 2;
 /// How long a Pitaya server is kept out of the list of this server until all users have their subscriptions.
 const SUBSCRIBE: Duration = Duration::from_secs(5);
+/// The one that says that a frontend keeps audiences.
+pub(super) const AUDIENCES: &str = "audiences";
 /// The one that says that a server understands this crate's own subjects.
 pub(super) const DIRECT: &str = "direct";
 
@@ -75,6 +78,7 @@ pub(super) struct Core {
     pub(super) watches: Watches,
     /// What the other servers want to be told of sessions.
     pub(super) interests: Interests,
+    pub(super) topics: Arc<Topics>,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
     /// Requests that were not run because their caller had given up.
@@ -108,6 +112,7 @@ pub(super) struct Parts {
     pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
+    pub(super) topics: Arc<Topics>,
     pub(super) departing: Departing,
     pub(super) own_subscriptions: usize,
     pub(super) refused: mpsc::Sender<Arc<str>>,
@@ -155,6 +160,7 @@ impl Core {
             directory,
             watches,
             interests: Interests::default(),
+            topics: parts.topics,
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
             too_late: AtomicU64::new(0),

@@ -13,9 +13,9 @@ use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
 use crate::clock;
 use crate::reply::{Limit, guarded};
-use crate::uid::{self, MAX_UID};
+use crate::uid;
 use crate::{
-    BoxFuture, Delivered, Delivery, FailedDelivery, RawSid, Receivers, RemoteError,
+    AudienceKey, BoxFuture, Delivered, Delivery, FailedDelivery, RawSid, Receivers, RemoteError,
     RemoteErrorKind, ServerId, ServerInfo, code,
 };
 
@@ -25,6 +25,8 @@ pub(super) type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
 const MESSAGE_SIZE: usize = 256 * 1024;
 /// Room for receivers beside a body that leaves none within [`MESSAGE_SIZE`].
 const LEAST_ROOM: usize = 64 * 1024;
+/// The longest receiver: an audience with its longest name, and a member who does not get it. A uid is shorter.
+const RECEIVER: usize = 1024;
 /// Tags, lengths and numbers of a message, and more than they ever take.
 const OVERHEAD: usize = 64;
 
@@ -46,7 +48,7 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
     }
     let result = match &delivery.to {
         Receivers::Uids(uids) => send_plain(core, &frontend.server_type, delivery, uids, false),
-        Receivers::Sids(_) | Receivers::All { .. } => Err(only_users()),
+        _ => Err(only_users()),
     };
     Box::pin(std::future::ready(result))
 }
@@ -176,10 +178,10 @@ pub(super) fn check(core: &Core, route: &str, body: &[u8]) -> Result<(), RemoteE
 fn room(route: &str, body: &[u8], max_payload: usize) -> Result<usize, RemoteError> {
     let content = body.len() + route.len();
     let left = max_payload.saturating_sub(content + OVERHEAD);
-    if left < MAX_UID {
+    if left < RECEIVER {
         let text = format!(
             "the message has {content} bytes with its route, and NATS takes {}",
-            max_payload.saturating_sub(MAX_UID + OVERHEAD)
+            max_payload.saturating_sub(RECEIVER + OVERHEAD)
         );
         let kind = RemoteErrorKind::Refused;
         return Err(RemoteError::of(kind, code::INTERNAL, text));
@@ -191,14 +193,17 @@ fn room(route: &str, body: &[u8], max_payload: usize) -> Result<usize, RemoteErr
 }
 
 /// The messages of one delivery: normally one. All of them are no longer than NATS takes.
-fn parts(delivery: &Delivery, max_payload: usize) -> Result<Vec<MultiPush>, RemoteError> {
+pub(super) fn parts(
+    delivery: &Delivery,
+    max_payload: usize,
+) -> Result<Vec<MultiPush>, RemoteError> {
     let part = |uids, sids, everybody: Everybody| MultiPush {
         route: delivery.route.to_string(),
         data: delivery.body.clone(),
         uids,
         sids,
         everybody: everybody as i32,
-        watched_by: String::new(),
+        ..MultiPush::default()
     };
     let room = room(&delivery.route, &delivery.body, max_payload)?;
     Ok(match &delivery.to {
@@ -210,6 +215,16 @@ fn parts(delivery: &Delivery, max_payload: usize) -> Result<Vec<MultiPush>, Remo
             };
             vec![part(Vec::new(), Vec::new(), who)]
         }
+        Receivers::Audience {
+            key,
+            except,
+            name_missing,
+        } => vec![MultiPush {
+            audience: key.as_str().to_owned(),
+            except: except.as_deref().unwrap_or_default().to_owned(),
+            name_missing: *name_missing,
+            ..part(Vec::new(), Vec::new(), Everybody::No)
+        }],
         // A number takes at most ten bytes.
         Receivers::Sids(sids) => sids
             .chunks(room / 10)
@@ -328,6 +343,8 @@ fn from_wire(answer: MultiPushAnswer) -> Delivered {
             .filter_map(RawSid::new)
             .collect(),
         refused: (!answer.refused.is_empty()).then(|| answer.refused.into()),
+        missing: usize::try_from(answer.missing).unwrap_or(usize::MAX),
+        no_audience: answer.no_audience,
         ..Delivered::default()
     }
 }
@@ -343,6 +360,8 @@ fn to_wire(delivered: &Delivered, watched: bool) -> MultiPushAnswer {
         missing_sids: delivered.missing_sids.iter().map(|sid| sid.get()).collect(),
         refused: delivered.refused.as_deref().unwrap_or_default().to_owned(),
         watched,
+        missing: delivered.missing as u64,
+        no_audience: delivered.no_audience,
     }
 }
 
@@ -379,6 +398,13 @@ pub(super) fn received(core: &Core, message: Message) {
         deliver(Receivers::Sids(
             push.sids.into_iter().filter_map(RawSid::new).collect(),
         ));
+    }
+    if let Some(key) = AudienceKey::parse(&push.audience) {
+        deliver(Receivers::Audience {
+            key,
+            except: (!push.except.is_empty()).then(|| push.except.into()),
+            name_missing: push.name_missing,
+        });
     }
     match Everybody::try_from(push.everybody).unwrap_or(Everybody::No) {
         Everybody::No => {}
@@ -424,7 +450,7 @@ fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
             refused.missing_uids = uids.to_vec();
             return refused;
         }
-        Receivers::All { bound_only: true } => return refused,
+        Receivers::Audience { .. } | Receivers::All { bound_only: true } => return refused,
         Receivers::Sids(sids) => {
             let bound = core.users.bound_sids();
             let guests;
@@ -507,6 +533,11 @@ mod tests {
                     Receivers::Uids(some_uids(500)),
                     Receivers::Sids(Arc::clone(&sids)),
                     Receivers::All { bound_only: true },
+                    Receivers::Audience {
+                        key: AudienceKey::topic(&"x".repeat(256)).unwrap(),
+                        except: Some("x".repeat(256).into()),
+                        name_missing: true,
+                    },
                 ] {
                     match parts(&delivery(max.saturating_sub(short_of), to), max) {
                         Ok(parts) => {
@@ -516,7 +547,7 @@ mod tests {
                         }
                         Err(error) => {
                             assert_eq!(error.kind(), RemoteErrorKind::Refused);
-                            assert!(short_of < 512, "{short_of}: {error}");
+                            assert!(short_of < 1200, "{short_of}: {error}");
                             refused += 1;
                         }
                     }

@@ -8,10 +8,12 @@ use futures_util::StreamExt;
 use super::core::Core;
 use super::incoming::session_of;
 use super::serve::decode_or_log;
-use super::wire::{self, Event, EventKind, Goodbye};
+use super::wire::{self, Event, EventKind, Goodbye, Notice};
 use super::{ops, subject};
 use crate::reply::guarded;
-use crate::{ServerId, SessionEvent};
+use crate::{
+    AudienceKey, Departure, MemberNotice, RemoteError, ServerId, ServerInfo, SessionEvent,
+};
 
 /// Tells what happened to a session of this frontend to those who asked.
 pub(super) fn publish(core: &Core, event: &SessionEvent) {
@@ -72,6 +74,53 @@ fn from_wire(event: Event) -> Option<SessionEvent> {
             session,
             reason: text,
         }),
+    }
+}
+
+/// Tells a server who has joined or left what it watches.
+pub(super) fn tell_member(
+    core: &Core,
+    to: &ServerInfo,
+    notice: &MemberNotice,
+) -> Result<(), RemoteError> {
+    let notice = Notice {
+        frontend: notice.frontend.as_str().to_owned(),
+        number: notice.number,
+        audience: notice.audience.as_str().to_owned(),
+        uid: notice.uid.to_string(),
+        departure: match notice.departure {
+            None => 0,
+            Some(Departure::Left) => 1,
+            Some(Departure::Closed) => 2,
+            Some(Departure::Unbound) => 3,
+            Some(Departure::Ended) => 4,
+            Some(Departure::FrontendLost) => 5,
+        },
+    };
+    let subject = Subject::from(subject::member(to));
+    core.link.publish(subject, None, wire::encode(&notice))
+}
+
+/// Somebody joined or left what this server watches.
+pub(super) fn member(core: &Core, message: &async_nats::Message) {
+    let notice = decode_or_log::<Notice>(message).and_then(|notice| {
+        Some(MemberNotice {
+            frontend: ServerId::new(notice.frontend).ok()?,
+            number: notice.number,
+            audience: AudienceKey::parse(&notice.audience)?,
+            uid: notice.uid.into(),
+            departure: match notice.departure {
+                0 => None,
+                2 => Some(Departure::Closed),
+                3 => Some(Departure::Unbound),
+                4 => Some(Departure::Ended),
+                5 => Some(Departure::FrontendLost),
+                _ => Some(Departure::Left),
+            },
+        })
+    });
+    if let Some(notice) = notice {
+        guarded("member_notice", || core.node.member_notice(notice));
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) use super::link::LinkState;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::thread::Thread;
+use super::topics::{self, Topics};
 use super::users::{self, Users};
 use super::{NatsConfig, events, health, owners, serve, subject, watches, wire};
 use crate::clock;
@@ -85,6 +86,7 @@ async fn enter(
 
     let subjects = Subjects::open(&config, &link, &info, &options).await?;
     let (users, user_streams) = Users::new(Arc::clone(&info));
+    let (topics, topic_streams) = Topics::new();
     let (batches, waiting) = Batches::new();
     let (departing, doubts) = Departing::new();
     let (refused, moved) = mpsc::channel(owners::REFUSALS);
@@ -100,6 +102,7 @@ async fn enter(
         batches,
         lease,
         users,
+        topics,
         departing,
         own_subscriptions: subjects.count(),
         refused,
@@ -108,6 +111,10 @@ async fn enter(
     let mut tasks = Tasks::default();
     let requests = subjects.read(&core, &mut tasks, &connection);
     tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
+    tasks.spawn_on(
+        &connection,
+        topics::read_all(Arc::clone(&core), topic_streams),
+    );
     tasks.spawn(waiting.carry_out(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(watches::break_aloud(Arc::clone(&core)));

@@ -7,18 +7,18 @@ use std::time::Duration;
 use async_nats::Subject;
 use bytes::Bytes;
 
-use super::core::{Core, is_shaddock};
+use super::core::{AUDIENCES, Core, is_shaddock};
 use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
 use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
-use super::{delivery, events, ops, subject, to_users, users};
+use super::{delivery, events, ops, subject, to_users, topics, users};
 use crate::clock;
 use crate::reply::Limit;
 use crate::{
-    BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located, Members,
-    Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind, Reply, ServerId,
-    ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, code,
+    BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located,
+    MemberNotice, Members, Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind,
+    Reply, ServerId, ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, Tie, code,
 };
 
 pub(super) struct NatsMember {
@@ -267,6 +267,34 @@ impl Membership for NatsMember {
         to_users::send(&self.core, frontend_type, &delivery, &uids)
     }
 
+    fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
+        Ok(self.core.frontend(frontend)?.can(AUDIENCES))
+    }
+
+    fn hold_topic(&self, topic: &str) -> BoxFuture<'static, Result<Tie, RemoteError>> {
+        if self.core.left.load(Ordering::Acquire) {
+            return fail(RemoteError::server_not_found());
+        }
+        topics::hold(&self.core, topic)
+    }
+
+    fn deliver_to_topic(
+        &self,
+        topic: &str,
+        delivery: Delivery,
+    ) -> Result<BoxFuture<'static, ()>, RemoteError> {
+        topics::publish(&self.core, topic, &delivery)?;
+        Ok(Box::pin(std::future::ready(())))
+    }
+
+    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+        let listed = self.core.members.server(to.as_str());
+        let departing = || self.departing().into_iter().find(|info| info.id == *to);
+        let to = listed.or_else(departing);
+        let to = to.ok_or_else(RemoteError::server_not_found)?;
+        events::tell_member(&self.core, &to, &notice)
+    }
+
     fn kick_user(
         &self,
         uid: Arc<str>,
@@ -370,7 +398,9 @@ impl Membership for NatsMember {
             subscriptions: if left {
                 0
             } else {
-                self.core.own_subscriptions + self.core.users.subscriptions()
+                self.core.own_subscriptions
+                    + self.core.users.subscriptions()
+                    + self.core.topics.count()
             },
             refused_busy: self.core.refused_busy.load(Ordering::Relaxed),
             waiting_bytes: self.core.link.waiting_bytes(),

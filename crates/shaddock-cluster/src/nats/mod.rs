@@ -30,6 +30,7 @@ mod serve;
 pub(crate) mod subject;
 mod thread;
 mod to_users;
+mod topics;
 mod users;
 mod waiting;
 mod watches;

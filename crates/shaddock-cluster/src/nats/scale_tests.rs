@@ -333,6 +333,7 @@ impl World {
             } else {
                 String::new()
             },
+            ..MultiPush::default()
         });
         let is_there = !self.servers[to].is_dead && self.at[user] == Some(to);
         let promised = watched

@@ -18,7 +18,7 @@ use super::core::Core;
 use super::incoming::{Incoming, SysAnswer, read};
 use super::lateness::Clocks;
 use super::wire::{self, BUSY, KickAnswer, MOVED, Response, Stamp};
-use super::{delivery, ops, subject};
+use super::{delivery, events, ops, subject};
 use crate::clock;
 use crate::owners::{Moment, Seen};
 use crate::quiet::quiet;
@@ -175,6 +175,7 @@ pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
                 }
             }
             subject::OPERATION => ops::received(&core, message, &mut clocks),
+            subject::MEMBER => events::member(&core, &message),
             answer => answered(&core, answer, message),
         }
     }

@@ -43,6 +43,19 @@ pub(crate) fn answers(info: &ServerInfo, token: &str) -> String {
     own(info, &format!("{ANSWER}.{token}."))
 }
 
+/// Who has joined or left what a server watches.
+pub(crate) fn member(info: &ServerInfo) -> String {
+    own(info, MEMBER)
+}
+
+/// Pushes to a topic. Its name is data: no character of it means anything to NATS, and two names are two subjects.
+pub(crate) fn topic(name: &str) -> String {
+    // Three tokens; the subjects of a server have four or more.
+    let mut subject = String::from("shaddock.topic.");
+    crate::uid::escape(name, &mut subject);
+    subject
+}
+
 fn own(info: &ServerInfo, what: &str) -> String {
     format!("shaddock.{}.{}.{what}", info.server_type, info.id)
 }
@@ -51,6 +64,7 @@ fn own(info: &ServerInfo, what: &str) -> String {
 pub(crate) const MULTI_PUSH: &str = "mpush";
 pub(crate) const OPERATION: &str = "op";
 pub(crate) const ANSWER: &str = "r";
+pub(crate) const MEMBER: &str = "member";
 
 /// What becomes of servers, and of what they have promised.
 pub(crate) const GOODBYES: &str = "shaddock.servers";
@@ -62,4 +76,36 @@ pub(crate) fn events(interest: &str) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("shaddock.events.{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_has_a_subject_of_its_own_and_none_is_a_wildcard() {
+        let names = [
+            "lobby",
+            "Lobby",
+            "a.b",
+            "a b",
+            "*",
+            ">",
+            "a.>",
+            "%2A",
+            "%",
+            "room:7",
+            "room/7",
+            "\u{5927}\u{5385}",
+            "\r\n",
+        ];
+        let subjects: std::collections::HashSet<String> =
+            names.iter().map(|name| topic(name)).collect();
+        assert_eq!(subjects.len(), names.len());
+        for subject in &subjects {
+            assert_eq!(subject.split('.').count(), 3, "{subject}");
+            assert!(!subject.contains(['*', '>', ' ', '\r', '\n']), "{subject}");
+        }
+        assert!(topic(&"\u{ff}".repeat(128)).len() < 1024);
+    }
 }

@@ -157,7 +157,7 @@ pub(crate) struct BindMsg {
 
 // ------------------------------------------------------------ extensions, between shaddock servers only
 
-/// One message for many clients of one frontend. Subject `shaddock.<type>.<id>.mpush`.
+/// One message for many clients of one frontend, subject `shaddock.<type>.<id>.mpush`; or for the members of a topic, `shaddock.topic.<name>`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct MultiPush {
     #[prost(string, tag = "1")]
@@ -173,6 +173,15 @@ pub(crate) struct MultiPush {
     /// The sender, if it is to be told when one of the users is bound there.
     #[prost(string, tag = "6")]
     pub(crate) watched_by: String,
+    /// The key of an audience. Its members are not named: the frontend knows them.
+    #[prost(string, tag = "7")]
+    pub(crate) audience: String,
+    /// Of an audience: a member who does not get it.
+    #[prost(string, tag = "8")]
+    pub(crate) except: String,
+    /// Of an audience: whether the answer names who is missing.
+    #[prost(bool, tag = "9")]
+    pub(crate) name_missing: bool,
 }
 
 /// Whether a [`MultiPush`] goes to all.
@@ -199,6 +208,12 @@ pub(crate) struct MultiPushAnswer {
     /// The sender will be told when one of the users is bound there.
     #[prost(bool, tag = "5")]
     pub(crate) watched: bool,
+    /// Members of an audience who did not take it.
+    #[prost(uint64, tag = "6")]
+    pub(crate) missing: u64,
+    /// There is no such audience.
+    #[prost(bool, tag = "7")]
+    pub(crate) no_audience: bool,
 }
 
 /// A session operation. Subject `shaddock.<type>.<id>.op`; the answer is a [`Response`] with an [`OpAnswer`].
@@ -234,6 +249,12 @@ pub(crate) struct Op {
     pub(crate) lease: i64,
     #[prost(message, optional, tag = "12")]
     pub(crate) stamp: Option<Stamp>,
+    /// Of the operations on audiences: whether `name` is the beginning of keys (`Leave`), or members are to be named.
+    #[prost(bool, tag = "14")]
+    pub(crate) flag: bool,
+    /// Of `Audiences`: what keys begin with.
+    #[prost(string, repeated, tag = "15")]
+    pub(crate) prefixes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -256,6 +277,12 @@ pub(crate) enum OpKind {
     Release = 12,
     /// `from`, a frontend of the type `name`, is binding a user whom the receiver watches.
     Here = 13,
+    Join = 20,
+    Leave = 21,
+    EndAudience = 22,
+    Audience = 23,
+    Audiences = 24,
+    NextNotice = 25,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -268,6 +295,40 @@ pub(crate) struct OpAnswer {
     pub(crate) address: String,
     #[prost(bytes = "bytes", tag = "4")]
     pub(crate) data: Bytes,
+    /// Of `Join`: why not.
+    #[prost(string, tag = "5")]
+    pub(crate) text: String,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) audiences: Vec<Audience>,
+    #[prost(uint64, tag = "7")]
+    pub(crate) number: u64,
+}
+
+/// The part of an audience that a frontend has.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Audience {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) uids: Vec<String>,
+    #[prost(uint64, tag = "3")]
+    pub(crate) count: u64,
+}
+
+/// Somebody joined or left an audience. Subject `shaddock.<type>.<id>.member`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Notice {
+    #[prost(string, tag = "1")]
+    pub(crate) frontend: String,
+    #[prost(uint64, tag = "2")]
+    pub(crate) number: u64,
+    #[prost(string, tag = "3")]
+    pub(crate) audience: String,
+    #[prost(string, tag = "4")]
+    pub(crate) uid: String,
+    /// 0: they joined.
+    #[prost(uint32, tag = "5")]
+    pub(crate) departure: u32,
 }
 
 /// Something that happened to a session. Subject `shaddock.events`.

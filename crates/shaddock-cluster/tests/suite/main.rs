@@ -14,6 +14,7 @@ macro_rules! for_both {
     };
 }
 
+mod audiences;
 mod calls;
 mod delivery;
 mod membership;

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use shaddock_cluster::{
-    BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery, ForwardedRequest,
-    ForwardedSession, JoinOptions, MemberChange, Membership, Node, RawSid, Receivers, RemoteCall,
-    RemoteError, ServerId, ServerInfo, SessionAnswer, SessionData, SessionEvent, SessionOp,
+    AudienceKey, AudiencePart, BoxFuture, Cluster, ClusterError, Context, Delivered, Delivery,
+    ForwardedRequest, ForwardedSession, JoinAnswer, JoinOptions, MemberChange, MemberNotice,
+    Membership, Node, RawSid, Receivers, RemoteCall, RemoteError, ServerId, ServerInfo,
+    SessionAnswer, SessionData, SessionEvent, SessionOp,
 };
 use tokio::sync::Semaphore;
 
@@ -48,6 +49,11 @@ pub struct State {
     pub lost: Vec<String>,
     pub fenced: Vec<bool>,
     pub expelled: Vec<String>,
+    /// Deliveries to audiences: which, except whom, and the body.
+    pub heard: Vec<(AudienceKey, Option<String>, String)>,
+    pub notices: Vec<MemberNotice>,
+    /// Operations on audiences, as text.
+    pub audience_ops: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -361,7 +367,43 @@ impl TestNode {
                 assert_eq!(&*name, "mirror");
                 Ok(SessionAnswer::Custom(argument))
             }
-            _ => Err(RemoteError::new("", "unknown operation")),
+            of_audiences => Ok(self.operate_audience(of_audiences)),
+        }
+    }
+
+    /// Notes the operation, and answers with what it can be told apart by.
+    fn operate_audience(&self, op: SessionOp) -> SessionAnswer {
+        let text = format!("{op:?}");
+        self.state.lock().unwrap().audience_ops.push(text);
+        match op {
+            SessionOp::Join { uid, .. } => SessionAnswer::Joined(match &*uid {
+                "new" => JoinAnswer::Joined,
+                "known" => JoinAnswer::Already,
+                "unbound" => JoinAnswer::NotBound,
+                "closed" => JoinAnswer::Closed,
+                _ => JoinAnswer::Refused("because".into()),
+            }),
+            SessionOp::Audiences { prefixes, .. } => SessionAnswer::Audiences {
+                parts: prefixes
+                    .iter()
+                    .map(|prefix| AudiencePart {
+                        audience: prefix.as_str().into(),
+                        uids: vec!["a".into(), "\u{e4} *".into()],
+                        count: 1 << 40,
+                    })
+                    .collect(),
+                more: true,
+                notices: u64::MAX,
+            },
+            SessionOp::Audience { audience, .. } => SessionAnswer::Audiences {
+                parts: vec![AudiencePart {
+                    audience: audience.shared().clone(),
+                    ..AudiencePart::default()
+                }],
+                more: false,
+                notices: 0,
+            },
+            _ => SessionAnswer::Count(7),
         }
     }
 
@@ -483,9 +525,27 @@ impl Node for TestNode {
                     }
                 }
             }
+            Receivers::Audience {
+                key,
+                except,
+                name_missing,
+            } => {
+                let except = except.map(|uid| uid.to_string());
+                state.heard.push((key, except, message.1));
+                delivered.queued = 3;
+                delivered.missing = 2;
+                delivered.no_audience = !name_missing;
+                if name_missing {
+                    delivered.missing_uids = vec!["x".into(), "y".into()];
+                }
+            }
             _ => {}
         }
         delivered
+    }
+
+    fn member_notice(&self, notice: MemberNotice) {
+        self.state.lock().unwrap().notices.push(notice);
     }
 
     fn bound_elsewhere(&self, uid: &Arc<str>, _owner: Option<&ServerId>) {

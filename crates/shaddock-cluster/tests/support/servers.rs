@@ -239,6 +239,16 @@ impl NatsServer {
         varz[of].as_u64().unwrap()
     }
 
+    /// Bytes of messages that it was sent since its start, and that it has passed on.
+    pub fn bytes(&self) -> (u64, u64) {
+        let body = http_get(self.monitor, "/varz");
+        let varz: serde_json::Value = serde_json::from_str(&body).unwrap();
+        (
+            varz["in_bytes"].as_u64().unwrap(),
+            varz["out_bytes"].as_u64().unwrap(),
+        )
+    }
+
     pub fn kill(&mut self) {
         self.process.kill();
     }

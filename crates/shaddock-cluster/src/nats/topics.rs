@@ -1,0 +1,142 @@
+//! Topics at a frontend: one subscription for each topic that has members here, and the reader of all of them.
+//!
+//! A topic is held by whoever has a [`Tie`]: its audience, and each join that is under way. The first holder subscribes, and holding is done
+//! when NATS has the subscription: what is published after that comes here. The last one ends it.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use async_nats::{Message, Subject};
+use futures_util::stream::SelectAll;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+
+use super::core::Core;
+use super::link::{Link, disconnected};
+use super::{delivery, subject};
+use crate::{BoxFuture, Delivery, RemoteError, Tie};
+
+/// How long a join waits to hear that NATS has the subscription of its topic.
+const ROUND_TRIP: Duration = Duration::from_secs(2);
+
+/// The topics of this frontend, by name.
+pub(super) struct Topics {
+    held: Mutex<HashMap<Arc<str>, Weak<Topic>>>,
+    /// New subscriptions, for the task that reads them all.
+    opened: mpsc::UnboundedSender<TopicStream>,
+}
+
+pub(super) type TopicStream = Pin<Box<dyn Stream<Item = Message> + Send>>;
+
+/// One topic, as long as somebody holds it.
+struct Topic {
+    name: Arc<str>,
+    /// There once NATS has the subscription. Dropped, it ends that.
+    subscribed: OnceCell<oneshot::Sender<()>>,
+    topics: Weak<Topics>,
+}
+
+impl Topics {
+    /// The table, and the subscriptions that [`read_all`] is to read.
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<TopicStream>) {
+        let (opened, streams) = mpsc::unbounded_channel();
+        let held = Mutex::default();
+        (Arc::new(Self { held, opened }), streams)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Topic>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn obtain(self: &Arc<Self>, name: &str) -> Arc<Topic> {
+        let mut held = self.lock();
+        if let Some(known) = held.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let topic = Arc::new(Topic {
+            name: name.into(),
+            subscribed: OnceCell::new(),
+            topics: Arc::downgrade(self),
+        });
+        held.insert(Arc::clone(&topic.name), Arc::downgrade(&topic));
+        topic
+    }
+
+    /// Subscribes to a topic, and waits until NATS has done it. Dropped, or without an answer of NATS, it leaves nothing behind.
+    async fn open(&self, link: &Link, name: &str) -> Result<oneshot::Sender<()>, RemoteError> {
+        let subscriber = link.subscribe(subject::topic(name)).await?;
+        let (stop, stopped) = oneshot::channel();
+        // Closed: this server leaves.
+        let _ = self.opened.send(Box::pin(subscriber.take_until(stopped)));
+        if link.round_trip(ROUND_TRIP).await {
+            Ok(stop)
+        } else {
+            Err(disconnected())
+        }
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        let Some(topics) = self.topics.upgrade() else {
+            return;
+        };
+        let mut held = topics.lock();
+        // The name may have another topic by now.
+        if held
+            .get(&*self.name)
+            .is_some_and(|it| it.strong_count() == 0)
+        {
+            held.remove(&*self.name);
+        }
+    }
+}
+
+/// Holds a topic. Done when pushes to it come here.
+pub(super) fn hold(core: &Core, name: &str) -> BoxFuture<'static, Result<Tie, RemoteError>> {
+    let topic = core.topics.obtain(name);
+    let (topics, link) = (Arc::clone(&core.topics), Arc::clone(&core.link));
+    Box::pin(async move {
+        let open = || topics.open(&link, &topic.name);
+        topic.subscribed.get_or_try_init(open).await?;
+        Ok(topic as Tie)
+    })
+}
+
+/// Publishes to all frontends that have members.
+pub(super) fn publish(core: &Core, name: &str, delivery: &Delivery) -> Result<(), RemoteError> {
+    let life = core.config.request_timeout;
+    for part in delivery::parts(delivery, core.link.max_payload())? {
+        let subject = Subject::from(subject::topic(name));
+        let payload = super::wire::encode(&part);
+        core.link.publish_for(life, subject, None, payload)?;
+    }
+    Ok(())
+}
+
+/// Reads all topics, for ever.
+pub(super) async fn read_all(core: Arc<Core>, mut opened: mpsc::UnboundedReceiver<TopicStream>) {
+    let mut all = SelectAll::new();
+    loop {
+        tokio::select! {
+            stream = opened.recv() => match stream {
+                Some(stream) => all.push(stream),
+                None => return,
+            },
+            Some(message) = all.next(), if !all.is_empty() => {
+                delivery::received(&core, message);
+                // A burst does not outrun the sockets of clients that read. It ends soon, whatever clients do.
+                if let Some(room) = core.node.room() {
+                    room.await;
+                }
+            }
+        }
+    }
+}
