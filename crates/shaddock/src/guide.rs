@@ -17,6 +17,8 @@ guides! {
     sessions_zh: "docs/zh-CN/sessions.md",
     delivery: "docs/delivery.md",
     delivery_zh: "docs/zh-CN/delivery.md",
+    channels: "docs/channels.md",
+    channels_zh: "docs/zh-CN/channels.md",
     bench: "docs/bench.md",
     bench_zh: "docs/zh-CN/bench.md",
     operations: "docs/operations.md",

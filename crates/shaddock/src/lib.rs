@@ -89,8 +89,8 @@ pub mod wire {
 /// Servers that find and call each other: in one process, or over the network.
 pub mod cluster {
     pub use shaddock_cluster::{
-        Cluster, Context, LocalCluster, Located, Members, Membership, RemoteError, RemoteErrorKind,
-        RoutingTarget, ServerId, ServerInfo, Strategy, owner_of,
+        Cluster, Context, Interest, LocalCluster, Located, Members, Membership, RemoteError,
+        RemoteErrorKind, RoutingTarget, ServerId, ServerInfo, Strategy, owner_of,
     };
     #[cfg(feature = "nats")]
     pub use shaddock_cluster::{GroupError, Groups, NatsCluster, NatsConfig};
@@ -107,7 +107,7 @@ pub mod prelude {
     pub use crate::extract::Protobuf;
     pub use crate::{
         app::{App, AppConfig, AppHandle, Component, Running, Servers, StartError},
-        channel::{BroadcastOptions, Channel, Channels},
+        channel::{BroadcastOptions, Channel, Channels, MemberEvent, Topic},
         error::HandlerError,
         extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State},
         handshake::{HandshakeInfo, HandshakeReject},

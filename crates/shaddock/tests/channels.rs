@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use shaddock::{
-    channel::{PushConfig, PushError, Schedule},
+    channel::{JoinError, Joined, PushConfig, PushError, Schedule},
     prelude::*,
     wire::Dialect,
 };
@@ -42,23 +42,25 @@ async fn a_push_reaches_members_on_all_frontends_once() {
     let mut eve = login(two, "eve").await;
     let channels = running.app("chat-1").unwrap().channels();
     let room = channels.create("lobby").unwrap();
-    for (name, place) in [
-        ("ann", "connector-1"),
-        ("bob", "connector-2"),
-        ("gone", "connector-2"),
-    ] {
-        assert!(room.add(&uid(name), &front(place)));
+    for (name, place) in [("ann", "connector-1"), ("bob", "connector-2")] {
+        let joined = room.add(&uid(name), &front(place)).await.unwrap();
+        assert!(joined.is_new());
     }
+    let gone = room.add(&uid("gone"), &front("connector-2")).await;
+    assert!(matches!(gone, Err(JoinError::Closed)), "{gone:?}");
     let delivered = room.push_message("onChat", &json!({"n": 1})).await.unwrap();
-    assert_eq!(
-        (delivered.queued, delivered.missing, delivered.failed.len()),
-        (3, vec![uid("gone")], 0)
-    );
+    assert_eq!((delivered.queued, delivered.missing_count()), (3, 0));
+    assert!(delivered.missing.is_empty() && delivered.failed.is_empty());
+    let at: Vec<_> = delivered
+        .frontends
+        .iter()
+        .map(|at| (at.frontend.as_str(), at.queued))
+        .collect();
+    assert_eq!(at, [("connector-1", 2), ("connector-2", 1)]);
     for client in [&mut ann, &mut ann_too, &mut bob] {
         assert_eq!(pushes(client), [json!({"n": 1})]);
     }
     assert!(pushes(&mut eve).is_empty());
-    assert_eq!(running.app("connector-2").unwrap().stats().missing.get(), 1);
 
     room.push_message_unconfirmed("onChat", &json!({"n": 2}))
         .unwrap();
@@ -67,12 +69,43 @@ async fn a_push_reaches_members_on_all_frontends_once() {
     }
     let nowhere = channels.create("nowhere").unwrap();
     nowhere.push_message_unconfirmed("onChat", "x").unwrap();
-    assert!(nowhere.add(&uid("ann"), &front("connector-9")));
-    let error = nowhere.push_message_unconfirmed("onChat", "x").unwrap_err();
-    let PushError::NobodyReached(delivered) = error else {
-        panic!("{error}")
-    };
-    assert_eq!(delivered.not_reached().collect::<Vec<_>>(), [&uid("ann")]);
+    let joined = nowhere.add(&uid("ann"), &front("connector-9")).await;
+    assert!(matches!(joined, Err(JoinError::Remote(_))), "{joined:?}");
+    assert_eq!(nowhere.user_amount().await.unwrap(), 0);
+}
+
+/// A client that reads nothing any more is a member until it is closed; what it does not take is counted, and named if that is asked for.
+#[tokio::test]
+async fn members_who_did_not_take_a_push_are_counted_and_named_when_asked() {
+    let mut app = frontend("connector-1");
+    app.set(SessionConfig {
+        outbox_bytes: 4096,
+        ..SessionConfig::default()
+    });
+    let running = start([app, App::new("chat", "chat-1")]).await;
+    let connector = running.app("connector-1").unwrap();
+    let (_ann, mut bob) = (login(connector, "ann").await, login(connector, "bob").await);
+    let room = running
+        .app("chat-1")
+        .unwrap()
+        .channels()
+        .create("lobby")
+        .unwrap();
+    for name in ["ann", "bob"] {
+        assert!(room.add(&uid(name), &front("connector-1")).await.is_ok());
+    }
+    let body = "x".repeat(3000);
+    let delivered = room.push_message("onBig", &body).await.unwrap();
+    assert_eq!((delivered.queued, delivered.missing_count()), (2, 0));
+    assert_eq!(pushes(&mut bob).len(), 1);
+    // Ann's queue is full: she has not read the first one.
+    let delivered = room.push_message("onBig", &body).await.unwrap();
+    assert_eq!((delivered.queued, delivered.missing_count()), (1, 1));
+    assert!(delivered.missing.is_empty());
+    assert_eq!(pushes(&mut bob).len(), 1);
+    let delivered = room.push_message_naming("onBig", &body).await.unwrap();
+    assert_eq!((delivered.queued, delivered.missing), (1, vec![uid("ann")]));
+    assert_eq!(connector.stats().missing.get(), 2);
 }
 
 /// A frontend that drains has left the list, and its clients are still there for a while.
@@ -87,14 +120,14 @@ async fn members_of_a_frontend_that_drains_hear_until_they_are_closed() {
         .channels()
         .create("lobby")
         .unwrap();
-    room.add(&uid("ann"), &front("connector-1"));
+    assert!(room.add(&uid("ann"), &front("connector-1")).await.is_ok());
     connector.membership().unwrap().withdraw().await;
     room.push_message("onChat", &json!({"n": 1})).await.unwrap();
     assert_eq!(pushes(&mut ann), [json!({"n": 1})]);
 
     let service = connector.session_service().unwrap();
     service.kick_by_session_id(ann.sid(), None);
-    eventually("the member leaves", || room.user_amount() == 0).await;
+    assert_eq!(room.user_amount().await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -107,7 +140,7 @@ async fn pushes_of_one_sender_keep_their_order_also_when_nobody_awaits() {
         .channels()
         .create("lobby")
         .unwrap();
-    room.add(&uid("ann"), &front("connector-1"));
+    assert!(room.add(&uid("ann"), &front("connector-1")).await.is_ok());
     for n in 1..=100 {
         room.push_message("onN", &n).forget();
     }
@@ -130,14 +163,20 @@ async fn members_leave_when_their_last_session_is_gone() {
         login(app, "ann").await,
         login(app, "bob").await,
     );
-    room.add(&uid("ann"), &front("connector-1"));
-    room.add(&uid("bob"), &front("connector-1"));
+    for name in ["ann", "bob"] {
+        assert!(room.add(&uid(name), &front("connector-1")).await.is_ok());
+    }
+    let count = async || room.user_amount().await.unwrap();
     first.session.close(CloseReason::ClientClosed);
-    assert_eq!(room.user_amount(), 2, "she has another session");
+    assert_eq!(count().await, 2, "she has another session");
     second.session.close(CloseReason::ClientClosed);
-    assert_eq!(room.user_amount(), 1, "at once, in one process");
+    assert_eq!(count().await, 1);
     bob.session.unbind(&uid("bob")).unwrap();
-    assert_eq!(room.user_amount(), 0);
+    assert_eq!(count().await, 0);
+    // The frontend said so: it is not sent the next push.
+    room.push_message("onChat", "x").await.unwrap();
+    let delivered = room.push_message("onChat", "x").await.unwrap();
+    assert!(delivered.frontends.is_empty());
 }
 
 #[tokio::test]
@@ -147,13 +186,16 @@ async fn joining_through_a_view_needs_a_user_and_an_open_session() {
         "h.join",
         async |session: SessionView, channels: Channels| {
             let room = channels.create("lobby")?;
-            let joined = room.join(&session);
-            let again = room.join(&session);
+            let joined = room.join(&session).await;
+            let again = room.join(&session).await;
+            let is_new = |joined: Result<Joined, JoinError>| {
+                joined.map_or_else(|e| e.to_string(), |j| format!("{j:?}"))
+            };
             Ok::<_, HandlerError>(Json((
-                joined,
-                again,
-                room.user_amount(),
-                room.quit(&session),
+                is_new(joined),
+                is_new(again),
+                room.user_amount().await?,
+                room.quit(&session).await?,
             )))
         },
     );
@@ -162,12 +204,17 @@ async fn joining_through_a_view_needs_a_user_and_an_open_session() {
     let mut client = Client::connect(app);
     assert_eq!(
         client.request("connector.h.join", json!({})).await,
-        json!([false, false, 0, false])
+        json!([
+            "the session is not bound to a user",
+            "the session is not bound to a user",
+            0,
+            false
+        ])
     );
     app.bind(client.sid(), uid("ann")).await.unwrap();
     assert_eq!(
         client.request("connector.h.join", json!({})).await,
-        json!([true, false, 1, true])
+        json!(["New", "Already", 1, true])
     );
     let view = app
         .backend_sessions()
@@ -178,8 +225,26 @@ async fn joining_through_a_view_needs_a_user_and_an_open_session() {
     client.session.close(CloseReason::ClientClosed);
     let room = app.channels().create("lobby").unwrap();
     assert_eq!(view.uid(), Some(&uid("ann")));
-    // The view came over the cluster and cannot know: the close has been told before, so the member has to be taken out by hand.
-    assert!(room.join(&view) && room.quit(&view));
+    // The view came over the cluster before the close, and cannot know; the frontend does.
+    let joined = room.join(&view).await;
+    assert!(matches!(joined, Err(JoinError::Closed)), "{joined:?}");
+    assert_eq!(room.user_amount().await.unwrap(), 0);
+    // Nor is a user let in on behalf of a session that is another's by now.
+    let mut other = login(app, "bob").await;
+    let view = app
+        .backend_sessions()
+        .get("connector-1", other.sid())
+        .await
+        .unwrap()
+        .unwrap();
+    other.session.unbind(&uid("bob")).unwrap();
+    app.bind(other.sid(), uid("eve")).await.unwrap();
+    let joined = room.join(&view).await;
+    assert!(matches!(joined, Err(JoinError::NotBound)), "{joined:?}");
+    assert!(pushes(&mut other).is_empty());
+    room.destroy();
+    let joined = room.add(&uid("eve"), &front("connector-1")).await;
+    assert!(matches!(joined, Err(JoinError::Destroyed)), "{joined:?}");
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ async fn defect_31_a_push_on_a_destroyed_channel_fails() {
     let app = &running.apps()[0];
     let mut client = login(app, "ann").await;
     let room = app.channels().create("lobby").unwrap();
-    room.add(&uid("ann"), &front("connector-1"));
+    assert!(room.add(&uid("ann"), &front("connector-1")).await.is_ok());
     assert!(room.destroy());
     let error = room.push_message("onX", &1).await.unwrap_err();
     assert_eq!(error.to_string(), "channel is not running now");
@@ -115,26 +115,27 @@ async fn defect_34_uids_of_an_unreachable_frontend_are_named() {
     let room = app.channels().create("lobby").unwrap();
     let delivered = room.push_message("onX", &1).await.unwrap();
     assert_eq!(delivered.queued, 0);
-    for (name, place) in [
+    let to = [
         ("ann", "connector-1"),
         ("bob", "gone-1"),
         ("cid", "gone-1"),
         ("dan", "connector-1"),
-    ] {
-        room.add(&uid(name), &front(place));
-    }
-    let delivered = room.push_message("onX", &1).await.unwrap();
+    ];
+    let to = to.map(|(name, place)| (uid(name), front(place)));
+    let channels = app.channels();
+    let delivered = channels.push_message_by_uids("onX", &1, &to).await.unwrap();
     assert_eq!(delivered.queued, 1);
     let failed: Vec<&str> = delivered.not_reached().map(Uid::as_str).collect();
     assert_eq!(failed, ["dan", "bob", "cid"]);
     assert_eq!(delivered.failed[0].frontend, front("gone-1"));
     assert_eq!(client.drain().len(), 1);
-    room.leave("ann", "connector-1");
-    room.leave("dan", "connector-1");
-    assert_eq!(
-        room.push_message("onX", &1).await.unwrap_err().to_string(),
-        "all uids push message fail"
-    );
+    let error = channels
+        .push_message_by_uids("onX", &1, &to[1..3])
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "all uids push message fail");
+    // Nobody joins a channel at a frontend that is not there.
+    assert!(room.add(&uid("bob"), &front("gone-1")).await.is_err());
     let none = app
         .channels()
         .push_message_by_uids("onX", &1, &[])

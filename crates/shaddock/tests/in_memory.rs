@@ -29,7 +29,7 @@ fn connector() -> App {
         "h.join",
         async |channels: Channels, mut session: SessionView, Json(name): Json<String>| {
             session.bind(Uid::new(name)?).await?;
-            channels.create("room")?.join(&session);
+            channels.create("room")?.join(&session).await?;
             Ok::<_, HandlerError>(())
         },
     );

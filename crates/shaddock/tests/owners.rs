@@ -254,7 +254,7 @@ async fn while_cut_off_nothing_is_done_for_users() {
     assert_eq!(push().await.unwrap().queued, 1);
     let room = app.channels().create("room").unwrap();
     let (uid, front) = (Uid::new("ann").unwrap(), FrontendId::new("connector-1"));
-    assert!(room.add(&uid, &front.unwrap()));
+    assert!(room.add(&uid, &front.unwrap()).await.unwrap().is_new());
 
     let pushed = ann.request("connector.entry.push", json!(null)).await;
     assert_eq!(pushed, json!("refused"));
@@ -266,7 +266,17 @@ async fn while_cut_off_nothing_is_done_for_users() {
     assert_eq!((delivered.queued, delivered.missing.len()), (0, 1));
     // Nor by what never leaves this server: its channels, its views, broadcasts.
     let delivered = room.push_message("onText", "hi").await.unwrap();
-    assert_eq!((delivered.queued, delivered.missing.len()), (0, 1));
+    assert_eq!((delivered.queued, delivered.missing_count()), (0, 1));
+    let joined = app
+        .channels()
+        .create("other")
+        .unwrap()
+        .add(&uid, &FrontendId::new("connector-1").unwrap())
+        .await;
+    assert!(
+        matches!(joined, Err(shaddock::channel::JoinError::Refused(_))),
+        "{joined:?}"
+    );
     let sessions = app.backend_sessions();
     let view = |sid| sessions.get("connector-1", sid);
     let (of_ann, of_guest) = (view(ann.session.id()).await, view(guest.session.id()).await);

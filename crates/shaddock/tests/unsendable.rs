@@ -81,7 +81,7 @@ async fn every_call(sender: &AppHandle, ann: &mut Client) {
     let users = [uid("ann"), uid("bob")];
     let room = channels.create("room").unwrap();
     for (user, frontend) in &both {
-        room.add(user, frontend);
+        assert!(room.add(user, frontend).await.is_ok());
     }
     let views = sender
         .backend_sessions()

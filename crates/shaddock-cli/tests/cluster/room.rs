@@ -281,9 +281,12 @@ async fn enter(
     Json(group): Json<Group>,
 ) -> Result<Json<Value>, HandlerError> {
     let channel = channels.create(&group.name)?;
-    let entered = channel.join(&session);
+    let entered = channel
+        .join(&session)
+        .await
+        .is_ok_and(shaddock::channel::Joined::is_new);
     Ok(Json(
-        json!({ "entered": entered, "count": channel.user_amount() }),
+        json!({ "entered": entered, "count": channel.user_amount().await? }),
     ))
 }
 

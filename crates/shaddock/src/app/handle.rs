@@ -24,7 +24,7 @@ use tokio::{runtime::Handle, time::Sleep};
 
 use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
 use crate::{
-    channel::{Channels, Forgotten, Scheduler},
+    channel::{Channels, RecentCounts, Scheduler, Watch, Watchers},
     filter::Filters,
     frontend::AppFrontend,
     guarded::{Guarded, Part, guard},
@@ -72,7 +72,11 @@ pub(crate) struct AppInner {
     pub(super) sessions: Option<SessionService>,
     pub(super) connections: Option<ConnectionStats>,
     pub(super) channels: ChannelService,
-    pub(super) forgotten: Forgotten,
+    /// No other life of this server has the same.
+    pub(super) life: u64,
+    pub(super) watchers: Watchers,
+    pub(super) watch: Watch,
+    pub(super) counted: RecentCounts,
     pub(super) scheduler: Scheduler,
     pub(super) membership: OnceLock<Arc<dyn Membership>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -426,8 +430,20 @@ impl AppHandle {
         &self.0.codec
     }
 
-    pub(crate) fn forgotten(&self) -> &Forgotten {
-        &self.0.forgotten
+    pub(crate) fn life(&self) -> u64 {
+        self.0.life
+    }
+
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.0.watchers
+    }
+
+    pub(crate) fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
+    pub(crate) fn counted(&self) -> &RecentCounts {
+        &self.0.counted
     }
 
     pub(crate) fn channel_data(&self) -> &ChannelService {

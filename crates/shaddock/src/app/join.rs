@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use shaddock_cluster::{
-    BoxFuture, ClusterError, Delivered, Delivery, ForwardedRequest, MemberChange, Node, RawSid,
-    RemoteCall, RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
+    BoxFuture, ClusterError, Delivered, Delivery, ForwardedRequest, MemberChange, MemberNotice,
+    Node, RawSid, RemoteCall, RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
 };
 use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
@@ -174,8 +174,16 @@ impl Node for AppNode {
         let Some(app) = self.app() else { return };
         match change {
             // One that said goodbye still has its clients, and their sessions leave channels one by one when they close.
-            MemberChange::Left(info) if info.frontend && !app.is_departing(&info.id) => {
-                app.forget_frontend(&info.id);
+            MemberChange::Left(info) => {
+                if info.frontend && !app.is_departing(&info.id) {
+                    app.forget_frontend(&info.id);
+                    app.unwatch_frontend(&info.id);
+                }
+                app.forget_owner(&info);
+            }
+            MemberChange::Joined(info) if info.frontend => {
+                app.watch_frontend(&info.id);
+                app.settle_restored();
             }
             MemberChange::Returned(info) => app.remember_frontend(&info.id),
             _ => {}
@@ -184,7 +192,13 @@ impl Node for AppNode {
 
     fn session_event(&self, event: SessionEvent) {
         if let Some(app) = self.app() {
-            app.forget_members(event);
+            app.cluster_event(event);
+        }
+    }
+
+    fn member_notice(&self, notice: MemberNotice) {
+        if let Some(app) = self.app() {
+            app.member_notice(notice);
         }
     }
 }

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use shaddock_cluster::{Routing, RoutingTarget, ServerInfo, Strategy};
+use shaddock_cluster::{Interest, Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
 pub(crate) use self::{
@@ -40,12 +40,16 @@ pub use self::{
     tasks::SpawnError,
 };
 use crate::{
+    channel::{MemberEvent, MemberHooks},
     error::IntoHandlerError,
     filter::{ErrorHandler, Filter, Filters},
-    handler::{Handler, HandlerTable, RemoteEntry, RouteEntry},
+    handler::{BoxFuture, Handler, HandlerTable, RemoteEntry, RouteEntry},
     handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject},
     operators::OPERATE,
-    session::{BindHook, EventHook, EventHooks, EventKind, FrontendSession, SessionEvent, Uid},
+    session::{
+        BindHook, ClusterEventHooks, ClusterSessionEvent, EventHook, EventHooks, EventKind,
+        FrontendSession, SessionEvent, Uid,
+    },
 };
 
 /// One server, being put together. Pomelo's `app`, before `app.start()`.
@@ -81,6 +85,8 @@ pub(crate) struct Hooks {
     pub(crate) handshake: Option<HandshakeHook>,
     pub(crate) before_bind: Option<BindHook>,
     pub(crate) events: EventHooks,
+    pub(crate) members: MemberHooks,
+    pub(crate) cluster_events: ClusterEventHooks,
 }
 
 impl App {
@@ -351,6 +357,54 @@ impl App {
         Fut: Future<Output = ()> + Send + 'static,
     {
         self.listen_to(EventKind::Closed, listener)
+    }
+
+    /// Runs after somebody has joined or left a topic whose name begins with `prefix`, on whichever frontend and by whichever server; the event
+    /// says which ([`MemberEvent::departure`]).
+    ///
+    /// Of the servers of one type that listen, one runs it: the one that the topic's name chooses among them. Events of one user on one
+    /// frontend come in their order, one after the other, on the runtime that started the app. Who was in a topic when this server came is
+    /// no news. Who leaves because the frontend is gone is told when its lease has ended.
+    pub fn on_topic<F, Fut>(&mut self, prefix: &str, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to_members(true, prefix, listener)
+    }
+
+    /// Runs after somebody has joined or left a channel of this app whose name begins with `prefix`. As [`on_topic`](Self::on_topic).
+    pub fn on_channel<F, Fut>(&mut self, prefix: &str, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to_members(false, prefix, listener)
+    }
+
+    /// Runs after something has happened to a session of a frontend of the cluster that `interest` asks for: it was bound, unbound or closed. The
+    /// frontends send such events to the servers that ask for them, and to no others.
+    ///
+    /// Events of one session come in their order. Listeners run one after the other, on the runtime that started the app. NATS may lose an
+    /// event, and a frontend that is killed sends none: what must be right is asked for ([`BackendSessions`](crate::session::BackendSessions)).
+    pub fn on_cluster_session<F, Fut>(&mut self, interest: Interest, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, ClusterSessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let hook = Arc::new(move |app, event| -> BoxFuture<()> { Box::pin(listener(app, event)) });
+        self.hooks.cluster_events.add(interest, hook);
+        self
+    }
+
+    fn listen_to_members<F, Fut>(&mut self, is_topic: bool, prefix: &str, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let hook = Arc::new(move |app, event| -> BoxFuture<()> { Box::pin(listener(app, event)) });
+        self.hooks.members.add(is_topic, prefix, hook);
+        self
     }
 
     fn listen_to<F, Fut>(&mut self, kind: EventKind, listener: F) -> &mut Self

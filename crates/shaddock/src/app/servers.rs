@@ -368,6 +368,9 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         (sessions, connections) = (Some(service), Some(stats));
     }
     operators::announce(&mut app.info);
+    // 64 random bits: std's hasher has a new key each time.
+    let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    app.metadata(crate::channel::LIFE, format!("{life:x}"));
     announce_concurrent(&mut app)?;
     let channels = app
         .values
@@ -382,7 +385,10 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
     let runtime = Handle::current();
     let inner = AppInner {
         channels: ChannelService::new(app.id(), channels),
-        forgotten: crate::channel::Forgotten::default(),
+        life,
+        watchers: crate::channel::Watchers::default(),
+        watch: crate::channel::Watch::default(),
+        counted: crate::channel::RecentCounts::default(),
         info: Arc::new(app.info),
         values: Shared::new(app.values),
         requests: Tasks::new(runtime.clone(), config.max_concurrent),
@@ -425,6 +431,7 @@ async fn bring_up(
         None
     };
     for (number, (app, configs)) in listening.iter().enumerate() {
+        app.start_cluster_events();
         let mut options = join_options(app);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
             // Forwarding from the sessions of this worker then wakes no other thread (docs/performance.md).
@@ -438,6 +445,8 @@ async fn bring_up(
         }
         // Set once, here.
         let _ = app.inner().membership.set(membership);
+        app.start_watching();
+        app.settle_restored();
         if app.scheduler().may_buffer() {
             let _ = app.spawn("push scheduler", app.clone().flush_forever());
         }
@@ -520,7 +529,9 @@ fn join_options(app: &AppHandle) -> JoinOptions {
         }) => Unique::RejectNew,
         _ => Unique::No,
     };
-    JoinOptions::new().unique(unique).with_session_events()
+    JoinOptions::new()
+        .unique(unique)
+        .with_events_of(app.hooks().cluster_events.interest())
 }
 
 /// Starts the IO workers.

@@ -5,8 +5,8 @@ use std::{cell::OnceCell, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
-use shaddock_cluster::{Delivered, Delivery, RawSid, Receivers, RemoteError};
-use shaddock_core::{Room, SendError, Session, Sid};
+use shaddock_cluster::{AudienceKey, Delivered, Delivery, RawSid, Receivers, RemoteError};
+use shaddock_core::{Room, SendError, Session, SessionService, Sid};
 use shaddock_protocol::{Codec, Dialect};
 
 use super::{Schedule, push::Message};
@@ -162,11 +162,27 @@ impl<'a> Sender<'a> {
         delivered.refused = self.refused;
         let stats = self.app.stats();
         stats.pushed.add(self.queued as u64);
+        let missing = delivered.missing.max(delivered.missing_uids.len());
         stats
             .missing
-            .add((delivered.missing_uids.len() + delivered.missing_sids.len()) as u64);
+            .add((missing + delivered.missing_sids.len()) as u64);
         delivered
     }
+}
+
+/// The users of these sessions who have no other session. Those that are there were meant too.
+fn missing(service: &SessionService, not_taken: &[Arc<Session>]) -> Vec<Arc<str>> {
+    let mut missing: Vec<Arc<str>> = Vec::new();
+    for uid in not_taken.iter().filter_map(|session| session.uid()) {
+        let mut is_there = false;
+        service.for_each_session_of(uid.as_str(), |session| {
+            is_there |= !not_taken.iter().any(|one| Arc::ptr_eq(one, session));
+        });
+        if !is_there && !missing.contains(uid.shared()) {
+            missing.push(Arc::clone(uid.shared()));
+        }
+    }
+    missing
 }
 
 impl AppHandle {
@@ -179,6 +195,11 @@ impl AppHandle {
         match delivery.to {
             Receivers::Uids(uids) => self.deliver_to_uids(&message, uids.iter()),
             Receivers::Sids(sids) => self.deliver_to_sids(&message, &sids),
+            Receivers::Audience {
+                key,
+                except,
+                name_missing,
+            } => self.deliver_to_audience(&message, &key, except.as_deref(), name_missing),
             Receivers::All { bound_only } => self.deliver_to_all(&message, bound_only, |_| true),
             _ => Delivered::default(),
         }
@@ -204,6 +225,38 @@ impl AppHandle {
             });
             if !is_there {
                 delivered.missing_uids.push(Arc::clone(uid));
+            }
+        }
+        sender.finish(delivered)
+    }
+
+    /// To every session of each member. A member counts as missing if no session of theirs took it.
+    pub(super) fn deliver_to_audience(
+        &self,
+        message: &Message,
+        key: &AudienceKey,
+        except: Option<&str>,
+        name_missing: bool,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        let Some(service) = self.session_service() else {
+            delivered.no_audience = true;
+            return delivered;
+        };
+        let mut sender = Sender::new(self, message);
+        let mut not_taken: Vec<Arc<Session>> = Vec::new();
+        let members = service.visit_audience(key.as_str(), |session| {
+            let is_meant =
+                except.is_none_or(|except| session.uid().is_none_or(|uid| uid.as_str() != except));
+            if is_meant && matches!(sender.send(session), Err(NotSent::Send(_))) {
+                not_taken.push(Arc::clone(session));
+            }
+        });
+        delivered.no_audience = members == 0;
+        for uid in missing(service, &not_taken) {
+            delivered.missing += 1;
+            if name_missing {
+                delivered.missing_uids.push(uid);
             }
         }
         sender.finish(delivered)

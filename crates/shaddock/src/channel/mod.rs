@@ -1,18 +1,18 @@
-//! Channels, and every other way to send messages that clients did not ask for.
+//! Channels, topics, and every other way to send messages that clients did not ask for.
 //!
-//! A channel is a named list of members, each a user on a frontend. It is known to the app that made it, usually a backend. A push groups the
-//! members by frontend, sends one message to each frontend, and there the message is encoded once for each dialect; every session gets a
-//! pointer to the same bytes.
+//! A channel is a named list of members, each a user on a frontend, and belongs to the app that made it. A [`Topic`] is the same without an
+//! owner. Who is in is known at the frontend of each member, and nowhere else: a push names the channel, one message goes to each frontend
+//! that has members, and there it is encoded once for each dialect; every session gets a pointer to the same bytes.
 //!
 //! ```
 //! use shaddock::prelude::*;
 //!
 //! async fn send(session: SessionView, channels: Channels, Json(text): Json<String>) -> Result<(), HandlerError> {
 //!     let room = channels.create("lobby")?;
-//!     room.join(&session);
+//!     room.join(&session).await?;
 //!     let delivered = room.push_message("onChat", &serde_json::json!({"msg": text})).await?;
-//!     if !delivered.missing.is_empty() {
-//!         // These members have no session any more.
+//!     if delivered.missing_count() > 0 {
+//!         // So many members have no session that takes messages now.
 //!     }
 //!     Ok(())
 //! }
@@ -21,28 +21,45 @@
 //! A push is on its way when the call returns, before its future is polled: messages of one sender reach a session in the order of the calls.
 //! What the future answers with says who was not reached. "Reached" means that the message is in the session's outbound queue.
 //!
-//! Members leave by themselves when their last session on the frontend closes or is unbound.
+//! Members leave when their last session on the frontend closes or is unbound, in the same step.
 //!
 //! Instead of at once a frontend can send pushes in [batches](Schedule::Buffered); its [`PushConfig`] decides that by route.
 
+mod audience;
+mod counted;
 mod deliver;
-mod forget;
+mod join;
 mod pressure;
 mod push;
+mod restore;
 mod schedule;
+mod topic;
+mod watch;
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
+use shaddock_cluster::{AudienceKey, RawSid, RemoteError, ServerId};
 pub use shaddock_core::{
     ChannelConfig, ChannelError, ChannelState, ChannelStore, MemoryStore, RestoreError, StoreError,
 };
 use shaddock_core::{FanOut, FrontendId, Uid};
 
-pub(crate) use self::{deliver::BROADCAST, forget::Forgotten, push::Message, schedule::Scheduler};
+pub(crate) use self::{
+    audience::{LIFE, Watchers},
+    counted::RecentCounts,
+    deliver::BROADCAST,
+    push::Message,
+    schedule::Scheduler,
+    watch::{MemberHooks, Watch},
+};
+use self::{join::who, push::ToMembers};
 pub use self::{
-    push::{BroadcastOptions, Delivered, FailedFrontend, Push, PushError},
+    join::{JoinError, Joined, Members, PartlyKnown},
+    push::{AtFrontend, BroadcastOptions, Delivered, FailedFrontend, Push, PushError},
     schedule::{BroadcastFilter, PushConfig, RouteSchedule, Schedule},
+    topic::{Topic, TopicPush},
+    watch::{Departure, MemberEvent},
 };
 use crate::{
     app::AppHandle,
@@ -84,7 +101,7 @@ impl Channels {
 
     /// Destroys the channel of that name. False if there is none.
     pub fn destroy(&self, name: &str) -> bool {
-        self.0.channel_data().destroy_channel(name)
+        self.get(name).is_some_and(|channel| channel.destroy())
     }
 
     /// The names of all channels, in no order.
@@ -97,19 +114,36 @@ impl Channels {
         self.0.channel_data().channel_count()
     }
 
-    /// Takes a user out of all channels of this app, and says of how many.
-    pub fn leave_all(&self, uid: &str, frontend: &str) -> usize {
-        self.0
+    /// Takes a user on a frontend out of all channels of this app, and says of how many.
+    ///
+    /// # Errors
+    /// The frontend could not be asked.
+    pub async fn leave_all(&self, uid: &str, frontend: &str) -> Result<usize, RemoteError> {
+        let by_name = self
+            .0
             .channel_data()
-            .remove_member_everywhere(uid, frontend)
+            .remove_member_everywhere(uid, frontend);
+        let id = ServerId::new(frontend).map_err(|_| RemoteError::server_not_found())?;
+        if !self.0.membership()?.keeps_audiences(&id)? {
+            return Ok(by_name);
+        }
+        let all = AudienceKey::channels(self.0.id(), self.0.life());
+        let left = self.0.leave_audience(&id, all.into(), true, uid).await?;
+        Ok(by_name + left)
     }
 
-    /// Brings back the channels from the [store](ChannelConfig::store). Call it once, from a component's start.
+    /// Brings back the channels from the [store](ChannelConfig::store), and those of their members who are still connected. Call it once, from a
+    /// component's start.
+    ///
+    /// Each member's frontend is asked whether they are there, when this server has joined the cluster; those who are not are taken out of the
+    /// store. Until a frontend answers, pushes name its members to it.
     ///
     /// # Errors
     /// The store failed or holds something else; then nothing was restored.
     pub fn restore(&self) -> Result<usize, RestoreError> {
-        self.0.channel_data().restore()
+        let restored = self.0.channel_data().restore()?;
+        self.0.settle_restored();
+        Ok(restored)
     }
 
     fn wrap(&self, data: Arc<shaddock_core::Channel>) -> Channel {
@@ -172,45 +206,187 @@ impl Channels {
     }
 }
 
-/// One channel. Dereferences to the list of its members.
+/// One channel.
 #[derive(Debug, Clone)]
 pub struct Channel {
     app: AppHandle,
     data: Arc<shaddock_core::Channel>,
 }
 
-impl Deref for Channel {
-    type Target = Arc<shaddock_core::Channel>;
-    fn deref(&self) -> &Self::Target {
-        &self.data
-    }
-}
-
 impl Channel {
-    /// Makes the user of this session a member. False if the session has no user, is closed, or the user is a member already.
-    pub fn join(&self, session: &SessionView) -> bool {
-        let (Some(uid), Ok(frontend)) = (session.uid(), FrontendId::new(session.frontend_id()))
-        else {
-            return false;
-        };
-        let Some(here) = session.session() else {
-            return self.data.add(uid, &frontend);
-        };
-        if here.is_closed() {
-            return false;
-        }
-        // It may close in this moment; then another session of the user may be there.
-        let service = self.app.session_service();
-        let is_there =
-            || service.is_some_and(|all| all.for_each_session_of(uid.as_str(), |_| ()) > 0);
-        self.data.add_if(uid, &frontend, is_there)
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.data.name()
     }
 
-    /// Takes the user of this session out. False if he is no member.
-    pub fn quit(&self, session: &SessionView) -> bool {
-        session
-            .uid()
-            .is_some_and(|uid| self.data.leave(uid.as_str(), session.frontend_id()))
+    /// Whether it can be used.
+    pub fn state(&self) -> ChannelState {
+        self.data.state()
+    }
+
+    fn key(&self) -> Option<AudienceKey> {
+        self.app.key_of(&self.data)
+    }
+
+    /// Makes the user of this session a member, at the session's frontend. When it is done, every push that begins later reaches them; they
+    /// leave by themselves with their last session there.
+    ///
+    /// # Errors
+    /// [`JoinError`].
+    pub async fn join(&self, session: &SessionView) -> Result<Joined, JoinError> {
+        let (uid, sid) = who(session)?;
+        self.enter(&uid, session.frontend_id(), sid).await
+    }
+
+    /// Makes a user on a frontend a member. (Pomelo `add`.)
+    ///
+    /// # Errors
+    /// As [`join`](Self::join).
+    pub async fn add(&self, uid: &Uid, frontend: &FrontendId) -> Result<Joined, JoinError> {
+        self.enter(uid, frontend.as_str(), None).await
+    }
+
+    async fn enter(
+        &self,
+        uid: &Uid,
+        frontend: &str,
+        sid: Option<RawSid>,
+    ) -> Result<Joined, JoinError> {
+        let (Ok(place), Ok(id)) = (FrontendId::new(frontend), ServerId::new(frontend)) else {
+            return Err(RemoteError::server_not_found().into());
+        };
+        let key = self.key().ok_or(JoinError::Destroyed)?;
+        if !self.app.membership()?.keeps_audiences(&id)? {
+            return self.enter_by_name(uid, &place);
+        }
+        // Before it is asked, so that it counts as a place if its answer is lost; and again after it.
+        if !self.data.enter_place(&place) {
+            return Err(JoinError::Destroyed);
+        }
+        let joined = self.app.join_audience(&id, key.clone(), uid, sid).await?;
+        if !self.data.enter_place(&place) {
+            self.app.end_audience(&id, key);
+            return Err(JoinError::Destroyed);
+        }
+        if joined.is_new() {
+            self.data.store_join(uid.as_str(), frontend);
+        }
+        Ok(joined)
+    }
+
+    /// At a Pitaya frontend, which cannot be asked.
+    fn enter_by_name(&self, uid: &Uid, frontend: &FrontendId) -> Result<Joined, JoinError> {
+        if self.data.add(uid, frontend) {
+            return Ok(Joined::New);
+        }
+        match self.data.state() {
+            ChannelState::Inited => Ok(Joined::Already),
+            ChannelState::Destroyed => Err(JoinError::Destroyed),
+        }
+    }
+
+    /// Takes the user of this session out. False if they were no member there.
+    ///
+    /// # Errors
+    /// The frontend could not be asked. It still has the member then.
+    pub async fn quit(&self, session: &SessionView) -> Result<bool, RemoteError> {
+        match session.uid() {
+            Some(uid) => self.leave(uid.as_str(), session.frontend_id()).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Takes a user on a frontend out. False if they were no member there.
+    ///
+    /// # Errors
+    /// As [`quit`](Self::quit).
+    pub async fn leave(&self, uid: &str, frontend: &str) -> Result<bool, RemoteError> {
+        if self.data.leave(uid, frontend) {
+            return Ok(true);
+        }
+        let id = ServerId::new(frontend).map_err(|_| RemoteError::server_not_found())?;
+        let is_place = self.data.places().iter().any(|p| p.frontend == *frontend);
+        let Some(key) = self.key().filter(|_| is_place) else {
+            return Ok(false);
+        };
+        let key = Arc::clone(key.shared());
+        let left = self.app.leave_audience(&id, key, false, uid).await? > 0;
+        if left {
+            self.data.store_leave(uid, frontend);
+        }
+        Ok(left)
+    }
+
+    /// The members, by frontend, on each in the order of joining. Asks the frontends that have some.
+    ///
+    /// # Errors
+    /// Some frontends did not say; the others' members are in the error.
+    pub async fn members(&self) -> Result<Members, PartlyKnown> {
+        self.ask(true, None).await
+    }
+
+    /// How many members there are. Asks the frontends that have some. (Pomelo `getUserAmount`.)
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn user_amount(&self) -> Result<usize, PartlyKnown> {
+        Ok(self.ask(false, None).await?.count)
+    }
+
+    /// The frontends on which a user is a member.
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn member(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
+        let found = self.ask(true, Some(uid)).await?;
+        Ok((found.list.into_iter())
+            .map(|(_, frontend)| frontend)
+            .collect())
+    }
+
+    async fn ask(&self, named: bool, only: Option<&str>) -> Result<Members, PartlyKnown> {
+        let places = self.data.places();
+        let frontends: Vec<FrontendId> = places.into_iter().map(|p| p.frontend).collect();
+        let asked = match self.key().filter(|_| !frontends.is_empty()) {
+            Some(key) => self.app.who_is_in(&key, frontends, named, only).await,
+            None => Ok(Members::default()),
+        };
+        let plan = self.data.members_by_frontend();
+        let by_name = plan.groups().iter().flat_map(|group| {
+            let uids = group.uids.iter();
+            uids.map(|uid| (uid.clone(), group.frontend.clone()))
+        });
+        let by_name: Vec<_> = by_name
+            .filter(|(uid, _)| only.is_none_or(|only| uid.as_str() == only))
+            .collect();
+        let with = |mut members: Members| {
+            members.count += by_name.len();
+            if named {
+                members.list.extend(by_name);
+            }
+            members
+        };
+        match asked {
+            Ok(members) => Ok(with(members)),
+            Err(PartlyKnown { members, silent }) => Err(PartlyKnown {
+                members: with(members),
+                silent,
+            }),
+        }
+    }
+
+    /// Ends the channel: nobody can join or push any more, and its members leave. A new channel of that name is another one. False if it was
+    /// destroyed before.
+    pub fn destroy(&self) -> bool {
+        let destroyed = self.data.destroy();
+        if destroyed && let Some(key) = self.key() {
+            for place in self.data.places() {
+                if let Ok(id) = ServerId::new(place.frontend.as_str()) {
+                    self.app.end_audience(&id, key.clone());
+                }
+            }
+        }
+        destroyed
     }
 
     /// Sends a message to all members. A channel without members is no error.
@@ -218,10 +394,42 @@ impl Channel {
     /// # Errors
     /// [`PushError`]: the channel was destroyed, the value is empty or cannot be serialised, or no frontend could be reached.
     pub fn push_message<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> Push {
-        match self.data.fan_out() {
-            Ok(plan) => self.app.push_to(route, value, &plan),
-            Err(error) => Push::failed(error.into()),
-        }
+        self.send(route, value, None, false)
+    }
+
+    /// As [`push_message`](Self::push_message), to all members but this user.
+    ///
+    /// # Errors
+    /// As [`push_message`](Self::push_message).
+    pub fn push_except<T: Serialize + ?Sized>(&self, uid: &str, route: &str, value: &T) -> Push {
+        self.send(route, value, Some(uid), false)
+    }
+
+    /// As [`push_message`](Self::push_message), and [`Delivered::missing`] names the members whose sessions did not take it instead of only
+    /// counting them.
+    ///
+    /// # Errors
+    /// As [`push_message`](Self::push_message).
+    pub fn push_message_naming<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> Push {
+        self.send(route, value, None, true)
+    }
+
+    fn send<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        except: Option<&str>,
+        name_missing: bool,
+    ) -> Push {
+        let Some(key) = self.key() else {
+            return Push::failed(ChannelError::Destroyed.into());
+        };
+        let to = ToMembers {
+            key,
+            except,
+            name_missing,
+        };
+        self.app.push_to_channel(route, value, &self.data, &to)
     }
 
     /// As [`push_message`](Self::push_message), without asking who was reached: one message for each frontend and none back, half of what
@@ -234,7 +442,13 @@ impl Channel {
         route: &str,
         value: &T,
     ) -> Result<(), PushError> {
-        let plan = self.data.fan_out()?;
-        self.app.push_unconfirmed(route, value, &plan)
+        let key = self.key().ok_or(ChannelError::Destroyed)?;
+        let to = ToMembers {
+            key,
+            except: None,
+            name_missing: false,
+        };
+        self.app
+            .push_to_channel_unconfirmed(route, value, &self.data, &to)
     }
 }

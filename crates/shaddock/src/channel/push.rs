@@ -11,12 +11,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use shaddock_cluster::{
-    BoxFuture, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError, RemoteErrorKind,
-    ServerId, SessionAnswer, SessionOp,
+    AudienceKey, BoxFuture, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError,
+    RemoteErrorKind, ServerId, SessionAnswer, SessionOp,
 };
-use shaddock_core::{ChannelError, FanOut, FrontendId, Sid, Uid};
+use shaddock_core::{Channel, ChannelError, FanOut, FrontendId, Place, Sid, Uid};
 
 use super::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast};
+use super::join::is_gone;
 use crate::{app::AppHandle, received, session::SessionError};
 
 /// A route and a body, serialised once.
@@ -60,6 +61,20 @@ pub struct Delivered {
     pub unconfirmed: Vec<Uid>,
     /// Frontends that could not be reached or did not answer in time, and who was meant there.
     pub failed: Vec<FailedFrontend>,
+    /// What became of it on each frontend that answered, in numbers. (Of users whose frontends are not known: nothing.)
+    pub frontends: Vec<AtFrontend>,
+}
+
+/// What became of a push on one frontend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AtFrontend {
+    /// The frontend.
+    pub frontend: FrontendId,
+    /// In how many sessions' queues it is.
+    pub queued: usize,
+    /// How many who were meant there have no session that took it.
+    pub missing: usize,
 }
 
 /// A frontend that could not be reached.
@@ -68,7 +83,7 @@ pub struct Delivered {
 pub struct FailedFrontend {
     /// The frontend.
     pub frontend: FrontendId,
-    /// Who was meant; empty if everybody was.
+    /// Who was meant; empty if everybody was, or the members of a channel.
     pub uids: Vec<Uid>,
     /// Why.
     pub error: RemoteError,
@@ -80,6 +95,24 @@ impl Delivered {
         self.missing
             .iter()
             .chain(self.failed.iter().flat_map(|failed| &failed.uids))
+    }
+
+    /// How many who were meant are known to have no session that took it: those of [`missing`](Self::missing), and members of a channel, who are
+    /// only named if that was asked for.
+    pub fn missing_count(&self) -> usize {
+        let counted: usize = self.frontends.iter().map(|one| one.missing).sum();
+        counted.max(self.missing.len())
+    }
+
+    /// Adds what this frontend said.
+    #[must_use]
+    fn add_from(&mut self, frontend: FrontendId, other: ClusterDelivered) -> Option<Arc<str>> {
+        self.frontends.push(AtFrontend {
+            frontend,
+            queued: other.queued,
+            missing: other.missing.max(other.missing_uids.len()),
+        });
+        self.add(other)
     }
 
     /// Adds what a frontend said, and gives back why it cannot send the message, if it cannot.
@@ -231,7 +264,45 @@ impl BroadcastOptions {
 struct Sent {
     frontend: FrontendId,
     uids: Vec<Uid>,
+    /// Of a channel: the place there, and how many were sent to join before.
+    place: Option<(Arc<Channel>, u64)>,
     answer: BoxFuture<'static, Result<ClusterDelivered, RemoteError>>,
+}
+
+/// A frontend that has no members any more is not sent the next push.
+fn forget_place(place: Option<&(Arc<Channel>, u64)>, frontend: &FrontendId) {
+    if let Some((channel, joins)) = place {
+        channel.leave_place(frontend.as_str(), Some(*joins));
+    }
+}
+
+/// Which members of a channel or topic get a message.
+pub(super) struct ToMembers<'a> {
+    pub(super) key: AudienceKey,
+    pub(super) except: Option<&'a str>,
+    pub(super) name_missing: bool,
+}
+
+impl ToMembers<'_> {
+    pub(super) fn receivers(&self) -> Receivers {
+        Receivers::Audience {
+            key: self.key.clone(),
+            except: self.except.map(Arc::from),
+            name_missing: self.name_missing,
+        }
+    }
+
+    /// The members by name without the one who does not get it.
+    fn without_exception(&self, plan: Arc<FanOut>) -> Arc<FanOut> {
+        let Some(except) = self.except else {
+            return plan;
+        };
+        let all = plan.groups().iter().flat_map(|group| {
+            let uids = group.uids.iter().filter(|uid| uid.as_str() != except);
+            uids.map(|uid| (uid.clone(), group.frontend.clone()))
+        });
+        Arc::new(FanOut::from_targets(all))
+    }
 }
 
 /// What is sent when all frontends have answered.
@@ -242,16 +313,23 @@ fn collect(sent: Vec<Sent>) -> Push {
         for Sent {
             frontend,
             uids,
+            place,
             answer,
         } in sent
         {
             match answer.await {
                 Ok(answer) => {
                     reached = true;
-                    let reason = delivered.add(answer);
+                    if answer.no_audience {
+                        forget_place(place.as_ref(), &frontend);
+                    }
+                    let reason = delivered.add_from(frontend, answer);
                     refused = refused.or(reason);
                 }
                 Err(error) => {
+                    if is_gone(&error) {
+                        forget_place(place.as_ref(), &frontend);
+                    }
                     shaddock_net::quiet!(warn, "a push did not reach a frontend", %frontend, %error);
                     delivered.failed.push(FailedFrontend {
                         frontend,
@@ -286,17 +364,8 @@ impl AppHandle {
             && own(&group.frontend)
         {
             // Everybody is here: nobody has to be waited for.
-            let mut delivered = Delivered::default();
             let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
-            let refused = delivered.add(here);
-            let result = outcome(delivered, refused);
-            return Push(match self.scheduler().pressure().wait() {
-                None => State::Done(Some(result)),
-                Some(room) => State::Waiting(Box::pin(async move {
-                    room.await;
-                    result
-                })),
-            });
+            return self.delivered_here(group.frontend.clone(), here);
         }
         let membership = match self.membership() {
             Ok(membership) => membership,
@@ -321,37 +390,132 @@ impl AppHandle {
             Sent {
                 frontend: group.frontend.clone(),
                 uids: group.uids.clone(),
+                place: None,
                 answer,
             }
         });
         collect(sent.collect())
     }
 
-    /// As [`push_to`](Self::push_to), without answers. An error if no frontend could be reached.
-    pub(super) fn push_unconfirmed<T: Serialize + ?Sized>(
+    /// The result of a push whose receivers are all on this server.
+    fn delivered_here(&self, frontend: FrontendId, here: ClusterDelivered) -> Push {
+        let mut delivered = Delivered::default();
+        let refused = delivered.add_from(frontend, here);
+        let result = outcome(delivered, refused);
+        Push(match self.scheduler().pressure().wait() {
+            None => State::Done(Some(result)),
+            Some(room) => State::Waiting(Box::pin(async move {
+                room.await;
+                result
+            })),
+        })
+    }
+
+    /// Sends one message to each frontend that has members of a channel, and to members by name as to other users.
+    pub(super) fn push_to_channel<T: Serialize + ?Sized>(
         &self,
         route: &str,
         value: &T,
-        plan: &FanOut,
-    ) -> Result<(), PushError> {
-        let message = Message::new(route, value)?;
-        let membership = self.membership()?;
-        let (mut reached, mut delivered) = (plan.groups().is_empty(), Delivered::default());
+        channel: &Arc<Channel>,
+        to: &ToMembers<'_>,
+    ) -> Push {
+        let (plan, message) = match channel.fan_out().map_err(PushError::from).and_then(|plan| {
+            let message = Message::new(route, value)?;
+            Ok((to.without_exception(plan), message))
+        }) {
+            Ok(both) => both,
+            Err(error) => return Push::failed(error),
+        };
+        let places = channel.places();
+        if let ([place], true) = (&places[..], plan.is_empty())
+            && self.is_here(&place.frontend)
+        {
+            let here = self.deliver_to_audience(&message, &to.key, to.except, to.name_missing);
+            if here.no_audience {
+                channel.leave_place(place.frontend.as_str(), Some(place.joins));
+            }
+            return self.delivered_here(place.frontend.clone(), here);
+        }
+        let membership = match self.membership() {
+            Ok(membership) => membership,
+            Err(error) => return Push::failed(error.into()),
+        };
+        let elsewhere = |place: &Place| !self.is_here(&place.frontend);
+        if (!plan.is_empty() || places.iter().any(elsewhere))
+            && let Err(error) = membership.check_delivery(&message.route, &message.body)
+        {
+            return Push::failed(error.into());
+        }
+        let to_place = |place: Place| Sent {
+            answer: self.send(&place.frontend, message.to(to.receivers())),
+            frontend: place.frontend,
+            uids: Vec::new(),
+            place: Some((Arc::clone(channel), place.joins)),
+        };
+        let mut sent: Vec<Sent> = places.into_iter().map(to_place).collect();
         for group in plan.groups() {
             let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
-            let sent = ServerId::new(group.frontend.as_str())
+            sent.push(Sent {
+                answer: self.send(&group.frontend, message.to(Receivers::Uids(uids.collect()))),
+                frontend: group.frontend.clone(),
+                uids: group.uids.clone(),
+                place: None,
+            });
+        }
+        collect(sent)
+    }
+
+    fn is_here(&self, frontend: &FrontendId) -> bool {
+        frontend.as_str() == self.id() && self.is_frontend()
+    }
+
+    fn send(
+        &self,
+        frontend: &FrontendId,
+        delivery: Delivery,
+    ) -> BoxFuture<'static, Result<ClusterDelivered, RemoteError>> {
+        let sent = ServerId::new(frontend.as_str())
+            .map_err(|_| RemoteError::server_not_found())
+            .and_then(|id| Ok(self.membership()?.deliver(&id, delivery)));
+        sent.unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
+    }
+
+    /// As [`push_to_channel`](Self::push_to_channel), without answers. An error if no frontend could be reached.
+    pub(super) fn push_to_channel_unconfirmed<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        channel: &Channel,
+        to: &ToMembers<'_>,
+    ) -> Result<(), PushError> {
+        let plan = channel.fan_out()?;
+        let message = Message::new(route, value)?;
+        let membership = self.membership()?;
+        let places = channel.places();
+        let (mut reached, mut delivered) =
+            (places.is_empty() && plan.is_empty(), Delivered::default());
+        let by_name = plan.groups().iter().map(|group| {
+            let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
+            let receivers = Receivers::Uids(uids.collect());
+            (&group.frontend, &group.uids[..], receivers)
+        });
+        let at_places = places
+            .iter()
+            .map(|place| (&place.frontend, &[][..], to.receivers()));
+        for (frontend, uids, receivers) in at_places.chain(by_name) {
+            let sent = ServerId::new(frontend.as_str())
                 .map_err(|_| RemoteError::server_not_found())
-                .and_then(|frontend| {
-                    let receivers = Receivers::Uids(uids.collect());
-                    membership.deliver_unconfirmed(&frontend, message.to(receivers))
-                });
+                .and_then(|id| membership.deliver_unconfirmed(&id, message.to(receivers)));
             match sent {
                 Ok(()) => reached = true,
                 Err(error) => {
-                    shaddock_net::quiet!(warn, "a push did not reach a frontend", frontend = %group.frontend, %error);
+                    shaddock_net::quiet!(warn, "a push did not reach a frontend", %frontend, %error);
+                    if is_gone(&error) {
+                        channel.leave_place(frontend.as_str(), None);
+                    }
                     delivered.failed.push(FailedFrontend {
-                        frontend: group.frontend.clone(),
-                        uids: group.uids.clone(),
+                        frontend: frontend.clone(),
+                        uids: uids.to_vec(),
                         error,
                     });
                 }
@@ -362,6 +526,19 @@ impl AppHandle {
         } else {
             Err(PushError::NobodyReached(delivered))
         }
+    }
+
+    /// Sends to the members of a topic, wherever they are. It is on its way when this returns.
+    pub(super) fn push_to_topic<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        topic: &str,
+        receivers: Receivers,
+    ) -> Result<BoxFuture<'static, ()>, PushError> {
+        let message = Message::new(route, value)?;
+        let membership = self.membership()?;
+        Ok(membership.deliver_to_topic(topic, message.to(receivers))?)
     }
 
     pub(super) fn push_to_users<T: Serialize + ?Sized>(
@@ -445,6 +622,7 @@ impl AppHandle {
                 Some(Sent {
                     frontend,
                     uids: Vec::new(),
+                    place: None,
                     answer,
                 })
             });

@@ -7,7 +7,9 @@ use std::{
 
 use hashbrown::HashMap;
 use shaddock_cluster::SessionEvent as ClusterEvent;
-use shaddock_core::{CloseReason, EventKind as CoreEvent, Session, SessionEvents, Sid, Uid};
+use shaddock_core::{
+    AudienceChange, CloseReason, EventKind as CoreEvent, Session, SessionEvents, Sid, Uid,
+};
 
 use super::{FrontendSession, SessionView, view::raw};
 use crate::{
@@ -262,6 +264,12 @@ impl SessionEvents for FrontendEvents {
             });
         }
         app.emit(session, EventKind::Closed, uid, Some(reason.clone()));
+    }
+
+    fn audience_changed(&self, change: &AudienceChange) {
+        if let Some(app) = self.app() {
+            app.audience_changed(change);
+        }
     }
 
     fn on_listener_panic(&self, session: &Arc<Session>, event: CoreEvent, message: &str) {

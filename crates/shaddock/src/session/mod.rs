@@ -13,6 +13,7 @@
 
 mod backend;
 mod binding;
+mod cluster_events;
 mod error;
 mod events;
 mod ops;
@@ -26,12 +27,14 @@ pub use shaddock_core::{
 
 pub use self::{
     backend::BackendSessions,
+    cluster_events::{ClusterEventKind, ClusterSessionEvent},
     error::SessionError,
     events::{EventKind, SessionEvent},
     view::{BackendSession, FrontendSession, SessionView},
 };
 pub(crate) use self::{
     binding::BindHook,
+    cluster_events::ClusterEventHooks,
     events::{EventHook, EventHooks, FrontendEvents},
     view::raw as raw_sid,
 };

@@ -41,7 +41,15 @@ impl AppHandle {
                 Ok(SessionAnswer::Done)
             });
         }
-        Box::pin(std::future::ready(self.do_session_op(service, op)))
+        match op {
+            SessionOp::Join { .. }
+            | SessionOp::Leave { .. }
+            | SessionOp::EndAudience { .. }
+            | SessionOp::Audience { .. }
+            | SessionOp::Audiences { .. }
+            | SessionOp::NextNotice { .. } => self.serve_audience_op(service, op),
+            op => Box::pin(std::future::ready(self.do_session_op(service, op))),
+        }
     }
 
     fn do_session_op(

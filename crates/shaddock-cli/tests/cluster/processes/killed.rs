@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shaddock::prelude::Uid;
 use shaddock_client::{Client, Dialect, RequestError};
 
-use super::{bind, clients, holds};
+use super::{bind, clients, has_members, holds};
 use crate::{
     Frontend, Program, ask, ask_soon, connect, operators,
     pitaya::{GoServer, UNIQUE, go_program},
@@ -95,7 +95,7 @@ async fn a_frontend_is_killed_and_leaves_no_ghost() {
         there.push(client);
     }
     let lobby = app.channels().get("lobby").unwrap();
-    assert_eq!(lobby.user_amount(), 3);
+    assert_eq!(lobby.user_amount().await.unwrap(), 3);
     assert_eq!(app.backend_sessions().locate("ann").await.unwrap().len(), 1);
     let servers = [
         "connector connector-1",
@@ -114,7 +114,7 @@ async fn a_frontend_is_killed_and_leaves_no_ghost() {
         bound.await.is_ok()
     })
     .await;
-    until("out of the channel", || lobby.user_amount() == 1).await;
+    has_members(&lobby, 1).await;
     for (uid, places) in [("ann", 1), ("amy", 0), ("bob", 1)] {
         let found = app.backend_sessions().locate(uid).await.unwrap();
         assert_eq!(found.len(), places, "{uid}");
@@ -176,11 +176,11 @@ async fn go_servers_are_killed() {
         ask(client, "room.room.enter", json!({ "name": "lobby" })).await;
     }
     let lobby = app.channels().get("lobby").unwrap();
-    assert_eq!(lobby.user_amount(), 2);
+    assert_eq!(lobby.user_amount().await.unwrap(), 2);
 
     theirs.program.signal("-KILL");
     there.closed().await;
-    until("no ghost in the channel", || lobby.user_amount() == 1).await;
+    has_members(&lobby, 1).await;
     assert!(
         app.backend_sessions()
             .locate("bob")
@@ -269,14 +269,13 @@ async fn a_frontend_that_was_away_is_in_its_channels_again() {
     }
     let lobby = app.channels().get("lobby").unwrap();
     stops.program.signal("-STOP");
-    until("forgotten", || lobby.user_amount() == 0).await;
+    has_members(&lobby, 0).await;
     // One goes while nobody looks.
     drop(there.pop());
     stops.program.signal("-CONT");
-    until("in the channel again", || {
-        lobby.members() == [Uid::new("ann").unwrap()]
-    })
-    .await;
+    has_members(&lobby, 1).await;
+    let members = lobby.members().await.unwrap().uids();
+    assert_eq!(members, [Uid::new("ann").unwrap()]);
     // It gets what is pushed as soon as its frontend is sure that it still owns its users.
     let mut pushes = there[0].subscribe("onText");
     let text = json!({ "text": "back" });

@@ -8,11 +8,25 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use shaddock::channel::Channel;
 use shaddock_client::{Client, Dialect};
 
-use crate::{Program, ask, ask_soon, connect, servers::Backing, wait::until};
+use crate::{
+    Program, ask, ask_soon, connect,
+    servers::Backing,
+    wait::{eventually, until},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Waits until a channel has so many members. While a frontend does not answer, it is not known.
+async fn has_members(channel: &Channel, wanted: usize) {
+    eventually(&format!("{wanted} members"), async || {
+        channel.user_amount().await.is_ok_and(|now| now == wanted)
+    })
+    .await;
+}
+
 /// The clients of NATS by name, and how many subscriptions each has.
 fn subscribed(backing: &Backing) -> Vec<(String, usize)> {
     let all = backing.nats.subscriptions();

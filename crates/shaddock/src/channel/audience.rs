@@ -1,0 +1,327 @@
+//! The frontend's side of channels and topics: which of its users are in, and who is told of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shaddock_cluster::{
+    AudienceKey, AudiencePart, BoxFuture, Departure, JoinAnswer, MemberNotice, RawSid, RemoteError,
+    ServerId, ServerInfo, SessionAnswer, SessionOp, Tie,
+};
+use shaddock_core::{AudienceChange, Departure as CoreDeparture, SessionService, Sid, Uid};
+
+use crate::{app::AppHandle, session::SessionError};
+
+/// Key of a server's metadata: a number that no other life of it has. Its channels are those of this life.
+pub(crate) const LIFE: &str = "shaddock.life";
+
+/// How long the channels of a server that has left the list live on: it may only have been cut off.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Bytes of uids and keys in one answer. What is longer comes in several, or is counted and not named.
+const MOST_NAMED: usize = 256 * 1024;
+
+/// Servers that are told who joins and leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Watchers(Mutex<HashMap<ServerId, Watcher>>);
+
+#[derive(Debug, Default)]
+struct Watcher {
+    /// What the keys begin with.
+    prefixes: Vec<String>,
+    /// Of the last notice.
+    number: u64,
+}
+
+impl Watchers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Watcher>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next notice; 0 for a server that is none.
+    fn next(&self, watcher: &ServerId) -> u64 {
+        self.lock().get(watcher).map_or(0, |known| known.number + 1)
+    }
+
+    fn put(&self, watcher: &ServerId, prefixes: &[String]) -> u64 {
+        let mut all = self.lock();
+        let known = all.entry(watcher.clone()).or_default();
+        known.prefixes = prefixes.to_vec();
+        known.number
+    }
+}
+
+impl AppHandle {
+    /// Does what another server asks of an audience of this frontend.
+    pub(crate) fn serve_audience_op(
+        &self,
+        service: &SessionService,
+        op: SessionOp,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        let answer = match op {
+            SessionOp::Join { audience, uid, sid } => {
+                if let Some(topic) = audience.as_topic() {
+                    return self.join_topic(topic.to_owned(), audience, uid, sid);
+                }
+                self.join_now(service, &audience, uid, sid, None)
+            }
+            SessionOp::Leave {
+                audience,
+                is_prefix,
+                uid,
+            } => Uid::new(uid)
+                .map(|uid| {
+                    let left = if is_prefix {
+                        service.leave_all(&uid, |key| key.starts_with(&*audience))
+                    } else {
+                        usize::from(service.leave(&audience, &uid))
+                    };
+                    SessionAnswer::Count(left as u64)
+                })
+                .map_err(|error| SessionError::from(error).into()),
+            SessionOp::EndAudience { audience } => {
+                let ended = service.end_audience(audience.as_str());
+                Ok(SessionAnswer::Count(ended as u64))
+            }
+            SessionOp::Audience {
+                audience,
+                named,
+                only,
+            } => Ok(audience_answer(service, &audience, named, only)),
+            SessionOp::Audiences {
+                prefixes,
+                after,
+                named,
+                watcher,
+            } => Ok(self.audiences_answer(service, &prefixes, &after, named, watcher.as_ref())),
+            SessionOp::NextNotice { watcher } => {
+                Ok(SessionAnswer::Count(self.watchers().next(&watcher)))
+            }
+            _ => Err(RemoteError::new(
+                shaddock_cluster::code::NOT_FOUND,
+                "this frontend does not know the operation",
+            )),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+
+    /// The first member of a topic waits until pushes to it come here, and is let in then.
+    fn join_topic(
+        &self,
+        topic: String,
+        audience: AudienceKey,
+        uid: Arc<str>,
+        sid: Option<RawSid>,
+    ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
+        let app = self.clone();
+        Box::pin(async move {
+            let tie = app.membership()?.hold_topic(&topic).await?;
+            let Some(service) = app.session_service() else {
+                return Err(SessionError::NoFrontend.into());
+            };
+            app.join_now(service, &audience, uid, sid, Some(&tie))
+        })
+    }
+
+    fn join_now(
+        &self,
+        service: &SessionService,
+        audience: &AudienceKey,
+        uid: Arc<str>,
+        sid: Option<RawSid>,
+        tie: Option<&Tie>,
+    ) -> Result<SessionAnswer, RemoteError> {
+        if self.is_fenced() {
+            let why = "the frontend is cut off from the others now; try again";
+            return Ok(SessionAnswer::Joined(JoinAnswer::Refused(why.into())));
+        }
+        let uid = Uid::new(uid).map_err(SessionError::from)?;
+        let sid = match sid.map(|sid| Sid::new(sid.get())) {
+            Some(None) => return Ok(SessionAnswer::Joined(JoinAnswer::Closed)),
+            sid => sid.flatten(),
+        };
+        let joined = service.join(Arc::clone(audience.shared()), &uid, sid, tie);
+        Ok(SessionAnswer::Joined(match joined {
+            Ok(true) => JoinAnswer::Joined,
+            Ok(false) => JoinAnswer::Already,
+            Err(shaddock_core::NotJoined::Closed) => JoinAnswer::Closed,
+            Err(shaddock_core::NotJoined::NotBound) => JoinAnswer::NotBound,
+            Err(other) => JoinAnswer::Refused(other.to_string().into()),
+        }))
+    }
+
+    fn audiences_answer(
+        &self,
+        service: &SessionService,
+        prefixes: &[String],
+        after: &str,
+        named: bool,
+        watcher: Option<&ServerId>,
+    ) -> SessionAnswer {
+        // First: what changes while the list is made is told too.
+        let notices = watcher.map_or(0, |watcher| {
+            service.watch_audiences(true);
+            self.watchers().put(watcher, prefixes)
+        });
+        let is_wanted = |key: &str| prefixes.iter().any(|prefix| key.starts_with(prefix));
+        let mut keys = service.audiences(|key| is_wanted(key) && key > after);
+        keys.sort_unstable();
+        let (mut parts, mut size) = (Vec::new(), 0);
+        let mut keys = keys.into_iter().peekable();
+        while size < MOST_NAMED
+            && let Some(key) = keys.next()
+        {
+            let part = part(service, key, named);
+            size += part.audience.len() + part.uids.iter().map(|uid| uid.len() + 3).sum::<usize>();
+            parts.push(part);
+        }
+        SessionAnswer::Audiences {
+            parts,
+            more: keys.peek().is_some(),
+            notices,
+        }
+    }
+
+    pub(crate) fn audience_changed(&self, change: &AudienceChange) {
+        let Some(audience) = AudienceKey::parse(&change.audience) else {
+            return;
+        };
+        let told: Vec<(ServerId, u64)> = {
+            let mut watchers = self.watchers().lock();
+            let wanting = watchers.iter_mut().filter(|(_, watcher)| {
+                let mut prefixes = watcher.prefixes.iter();
+                prefixes.any(|prefix| change.audience.starts_with(prefix))
+            });
+            let number = |(id, watcher): (&ServerId, &mut Watcher)| {
+                watcher.number += 1;
+                (id.clone(), watcher.number)
+            };
+            wanting.map(number).collect()
+        };
+        let Ok(membership) = self.membership() else {
+            return;
+        };
+        for (watcher, number) in told {
+            let notice = MemberNotice {
+                frontend: self.info().id.clone(),
+                number,
+                audience: audience.clone(),
+                uid: Arc::clone(change.uid.shared()),
+                departure: change.departure.map(departure),
+            };
+            if let Err(error) = membership.tell_member(&watcher, notice) {
+                // The number that is missing tells it to ask.
+                tracing::debug!(%watcher, %error, "a server was not told who is in a channel or topic");
+            }
+        }
+    }
+
+    /// A server has left: it is told nothing more, and if it does not come back, its channels end here.
+    pub(crate) fn forget_owner(&self, server: &Arc<ServerInfo>) {
+        let Some(service) = self.session_service() else {
+            return;
+        };
+        {
+            let mut watchers = self.watchers().lock();
+            watchers.remove(&server.id);
+            if watchers.is_empty() {
+                service.watch_audiences(false);
+            }
+        }
+        let Some(life) = life_of(server) else { return };
+        let channels = AudienceKey::channels(server.id.as_str(), life);
+        if service
+            .audiences(|key| key.starts_with(&channels))
+            .is_empty()
+        {
+            return;
+        }
+        let (app, server) = (self.clone(), Arc::clone(server));
+        let spawned = self.spawn("channels of a server that left", async move {
+            tokio::time::sleep(GRACE).await;
+            app.end_channels_of(&server, life);
+        });
+        if let Err(error) = spawned {
+            tracing::debug!(%error, "the channels of a server that left end with their members");
+        }
+    }
+
+    fn end_channels_of(&self, server: &Arc<ServerInfo>, life: u64) {
+        let is_back = self.membership().is_ok_and(|membership| {
+            let listed = membership.members().server(server.id.as_str());
+            listed.and_then(|info| life_of(&info)) == Some(life)
+        });
+        let Some(service) = self.session_service().filter(|_| !is_back) else {
+            return;
+        };
+        let channels = AudienceKey::channels(server.id.as_str(), life);
+        for key in service.audiences(|key| key.starts_with(&channels)) {
+            service.end_audience(&key);
+        }
+    }
+}
+
+/// The life of a server, as it announces it.
+fn life_of(server: &ServerInfo) -> Option<u64> {
+    u64::from_str_radix(server.metadata.get(LIFE)?, 16).ok()
+}
+
+fn audience_answer(
+    service: &SessionService,
+    audience: &AudienceKey,
+    named: bool,
+    only: Option<Arc<str>>,
+) -> SessionAnswer {
+    let part = match only {
+        None => part(service, Arc::clone(audience.shared()), named),
+        Some(uid) => {
+            let is_in = service.is_in_audience(audience.as_str(), &uid);
+            AudiencePart {
+                audience: Arc::clone(audience.shared()),
+                count: u64::from(is_in),
+                uids: if is_in { vec![uid] } else { Vec::new() },
+            }
+        }
+    };
+    SessionAnswer::Audiences {
+        parts: vec![part],
+        more: false,
+        notices: 0,
+    }
+}
+
+fn part(service: &SessionService, audience: Arc<str>, named: bool) -> AudiencePart {
+    if !named {
+        return AudiencePart {
+            count: service.audience_len(&audience) as u64,
+            uids: Vec::new(),
+            audience,
+        };
+    }
+    let members = service.audience(&audience);
+    let mut size = 0;
+    let fits = |uid: &&Uid| {
+        size += uid.as_str().len() + 3;
+        size <= MOST_NAMED
+    };
+    AudiencePart {
+        count: members.len() as u64,
+        uids: (members
+            .iter()
+            .take_while(fits)
+            .map(|uid| Arc::clone(uid.shared())))
+        .collect(),
+        audience,
+    }
+}
+
+const fn departure(core: CoreDeparture) -> Departure {
+    match core {
+        CoreDeparture::Closed => Departure::Closed,
+        CoreDeparture::Unbound => Departure::Unbound,
+        CoreDeparture::Ended => Departure::Ended,
+        _ => Departure::Left,
+    }
+}

@@ -1,0 +1,152 @@
+//! What a server does with its channels when frontends come and go, and with members that a store remembers.
+
+use std::sync::Arc;
+
+use shaddock_cluster::{AudienceKey, ServerId, SessionAnswer, SessionOp};
+use shaddock_core::{Channel, FrontendId};
+
+use super::join::{JoinError, is_gone};
+use crate::app::AppHandle;
+
+impl AppHandle {
+    /// The audience of a channel of this server.
+    pub(super) fn key_of(&self, channel: &Channel) -> Option<AudienceKey> {
+        // The name was checked when it was made.
+        AudienceKey::channel(self.id(), self.life(), channel.number(), channel.name())
+    }
+
+    /// Ends an audience at a frontend; it is on its way when this returns.
+    pub(super) fn end_audience(&self, frontend: &ServerId, audience: AudienceKey) {
+        let ended = self.ask_audience(frontend, SessionOp::EndAudience { audience }, None);
+        let frontend = frontend.clone();
+        let _ = self.spawn("end of a channel", async move {
+            if let Err(error) = ended.await
+                && !is_gone(&error)
+            {
+                // If it was away, its channels are asked for when it is back.
+                tracing::debug!(%frontend, %error, "a frontend was not told of the end of a channel");
+            }
+        });
+    }
+
+    /// A frontend is gone, or seems to be: it is no place of any channel, and members by name there have left.
+    pub(crate) fn forget_frontend(&self, frontend: &ServerId) {
+        for name in self.channel_data().names() {
+            let Some(channel) = self.channel_data().channel(&name) else {
+                continue;
+            };
+            channel.leave_place(frontend.as_str(), None);
+            let plan = channel.members_by_frontend();
+            let mut groups = plan.groups().iter();
+            let group = groups.find(|group| group.frontend == *frontend.as_str());
+            for uid in group.iter().flat_map(|group| &group.uids) {
+                channel.leave(uid.as_str(), frontend.as_str());
+            }
+        }
+    }
+
+    /// A frontend that seemed to be gone is back, with the members that it has kept: it says in which channels they are.
+    pub(crate) fn remember_frontend(&self, frontend: &ServerId) {
+        if self.channel_data().channel_count() == 0 {
+            return;
+        }
+        let (app, frontend) = (self.clone(), frontend.clone());
+        let spawned = self.spawn("channels of a frontend that is back", async move {
+            if let Err(error) = app.ask_channels_of(&frontend).await {
+                tracing::warn!(%frontend, %error, "a frontend that is back does not say who is in channels");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "members of a frontend that is back do not hear their channels");
+        }
+    }
+
+    async fn ask_channels_of(
+        &self,
+        frontend: &ServerId,
+    ) -> Result<(), shaddock_cluster::RemoteError> {
+        let Ok(place) = FrontendId::new(frontend.as_str()) else {
+            return Ok(());
+        };
+        let all = AudienceKey::channels(self.id(), self.life());
+        let mut after: Arc<str> = "".into();
+        loop {
+            let op = SessionOp::Audiences {
+                prefixes: vec![all.clone()],
+                after,
+                named: false,
+                watcher: None,
+            };
+            let answer = self.ask_audience(frontend, op, None).await?;
+            let SessionAnswer::Audiences { parts, more, .. } = answer else {
+                return Ok(());
+            };
+            let Some(last) = parts.last().map(|part| Arc::clone(&part.audience)) else {
+                return Ok(());
+            };
+            for key in parts
+                .iter()
+                .filter_map(|part| AudienceKey::parse(&part.audience))
+            {
+                let channel = self.channel_data().channel(key.name());
+                let channel = channel.filter(|channel| Some(channel.number()) == key.number());
+                if !channel.is_some_and(|channel| channel.enter_place(&place)) {
+                    // It was destroyed meanwhile.
+                    self.end_audience(frontend, key);
+                }
+            }
+            if !more {
+                return Ok(());
+            }
+            after = last;
+        }
+    }
+
+    /// Asks the frontends of members by name that a store remembers whether they are there. Again when a frontend has come.
+    pub(crate) fn settle_restored(&self) {
+        if self.channel_data().channel_count() == 0 || self.membership().is_err() {
+            return;
+        }
+        let app = self.clone();
+        let _ = self.spawn("members of restored channels", async move {
+            for name in app.channel_data().names() {
+                if let Some(channel) = app.channel_data().channel(&name) {
+                    app.settle(&channel).await;
+                }
+            }
+        });
+    }
+
+    async fn settle(&self, channel: &Arc<Channel>) {
+        let plan = channel.members_by_frontend();
+        for group in plan.groups() {
+            let (Some(key), Ok(id)) =
+                (self.key_of(channel), ServerId::new(group.frontend.as_str()))
+            else {
+                continue;
+            };
+            let keeps = self.membership().and_then(|m| m.keeps_audiences(&id));
+            if !matches!(keeps, Ok(true)) {
+                continue;
+            }
+            for uid in &group.uids {
+                // In one step: pushes reach the member by the one way or by the other.
+                if !channel.take_by_name(uid.as_str(), id.as_str())
+                    || !channel.enter_place(&group.frontend)
+                {
+                    continue;
+                }
+                let joined = self.join_audience(&id, key.clone(), uid, None).await;
+                match joined {
+                    Ok(_) if channel.enter_place(&group.frontend) => {}
+                    Ok(_) => self.end_audience(&id, key.clone()),
+                    Err(JoinError::Closed) => channel.store_leave(uid.as_str(), id.as_str()),
+                    Err(error) => {
+                        channel.add(uid, &group.frontend);
+                        tracing::debug!(frontend = %id, %error, "a member of a restored channel is not settled");
+                    }
+                }
+            }
+        }
+    }
+}
