@@ -1,17 +1,12 @@
 //! The connectors: where clients log in.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shaddock::{
-    config::Config,
-    prelude::*,
-    remote::{Rpc, RpcError},
-};
+use shaddock::{channel::PartlyKnown, cluster::owner_of, config::Config, prelude::*};
 
 use super::{
-    chat::{Member, Members},
+    chat::{RID, UserEvent, name_of, room},
     gate::CLIENT_PORT,
-    rooms::{self, RID},
 };
 
 /// Characters of a name and of a room; the sample's page allows no more either.
@@ -32,13 +27,21 @@ pub(super) fn install(app: &mut App, port: u16, config: &Config) {
     });
     app.route("entryHandler.enter", enter);
     app.on_session_closed(left);
-    rooms::install(app);
+    // The messages of one room go to one chat server, so that they keep their order.
+    app.route_fn("chat", |target, servers| {
+        let settings = target.session.data.to_map().ok()?;
+        match settings.get(RID).and_then(Value::as_str) {
+            Some(rid) => owner_of(rid.as_bytes(), servers),
+            // Who is in no room can be told so by any of them.
+            None => servers.first(),
+        }
+    });
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Entered {
-    In(Members),
+    In { users: Vec<String> },
     Refused { code: u16, error: bool },
 }
 
@@ -53,7 +56,6 @@ async fn enter(
     mut session: FrontendSession,
     Json(login): Json<Login>,
 ) -> Result<Json<Entered>, HandlerError> {
-    // A second login on the same connection would leave the first room with a ghost.
     if session.uid().is_some() || !is_name(&login.username) || !is_name(&login.rid) {
         return Ok(REFUSED);
     }
@@ -62,26 +64,24 @@ async fn enter(
         tracing::debug!(%error, uid = uid.as_str(), "login refused");
         return Ok(REFUSED);
     }
-    let rid = login.rid.clone();
-    session.set(RID, rid);
-    // Now the room says which chat server the session's messages and calls go to.
+    let room = room(&app, &login.rid);
+    session.set(RID, login.rid);
     session.push(RID).await?;
-    let member = Member::new(&uid, session.frontend_id(), login.rid);
-    let add = app.rpc("chat.chatRemote.add").by_session(&session);
-    match tell::<Members>(add, &member).await {
-        Ok(members) => {
-            // Who left meanwhile was taken out of the room before he was put in.
-            if session.record().is_closed() {
-                forget(&app, &session, &member).await;
-            }
-            Ok(Json(Entered::In(members)))
-        }
-        Err(error) => {
-            tracing::warn!(%error, uid = uid.as_str(), "the chat server did not let a user in");
-            session.unbind().await?;
-            Ok(REFUSED)
-        }
+    if let Err(error) = room.join(&session).await {
+        tracing::warn!(%error, uid = uid.as_str(), "a user is not let into a room");
+        session.unbind().await?;
+        return Ok(REFUSED);
     }
+    // The newcomer does not hear of themselves.
+    let added = room.push_except(uid.as_str(), "onAdd", &UserEvent::of(&uid));
+    added.await?;
+    let members = room.members().await;
+    let members = members.unwrap_or_else(|PartlyKnown { members, .. }| members);
+    let others = members.list.iter().filter(|(member, _)| *member != uid);
+    let users = others.map(|(member, _)| member).chain([&uid]);
+    Ok(Json(Entered::In {
+        users: users.map(|uid| name_of(uid).to_owned()).collect(),
+    }))
 }
 
 /// A name must not contain what separates it from the room.
@@ -93,27 +93,12 @@ fn is_name(text: &str) -> bool {
 
 /// A client is gone: the others in its room are told.
 async fn left(app: AppHandle, event: SessionEvent) {
-    let session = event.session();
-    let rid = session.get(RID).and_then(Value::as_str);
+    let rid = event.session().get(RID).and_then(Value::as_str);
     if let (Some(uid), Some(rid)) = (event.uid(), rid) {
-        let member = Member::new(uid, session.frontend_id(), rid.to_owned());
-        forget(&app, session, &member).await;
-    }
-}
-
-async fn forget(app: &AppHandle, session: &SessionView, member: &Member) {
-    let kick = app.rpc("chat.chatRemote.kick").by_session(session);
-    if let Err(error) = tell::<Value>(kick, member).await {
-        tracing::warn!(%error, "the chat server was not told that a user left");
-    }
-}
-
-/// Calls the chat server of a member.
-async fn tell<R: DeserializeOwned>(call: Rpc, member: &Member) -> Result<R, RpcError> {
-    match call.clone().call(member).await {
-        // A server that has just died did not get it; the next call goes to another one.
-        Err(error) if error.is_retryable() => call.call(member).await,
-        answer => answer,
+        let told = room(&app, rid).push("onLeave", &UserEvent::of(uid)).await;
+        if let Err(error) = told {
+            tracing::warn!(%error, "a room was not told that a user left");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - `gate`: a server that tells clients which connector is theirs
 //! - `entry`: the connectors, where clients log in
-//! - `chat`: the rooms; `rooms`: which chat server has which room
+//! - `chat`: the rooms
 //! - `page`: the web page and the sessions it shows
 //! - `cluster`: the same servers as processes of their own, on NATS and etcd
 //!
@@ -13,7 +13,6 @@ pub(crate) mod cluster;
 mod entry;
 mod gate;
 mod page;
-mod rooms;
 
 use std::{
     io::IsTerminal as _,
