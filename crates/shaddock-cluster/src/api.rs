@@ -448,6 +448,11 @@ pub trait Membership: Send + Sync + 'static {
     /// Whether this frontend cannot be sure now that it still owns its users ([`Node::fenced`]).
     fn is_fenced(&self) -> bool;
 
+    /// Why this server cannot do its work although it runs and is connected, in words for an operator: NATS does not allow a subject, etcd is full.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Numbers for metrics and tests.
     fn status(&self) -> Status;
 
@@ -493,4 +498,10 @@ pub struct Status {
     pub too_late: u64,
     /// Requests of others that were not run, because another frontend has come to own their user.
     pub outdated: u64,
+    /// Bytes of the database of etcd, of the member that answered last. 0: none has.
+    pub etcd_bytes: u64,
+    /// How many of them are in use; the rest is free after a defragmentation.
+    pub etcd_bytes_in_use: u64,
+    /// etcd has reached its quota and takes no writes.
+    pub etcd_full: bool,
 }

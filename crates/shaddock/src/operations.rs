@@ -73,13 +73,16 @@ impl Operations {
     }
 
     /// Why clients had better not be sent here now; `None` while they may.
-    pub fn not_ready(&self) -> Option<&'static str> {
+    pub fn not_ready(&self) -> Option<String> {
         let phase = self.phase();
         if phase != Phase::Running {
-            return Some(phase.name());
+            return Some(phase.name().to_owned());
         }
-        let is_serving = self.apps().iter().all(AppHandle::is_serving);
-        (!is_serving).then_some("a listener starts again after a fault")
+        let apps = self.apps();
+        if !apps.iter().all(AppHandle::is_serving) {
+            return Some("a listener starts again after a fault".to_owned());
+        }
+        apps.iter().find_map(|app| app.membership().ok()?.trouble())
     }
 
     /// How long ago the process began.

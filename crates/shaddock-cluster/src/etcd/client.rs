@@ -17,8 +17,8 @@ use tonic_prost::ProstCodec;
 use super::pb::{
     AuthenticateRequest, AuthenticateResponse, Done, LeaseGrantRequest, LeaseRequest,
     LeaseResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest,
-    WatchResponse, prefix_end,
+    RangeResponse, RequestOp, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
+    WatchCreateRequest, WatchRequest, WatchResponse, prefix_end,
 };
 use super::unreachable;
 use crate::nats::{NatsConfig, TlsFiles};
@@ -215,6 +215,12 @@ impl Etcd {
 
     pub(crate) async fn txn(&self, txn: TxnRequest) -> EtcdResult<TxnResponse> {
         self.unary("/etcdserverpb.KV/Txn", txn).await
+    }
+
+    /// What the member that is asked says of itself.
+    pub(crate) async fn status(&self) -> EtcdResult<StatusResponse> {
+        self.unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
+            .await
     }
 
     pub(crate) async fn grant(&self, ttl: Duration) -> EtcdResult<i64> {

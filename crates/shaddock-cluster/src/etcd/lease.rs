@@ -319,8 +319,13 @@ impl Lease {
             let next = self.ttl / 3;
             let wait = match self.renew(&mut stream).await {
                 Kept::Yes => {
-                    if std::mem::take(&mut look) && self.put_again().await {
-                        return;
+                    if std::mem::take(&mut look) {
+                        match self.put_again().await {
+                            Err(EnterError::Taken(_)) => return,
+                            // The key went with the lease: the next renewal finds that out.
+                            Err(EnterError::Etcd(error)) if error.is_no_lease() => continue,
+                            Ok(()) | Err(_) => {}
+                        }
                     }
                     next
                 }
@@ -390,21 +395,21 @@ impl Lease {
         self.restore.notify_one();
     }
 
-    /// True if another life holds the id.
-    async fn put_again(&self) -> bool {
+    /// Writes the key in the list again, or says why not.
+    async fn put_again(&self) -> Result<(), EnterError> {
         match self.take_id(self.state().id, true).await {
-            Ok(true) => false,
+            Ok(true) => Ok(()),
             Ok(false) => {
                 self.restore();
-                false
+                Ok(())
             }
-            Err(EnterError::Taken(_)) => {
+            Err(EnterError::Taken(holder)) => {
                 self.forget();
-                true
+                Err(EnterError::Taken(holder))
             }
             Err(error) => {
                 tracing::warn!(server = %self.info.id, %error, "the key in etcd was deleted and cannot be written again");
-                false
+                Err(error)
             }
         }
     }

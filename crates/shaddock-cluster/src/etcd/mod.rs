@@ -9,12 +9,14 @@ mod groups;
 mod lease;
 pub(crate) mod pb;
 mod record;
+mod size;
 mod watcher;
 
 pub(crate) use batch::Batches;
 pub(crate) use client::{Etcd, EtcdError, EtcdResult};
 pub use groups::{GroupError, Groups};
 pub(crate) use lease::{EnterError, Lease, LeaseState};
+pub(crate) use size::EtcdSize;
 pub(crate) use watcher::Watcher;
 
 /// etcd cannot be reached at start.

@@ -208,6 +208,23 @@ pub(crate) struct LeaseResponse {
     pub(crate) ttl: i64,
 }
 
+/// Asks a member of etcd about itself.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct StatusResponse {
+    /// Bytes of its file.
+    #[prost(int64, tag = "3")]
+    pub(crate) db_size: i64,
+    /// Alarms and other things that are wrong, as text.
+    #[prost(string, repeated, tag = "8")]
+    pub(crate) errors: Vec<String>,
+    /// Bytes that are used.
+    #[prost(int64, tag = "9")]
+    pub(crate) db_size_in_use: i64,
+}
+
 /// Asks how long a lease has, and what hangs on it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct LeaseTimeToLiveRequest {

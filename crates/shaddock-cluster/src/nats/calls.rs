@@ -237,9 +237,19 @@ impl Calls {
         }
     }
 
+    /// The number of the next call.
+    pub(crate) fn mark(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
     /// The connection broke: no answer will come.
     pub(crate) fn fail_all(&self) {
-        for (number, call) in self.take_out(|_| true) {
+        self.fail_before(u64::MAX);
+    }
+
+    /// No answer will come to calls with smaller numbers.
+    pub(crate) fn fail_before(&self, mark: u64) {
+        for (number, call) in self.take_out(|number, _| number < mark) {
             match call {
                 Call::Waiting { sender, sent } => {
                     let _ = sender.send(if sent {
@@ -253,11 +263,11 @@ impl Calls {
         }
     }
 
-    fn take_out(&self, which: impl Fn(&Call) -> bool) -> Vec<(u64, Call)> {
+    fn take_out(&self, which: impl Fn(u64, &Call) -> bool) -> Vec<(u64, Call)> {
         let mut out = Vec::new();
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            out.extend(shard.extract_if(|_, call| which(call)));
+            out.extend(shard.extract_if(|number, call| which(*number, call)));
         }
         for (_, call) in &out {
             self.left(call);
@@ -274,7 +284,7 @@ impl Calls {
             }
             let now = Instant::now();
             let is_over =
-                |call: &Call| matches!(call, Call::Abandoned { until, .. } if *until <= now);
+                |_, call: &Call| matches!(call, Call::Abandoned { until, .. } if *until <= now);
             for (number, call) in self.take_out(is_over) {
                 if let Call::Abandoned { target, .. } = call {
                     self.free_place(&target, number);

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use async_nats::Subject;
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::calls::{Calls, Target};
 use super::departing::Departing;
@@ -26,7 +26,7 @@ use super::watches::Watches;
 use super::wire::{self, Response, Stamp};
 use super::{NatsConfig, encode, subject};
 use crate::clock;
-use crate::etcd::{Batches, Etcd, Lease};
+use crate::etcd::{Batches, Etcd, EtcdSize, Lease};
 use crate::owners::{Moment, Number};
 use crate::reply::{ServingCount, guarded};
 use crate::{
@@ -97,6 +97,12 @@ pub(super) struct Core {
     pub(super) request_ids: RequestIds,
     /// How quick the handlers of this server are.
     pub(super) paces: Paces,
+    /// The first call that may have been sent by the present connection, if the server went to it of its own will.
+    pub(super) moved_at: AtomicU64,
+    /// This server is sure again who owns its users.
+    pub(super) sure: Notify,
+    /// What is known of etcd's size.
+    pub(super) etcd_size: EtcdSize,
 }
 
 /// The parts that are made before the rest.
@@ -173,6 +179,9 @@ impl Core {
             departing: parts.departing,
             request_ids: RequestIds::default(),
             paces: Paces::default(),
+            moved_at: AtomicU64::new(0),
+            sure: Notify::new(),
+            etcd_size: EtcdSize::default(),
         }
     }
 

@@ -119,6 +119,13 @@ impl Departing {
         !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
     }
 
+    /// Those that may have clients: also one that left without a word and is being asked. If it has none it says so.
+    fn may_serve(&self) -> Vec<Arc<ServerInfo>> {
+        let servers = self.lock();
+        let serving = servers.values().filter(|one| one.state != State::Gone);
+        serving.map(|one| Arc::clone(&one.info)).collect()
+    }
+
     fn state(&self, server: &ServerId) -> Option<State> {
         self.lock().get(server).map(|one| one.state)
     }
@@ -192,13 +199,9 @@ impl Core {
 
     /// Servers that have left the list and are not gone yet.
     pub(super) fn departing(&self) -> Vec<Arc<ServerInfo>> {
-        let servers = self.departing.lock();
-        let serving = servers.values().filter(|one| one.state == State::Serves);
+        let mut serving = self.departing.may_serve();
+        serving.retain(|info| self.members.server(info.id.as_str()).is_none());
         serving
-            .map(|one| &one.info)
-            .filter(|info| self.members.server(info.id.as_str()).is_none())
-            .cloned()
-            .collect()
     }
 
     /// A server said what becomes of it.
@@ -334,5 +337,24 @@ impl Core {
         self.forget(&info.id);
         self.frontend_lost(&info);
         self.tell(MemberChange::Left(info));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A broadcast goes to everybody who may have clients, so also to one whose goodbye is late.
+    #[test]
+    fn a_server_may_serve_until_it_is_known_to_be_gone() {
+        let (departing, _doubts) = Departing::new();
+        let front = Arc::new(ServerInfo::new("front-1", "connector", true).unwrap());
+        let serving = || departing.may_serve().len();
+        assert!(departing.doubt(Arc::clone(&front)));
+        assert_eq!(serving(), 1, "it is being asked");
+        assert!(departing.set(&front, State::Serves) == Some(State::Doubted));
+        assert_eq!(serving(), 1);
+        departing.set(&front, State::Gone);
+        assert_eq!(serving(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! How a server enters the cluster: first it can be called, then it is listed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Subscriber;
@@ -16,7 +17,7 @@ use super::member::NatsMember;
 use super::thread::Thread;
 use super::topics::{self, Topics};
 use super::users::{self, Users};
-use super::{NatsConfig, events, health, owners, serve, subject, watches, wire};
+use super::{NatsConfig, events, health, moving, owners, serve, subject, watches, wire};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
 use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
@@ -130,6 +131,8 @@ async fn enter(
         losses: 0,
     });
     tasks.spawn(follow_link(Arc::clone(&core), link_events, state));
+    tasks.spawn(moving::move_over(Arc::clone(&core)));
+    tasks.spawn(owners::watch_etcd(Arc::clone(&core)));
     if core.is_unique() {
         tasks.spawn(owners::guard(Arc::clone(&core), link_state));
         tasks.spawn(owners::notices(Arc::clone(&core)));
@@ -358,21 +361,33 @@ fn token() -> String {
 }
 
 async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Sender<LinkState>) {
-    let mut losses = 0;
+    let (mut losses, mut moves) = (0, 0);
     loop {
         let now = *events.borrow_and_update();
         if now.losses != losses {
-            losses = now.losses;
-            if core.is_unique() {
-                core.lease.fence().doubt();
-                owners::say_fenced(&core, true);
+            // Pitaya's frontends tell of their users over NATS only, and it may have been in this moment.
+            let matters = core.is_unique() && core.has_pitaya_frontend(&core.info.server_type);
+            if core.link.has_moved() && now.losses == losses + 1 && !matters {
+                moves += 1;
+                // The answers to what the old connection sent come to that one.
+                core.calls
+                    .fail_before(core.moved_at.load(Ordering::Acquire));
+            } else {
+                if core.is_unique() {
+                    core.lease.fence().doubt();
+                    owners::say_fenced(&core, true);
+                }
+                core.link.forget_waiting();
+                core.calls.fail_all();
             }
             // What was told meanwhile is lost.
             core.directory.end_leases();
-            core.link.forget_waiting();
-            core.calls.fail_all();
+            losses = now.losses;
         }
-        state.send_replace(now);
+        state.send_replace(LinkState {
+            losses: losses - moves,
+            ..now
+        });
         if events.changed().await.is_err() {
             return;
         }

@@ -1,18 +1,19 @@
 //! The one connection of a server to NATS.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{
-    Client, ConnectOptions, Event, RequestErrorKind, ServerAddr, Statistics, Subject, Subscriber,
+    Client, ConnectOptions, RequestErrorKind, ServerAddr, Statistics, Subject, Subscriber,
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::waiting::{Place, Waits};
+use super::watched::Watched;
 use super::{NatsConfig, NatsLogin};
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
@@ -34,7 +35,11 @@ pub(crate) struct Link {
     client: Client,
     statistics: Arc<Statistics>,
     waits: Waits<Outgoing>,
-    closed: AtomicBool,
+    watched: Arc<Watched>,
+    /// It goes to another NATS server because its own is about to end: what is sent meanwhile leaves from there.
+    moving: AtomicBool,
+    /// Times that it has gone, of which the loss of the old connection was not taken note of yet.
+    moves: AtomicUsize,
 }
 
 struct Outgoing {
@@ -70,6 +75,8 @@ impl Link {
             losses: 0,
         });
         let delay = config.nats_reconnect_delay;
+        let watched = Arc::new(Watched::default());
+        let told = Arc::clone(&watched);
         let mut options = ConnectOptions::new()
             .name(&name)
             .connection_timeout(config.nats_connect_timeout)
@@ -80,7 +87,7 @@ impl Link {
             .skip_subject_validation(true)
             .reconnect_delay_callback(move |attempts| reconnect_delay(delay, attempts))
             .event_callback(move |event| {
-                tell(&name, &events, &event);
+                told.tell(&name, &events, &event);
                 std::future::ready(())
             });
         options = log_in(options, config.nats_login()?)
@@ -104,14 +111,69 @@ impl Link {
             statistics: client.statistics(),
             waits: Waits::new(config.nats_waiting_bytes),
             client,
-            closed: AtomicBool::new(false),
+            watched,
+            moving: AtomicBool::new(false),
+            moves: AtomicUsize::new(0),
         };
         Ok((Arc::new(link), receiver))
     }
 
     /// Whether the connection is up.
     pub(crate) fn is_up(&self) -> bool {
-        self.client.connection_state() == State::Connected && !self.closed.load(Ordering::Acquire)
+        (self.client.connection_state() == State::Connected || self.is_moving())
+            && !self.watched.closed.load(Ordering::Acquire)
+    }
+
+    /// What NATS does not let this server do, if there is something.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.watched.trouble()
+    }
+
+    /// Done when the NATS server says that it is about to end.
+    pub(crate) async fn lame_duck(&self) {
+        self.watched.lame_duck.notified().await;
+    }
+
+    /// Whether the connection goes to another NATS server of its own will.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving.load(Ordering::Acquire)
+    }
+
+    /// Whether a loss of the connection was such a move. Each move counts once.
+    pub(crate) fn has_moved(&self) -> bool {
+        let one_less = |moves: usize| moves.checked_sub(1);
+        let order = Ordering::AcqRel;
+        let taken = self.moves.fetch_update(order, Ordering::Acquire, one_less);
+        taken.is_ok()
+    }
+
+    /// Whether there is another NATS server, as far as is known.
+    pub(crate) async fn has_elsewhere(&self) -> bool {
+        self.client
+            .server_pool()
+            .await
+            .is_ok_and(|servers| servers.len() > 1)
+    }
+
+    /// Goes to another NATS server. What was sent before leaves before, and what is sent meanwhile waits for the new connection.
+    pub(crate) async fn move_elsewhere(&self, within: Duration) {
+        self.flush(within).await;
+        let mut losses = self.statistics.connects.load(Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        self.moving.store(true, Ordering::Release);
+        let arrived = async {
+            losses += 1;
+            if self.client.force_reconnect().await.is_err() {
+                return;
+            }
+            while self.statistics.connects.load(Ordering::Relaxed) < losses
+                || self.client.connection_state() != State::Connected
+            {
+                tokio::time::sleep(ROOM).await;
+            }
+        };
+        let _ = tokio::time::timeout(within, arrived).await;
+        self.moving.store(false, Ordering::Release);
     }
 
     /// The largest message that NATS takes.
@@ -271,7 +333,7 @@ impl Link {
 
     /// Closes the connection behind what was sent. Others may still hold this value: for them the link is down.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.watched.closed.store(true, Ordering::Release);
         // If the client is full at this moment its connection ends with its last holder.
         let _ = at_once(self.client.drain());
     }
@@ -349,22 +411,4 @@ fn reconnect_delay(delay: Duration, attempts: usize) -> Duration {
     // Servers that lost the same NATS do not come back in the same moment.
     let jitter = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), attempts) % 100;
     delay + delay.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0)
-}
-
-fn tell(name: &str, state: &watch::Sender<LinkState>, event: &Event) {
-    match event {
-        Event::Connected => {
-            tracing::info!(server = name, "connected to NATS");
-            state.send_modify(|state| state.up = true);
-        }
-        Event::Disconnected => {
-            tracing::warn!(server = name, "NATS is away");
-            state.send_modify(|state| {
-                state.up = false;
-                state.losses += 1;
-            });
-        }
-        Event::SlowConsumer(_) => tracing::error!(server = name, "messages from NATS were dropped"),
-        other => tracing::debug!(server = name, %other, "NATS"),
-    }
 }

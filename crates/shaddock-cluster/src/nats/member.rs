@@ -387,6 +387,19 @@ impl Membership for NatsMember {
         self.core.is_fenced()
     }
 
+    fn trouble(&self) -> Option<String> {
+        if self.core.left.load(Ordering::Acquire) {
+            return None;
+        }
+        let full = || {
+            let matters = self.core.is_unique() && self.core.etcd_size.is_full();
+            matters.then(|| {
+                "etcd has reached its quota and takes no writes, so nobody can log in: compact and defragment it, then `etcdctl alarm disarm`".to_owned()
+            })
+        };
+        self.core.link.trouble().or_else(full)
+    }
+
     fn status(&self) -> Status {
         let left = self.core.left.load(Ordering::Acquire);
         Status {
@@ -409,6 +422,9 @@ impl Membership for NatsMember {
             suspected: self.core.health.suspected(),
             too_late: self.core.too_late.load(Ordering::Relaxed),
             outdated: self.core.outdated.load(Ordering::Relaxed),
+            etcd_bytes: self.core.etcd_size.bytes(),
+            etcd_bytes_in_use: self.core.etcd_size.in_use(),
+            etcd_full: self.core.etcd_size.is_full(),
         }
     }
 

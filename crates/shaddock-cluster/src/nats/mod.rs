@@ -20,6 +20,7 @@ mod join;
 mod lateness;
 mod link;
 mod member;
+mod moving;
 mod ops;
 mod owners;
 mod pace;
@@ -33,6 +34,7 @@ mod to_users;
 mod topics;
 mod users;
 mod waiting;
+mod watched;
 mod watches;
 pub(crate) mod wire;
 

@@ -35,6 +35,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const BATCH: usize = 128;
 /// Transactions that read claims at the same time.
 const READS: usize = 8;
+/// Claims that are written again at the same time; they share transactions.
+const WRITES: usize = 2048;
+/// How often a claim that is written again may change in that moment.
+const TRIES: usize = 3;
+
+/// Time between looks at the size of etcd, and while it is full.
+const ETCD_SIZE: Duration = Duration::from_secs(60);
+const ETCD_FULL: Duration = Duration::from_secs(5);
 
 /// Users who are another's, as a server has said, and are not looked at yet.
 pub(super) const REFUSALS: usize = 1024;
@@ -52,7 +60,7 @@ pub(super) async fn claim(
     let mut heard = Heard::Nothing;
     loop {
         if core.is_fenced() {
-            return Err(BindError::Unavailable("this server is cut off".to_owned()));
+            wait_until_sure(core).await?;
         }
         let unavailable = |e: EtcdError| BindError::Unavailable(e.to_string());
         let own = Own {
@@ -99,6 +107,24 @@ pub(super) async fn claim(
             Step::Taken(owner) => return Err(BindError::Taken(owner)),
         };
     }
+}
+
+/// A bind that comes before this frontend is sure of its users waits for that, and not longer than a push would wait.
+async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
+    let sure = async {
+        loop {
+            let sure = core.sure.notified();
+            if !core.is_fenced() {
+                return;
+            }
+            // The lease alone may come back, which nobody tells.
+            let _ = tokio::time::timeout(LOOK, sure).await;
+        }
+    };
+    let cut_off = |_| BindError::Unavailable("this server is cut off".to_owned());
+    tokio::time::timeout(core.config.push_timeout(), sure)
+        .await
+        .map_err(cut_off)
 }
 
 /// A bind did not end in time.
@@ -527,7 +553,7 @@ pub(super) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>)
             }
         }
         say_fenced(&core, true);
-        sure = make_sure(&core, &mut link).await;
+        sure = make_sure(&core, &mut link, sure.0).await;
         if core.left.load(Ordering::Acquire) {
             return;
         }
@@ -544,7 +570,12 @@ async fn lost_again(link: &mut watch::Receiver<LinkState>, losses: u64) -> bool 
 }
 
 /// Waits until this frontend may act for its users again. Returns its lease, and how often the link was lost before.
-async fn make_sure(core: &Arc<Core>, link: &mut watch::Receiver<LinkState>) -> (i64, u64) {
+/// `before` is the lease on which the claims hung.
+async fn make_sure(
+    core: &Arc<Core>,
+    link: &mut watch::Receiver<LinkState>,
+    before: i64,
+) -> (i64, u64) {
     while !core.left.load(Ordering::Acquire) {
         let losses = match link.wait_for(|state| state.up).await {
             Ok(state) => state.losses,
@@ -557,7 +588,13 @@ async fn make_sure(core: &Arc<Core>, link: &mut watch::Receiver<LinkState>) -> (
         }
         let ticket = core.lease.fence().begin();
         let lease = core.lease.state();
-        match check_claims(core, lease, core.users.claims()).await {
+        let claims = core.users.claims();
+        let checked = if lease.id == before {
+            check_claims(core, lease, claims).await
+        } else {
+            claim_all_again(core, lease, claims).await
+        };
+        match checked {
             // What was read counts if nothing was lost meanwhile.
             Ok(()) if core.lease.fence().settle(ticket, clock::now()) => return (lease.id, losses),
             Ok(()) => {}
@@ -609,6 +646,22 @@ async fn audit(core: &Arc<Core>) {
     }
 }
 
+/// Looks now and then how full etcd is, and often while it takes no writes. For ever.
+pub(super) async fn watch_etcd(core: Arc<Core>) {
+    loop {
+        match core.etcd.status().await {
+            Ok(status) => core.etcd_size.seen(&status),
+            Err(error) => tracing::debug!(%error, "the size of etcd is not known"),
+        }
+        let pause = if core.etcd_size.is_full() {
+            ETCD_FULL
+        } else {
+            ETCD_SIZE.min(core.config.sync_interval)
+        };
+        sleep(pause).await;
+    }
+}
+
 /// Looks at etcd for users in whose name this frontend was refused to act: they are another's, and their sessions here are closed. For ever.
 pub(super) async fn look_after_refused(core: Arc<Core>, mut refused: mpsc::Receiver<Arc<str>>) {
     while let Some(uid) = refused.recv().await {
@@ -627,6 +680,10 @@ pub(super) async fn look_after_refused(core: Arc<Core>, mut refused: mpsc::Recei
 
 /// Tells the node whether this frontend may act for its users.
 pub(super) fn say_fenced(core: &Core, fenced: bool) {
+    if fenced && core.left.load(Ordering::Acquire) {
+        // Its lease ends because it goes.
+        return;
+    }
     if core.said_fenced.swap(fenced, Ordering::AcqRel) != fenced {
         if fenced {
             tracing::warn!(server = %core.info.id, "cut off: another frontend may own the users of this one");
@@ -634,6 +691,7 @@ pub(super) fn say_fenced(core: &Core, fenced: bool) {
             tracing::info!(server = %core.info.id, "sure again who owns the users of this frontend");
         }
         guarded("fenced", || core.node.fenced(fenced));
+        core.sure.notify_waiters();
     }
 }
 
@@ -690,32 +748,60 @@ async fn check_some(
     futures_util::future::try_join_all(again).await.map(drop)
 }
 
-/// Writes a claim again.
+/// Writes the claims again after the lease was lost on which they hung. They went with it, so nothing is read first; only where another frontend was
+/// faster, etcd answers with what is there.
+async fn claim_all_again(
+    core: &Arc<Core>,
+    lease: LeaseState,
+    claims: Vec<(Arc<str>, Number)>,
+) -> EtcdResult<()> {
+    if !lease.is_valid() {
+        return Err(NO_LEASE);
+    }
+    let again = claims.into_iter().map(|(uid, number)| {
+        let core = Arc::clone(core);
+        async move { claim_again(&core, &uid, number, Claim::Missing).await }
+    });
+    stream::iter(again)
+        .buffer_unordered(WRITES)
+        .try_collect::<()>()
+        .await
+}
+
+/// Writes a claim again, on this condition at first.
 async fn claim_again(
     core: &Arc<Core>,
     uid: &Arc<str>,
     number: Number,
-    claim: Claim,
+    mut claim: Claim,
 ) -> EtcdResult<()> {
-    // Unless the user has gone, or was bound anew: that is no matter of this claim.
-    if core.users.claim(uid) != Some(number) {
-        return Ok(());
-    }
-    let Heard::Found { found: seen, .. } = write(core, uid, claim, None).await? else {
-        return Ok(());
-    };
-    let own = Own {
-        id: &core.info.id,
-        lease: core.lease.state().id,
-    };
-    match verdict(own, seen.as_ref()) {
-        Verdict::Holds(_) => Ok(()),
-        Verdict::Lost(owner) => {
-            lost(core, uid, number, owner.as_ref());
-            Ok(())
+    for _ in 0..TRIES {
+        // Unless the user has gone, or was bound anew: that is no matter of this claim.
+        if core.users.claim(uid) != Some(number) {
+            return Ok(());
         }
-        Verdict::Missing(_) => Err(EtcdError::Odd("a claim changed meanwhile")),
+        let Heard::Found { found: seen, .. } = write(core, uid, claim, None).await? else {
+            return Ok(());
+        };
+        let lease = core.lease.state();
+        let own = Own {
+            id: &core.info.id,
+            lease: lease.id,
+        };
+        claim = match verdict(own, seen.as_ref()) {
+            Verdict::Holds(revision) => {
+                let era = lease.era;
+                core.users.renumber(uid, Number { era, revision });
+                return Ok(());
+            }
+            Verdict::Lost(owner) => {
+                lost(core, uid, number, owner.as_ref());
+                return Ok(());
+            }
+            Verdict::Missing(claim) => claim,
+        };
     }
+    Err(EtcdError::Odd("a claim changed meanwhile"))
 }
 
 /// A key names another owner. It may have been read before its user was bound here anew.

@@ -27,12 +27,15 @@ const ROUND_TRIP: Duration = Duration::from_secs(1);
 /// Claims that wait to be deleted. One more stays until the lease ends: whoever wants the user asks here, and hears that they are free.
 const GIVEN_UP: usize = 65_536;
 
+/// Subscriptions that wait for the task that reads them. At the bound a bind waits.
+const OPENED: usize = 1024;
+
 /// The table of bound users.
 pub(super) struct Users {
     info: Arc<ServerInfo>,
     table: Mutex<Inner>,
     /// New subscriptions, for the task that reads them all.
-    opened: mpsc::UnboundedSender<UserStream>,
+    opened: mpsc::Sender<UserStream>,
     /// Claims that are no longer needed, for the task that deletes them.
     given_up: Mutex<HashMap<Arc<str>, Number>>,
     pub(super) gave_up: Notify,
@@ -69,8 +72,8 @@ pub(super) type UserStream = Pin<Box<dyn Stream<Item = ForUser> + Send>>;
 
 impl Users {
     /// The table, and the subscriptions that [`read_all`] is to read.
-    pub(super) fn new(info: Arc<ServerInfo>) -> (Self, mpsc::UnboundedReceiver<UserStream>) {
-        let (opened, opened_reader) = mpsc::unbounded_channel();
+    pub(super) fn new(info: Arc<ServerInfo>) -> (Self, mpsc::Receiver<UserStream>) {
+        let (opened, opened_reader) = mpsc::channel(OPENED);
         let table = Mutex::new(Inner {
             users: Table::default(),
             needed: true,
@@ -235,6 +238,9 @@ impl Users {
                 return Ok(false);
             }
         }
+        // First the place where they are read: there is no wait under the lock.
+        let left = |_| BindError::Left;
+        let room = self.opened.reserve().await.map_err(left)?;
         let (stream, stop) = subscribe(link, &self.info.server_type, uid).await?;
         let mut table = self.table();
         if table.users.sessions(uid) > 0
@@ -242,7 +248,7 @@ impl Users {
             && reach.subscribed.is_none()
         {
             reach.subscribed = Some(stop);
-            let _ = self.opened.send(stream);
+            room.send(stream);
         }
         Ok(true)
     }
@@ -421,7 +427,7 @@ async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound,
 }
 
 /// Reads all users' subjects, for ever.
-pub(super) async fn read_all(core: Arc<Core>, mut tasks: mpsc::UnboundedReceiver<UserStream>) {
+pub(super) async fn read_all(core: Arc<Core>, mut tasks: mpsc::Receiver<UserStream>) {
     let mut all = SelectAll::new();
     loop {
         tokio::select! {

@@ -8,12 +8,14 @@ mod deaths;
 mod hung;
 mod late;
 mod leaving;
+mod measured;
 mod overload;
 mod peers;
 mod secured;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod twins;
 mod two_owners;
 

@@ -341,6 +341,9 @@ fn announce_concurrent(app: &mut App) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Sessions whose listeners are at work at the same time. Above, an event of one more session is lost and counted (`lost_events`).
+const MOST_EVENTS: usize = 1 << 20;
+
 type Assembled = (
     AppHandle,
     Vec<Arc<dyn ErasedComponent>>,
@@ -393,7 +396,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         values: Shared::new(app.values),
         requests: Tasks::new(runtime.clone(), config.max_concurrent),
         tasks: Tasks::new(runtime.clone(), config.max_tasks),
-        events: Tasks::new(runtime, usize::MAX),
+        events: Tasks::new(runtime, MOST_EVENTS),
         config,
         handlers: app.handlers,
         remotes: app.remotes,

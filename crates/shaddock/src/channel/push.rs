@@ -593,6 +593,12 @@ impl AppHandle {
                 .cloned(),
         );
         servers.retain(|server| *server.server_type == *frontend_type);
+        // Either it can be sent to all, or nobody gets it.
+        if servers.iter().any(|server| server.id.as_str() != self.id())
+            && let Err(error) = membership.check_delivery(&message.route, &message.body)
+        {
+            return Push::failed(error.into());
+        }
         let filtered = options
             .filter
             .as_ref()

@@ -374,6 +374,21 @@ impl Page<'_, '_> {
             "Messages to other servers that waited for too long and were not sent",
             each(|status| status.expired),
         )?;
+        self.gauges(
+            "cluster_etcd_bytes",
+            "Bytes of the database of etcd, of the member that answered last",
+            each(|status| status.etcd_bytes),
+        )?;
+        self.gauges(
+            "cluster_etcd_bytes_in_use",
+            "Bytes of it that are in use; the rest is free after a defragmentation",
+            each(|status| status.etcd_bytes_in_use),
+        )?;
+        self.gauges(
+            "cluster_etcd_full",
+            "1 while etcd has reached its quota and takes no writes",
+            each(|status| u64::from(status.etcd_full)),
+        )?;
         self.counters(
             "cluster_too_late",
             "Requests of other servers that were not run because their caller had given up",

@@ -1,0 +1,116 @@
+//! Numbers of `docs/cluster.md`, measured on request: `cargo test -p shaddock-cluster --test failures -- --ignored --nocapture measured`.
+
+use std::time::Instant;
+
+use futures_util::{StreamExt, stream};
+use shaddock_cluster::{JoinOptions, Unique};
+
+use crate::support::node::{Server, raw};
+use crate::support::servers::{Backing, EtcdServer};
+use crate::support::until;
+use crate::{SECOND, join_with};
+
+const USERS: u64 = 50_000;
+
+async fn with_users(backing: &Backing) -> Server {
+    let mut config = backing.config();
+    config.lazy_user_subjects = true;
+    config.lease_ttl = SECOND * 15;
+    config.takeover_timeout = SECOND * 120;
+    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let front = join_with(&config, "front-1", "connector", unique).await;
+    let binds = stream::iter(1..=USERS).map(|sid| {
+        front.open(sid);
+        let member = front.member.clone();
+        async move {
+            let bound = member
+                .bind_user(format!("user-{sid}").into(), raw(sid))
+                .await;
+            assert!(bound.unwrap().keep(|| true));
+        }
+    });
+    let start = Instant::now();
+    binds.buffer_unordered(2000).collect::<Vec<()>>().await;
+    println!("{USERS} users bound in {:?}", start.elapsed());
+    front
+}
+
+fn revision(etcd: &EtcdServer) -> i64 {
+    let answer = etcd.etcdctl(&["get", "nothing", "-w", "json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    answer["header"]["revision"].as_i64().unwrap()
+}
+
+async fn is_back(what: &str, front: &Server, start: Instant) {
+    until("fenced", || front.member.is_fenced()).await;
+    let fenced = start.elapsed();
+    until("a new lease", || front.member.status().listed).await;
+    println!("{what}: a new lease after {:?}", start.elapsed());
+    until("sure again", || !front.member.is_fenced()).await;
+    println!(
+        "{what}: fenced after {fenced:?}, {USERS} users back after {:?} more",
+        start.elapsed().saturating_sub(fenced)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures"]
+async fn claims_are_written_again() {
+    let mut backing = Backing::start();
+    let front = with_users(&backing).await;
+    let leases = backing.etcd.etcdctl(&["lease", "list"]);
+    let lease = leases.lines().nth(1).unwrap().to_owned();
+    let start = Instant::now();
+    backing.etcd.etcdctl(&["lease", "revoke", &lease]);
+    println!("revoked after {:?}", start.elapsed());
+    is_back("the lease is revoked", &front, start).await;
+    assert_eq!(backing.etcd.keys("pitaya/bindings/").len() as u64, USERS);
+    let start = Instant::now();
+    backing.etcd.forget_everything();
+    is_back("etcd is wiped", &front, start).await;
+    assert_eq!(backing.etcd.keys("pitaya/bindings/").len() as u64, USERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it measures"]
+async fn writes_for_a_login() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    config.lease_ttl = SECOND * 60;
+    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let front = join_with(&config, "front-1", "connector", unique.clone()).await;
+    let second = join_with(&config, "front-2", "connector", unique).await;
+    for at_once in [1, 100, 2000] {
+        let before = revision(&backing.etcd);
+        let logins = stream::iter(1..=2000_u64).map(|sid| {
+            let member = front.member.clone();
+            async move {
+                let uid: std::sync::Arc<str> = format!("user-{sid}").into();
+                let bound = member.bind_user(uid.clone(), raw(sid)).await;
+                assert!(bound.unwrap().keep(|| true));
+                member.unbind_user(&uid, raw(sid));
+            }
+        });
+        logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
+        until("all are gone", || {
+            backing.etcd.keys("pitaya/bindings/").is_empty()
+        })
+        .await;
+        let revisions = revision(&backing.etcd) - before;
+        println!("{at_once} at once: {revisions} revisions for 2000 logins and logouts");
+    }
+    let before = revision(&backing.etcd);
+    for round in 0..500_u64 {
+        let (server, sid) = if round % 2 == 0 {
+            (&front, round + 1)
+        } else {
+            (&second, round + 1)
+        };
+        server.open(sid);
+        server.bind(sid, "wanders").await.unwrap();
+    }
+    println!(
+        "{} revisions for 500 moves of one user between two frontends",
+        revision(&backing.etcd) - before
+    );
+}
