@@ -88,6 +88,12 @@ impl HandlerError {
         Self::internal("rpc client: request timeout")
     }
 
+    /// A request has no value to answer with, in Pitaya's words: `PIT-000` "reply must not be null". For handlers whose clients take an empty answer for
+    /// a broken one: `found.map(Json).ok_or_else(HandlerError::no_value)`.
+    pub fn no_value() -> Self {
+        Self::new(codes::UNKNOWN, "reply must not be null")
+    }
+
     /// A handler or remote panicked, which has no code in Pitaya. What the panic says is for the log.
     pub(crate) fn panicked(message: &'static str) -> Self {
         Self::new(codes::UNKNOWN, message)

@@ -82,6 +82,8 @@ pub struct Rpc {
     app: AppHandle,
     route: Arc<str>,
     to: Option<String>,
+    /// Not this very server.
+    elsewhere: bool,
     session: ForwardedSession,
     context: Context,
 }
@@ -96,6 +98,7 @@ impl AppHandle {
             app: self.clone(),
             route: route.into(),
             to: None,
+            elsewhere: false,
             session: ForwardedSession::default(),
             context: received::for_call(self.config().rpc_timeout),
         }
@@ -162,6 +165,13 @@ impl Rpc {
     /// Calls this server. It must be of the route's type.
     pub fn to(mut self, server_id: impl Into<String>) -> Self {
         self.to = Some(server_id.into());
+        self
+    }
+
+    /// Calls another server than this one, also where the route is of its own type. Without it a call of the own type may come back here. (Pitaya
+    /// refuses calls of the own type that name no server.)
+    pub fn elsewhere(mut self) -> Self {
+        self.elsewhere = true;
         self
     }
 
@@ -278,13 +288,24 @@ impl Rpc {
         let membership = self.app.membership()?;
         if let Some(id) = &self.to {
             let server = membership.members().server(id);
+            let here = self.app.id();
             return server
                 .filter(|server| *server.server_type == *server_type)
+                .filter(|server| !self.elsewhere || server.id.as_str() != here)
                 .ok_or_else(|| RemoteError::server_not_found().into());
         }
         let target = RoutingTarget::new(&self.session, &self.route, body);
         let routing = self.app.routing();
-        Ok(routing.pick(membership.members(), server_type, &target)?)
+        let picked = routing.pick(membership.members(), server_type, &target)?;
+        if !self.elsewhere || picked.id.as_str() != self.app.id() {
+            return Ok(picked);
+        }
+        let all = membership.members().servers_of(server_type);
+        let others: Vec<_> = all.iter().filter(|one| one.id != picked.id).collect();
+        let hash = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ());
+        let chosen = usize::try_from(hash).unwrap_or(0) % others.len().max(1);
+        let other = others.get(chosen).copied();
+        Ok(other.cloned().ok_or_else(RemoteError::no_server)?)
     }
 
     fn request(&self, body: Bytes) -> RemoteCall {

@@ -344,3 +344,24 @@ async fn heartbeats_decide_between_silent_and_quiet() {
     let _: Value = quiet.request("connector.h.echo", &json!({})).await.unwrap();
     servers.shutdown().await;
 }
+
+/// Bytes of the application's own are pushed as they are, and a handler says in Pitaya's words that it has no value.
+#[tokio::test(start_paused = true)]
+async fn bytes_are_pushed_as_they_are() {
+    let mut app = connector();
+    app.route("h.raw", async |session: SessionView| {
+        let body = Body(vec![0xff, 0, b'{'].into());
+        session.push_message("onRaw", &body).await?;
+        let empty = session.push_message("onRaw", &Body::default()).await;
+        assert!(empty.is_err());
+        let none: Option<Json<u8>> = None;
+        none.ok_or_else(HandlerError::no_value)
+    });
+    let servers = started(app).await;
+    let client = servers.connect(FRONT).await.unwrap();
+    let mut raw = client.subscribe("onRaw");
+    let refused = client.request::<_, Value>("connector.h.raw", &()).await;
+    assert!(refused.is_err());
+    let pushed = raw.recv().await.unwrap();
+    assert_eq!(&pushed.body()[..], [0xff, 0, b'{']);
+}

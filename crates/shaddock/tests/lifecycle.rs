@@ -335,6 +335,16 @@ async fn remotes_are_called_with_typed_arguments() {
         .await
         .unwrap();
     assert_eq!(who, json!(["calc-2", "chat-1"]));
+    // A server of the type may be asked for another one than itself.
+    let one = running.app("calc-1").unwrap();
+    for _ in 0..20 {
+        let who: Value = one.rpc("calc.sum.who").elsewhere().call(&()).await.unwrap();
+        assert_eq!(who, json!(["calc-2", "calc-1"]));
+    }
+    let itself = one.rpc("calc.sum.who").elsewhere().to("calc-1");
+    assert!(itself.call::<Value>(&()).await.is_err());
+    let alone = app.rpc("chat.sum.who").elsewhere().call::<Value>(&()).await;
+    assert!(matches!(alone, Err(RpcError::Remote(error)) if error.code() == "PIT-500"));
     let all = app
         .rpc("calc.sum.who")
         .call_all::<Value>(&())

@@ -29,6 +29,13 @@ pub(crate) struct Message {
 
 impl Message {
     pub(crate) fn new<T: Serialize + ?Sized>(route: &str, value: &T) -> Result<Self, PushError> {
+        if let Some(body) = crate::extract::raw_bytes(value) {
+            if body.is_empty() {
+                return Err(PushError::Empty);
+            }
+            let route = route.into();
+            return Ok(Self { route, body });
+        }
         let body = serde_json::to_vec(value).map_err(PushError::Value)?;
         // Pomelo's falsy messages: no client could read them.
         if matches!(&body[..], b"" | b"null" | b"\"\"" | b"0" | b"false") {
@@ -598,6 +605,15 @@ impl AppHandle {
             && let Err(error) = membership.check_delivery(&message.route, &message.body)
         {
             return Push::failed(error.into());
+        }
+        if options.filter.is_some()
+            && serde_json::from_slice::<&serde_json::value::RawValue>(&message.body).is_err()
+        {
+            let text = "a broadcast through the filters of frontends takes JSON only";
+            let kind = RemoteErrorKind::Refused;
+            return Push::failed(
+                RemoteError::of(kind, shaddock_cluster::code::UNKNOWN, text).into(),
+            );
         }
         let filtered = options
             .filter

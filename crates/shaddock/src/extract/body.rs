@@ -36,6 +36,9 @@ impl<T: DeserializeOwned + Send + 'static> FromBody<ViaBody> for Json<T> {
 /// it is what they sent, and may be empty: a protobuf message without values is.
 ///
 /// The bytes are a copy, so that a handler that keeps them does not keep a whole read buffer.
+///
+/// As the value of a push it is sent as it is, to clients with a serializer of their own: `session.push_message("onState", &Body(bytes))`, and the same
+/// with channels and users. Not with a protobuf schema for the route, which wants JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Body(pub Bytes);
 

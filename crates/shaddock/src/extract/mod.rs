@@ -23,11 +23,11 @@ mod body;
 mod parts;
 #[cfg(feature = "protobuf")]
 mod protobuf;
+mod raw;
 
 use bytes::Bytes;
 use shaddock_cluster::RemoteCall;
 
-#[cfg(feature = "protobuf")]
 pub use self::protobuf::Protobuf;
 pub use self::{
     body::{Body, Json},
@@ -35,6 +35,8 @@ pub use self::{
 };
 pub use crate::app::requirements::Requirements;
 use crate::{app::AppHandle, error::HandlerError, request::RequestContext};
+#[cfg(feature = "protobuf")]
+pub(crate) use raw::raw_bytes;
 
 /// A request of a client, or a call of another server, as extractors see it.
 #[derive(Clone, Copy)]
