@@ -393,7 +393,9 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     let backing = Backing::start();
-    let config = backing.config();
+    let mut config = backing.config();
+    // Subscriptions go some time after the Pitaya server: twice as long as its last request may take.
+    config.request_timeout = SECOND;
     let front = join(&config, "front-1", "connector").await;
     let back = join(&config, "chat-1", "chat").await;
     for sid in 1..=5 {

@@ -219,6 +219,9 @@ async fn binds_that_race_leave_one(world: World) {
                     .await,
             );
         }
+        for (a, b) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+            fronts[a].sees(fronts[b].id().as_str()).await;
+        }
         for turn in 0..10 {
             let uid = format!("user-{turn}");
             for front in &fronts {
