@@ -389,12 +389,17 @@ fn a_client_behind_two_proxies_counts_once() {
     let head = "PROXY TCP4 10.0.0.1 198.51.100.7 4000 443\r\n";
     let one = "X-Forwarded-For: 192.0.2.1\r\n";
     for _ in 0..3 {
+        // One of which nothing is known yet but its proxy.
+        let mut half = connect(&server).stream;
+        let before = server.stats().bytes_in;
+        half.write_all(head.as_bytes()).unwrap();
+        server.until("its head is read", |s| s.stats().bytes_in > before);
         let (answer, first) = ask(&server, head, one);
         assert_eq!(answer, GRANTED);
         assert_eq!(ask(&server, head, one).0, UNAVAILABLE);
         let (answer, other) = ask(&server, head, "X-Forwarded-For: 192.0.2.2\r\n");
         assert_eq!(answer, GRANTED, "the proxy itself does not count");
-        drop((first, other));
+        drop((half, first, other));
         server.until("they are gone", |s| s.open_connections() == 0);
     }
     // Not a proxy: its header is its own.

@@ -258,10 +258,10 @@ fn messages_that_wait_do_not_pin_chunks() {
         let mut client = world.joined(false).await;
         client.ask("wait");
         settle().await;
-        // Each is read with 8 KB that are done with at once.
+        // Each is read with 8 KB before and behind it, which are done with at once.
         for _ in 0..100 {
-            let early = package(PackageType::Heartbeat, &[0; 8192]);
-            let bytes = [early, client.request("echo")].concat();
+            let other = package(PackageType::Heartbeat, &[0; 8192]);
+            let bytes = [other.clone(), client.request("echo"), other].concat();
             client.send(&bytes);
             settle().await;
         }
