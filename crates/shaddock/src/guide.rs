@@ -24,6 +24,8 @@ guides! {
     operations: "docs/operations.md",
     operations_zh: "docs/zh-CN/operations.md",
     cluster: "docs/cluster.md",
+    scale: "docs/scale.md",
+    scale_zh: "docs/zh-CN/scale.md",
     coming_from_pitaya: "docs/coming-from-pitaya.md",
     coming_from_pomelo: "docs/coming-from-pomelo.md",
     coming_from_pomelo_zh: "docs/zh-CN/coming-from-pomelo.md",
