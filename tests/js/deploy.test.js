@@ -127,3 +127,41 @@ test("systemd: the unit is read without complaint, and there is time to drain", 
   const complaints = verify.stderr.split("\n").filter((line) => line.includes("shaddock"));
   assert.deepEqual([verify.status, complaints], [0, []], verify.stderr);
 });
+
+/** Names of metrics in a text. `_bucket`, `_count` and `_sum` are of the same histogram. */
+const metrics = (text) =>
+  [...text.matchAll(/\b(?:shaddock|process)_[a-z_]+/g)].map(([name]) => name.replace(/_(bucket|count|sum)$/, ""));
+
+/** Every metric that the table of the guide has, as Prometheus names it. */
+function known() {
+  const guide = readFileSync(new URL("../../docs/operations.md", import.meta.url), "utf8");
+  const table = guide.slice(guide.indexOf("## Metrics"), guide.indexOf("Worth an alarm"));
+  const names = [...table.matchAll(/`([a-z_]+)(?:\{[a-z,]+\})?`/g)].map(([, name]) => name);
+  return new Set(names.flatMap((name) => (name.startsWith("process_") ? [name] : [`shaddock_${name}`])));
+}
+
+test("prometheus: rules are read and fire when they should, quantiles are numbers", () => {
+  const promtool = (...args) => {
+    const run = spawnSync("promtool", args, { cwd: join(deploy, "prometheus"), encoding: "utf8" });
+    assert.equal(run.error, undefined, "promtool is in Debian's package prometheus");
+    assert.equal(run.status, 0, run.stdout + run.stderr);
+  };
+  promtool("check", "config", "prometheus.yml");
+  promtool("check", "rules", "alerts.yml");
+  promtool("test", "rules", "alerts.test.yml");
+});
+
+test("prometheus and grafana: every metric that is asked for exists", () => {
+  const there = known();
+  assert.ok(there.size > 40, `${there.size}`);
+  const dashboard = JSON.parse(read("grafana/shaddock.json"));
+  const asked = dashboard.panels.flatMap((panel) => panel.targets.map((target) => target.expr)).join("\n");
+  for (const [file, text] of [
+    ["prometheus/alerts.yml", read("prometheus/alerts.yml")],
+    ["grafana/shaddock.json", asked],
+  ]) {
+    const names = metrics(text);
+    assert.ok(names.length > 10, file);
+    assert.deepEqual(names.filter((name) => !there.has(name)), [], file);
+  }
+});

@@ -100,7 +100,7 @@ test("a kick tells the client why, and the room that it left", async () => {
   await mallory.enter(demo.gate, "mallory", "hall");
   assert.deepEqual(await post("/api/kick", { uid: "mallory*hall", reason: "no shouting" }), { kicked: 1 });
   await until(() => mallory.of("onKick").length, "onKick");
-  assert.deepEqual(mallory.of("onKick"), [{ reason: "no shouting" }]);
+  assert.deepEqual(mallory.of("onKick"), [{ reason: "no shouting", code: 3500 }]);
   await until(() => mallory.of("disconnect").length, "the disconnect");
   await until(() => eve.of("onLeave").length, "onLeave");
   assert.deepEqual(eve.of("onLeave"), [{ user: "mallory" }]);

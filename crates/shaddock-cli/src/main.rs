@@ -25,6 +25,8 @@ struct Cli {
 enum Command {
     /// Run the chat demo: gate, two connectors and a chat server in one process or as a cluster, and a web page
     Demo(demo::DemoArgs),
+    /// Begin a project: a server with a test, its configuration and a Dockerfile
+    New(commands::new::NewArgs),
     /// Run a frontend from a configuration file: every route is forwarded to the backends of the cluster
     Serve(commands::serve::ServeArgs),
     /// Print the effective configuration with comments, or check a file
@@ -81,6 +83,7 @@ pub(crate) fn print_within(mut out: impl Write + Send + 'static, text: String, l
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
+        Command::New(args) => commands::new::run(&args),
         Command::Serve(args) => commands::serve::run(args),
         Command::Config(args) => commands::config::run(args),
         Command::Servers(args) => commands::servers::run(&args),

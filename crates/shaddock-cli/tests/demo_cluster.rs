@@ -46,6 +46,8 @@ impl Cluster {
             "cluster.lease_ttl=2s",
             "--set",
             "cluster.request_timeout=10s",
+            "--set",
+            "handlers.timeout=10s",
         ];
         let demo = Demo::start(&[&["--cluster"], &times[..], more].concat());
         let mut pids = BTreeMap::new();

@@ -1,9 +1,10 @@
 //! Who a server is.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// The longest server id or type, in bytes.
 const MAX_NAME: usize = 128;
@@ -11,6 +12,11 @@ const MAX_NAME: usize = 128;
 const CAPABILITIES: &str = "shaddock";
 /// Key of [`ServerInfo::metadata`] with the routes that need not wait for others of their session: a JSON array of `handler.method`.
 const CONCURRENT: &str = "shaddock.concurrent";
+/// Key of [`ServerInfo::metadata`] with the times that handlers may take: a JSON object from `handler.method` to milliseconds, and from the empty
+/// text to those of all other routes. 0 is for ever.
+const TIMEOUTS: &str = "shaddock.timeouts";
+/// How long frontends wait for a handler that may take for ever.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// In front of a frontend's start number, as a capability: it is part of the ids of its sessions.
 const NODE: &str = "node:";
 
@@ -113,21 +119,31 @@ pub struct ServerInfo {
     pub metadata: BTreeMap<String, String>,
     /// For people only.
     pub hostname: String,
-    /// Read from the metadata when somebody asks first.
-    pub(crate) concurrent: Concurrent,
+    /// Read from the metadata when it is needed first.
+    pub(crate) told: Told,
 }
 
-/// The concurrent routes of a server. It is made from the metadata, so it makes no difference between two servers.
+/// What a server tells of its routes. It is made from the metadata, so it makes no difference between two servers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Concurrent(OnceLock<HashSet<Box<str>>>);
+pub(crate) struct Told {
+    concurrent: OnceLock<HashSet<Box<str>>>,
+    timeouts: OnceLock<Timeouts>,
+}
 
-impl PartialEq for Concurrent {
+/// How long handlers may take, in milliseconds.
+#[derive(Clone, Debug, Default)]
+struct Timeouts {
+    others: Option<u64>,
+    routes: HashMap<Box<str>, u64>,
+}
+
+impl PartialEq for Told {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Concurrent {}
+impl Eq for Told {}
 
 impl ServerInfo {
     /// A server without metadata and host name.
@@ -144,7 +160,7 @@ impl ServerInfo {
             frontend,
             metadata: BTreeMap::new(),
             hostname: String::new(),
-            concurrent: Concurrent::default(),
+            told: Told::default(),
         })
     }
 
@@ -159,12 +175,55 @@ impl ServerInfo {
         // Texts always have a JSON form.
         let text = serde_json::to_string(&routes).unwrap_or_default();
         self.metadata.insert(CONCURRENT.to_owned(), text);
-        self.concurrent = Concurrent::default();
+        self.told = Told::default();
+    }
+
+    /// Announces how long handlers may take: `others`, and of each route in `routes`, `handler.method`, its own time. Zero is for ever. Frontends
+    /// that forward requests wait for so long. Before the server joins.
+    pub fn announce_timeouts<'a>(
+        &mut self,
+        others: Duration,
+        routes: impl IntoIterator<Item = (&'a str, Duration)>,
+    ) {
+        // What is shorter than a millisecond is not for ever.
+        let millis = |time: Duration| match time.as_millis() {
+            0 if !time.is_zero() => 1,
+            millis => u64::try_from(millis).unwrap_or(u64::MAX),
+        };
+        let mut all: BTreeMap<&str, u64> = routes
+            .into_iter()
+            .map(|(route, time)| (route, millis(time)))
+            .collect();
+        all.insert("", millis(others));
+        let text = serde_json::to_string(&all).unwrap_or_default();
+        self.metadata.insert(TIMEOUTS.to_owned(), text);
+        self.told = Told::default();
+    }
+
+    /// How long a frontend waits for the answer to a request of this route, `handler.method`: as long as the server announced that its handler
+    /// may take, at most an hour. `None` if it announced nothing, as Pitaya servers.
+    pub fn timeout_of(&self, short_route: &str) -> Option<Duration> {
+        let times = self.told.timeouts.get_or_init(|| {
+            let text = self.metadata.get(TIMEOUTS);
+            // What another server wrote and nobody can read announces nothing.
+            let mut routes: HashMap<Box<str>, u64> = text
+                .and_then(|text| serde_json::from_str(text).ok())
+                .unwrap_or_default();
+            let others = routes.remove("");
+            Timeouts { others, routes }
+        });
+        // Most servers have no route with a time of its own.
+        let own = if times.routes.is_empty() {
+            None
+        } else {
+            times.routes.get(short_route).copied()
+        };
+        own.or(times.others).map(wait_for)
     }
 
     /// Whether the server announced that requests of this route, `handler.method`, need not wait for others.
     pub fn is_concurrent(&self, short_route: &str) -> bool {
-        let routes = self.concurrent.0.get_or_init(|| {
+        let routes = self.told.concurrent.get_or_init(|| {
             let text = self.metadata.get(CONCURRENT);
             // What another server wrote and nobody can read announces nothing.
             text.and_then(|text| serde_json::from_str(text).ok())
@@ -219,9 +278,45 @@ impl ServerInfo {
     }
 }
 
+fn wait_for(millis: u64) -> Duration {
+    match millis {
+        0 => LONGEST_WAIT,
+        millis => Duration::from_millis(millis).min(LONGEST_WAIT),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_handlers_are_announced_by_name() {
+        let mut info = ServerInfo::new("game-1", "game", false).unwrap();
+        assert_eq!(info.timeout_of("h.a"), None);
+        let second = Duration::from_secs(1);
+        let routes = [
+            ("h.short", second / 10),
+            ("h.ever", Duration::ZERO),
+            ("h.least", Duration::from_nanos(1)),
+        ];
+        info.announce_timeouts(second * 30, routes);
+        assert_eq!(
+            info.metadata["shaddock.timeouts"],
+            r#"{"":30000,"h.ever":0,"h.least":1,"h.short":100}"#
+        );
+        assert_eq!(info.timeout_of("h.short"), Some(second / 10));
+        assert_eq!(info.timeout_of("h.other"), Some(second * 30));
+        assert_eq!(info.timeout_of("h.ever"), Some(LONGEST_WAIT));
+        assert_eq!(info.timeout_of("h.least"), Some(second / 1000));
+        info.announce_timeouts(Duration::MAX, []);
+        assert_eq!(info.timeout_of("h.short"), Some(LONGEST_WAIT));
+        for unreadable in ["", "{", "[1]", r#"{"":-1}"#, r#"{"":"1s"}"#] {
+            let mut other = ServerInfo::new("game-2", "game", false).unwrap();
+            let text = unreadable.to_owned();
+            other.metadata.insert("shaddock.timeouts".to_owned(), text);
+            assert_eq!(other.timeout_of("h.a"), None, "{unreadable:?}");
+        }
+    }
 
     #[test]
     fn a_frontend_tells_its_node() {

@@ -51,6 +51,8 @@ pub enum CloseReason {
     Removed,
     /// A fault of the server, such as a panic in the code that drives the connection.
     Internal,
+    /// What the user logged in with has expired, and the client brought nothing newer.
+    Expired,
 }
 
 /// One row for each reason: how it is matched, its name, its code, and one of the kind. All that goes over the reasons comes from these
@@ -102,7 +104,7 @@ reasons! {
     Internal {} "internal" 3008 Self::Internal;
     Framing { .. } "framing" 3507 Self::Framing("first byte");
     Rejected {} "rejected" 3508 Self::Rejected;
-
+    Expired {} "expired" 3509 Self::Expired;
 }
 
 impl CloseReason {
@@ -131,8 +133,14 @@ impl CloseReason {
             Self::Draining => Some("draining"),
             Self::Attack => Some("attack"),
             Self::RateLimited => Some("rate limited"),
+            Self::Expired => Some("expired"),
             _ => None,
         }
+    }
+
+    /// The KICK package, if the client gets one.
+    pub fn kick_package(&self) -> Option<Bytes> {
+        Some(kick_package(self.kick_text()?, self.code()))
     }
 
     /// Whether what is queued is still worth writing: not to a client that is gone or does not read.
@@ -165,31 +173,38 @@ impl fmt::Display for CloseReason {
             Self::Overloaded => f.write_str("too many connections"),
             Self::Removed => f.write_str("removed from the session service"),
             Self::Internal => f.write_str("internal error"),
+            Self::Expired => f.write_str("what the user logged in with has expired"),
         }
     }
 }
 
-/// A whole KICK package with the body `{"reason":text}`.
+/// A whole KICK package with the body `{"reason":text,"code":code}`. The code is that of a [`CloseReason`]: it tells a client whether to come
+/// back, which texts do not.
 ///
 /// The text is JSON-escaped; characters beyond U+FFFF are written as two `\u` escapes, because the decoder of Pomelo's
 /// browser clients knows no longer UTF-8 sequences than three bytes. A text too long for a package becomes `kick`.
 ///
 /// ```
-/// let package = shaddock_core::kick_package("bye \u{1f600}");
-/// assert_eq!(&package[4..], br#"{"reason":"bye \ud83d\ude00"}"#);
+/// let package = shaddock_core::kick_package("bye \u{1f600}", 3500);
+/// assert_eq!(&package[4..], br#"{"reason":"bye \ud83d\ude00","code":3500}"#);
 /// ```
-pub fn kick_package(text: &str) -> Bytes {
-    let mut body = String::with_capacity(text.len() + 16);
-    body.push_str("{\"reason\":");
-    push_json_text(&mut body, text);
-    body.push('}');
-    let body = if body.len() > MAX_BODY {
-        "{\"reason\":\"kick\"}"
-    } else {
-        &body
-    };
+pub fn kick_package(text: &str, code: u16) -> Bytes {
+    let mut body = kick_body(text, code);
+    if body.len() > MAX_BODY {
+        body = kick_body("kick", code);
+    }
     // The bound was checked, so this cannot fail; an empty package would be ignored by the outbox.
     encode_package(PackageType::Kick, body.as_bytes()).unwrap_or_default()
+}
+
+fn kick_body(text: &str, code: u16) -> String {
+    let mut body = String::with_capacity(text.len() + 32);
+    body.push_str("{\"reason\":");
+    push_json_text(&mut body, text);
+    body.push_str(",\"code\":");
+    body.push_str(&code.to_string());
+    body.push('}');
+    body
 }
 
 fn push_json_text(out: &mut String, text: &str) {
@@ -288,12 +303,12 @@ mod tests {
             "中文",
             "\u{1f600}\u{ffff}",
         ] {
-            let package = kick_package(text);
+            let package = kick_package(text, 3500);
             assert_eq!(package[0], PackageType::Kick as u8);
             let len = u32::from_be_bytes([0, package[1], package[2], package[3]]);
             assert_eq!(len as usize, package.len() - 4);
             let body: serde_json::Value = serde_json::from_slice(&package[4..]).unwrap();
-            assert_eq!(body, serde_json::json!({ "reason": text }));
+            assert_eq!(body, serde_json::json!({ "reason": text, "code": 3500 }));
             assert!(
                 std::str::from_utf8(&package[4..])
                     .unwrap()
@@ -305,7 +320,7 @@ mod tests {
 
     #[test]
     fn an_endless_kick_text_is_cut_to_kick() {
-        let package = kick_package(&"x".repeat(MAX_BODY));
-        assert_eq!(&package[4..], br#"{"reason":"kick"}"#);
+        let package = kick_package(&"x".repeat(MAX_BODY), 3500);
+        assert_eq!(&package[4..], br#"{"reason":"kick","code":3500}"#);
     }
 }

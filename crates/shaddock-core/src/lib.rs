@@ -53,6 +53,7 @@
 mod audience;
 mod binding;
 mod channel;
+mod claims;
 mod client;
 mod close;
 mod config;
@@ -77,6 +78,7 @@ mod view;
 
 pub use audience::{AudienceChange, Departure, NotJoined, Tie};
 pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState, Place};
+pub use claims::ClientClaims;
 pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};

@@ -8,8 +8,8 @@ use crate::resume::Ledger;
 use crate::service::{Home, Inner};
 use crate::sync::Mutex;
 use crate::{
-    BindError, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis, Outbox,
-    PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
+    BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis,
+    Outbox, PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -41,7 +41,7 @@ pub enum SessionState {
 ///
 /// # Memory
 ///
-/// A record has 248 bytes on 64-bit Linux. An idle unbound session takes 278 bytes of heap, its share of the index included; a
+/// A record has 256 bytes on 64-bit Linux. An idle unbound session takes 286 bytes of heap, its share of the index included; a
 /// bound one about 140 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
 /// and queued bytes take memory only while there are any.
 pub struct Session {
@@ -66,6 +66,7 @@ pub(crate) struct Record {
     transport: TransportKind,
     /// Without what `SocketAddr` has besides for IPv6 (flow and scope), which is twelve bytes of every session.
     address: Option<(IpAddr, u16)>,
+    claims: Option<Arc<ClientClaims>>,
     /// Keeps its value after a close.
     pub(crate) uid: Option<Uid>,
     settings: Settings,
@@ -117,6 +118,7 @@ impl Session {
             telling: false,
             transport: info.transport,
             address: info.address.map(without_scope),
+            claims: None,
             uid: None,
             settings: Settings::new(),
             extra: None,
@@ -178,6 +180,17 @@ impl Session {
     /// Where the client comes from, if it comes from the network. Keeps its value after a close.
     pub fn client_address(&self) -> Option<SocketAddr> {
         self.record.lock().address.map(SocketAddr::from)
+    }
+
+    /// What the client said of itself in its handshake, as far as it is kept. Keeps its value after a close.
+    pub fn claims(&self) -> Option<Arc<ClientClaims>> {
+        self.record.lock().claims.clone()
+    }
+
+    /// Keeps what the client said of itself.
+    pub fn set_claims(&self, claims: Option<Arc<ClientClaims>>) {
+        let old = std::mem::replace(&mut self.record.lock().claims, claims);
+        drop(old);
     }
 
     /// When it was created.
@@ -485,8 +498,7 @@ impl Session {
     /// After all listeners of `closed`.
     fn end_outbox(&self, reason: &CloseReason) {
         if reason.flushes() {
-            self.outbox
-                .close_after(reason.kick_text().map(crate::kick_package));
+            self.outbox.close_after(reason.kick_package());
         } else {
             self.outbox.abort();
         }

@@ -173,7 +173,7 @@ fn defect_08_a_kick_without_reason_tells_the_client_kick() {
     first.bind(uid("ann")).unwrap();
     assert_eq!(service.kick("ann", None), 1);
     assert!(service.kick_by_session_id(second.id(), None));
-    let kick = Bytes::from_static(b"\x05\0\0\x11{\"reason\":\"kick\"}");
+    let kick = Bytes::from_static(b"\x05\0\0\x1d{\"reason\":\"kick\",\"code\":3500}");
     assert_eq!(received(&first), (kick.clone(), Next::CloseAfterFlush));
     assert_eq!(received(&second), (kick, Next::CloseAfterFlush));
     assert!(!service.kick_by_session_id(second.id(), None));
@@ -227,7 +227,7 @@ fn defect_09_a_panicking_listener_harms_nobody() {
     for session in &sessions {
         assert_eq!(
             received(session),
-            (kick_package("kick"), Next::CloseAfterFlush)
+            (kick_package("kick", 3500), Next::CloseAfterFlush)
         );
     }
     assert_eq!(service.session_count(), 0);
@@ -743,6 +743,6 @@ fn defect_38_a_kick_comes_after_all_that_is_buffered() {
         Err(SendError::Closed)
     );
     let mut expected = b"123".to_vec();
-    expected.extend_from_slice(&kick_package("bye"));
+    expected.extend_from_slice(&kick_package("bye", 3500));
     assert_eq!(received(&session), (expected.into(), Next::CloseAfterFlush));
 }

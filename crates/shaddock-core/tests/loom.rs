@@ -211,7 +211,7 @@ fn push_against_close() {
         if second {
             expected.extend_from_slice(b"2");
         }
-        expected.extend_from_slice(&kick_package("kick"));
+        expected.extend_from_slice(&kick_package("kick", 3500));
         assert_eq!(
             drain(session.outbox()),
             (expected.into(), Next::CloseAfterFlush)
@@ -264,7 +264,7 @@ fn two_binds_where_the_old_one_is_replaced() {
         };
         assert_eq!(heard.of(winner), ["bind ann"]);
         assert_eq!(heard.of(loser), ["bind ann", "closed replaced"]);
-        let kick = (kick_package("replaced"), Next::CloseAfterFlush);
+        let kick = (kick_package("replaced", 3501), Next::CloseAfterFlush);
         assert_eq!(drain(loser.outbox()), kick);
     });
 }

@@ -109,7 +109,7 @@ fn a_close_goes_step_by_step() {
     assert!(session.close(CloseReason::kicked("bye")));
     assert!(!session.close(CloseReason::kicked("again")));
     assert_eq!(notes.take(), ["looked"]);
-    let expected = [b"before ", &kick_package("bye")[..]].concat();
+    let expected = [b"before ", &kick_package("bye", 3500)[..]].concat();
     assert_eq!(received(&session), (expected.into(), Next::CloseAfterFlush));
 }
 
@@ -177,7 +177,7 @@ fn calls_from_a_listener_are_told_after_it_in_order() {
     );
     assert_eq!(
         received(&session),
-        (kick_package("attack"), Next::CloseAfterFlush)
+        (kick_package("attack", 3504), Next::CloseAfterFlush)
     );
 }
 
@@ -211,7 +211,7 @@ fn a_blocked_listener_holds_up_no_other_session() {
     });
     assert_eq!(
         received(&blocked),
-        (kick_package("kick"), Next::CloseAfterFlush)
+        (kick_package("kick", 3500), Next::CloseAfterFlush)
     );
 }
 
@@ -240,7 +240,7 @@ fn a_replaced_session_hears_of_it_before_the_new_one() {
             assert_eq!(notes.take(), told);
             assert_eq!(
                 received(&old),
-                (kick_package("replaced"), Next::CloseAfterFlush)
+                (kick_package("replaced", 3501), Next::CloseAfterFlush)
             );
             assert!(new.bind(uid("ann")).is_ok());
         } else {
@@ -272,7 +272,9 @@ fn only_some_reasons_flush_and_tell() {
         let session = create(&service());
         session.send(queued.clone()).unwrap();
         session.close(reason);
-        let kick = expected.map(kick_package).unwrap_or_default();
+        let kick = expected
+            .map(|text| kick_package(text, 3001))
+            .unwrap_or_default();
         assert_eq!(
             received(&session),
             ([&queued[..], &kick[..]].concat().into(), next)

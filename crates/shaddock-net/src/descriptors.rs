@@ -44,6 +44,11 @@ pub fn raise() -> io::Result<Raised> {
     })
 }
 
+/// The soft limit of open files now; `None`: there is no limit.
+pub fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Clients may have descriptors with numbers below this one; `None`: there is no limit. The process's own are among them.
 pub fn for_clients() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile).current?;

@@ -1,6 +1,8 @@
 //! What a connector needs of the layer above it.
 
-use std::{future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::Any, future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration,
+};
 
 use shaddock_core::{CloseReason, ComingBack, ResumeRefusal, ResumeSecret, Session, TransportKind};
 use shaddock_protocol::{
@@ -27,11 +29,16 @@ pub enum Handled<T> {
     Later(BoxFuture<T>),
 }
 
+/// What the layer above leaves with a connection between its answer to the handshake and the session.
+pub type Carried = Box<dyn Any + Send>;
+
 /// The framework's answer to a handshake.
 #[derive(Debug)]
 pub enum Verdict {
     /// 200, with the application's data for the client, if any.
     Accept(Option<serde_json::Value>),
+    /// The same, with something for [`Frontend::begin`].
+    AcceptWith(Option<serde_json::Value>, Carried),
     /// An error code; the connection is closed.
     Reject(RejectCode),
 }
@@ -129,6 +136,12 @@ pub trait Frontend: Send + Sync + 'static {
     /// A client that was [found](Self::find_resumable) a session does not get it all the same.
     fn resume_refused(&self, why: ResumeRefusal) {
         let _ = why;
+    }
+
+    /// A session has begun whose handshake was accepted with `carried`. What is returned comes before its first message.
+    fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
+        let _ = (session, carried);
+        Flow::Done
     }
 
     /// Serves a message. Answers go to the session's outbox.

@@ -39,7 +39,9 @@ pub use access::{AccessPolicy, Gate, Permit, Refusal};
 pub use address::{Network, NetworkError, canonical};
 pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
-pub use frontend::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict};
+pub use frontend::{
+    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
+};
 pub use listener::{ListenError, Listener};
 pub use proxy::{ProxyHead, proxy_head};
 pub use stats::NetStats;

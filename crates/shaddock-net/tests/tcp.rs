@@ -161,7 +161,7 @@ fn a_kick_comes_after_what_was_queued_and_before_the_end() {
     let rest = client.rest();
     assert_eq!(rest.len(), 1, "{rest:?}");
     assert_eq!(rest[0].kind, PackageType::Kick);
-    assert_eq!(&rest[0].body[..], br#"{"reason":"told to"}"#);
+    assert_eq!(&rest[0].body[..], br#"{"reason":"told to","code":3500}"#);
     server.finish();
 }
 
@@ -178,7 +178,7 @@ fn a_client_that_gets_no_session_is_told() {
     let rest = client.rest();
     let kick = rest.last().unwrap();
     assert_eq!(kick.kind, PackageType::Kick);
-    assert_eq!(&kick.body[..], br#"{"reason":"draining"}"#);
+    assert_eq!(&kick.body[..], br#"{"reason":"draining","code":3001}"#);
     server.finish();
 }
 

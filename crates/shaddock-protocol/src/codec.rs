@@ -42,6 +42,16 @@ impl PitayaSerializer {
     }
 }
 
+/// What Pomelo clients read of an error that has no body of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PomeloErrors {
+    /// `{"code":500}`, whatever the error is, as in Pomelo.
+    #[default]
+    Code,
+    /// `{"code":500,"error":"PIT-404","msg":".."}`: what Pitaya clients read, so that programs and people can tell errors apart.
+    Text,
+}
+
 /// How a frontend speaks. Plain data: `CodecConfig { heartbeat: .., ..CodecConfig::default() }`.
 #[derive(Clone, Debug, Default)]
 pub struct CodecConfig {
@@ -59,6 +69,8 @@ pub struct CodecConfig {
     /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON. A client that does no protobuf may send JSON for any route: a body that
     /// begins with `{` or `[` cannot be protobuf.
     pub protos: Option<Arc<Protos>>,
+    /// What Pomelo clients read of errors.
+    pub pomelo_errors: PomeloErrors,
     /// Whether requests and notifies must be signed, and with what. Default `None`: they need not be. Pitaya clients cannot sign,
     /// so they are refused then.
     pub crypto: Option<HashPolicy>,
@@ -234,7 +246,7 @@ impl Codec {
 
     /// The body of an error answer, for [`Codec::encode_response`] with `error = true`.
     ///
-    /// Pomelo clients get `{"code":500}` whatever the error is. Pitaya clients get code (`PIT-404`), message and metadata in
+    /// Pomelo clients get `{"code":500}` whatever the error is, unless they are told more ([`PomeloErrors::Text`]). Pitaya clients get code (`PIT-404`), message and metadata in
     /// their serializer; what is empty is left out, metadata are sorted.
     pub fn error_body(
         &self,
@@ -246,7 +258,10 @@ impl Codec {
         let mut metadata = metadata.to_vec();
         metadata.sort_unstable();
         match (dialect, self.config.pitaya_serializer) {
-            (Dialect::Pomelo, _) => Bytes::from_static(b"{\"code\":500}"),
+            (Dialect::Pomelo, _) => match self.config.pomelo_errors {
+                PomeloErrors::Code => Bytes::from_static(b"{\"code\":500}"),
+                PomeloErrors::Text => pomelo_error(code, message).into(),
+            },
             (Dialect::Pitaya, PitayaSerializer::Json) => {
                 error_json(code, message, &metadata).into()
             }
@@ -366,6 +381,19 @@ fn put_data(
             Err(error)
         }
     }
+}
+
+/// `{"code":500,"error":..,"msg":..}`
+fn pomelo_error(code: &str, message: &str) -> String {
+    let mut body = String::from("{\"code\":500");
+    for (name, text) in [("error", code), ("msg", message)] {
+        if !text.is_empty() {
+            body.push(',');
+            body.push_str(&member(name, text));
+        }
+    }
+    body.push('}');
+    body
 }
 
 /// `{"code":..,"msg":..,"metadata":{..}}`

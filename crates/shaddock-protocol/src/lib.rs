@@ -59,7 +59,9 @@ mod route;
 mod text;
 mod time;
 
-pub use codec::{Codec, CodecConfig, EncodeError, PITAYA_HEARTBEAT, PitayaSerializer};
+pub use codec::{
+    Codec, CodecConfig, EncodeError, PITAYA_HEARTBEAT, PitayaSerializer, PomeloErrors,
+};
 pub use compress::{InflateError, deflate_zlib, inflate, looks_compressed};
 pub use conn::{
     Conn, ConnState, DropReason, Event, Inbound, ProtocolError, RefuseReason, TimeoutKind,

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | a falsy value (nothing, `null`, `0`, `""`, `false`) | `{}` |
 //! | a value | the value |
-//! | error without a body | `{"code":500}` |
+//! | error without a body | `{"code":500}`, with [`PomeloErrors::Text`](crate::wire::PomeloErrors::Text) also `error` and `msg` |
 //! | error, body an object without truthy `code` | the object with `"code":500` |
 //! | error, any other body | the body |
 //!
@@ -47,7 +47,7 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
         }
         (Ok(reply), _) => (Cow::Borrowed(value_or(reply.as_slice(), NO_VALUE)), false),
         (Err(error), Dialect::Pitaya) => (Cow::Owned(pitaya_error(codec, error)), true),
-        (Err(error), _) => (pomelo_error(error), false),
+        (Err(error), _) => (pomelo_error(codec, error), false),
     }
 }
 
@@ -138,7 +138,7 @@ impl AppHandle {
 /// What the application did not expect is a warning; what it answered with is its own business.
 fn log_error(request: &RequestContext, error: &HandlerError) {
     let (route, sid) = (request.route().as_str(), request.session().id());
-    if error.source().is_some() && error.code() == codes::UNKNOWN {
+    if error.source().is_some() && [codes::UNKNOWN, codes::INTERNAL].contains(&error.code()) {
         shaddock_net::quiet!(warn, "a handler failed", route, %sid, %error);
     } else {
         tracing::debug!(route, %sid, %error, "a request was answered with an error");
@@ -162,8 +162,12 @@ fn value_or<'a>(json: &'a [u8], otherwise: &'a [u8]) -> &'a [u8] {
     }
 }
 
-fn pomelo_error(error: &HandlerError) -> Cow<'_, [u8]> {
-    let body = error.body().map_or(NO_BODY, |body| value_or(body, NO_BODY));
+fn pomelo_error<'a>(codec: &Codec, error: &'a HandlerError) -> Cow<'a, [u8]> {
+    let body = error.body().map_or(&b""[..], |body| value_or(body, b""));
+    if body.is_empty() {
+        let body = codec.error_body(Dialect::Pomelo, error.code(), error.message(), &[]);
+        return Cow::Owned(body.into());
+    }
     if body.first() != Some(&b'{') {
         return Cow::Borrowed(body);
     }
@@ -223,7 +227,7 @@ impl Complete for ToClient {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use shaddock_protocol::CodecConfig;
+    use shaddock_protocol::{CodecConfig, PomeloErrors};
 
     use super::*;
 
@@ -257,6 +261,34 @@ mod tests {
         for (body, expected) in cases {
             assert_eq!(pomelo(Err(error().with_raw_body(body.into()))), expected);
         }
+    }
+
+    #[test]
+    fn pomelo_clients_can_be_told_more() {
+        let codec = Codec::new(CodecConfig {
+            pomelo_errors: PomeloErrors::Text,
+            ..CodecConfig::default()
+        });
+        let read = |error| {
+            let outcome = Err(error);
+            let (body, _) = answer(&codec, Dialect::Pomelo, &outcome);
+            String::from_utf8(body.into_owned()).unwrap()
+        };
+        let error = || HandlerError::new("SHOP-1", "no \"gold\"");
+        assert_eq!(
+            read(error()),
+            r#"{"code":500,"error":"SHOP-1","msg":"no \"gold\""}"#
+        );
+        // A body is the application's own word.
+        assert_eq!(
+            read(error().with_body(&json!({"code": 1}))),
+            r#"{"code":1}"#
+        );
+        let fault = HandlerError::internal("the password of the database");
+        assert_eq!(
+            read(fault),
+            r#"{"code":500,"error":"PIT-500","msg":"internal error"}"#
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     answer::{ToClient, answer_client},
     app::{AppHandle, SpawnError},
     error::HandlerError,
-    filter::{ErrorFlow, FilterList, Step, Waiting},
+    filter::{ErrorFlow, Step},
     handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work, failed},
     received,
     reply::{Outcome, Reply},
@@ -48,11 +48,11 @@ impl Stage for ToCaller {
     }
 }
 
-/// The stage around the app's own: requests that are forwarded, or that a global filter refused. Its errors are the global handler's.
+/// The stage of requests that a global before-filter refused. Its errors are the global handler's.
 #[derive(Default)]
-struct Outside;
+struct Refused;
 
-impl Complete for Outside {
+impl Complete for Refused {
     type Output = ();
 
     fn complete(self, request: &mut RequestContext, outcome: Outcome) {
@@ -68,6 +68,25 @@ impl Complete for Outside {
             .filters()
             .global
             .recover(request, error)
+    }
+}
+
+/// The stage around the app's own: requests that are forwarded, or not served at all. Nobody repairs its errors: those of another server have
+/// been through that server's error handler.
+#[derive(Default)]
+struct Outside;
+
+impl Complete for Outside {
+    type Output = ();
+
+    fn complete(self, request: &mut RequestContext, outcome: Outcome) {
+        answer_client(request, outcome);
+    }
+
+    fn lost() {}
+
+    fn recover(_request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+        ErrorFlow::Now(Err(error))
     }
 }
 
@@ -89,17 +108,17 @@ impl AppHandle {
         }
         match self.filters().global.run_before(&mut request, 0) {
             Step::Through => self.dispatch_client(request),
-            Step::Refused(error) => Flow::Later(fail::<Outside>(request, error)),
-            Step::Wait { future, next } => {
+            Step::Refused(error) => Flow::Later(fail::<Refused>(request, error)),
+            Step::Wait(pause) => {
                 let app = self.clone();
                 Flow::Later(Box::pin(async move {
-                    match wait(&app.filters().global, &mut request, future, next).await {
+                    match app.filters().global.go_on(&mut request, pause).await {
                         Ok(()) => {
                             if let Flow::Later(rest) = app.dispatch_client(request) {
                                 rest.await;
                             }
                         }
-                        Err(error) => fail::<Outside>(request, error).await,
+                        Err(error) => fail::<Refused>(request, error).await,
                     }
                 }))
             }
@@ -119,6 +138,9 @@ impl AppHandle {
 
     /// After the global filters.
     fn dispatch_client(&self, request: Box<RequestContext>) -> Flow {
+        if self.is_for_users(&request) {
+            return Flow::Later(fail::<ToClient>(request, HandlerError::no_user()));
+        }
         let entry = match self.target(request.route(), request.session().dialect()) {
             // As the cluster refuses to forward: who lost his user to another frontend can do nothing in his name.
             Target::Here(_) if self.is_fenced() && request.session().uid().is_some() => {
@@ -146,6 +168,24 @@ impl AppHandle {
         }))
     }
 
+    /// Whether the client must log in first.
+    fn is_for_users(&self, request: &RequestContext) -> bool {
+        let Some(exceptions) = &self.hooks().users_only else {
+            return false;
+        };
+        if request.session().has_user() {
+            return false;
+        }
+        let route = request.route();
+        // Pitaya clients may leave the own type out.
+        let is_same = |whole: &String| match (route.server_type(), whole.split_once('.')) {
+            (Some(_), _) => whole == route.as_str(),
+            (None, Some((own, short))) => own == self.server_type() && Some(short) == route.short(),
+            (None, None) => false,
+        };
+        !exceptions.iter().any(is_same)
+    }
+
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who
     /// wants a value is refused by handlers that have none.
     pub(crate) fn serve_forwarded(
@@ -154,6 +194,9 @@ impl AppHandle {
         wants_value: bool,
     ) -> BoxFuture<Outcome> {
         self.stats().requests.add(1);
+        if self.is_for_users(&request) {
+            return fail::<ToCaller>(request, HandlerError::no_user());
+        }
         let short = request.route().short();
         if let Some(entry) = short.and_then(|short| self.handlers().get(short)) {
             if wants_value && !entry.tells {
@@ -192,16 +235,16 @@ impl AppHandle {
     ) -> BoxFuture<S::Output> {
         request.set_handler(entry.number);
         if let Some(timeout) = entry.options.timeout {
-            request.set_timeout(timeout);
+            request.limit(timeout);
         }
         match self.filters().own.run_before(&mut request, 0) {
             Step::Through => S::handle(&*entry.handler, request),
             Step::Refused(error) => fail::<S>(request, error),
-            Step::Wait { future, next } => {
+            Step::Wait(pause) => {
                 let handler = Arc::clone(&entry.handler);
                 let app = self.clone();
                 Box::pin(async move {
-                    match wait(&app.filters().own, &mut request, future, next).await {
+                    match app.filters().own.go_on(&mut request, pause).await {
                         Ok(()) => S::handle(&*handler, request).await,
                         Err(error) => fail::<S>(request, error).await,
                     }
@@ -227,11 +270,8 @@ impl AppHandle {
     /// Sends the request to a server of the type that its route names. The session does not wait for it if that server says so of the route.
     fn forward(&self, mut request: Box<RequestContext>) -> Flow {
         let app = self.clone();
-        // Without one the cluster's request timeout counts. The cluster watches the time: no second timer is made here.
-        let context = match request.own_timeout() {
-            Some(timeout) if !timeout.is_zero() => Context::with_timeout(timeout),
-            _ => Context::new(),
-        };
+        let chosen = request.own_timeout().filter(|timeout| !timeout.is_zero());
+        // The cluster watches the time: no second timer is made here.
         request.set_timeout(Duration::ZERO);
         let mut slot = None;
         let work = Work::start(request, Outside, |request| {
@@ -244,12 +284,16 @@ impl AppHandle {
                 .routing()
                 .pick(membership.members(), server_type, &target)
                 .map_err(HandlerError::from_remote)?;
-            if route
-                .short()
-                .is_some_and(|short| server.is_concurrent(short))
-            {
+            let short = route.short().unwrap_or_default();
+            if server.is_concurrent(short) {
                 slot = Some(app.requests().slot().map_err(no_room)?);
             }
+            // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
+            // answer has the cluster's request timeout.
+            let context = match chosen.or_else(|| server.timeout_of(short)) {
+                Some(timeout) => Context::with_timeout(timeout),
+                None => Context::new(),
+            };
             let forwarded = ForwardedRequest {
                 route: Arc::from(route.as_str()),
                 body: request.body().clone(),
@@ -268,7 +312,7 @@ impl AppHandle {
                     // Nobody has it, so nothing is done twice. The dead server is not chosen again soon.
                     answer = app.forward_again(&forwarded).await;
                 }
-                answer.map(Reply::raw).map_err(HandlerError::from_remote)
+                answer.map(Reply::raw).map_err(HandlerError::from_forward)
             })
         });
         match slot {
@@ -305,26 +349,6 @@ impl LeftBehind {
 impl Drop for LeftBehind {
     fn drop(&mut self) {
         self.0.stats().left_behind.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Goes on with the filters from the one that waits.
-async fn wait(
-    filters: &FilterList,
-    request: &mut RequestContext,
-    mut future: Waiting,
-    mut next: usize,
-) -> Result<(), HandlerError> {
-    loop {
-        crate::handler::wait_for(request, future).await?;
-        match filters.run_before(request, next) {
-            Step::Through => return Ok(()),
-            Step::Refused(error) => return Err(error),
-            Step::Wait {
-                future: later,
-                next: after,
-            } => (future, next) = (later, after),
-        }
     }
 }
 

@@ -11,6 +11,10 @@ use shaddock_cluster::RemoteError;
 
 use crate::{channel::PushError, remote::RpcError, session::SessionError};
 
+/// What clients read of errors that are not for them.
+const INTERNAL_ERROR: &str = "internal error";
+/// What Pitaya servers answer when a handler or remote takes too long.
+const TOO_LATE: &str = "rpc client: request timeout";
 /// Where the body of an error travels between servers: Pitaya's errors have none.
 const BODY: &str = "shaddock.body";
 
@@ -20,6 +24,8 @@ pub mod codes {
     pub const UNKNOWN: &str = "PIT-000";
     /// The request cannot be understood: its route or its body is malformed.
     pub const BAD_REQUEST: &str = "PIT-400";
+    /// The client has not logged in: its session has no user. (Pitaya has no such code.)
+    pub const NO_USER: &str = "PIT-401";
     /// There is no such handler, remote or session.
     pub const NOT_FOUND: &str = "PIT-404";
     /// The handler or the server asked did not answer in time.
@@ -34,8 +40,8 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request failed.
 ///
-/// Every standard error converts into it, so `?` works in handlers; such an error has code [`codes::UNKNOWN`] and message
-/// `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
+/// Every standard error converts into it, and so do `anyhow::Error`, `String` and `&'static str`: `?` works in handlers. Such an error has code
+/// [`codes::UNKNOWN`] and message `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
 /// ([`RpcError`], [`RemoteError`]) and refusals of the app's own hook ([`SessionError::Refused`]) keep code and text, and those of operations on
 /// sessions ([`SessionError`]) their text, as behind Pitaya's own servers. It does not implement [`std::error::Error`] itself, for
 /// the same reason that `anyhow::Error` does not.
@@ -83,9 +89,19 @@ impl HandlerError {
         Self::new(codes::NOT_FOUND, message)
     }
 
-    /// A handler or remote takes longer than it may: what Pitaya servers answer then.
+    /// A handler or remote takes longer than it may. The text is Pitaya's.
     pub(crate) fn too_late() -> Self {
-        Self::internal("rpc client: request timeout")
+        Self::new(codes::TIMEOUT, TOO_LATE)
+    }
+
+    /// The client has not logged in.
+    pub(crate) fn no_user() -> Self {
+        Self::new(codes::NO_USER, "log in first")
+    }
+
+    /// Whether it is [`too_late`](Self::too_late).
+    pub(crate) fn is_too_late(&self) -> bool {
+        self.0.code == codes::TIMEOUT && self.0.message == TOO_LATE
     }
 
     /// A request has no value to answer with, in Pitaya's words: `PIT-000` "reply must not be null". For handlers whose clients take an empty answer for
@@ -109,9 +125,10 @@ impl HandlerError {
         Self::new(codes::TOO_MANY, message)
     }
 
-    /// [`codes::INTERNAL`] with this message.
-    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(codes::INTERNAL, message)
+    /// [`codes::INTERNAL`]: a fault of the server. The text is for the log, at level `warn`, and never sent: clients read `internal error`.
+    pub fn internal(text: impl Into<Cow<'static, str>>) -> Self {
+        let text: Cow<'static, str> = text.into();
+        Self::new(codes::INTERNAL, INTERNAL_ERROR).with_source(text.into_owned())
     }
 
     /// What a Pomelo client gets instead of `{"code":500}`: Pomelo's `next(err, resp)`. An object without a truthy `code` gets `"code":500`
@@ -162,6 +179,14 @@ impl HandlerError {
             body,
             source: None,
         }))
+    }
+
+    /// An error of the server that a request was forwarded to. However that says that it was too slow, clients read [`codes::TIMEOUT`].
+    pub(crate) fn from_forward(error: RemoteError) -> Self {
+        if error.message() == TOO_LATE {
+            return Self::too_late();
+        }
+        Self::from_remote(error)
     }
 
     /// The error as it travels to another server. Its source stays here, and is logged.
@@ -227,7 +252,7 @@ impl fmt::Display for HandlerError {
 
 impl<E> From<E> for HandlerError
 where
-    E: std::error::Error + Send + Sync + 'static,
+    E: Into<Source> + 'static,
 {
     fn from(error: E) -> Self {
         // There can be one conversion only, so the few types that are treated otherwise are found here.
@@ -267,7 +292,7 @@ where
                 .and_then(Option::take)
                 .map(Self::from_remote)
         };
-        let plain = Self::new(codes::UNKNOWN, "internal error");
+        let plain = Self::new(codes::UNKNOWN, INTERNAL_ERROR);
         match (known, error) {
             (Some(known), _) => known,
             (None, Some(error)) => plain.with_source(error),
@@ -276,11 +301,11 @@ where
     }
 }
 
-/// What may stand in the `Err` of a handler's result: [`HandlerError`] and every standard error.
+/// What may stand in the `Err` of a handler's result: [`HandlerError`], every standard error, `anyhow::Error`, `String` and `&'static str`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a handler",
-    label = "neither `HandlerError` nor a standard error",
-    note = "use `HandlerError`, or a type that implements `std::error::Error + Send + Sync + 'static`"
+    label = "neither `HandlerError` nor an error that converts into it",
+    note = "use `HandlerError`, a type that implements `std::error::Error + Send + Sync + 'static`, `anyhow::Error`, `String` or `&'static str`"
 )]
 pub trait IntoHandlerError {
     /// The error in the form the framework answers with.
@@ -309,6 +334,46 @@ mod tests {
             error.to_string(),
             "PIT-000: internal error: invalid digit found in string"
         );
+    }
+
+    #[test]
+    fn question_marks_take_texts_and_boxes() {
+        fn of<E: Into<HandlerError>>(error: E) -> HandlerError {
+            error.into()
+        }
+        let boxed: Box<dyn std::error::Error + Send + Sync> = "boxed".into();
+        let all = [
+            of("text"),
+            of("text".to_owned()),
+            of(boxed),
+            of(anyhow::anyhow!("any")),
+        ];
+        let texts = ["text", "text", "boxed", "any"];
+        for (error, text) in all.iter().zip(texts) {
+            assert_eq!(
+                (error.code(), error.message()),
+                (codes::UNKNOWN, "internal error")
+            );
+            assert_eq!(
+                error.source().map(ToString::to_string).as_deref(),
+                Some(text)
+            );
+        }
+    }
+
+    #[test]
+    fn a_fault_keeps_its_text_for_the_log() {
+        let error = HandlerError::internal("the disk is full");
+        assert_eq!(
+            (error.code(), error.message()),
+            (codes::INTERNAL, "internal error")
+        );
+        assert_eq!(
+            error.to_string(),
+            "PIT-500: internal error: the disk is full"
+        );
+        let sent = error.into_remote();
+        assert_eq!(sent.message(), "internal error", "nor to other servers");
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use shaddock_core::{ClientInfo, CloseReason, Session};
-use shaddock_net::{BoxFuture, Flow, Frontend, Handled, Opened, Peer, Verdict};
+use shaddock_net::{BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Verdict};
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
 
-use crate::{app::AppHandle, guarded::caught};
+use crate::{app::AppHandle, guarded::caught, handshake::Login};
 
 /// What a listener calls.
 pub(crate) struct AppFrontend(pub(crate) AppHandle);
@@ -29,12 +29,22 @@ impl Frontend for AppFrontend {
             return Err(CloseReason::Draining);
         }
         let service = self.0.session_service().ok_or(CloseReason::Internal)?;
-        Ok(service.create(ClientInfo {
+        let session = service.create(ClientInfo {
             dialect: opened.dialect,
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),
-        }))
+        });
+        let limit = self.0.config().handshake_bytes;
+        session.set_claims(self.0.claims().of(&opened.handshake, limit));
+        Ok(session)
+    }
+
+    fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
+        match carried.downcast::<Login>() {
+            Ok(login) => self.0.log_in_at_once(session, *login),
+            Err(_) => Flow::Done,
+        }
     }
 
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {

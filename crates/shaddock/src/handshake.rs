@@ -1,24 +1,28 @@
 //! Handshakes as the application sees them: check the client, answer with data.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use shaddock_net::{Handled, Peer, Verdict};
+use serde_json::{Map, Value};
+use shaddock_core::{CloseReason, Session, Uid};
+use shaddock_net::{Flow, Handled, Peer, Verdict};
 use shaddock_protocol::{Dialect, HandshakeRequest, RejectCode};
 
 use crate::{
     app::AppHandle,
     guarded::{Part, guard},
     handler::BoxFuture,
+    session::SessionError,
 };
 
 /// Judges clients by kind and version.
 pub(crate) type ClientCheck = Arc<dyn Fn(Option<&str>, Option<&str>) -> bool + Send + Sync>;
 /// Judges handshakes.
-pub(crate) type HandshakeHook = Arc<
-    dyn Fn(HandshakeInfo) -> BoxFuture<Result<Option<serde_json::Value>, HandshakeReject>>
-        + Send
-        + Sync,
->;
+pub(crate) type HandshakeHook =
+    Arc<dyn Fn(HandshakeInfo) -> BoxFuture<Result<Accept, HandshakeReject>> + Send + Sync>;
 
 /// What a client said before it has a session.
 #[derive(Debug, Clone)]
@@ -41,7 +45,7 @@ impl HandshakeInfo {
 
     /// What the client sent under `user`, parsed anew at each call; null if nothing. A tree may take a hundred times the memory of its
     /// text, and the client has not logged in yet: [`user_as`](Self::user_as) takes what the type takes.
-    pub fn user(&self) -> serde_json::Value {
+    pub fn user(&self) -> Value {
         self.request.user()
     }
 
@@ -82,6 +86,112 @@ impl HandshakeInfo {
     }
 }
 
+/// How a client is accepted: who it is, what its session begins with, and what it is told.
+///
+/// With this a client is logged in by its handshake: its session is bound before its first message is served.
+///
+/// ```
+/// use shaddock::prelude::*;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Login {
+///     token: String,
+/// }
+/// # async fn account(token: &str) -> Option<Uid> { Uid::new(token).ok() }
+///
+/// let mut app = App::new("connector", "connector-1");
+/// app.on_handshake(|info: HandshakeInfo| async move {
+///     let login: Login = info.user_as().map_err(|_| HandshakeReject::new("no token"))?;
+///     let uid = account(&login.token).await.ok_or_else(|| HandshakeReject::new("wrong token"))?;
+///     Ok(Accept::new().bind(uid).settings([("level", 7)]).reply(serde_json::json!({"motd": "welcome"})))
+/// });
+/// ```
+///
+/// If the bind fails, because the app's hook refuses it or the user has a session already, the client gets a KICK with the text of the error.
+#[derive(Debug, Clone, Default)]
+#[must_use = "the hook returns it"]
+pub struct Accept {
+    reply: Option<Value>,
+    login: Option<Box<Login>>,
+}
+
+/// What a session begins with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Login {
+    uid: Option<Uid>,
+    settings: Map<String, Value>,
+    expires_at: Option<SystemTime>,
+}
+
+impl Accept {
+    /// Lets the client in.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn login(&mut self) -> &mut Login {
+        self.login.get_or_insert_default()
+    }
+
+    /// Binds the session to this user, as [`SessionView::bind`](crate::session::SessionView::bind) does.
+    pub fn bind(mut self, uid: Uid) -> Self {
+        self.login().uid = Some(uid);
+        self
+    }
+
+    /// Settings of the session.
+    pub fn settings<K, V>(mut self, settings: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: Into<String>,
+        V: Into<Value>,
+    {
+        let settings = settings.into_iter();
+        let settings = settings.map(|(key, value)| (key.into(), value.into()));
+        self.login().settings.extend(settings);
+        self
+    }
+
+    /// The session ends at this time, with the reason `expired`, unless a handler
+    /// [sets a later one](crate::session::SessionView::set_expires_at): the end of the token that the client logs in with.
+    pub fn expires_at(mut self, when: SystemTime) -> Self {
+        self.login().expires_at = Some(when);
+        self
+    }
+
+    /// Data for the client, which it finds under `user`.
+    pub fn reply(mut self, data: impl Into<Value>) -> Self {
+        self.reply = Some(data.into());
+        self
+    }
+}
+
+/// What a handshake hook may accept a client with: [`Accept`], data for the client, or nothing.
+pub trait IntoAccept {
+    /// The same as an [`Accept`].
+    fn into_accept(self) -> Accept;
+}
+
+impl IntoAccept for Accept {
+    fn into_accept(self) -> Accept {
+        self
+    }
+}
+
+impl IntoAccept for Option<Value> {
+    fn into_accept(self) -> Accept {
+        Accept {
+            reply: self,
+            login: None,
+        }
+    }
+}
+
+impl IntoAccept for () {
+    fn into_accept(self) -> Accept {
+        Accept::new()
+    }
+}
+
 /// Why a client is refused. It learns the code only; the text is for the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -109,6 +219,36 @@ impl HandshakeReject {
 }
 
 impl AppHandle {
+    /// The session begins as the handshake hook said. Its first message waits.
+    pub(crate) fn log_in_at_once(&self, session: &Arc<Session>, login: Login) -> Flow {
+        let Login {
+            uid,
+            settings,
+            expires_at,
+        } = login;
+        let begun = session.set_all(settings).map_err(SessionError::from);
+        let begun = begun.and_then(|()| match expires_at {
+            Some(when) => {
+                let left = when.duration_since(SystemTime::now());
+                self.expire_at(session, Some(left.unwrap_or(Duration::ZERO)))
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = begun {
+            refuse(session, error);
+            return Flow::Done;
+        }
+        let Some(uid) = uid else {
+            return Flow::Done;
+        };
+        let (app, session) = (self.clone(), Arc::clone(session));
+        Flow::Later(Box::pin(async move {
+            if let Err(error) = app.bind_here(&session, uid).await {
+                refuse(&session, error);
+            }
+        }))
+    }
+
     /// Judges a handshake with the app's check and hook.
     pub(crate) fn judge_handshake(
         &self,
@@ -116,7 +256,7 @@ impl AppHandle {
         request: &Arc<HandshakeRequest>,
     ) -> Handled<Verdict> {
         let hooks = self.hooks();
-        if let Some(check) = &hooks.client_check {
+        if let Some(check) = hooks.client_check.get() {
             let part = Part {
                 app: self.clone(),
                 name: "client check",
@@ -128,7 +268,7 @@ impl AppHandle {
                 return Handled::Now(Verdict::Reject(RejectCode::OldClient));
             }
         }
-        let Some(hook) = &hooks.handshake else {
+        let Some(hook) = hooks.handshake.get() else {
             return Handled::Now(Verdict::Accept(None));
         };
         let info = HandshakeInfo {
@@ -148,7 +288,10 @@ impl AppHandle {
                 )
                 .await
             {
-                Some(Ok(user)) => Verdict::Accept(user),
+                Some(Ok(Accept { reply, login })) => match login {
+                    None => Verdict::Accept(reply),
+                    Some(login) => Verdict::AcceptWith(reply, login),
+                },
                 Some(Err(reject)) => {
                     shaddock_net::quiet!(info, "handshake refused", %address, %reject);
                     Verdict::Reject(reject.code)
@@ -157,4 +300,16 @@ impl AppHandle {
             }
         }))
     }
+}
+
+/// The session cannot be what the handshake hook wants it to be.
+fn refuse(session: &Arc<Session>, error: SessionError) {
+    shaddock_net::quiet!(info, "a client is refused after its handshake", sid = %session.id(), %error);
+    let reason = match error {
+        SessionError::Refused(error) => CloseReason::kicked(error.message()),
+        SessionError::Bind(error) => CloseReason::kicked(error.to_string()),
+        // It may come back: nobody can say now who owns the user.
+        _ => CloseReason::Internal,
+    };
+    session.close(reason);
 }

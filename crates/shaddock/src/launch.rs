@@ -1,27 +1,29 @@
 //! From a `main` to a server that an operator can live with: configuration, logs, admin server, signals, reload, drain.
 //!
 //! ```no_run
-//! use shaddock::{config::Sources, launch::Launcher, prelude::*};
+//! use shaddock::{launch::Launcher, prelude::*};
 //!
 //! async fn echo(Json(body): Json<serde_json::Value>) -> Json<serde_json::Value> {
 //!     Json(body)
 //! }
 //!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let launcher = Launcher::new(Sources::of_process(None, Vec::new()))?;
+//! fn main() -> Result<(), shaddock::launch::LaunchError> {
+//!     let launcher = Launcher::from_args()?;
 //!     let mut app = App::new("connector", "connector-1");
 //!     launcher.configure_frontend(&mut app)?;
 //!     app.route("entryHandler.echo", echo);
-//!     launcher.run(Servers::new().add(app))?;
-//!     Ok(())
+//!     launcher.run(Servers::new().add(app))
 //! }
 //! ```
+
+mod args;
 
 use std::{io, sync::Arc, time::Duration};
 
 use shaddock_net::descriptors;
 use tokio::{sync::oneshot, task::JoinHandle};
 
+use self::args::Wanted;
 use crate::{
     admin::{Admin, AdminError},
     app::{App, AppHandle, Running, Servers, StartError},
@@ -39,9 +41,12 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 
 /// Why a process does not start, or does not go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
+    /// The command line cannot be understood.
+    #[error("{0}; `--help` lists what there is")]
+    Arguments(String),
     /// The configuration has mistakes.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -63,6 +68,13 @@ pub enum LaunchError {
     /// The operating system refuses a runtime or signals.
     #[error("the process cannot be set up: {0}")]
     System(#[from] io::Error),
+}
+
+/// Programs whose `main` returns it print it this way: what was wrong, for people.
+impl std::fmt::Debug for LaunchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// Everything around the servers of a process.
@@ -87,6 +99,32 @@ impl Launcher {
             log: None,
             operations: Operations::new(),
         })
+    }
+
+    /// Reads the command line, and the configuration that it names. With this every program understands the same:
+    ///
+    /// | flag | |
+    /// | --- | --- |
+    /// | `--config FILE` | the configuration file; otherwise the one that `$SHADDOCK_CONFIG` names, if it is set |
+    /// | `--set SECTION.KEY=VALUE` | one setting; may be repeated |
+    /// | `--check` | says whether the configuration has mistakes, and ends |
+    /// | `--version`, `--help` | says what they say, and ends |
+    ///
+    /// A program with flags of its own reads them itself, and gives [`Launcher::new`] the [`Sources`].
+    ///
+    /// # Errors
+    /// The command line cannot be understood, or the configuration has mistakes; all of them are named.
+    pub fn from_args() -> Result<Self, LaunchError> {
+        let mut arguments = std::env::args_os();
+        let program = arguments.next().unwrap_or_default();
+        match args::parse(&program, arguments)? {
+            Wanted::Run(sources) => Ok(Self::new(sources)?),
+            Wanted::Check(sources) => {
+                Self::new(sources)?.config.check_start()?;
+                args::end_with("the configuration has no mistakes\n")
+            }
+            Wanted::Text(text) => args::end_with(&text),
+        }
     }
 
     /// Sets up logs as configured. Without it the process is silent, or logs as the program itself has set up.

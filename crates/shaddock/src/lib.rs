@@ -77,12 +77,12 @@ pub mod testing;
 pub mod wire {
     pub use shaddock_core::TransportKind;
     pub use shaddock_net::{
-        AccessPolicy, ConnectionLimits, Flow, Frontend, Handled, ListenConfig, NetStats, Opened,
-        Peer, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
+        AccessPolicy, Carried, ConnectionLimits, Flow, Frontend, Handled, ListenConfig, NetStats,
+        Opened, Peer, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
     };
     pub use shaddock_protocol::{
         Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Inbound, Limits,
-        PitayaSerializer, Protos, RefuseReason, Route, Schema,
+        PitayaSerializer, PomeloErrors, Protos, RefuseReason, Route, Schema,
     };
 }
 
@@ -109,8 +109,8 @@ pub mod prelude {
         app::{App, AppConfig, AppHandle, Component, Running, Servers, StartError},
         channel::{BroadcastOptions, Channel, Channels, MemberEvent, Topic},
         error::HandlerError,
-        extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State},
-        handshake::{HandshakeInfo, HandshakeReject},
+        extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State, User},
+        handshake::{Accept, HandshakeInfo, HandshakeReject},
         reply::Reply,
         session::{
             BackendSession, BackendSessions, CloseReason, FrontendId, FrontendSession,

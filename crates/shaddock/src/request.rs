@@ -23,8 +23,10 @@ pub struct RequestContext {
     id: Option<NonZeroU64>,
     body: Bytes,
     timeout: Duration,
-    /// Somebody chose the timeout for this request.
+    /// The timeout was chosen for this request.
     is_limited: bool,
+    /// How long the server that forwarded it waits; zero is for ever.
+    sender_waits: Duration,
     /// Number of the handler, once it is known.
     handler: Option<usize>,
     started: Option<Instant>,
@@ -48,6 +50,7 @@ impl RequestContext {
             body,
             timeout,
             is_limited: false,
+            sender_waits: Duration::ZERO,
             handler: None,
             started: None,
             extensions: Vec::new(),
@@ -106,13 +109,13 @@ impl RequestContext {
         Arc::clone(value).downcast().ok()
     }
 
-    /// How long the handler may take; zero is for ever.
-    pub const fn timeout(&self) -> Duration {
-        self.timeout
+    /// How long the handler may take; zero is for ever. Nobody works longer than the server that forwarded the request waits.
+    pub fn timeout(&self) -> Duration {
+        shorter(self.timeout, self.sender_waits)
     }
 
-    /// Changes how long the handler may take. Counts from its start. Where a request is forwarded, it is how long this server
-    /// waits for the answer.
+    /// Chooses how long the handler may take, instead of the app and the route. Counts from its start. Where a request is forwarded, it is how
+    /// long this server waits for the answer; zero leaves that to the server that handles it.
     pub const fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
         self.is_limited = true;
@@ -121,6 +124,17 @@ impl RequestContext {
     /// The timeout that was chosen for this request, unless it is the app's.
     pub(crate) fn own_timeout(&self) -> Option<Duration> {
         self.is_limited.then_some(self.timeout)
+    }
+
+    /// The route has a timeout of its own. If a filter chose one too, the shorter counts.
+    pub(crate) fn limit(&mut self, timeout: Duration) {
+        let chosen = self.own_timeout().unwrap_or(Duration::ZERO);
+        self.set_timeout(shorter(timeout, chosen));
+    }
+
+    /// Another server forwarded the request and waits for so long.
+    pub(crate) const fn set_sender_waits(&mut self, timeout: Duration) {
+        self.sender_waits = timeout;
     }
 
     /// Which entry of the handler table serves it; `None` before the look-up, and where there is no handler.
@@ -140,6 +154,15 @@ impl RequestContext {
     /// Notes when work on the request began. The first mark stays.
     pub fn mark_start(&mut self, now: Instant) {
         self.started.get_or_insert(now);
+    }
+}
+
+/// The shorter of two times, of which zero is for ever.
+pub(crate) fn shorter(one: Duration, other: Duration) -> Duration {
+    match (one.is_zero(), other.is_zero()) {
+        (true, _) => other,
+        (_, true) => one,
+        _ => one.min(other),
     }
 }
 

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shaddock::{
     cluster::LocalCluster,
-    filter::{BeforeFlow, Filter, RateLimitFilter, TimeoutFilter, TooBusyFilter},
+    filter::{AsyncFilter, BeforeFlow, Filter, RateLimitFilter, TimeoutFilter, TooBusyFilter},
     prelude::*,
     reply::Outcome,
     request::RequestContext,
-    wire::{Dialect, Flow},
+    wire::{CodecConfig, Dialect, Flow, PomeloErrors},
 };
 use support::{Client, drive, eventually, frontend, start};
 
@@ -162,17 +162,17 @@ impl Filter for Mark {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
         self.1.lock().unwrap().push(format!("{} before", self.0));
         request.session_mut().set(self.0, true);
-        let asked = |what: &str| *request.body() == format!("{{\"{what}\":\"{}\"}}", self.0);
-        if asked("refuse") {
-            return BeforeFlow::refuse(HandlerError::new("F-1", "refused"));
-        }
+        let body: Value = serde_json::from_slice(request.body()).unwrap();
+        let asked = |what: &str| body[what] == self.0;
+        let refused = || Err(HandlerError::new("F-1", "refused"));
+        let outcome = if asked("refuse") { refused() } else { Ok(()) };
         if asked("later") {
             return BeforeFlow::Later(Box::pin(async {
                 tokio::task::yield_now().await;
-                Ok(())
+                outcome
             }));
         }
-        BeforeFlow::CONTINUE
+        BeforeFlow::Now(outcome)
     }
 
     fn after(&self, _request: &mut RequestContext, outcome: &mut Outcome) {
@@ -184,8 +184,52 @@ impl Filter for Mark {
     }
 }
 
+/// `tests/vectors/filters.json` is what Pomelo's own filter service does; `tests/js/filters.test.js` holds it to that.
 #[tokio::test]
-async fn filters_and_error_handlers_run_in_pomelos_order() {
+async fn filters_run_in_pomelos_order() {
+    let vectors: Value =
+        serde_json::from_str(include_str!("../../../tests/vectors/filters.json")).unwrap();
+    let cases = vectors["cases"].as_array().unwrap();
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let log: Arc<Mutex<Vec<String>>> = Arc::default();
+        let names: Vec<&'static str> = case["filters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| &*name.as_str().unwrap().to_owned().leak())
+            .collect();
+        for global in [false, true] {
+            let mut app = frontend("connector-1");
+            for name in &names {
+                let mark = Mark(name, Arc::clone(&log));
+                if global {
+                    app.global_filter(mark);
+                } else {
+                    app.filter(mark);
+                }
+            }
+            let noted = Arc::clone(&log);
+            app.route("h.ok", move || {
+                noted.lock().unwrap().push("handler".to_owned());
+                async {}
+            });
+            let running = start([app]).await;
+            let mut client = Client::connect(&running.apps()[0]);
+            let asked = json!({"refuse": case["refuses"], "later": case["waits"]});
+            client.request("connector.h.ok", asked).await;
+            let ran = std::mem::take(&mut *log.lock().unwrap());
+            let ran: Vec<_> = ran
+                .iter()
+                .map(|step| step.trim_end_matches(" ok").trim_end_matches(" error"))
+                .collect();
+            assert_eq!(json!(ran), case["order"], "{} {global}", case["name"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn error_handlers_are_asked_as_in_pomelo() {
     let log: Arc<Mutex<Vec<String>>> = Arc::default();
     let mark = |name| Mark(name, Arc::clone(&log));
     let mut app = frontend("connector-1");
@@ -223,13 +267,17 @@ async fn filters_and_error_handlers_run_in_pomelos_order() {
             )
         }
     });
-    let running = start([app]).await;
+    let mut chat = App::new("chat", "chat-1");
+    chat.route("h.fail", async || {
+        Err::<(), _>(HandlerError::new("C-1", "no").with_body(&json!({"code": 7})))
+    });
+    let running = start([app, chat]).await;
     let mut client = Client::connect(&running.apps()[0]);
     let mut run = async |route: &str, body: Value| {
         let answer = client.request(route, body).await;
         (answer, std::mem::take(&mut *log.lock().unwrap()).join(", "))
     };
-    let straight = "g1 before, g2 before, l1 before, l2 before, handler, l1 after ok, l2 after ok, g1 after ok, g2 after ok";
+    let straight = "g1 before, g2 before, l1 before, l2 before, handler, l2 after ok, l1 after ok, g2 after ok, g1 after ok";
     assert_eq!(
         run("connector.h.ok", json!({})).await,
         (json!(true), straight.into())
@@ -245,22 +293,131 @@ async fn filters_and_error_handlers_run_in_pomelos_order() {
         run("connector.h.ok", json!({"refuse": "l1"})).await,
         (
             json!({"repaired": "F-1"}),
-            "g1 before, g2 before, l1 before, local F-1, l1 after ok, l2 after ok, g1 after ok, g2 after ok".into()
+            "g1 before, g2 before, l1 before, local F-1, l2 after ok, l1 after ok, g2 after ok, g1 after ok".into()
         )
     );
-    assert_eq!(
-        run("connector.h.ok", json!({"refuse": "g1"})).await,
-        (
-            json!({"code": 403}),
-            "g1 before, global F-1, g1 after error, g2 after error".into()
-        )
-    );
-    let (answer, order) = run("chat.h.ok", json!({})).await;
-    assert_eq!(answer, json!({"code": 403}));
-    assert_eq!(
-        order,
-        "g1 before, g2 before, global PIT-500, g1 after error, g2 after error"
-    );
+    for later in [Value::Null, json!("g1")] {
+        assert_eq!(
+            run("connector.h.ok", json!({"refuse": "g1", "later": later})).await,
+            (
+                json!({"code": 403}),
+                "g1 before, global F-1, g2 after error, g1 after error".into()
+            )
+        );
+    }
+    // Neither a server that there is not, nor one that answers with an error, is the global error handler's business.
+    let outside = "g1 before, g2 before, g2 after error, g1 after error";
+    for (route, answer) in [
+        ("nowhere.h.ok", json!({"code": 500})),
+        ("chat.h.fail", json!({"code": 7})),
+    ] {
+        assert_eq!(
+            run(route, json!({})).await,
+            (answer, outside.into()),
+            "{route}"
+        );
+    }
+}
+
+/// What a filter found out.
+struct Player {
+    level: u32,
+}
+
+/// A filter that asks a database, so to speak.
+struct LoadPlayer;
+
+impl AsyncFilter for LoadPlayer {
+    async fn before(&self, request: &mut RequestContext) -> Result<(), HandlerError> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        match &request.body()[..] {
+            b"\"refuse\"" => return Err(HandlerError::new("F-1", "no such player")),
+            b"\"panic\"" => panic!("expected in this test"),
+            b"\"hang\"" => std::future::pending().await,
+            _ => {}
+        }
+        request.insert(Player { level: 7 });
+        request.session_mut().set("level", 7);
+        request.session().push("level").await?;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_waits_leaves_values_and_changes_the_session() {
+    for global in [false, true] {
+        let mut app = frontend("connector-1");
+        if global {
+            app.global_async_filter(LoadPlayer);
+        } else {
+            app.async_filter(LoadPlayer);
+        }
+        app.route(
+            "h.level",
+            async |session: SessionView, Extension(player): Extension<Player>| {
+                Json((player.level, session.get_as::<u32>("level")))
+            },
+        );
+        let running = start([app]).await;
+        let app = &running.apps()[0];
+        let mut client = Client::with_dialect(app, Dialect::Pitaya);
+        let (answer, _) = client.answer("connector.h.level", json!({})).await;
+        assert_eq!(answer, json!([7, 7]));
+        let settings = client.session.settings();
+        assert_eq!(settings.get("level"), Some(&json!(7)), "it was pushed");
+        let begin = tokio::time::Instant::now();
+        for (body, code) in [("refuse", "F-1"), ("panic", "PIT-000"), ("hang", "PIT-408")] {
+            let (answer, error) = client.answer("connector.h.level", json!(body)).await;
+            assert_eq!((&answer["code"], error), (&json!(code), true), "{body}");
+        }
+        assert_eq!(
+            begin.elapsed().as_secs(),
+            30,
+            "as long as a handler may take"
+        );
+        assert_eq!(app.stats().panics.get(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_is_set_twice_is_an_error_at_start() {
+    type Set = fn(&mut App);
+    let hooks: [(&str, Set); 5] = [
+        ("check_client", |app| {
+            app.check_client(|_, _| true);
+        }),
+        ("on_handshake", |app| {
+            app.on_handshake(async |_| Ok(None));
+        }),
+        ("before_bind", |app| {
+            app.before_bind(|_, _, _| async { Ok::<_, HandlerError>(()) });
+        }),
+        ("error_handler", |app| {
+            app.error_handler(|_: &mut RequestContext, error: HandlerError| -> Outcome {
+                Err(error)
+            });
+        }),
+        ("global_error_handler", |app| {
+            app.global_error_handler(|_: &mut RequestContext, error: HandlerError| -> Outcome {
+                Err(error)
+            });
+        }),
+    ];
+    for (name, set) in hooks {
+        let mut app = frontend("connector-1");
+        set(&mut app);
+        let running = start([app]).await;
+        running.shutdown().await;
+        let mut app = frontend("connector-1");
+        set(&mut app);
+        set(&mut app);
+        let error = Servers::new().add(app).start().await.unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(&format!("`{name}`")) && error.contains("dispatch.rs:"),
+            "{error}"
+        );
+    }
 }
 
 struct Panics;
@@ -346,8 +503,9 @@ async fn the_timeout_filter_shortens_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forwarded_request_has_the_time_of_the_cluster_unless_a_filter_gives_it_another() {
-    let waited = async |filter: Option<u64>| {
+async fn a_forwarded_request_has_the_time_of_the_server_that_handles_it() {
+    /// How long the client waited.
+    async fn waited(route: &str, filter: Option<u64>) -> (u64, Value) {
         let mut front = frontend("connector-1");
         if let Some(seconds) = filter {
             front.global_filter(TimeoutFilter::new(Duration::from_secs(seconds)));
@@ -358,20 +516,109 @@ async fn a_forwarded_request_has_the_time_of_the_cluster_unless_a_filter_gives_i
             ..AppConfig::default()
         });
         let mut chat = App::new("chat", "chat-1");
-        chat.route("h.never", async || std::future::pending::<()>().await);
+        let never = async || std::future::pending::<()>().await;
+        chat.route("h.never", never);
+        chat.route("h.long", never).timeout(Duration::from_secs(60));
+        chat.route("h.short", never).timeout(Duration::from_secs(2));
+        chat.route("h.ever", never).timeout(Duration::ZERO);
+        let mut patient = App::new("patient", "patient-1");
+        patient.set(AppConfig {
+            handler_timeout: Duration::from_secs(90),
+            ..AppConfig::default()
+        });
+        patient.route("h.never", never);
         let cluster = LocalCluster::with_request_timeout(Duration::from_secs(7));
-        let servers = Servers::new().add(front).add(chat).cluster(cluster);
-        let running = servers.start().await.unwrap();
+        let servers = Servers::new().add(front).add(chat).add(patient);
+        let running = servers.cluster(cluster).start().await.unwrap();
         let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
         let begin = tokio::time::Instant::now();
-        let (answer, error) = client.answer("chat.h.never", json!({})).await;
+        let (answer, error) = client.answer(route, json!({})).await;
         assert!(error, "{answer}");
         (begin.elapsed().as_secs(), answer["code"].clone())
-    };
-    assert_eq!(waited(None).await, (7, json!("PIT-408")));
-    assert_eq!(waited(Some(0)).await, (7, json!("PIT-408")));
-    assert_eq!(waited(Some(3)).await.0, 3);
-    assert_eq!(waited(Some(20)).await.0, 20);
+    }
+    for (route, filter, seconds) in [
+        ("chat.h.never", None, 30),
+        ("chat.h.long", None, 60),
+        ("chat.h.short", None, 2),
+        ("chat.h.ever", None, 3600),
+        ("patient.h.never", None, 90),
+        // A filter chooses another time, for ever excepted.
+        ("chat.h.never", Some(0), 30),
+        ("chat.h.never", Some(3), 3),
+        ("chat.h.long", Some(20), 20),
+        // Neither works longer than the other waits.
+        ("chat.h.short", Some(20), 2),
+    ] {
+        let late = (seconds, json!("PIT-408"));
+        assert_eq!(waited(route, filter).await, late, "{route} {filter:?}");
+    }
+}
+
+/// Every kind of failure, told apart by clients of Pomelo that are told more.
+#[tokio::test(start_paused = true)]
+async fn pomelo_clients_can_tell_errors_apart() {
+    let mut app = answers();
+    app.set(CodecConfig {
+        pomelo_errors: PomeloErrors::Text,
+        ..CodecConfig::default()
+    });
+    app.route("h.never", async || std::future::pending::<()>().await);
+    app.route("h.fault", async || {
+        Err::<(), _>(HandlerError::internal("the disk is full"))
+    });
+    app.route("h.why", async || Err::<(), _>("a text"));
+    app.route("h.busy", async || {
+        Err::<(), _>(HandlerError::too_many("too many requests are at work"))
+    });
+    let running = start([app]).await;
+    let mut client = Client::connect(&running.apps()[0]);
+    for (route, body, error, text) in [
+        (
+            "connector.h.typed",
+            json!({"y": 1}),
+            "PIT-400",
+            "the body is not what the handler expects",
+        ),
+        (
+            "connector.h.unknown",
+            json!({}),
+            "PIT-404",
+            "pitaya/handler: connector.h.unknown not found",
+        ),
+        (
+            "connector.h.never",
+            json!({}),
+            "PIT-408",
+            "rpc client: request timeout",
+        ),
+        (
+            "connector.h.busy",
+            json!({}),
+            "PIT-429",
+            "too many requests are at work",
+        ),
+        ("connector.h.fault", json!({}), "PIT-500", "internal error"),
+        (
+            "connector.h.failStd",
+            json!({}),
+            "PIT-000",
+            "internal error",
+        ),
+        (
+            "connector.h.panic",
+            json!({}),
+            "PIT-000",
+            "the handler failed",
+        ),
+        ("connector.h.fail", json!({}), "X-1", "no"),
+    ] {
+        let expected = json!({"code": 500, "error": error, "msg": text});
+        assert_eq!(client.request(route, body).await, expected, "{route}");
+    }
+    let answer = client.request("nowhere.h.echo", json!({})).await;
+    assert_eq!(answer["error"], "PIT-500");
+    let answer = client.request("connector.h.failBody", json!({})).await;
+    assert_eq!(answer, json!({"a": 1, "code": 500}), "a body is enough");
 }
 
 #[tokio::test]

@@ -6,13 +6,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
 use shaddock::{
     app::AppConfig,
     prelude::*,
+    session::Conflict,
     testing::{TestClient, TestServers},
     wire::CodecConfig,
 };
@@ -364,4 +365,294 @@ async fn bytes_are_pushed_as_they_are() {
     assert!(refused.is_err());
     let pushed = raw.recv().await.unwrap();
     assert_eq!(&pushed.body()[..], [0xff, 0, b'{']);
+    servers.shutdown().await;
+}
+
+#[derive(serde::Deserialize)]
+struct Token {
+    name: String,
+    seconds: Option<u64>,
+}
+
+/// A frontend whose clients log in with their handshake, and a backend behind it.
+async fn with_logins(policy: SessionConfig) -> TestServers {
+    let mut app = App::new("connector", FRONT);
+    app.listen("127.0.0.1:3010").set(policy);
+    // So that nobody is closed for their silence.
+    app.set(CodecConfig {
+        heartbeat: Some(Duration::from_secs(30)),
+        ..CodecConfig::default()
+    });
+    app.on_handshake(async |info: HandshakeInfo| {
+        let Ok(token) = info.user_as::<Token>() else {
+            return Ok(Accept::new());
+        };
+        let uid = Uid::new(token.name).map_err(|_| HandshakeReject::new("no name"))?;
+        let accept = Accept::new()
+            .bind(uid)
+            .settings([("level", 7)])
+            .reply(json!({"motd": "welcome"}));
+        Ok(match token.seconds {
+            Some(seconds) => accept.expires_at(SystemTime::now() + Duration::from_secs(seconds)),
+            None => accept,
+        })
+    });
+    app.before_bind(async |_, _, uid: Uid| {
+        // Long enough for a first request to come before it is done.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        match uid.as_str() {
+            "mallory" => Err(HandlerError::new("BANNED", "this account is closed")),
+            _ => Ok(()),
+        }
+    });
+    app.require_user().except("h.hello").except("game.h.hello");
+    app.route("h.hello", async || "hello");
+    app.route("h.who", async |User(uid): User, session: SessionView| {
+        Json((uid, session.get_as::<u32>("level")))
+    });
+    app.route("h.again", refresh);
+    let mut game = App::new("game", "game-1");
+    game.route("h.hello", async || "hello");
+    game.route("h.who", async |User(uid): User| Json(uid));
+    game.route("h.again", refresh);
+    game.route("h.claims", async |session: SessionView| {
+        let claims = session.claims().await?.unwrap_or_default();
+        let name = claims.user_as::<Token>().map(|token| token.name).ok();
+        let seen = (claims.kind.clone(), claims.version.clone(), name);
+        Ok::<_, HandlerError>(Json(seen))
+    });
+    TestServers::start(Servers::new().add(app).add(game))
+        .await
+        .unwrap()
+}
+
+/// The client brings a fresh token.
+async fn refresh(
+    session: SessionView,
+    Json(seconds): Json<Option<u64>>,
+) -> Result<(), HandlerError> {
+    let until = seconds.map(|seconds| SystemTime::now() + Duration::from_secs(seconds));
+    Ok(session.set_expires_at(until).await?)
+}
+
+fn as_user(name: &str) -> shaddock_client::ClientBuilder {
+    Client::builder()
+        .client("js-websocket", "0.0.7")
+        .user(json!({"name": name}))
+}
+
+fn code_of<T: std::fmt::Debug>(answer: Result<T, RequestError>) -> String {
+    match answer {
+        Err(RequestError::Server(error)) => error.code().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn kicked(kind: CloseKind) -> String {
+    match kind {
+        CloseKind::Kicked { reason } => reason.unwrap_or_default(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_logs_in_before_the_first_message() {
+    let servers = with_logins(SessionConfig::default()).await;
+    let ann = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
+    assert_eq!(ann.handshake_user().unwrap()["motd"], "welcome");
+    // While the bind is still under way.
+    let who: Value = ann.request("connector.h.who", &json!({})).await.unwrap();
+    assert_eq!(who, json!(["ann", 7]));
+    let who: Value = ann.request("game.h.who", &json!({})).await.unwrap();
+    assert_eq!(who, "ann");
+    let seen: Value = ann.request("game.h.claims", &json!({})).await.unwrap();
+    assert_eq!(seen, json!(["js-websocket", "0.0.7", "ann"]));
+    let refused = servers
+        .connect_with(FRONT, &as_user("mallory"))
+        .await
+        .unwrap();
+    assert_eq!(kicked(refused.expect_end().await), "this account is closed");
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_logged_in_is_not_served() {
+    let servers = with_logins(SessionConfig::default()).await;
+    let builder = Client::builder().dialect(shaddock_client::Dialect::Pitaya);
+    let stranger = servers.connect_with(FRONT, &builder).await.unwrap();
+    for route in ["connector.h.hello", "h.hello", "game.h.hello"] {
+        let hello: String = stranger.request(route, &json!({})).await.unwrap();
+        assert_eq!(hello, "hello", "{route} is an exception");
+    }
+    for route in [
+        "connector.h.who",
+        "h.who",
+        "game.h.who",
+        "game.h.again",
+        "nowhere.h.x",
+    ] {
+        let answer = stranger.request::<_, Value>(route, &json!(1)).await;
+        assert_eq!(code_of(answer), "PIT-401", "{route}");
+    }
+    servers.shutdown().await;
+    let mut app = connector();
+    app.require_user().except("h.ehco");
+    let Err(error) = TestServers::start(Servers::new().add(app)).await else {
+        panic!("it started")
+    };
+    assert!(error.to_string().contains("`connector.h.ehco`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_obeys_the_policy_of_sessions() {
+    let policy = |on_conflict| SessionConfig {
+        single_session: true,
+        on_conflict,
+        ..SessionConfig::default()
+    };
+    let servers = with_logins(policy(Conflict::RejectNew)).await;
+    let first = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
+    let _: Value = first.request("connector.h.who", &json!({})).await.unwrap();
+    let second = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
+    let told = kicked(second.expect_end().await);
+    assert!(told.starts_with("singleSession is enabled"), "{told}");
+    servers.shutdown().await;
+    let servers = with_logins(policy(Conflict::ReplaceOld)).await;
+    let first = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
+    let _: Value = first.request("connector.h.who", &json!({})).await.unwrap();
+    let second = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
+    assert_eq!(kicked(first.expect_end().await), "replaced");
+    let _: Value = second.request("connector.h.who", &json!({})).await.unwrap();
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_token_unless_a_fresh_one_comes() {
+    let minute = |name: &str| {
+        let user = json!({"name": name, "seconds": 60});
+        Client::builder().user(user)
+    };
+    let servers = with_logins(SessionConfig::default()).await;
+    let begin = Instant::now();
+    let lazy = servers.connect_with(FRONT, &minute("ann")).await.unwrap();
+    // A new token, once asked for at the frontend and once at a backend, and one without an end.
+    let mut fresh = Vec::new();
+    for (name, route, seconds) in [
+        ("bob", "connector.h.again", Some(120)),
+        ("carol", "game.h.again", Some(120)),
+        ("dave", "game.h.again", None),
+    ] {
+        let client = servers.connect_with(FRONT, &minute(name)).await.unwrap();
+        let _: Value = client.request(route, &json!(seconds)).await.unwrap();
+        fresh.push(client);
+    }
+    assert_eq!(kicked(lazy.expect_end().await), "expired");
+    assert!(
+        begin.elapsed() <= Duration::from_secs(61),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(sessions(&servers), 3);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    for client in &fresh[..2] {
+        assert_eq!(kicked(client.expect_end().await), "expired");
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((sessions(&servers), fresh[2].close_kind()), (1, None));
+    let service = servers.app(FRONT).session_service().unwrap().statistics();
+    assert!(
+        service.closed.contains(&("expired", 3)),
+        "{:?}",
+        service.closed
+    );
+    servers.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_run_until_they_are_ended() {
+    let ran: Arc<[AtomicUsize; 3]> = Arc::default();
+    let mut app = connector();
+    let counted = Arc::clone(&ran);
+    app.every("count", Duration::from_millis(100), move |_| {
+        counted[0].fetch_add(1, Ordering::Relaxed);
+        async {}
+    });
+    let counted = Arc::clone(&ran);
+    app.every("panic", Duration::from_secs(1), move |_| {
+        counted[1].fetch_add(1, Ordering::Relaxed);
+        async { panic!("expected in this test") }
+    });
+    let servers = started(app).await;
+    let app = servers.app(FRONT).clone();
+    let counted = Arc::clone(&ran);
+    let slow = app.every("slow", Duration::from_secs(1), move |_| {
+        counted[2].fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(2500))
+    });
+    let slow = slow.unwrap();
+    tokio::time::sleep(Duration::from_millis(10_050)).await;
+    let counts = || [0, 1, 2].map(|n: usize| ran[n].load(Ordering::Relaxed));
+    // A slow one leaves out the runs that it overlaps: at 1, 4, 7 and 10 s.
+    assert_eq!(counts(), [100, 10, 4]);
+    assert_eq!(app.stats().panics.get(), 10, "and goes on");
+    slow.abort();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(counts(), [200, 20, 4]);
+    assert!(slow.is_finished());
+    servers.shutdown().await;
+    let after = counts();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(counts(), after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_of_a_session_ends_with_it() {
+    /// Tells when it is dropped.
+    struct Ended(Arc<AtomicUsize>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let ended: Arc<AtomicUsize> = Arc::default();
+    let mut app = connector();
+    let counted = Arc::clone(&ended);
+    app.route("h.watch", move |session: FrontendSession| {
+        let (guard, view) = (Ended(Arc::clone(&counted)), session.clone());
+        let spawned = session.spawn("watch", async move {
+            let _guard = guard;
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let _ = view.push_message("onTick", &"tick").await;
+            }
+        });
+        async move { Ok::<_, HandlerError>(drop(spawned?)) }
+    });
+    app.route("h.once", async |session: FrontendSession| {
+        // More often than a session may have listeners: each is taken away again.
+        for _ in 0..200 {
+            let task = session.spawn("once", async {})?;
+            while !task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok::<_, HandlerError>(())
+    });
+    let servers = started(app).await;
+    let ann = servers.connect(FRONT).await.unwrap();
+    let bob = servers.connect(FRONT).await.unwrap();
+    for client in [&ann, &bob] {
+        let _: Value = client
+            .request("connector.h.watch", &json!({}))
+            .await
+            .unwrap();
+        assert_eq!(client.expect_push("onTick").await, "tick");
+    }
+    let _: Value = bob.request("connector.h.once", &json!({})).await.unwrap();
+    ann.cut();
+    servers.settle().await;
+    assert_eq!(ended.load(Ordering::Relaxed), 1, "hers, and not his");
+    assert_eq!(bob.expect_push("onTick").await, "tick");
+    servers.shutdown().await;
+    assert_eq!(ended.load(Ordering::Relaxed), 2);
 }

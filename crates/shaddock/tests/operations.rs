@@ -182,6 +182,39 @@ async fn sessions_are_listed_filtered_and_shown() {
         3
     );
     assert_eq!(world.uids("address=10.0.0.1").await.len(), 0);
+    // By what the clients said of themselves.
+    let browser = Client::builder()
+        .client("browser", "9.1")
+        .user(json!({"token": "secret"}))
+        .connect(&format!(
+            "tcp://{}",
+            world.running.address("front-1").unwrap()
+        ))
+        .await
+        .unwrap();
+    let found = async |query: &str| {
+        let (_, page) = world.get(&format!("/api/sessions?{query}")).await;
+        page["sessions"].as_array().unwrap().clone()
+    };
+    let one = found("client=browser&version=9.1").await;
+    assert_eq!(one.len(), 1);
+    assert_eq!(
+        one[0]["client"],
+        json!({"kind": "browser", "version": "9.1"})
+    );
+    assert_eq!(found("client=browser&version=9.2").await.len(), 0);
+    assert_eq!(found("platform=ios").await.len(), 0);
+    let sid = one[0]["sid"].as_str().unwrap();
+    let (_, one) = world.get(&format!("/api/sessions/{sid}")).await;
+    assert_eq!(
+        one["client"]["user"], r#"{"token":"secret"}"#,
+        "only where one is asked for"
+    );
+    browser.close().await;
+    eventually("the browser is gone", async || {
+        found("client=browser").await.is_empty()
+    })
+    .await;
 
     // Page by page, in the order of ids, nobody twice.
     let (mut sids, mut after) = (Vec::new(), String::new());
@@ -351,6 +384,90 @@ async fn the_cluster_in_one_process_is_seen_whole() {
     world.end().await;
 }
 
+/// Reads OpenMetrics as strictly as its specification wants it to be read.
+fn strict(text: &str) {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    let mut families: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut samples: BTreeSet<&str> = BTreeSet::new();
+    // Of each histogram: the last bound and number of its buckets, and its count.
+    let mut buckets: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+    let mut family = "";
+    let body = text.strip_suffix("# EOF\n").expect("the end is marked");
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(families.insert(name, kind).is_none(), "{name} comes twice");
+            family = name;
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(
+                !help.is_empty() && (name == family || !families.contains_key(name)),
+                "{line}"
+            );
+            continue;
+        }
+        assert!(!line.starts_with('#'), "{line}");
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        assert!(samples.insert(series), "{series} comes twice");
+        let number: f64 = value.parse().unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let labels = labels.strip_suffix('}').expect("labels end");
+        let suffix = name
+            .strip_prefix(family)
+            .unwrap_or_else(|| panic!("{line} is not of {family}"));
+        let suffixes: &[&str] = match families[family] {
+            "counter" => &["_total"],
+            "gauge" => &[""],
+            "histogram" => &["_bucket", "_count", "_sum"],
+            kind => panic!("{kind}"),
+        };
+        assert!(suffixes.contains(&suffix), "{line}");
+        assert!(number >= 0.0, "{line}");
+        let mut others = Vec::new();
+        let mut bound = None;
+        for label in labels.split("\",").filter(|label| !label.is_empty()) {
+            let (key, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
+            assert!(
+                key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{line}"
+            );
+            match key {
+                "le" => bound = Some(value.trim_end_matches('"')),
+                _ => others.push(label.trim_end_matches('"')),
+            }
+        }
+        let whose = format!("{family} {others:?}");
+        match suffix {
+            "_bucket" => {
+                let bound = match bound.expect("a bucket has a bound") {
+                    "+Inf" => f64::INFINITY,
+                    bound => bound.parse().unwrap(),
+                };
+                let last = buckets.insert(whose, (bound, number));
+                let grows = last.is_none_or(|(before, n)| before < bound && n <= number);
+                assert!(grows, "{line}");
+            }
+            "_count" => drop(counts.insert(whose, number)),
+            _ => assert!(bound.is_none(), "{line}"),
+        }
+    }
+    assert!(!counts.is_empty() && counts.len() == buckets.len());
+    for (whose, count) in counts {
+        assert_eq!(buckets[&whose], (f64::INFINITY, count), "{whose}");
+    }
+    for name in [
+        "process_cpu_seconds",
+        "process_start_time_seconds",
+        "process_max_fds",
+    ] {
+        assert!(families.contains_key(name), "{name} is missing");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_and_stats_count() {
     let world = World::start(&["access.max_connections=1"]).await;
@@ -361,6 +478,15 @@ async fn metrics_and_stats_count() {
         "one is the limit"
     );
 
+    // Of both servers, and one that two of them use differently.
+    for app in world.running.apps() {
+        app.metrics().counter("matches", "Matches begun").add(3);
+    }
+    let [one, other] = world.running.apps() else {
+        panic!("there are two")
+    };
+    one.metrics().gauge("waiting", "Who waits").set(2);
+    other.metrics().counter("waiting", "Who waits").add(1);
     let (status, text) = call(world.admin, "GET", "/metrics", "", None).await;
     assert_eq!(status, 200);
     let value = |start: &str| {
@@ -384,21 +510,32 @@ async fn metrics_and_stats_count() {
     assert_eq!(value(&refused), "1");
     let handled = format!(r#"shaddock_handler_seconds_count{of},route="user.login"}}"#);
     assert_eq!(value(&handled), "1");
+    for server in ["front-1", "front-2"] {
+        let matches = format!(r#"matches_total{{server="{server}",server_type="front"}}"#);
+        assert_eq!(value(&matches), "3");
+    }
+    assert_eq!(value(&format!("waiting{of}")), "2");
+    // What a quantile is computed from ends with everything.
+    let everything = text.lines().find(|line| {
+        let parts = [
+            "handler_seconds_bucket{",
+            "le=\"+Inf\"",
+            "front-1",
+            "user.login",
+        ];
+        parts.iter().all(|part| line.contains(part))
+    });
     assert!(
-        value("shaddock_process_resident_bytes")
+        everything.is_some_and(|line| line.ends_with(" 1")),
+        "{everything:?}"
+    );
+    strict(&text);
+    assert!(
+        value("process_resident_memory_bytes")
             .parse::<u64>()
             .unwrap()
             > 1 << 20
     );
-    assert!(text.ends_with("# EOF\n"));
-    let mut types: Vec<_> = text
-        .lines()
-        .filter(|line| line.starts_with("# TYPE"))
-        .collect();
-    let all = types.len();
-    types.sort_unstable();
-    types.dedup();
-    assert_eq!(types.len(), all, "every family once");
 
     let (_, report) = world.get("/api/stats").await;
     assert_eq!(report["phase"], "running");

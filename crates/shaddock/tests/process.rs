@@ -27,6 +27,8 @@ use wait::{PATIENCE, found};
 
 /// The settings of a child, one a line.
 const SETTINGS: &str = "SHADDOCK_TEST_CHILD";
+/// Set in the environment of [`plain_child`].
+const PLAIN: &str = "SHADDOCK_TEST_PLAIN_CHILD";
 
 async fn echo(Json(body): Json<Value>) -> Json<Value> {
     Json(body)
@@ -124,6 +126,55 @@ fn child() {
         .block_on(launcher.serve(Servers::new().add(app), greet))
         .unwrap();
     runtime.shutdown_background();
+}
+
+/// A program as the first guide has it: no launcher, no logger.
+#[test]
+fn plain_child() {
+    if std::env::var_os(PLAIN).is_none() {
+        return;
+    }
+    let mut app = App::new("connector", "connector-1");
+    app.listen("127.0.0.1:0").route("h.echo", echo);
+    Servers::new().add(app).run_blocking().unwrap();
+}
+
+#[test]
+fn a_program_without_a_logger_says_where_it_listens() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["plain_child", "--exact", "--nocapture"])
+        .env(PLAIN, "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, said) = mpsc::channel();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .for_each(|line| drop(sender.send(line)))
+    });
+    let line = said.recv_timeout(PATIENCE).unwrap();
+    let address = line.strip_prefix("connector-1 listens on ").unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    TcpStream::connect(address).unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// What Rust prints when `main` returns an error is its `Debug`.
+#[test]
+fn errors_that_main_returns_are_for_people() {
+    let sources = || Sources::default().flag("session.single_sesion=true");
+    let told =
+        "--set: `session.single_sesion`: unknown key; did you mean `session.single_session`?";
+    let config = shaddock::config::Config::load(&sources()).unwrap_err();
+    assert_eq!(format!("{config:?}"), told);
+    let launch = shaddock::launch::LaunchError::from(config);
+    assert_eq!(format!("{launch:?}"), told);
+    assert_eq!(format!("{:?}", StartError::NoApp), "no app was added");
 }
 
 /// A server in a process of its own. Killed when dropped.

@@ -4,6 +4,7 @@ mod admin;
 pub(crate) mod config;
 pub(crate) mod drain;
 pub(crate) mod kick;
+pub(crate) mod new;
 mod operator;
 pub(crate) mod serve;
 pub(crate) mod servers;

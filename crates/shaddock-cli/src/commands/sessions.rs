@@ -28,6 +28,15 @@ pub(crate) struct SessionsArgs {
     /// Only over tcp, tls, ws or wss
     #[arg(long)]
     transport: Option<String>,
+    /// Only of this kind of client, such as js-websocket
+    #[arg(long, value_name = "KIND")]
+    client: Option<String>,
+    /// Only of clients with this version
+    #[arg(long, value_name = "VERSION")]
+    client_version: Option<String>,
+    /// Only of clients on this platform
+    #[arg(long)]
+    platform: Option<String>,
     /// How many at most
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -69,28 +78,44 @@ fn query(args: &SessionsArgs) -> SessionQuery {
     query.address.clone_from(&args.address);
     query.frontend.clone_from(&args.frontend);
     query.transport.clone_from(&args.transport);
+    query.client.clone_from(&args.client);
+    query.version.clone_from(&args.client_version);
+    query.platform.clone_from(&args.platform);
     query.after.clone_from(&args.after);
     query.limit = Some(args.limit);
     query
 }
 
-const HEAD: [&str; 8] = [
+const HEAD: [&str; 9] = [
     "SID",
     "UID",
     "FRONTEND",
     "TRANSPORT",
+    "CLIENT",
     "ADDRESS",
     "AGE",
     "IN",
     "OUT",
 ];
 
-fn row(session: &SessionInfo) -> [String; 8] {
+fn client(session: &SessionInfo) -> Option<String> {
+    let client = session.client.as_ref()?;
+    let said = [&client.kind, &client.platform, &client.version];
+    let said: Vec<_> = said
+        .into_iter()
+        .flatten()
+        .map(|text| printable(text))
+        .collect();
+    (!said.is_empty()).then(|| said.join(" "))
+}
+
+fn row(session: &SessionInfo) -> [String; 9] {
     [
         printable(&session.sid),
         or_dash(session.uid.as_deref().map(printable)),
         printable(&session.frontend),
         printable(&session.transport),
+        or_dash(client(session)),
         or_dash(session.address),
         age(session.age_ms),
         bytes(session.bytes_in),

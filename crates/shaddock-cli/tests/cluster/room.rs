@@ -80,11 +80,17 @@ pub(crate) async fn start_as(server_type: &str, cluster: NatsCluster, id: &str) 
 
 /// A room in a process of its own.
 pub(crate) fn start_process(backing: &Backing, id: &str) -> Program {
+    start_process_with(backing, id, "handlers.timeout=30s")
+}
+
+/// The same with a setting of its own.
+pub(crate) fn start_process_with(backing: &Backing, id: &str, setting: &str) -> Program {
     // This test program, which becomes a room when it is asked to.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["room::be_a_room", "--exact", "--ignored", "--nocapture"])
         .env("TEST_ROOM_ID", id)
+        .env("TEST_ROOM_SETTING", setting)
         .env("TEST_ROOM_NATS", backing.nats.address.to_string())
         .env("TEST_ROOM_ETCD", backing.etcd.address.to_string());
     Program::start(&mut command, "the room is ready").0
@@ -103,6 +109,7 @@ fn be_a_room() {
         format!("cluster.etcd_endpoints={}", of("TEST_ROOM_ETCD")),
         "cluster.lease_ttl=2s".to_owned(),
         "admin.address=".to_owned(),
+        of("TEST_ROOM_SETTING"),
     ];
     let launcher = Launcher::new(Sources::of_process(None, settings.to_vec())).unwrap();
     let mut app = App::new("room", &id);

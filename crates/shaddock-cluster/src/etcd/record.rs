@@ -67,7 +67,7 @@ pub(super) fn read(key: &str, value: &[u8], servers_key: &str) -> Result<ServerI
         frontend: record.frontend,
         metadata: record.metadata.unwrap_or_default(),
         hostname: record.hostname.into_owned(),
-        concurrent: crate::info::Concurrent::default(),
+        told: crate::info::Told::default(),
     })
 }
 

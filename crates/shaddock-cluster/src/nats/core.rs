@@ -1,8 +1,8 @@
 //! What all parts of one membership share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -60,7 +60,7 @@ pub(super) struct Core {
     pub(super) calls: Arc<Calls>,
     pub(super) health: Arc<Health>,
     /// Of a request that says nothing but who sends it and how long he waits.
-    plain_metadata: Bytes,
+    plain_metadata: PlainMetadata,
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
     /// Names the clock of this life, which begins here.
@@ -127,7 +127,6 @@ pub(super) struct Parts {
 impl Core {
     pub(super) fn new(parts: Parts, token: String) -> Self {
         let members = Members::new();
-        let plain_metadata = Context::new().to_json(&parts.info, parts.config.request_timeout);
         let rules = Rules {
             timeouts: parts.config.suspect_after,
             pause: parts.config.probe_interval,
@@ -154,7 +153,7 @@ impl Core {
             link: parts.link,
             calls,
             health,
-            plain_metadata,
+            plain_metadata: PlainMetadata::default(),
             token,
             clock: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).max(1),
             clock_from: clock::now(),
@@ -351,12 +350,13 @@ impl Core {
         }
     }
 
-    /// The metadata of a request. Most have nothing of their own and the same timeout: that text is made once.
+    /// The metadata of a request. Most have nothing of their own and one of few timeouts: those texts are made once.
     pub(super) fn metadata(&self, context: &Context, timeout: Duration) -> Bytes {
-        if timeout == self.config.request_timeout && context.is_plain() {
-            return self.plain_metadata.clone();
+        let make = || context.to_json(&self.info, timeout);
+        if context.is_plain() {
+            return self.plain_metadata.get(timeout, make);
         }
-        context.to_json(&self.info, timeout)
+        make()
     }
 
     /// Answers a request; without a reply subject nobody wants to know.
@@ -386,6 +386,31 @@ fn scope(server_type: &str) -> u32 {
     server_type.bytes().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     })
+}
+
+/// How many timeouts have their text kept.
+const KEPT_TIMEOUTS: usize = 8;
+
+/// Metadata with nothing but a timeout, for the timeouts that were asked for first: those of the servers' routes.
+#[derive(Default)]
+struct PlainMetadata([OnceLock<(Duration, Bytes)>; KEPT_TIMEOUTS]);
+
+impl PlainMetadata {
+    fn get(&self, timeout: Duration, make: impl FnOnce() -> Bytes) -> Bytes {
+        for place in &self.0 {
+            match place.get() {
+                Some((known, text)) if *known == timeout => return text.clone(),
+                Some(_) => {}
+                None => {
+                    let text = make();
+                    // If another thread was faster, the next request finds a place.
+                    let _ = place.set((timeout, text.clone()));
+                    return text;
+                }
+            }
+        }
+        make()
+    }
 }
 
 /// Whether a server understands this crate's own subjects.

@@ -295,7 +295,7 @@ fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
         frontend: true,
         metadata: std::collections::BTreeMap::new(),
         hostname: String::new(),
-        concurrent: crate::info::Concurrent::default(),
+        told: crate::info::Told::default(),
     }
 }
 

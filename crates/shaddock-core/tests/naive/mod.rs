@@ -17,6 +17,17 @@ pub(crate) struct Close {
 }
 
 impl Close {
+    fn code(&self) -> u16 {
+        match self.name {
+            "kicked" => 3500,
+            "replaced" => 3501,
+            "attack" => 3504,
+            "rate_limited" => 3503,
+            "draining" => 3001,
+            other => panic!("no KICK for {other}"),
+        }
+    }
+
     pub(crate) fn new(name: &'static str, kick: Option<&str>, flush: bool) -> Self {
         Self {
             name,
@@ -147,7 +158,9 @@ impl Naive {
         if close.flush {
             session.end = Next::CloseAfterFlush;
             if let Some(text) = &close.kick {
-                session.queued.extend_from_slice(&kick_package(text));
+                session
+                    .queued
+                    .extend_from_slice(&kick_package(text, close.code()));
                 session.messages += 1;
             }
         } else {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shaddock_core::{CloseReason, TransportKind, kick_package};
+use shaddock_core::{CloseReason, TransportKind};
 use shaddock_protocol::{Conn, Event, Millis};
 
 use super::{Driver, READS_PER_POLL, output::pong};
@@ -357,7 +357,7 @@ impl Driver {
     }
 
     /// The client has acknowledged the handshake: its session begins, or goes on.
-    fn open(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
+    fn open(&mut self, cx: &mut Context<'_>, now: Millis) -> Result<(), CloseReason> {
         let transport = self.transport();
         let Some(opening) = self.opening.take() else {
             return Err(CloseReason::Internal);
@@ -368,6 +368,10 @@ impl Driver {
         };
         if let Some(session) = self.session.clone() {
             self.go_live(&session, peer, opening.is_new);
+            if let Some(carried) = opening.carried.filter(|_| opening.is_new) {
+                let flow = self.local.frontend.begin(&session, carried);
+                self.run(cx, flow);
+            }
             return Ok(());
         }
         let Some(handshake) = opening.handshake else {
@@ -383,8 +387,8 @@ impl Driver {
             Ok(session) => session,
             Err(reason) => {
                 // There is no session whose close would tell the client.
-                if let Some(text) = reason.kick_text() {
-                    self.queue_out(now, &kick_package(text));
+                if let Some(kick) = reason.kick_package() {
+                    self.queue_out(now, &kick);
                 }
                 return Err(reason);
             }
@@ -392,7 +396,13 @@ impl Driver {
         self.local.stats.opened.add(1);
         session.count_received(0, opening.received);
         session.outbox().begin_poll(cx.waker());
+        let begun = opening
+            .carried
+            .map(|carried| self.local.frontend.begin(&session, carried));
         self.session = Some(session);
+        if let Some(flow) = begun {
+            self.run(cx, flow);
+        }
         Ok(())
     }
 }

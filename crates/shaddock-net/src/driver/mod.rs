@@ -51,7 +51,7 @@ use crate::{
     access::Permit,
     clock,
     config::Live,
-    frontend::Peer,
+    frontend::{Carried, Peer},
     io::Io,
     listener::Local,
     rate::Bucket,
@@ -90,6 +90,8 @@ struct Opening {
     /// Bytes of a PROXY or HTTP head that has not arrived whole.
     head: BytesMut,
     handshake: Option<Arc<HandshakeRequest>>,
+    /// What the layer above left with its answer.
+    carried: Option<Carried>,
     /// Bytes read so far; they count for the session once there is one.
     received: u64,
     /// The session, if it is there before the handshake is acknowledged, is a new one.
@@ -150,6 +152,7 @@ impl Driver {
                 is_judged: !behind_proxy,
                 head: BytesMut::new(),
                 handshake: None,
+                carried: None,
                 received: 0,
                 is_new: false,
                 until: None,

@@ -201,10 +201,18 @@ impl Driver {
         } else {
             self.local.stats.notifies.add(1);
         }
-        if let Flow::Later(mut handler) = self.local.frontend.message(session, message)
+        let flow = self.local.frontend.message(session, message);
+        self.run(cx, flow);
+    }
+
+    /// Polls what was started for the session, and keeps it if it is not done.
+    pub(super) fn run(&mut self, cx: &mut Context<'_>, flow: Flow) {
+        if let Flow::Later(mut handler) = flow
             && handler.as_mut().poll(cx).is_pending()
         {
-            session.set_working(true);
+            if let Some(session) = &self.session {
+                session.set_working(true);
+            }
             self.work = Work::Handler(handler);
         }
         self.look_at_outbox();
@@ -244,6 +252,12 @@ impl Driver {
     ) -> Result<(), CloseReason> {
         match verdict {
             Verdict::Accept(user) => self.accept(cx, now, user, scratch),
+            Verdict::AcceptWith(user, carried) => {
+                if let Some(opening) = &mut self.opening {
+                    opening.carried = Some(carried);
+                }
+                self.accept(cx, now, user, scratch)
+            }
             Verdict::Reject(code) => {
                 let mut out = scratch.out.lend();
                 self.conn.reject(code, &mut out);

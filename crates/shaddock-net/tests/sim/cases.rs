@@ -151,7 +151,10 @@ fn nothing_is_served_after_a_kick() {
             settle().await;
             client.read();
             assert_eq!(world.dispatched(&client).len(), 2, "the first and the kick");
-            assert_eq!(client.kick().unwrap(), r#"{"reason":"told to"}"#);
+            assert_eq!(
+                client.kick().unwrap(),
+                r#"{"reason":"told to","code":3500}"#
+            );
             // The same where the messages wait while somebody else kicks.
             let mut client = world.joined(websocket).await;
             for method in ["wait", "echo", "echo"] {
@@ -165,7 +168,7 @@ fn nothing_is_served_after_a_kick() {
             client.read();
             assert_eq!(world.dispatched(&client).len(), 1);
             assert_eq!(client.data().count(), 0, "no answer after the kick");
-            assert_eq!(client.kick().unwrap(), r#"{"reason":"go"}"#);
+            assert_eq!(client.kick().unwrap(), r#"{"reason":"go","code":3500}"#);
         }
     });
 }
@@ -305,7 +308,10 @@ fn a_kick_waits_for_listeners_on_another_thread() {
         thread.join().unwrap().unwrap();
         settle().await;
         client.read();
-        assert_eq!(client.kick().unwrap(), r#"{"reason":"rate limited"}"#);
+        assert_eq!(
+            client.kick().unwrap(),
+            r#"{"reason":"rate limited","code":3503}"#
+        );
     });
 }
 

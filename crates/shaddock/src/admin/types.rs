@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shaddock_core::{Session, SessionState};
+use shaddock_core::{ClientClaims, Session, SessionState};
 
 use crate::operations::Phase;
 
@@ -38,6 +38,9 @@ pub struct SessionInfo {
     pub bytes_out: u64,
     /// Bytes that wait for the client.
     pub queued_bytes: u64,
+    /// What the client said of itself in its handshake; the user data only where one session is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientClaims>,
     /// Its settings; only where one session is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Map<String, Value>>,
@@ -63,6 +66,12 @@ impl SessionInfo {
             messages_out: outbox.messages,
             bytes_out: outbox.written_bytes,
             queued_bytes: (outbox.queued_bytes + outbox.in_flight_bytes) as u64,
+            client: session.claims().map(|claims| {
+                let mut shown = (*claims).clone();
+                // It may hold what the user logged in with.
+                shown.user = None;
+                shown
+            }),
             settings: None,
         }
     }
@@ -75,6 +84,7 @@ impl SessionInfo {
             .collect();
         Self {
             settings: Some(map),
+            client: session.claims().map(|claims| (*claims).clone()),
             ..Self::of(session)
         }
     }
@@ -110,6 +120,15 @@ pub struct SessionQuery {
     /// Over `tcp`, `tls`, `ws` or `wss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
+    /// Whose client is of this kind (`js-websocket`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Whose client has this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whose client runs on this platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
     /// How many at most: 1 to 1000, by default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,

@@ -14,8 +14,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppConfig {
     /// How long a handler may take. Default 30 s, zero is for ever. Above it the handler is dropped at its next `.await` and the request is
-    /// answered with an error. A request that is forwarded has the cluster's request timeout (5 s), unless a filter set another for it; the
-    /// server that handles it works no longer than the shorter of both.
+    /// answered with an error. The same holds for requests that frontends forward: a server announces the times of its handlers, and
+    /// frontends wait for so long (at most an hour), unless a filter chose another time.
     pub handler_timeout: Duration,
     /// How long a call of a remote may take, unless the call says otherwise. Default 5 s.
     pub rpc_timeout: Duration,
@@ -31,6 +31,9 @@ pub struct AppConfig {
     pub event_timeout: Duration,
     /// How long a handshake hook may take. Default 10 s; then the client is refused.
     pub handshake_timeout: Duration,
+    /// Bytes of user data in a client's handshake that are kept with its session, beside its kind, version and platform
+    /// ([`SessionView::claims`](crate::session::SessionView::claims)). Default 1 KiB. Longer data are left out; 0 keeps nothing at all.
+    pub handshake_bytes: usize,
     /// How long a component may take to start. Default 60 s; then the start fails.
     pub start_timeout: Duration,
     /// How long each step of a shutdown may take. Default 5 s; then what is left is abandoned and logged.
@@ -47,6 +50,7 @@ impl Default for AppConfig {
             max_waiting_events: 64,
             event_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
+            handshake_bytes: 1024,
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(5),
         }

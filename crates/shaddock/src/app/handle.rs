@@ -20,16 +20,20 @@ use shaddock_net::{
     AccessPolicy, ConnectionLimits, Frontend, Listener, NetStats, TlsError, UpgradePolicy,
 };
 use shaddock_protocol::{Codec, CodecConfig};
-use tokio::{runtime::Handle, time::Sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, MissedTickBehavior, Sleep},
+};
 
-use super::{AppConfig, Hooks, SpawnError, Tasks, context::Shared};
+use super::{AppConfig, Hooks, SpawnError, Task, Tasks, Timer, Work, context::Shared};
 use crate::{
     channel::{Channels, RecentCounts, Scheduler, Watch, Watchers},
     filter::Filters,
     frontend::AppFrontend,
     guarded::{Guarded, Part, guard},
     handler::{BoxFuture, HandlerTable},
-    session::BackendSessions,
+    metrics::Metrics,
+    session::{BackendSessions, Expiries, KnownClaims},
     stats::AppStats,
 };
 
@@ -82,6 +86,10 @@ pub(crate) struct AppInner {
     pub(super) listeners: Mutex<Vec<Listener>>,
     /// No client gets a session any more.
     pub(super) draining: AtomicBool,
+    /// What clients said of themselves.
+    pub(super) claims: KnownClaims,
+    pub(super) expiries: Expiries,
+    pub(super) metrics: Metrics,
 }
 
 /// # Who it is
@@ -109,6 +117,11 @@ impl AppHandle {
     /// Its bounds and times.
     pub fn config(&self) -> &AppConfig {
         &self.0.config
+    }
+
+    /// Metrics of your own, which the admin server shows beside those of the framework.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// What it counts.
@@ -211,6 +224,61 @@ impl AppHandle {
         F: Future<Output = ()> + Send + 'static,
     {
         self.0.tasks.spawn(name, future).map(drop)
+    }
+
+    /// Runs `work` again and again: first after `period`, then every `period`, until the app stops. A run that takes longer than a period leaves
+    /// out those that it overlaps; a panic is logged and counted, and the next run comes. `name` is for logs.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use shaddock::prelude::*;
+    /// # fn start(app: &AppHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let ticks = app.every("world", Duration::from_millis(100), async |app: AppHandle| {
+    ///     let sent = app.channels().broadcast("connector", "onWorld", &"tick", BroadcastOptions::bound()).await;
+    ///     if let Err(error) = sent {
+    ///         eprintln!("{error}");
+    ///     }
+    /// })?;
+    /// # ticks.abort();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`SpawnError`]: too many tasks, or the app stops.
+    pub fn every<F, Fut>(
+        &self,
+        name: &'static str,
+        period: Duration,
+        work: F,
+    ) -> Result<Task, SpawnError>
+    where
+        F: Fn(Self) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let work: Work = Arc::new(move |app| Box::pin(work(app)));
+        self.repeat(&Timer { name, period, work })
+    }
+
+    /// Starts one of the timers of [`App::every`](crate::App::every).
+    pub(crate) fn repeat(&self, timer: &Timer) -> Result<Task, SpawnError> {
+        let Timer { name, period, work } = timer.clone();
+        // A timer of no time would never let anybody else run.
+        let period = period.max(Duration::from_millis(1));
+        let app = self.clone();
+        let first = Instant::now() + period;
+        let repeated = async move {
+            let mut ticks = tokio::time::interval_at(first, period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            loop {
+                ticks.tick().await;
+                let (one, work) = (app.clone(), Arc::clone(&work));
+                // A panic was logged and counted.
+                let _ = app.limited(name, Duration::ZERO, move || work(one)).await;
+            }
+        };
+        let task = self.0.tasks.spawn(name, repeated)?;
+        Ok(Task::of(&task))
     }
 
     /// Done when the app stops. For background work that wants to end by itself.
@@ -411,6 +479,14 @@ impl AppHandle {
 
     pub(crate) fn hooks(&self) -> &Hooks {
         &self.0.hooks
+    }
+
+    pub(crate) fn claims(&self) -> &KnownClaims {
+        &self.0.claims
+    }
+
+    pub(crate) fn expiries(&self) -> &Expiries {
+        &self.0.expiries
     }
 
     pub(crate) fn requests(&self) -> &Tasks {

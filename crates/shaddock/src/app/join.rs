@@ -13,7 +13,7 @@ use shaddock_protocol::Route;
 use super::{AppHandle, AppInner};
 use crate::{
     answer::for_other_server,
-    error::HandlerError,
+    error::{HandlerError, codes},
     guarded::{Part, guard},
     handler::failed,
     operations::WeakOperations,
@@ -56,6 +56,14 @@ fn to_remote(app: AppHandle, error: HandlerError) -> RemoteError {
     guard(&part, || error.into_remote()).unwrap_or_else(|| failed().into_remote())
 }
 
+/// What a Pitaya server answers when a handler or remote is too slow. Its callers know it.
+fn in_pitayas_words(error: HandlerError) -> HandlerError {
+    if error.is_too_late() {
+        return HandlerError::new(codes::INTERNAL, error.message().to_owned());
+    }
+    error
+}
+
 /// Whether the sender is told of it when there is no value. Frontends of ours answer their clients `{}`, as Pomelo does; a Pitaya frontend
 /// would pass on an empty body, which some clients take for a broken one.
 ///
@@ -79,13 +87,7 @@ impl Node for AppNode {
         let mut context =
             RequestContext::new(session, Route::new(request.route), request.id, request.body);
         if let Some(timeout) = request.context.timeout() {
-            let own = context.timeout();
-            // Nobody waits longer than the sender does.
-            context.set_timeout(if own.is_zero() {
-                timeout
-            } else {
-                own.min(timeout)
-            });
+            context.set_sender_waits(timeout);
         }
         received::serve(request.context, || {
             let future = app.serve_forwarded(context, wants_value);
@@ -95,7 +97,9 @@ impl Node for AppNode {
                         Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
                     }
                     Ok(reply) => Ok(for_other_server(reply)),
-                    Err(error) => Err(to_remote(app, error)),
+                    // One of ours passes the code on to its client.
+                    Err(error) if !wants_value => Err(to_remote(app, error)),
+                    Err(error) => Err(to_remote(app, in_pitayas_words(error))),
                 }
             }
         })
@@ -113,7 +117,7 @@ impl Node for AppNode {
         }
         received::serve(call.context.clone(), || {
             let future = app.serve_remote(&call);
-            async move { answer(app, future.await) }
+            async move { answer(app, future.await.map_err(in_pitayas_words)) }
         })
     }
 

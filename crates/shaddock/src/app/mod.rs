@@ -16,6 +16,7 @@ mod refusals;
 pub(crate) mod requirements;
 mod running;
 mod servers;
+mod single;
 mod tasks;
 
 use std::{
@@ -23,13 +24,14 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     panic::Location,
     sync::Arc,
+    time::Duration,
 };
 
 use shaddock_cluster::{Interest, Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
 pub(crate) use self::{
-    component::ErasedComponent, context::TypeMap, handle::AppInner, tasks::Tasks,
+    component::ErasedComponent, context::TypeMap, handle::AppInner, single::Single, tasks::Tasks,
 };
 pub use self::{
     component::{BoxError, Component},
@@ -37,14 +39,14 @@ pub use self::{
     handle::AppHandle,
     running::Running,
     servers::{Servers, StartError},
-    tasks::SpawnError,
+    tasks::{SpawnError, Task},
 };
 use crate::{
     channel::{MemberEvent, MemberHooks},
     error::IntoHandlerError,
-    filter::{ErrorHandler, Filter, Filters},
+    filter::{AsyncFilter, ErrorHandler, Filter, Filters, Waiter},
     handler::{BoxFuture, Handler, HandlerTable, RemoteEntry, RouteEntry},
-    handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject},
+    handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject, IntoAccept},
     operators::OPERATE,
     session::{
         BindHook, ClusterEventHooks, ClusterSessionEvent, EventHook, EventHooks, EventKind,
@@ -78,15 +80,29 @@ pub struct App {
     pub(crate) hooks: Hooks,
 }
 
+/// What a timer runs.
+pub(crate) type Work = Arc<dyn Fn(AppHandle) -> BoxFuture<()> + Send + Sync>;
+
+/// Something to be done again and again.
+#[derive(Clone)]
+pub(crate) struct Timer {
+    pub(crate) name: &'static str,
+    pub(crate) period: Duration,
+    pub(crate) work: Work,
+}
+
 /// What the application wants to be asked and told.
 #[derive(Default)]
 pub(crate) struct Hooks {
-    pub(crate) client_check: Option<ClientCheck>,
-    pub(crate) handshake: Option<HandshakeHook>,
-    pub(crate) before_bind: Option<BindHook>,
+    pub(crate) client_check: Single<ClientCheck>,
+    pub(crate) handshake: Single<HandshakeHook>,
+    pub(crate) before_bind: Single<BindHook>,
     pub(crate) events: EventHooks,
     pub(crate) members: MemberHooks,
     pub(crate) cluster_events: ClusterEventHooks,
+    pub(crate) timers: Vec<Timer>,
+    /// Who has no user is not served; these routes excepted.
+    pub(crate) users_only: Option<Vec<String>>,
 }
 
 impl App {
@@ -252,15 +268,30 @@ impl App {
         self
     }
 
-    /// Repairs errors of requests that failed before or outside the app's own filters and handlers. The last one set counts.
+    /// Adds a filter for every request of this app's clients that may wait, and change the request afterwards.
+    pub fn global_async_filter(&mut self, filter: impl AsyncFilter) -> &mut Self {
+        self.global_filter(Waiter(filter))
+    }
+
+    /// Adds a filter for every request that this app serves itself that may wait, and change the request afterwards. An example is in
+    /// [`filter`](crate::filter#filters-that-wait).
+    pub fn async_filter(&mut self, filter: impl AsyncFilter) -> &mut Self {
+        self.filter(Waiter(filter))
+    }
+
+    /// Repairs errors of global before-filters, and no others. There is one: the app does not start if a second one is set.
+    #[track_caller]
     pub fn global_error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
-        self.filters.global.error_handler = Some(Arc::new(handler));
+        let handlers = &mut self.filters.global.error_handler;
+        handlers.set(Arc::new(handler), Location::caller());
         self
     }
 
-    /// Repairs errors of the app's own filters and handlers. The last one set counts.
+    /// Repairs errors of the app's own filters and handlers. There is one: the app does not start if a second one is set.
+    #[track_caller]
     pub fn error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
-        self.filters.own.error_handler = Some(Arc::new(handler));
+        let handlers = &mut self.filters.own.error_handler;
+        handlers.set(Arc::new(handler), Location::caller());
         self
     }
 
@@ -288,43 +319,97 @@ impl App {
         self
     }
 
+    /// Runs `work` every `period` while the app runs: from when clients are let in until the app stops. As
+    /// [`AppHandle::every`](AppHandle::every), which starts one later and can end it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use shaddock::prelude::*;
+    /// let mut app = App::new("lobby", "lobby-1");
+    /// app.every("tidy up", Duration::from_secs(60), async |app: AppHandle| {
+    ///     println!("{} rooms", app.channels().names().len());
+    /// });
+    /// ```
+    pub fn every<F, Fut>(&mut self, name: &'static str, period: Duration, work: F) -> &mut Self
+    where
+        F: Fn(AppHandle) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let work: Work = Arc::new(move |app| Box::pin(work(app)));
+        self.hooks.timers.push(Timer { name, period, work });
+        self
+    }
+
     /// Adds a component, started after those added before.
     pub fn component(&mut self, component: impl Component) -> &mut Self {
         self.components.push(Arc::new(component));
         self
     }
 
-    /// Judges clients by kind and version (`sys.type`, `sys.version`), before [`on_handshake`](Self::on_handshake). Refused ones get 501.
+    /// Serves requests of clients that have logged in, and no others: until its session is bound to a user, a client's requests are answered with
+    /// [`codes::NO_USER`](crate::error::codes::NO_USER). Say it on frontends, where it holds for what they forward too. The result takes
+    /// exceptions, such as the route of the login.
+    ///
+    /// ```
+    /// # use shaddock::prelude::*;
+    /// # async fn login() {}
+    /// # let mut app = App::new("connector", "connector-1");
+    /// app.require_user().except("entryHandler.login").except("news.board.read");
+    /// # app.route("entryHandler.login", login);
+    /// ```
+    pub fn require_user(&mut self) -> UserRequired<'_> {
+        let own = self.info.server_type.to_string();
+        UserRequired {
+            own,
+            exceptions: self.hooks.users_only.get_or_insert_default(),
+        }
+    }
+
+    /// Judges clients by kind and version (`sys.type`, `sys.version`), before [`on_handshake`](Self::on_handshake). Refused ones get 501. There
+    /// is one check: the app does not start if a second one is set.
+    #[track_caller]
     pub fn check_client<F>(&mut self, check: F) -> &mut Self
     where
         F: Fn(Option<&str>, Option<&str>) -> bool + Send + Sync + 'static,
     {
-        self.hooks.client_check = Some(Arc::new(check));
+        self.hooks
+            .client_check
+            .set(Arc::new(check), Location::caller());
         self
     }
 
-    /// Judges handshakes and answers them with data for the client, which it finds under `user`. If the answer is longer than a package can
-    /// be (16 MiB), the client is refused with 500, and an error is logged.
-    pub fn on_handshake<F, Fut>(&mut self, hook: F) -> &mut Self
+    /// Judges handshakes: says who the client is ([`Accept`](crate::handshake::Accept)), or answers with data for the client, which it finds under
+    /// `user`. If the answer is longer than a package can
+    /// be (16 MiB), the client is refused with 500, and an error is logged. There is one hook: the app does not start if a second one is set.
+    #[track_caller]
+    pub fn on_handshake<F, Fut, A>(&mut self, hook: F) -> &mut Self
     where
         F: Fn(HandshakeInfo) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Option<serde_json::Value>, HandshakeReject>> + Send + 'static,
+        Fut: Future<Output = Result<A, HandshakeReject>> + Send + 'static,
+        A: IntoAccept,
     {
-        self.hooks.handshake = Some(Arc::new(move |info| Box::pin(hook(info))));
+        let hook: HandshakeHook = Arc::new(move |info| {
+            let judged = hook(info);
+            Box::pin(async move { judged.await.map(IntoAccept::into_accept) })
+        });
+        self.hooks.handshake.set(hook, Location::caller());
         self
     }
 
     /// Runs before a session of this frontend is bound to a user, and may refuse: the bind then fails with its error, and nothing has changed.
+    /// There is one hook: the app does not start if a second one is set.
+    #[track_caller]
     pub fn before_bind<F, Fut, E>(&mut self, hook: F) -> &mut Self
     where
         F: Fn(AppHandle, FrontendSession, Uid) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
         E: IntoHandlerError,
     {
-        self.hooks.before_bind = Some(Arc::new(move |app, session, uid| {
+        let hook: BindHook = Arc::new(move |app, session, uid| {
             let decision = hook(app, session, uid);
             Box::pin(async move { decision.await.map_err(IntoHandlerError::into_handler_error) })
-        }));
+        });
+        self.hooks.before_bind.set(hook, Location::caller());
         self
     }
 
@@ -414,6 +499,25 @@ impl App {
     {
         let hook: EventHook = Arc::new(move |app, event| Box::pin(listener(app, event)));
         self.hooks.events.add(kind, hook);
+        self
+    }
+}
+
+/// Takes the exceptions of [`App::require_user`].
+#[derive(Debug)]
+pub struct UserRequired<'a> {
+    own: String,
+    exceptions: &'a mut Vec<String>,
+}
+
+impl UserRequired<'_> {
+    /// Who has no user may call this route all the same: `handler.method` of this server, or `type.handler.method`.
+    pub fn except(&mut self, route: &str) -> &mut Self {
+        let whole = match route.split('.').count() {
+            2 => format!("{}.{route}", self.own),
+            _ => route.to_owned(),
+        };
+        self.exceptions.push(whole);
         self
     }
 }

@@ -1,7 +1,9 @@
 //! Servers that run, and how they stop.
 
 use std::{
+    fmt::Write as _,
     future::Future,
+    io::Write as _,
     net::SocketAddr,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
@@ -62,6 +64,23 @@ impl Running {
     /// The first address that the server with this id listens on, with the real port.
     pub fn address(&self, id: &str) -> Option<SocketAddr> {
         self.app(id)?.local_addrs().first().copied()
+    }
+
+    /// Says where clients are let in, on standard error, if the program has no logger that says it.
+    pub(super) fn say_where(&self) {
+        if tracing::dispatcher::has_been_set() {
+            return;
+        }
+        let mut text = String::new();
+        for app in self.apps() {
+            for address in app.local_addrs() {
+                let _ = writeln!(text, "{} listens on {address}", app.id());
+            }
+        }
+        // On a thread of its own: the server does not wait until somebody reads it.
+        let _ = std::thread::Builder::new().spawn(move || {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+        });
     }
 
     pub(super) async fn start_components(&mut self) -> Result<(), StartError> {

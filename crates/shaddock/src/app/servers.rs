@@ -23,8 +23,9 @@ use crate::{
     channel::{PushConfig, Scheduler},
     frontend::AppFrontend,
     handler::HandlerTable,
+    metrics::Metrics,
     operators,
-    session::FrontendEvents,
+    session::{Expiries, FrontendEvents, KnownClaims},
     shutdown::Signals,
     stats::AppStats,
 };
@@ -33,7 +34,7 @@ use crate::{
 const MOST_METADATA: usize = 64 * 1024;
 
 /// Why servers did not start. What was started before has been stopped again.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// There is no app.
@@ -49,9 +50,31 @@ pub enum StartError {
         /// What is missing.
         reason: String,
     },
+    /// A hook of which there is one was set twice. Which one was meant cannot be known.
+    #[error(
+        "`{hook}` of `{app}` was called twice, at {first} and at {second}; make one function of both"
+    )]
+    Twice {
+        /// The id of the app.
+        app: String,
+        /// The method of [`App`].
+        hook: &'static str,
+        /// File and line of the first call.
+        first: String,
+        /// File and line of the second call.
+        second: String,
+    },
+    /// An exception of [`App::require_user`] names no route of the server.
+    #[error("`{app}` has no route `{route}`, which `require_user().except(..)` names")]
+    Exception {
+        /// The id of the app.
+        app: String,
+        /// The route.
+        route: String,
+    },
     /// The metadata of the server is too long: every server of the cluster keeps it, and etcd has a bound.
     #[error(
-        "the metadata of `{app}` has {bytes} bytes, and {MOST_METADATA} may be: put less into `App::metadata`, or make fewer routes concurrent"
+        "the metadata of `{app}` has {bytes} bytes, and {MOST_METADATA} may be: put less into `App::metadata`, or make fewer routes concurrent or with a timeout of their own"
     )]
     Metadata {
         /// The id of the app.
@@ -96,6 +119,13 @@ pub enum StartError {
     /// [`Servers::run_blocking`]: the operating system refuses a runtime.
     #[error("the runtime cannot be started: {0}")]
     Runtime(#[source] std::io::Error),
+}
+
+/// Programs whose `main` returns it print it this way: what was wrong, for people.
+impl std::fmt::Debug for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 /// The servers of one process.
@@ -229,6 +259,7 @@ impl Servers {
     /// [`StartError`].
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
         let running = self.start().await?;
+        running.say_where();
         stop.await;
         running.shutdown().await;
         Ok(())
@@ -302,7 +333,41 @@ fn check(app: &App) -> Result<(), StartError> {
         Ok(())
     };
     look(&app.handlers, false)?;
-    look(&app.remotes, true)
+    look(&app.remotes, true)?;
+    check_hooks(app)
+}
+
+/// Whether each hook of which there is one was set once.
+fn check_hooks(app: &App) -> Result<(), StartError> {
+    let (hooks, filters) = (&app.hooks, &app.filters);
+    for route in hooks.users_only.iter().flatten() {
+        let own = route.strip_prefix(app.server_type());
+        let short = own.and_then(|rest| rest.strip_prefix('.'));
+        if short.is_some_and(|short| app.handlers.get(short).is_none()) {
+            return Err(StartError::Exception {
+                app: app.id().to_owned(),
+                route: route.clone(),
+            });
+        }
+    }
+    let all = [
+        ("check_client", hooks.client_check.both()),
+        ("on_handshake", hooks.handshake.both()),
+        ("before_bind", hooks.before_bind.both()),
+        ("error_handler", filters.own.error_handler.both()),
+        ("global_error_handler", filters.global.error_handler.both()),
+    ];
+    for (hook, both) in all {
+        if let Some([first, second]) = both {
+            return Err(StartError::Twice {
+                app: app.id().to_owned(),
+                hook,
+                first: first.to_string(),
+                second: second.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError> {
@@ -326,11 +391,14 @@ fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError> {
     Ok(codec)
 }
 
-/// Frontends are told which routes need not wait for others.
-fn announce_concurrent(app: &mut App) -> Result<(), StartError> {
-    let concurrent = app.handlers.entries().filter(|(_, e)| e.options.concurrent);
+/// Frontends are told which routes need not wait for others, and how long handlers may take.
+fn announce_routes(app: &mut App, config: &AppConfig) -> Result<(), StartError> {
+    let routes = || app.handlers.entries();
+    let concurrent = routes().filter(|(_, entry)| entry.options.concurrent);
     app.info
         .announce_concurrent(concurrent.map(|(short, _)| short));
+    let limited = routes().filter_map(|(short, entry)| Some((short, entry.options.timeout?)));
+    app.info.announce_timeouts(config.handler_timeout, limited);
     let bytes = app.info.metadata_len();
     if bytes > MOST_METADATA {
         return Err(StartError::Metadata {
@@ -374,7 +442,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
     // 64 random bits: std's hasher has a new key each time.
     let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     app.metadata(crate::channel::LIFE, format!("{life:x}"));
-    announce_concurrent(&mut app)?;
+    announce_routes(&mut app, &config)?;
     let channels = app
         .values
         .get::<ChannelConfig>()
@@ -412,6 +480,9 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         membership: OnceLock::new(),
         listeners: Mutex::default(),
         draining: AtomicBool::new(false),
+        claims: KnownClaims::default(),
+        expiries: Expiries::default(),
+        metrics: Metrics::default(),
     };
     let handle = AppHandle::from_inner(Arc::new(inner));
     if let Some(service) = handle.session_service() {
@@ -476,7 +547,15 @@ async fn bring_up(
             }
         });
     }
-    running.after_start().await
+    running.after_start().await?;
+    for app in running.apps() {
+        for timer in &app.hooks().timers {
+            if let Err(error) = app.repeat(timer) {
+                tracing::error!(app = app.id(), timer = timer.name, %error, "a timer does not start");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where listeners get their connections from.

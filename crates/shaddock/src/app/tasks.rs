@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
-    task::JoinHandle,
+    task::{AbortHandle, JoinHandle},
 };
 
 use crate::guarded::{Guarded, Panic, Watch};
@@ -210,6 +210,26 @@ impl Tasks {
             }
             idle.await;
         }
+    }
+}
+
+/// A piece of background work. Dropped, it goes on; [`abort`](Self::abort) ends it.
+#[derive(Debug, Clone)]
+pub struct Task(AbortHandle);
+
+impl Task {
+    pub(crate) fn of<T>(handle: &JoinHandle<T>) -> Self {
+        Self(handle.abort_handle())
+    }
+
+    /// Drops the work at its next `.await`.
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+
+    /// Whether it is over.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
     }
 }
 

@@ -7,11 +7,13 @@ use shaddock_core::{Conflict, SessionConfig};
 use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
-use shaddock_protocol::{CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer};
+use shaddock_protocol::{
+    CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer, PomeloErrors,
+};
 
 use super::{
     AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
-    RoutingSetting, Serializer,
+    PomeloErrorsSetting, RoutingSetting, Serializer,
 };
 use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig};
 
@@ -100,6 +102,10 @@ impl Config {
                 CryptoSetting::Legacy => Some(HashPolicy::Legacy),
             },
             unsigned_pitaya: protocol.unsigned_pitaya,
+            pomelo_errors: match protocol.pomelo_errors {
+                PomeloErrorsSetting::Code => PomeloErrors::Code,
+                PomeloErrorsSetting::Text => PomeloErrors::Text,
+            },
             pitaya_serializer: match protocol.pitaya_serializer {
                 Serializer::Json => PitayaSerializer::Json,
                 Serializer::Protobuf => PitayaSerializer::Protobuf,
@@ -120,6 +126,7 @@ impl Config {
             max_waiting_events: handlers.max_waiting_events,
             event_timeout: handlers.event_timeout.0,
             handshake_timeout: handlers.handshake_timeout.0,
+            handshake_bytes: self.session.handshake_bytes.0,
             start_timeout: handlers.start_timeout.0,
             stop_timeout: handlers.stop_timeout.0,
         }

@@ -60,7 +60,7 @@ impl fmt::Display for Problem {
 }
 
 /// A configuration that cannot be used. Nothing of it was applied.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -74,6 +74,13 @@ pub enum ConfigError {
     /// There are mistakes; all of them, so that one look is enough.
     #[error("{}", list(.0))]
     Problems(Vec<Problem>),
+}
+
+/// Programs whose `main` returns it print it this way: what was wrong, for people.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn list(problems: &[Problem]) -> String {

@@ -35,7 +35,8 @@ pub use self::{
     sections::{
         AccessSettings, AdminSettings, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting,
         DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict,
-        ProtocolSettings, RoutingSetting, Serializer, ServerSettings, SessionSettings, TlsSettings,
+        PomeloErrorsSetting, ProtocolSettings, RoutingSetting, Serializer, ServerSettings,
+        SessionSettings, TlsSettings,
     },
     value::{Network, Size, Time},
 };
@@ -167,6 +168,8 @@ impl Config {
             })?;
             entries.extend(source::from_file(path, &text, &mut problems));
         }
+        let variables = sources.environment.iter().map(|(name, _)| &**name);
+        problems.extend(source::misspelt(variables, &Self::keys()));
         entries.extend(source::from_environment(
             sources.environment.iter().cloned(),
         ));

@@ -54,6 +54,16 @@ choice! {
 }
 
 choice! {
+    /// What Pomelo clients read of an error.
+    pub enum PomeloErrorsSetting {
+        /// `{"code":500}`.
+        Code = "code",
+        /// Code and text too.
+        Text = "text",
+    }
+}
+
+choice! {
     /// Signatures of Pomelo clients.
     pub enum CryptoSetting {
         /// Not asked for.
@@ -152,6 +162,9 @@ section! {
         restart max_settings: usize = 1024, check within(1, 1_000_000);
         /// Channels and topics that one user may be in on this frontend. Above it joining fails.
         restart max_memberships: usize = 1024, check within(1, 1_000_000);
+        /// Bytes of user data in a client's handshake that are kept with its session, beside its kind, version and platform. Longer data are
+        /// left out. 0: nothing of a handshake is kept.
+        restart handshake_bytes: Size = Size(1024), check within(Size(0), Size::kib(64));
     }
 }
 
@@ -179,6 +192,9 @@ section! {
         live crypto: CryptoSetting = CryptoSetting::Off;
         /// With `crypto`: whether clients that say they are Pitaya's are served all the same, without signatures.
         live unsigned_pitaya: bool = false;
+        /// What Pomelo clients read of an error without a body: `{"code":500}` (`code`, as from Pomelo), or
+        /// `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
+        restart pomelo_errors: PomeloErrorsSetting = PomeloErrorsSetting::Code;
         /// What bodies of Pitaya clients are written in.
         restart pitaya_serializer: Serializer = Serializer::Json;
         /// Whether what goes to Pitaya clients is deflated where that makes it shorter.
@@ -255,8 +271,8 @@ section! {
 section! {
     /// Handlers, remotes and background work.
     pub struct HandlerSettings in "handlers" {
-        /// How long a handler of this server may take. Then the request is answered with an error. 0: for ever. What is forwarded
-        /// has `cluster.request_timeout`.
+        /// How long a handler of this server may take, also for requests that frontends forward. Then the request is answered with an error.
+        /// 0: for ever (frontends wait for an hour). A route may have a time of its own.
         restart timeout: Time = Time::secs(30), check within(Time::secs(0), Time::secs(3600));
         /// How long a call of another server may take, unless the call says otherwise.
         restart rpc_timeout: Time = Time::secs(5), check within(Time::millis(1), Time::secs(3600));
@@ -334,8 +350,9 @@ section! {
         restart rejoin_grace: Time = Time::secs(10), check within(Time::secs(0), Time::secs(600));
         /// How long a server serves on after it left the list.
         restart shutdown_delay: Time = Time::millis(300), check within(Time::secs(0), Time::secs(60));
-        /// How long this server waits for the answer to a forwarded request, unless a filter set another time for it. The time
-        /// travels with the request. Also for pushes and other operations between servers, which have no time of their own.
+        /// How long this server waits for the answer of a Pitaya server to a forwarded request, unless a filter set another time for it. (Others
+        /// announce how long their handlers may take.) The time travels with the request. Also for pushes and other operations between
+        /// servers, which have no time of their own.
         restart request_timeout: Time = Time::secs(5), check within(Time::millis(10), Time::secs(600));
         /// How long a push to another frontend waits for its answer; at most half of `request_timeout`. Who has not answered is named in
         /// what the push returns.

@@ -8,7 +8,10 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::error::{Origin, Problem};
+use super::{
+    error::{Origin, Problem},
+    section::KeyInfo,
+};
 
 /// One value for one key.
 #[derive(Debug, Clone)]
@@ -123,6 +126,37 @@ pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>
     // The order in which an environment is listed means nothing; messages should not depend on it.
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     entries
+}
+
+/// Variables that are a key's but for the number of underscores: they would be passed over.
+pub(super) fn misspelt<'a>(
+    variables: impl Iterator<Item = &'a str>,
+    known: &[KeyInfo],
+) -> Vec<Problem> {
+    let plain = |text: &str| text.replace('_', "");
+    let meant = |variable: &str| {
+        let is_ours = variable.starts_with(PREFIX) && !variable[PREFIX.len()..].contains("__");
+        let same = |key: &&KeyInfo| plain(&key.variable()) == plain(variable);
+        known.iter().find(same).filter(|_| is_ours)
+    };
+    let mut problems: Vec<_> = variables
+        .filter_map(|variable| {
+            let key = meant(variable)?;
+            let message = format!(
+                "this variable means nothing; write `{}`, with two underscores behind the section",
+                key.variable()
+            );
+            Some(Problem {
+                origin: Origin::Environment {
+                    variable: variable.to_owned(),
+                },
+                key: key.path(),
+                message,
+            })
+        })
+        .collect();
+    problems.sort_by(|one, other| one.key.cmp(&other.key));
+    problems
 }
 
 /// The values of flags `section.key=value`.

@@ -504,3 +504,29 @@ fn secrets_are_in_no_text() {
         assert!(!format!("{:?}", config.nats_config()).contains(secret));
     }
 }
+
+#[test]
+fn a_variable_with_an_underscore_too_few_is_not_passed_over() {
+    for (variable, meant) in [
+        ("SHADDOCK_LISTEN_ADDRESS", "SHADDOCK_LISTEN__ADDRESS"),
+        (
+            "SHADDOCK_SESSION_SINGLESESSION",
+            "SHADDOCK_SESSION__SINGLE_SESSION",
+        ),
+    ] {
+        let error = Config::load(&Sources::default().variable(variable, "x")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(variable) && text.contains(meant), "{text}");
+    }
+    // What Kubernetes sets for a service called `shaddock`, and our own.
+    for variable in [
+        "SHADDOCK_SERVICE_HOST",
+        "SHADDOCK_PORT",
+        "SHADDOCK_PORT_3010_TCP_ADDR",
+        "SHADDOCK_CONFIG",
+        "LISTEN_ADDRESS",
+    ] {
+        let sources = Sources::default().variable(variable, "x");
+        assert!(Config::load(&sources).is_ok(), "{variable}");
+    }
+}

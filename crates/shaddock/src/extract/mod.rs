@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`SessionView`](crate::session::SessionView) | the client's session, on frontends and backends alike |
 //! | [`FrontendSession`](crate::session::FrontendSession), [`BackendSession`](crate::session::BackendSession) | the same, where it matters which |
+//! | [`User`] | the user of the session; a client that has not logged in is refused |
 //! | [`State<T>`] | a value that was [set](crate::App::set) in the app |
 //! | [`Ctx`] | the app itself |
 //! | [`Channels`](crate::channel::Channels) | the app's channels |
@@ -31,7 +32,7 @@ use shaddock_cluster::RemoteCall;
 pub use self::protobuf::Protobuf;
 pub use self::{
     body::{Body, Json},
-    parts::{Caller, Ctx, Extension, RequestId, RoutePath, State},
+    parts::{Caller, Ctx, Extension, RequestId, RoutePath, State, User},
 };
 pub use crate::app::requirements::Requirements;
 use crate::{app::AppHandle, error::HandlerError, request::RequestContext};
@@ -112,7 +113,7 @@ impl<'a> Parts<'a> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     label = "not an extractor",
-    note = "extractors are `SessionView`, `FrontendSession`, `BackendSession`, `State<T>`, `Ctx`, `Channels`, `Extension<T>`, `RoutePath`, \
+    note = "extractors are `SessionView`, `FrontendSession`, `BackendSession`, `User`, `State<T>`, `Ctx`, `Channels`, `Extension<T>`, `RoutePath`, \
             `RequestId`, `Caller`, and `Option` of them",
     note = "`Json<T>` and `Body` read the body: they are allowed in the last place only"
 )]

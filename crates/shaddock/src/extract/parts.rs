@@ -3,6 +3,7 @@
 use std::{any::type_name, num::NonZeroU64, ops::Deref, sync::Arc};
 
 use shaddock_cluster::ServerId;
+use shaddock_core::Uid;
 
 use super::{FromParts, Parts, Requirements};
 use crate::{app::AppHandle, error::HandlerError};
@@ -39,6 +40,31 @@ impl<T: Send + Sync + 'static> FromParts for State<T> {
 
     fn requirements(needs: &mut Requirements) {
         needs.value::<T>();
+    }
+}
+
+/// The user that the session is bound to. A request of a client that has not logged in is refused with
+/// [`codes::NO_USER`](crate::error::codes::NO_USER).
+///
+/// ```
+/// use shaddock::prelude::*;
+///
+/// async fn who(User(uid): User) -> Json<Uid> {
+///     Json(uid)
+/// }
+/// # App::new("game", "game-1").route("hero.who", who);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User(pub Uid);
+
+impl FromParts for User {
+    fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
+        let uid = parts.request()?.session().uid().cloned();
+        uid.map(Self).ok_or_else(HandlerError::no_user)
+    }
+
+    fn requirements(needs: &mut Requirements) {
+        needs.request("User");
     }
 }
 

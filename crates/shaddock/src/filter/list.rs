@@ -1,12 +1,12 @@
 //! The filters of an app, in their order, with panics caught.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use shaddock_core::Sid;
 
 use super::{BeforeFlow, ErrorFlow, ErrorHandler, Filter};
 use crate::{
-    app::AppHandle,
+    app::{AppHandle, Single},
     error::HandlerError,
     guarded::{Guarded, Part, Watch as _, caught, guard},
     handler::{BoxFuture, failed},
@@ -20,18 +20,23 @@ pub(crate) enum Step {
     Through,
     /// One refused.
     Refused(HandlerError),
-    /// One waits; go on at `next` when it let the request through.
-    Wait { future: Waiting, next: usize },
+    /// One waits: the rest is for [`FilterList::go_on`].
+    Wait(Pause),
 }
 
-/// The future of a filter.
-pub(crate) type Waiting = Guarded<BoxFuture<Result<(), HandlerError>>, Part>;
+/// A filter that waits.
+pub(crate) struct Pause {
+    /// Its place.
+    at: usize,
+    /// What it waits for. `None`: for what [`Filter::wait`] makes, which has the request.
+    future: Option<Guarded<BoxFuture<Result<(), HandlerError>>, Part>>,
+}
 
 /// Filters and error handler of one stage: global, or the app's own.
 #[derive(Default)]
 pub(crate) struct FilterList {
     pub(crate) filters: Vec<Arc<dyn Filter>>,
-    pub(crate) error_handler: Option<Arc<dyn ErrorHandler>>,
+    pub(crate) error_handler: Single<Arc<dyn ErrorHandler>>,
 }
 
 /// Both stages.
@@ -76,18 +81,59 @@ impl FilterList {
                 BeforeFlow::Now(Ok(())) => {}
                 BeforeFlow::Now(Err(error)) => return Step::Refused(error),
                 BeforeFlow::Later(future) => {
-                    return Step::Wait {
-                        future: Guarded::new(future, part(request.app())),
-                        next: index + 1,
-                    };
+                    let future = Guarded::new(future, part(request.app()));
+                    return Step::Wait(Pause {
+                        at: index,
+                        future: Some(future),
+                    });
+                }
+                BeforeFlow::Wait => {
+                    return Step::Wait(Pause {
+                        at: index,
+                        future: None,
+                    });
                 }
             }
         }
         Step::Through
     }
 
+    /// Goes on with the before-filters from the one that waits.
+    pub(crate) async fn go_on(
+        &self,
+        request: &mut RequestContext,
+        mut pause: Pause,
+    ) -> Result<(), HandlerError> {
+        loop {
+            let Pause { at, future } = pause;
+            match future {
+                Some(future) => in_time(&request.app().clone(), request.timeout(), future).await?,
+                None => self.wait(at, request).await?,
+            }
+            match self.run_before(request, at + 1) {
+                Step::Through => return Ok(()),
+                Step::Refused(error) => return Err(error),
+                Step::Wait(later) => pause = later,
+            }
+        }
+    }
+
+    /// Runs the part of a filter that has the request and may wait.
+    async fn wait(&self, at: usize, request: &mut RequestContext) -> Result<(), HandlerError> {
+        let Some(filter) = self.filters.get(at) else {
+            return Ok(());
+        };
+        let (app, timeout) = (request.app().clone(), request.timeout());
+        let part = part(&app);
+        let Some(future) = guard(&part, || filter.wait(request)) else {
+            return Err(failed());
+        };
+        in_time(&app, timeout, Guarded::new(future, part)).await
+    }
+
+    /// The last one added comes first, as in Pomelo: filters enclose what is between before and after.
     pub(crate) fn run_after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
-        for filter in &self.filters {
+        for filter in self.filters.iter().rev() {
             if let Err(panic) = caught(|| filter.after(request, outcome)) {
                 request.panicked(&panic);
                 *outcome = Err(failed());
@@ -96,13 +142,33 @@ impl FilterList {
     }
 
     pub(crate) fn recover(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
-        let Some(handler) = &self.error_handler else {
+        let Some(handler) = self.error_handler.get() else {
             return ErrorFlow::Now(Err(error));
         };
         caught(|| handler.handle(request, error)).unwrap_or_else(|panic| {
             request.panicked(&panic);
             ErrorFlow::Now(Err(failed()))
         })
+    }
+}
+
+/// Waits for the future of a filter. Its panic becomes an error, and so does a wait that takes longer than the request may (zero: for ever).
+async fn in_time<F>(
+    app: &AppHandle,
+    timeout: Duration,
+    future: Guarded<F, Part>,
+) -> Result<(), HandlerError>
+where
+    F: Future<Output = Result<(), HandlerError>>,
+{
+    let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
+    if timeout.is_zero() {
+        return polled.await;
+    }
+    tokio::select! {
+        biased;
+        result = polled => result,
+        () = app.sleep(timeout) => Err(HandlerError::timeout("a filter did not answer in time")),
     }
 }
 

@@ -62,14 +62,7 @@ impl TimeoutFilter {
 
 impl Filter for TimeoutFilter {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
-        let chosen = [request.own_timeout(), Some(self.timeout)];
-        // Zero is for ever, which every other bound is shorter than.
-        let shortest = chosen
-            .into_iter()
-            .flatten()
-            .filter(|timeout| !timeout.is_zero())
-            .min();
-        request.set_timeout(shortest.unwrap_or_default());
+        request.limit(self.timeout);
         BeforeFlow::CONTINUE
     }
 }

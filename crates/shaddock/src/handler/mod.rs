@@ -31,7 +31,7 @@ use std::{future::Future, pin::Pin};
 
 pub use self::table::{RemoteEntry, RouteEntry};
 pub(crate) use self::{
-    run::{Complete, ToCaller, Work, failed, wait_for},
+    run::{Complete, ToCaller, Work, failed},
     table::{Erased, HandlerEntry, HandlerTable},
 };
 use crate::{

@@ -230,19 +230,3 @@ where
     shaddock_net::quiet!(warn, "a handler did not answer in time", route = request.route().as_str(), sid = %request.session().id(), ?timeout);
     Poll::Ready(Err(HandlerError::too_late()))
 }
-
-/// Waits for the future of a filter; its panic becomes an error, and so does a wait that takes longer than the request may.
-pub(crate) async fn wait_for<W: Watch>(
-    request: &RequestContext,
-    future: Guarded<BoxFuture<Result<(), HandlerError>>, W>,
-) -> Result<(), HandlerError> {
-    let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
-    if request.timeout().is_zero() {
-        return polled.await;
-    }
-    tokio::select! {
-        biased;
-        result = polled => result,
-        () = request.app().sleep(request.timeout()) => Err(HandlerError::internal("a filter did not answer in time")),
-    }
-}

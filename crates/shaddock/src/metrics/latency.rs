@@ -15,9 +15,23 @@ use crate::{
     stats::Counter,
 };
 
-/// Upper bounds of the buckets, in microseconds.
-const BOUNDS: [u64; 12] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_000_000, 10_000_000,
+/// Upper bounds of the buckets, in nanoseconds: from 10 µs, since most handlers take less than 100.
+const BOUNDS: [u64; 15] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    100_000_000,
+    500_000_000,
+    2_000_000_000,
+    10_000_000_000,
 ];
 
 /// Times of one route. Counters are spread over cache lines, so that threads do not wait for each other.
@@ -25,37 +39,41 @@ const BOUNDS: [u64; 12] = [
 pub(crate) struct Histogram {
     buckets: [Counter; BOUNDS.len()],
     beyond: Counter,
-    micros: Counter,
+    nanos: Counter,
+    errors: Counter,
 }
 
 impl Histogram {
     fn record(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.iter().position(|bound| micros <= *bound);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| nanos <= *bound);
         bucket
             .map_or(&self.beyond, |bucket| &self.buckets[bucket])
             .add(1);
-        // Most handlers are done within one.
-        if micros > 0 {
-            self.micros.add(micros);
-        }
+        self.nanos.add(nanos);
     }
 
     /// Sum in seconds, number, and the numbers by upper bound in seconds.
     #[expect(
         clippy::cast_precision_loss,
-        reason = "sums above 2^53 microseconds, 285 years, may be rounded"
+        reason = "sums above 2^53 nanoseconds, 104 days of handlers, may be rounded"
     )]
     pub(crate) fn read(&self) -> (f64, u64, Vec<(f64, u64)>) {
-        let seconds = |micros: u64| micros as f64 / 1e6;
+        let seconds = |nanos: u64| nanos as f64 / 1e9;
         let mut buckets: Vec<(f64, u64)> = BOUNDS
             .iter()
             .zip(&self.buckets)
             .map(|(bound, counter)| (seconds(*bound), counter.get()))
             .collect();
-        buckets.push((f64::MAX, self.beyond.get()));
+        // What is written as `+Inf`: without it no quantile can be computed.
+        buckets.push((f64::INFINITY, self.beyond.get()));
         let count = buckets.iter().map(|(_, n)| n).sum();
-        (seconds(self.micros.get()), count, buckets)
+        (seconds(self.nanos.get()), count, buckets)
+    }
+
+    /// Requests that were answered with an error.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.get()
     }
 }
 
@@ -100,11 +118,14 @@ impl Filter for LatencyFilter {
         BeforeFlow::CONTINUE
     }
 
-    fn after(&self, request: &mut RequestContext, _outcome: &mut Outcome) {
+    fn after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
         if let (Some(started), Some(handler)) = (request.started(), request.handler())
             && let Some(histogram) = self.0.of(request.app(), handler)
         {
             histogram.record(clock::read().saturating_duration_since(started));
+            if outcome.is_err() {
+                histogram.errors.add(1);
+            }
         }
     }
 }
@@ -116,14 +137,14 @@ mod tests {
     #[test]
     fn times_fall_into_buckets() {
         let histogram = Histogram::default();
-        for micros in [1, 100, 101, 20_000_000] {
+        for micros in [1, 10, 11, 20_000_000] {
             histogram.record(Duration::from_micros(micros));
         }
         let (sum, count, buckets) = histogram.read();
-        assert!((sum - 20.000_202).abs() < 1e-9, "{sum}");
+        assert!((sum - 20.000_022).abs() < 1e-9, "{sum}");
         assert_eq!(count, 4);
-        assert_eq!(buckets[0], (0.0001, 2));
+        assert_eq!(buckets[0], (0.000_01, 2));
         assert_eq!(buckets[1].1, 1);
-        assert_eq!(buckets.last(), Some(&(f64::MAX, 1)));
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
     }
 }

@@ -4,6 +4,7 @@
 //! Labels are bounded: servers of the process, listeners, reasons out of closed sets, routes that have a handler.
 
 mod latency;
+mod own;
 pub(crate) mod process;
 
 use std::{collections::BTreeMap, fmt};
@@ -19,6 +20,9 @@ use shaddock_core::{SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
 pub(crate) use self::latency::{Latencies, LatencyFilter};
+use self::own::Own;
+pub use self::own::{Gauge, Metrics};
+pub use crate::stats::Counter;
 use crate::{
     app::AppHandle,
     operations::{Operations, Phase},
@@ -33,9 +37,17 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub fn render(operations: &Operations) -> String {
     let mut registry = Registry::with_prefix("shaddock");
     registry.register_collector(Box::new(Snapshot(operations.clone())));
+    // Under the names that all programs have for it.
+    let mut process = Registry::default();
+    process.register_collector(Box::new(Process));
     let mut out = String::with_capacity(16 * 1024);
     // Writing to a String does not fail.
-    let _ = text::encode(&mut out, &registry);
+    let _ = text::encode_registry(&mut out, &registry);
+    let _ = text::encode_registry(&mut out, &process);
+    let mut own = Registry::default();
+    own.register_collector(Box::new(Applications(operations.clone())));
+    let _ = text::encode_registry(&mut out, &own);
+    let _ = text::encode_eof(&mut out);
     out
 }
 
@@ -90,6 +102,99 @@ impl Seen {
             ("server", self.app.id()),
             ("server_type", self.app.server_type()),
         ]
+    }
+}
+
+/// What applications count.
+#[derive(Debug)]
+struct Applications(Operations);
+
+impl Collector for Applications {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let apps = self.0.apps();
+        // One family for all servers of the process that have it. If two use a name differently, the first one counts.
+        let mut families: BTreeMap<String, (String, Vec<(Labels<'_>, Own)>)> = BTreeMap::new();
+        for app in &apps {
+            for (name, help, own) in app.metrics().read() {
+                let labels = vec![("server", app.id()), ("server_type", app.server_type())];
+                let (_, values) = families.entry(name).or_insert_with(|| (help, Vec::new()));
+                let is_same =
+                    |first: &Own| std::mem::discriminant(first) == std::mem::discriminant(&own);
+                if values.first().is_none_or(|(_, first)| is_same(first)) {
+                    values.push((labels, own));
+                }
+            }
+        }
+        let mut page = Page(&mut encoder);
+        for (name, (help, values)) in &families {
+            let kind = match values.first() {
+                Some((_, Own::Counter(_))) => MetricType::Counter,
+                _ => MetricType::Gauge,
+            };
+            page.family(name, help, kind, |mut family| {
+                for (labels, own) in values {
+                    let mut metric = family.encode_family(labels)?;
+                    match own {
+                        Own::Counter(counter) => {
+                            metric.encode_counter::<NoLabelSet, u64, u64>(&counter.get(), None)?;
+                        }
+                        Own::Gauge(gauge) => metric.encode_gauge(&gauge.get())?,
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The process as Prometheus knows processes.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(process) = process::read() else {
+            return Ok(());
+        };
+        let mut page = Page(&mut encoder);
+        let gauges = [
+            (
+                "process_resident_memory_bytes",
+                "Resident memory size in bytes",
+                Some(process.resident_bytes),
+            ),
+            (
+                "process_virtual_memory_bytes",
+                "Virtual memory size in bytes",
+                Some(process.virtual_bytes),
+            ),
+            (
+                "process_open_fds",
+                "Number of open file descriptors",
+                Some(process.open_files),
+            ),
+            (
+                "process_max_fds",
+                "Maximum number of open file descriptors",
+                shaddock_net::descriptors::limit(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            page.gauges(name, help, value.map(|value| (Vec::new(), value)))?;
+        }
+        page.family(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds",
+            MetricType::Gauge,
+            |mut family| family.encode_gauge(&process.started),
+        )?;
+        page.family(
+            "process_cpu_seconds",
+            "Total user and system CPU time spent in seconds",
+            MetricType::Counter,
+            |mut family| family.encode_counter::<NoLabelSet, f64, f64>(&process.cpu_seconds, None),
+        )
     }
 }
 
@@ -176,25 +281,6 @@ impl Page<'_, '_> {
             "log_lines_dropped",
             "Lines of the log dropped because standard error was not read in time",
             operations.dropped_log_lines().map(|lines| (none(), lines)),
-        )?;
-        let Some(process) = process::read() else {
-            return Ok(());
-        };
-        self.gauges(
-            "process_resident_bytes",
-            "Memory of the process",
-            [(none(), process.resident_bytes)],
-        )?;
-        self.gauges(
-            "process_open_files",
-            "File descriptors in use",
-            [(none(), process.open_files)],
-        )?;
-        self.family(
-            "process_cpu_seconds",
-            "Processor time used",
-            MetricType::Counter,
-            |mut family| family.encode_counter::<NoLabelSet, f64, f64>(&process.cpu_seconds, None),
         )
     }
 
@@ -412,6 +498,21 @@ impl Page<'_, '_> {
     }
 
     fn latencies(&mut self, seen: &[Seen]) -> fmt::Result {
+        let latencies: Vec<_> = seen
+            .iter()
+            .filter_map(|one| Some((one, one.app.get::<Latencies>()?)))
+            .collect();
+        let errors = latencies.iter().flat_map(|(one, latencies)| {
+            let routes = latencies.read(&one.app).into_iter();
+            routes.map(|(route, histogram)| {
+                (with(&one.labels(), &[("route", route)]), histogram.errors())
+            })
+        });
+        self.counters(
+            "route_errors",
+            "Requests that were answered with an error, by route",
+            errors,
+        )?;
         let name = "handler_seconds";
         let help = "Time from the first filter to the answer, by route";
         self.family(name, help, MetricType::Histogram, |mut family| {

@@ -67,6 +67,8 @@ pub(crate) struct Filter {
     address: Option<AddressFilter>,
     frontend: Option<String>,
     transport: Option<TransportKind>,
+    /// Kind, version and platform of the client.
+    client: [Option<String>; 3],
     after: Option<Sid>,
     limit: usize,
 }
@@ -87,6 +89,7 @@ impl Filter {
                 .as_deref()
                 .map(parse_transport)
                 .transpose()?,
+            client: [&query.client, &query.version, &query.platform].map(Clone::clone),
             after: query.after.as_deref().map(parse_sid).transpose()?,
             limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
         })
@@ -109,6 +112,17 @@ impl Filter {
                 .as_ref()
                 .is_none_or(|uid| session.uid().is_some_and(|own| own.as_str() == uid))
             && self.address.is_none_or(|address| address.matches(session))
+            && self.is_client(session)
+    }
+
+    fn is_client(&self, session: &Session) -> bool {
+        if self.client.iter().all(Option::is_none) {
+            return true;
+        }
+        let claims = session.claims().unwrap_or_default();
+        let said = [&claims.kind, &claims.version, &claims.platform];
+        let mut both = self.client.iter().zip(said);
+        both.all(|(wanted, said)| wanted.is_none() || wanted.as_deref() == said.as_deref())
     }
 
     /// Looks at every session, unless a user is named: not for a thread that others wait for.

@@ -58,7 +58,7 @@ impl AppHandle {
     }
 
     async fn ask_bind_hook(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {
-        let Some(hook) = &self.hooks().before_bind else {
+        let Some(hook) = self.hooks().before_bind.get() else {
             return Ok(());
         };
         let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self, session))

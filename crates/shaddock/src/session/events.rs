@@ -250,6 +250,7 @@ impl SessionEvents for FrontendEvents {
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
         let Some(app) = self.app() else { return };
         app.filters().session_closed(&app, session.id());
+        app.expiries().forget(session.id());
         let uid = session.uid();
         if let Some(uid) = &uid {
             app.log_out(session, uid);

@@ -13,16 +13,19 @@
 
 mod backend;
 mod binding;
+mod claims;
 mod cluster_events;
 mod error;
 mod events;
+mod expiry;
 mod ops;
+mod spawn;
 
 mod view;
 
 pub use shaddock_core::{
-    CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, Session, SessionConfig,
-    SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
+    ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, Session,
+    SessionConfig, SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
 };
 
 pub use self::{
@@ -34,7 +37,9 @@ pub use self::{
 };
 pub(crate) use self::{
     binding::BindHook,
+    claims::KnownClaims,
     cluster_events::ClusterEventHooks,
     events::{EventHook, EventHooks, FrontendEvents},
+    expiry::Expiries,
     view::raw as raw_sid,
 };

@@ -10,7 +10,11 @@ use shaddock_cluster::{
 };
 use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid};
 
-use super::{SessionError, SessionView};
+use super::{
+    SessionError, SessionView,
+    claims::{CLAIMS, serve_claims},
+    expiry::EXPIRE,
+};
 use crate::{app::AppHandle, received};
 
 impl AppHandle {
@@ -108,7 +112,7 @@ impl AppHandle {
                     .ok()
                     .and_then(|sid| service.client_address_by_session_id(sid)),
             )),
-            SessionOp::Custom { name, argument } => self.do_custom_op(&name, &argument),
+            SessionOp::Custom { name, argument } => self.do_custom_op(service, &name, &argument),
             _ => Err(RemoteError::new(
                 code::NOT_FOUND,
                 "this frontend does not know the operation",
@@ -116,8 +120,15 @@ impl AppHandle {
         }
     }
 
-    fn do_custom_op(&self, name: &str, argument: &Bytes) -> Result<SessionAnswer, RemoteError> {
+    fn do_custom_op(
+        &self,
+        service: &SessionService,
+        name: &str,
+        argument: &Bytes,
+    ) -> Result<SessionAnswer, RemoteError> {
         match name {
+            CLAIMS => Ok(serve_claims(service, &parse(argument)?)),
+            EXPIRE => self.serve_expire(service, &parse(argument)?),
             crate::channel::BROADCAST => {
                 let answer = self.serve_filtered_broadcast(&parse(argument)?);
                 Ok(SessionAnswer::Custom(answer))

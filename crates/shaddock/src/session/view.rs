@@ -121,6 +121,23 @@ impl SessionView {
         }
     }
 
+    /// The frontend that holds a session of another server.
+    pub(super) fn holder(&self) -> Result<&ServerId, SessionError> {
+        match &self.place {
+            Place::Here(_) => Err(SessionError::NoSession),
+            Place::There(there) => there.frontend(),
+        }
+    }
+
+    /// Whether the session is bound to a user, without a copy.
+    pub(crate) fn has_user(&self) -> bool {
+        match (&self.place, self.copy.get()) {
+            (_, Some(copy)) => copy.uid.is_some(),
+            (Place::Here(session), None) => session.uid().is_some(),
+            (Place::There(there), None) => there.uid.is_some(),
+        }
+    }
+
     /// Whether the session is on this server.
     pub const fn is_here(&self) -> bool {
         matches!(self.place, Place::Here(_))

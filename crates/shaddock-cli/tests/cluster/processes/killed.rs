@@ -30,10 +30,10 @@ async fn kill(backing: &Backing, program: &Program, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_is_killed_with_requests_in_flight() {
     let backing = Backing::start();
-    let limit = ["--set", "cluster.request_timeout=12s"];
-    let frontend = Frontend::start(&backing, "connector-1", &limit);
-    let dies = room::start_process(&backing, "room-1");
-    let _lives = room::start_process(&backing, "room-2");
+    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    // Frontends wait for as long as the rooms say that their handlers may take.
+    let start = |id| room::start_process_with(&backing, id, "handlers.timeout=12s");
+    let (dies, _lives) = (start("room-1"), start("room-2"));
     let clients = clients(&frontend.address, 24).await;
     for client in &clients {
         ask_soon(client, "room.room.echo").await;
@@ -204,10 +204,9 @@ async fn go_servers_are_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_stands_still_for_a_while() {
     let backing = Backing::start();
-    let limit = ["--set", "cluster.request_timeout=3s"];
-    let frontend = Frontend::start(&backing, "connector-1", &limit);
-    let stands = room::start_process(&backing, "room-1");
-    let _goes = room::start_process(&backing, "room-2");
+    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    let start = |id| room::start_process_with(&backing, id, "handlers.timeout=3s");
+    let (stands, _goes) = (start("room-1"), start("room-2"));
     let clients = clients(&frontend.address, 6).await;
     let slow = async |client: &Client| {
         let asked = Instant::now();

@@ -1,0 +1,108 @@
+//! `shaddock new`
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{Outcome, table::say};
+
+const MANIFEST: &str = include_str!("template/Cargo.toml.txt");
+const PROGRAM: &str = include_str!("template/main.rs");
+const CONFIG: &str = include_str!("template/server.toml");
+const DOCKERFILE: &str = include_str!("template/Dockerfile");
+
+/// Begin a project: a server with a test, its configuration and a Dockerfile.
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// Name of the project, and of the folder that is made for it
+    name: String,
+    /// A clone of shaddock to build with, instead of its repository
+    #[arg(long, value_name = "FOLDER")]
+    shaddock: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &NewArgs) -> Outcome {
+    let name = &args.name;
+    if !is_name(name) {
+        return Err(format!(
+            "\"{name}\" cannot name a project: write letters, digits, `-` and `_`, a letter first"
+        )
+        .into());
+    }
+    let folder = Path::new(name);
+    if folder.exists() {
+        return Err(format!("`{name}` exists; nothing was written").into());
+    }
+    let source = |crate_name: &str| match &args.shaddock {
+        Some(clone) => {
+            let path = fs::canonicalize(clone.join("crates").join(crate_name));
+            path.map(|path| format!("path = {:?}", path.display().to_string()))
+        }
+        None => Ok("git = \"https://github.com/shaddock-rs/shaddock\"".to_owned()),
+    };
+    let clone = |error| format!("`--shaddock` is no clone of shaddock: {error}");
+    let manifest = MANIFEST
+        .replace("{name}", name)
+        .replace("{shaddock}", &source("shaddock").map_err(clone)?)
+        .replace("{client}", &source("shaddock-client").map_err(clone)?);
+    fs::create_dir_all(folder.join("src"))?;
+    for (file, text) in [
+        ("Cargo.toml", &*manifest),
+        ("src/main.rs", PROGRAM),
+        ("server.toml", CONFIG),
+        ("Dockerfile", &DOCKERFILE.replace("{name}", name)),
+        (".gitignore", "/target\n"),
+        (".dockerignore", "target\n"),
+    ] {
+        fs::write(folder.join(file), text)?;
+    }
+    say(&format!(
+        "{name} is there. Next:\n\n    cd {name}\n    cargo test\n    cargo run -- --config server.toml\n"
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What cargo takes for the name of a package.
+fn is_name(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(fine)
+}
+
+/// The program of the template, with its own test.
+#[cfg(test)]
+#[allow(dead_code, clippy::unwrap_used, reason = "it is a program of its own")]
+#[path = "template/main.rs"]
+mod program;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_packages() {
+        for (name, fine) in [
+            ("lobby", true),
+            ("my-game_2", true),
+            ("", false),
+            ("2d", false),
+            ("a/b", false),
+            ("..", false),
+        ] {
+            assert_eq!(is_name(name), fine, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_of_the_template_is_one() {
+        let file = std::env::temp_dir().join(format!("shaddock-new-{}.toml", std::process::id()));
+        fs::write(&file, CONFIG).unwrap();
+        let loaded =
+            shaddock::config::Config::load(&shaddock::config::Sources::default().file(&file));
+        fs::remove_file(&file).unwrap();
+        assert!(loaded.is_ok(), "{loaded:?}");
+    }
+}
