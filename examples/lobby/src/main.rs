@@ -13,7 +13,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 use shaddock::{
     app::BoxError,
-    channel::MemberEvent,
     config::ConfigError,
     launch::{LaunchError, Launcher},
     prelude::*,
