@@ -626,7 +626,10 @@ async fn work_of_a_session_ends_with_it() {
                 let _ = view.push_message("onTick", &"tick").await;
             }
         });
-        async move { Ok::<_, HandlerError>(drop(spawned?)) }
+        async move {
+            spawned?;
+            Ok::<_, HandlerError>(())
+        }
     });
     app.route("h.once", async |session: FrontendSession| {
         // More often than a session may have listeners: each is taken away again.

@@ -153,7 +153,7 @@ fn a_program_without_a_logger_says_where_it_listens() {
     std::thread::spawn(move || {
         lines
             .map_while(Result::ok)
-            .for_each(|line| drop(sender.send(line)))
+            .for_each(|line| drop(sender.send(line)));
     });
     let line = said.recv_timeout(PATIENCE).unwrap();
     let address = line.strip_prefix("connector-1 listens on ").unwrap();
