@@ -106,10 +106,14 @@ async fn join(
         return Ok(());
     };
     let channel = app.channels().create(&room)?;
-    for (uid, frontend) in &players {
-        channel.add(uid, &FrontendId::new(frontend.as_str())?).await?;
+    let mut there = Vec::new();
+    for (uid, frontend) in players {
+        // Who has left meanwhile cannot be added, and the others play without them.
+        if channel.add(&uid, &FrontendId::new(frontend)?).await.is_ok() {
+            there.push(uid);
+        }
     }
-    let players: Vec<Uid> = players.into_iter().map(|(uid, _)| uid).collect();
+    let players = there;
     world.with(|state| {
         let places = players.iter().map(|uid| (uid.clone(), (room.clone(), [0, 0])));
         state.players.extend(places);

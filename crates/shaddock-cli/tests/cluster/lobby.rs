@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shaddock::prelude::*;
 use shaddock_client::{Client, Subscription};
 
-use crate::{ask_soon, servers::Backing};
+use crate::{ask_soon, servers::Backing, wait::until};
 
 /// Long enough for a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,6 +65,13 @@ async fn the_lobby_of_the_examples_is_a_cluster() {
         program::connector(&mut app);
         connectors.push(start(&backing, app).await);
     }
+    let knows = |server: &Running, kind: &str, count: usize| {
+        let members = server.apps()[0].membership().unwrap().members();
+        members.servers_of(kind).len() == count
+    };
+    let all_know =
+        || knows(&lobby, "connector", 2) && connectors.iter().all(|one| knows(one, "lobby", 1));
+    until("the servers know each other", all_know).await;
     let (ann, mut to_ann) = player(&connectors[0], "connector-1", "ann").await;
     let (bob, mut to_bob) = player(&connectors[1], "connector-2", "bob").await;
     for client in [&ann, &bob] {

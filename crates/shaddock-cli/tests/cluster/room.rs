@@ -217,13 +217,13 @@ async fn call(Ctx(app): Ctx, Json(call): Json<Call>) -> Result<Json<Text>, Handl
             }
             Err(answer)
         }
-        Err(error) => Err(HandlerError::internal(error.to_string())),
+        Err(error) => Err(HandlerError::new("PIT-500", error.to_string())),
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
 fn group_error(error: GroupError) -> HandlerError {
-    HandlerError::internal(error.to_string())
+    HandlerError::new("PIT-500", error.to_string())
 }
 
 async fn members_of(groups: &Groups, name: &str) -> Result<Json<Value>, HandlerError> {
