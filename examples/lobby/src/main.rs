@@ -13,7 +13,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 use shaddock::{
     app::BoxError,
-    config::ConfigError,
     launch::{LaunchError, Launcher},
     prelude::*,
     session::Conflict,
@@ -102,18 +101,17 @@ async fn join(
             (format!("match-{}", state.matches), std::mem::take(&mut state.waiting))
         })
     });
-    let Some((room, players)) = ready else {
+    let Some((room, waiting)) = ready else {
         return Ok(());
     };
     let channel = app.channels().create(&room)?;
-    let mut there = Vec::new();
-    for (uid, frontend) in players {
+    let mut players = Vec::new();
+    for (uid, frontend) in waiting {
         // Who has left meanwhile cannot be added, and the others play without them.
         if channel.add(&uid, &FrontendId::new(frontend)?).await.is_ok() {
-            there.push(uid);
+            players.push(uid);
         }
     }
-    let players = there;
     world.with(|state| {
         let places = players.iter().map(|uid| (uid.clone(), (room.clone(), [0, 0])));
         state.players.extend(places);
@@ -227,7 +225,7 @@ pub(crate) fn lobby(app: &mut App, scores: PathBuf) {
 
 fn main() -> Result<(), LaunchError> {
     let launcher = Launcher::from_args()?;
-    let settings: Settings = launcher.config().app().map_err(|error: ConfigError| error)?;
+    let settings: Settings = launcher.config().app()?;
     let mut servers = Servers::new();
     if settings.servers.contains("connector") {
         let mut app = App::new("connector", &format!("connector-{}", settings.number));
@@ -263,8 +261,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_walks_outside_of_a_match() {
         let world = State(std::sync::Arc::new(World::default()));
-        let ann = Uid::new("ann").unwrap();
-        walk(world.clone(), User(ann.clone()), Json([1, 0])).await.unwrap();
+        walk(world.clone(), User(Uid::new("ann").unwrap()), Json([1, 0])).await.unwrap();
         assert!(world.with(|state| state.scores.is_empty()));
     }
 
@@ -292,9 +289,8 @@ mod tests {
         let _: Value = bob.request("lobby.chat.whisper", &json!({"to": "ann", "text": "hi"})).await.unwrap();
         assert_eq!(ann.expect_push("onWhisper").await, json!({"from": "bob", "text": "hi"}));
         // The same player again, from another device.
-        let again = player(&servers, "bob").await;
+        let _again = player(&servers, "bob").await;
         bob.expect_end().await;
-        drop(again);
         assert_eq!(servers.app("lobby-1").metrics().counter("lobby_matches", "").get(), 1);
         servers.shutdown().await;
         let saved: Value = serde_json::from_slice(&std::fs::read(&scores).unwrap()).unwrap();
