@@ -16,7 +16,7 @@ const PAGES: [&str; 4] = [
 ];
 
 /// Names that are Rust's, tokio's or the shell's.
-const FOREIGN: [&str; 21] = [
+const FOREIGN: [&str; 23] = [
     "Arc",
     "Err",
     "Fn",
@@ -34,6 +34,8 @@ const FOREIGN: [&str; 21] = [
     "debug",
     "fn",
     "impl",
+    "map",
+    "ok_or_else",
     "prost",
     "self",
     "tokio",
