@@ -196,8 +196,12 @@ async fn sessions_are_listed_filtered_and_shown() {
         let (_, page) = world.get(&format!("/api/sessions?{query}")).await;
         page["sessions"].as_array().unwrap().clone()
     };
+    // Its session begins when the server has its acknowledgement.
+    eventually("the browser is there", async || {
+        found("client=browser&version=9.1").await.len() == 1
+    })
+    .await;
     let one = found("client=browser&version=9.1").await;
-    assert_eq!(one.len(), 1);
     assert_eq!(
         one[0]["client"],
         json!({"kind": "browser", "version": "9.1"})
