@@ -202,6 +202,9 @@ fn answered(core: &Core, what: &str, message: Message) {
 }
 
 fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
+    if core.is_expelled() {
+        return;
+    }
     let reply = message.reply;
     if is_busy(core) {
         core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));

@@ -29,6 +29,7 @@ mod raw;
 use bytes::Bytes;
 use shaddock_cluster::RemoteCall;
 
+#[cfg(feature = "protobuf")]
 pub use self::protobuf::Protobuf;
 pub use self::{
     body::{Body, Json},
@@ -36,7 +37,6 @@ pub use self::{
 };
 pub use crate::app::requirements::Requirements;
 use crate::{app::AppHandle, error::HandlerError, request::RequestContext};
-#[cfg(feature = "protobuf")]
 pub(crate) use raw::raw_bytes;
 
 /// A request of a client, or a call of another server, as extractors see it.
