@@ -237,18 +237,6 @@ impl Pair {
                     assert_eq!((written, next), self.naive.drain(s, n));
                 }
             }
-            14 => {
-                let detached = session.detach();
-                let naive = self.naive.detach(s);
-                self.same(detached, naive);
-                // The driver gives up what it has taken, also when the session was not open any more.
-                self.taken[s].clear();
-            }
-            15 => {
-                let attached = session.attach(ClientInfo::default()).is_ok();
-                let naive = self.naive.attach(s);
-                self.same(attached, naive);
-            }
             _ if self.reentrant => self.listen(&session, s, user, choices),
             _ => {}
         }
@@ -417,7 +405,6 @@ impl Pair {
         for (session, naive) in self.sessions.iter().zip(&self.naive.all) {
             let state = match session.state() {
                 SessionState::Closed => State::Closed,
-                SessionState::Detached => State::Detached,
                 _ => State::Open,
             };
             assert_eq!(state, naive.state);
