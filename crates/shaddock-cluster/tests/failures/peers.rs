@@ -397,7 +397,8 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     // Subscriptions go some time after the Pitaya server: twice as long as its last request may take.
     config.request_timeout = SECOND;
     let front = join(&config, "front-1", "connector").await;
-    let back = join(&config, "chat-1", "chat").await;
+    // What it pushes has more time than half of that.
+    let back = join(&backing.config(), "chat-1", "chat").await;
     for sid in 1..=5 {
         front.open(sid);
         front.bind(sid, &format!("user-{sid}")).await.unwrap();
