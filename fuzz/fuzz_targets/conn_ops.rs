@@ -12,8 +12,8 @@ use shaddock_fuzz::{Choices, bounded, pieces};
 use shaddock_protocol::{
     Codec, CodecConfig, Conn, ConnState, Dialect, DialectChoice, Dictionary, Event, HashPolicy,
     Limits, MAX_BODY, Message, MessageType, Millis, PackageReader, PackageType, Protos, RejectCode,
-    ResumeGrant, ResumeOutcome, ResumeRefusal, Schema, WireRoute, check_json, deflate_zlib, encode_package,
-    put_heartbeat,
+    ResumeGrant, ResumeOutcome, ResumeRefusal, Schema, WireRoute, check_json, deflate_zlib,
+    encode_package, put_heartbeat,
 };
 
 const ROUTES: [&str; 6] = [
