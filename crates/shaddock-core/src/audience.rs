@@ -10,7 +10,7 @@
 //! Order of locks: shard of the uid, then (never both) shard of the names or one audience. Session records are not taken under an audience.
 
 use crate::few::{Few, Removed};
-use crate::index::Shards;
+use crate::index::{Shards, UidShard};
 use crate::service::Inner;
 use crate::sync::Mutex;
 use crate::{Session, SessionService, SessionState, Sid, Uid};
@@ -209,11 +209,11 @@ impl fmt::Debug for Audience {
     }
 }
 
-/// The audiences of a user.
-pub(crate) type Hears = Option<Few<Arc<Audience>>>;
+/// The audiences of a user. Boxed: most users are in none, and every one of them pays for the place.
+pub(crate) type Hears = Option<Box<Few<Arc<Audience>>>>;
 
 pub(crate) fn heard(hears: &Hears) -> &[Arc<Audience>] {
-    hears.as_ref().map_or(&[], Few::as_slice)
+    hears.as_deref().map_or(&[], Few::as_slice)
 }
 
 fn is_among(hears: &Hears, audience: &Arc<Audience>) -> bool {
@@ -281,11 +281,15 @@ impl Audiences {
         if !self.is_watched.load(Ordering::Acquire) {
             return;
         }
-        self.changes.lock().waiting.push_back(AudienceChange {
-            audience: Arc::clone(name),
-            uid: uid.clone(),
-            departure,
-        });
+        let mut changes = self.changes.lock();
+        // Asked again: what the end of watching has thrown away must not be followed by more.
+        if self.is_watched.load(Ordering::Acquire) {
+            changes.waiting.push_back(AudienceChange {
+                audience: Arc::clone(name),
+                uid: uid.clone(),
+                departure,
+            });
+        }
     }
 }
 
@@ -330,7 +334,7 @@ impl Inner {
         self.audiences.note(&audience.name, uid, None);
         match &mut user.hears {
             Some(hears) => hears.push(audience),
-            none => *none = Some(Few::One(audience)),
+            none => *none = Some(Box::new(Few::One(audience))),
         }
         drop(shard);
         self.tell_changes();
@@ -360,21 +364,30 @@ impl Inner {
         true
     }
 
-    /// Notes that a user has left all audiences with the last session. Under the lock of their shard.
-    pub(crate) fn note_all_left(&self, uid: &Uid, left: &Hears, departure: Departure) {
-        for audience in heard(left) {
-            self.audiences.note(&audience.name, uid, Some(departure));
+    /// Takes back the lock of a user's shard, and carries out that the user has left all audiences with the last session.
+    #[inline]
+    pub(crate) fn let_go(&self, shard: UidShard<'_>, uid: &Uid, left: Hears, departure: Departure) {
+        if let Some(left) = left {
+            self.leave_all_of(shard, uid, left.as_slice(), departure);
         }
     }
 
-    /// What follows when the locks are back.
-    pub(crate) fn finish_leaving(&self, left: &Hears) {
-        if left.is_some() {
-            for audience in heard(left) {
-                self.audiences.bury(audience);
-            }
-            self.tell_changes();
+    #[cold]
+    fn leave_all_of(
+        &self,
+        shard: UidShard<'_>,
+        uid: &Uid,
+        left: &[Arc<Audience>],
+        departure: Departure,
+    ) {
+        for audience in left {
+            self.audiences.note(&audience.name, uid, Some(departure));
         }
+        drop(shard);
+        for audience in left {
+            self.audiences.bury(audience);
+        }
+        self.tell_changes();
     }
 
     /// Tells changes one after the other. Whoever comes while another thread tells leaves theirs to it.
@@ -524,6 +537,11 @@ impl SessionService {
     /// Says whether changes of audiences are told from now on; they are not at first.
     pub fn watch_audiences(&self, watch: bool) {
         let audiences = &self.inner().audiences;
+        let mut changes = audiences.changes.lock();
         audiences.is_watched.store(watch, Ordering::Release);
+        if !watch {
+            // For those who watch later it is no news.
+            changes.waiting.clear();
+        }
     }
 }

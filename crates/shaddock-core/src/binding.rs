@@ -76,9 +76,7 @@ impl Inner {
         let event = record.offer(Event::Unbind(uid.clone()));
         drop(record);
         let left = shard.remove(uid.as_str(), session.id());
-        self.note_all_left(uid, &left, Departure::Unbound);
-        drop(shard);
-        self.finish_leaving(&left);
+        self.let_go(shard, uid, left, Departure::Unbound);
         session.tell(Some(self), event);
         Ok(())
     }
@@ -88,9 +86,7 @@ impl Inner {
         if let Some(uid) = &ending.bound_to {
             let mut shard = self.by_uid.lock(uid.as_str());
             let left = shard.remove(uid.as_str(), session.id());
-            self.note_all_left(uid, &left, Departure::Closed);
-            drop(shard);
-            self.finish_leaving(&left);
+            self.let_go(shard, uid, left, Departure::Closed);
         }
         self.by_sid.remove(session.id());
         self.count_closed(&ending.reason);

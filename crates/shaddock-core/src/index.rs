@@ -245,11 +245,10 @@ impl UidShard<'_> {
                 }
             }
             Removed::Last => {
-                left = user.hears.take();
+                left = entry.remove().0.hears;
                 for audience in heard(&left) {
                     audience.remove_user([sid]);
                 }
-                entry.remove();
                 if self.users.is_empty() && self.users.capacity() > KEPT {
                     let hasher = self.hasher;
                     self.users

@@ -242,7 +242,8 @@ impl Outbox {
     pub fn offer(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
-        Self::unlock_after(queue, result)
+        Self::unlock_after(queue, &result);
+        result
     }
 
     /// Queues several packages; nothing of others gets between them.
@@ -257,7 +258,8 @@ impl Outbox {
         let result = packages
             .iter_mut()
             .try_for_each(|package| queue.push(package));
-        Self::unlock_after(queue, result)
+        Self::unlock_after(queue, &result);
+        result
     }
 
     /// Queues a package like [`push`](Self::push), but does not wake the driver: it leaves with whatever comes next, or with
@@ -269,10 +271,11 @@ impl Outbox {
     pub fn push_buffered(&self, mut package: Bytes) -> Result<(), SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package);
-        if result.is_ok() {
-            return result;
+        // A slow client that can come back is given up by a push that is accepted: its connection has to know.
+        if result.is_err() || queue.must_let_go() {
+            Self::unlock_after(queue, &result);
         }
-        Self::unlock_after(queue, result)
+        result
     }
 
     /// Wakes the driver if anything is queued.
@@ -295,8 +298,8 @@ impl Outbox {
         encode(&mut message).map_err(PushError::Encode)?;
         let mut queue = self.queue.lock();
         let result = queue.push_own(&mut message);
-        Self::unlock_after(queue, result)?;
-        Ok(())
+        Self::unlock_after(queue, &result);
+        Ok(result?)
     }
 
     /// Whether so much waits that the session's further input should wait too, and senders that can. False while the socket is
@@ -440,23 +443,41 @@ impl Outbox {
     }
 
     /// Ends a push: carries out the verdict on a slow client, unlocks, and then drops what it threw away and wakes the driver.
-    fn unlock_after<T>(
-        mut queue: MutexGuard<'_, Queue>,
-        result: Result<T, SendError>,
-    ) -> Result<T, SendError> {
-        if let Err(SendError::SlowClient) = result {
-            let dropped = queue.abort();
-            Self::unlock_and_wake(queue);
-            drop(dropped);
+    #[inline]
+    fn unlock_after<T>(queue: MutexGuard<'_, Queue>, result: &Result<T, SendError>) {
+        if matches!(result, Err(SendError::SlowClient)) {
+            Self::give_up(queue);
         } else {
             Self::unlock_and_wake(queue);
         }
-        result
+    }
+
+    #[cold]
+    fn give_up(mut queue: MutexGuard<'_, Queue>) {
+        let dropped = queue.abort();
+        Self::unlock_and_wake(queue);
+        drop(dropped);
     }
 
     /// Unlocks, and then wakes the driver if it has something to do and does not know.
+    #[inline]
     fn unlock_and_wake(mut queue: MutexGuard<'_, Queue>) {
-        let waker = queue.waker_to_call();
+        if queue.resume.is_some() {
+            return Self::unlock_resumable(queue);
+        }
+        let waker = queue.waker_to_call(false);
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Kept apart: a session that cannot be resumed pays one look at a pointer.
+    #[cold]
+    #[inline(never)]
+    fn unlock_resumable(mut queue: MutexGuard<'_, Queue>) {
+        let lets_go = queue.is_untold_to_let_go();
+        let waker = queue.waker_to_call(lets_go);
         let garbage = queue.leftovers();
         drop(queue);
         drop(garbage);
@@ -571,9 +592,8 @@ impl Queue {
         )
     }
 
-    fn waker_to_call(&mut self) -> Option<Waker> {
-        let ended =
-            matches!(self.intake, Intake::Closing | Intake::Aborted) || self.is_untold_to_let_go();
+    fn waker_to_call(&mut self, lets_go: bool) -> Option<Waker> {
+        let ended = lets_go || matches!(self.intake, Intake::Closing | Intake::Aborted);
         let wake = match self.driver {
             Driver::Polling => false,
             Driver::Parked => ended || self.queued > 0,

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 /// Buffers kept per thread. With [`MAX_CAPACITY`] this bounds the pool to 256 KiB per thread.
 const MAX_BUFFERS: usize = 16;
 /// Larger buffers are given back to the allocator.
-const MAX_CAPACITY: usize = 16 * 1024;
+pub(crate) const MAX_CAPACITY: usize = 16 * 1024;
 /// Size of a new buffer: some ten small messages. It grows by doubling.
 const FRESH_CAPACITY: usize = 512;
 

@@ -709,3 +709,50 @@ fn heartbeats_are_not_counted_and_a_kick_ends_what_is_kept() {
     assert_eq!(session.suspended(), None);
     assert!(!session.expire() && !session.suspend(&lost(), Millis(9)));
 }
+
+#[test]
+fn what_is_for_the_connection_is_not_kept_while_there_is_none() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    send(&session, 1..=1, 0);
+    lose(&session);
+    session
+        .send(Bytes::from_static(b"\x03\x00\x00\x00"))
+        .unwrap();
+    assert_eq!(session.suspended().unwrap().kept_messages, 1);
+    let (resumption, again) = resumed(&service, &back(&token, 0, 0), 2);
+    assert_eq!((resumption.position, again), (0, vec![1]));
+}
+
+#[test]
+fn an_acknowledgement_after_a_later_claim_does_not_lock_the_later_one_out() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    lose(&session);
+    let back = back(&token, 0, 0);
+    take_over(&service, &back, 2).unwrap();
+    let later = session.next_claim();
+    session.claim(later, &back, Waker::noop()).unwrap();
+    assert!(!session.go_live(&ClientInfo::default()));
+    assert!(session.hand_over(Box::new(())).is_ok());
+    assert!(matches!(
+        session.poll_claim(later, Waker::noop()),
+        Claimed::Yours(_)
+    ));
+    assert!(session.resume_from(&back, &secret(3)).is_some());
+}
+
+#[test]
+fn a_connection_rests_between_the_two_steps_of_a_close() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    let claim = session.next_claim();
+    session
+        .claim(claim, &back(&token, 0, 0), Waker::noop())
+        .unwrap();
+    session.outbox().begin_poll(Waker::noop());
+    session.outbox().seal();
+    let mut drained = Drained::new();
+    assert_eq!(session.outbox().take(&mut drained), Next::Continue);
+    assert!(!session.outbox().end_poll(Flush::Done));
+}

@@ -57,13 +57,16 @@ impl Outbox {
         true
     }
 
-    /// The client has acknowledged its handshake: what is kept is sent, and all that follows. False if the session has ended.
+    /// The client has acknowledged its handshake: what is kept is sent, and all that follows. False if the session has ended, or if another
+    /// connection has claimed it.
     pub(crate) fn go_live(&self) -> bool {
         let mut queue = self.queue.lock();
         let Some(mut ledger) = queue.resume.take() else {
             return false;
         };
-        let goes = queue.intake == Intake::Open && ledger.link() == Link::Waiting;
+        // Not if it has to let go: the token and the counts by which the next connection was judged must hold.
+        let goes =
+            queue.intake == Intake::Open && ledger.link() == Link::Waiting && !ledger.is_claimed();
         if goes {
             for piece in ledger.pieces() {
                 queue.append_again(&piece);
@@ -90,7 +93,8 @@ impl Outbox {
             queue.push(&mut package)
         };
         let result = result.map(|()| queue.room());
-        Self::unlock_after(queue, result)
+        Self::unlock_after(queue, &result);
+        result
     }
 
     /// What is to be told the ledger at the end of the session: nobody comes back to it.
@@ -101,10 +105,12 @@ impl Outbox {
 
 impl Queue {
     /// Whether the connection has to let go of the session, which goes on without it.
+    #[inline]
     pub(super) fn must_let_go(&self) -> bool {
         self.resume.as_deref().is_some_and(Ledger::must_let_go)
     }
 
+    #[inline]
     pub(super) fn is_kept_only(&self) -> bool {
         let ledger = self.resume.as_deref();
         ledger.is_some_and(|ledger| ledger.link() != Link::Live)
@@ -128,14 +134,8 @@ impl Queue {
     }
 
     fn push_one(&mut self, package: &mut Bytes, key: Option<&str>) -> Result<(), SendError> {
-        if !self.admit_counted(package.len(), is_data(package))? {
-            self.keep(|ledger| match key {
-                Some(key) => ledger.keep_latest(key, package),
-                None => ledger.keep_shared(package),
-            });
-            return Ok(());
-        }
-        if self.waiting() + package.len() > self.limit as usize {
+        let is_sent = self.admit_counted(package.len(), is_data(package))?;
+        if is_sent && self.waiting() + package.len() > self.limit as usize {
             return Err(SendError::Busy);
         }
         if is_data(package) {
@@ -144,7 +144,9 @@ impl Queue {
                 None => ledger.keep_shared(package),
             });
         }
-        self.append(package);
+        if is_sent {
+            self.append(package);
+        }
         Ok(())
     }
 
@@ -259,6 +261,7 @@ impl Queue {
     }
 
     /// Whether a driver that parks has to look again, because it has to let go of the session and was not told.
+    #[inline]
     pub(super) fn is_untold_to_let_go(&self) -> bool {
         self.told != Next::LetGo && self.must_let_go()
     }

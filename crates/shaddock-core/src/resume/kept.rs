@@ -124,7 +124,12 @@ impl Kept {
         self.bytes -= len;
         if self.list.is_empty() {
             self.list = VecDeque::new();
-            pool::put(std::mem::take(&mut self.own));
+            let mut own = std::mem::take(&mut self.own);
+            own.clear();
+            // What it was advanced over does not show in its capacity.
+            if !own.try_reclaim(pool::MAX_CAPACITY + 1) {
+                pool::put(own);
+            }
         }
         package
     }

@@ -159,7 +159,12 @@ impl Ledger {
 
     /// Whether the connection that has the session now has to give it away.
     pub(crate) fn must_let_go(&self) -> bool {
-        self.link == Link::Cut || self.claim_of().is_some_and(|claim| claim.handed.is_none())
+        match self.link {
+            // The close tells the driver.
+            Link::Ended => false,
+            Link::Cut => true,
+            Link::Waiting | Link::Live | Link::Away => self.is_claimed(),
+        }
     }
 
     /// Whether another connection waits for the session.
@@ -266,7 +271,7 @@ impl Ledger {
 
     // ---- the life of the connection
 
-    /// The connection is gone. What is returned goes into the pool's list; none if the session waits already.
+    /// The connection is gone: what was sent keeps its number.
     pub(crate) fn lose(&mut self) {
         let was_sent = matches!(self.link, Link::Live | Link::Cut);
         let last = self.kept.last();
@@ -322,8 +327,16 @@ impl Ledger {
     }
 
     pub(crate) fn take_garbage(&mut self) -> Vec<Bytes> {
-        let rare = self.rare.as_mut();
-        rare.map_or_else(Vec::new, |rare| std::mem::take(&mut rare.garbage))
+        let Some(rare) = &mut self.rare else {
+            return Vec::new();
+        };
+        let garbage = std::mem::take(&mut rare.garbage);
+        // `fixed` counts only while it waits.
+        let is_idle = rare.away.is_none() && rare.claim.is_none() && rare.issued.is_empty();
+        if self.link == Link::Live && is_idle {
+            self.rare = None;
+        }
+        garbage
     }
 
     // ---- take-over

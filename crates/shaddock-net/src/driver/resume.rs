@@ -208,7 +208,8 @@ impl Driver {
                     if let Work::Returning(returning) =
                         std::mem::replace(&mut self.work, Work::Idle)
                     {
-                        self.session = Some(returning.session);
+                        // With the outbox's waker: the close may still be under way on another thread.
+                        self.begin_session(cx, returning.session, false);
                     }
                     self.adopt(left);
                     return Err(self.end_reason());
@@ -624,7 +625,14 @@ impl Driver {
         if let Some(handler) = left.handler {
             self.work = Work::Handler(handler);
         }
-        self.waiting = left.messages;
+        let own = std::mem::replace(&mut self.waiting, left.messages);
+        // Read on this connection while the session was waited for.
+        if let Some(own) = own
+            && !(own.input.is_empty() && own.frames.is_empty())
+        {
+            let waiting = self.waiting.get_or_insert_default();
+            (waiting.input, waiting.frames) = (own.input, own.frames);
+        }
         self.rate = left.rate.or_else(|| self.rate.take());
         if let Some(opening) = &mut self.opening {
             opening.until = left.until;
