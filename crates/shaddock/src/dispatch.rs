@@ -104,7 +104,7 @@ impl AppHandle {
         let view = SessionView::of_session(self, session);
         let mut request = RequestContext::new(view, message.route, message.id, message.body);
         if self.stats().left_behind.load(Ordering::Relaxed) >= self.config().max_concurrent {
-            return Flow::Later(fail::<Outside>(request, no_room(SpawnError::TooMany)));
+            return Flow::Later(fail::<Outside>(request, no_room(&SpawnError::TooMany)));
         }
         match self.filters().global.run_before(&mut request, 0) {
             Step::Through => self.dispatch_client(request),
@@ -157,7 +157,7 @@ impl AppHandle {
         // Before the handler is called: a request that cannot run is answered, and its handler has not begun.
         let slot = match self.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(error))),
+            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(&error))),
         };
         let running = slot.finish("request", self.run_own::<ToClient>(entry, request));
         if options.concurrent {
@@ -217,7 +217,7 @@ impl AppHandle {
     fn run_apart(&self, entry: &HandlerEntry, request: Box<RequestContext>) -> BoxFuture<Outcome> {
         let slot = match self.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return fail::<ToCaller>(request, no_room(error)),
+            Err(error) => return fail::<ToCaller>(request, no_room(&error)),
         };
         let handler = received::carry(self.run_own::<ToCaller>(entry, request));
         let running = slot.finish("request", handler);
@@ -286,7 +286,7 @@ impl AppHandle {
                 .map_err(HandlerError::from_remote)?;
             let short = route.short().unwrap_or_default();
             if server.is_concurrent(short) {
-                slot = Some(app.requests().slot().map_err(no_room)?);
+                slot = Some(app.requests().slot().map_err(|error| no_room(&error))?);
             }
             // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
             // answer has the cluster's request timeout.
@@ -371,10 +371,10 @@ fn cut_off() -> HandlerError {
     )
 }
 
-fn no_room(error: SpawnError) -> HandlerError {
+fn no_room(error: &SpawnError) -> HandlerError {
     match error {
         SpawnError::TooMany => HandlerError::too_many("too many requests are at work"),
-        SpawnError::Stopping => HandlerError::new(
+        SpawnError::Stopping | SpawnError::Session(_) => HandlerError::new(
             shaddock_cluster::code::UNAVAILABLE,
             "this server stops; try again later",
         ),

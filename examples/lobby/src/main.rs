@@ -55,6 +55,14 @@ struct Inner {
     scores: HashMap<Uid, u64>,
 }
 
+impl Inner {
+    /// Takes a player out of this match, if it is still theirs. True if it has no players any more.
+    fn leave(&mut self, uid: &Uid, room: &str) -> bool {
+        self.players.retain(|player, (own, _)| player != uid || own != room);
+        !self.players.values().any(|(own, _)| own == room)
+    }
+}
+
 impl World {
     fn with<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -101,21 +109,21 @@ async fn join(
             (format!("match-{}", state.matches), std::mem::take(&mut state.waiting))
         })
     });
-    let Some((room, waiting)) = ready else {
-        return Ok(());
-    };
+    let Some((room, waiting)) = ready else { return Ok(()) };
     let channel = app.channels().create(&room)?;
+    // Before they join: from then on `moved` takes players out who leave.
+    let places = waiting.iter().map(|(uid, _)| (uid.clone(), (room.clone(), [0, 0])));
+    world.with(|state| state.players.extend(places));
     let mut players = Vec::new();
     for (uid, frontend) in waiting {
-        // Who has left meanwhile cannot be added, and the others play without them.
+        // A player who has left cannot be added, and the others play without them.
         if channel.add(&uid, &FrontendId::new(frontend)?).await.is_ok() {
             players.push(uid);
+        } else if world.with(|state| state.leave(&uid, &room)) {
+            app.channels().destroy(&room);
+            return Ok(());
         }
     }
-    world.with(|state| {
-        let places = players.iter().map(|uid| (uid.clone(), (room.clone(), [0, 0])));
-        state.players.extend(places);
-    });
     app.metrics().counter("lobby_matches", "Matches begun").add(1);
     channel.push_message("onMatch", &Match { room, players }).await?;
     Ok(())
@@ -168,11 +176,7 @@ async fn tick(app: AppHandle) {
 /// Players leave their match with their session; with the last one it is over.
 async fn moved(app: AppHandle, event: MemberEvent) {
     let Some(world) = app.get::<World>().filter(|_| event.departure().is_some()) else { return };
-    let is_over = world.with(|state| {
-        state.players.remove(event.uid());
-        !state.players.values().any(|(room, _)| room == event.name())
-    });
-    if is_over {
+    if world.with(|state| state.leave(event.uid(), event.name())) {
         app.channels().destroy(event.name());
     }
 }
@@ -188,18 +192,16 @@ impl Component for Scores {
     async fn start(&self, app: &AppHandle) -> Result<(), BoxError> {
         let scores = match tokio::fs::read(&self.0).await {
             Ok(text) => serde_json::from_slice(&text)?,
-            Err(_) => HashMap::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(error.into()),
         };
         app.get::<World>().ok_or("no world")?.with(|state| state.scores = scores);
         Ok(())
     }
 
     async fn stop(&self, app: &AppHandle) {
-        let Some(world) = app.get::<World>() else {
-            return;
-        };
-        let text = world.with(|state| serde_json::to_vec(&state.scores));
-        let saved = match text {
+        let Some(world) = app.get::<World>() else { return };
+        let saved = match world.with(|state| serde_json::to_vec(&state.scores)) {
             Ok(text) => tokio::fs::write(&self.0, text).await,
             Err(error) => Err(error.into()),
         };
@@ -252,9 +254,7 @@ mod tests {
     #[test]
     fn tokens_are_checked() {
         assert_eq!(account("ann.secret").unwrap().0.as_str(), "ann");
-        for token in ["", "ann", "ann.guess", ".secret"] {
-            assert!(account(token).is_none(), "{token}");
-        }
+        assert!(["", "ann", "ann.guess", ".secret"].iter().all(|token| account(token).is_none()));
     }
 
     /// A handler is a function: no server is needed to call it.

@@ -76,7 +76,7 @@ pub struct NatsConfig {
     pub takeover_timeout: Duration,
     /// Subscribe to the subjects of each bound user only while a server that needs them (a Pitaya server) is in the list. That server is
     /// sent nothing before the subscriptions are there; only what it pushes of its own accord in its first moments can be lost. Off, each bound user
-    /// costs two subscriptions, 16 KB, at any time. Default on.
+    /// costs two subscriptions, some kilobytes, at any time. Default on.
     pub lazy_user_subjects: bool,
     /// For how many users of each type of frontends this server remembers where they are, so that a push to a user is one message. 0: for none, and
     /// a push goes to all frontends of the type. Default 65,536.

@@ -18,7 +18,7 @@ pub struct SessionInfo {
     pub uid: Option<String>,
     /// The server that holds it.
     pub frontend: String,
-    /// `open`, `detached` or `closed`.
+    /// `open`, `suspended` or `closed`.
     pub state: String,
     /// `tcp`, `tls`, `ws` or `wss`.
     pub transport: String,

@@ -37,6 +37,9 @@ use crate::{
     stats::AppStats,
 };
 
+/// The longest time between two runs of a timer: 30 years.
+const LONGEST_PERIOD: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// A running server. Cheap to clone. Handlers take it as [`Ctx`](crate::extract::Ctx).
 #[derive(Clone)]
 pub struct AppHandle(Arc<Counted>);
@@ -263,8 +266,8 @@ impl AppHandle {
     /// Starts one of the timers of [`App::every`](crate::App::every).
     pub(crate) fn repeat(&self, timer: &Timer) -> Result<Task, SpawnError> {
         let Timer { name, period, work } = timer.clone();
-        // A timer of no time would never let anybody else run.
-        let period = period.max(Duration::from_millis(1));
+        // A timer of no time would let nothing else run, and the clock cannot hold every time.
+        let period = period.clamp(Duration::from_millis(1), LONGEST_PERIOD);
         let app = self.clone();
         let first = Instant::now() + period;
         let repeated = async move {

@@ -83,15 +83,18 @@ impl Gate {
 }
 
 /// No more tasks are taken: too many run, or the app stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The bound of [`AppConfig::max_tasks`](crate::app::AppConfig::max_tasks) is reached.
-    #[error("too many background tasks run")]
+    #[error("too many background tasks run; raise `handlers.max_tasks`")]
     TooMany,
     /// The app stops.
     #[error("the app stops")]
     Stopping,
+    /// The session is closed, or has as many listeners and tasks as `session.max_listeners` allows.
+    #[error(transparent)]
+    Session(#[from] shaddock_core::ListenerError),
 }
 
 /// A place among the tasks, given back when dropped: so a task that cannot run is not made.

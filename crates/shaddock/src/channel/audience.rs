@@ -12,6 +12,7 @@ use shaddock_cluster::{
 };
 use shaddock_core::{AudienceChange, Departure as CoreDeparture, SessionService, Sid, Uid};
 
+use super::join::is_gone;
 use crate::{app::AppHandle, session::SessionError};
 
 /// Key of a server's metadata: a number that no other life of it has. Its channels are those of this life.
@@ -45,11 +46,21 @@ impl Watchers {
         self.lock().get(watcher).map_or(0, |known| known.number + 1)
     }
 
-    fn put(&self, watcher: &ServerId, prefixes: &[String]) -> u64 {
+    fn put(&self, watcher: &ServerId, prefixes: &[String], service: &SessionService) -> u64 {
         let mut all = self.lock();
+        // Under the lock, as its end in `remove`: while there is a watcher, changes are noted.
+        service.watch_audiences(true);
         let known = all.entry(watcher.clone()).or_default();
         known.prefixes = prefixes.to_vec();
         known.number
+    }
+
+    fn remove(&self, watcher: &ServerId, service: &SessionService) {
+        let mut all = self.lock();
+        all.remove(watcher);
+        if all.is_empty() {
+            service.watch_audiences(false);
+        }
     }
 }
 
@@ -161,10 +172,7 @@ impl AppHandle {
         watcher: Option<&ServerId>,
     ) -> SessionAnswer {
         // First: what changes while the list is made is told too.
-        let notices = watcher.map_or(0, |watcher| {
-            service.watch_audiences(true);
-            self.watchers().put(watcher, prefixes)
-        });
+        let notices = watcher.map_or(0, |watcher| self.watchers().put(watcher, prefixes, service));
         let is_wanted = |key: &str| prefixes.iter().any(|prefix| key.starts_with(prefix));
         let mut keys = service.audiences(|key| is_wanted(key) && key > after);
         keys.sort_unstable();
@@ -212,7 +220,12 @@ impl AppHandle {
                 departure: change.departure.map(departure),
             };
             if let Err(error) = membership.tell_member(&watcher, notice) {
-                // The number that is missing tells it to ask.
+                // The number that is missing tells it to ask, also if it counted as gone and was forgotten here.
+                if is_gone(&error)
+                    && let Some(service) = self.session_service()
+                {
+                    self.watchers().remove(&watcher, service);
+                }
                 tracing::debug!(%watcher, %error, "a server was not told who is in a channel or topic");
             }
         }
@@ -223,13 +236,7 @@ impl AppHandle {
         let Some(service) = self.session_service() else {
             return;
         };
-        {
-            let mut watchers = self.watchers().lock();
-            watchers.remove(&server.id);
-            if watchers.is_empty() {
-                service.watch_audiences(false);
-            }
-        }
+        self.watchers().remove(&server.id, service);
         let Some(life) = life_of(server) else { return };
         let channels = AudienceKey::channels(server.id.as_str(), life);
         if service

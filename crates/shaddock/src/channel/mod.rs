@@ -305,8 +305,11 @@ impl Channel {
             return Ok(true);
         }
         let id = ServerId::new(frontend).map_err(|_| RemoteError::server_not_found())?;
-        let is_place = self.data.places().iter().any(|p| p.frontend == *frontend);
-        let Some(key) = self.key().filter(|_| is_place) else {
+        // Its places do not say it: a frontend that is away is none, and keeps its members.
+        if !self.app.membership()?.keeps_audiences(&id)? {
+            return Ok(false);
+        }
+        let Some(key) = self.key() else {
             return Ok(false);
         };
         let key = Arc::clone(key.shared());

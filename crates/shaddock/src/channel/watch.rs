@@ -111,6 +111,8 @@ struct View {
     asking: Option<Vec<MemberNotice>>,
     /// It has answered once: differences are news.
     is_known: bool,
+    /// It could not be asked because too many tasks ran: the next look asks it.
+    must_ask: bool,
 }
 
 type Change = (AudienceKey, Arc<str>, Option<Departure>);
@@ -153,10 +155,16 @@ impl View {
     fn learn(&mut self, parts: Vec<AudiencePart>, last: u64, news: &mut Vec<Change>) -> bool {
         let mut now: HashMap<AudienceKey, HashSet<Arc<str>>> = HashMap::new();
         for part in parts {
-            if let Some(key) = AudienceKey::parse(&part.audience).filter(|_| !part.uids.is_empty())
-            {
-                now.entry(key).or_default().extend(part.uids);
-            }
+            let Some(key) = AudienceKey::parse(&part.audience).filter(|_| !part.uids.is_empty())
+            else {
+                continue;
+            };
+            // A long list is cut: of members that are not named nothing is news.
+            let is_whole = part.uids.len() as u64 >= part.count;
+            let known = self.members.get(&key).filter(|_| !is_whole);
+            let members = now.entry(key).or_default();
+            members.extend(part.uids);
+            members.extend(known.into_iter().flatten().cloned());
         }
         let before = std::mem::replace(&mut self.members, now);
         if std::mem::replace(&mut self.is_known, true) {
@@ -279,20 +287,27 @@ impl AppHandle {
                 return;
             }
             view.asking = Some(Vec::new());
+            view.must_ask = false;
         }
-        let (app, frontend) = (self.clone(), frontend.clone());
-        let _ = self.spawn("who is in channels and topics", async move {
+        let (app, asked) = (self.clone(), frontend.clone());
+        let spawned = self.spawn("who is in channels and topics", async move {
             loop {
-                match app.all_who_are_in(&frontend).await {
-                    Ok((parts, last)) => return app.learn(&frontend, parts, last),
-                    Err(error) if app.frontend_ids().contains(&frontend) => {
-                        tracing::debug!(%frontend, %error, "a frontend does not say who is in channels and topics");
+                match app.all_who_are_in(&asked).await {
+                    Ok((parts, last)) => return app.learn(&asked, parts, last),
+                    Err(error) if app.frontend_ids().contains(&asked) => {
+                        tracing::debug!(frontend = %asked, %error, "a frontend does not say who is in channels and topics");
                         tokio::time::sleep(AGAIN).await;
                     }
-                    Err(_) => return app.unwatch_frontend(&frontend),
+                    Err(_) => return app.unwatch_frontend(&asked),
                 }
             }
         });
+        if let Err(error) = spawned {
+            shaddock_net::quiet!(warn, "the members at a frontend are asked for later: raise `handlers.max_tasks`", %frontend, %error);
+            if let Some(view) = self.watch().lock().get_mut(frontend) {
+                (view.asking, view.must_ask) = (None, true);
+            }
+        }
     }
 
     async fn all_who_are_in(
@@ -454,7 +469,9 @@ impl AppHandle {
                             let frontends = self.watch().lock();
                             let view = frontends.get(&frontend);
                             // 0: it has forgotten this server, which had left its list.
-                            view.is_some_and(|view| next == 0 || view.last + 1 < next)
+                            view.is_some_and(|view| {
+                                view.must_ask || next == 0 || view.last + 1 < next
+                            })
                         };
                         if is_behind {
                             self.ask_who_is_in(&frontend);
@@ -583,6 +600,27 @@ mod tests {
             self.tell(news, seed);
             !is_whole
         }
+    }
+
+    #[test]
+    fn members_that_a_cut_list_does_not_name_have_not_left() {
+        let uids = ["ann", "bob", "eve"].map(Arc::from);
+        let mut view = View {
+            members: HashMap::from([(key(1), HashSet::from(uids))]),
+            is_known: true,
+            ..View::default()
+        };
+        let part = |uid: &str, count| AudiencePart {
+            audience: Arc::clone(key(1).shared()),
+            count,
+            uids: vec![uid.into()],
+        };
+        let mut news = Vec::new();
+        assert!(view.learn(vec![part("ann", 3)], 7, &mut news));
+        assert!(news.is_empty(), "{news:?}");
+        assert_eq!(view.members[&key(1)].len(), 3);
+        assert!(view.learn(vec![part("ann", 1)], 8, &mut news));
+        assert_eq!(news.len(), 2);
     }
 
     /// Notices are lost, and come before and after answers: a listener hears a true story, and in the end all of it.

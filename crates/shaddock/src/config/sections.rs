@@ -374,7 +374,7 @@ section! {
         restart max_serving: usize = 4096, check within(1, 10_000_000);
         /// Server types that are not looked at.
         restart ignored_types: Vec<String> = Vec::new();
-        /// Users have subscriptions of their own only while a Pitaya server is there, which costs 16 KB for each. `false`: always, so that not even a
+        /// Users have subscriptions of their own only while a Pitaya server is there, which costs some kilobytes for each. `false`: always, so that not even a
         /// push in the first moments of a Pitaya server can be lost.
         restart lazy_user_subjects: bool = true;
         /// For how many users of each type of frontends this server remembers where they are, so that a push to a user goes to one frontend. 0: none.

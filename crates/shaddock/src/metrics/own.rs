@@ -64,6 +64,7 @@ impl Metrics {
     /// The name is not made of `a` to `z`, digits and `_`, is one of the framework's (`shaddock_..`, `process_..`), or there is a gauge of that name.
     #[track_caller]
     pub fn counter(&self, name: &str, help: &str) -> Arc<Counter> {
+        let name = name.strip_suffix("_total").unwrap_or(name);
         match self.get(name, help, || Own::Counter(Arc::default())) {
             Own::Counter(counter) => counter,
             Own::Gauge(_) => panic!("the metric `{name}` is a gauge"),
@@ -73,9 +74,13 @@ impl Metrics {
     /// The gauge of this name, made if it is not there.
     ///
     /// # Panics
-    /// As [`counter`](Self::counter), if there is a counter of that name.
+    /// As [`counter`](Self::counter), if there is a counter of that name, or if the name ends with `_total`, as those of counters do.
     #[track_caller]
     pub fn gauge(&self, name: &str, help: &str) -> Arc<Gauge> {
+        assert!(
+            !name.ends_with("_total"),
+            "`{name}`: names of counters end with `_total`; give the gauge another one"
+        );
         match self.get(name, help, || Own::Gauge(Arc::default())) {
             Own::Gauge(gauge) => gauge,
             Own::Counter(_) => panic!("the metric `{name}` is a counter"),
@@ -101,7 +106,6 @@ impl Metrics {
         }
         let own = make();
         if all.len() < MOST {
-            let name = name.strip_suffix("_total").unwrap_or(name);
             all.insert(name.to_owned(), (help.to_owned(), own.clone()));
         } else {
             shaddock_net::quiet!(
@@ -134,7 +138,18 @@ mod tests {
         assert_eq!(metrics.counter("matches", "").get(), 3);
         metrics.gauge("waiting", "Who waits").add(-1);
         assert_eq!(metrics.read().len(), 2);
-        for bad in ["", "1x", "Matches", "a-b", "shaddock_x", "process_x"] {
+        metrics.counter("matches_total", "").add(1);
+        assert_eq!(metrics.counter("matches_total", "").get(), 4);
+        assert_eq!(metrics.read().len(), 2);
+        for bad in [
+            "",
+            "1x",
+            "Matches",
+            "a-b",
+            "shaddock_x",
+            "process_x",
+            "matches_total",
+        ] {
             let made = std::panic::catch_unwind(|| drop(Metrics::default().gauge(bad, "x")));
             assert!(made.is_err(), "{bad}");
         }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use shaddock_core::{ListenerId, Session};
+use shaddock_core::{ListenerError, ListenerId, Session};
 use tokio::sync::Notify;
 
 use super::FrontendSession;
@@ -50,9 +50,10 @@ impl FrontendSession {
         let tell = Arc::clone(&closed);
         let record = Arc::clone(self.record());
         let listener = record.on_closed(move |_, _| tell.notify_one());
-        let listening = Listening(record, listener.map_err(|_| SpawnError::TooMany)?);
+        let listening = Listening(record, listener?);
         if listening.0.is_closed() {
-            return Err(SpawnError::Stopping);
+            let sid = listening.0.id();
+            return Err(ListenerError::SessionClosed { sid }.into());
         }
         let task = slot.spawn(name, async move {
             let _listening = listening;
