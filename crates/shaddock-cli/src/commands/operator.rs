@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     Outcome,
     admin::{Admin, Failure, escape},
-    table::say,
+    table::{printable_json, say},
 };
 use crate::ConfigSource;
 
@@ -289,7 +289,7 @@ pub(super) fn warn(unanswered: &[Unanswered]) -> bool {
 }
 
 pub(super) fn print_json(value: &impl Serialize) -> Outcome {
-    say(&serde_json::to_string(value)?);
+    say(&printable_json(&serde_json::to_string(value)?));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use shaddock::admin::{SessionInfo, SessionQuery};
 use super::{
     Outcome,
     operator::{self, Target, print_json, warn},
-    table::{age, bytes, or_dash, printable, say, table},
+    table::{age, bytes, or_dash, printable, printable_json, say, table},
 };
 
 /// List the sessions of the cluster.
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &SessionsArgs) -> Outcome {
     operator::run(&args.target, async |operator| {
         if let Some(sid) = &args.sid {
             let session = operator.session(sid).await?;
-            say(&serde_json::to_string_pretty(&session)?);
+            say(&printable_json(&serde_json::to_string_pretty(&session)?));
             return Ok(ExitCode::SUCCESS);
         }
         let page = operator.sessions(&query(args)).await?;

@@ -45,6 +45,22 @@ pub(super) fn printable(text: &str) -> String {
     text.to_owned()
 }
 
+/// JSON as a terminal may have it: between spaces and line ends, control characters stand in strings only, and `serde_json` leaves
+/// U+007F to U+009F as they are.
+pub(super) fn printable_json(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' {
+            // A control character is below U+00A0, so four digits always hold it.
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// `1 session`, `2 sessions`.
 pub(super) fn count(n: u64, what: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
@@ -90,6 +106,10 @@ mod tests {
             ["999 B", "1.2 KB", "12.3 MB"]
         );
         assert_eq!(printable("a\u{1b}[31m"), "a\\u{1b}[31m");
+        assert_eq!(
+            printable_json("{\n  \"a\": \"\u{9b}31m\u{7f}\"}"),
+            "{\n  \"a\": \"\\u009b31m\\u007f\"}"
+        );
         assert_eq!(
             count(1, "session") + &count(0, "server"),
             "1 session0 servers"

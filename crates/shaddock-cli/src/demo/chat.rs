@@ -25,7 +25,7 @@ pub(super) fn name_of(uid: &Uid) -> &str {
     uid.as_str().split('*').next().unwrap_or_default()
 }
 
-/// What the others in a room are told of one of them.
+/// A push to a room about one of its members.
 #[derive(Serialize)]
 pub(super) struct UserEvent<'a> {
     user: &'a str,
@@ -66,7 +66,7 @@ struct Sent {
 
 /// `{rid, content, from, target}`: to everybody in the room of the sender (`target` is `*`), or to one of them.
 ///
-/// Who the sender is, and where, is known from the session; `rid` and `from` of the message are not believed.
+/// Sender and room come from the session; `rid` and `from` of the message are ignored.
 async fn send(
     Ctx(app): Ctx,
     channels: Channels,

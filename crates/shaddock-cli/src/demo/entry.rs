@@ -32,7 +32,7 @@ pub(super) fn install(app: &mut App, port: u16, config: &Config) {
         let settings = target.session.data.to_map().ok()?;
         match settings.get(RID).and_then(Value::as_str) {
             Some(rid) => owner_of(rid.as_bytes(), servers),
-            // Who is in no room can be told so by any of them.
+            // A user without a room: any chat server can answer that.
             None => servers.first(),
         }
     });

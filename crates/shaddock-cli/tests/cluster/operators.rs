@@ -111,7 +111,7 @@ pub(crate) async fn listed(frontend: &Frontend, count: usize) -> Said {
     .await
 }
 
-/// What `servers --json` says at a frontend, once that is so.
+/// The answer of `servers --json` at a frontend, as soon as it fulfils the condition.
 pub(crate) async fn says(
     frontend: &Frontend,
     what: &str,

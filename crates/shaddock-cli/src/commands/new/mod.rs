@@ -34,9 +34,6 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
         .into());
     }
     let folder = Path::new(name);
-    if folder.exists() {
-        return Err(format!("`{name}` exists; nothing was written").into());
-    }
     let source = |crate_name: &str| match &args.shaddock {
         Some(clone) => {
             let path = fs::canonicalize(clone.join("crates").join(crate_name));
@@ -49,7 +46,10 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
         .replace("{name}", name)
         .replace("{shaddock}", &source("shaddock").map_err(clone)?)
         .replace("{client}", &source("shaddock-client").map_err(clone)?);
-    fs::create_dir_all(folder.join("src"))?;
+    fs::create_dir(folder).map_err(|error| {
+        format!("the folder `{name}` cannot be made, and nothing was written: {error}")
+    })?;
+    fs::create_dir(folder.join("src"))?;
     for (file, text) in [
         ("Cargo.toml", &*manifest),
         ("src/main.rs", PROGRAM),
@@ -66,10 +66,12 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What cargo takes for the name of a package.
+/// Whether cargo accepts the name for a package with a program.
 fn is_name(name: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(fine)
+    // Folders that cargo makes beside programs.
+    let is_reserved = ["build", "deps", "examples", "incremental"].contains(&name);
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(fine) && !is_reserved
 }
 
 /// The program of the template, with its own test.
@@ -91,6 +93,7 @@ mod tests {
             ("2d", false),
             ("a/b", false),
             ("..", false),
+            ("deps", false),
         ] {
             assert_eq!(is_name(name), fine, "{name}");
         }

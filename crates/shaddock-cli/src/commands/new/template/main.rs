@@ -25,7 +25,7 @@ async fn say(User(uid): User, Json(text): Json<String>) -> Json<String> {
     Json(format!("{uid} says {text}"))
 }
 
-/// What the server serves, with or without a configuration.
+/// The routes and hooks of the server, which its configuration does not change.
 fn server(app: &mut App) {
     app.on_handshake(log_in).require_user();
     app.route("hello.say", say);
