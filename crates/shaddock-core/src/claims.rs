@@ -1,6 +1,8 @@
 //! What a client said of itself in its handshake.
 
+use crate::sync::Mutex;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a client said of itself in its handshake, as far as it is kept with its session. Nothing of it was checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,5 +41,69 @@ impl ClientClaims {
     /// It is something else; it counts as `null` if the client sent none, or it was too long to be kept.
     pub fn user_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.user.as_deref().unwrap_or("null"))
+    }
+}
+
+/// Claims that sessions of a kind of client share: a session keeps a number of one byte instead of a pointer.
+///
+/// The first 255 different ones are in it, and stay: a public server sees a few dozen kinds of clients. A client that says something else when
+/// the table is full costs the memory of its own claims, for as long as its session lives.
+#[derive(Default)]
+pub(crate) struct KnownClaims(Mutex<Vec<Arc<ClientClaims>>>);
+
+impl KnownClaims {
+    /// The number of these claims: at least 1. `None`: the session has to keep them itself, because only it has them or the table is full.
+    pub(crate) fn number_of(&self, claims: &ClientClaims) -> Option<u8> {
+        if claims.user.is_some() {
+            return None;
+        }
+        let mut known = self.0.lock();
+        let place = known.iter().position(|known| **known == *claims);
+        let number = u8::try_from(place.unwrap_or(known.len()) + 1).ok()?;
+        if place.is_none() {
+            known.push(Arc::new(claims.clone()));
+        }
+        Some(number)
+    }
+
+    /// The claims with this number; `None` for 0.
+    pub(crate) fn get(&self, number: u8) -> Option<Arc<ClientClaims>> {
+        let place = usize::from(number).checked_sub(1)?;
+        self.0.lock().get(place).cloned()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn of_kind(kind: usize) -> ClientClaims {
+        ClientClaims {
+            kind: Some(kind.to_string().into()),
+            ..ClientClaims::default()
+        }
+    }
+
+    #[test]
+    fn claims_of_a_kind_have_one_number() {
+        let known = KnownClaims::default();
+        for kind in 0..255 {
+            let number = known.number_of(&of_kind(kind)).unwrap();
+            assert_eq!(usize::from(number), kind + 1);
+            assert_eq!(known.number_of(&of_kind(kind)), Some(number));
+            assert_eq!(*known.get(number).unwrap(), of_kind(kind));
+        }
+        assert_eq!(known.number_of(&of_kind(255)), None, "the table is full");
+        assert!(known.number_of(&of_kind(7)).is_some());
+        assert!(known.get(0).is_none());
+        let with_user = ClientClaims {
+            user: Some("{}".into()),
+            ..of_kind(7)
+        };
+        assert_eq!(
+            known.number_of(&with_user),
+            None,
+            "it belongs to one client"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The sessions of one frontend.
 
 use crate::audience::{AudienceChange, Audiences};
+use crate::claims::KnownClaims;
 use crate::event::{Event, EventKind, guarded};
 use crate::index::{SidIndex, UidIndex};
 use crate::resume::{Ledger, ResumePool};
@@ -28,6 +29,7 @@ pub struct SessionService {
 pub(crate) struct Home {
     pub(crate) frontend_id: FrontendId,
     pub(crate) service: Weak<Inner>,
+    pub(crate) claims: KnownClaims,
 }
 
 /// What the handles share.
@@ -68,6 +70,7 @@ impl SessionService {
             home: Arc::new(Home {
                 frontend_id,
                 service: service.clone(),
+                claims: KnownClaims::default(),
             }),
             resume: Arc::new(ResumePool::new(config.resume.clone())),
             config,

@@ -41,13 +41,14 @@ pub enum SessionState {
 ///
 /// # Memory
 ///
-/// A record has 256 bytes on 64-bit Linux. An idle unbound session takes 286 bytes of heap, its share of the index included; a
+/// A record has 240 bytes on 64-bit Linux. An idle unbound session takes 270 bytes of heap, its share of the index included; a
 /// bound one about 140 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
 /// and queued bytes take memory only while there are any.
 pub struct Session {
     id: Sid,
     home: Arc<Home>,
-    connected_at: Millis,
+    /// Five bytes of it, so that it fits into a word with the three that follow.
+    connected_at: [u8; 5],
     dialect: Dialect,
     is_working: AtomicBool,
     /// As `record.state`, for those who ask before each message.
@@ -66,7 +67,8 @@ pub(crate) struct Record {
     transport: TransportKind,
     /// Without what `SocketAddr` has besides for IPv6 (flow and scope), which is twelve bytes of every session.
     address: Option<(IpAddr, u16)>,
-    claims: Option<Arc<ClientClaims>>,
+    /// Their number in [`Home::claims`]; 0: none, or they are in `extra`.
+    claims: u8,
     /// Keeps its value after a close.
     pub(crate) uid: Option<Uid>,
     settings: Settings,
@@ -79,6 +81,8 @@ struct Extra {
     listeners: Listeners,
     events: EventQueue,
     closed: Option<CloseReason>,
+    /// What only this client said.
+    claims: Option<Arc<ClientClaims>>,
 }
 
 /// A close that has begun. Whoever got it finishes it.
@@ -118,7 +122,7 @@ impl Session {
             telling: false,
             transport: info.transport,
             address: info.address.map(without_scope),
-            claims: None,
+            claims: 0,
             uid: None,
             settings: Settings::new(),
             extra: None,
@@ -126,7 +130,7 @@ impl Session {
         Arc::new(Self {
             id,
             home: Arc::clone(&service.home),
-            connected_at: info.connected_at,
+            connected_at: short(info.connected_at),
             dialect: info.dialect,
             is_working: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
@@ -184,18 +188,39 @@ impl Session {
 
     /// What the client said of itself in its handshake, as far as it is kept. Keeps its value after a close.
     pub fn claims(&self) -> Option<Arc<ClientClaims>> {
-        self.record.lock().claims.clone()
+        let record = self.record.lock();
+        if let Some(extra) = &record.extra
+            && let Some(claims) = &extra.claims
+        {
+            return Some(Arc::clone(claims));
+        }
+        let number = record.claims;
+        drop(record);
+        self.home.claims.get(number)
     }
 
-    /// Keeps what the client said of itself.
-    pub fn set_claims(&self, claims: Option<Arc<ClientClaims>>) {
-        let old = std::mem::replace(&mut self.record.lock().claims, claims);
+    /// Keeps what the client said of itself. Sessions that say the same share it, unless there is user data in it.
+    pub fn set_claims(&self, claims: Option<ClientClaims>) {
+        let number = claims
+            .as_ref()
+            .and_then(|claims| self.home.claims.number_of(claims));
+        let own = claims.filter(|_| number.is_none()).map(Arc::new);
+        let mut record = self.record.lock();
+        record.claims = number.unwrap_or_default();
+        let old = if own.is_some() {
+            std::mem::replace(&mut record.extra().claims, own)
+        } else {
+            record.extra.as_mut().and_then(|extra| extra.claims.take())
+        };
+        drop(record);
         drop(old);
     }
 
-    /// When it was created.
-    pub const fn connected_at(&self) -> Millis {
-        self.connected_at
+    /// When it was created: at most 2^40 milliseconds (34 years) after the zero point of the clock.
+    pub fn connected_at(&self) -> Millis {
+        let mut bytes = [0; 8];
+        bytes[..self.connected_at.len()].copy_from_slice(&self.connected_at);
+        Millis(u64::from_le_bytes(bytes))
     }
 
     /// The queue to the client.
@@ -503,6 +528,12 @@ impl Session {
             self.outbox.abort();
         }
     }
+}
+
+/// A time in five bytes; a later one than they hold becomes the latest.
+fn short(time: Millis) -> [u8; 5] {
+    let bytes = time.0.min((1 << 40) - 1).to_le_bytes();
+    std::array::from_fn(|place| bytes[place])
 }
 
 pub(crate) fn without_scope(address: SocketAddr) -> (IpAddr, u16) {

@@ -18,7 +18,7 @@ use std::task::Waker;
 
 const SESSIONS: usize = 10_000;
 /// The bound for one idle unbound session: record, outbox and index entry together.
-const MAX_IDLE: usize = 290;
+const MAX_IDLE: usize = 275;
 
 struct Counting;
 
@@ -100,6 +100,8 @@ fn an_idle_session_is_small() {
         size_of::<Session>(),
         each / SESSIONS
     );
+    // With the two counts of an `Arc` it fits into 256 bytes, which is a size that allocators have; the next one of mimalloc is 320.
+    assert!(size_of::<Session>() <= 240);
     assert!(each / SESSIONS <= MAX_IDLE, "{} bytes", each / SESSIONS);
     drop(sessions);
 }

@@ -6,7 +6,7 @@ use shaddock_core::{ClientInfo, CloseReason, Session};
 use shaddock_net::{BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Verdict};
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
 
-use crate::{app::AppHandle, guarded::caught, handshake::Login};
+use crate::{app::AppHandle, guarded::caught, handshake::Login, session::claims_of};
 
 /// What a listener calls.
 pub(crate) struct AppFrontend(pub(crate) AppHandle);
@@ -36,7 +36,7 @@ impl Frontend for AppFrontend {
             connected_at: shaddock_net::now(),
         });
         let limit = self.0.config().handshake_bytes;
-        session.set_claims(self.0.claims().of(&opened.handshake, limit));
+        session.set_claims(claims_of(&opened.handshake, limit));
         Ok(session)
     }
 

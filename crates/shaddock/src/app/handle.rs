@@ -33,7 +33,7 @@ use crate::{
     guarded::{Guarded, Part, guard},
     handler::{BoxFuture, HandlerTable},
     metrics::Metrics,
-    session::{BackendSessions, Expiries, KnownClaims},
+    session::{BackendSessions, Expiries},
     stats::AppStats,
 };
 
@@ -89,8 +89,6 @@ pub(crate) struct AppInner {
     pub(super) listeners: Mutex<Vec<Listener>>,
     /// No client gets a session any more.
     pub(super) draining: AtomicBool,
-    /// What clients said of themselves.
-    pub(super) claims: KnownClaims,
     pub(super) expiries: Expiries,
     pub(super) metrics: Metrics,
 }
@@ -482,10 +480,6 @@ impl AppHandle {
 
     pub(crate) fn hooks(&self) -> &Hooks {
         &self.0.hooks
-    }
-
-    pub(crate) fn claims(&self) -> &KnownClaims {
-        &self.0.claims
     }
 
     pub(crate) fn expiries(&self) -> &Expiries {

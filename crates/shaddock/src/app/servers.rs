@@ -25,7 +25,7 @@ use crate::{
     handler::HandlerTable,
     metrics::Metrics,
     operators,
-    session::{Expiries, FrontendEvents, KnownClaims},
+    session::{Expiries, FrontendEvents},
     shutdown::Signals,
     stats::AppStats,
 };
@@ -480,7 +480,6 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         membership: OnceLock::new(),
         listeners: Mutex::default(),
         draining: AtomicBool::new(false),
-        claims: KnownClaims::default(),
         expiries: Expiries::default(),
         metrics: Metrics::default(),
     };

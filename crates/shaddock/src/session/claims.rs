@@ -1,6 +1,6 @@
 //! What clients said of themselves, kept with their sessions.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,47 +15,27 @@ pub(super) const CLAIMS: &str = "shaddock.claims";
 
 /// The longest text of each kind that is kept.
 const LONGEST: usize = 64;
-/// How many different claims without user data a frontend remembers, so that all sessions of a kind of client share theirs.
-const KINDS: usize = 64;
 
-/// The claims that sessions of this frontend share.
-#[derive(Default)]
-pub(crate) struct KnownClaims(Mutex<Vec<Arc<ClientClaims>>>);
-
-impl KnownClaims {
-    /// What is kept of a handshake, within `limit` bytes of user data (0: nothing at all). `None` if the client said nothing.
-    pub(crate) fn of(&self, said: &HandshakeRequest, limit: usize) -> Option<Arc<ClientClaims>> {
-        if limit == 0 {
-            return None;
-        }
-        let text = |text: &Option<String>| {
-            let text = text.as_deref()?;
-            (text.len() <= LONGEST).then(|| Box::from(text))
-        };
-        let user = said.user_text();
-        let mut claims = ClientClaims::default();
-        claims.kind = text(&said.client_type);
-        claims.version = text(&said.version).or_else(|| text(&said.client_version));
-        claims.platform = text(&said.platform);
-        claims.library = text(&said.lib_version);
-        claims.build = text(&said.client_build_number);
-        claims.user = (user != "null" && user.len() <= limit).then(|| user.into());
-        if claims.is_empty() {
-            return None;
-        }
-        if claims.user.is_some() {
-            return Some(Arc::new(claims));
-        }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) = known.iter().find(|known| ***known == claims) {
-            return Some(Arc::clone(same));
-        }
-        let claims = Arc::new(claims);
-        if known.len() < KINDS {
-            known.push(Arc::clone(&claims));
-        }
-        Some(claims)
+/// What is kept of a handshake, within `limit` bytes of user data (0: nothing at all). `None` if the client said nothing.
+pub(crate) fn claims_of(said: &HandshakeRequest, limit: usize) -> Option<ClientClaims> {
+    if limit == 0 {
+        return None;
     }
+    let text = |text: &Option<String>| {
+        let text = text.as_deref()?;
+        (text.len() <= LONGEST).then(|| Box::from(text))
+    };
+    let user = said.user_text();
+    // Pomelo's JavaScript client sends an empty object if it is given nothing.
+    let says_something = !matches!(user, "null" | "{}");
+    let mut claims = ClientClaims::default();
+    claims.kind = text(&said.client_type);
+    claims.version = text(&said.version).or_else(|| text(&said.client_version));
+    claims.platform = text(&said.platform);
+    claims.library = text(&said.lib_version);
+    claims.build = text(&said.client_build_number);
+    claims.user = (says_something && user.len() <= limit).then(|| user.into());
+    (!claims.is_empty()).then_some(claims)
 }
 
 /// Which session.
@@ -122,25 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn sessions_of_a_kind_share_what_they_said() {
-        let known = KnownClaims::default();
-        let browser = r#"{"sys":{"type":"js-websocket","version":"0.0.1"}}"#;
-        let (one, other) = (
-            known.of(&said(browser), 1024),
-            known.of(&said(browser), 1024),
-        );
-        assert!(Arc::ptr_eq(&one.unwrap(), &other.unwrap()));
-        for n in 0..10 * KINDS {
-            let text = format!(r#"{{"sys":{{"type":"{n}"}}}}"#);
-            assert_eq!(
-                known.of(&said(&text), 1024).unwrap().kind.as_deref(),
-                Some(&*n.to_string())
-            );
-        }
-        assert_eq!(known.0.lock().unwrap().len(), KINDS);
-        assert_eq!(known.of(&said(browser), 0), None, "nothing is to be kept");
+    fn an_empty_object_says_nothing() {
+        let browser = r#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
+        let claims = claims_of(&said(browser), 1024).unwrap();
         assert_eq!(
-            known.of(&said(r#"{"sys":{"a":1}}"#), 1024),
+            (claims.kind.as_deref(), &claims.user),
+            (Some("js-websocket"), &None)
+        );
+        assert_eq!(claims_of(&said(browser), 0), None, "nothing is to be kept");
+        assert_eq!(
+            claims_of(&said(r#"{"sys":{"a":1}}"#), 1024),
             None,
             "nothing was said"
         );
@@ -148,20 +119,19 @@ mod tests {
 
     #[test]
     fn what_is_kept_has_a_bound() {
-        let known = KnownClaims::default();
         let long = "x".repeat(LONGEST + 1);
         let text =
             format!(r#"{{"sys":{{"type":"{long}","version":"1"}},"user":{{"a":"{long}"}}}}"#);
-        let claims = known.of(&said(&text), 64).unwrap();
+        let claims = claims_of(&said(&text), 64).unwrap();
         assert_eq!(
             (&claims.kind, claims.version.as_deref(), &claims.user),
             (&None, Some("1"), &None)
         );
-        let claims = known.of(&said(&text), 1024).unwrap();
+        let claims = claims_of(&said(&text), 1024).unwrap();
         let user: serde_json::Value = claims.user_as().unwrap();
         assert_eq!(user["a"], long);
         let pitaya = r#"{"sys":{"platform":"ios","libVersion":"1.2","clientBuildNumber":"7","clientVersion":"3"}}"#;
-        let claims = known.of(&said(pitaya), 1024).unwrap();
+        let claims = claims_of(&said(pitaya), 1024).unwrap();
         let seen = [
             &claims.platform,
             &claims.library,

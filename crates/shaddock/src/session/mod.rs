@@ -37,7 +37,7 @@ pub use self::{
 };
 pub(crate) use self::{
     binding::BindHook,
-    claims::KnownClaims,
+    claims::claims_of,
     cluster_events::ClusterEventHooks,
     events::{EventHook, EventHooks, FrontendEvents},
     expiry::Expiries,
