@@ -1,10 +1,10 @@
 //! The app as connectors see it.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use shaddock_core::{ClientInfo, CloseReason, Session};
-use shaddock_net::{BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Verdict};
-use shaddock_protocol::{Codec, HandshakeRequest, Inbound, RefuseReason, Route};
+use shaddock_core::{ClientInfo, CloseReason, ComingBack, ResumeRefusal, Session};
+use shaddock_net::{BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict};
+use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, Route};
 
 use crate::{app::AppHandle, guarded::caught, handshake::Login, session::claims_of};
 
@@ -29,12 +29,16 @@ impl Frontend for AppFrontend {
             return Err(CloseReason::Draining);
         }
         let service = self.0.session_service().ok_or(CloseReason::Internal)?;
-        let session = service.create(ClientInfo {
+        let info = ClientInfo {
             dialect: opened.dialect,
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),
-        });
+        };
+        let session = match &opened.resume {
+            Some(secret) => service.create_resumable(info, secret),
+            None => service.create(info),
+        };
         let limit = self.0.config().handshake_bytes;
         session.set_claims(claims_of(&opened.handshake, limit));
         Ok(session)
@@ -44,6 +48,38 @@ impl Frontend for AppFrontend {
         match carried.downcast::<Login>() {
             Ok(login) => self.0.log_in_at_once(session, *login),
             Err(_) => Flow::Done,
+        }
+    }
+
+    fn resume_terms(&self, peer: &Peer, _: &HandshakeRequest) -> Option<ResumeTerms> {
+        self.0.resume_terms(peer)
+    }
+
+    fn resume_window(&self) -> Duration {
+        self.0.resume_window()
+    }
+
+    fn find_resumable(
+        &self,
+        peer: &Peer,
+        back: &ComingBack,
+        dialect: Dialect,
+    ) -> Result<Arc<Session>, ResumeRefusal> {
+        self.0.find_resumable(peer, back, dialect)
+    }
+
+    fn before_resume(
+        &self,
+        session: &Arc<Session>,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+    ) -> Handled<Result<(), ResumeRefusal>> {
+        self.0.before_resume(session, peer, request)
+    }
+
+    fn resume_refused(&self, why: ResumeRefusal) {
+        if let Some(service) = self.0.session_service() {
+            service.count_resume_refused(why);
         }
     }
 

@@ -19,6 +19,8 @@ guides! {
     delivery_zh: "docs/zh-CN/delivery.md",
     channels: "docs/channels.md",
     channels_zh: "docs/zh-CN/channels.md",
+    resume: "docs/resume.md",
+    resume_zh: "docs/zh-CN/resume.md",
     bench: "docs/bench.md",
     bench_zh: "docs/zh-CN/bench.md",
     operations: "docs/operations.md",

@@ -33,6 +33,14 @@ pub struct HandshakeInfo {
 }
 
 impl HandshakeInfo {
+    pub(crate) fn new(app: &AppHandle, request: &Arc<HandshakeRequest>, peer: &Peer) -> Self {
+        Self {
+            app: app.clone(),
+            request: Arc::clone(request),
+            peer: *peer,
+        }
+    }
+
     /// The app the client connects to.
     pub const fn app(&self) -> &AppHandle {
         &self.app
@@ -271,11 +279,7 @@ impl AppHandle {
         let Some(hook) = hooks.handshake.get() else {
             return Handled::Now(Verdict::Accept(None));
         };
-        let info = HandshakeInfo {
-            app: self.clone(),
-            request: Arc::clone(request),
-            peer: *peer,
-        };
+        let info = HandshakeInfo::new(self, request, peer);
         let address = peer.address;
         let hook = Arc::clone(hook);
         let app = self.clone();

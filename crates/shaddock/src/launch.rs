@@ -370,6 +370,7 @@ fn warn_unless_fits(config: &Config) {
 pub(crate) fn configure(config: &Config, app: &mut App) {
     let latencies = Arc::new(Latencies::default());
     app.set(config.session_config())
+        .set(config.resume_policy())
         .set(config.codec_config())
         .set(config.app_config())
         .route_others_by(config.routing())

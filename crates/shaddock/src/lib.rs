@@ -67,6 +67,7 @@ mod received;
 pub mod remote;
 pub mod reply;
 pub mod request;
+pub mod resume;
 pub mod session;
 pub mod shutdown;
 pub mod stats;
@@ -78,7 +79,7 @@ pub mod wire {
     pub use shaddock_core::TransportKind;
     pub use shaddock_net::{
         AccessPolicy, Carried, ConnectionLimits, Flow, Frontend, Handled, ListenConfig, NetStats,
-        Opened, Peer, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
+        Opened, Peer, ResumeTerms, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
     };
     pub use shaddock_protocol::{
         Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Inbound, Limits,
@@ -112,6 +113,7 @@ pub mod prelude {
         extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State, User},
         handshake::{Accept, HandshakeInfo, HandshakeReject},
         reply::Reply,
+        resume::ResumePolicy,
         session::{
             BackendSession, BackendSessions, CloseReason, FrontendId, FrontendSession,
             SessionConfig, SessionEvent, SessionView, Sid, Uid,

@@ -41,6 +41,15 @@ pub struct SessionInfo {
     /// What the client said of itself in its handshake; the user data only where one session is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientClaims>,
+    /// Milliseconds since its connection was lost; only of a suspended session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_ms: Option<u64>,
+    /// Messages that are kept for the client; only of a suspended session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_messages: Option<u64>,
+    /// Bytes of those messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_bytes: Option<u64>,
     /// Its settings; only where one session is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Map<String, Value>>,
@@ -49,9 +58,10 @@ pub struct SessionInfo {
 impl SessionInfo {
     pub(crate) fn of(session: &Arc<Session>) -> Self {
         let outbox = session.outbox().stats();
-        let age = shaddock_net::now()
-            .0
-            .saturating_sub(session.connected_at().0);
+        let now = shaddock_net::now();
+        let age = now.0.saturating_sub(session.connected_at().0);
+        let suspended = session.suspended();
+        let suspended = suspended.as_ref();
         Self {
             sid: session.id().to_string(),
             uid: session.uid().map(|uid| uid.as_str().to_owned()),
@@ -72,6 +82,9 @@ impl SessionInfo {
                 shown.user = None;
                 shown
             }),
+            suspended_ms: suspended.map(|it| now.0.saturating_sub(it.since.0)),
+            kept_messages: suspended.map(|it| it.kept_messages as u64),
+            kept_bytes: suspended.map(|it| it.kept_bytes as u64),
             settings: None,
         }
     }

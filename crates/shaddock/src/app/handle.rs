@@ -33,6 +33,7 @@ use crate::{
     guarded::{Guarded, Part, guard},
     handler::{BoxFuture, HandlerTable},
     metrics::Metrics,
+    resume::{ResumePolicy, Returns},
     session::{BackendSessions, Expiries},
     stats::AppStats,
 };
@@ -91,6 +92,8 @@ pub(crate) struct AppInner {
     pub(super) draining: AtomicBool,
     pub(super) expiries: Expiries,
     pub(super) metrics: Metrics,
+    pub(super) resume: ResumePolicy,
+    pub(super) returns: Returns,
 }
 
 /// # Who it is
@@ -476,6 +479,14 @@ impl AppHandle {
 
     pub(crate) fn routing(&self) -> &Routing {
         &self.0.routing
+    }
+
+    pub(crate) fn resume_policy(&self) -> &ResumePolicy {
+        &self.0.resume
+    }
+
+    pub(crate) fn returns(&self) -> &Returns {
+        &self.0.returns
     }
 
     pub(crate) fn hooks(&self) -> &Hooks {

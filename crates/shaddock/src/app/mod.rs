@@ -48,6 +48,7 @@ use crate::{
     handler::{BoxFuture, Handler, HandlerTable, RemoteEntry, RouteEntry},
     handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject, IntoAccept},
     operators::OPERATE,
+    resume::ResumeHook,
     session::{
         BindHook, ClusterEventHooks, ClusterSessionEvent, EventHook, EventHooks, EventKind,
         FrontendSession, SessionEvent, Uid,
@@ -97,6 +98,7 @@ pub(crate) struct Hooks {
     pub(crate) client_check: Single<ClientCheck>,
     pub(crate) handshake: Single<HandshakeHook>,
     pub(crate) before_bind: Single<BindHook>,
+    pub(crate) before_resume: Single<ResumeHook>,
     pub(crate) events: EventHooks,
     pub(crate) members: MemberHooks,
     pub(crate) cluster_events: ClusterEventHooks,
@@ -413,6 +415,20 @@ impl App {
         self
     }
 
+    /// Runs before a client gets back the session that has outlived its socket, after the handshake hook and the look at its token, and may refuse
+    /// (banned meanwhile, version too old): the client gets a new session then, and the old one waits on. No configuration skips it. There is one hook: the app does not start
+    /// if a second one is set.
+    #[track_caller]
+    pub fn before_resume<F, Fut>(&mut self, hook: F) -> &mut Self
+    where
+        F: Fn(AppHandle, FrontendSession, HandshakeInfo) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandshakeReject>> + Send + 'static,
+    {
+        let hook: ResumeHook = Arc::new(move |app, session, info| Box::pin(hook(app, session, info)));
+        self.hooks.before_resume.set(hook, Location::caller());
+        self
+    }
+
     /// Runs after a session of this frontend was bound to a user.
     ///
     /// Listeners of one session run one after the other, in the order of the events, on the runtime that started the app and never on the
@@ -490,6 +506,25 @@ impl App {
         let hook = Arc::new(move |app, event| -> BoxFuture<()> { Box::pin(listener(app, event)) });
         self.hooks.members.add(is_topic, prefix, hook);
         self
+    }
+
+    /// Runs after a session of this frontend has lost its connection and waits for its client. All else of it goes on. As
+    /// [`on_session_bound`](Self::on_session_bound).
+    pub fn on_session_suspended<F, Fut>(&mut self, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to(EventKind::Suspended, listener)
+    }
+
+    /// Runs after the client has come back to its suspended session. As [`on_session_bound`](Self::on_session_bound).
+    pub fn on_session_resumed<F, Fut>(&mut self, listener: F) -> &mut Self
+    where
+        F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.listen_to(EventKind::Resumed, listener)
     }
 
     fn listen_to<F, Fut>(&mut self, kind: EventKind, listener: F) -> &mut Self

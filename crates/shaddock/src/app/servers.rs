@@ -25,6 +25,7 @@ use crate::{
     handler::HandlerTable,
     metrics::Metrics,
     operators,
+    resume::{ResumePolicy, Returns},
     session::{Expiries, FrontendEvents},
     shutdown::Signals,
     stats::AppStats,
@@ -453,6 +454,11 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         .get::<PushConfig>()
         .map(Arc::unwrap_or_clone)
         .unwrap_or_default();
+    let resume = app
+        .values
+        .get::<ResumePolicy>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
     let runtime = Handle::current();
     let inner = AppInner {
         channels: ChannelService::new(app.id(), channels),
@@ -482,6 +488,8 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         draining: AtomicBool::new(false),
         expiries: Expiries::default(),
         metrics: Metrics::default(),
+        resume,
+        returns: Returns::default(),
     };
     let handle = AppHandle::from_inner(Arc::new(inner));
     if let Some(service) = handle.session_service() {

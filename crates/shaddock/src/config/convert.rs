@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shaddock_cluster::{Cluster, ClusterError, LocalCluster, Strategy};
-use shaddock_core::{Conflict, SessionConfig};
+use shaddock_core::{Conflict, ResumeConfig, SessionConfig};
 use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
@@ -15,7 +15,7 @@ use super::{
     AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
     PomeloErrorsSetting, RoutingSetting, Serializer,
 };
-use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig};
+use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig, resume::ResumePolicy};
 
 fn networks(list: &[Network]) -> Vec<shaddock_net::Network> {
     list.iter().map(|network| network.0).collect()
@@ -68,7 +68,33 @@ impl Config {
             max_listeners: session.max_listeners,
             max_settings: session.max_settings,
             max_memberships: session.max_memberships,
-            ..SessionConfig::default()
+            resume: self.resume_config(),
+        }
+    }
+
+    /// The bounds of sessions that outlive their sockets.
+    fn resume_config(&self) -> ResumeConfig {
+        let resume = &self.resume;
+        ResumeConfig {
+            window: resume.window.0,
+            ack: u8::try_from(resume.ack).unwrap_or(u8::MAX),
+            max_messages: resume.max_messages,
+            max_bytes: resume.max_bytes.0,
+            max_total_bytes: resume.max_total_bytes.0,
+            max_suspended: resume.max_suspended,
+        }
+    }
+
+    /// To whom sessions are granted that outlive their sockets.
+    pub fn resume_policy(&self) -> ResumePolicy {
+        let resume = &self.resume;
+        let bound = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        ResumePolicy {
+            enabled: resume.enabled,
+            require_tls: resume.require_tls,
+            address: (!resume.address.is_empty()).then(|| resume.address.as_str().into()),
+            max_refused: bound(resume.max_refused),
+            max_returns: bound(resume.max_returns),
         }
     }
 

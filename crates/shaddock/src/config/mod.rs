@@ -35,7 +35,8 @@ pub use self::{
     sections::{
         AccessSettings, AdminSettings, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting,
         DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict,
-        PomeloErrorsSetting, ProtocolSettings, RoutingSetting, Serializer, ServerSettings,
+        PomeloErrorsSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer,
+        ServerSettings,
         SessionSettings, TlsSettings,
     },
     value::{Network, Size, Time},
@@ -121,6 +122,8 @@ pub struct Config {
     pub admin: AdminSettings,
     /// Sessions.
     pub session: SessionSettings,
+    /// Sessions that outlive their sockets.
+    pub resume: ResumeSettings,
     /// The language of clients.
     pub protocol: ProtocolSettings,
     /// Listeners.
@@ -205,7 +208,7 @@ impl Config {
 
     /// The value of `section.key` as TOML.
     pub fn value(&self, path: &str) -> Option<Value> {
-        let (section, key) = path.split_once('.')?;
+        let (section, key) = path.rsplit_once('.')?;
         self.sections()
             .iter()
             .find(|candidate| candidate.name() == section)?
@@ -257,12 +260,13 @@ impl Config {
             .collect()
     }
 
-    fn sections(&self) -> [&dyn Section; 11] {
+    fn sections(&self) -> [&dyn Section; 12] {
         [
             &self.server,
             &self.log,
             &self.admin,
             &self.session,
+            &self.resume,
             &self.protocol,
             &self.listen,
             &self.access,
@@ -274,11 +278,12 @@ impl Config {
     }
 
     fn section_mut(&mut self, name: &str) -> Option<&mut dyn Section> {
-        let sections: [&mut dyn Section; 11] = [
+        let sections: [&mut dyn Section; 12] = [
             &mut self.server,
             &mut self.log,
             &mut self.admin,
             &mut self.session,
+            &mut self.resume,
             &mut self.protocol,
             &mut self.listen,
             &mut self.access,

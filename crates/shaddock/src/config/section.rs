@@ -31,7 +31,8 @@ impl KeyInfo {
 
     /// `SHADDOCK_SESSION__SINGLE_SESSION`
     pub fn variable(&self) -> String {
-        format!("SHADDOCK_{}__{}", self.section, self.name).to_uppercase()
+        let section = self.section.replace('.', "__");
+        format!("SHADDOCK_{section}__{}", self.name).to_uppercase()
     }
 }
 

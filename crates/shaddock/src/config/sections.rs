@@ -169,6 +169,36 @@ section! {
 }
 
 section! {
+    /// Sessions that outlive their sockets, for clients that ask for it.
+    pub struct ResumeSettings in "session.resume" {
+        /// Whether clients that ask get such a session.
+        restart enabled: bool = true;
+        /// How long a session waits for its client after its connection was lost. Then it is closed.
+        restart window: Time = Time::secs(60), check within(Time::secs(1), Time::secs(3600));
+        /// After so many messages each end acknowledges.
+        restart ack: usize = 32, check within(1, 255);
+        /// Messages that a session keeps for its client until they are acknowledged. Above it the oldest is forgotten, and a client that comes
+        /// back is told how many it has missed.
+        restart max_messages: usize = 256, check within(1, 65_536);
+        /// Bytes of those messages. As above.
+        restart max_bytes: Size = Size::kib(64), check within(Size(1024), Size(64 << 20));
+        /// Bytes that all sessions of the server keep together. At the bound, a session that keeps another message forgets its oldest ones.
+        restart max_total_bytes: Size = Size::kib(256 * 1024), check within(Size(1 << 20), Size(1 << 40));
+        /// Sessions that wait for their clients. Above it the one that has waited longest is closed.
+        restart max_suspended: usize = 100_000, check within(1, 10_000_000);
+        /// Whether clients without TLS get none. Behind a proxy that ends TLS, all connections are without.
+        restart require_tls: bool = false;
+        /// Where clients come back to first, such as `wss://c1.example.com`: behind a load balancer, the way to this very server. Empty: where
+        /// they connected at first.
+        restart address: String = String::new(), check |text: &String| url_or_empty(text);
+        /// Clients of one address that come back in vain, a minute. Those above get a new session without a look at their token.
+        restart max_refused: usize = 60, check within(1, 4_000_000_000);
+        /// Clients of one address that come back, a minute. Those above get a new session.
+        restart max_returns: usize = 60_000, check within(1, 4_000_000_000);
+    }
+}
+
+section! {
     /// The language of clients and the bounds on what they send.
     pub struct ProtocolSettings in "protocol" {
         /// Which clients are served.
@@ -439,6 +469,19 @@ fn server_name(text: &str) -> Result<(), String> {
     shaddock_cluster::ServerId::new(text)
         .map(drop)
         .map_err(|error| error.to_string())
+}
+
+fn url_or_empty(text: &str) -> Result<(), String> {
+    let schemes = ["ws://", "wss://", "tcp://", "tls://"];
+    if text.len() > 256 {
+        return Err("at most 256 characters are wanted".to_owned());
+    }
+    if text.is_empty() || schemes.iter().any(|scheme| text.starts_with(scheme)) {
+        return Ok(());
+    }
+    Err(format!(
+        "\"{text}\" is no address for a client; write it with its scheme, such as \"wss://c1.example.com\""
+    ))
 }
 
 fn id_or_empty(text: &str) -> Result<(), String> {

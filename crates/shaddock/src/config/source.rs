@@ -40,7 +40,10 @@ fn line_of(text: &str, offset: usize) -> usize {
         + 1
 }
 
-/// The values of a TOML file, two levels deep.
+/// Sections within sections.
+const NESTED: [&str; 1] = ["session.resume"];
+
+/// The values of a TOML file, two levels deep, and three in sections within sections.
 pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Entry> {
     let origin = |offset| Origin::File {
         path: path.to_path_buf(),
@@ -56,36 +59,44 @@ pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
         });
     }
     let mut entries = Vec::new();
+    let mut put = |path: Vec<String>, origin, value| match to_value(value) {
+        Ok(value) => entries.push(Entry {
+            path,
+            value: Given::Toml(value),
+            origin,
+        }),
+        Err(message) => problems.push(Problem {
+            origin,
+            key: path.join("."),
+            message,
+        }),
+    };
     for (section, content) in document.into_inner() {
         let name = section.get_ref().to_string();
         let place = origin(section.span().start);
         match content.into_inner() {
             DeValue::Table(table) => {
                 for (key, value) in table {
-                    let origin = origin(key.span().start);
                     let path = vec![name.clone(), key.get_ref().to_string()];
-                    match to_value(value) {
-                        Ok(value) => entries.push(Entry {
-                            path,
-                            value: Given::Toml(value),
-                            origin,
-                        }),
-                        Err(message) => problems.push(Problem {
-                            origin,
-                            key: path.join("."),
-                            message,
-                        }),
+                    let at = key.span().start;
+                    if !NESTED.contains(&path.join(".").as_str()) {
+                        put(path, origin(at), value);
+                        continue;
+                    }
+                    match value.into_inner() {
+                        DeValue::Table(inner) => {
+                            for (key, value) in inner {
+                                let name = key.get_ref().to_string();
+                                let path = [&path[..], &[name]].concat();
+                                put(path, origin(key.span().start), value);
+                            }
+                        }
+                        other => put(path, origin(at), Spanned::new(at..at, other)),
                     }
                 }
             }
             other => {
-                let value =
-                    to_value(Spanned::new(section.span(), other)).unwrap_or(Value::Boolean(false));
-                entries.push(Entry {
-                    path: vec![name],
-                    value: Given::Toml(value),
-                    origin: place,
-                });
+                put(vec![name], place, Spanned::new(section.span(), other));
             }
         }
     }

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use shaddock_cluster::Status;
-use shaddock_core::{SessionService, SessionStatistics};
+use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
 pub(crate) use self::latency::{Latencies, LatencyFilter};
@@ -77,6 +77,7 @@ impl Walk {
 struct Seen {
     app: AppHandle,
     sessions: Option<(SessionStatistics, Walk)>,
+    resume: Option<ResumeStatistics>,
     listeners: Vec<(String, NetStats)>,
 }
 
@@ -85,6 +86,7 @@ impl Seen {
         let sessions = app
             .session_service()
             .map(|service| (service.statistics(), Walk::of(service)));
+        let resume = app.session_service().map(|it| it.resume_statistics());
         let addresses = app
             .local_addrs()
             .into_iter()
@@ -93,6 +95,7 @@ impl Seen {
         Self {
             app,
             sessions,
+            resume,
             listeners,
         }
     }
@@ -207,6 +210,7 @@ impl Collector for Snapshot {
         let mut page = Page(&mut encoder);
         page.process(&self.0)?;
         page.sessions(&seen)?;
+        page.resume(&seen)?;
         page.listeners(&seen)?;
         page.work(&seen)?;
         page.cluster(&seen)?;
@@ -325,6 +329,60 @@ impl Page<'_, '_> {
             reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
         });
         self.counters("sessions_closed", "Sessions closed, by reason", closed)
+    }
+
+    /// Sessions that outlive their sockets.
+    fn resume(&mut self, seen: &[Seen]) -> fmt::Result {
+        let each = |read: fn(&ResumeStatistics) -> u64| {
+            seen.iter().filter_map(move |one| {
+                let resume = one.resume.as_ref()?;
+                Some((one.labels().to_vec(), read(resume)))
+            })
+        };
+        self.gauges(
+            "sessions_suspended",
+            "Sessions that wait for their clients",
+            each(|it| it.suspended as u64),
+        )?;
+        self.gauges(
+            "resume_kept_bytes",
+            "Bytes kept until clients acknowledge them",
+            each(|it| it.kept_bytes as u64),
+        )?;
+        self.counters(
+            "resume_granted",
+            "Sessions that outlive their sockets",
+            each(|it| it.granted),
+        )?;
+        self.counters(
+            "resume_resumed",
+            "Sessions that went on with a new connection",
+            each(|it| it.resumed),
+        )?;
+        self.counters(
+            "resume_missed",
+            "Messages that clients were told they have missed",
+            each(|it| it.missed),
+        )?;
+        self.counters(
+            "resume_expired",
+            "Sessions whose clients did not come back in time",
+            each(|it| it.expired),
+        )?;
+        self.counters(
+            "resume_evicted",
+            "Sessions closed because too many waited",
+            each(|it| it.evicted),
+        )?;
+        let refused = seen.iter().flat_map(|one| {
+            let reasons = one.resume.iter().flat_map(|it| &it.refused);
+            reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
+        });
+        self.counters(
+            "resume_refused",
+            "Clients that came back and did not get their session, by reason",
+            refused,
+        )
     }
 
     fn listeners(&mut self, seen: &[Seen]) -> fmt::Result {

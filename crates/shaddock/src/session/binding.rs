@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shaddock_core::{BindError, CloseReason, Session, Sid, Uid};
+use shaddock_core::{BindError, CloseReason, Session, SessionState, Sid, Uid};
 
 use super::{FrontendSession, SessionError, SessionView, view::raw};
 use crate::{app::AppHandle, error::HandlerError, handler::BoxFuture};
@@ -40,6 +40,7 @@ impl AppHandle {
             _ => {}
         }
         self.ask_bind_hook(session, &uid).await?;
+        self.end_suspended_rivals(&uid);
         let user: Arc<str> = Arc::clone(uid.shared());
         let membership = self.membership()?;
         // Undone if the bind fails, or if this future is dropped while it waits (the request's deadline, its client).
@@ -55,6 +56,21 @@ impl AppHandle {
             return Err(BindError::SessionClosed { sid: session.id() }.into());
         }
         Ok(())
+    }
+
+    /// With unique sessions, the session of a user that waits for its client blocks no login of the same user: the one who logs in is here, and
+    /// the one of that session is not.
+    fn end_suspended_rivals(&self, uid: &Uid) {
+        let Some(service) = self.session_service() else {
+            return;
+        };
+        if service.config().single_session {
+            service.for_each_session_of(uid.as_str(), |rival| {
+                if rival.state() == SessionState::Suspended {
+                    rival.close(CloseReason::Replaced);
+                }
+            });
+        }
     }
 
     async fn ask_bind_hook(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {

@@ -28,6 +28,10 @@ pub enum EventKind {
     Bound,
     /// The user was taken away; the session stays open.
     Unbound,
+    /// The connection is lost, and the session waits for its client.
+    Suspended,
+    /// The client has come back to its suspended session.
+    Resumed,
     /// The session is closed.
     Closed,
 }
@@ -68,6 +72,8 @@ impl SessionEvent {
 pub(crate) struct EventHooks {
     bound: Vec<EventHook>,
     unbound: Vec<EventHook>,
+    suspended: Vec<EventHook>,
+    resumed: Vec<EventHook>,
     closed: Vec<EventHook>,
     waiting: [Mutex<HashMap<Sid, VecDeque<SessionEvent>>>; SHARDS],
 }
@@ -79,6 +85,8 @@ impl EventHooks {
         match kind {
             EventKind::Bound => self.bound.push(hook),
             EventKind::Unbound => self.unbound.push(hook),
+            EventKind::Suspended => self.suspended.push(hook),
+            EventKind::Resumed => self.resumed.push(hook),
             EventKind::Closed => self.closed.push(hook),
         }
     }
@@ -87,15 +95,20 @@ impl EventHooks {
         match kind {
             EventKind::Bound => &self.bound,
             EventKind::Unbound => &self.unbound,
+            EventKind::Suspended => &self.suspended,
+            EventKind::Resumed => &self.resumed,
             EventKind::Closed => &self.closed,
         }
     }
 
-    /// Whether events of this kind are kept. `bound` and `unbound` go together: see [`put`].
+    /// Whether events of this kind are kept. `bound` and `unbound` go together, and so do `suspended` and `resumed`: see [`put`].
     fn wants(&self, kind: EventKind) -> bool {
         match kind {
             EventKind::Bound | EventKind::Unbound => {
                 !self.bound.is_empty() || !self.unbound.is_empty()
+            }
+            EventKind::Suspended | EventKind::Resumed => {
+                !self.suspended.is_empty() || !self.resumed.is_empty()
             }
             EventKind::Closed => !self.closed.is_empty(),
         }
@@ -188,12 +201,27 @@ impl About for SessionEvent {
 /// Adds an event to those that wait. Returns how many are lost.
 ///
 /// How many wait says how busy we are, not what the client did, so nothing is held against it, and what listeners hear stays true: above the
-/// bound, a user who was bound and is unbound again while the listeners are behind is not told of. Who is bound in the end is.
+/// bound, a user who was bound and is unbound again while the listeners are behind is not told of, nor is a connection that was lost and came
+/// back. Who is bound in the end, and whether the session is suspended, is.
 fn put<E: About>(queue: &mut VecDeque<E>, event: E, bound: usize) -> u64 {
     let is_closing = event.about().0 == EventKind::Closed;
     queue.push_back(event);
     if queue.len() <= bound || is_closing {
         return 0;
+    }
+    let kind = |event: &E| event.about().0;
+    // The last one that came back, and the loss before it: what happened between is as true without them.
+    let back = queue
+        .iter()
+        .rposition(|event| kind(event) == EventKind::Resumed);
+    let lost = back.and_then(|back| {
+        let mut before = queue.iter().take(back);
+        before.rposition(|event| kind(event) == EventKind::Suspended)
+    });
+    if let (Some(back), Some(lost)) = (back, lost) {
+        queue.remove(back);
+        queue.remove(lost);
+        return 2;
     }
     let is_over = |at: &usize| match (queue[*at].about(), queue[*at + 1].about()) {
         ((EventKind::Bound, came), (EventKind::Unbound, went)) => came == went,
@@ -204,7 +232,7 @@ fn put<E: About>(queue: &mut VecDeque<E>, event: E, bound: usize) -> u64 {
         return 2;
     }
     // The other half of a pair is still to come. If it does not, something has told a user's coming twice.
-    if queue.len() > bound + 1 {
+    if queue.len() > bound + 2 {
         queue.pop_back();
         return 1;
     }
@@ -245,6 +273,16 @@ impl SessionEvents for FrontendEvents {
             });
         }
         app.emit(session, EventKind::Unbound, Some(uid.clone()), None);
+    }
+
+    fn suspended(&self, session: &Arc<Session>) {
+        let Some(app) = self.app() else { return };
+        app.emit(session, EventKind::Suspended, session.uid(), None);
+    }
+
+    fn resumed(&self, session: &Arc<Session>) {
+        let Some(app) = self.app() else { return };
+        app.emit(session, EventKind::Resumed, session.uid(), None);
     }
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
@@ -304,6 +342,7 @@ mod tests {
                 assert_eq!(*bound, *uid, "somebody else was unbound");
                 *bound = None;
             }
+            (EventKind::Suspended | EventKind::Resumed, _) => {}
             (EventKind::Closed, uid) => assert_eq!(*bound, *uid, "closed with another user"),
         }
     }
@@ -330,7 +369,7 @@ mod tests {
                 };
                 hear(&mut truth, &event);
                 lost += put(&mut queue, event, limit);
-                assert!(queue.len() <= limit + 1, "seed {seed}: {queue:?}");
+                assert!(queue.len() <= limit + 2, "seed {seed}: {queue:?}");
                 if next(4) == 0 {
                     told += queue
                         .pop_front()

@@ -24,7 +24,8 @@ mod spawn;
 mod view;
 
 pub use shaddock_core::{
-    ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, Session,
+    ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, ResumeConfig,
+    Session,
     SessionConfig, SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
 };
 

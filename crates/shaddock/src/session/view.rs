@@ -9,7 +9,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use shaddock_cluster::{ForwardedSession, ServerId, SessionAnswer, SessionData, SessionOp};
-use shaddock_core::{Session, SettingError, Settings, Sid, Uid};
+use shaddock_core::{Session, SessionState, SettingError, Settings, Sid, Uid};
 use shaddock_protocol::Dialect;
 
 use super::SessionError;
@@ -141,6 +141,12 @@ impl SessionView {
     /// Whether the session is on this server.
     pub const fn is_here(&self) -> bool {
         matches!(self.place, Place::Here(_))
+    }
+
+    /// Whether the session has lost its connection and waits for its client. False on other servers, which do not know.
+    pub fn is_suspended(&self) -> bool {
+        self.session()
+            .is_some_and(|session| session.state() == SessionState::Suspended)
     }
 
     /// The user, as far as this view knows.
