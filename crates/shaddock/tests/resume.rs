@@ -309,12 +309,12 @@ async fn wrong_tokens_count_for_their_address_and_harm_nobody() {
     let address = running.address("connector-1").unwrap();
     let owner = Client::new(address).await;
     let token = owner.token();
-    let forged = [
+    let tokens = [
         json!(""),
         json!("0".repeat(500)),
         json!(format!("{}{}", &token[..16], "0".repeat(32))),
     ];
-    for token in forged {
+    for token in tokens {
         let asked = json!({"v": 1, "token": token, "received": 0, "sent": 0});
         let forger = Client::come(address, asked, "1").await;
         assert_eq!(forger.resume["why"], "unknown");

@@ -86,7 +86,7 @@ impl Seen {
         let sessions = app
             .session_service()
             .map(|service| (service.statistics(), Walk::of(service)));
-        let resume = app.session_service().map(|it| it.resume_statistics());
+        let resume = app.session_service().map(SessionService::resume_statistics);
         let addresses = app
             .local_addrs()
             .into_iter()
