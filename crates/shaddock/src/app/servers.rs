@@ -355,6 +355,7 @@ fn check_hooks(app: &App) -> Result<(), StartError> {
         ("check_client", hooks.client_check.both()),
         ("on_handshake", hooks.handshake.both()),
         ("before_bind", hooks.before_bind.both()),
+        ("before_resume", hooks.before_resume.both()),
         ("error_handler", filters.own.error_handler.both()),
         ("global_error_handler", filters.global.error_handler.both()),
     ];
