@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock,
-    frontend::{BoxFuture, Handled, Opened, Peer, ResumeTerms},
+    frontend::{BoxFuture, Carried, Handled, Opened, Peer, ResumeTerms},
     io::Io,
     rate::Bucket,
     stats::Group,
@@ -39,6 +39,14 @@ pub(super) struct Away {
     until: Option<Millis>,
     /// The session that this connection has claimed, and the claim, if it was lost before the session was handed over to it.
     claim: Option<(Arc<Session>, u64)>,
+    /// Its client has never acknowledged a handshake.
+    unopened: Option<Unopened>,
+}
+
+/// A session whose client has not acknowledged its handshake on any connection: with the first one that it does, it begins.
+struct Unopened {
+    /// What the layer above left with its answer to the first handshake.
+    carried: Option<Carried>,
 }
 
 impl Away {
@@ -84,6 +92,7 @@ struct Left {
     messages: Option<Box<Waiting>>,
     rate: Option<Box<Bucket>>,
     until: Option<Millis>,
+    unopened: Option<Unopened>,
 }
 
 /// A token's random part, from the operating system. None if it has none to give: then resumption is not granted.
@@ -432,10 +441,15 @@ impl Driver {
         }
         let until = self.opening.as_ref().and_then(|opening| opening.until);
         let until = until.unwrap_or_else(|| self.end_of_window(session));
+        let opening = self.opening.as_mut().filter(|opening| opening.is_new);
+        let unopened = opening.map(|opening| Unopened {
+            carried: opening.carried.take(),
+        });
         self.let_go_of_socket(reason);
         self.phase = Phase::Suspended(Box::new(Away {
             until: Some(until),
             claim: None,
+            unopened,
         }));
         true
     }
@@ -457,6 +471,7 @@ impl Driver {
                 self.phase = Phase::Suspended(Box::new(Away {
                     until: None,
                     claim: Some((session, number)),
+                    unopened: None,
                 }));
                 true
             }
@@ -582,20 +597,22 @@ impl Driver {
 
     /// A session that was claimed by a connection which is lost meanwhile has come.
     fn take_on(&mut self, session: Arc<Session>, left: Option<Handover>) {
-        let until = left.and_then(|left| self.adopt(left));
-        let until = until.unwrap_or_else(|| self.end_of_window(&session));
-        self.session = Some(session);
         self.phase = Phase::Suspended(Box::new(Away {
-            until: Some(until),
+            until: Some(self.end_of_window(&session)),
             claim: None,
+            unopened: None,
         }));
+        self.session = Some(session);
+        if let Some(left) = left {
+            self.adopt(left);
+        }
     }
 
     /// Gives the session to the connection that has claimed it. False: there is none any more.
     fn hand_over(&mut self, session: &Session) -> bool {
-        let until = match &self.phase {
-            Phase::Suspended(away) => away.until,
-            _ => None,
+        let (until, unopened) = match &mut self.phase {
+            Phase::Suspended(away) => (away.until, away.unopened.take()),
+            _ => (None, None),
         };
         let handler = match std::mem::replace(&mut self.work, Work::Idle) {
             Work::Handler(handler) => Some(handler),
@@ -606,6 +623,7 @@ impl Driver {
             messages: self.waiting.take(),
             rate: self.rate.take(),
             until,
+            unopened,
         };
         // First: once it is handed over, the outbox has another driver.
         session.outbox().release();
@@ -618,10 +636,12 @@ impl Driver {
         }
     }
 
-    /// Takes over what another driver has left. Gives back when the session's window ends, if it waited.
-    fn adopt(&mut self, left: Handover) -> Option<Millis> {
+    /// Takes over what another driver has left.
+    fn adopt(&mut self, left: Handover) {
         let left: Box<dyn Any> = left;
-        let left = left.downcast::<Left>().ok()?;
+        let Ok(left) = left.downcast::<Left>() else {
+            return;
+        };
         if let Some(handler) = left.handler {
             self.work = Work::Handler(handler);
         }
@@ -634,10 +654,21 @@ impl Driver {
             (waiting.input, waiting.frames) = (own.input, own.frames);
         }
         self.rate = left.rate.or_else(|| self.rate.take());
-        if let Some(opening) = &mut self.opening {
-            opening.until = left.until;
+        match (&mut self.opening, &mut self.phase) {
+            (Some(opening), _) => {
+                opening.until = left.until;
+                // What the application says of the handshake that is acknowledged is newer, if it says anything.
+                if let Some(Unopened { carried }) = left.unopened {
+                    opening.is_new = true;
+                    opening.carried = opening.carried.take().or(carried);
+                }
+            }
+            (None, Phase::Suspended(away)) => {
+                away.until = left.until.or(away.until);
+                away.unopened = left.unopened;
+            }
+            _ => {}
         }
-        left.until
     }
 
     /// The session is another driver's.

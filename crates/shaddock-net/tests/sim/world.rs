@@ -1,7 +1,7 @@
 //! The server: a listener in memory, and handlers that do what the test tells them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -13,14 +13,15 @@ use std::{
 use bytes::Bytes;
 use shaddock_core::{
     ClientInfo, CloseReason, ComingBack, FrontendId, ResumeConfig, ResumeRefusal, SendError,
-    Session, SessionConfig, SessionService, SidAllocator,
+    Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict, Workers,
+    Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
-    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, RefuseReason, RejectCode, Route,
+    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, RefuseReason, RejectCode,
+    ResumeAsked, Route,
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -48,6 +49,8 @@ pub struct Log {
     pub dispatched: HashMap<SocketAddr, Vec<u64>>,
     pub closed: HashMap<SocketAddr, Vec<CloseReason>>,
     pub sessions: Vec<Weak<Session>>,
+    /// Sessions that have begun as their handshakes were accepted.
+    begun: HashSet<Sid>,
     /// Handlers that wait, oldest first.
     pub gates: Vec<Gate>,
     /// Handlers that have ended by themselves.
@@ -141,6 +144,14 @@ impl Future for PanicsLater {
     }
 }
 
+/// Sessions that can be resumed begin with something.
+fn accept(request: &HandshakeRequest) -> Verdict {
+    match request.resume {
+        ResumeAsked::No => Verdict::Accept(None),
+        _ => Verdict::AcceptWith(None, Box::new(())),
+    }
+}
+
 /// What listeners call: the script, shared.
 pub struct Front(pub Arc<Script>);
 
@@ -151,14 +162,25 @@ impl Frontend for Front {
 
     fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
         match request.version.as_deref() {
-            Some("late") => Handled::Later(Box::pin(async {
-                pass(50).await;
-                Verdict::Accept(None)
-            })),
+            Some("late") => {
+                let verdict = accept(request);
+                Handled::Later(Box::pin(async {
+                    pass(50).await;
+                    verdict
+                }))
+            }
             Some("long") => Handled::Now(Verdict::Accept(Some("x".repeat(200_000).into()))),
             Some("no") => Handled::Now(Verdict::Reject(RejectCode::Failed)),
-            _ => Handled::Now(Verdict::Accept(None)),
+            _ => Handled::Now(accept(request)),
         }
+    }
+
+    fn begin(&self, session: &Arc<Session>, _: Carried) -> Flow {
+        let mut log = self.0.log();
+        if !log.begun.insert(session.id()) {
+            log.violations.push(format!("{} began twice", session.id()));
+        }
+        Flow::Done
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
@@ -238,6 +260,10 @@ impl Frontend for Front {
         let address = session.client_address().unwrap();
         if session.is_closed() {
             let line = format!("{address}: a message was served after the close");
+            script.log().violations.push(line);
+        }
+        if session.is_resumable() && !script.log().begun.contains(&session.id()) {
+            let line = format!("{address}: a message was served before its session began");
             script.log().violations.push(line);
         }
         let Inbound { id, route, body } = message;
