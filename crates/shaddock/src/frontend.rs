@@ -3,7 +3,9 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use shaddock_core::{ClientInfo, CloseReason, ComingBack, ResumeRefusal, Session};
-use shaddock_net::{BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict};
+use shaddock_net::{
+    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
+};
 use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, Route};
 
 use crate::{app::AppHandle, guarded::caught, handshake::Login, session::claims_of};

@@ -200,7 +200,7 @@ async fn a_session_comes_back_with_its_user_and_what_it_was_sent() {
     // A goodbye ends it.
     send(&mut again.stream, 5, b"").await;
     let expected = [
-        "bound ann false",
+        "bound ann",
         "suspended ann",
         "resumed ann",
         "closed ann false",

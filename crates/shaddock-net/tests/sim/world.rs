@@ -16,7 +16,8 @@ use shaddock_core::{
     Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
-    Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict, Workers,
+    Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict,
+    Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{

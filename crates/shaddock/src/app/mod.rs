@@ -424,7 +424,8 @@ impl App {
         F: Fn(AppHandle, FrontendSession, HandshakeInfo) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), HandshakeReject>> + Send + 'static,
     {
-        let hook: ResumeHook = Arc::new(move |app, session, info| Box::pin(hook(app, session, info)));
+        let hook: ResumeHook =
+            Arc::new(move |app, session, info| Box::pin(hook(app, session, info)));
         self.hooks.before_resume.set(hook, Location::caller());
         self
     }

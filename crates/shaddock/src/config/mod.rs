@@ -36,8 +36,7 @@ pub use self::{
         AccessSettings, AdminSettings, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting,
         DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict,
         PomeloErrorsSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer,
-        ServerSettings,
-        SessionSettings, TlsSettings,
+        ServerSettings, SessionSettings, TlsSettings,
     },
     value::{Network, Size, Time},
 };

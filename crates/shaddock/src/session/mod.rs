@@ -25,8 +25,7 @@ mod view;
 
 pub use shaddock_core::{
     ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, ResumeConfig,
-    Session,
-    SessionConfig, SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
+    Session, SessionConfig, SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
 };
 
 pub use self::{
