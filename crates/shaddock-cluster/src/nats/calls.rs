@@ -54,6 +54,8 @@ pub(crate) struct Calls {
     health: Arc<Health>,
     /// A time-out of a call that had less time says nothing about its server.
     fair_wait: Duration,
+    /// A call that waits for longer than this makes its server doubted.
+    patience: Duration,
     shards: [Mutex<ByNumber<Call>>; SHARDS],
     next: AtomicU64,
     waiting: AtomicUsize,
@@ -117,8 +119,10 @@ pub(crate) struct Target {
     capacity: usize,
     max_queued: usize,
     gate: Mutex<Gate>,
-    /// It did not answer a call, and has answered none since.
+    /// It did not answer a call (in time), and has answered none since.
     pub(super) in_doubt: AtomicBool,
+    /// When it was last doubted because a call takes long, in milliseconds; 0: never.
+    doubted: AtomicU64,
 }
 
 #[derive(Default)]
@@ -144,7 +148,20 @@ impl Target {
             max_queued,
             gate: Mutex::default(),
             in_doubt: AtomicBool::new(false),
+            doubted: AtomicU64::new(0),
         }
+    }
+
+    /// Whether a call that takes long makes the server doubted at this moment: not again before the pause is over.
+    pub(super) fn may_doubt(&self, now: Duration, pause: Duration) -> bool {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now).saturating_add(1);
+        let last = self.doubted.load(Ordering::Relaxed);
+        let may = last == 0 || now >= last.saturating_add(millis(pause));
+        if may {
+            self.doubted.store(now, Ordering::Relaxed);
+        }
+        may
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {
@@ -157,7 +174,7 @@ impl Calls {
     pub(crate) fn new(
         link: Arc<Link>,
         health: Arc<Health>,
-        fair_wait: Duration,
+        (fair_wait, patience): (Duration, Duration),
         answers: String,
         refused: mpsc::Sender<Arc<str>>,
     ) -> Self {
@@ -165,6 +182,7 @@ impl Calls {
             link,
             health,
             fair_wait,
+            patience,
             shards: std::array::from_fn(|_| Mutex::default()),
             next: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
@@ -442,10 +460,19 @@ impl Asked {
     pub(crate) async fn answer(self) -> Option<Answer> {
         // Counted from the call, however late somebody asks.
         let until = tokio::time::Instant::from_std(self.guard.until);
-        let answer = tokio::time::timeout_at(until, self.receiver).await.ok();
+        let calls = &self.guard.calls;
+        let long = self.timeout.min(LONGEST).checked_sub(calls.patience);
+        let long = long.filter(|long| self.peer.is_some() && !long.is_zero());
+        let doubt = || {
+            if let Some(peer) = &self.peer
+                && calls.is_sent(self.guard.number)
+            {
+                calls.health.doubt(peer);
+            }
+        };
+        let answer = awaited(self.receiver, long.map(|long| until - long), until, doubt).await;
         // The sender is dropped only with an answer.
         let answer = answer.map(|answer| answer.unwrap_or(Answer::LinkLost));
-        let calls = &self.guard.calls;
         if let Some(peer) = &self.peer {
             match &answer {
                 Some(Answer::Payload(_)) => calls.health.answered(peer),
@@ -463,6 +490,22 @@ impl Asked {
     pub(crate) async fn has_answer(self) -> bool {
         matches!(self.answer().await, Some(Answer::Payload(_)))
     }
+}
+
+/// Waits for an answer until the deadline. If there is none at `patience_ends` it says so, once, and waits on.
+async fn awaited<T>(
+    mut answer: oneshot::Receiver<T>,
+    patience_ends: Option<tokio::time::Instant>,
+    until: tokio::time::Instant,
+    doubt: impl FnOnce(),
+) -> Option<Result<T, oneshot::error::RecvError>> {
+    if let Some(end) = patience_ends {
+        if let Ok(answer) = tokio::time::timeout_at(end, &mut answer).await {
+            return Some(answer);
+        }
+        doubt();
+    }
+    tokio::time::timeout_at(until, answer).await.ok()
 }
 
 /// Ends a call with its caller.
@@ -516,5 +559,142 @@ impl Drop for Guard {
         if let Some(target) = place {
             calls.free_place(&target, self.number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nats::detector::Rules;
+    use crate::nats::health::probe_with;
+    use crate::{Members, ServerId};
+    use std::cell::Cell;
+
+    fn seconds(n: f32) -> Duration {
+        Duration::from_secs_f32(n)
+    }
+
+    /// A server with calls that may take 30 s each. `answers`: how long it takes to answer a probe.
+    struct World {
+        members: Members,
+        health: Health,
+        target: Target,
+        probes: Cell<usize>,
+        answers: Duration,
+    }
+
+    impl World {
+        fn new(answers: Duration) -> Self {
+            let members = Members::new();
+            let info = Arc::new(ServerInfo::new("chat-1", "chat", false).unwrap());
+            members.add(Arc::clone(&info));
+            let rules = Rules {
+                timeouts: 3,
+                pause: seconds(1.0),
+            };
+            Self {
+                health: Health::new(members.clone(), rules),
+                members,
+                target: Target::new(info, 1024, 0),
+                probes: Cell::new(0),
+                answers,
+            }
+        }
+
+        fn is_suspect(&self) -> bool {
+            self.members.is_suspect("chat-1")
+        }
+
+        async fn probe(&self, server: ServerId) -> (ServerId, bool) {
+            self.probes.set(self.probes.get() + 1);
+            let wait = tokio::time::timeout(seconds(2.0), tokio::time::sleep(self.answers));
+            (server, wait.await.is_ok())
+        }
+
+        /// A call that waits for so long, and gets its answer then if that is not too late.
+        async fn call(&self, answered_after: Duration) -> bool {
+            let start = tokio::time::Instant::now();
+            let (sender, receiver) = oneshot::channel();
+            let answer = async {
+                tokio::time::sleep(answered_after).await;
+                self.health.answered(&self.target);
+                let _ = sender.send(());
+                std::future::pending::<()>().await;
+            };
+            let doubt = || self.health.doubt(&self.target);
+            let (patience, until) = (start + seconds(5.0), start + seconds(30.0));
+            tokio::select! {
+                answered = awaited(receiver, Some(patience), until, doubt) => answered.is_some(),
+                () = answer => false,
+            }
+        }
+
+        /// Runs a story while servers are probed.
+        async fn run(&self, story: impl Future<Output = ()>) {
+            tokio::select! {
+                () = probe_with(&self.health, |server| self.probe(server)) => {}
+                () = story => {}
+            }
+        }
+    }
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_server_is_suspected_long_before_its_calls_end() {
+        let world = World::new(NEVER);
+        let look = async {
+            tokio::time::sleep(seconds(4.9)).await;
+            assert_eq!((world.probes.get(), world.is_suspect()), (0, false));
+            tokio::time::sleep(seconds(0.2)).await;
+            assert_eq!((world.probes.get(), world.is_suspect()), (1, false));
+            tokio::time::sleep(seconds(2.0)).await;
+            assert!(world.is_suspect(), "7 s after the first call");
+        };
+        let call = async { assert!(!world.call(NEVER).await) };
+        world
+            .run(async {
+                tokio::join!(call, look);
+            })
+            .await;
+        assert_eq!(world.health.suspected(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_server_is_asked_now_and_then_and_never_suspected() {
+        let world = World::new(seconds(0.1));
+        let start = tokio::time::Instant::now();
+        // A call begins every tenth of a second, and each takes 20 s.
+        let calls = (0..600_u16).map(|n| {
+            let world = &world;
+            async move {
+                tokio::time::sleep(Duration::from_millis(100) * u32::from(n)).await;
+                assert!(world.call(seconds(20.0)).await);
+                assert!(!world.is_suspect());
+            }
+        });
+        let all = async {
+            futures_util::future::join_all(calls).await;
+        };
+        world.run(all).await;
+        assert_eq!(world.health.suspected(), 0);
+        let took = usize::try_from(start.elapsed().as_secs()).unwrap();
+        let probes = world.probes.get();
+        assert!(
+            (took / 2..=took).contains(&probes),
+            "{probes} probes in {took} s"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_are_answered_soon_raise_no_doubt() {
+        let world = World::new(NEVER);
+        let calls = async {
+            for _ in 0..10 {
+                assert!(world.call(seconds(4.9)).await);
+            }
+        };
+        world.run(calls).await;
+        assert_eq!(world.probes.get(), 0);
     }
 }

@@ -59,9 +59,11 @@ pub struct NatsConfig {
     /// [`request_timeout`](Self::request_timeout), so that a handler that pushes can still answer. Default 2 s.
     pub push_timeout: Duration,
     /// After so many time-outs in a row a server is suspected: others of its type are chosen and pushes to it are not waited for, until it
-    /// answers again. 0 turns that off. Default 3.
+    /// answers again. A call that has waited for [`request_timeout`](Self::request_timeout) and goes on waiting has its server asked whether it
+    /// answers; if not, it is suspected too. 0 turns both off. Default 3.
     pub suspect_after: u32,
-    /// Time until a suspected server is asked whether it answers. Doubles with each time that it does not, up to 30 s. Default 1 s.
+    /// Time until a suspected server is asked whether it answers. Doubles with each time that it does not, up to 30 s. A server whose calls take long
+    /// is asked no more often either. Default 1 s.
     pub probe_interval: Duration,
     /// Calls in flight to one Pitaya server, which handles 30 at a time and drops what exceeds 75 more. Default 25.
     pub calls_per_pitaya_server: usize,

@@ -137,7 +137,7 @@ impl Core {
         let calls = Arc::new(Calls::new(
             Arc::clone(&parts.link),
             Arc::clone(&health),
-            parts.config.push_timeout(),
+            (parts.config.push_timeout(), parts.config.request_timeout),
             subject::answers(&parts.info, &token),
             parts.refused,
         ));

@@ -4,6 +4,9 @@
 //! routing, and pushes to it are not waited for; it is asked again and again (a probe) until it answers. A server that came back by a
 //! probe is on probation: its next time-out makes it a suspect again, and the time until the next probe doubles, so that a server that
 //! answers probes and nothing else costs less and less. The first answer to anything but a probe ends the probation.
+//!
+//! A call that may take long times out late. So a server whose call waits for longer than most calls may is *doubted*: it is probed while it still
+//! counts as well. If it answers the probe it is only slow; if not, it is suspected, long before the call ends.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(super) struct Rules {
     /// Time-outs in a row. 0: servers are never suspected for time-outs.
     pub(super) timeouts: u32,
-    /// Time until the first probe.
+    /// Time until the first probe of a suspect.
     pub(super) pause: Duration,
 }
 
@@ -34,6 +37,16 @@ struct Record {
     state: State,
     /// Time until the next probe, should the server be suspected.
     pause: Duration,
+    /// The probe of a server that is doubted and not suspected.
+    doubt: Option<Doubt>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It is to be asked.
+    Due,
+    /// It is being asked.
+    Asked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +59,12 @@ enum State {
     /// A probe is under way.
     Asked,
     Probation,
+}
+
+impl State {
+    const fn is_suspected(self) -> bool {
+        matches!(self, Self::Suspect { .. } | Self::Asked)
+    }
 }
 
 /// What changed for others.
@@ -80,10 +99,23 @@ impl Detector {
         }
     }
 
+    /// A call has waited for longer than most calls may, and still waits. True if the server is to be probed for that.
+    pub(super) fn doubt(&mut self, server: &ServerId) -> bool {
+        if self.rules.timeouts == 0 {
+            return false;
+        }
+        let record = self.record(server);
+        let is_new = record.doubt.is_none() && !record.state.is_suspected();
+        if is_new {
+            record.doubt = Some(Doubt::Due);
+        }
+        is_new
+    }
+
     /// NATS says that nobody listens there.
     pub(super) fn nobody_there(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
-        let state = self.servers.get(server).map(|record| record.state);
-        if matches!(state, Some(State::Suspect { .. } | State::Asked)) {
+        let record = self.servers.get(server);
+        if record.is_some_and(|record| record.state.is_suspected()) {
             return None;
         }
         Some(self.suspect(server, now))
@@ -92,28 +124,32 @@ impl Detector {
     /// It answered a call.
     pub(super) fn answered(&mut self, server: &ServerId) -> Option<Verdict> {
         let record = self.servers.remove(server)?;
-        matches!(record.state, State::Suspect { .. } | State::Asked).then_some(Verdict::Cleared)
+        record.state.is_suspected().then_some(Verdict::Cleared)
     }
 
-    /// The suspects to be asked now. Each is named once; then [`probed`](Self::probed) must say how that ended.
+    /// The servers to be asked now. Each is named once; then [`probed`](Self::probed) must say how that ended.
     pub(super) fn due(&mut self, now: Duration) -> Vec<ServerId> {
         let mut due = Vec::new();
         for (id, record) in &mut self.servers {
             if matches!(record.state, State::Suspect { next_probe } if next_probe <= now) {
                 record.state = State::Asked;
                 due.push(id.clone());
+            } else if record.doubt == Some(Doubt::Due) {
+                record.doubt = Some(Doubt::Asked);
+                due.push(id.clone());
             }
         }
         due
     }
 
-    /// When the next suspect is to be asked.
+    /// When the next server is to be asked; zero: now.
     pub(super) fn next_probe(&self) -> Option<Duration> {
         let times = self
             .servers
             .values()
-            .filter_map(|record| match record.state {
-                State::Suspect { next_probe } => Some(next_probe),
+            .filter_map(|record| match (record.state, record.doubt) {
+                (State::Suspect { next_probe }, _) => Some(next_probe),
+                (_, Some(Doubt::Due)) => Some(Duration::ZERO),
                 _ => None,
             });
         times.min()
@@ -128,14 +164,25 @@ impl Detector {
     ) -> Option<Verdict> {
         // A call may have been answered meanwhile, or the server may be gone.
         let record = self.servers.get_mut(server)?;
-        if record.state != State::Asked {
+        if record.state == State::Asked {
+            if answered {
+                record.state = State::Probation;
+                return Some(Verdict::Cleared);
+            }
+            self.suspect(server, now);
             return None;
         }
-        if answered {
-            record.state = State::Probation;
-            return Some(Verdict::Cleared);
+        if record.doubt != Some(Doubt::Asked) {
+            return None;
         }
-        self.suspect(server, now);
+        record.doubt = None;
+        if !answered {
+            return Some(self.suspect(server, now));
+        }
+        // It is only slow.
+        if record.state == State::Late(0) {
+            self.servers.remove(server);
+        }
         None
     }
 
@@ -149,13 +196,18 @@ impl Detector {
         self.servers.entry(server.clone()).or_insert(Record {
             state: State::Late(0),
             pause,
+            doubt: None,
         })
     }
 
     fn suspect(&mut self, server: &ServerId, now: Duration) -> Verdict {
         let record = self.record(server);
-        record.state = State::Suspect {
-            next_probe: now + record.pause,
+        record.state = match record.doubt.take() {
+            // That probe is the first one of the suspect.
+            Some(Doubt::Asked) => State::Asked,
+            _ => State::Suspect {
+                next_probe: now + record.pause,
+            },
         };
         record.pause = (record.pause * 2).min(LONGEST_PAUSE);
         Verdict::Suspected
@@ -183,7 +235,7 @@ mod tests {
 
     /// Each step is what happens and at which second; `!` behind it: now the server is suspected, `+`: not any more. `asked` and `quiet` say
     /// whether a probe is due.
-    const STORIES: [(&str, &str); 8] = [
+    const STORIES: [(&str, &str); 13] = [
         ("three in a row", "late@0 late@0 late@0! late@0"),
         ("an answer between", "late@0 late@0 answer@0 late@0 late@0"),
         ("nobody listens", "nobody@0! nobody@0 quiet@0 asked@1"),
@@ -204,6 +256,23 @@ mod tests {
             "nobody@0! asked@1 answers@1+ answer@1 late@5",
         ),
         (
+            "doubted and frozen",
+            "doubt@5 asked@5 quiet@6 doubt@6 silent@7! asked@8 answers@8+",
+        ),
+        (
+            "doubted and slow",
+            "doubt@5 asked@5 answers@5 quiet@6 late@6 late@6 late@6! asked@7",
+        ),
+        ("answered before it was asked", "doubt@5 answer@5 quiet@5"),
+        (
+            "suspected while it is asked for a doubt",
+            "doubt@5 asked@5 nobody@6! quiet@7 doubt@7 quiet@7 answers@8+",
+        ),
+        (
+            "doubted on probation",
+            "nobody@0! asked@1 answers@1+ doubt@5 asked@5 silent@6! quiet@7 asked@8",
+        ),
+        (
             "late, and a new life",
             "nobody@0! answer@0+ nobody@0! forget@0+",
         ),
@@ -219,6 +288,10 @@ mod tests {
                 let said = match what {
                     "late" => detector.timed_out(&server, now),
                     "nobody" => detector.nobody_there(&server, now),
+                    "doubt" => {
+                        detector.doubt(&server);
+                        None
+                    }
                     "answer" => detector.answered(&server),
                     "answers" => detector.probed(&server, true, now),
                     "silent" => detector.probed(&server, false, now),
@@ -244,11 +317,12 @@ mod tests {
     fn without_a_number_nobody_is_suspected_for_time_outs() {
         let (mut detector, server) = (detector(0), id("a"));
         assert!((0..100).all(|n| detector.timed_out(&server, at(n)).is_none()));
+        assert!(!detector.doubt(&server));
         assert!(detector.servers.is_empty());
     }
 
-    /// Whatever happens: the verdicts of one server alternate, a suspect has exactly one probe before it or under way, and one that answers
-    /// everything is forgotten.
+    /// Whatever happens: the verdicts of one server alternate, a suspect has exactly one probe before it or under way, nobody is asked twice at a time, and a
+    /// server that answers everything is forgotten.
     #[test]
     fn any_order_of_events() {
         let hasher = std::hash::RandomState::new();
@@ -259,38 +333,54 @@ mod tests {
                 id("a"),
             );
             let (mut suspected, mut asked, mut now, mut in_a_row) = (false, false, 0, 0);
+            let mut doubted = false;
             for _ in 0..60 {
                 now += random.next().unwrap() % 3;
-                let said = match random.next().unwrap() % 6 {
+                let said = match random.next().unwrap() % 7 {
                     0 | 1 => {
                         in_a_row += 1;
                         detector.timed_out(&server, at(now))
                     }
                     2 => detector.nobody_there(&server, at(now)),
                     3 => {
-                        (asked, in_a_row) = (false, 0);
+                        (asked, doubted, in_a_row) = (false, false, 0);
                         detector.answered(&server)
                     }
                     4 => {
                         let due = detector.due(at(now));
-                        assert!(due.is_empty() || suspected && !asked);
-                        asked |= !due.is_empty();
+                        assert!(due.is_empty() || (suspected || doubted) && !asked);
+                        assert!(!doubted || !due.is_empty(), "a doubt is followed at once");
+                        (asked, doubted) = (asked || !due.is_empty(), false);
+                        None
+                    }
+                    5 => {
+                        doubted |= detector.doubt(&server);
                         None
                     }
                     _ => {
                         let answered = random.next().unwrap() % 2 == 0;
                         let said = detector.probed(&server, answered, at(now));
-                        assert!(said.is_none() || asked && answered);
+                        match said {
+                            Some(Verdict::Cleared) => assert!(asked && answered),
+                            Some(Verdict::Suspected) => assert!(asked && !answered),
+                            None => {}
+                        }
                         asked = false;
                         said
                     }
                 };
                 match said {
-                    Some(Verdict::Suspected) => assert!(!std::mem::replace(&mut suspected, true)),
+                    Some(Verdict::Suspected) => {
+                        assert!(!std::mem::replace(&mut suspected, true));
+                        doubted = false;
+                    }
                     Some(Verdict::Cleared) => assert!(std::mem::replace(&mut suspected, false)),
                     None => {}
                 }
-                assert_eq!(detector.next_probe().is_some(), suspected && !asked);
+                assert_eq!(
+                    detector.next_probe().is_some(),
+                    (suspected || doubted) && !asked
+                );
                 assert!(suspected || in_a_row == 0 || !detector.servers.is_empty());
             }
             detector.answered(&server);

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::Subject;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::calls::Target;
 use super::core::{Core, is_shaddock};
@@ -15,16 +16,18 @@ use super::detector::{Detector, Rules, Verdict};
 use super::ops;
 use crate::{Members, ServerId};
 
-/// The longest time that nobody looks whether a suspect is to be asked.
+/// The longest time that nobody looks whether a server is to be asked.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 
 /// Who answers, as far as this server has seen.
 pub(super) struct Health {
     detector: Mutex<Detector>,
+    /// A server is doubted again after this time at the earliest.
+    pause: Duration,
     members: Members,
     /// Times of the detector count from here.
     began: Instant,
-    /// There is a new suspect.
+    /// There is a new suspect, or a new doubt.
     changed: Notify,
     /// How often a server was suspected.
     suspected: AtomicU64,
@@ -34,6 +37,7 @@ impl Health {
     pub(super) fn new(members: Members, rules: Rules) -> Self {
         Self {
             detector: Mutex::new(Detector::new(rules)),
+            pause: rules.pause,
             members,
             began: Instant::now(),
             changed: Notify::new(),
@@ -55,6 +59,19 @@ impl Health {
         target.in_doubt.store(true, Ordering::Relaxed);
         let now = self.began.elapsed();
         self.decide(&target.info.id, |detector, id| detector.timed_out(id, now));
+    }
+
+    /// A call waits for longer than most calls may, and goes on waiting: the server is asked whether it is only slow.
+    pub(super) fn doubt(&self, target: &Target) {
+        let now = self.began.elapsed();
+        // A server whose calls all take long is asked now and then, not for each of them.
+        if !target.may_doubt(now, self.pause) {
+            return;
+        }
+        target.in_doubt.store(true, Ordering::Relaxed);
+        if self.detector().doubt(&target.info.id) {
+            self.changed.notify_one();
+        }
     }
 
     /// NATS says that nobody listens there.
@@ -104,16 +121,24 @@ impl Health {
     }
 }
 
-/// Asks suspects whether they answer again, for ever. Each is asked once at a time.
+/// Asks suspects whether they answer again, and doubted servers whether they still do, for ever.
 pub(super) async fn probe_suspects(core: Arc<Core>) {
     let health = Arc::clone(&core.health);
+    probe_with(&health, |server| probe(&core, server)).await;
+}
+
+/// Probes servers in this way, for ever. Each is asked once at a time.
+pub(super) async fn probe_with<F>(health: &Health, probe: impl Fn(ServerId) -> F)
+where
+    F: Future<Output = (ServerId, bool)>,
+{
     let mut asked = FuturesUnordered::new();
     loop {
         let next = {
             let mut detector = health.detector();
             let now = health.began.elapsed();
             for server in detector.due(now) {
-                asked.push(probe(&core, server));
+                asked.push(probe(server));
             }
             detector
                 .next_probe()

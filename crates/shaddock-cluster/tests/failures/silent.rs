@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shaddock_cluster::{JoinOptions, RemoteErrorKind, Routing, RoutingTarget, Strategy};
+use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, Routing, RoutingTarget, Strategy};
 
 use crate::support::node::{Server, request};
 use crate::support::proxy::Proxy;
@@ -163,4 +163,28 @@ async fn requests_avoid_a_hung_backend_until_it_answers() {
         answers.contains(&hung.id().as_str().to_owned().into()),
         "{answers:?}"
     );
+}
+
+/// A route may take long, so its time-outs come late. A backend that freezes is avoided long before, although no call of it has timed out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_backend_is_avoided_before_its_long_calls_end() {
+    let backing = Backing::start();
+    let mut settings = backing.config();
+    settings.request_timeout = SECOND;
+    settings.probe_interval = Duration::from_millis(100);
+    let front = join(&settings, "front-1", "connector").await;
+    let (frozen, nats) = join_behind(&backing, "chat-1", "chat").await;
+    front.sees("chat-1").await;
+    nats.cut();
+    let mut message = request("chat.room.echo", "late");
+    message.context = Context::with_timeout(PATIENCE * 4);
+    let waits = front.member.forward(frozen.info(), message);
+    let suspected = until("suspected", || front.member.status().suspects == 1);
+    tokio::select! {
+        biased;
+        () = suspected => {}
+        answer = waits => panic!("the call ended first: {answer:?}"),
+    }
+    nats.heal();
+    until("trusted again", || front.member.status().suspects == 0).await;
 }

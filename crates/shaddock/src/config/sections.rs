@@ -388,7 +388,8 @@ section! {
         /// what the push returns.
         restart push_timeout: Time = Time::secs(2), check within(Time::millis(5), Time::secs(300));
         /// After so many time-outs in a row a server is suspected: others of its type get the messages, and pushes to it are not waited
-        /// for, until it answers again. 0: never.
+        /// for, until it answers again. Also suspected is a server that does not answer a question when a call has waited there for
+        /// `request_timeout`, however long that call may take. 0: never.
         restart suspect_after: u32 = 3, check within(0, 1000);
         /// Time until a suspected server is asked whether it answers. Doubles each time that it does not, up to 30 s.
         restart probe_interval: Time = Time::secs(1), check within(Time::millis(10), Time::secs(30));
