@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -72,6 +73,40 @@ pub(crate) enum EnterError {
     /// Another life holds the id. Its key, to be asked about.
     #[error("another server holds the id")]
     Taken(Box<KeyValue>),
+}
+
+/// A lease that was just granted. Nothing hangs on it for longer than it is of use: if it is dropped before, the lease is revoked.
+struct Granted<'a> {
+    etcd: &'a Etcd,
+    id: i64,
+    is_open: bool,
+}
+
+impl<'a> Granted<'a> {
+    const fn new(etcd: &'a Etcd, id: i64) -> Self {
+        let is_open = true;
+        Self { etcd, id, is_open }
+    }
+
+    /// The server keeps it alive from now on.
+    fn is_used(mut self) {
+        self.is_open = false;
+    }
+
+    async fn hand_back(mut self) {
+        // It ends by itself otherwise.
+        let _ = self.etcd.revoke(self.id).await;
+        self.is_open = false;
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        if let (true, Ok(runtime)) = (self.is_open, Handle::try_current()) {
+            let (etcd, id) = (self.etcd.clone(), self.id);
+            runtime.spawn(async move { etcd.revoke(id).await });
+        }
+    }
 }
 
 /// A stream on which the lease is kept alive.
@@ -198,6 +233,7 @@ impl Lease {
     async fn register(&self, listed: bool) -> Result<(), EnterError> {
         let asked = clock::now();
         let id = self.etcd.grant(self.ttl).await?;
+        let granted = Granted::new(&self.etcd, id);
         let entered = async {
             let era = self.era().await?;
             self.state.send_modify(|state| state.era = era);
@@ -205,22 +241,19 @@ impl Lease {
         };
         match entered.await {
             Ok(true) => {
+                granted.is_used();
                 self.heard(id, asked);
                 Ok(())
             }
             Ok(false) => {
-                self.hand_back(id, EtcdError::Odd("the id changed hands meanwhile").into())
-                    .await
+                granted.hand_back().await;
+                Err(EtcdError::Odd("the id changed hands meanwhile").into())
             }
-            Err(error) => self.hand_back(id, error).await,
+            Err(error) => {
+                granted.hand_back().await;
+                Err(error)
+            }
         }
-    }
-
-    /// Nothing hangs on a lease that was of no use.
-    async fn hand_back(&self, lease: i64, error: EnterError) -> Result<(), EnterError> {
-        // It ends by itself otherwise.
-        let _ = self.etcd.revoke(lease).await;
-        Err(error)
     }
 
     /// Since when this etcd remembers: written by the first server that finds it without memory.

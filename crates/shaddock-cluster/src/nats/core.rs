@@ -88,8 +88,6 @@ pub(super) struct Core {
     /// The node was told that this server may not act for its users.
     pub(super) said_fenced: AtomicBool,
     pub(super) left: AtomicBool,
-    /// Another life has the id of this server. Asked before anything that came is served.
-    is_expelled: AtomicBool,
     /// The list was read once; from now on the node is told of changes.
     entered: AtomicBool,
     /// Subscriptions that every server of its kind has.
@@ -174,7 +172,6 @@ impl Core {
             outdated: AtomicU64::new(0),
             said_fenced: AtomicBool::new(false),
             left: AtomicBool::new(false),
-            is_expelled: AtomicBool::new(false),
             entered: AtomicBool::new(false),
             own_subscriptions: parts.own_subscriptions,
             targets: ArcSwap::default(),
@@ -319,22 +316,16 @@ impl Core {
 
     /// Another life holds the id of this server: it is out of the cluster, and nothing of it reaches others.
     pub(super) fn expelled(&self) {
-        // First: what is on its way to the id is for the other life.
-        self.is_expelled.store(true, Ordering::Release);
+        // First: what is on its way to the id is for the other life ([`Inbox`](super::inbox::Inbox)).
+        self.link.close();
         if self.left.swap(true, Ordering::AcqRel) {
             return;
         }
         let error = ClusterError::IdTaken(self.info.id.clone());
         tracing::error!(server = %self.info.id, "this server was silent for longer than its lease, and another one has its id now; it ends");
         self.users.forget_all();
-        self.link.close();
         self.calls.fail_all();
         guarded("expelled", || self.node.expelled(&error));
-    }
-
-    /// Whether another life has the id of this server.
-    pub(super) fn is_expelled(&self) -> bool {
-        self.is_expelled.load(Ordering::Acquire)
     }
 
     /// Whether this server may not act for its users now. Reads the clock, if sessions are unique.

@@ -367,9 +367,6 @@ fn to_wire(delivered: &Delivered, watched: bool) -> MultiPushAnswer {
 
 /// A message for clients of this frontend came.
 pub(super) fn received(core: &Core, message: Message) {
-    if core.is_expelled() {
-        return;
-    }
     let Some(push) = decode_or_log::<MultiPush>(&message) else {
         return;
     };
@@ -419,9 +416,6 @@ pub(super) fn received(core: &Core, message: Message) {
 
 /// A message for one user of this frontend came.
 pub(super) fn received_plain(core: &Core, message: Message) {
-    if core.is_expelled() {
-        return;
-    }
     let Some(push) = decode_or_log::<Push>(&message) else {
         return;
     };

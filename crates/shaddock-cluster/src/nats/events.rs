@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use async_nats::{Subject, Subscriber};
+use async_nats::Subject;
 use futures_util::StreamExt;
 
 use super::core::Core;
+use super::inbox::Inbox;
 use super::incoming::session_of;
 use super::serve::decode_or_log;
 use super::wire::{self, Event, EventKind, Goodbye, Notice};
@@ -47,8 +48,8 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
 }
 
 /// Reads events of sessions, until the subscription ends.
-pub(super) async fn sessions(core: Arc<Core>, mut subscription: Subscriber) {
-    while let Some(message) = subscription.next().await {
+pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
+    while let Some(message) = inbox.next().await {
         let Some(event) = decode_or_log::<Event>(&message) else {
             continue;
         };
@@ -153,8 +154,8 @@ pub(super) fn end_leases(core: &Core) -> bool {
 }
 
 /// Reads what becomes of others, until the subscription ends.
-pub(super) async fn goodbyes(core: Arc<Core>, mut subscription: Subscriber) {
-    while let Some(message) = subscription.next().await {
+pub(super) async fn goodbyes(core: Arc<Core>, mut inbox: Inbox) {
+    while let Some(message) = inbox.next().await {
         let Some(goodbye) = decode_or_log::<Goodbye>(&message) else {
             continue;
         };

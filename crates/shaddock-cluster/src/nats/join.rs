@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::core::{CAPABILITIES, Core, Parts, UNIQUE, is_shaddock};
 use super::departing::{self, Departing};
+use super::inbox::Inbox;
 pub(super) use super::link::LinkState;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
@@ -83,6 +83,7 @@ async fn enter(
         !options.hidden,
         &token,
     ));
+    let taken = TakenId(Some(Arc::clone(&lease)));
     take_id(&config, &link, &lease, &info).await?;
 
     let subjects = Subjects::open(&config, &link, &info, &options).await?;
@@ -138,7 +139,27 @@ async fn enter(
         tasks.spawn(owners::notices(Arc::clone(&core)));
         tasks.spawn(owners::look_after_refused(Arc::clone(&core), moved));
     }
+    taken.is_needed();
     Ok(Arc::new(NatsMember::new(core, tasks, requests, thread)))
+}
+
+/// The id of a server that joins. If that fails, or nobody waits for it any more, the id is given back: otherwise the next start would have to wait
+/// until the lease ends.
+struct TakenId(Option<Arc<Lease>>);
+
+impl TakenId {
+    /// The server has joined.
+    fn is_needed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for TakenId {
+    fn drop(&mut self) {
+        if let (Some(lease), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move { lease.revoke().await });
+        }
+    }
 }
 
 /// Connects from the runtime where the connection shall be served.
@@ -154,11 +175,11 @@ async fn connect(
 
 /// What a server listens to from start to stop.
 struct Subjects {
-    requests: Subscriber,
-    own: Subscriber,
-    goodbyes: Subscriber,
-    sessions: Option<Subscriber>,
-    bindings: Option<Subscriber>,
+    requests: Inbox,
+    own: Inbox,
+    goodbyes: Inbox,
+    sessions: Option<Inbox>,
+    bindings: Option<Inbox>,
 }
 
 impl Subjects {

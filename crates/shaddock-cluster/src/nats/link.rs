@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{
-    Client, ConnectOptions, RequestErrorKind, ServerAddr, Statistics, Subject, Subscriber,
-};
+use async_nats::{Client, ConnectOptions, RequestErrorKind, ServerAddr, Statistics, Subject};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+use super::inbox::Inbox;
 use super::waiting::{Place, Waits};
 use super::watched::Watched;
 use super::{NatsConfig, NatsLogin};
@@ -121,7 +120,7 @@ impl Link {
     /// Whether the connection is up.
     pub(crate) fn is_up(&self) -> bool {
         (self.client.connection_state() == State::Connected || self.is_moving())
-            && !self.watched.closed.load(Ordering::Acquire)
+            && !self.watched.is_closed()
     }
 
     /// What NATS does not let this server do, if there is something.
@@ -297,17 +296,16 @@ impl Link {
     }
 
     /// Subscribes; what is published after this and reaches NATS later finds the subscription.
-    pub(crate) async fn subscribe(&self, subject: String) -> Result<Subscriber, RemoteError> {
-        self.client
-            .subscribe(Subject::from(subject))
-            .await
-            .map_err(|e| {
-                RemoteError::of(
-                    RemoteErrorKind::Disconnected,
-                    code::UNAVAILABLE,
-                    e.to_string(),
-                )
-            })
+    pub(crate) async fn subscribe(&self, subject: String) -> Result<Inbox, RemoteError> {
+        let subscribed = self.client.subscribe(Subject::from(subject)).await;
+        let messages = subscribed.map_err(|e| {
+            RemoteError::of(
+                RemoteErrorKind::Disconnected,
+                code::UNAVAILABLE,
+                e.to_string(),
+            )
+        })?;
+        Ok(Inbox::new(messages, Arc::clone(&self.watched)))
     }
 
     /// Whether somebody listens to a subject: all but NATS' own "nobody" says so.
@@ -331,9 +329,10 @@ impl Link {
         let _ = tokio::time::timeout(within, self.client.flush()).await;
     }
 
-    /// Closes the connection behind what was sent. Others may still hold this value: for them the link is down.
+    /// Closes the connection behind what was sent; nothing that comes is read any more. Others may still hold this value: for them the link is
+    /// down.
     pub(crate) fn close(&self) {
-        self.watched.closed.store(true, Ordering::Release);
+        self.watched.close();
         // If the client is full at this moment its connection ends with its last holder.
         let _ = at_once(self.client.drain());
     }

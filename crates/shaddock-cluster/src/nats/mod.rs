@@ -14,6 +14,7 @@ mod directory;
 pub(crate) mod encode;
 mod events;
 mod health;
+mod inbox;
 mod incoming;
 mod interest;
 mod join;
@@ -42,9 +43,9 @@ pub use config::{NatsConfig, NatsLogin, TlsFiles};
 
 /// Servers that call each other over NATS and are listed in etcd. Cheap to clone.
 ///
-/// Each server that joins has one connection to NATS, and one to etcd. It must join, and be used, inside a tokio runtime;
-/// its background work runs there, so that runtime must live as long as the server. The connection to NATS may be served elsewhere
-/// ([`JoinOptions::connection_on`]).
+/// Each server that joins has one connection to NATS, and one to etcd. It must join, and be used, inside a tokio runtime: handlers that
+/// wait go on there, so that runtime must live as long as the server. The lease, the list of servers and the connection to NATS have a thread of their
+/// own, unless [`JoinOptions::background_on`] and [`JoinOptions::connection_on`] name others.
 #[derive(Clone, Debug)]
 pub struct NatsCluster(Arc<NatsConfig>);
 

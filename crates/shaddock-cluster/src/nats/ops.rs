@@ -590,9 +590,6 @@ fn call_pitaya(
 
 /// Serves an operation that came.
 pub(super) fn received(core: &Arc<Core>, message: Message, clocks: &mut Clocks) {
-    if core.is_expelled() {
-        return;
-    }
     let Some(op) = decode_or_log::<Op>(&message) else {
         return;
     };

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Subject, Subscriber};
+use async_nats::Subject;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::core::{Core, is_shaddock};
+use super::inbox::Inbox;
 use super::join::LinkState;
 use super::ops;
 use super::serve::decode_or_log;
@@ -421,8 +422,8 @@ async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
 }
 
 /// Reads what Pitaya frontends of this type broadcast, until the subscription ends.
-pub(super) async fn bindings(core: Arc<Core>, mut subscription: Subscriber) {
-    while let Some(message) = subscription.next().await {
+pub(super) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
+    while let Some(message) = inbox.next().await {
         let Some(bound) = decode_or_log::<BindMsg>(&message) else {
             continue;
         };

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, Subject, Subscriber};
+use async_nats::{Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::calls;
 use super::core::Core;
+use super::inbox::Inbox;
 use super::incoming::{Incoming, SysAnswer, read};
 use super::lateness::Clocks;
 use super::wire::{self, BUSY, KickAnswer, MOVED, Response, Stamp};
@@ -26,25 +27,21 @@ use crate::reply::{guarded, panicked};
 use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
 
 /// Reads the subject on which all kinds of servers call this one, until it is told to stop and what is on its way has come.
-pub(super) async fn requests(
-    core: Arc<Core>,
-    mut subscription: Subscriber,
-    mut stop: oneshot::Receiver<()>,
-) {
+pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
     let mut reader = Reader {
         turn: Turn::start(),
         clocks: Clocks::default(),
         seen: Seen::default(),
     };
     loop {
-        if let Some(message) = subscription.next().now_or_never() {
+        if let Some(message) = inbox.next().now_or_never() {
             let Some(message) = message else { return };
             request(&core, message, &mut reader);
             continue;
         }
         tokio::select! {
             biased;
-            message = subscription.next() => {
+            message = inbox.next() => {
                 let Some(message) = message else { return };
                 reader.turn = Turn::start();
                 request(&core, message, &mut reader);
@@ -53,8 +50,8 @@ pub(super) async fn requests(
         }
     }
     // Who calls now is told by NATS that nobody listens; what NATS has passed on before is served.
-    if subscription.drain().await.is_ok() {
-        while let Some(message) = subscription.next().await {
+    if inbox.drain().await {
+        while let Some(message) = inbox.next().await {
             reader.turn = Turn::start();
             request(&core, message, &mut reader);
         }
@@ -160,10 +157,10 @@ impl Begun {
 }
 
 /// Reads what only shaddock servers send: deliveries, session operations, and answers. In the order in which it came.
-pub(super) async fn own(core: Arc<Core>, mut subscription: Subscriber) {
+pub(super) async fn own(core: Arc<Core>, mut inbox: Inbox) {
     let prefix = subject::own_all(&core.info).len() - 1;
     let mut clocks = Clocks::default();
-    while let Some(message) = subscription.next().await {
+    while let Some(message) = inbox.next().await {
         let subject = message.subject.clone();
         let what = subject.as_str().get(prefix..).unwrap_or_default();
         match what {
@@ -202,9 +199,6 @@ fn answered(core: &Core, what: &str, message: Message) {
 }
 
 fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
-    if core.is_expelled() {
-        return;
-    }
     let reply = message.reply;
     if is_busy(core) {
         core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, BUSY)));

@@ -18,6 +18,9 @@ use super::link::{Link, disconnected};
 use super::{delivery, subject};
 use crate::{BoxFuture, Delivery, RemoteError, Tie};
 
+/// Subscriptions that wait for the task that reads them. At the bound a join waits.
+const OPENED: usize = 1024;
+
 /// How long a join waits to hear that NATS has the subscription of its topic.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
 
@@ -25,7 +28,7 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 pub(super) struct Topics {
     held: Mutex<HashMap<Arc<str>, Weak<Topic>>>,
     /// New subscriptions, for the task that reads them all.
-    opened: mpsc::UnboundedSender<TopicStream>,
+    opened: mpsc::Sender<TopicStream>,
 }
 
 pub(super) type TopicStream = Pin<Box<dyn Stream<Item = Message> + Send>>;
@@ -40,8 +43,8 @@ struct Topic {
 
 impl Topics {
     /// The table, and the subscriptions that [`read_all`] is to read.
-    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<TopicStream>) {
-        let (opened, streams) = mpsc::unbounded_channel();
+    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<TopicStream>) {
+        let (opened, streams) = mpsc::channel(OPENED);
         let held = Mutex::default();
         (Arc::new(Self { held, opened }), streams)
     }
@@ -71,10 +74,11 @@ impl Topics {
 
     /// Subscribes to a topic, and waits until NATS has done it. Dropped, or without an answer of NATS, it leaves nothing behind.
     async fn open(&self, link: &Link, name: &str) -> Result<oneshot::Sender<()>, RemoteError> {
-        let subscriber = link.subscribe(subject::topic(name)).await?;
+        // First the place where it is read. There is none when this server leaves.
+        let room = self.opened.reserve().await.map_err(|_| disconnected())?;
+        let inbox = link.subscribe(subject::topic(name)).await?;
         let (stop, stopped) = oneshot::channel();
-        // Closed: this server leaves.
-        let _ = self.opened.send(Box::pin(subscriber.take_until(stopped)));
+        room.send(Box::pin(inbox.take_until(stopped)));
         if link.round_trip(ROUND_TRIP).await {
             Ok(stop)
         } else {
@@ -122,7 +126,7 @@ pub(super) fn publish(core: &Core, name: &str, delivery: &Delivery) -> Result<()
 }
 
 /// Reads all topics, for ever.
-pub(super) async fn read_all(core: Arc<Core>, mut opened: mpsc::UnboundedReceiver<TopicStream>) {
+pub(super) async fn read_all(core: Arc<Core>, mut opened: mpsc::Receiver<TopicStream>) {
     let mut all = SelectAll::new();
     loop {
         tokio::select! {

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use futures_util::stream::SelectAll;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
@@ -323,8 +322,8 @@ async fn subscribe(
             .await
             .map_err(|error| BindError::Unavailable(error.to_string()))
     };
-    let push: Subscriber = open(subject::push(frontend_type, uid)).await?;
-    let kick: Subscriber = open(subject::kick(frontend_type, uid)).await?;
+    let push = open(subject::push(frontend_type, uid)).await?;
+    let kick = open(subject::kick(frontend_type, uid)).await?;
     let (stop, stopped) = oneshot::channel();
     let messages = futures_util::stream::select(push.map(ForUser::Push), kick.map(ForUser::Kick));
     Ok((Box::pin(messages.take_until(stopped)), stop))

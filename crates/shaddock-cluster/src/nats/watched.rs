@@ -18,7 +18,7 @@ const PUBLISH_COUNTS: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     /// This server has closed the connection itself.
-    pub(super) closed: AtomicBool,
+    closed: AtomicBool,
     /// The NATS server is about to end and wants its clients to go elsewhere.
     pub(super) lame_duck: Notify,
     denied: Mutex<VecDeque<Denied>>,
@@ -32,6 +32,16 @@ struct Denied {
 }
 
 impl Watched {
+    /// From now on nothing is sent, and nothing that comes is read.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether this server has closed the connection itself.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     fn denied(&self) -> MutexGuard<'_, VecDeque<Denied>> {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -83,7 +93,7 @@ impl Watched {
                 state.send_modify(|state| state.up = true);
             }
             Event::Disconnected => {
-                if self.closed.load(Ordering::Acquire) {
+                if self.is_closed() {
                     tracing::debug!(server = name, "disconnected from NATS");
                 } else {
                     tracing::warn!(server = name, "NATS is away");

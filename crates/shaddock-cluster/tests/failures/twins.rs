@@ -1,13 +1,14 @@
 //! Two servers with one id.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shaddock_cluster::{
-    Cluster, ClusterError, JoinOptions, NatsCluster, NatsConfig, ServerInfo, Unique,
+    AudienceKey, Cluster, ClusterError, Context, ForwardedSession, Interest, JoinOptions,
+    MemberNotice, NatsCluster, NatsConfig, Receivers, ServerInfo, SessionEvent, SessionOp, Unique,
 };
 
-use crate::support::node::{Server, TestNode, raw, works};
+use crate::support::node::{Server, TestNode, call, delivery, raw, works};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Backing, config};
 use crate::support::until;
@@ -77,6 +78,29 @@ async fn a_server_that_died_is_followed_by_the_next_one() {
     assert!(second.member.status().listed);
 }
 
+/// A start that is given up, whenever that is, gives its id back: the next one need not wait until a lease ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_given_up_holds_no_id() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    config.lease_ttl = SECOND * 300;
+    let ids = || backing.etcd.keys("pitaya/shaddock/ids/").len();
+    let mut entered = 0;
+    for millis in (0..1000).step_by(3) {
+        let joining = join(&config, "chat-1", "chat");
+        let joined = tokio::time::timeout(Duration::from_millis(millis), joining).await;
+        if let Ok(server) = joined {
+            server.member.leave().await;
+            entered += 1;
+        }
+        until("the id is free", || ids() == 0).await;
+        if entered == 3 {
+            return;
+        }
+    }
+    panic!("a start takes longer than a second");
+}
+
 /// One hangs until its lease ends and is replaced; when it awakes it finds another life under its id, and ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_hung_and_was_replaced_ends() {
@@ -136,4 +160,89 @@ async fn only_one_is_called(back: &Server, new: &Server, old: &Server) {
         (new.state().requests.len(), old.state().requests.len()),
         (5, 0)
     );
+}
+
+/// While NATS is away from one that was replaced, something of every kind is sent to its id. It learns from etcd that it was replaced, and then NATS brings
+/// all of that: it is for the other life.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_to_the_next_life_is_not_served() {
+    let backing = Backing::start();
+    let (nats, etcd) = (
+        Proxy::to(backing.nats.address).await,
+        Proxy::to(backing.etcd.address).await,
+    );
+    let mut hangs = config(nats.address, etcd.address);
+    hangs.nats_ping_interval = SECOND * 60;
+    let options = || {
+        let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+        unique.with_events_of(Interest::all())
+    };
+    let old = join_with(&hangs, "front-1", "connector", options()).await;
+    let back = join(&backing.config(), "chat-1", "chat").await;
+    let other = join(&backing.config(), "front-2", "connector").await;
+    let topic = AudienceKey::topic("room").unwrap();
+    let held = old.member.hold_topic("room").await.unwrap();
+    nats.cut();
+    etcd.cut();
+    until("its lease ends", || {
+        backing.etcd.keys("pitaya/shaddock/ids/front-1").is_empty()
+    })
+    .await;
+    let new = join_with(&backing.config(), "front-1", "connector", options()).await;
+    other.is_told_of("front-1").await;
+
+    let to = new.info();
+    let answer = back.request(to, "connector.room.echo", "x").await;
+    assert_eq!(answer.unwrap(), "x");
+    let answer = back.member.call(to, call("connector.room.echo", "x")).await;
+    assert_eq!(answer.unwrap(), "x");
+    let everybody = delivery("x", Receivers::All { bound_only: false });
+    back.member.deliver(&to.id, everybody).await.unwrap();
+    let to_topic = |key| Receivers::Audience {
+        key,
+        except: None,
+        name_missing: false,
+    };
+    let heard = delivery("x", to_topic(topic.clone()));
+    back.member.deliver(&to.id, heard.clone()).await.unwrap();
+    back.member.deliver_to_topic("room", heard).unwrap().await;
+    let join = SessionOp::Join {
+        audience: topic.clone(),
+        uid: "new".into(),
+        sid: None,
+    };
+    let joined = back.member.session_op(&to.id, join, Context::new()).await;
+    joined.unwrap();
+    let notice = MemberNotice {
+        frontend: other.id(),
+        number: 1,
+        audience: topic,
+        uid: "u".into(),
+        departure: None,
+    };
+    other.member.tell_member(&to.id, notice).unwrap();
+    let session = ForwardedSession {
+        frontend: Some(other.id()),
+        ..ForwardedSession::default()
+    };
+    other.member.publish_event(SessionEvent::Bound(session));
+    until("the new one has all of it", || {
+        let state = new.state();
+        state.notices.len() == 1 && state.events.len() == 1
+    })
+    .await;
+
+    etcd.heal();
+    until("expelled", || !old.state().expelled.is_empty()).await;
+    nats.heal();
+    until("its subscriptions are gone", || {
+        let all = backing.nats.subscriptions();
+        all["connector front-1"].len() == new.member.status().subscriptions
+    })
+    .await;
+    drop(held);
+    let state = old.state();
+    assert_eq!((state.requests.len(), state.calls.len()), (0, 0));
+    assert_eq!((state.heard.len(), state.audience_ops.len()), (0, 0));
+    assert_eq!((state.notices.len(), state.events.len()), (0, 0));
 }
