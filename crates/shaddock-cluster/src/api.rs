@@ -111,10 +111,10 @@ pub trait Node: Send + Sync + 'static {
         let _ = change;
     }
 
-    /// Something happened to a session of a frontend that this server asked for when it joined ([`Interest`]). Events of one
+    /// Something happened to a session of a frontend of this type that this server asked for when it joined ([`Interest`]). Events of one
     /// session arrive in order. What happens before the frontend has this server in its list is not told.
-    fn session_event(&self, event: SessionEvent) {
-        let _ = event;
+    fn session_event(&self, frontend_type: &Arc<str>, event: SessionEvent) {
+        let _ = (frontend_type, event);
     }
 
     /// Somebody has joined or left an audience that this server watches ([`SessionOp::Audiences`]).
@@ -176,12 +176,6 @@ impl JoinOptions {
     pub fn unique(mut self, unique: Unique) -> Self {
         self.unique = unique;
         self
-    }
-
-    /// Asks for events of sessions of all frontends.
-    #[must_use]
-    pub fn with_session_events(self) -> Self {
-        self.with_events_of(Interest::all())
     }
 
     /// Asks for these events of sessions, besides what was asked for before.

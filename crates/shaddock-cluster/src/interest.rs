@@ -98,7 +98,7 @@ impl Interest {
     }
 
     /// Whether an event of a frontend of this type is asked for. The loss of a frontend concerns all who ask for any of its sessions.
-    pub(crate) fn wants_event(&self, frontend_type: &str, event: &SessionEvent) -> bool {
+    pub fn wants_event(&self, frontend_type: &str, event: &SessionEvent) -> bool {
         if matches!(event, SessionEvent::FrontendLost(_)) {
             let of_type = |wanted: &str| wanted == frontend_type;
             let mut filters = self.0.iter();
@@ -152,7 +152,7 @@ impl ServerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ForwardedSession, ServerId};
+    use crate::ForwardedSession;
 
     /// Every form of interest against every kind of session.
     #[test]
@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn the_loss_of_a_frontend_concerns_all_who_ask_for_its_type() {
-        let lost = SessionEvent::FrontendLost(ServerId::new("connector-1").unwrap());
+        let info = ServerInfo::new("connector-1", "connector", true).unwrap();
+        let lost = SessionEvent::FrontendLost(info.into());
         assert!(Interest::of_users("bot-").wants_event("connector", &lost));
         assert!(Interest::of_type("connector").wants_event("connector", &lost));
         assert!(!Interest::of_type("gate").wants_event("connector", &lost));

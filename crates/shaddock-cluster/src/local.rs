@@ -147,14 +147,16 @@ impl Shared {
         }
     }
 
-    fn tell_event(&self, frontend_type: &str, event: &SessionEvent) {
+    fn tell_event(&self, frontend_type: &Arc<str>, event: &SessionEvent) {
         for seat in self.seats.load().values() {
             if seat
                 .options
                 .session_events
                 .wants_event(frontend_type, event)
             {
-                guarded("session_event", || seat.node.session_event(event.clone()));
+                guarded("session_event", || {
+                    seat.node.session_event(frontend_type, event.clone());
+                });
             }
         }
     }
@@ -517,7 +519,7 @@ impl Drop for LocalMember {
             self.shared.remove_seat(id);
             self.shared.users.forget(id);
             if self.seat.info.frontend {
-                let lost = SessionEvent::FrontendLost(id.clone());
+                let lost = SessionEvent::FrontendLost(Arc::clone(&self.seat.info));
                 self.shared.tell_event(&self.seat.info.server_type, &lost);
             }
         }

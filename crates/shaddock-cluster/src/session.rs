@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use crate::{AudienceKey, AudiencePart, JoinAnswer, RemoteError, ServerId};
+use crate::{AudienceKey, AudiencePart, JoinAnswer, RemoteError, ServerId, ServerInfo};
 
 /// The number of a session on its frontend: at most `i64::MAX`. Only the pair of frontend and number means one session.
 pub type RawSid = NonZeroU64;
@@ -273,7 +273,7 @@ pub enum SessionEvent {
         reason: Arc<str>,
     },
     /// A frontend is gone without a goodbye, and all its sessions with it.
-    FrontendLost(ServerId),
+    FrontendLost(Arc<ServerInfo>),
 }
 
 /// Where a user is connected.

@@ -402,6 +402,51 @@ impl Component for Restores {
 }
 
 #[tokio::test]
+async fn listeners_are_told_what_they_asked_for_also_of_frontends_that_are_gone() {
+    let heard = Heard::default();
+    let mut watcher = App::new("audit", "audit-1");
+    for (name, interest) in [
+        ("gates", Interest::of_type("gate")),
+        ("connectors", Interest::of_type("connector")),
+        ("bots", Interest::of_users("bot-")),
+    ] {
+        let heard = Arc::clone(&heard);
+        watcher.on_cluster_session(interest, move |_, event: ClusterSessionEvent| {
+            let line = format!("{name}: {} {:?}", event.frontend_type(), event.kind());
+            heard.lock().unwrap().push(line);
+            async {}
+        });
+    }
+    let cluster = LocalCluster::new();
+    let watches = Servers::new().add(watcher).cluster(cluster.clone());
+    let watches = watches.start().await.unwrap();
+    let serves = Servers::new().add(frontend("connector-1")).cluster(cluster);
+    let serves = serves.start().await.unwrap();
+    let ann = login(serves.app("connector-1").unwrap(), "ann").await;
+    // It ends without a word, before the events of its sessions are read.
+    drop((ann, serves));
+    let of_all = [
+        "bots: connector FrontendLost",
+        "connectors: connector FrontendLost",
+    ];
+    eventually("all of it", || {
+        let heard = heard.lock().unwrap();
+        of_all
+            .iter()
+            .all(|line| heard.iter().any(|other| other == line))
+    })
+    .await;
+    let heard = heard.lock().unwrap();
+    assert!(
+        !heard.iter().any(|line| line.starts_with("gates")),
+        "{heard:?}"
+    );
+    let bots = heard.iter().filter(|line| line.starts_with("bots"));
+    assert_eq!(bots.count(), 1, "{heard:?}");
+    drop(watches);
+}
+
+#[tokio::test]
 async fn events_of_sessions_reach_servers_that_ask_for_them() {
     let heard = Heard::default();
     let mut watcher = App::new("audit", "audit-1");

@@ -247,11 +247,13 @@ impl Core {
         }
     }
 
-    fn frontend_lost(&self, server: &ServerInfo) {
-        let event = SessionEvent::FrontendLost(server.id.clone());
+    fn frontend_lost(&self, server: &Arc<ServerInfo>) {
+        let event = SessionEvent::FrontendLost(Arc::clone(server));
         let interest = &self.options.session_events;
         if server.frontend && interest.wants_event(&server.server_type, &event) {
-            guarded("session_event", || self.node.session_event(event));
+            guarded("session_event", || {
+                self.node.session_event(&server.server_type, event);
+            });
         }
     }
 

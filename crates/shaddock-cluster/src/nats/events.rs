@@ -20,7 +20,9 @@ use crate::{
 pub(super) fn publish(core: &Core, event: &SessionEvent) {
     let own_type = &core.info.server_type;
     if core.options.session_events.wants_event(own_type, event) {
-        guarded("session_event", || core.node.session_event(event.clone()));
+        guarded("session_event", || {
+            core.node.session_event(own_type, event.clone());
+        });
     }
     let subjects = core.interests.subjects(own_type, event.user());
     if subjects.is_empty() {
@@ -38,6 +40,7 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
         frontend: core.info.id.as_str().to_owned(),
         session: Some(ops::session_to_wire(session)),
         text: text.to_owned(),
+        frontend_type: own_type.to_string(),
     };
     let event = wire::encode(&event);
     for subject in subjects {
@@ -57,10 +60,14 @@ pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
             // It was told without a way over NATS.
             continue;
         }
+        let frontend_type = Arc::from(event.frontend_type.as_str());
         let Some(event) = from_wire(event) else {
+            tracing::debug!(%frontend_type, "an event of a session cannot be read");
             continue;
         };
-        guarded("session_event", || core.node.session_event(event));
+        guarded("session_event", || {
+            core.node.session_event(&frontend_type, event);
+        });
     }
 }
 

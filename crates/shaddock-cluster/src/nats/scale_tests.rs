@@ -218,6 +218,7 @@ impl World {
                 data: Bytes::new(),
             }),
             text: String::new(),
+            frontend_type: TYPE.to_owned(),
         });
         for subject in subjects {
             self.nats.publish(frontend, &subject, &event);

@@ -271,9 +271,9 @@ pub(crate) enum OpKind {
     GetByUid = 8,
     ClientAddress = 9,
     Custom = 10,
-    /// Of the owner of a user: are his sessions here? `from` is going to own him.
+    /// To the owner of a user: has it sessions of the user? `from` is going to own the user.
     Probe = 11,
-    /// Of the owner of a user: give him up for `from`.
+    /// To the owner of a user: give the user up for `from`.
     Release = 12,
     /// `from`, a frontend of the type `name`, is binding a user whom the receiver watches.
     Here = 13,
@@ -343,6 +343,9 @@ pub(crate) struct Event {
     /// The reason of a close, or the user of an unbind.
     #[prost(string, tag = "4")]
     pub(crate) text: String,
+    /// The type of the frontend, which may have left the list by the time the event is read.
+    #[prost(string, tag = "5")]
+    pub(crate) frontend_type: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

@@ -1,7 +1,7 @@
 //! A frontend leaves: it says so on NATS and takes itself from the list at etcd. To one member the two come in the other order, or one of
 //! them does not come.
 
-use shaddock_cluster::{JoinOptions, RemoteErrorKind, SessionEvent};
+use shaddock_cluster::{Interest, JoinOptions, RemoteErrorKind, SessionEvent};
 
 use crate::support::node::{Server, delivery, uids};
 use crate::support::proxy::Proxy;
@@ -15,7 +15,7 @@ async fn held_back(backing: &Backing) -> (Server, Server, Proxy) {
     let mut patient = config(nats.address, backing.etcd.address);
     patient.nats_ping_interval = SECOND * 60;
     patient.request_timeout = SECOND * 20;
-    let events = JoinOptions::new().with_session_events();
+    let events = JoinOptions::new().with_events_of(Interest::all());
     let back = join_with(&patient, "chat-1", "chat", events).await;
     let front = join(&backing.config(), "front-1", "connector").await;
     back.sees("front-1").await;

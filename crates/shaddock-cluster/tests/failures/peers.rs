@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shaddock_cluster::{
-    Context, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp, Unique,
+    Context, Interest, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp, Unique,
 };
 
 use tokio::sync::Semaphore;
@@ -318,7 +318,7 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
     let backing = Backing::start();
     let unique = JoinOptions::new()
         .unique(Unique::ReplaceOld)
-        .with_session_events();
+        .with_events_of(Interest::all());
     let front = join_with(&backing.config(), "front-1", "connector", unique).await;
     let back = join(&backing.config(), "chat-1", "chat").await;
     front.sees("chat-1").await;

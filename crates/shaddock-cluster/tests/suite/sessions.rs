@@ -210,7 +210,11 @@ async fn a_user_is_found_and_kicked_everywhere(world: World) {
 async fn sessions_tell_what_happens_to_them(world: World) {
     let front = world.join("front-1", "connector").await;
     let asks = world
-        .join_with("chat-1", "chat", JoinOptions::new().with_session_events())
+        .join_with(
+            "chat-1",
+            "chat",
+            JoinOptions::new().with_events_of(Interest::all()),
+        )
         .await;
     let silent = world.join("chat-2", "chat").await;
     front.is_told_of("chat-1").await;
@@ -246,7 +250,7 @@ async fn sessions_tell_what_happens_to_them(world: World) {
 
     asks.sees("front-1").await;
     front.crash();
-    let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(id)) if *id == *"front-1");
+    let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(info)) if *info.id == *"front-1");
     until("told of the loss", lost).await;
 }
 
@@ -275,7 +279,7 @@ async fn servers_are_told_what_they_asked_for(world: World) {
         askers.push((world.join_with(id, "chat", options).await, interest));
     }
     // Two with the same interest.
-    let options = JoinOptions::new().with_session_events();
+    let options = JoinOptions::new().with_events_of(Interest::all());
     let twin = world.join_with("twin", "chat", options).await;
     askers.push((twin, Interest::all()));
     let mut told = Vec::new();
@@ -326,7 +330,16 @@ async fn servers_are_told_what_they_asked_for(world: World) {
             let asked = asker.member.session_op(&front.id(), get, Context::new());
             asked.await.unwrap();
         }
-        assert_eq!(asker.state().events.len(), count(interest), "{interest:?}");
+        let state = asker.state();
+        assert_eq!(state.events.len(), count(interest), "{interest:?}");
+        for (event, of_type) in state.events.iter().zip(&state.event_types) {
+            let (SessionEvent::Bound(session) | SessionEvent::Closed { session, .. }) = event
+            else {
+                panic!("{event:?}")
+            };
+            let front = fronts.iter().find(|one| Some(one.id()) == session.frontend);
+            assert_eq!(*of_type, *front.unwrap().info().server_type);
+        }
     }
     assert_eq!(own(), expected);
 }

@@ -46,6 +46,8 @@ pub struct State {
     pub left: Vec<String>,
     pub returned: Vec<String>,
     pub events: Vec<SessionEvent>,
+    /// The types of their frontends.
+    pub event_types: Vec<String>,
     pub lost: Vec<String>,
     pub fenced: Vec<bool>,
     pub expelled: Vec<String>,
@@ -572,7 +574,9 @@ impl Node for TestNode {
         }
     }
 
-    fn session_event(&self, event: SessionEvent) {
-        self.state.lock().unwrap().events.push(event);
+    fn session_event(&self, frontend_type: &Arc<str>, event: SessionEvent) {
+        let mut state = self.state.lock().unwrap();
+        state.events.push(event);
+        state.event_types.push(frontend_type.to_string());
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, Sleep},
 };
 
-use super::{AppConfig, Hooks, SpawnError, Task, Tasks, Timer, Work, context::Shared};
+use super::{AppConfig, Hooks, SpawnError, StartError, Task, Tasks, Timer, Work, context::Shared};
 use crate::{
     channel::{Channels, RecentCounts, Scheduler, Watch, Watchers},
     filter::Filters,
@@ -228,6 +228,18 @@ impl AppHandle {
         F: Future<Output = ()> + Send + 'static,
     {
         self.0.tasks.spawn(name, future).map(drop)
+    }
+
+    /// Runs a task that the app needs as long as it runs.
+    pub(crate) fn start_task<F>(&self, task: &'static str, future: F) -> Result<(), StartError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(task, future).map_err(|error| StartError::Task {
+            app: self.id().to_owned(),
+            task,
+            error,
+        })
     }
 
     /// Runs `work` again and again: first after `period`, then every `period`, until the app stops. A run that takes longer than a period leaves

@@ -194,9 +194,9 @@ impl Node for AppNode {
         }
     }
 
-    fn session_event(&self, event: SessionEvent) {
+    fn session_event(&self, frontend_type: &Arc<str>, event: SessionEvent) {
         if let Some(app) = self.app() {
-            app.cluster_event(event);
+            app.cluster_event(frontend_type, event);
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::{
     App, AppConfig, AppHandle, AppInner, BoxError, DictionaryConfig, ErasedComponent, Running,
-    Tasks, context::Shared, info::sid_allocator, join::AppNode, refusals,
+    SpawnError, Tasks, context::Shared, info::sid_allocator, join::AppNode, refusals,
     requirements::Requirements,
 };
 use crate::{
@@ -73,6 +73,16 @@ pub enum StartError {
         /// The route.
         route: String,
     },
+    /// An exception of [`App::require_user`] is no route.
+    #[error(
+        "`require_user().except(\"{route}\")` of `{app}` names no route: write `handler.method` for one of this server, or `type.handler.method`"
+    )]
+    ExceptionRoute {
+        /// The id of the app.
+        app: String,
+        /// What was named.
+        route: String,
+    },
     /// The metadata of the server is too long: every server of the cluster keeps it, and etcd has a bound.
     #[error(
         "the metadata of `{app}` has {bytes} bytes, and {MOST_METADATA} may be: put less into `App::metadata`, or make fewer routes concurrent or with a timeout of their own"
@@ -107,6 +117,17 @@ pub enum StartError {
         /// Why.
         #[source]
         error: BoxError,
+    },
+    /// A task that the app needs as long as it runs was refused.
+    #[error("the task \"{task}\" of `{app}` cannot be started: {error}")]
+    Task {
+        /// The id of the app.
+        app: String,
+        /// The task.
+        task: &'static str,
+        /// Why.
+        #[source]
+        error: SpawnError,
     },
     /// The cluster does not take the app.
     #[error(transparent)]
@@ -342,6 +363,13 @@ fn check(app: &App) -> Result<(), StartError> {
 fn check_hooks(app: &App) -> Result<(), StartError> {
     let (hooks, filters) = (&app.hooks, &app.filters);
     for route in hooks.users_only.iter().flatten() {
+        let parts: Vec<_> = route.split('.').collect();
+        if parts.len() != 3 || parts.iter().any(|part| part.trim().is_empty()) {
+            return Err(StartError::ExceptionRoute {
+                app: app.id().to_owned(),
+                route: route.clone(),
+            });
+        }
         let own = route.strip_prefix(app.server_type());
         let short = own.and_then(|rest| rest.strip_prefix('.'));
         if short.is_some_and(|short| app.handlers.get(short).is_none()) {
@@ -513,7 +541,7 @@ async fn bring_up(
         None
     };
     for (number, (app, configs)) in listening.iter().enumerate() {
-        app.start_cluster_events();
+        app.start_cluster_events()?;
         let mut options = join_options(app);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
             // Forwarding from the sessions of this worker then wakes no other thread (docs/performance.md).
@@ -527,10 +555,10 @@ async fn bring_up(
         }
         // Set once, here.
         let _ = app.inner().membership.set(membership);
-        app.start_watching();
+        app.start_watching()?;
         app.settle_restored();
         if app.scheduler().may_buffer() {
-            let _ = app.spawn("push scheduler", app.clone().flush_forever());
+            app.start_task("push scheduler", app.clone().flush_forever())?;
         }
     }
     if let Some(workers) = workers {

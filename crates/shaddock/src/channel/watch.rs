@@ -19,7 +19,10 @@ use shaddock_core::{FrontendId, Uid};
 use tokio::sync::mpsc;
 
 use super::join::is_gone;
-use crate::{app::AppHandle, handler::BoxFuture};
+use crate::{
+    app::{AppHandle, StartError},
+    handler::BoxFuture,
+};
 
 /// Time between looks whether the last notice of each frontend has come.
 const LOOK: Duration = Duration::from_secs(5);
@@ -225,9 +228,9 @@ impl AppHandle {
     }
 
     /// Begins to watch, when this server has joined the cluster.
-    pub(crate) fn start_watching(&self) {
+    pub(crate) fn start_watching(&self) -> Result<(), StartError> {
         if self.watched().is_empty() {
-            return;
+            return Ok(());
         }
         let (sender, events) = mpsc::channel(EVENTS);
         *self
@@ -236,16 +239,17 @@ impl AppHandle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let app = self.clone();
-        let _ = self.spawn("members of channels and topics", async move {
+        self.start_task("members of channels and topics", async move {
             app.tell_members(events).await;
-        });
+        })?;
         let app = self.clone();
-        let _ = self.spawn("looks for lost notices", async move {
+        self.start_task("looks for lost notices", async move {
             app.look_for_lost_notices().await;
-        });
+        })?;
         for frontend in self.frontend_ids() {
             self.ask_who_is_in(&frontend);
         }
+        Ok(())
     }
 
     /// All frontends that are listed or still serve.

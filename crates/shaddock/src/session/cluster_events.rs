@@ -7,7 +7,10 @@ use shaddock_core::Uid;
 use tokio::sync::mpsc;
 
 use super::SessionView;
-use crate::{app::AppHandle, handler::BoxFuture};
+use crate::{
+    app::{AppHandle, StartError},
+    handler::BoxFuture,
+};
 
 /// Events that wait for the listeners; at the bound they are counted as lost.
 const WAITING: usize = 65_536;
@@ -33,6 +36,7 @@ pub enum ClusterEventKind {
 #[derive(Debug, Clone)]
 pub struct ClusterSessionEvent {
     frontend: ServerId,
+    frontend_type: Arc<str>,
     kind: ClusterEventKind,
     session: Option<SessionView>,
     uid: Option<Uid>,
@@ -47,6 +51,11 @@ impl ClusterSessionEvent {
     /// The frontend.
     pub fn frontend(&self) -> &str {
         self.frontend.as_str()
+    }
+
+    /// The type of the frontend.
+    pub fn frontend_type(&self) -> &str {
+        &self.frontend_type
     }
 
     /// The user the event is about, if there is one.
@@ -64,7 +73,13 @@ impl ClusterSessionEvent {
 #[derive(Default)]
 pub(crate) struct ClusterEventHooks {
     hooks: Vec<(Interest, Hook)>,
-    waiting: Mutex<Option<mpsc::Sender<RawEvent>>>,
+    waiting: Mutex<Option<mpsc::Sender<Arrived>>>,
+}
+
+/// An event as it came, with the type of its frontend.
+struct Arrived {
+    frontend_type: Arc<str>,
+    event: RawEvent,
 }
 
 impl ClusterEventHooks {
@@ -81,44 +96,49 @@ impl ClusterEventHooks {
 
 impl AppHandle {
     /// Begins to tell the listeners, before this server joins.
-    pub(crate) fn start_cluster_events(&self) {
+    pub(crate) fn start_cluster_events(&self) -> Result<(), StartError> {
         let hooks = &self.hooks().cluster_events;
         if hooks.hooks.is_empty() {
-            return;
+            return Ok(());
         }
         let (sender, mut waiting) = mpsc::channel(WAITING);
         *hooks.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let app = self.clone();
-        let _ = self.spawn("events of sessions of the cluster", async move {
+        self.start_task("events of sessions of the cluster", async move {
             while let Some(event) = waiting.recv().await {
                 app.tell_cluster_event(event).await;
             }
-        });
+        })
     }
 
     /// The cluster tells of an event.
-    pub(crate) fn cluster_event(&self, event: RawEvent) {
+    pub(crate) fn cluster_event(&self, frontend_type: &Arc<str>, event: RawEvent) {
+        let arrived = Arrived {
+            frontend_type: Arc::clone(frontend_type),
+            event,
+        };
         let waiting = self.hooks().cluster_events.waiting.lock();
         let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = &*waiting
-            && waiting.try_send(event).is_err()
+            && waiting.try_send(arrived).is_err()
         {
             self.stats().lost_events.add(1);
         }
     }
 
-    async fn tell_cluster_event(&self, raw: RawEvent) {
-        let Some(event) = self.read_event(raw) else {
+    async fn tell_cluster_event(&self, arrived: Arrived) {
+        let Arrived {
+            frontend_type,
+            event: raw,
+        } = arrived;
+        // What the server asks for is what all its listeners ask for.
+        let hooks = self.hooks().cluster_events.hooks.iter();
+        let asked = hooks.filter(|(interest, _)| interest.wants_event(&frontend_type, &raw));
+        let hooks: Vec<&Hook> = asked.map(|(_, hook)| hook).collect();
+        let Some(event) = self.read_event(frontend_type, raw) else {
             return;
         };
-        let server_type = self.type_of(&event.frontend);
-        let uid = event.uid().map(Uid::as_str);
-        for (interest, hook) in &self.hooks().cluster_events.hooks {
-            let is_wanted = event.kind == ClusterEventKind::FrontendLost
-                || (server_type.as_deref()).is_none_or(|of_type| interest.wants(of_type, uid));
-            if !is_wanted {
-                continue;
-            }
+        for hook in hooks {
             let (app, hook, event) = (self.clone(), Arc::clone(hook), event.clone());
             let limit = self.config().event_timeout;
             // A panic or a timeout was logged; the next listener runs all the same.
@@ -128,22 +148,14 @@ impl AppHandle {
         }
     }
 
-    fn type_of(&self, server: &ServerId) -> Option<Arc<str>> {
-        let membership = self.membership().ok()?;
-        let listed = membership.members().server(server.as_str());
-        let departing = || {
-            let mut departing = membership.departing().into_iter();
-            departing.find(|info| info.id == *server)
-        };
-        Some(Arc::clone(&listed.or_else(departing)?.server_type))
-    }
-
-    fn read_event(&self, raw: RawEvent) -> Option<ClusterSessionEvent> {
+    fn read_event(&self, frontend_type: Arc<str>, raw: RawEvent) -> Option<ClusterSessionEvent> {
+        let of_type = Arc::clone(&frontend_type);
         let of_session = |session: ForwardedSession, kind, uid: Option<Arc<str>>| {
             let frontend = session.frontend.clone()?;
             let uid = uid.or_else(|| session.uid.clone());
             Some(ClusterSessionEvent {
                 frontend,
+                frontend_type: of_type,
                 kind,
                 uid: uid.and_then(|uid| Uid::new(uid).ok()),
                 session: Some(SessionView::of_forwarded(self, session)),
@@ -157,8 +169,9 @@ impl AppHandle {
             RawEvent::Closed { session, reason } => {
                 of_session(session, ClusterEventKind::Closed(reason), None)
             }
-            RawEvent::FrontendLost(frontend) => Some(ClusterSessionEvent {
-                frontend,
+            RawEvent::FrontendLost(info) => Some(ClusterSessionEvent {
+                frontend: info.id.clone(),
+                frontend_type,
                 kind: ClusterEventKind::FrontendLost,
                 session: None,
                 uid: None,
