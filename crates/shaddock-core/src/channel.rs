@@ -187,12 +187,16 @@ impl Channel {
         true
     }
 
-    /// A frontend has no members any more: with `joins`, unless somebody was sent there since.
-    pub fn leave_place(&self, frontend: &str, joins: Option<u64>) {
-        let is_over = |place: &Place| {
-            place.frontend == *frontend && joins.is_none_or(|joins| joins == place.joins)
-        };
+    /// A frontend said that it has no members, when so many had been sent there to join. If more were sent since, it stays one of the places.
+    pub fn leave_place(&self, frontend: &str, joins: u64) {
+        let is_over = |place: &Place| place.frontend == *frontend && place.joins == joins;
         self.data.lock().places.retain(|place| !is_over(place));
+    }
+
+    /// A frontend is gone, and all members with it.
+    pub fn forget_place(&self, frontend: &str) {
+        let mut data = self.data.lock();
+        data.places.retain(|place| place.frontend != *frontend);
     }
 
     /// The frontends that have members, in the order in which they came. They stay in the object when it is destroyed.

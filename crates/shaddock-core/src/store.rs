@@ -12,7 +12,7 @@ use std::fmt;
 ///
 /// Calls for one channel name come one after the other and in order, while nobody else can change the members of that
 /// channel. So an implementation should not wait for a network: it puts the call into a queue of its own, and it must not
-/// call the [`ChannelService`](crate::ChannelService). Errors do not
+/// call the [`ChannelService`](crate::ChannelService). Errors and panics do not
 /// undo the change; they are counted ([`ChannelService::store_errors`](crate::ChannelService::store_errors)).
 pub trait ChannelStore: Send + Sync + 'static {
     /// Adds `value` to the list `key`, if it is not there.

@@ -243,15 +243,15 @@ fn a_place_goes_when_its_frontend_has_no_members_unless_somebody_was_sent_there_
     assert!(room.enter_place(&front(1)) && room.enter_place(&front(2)));
     assert!(room.enter_place(&front(1)));
     assert_eq!(room.places(), [place(front(1), 2), place(front(2), 1)]);
-    room.leave_place(front(1).as_str(), Some(1));
+    room.leave_place(front(1).as_str(), 1);
     assert_eq!(
         room.places().len(),
         2,
         "the second join may have come behind"
     );
-    room.leave_place(front(1).as_str(), Some(2));
+    room.leave_place(front(1).as_str(), 2);
     assert_eq!(room.places(), [place(front(2), 1)]);
-    room.leave_place(front(2).as_str(), None);
+    room.forget_place(front(2).as_str());
     assert!(room.places().is_empty());
     assert!(room.enter_place(&front(3)));
     room.destroy();

@@ -516,11 +516,13 @@ struct Noting {
     store: Arc<MemoryStore>,
     calls: Arc<Mutex<Vec<String>>>,
     broken: bool,
+    panics: bool,
 }
 
 impl Noting {
     fn note(&self, call: String) -> Result<(), StoreError> {
         self.calls.lock().unwrap().push(call);
+        assert!(!self.panics, "a store of the application");
         if self.broken {
             Err(StoreError("out of order".into()))
         } else {
@@ -658,7 +660,7 @@ fn defect_33_restored_channels_are_as_they_were() {
     assert_eq!(after.channel_count(), 0);
     let broken = Noting {
         broken: true,
-        ..store
+        ..store.clone()
     };
     let after = broken.service();
     assert_eq!(
@@ -668,6 +670,20 @@ fn defect_33_restored_channels_are_as_they_were() {
     let room = after.create_channel("lobby").unwrap();
     assert!(room.add(&uid("ann"), &front(1)));
     assert_eq!(after.store_errors(), 2);
+
+    // Nor does a panic harm anything else: each call of the store is on its own.
+    let panics = Noting {
+        panics: true,
+        ..store
+    };
+    let after = panics.service();
+    let room = after.create_channel("lobby").unwrap();
+    assert!(room.add(&uid("ann"), &front(1)));
+    room.store_join("bob", "connector-1");
+    room.store_leave("bob", "connector-1");
+    assert!(room.leave("ann", "connector-1"));
+    assert!(room.destroy());
+    assert_eq!(after.store_errors(), 7);
 }
 
 #[test]

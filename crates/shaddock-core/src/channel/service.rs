@@ -1,6 +1,7 @@
 //! The channels of one server: names, members' index, store.
 
 use super::{Channel, ChannelConfig, ChannelError, ChannelState, Data};
+use crate::event::guarded;
 use crate::few::{Few, Removed};
 use crate::index::Shards;
 use crate::store::parse_member;
@@ -324,10 +325,14 @@ impl Inner {
         format!("{}:{}:{name}", self.config.prefix, self.server_id)
     }
 
+    /// Asks the store, if there is one. The store is the application's: an error and a panic of it are counted, and nothing else fails for them.
     pub(super) fn ask_store(&self, ask: impl FnOnce(&dyn ChannelStore) -> Result<(), StoreError>) {
-        if let Some(store) = &self.config.store
-            && ask(&**store).is_err()
-        {
+        let Some(store) = &self.config.store else {
+            return;
+        };
+        let mut done = false;
+        let asked = guarded(|| done = ask(&**store).is_ok());
+        if asked.is_err() || !done {
             self.store_errors.fetch_add(1, Ordering::Relaxed);
         }
     }

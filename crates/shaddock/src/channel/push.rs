@@ -279,7 +279,7 @@ struct Sent {
 /// A frontend that has no members any more is not sent the next push.
 fn forget_place(place: Option<&(Arc<Channel>, u64)>, frontend: &FrontendId) {
     if let Some((channel, joins)) = place {
-        channel.leave_place(frontend.as_str(), Some(*joins));
+        channel.leave_place(frontend.as_str(), *joins);
     }
 }
 
@@ -439,7 +439,7 @@ impl AppHandle {
         {
             let here = self.deliver_to_audience(&message, &to.key, to.except, to.name_missing);
             if here.no_audience {
-                channel.leave_place(place.frontend.as_str(), Some(place.joins));
+                channel.leave_place(place.frontend.as_str(), place.joins);
             }
             return self.delivered_here(place.frontend.clone(), here);
         }
@@ -504,12 +504,13 @@ impl AppHandle {
         let by_name = plan.groups().iter().map(|group| {
             let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
             let receivers = Receivers::Uids(uids.collect());
-            (&group.frontend, &group.uids[..], receivers)
+            (&group.frontend, None, &group.uids[..], receivers)
         });
-        let at_places = places
-            .iter()
-            .map(|place| (&place.frontend, &[][..], to.receivers()));
-        for (frontend, uids, receivers) in at_places.chain(by_name) {
+        let at_places = places.iter().map(|place| {
+            let joins = Some(place.joins);
+            (&place.frontend, joins, &[][..], to.receivers())
+        });
+        for (frontend, joins, uids, receivers) in at_places.chain(by_name) {
             let sent = ServerId::new(frontend.as_str())
                 .map_err(|_| RemoteError::server_not_found())
                 .and_then(|id| membership.deliver_unconfirmed(&id, message.to(receivers)));
@@ -517,8 +518,8 @@ impl AppHandle {
                 Ok(()) => reached = true,
                 Err(error) => {
                     shaddock_net::quiet!(warn, "a push did not reach a frontend", %frontend, %error);
-                    if is_gone(&error) {
-                        channel.leave_place(frontend.as_str(), None);
+                    if let (true, Some(joins)) = (is_gone(&error), joins) {
+                        channel.leave_place(frontend.as_str(), joins);
                     }
                     delivered.failed.push(FailedFrontend {
                         frontend: frontend.clone(),

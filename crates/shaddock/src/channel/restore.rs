@@ -35,7 +35,7 @@ impl AppHandle {
             let Some(channel) = self.channel_data().channel(&name) else {
                 continue;
             };
-            channel.leave_place(frontend.as_str(), None);
+            channel.forget_place(frontend.as_str());
             let plan = channel.members_by_frontend();
             let mut groups = plan.groups().iter();
             let group = groups.find(|group| group.frontend == *frontend.as_str());
