@@ -85,7 +85,7 @@ pub trait Node: Send + Sync + 'static {
         None
     }
 
-    /// This user was bound at another frontend of the same type, and sessions are unique: close his sessions here.
+    /// This user was bound at another frontend of the same type, and sessions are unique: close the user's sessions here.
     fn bound_elsewhere(&self, uid: &Arc<str>, owner: Option<&ServerId>) {
         let _ = (uid, owner);
     }
@@ -140,7 +140,7 @@ pub enum MemberChange {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unique {
-    /// He may.
+    /// They may.
     #[default]
     No,
     /// A second bind is refused.

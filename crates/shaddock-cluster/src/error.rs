@@ -54,7 +54,7 @@ pub enum RemoteErrorKind {
     Disconnected,
     /// The link broke after the request was sent. The other server may have done the work.
     LinkLost,
-    /// Another frontend may own this user now, so nothing may be done in his name.
+    /// This frontend is cut off, and another one may own the user by now: requests of the user are refused.
     Fenced,
     /// The request cannot be sent as it is: too large, an operation that the other server does not have, an illegal uid.
     Refused,

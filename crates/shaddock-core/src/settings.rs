@@ -1,4 +1,4 @@
-//! Settings of a session: a JSON object that is shared until somebody writes to his copy.
+//! Settings of a session: a JSON object that is shared until one holder writes to its copy.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};

@@ -139,7 +139,7 @@ impl ConnectionStats {
         }
     }
 
-    /// Forgets the login of one session. The user stays logged in while others of his sessions are. False if unknown.
+    /// Forgets the login of one session. The user stays logged in while another session of the user is. False if unknown.
     pub fn remove_login(&self, uid: &str, sid: Sid) -> bool {
         let mut logins = self.inner.shard(uid);
         let Some(few) = logins.get_mut(uid) else {
@@ -152,7 +152,7 @@ impl ConnectionStats {
         removed != Removed::Nothing
     }
 
-    /// Adds to what is known of a user's latest login. False if he is not logged in.
+    /// Adds to what is known of a user's latest login. False if the user is not logged in.
     pub fn update_user_info(&self, uid: &str, info: Map<String, Value>) -> bool {
         let mut logins = self.inner.shard(uid);
         let Some(latest) = logins.get_mut(uid).and_then(Few::last_mut) else {

@@ -112,7 +112,7 @@ impl AppHandle {
             return Box::pin(std::future::ready(Err(HandlerError::from_remote(error))));
         };
         let senders = call.context.timeout();
-        // The cluster gives the call up by itself when its sender does, and says so to him.
+        // The cluster gives the call up by itself when its sender does, and answers the sender.
         let is_senders = entry.options.timeout.is_none() && senders.is_some();
         let own = entry.options.timeout.or(senders);
         let limit = own.unwrap_or(self.config().rpc_timeout);

@@ -418,8 +418,8 @@ async fn listeners_are_told_what_they_asked_for_also_of_frontends_that_are_gone(
         });
     }
     let cluster = LocalCluster::new();
-    let watches = Servers::new().add(watcher).cluster(cluster.clone());
-    let watches = watches.start().await.unwrap();
+    let audit = Servers::new().add(watcher).cluster(cluster.clone());
+    let audit = audit.start().await.unwrap();
     let serves = Servers::new().add(frontend("connector-1")).cluster(cluster);
     let serves = serves.start().await.unwrap();
     let ann = login(serves.app("connector-1").unwrap(), "ann").await;
@@ -443,7 +443,7 @@ async fn listeners_are_told_what_they_asked_for_also_of_frontends_that_are_gone(
     );
     let bots = heard.iter().filter(|line| line.starts_with("bots"));
     assert_eq!(bots.count(), 1, "{heard:?}");
-    drop(watches);
+    drop(audit);
 }
 
 #[tokio::test]

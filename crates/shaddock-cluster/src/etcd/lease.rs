@@ -89,7 +89,7 @@ impl<'a> Granted<'a> {
     }
 
     /// The server keeps it alive from now on.
-    fn is_used(mut self) {
+    fn keep(mut self) {
         self.is_open = false;
     }
 
@@ -241,7 +241,7 @@ impl Lease {
         };
         match entered.await {
             Ok(true) => {
-                granted.is_used();
+                granted.keep();
                 self.heard(id, asked);
                 Ok(())
             }

@@ -59,7 +59,7 @@ pub(super) struct Core {
     pub(super) link: Arc<Link>,
     pub(super) calls: Arc<Calls>,
     pub(super) health: Arc<Health>,
-    /// Of a request that says nothing but who sends it and how long he waits.
+    /// The metadata of requests that say nothing but their sender and its timeout.
     plain_metadata: PlainMetadata,
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
@@ -295,7 +295,7 @@ impl Core {
         }
     }
 
-    /// Whether somebody may push to a user without knowing his frontend.
+    /// Whether a server may push to a user without knowing the user's frontend.
     fn need_user_subjects(&self) -> bool {
         !self.config.lazy_user_subjects
             || self.members.all().iter().any(|server| !is_shaddock(server))

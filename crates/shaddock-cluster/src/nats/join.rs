@@ -83,7 +83,7 @@ async fn enter(
         !options.hidden,
         &token,
     ));
-    let taken = TakenId(Some(Arc::clone(&lease)));
+    let held = TakenId(Some(Arc::clone(&lease)));
     take_id(&config, &link, &lease, &info).await?;
 
     let subjects = Subjects::open(&config, &link, &info, &options).await?;
@@ -139,7 +139,7 @@ async fn enter(
         tasks.spawn(owners::notices(Arc::clone(&core)));
         tasks.spawn(owners::look_after_refused(Arc::clone(&core), moved));
     }
-    taken.is_needed();
+    held.keep();
     Ok(Arc::new(NatsMember::new(core, tasks, requests, thread)))
 }
 
@@ -149,7 +149,7 @@ struct TakenId(Option<Arc<Lease>>);
 
 impl TakenId {
     /// The server has joined.
-    fn is_needed(mut self) {
+    fn keep(mut self) {
         self.0 = None;
     }
 }

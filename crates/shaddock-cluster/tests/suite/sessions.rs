@@ -250,7 +250,7 @@ async fn sessions_tell_what_happens_to_them(world: World) {
 
     asks.sees("front-1").await;
     front.crash();
-    let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(info)) if *info.id == *"front-1");
+    let lost = || matches!(asks.state().events.first(), Some(SessionEvent::FrontendLost(info)) if info.id == *"front-1");
     until("told of the loss", lost).await;
 }
 
@@ -338,7 +338,7 @@ async fn servers_are_told_what_they_asked_for(world: World) {
                 panic!("{event:?}")
             };
             let front = fronts.iter().find(|one| Some(one.id()) == session.frontend);
-            assert_eq!(*of_type, *front.unwrap().info().server_type);
+            assert_eq!(of_type, &*front.unwrap().info().server_type);
         }
     }
     assert_eq!(own(), expected);
