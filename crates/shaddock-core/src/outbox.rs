@@ -158,6 +158,8 @@ pub enum Room {
     Enough,
     /// So much waits that the connection should have its turn first ([`Outbox::is_pressed`]).
     Pressed,
+    /// As much waits, for a socket that is full: to wait would mean to wait for the client.
+    Stalled,
     /// The client has no connection now. The message is kept for it.
     Kept,
 }
@@ -252,12 +254,20 @@ impl Outbox {
     ///
     /// As [`push`](Self::push). What was accepted before the error stays queued, unless the verdict is `SlowClient`.
     pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
+        self.offer_batch(packages).map(drop)
+    }
+
+    pub(crate) fn offer_batch(
+        &self,
+        packages: impl IntoIterator<Item = Bytes>,
+    ) -> Result<Room, SendError> {
         // Before the lock: an iterator is code of its caller.
         let mut packages: Vec<Bytes> = packages.into_iter().collect();
         let mut queue = self.queue.lock();
         let result = packages
             .iter_mut()
-            .try_for_each(|package| queue.push(package));
+            .try_for_each(|package| queue.push(package))
+            .map(|()| queue.room());
         Self::unlock_after(queue, &result);
         result
     }
@@ -268,9 +278,13 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn push_buffered(&self, mut package: Bytes) -> Result<(), SendError> {
+    pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
+        self.offer_buffered(package).map(drop)
+    }
+
+    pub(crate) fn offer_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
-        let result = queue.push(&mut package);
+        let result = queue.push(&mut package).map(|()| queue.room());
         // A slow client that can come back is given up by a push that is accepted: its connection has to know.
         if result.is_err() || queue.must_let_go() {
             Self::unlock_after(queue, &result);
@@ -294,10 +308,18 @@ impl Outbox {
         &self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
+        self.offer_with(encode).map(drop)
+    }
+
+    #[inline]
+    pub(crate) fn offer_with<E>(
+        &self,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<Room, PushError<E>> {
         let mut message = pool::lend();
         encode(&mut message).map_err(PushError::Encode)?;
         let mut queue = self.queue.lock();
-        let result = queue.push_own(&mut message);
+        let result = queue.push_own(&mut message).map(|()| queue.room());
         Self::unlock_after(queue, &result);
         Ok(result?)
     }
@@ -508,6 +530,7 @@ impl Queue {
     }
 
     /// Queues what was encoded for this client alone. The first message stays in the buffer that it was encoded in.
+    #[inline]
     fn push_own(&mut self, message: &mut pool::Lent) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
@@ -554,11 +577,12 @@ impl Queue {
         if self.is_kept_only() {
             return Room::Kept;
         }
-        let has_turn = self.driver != Driver::Blocked && self.intake == Intake::Open;
-        if has_turn && self.is_above_mark() {
+        if !self.is_above_mark() {
+            Room::Enough
+        } else if self.driver != Driver::Blocked && self.intake == Intake::Open {
             Room::Pressed
         } else {
-            Room::Enough
+            Room::Stalled
         }
     }
 

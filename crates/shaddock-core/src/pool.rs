@@ -23,10 +23,12 @@ struct Spare {
 }
 
 impl Spare {
+    #[inline]
     fn pop(&self) -> Option<BytesMut> {
         self.next.take().or_else(|| self.rest.borrow_mut().pop())
     }
 
+    #[inline]
     fn push(&self, buffer: BytesMut) {
         let Some(other) = self.next.replace(Some(buffer)) else {
             return;
@@ -42,6 +44,7 @@ impl Spare {
 pub(crate) struct Lent(BytesMut);
 
 /// Lends an empty buffer with room.
+#[inline]
 pub(crate) fn lend() -> Lent {
     // Fails only while the thread ends.
     let spare = SPARE.try_with(Spare::pop).ok().flatten();
@@ -78,6 +81,7 @@ impl Drop for Lent {
 }
 
 /// Gives a buffer back. Its content is forgotten.
+#[inline]
 pub(crate) fn put(mut buffer: BytesMut) {
     if buffer.capacity() == 0 || buffer.capacity() > MAX_CAPACITY {
         return;

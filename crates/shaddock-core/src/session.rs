@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Whether a session lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,13 +51,18 @@ pub struct Session {
     connected_at: [u8; 5],
     dialect: Dialect,
     is_working: AtomicBool,
-    /// As `record.state`, for those who ask before each message.
-    is_closed: AtomicBool,
+    /// [`CLOSED`] and [`MARKED`], for those who ask before each message.
+    flags: AtomicU8,
     outbox: Outbox,
     received_messages: AtomicU64,
     received_bytes: AtomicU64,
     record: Mutex<Record>,
 }
+
+/// A flag of a session: it is closed, as `record.state` says.
+const CLOSED: u8 = 1;
+/// A flag of a session: more than a quarter of its outbox's bound waited after something was sent.
+const MARKED: u8 = 2;
 
 /// What changes in the life of a session.
 pub(crate) struct Record {
@@ -133,7 +138,7 @@ impl Session {
             connected_at: short(info.connected_at),
             dialect: info.dialect,
             is_working: AtomicBool::new(false),
-            is_closed: AtomicBool::new(false),
+            flags: AtomicU8::new(0),
             outbox,
             received_messages: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
@@ -163,7 +168,7 @@ impl Session {
 
     /// Whether it is closed. Costs one load: nothing may run for a session that is closed, so this is asked before each message.
     pub fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        self.flags.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Why it was closed, once it is.
@@ -270,8 +275,7 @@ impl Session {
     ///
     /// See [`SendError`]. With `SlowClient` the session has been closed.
     pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        let result = self.outbox.push(package);
-        self.judge(result)
+        self.offer(package).map(drop)
     }
 
     /// As [`send`](Self::send), and says whether there is room for more.
@@ -280,11 +284,7 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        let result = self.outbox.offer(package);
-        if result == Err(SendError::SlowClient) {
-            self.close(CloseReason::SlowClient);
-        }
-        result
+        self.judge(self.outbox.offer(package))
     }
 
     /// Queues several encoded packages; nothing of others gets between them.
@@ -296,8 +296,7 @@ impl Session {
         self: &Arc<Self>,
         packages: impl IntoIterator<Item = Bytes>,
     ) -> Result<(), SendError> {
-        let result = self.outbox.push_batch(packages);
-        self.judge(result)
+        self.judge(self.outbox.offer_batch(packages)).map(drop)
     }
 
     /// Encodes one package straight into the queue, see [`Outbox::push_with`].
@@ -309,11 +308,14 @@ impl Session {
         self: &Arc<Self>,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
-        let result = self.outbox.push_with(encode);
-        if let Err(PushError::Send(SendError::SlowClient)) = result {
-            self.close(CloseReason::SlowClient);
+        match self.outbox.offer_with(encode) {
+            Err(PushError::Send(error)) => Ok(self.judge(Err(error)).map(drop)?),
+            Err(error) => Err(error),
+            Ok(room) => {
+                self.note(room);
+                Ok(())
+            }
         }
-        result
     }
 
     /// Queues an encoded package without waking the connection, see [`Outbox::push_buffered`].
@@ -322,13 +324,37 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn send_buffered(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        let result = self.outbox.push_buffered(package);
-        self.judge(result)
+        self.judge(self.outbox.offer_buffered(package)).map(drop)
     }
 
-    fn judge(self: &Arc<Self>, result: Result<(), SendError>) -> Result<(), SendError> {
-        if result == Err(SendError::SlowClient) {
-            self.close(CloseReason::SlowClient);
+    /// Whether much may wait in the outbox: false means that [`Outbox::is_above_mark`] was false after everything that was sent since this was
+    /// asked last. Costs one load, and says true once after each time that much did wait.
+    pub fn take_marked(&self) -> bool {
+        let marked = self.flags.load(Ordering::Acquire) & MARKED != 0;
+        if marked {
+            self.flags.fetch_and(!MARKED, Ordering::AcqRel);
+        }
+        marked
+    }
+
+    /// Remembers that much waits, for [`take_marked`](Self::take_marked).
+    #[inline]
+    pub fn note(&self, room: Room) {
+        if matches!(room, Room::Pressed | Room::Stalled) {
+            self.flags.fetch_or(MARKED, Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn judge(
+        self: &Arc<Self>,
+        result: Result<Room, SendError>,
+    ) -> Result<Room, SendError> {
+        match result {
+            Ok(room) => self.note(room),
+            Err(SendError::SlowClient) => {
+                self.close(CloseReason::SlowClient);
+            }
+            Err(_) => {}
         }
         result
     }
@@ -502,7 +528,7 @@ impl Session {
         }
         record.state = SessionState::Closed;
         record.extra().closed = Some(reason.clone());
-        self.is_closed.store(true, Ordering::Release);
+        self.flags.fetch_or(CLOSED, Ordering::Release);
         Some(Ending {
             bound_to: record.uid.clone(),
             reason,

@@ -169,13 +169,18 @@ impl AppHandle {
     }
 
     /// Whether the client must log in first.
+    #[inline]
     fn is_for_users(&self, request: &RequestContext) -> bool {
-        let Some(exceptions) = &self.hooks().users_only else {
-            return false;
-        };
-        if request.session().has_user() {
-            return false;
+        match &self.hooks().users_only {
+            Some(exceptions) if !request.session().has_user() => {
+                !self.is_exception(exceptions, request)
+            }
+            _ => false,
         }
+    }
+
+    /// Whether a route is for everybody, where the others are for users.
+    fn is_exception(&self, exceptions: &[String], request: &RequestContext) -> bool {
         let route = request.route();
         // Pitaya clients may leave the own type out.
         let is_same = |whole: &String| match (route.server_type(), whole.split_once('.')) {
@@ -183,7 +188,7 @@ impl AppHandle {
             (None, Some((own, short))) => own == self.server_type() && Some(short) == route.short(),
             (None, None) => false,
         };
-        !exceptions.iter().any(is_same)
+        exceptions.iter().any(is_same)
     }
 
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who

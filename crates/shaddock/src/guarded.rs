@@ -122,6 +122,7 @@ impl<T, W: Watch> Guarded<T, W> {
     }
 
     /// Drops the value.
+    #[inline]
     pub(crate) fn clear(self: Pin<&mut Self>) {
         let mut this = self.project();
         if this.value.is_some() {

@@ -110,11 +110,7 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn offer_latest(self: &Arc<Self>, key: &str, package: Bytes) -> Result<Room, SendError> {
-        let result = self.outbox().offer_latest(key, package);
-        if result == Err(SendError::SlowClient) {
-            self.close(CloseReason::SlowClient);
-        }
-        result
+        self.judge(self.outbox().offer_latest(key, package))
     }
 
     /// A DATA package of the client was taken: it will run, or be answered with an error, whatever its connection does. True if the client is to

@@ -255,7 +255,12 @@ impl Driver {
                 Ok(Some(event)) if self.conn.is_counted() => {
                     self.counted_event(cx, now, event, scratch)?;
                 }
-                Ok(Some(event)) => self.event(cx, now, event, scratch)?,
+                // Here and not in `event`, which is a call: every message passes.
+                Ok(Some(Event::Message(message))) => {
+                    self.check_rate()?;
+                    self.dispatch(cx, message);
+                }
+                Ok(Some(event)) => self.other_event(cx, now, event, scratch)?,
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     tracing::debug!(

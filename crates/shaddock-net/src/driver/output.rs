@@ -96,23 +96,30 @@ impl Driver {
     #[inline]
     pub(super) fn is_pressed(&self) -> bool {
         let own = |unsent: &Unsent| unsent.front.len() + unsent.back.len();
+        self.is_noted_above_mark() || self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN)
+    }
+
+    /// Notes whether much waits in the outbox: when a poll begins, when a message was served, and when something was written. What others
+    /// push meanwhile is seen at the next of these. The outbox, and its lock, are asked only if much waited at the last look, or when something
+    /// was sent since.
+    #[inline]
+    pub(super) fn look_at_outbox(&mut self) {
+        if let Some(session) = &self.session
+            && (session.take_marked() || self.is_noted_above_mark())
+        {
+            let is_above_mark = session.outbox().is_above_mark();
+            self.note_outbox(is_above_mark);
+        }
+    }
+
+    fn is_noted_above_mark(&self) -> bool {
         matches!(
             self.phase,
             Phase::Open {
                 is_above_mark: true,
                 ..
             }
-        ) || self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN)
-    }
-
-    /// Notes whether much waits in the outbox: when a poll begins, when a message was served, and when something was written. What others
-    /// push meanwhile is seen at the next of these.
-    #[inline]
-    pub(super) fn look_at_outbox(&mut self) {
-        if let Some(session) = &self.session {
-            let is_above_mark = session.outbox().is_above_mark();
-            self.note_outbox(is_above_mark);
-        }
+        )
     }
 
     #[inline]

@@ -206,6 +206,7 @@ impl Driver {
     }
 
     /// Polls what was started for the session, and keeps it if it is not done.
+    #[inline]
     pub(super) fn run(&mut self, cx: &mut Context<'_>, flow: Flow) {
         if let Flow::Later(mut handler) = flow
             && handler.as_mut().poll(cx).is_pending()

@@ -138,7 +138,7 @@ impl<'a> Sender<'a> {
                 .map(|()| Room::Enough),
         };
         match sent {
-            Ok(Room::Enough | Room::Kept) => {}
+            Ok(Room::Enough | Room::Stalled | Room::Kept) => {}
             Ok(Room::Pressed) => self.app.scheduler().pressure().note(session),
             Err(error @ SendError::TooLarge { .. }) => {
                 self.refused.get_or_insert_with(|| error.to_string().into());

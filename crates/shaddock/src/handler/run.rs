@@ -176,6 +176,7 @@ where
     }
 }
 
+#[inline]
 fn finish<K: Complete>(rest: &mut Rest<K>, outcome: Outcome) -> K::Output {
     let Some((mut request, done)) = rest.request.take() else {
         unreachable!("the caller has seen it")
