@@ -171,16 +171,13 @@ impl AppHandle {
     /// Whether the client must log in first.
     #[inline]
     fn is_for_users(&self, request: &RequestContext) -> bool {
-        match &self.hooks().users_only {
-            Some(exceptions) if !request.session().has_user() => {
-                !self.is_exception(exceptions, request)
-            }
-            _ => false,
-        }
+        let exceptions = &self.hooks().users_only;
+        exceptions.is_some() && !request.session().has_user() && !self.is_exception(request)
     }
 
     /// Whether a route is for everybody, where the others are for users.
-    fn is_exception(&self, exceptions: &[String], request: &RequestContext) -> bool {
+    #[inline(never)]
+    fn is_exception(&self, request: &RequestContext) -> bool {
         let route = request.route();
         // Pitaya clients may leave the own type out.
         let is_same = |whole: &String| match (route.server_type(), whole.split_once('.')) {
@@ -188,7 +185,7 @@ impl AppHandle {
             (None, Some((own, short))) => own == self.server_type() && Some(short) == route.short(),
             (None, None) => false,
         };
-        exceptions.iter().any(is_same)
+        self.hooks().users_only.iter().flatten().any(is_same)
     }
 
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who

@@ -172,19 +172,25 @@ impl Driver {
     }
 
     /// Serves a message now, or lets it wait for those before it.
+    #[inline]
     pub(super) fn dispatch(&mut self, cx: &mut Context<'_>, message: Inbound) {
         if matches!(self.work, Work::Idle) && self.waiting.is_none() {
             self.start(cx, message);
         } else {
-            let message = Inbound {
-                id: message.id,
-                route: message.route.detach(),
-                body: Bytes::copy_from_slice(&message.body),
-            };
-            let waiting = self.waiting.get_or_insert_default();
-            waiting.bytes += cost(&message);
-            waiting.messages.push_back(message);
+            self.let_wait(&message);
         }
+    }
+
+    #[inline(never)]
+    fn let_wait(&mut self, message: &Inbound) {
+        let message = Inbound {
+            id: message.id,
+            route: message.route.detach(),
+            body: Bytes::copy_from_slice(&message.body),
+        };
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.bytes += cost(&message);
+        waiting.messages.push_back(message);
     }
 
     pub(super) fn start(&mut self, cx: &mut Context<'_>, message: Inbound) {
