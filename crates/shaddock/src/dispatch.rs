@@ -18,6 +18,7 @@ use shaddock_protocol::{Dialect, Inbound, Route};
 use crate::{
     answer::{ToClient, answer_client},
     app::{AppHandle, SpawnError},
+    backend::Backend,
     error::HandlerError,
     filter::{ErrorFlow, Step},
     handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work, failed},
@@ -93,6 +94,7 @@ impl Complete for Outside {
 /// Where a route leads.
 enum Target<'a> {
     Here(&'a HandlerEntry),
+    Backend(&'a Arc<Backend>),
     Elsewhere,
     Nowhere(HandlerError),
 }
@@ -143,10 +145,13 @@ impl AppHandle {
         }
         let entry = match self.target(request.route(), request.session().dialect()) {
             // As the cluster refuses to forward: who lost his user to another frontend can do nothing in his name.
-            Target::Here(_) if self.is_fenced() && request.session().uid().is_some() => {
+            Target::Here(_) | Target::Backend(_)
+                if self.is_fenced() && request.session().uid().is_some() =>
+            {
                 return Flow::Later(fail::<ToClient>(request, cut_off()));
             }
             Target::Here(entry) => entry,
+            Target::Backend(backend) => return self.ask_backend(backend, request),
             Target::Elsewhere => return self.forward(request),
             Target::Nowhere(error) => return Flow::Later(fail::<ToClient>(request, error)),
         };
@@ -257,7 +262,12 @@ impl AppHandle {
 
     fn target(&self, route: &Route, dialect: Dialect) -> Target<'_> {
         match route.server_type() {
-            Some(server_type) if server_type != self.server_type() => return Target::Elsewhere,
+            Some(server_type) if server_type != self.server_type() => {
+                return match self.backends().get(server_type) {
+                    Some(backend) => Target::Backend(backend),
+                    None => Target::Elsewhere,
+                };
+            }
             None if dialect != Dialect::Pitaya => {
                 return Target::Nowhere(HandlerError::bad_request("invalid route"));
             }
@@ -316,6 +326,31 @@ impl AppHandle {
                 }
                 answer.map(Reply::raw).map_err(HandlerError::from_forward)
             })
+        });
+        match slot {
+            None => Flow::Later(Box::pin(work)),
+            Some(slot) => {
+                drop(slot.finish("request", work));
+                Flow::Done
+            }
+        }
+    }
+
+    /// Asks the backend of the route's type over HTTP. The session does not wait for it if the backend is set up so for the route.
+    fn ask_backend(&self, backend: &Arc<Backend>, mut request: Box<RequestContext>) -> Flow {
+        let limit = match request.own_timeout() {
+            Some(timeout) if !timeout.is_zero() => timeout,
+            _ => backend.timeout(),
+        };
+        // The call watches the time: what it carries out when the answer is there is not cut off.
+        request.set_timeout(Duration::ZERO);
+        let mut slot = None;
+        let work = Work::start(request, Outside, |request| {
+            let short = request.route().short();
+            if short.is_some_and(|short| backend.is_concurrent(short)) {
+                slot = Some(self.requests().slot().map_err(no_room)?);
+            }
+            Ok(backend.call(request, limit)?.run())
         });
         match slot {
             None => Flow::Later(Box::pin(work)),

@@ -45,6 +45,7 @@
 pub mod admin;
 mod answer;
 pub mod app;
+pub mod backend;
 pub mod channel;
 pub mod config;
 mod dispatch;

@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{AppConfig, Hooks, SpawnError, StartError, Task, Tasks, Timer, Work, context::Shared};
 use crate::{
+    backend::Backends,
     channel::{Channels, RecentCounts, Scheduler, Watch, Watchers},
     filter::Filters,
     frontend::AppFrontend,
@@ -67,6 +68,7 @@ pub(crate) struct AppInner {
     pub(super) filters: Filters,
     pub(super) routing: Routing,
     pub(super) hooks: Hooks,
+    pub(super) backends: Backends,
     pub(super) stats: AppStats,
     /// Concurrent and offloaded requests.
     pub(super) requests: Tasks,
@@ -495,6 +497,10 @@ impl AppHandle {
 
     pub(crate) fn resume_policy(&self) -> &ResumePolicy {
         &self.0.resume
+    }
+
+    pub(crate) fn backends(&self) -> &Backends {
+        &self.0.backends
     }
 
     pub(crate) fn returns(&self) -> &Returns {

@@ -42,6 +42,7 @@ pub use self::{
     tasks::{SpawnError, Task},
 };
 use crate::{
+    backend::Backends,
     channel::{MemberEvent, MemberHooks},
     error::IntoHandlerError,
     filter::{AsyncFilter, ErrorHandler, Filter, Filters, Waiter},
@@ -79,6 +80,7 @@ pub struct App {
     pub(crate) listeners: Vec<ListenConfig>,
     pub(crate) components: Vec<Arc<dyn ErasedComponent>>,
     pub(crate) hooks: Hooks,
+    pub(crate) backends: Backends,
 }
 
 /// What a timer runs.
@@ -128,6 +130,7 @@ impl App {
             listeners: Vec::new(),
             components: Vec::new(),
             hooks: Hooks::default(),
+            backends: Backends::default(),
         }
     }
 

@@ -506,6 +506,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         filters: app.filters,
         routing: app.routing,
         hooks: app.hooks,
+        backends: app.backends,
         stats: AppStats::default(),
         connection_codec: RwLock::new(Arc::clone(&codec)),
         codec,

@@ -1,0 +1,222 @@
+//! What happens to sessions, told to a backend.
+//!
+//! Binds and closes go through the app's listeners: in order for each session, beside other sessions, and bounded there. One is told until the backend
+//! says 200 or 204, for as long as a listener may take ([`AppConfig::event_timeout`](crate::app::AppConfig::event_timeout)), with the same
+//! `webhook-id` each time. Then it is given up, counted and logged. The actions of its answer are carried out. A handshake is asked once: its client waits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use shaddock_core::{CloseReason, Uid};
+
+use super::{
+    Backend, actions,
+    client::{Failure, Outgoing, hash_of},
+    wire::{Action, Answer, ClientJson, Envelope, Object},
+};
+use crate::{
+    app::{App, AppHandle},
+    handshake::{Accept, HandshakeInfo, HandshakeReject},
+    session::SessionEvent,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// For apps whose listeners may take for ever.
+const NO_LIMIT: Duration = Duration::from_secs(60);
+
+/// An event that a backend is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendEvent {
+    /// A client connects: the backend may refuse it, or answer with data for the client. A backend that does not answer lets nobody in.
+    Handshake,
+    /// A session was bound to a user.
+    Bound,
+    /// A session was closed.
+    Closed,
+}
+
+impl BackendEvent {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Handshake, Self::Bound, Self::Closed];
+
+    /// `handshake`, `bound` or `closed`: the last part of the URL, and the member `event` of the body.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Bound => "bound",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl App {
+    /// Tells the backend of the events that it wants.
+    pub(super) fn listen_for(&mut self, backend: &Arc<Backend>) {
+        let wants = |event| backend.settings.events.contains(&event);
+        if wants(BackendEvent::Handshake) {
+            let backend = Arc::clone(backend);
+            self.on_handshake(move |info| {
+                let backend = Arc::clone(&backend);
+                async move { backend.judge(info).await }
+            });
+        }
+        if wants(BackendEvent::Bound) {
+            let backend = Arc::clone(backend);
+            self.on_session_bound(move |app, event| {
+                let backend = Arc::clone(&backend);
+                async move { backend.tell(&app, BackendEvent::Bound, &event).await }
+            });
+        }
+        if wants(BackendEvent::Closed) {
+            let backend = Arc::clone(backend);
+            self.on_session_closed(move |app, event| {
+                let backend = Arc::clone(&backend);
+                async move { backend.tell(&app, BackendEvent::Closed, &event).await }
+            });
+        }
+    }
+}
+
+impl Backend {
+    async fn tell(&self, app: &AppHandle, kind: BackendEvent, event: &SessionEvent) {
+        let body = Envelope::event(
+            kind.name(),
+            event.session(),
+            event.uid().map(Uid::as_str),
+            event.reason().map(CloseReason::name),
+            self.timeout(),
+        );
+        let outgoing = match body {
+            Ok(body) => self.outgoing(kind.name().to_owned(), body),
+            Err(error) => return self.missed(app, kind, event, &error.to_string()),
+        };
+        let key = self.key_of(event.session());
+        match self.tell_until_heard(app, key, &outgoing).await {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => {
+                if let Err(reason) = follow(app, event, &text).await {
+                    shaddock_net::quiet!(
+                        warn,
+                        "the answer of a backend to an event",
+                        backend = &*self.server_type,
+                        event = kind.name(),
+                        reason
+                    );
+                }
+            }
+            Err(failure) => self.missed(app, kind, event, &failure),
+        }
+    }
+
+    fn missed(&self, app: &AppHandle, kind: BackendEvent, event: &SessionEvent, reason: &str) {
+        app.stats().lost_events.add(1);
+        shaddock_net::quiet!(error, "a backend was not told of an event", backend = &*self.server_type, event = kind.name(), sid = %event.session().id(), reason);
+    }
+
+    async fn tell_until_heard(
+        &self,
+        app: &AppHandle,
+        key: u64,
+        outgoing: &Outgoing,
+    ) -> Result<Bytes, String> {
+        let most = app.config().event_timeout;
+        let most = if most.is_zero() { NO_LIMIT } else { most };
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // The last attempt ends before the listener would be cut off.
+            let left = most.saturating_sub(start.elapsed()).mul_f32(0.9);
+            let failure = match self.ask(app, key, outgoing, self.timeout().min(left)).await {
+                Ok(text) => return Ok(text),
+                Err(failure) => failure,
+            };
+            if start.elapsed() + pause >= most.mul_f32(0.8) {
+                return Err(failure.to_string());
+            }
+            app.sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn judge(&self, info: HandshakeInfo) -> Result<Accept, HandshakeReject> {
+        let request = info.request();
+        let client = ClientJson {
+            client_type: request.client_type.as_deref(),
+            version: request.version.as_deref(),
+            address: info.address(),
+            transport: info.peer().transport.name(),
+        };
+        let user: Option<&RawValue> = info.user_as().ok();
+        let refused = |failure: Failure| {
+            HandshakeReject::new(format!(
+                "the backend `{}` did not judge it: {failure}",
+                self.server_type
+            ))
+        };
+        let body = Envelope::handshake(client, user, self.timeout())
+            .map_err(|error| refused(Failure::Broken(error.to_string())))?;
+        let outgoing = self.outgoing(BackendEvent::Handshake.name().to_owned(), body);
+        let key = hash_of(info.address().ip().to_string().as_bytes());
+        let text = self
+            .ask(info.app(), key, &outgoing, self.timeout())
+            .await
+            .map_err(refused)?;
+        let broken = |reason: String| refused(Failure::Broken(reason));
+        if text.is_empty() {
+            return Ok(Accept::new());
+        }
+        let answer = Answer::read(&text).map_err(broken)?;
+        if let Some(Object(error)) = answer.error {
+            return Err(HandshakeReject::new(error.text()));
+        }
+        let mut accept = login(answer.actions).map_err(broken)?;
+        if let Some(body) = answer.body {
+            let data: serde_json::Value =
+                serde_json::from_str(body.get()).map_err(|error| broken(error.to_string()))?;
+            accept = accept.reply(data);
+        }
+        Ok(accept)
+    }
+}
+
+/// What a session that does not exist yet can begin with.
+fn login(list: Vec<Action>) -> Result<Accept, String> {
+    let mut accept = Accept::new();
+    let mut is_bound = false;
+    for action in list {
+        accept = match action {
+            Action::Bind(_) if is_bound => return Err("its answer binds twice".to_owned()),
+            Action::Bind(uid) => {
+                is_bound = true;
+                let uid = Uid::new(uid);
+                accept
+                    .bind(uid.map_err(|error| format!("it binds a user that cannot be: {error}"))?)
+            }
+            Action::Set(settings) => accept.settings(settings),
+            _ => {
+                return Err(
+                    "its answer has an action other than `bind` and `set`, and there is no session yet"
+                        .to_owned(),
+                );
+            }
+        };
+    }
+    Ok(accept)
+}
+
+/// Carries out what the answer to an event asks for. It was heard: it is not told again, whatever comes of this.
+async fn follow(app: &AppHandle, event: &SessionEvent, text: &Bytes) -> Result<(), String> {
+    let answer = Answer::read(text)?;
+    if let Some(Object(error)) = answer.error {
+        return Err(error.text());
+    }
+    let plan = actions::Plan::check(event.session(), answer.actions)?;
+    let done = plan.carry_out(app, event.session()).await;
+    done.map_err(|error| error.to_string())
+}

@@ -1,0 +1,692 @@
+//! HTTP backends over real sockets: what a service is asked, what it may answer, and what becomes of everything else.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod http;
+mod support;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use http::{Asked, Say, Service, ok, status};
+use serde_json::{Value, json};
+use shaddock::{
+    backend::{BackendEvent, Balance, HttpBackend},
+    cluster::LocalCluster,
+    prelude::*,
+    wire::{Dialect, Flow},
+};
+use shaddock_core::Conflict;
+use support::{Client, In, drive, frontend, login, start, uid};
+
+const FRONT: &str = "connector-1";
+
+async fn running(backend: HttpBackend) -> Running {
+    let mut app = frontend(FRONT);
+    app.http_backend("chat", backend);
+    start([app]).await
+}
+
+/// A client that sees codes and texts of errors.
+fn pitaya(running: &Running) -> Client {
+    Client::with_dialect(&running.apps()[0], Dialect::Pitaya)
+}
+
+/// Waits for what another thread does.
+async fn until(what: &str, check: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !check() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_is_asked() {
+    let service = Service::start(|asked| match asked.path.as_str() {
+        "/shaddock/room.quiet" => Say::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        "/shaddock/room.odd%2F%3Fx" => Say::Json(json!({"body": "odd"})),
+        _ => Say::Json(json!({"body": {"heard": asked.body["body"]}})),
+    })
+    .await;
+    let running = running(service.backend()).await;
+    let app = &running.apps()[0];
+    let mut ann = login(app, "ann").await;
+    ann.session.set("room", "lobby").unwrap();
+    let body = json!({"text": "hi", "n": 9_007_199_254_740_993_u64});
+    let answer = ann.request("chat.room.say", body.clone()).await;
+    assert_eq!(answer, json!({"heard": body}));
+    assert_eq!(ann.request("chat.room.quiet", json!({})).await, json!({}));
+    assert_eq!(
+        ann.request("chat.room.odd/?x", json!({})).await,
+        json!("odd")
+    );
+    ann.notify("chat.room.say", json!(1)).await;
+    assert!(ann.drain().is_empty(), "nobody is answered");
+
+    let asked = service.asked();
+    assert_eq!(asked.len(), 4);
+    assert!(
+        asked.iter().all(|one| one.connection == 0),
+        "one connection is enough"
+    );
+    assert_eq!(asked[0].path, "/shaddock/room.say");
+    assert_eq!(
+        asked[0].body,
+        json!({
+            "kind": "request",
+            "route": "chat.room.say",
+            "body": body,
+            "session": {
+                "sid": ann.sid().to_string(), "frontend": FRONT, "uid": "ann", "settings": {"room": "lobby"},
+                "address": "127.0.0.1:4711", "transport": "memory",
+            },
+            "timeout_ms": 60_000,
+        })
+    );
+    assert_eq!(
+        (&asked[3].body["kind"], &asked[3].body["body"]),
+        (&json!("notify"), &json!(1))
+    );
+    let headers = &asked[0].headers;
+    assert_eq!(headers["host"], service.address.to_string());
+    assert_eq!(headers["content-type"], "application/json");
+    assert!(
+        !headers.contains_key("webhook-signature"),
+        "there is no secret"
+    );
+    let trace: Vec<usize> = headers["traceparent"].split('-').map(str::len).collect();
+    assert_eq!(trace, [2, 32, 16, 2], "{}", headers["traceparent"]);
+    let ids: std::collections::HashSet<_> =
+        asked.iter().map(|one| &one.headers["webhook-id"]).collect();
+    assert_eq!(ids.len(), 4);
+}
+
+#[tokio::test]
+async fn two_secrets_sign_every_request() {
+    let service = Service::start(|_| Say::Json(json!({}))).await;
+    let secrets = [
+        "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        "whsec_BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB",
+    ];
+    let secrets = secrets.map(shaddock::config::Secret::from);
+    let running = running(service.backend().secrets(&secrets).unwrap()).await;
+    let mut client = pitaya(&running);
+    let before = unix_seconds();
+    client.request("chat.room.say", json!({})).await;
+    let headers = &service.asked()[0].headers;
+    let signed: Vec<&str> = headers["webhook-signature"].split(' ').collect();
+    assert!(
+        signed.len() == 2
+            && signed
+                .iter()
+                .all(|one| one.starts_with("v1,") && one.len() == 47),
+        "{signed:?}"
+    );
+    let timestamp: u64 = headers["webhook-timestamp"].parse().unwrap();
+    assert!((before..=unix_seconds()).contains(&timestamp));
+    let three = [secrets[0].clone(), secrets[1].clone(), secrets[0].clone()];
+    let error = service.backend().secrets(&three).unwrap_err().to_string();
+    assert!(error.contains("at most two"), "{error}");
+}
+
+fn unix_seconds() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
+/// Answers on the level of HTTP and JSON that are none.
+fn no_answers() -> Vec<(&'static str, Say)> {
+    let bytes = |line: &str, body: &str| Say::Bytes(status(line, body));
+    let last = |bytes: &[u8]| Say::Last(bytes.to_vec());
+    let endless = |head: &str| Say::Endless(head.into());
+    let to =
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: /shaddock/other\r\ncontent-length: 0\r\n\r\n";
+    let latin = b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{\"body\":\"\xff\"}";
+    vec![
+        ("500", bytes("500 Oops", r#"{"body":1}"#)),
+        ("404", bytes("404 Not Found", "")),
+        ("201", bytes("201 Created", r#"{"body":1}"#)),
+        ("a redirect", Say::Bytes(to.into())),
+        ("HTML", bytes("200 OK", "<html>hello</html>")),
+        ("other JSON", bytes("200 OK", "[]")),
+        ("no UTF-8", Say::Bytes(latin.to_vec())),
+        (
+            "100 MB, announced",
+            endless("HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n"),
+        ),
+        (
+            "100 MB, in one chunk",
+            endless("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7ffffff\r\n"),
+        ),
+        ("an endless head", endless("HTTP/1.1 200 OK\r\nx: ")),
+        (
+            "half a body",
+            last(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"body\":"),
+        ),
+        ("half a head", last(b"HTTP/1.1 200 OK\r\nconte")),
+        ("nothing", last(b"")),
+        ("no HTTP", last(b"SSH-2.0-OpenSSH_9\r\n\r\n")),
+        (
+            "an unknown member",
+            bytes("200 OK", r#"{"body":1,"action":[]}"#),
+        ),
+    ]
+}
+
+/// Actions that cannot be carried out, behind one that can.
+fn no_actions() -> Vec<(&'static str, Say)> {
+    let long = json!({"push": {"route": "x".repeat(256), "body": 1}});
+    let rows = [
+        ("an unknown action", json!([{"fly": 1}])),
+        ("a user that cannot be", json!([{"bind": ""}])),
+        ("two binds", json!([{"bind": "ann"}, {"bind": "ann"}])),
+        ("no user to unbind", json!(["unbind"])),
+        (
+            "a push without value",
+            json!([{"push": {"route": "a", "body": null}}]),
+        ),
+        ("a push without route", json!([{"push": {"body": 1}}])),
+        ("a push to a route too long", json!([long])),
+        (
+            "a push to a user that cannot be",
+            json!([{"push": {"route": "a", "body": 1, "users": ["ann", ""]}}]),
+        ),
+        (
+            "a kick of a user that cannot be",
+            json!([{"kick": {"reason": "r", "users": [""]}}]),
+        ),
+    ];
+    let behind = |(name, rest): (&'static str, Value)| {
+        let all: Vec<Value> = [json!({"set": {"k": 1}})]
+            .into_iter()
+            .chain(rest.as_array().unwrap().clone())
+            .collect();
+        (name, actions(&json!(all)))
+    };
+    rows.map(behind).into()
+}
+
+/// Whatever is no answer: the client gets an error of one kind, nothing was done, nothing is sent twice, and the next request works.
+#[tokio::test]
+async fn answers_that_are_none() {
+    for (name, say) in no_answers().into_iter().chain(no_actions()) {
+        let service = Service::start(move |asked: &Asked| {
+            if asked.path.ends_with("bad") {
+                say.clone()
+            } else {
+                Say::Json(json!({"body": "fine"}))
+            }
+        })
+        .await;
+        let running = running(service.backend()).await;
+        let mut client = pitaya(&running);
+        let (answer, is_error) = client.answer("chat.room.bad", json!({})).await;
+        assert!(is_error, "{name}: {answer}");
+        let failed = json!({"code": "PIT-500", "msg": "the backend failed"});
+        assert_eq!(answer, failed, "{name}");
+        // What the kernel holds for both sides is some megabytes.
+        assert!(service.zeros() < 50 << 20, "{name}: it was read");
+        let settings = client.session.settings();
+        assert_eq!(settings.len(), 0, "{name}: something was done");
+        assert!(
+            client.session.uid().is_none() && client.drain().is_empty(),
+            "{name}"
+        );
+        let next = client.answer("chat.room.good", json!({})).await;
+        assert_eq!(next, (json!("fine"), false), "{name}");
+        let asked = service.asked();
+        let paths: Vec<&str> = asked.iter().map(|one| one.path.as_str()).collect();
+        let once = ["/shaddock/room.bad", "/shaddock/room.good"];
+        assert_eq!(paths, once, "{name}: sent twice");
+    }
+}
+
+#[tokio::test]
+async fn errors_of_the_service_go_to_the_client() {
+    let service = Service::start(|asked| {
+        Say::Json(match asked.path.as_str() {
+            "/shaddock/room.plain" => {
+                json!({"error": {"code": "ROOM-404", "message": "no such room"}})
+            }
+            _ => json!({"error": {"code": "ROOM-404", "body": {"code": 404}}}),
+        })
+    })
+    .await;
+    let running = running(service.backend()).await;
+    let (answer, is_error) = pitaya(&running).answer("chat.room.plain", json!({})).await;
+    assert!(is_error);
+    assert_eq!(answer, json!({"code": "ROOM-404", "msg": "no such room"}));
+    let mut pomelo = Client::connect(&running.apps()[0]);
+    assert_eq!(
+        pomelo.request("chat.room.plain", json!({})).await,
+        json!({"code": 500})
+    );
+    assert_eq!(
+        pomelo.request("chat.room.body", json!({})).await,
+        json!({"code": 404})
+    );
+    // Bodies that are no JSON are not sent at all.
+    drive(pomelo.start(Some(9), "chat.room.plain", "{")).await;
+    assert_eq!(pomelo.wait_answer(9).await.0, json!({"code": 500}));
+    assert_eq!(service.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_service_that_is_down() {
+    let service = Service::start(|_| Say::Json(json!({"body": 1}))).await;
+    // Bound and not listening, so nobody else gets the port.
+    let down = tokio::net::TcpSocket::new_v4().unwrap();
+    down.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nowhere = format!("http://{}", down.local_addr().unwrap());
+    let mut alone = HttpBackend::new([&nowhere]).unwrap();
+    alone.timeout = Duration::from_secs(60);
+    alone.connect_timeout = alone.timeout;
+    let running_alone = running(alone).await;
+    let (answer, is_error) = pitaya(&running_alone)
+        .answer("chat.room.say", json!({}))
+        .await;
+    assert!(is_error);
+    assert_eq!(answer["code"], "PIT-503", "{answer}");
+    // With another URL there is always an answer: nothing was sent to the first.
+    for balance in [Balance::RoundRobin, Balance::UserHash] {
+        let mut both = HttpBackend::new([nowhere.clone(), service.url()]).unwrap();
+        both.timeout = Duration::from_secs(60);
+        both.connect_timeout = both.timeout;
+        both.balance = balance;
+        let running_both = running(both).await;
+        let mut client = pitaya(&running_both);
+        for _ in 0..4 {
+            assert_eq!(
+                client.answer("chat.room.say", json!({})).await,
+                (json!(1), false)
+            );
+        }
+    }
+    assert_eq!(service.asked().len(), 8);
+}
+
+/// A host that is gone: nothing says no. The other URL gets the request, and from then on is asked first.
+#[tokio::test]
+async fn a_host_that_says_nothing() {
+    let service = Service::start(|_| Say::Json(json!({"body": 1}))).await;
+    // The kernel answers no more connections than its queue holds.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut held = Vec::new();
+    loop {
+        let connecting = tokio::net::TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(200), connecting).await {
+            Ok(stream) => held.push(stream.unwrap()),
+            Err(_) => break,
+        }
+    }
+    let mut both = HttpBackend::new([format!("http://{address}"), service.url()]).unwrap();
+    both.timeout = Duration::from_secs(60);
+    both.connect_timeout = Duration::from_millis(300);
+    let running = running(both).await;
+    let mut client = pitaya(&running);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // On a busy machine the good one may be slow to connect to, too.
+    while client.answer("chat.room.say", json!({})).await != (json!(1), false) {
+        assert!(Instant::now() < deadline, "the other URL is not asked");
+    }
+}
+
+#[tokio::test]
+async fn balancing() {
+    let services = [(); 3].map(|()| Service::start(|_| Say::Json(json!({}))));
+    let [one, two, three] = services;
+    let services = [one.await, two.await, three.await];
+    let counts = |services: &[Service; 3]| services.each_ref().map(|one| one.asked().len());
+    for balance in [Balance::RoundRobin, Balance::UserHash] {
+        let before = counts(&services);
+        let mut backend = HttpBackend::new(services.iter().map(Service::url)).unwrap();
+        backend.timeout = Duration::from_secs(60);
+        backend.connect_timeout = backend.timeout;
+        backend.balance = balance;
+        let running = running(backend).await;
+        let mut ann = login(&running.apps()[0], "ann").await;
+        for _ in 0..6 {
+            ann.request("chat.room.say", json!({})).await;
+        }
+        let after = counts(&services);
+        let mut shares = [0, 1, 2].map(|n| after[n] - before[n]);
+        shares.sort_unstable();
+        let expected = if balance == Balance::RoundRobin {
+            [2, 2, 2]
+        } else {
+            [0, 0, 6]
+        };
+        assert_eq!(shares, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_slow() {
+    let service = Service::start(|_| Say::Nothing).await;
+    let mut backend = service.backend();
+    backend.timeout = Duration::from_millis(100);
+    let running = running(backend).await;
+    let mut client = pitaya(&running);
+    for _ in 0..2 {
+        let (answer, is_error) = client.answer("chat.room.say", json!({})).await;
+        assert!(is_error);
+        assert_eq!(
+            answer,
+            json!({"code": "PIT-408", "msg": "the backend did not answer in time"})
+        );
+    }
+    let connections: Vec<usize> = service.asked().iter().map(|one| one.connection).collect();
+    assert_eq!(
+        connections,
+        [0, 1],
+        "the connection of a late answer is not used again"
+    );
+    assert_eq!(running.apps()[0].stats().timeouts.get(), 2);
+}
+
+/// One connection and a queue for one: the third request is refused at once, and the others are answered.
+#[tokio::test]
+async fn connections_and_queue_have_bounds() {
+    let (free, held) = tokio::sync::watch::channel(false);
+    let service = Service::start(move |_| Say::Held(held.clone(), json!({"body": 1}))).await;
+    let mut backend = service.backend();
+    (backend.max_connections, backend.queue) = (1, 1);
+    let running = running(backend).await;
+    let clients = [(); 3].map(|()| pitaya(&running));
+    let [mut first, mut second, mut third] = clients;
+    let asked = first.start(Some(1), "chat.room.say", "{}");
+    let asked = tokio::spawn(drive(asked));
+    until("the first is at work", || service.asked().len() == 1).await;
+    // Polled once, it waits in the queue.
+    let mut waiting = Box::pin(drive(second.start(Some(1), "chat.room.say", "{}")));
+    let waits = std::future::poll_fn(|task| {
+        std::task::Poll::Ready(waiting.as_mut().poll(task).is_pending())
+    });
+    assert!(waits.await);
+    let (answer, is_error) = third.answer("chat.room.say", json!({})).await;
+    assert!(is_error);
+    assert_eq!(answer["code"], "PIT-429", "{answer}");
+    free.send(true).unwrap();
+    asked.await.unwrap();
+    waiting.await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.wait_answer(1).await, (json!(1), false));
+    }
+    assert_eq!(service.asked().len(), 2);
+    assert!(service.asked().iter().all(|one| one.connection == 0));
+}
+
+/// A session waits for its own requests, unless the route says otherwise.
+#[tokio::test]
+async fn order_of_one_session() {
+    let service = Service::start(|_| Say::Json(json!({}))).await;
+    let running = running(service.backend().concurrent(["room.look"])).await;
+    let mut client = pitaya(&running);
+    let Flow::Later(work) = client.start(Some(1), "chat.room.say", "{}") else {
+        panic!("the next request would overtake it");
+    };
+    assert!(matches!(
+        client.start(Some(2), "chat.room.look", "{}"),
+        Flow::Done
+    ));
+    let has_answered = |client: &mut Client| {
+        let all = client.drain();
+        all.iter()
+            .any(|one| matches!(one, In::Answer { id: 2, .. }))
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !has_answered(&mut client) {
+        assert!(Instant::now() < deadline, "it is not answered");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    work.await;
+    client.wait_answer(1).await;
+}
+
+fn actions(list: &Value) -> Say {
+    Say::Json(json!({"body": "done", "actions": list}))
+}
+
+#[tokio::test]
+async fn actions_are_carried_out_before_the_answer() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.enter" => json!([
+                {"push": {"route": "onUser", "body": {"n": 1}, "users": ["ann", "bob", "nobody"]}},
+                {"push": {"route": "onSelf", "body": [2]}},
+                {"remove": ["old", "new"]},
+                {"bind": "ann"},
+                {"set": {"room": "lobby", "new": 1}},
+            ]),
+            "/shaddock/room.leave" => json!(["unbind", {"remove": ["room"]}]),
+            "/shaddock/room.throw" => json!([{"kick": {"reason": "rude", "users": ["bob"]}}]),
+            _ => json!([{"kick": {"reason": "bye"}}]),
+        })
+    })
+    .await;
+    let running = running(service.backend()).await;
+    let app = &running.apps()[0];
+    let mut bob = login(app, "bob").await;
+    let mut ann = Client::connect(app);
+    ann.session.set("old", 1).unwrap();
+    drive(ann.start(Some(1), "chat.room.enter", "{}")).await;
+    let push = |route: &str, body| In::Push {
+        route: route.to_owned(),
+        body,
+    };
+    let answer = In::Answer {
+        id: 1,
+        body: json!("done"),
+        error: false,
+    };
+    assert_eq!(
+        ann.drain(),
+        [
+            push("onUser", json!({"n": 1})),
+            push("onSelf", json!([2])),
+            answer
+        ]
+    );
+    assert_eq!(bob.drain(), [push("onUser", json!({"n": 1}))]);
+    assert_eq!(ann.session.uid(), Some(uid("ann")));
+    let settings = serde_json::to_value(ann.session.settings()).unwrap();
+    assert_eq!(settings, json!({"room": "lobby", "new": 1}));
+
+    ann.request("chat.room.leave", json!({})).await;
+    assert!(ann.session.uid().is_none());
+    assert_eq!(ann.session.settings().get("room"), None);
+    ann.request("chat.room.throw", json!({})).await;
+    assert_eq!(bob.wait_kick().await, "rude");
+    assert!(!ann.session.is_closed());
+    drive(ann.start(Some(7), "chat.room.end", "{}")).await;
+    assert_eq!(ann.wait_kick().await, "bye");
+}
+
+/// A bind that is refused only when it is tried: what stood before it is undone, and what stood behind it is not done.
+#[tokio::test]
+async fn a_bind_that_is_refused_undoes_the_rest() {
+    let service = Service::start(|_| {
+        actions(&json!([
+            {"push": {"route": "onUser", "body": 1, "users": ["ann", "eve"]}},
+            {"set": {"level": 9, "new": 1}},
+            {"remove": ["old"]},
+            {"bind": "ann"},
+            {"kick": {"reason": "r", "users": ["eve"]}},
+        ]))
+    })
+    .await;
+    let mut app = frontend(FRONT);
+    app.set(SessionConfig {
+        single_session: true,
+        on_conflict: Conflict::RejectNew,
+        ..SessionConfig::default()
+    });
+    app.http_backend("chat", service.backend());
+    let running = start([app]).await;
+    let app = &running.apps()[0];
+    let (mut first, mut eve) = (login(app, "ann").await, login(app, "eve").await);
+    let mut second = Client::with_dialect(app, Dialect::Pitaya);
+    second.session.set("level", 1).unwrap();
+    second.session.set("old", true).unwrap();
+    let (answer, is_error) = second.answer("chat.room.enter", json!({})).await;
+    assert!(is_error, "{answer}");
+    assert!(answer["msg"].as_str().unwrap().contains("ann"), "{answer}");
+    assert!(second.session.uid().is_none());
+    let settings = serde_json::to_value(second.session.settings()).unwrap();
+    assert_eq!(settings, json!({"level": 1, "old": true}));
+    assert!(first.drain().is_empty() && eve.drain().is_empty());
+    assert!(!eve.session.is_closed() && !first.session.is_closed());
+}
+
+#[tokio::test]
+async fn too_many_settings_bind_nobody() {
+    let service =
+        Service::start(|_| actions(&json!([{"bind": "ann"}, {"set": {"a": 1, "b": 2}}]))).await;
+    let mut app = frontend(FRONT);
+    app.set(SessionConfig {
+        max_settings: 1,
+        ..SessionConfig::default()
+    });
+    app.http_backend("chat", service.backend());
+    let running = start([app]).await;
+    let mut client = pitaya(&running);
+    assert!(client.answer("chat.room.enter", json!({})).await.1);
+    assert!(client.session.uid().is_none() && client.session.settings().is_empty());
+}
+
+/// The user sits on another frontend of the cluster: pushes and kicks find them.
+#[tokio::test]
+async fn users_on_other_frontends() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.say" => {
+                json!([{"push": {"route": "onChat", "body": "hi", "users": ["bob"]}}])
+            }
+            _ => json!([{"kick": {"reason": "rude", "users": ["bob"]}}]),
+        })
+    })
+    .await;
+    let mut front = frontend(FRONT);
+    front.http_backend("chat", service.backend());
+    let servers = Servers::new()
+        .add(front)
+        .add(frontend("connector-2"))
+        .cluster(LocalCluster::new());
+    let running = servers.start().await.unwrap();
+    let mut bob = login(&running.apps()[1], "bob").await;
+    let mut ann = Client::connect(&running.apps()[0]);
+    ann.request("chat.room.say", json!({})).await;
+    assert_eq!(bob.wait_push("onChat").await, json!("hi"));
+    ann.request("chat.room.throw", json!({})).await;
+    assert_eq!(bob.wait_kick().await, "rude");
+}
+
+/// Told again until the service has heard it, under one id, in order, with the session as it was.
+#[tokio::test]
+async fn events_are_told_until_they_are_heard() {
+    let failures = AtomicUsize::new(0);
+    let service = Service::start(move |_| match failures.fetch_add(1, Ordering::Relaxed) {
+        0 | 1 => Say::Bytes(status("500 Oops", "")),
+        _ => Say::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+    })
+    .await;
+    let running = running(
+        service
+            .backend()
+            .events([BackendEvent::Bound, BackendEvent::Closed]),
+    )
+    .await;
+    let ann = login(&running.apps()[0], "ann").await;
+    ann.session.close(CloseReason::kicked("bye"));
+    until("all was told", || service.asked().len() == 4).await;
+    let asked = service.asked();
+    let paths: Vec<&str> = asked.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/shaddock/bound",
+            "/shaddock/bound",
+            "/shaddock/bound",
+            "/shaddock/closed"
+        ]
+    );
+    let id = |n: usize| &asked[n].headers["webhook-id"];
+    assert!(id(0) == id(1) && id(1) == id(2) && id(2) != id(3));
+    let body = &asked[3].body;
+    let told = ["kind", "event", "uid", "reason"].map(|key| body[key].as_str().unwrap());
+    assert_eq!(told, ["event", "closed", "ann", "kicked"]);
+    assert_eq!(body["session"]["sid"], ann.sid().to_string());
+    assert_eq!(running.apps()[0].stats().lost_events.get(), 0);
+}
+
+/// A handshake is judged by the service; one that does not judge lets nobody in.
+#[tokio::test]
+async fn handshakes() {
+    let service = Service::start(|asked| match asked.body["body"]["token"].as_str() {
+        Some("good") => Say::Json(json!({"body": {"motd": "hello"}})),
+        Some("login") => Say::Json(json!({"actions": [{"bind": "ann"}, {"set": {"level": 7}}]})),
+        Some("silent") => Say::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+        Some("broken") => Say::Bytes(ok("<html>")),
+        Some("acts") => Say::Json(json!({"actions": [{"kick": {"reason": "r"}}]})),
+        Some("twice") => Say::Json(json!({"actions": [{"bind": "ann"}, {"bind": "bob"}]})),
+        Some("nobody") => Say::Json(json!({"actions": [{"bind": ""}]})),
+        _ if asked.body["kind"] == "request" => Say::Json(json!({"body": asked.body["session"]})),
+        _ => Say::Json(json!({"error": {"code": "AUTH-401", "message": "no token"}})),
+    })
+    .await;
+    let mut app = App::new("connector", FRONT);
+    app.listen("127.0.0.1:0");
+    app.set(AppConfig {
+        handshake_timeout: Duration::from_secs(60),
+        ..AppConfig::default()
+    });
+    app.http_backend("chat", service.backend().events([BackendEvent::Handshake]));
+    let running = start([app]).await;
+    let address = format!("tcp://{}", running.address(FRONT).unwrap());
+    let long = Duration::from_secs(60);
+    for (user, motd) in [
+        (json!({"token": "good"}), Some(json!("hello"))),
+        (json!({"token": "silent"}), Some(Value::Null)),
+        (json!({"token": "login"}), Some(Value::Null)),
+        (json!({"token": "broken"}), None),
+        (json!({"token": "acts"}), None),
+        (json!({"token": "twice"}), None),
+        (json!({"token": "nobody"}), None),
+        (json!({}), None),
+        (Value::Null, None),
+    ] {
+        let builder = shaddock_client::Client::builder();
+        let builder = builder
+            .user(user.clone())
+            .connect_timeout(long)
+            .request_timeout(Some(long));
+        let connected = builder.connect(&address).await.ok();
+        let heard = connected.as_ref().map(|client| {
+            let user = client.handshake_user();
+            user.map_or(Value::Null, |user| user["motd"].clone())
+        });
+        assert_eq!(heard, motd, "{user}");
+        if let (Some(client), true) = (connected, user["token"] == "login") {
+            let session: Value = client.request("chat.room.me", &json!({})).await.unwrap();
+            assert_eq!(
+                (&session["uid"], &session["settings"]),
+                (&json!("ann"), &json!({"level": 7}))
+            );
+        }
+    }
+    let asked = service.asked();
+    assert_eq!(asked.len(), 10);
+    assert_eq!(asked[0].path, "/shaddock/handshake");
+    assert_eq!(asked[0].body["client"]["transport"], "tcp");
+    assert!(asked[0].body.get("session").is_none());
+}
+
+#[tokio::test]
+#[should_panic(expected = "type of this server itself")]
+async fn the_own_type_is_no_backend() {
+    frontend(FRONT).http_backend("connector", HttpBackend::new(["http://127.0.0.1"]).unwrap());
+}
