@@ -151,7 +151,7 @@ impl Launcher {
         configure(&self.config, app);
     }
 
-    /// As [`configure`](Self::configure), and listens on the configured addresses.
+    /// As [`configure`](Self::configure), listens on the configured addresses, and asks the configured backends.
     ///
     /// # Errors
     /// What is configured cannot work here ([`Config::check_start`]), such as a certificate that cannot be read.
@@ -160,6 +160,9 @@ impl Launcher {
         self.configure(app);
         for listener in self.config.listeners()? {
             app.listen_with(listener);
+        }
+        for (server_type, backend) in self.config.http_backends()? {
+            app.http_backend(server_type, backend);
         }
         Ok(())
     }

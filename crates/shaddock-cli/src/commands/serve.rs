@@ -1,4 +1,4 @@
-//! `shaddock serve`: a frontend without handlers of its own, in front of whatever backends the cluster has.
+//! `shaddock serve`: a frontend without handlers of its own, in front of services over HTTP or whatever backends the cluster has.
 
 use std::{fmt::Write as _, hash::BuildHasher as _, process::ExitCode, time::Duration};
 
@@ -8,7 +8,7 @@ use shaddock::{app::Running, config::Config, launch::Launcher, prelude::*};
 use super::Outcome;
 use crate::{ConfigSource, print_within};
 
-/// A frontend without others to forward to makes no sense, so the cluster is NATS unless the configuration says otherwise.
+/// A frontend without others to forward to makes no sense, so without HTTP backends the cluster is NATS unless the configuration says otherwise.
 const NATS: &str = "cluster.mode=nats";
 
 /// Run a frontend from a configuration alone.
@@ -19,7 +19,11 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> Outcome {
-    let mut launcher = Launcher::new(args.source.sources().preset(NATS))?;
+    let sources = args.source.sources();
+    let mut launcher = Launcher::new(sources.clone())?;
+    if launcher.config().backends.is_empty() {
+        launcher = Launcher::new(sources.preset(NATS))?;
+    }
     launcher.init_logs()?;
     let config = launcher.config();
     let mut app = App::new(&config.server.server_type, &id(config));

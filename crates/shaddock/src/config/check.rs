@@ -39,6 +39,9 @@ impl Config {
         self.check_crypto(&mut found);
         self.check_cluster(&mut found);
         self.check_drain(&mut found);
+        for (key, message) in self.backend_mistakes() {
+            found.wrong(&key, message);
+        }
         if !self.tls.address.is_empty()
             && (is_empty(&self.tls.certificate) || is_empty(&self.tls.key))
         {
@@ -58,6 +61,13 @@ impl Config {
             problems: &mut problems,
         };
         self.check_addresses(&mut found);
+        let own = &self.server.server_type;
+        if self.backends.contains_key(own) {
+            found.wrong(
+                &format!("backends.{own}.url"),
+                format!("`{own}` is the type of this server itself (`server.server_type`), so no request would go to the backend; name one of the two otherwise"),
+            );
+        }
         if !self.tls.address.is_empty()
             && let Err(error) = self.tls()
         {

@@ -13,6 +13,7 @@
 //! # Ok::<(), shaddock::config::ConfigError>(())
 //! ```
 
+mod backends;
 mod check;
 mod convert;
 mod error;
@@ -23,7 +24,10 @@ mod sections;
 mod source;
 mod value;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use serde::de::DeserializeOwned;
 pub use shaddock_cluster::{Address, Secret};
@@ -33,12 +37,9 @@ pub use self::{
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{
-        AccessSettings, AdminSettings, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting,
-        DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict,
-        PomeloErrorsSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer,
-        ServerSettings, SessionSettings, TlsSettings,
+        AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict, PomeloErrorsSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings, SessionSettings, TlsSettings,
     },
-    value::{Network, Size, Time},
+    value::{Network, SecretTexts, Size, Texts, Time},
 };
 use self::{
     nearest::nearest,
@@ -137,6 +138,8 @@ pub struct Config {
     pub cluster: ClusterSettings,
     /// Going down.
     pub drain: DrainSettings,
+    /// Services over HTTP, by server type.
+    pub backends: BTreeMap<String, BackendSettings>,
     app: Table,
     origins: HashMap<String, Origin>,
 }
@@ -181,7 +184,7 @@ impl Config {
             &mut problems,
         ));
         let mut config = Self::default();
-        for entry in entries {
+        for entry in entries.into_iter().flat_map(backends::keys_of) {
             if let Err(problem) = config.apply(entry) {
                 problems.push(problem);
             }
@@ -207,6 +210,9 @@ impl Config {
 
     /// The value of `section.key` as TOML.
     pub fn value(&self, path: &str) -> Option<Value> {
+        if let Some((section, key)) = backends::split(path) {
+            return self.backends.get(section)?.get(key);
+        }
         let (section, key) = path.rsplit_once('.')?;
         self.sections()
             .iter()
@@ -238,19 +244,18 @@ impl Config {
 
     /// What differs between this configuration and `newer`.
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
-        Self::keys()
-            .into_iter()
-            .filter_map(|key| {
-                let (old, new) = (self.value(&key.path())?, newer.value(&key.path())?);
-                let show = |value: Value| {
-                    if key.secret {
-                        "(hidden)".to_owned()
-                    } else {
-                        value.to_string()
-                    }
+        let single = Self::keys().into_iter().map(|key| (key.path(), key));
+        single
+            .chain(self.backend_keys(newer))
+            .filter_map(|(path, key)| {
+                let (old, new) = (self.value(&path), newer.value(&path));
+                let show = |value: Option<Value>| match value {
+                    None => "(none)".to_owned(),
+                    Some(_) if key.secret => "(hidden)".to_owned(),
+                    Some(value) => value.to_string(),
                 };
                 (old != new).then(|| Change {
-                    key: key.path(),
+                    key: path,
                     old: show(old),
                     new: show(new),
                     live: key.live,
@@ -297,6 +302,9 @@ impl Config {
     fn apply(&mut self, entry: Entry) -> Result<(), Problem> {
         if entry.path[0] == APPLICATION {
             return self.apply_app(entry);
+        }
+        if entry.path[0] == backends::SECTION {
+            return self.apply_backend(entry);
         }
         let path = entry.path.join(".");
         let problem = |message| Problem {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use toml::Value;
 
-use super::{Config, KeyInfo, Origin};
+use super::{BackendSettings, Config, KeyInfo, Origin, section::Section};
 
 const INTRODUCTION: &str = include_str!("introduction.md");
 
@@ -23,7 +23,21 @@ impl Config {
         for section in self.sections() {
             let _ = write!(out, "\n# {}\n[{}]\n", text(section.about()), section.name());
             for key in section.keys() {
-                self.print_key(&mut out, &key);
+                self.print_key(&mut out, &key, &key.path());
+            }
+        }
+        for (server_type, section) in &self.backends {
+            let _ = write!(
+                out,
+                "\n# {}\n[backends.{server_type}]\n",
+                text(section.about())
+            );
+            for key in section.keys() {
+                self.print_key(
+                    &mut out,
+                    &key,
+                    &format!("backends.{server_type}.{}", key.name),
+                );
             }
         }
         out.push_str(
@@ -33,18 +47,17 @@ impl Config {
         out
     }
 
-    fn print_key(&self, out: &mut String, key: &KeyInfo) {
-        let path = key.path();
+    fn print_key(&self, out: &mut String, key: &KeyInfo, path: &str) {
         out.push('\n');
         for line in key.docs {
             let _ = writeln!(out, "# {}", line.trim());
         }
         let value = self
-            .value(&path)
+            .value(path)
             .map(|value| show(&value))
             .unwrap_or_default();
         // Writing to a String does not fail.
-        let _ = match (self.origin(&path), key.secret) {
+        let _ = match (self.origin(path), key.secret) {
             (Origin::Default, _) => writeln!(out, "# {} = {value}", key.name),
             (origin, true) => writeln!(out, "# {} = (hidden)  # {origin}", key.name),
             (origin, false) => writeln!(out, "{} = {value}  # {origin}", key.name),
@@ -55,7 +68,9 @@ impl Config {
     pub fn reference() -> String {
         let defaults = Self::default();
         let mut out = String::from(INTRODUCTION);
-        for section in defaults.sections() {
+        let backend = BackendSettings::default();
+        let several: [&dyn Section; 1] = [&backend];
+        for section in defaults.sections().into_iter().chain(several) {
             let _ = write!(
                 out,
                 "\n### `[{}]`\n\n{}\n\n",
@@ -64,8 +79,8 @@ impl Config {
             );
             out.push_str("| key | value | default | meaning |\n| --- | --- | --- | --- |\n");
             for key in section.keys() {
-                let default = defaults
-                    .value(&key.path())
+                let default = section
+                    .get(key.name)
                     .map(|value| show(&value))
                     .unwrap_or_default();
                 let reload = if key.live { " *(live)*" } else { "" };

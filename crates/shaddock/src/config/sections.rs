@@ -6,8 +6,9 @@ use shaddock_cluster::{Address, Secret};
 
 use super::{
     section::{section, within},
-    value::{Network, Size, Time, choice},
+    value::{Network, SecretTexts, Size, Texts, Time, choice},
 };
+use crate::backend::BackendEvent;
 
 choice! {
     /// How logs are written.
@@ -466,7 +467,72 @@ fn tokens(list: &[String]) -> Result<(), String> {
     }
 }
 
-fn server_name(text: &str) -> Result<(), String> {
+choice! {
+    /// Which URL of a backend gets a request.
+    pub enum BalanceSetting {
+        /// One after the other.
+        RoundRobin = "round_robin",
+        /// The same one for the same user.
+        UserHash = "user_hash",
+    }
+}
+
+section! {
+    /// A server type that is a service over HTTP: `<type>` stands for the first part of its routes, `[backends.chat]`. There may be several. With
+    /// one, `shaddock serve` needs no cluster: `cluster.mode` is `local` unless it is set. [The guide](http-backends.md) says what a service is asked.
+    pub struct BackendSettings in "backends.<type>" {
+        /// Where the service is; several if it runs more than once. The path goes on with `/<handler>.<method>`.
+        restart url: Texts = Texts::default();
+        /// How long a request may take. Then its client gets an error, and the connection is closed.
+        restart timeout: Time = Time::secs(2), check within(Time::millis(1), Time::secs(3600));
+        /// How long it may take to connect. Then another URL is tried: choose it shorter than `timeout`.
+        restart connect_timeout: Time = Time::millis(500), check within(Time::millis(1), Time::secs(3600));
+        /// Signs requests (Standard Webhooks): `whsec_` and 24 to 64 bytes in base64, or `{ env = "NAME" }` for a variable that has it. A list of two
+        /// while services change from one to the other.
+        restart secret: SecretTexts = SecretTexts::default();
+        /// Open connections to each URL. Above it requests wait.
+        restart max_connections: usize = 64, check within(1, 65_536);
+        /// Requests that wait for a connection, for each URL. Above it they get an error.
+        restart queue: usize = 256, check within(0, 1_000_000);
+        /// The longest answer. A longer one is not read, and its client gets an error.
+        restart max_body: Size = Size::kib(1024), check within(Size(2), Size(64 << 20));
+        /// How long an unused connection may be used again. Choose it shorter than the service's own keep-alive time: a request that meets a closing
+        /// connection is not sent again.
+        restart max_idle: Time = Time::secs(1), check within(Time::millis(0), Time::secs(3600));
+        /// Which URL gets a request.
+        restart balance: BalanceSetting = BalanceSetting::RoundRobin;
+        /// Routes, `handler.method`, whose requests do not wait for earlier ones of their session.
+        restart concurrent: Vec<String> = Vec::new(), check |list: &Vec<String>| short_routes(list);
+        /// What the service is told of: `handshake`, `bound`, `closed`.
+        restart events: Vec<String> = Vec::new(), check |list: &Vec<String>| event_names(list);
+    }
+}
+
+fn short_routes(list: &[String]) -> Result<(), String> {
+    let is_short = |route: &str| {
+        let parts: Vec<&str> = route.split('.').collect();
+        parts.len() == 2 && parts.iter().all(|part| !part.is_empty())
+    };
+    match list.iter().find(|route| !is_short(route)) {
+        None => Ok(()),
+        Some(route) => Err(format!(
+            "\"{route}\" is no `handler.method`; leave the server type out"
+        )),
+    }
+}
+
+fn event_names(list: &[String]) -> Result<(), String> {
+    let known = BackendEvent::ALL.map(BackendEvent::name);
+    match list.iter().find(|name| !known.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "\"{name}\" is no event; there are `{}`",
+            known.join("`, `")
+        )),
+    }
+}
+
+pub(super) fn server_name(text: &str) -> Result<(), String> {
     shaddock_cluster::ServerId::new(text)
         .map(drop)
         .map_err(|error| error.to_string())

@@ -530,3 +530,140 @@ fn a_variable_with_an_underscore_too_few_is_not_passed_over() {
         assert!(Config::load(&sources).is_ok(), "{variable}");
     }
 }
+
+const BACKEND: &str = "[backends.chat]\nurl = \"http://127.0.0.1:8000/x\"\n";
+const SIGNED: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[test]
+fn backends_from_all_sources() {
+    let file = File::new(
+        "backends",
+        "[backends.chat]\nurl = [\"http://a\", \"http://b\"]\ntimeout = \"5s\"\n\n[backends.shop]\nurl = \"http://c\"\n",
+    );
+    let sources = Sources::default()
+        .file(&file.0)
+        .variable("SHADDOCK_BACKENDS__CHAT__TIMEOUT", "7s")
+        .variable("SHADDOCK_BACKENDS__CHAT__SECRET", SIGNED)
+        .flag("backends.shop.url=http://d,http://e")
+        .flag("backends.mail.url=http://f")
+        .flag("backends.mail.events=bound,closed");
+    let config = Config::load(&sources).unwrap();
+    let types: Vec<&str> = config
+        .http_backends()
+        .unwrap()
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(types, ["chat", "mail", "shop"]);
+    let chat = &config.backends["chat"];
+    assert_eq!(chat.url.0, ["http://a", "http://b"]);
+    assert_eq!((chat.timeout, chat.secret.0.len()), (Time::secs(7), 1));
+    assert_eq!(config.backends["shop"].url.0, ["http://d", "http://e"]);
+    assert_eq!(config.backends["mail"].events, ["bound", "closed"]);
+    let printed = config.to_toml();
+    assert!(
+        printed.contains("[backends.mail]") && !printed.contains(SIGNED),
+        "{printed}"
+    );
+    assert!(!format!("{config:?}").contains(SIGNED));
+    let changes = Config::default().changes(&config);
+    assert!(
+        changes
+            .iter()
+            .any(|change| change.key == "backends.shop.url" && !change.live)
+    );
+    assert!(!format!("{changes:?}").contains(SIGNED));
+    // What is printed can be read again, but for its secrets.
+    let again = File::new(
+        "backends-again",
+        &printed.replace("secret = (hidden)", "# secret = (hidden)"),
+    );
+    assert_eq!(
+        again.load().unwrap().backends["chat"].url.0,
+        ["http://a", "http://b"]
+    );
+}
+
+/// What can never work is refused with what to write instead.
+#[test]
+fn backends_that_cannot_work() {
+    for (number, (text, part)) in [
+        (
+            "backends = 1",
+            "this is a section; write `[backends.<type>]`",
+        ),
+        (
+            "[backends]\nchat = 1",
+            "this is a section; write `[backends.<type>]`",
+        ),
+        (
+            "[backends.chat]\ntimeout = \"1s\"",
+            "needs at least one URL",
+        ),
+        (
+            "[backends.chat]\nurl = \"127.0.0.1:8000\"",
+            "has no scheme; write it as",
+        ),
+        ("[backends.chat]\nurl = \"https://a\"", "asks for TLS"),
+        (
+            "[backends.chat]\nurl = [\"http://a\", \"a\"]",
+            "has no scheme",
+        ),
+        (
+            "[backends.chat]\nurl = 7",
+            "text, or a list of texts is wanted",
+        ),
+        ("[backends.\"a.b\"]\nurl = \"http://a\"", "a.b"),
+        (
+            "[backends.chat]\nurll = \"http://a\"",
+            "did you mean `url`?",
+        ),
+        ("[backends.chat]\nsecret = \"abc\"", "whsec_"),
+        (
+            "[backends.chat]\nsecret = { env = \"SHADDOCK_NOT_SET\" }",
+            "`SHADDOCK_NOT_SET` is not set",
+        ),
+        ("[backends.chat]\nsecret = { file = \"x\" }", "is wanted"),
+        (
+            "[backends.chat]\nevents = [\"opened\"]",
+            "`handshake`, `bound`, `closed`",
+        ),
+        (
+            "[backends.chat]\nconcurrent = [\"chat.room.look\"]",
+            "leave the server type out",
+        ),
+        ("[backends.chat]\nmax_connections = 0", "out of bounds"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = text.replace("[backends.chat]\n", BACKEND);
+        // A key may stand there once.
+        let text = match text.matches("url = ").count() {
+            2 => text.replacen("url = \"http://127.0.0.1:8000/x\"\n", "", 1),
+            _ if part.contains("at least") => {
+                text.replace("url = \"http://127.0.0.1:8000/x\"\n", "")
+            }
+            _ => text,
+        };
+        let problems = File::new(&format!("backends-{number}"), &text).problems();
+        assert!(
+            problems.iter().any(|problem| problem.contains(part)),
+            "{text}: {problems:?}"
+        );
+        assert!(
+            problems.iter().all(|problem| !problem.contains("abc")),
+            "{problems:?}"
+        );
+    }
+    let two = format!(
+        "{BACKEND}events = [\"handshake\"]\n{}events = [\"handshake\"]",
+        BACKEND.replace("chat", "shop")
+    );
+    assert!(File::new("backends-two", &two).problems()[0].contains("judges handshakes already"));
+    let own = File::new("backends-own", &BACKEND.replace("chat", "connector"))
+        .load()
+        .unwrap();
+    let error = own.check_start().unwrap_err().to_string();
+    assert!(error.contains("type of this server itself"), "{error}");
+}

@@ -1,6 +1,6 @@
 //! The types of values: how they are written in a file, in the environment and in a flag.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use shaddock_cluster::{Address, Secret};
@@ -150,6 +150,75 @@ impl FromStr for Network {
     }
 }
 
+/// One text or several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Texts(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected text, or a list of texts")]
+        enum Given {
+            One(String),
+            Several(Vec<String>),
+        }
+        Ok(Self(match Given::deserialize(deserializer)? {
+            Given::One(text) => vec![text],
+            Given::Several(texts) => texts,
+        }))
+    }
+}
+
+/// One secret or several, each as text or as the name of a variable of the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SecretTexts(pub Vec<Secret>);
+
+impl<'de> Deserialize<'de> for SecretTexts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected text, { env = \"NAME\" }, or a list of them"
+        )]
+        enum Given {
+            One(SecretText),
+            Several(Vec<SecretText>),
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum SecretText {
+            Text(Secret),
+            // No struct: serde reads one from a list too, and then a secret would be taken for a name, and named in an error.
+            Variable(BTreeMap<VariableKey, String>),
+        }
+        #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+        #[serde(rename_all = "lowercase")]
+        enum VariableKey {
+            Env,
+        }
+        let given = match Given::deserialize(deserializer)? {
+            Given::One(one) => vec![one],
+            Given::Several(several) => several,
+        };
+        let read = |one| match one {
+            SecretText::Text(secret) => Ok(secret),
+            SecretText::Variable(named) => {
+                let name = named.into_values().next().unwrap_or_default();
+                let value = std::env::var(&name).map(Secret::from);
+                value.map_err(|_| {
+                    let text = format!("the variable `{name}` is not set, or is no text");
+                    serde::de::Error::custom(text)
+                })
+            }
+        };
+        given
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
 /// An integer, or text.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a number or text")]
@@ -240,6 +309,17 @@ impl Setting for Vec<String> {
 impl Setting for Vec<Address> {
     const KIND: &'static str = "a list of addresses";
     const IS_LIST: bool = true;
+}
+
+impl Setting for Texts {
+    const KIND: &'static str = "text, or a list of texts";
+    const IS_LIST: bool = true;
+}
+
+impl Setting for SecretTexts {
+    const KIND: &'static str = "text, `{ env = \"NAME\" }`, or a list of them";
+    const IS_LIST: bool = true;
+    const IS_SECRET: bool = true;
 }
 
 impl Setting for Secret {
