@@ -25,6 +25,8 @@ guides! {
     bench_zh: "docs/zh-CN/bench.md",
     operations: "docs/operations.md",
     operations_zh: "docs/zh-CN/operations.md",
+    http_backends: "docs/http-backends.md",
+    http_backends_zh: "docs/zh-CN/http-backends.md",
     cluster: "docs/cluster.md",
     scale: "docs/scale.md",
     scale_zh: "docs/zh-CN/scale.md",

@@ -1,0 +1,233 @@
+//! The chats in `examples/http`, each behind `shaddock serve` with the configuration beside them: the same contract in every language, and what
+//! their signature checks let through.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ring::hmac;
+use serde_json::{Value, json};
+use shaddock_client::{Client, RequestError, Subscription};
+
+const NEW: &str = "whsec_bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LW5l";
+const OLD: &str = "whsec_b2xkLW9sZC1vbGQtb2xkLW9sZC1vbGQtb2xkLW9s";
+const STRANGE: &str = "whsec_c3RyYW5nZS1zdHJhbmdlLXN0cmFuZ2Utc3RyYW5n";
+/// A machine with too much to do is slow, and still right.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A process that ends with the test, and what it said when it was ready.
+struct Running(Child, String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a program; `None` if it is not installed.
+fn start(command: &mut Command) -> Option<Running> {
+    let spawned = command.stdout(Stdio::piped()).spawn();
+    if matches!(&spawned, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+        eprintln!("{command:?} is not installed: its example is not tested");
+        return None;
+    }
+    let mut child = spawned.unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    // Read on, so that it never waits for us.
+    std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    Some(Running(child, line))
+}
+
+fn example(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../examples/http")
+        .join(name)
+}
+
+/// The chat on a free port, which knows two secrets.
+fn chat(program: &str, file: &str) -> Option<(Running, u16)> {
+    let mut command = Command::new(program);
+    command
+        .arg(example(file))
+        .arg("0")
+        .env("CHAT_SECRET", format!("{NEW} {OLD}"));
+    let running = start(&mut command)?;
+    let port = running
+        .1
+        .trim()
+        .strip_prefix("listening on ")
+        .map(str::parse);
+    let port = port.expect("it says where it listens").unwrap();
+    Some((running, port))
+}
+
+fn serve(chat: u16) -> (Running, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shaddock"));
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(example("shaddock.toml"))
+        .args([
+            "--set",
+            "listen.address=127.0.0.1:0",
+            "--set",
+            "admin.address=",
+        ])
+        .args(["--set", "backends.chat.timeout=60s"])
+        .args([
+            "--set",
+            &format!("backends.chat.url=http://127.0.0.1:{chat}/shaddock"),
+        ])
+        .env("CHAT_SECRET", NEW);
+    let running = start(&mut command).unwrap();
+    let (_, address) = running
+        .1
+        .trim()
+        .rsplit_once(' ')
+        .expect("it says where it listens");
+    let address = format!("tcp://{address}");
+    (running, address)
+}
+
+async fn heard(pushes: &mut Subscription) -> (String, Value) {
+    let push = tokio::time::timeout(LONG, pushes.recv()).await;
+    let push = push.expect("a push").unwrap();
+    (push.route().to_owned(), push.json().unwrap())
+}
+
+async fn contract(program: &str, file: &str) {
+    let Some((_chat, port)) = chat(program, file) else {
+        return;
+    };
+    let (_serve, address) = serve(port);
+    let connect = async || {
+        let builder = Client::builder()
+            .connect_timeout(LONG)
+            .request_timeout(Some(LONG));
+        builder.connect(&address).await.unwrap()
+    };
+    let (ann, bob) = (connect().await, connect().await);
+    let mut to_ann = ann.subscribe_all();
+    let enter = |name: &str| json!({"name": name, "room": "lobby"});
+    let users: Value = ann.request("chat.room.enter", &enter("ann")).await.unwrap();
+    assert_eq!(users, json!({"users": ["ann"]}));
+    let refused = bob
+        .request::<_, Value>("chat.room.say", &json!({"text": "hi"}))
+        .await;
+    assert!(
+        matches!(refused, Err(RequestError::Server(_))),
+        "{refused:?}"
+    );
+    let refused = bob
+        .request::<_, Value>("chat.room.enter", &enter("ann"))
+        .await;
+    assert!(
+        matches!(refused, Err(RequestError::Server(_))),
+        "{refused:?}"
+    );
+    let users: Value = bob.request("chat.room.enter", &enter("bob")).await.unwrap();
+    assert_eq!(users, json!({"users": ["ann", "bob"]}));
+    assert_eq!(
+        heard(&mut to_ann).await,
+        ("onJoin".to_owned(), json!({"user": "bob"}))
+    );
+    let mut to_bob = bob.subscribe_all();
+    let _: Value = bob
+        .request("chat.room.say", &json!({"text": "hé 房"}))
+        .await
+        .unwrap();
+    let said = ("onChat".to_owned(), json!({"from": "bob", "text": "hé 房"}));
+    assert_eq!(heard(&mut to_ann).await, said);
+    assert_eq!(heard(&mut to_bob).await, said);
+    drop((bob, to_bob));
+    assert_eq!(
+        heard(&mut to_ann).await,
+        ("onLeave".to_owned(), json!({"user": "bob"}))
+    );
+    let again = connect().await;
+    let users: Value = again
+        .request("chat.room.enter", &enter("bob"))
+        .await
+        .unwrap();
+    assert_eq!(users, json!({"users": ["ann", "bob"]}));
+}
+
+/// Sends what a frontend could have sent, signed by `keys`; status and body.
+fn post(port: u16, id: &str, age: u64, keys: &[&str]) -> (u16, String) {
+    let body = br#"{"kind":"request","session":{"sid":"7"},"body":{"name":"eve","room":"attic"}}"#;
+    let sent = (UNIX_EPOCH.elapsed().unwrap().as_secs() - age).to_string();
+    let sign = |key: &&str| {
+        let key = BASE64_STANDARD
+            .decode(key.strip_prefix("whsec_").unwrap())
+            .unwrap();
+        let signed = [format!("{id}.{sent}.").as_bytes(), body].concat();
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), &signed);
+        format!("v1,{}", BASE64_STANDARD.encode(tag))
+    };
+    let signature = keys.iter().map(sign).collect::<Vec<_>>().join(" ");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let head = format!(
+        "POST /shaddock/room.enter HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\nwebhook-id: {id}\r\n\
+         webhook-timestamp: {sent}\r\nwebhook-signature: {signature}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+fn signatures(program: &str, file: &str) {
+    let Some((_chat, port)) = chat(program, file) else {
+        return;
+    };
+    for (what, id, age, keys) in [
+        ("none", "a", 0, &[][..]),
+        ("of another secret", "b", 0, &[STRANGE]),
+        ("old", "c", 400, &[NEW]),
+        ("old, both", "d", 400, &[NEW, OLD]),
+    ] {
+        assert_eq!(post(port, id, age, keys).0, 401, "{what}");
+    }
+    let (status, body) = post(port, "e", 0, &[STRANGE, OLD]);
+    assert_eq!(status, 200);
+    assert!(
+        body.contains("eve") && body.contains("actions"),
+        "one of two is right, and nothing before was carried out: {body}"
+    );
+    let (status, body) = post(port, "e", 0, &[NEW]);
+    assert_eq!((status, body.as_str()), (200, "{}"), "repeated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chat_in_python() {
+    contract("python3", "chat.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chat_in_node() {
+    contract("node", "chat.mjs").await;
+}
+
+#[test]
+fn signatures_in_python() {
+    signatures("python3", "chat.py");
+}
+
+#[test]
+fn signatures_in_node() {
+    signatures("node", "chat.mjs");
+}

@@ -1,0 +1,66 @@
+// A chat with rooms behind `shaddock serve`, without a package: node chat.mjs [PORT]
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { createServer } from "node:http";
+
+const keys = process.env.CHAT_SECRET.split(" ").map((text) => Buffer.from(text.replace("whsec_", ""), "base64"));
+const members = new Map(); // sid -> { room, name }
+const seen = new Map(); // id -> time
+
+function isSigned(headers, body) {
+  const sent = Number(headers["webhook-timestamp"]);
+  if (!(Math.abs(Date.now() / 1000 - sent) <= 300)) return false;
+  const sign = (key) => createHmac("sha256", key).update(`${headers["webhook-id"]}.${headers["webhook-timestamp"]}.`).update(body).digest("base64");
+  const wanted = keys.map((key) => Buffer.from("v1," + sign(key)));
+  const given = (headers["webhook-signature"] ?? "").split(" ").map((text) => Buffer.from(text));
+  return given.some((one) => wanted.some((key) => one.length === key.length && timingSafeEqual(one, key)));
+}
+
+function isRepeated(id, now) {
+  for (const [old, time] of seen) {
+    if (time > now - 600_000) break; // Older ones have an old timestamp.
+    seen.delete(old);
+  }
+  return seen.has(id) || !seen.set(id, now);
+}
+
+const users = (room) => [...members.values()].filter((one) => one.room === room).map((one) => one.name).sort();
+const push = (route, body, to) => ({ push: { route, body, users: to } });
+
+const routes = {
+  "/shaddock/room.enter"({ sid }, { room, name }) { // A real chat asks for a token here.
+    if (members.has(sid) || users(room).includes(name)) return { error: { code: "CHAT-409", message: "the name is taken, or you are in a room" } };
+    const others = users(room);
+    members.set(sid, { room, name });
+    return { body: { users: users(room) }, actions: [{ bind: name }, { set: { room } }, push("onJoin", { user: name }, others)] };
+  },
+  "/shaddock/room.say"({ sid }, { text }) {
+    if (!members.has(sid)) return { error: { code: "CHAT-401", message: "enter a room first" } };
+    const { room, name } = members.get(sid);
+    return { body: {}, actions: [push("onChat", { from: name, text }, users(room))] };
+  },
+  "/shaddock/closed"({ sid }) {
+    const { room, name } = members.get(sid) ?? {};
+    return members.delete(sid) ? { actions: [push("onLeave", { user: name }, users(room))] } : {};
+  },
+};
+
+function answer(request, body) {
+  if (!isSigned(request.headers, body)) return [401, {}];
+  if (isRepeated(request.headers["webhook-id"], Date.now())) return [200, {}]; // It was carried out before.
+  if (!Object.hasOwn(routes, request.url)) return [200, { error: { code: "CHAT-404", message: "no such route" } }];
+  const call = JSON.parse(body);
+  return [200, routes[request.url](call.session, call.body)];
+}
+
+const server = createServer(async (request, response) => {
+  const parts = [];
+  for await (const part of request) parts.push(part);
+  let [status, value] = [500, {}];
+  try {
+    [status, value] = answer(request, Buffer.concat(parts));
+  } catch (error) {
+    console.error(error); // Such as a body without `room`.
+  }
+  response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
+});
+server.listen(Number(process.argv[2] ?? 8000), "127.0.0.1", () => console.log("listening on", server.address().port));
