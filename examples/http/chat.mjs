@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 
 const keys = process.env.CHAT_SECRET.split(" ").map((text) => Buffer.from(text.replace("whsec_", ""), "base64"));
 const members = new Map(); // sid -> { room, name }
-const seen = new Map(); // id -> time
+const seen = new Map(); // id -> { time, value }
 
 function isSigned(headers, body) {
   const sent = Number(headers["webhook-timestamp"]);
@@ -15,41 +15,41 @@ function isSigned(headers, body) {
   return given.some((one) => wanted.some((key) => one.length === key.length && timingSafeEqual(one, key)));
 }
 
-function isRepeated(id, now) {
-  for (const [old, time] of seen) {
-    if (time > now - 600_000) break; // Older ones have an old timestamp.
-    seen.delete(old);
-  }
-  return seen.has(id) || !seen.set(id, now);
-}
-
 const users = (room) => [...members.values()].filter((one) => one.room === room).map((one) => one.name).sort();
 const push = (route, body, to) => ({ push: { route, body, users: to } });
 
 const routes = {
-  "/shaddock/room.enter"({ sid }, { room, name }) { // A real chat asks for a token here.
+  "chat.room.enter"({ sid }, { room, name }) { // A real chat asks for a token here.
     if (members.has(sid) || users(room).includes(name)) return { error: { code: "CHAT-409", message: "the name is taken, or you are in a room" } };
     const others = users(room);
     members.set(sid, { room, name });
     return { body: { users: users(room) }, actions: [{ bind: name }, { set: { room } }, push("onJoin", { user: name }, others)] };
   },
-  "/shaddock/room.say"({ sid }, { text }) {
+  "chat.room.say"({ sid }, { text }) {
     if (!members.has(sid)) return { error: { code: "CHAT-401", message: "enter a room first" } };
     const { room, name } = members.get(sid);
     return { body: {}, actions: [push("onChat", { from: name, text }, users(room))] };
   },
-  "/shaddock/closed"({ sid }) {
+  closed({ sid }) {
     const { room, name } = members.get(sid) ?? {};
     return members.delete(sid) ? { actions: [push("onLeave", { user: name }, users(room))] } : {};
   },
 };
 
-function answer(request, body) {
-  if (!isSigned(request.headers, body)) return [401, {}];
-  if (isRepeated(request.headers["webhook-id"], Date.now())) return [200, {}]; // It was carried out before.
-  if (!Object.hasOwn(routes, request.url)) return [200, { error: { code: "CHAT-404", message: "no such route" } }];
-  const call = JSON.parse(body);
-  return [200, routes[request.url](call.session, call.body)];
+function answer({ headers }, body) { // The same to one that is repeated: each is carried out once.
+  if (!isSigned(headers, body)) return [401, {}];
+  const [id, now] = [headers["webhook-id"], Date.now()];
+  for (const [old, { time }] of seen) {
+    if (time > now - 600_000) break; // Older ones have an old timestamp.
+    seen.delete(old);
+  }
+  if (!seen.has(id)) {
+    const { event, route, session, body: value } = JSON.parse(body);
+    const name = event ?? route; // Not the path, which is not signed.
+    const error = { code: "CHAT-404", message: "no such route" };
+    seen.set(id, { time: now, value: Object.hasOwn(routes, name) ? routes[name](session, value) : { error } });
+  }
+  return [200, seen.get(id).value];
 }
 
 const server = createServer(async (request, response) => {

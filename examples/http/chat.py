@@ -3,7 +3,7 @@ import base64, hmac, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEYS = [base64.b64decode(s.removeprefix("whsec_")) for s in os.environ["CHAT_SECRET"].split()]
-members, seen, lock = {}, {}, threading.Lock()  # sid -> (room, name), id -> time
+members, seen, lock = {}, {}, threading.Lock()  # sid -> (room, name), id -> (time, answer)
 
 def is_signed(headers, body):
     sent = headers.get("webhook-timestamp", "")
@@ -13,11 +13,6 @@ def is_signed(headers, body):
     wanted = [b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in KEYS]
     given = headers.get("webhook-signature", "").encode().split()
     return any(hmac.compare_digest(one, key) for one in given for key in wanted)
-
-def is_repeated(id, now):
-    while seen and next(iter(seen.values())) < now - 600:  # Older ones have an old timestamp.
-        del seen[next(iter(seen))]
-    return seen.setdefault(id, now) != now
 
 def users(room):
     return sorted(name for other, name in members.values() if other == room)
@@ -42,21 +37,25 @@ def closed(session, _):
     room, name = members.pop(session["sid"], (None, None))
     return {"actions": [push("onLeave", {"user": name}, users(room))]} if room else {}
 
+routes = {"chat.room.enter": enter, "chat.room.say": say, "closed": closed}
+
+def answer(id, body, now):  # The same to one that is repeated: each is carried out once.
+    while seen and next(iter(seen.values()))[0] < now - 600:  # Older ones have an old timestamp.
+        del seen[next(iter(seen))]
+    if id not in seen:
+        call = json.loads(body)
+        route = routes.get(call.get("event") or call["route"])  # Not the path, which is not signed.
+        seen[id] = now, route(call["session"], call["body"]) if route else {"error": {"code": "CHAT-404", "message": "no such route"}}
+    return seen[id][1]
+
 class Service(BaseHTTPRequestHandler):
     protocol_version, wbufsize, log_message = "HTTP/1.1", -1, lambda *_: None
-    routes = {"/shaddock/room.enter": enter, "/shaddock/room.say": say, "/shaddock/closed": closed}
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
-        route, status, answer = self.routes.get(self.path), 200, {"error": {"code": "CHAT-404", "message": "no such route"}}
         with lock:
-            if not is_signed(self.headers, body):
-                status, answer = 401, {}
-            elif is_repeated(self.headers["webhook-id"], time.time()):
-                answer = {}  # It was carried out before.
-            elif route:
-                answer = route((call := json.loads(body))["session"], call["body"])
-        text = json.dumps(answer).encode()
+            status, value = (200, answer(self.headers["webhook-id"], body, time.time())) if is_signed(self.headers, body) else (401, {})
+        text = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
         self.end_headers()

@@ -164,7 +164,7 @@ async fn contract(program: &str, file: &str) {
 
 /// Sends what a frontend could have sent, signed by `keys`; status and body.
 fn post(port: u16, id: &str, age: u64, keys: &[&str]) -> (u16, String) {
-    let body = br#"{"kind":"request","session":{"sid":"7"},"body":{"name":"eve","room":"attic"}}"#;
+    let body = br#"{"kind":"request","route":"chat.room.enter","session":{"sid":"7"},"body":{"name":"eve","room":"attic"}}"#;
     let sent = (UNIX_EPOCH.elapsed().unwrap().as_secs() - age).to_string();
     let sign = |key: &&str| {
         let key = BASE64_STANDARD
@@ -208,8 +208,10 @@ fn signatures(program: &str, file: &str) {
         body.contains("eve") && body.contains("actions"),
         "one of two is right, and nothing before was carried out: {body}"
     );
-    let (status, body) = post(port, "e", 0, &[NEW]);
-    assert_eq!((status, body.as_str()), (200, "{}"), "repeated");
+    let again = post(port, "e", 0, &[NEW]);
+    assert_eq!(again, (200, body), "repeated, and not carried out again");
+    let (_, body) = post(port, "f", 0, &[NEW]);
+    assert!(body.contains("CHAT-409"), "another one: {body}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
