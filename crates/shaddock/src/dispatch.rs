@@ -348,7 +348,7 @@ impl AppHandle {
         let work = Work::start(request, Outside, |request| {
             let short = request.route().short();
             if short.is_some_and(|short| backend.is_concurrent(short)) {
-                slot = Some(self.requests().slot().map_err(no_room)?);
+                slot = Some(self.requests().slot().map_err(|error| no_room(&error))?);
             }
             Ok(backend.call(request, limit)?.run())
         });

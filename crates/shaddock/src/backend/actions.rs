@@ -13,6 +13,10 @@ use crate::{
     session::{SessionError, SessionView},
 };
 
+/// Actions of one answer.
+const MOST_ACTIONS: usize = 1000;
+/// Users that one kick may name: they are kicked one after the other.
+const MOST_KICKED: usize = 1000;
 /// Bytes of a route, as on the wire to clients.
 const MOST_ROUTE: usize = 255;
 
@@ -56,6 +60,12 @@ impl Plan {
             removed: Vec::new(),
             sends: Vec::new(),
         };
+        if actions.len() > MOST_ACTIONS {
+            let count = actions.len();
+            return Err(format!(
+                "it has {count} actions; at most {MOST_ACTIONS} are possible, and none was carried out"
+            ));
+        }
         for (number, action) in actions.into_iter().enumerate() {
             plan.add(view, action).map_err(|reason| {
                 format!("its action {} {reason}; none was carried out", number + 1)
@@ -97,6 +107,15 @@ impl Plan {
             Action::Push(Object(push)) => self.sends.push(push_of(push)?),
             Action::Kick(Object(KickJson { reason, users })) => {
                 let users = users.map(uids_of).transpose()?;
+                if let Some(count) = users
+                    .as_ref()
+                    .map(Vec::len)
+                    .filter(|count| *count > MOST_KICKED)
+                {
+                    return Err(format!(
+                        "kicks {count} users; one kick names at most {MOST_KICKED}"
+                    ));
+                }
                 self.sends.push(Send::Kick { reason, users });
             }
         }

@@ -6,12 +6,14 @@
 //! replaced once.
 
 use std::{
-    fmt,
+    fmt, io,
+    pin::Pin,
     str::FromStr,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,6 +32,7 @@ use tokio::{
     net::TcpStream,
     runtime::Handle,
     sync::{Semaphore, SemaphorePermit},
+    task::JoinHandle,
 };
 
 use super::{BackendError, HttpBackend, sign};
@@ -42,6 +45,8 @@ use crate::{
 const ASIDE: Duration = Duration::from_secs(1);
 /// Bytes of the head of an answer.
 const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of a text for the log: an answer may be a megabyte of one unknown name.
+const MOST_TEXT: usize = 500;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -65,9 +70,11 @@ impl FromStr for BackendUrl {
     type Err = BackendError;
 
     fn from_str(text: &str) -> Result<Self, BackendError> {
+        // What stands before an `@` may be a password, and behind a `?` a token.
+        let shown = text.rsplit('@').next().unwrap_or_default();
+        let shown = shown.split(['?', '#']).next().unwrap_or_default();
         let wrong = |reason| BackendError::Url {
-            // What stands before an `@` may be a password.
-            url: text.rsplit('@').next().unwrap_or_default().to_owned(),
+            url: shown.to_owned(),
             reason,
         };
         if text.contains('@') {
@@ -93,7 +100,7 @@ impl FromStr for BackendUrl {
         }
         if uri.query().is_some() || text.contains('#') {
             return Err(wrong(
-                "has a `?` or `#` in it; the route is added to the path, so nothing can stand behind it",
+                "has a `?` or `#` behind it; the route is added to the path, so nothing can stand behind it",
             ));
         }
         let authority = uri.authority().ok_or_else(|| wrong(no_url))?;
@@ -129,20 +136,50 @@ impl fmt::Display for BackendUrl {
     }
 }
 
+/// A text for the log that may repeat what a service wrote, cut off after [`MOST_TEXT`] bytes.
+#[derive(Debug)]
+pub(super) struct Excerpt(String);
+
+impl Excerpt {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        if text.len() > MOST_TEXT {
+            let whole = (0..=MOST_TEXT).rev().find(|at| text.is_char_boundary(*at));
+            text.truncate(whole.unwrap_or_default());
+            text.push_str("..");
+        }
+        Self(text)
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// Nothing was sent: no connection.
-    Down(String),
+    Down(Excerpt),
     /// Nothing was sent: too many requests wait.
     Busy(usize),
     /// No whole answer in time. What was sent may have been carried out.
     Slow(Duration),
     /// An answer that is none.
-    Broken(String),
+    Broken(Excerpt),
 }
 
 impl Failure {
+    pub(super) fn down(reason: impl Into<String>) -> Self {
+        Self::Down(Excerpt::new(reason))
+    }
+
+    pub(super) fn broken(reason: impl Into<String>) -> Self {
+        Self::Broken(Excerpt::new(reason))
+    }
+
     /// What the client is told: what kind of failure it is. Names and addresses are for the log.
     pub(super) fn into_error(self) -> HandlerError {
         match self {
@@ -160,7 +197,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Down(reason) | Self::Broken(reason) => f.write_str(reason),
+            Self::Down(reason) | Self::Broken(reason) => reason.fmt(f),
             Self::Busy(queue) => write!(
                 f,
                 "all connections are in use, and {queue} requests wait for one (`max_connections`, `queue`)"
@@ -238,7 +275,7 @@ impl Target {
         };
         let response = loop {
             let Some(sending) = request.take() else {
-                return Err(Failure::Down("the connection closes".to_owned()));
+                return Err(Failure::down("the connection closes"));
             };
             match sender.try_send_request(sending).await {
                 Ok(response) => break response,
@@ -271,7 +308,7 @@ impl Target {
         }
         // It is never closed.
         let place = self.places.acquire().await;
-        place.map_err(|error| Failure::Down(error.to_string()))
+        place.map_err(|error| Failure::down(error.to_string()))
     }
 
     /// A connection that was used before and still can be.
@@ -283,7 +320,9 @@ impl Target {
                 self.lock_idle().clear();
                 return None;
             }
-            if sender.ready().await.is_ok() {
+            // One that still writes its last request, which was answered before it was read, is closed and not waited for.
+            let ready = std::future::poll_fn(|task| Poll::Ready(sender.poll_ready(task))).await;
+            if matches!(ready, Poll::Ready(Ok(()))) {
                 return Some(sender);
             }
         }
@@ -302,19 +341,17 @@ impl Target {
                 .max_buf_size(MAX_HEAD)
                 .handshake(TokioIo::new(stream))
                 .await
-                .map_err(std::io::Error::other)?;
+                .map_err(io::Error::other)?;
             on.spawn(async move {
                 // Whoever waits for an answer is told.
                 let _ = connection.await;
             });
-            Ok::<_, std::io::Error>(sender)
+            Ok::<_, io::Error>(sender)
         });
-        let connected = connecting
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let connected = Attempt(connecting).await;
         connected.map_err(|error| {
             self.put_aside();
-            Failure::Down(format!("{} cannot be reached: {error}", self.url))
+            Failure::down(format!("{} cannot be reached: {error}", self.url))
         })
     }
 
@@ -341,15 +378,15 @@ impl Target {
         }
         request
             .body(Full::new(outgoing.body.clone()))
-            .map_err(|error| Failure::Broken(format!("the request cannot be made: {error}")))
+            .map_err(|error| Failure::broken(format!("the request cannot be made: {error}")))
     }
 
     fn failed(&self, is_unsent: bool, error: &hyper::Error) -> Failure {
         let error = with_cause(error);
         if is_unsent {
-            return Failure::Down(format!("{} closes connections: {error}", self.url));
+            return Failure::down(format!("{} closes connections: {error}", self.url));
         }
-        Failure::Broken(format!(
+        Failure::broken(format!(
             "{} was sent the request and gave no answer: {error}",
             self.url
         ))
@@ -363,16 +400,16 @@ impl Target {
             StatusCode::OK | StatusCode::NO_CONTENT => {}
             _ if status.is_redirection() => {
                 let to = body.0.headers.get(LOCATION).and_then(|to| to.to_str().ok());
-                return Err(Failure::Broken(format!(
+                return Err(Failure::broken(format!(
                     "{} answered {status} to {:?}; redirects are not followed, write the right URL into the configuration",
                     self.url,
                     to.unwrap_or_default()
                 )));
             }
-            _ => return Err(Failure::Broken(format!("{} answered {status}", self.url))),
+            _ => return Err(Failure::broken(format!("{} answered {status}", self.url))),
         }
         let too_long = || {
-            Failure::Broken(format!(
+            Failure::broken(format!(
                 "the answer of {} is longer than {max} bytes (`max_body`)",
                 self.url
             ))
@@ -384,7 +421,7 @@ impl Target {
         let mut parts: Vec<u8> = Vec::new();
         while let Some(frame) = body.1.frame().await {
             let frame = frame.map_err(|error| {
-                Failure::Broken(format!(
+                Failure::broken(format!(
                     "the answer of {} ends in the middle: {}",
                     self.url,
                     with_cause(&error)
@@ -409,6 +446,24 @@ impl Target {
 
     fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<(Sender, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt to connect, which ends with whoever wants the connection: their place goes to another one, who may try at once.
+struct Attempt<T>(JoinHandle<io::Result<T>>);
+
+impl<T> Future for Attempt<T> {
+    type Output = io::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(Pin::new(&mut self.0).poll(task));
+        Poll::Ready(ended.unwrap_or_else(|error| Err(io::Error::other(error))))
+    }
+}
+
+impl<T> Drop for Attempt<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -452,6 +507,20 @@ pub(super) fn hash_of(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    /// What a service writes is repeated in one line of the log, not in a megabyte of it.
+    #[test]
+    fn what_a_service_wrote_is_cut_off() {
+        let long = "房".repeat(10_000);
+        for failure in [Failure::down(&long), Failure::broken(&long)] {
+            let text = failure.to_string();
+            assert!(
+                text.len() <= MOST_TEXT + 2 && text.ends_with(".."),
+                "{text}"
+            );
+        }
+        assert_eq!(Failure::broken("short").to_string(), "short");
+    }
+
     #[test]
     fn urls() {
         for (text, shown, host, port) in [
@@ -482,9 +551,10 @@ mod tests {
             ("http://a:0", "port 0"),
             ("http://a:99999", "is no URL"),
             ("http://a b", "is no URL"),
-            ("http://a/?x=1", "`?`"),
-            ("http://a/#x", "`#`"),
-            ("http://user:s3cret@a/x", "secret"),
+            ("http://a/?x=s3cret", "`?`"),
+            ("http://a/#s3cret", "`#`"),
+            ("http://user:s3cret@a/x", "`secret`"),
+            ("http://s3cret@a/x@b?s3cret", "`secret`"),
         ] {
             let error = text.parse::<BackendUrl>().unwrap_err().to_string();
             assert!(

@@ -15,7 +15,7 @@ use shaddock_core::{CloseReason, Uid};
 
 use super::{
     Backend, actions,
-    client::{Failure, Outgoing, hash_of},
+    client::{Excerpt, Failure, Outgoing, hash_of},
     wire::{Action, Answer, ClientJson, Envelope, Object},
 };
 use crate::{
@@ -100,13 +100,13 @@ impl Backend {
         match self.tell_until_heard(app, key, &outgoing).await {
             Ok(text) if text.is_empty() => {}
             Ok(text) => {
-                if let Err(reason) = follow(app, event, &text).await {
+                if let Err(reason) = follow(app, event, &text).await.map_err(Excerpt::new) {
                     shaddock_net::quiet!(
                         warn,
                         "the answer of a backend to an event",
                         backend = &*self.server_type,
                         event = kind.name(),
-                        reason
+                        %reason
                     );
                 }
             }
@@ -160,20 +160,20 @@ impl Backend {
             ))
         };
         let body = Envelope::handshake(client, user, self.timeout())
-            .map_err(|error| refused(Failure::Broken(error.to_string())))?;
+            .map_err(|error| refused(Failure::broken(error.to_string())))?;
         let outgoing = self.outgoing(BackendEvent::Handshake.name().to_owned(), body);
         let key = hash_of(info.address().ip().to_string().as_bytes());
         let text = self
             .ask(info.app(), key, &outgoing, self.timeout())
             .await
             .map_err(refused)?;
-        let broken = |reason: String| refused(Failure::Broken(reason));
+        let broken = |reason: String| refused(Failure::broken(reason));
         if text.is_empty() {
             return Ok(Accept::new());
         }
         let answer = Answer::read(&text).map_err(broken)?;
         if let Some(Object(error)) = answer.error {
-            return Err(HandshakeReject::new(error.text()));
+            return Err(HandshakeReject::new(Excerpt::new(error.text()).to_string()));
         }
         let mut accept = login(answer.actions).map_err(broken)?;
         if let Some(body) = answer.body {

@@ -115,7 +115,8 @@ pub struct HttpBackend {
     pub connect_timeout: Duration,
     /// Open connections to each URL. Default 64; then requests wait.
     pub max_connections: usize,
-    /// Requests that wait for a connection, for each URL. Default 256; others get an error at once.
+    /// Requests that wait for a connection, for each URL. Default 256; others go to another URL if requests go round, and get an error at
+    /// once if there is none.
     pub queue: usize,
     /// Bytes of an answer. Default 1 MiB; a longer one is not read, and its client gets an error.
     pub max_body: usize,
@@ -307,11 +308,13 @@ impl Backend {
         outgoing: &Outgoing,
         limit: Duration,
     ) -> Result<Bytes, Failure> {
+        let goes_round = self.settings.balance == Balance::RoundRobin;
         let asked = async {
-            let mut last = Failure::Down("there is no URL".to_owned());
+            let mut last = Failure::down("there is no URL");
             for target in self.order(key) {
                 match target.exchange(app, &self.settings, outgoing).await {
                     Err(failure @ Failure::Down(_)) => last = failure,
+                    Err(failure @ Failure::Busy(_)) if goes_round => last = failure,
                     ended => return ended,
                 }
             }
@@ -362,7 +365,7 @@ impl Call {
         if text.is_empty() {
             return Ok(Reply::empty());
         }
-        let broken = |reason: String| Stopped::Failure(Failure::Broken(reason));
+        let broken = |reason: String| Stopped::Failure(Failure::broken(reason));
         let answer = wire::Answer::read(text).map_err(broken)?;
         if let Some(Object(error)) = answer.error {
             return Err(Stopped::Error(error.into_error()));

@@ -623,6 +623,10 @@ fn backends_that_cannot_work() {
             "[backends.chat]\nsecret = { env = \"SHADDOCK_NOT_SET\" }",
             "`SHADDOCK_NOT_SET` is not set",
         ),
+        (
+            "[backends.chat]\nsecret = { env = \"whsec_abc\" }",
+            "the secret itself is written without `env`",
+        ),
         ("[backends.chat]\nsecret = { file = \"x\" }", "is wanted"),
         (
             "[backends.chat]\nevents = [\"opened\"]",

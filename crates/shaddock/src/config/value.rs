@@ -205,10 +205,7 @@ impl<'de> Deserialize<'de> for SecretTexts {
             SecretText::Variable(named) => {
                 let name = named.into_values().next().unwrap_or_default();
                 let value = std::env::var(&name).map(Secret::from);
-                value.map_err(|_| {
-                    let text = format!("the variable `{name}` is not set, or is no text");
-                    serde::de::Error::custom(text)
-                })
+                value.map_err(|_| serde::de::Error::custom(no_variable(&name)))
             }
         };
         given
@@ -216,6 +213,16 @@ impl<'de> Deserialize<'de> for SecretTexts {
             .map(read)
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+}
+
+/// What is wrong with a variable that has no secret. If the name does not look like one, it may be the secret itself.
+fn no_variable(name: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.bytes().all(is_name) {
+        format!("the variable `{name}` is not set, or is no text")
+    } else {
+        "`env` names a variable that is not set, or is no text; the secret itself is written without `env`".to_owned()
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     zeros: Arc<AtomicUsize>,
+    given_up: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -78,21 +79,22 @@ impl Service {
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let zeros = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&zeros);
+        let given_up = Arc::new(AtomicUsize::new(0));
+        let counts = [&zeros, &given_up].map(Arc::clone);
         let (list, answers): (_, Answers) = (Arc::clone(&asked), Arc::new(answers));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             for connection in 0.. {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (list, answers) = (Arc::clone(&list), Arc::clone(&answers));
-                let count = Arc::clone(&count);
-                connections.spawn(serve(stream, connection, list, answers, count));
+                connections.spawn(serve(stream, connection, list, answers, counts.clone()));
             }
         });
         Self {
             address,
             asked,
             zeros,
+            given_up,
             task,
         }
     }
@@ -114,6 +116,11 @@ impl Service {
         self.zeros.load(Ordering::Relaxed)
     }
 
+    /// How many connections of [`Say::Nothing`] were closed by the other side.
+    pub(crate) fn given_up(&self) -> usize {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
@@ -124,7 +131,7 @@ async fn serve(
     connection: usize,
     list: Arc<Mutex<Vec<Asked>>>,
     answers: Answers,
-    zeros: Arc<AtomicUsize>,
+    [zeros, given_up]: [Arc<AtomicUsize>; 2],
 ) {
     let mut bytes = Vec::new();
     loop {
@@ -150,6 +157,7 @@ async fn serve(
             // Until the other side gives up.
             Say::Nothing => {
                 let _ = stream.read(&mut [0; 1]).await;
+                given_up.fetch_add(1, Ordering::Relaxed);
                 return;
             }
         }
