@@ -9,10 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Asked, Say, Service, ok, status};
+use axum::http::Version;
+use http::{
+    Asked, Say, Service, ok,
+    secure::{Secure, Speaks},
+    status,
+};
 use serde_json::{Value, json};
 use shaddock::{
-    backend::{BackendEvent, Balance, HttpBackend},
+    backend::{BackendEvent, Balance, HttpBackend, Protocol},
     cluster::LocalCluster,
     prelude::*,
     wire::{Dialect, Flow},
@@ -191,6 +196,23 @@ fn no_actions() -> Vec<(&'static str, Say)> {
         (
             "a push to a user that cannot be",
             json!([{"push": {"route": "a", "body": 1, "users": ["ann", ""]}}]),
+        ),
+        ("a join without a user", json!([{"join": "lobby"}])),
+        (
+            "a join of a topic without a name",
+            json!([{"bind": "ann"}, {"join": ""}]),
+        ),
+        (
+            "a push to users and a topic",
+            json!([{"push": {"route": "a", "body": 1, "users": ["ann"], "topic": "t"}}]),
+        ),
+        (
+            "a push to a topic that cannot be",
+            json!([{"push": {"route": "a", "body": 1, "topic": "x".repeat(257)}}]),
+        ),
+        (
+            "an exception without a topic",
+            json!([{"push": {"route": "a", "body": 1, "except": "ann"}}]),
         ),
         (
             "too many actions",
@@ -622,6 +644,94 @@ async fn too_many_settings_bind_nobody() {
     assert!(client.session.uid().is_none() && client.session.settings().is_empty());
 }
 
+/// A topic has members on two frontends. A session that the same answer binds and lets in gets its push.
+#[tokio::test]
+async fn topics() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.enter" => json!([
+                {"push": {"route": "onJoin", "body": 1, "topic": "lobby"}},
+                {"join": "lobby"},
+                {"bind": asked.body["body"]},
+            ]),
+            "/shaddock/room.say" => {
+                json!([{"push": {"route": "onChat", "body": "hi", "topic": "lobby", "except": "ann"}}])
+            }
+            _ => json!([{"leave": "lobby"}]),
+        })
+    })
+    .await;
+    let mut servers = Servers::new();
+    for name in [FRONT, "connector-2"] {
+        let mut app = frontend(name);
+        app.http_backend("chat", service.backend());
+        servers = servers.add(app);
+    }
+    let running = servers.cluster(LocalCluster::new()).start().await.unwrap();
+    let mut ann = Client::connect(&running.apps()[0]);
+    let mut bob = Client::connect(&running.apps()[1]);
+    ann.request("chat.room.enter", json!("ann")).await;
+    assert_eq!(ann.wait_push("onJoin").await, json!(1));
+    bob.request("chat.room.enter", json!("bob")).await;
+    for client in [&mut ann, &mut bob] {
+        assert_eq!(client.wait_push("onJoin").await, json!(1));
+    }
+    ann.request("chat.room.say", json!({})).await;
+    assert_eq!(bob.wait_push("onChat").await, json!("hi"));
+    assert!(ann.drain().is_empty(), "who is left out");
+    bob.request("chat.room.leave", json!({})).await;
+    let topic = running.apps()[0].topic("lobby");
+    assert_eq!(topic.members().await.unwrap().uids(), [uid("ann")]);
+}
+
+/// A join that is refused only when it is tried: nothing of the answer was done.
+#[tokio::test]
+async fn a_join_that_is_refused_undoes_the_rest() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.first" => json!([{"bind": "ann"}, {"join": "old"}]),
+            "/shaddock/room.more" => json!([
+                {"set": {"level": 9}},
+                {"push": {"route": "onUser", "body": 1}},
+                {"leave": "old"},
+                {"join": "one"},
+                {"join": "two"},
+                {"join": "three"},
+            ]),
+            _ => json!([{"bind": "bob"}, {"join": "one"}, {"join": "two"}, {"join": "three"}]),
+        })
+    })
+    .await;
+    let mut app = frontend(FRONT);
+    app.set(SessionConfig {
+        max_memberships: 2,
+        ..SessionConfig::default()
+    });
+    app.http_backend("chat", service.backend());
+    let running = start([app]).await;
+    let app = &running.apps()[0];
+    let members = async |topic: &str| app.topic(topic).members().await.unwrap().uids();
+    let mut ann = pitaya(&running);
+    assert!(!ann.answer("chat.room.first", json!({})).await.1);
+    let (answer, is_error) = ann.answer("chat.room.more", json!({})).await;
+    assert!(
+        is_error && answer["msg"].as_str().unwrap().contains("at most 2"),
+        "{answer}"
+    );
+    assert_eq!(members("old").await, [uid("ann")], "back again");
+    for topic in ["one", "two", "three"] {
+        assert!(members(topic).await.is_empty(), "{topic}");
+    }
+    assert_eq!(ann.session.settings().len(), 0);
+    assert_eq!(ann.session.uid(), Some(uid("ann")), "as before");
+    assert!(ann.drain().is_empty());
+
+    let mut bob = pitaya(&running);
+    assert!(bob.answer("chat.room.enter", json!({})).await.1);
+    assert!(bob.session.uid().is_none(), "the bind is undone too");
+    assert!(members("one").await.is_empty());
+}
+
 /// The user sits on another frontend of the cluster: pushes and kicks find them.
 #[tokio::test]
 async fn users_on_other_frontends() {
@@ -786,4 +896,163 @@ async fn handshakes() {
 #[should_panic(expected = "type of this server itself")]
 async fn the_own_type_is_no_backend() {
     frontend(FRONT).http_backend("connector", HttpBackend::new(["http://127.0.0.1"]).unwrap());
+}
+
+const TWO: &[u8] = b"h2";
+const ONE: &[u8] = b"http/1.1";
+
+/// Requests that are at work at the same time have one connection, over TLS and without it.
+#[tokio::test]
+async fn http2_shares_a_connection() {
+    const CLIENTS: usize = 8;
+    for speaks in [Speaks::Tls(&[TWO, ONE]), Speaks::PlainTwo] {
+        let service = Secure::start(speaks, CLIENTS).await;
+        let mut backend = service.backend(&service.pem);
+        if speaks == Speaks::PlainTwo {
+            backend.protocol = Protocol::Http2;
+        }
+        let running = running(backend).await;
+        let mut clients: Vec<Client> = (0..CLIENTS).map(|_| pitaya(&running)).collect();
+        let asked = clients.iter_mut().map(|client| {
+            let asked = client.start(Some(1), "chat.room.together", "{}");
+            tokio::spawn(drive(asked))
+        });
+        for one in asked.collect::<Vec<_>>() {
+            one.await.unwrap();
+        }
+        let host = format!("localhost:{}", service.address.port());
+        for client in &mut clients {
+            let answer = client.wait_answer(1).await;
+            assert_eq!(answer, (json!(host), false), "{speaks:?}");
+        }
+        assert_eq!(service.connections(), 1, "{speaks:?}");
+        assert_eq!(service.versions(), [Version::HTTP_2; CLIENTS]);
+    }
+}
+
+/// What TLS agrees on is spoken, and a connection is used again.
+#[tokio::test]
+async fn https_speaks_what_there_is() {
+    let rows: [(&[&[u8]], Protocol, Version); 4] = [
+        (&[ONE], Protocol::Auto, Version::HTTP_11),
+        (&[], Protocol::Auto, Version::HTTP_11),
+        (&[TWO, ONE], Protocol::Http1, Version::HTTP_11),
+        (&[TWO, ONE], Protocol::Http2, Version::HTTP_2),
+    ];
+    for (offered, protocol, version) in rows {
+        let service = Secure::start(Speaks::Tls(offered), 1).await;
+        let mut backend = service.backend(&service.pem);
+        backend.protocol = protocol;
+        backend.max_idle = Duration::from_secs(60);
+        let running = running(backend).await;
+        let mut client = pitaya(&running);
+        for _ in 0..2 {
+            let (answer, is_error) = client.answer("chat.room.say", json!({})).await;
+            assert!(!is_error, "{protocol:?}: {answer}");
+        }
+        assert_eq!(service.versions(), [version; 2], "{protocol:?}");
+        assert_eq!(service.connections(), 1, "{protocol:?}");
+    }
+}
+
+/// A service that cannot prove who it is gets nothing; nor does one that does not speak what it must.
+#[tokio::test]
+async fn https_that_is_not_what_it_should_be() {
+    let stranger = Secure::start(Speaks::Tls(&[ONE]), 1).await;
+    let service = Secure::start(Speaks::Tls(&[ONE]), 1).await;
+    let mut only_two = service.backend(&service.pem);
+    only_two.protocol = Protocol::Http2;
+    for (name, backend) in [
+        ("another certificate", service.backend(&stranger.pem)),
+        ("no HTTP/2", only_two),
+    ] {
+        let running = running(backend).await;
+        let (answer, is_error) = pitaya(&running).answer("chat.room.say", json!({})).await;
+        assert!(is_error && answer["code"] == "PIT-503", "{name}: {answer}");
+        assert_eq!(service.versions(), [], "{name}");
+    }
+}
+
+/// A request that takes too long ends, and its connection serves the others.
+#[tokio::test]
+async fn a_slow_request_over_http2_ends_alone() {
+    let service = Secure::start(Speaks::Tls(&[TWO]), 1).await;
+    let mut backend = service.backend(&service.pem);
+    backend.timeout = Duration::from_millis(300);
+    let running = running(backend).await;
+    let mut client = pitaya(&running);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // On a busy machine the time may be over before there is a connection.
+    while service.gone() == 0 {
+        assert!(Instant::now() < deadline, "it is not given up");
+        let (answer, is_error) = client.answer("chat.room.never", json!({})).await;
+        assert!(is_error && answer["code"] == "PIT-408", "{answer}");
+    }
+    while client.answer("chat.room.say", json!({})).await.1 {
+        assert!(Instant::now() < deadline, "the next one is not answered");
+    }
+}
+
+/// A URL whose health check fails gets nothing as long as there is another one; alone it is asked all the same.
+#[tokio::test]
+async fn health_checks() {
+    let (well, is_well) = tokio::sync::watch::channel(false);
+    let sick = Service::start(move |asked| match asked.method.as_str() {
+        "GET" if *is_well.borrow() => Say::Bytes(ok("fine")),
+        "GET" => Say::Bytes(status("503 Service Unavailable", "")),
+        _ => Say::Json(json!({"body": "sick"})),
+    })
+    .await;
+    let other = Service::start(|asked| match asked.method.as_str() {
+        "GET" => Say::Bytes(ok("fine")),
+        _ => Say::Json(json!({"body": "well"})),
+    })
+    .await;
+    let checked = |service: &Service| {
+        let asked = service.asked();
+        let checks = asked.iter().filter(|one| one.path == "/healthz");
+        checks
+            .inspect(|one| assert!(!one.headers.contains_key("webhook-id")))
+            .count()
+    };
+    let with_checks = |urls: &[String]| {
+        let mut backend = HttpBackend::new(urls).unwrap().health("/healthz").unwrap();
+        backend.timeout = Duration::from_secs(60);
+        backend.connect_timeout = backend.timeout;
+        backend.health_interval = Duration::from_millis(5);
+        backend
+    };
+    let both = running(with_checks(&[sick.url(), other.url()])).await;
+    // The second check begins when the first one has been heard.
+    until("it is checked", || checked(&sick) >= 2).await;
+    let mut client = pitaya(&both);
+    for _ in 0..4 {
+        assert_eq!(
+            client.answer("chat.room.say", json!({})).await,
+            (json!("well"), false)
+        );
+    }
+    well.send(true).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while client.answer("chat.room.say", json!({})).await != (json!("sick"), false) {
+        assert!(Instant::now() < deadline, "it is not asked again");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    both.shutdown().await;
+
+    well.send(false).unwrap();
+    let before = checked(&sick);
+    let alone = running(with_checks(&[sick.url()])).await;
+    until("it is checked", || checked(&sick) >= before + 2).await;
+    let answer = pitaya(&alone).answer("chat.room.say", json!({})).await;
+    assert_eq!(answer, (json!("sick"), false));
+    alone.shutdown().await;
+    for path in ["healthz", "", "/a b", "/a#b", "http://b/healthz"] {
+        let error = service_error(HttpBackend::new([sick.url()]).unwrap().health(path));
+        assert!(error.contains("from the root"), "{path}: {error}");
+    }
+}
+
+fn service_error(result: Result<HttpBackend, shaddock::backend::BackendError>) -> String {
+    result.unwrap_err().to_string()
 }

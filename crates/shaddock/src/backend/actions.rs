@@ -1,15 +1,21 @@
 //! What a backend asks for: checked as a whole before anything is done, and then done, all or none.
 //!
-//! Two groups. What changes the session comes first: settings in one step, then the bind or unbind. If the bind is refused (the user is
-//! elsewhere, the app's hook says no, the session has just closed), the settings are put back, and nothing else is done. Pushes and kicks, which
-//! cannot be taken back, come after that, in their order. So a push to the user reaches a session that the same answer binds.
+//! Two groups. What changes the session comes first: settings in one step, the bind or unbind, then topics in their order. If something of that is refused
+//! (the user is elsewhere, the app's hook says no, the user is in too many topics, the session has just closed), what was done is undone and nothing
+//! else is done. Pushes and kicks, which cannot be taken back, come after that, in their order. So a push to the user or the topic reaches a session
+//! that the same answer binds or lets in.
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, value::RawValue};
-use shaddock_core::Uid;
+use shaddock_cluster::AudienceKey;
+use shaddock_core::{Session, Uid};
 
 use super::wire::{Action, KickJson, Object, PushJson};
 use crate::{
     app::AppHandle,
+    channel::JoinError,
+    error::{HandlerError, codes},
     session::{SessionError, SessionView},
 };
 
@@ -27,12 +33,28 @@ enum User {
     Unbind,
 }
 
+/// Into a topic, or out of it.
+enum Move {
+    Join(String),
+    Leave(String),
+}
+
+/// Who gets a push.
+enum To {
+    Session,
+    Users(Vec<Uid>),
+    Topic {
+        name: String,
+        except: Option<String>,
+    },
+}
+
 /// A push or a kick.
 enum Send {
     Push {
         route: String,
         body: Box<RawValue>,
-        users: Option<Vec<Uid>>,
+        to: To,
     },
     Kick {
         reason: String,
@@ -45,6 +67,7 @@ pub(super) struct Plan {
     user: User,
     changes: Map<String, Value>,
     removed: Vec<String>,
+    moves: Vec<Move>,
     sends: Vec<Send>,
 }
 
@@ -58,6 +81,7 @@ impl Plan {
             user: User::Stays,
             changes: Map::new(),
             removed: Vec::new(),
+            moves: Vec::new(),
             sends: Vec::new(),
         };
         if actions.len() > MOST_ACTIONS {
@@ -70,6 +94,17 @@ impl Plan {
             plan.add(view, action).map_err(|reason| {
                 format!("its action {} {reason}; none was carried out", number + 1)
             })?;
+        }
+        let is_bound = match plan.user {
+            User::Stays => view.session().is_some_and(|one| one.uid().is_some()),
+            User::Bind(_) => true,
+            User::Unbind => false,
+        };
+        if !is_bound && plan.moves.iter().any(|one| matches!(one, Move::Join(_))) {
+            return Err(
+                "it joins a topic with a session that is bound to no user then; `bind` it, also in the same answer. None was carried out"
+                    .to_owned(),
+            );
         }
         Ok(plan)
     }
@@ -104,6 +139,8 @@ impl Plan {
                     self.removed.push(key);
                 }
             }
+            Action::Join(topic) => self.moves.push(Move::Join(topic_of(topic)?)),
+            Action::Leave(topic) => self.moves.push(Move::Leave(topic_of(topic)?)),
             Action::Push(Object(push)) => self.sends.push(push_of(push)?),
             Action::Kick(Object(KickJson { reason, users })) => {
                 let users = users.map(uids_of).transpose()?;
@@ -127,29 +164,25 @@ impl Plan {
         self,
         app: &AppHandle,
         view: &SessionView,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), HandlerError> {
         let Some(session) = view.session() else {
-            return Err(SessionError::NoFrontend);
+            return Err(SessionError::NoFrontend.into());
         };
-        let changes_settings = !self.changes.is_empty() || !self.removed.is_empty();
-        if changes_settings {
-            let before = session.settings();
-            let keys = self.changes.keys().chain(&self.removed);
-            let (mut old, mut added) = (Map::new(), Vec::new());
-            for key in keys {
-                match before.get(key) {
-                    Some(value) => drop(old.insert(key.clone(), value.clone())),
-                    None => added.push(key.clone()),
-                }
+        let old = Settings::change(session, self.changes, &self.removed)?;
+        let was_bound = session.uid().is_some();
+        let mut done = change_user(app, session, self.user)
+            .await
+            .map_err(HandlerError::from);
+        if done.is_ok() && !self.moves.is_empty() {
+            done = move_all(app, session, self.moves).await;
+            if let (Err(_), false, Some(uid)) = (&done, was_bound, session.uid()) {
+                // It fails only if the session is closed, and then it is nobody's.
+                let _ = session.unbind(&uid);
             }
-            session.change_settings(self.changes, &self.removed)?;
-            if let Err(error) = change_user(app, view, self.user).await {
-                // It fails only if the session is closed, and then nobody sees its settings.
-                let _ = session.change_settings(old, &added);
-                return Err(error);
-            }
-        } else {
-            change_user(app, view, self.user).await?;
+        }
+        if let Err(error) = done {
+            old.put_back(session);
+            return Err(error);
         }
         for send in self.sends {
             // Whom it does not reach is not there (any more): no reason to tell the client that its request failed.
@@ -161,10 +194,91 @@ impl Plan {
     }
 }
 
-async fn change_user(app: &AppHandle, view: &SessionView, user: User) -> Result<(), SessionError> {
-    let Some(session) = view.session() else {
-        return Err(SessionError::NoFrontend);
-    };
+/// What the settings were that an answer changes.
+struct Settings {
+    old: Map<String, Value>,
+    added: Vec<String>,
+}
+
+impl Settings {
+    fn change(
+        session: &Session,
+        changes: Map<String, Value>,
+        removed: &[String],
+    ) -> Result<Self, SessionError> {
+        let (mut old, mut added) = (Map::new(), Vec::new());
+        if !changes.is_empty() || !removed.is_empty() {
+            let before = session.settings();
+            for key in changes.keys().chain(removed) {
+                match before.get(key) {
+                    Some(value) => drop(old.insert(key.clone(), value.clone())),
+                    None => added.push(key.clone()),
+                }
+            }
+            session.change_settings(changes, removed)?;
+        }
+        Ok(Self { old, added })
+    }
+
+    fn put_back(self, session: &Session) {
+        if !self.old.is_empty() || !self.added.is_empty() {
+            // It fails only if the session is closed, and then nobody sees its settings.
+            let _ = session.change_settings(self.old, &self.added);
+        }
+    }
+}
+
+/// Joins and leaves in their order. After an error those that were done are undone.
+async fn move_all(
+    app: &AppHandle,
+    session: &Arc<Session>,
+    moves: Vec<Move>,
+) -> Result<(), HandlerError> {
+    // With the user that it has now.
+    let view = SessionView::of_session(app, session);
+    let mut undo = Vec::new();
+    for one in moves {
+        let failed = match one {
+            Move::Join(name) => match app.topic(&name).join(&view).await {
+                Ok(joined) => {
+                    undo.extend(joined.is_new().then_some(Move::Leave(name)));
+                    continue;
+                }
+                Err(error) => not_joined(error),
+            },
+            Move::Leave(name) => match app.topic(&name).quit(&view).await {
+                Ok(left) => {
+                    undo.extend(left.then_some(Move::Join(name)));
+                    continue;
+                }
+                Err(error) => HandlerError::from_remote(error),
+            },
+        };
+        for one in undo.into_iter().rev() {
+            // What cannot be undone is not there any more: the session closes.
+            match one {
+                Move::Join(name) => drop(app.topic(&name).join(&view).await),
+                Move::Leave(name) => drop(app.topic(&name).quit(&view).await),
+            }
+        }
+        return Err(failed);
+    }
+    Ok(())
+}
+
+/// The client is told why: as of a bind that is refused.
+fn not_joined(error: JoinError) -> HandlerError {
+    match error {
+        JoinError::Remote(error) => HandlerError::from_remote(error),
+        other => HandlerError::new(codes::UNKNOWN, other.to_string()),
+    }
+}
+
+async fn change_user(
+    app: &AppHandle,
+    session: &Arc<Session>,
+    user: User,
+) -> Result<(), SessionError> {
     match user {
         User::Stays => Ok(()),
         User::Bind(uid) => app.bind_here(session, uid).await,
@@ -177,29 +291,27 @@ async fn change_user(app: &AppHandle, view: &SessionView, user: User) -> Result<
 
 async fn deliver(app: &AppHandle, view: &SessionView, send: Send) -> Result<(), String> {
     match send {
-        Send::Push {
-            route,
-            body,
-            users: None,
-        } => view
-            .push_message(&route, &body)
-            .await
-            .map_err(|error| error.to_string()),
-        Send::Push {
-            route,
-            body,
-            users: Some(users),
-        } => {
-            if users.is_empty() {
-                return Ok(());
-            }
-            let channels = app.channels();
-            channels
+        Send::Push { route, body, to } => match to {
+            To::Session => view
+                .push_message(&route, &body)
+                .await
+                .map_err(|error| error.to_string()),
+            To::Users(users) if users.is_empty() => Ok(()),
+            To::Users(users) => app
+                .channels()
                 .push_message_to_users(app.server_type(), &route, &body, &users)
                 .await
                 .map(drop)
-                .map_err(|error| error.to_string())
-        }
+                .map_err(|error| error.to_string()),
+            To::Topic { name, except } => {
+                let topic = app.topic(&name);
+                let push = match except {
+                    Some(uid) => topic.push_except(&uid, &route, &body),
+                    None => topic.push(&route, &body),
+                };
+                push.await.map_err(|error| error.to_string())
+            }
+        },
         Send::Kick {
             reason,
             users: None,
@@ -221,7 +333,13 @@ async fn deliver(app: &AppHandle, view: &SessionView, send: Send) -> Result<(), 
 }
 
 fn push_of(push: PushJson) -> Result<Send, String> {
-    let PushJson { route, body, users } = push;
+    let PushJson {
+        route,
+        body,
+        users,
+        topic,
+        except,
+    } = push;
     if route.is_empty() || route.len() > MOST_ROUTE {
         return Err(format!(
             "pushes to a route of {} bytes; 1 to {MOST_ROUTE} are possible",
@@ -231,8 +349,31 @@ fn push_of(push: PushJson) -> Result<Send, String> {
     if body.get() == "null" {
         return Err("pushes no value; write an object, such as {}".to_owned());
     }
-    let users = users.map(uids_of).transpose()?;
-    Ok(Send::Push { route, body, users })
+    let to = match (users, topic) {
+        (Some(_), Some(_)) => {
+            return Err("pushes to `users` and to a `topic`; a push has one of both".to_owned());
+        }
+        (_, None) if except.is_some() => {
+            return Err("has an `except` without a `topic`".to_owned());
+        }
+        (None, None) => To::Session,
+        (Some(users), None) => To::Users(uids_of(users)?),
+        (None, Some(topic)) => To::Topic {
+            name: topic_of(topic)?,
+            except,
+        },
+    };
+    Ok(Send::Push { route, body, to })
+}
+
+fn topic_of(name: String) -> Result<String, String> {
+    if AudienceKey::topic(&name).is_none() {
+        return Err(format!(
+            "names a topic of {} bytes; 1 to 256 are possible",
+            name.len()
+        ));
+    }
+    Ok(name)
 }
 
 fn uid_of(text: String) -> Result<Uid, String> {

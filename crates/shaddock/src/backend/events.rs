@@ -15,7 +15,8 @@ use shaddock_core::{CloseReason, Uid};
 
 use super::{
     Backend, actions,
-    client::{Excerpt, Failure, Outgoing, hash_of},
+    client::{Outgoing, hash_of},
+    failure::{Excerpt, Failure},
     wire::{Action, Answer, ClientJson, Envelope, Object},
 };
 use crate::{

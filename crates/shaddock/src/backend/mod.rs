@@ -6,7 +6,9 @@
 //! (bind, settings, pushes, kicks) goes through the same [`SessionView`](crate::session::SessionView) as in a handler.
 //!
 //! - `wire.rs`: the JSON of a request and of an answer.
+//! - `url.rs`, `connect.rs`: where a service is, and how it is connected to.
 //! - `client.rs`: connections, queue, one exchange. What was sent is never sent again.
+//! - `failure.rs`: why there is no answer.
 //! - `actions.rs`: what an answer asks for is checked as a whole, then carried out, all or none.
 //! - `sign.rs`: Standard Webhooks signatures.
 //! - `events.rs`: handshakes, binds and closes as requests of the same form.
@@ -27,8 +29,11 @@
 
 mod actions;
 mod client;
+mod connect;
 mod events;
+mod failure;
 mod sign;
+mod url;
 mod wire;
 
 use std::{
@@ -40,16 +45,19 @@ use std::{
     time::Duration,
 };
 
+use axum::http::uri::PathAndQuery;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
+use rustls::ClientConfig;
 use shaddock_cluster::Secret;
 
-pub use self::{client::BackendUrl, events::BackendEvent};
 use self::{
-    client::{Failure, Outgoing, Target},
+    client::{Outgoing, Target},
+    failure::Failure,
     sign::SigningKey,
     wire::{Envelope, Object},
 };
+pub use self::{events::BackendEvent, url::BackendUrl};
 use crate::{
     app::{App, AppHandle},
     error::HandlerError,
@@ -84,6 +92,16 @@ pub enum BackendError {
         "a secret is \"whsec_\" and 24 to 64 bytes in base64; make one with: echo \"whsec_$(openssl rand -base64 32)\""
     )]
     Secret,
+    /// The certificates that are to be trusted cannot be.
+    #[error(
+        "the certificates that a service over TLS is checked with cannot be used: {0}; name a PEM file of them (`ca`)"
+    )]
+    Roots(String),
+    /// The path of the health check is none.
+    #[error(
+        "\"{0}\" is no path for a health check; write it from the root of the host, such as \"/healthz\""
+    )]
+    Health(String),
     /// More keys than a rotation needs.
     #[error("at most two secrets sign at once: the new one and the old one")]
     Secrets,
@@ -100,11 +118,26 @@ pub enum Balance {
     UserHash,
 }
 
+/// What is spoken with a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// HTTP/2 where TLS agrees on it, otherwise HTTP/1.1.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without TLS too: the service must be known to speak it.
+    Http2,
+}
+
 /// A service that is asked over HTTP, with bounds. Each has a default.
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     urls: Vec<BackendUrl>,
     keys: Vec<SigningKey>,
+    tls: Option<ClientConfig>,
+    health: Option<Box<str>>,
     concurrent: HashSet<Box<str>>,
     pub(crate) events: Vec<BackendEvent>,
     /// How long one request may take, with the wait for a connection. Default 2 s; then its client gets an error, and the connection is
@@ -125,15 +158,50 @@ pub struct HttpBackend {
     pub max_idle: Duration,
     /// Which URL gets a request.
     pub balance: Balance,
+    /// What is spoken with the service. With HTTP/2 all requests to a URL share a connection, and `max_connections` is how many are at work
+    /// at once.
+    pub protocol: Protocol,
+    /// Time between health checks, if there are some ([`health`](Self::health)). Default 5 s.
+    pub health_interval: Duration,
 }
 
 impl HttpBackend {
     /// A service at these URLs, which are equal: each gets a share of the requests. One that does not accept connections is left out for a
-    /// second, if there are others.
+    /// second, if there are others. For `https://` the root certificates of this system are read.
     ///
     /// # Errors
-    /// [`BackendError`]: no URL, or one that cannot be asked.
+    /// [`BackendError`]: no URL, one that cannot be asked, or no root certificates.
     pub fn new<T: AsRef<str>>(urls: impl IntoIterator<Item = T>) -> Result<Self, BackendError> {
+        Self::with_urls(urls)?.trust_system()
+    }
+
+    /// As [`new`](Self::new). Over TLS it trusts what is signed by the certificates in this PEM text, and nothing else.
+    ///
+    /// # Errors
+    /// [`BackendError`]: as of `new`, or there is no certificate in the text.
+    pub fn with_roots<T: AsRef<str>>(
+        urls: impl IntoIterator<Item = T>,
+        pem: &[u8],
+    ) -> Result<Self, BackendError> {
+        Self::with_urls(urls)?.trust(pem)
+    }
+
+    pub(crate) fn trust_system(mut self) -> Result<Self, BackendError> {
+        if self.urls.iter().any(|url| url.is_tls) {
+            self.tls = Some(connect::system_tls()?);
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn trust(mut self, pem: &[u8]) -> Result<Self, BackendError> {
+        self.tls = Some(connect::pem_tls(pem)?);
+        Ok(self)
+    }
+
+    /// Without certificates.
+    pub(crate) fn with_urls<T: AsRef<str>>(
+        urls: impl IntoIterator<Item = T>,
+    ) -> Result<Self, BackendError> {
         let urls: Result<Vec<BackendUrl>, _> =
             urls.into_iter().map(|url| url.as_ref().parse()).collect();
         let urls = urls?;
@@ -143,6 +211,8 @@ impl HttpBackend {
         Ok(Self {
             urls,
             keys: Vec::new(),
+            tls: None,
+            health: None,
             concurrent: HashSet::new(),
             events: Vec::new(),
             timeout: Duration::from_secs(2),
@@ -152,7 +222,23 @@ impl HttpBackend {
             max_body: 1024 * 1024,
             max_idle: Duration::from_secs(1),
             balance: Balance::default(),
+            protocol: Protocol::default(),
+            health_interval: Duration::from_secs(5),
         })
+    }
+
+    /// Asks each URL's host for this path, such as `/healthz`, every [`health_interval`](Self::health_interval) (GET, without a body). One that does
+    /// not say 200 or 204 within `timeout` gets requests only if the others do not either.
+    ///
+    /// # Errors
+    /// [`BackendError::Health`]: this is no path.
+    pub fn health(mut self, path: &str) -> Result<Self, BackendError> {
+        let is_path = path.starts_with('/') && path.parse::<PathAndQuery>().is_ok();
+        if !is_path || path.contains('#') {
+            return Err(BackendError::Health(path.to_owned()));
+        }
+        self.health = Some(path.into());
+        Ok(self)
     }
 
     /// Signs requests with one secret, or with two while services change from one to the other.
@@ -205,8 +291,29 @@ impl App {
         );
         let backend = Arc::new(Backend::new(server_type, backend));
         self.listen_for(&backend);
+        self.check_health(&backend);
         self.backends.insert(server_type.into(), backend);
         self
+    }
+}
+
+impl App {
+    fn check_health(&mut self, backend: &Arc<Backend>) {
+        let Some(path) = backend.settings.health.clone() else {
+            return;
+        };
+        for number in 0..backend.targets.len() {
+            let (backend, path) = (Arc::clone(backend), path.clone());
+            let interval = backend.settings.health_interval;
+            self.every("backend health", interval, move |app| {
+                let (backend, path) = (Arc::clone(&backend), path.clone());
+                async move {
+                    if let Some(target) = backend.targets.get(number) {
+                        target.check(&app, &backend.settings, &path).await;
+                    }
+                }
+            });
+        }
     }
 }
 
@@ -226,7 +333,9 @@ impl Backend {
         let targets = settings.urls.iter().cloned();
         Self {
             server_type: server_type.into(),
-            targets: targets.map(|url| Target::new(url, &settings)).collect(),
+            targets: targets
+                .map(|url| Target::new(url, &settings, settings.tls.as_ref()))
+                .collect(),
             settings,
             next: AtomicUsize::new(0),
             count: AtomicU64::new(0),
@@ -377,7 +486,7 @@ impl Call {
         let plan = actions::Plan::check(&self.view, answer.actions).map_err(broken)?;
         plan.carry_out(app, &self.view)
             .await
-            .map_err(|error| Stopped::Error(error.into()))?;
+            .map_err(Stopped::Error)?;
         Ok(reply)
     }
 }

@@ -270,13 +270,17 @@ pub(super) enum Action {
     Set(Map<String, Value>),
     /// `{"remove": ["room"]}`
     Remove(Vec<String>),
+    /// `{"join": "room:lobby"}`
+    Join(String),
+    /// `{"leave": "room:lobby"}`
+    Leave(String),
     /// `{"push": {"route": "onChat", "body": {}, "users": ["ann"]}}`
     Push(Object<PushJson>),
     /// `{"kick": {"reason": "cheats", "users": ["bob"]}}`
     Kick(Object<KickJson>),
 }
 
-/// A message to the session itself, or to all sessions of users.
+/// A message to the session itself, to all sessions of users, or to a topic.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PushJson {
@@ -284,6 +288,11 @@ pub(super) struct PushJson {
     pub(super) body: Box<RawValue>,
     #[serde(default)]
     pub(super) users: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) topic: Option<String>,
+    /// A member of the topic who does not get it.
+    #[serde(default)]
+    pub(super) except: Option<String>,
 }
 
 /// The end of the session itself, or of all sessions of users.
@@ -347,8 +356,8 @@ mod tests {
             ),
             (r#"{"actions":[{"bind":1}]}"#, "invalid type"),
             (
-                r#"{"actions":[{"push":{"route":"a","body":1,"topic":"t"}}]}"#,
-                "unknown field `topic`",
+                r#"{"actions":[{"push":{"route":"a","body":1,"room":"t"}}]}"#,
+                "unknown field `room`",
             ),
             (r#"{"actions":{"bind":"ann"}}"#, "invalid type"),
             (r#"{"error":{"code":"A"},"body":1}"#, "one of both"),

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use toml::Value;
 
 use super::{
-    BackendSettings, BalanceSetting, Config, ConfigError, KeyInfo, Problem,
+    BackendSettings, BalanceSetting, Config, ConfigError, KeyInfo, Problem, ProtocolSetting,
     nearest::nearest,
     put_text,
     section::Section as _,
     sections::server_name,
     source::{Entry, Given},
 };
-use crate::backend::{BackendError, BackendEvent, Balance, HttpBackend};
+use crate::backend::{BackendError, BackendEvent, Balance, HttpBackend, Protocol};
 
 pub(super) const SECTION: &str = "backends";
 
@@ -101,23 +101,32 @@ impl Config {
                     }
                 }
                 Ok(_) => {}
-                Err(error @ (BackendError::Secret | BackendError::Secrets)) => {
-                    mistakes.push((path("secret"), error.to_string()));
-                }
-                Err(error) => mistakes.push((path("url"), error.to_string())),
+                Err(error) => mistakes.push((path(key_of(&error)), error.to_string())),
             }
         }
         mistakes
     }
 
+    /// What stands in the way of a start besides: certificates that cannot be read.
+    pub(super) fn backend_files(&self) -> Vec<(String, String)> {
+        let missing = self.backends.iter().filter_map(|(server_type, settings)| {
+            let error = settings.build().and_then(|one| settings.trust(one)).err()?;
+            let key = format!("{SECTION}.{server_type}.{}", key_of(&error));
+            Some((key, error.to_string()))
+        });
+        missing.collect()
+    }
+
     /// The services over HTTP, by server type.
     ///
     /// # Errors
-    /// A URL or a secret cannot be used; [`load`](Self::load) has refused those.
+    /// One cannot be used: most reasons are refused by [`load`](Self::load), files that cannot be read by
+    /// [`check_start`](Self::check_start).
     pub fn http_backends(&self) -> Result<Vec<(&str, HttpBackend)>, ConfigError> {
         let built = self.backends.iter().map(|(server_type, settings)| {
-            let backend = settings.build().map_err(|error| {
-                let key = format!("{SECTION}.{server_type}.url");
+            let built = settings.build().and_then(|one| settings.trust(one));
+            let backend = built.map_err(|error| {
+                let key = format!("{SECTION}.{server_type}.{}", key_of(&error));
                 ConfigError::Problems(vec![Problem {
                     origin: self.origin(&key).clone(),
                     key,
@@ -130,11 +139,31 @@ impl Config {
     }
 }
 
+/// The key that is wrong.
+const fn key_of(error: &BackendError) -> &'static str {
+    match error {
+        BackendError::Secret | BackendError::Secrets => "secret",
+        BackendError::Roots(_) => "ca",
+        BackendError::Health(_) => "health",
+        BackendError::NoUrl | BackendError::Url { .. } => "url",
+    }
+}
+
 impl BackendSettings {
+    /// Without files.
     fn build(&self) -> Result<HttpBackend, BackendError> {
-        let mut backend = HttpBackend::new(&self.url.0)?
+        let mut backend = HttpBackend::with_urls(&self.url.0)?
             .secrets(&self.secret.0)?
             .concurrent(&self.concurrent);
+        if !self.health.is_empty() {
+            backend = backend.health(&self.health)?;
+        }
+        backend.health_interval = self.health_interval.0;
+        backend.protocol = match self.protocol {
+            ProtocolSetting::Auto => Protocol::Auto,
+            ProtocolSetting::Http1 => Protocol::Http1,
+            ProtocolSetting::Http2 => Protocol::Http2,
+        };
         let wanted = |event: &BackendEvent| self.events.iter().any(|name| name == event.name());
         backend = backend.events(BackendEvent::ALL.into_iter().filter(wanted));
         backend.timeout = self.timeout.0;
@@ -148,5 +177,16 @@ impl BackendSettings {
             BalanceSetting::UserHash => Balance::UserHash,
         };
         Ok(backend)
+    }
+
+    /// Reads the certificates that are trusted.
+    fn trust(&self, backend: HttpBackend) -> Result<HttpBackend, BackendError> {
+        if self.ca.as_os_str().is_empty() {
+            return backend.trust_system();
+        }
+        let pem = std::fs::read(&self.ca).map_err(|error| {
+            BackendError::Roots(format!("{} cannot be read: {error}", self.ca.display()))
+        })?;
+        backend.trust(&pem)
     }
 }

@@ -68,6 +68,9 @@ impl Config {
                 format!("`{own}` is the type of this server itself (`server.server_type`), so no request would go to the backend; name one of the two otherwise"),
             );
         }
+        for (key, message) in self.backend_files() {
+            found.wrong(&key, message);
+        }
         if !self.tls.address.is_empty()
             && let Err(error) = self.tls()
         {

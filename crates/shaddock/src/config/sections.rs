@@ -477,12 +477,29 @@ choice! {
     }
 }
 
+choice! {
+    /// What is spoken with a backend.
+    pub enum ProtocolSetting {
+        /// HTTP/2 where TLS agrees on it, otherwise HTTP/1.1.
+        Auto = "auto",
+        /// HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2.
+        Http2 = "http2",
+    }
+}
+
 section! {
     /// A server type that is a service over HTTP: `<type>` stands for the first part of its routes, `[backends.chat]`. There may be several. With
     /// one, `shaddock serve` needs no cluster: `cluster.mode` is `local` unless it is set. [The guide](http-backends.md) says what a service is asked.
     pub struct BackendSettings in "backends.<type>" {
-        /// Where the service is; several if it runs more than once. The path goes on with `/<handler>.<method>`.
+        /// Where the service is, `http://` or `https://`; several if it runs more than once. The path goes on with `/<handler>.<method>`.
         restart url: Texts = Texts::default();
+        /// `http2` without TLS is for services that are known to speak it; `auto` speaks it where TLS agrees on it. Then all requests to a URL share a
+        /// connection, and `max_connections` is how many are at work at once.
+        restart protocol: ProtocolSetting = ProtocolSetting::Auto;
+        /// PEM file of the certificates that sign those of `https://` services. If empty, those of this system do.
+        restart ca: PathBuf = PathBuf::new();
         /// How long a request may take. Then its client gets an error, and the connection is closed.
         restart timeout: Time = Time::secs(2), check within(Time::millis(1), Time::secs(3600));
         /// How long it may take to connect. Then another URL is tried: choose it shorter than `timeout`.
@@ -501,6 +518,11 @@ section! {
         restart max_idle: Time = Time::secs(1), check within(Time::millis(0), Time::secs(3600));
         /// Which URL gets a request.
         restart balance: BalanceSetting = BalanceSetting::RoundRobin;
+        /// A path of each URL's host, such as `/healthz`: a GET that is not answered with 200 or 204 within `timeout` leaves the URL out as long as
+        /// there is another one. If empty, only URLs that do not accept connections are left out.
+        restart health: String = String::new();
+        /// Time between health checks.
+        restart health_interval: Time = Time::secs(5), check within(Time::millis(100), Time::secs(3600));
         /// Routes, `handler.method`, whose requests do not wait for earlier ones of their session.
         restart concurrent: Vec<String> = Vec::new(), check |list: &Vec<String>| short_routes(list);
         /// What the service is told of: `handshake`, `bound`, `closed`.

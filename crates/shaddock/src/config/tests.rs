@@ -604,7 +604,9 @@ fn backends_that_cannot_work() {
             "[backends.chat]\nurl = \"127.0.0.1:8000\"",
             "has no scheme; write it as",
         ),
-        ("[backends.chat]\nurl = \"https://a\"", "asks for TLS"),
+        ("[backends.chat]\nurl = \"ftp://a\"", "is not known"),
+        ("[backends.chat]\nhealth = \"healthz\"", "from the root"),
+        ("[backends.chat]\nprotocol = \"http3\"", "`http2`"),
         (
             "[backends.chat]\nurl = [\"http://a\", \"a\"]",
             "has no scheme",
@@ -670,4 +672,13 @@ fn backends_that_cannot_work() {
         .unwrap();
     let error = own.check_start().unwrap_err().to_string();
     assert!(error.contains("type of this server itself"), "{error}");
+    // Files are read where a server starts.
+    let secure = BACKEND.replace("http://", "https://") + "ca = \"/nowhere/ca.pem\"";
+    let secure = File::new("backends-ca", &secure).load().unwrap();
+    for error in [
+        secure.check_start().unwrap_err().to_string(),
+        secure.http_backends().unwrap_err().to_string(),
+    ] {
+        assert!(error.contains("/nowhere/ca.pem cannot be read"), "{error}");
+    }
 }

@@ -1,5 +1,7 @@
 //! A service that says whatever a test wants, also what no HTTP library would: raw bytes over real sockets.
 
+pub(crate) mod secure;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -21,6 +23,7 @@ use tokio::{
 /// What the service was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Value,
@@ -171,22 +174,24 @@ async fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>, connection: usize) ->
             let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
             let mut lines = head.split("\r\n");
             let first = lines.next().unwrap();
-            let path = first
-                .strip_prefix("POST ")
-                .unwrap()
-                .strip_suffix(" HTTP/1.1")
-                .unwrap();
+            let (method, path) = first.split_once(' ').unwrap();
+            let path = path.strip_suffix(" HTTP/1.1").unwrap();
             let headers: HashMap<String, String> = lines
                 .map(|line| line.split_once(": ").unwrap())
                 .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
                 .collect();
-            let length: usize = headers["content-length"].parse().unwrap();
+            let length = headers.get("content-length");
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
             let all = end + 4 + length;
             if bytes.len() >= all {
-                let body = serde_json::from_slice(&bytes[end + 4..all]).unwrap();
-                let path = path.to_owned();
+                let body = match length {
+                    0 => Value::Null,
+                    _ => serde_json::from_slice(&bytes[end + 4..all]).unwrap(),
+                };
+                let (method, path) = (method.to_owned(), path.to_owned());
                 bytes.drain(..all);
                 return Some(Asked {
+                    method,
                     path,
                     headers,
                     body,
