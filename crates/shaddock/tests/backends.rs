@@ -24,6 +24,7 @@ use shaddock::{
 };
 use shaddock_core::Conflict;
 use support::{Client, In, drive, frontend, login, start, uid};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const FRONT: &str = "connector-1";
 
@@ -795,6 +796,80 @@ async fn events_are_told_until_they_are_heard() {
     assert_eq!(told, ["event", "closed", "ann", "kicked"]);
     assert_eq!(body["session"]["sid"], ann.sid().to_string());
     assert_eq!(running.apps()[0].stats().lost_events.get(), 0);
+}
+
+/// One package out; and the next one in.
+async fn exchange(stream: &mut tokio::net::TcpStream, kind: u8, body: &Value) -> Value {
+    send(stream, kind, body).await;
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).await.unwrap();
+    let mut body = vec![0; usize::from(head[2]) * 256 + usize::from(head[3])];
+    stream.read_exact(&mut body).await.unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+async fn send(stream: &mut tokio::net::TcpStream, kind: u8, body: &Value) {
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let [high, low] = u16::try_from(body.len()).unwrap().to_be_bytes();
+    let package = [&[kind, 0, high, low], body.as_bytes()].concat();
+    stream.write_all(&package).await.unwrap();
+}
+
+/// A session whose client is lost, comes back and says goodbye: three events, in order.
+#[tokio::test]
+async fn a_session_that_outlives_its_connection() {
+    let service = Service::start(|_| Say::Json(json!({}))).await;
+    let mut app = App::new("connector", FRONT);
+    app.listen("127.0.0.1:0");
+    app.http_backend("chat", service.backend().events(BackendEvent::ALL));
+    let running = start([app]).await;
+    let address = running.address(FRONT).unwrap();
+    let hello = |resume: Value| json!({"sys": {"type": "t", "version": "1", "resume": resume}});
+    let told = |event: &str| {
+        let asked = service.asked();
+        asked
+            .iter()
+            .filter(|one| one.body["event"] == event)
+            .count()
+    };
+    let mut first = tokio::net::TcpStream::connect(address).await.unwrap();
+    let answer = exchange(&mut first, 1, &hello(json!({"v": 1}))).await;
+    send(&mut first, 2, &Value::Null).await;
+    let token = &answer["sys"]["resume"]["token"];
+    assert!(token.is_string(), "{answer}");
+    until("the session is there", || {
+        running.apps()[0].session_service().unwrap().session_count() == 1
+    })
+    .await;
+    drop(first);
+    until("suspended", || told("suspended") == 1).await;
+    let mut again = tokio::net::TcpStream::connect(address).await.unwrap();
+    let back = hello(json!({"v": 1, "token": token, "received": 0, "sent": 0}));
+    let answer = exchange(&mut again, 1, &back).await;
+    assert_eq!(answer["sys"]["resume"]["resumed"], true, "{answer}");
+    send(&mut again, 2, &Value::Null).await;
+    until("resumed", || told("resumed") == 1).await;
+    send(&mut again, 5, &Value::Null).await;
+    until("closed", || told("closed") == 1).await;
+    let asked = service.asked();
+    let names: Vec<&str> = asked
+        .iter()
+        .filter_map(|one| one.body["event"].as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["handshake", "suspended", "handshake", "resumed", "closed"]
+    );
+    let sid = &asked[1].body["session"]["sid"];
+    assert!(
+        sid.is_string()
+            && asked[3].body["session"]["sid"] == *sid
+            && asked[4].body["session"]["sid"] == *sid
+    );
 }
 
 /// Who stops tells of the sessions that it closed, also a service that does not listen at once.

@@ -1,6 +1,6 @@
 //! What happens to sessions, told to a backend.
 //!
-//! Binds and closes go through the app's listeners: in order for each session, beside other sessions, and bounded there. One is told until the backend
+//! Binds, losses and returns of connections, and closes go through the app's listeners: in order for each session, beside other sessions, and bounded there. One is told until the backend
 //! says 200 or 204, for as long as a listener may take ([`AppConfig::event_timeout`](crate::app::AppConfig::event_timeout)), with the same
 //! `webhook-id` each time. Then it is given up, counted and logged. The actions of its answer are carried out. A handshake is asked once: its client waits.
 
@@ -38,19 +38,31 @@ pub enum BackendEvent {
     Handshake,
     /// A session was bound to a user.
     Bound,
+    /// A session has lost its connection, and its client may come back to it.
+    Suspended,
+    /// The client of a suspended session has come back.
+    Resumed,
     /// A session was closed.
     Closed,
 }
 
 impl BackendEvent {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Handshake, Self::Bound, Self::Closed];
+    pub const ALL: [Self; 5] = [
+        Self::Handshake,
+        Self::Bound,
+        Self::Suspended,
+        Self::Resumed,
+        Self::Closed,
+    ];
 
-    /// `handshake`, `bound` or `closed`: the last part of the URL, and the member `event` of the body.
+    /// `handshake`, `bound`, `suspended`, `resumed` or `closed`: the last part of the URL, and the member `event` of the body.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
             Self::Bound => "bound",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
             Self::Closed => "closed",
         }
     }
@@ -67,19 +79,19 @@ impl App {
                 async move { backend.judge(info).await }
             });
         }
-        if wants(BackendEvent::Bound) {
+        for event in BackendEvent::ALL.into_iter().filter(|event| wants(*event)) {
             let backend = Arc::clone(backend);
-            self.on_session_bound(move |app, event| {
+            let tell = move |app: AppHandle, what: SessionEvent| {
                 let backend = Arc::clone(&backend);
-                async move { backend.tell(&app, BackendEvent::Bound, &event).await }
-            });
-        }
-        if wants(BackendEvent::Closed) {
-            let backend = Arc::clone(backend);
-            self.on_session_closed(move |app, event| {
-                let backend = Arc::clone(&backend);
-                async move { backend.tell(&app, BackendEvent::Closed, &event).await }
-            });
+                async move { backend.tell(&app, event, &what).await }
+            };
+            match event {
+                BackendEvent::Handshake => continue,
+                BackendEvent::Bound => self.on_session_bound(tell),
+                BackendEvent::Suspended => self.on_session_suspended(tell),
+                BackendEvent::Resumed => self.on_session_resumed(tell),
+                BackendEvent::Closed => self.on_session_closed(tell),
+            };
         }
     }
 }

@@ -37,7 +37,11 @@ pub use self::{
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{
-        AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode, ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings, ListenSettings, LogFormat, LogSettings, OnConflict, PomeloErrorsSetting, ProtocolSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings, SessionSettings, TlsSettings,
+        AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode,
+        ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings,
+        ListenSettings, LogFormat, LogSettings, OnConflict, PomeloErrorsSetting, ProtocolSetting,
+        ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings,
+        SessionSettings, TlsSettings,
     },
     value::{Network, SecretTexts, Size, Texts, Time},
 };

@@ -525,7 +525,7 @@ section! {
         restart health_interval: Time = Time::secs(5), check within(Time::millis(100), Time::secs(3600));
         /// Routes, `handler.method`, whose requests do not wait for earlier ones of their session.
         restart concurrent: Vec<String> = Vec::new(), check |list: &Vec<String>| short_routes(list);
-        /// What the service is told of: `handshake`, `bound`, `closed`.
+        /// What the service is told of: `handshake`, `bound`, `suspended`, `resumed`, `closed`.
         restart events: Vec<String> = Vec::new(), check |list: &Vec<String>| event_names(list);
     }
 }

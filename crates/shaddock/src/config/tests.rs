@@ -632,7 +632,7 @@ fn backends_that_cannot_work() {
         ("[backends.chat]\nsecret = { file = \"x\" }", "is wanted"),
         (
             "[backends.chat]\nevents = [\"opened\"]",
-            "`handshake`, `bound`, `closed`",
+            "`handshake`, `bound`, `suspended`, `resumed`, `closed`",
         ),
         (
             "[backends.chat]\nconcurrent = [\"chat.room.look\"]",

@@ -165,7 +165,9 @@ where
         async move {
             shared.versions.lock().unwrap().push(request.version());
             match request.uri().path() {
-                "/shaddock/room.together" => drop(shared.together.wait().await),
+                "/shaddock/room.together" => {
+                    shared.together.wait().await;
+                }
                 "/shaddock/room.never" => {
                     let _gone = Gone(shared.gone);
                     std::future::pending::<()>().await;
