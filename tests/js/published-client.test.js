@@ -56,9 +56,11 @@ test("two people chat across connectors", async () => {
 
   const send = (player, content, target) =>
     player.request("chat.chatHandler.send", { rid: "garden", content, from: "forged", target });
-  await send(ann, "hello \u4f60\u597d", "*");
+  // Two characters, and one outside of the plane that this client's own decoder knows. Pushes of the demo have a schema.
+  const text = "hello \u4f60\u597d \u{1f600}!";
+  await send(ann, text, "*");
   await until(() => bob.of("onChat").length && ann.of("onChat").length, "onChat");
-  const hello = { msg: "hello \u4f60\u597d", from: annName, target: "*" };
+  const hello = { msg: text, from: annName, target: "*" };
   assert.deepEqual(bob.of("onChat"), [hello]);
   assert.deepEqual(ann.of("onChat"), [hello], "the sender hears it too");
 

@@ -1,6 +1,6 @@
 //! What is known of a client when its handshake is complete.
 
-use crate::{Dialect, Millis};
+use crate::{Millis, Variant};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -44,7 +44,7 @@ impl fmt::Display for TransportKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo {
     /// How its messages are encoded.
-    pub dialect: Dialect,
+    pub variant: Variant,
     /// What it is connected by.
     pub transport: TransportKind,
     /// Where it comes from, if it comes from the network.

@@ -100,4 +100,4 @@ pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
 pub use view::{ExportedSession, FrontendSession};
 
-pub use shaddock_protocol::{ComingBack, Dialect, Millis, ProtocolError, ResumeRefusal};
+pub use shaddock_protocol::{ComingBack, Dialect, Millis, ProtocolError, ResumeRefusal, Variant};

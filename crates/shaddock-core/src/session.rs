@@ -9,7 +9,7 @@ use crate::service::{Home, Inner};
 use crate::sync::Mutex;
 use crate::{
     BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis,
-    Outbox, PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError,
+    Outbox, PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError, Variant,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -49,7 +49,7 @@ pub struct Session {
     home: Arc<Home>,
     /// Five bytes of it, so that it fits into a word with the three that follow.
     connected_at: [u8; 5],
-    dialect: Dialect,
+    variant: Variant,
     is_working: AtomicBool,
     /// [`CLOSED`] and [`MARKED`], for those who ask before each message.
     flags: AtomicU8,
@@ -136,7 +136,7 @@ impl Session {
             id,
             home: Arc::clone(&service.home),
             connected_at: short(info.connected_at),
-            dialect: info.dialect,
+            variant: info.variant,
             is_working: AtomicBool::new(false),
             flags: AtomicU8::new(0),
             outbox,
@@ -177,8 +177,13 @@ impl Session {
     }
 
     /// How messages to it are encoded.
+    pub const fn variant(&self) -> Variant {
+        self.variant
+    }
+
+    /// The dialect that its client speaks.
     pub const fn dialect(&self) -> Dialect {
-        self.dialect
+        self.variant.dialect()
     }
 
     /// What it is connected by.

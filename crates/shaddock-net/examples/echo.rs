@@ -39,7 +39,7 @@ impl Frontend for Echo {
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
         Ok(self.sessions.create(ClientInfo {
-            dialect: opened.dialect,
+            variant: opened.dialect.into(),
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),

@@ -5,12 +5,13 @@ use crate::compress::deflate_zlib;
 use crate::dictionary::push_json_string;
 use crate::message::{RouteRef, flag_bits, put_head, put_varint};
 use crate::package::{HEADER_LEN, header};
-use crate::text::{escape_non_bmp, put_escaped};
+use crate::text::{escape_non_bmp, may_have_non_bmp, put_escaped, put_utf16};
 use crate::{
-    Dialect, DialectChoice, Dictionary, HandshakeRequest, HashPolicy, Limits, MessageError,
-    MessageType, PackageTooLarge, PackageType, ProtobufError, Protos, RefuseReason, RejectCode,
-    ResumeGrant, Route, encode_package,
+    BrowserClients, Dialect, DialectChoice, Dictionary, HandshakeRequest, HashPolicy, Limits,
+    MessageError, MessageType, PackageTooLarge, PackageType, ProtobufError, Protos, RefuseReason,
+    RejectCode, ResumeGrant, Route, Variant, encode_package,
 };
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -71,6 +72,8 @@ pub struct CodecConfig {
     pub protos: Option<Arc<Protos>>,
     /// What Pomelo clients read of errors.
     pub pomelo_errors: PomeloErrors,
+    /// Clients that read emoji otherwise than in UTF-8.
+    pub browser_clients: BrowserClients,
     /// Whether requests and notifies must be signed, and with what. Default `None`: they need not be. Pitaya clients cannot sign,
     /// so they are refused then.
     pub crypto: Option<HashPolicy>,
@@ -149,8 +152,26 @@ impl Codec {
         )
     }
 
-    /// A complete DATA package (package head, message head, body) of a push, as clients of `dialect` read it. Called once per
-    /// broadcast and dialect; the result is shared by all receivers.
+    /// How what goes to a client of this dialect and kind (`sys.type` in its handshake) is written.
+    pub fn variant(&self, dialect: Dialect, kind: Option<&str>) -> Variant {
+        let browsers = &self.config.browser_clients.0;
+        let is_browser = |kind: &str| browsers.iter().any(|browser| browser == kind);
+        match dialect {
+            Dialect::Pomelo if kind.is_some_and(is_browser) => Variant::Browser,
+            dialect => dialect.into(),
+        }
+    }
+
+    /// Whether a push is written in another way for [`Variant::Browser`] than for [`Variant::Pomelo`]. If not, all their clients share its
+    /// bytes. It may say so of a push that is not.
+    pub fn differs_for_browsers(&self, route: &str, json: &[u8]) -> bool {
+        let has_schema = |protos: &Arc<Protos>| protos.server().has(route);
+        may_have_non_bmp(route.as_bytes())
+            || self.config.protos.as_ref().is_some_and(has_schema) && may_have_non_bmp(json)
+    }
+
+    /// A complete DATA package (package head, message head, body) of a push, as clients of this [`Variant`] (or [`Dialect`]) read it. Called
+    /// once per broadcast and variant; the result is shared by all receivers.
     ///
     /// `json` is JSON text in UTF-8. For Pitaya clients it is whatever their serializer says, and goes out untouched.
     ///
@@ -159,12 +180,12 @@ impl Codec {
     /// The body is empty (Pomelo), does not fit the schema or the package, or the route cannot be written.
     pub fn encode_push(
         &self,
-        dialect: Dialect,
+        to: impl Into<Variant>,
         route: &str,
         json: &[u8],
     ) -> Result<Bytes, EncodeError> {
         let mut out = BytesMut::with_capacity(HEADER_LEN + 2 + route.len() + json.len());
-        self.put_push(dialect, route, json, &mut out)?;
+        self.put_push(to, route, json, &mut out)?;
         Ok(out.freeze())
     }
 
@@ -175,22 +196,32 @@ impl Codec {
     /// As [`Codec::encode_push`]; `out` is as it was.
     pub fn put_push(
         &self,
-        dialect: Dialect,
+        to: impl Into<Variant>,
         route: &str,
         json: &[u8],
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
+        let variant = to.into();
+        let dialect = variant.dialect();
         if json.is_empty() && dialect == Dialect::Pomelo {
             return Err(EncodeError::EmptyBody);
         }
-        let body = self.body(dialect, route, json)?;
+        let body = self.body(variant, route, json)?;
         let flags = flag_bits(body.is_deflated(), false);
         // Pitaya's C client reads one byte of a code: its routes are never compressed.
         let code = match (dialect, &self.config.dictionary) {
             (Dialect::Pomelo, Some(dictionary)) => dictionary.code(route),
             _ => None,
         };
-        let route = code.map_or(RouteRef::Name(route.as_bytes()), RouteRef::Code);
+        let name = match variant {
+            Variant::Browser if may_have_non_bmp(route.as_bytes()) => {
+                let mut name = Vec::new();
+                put_utf16(route, &mut name);
+                Cow::Owned(name)
+            }
+            _ => Cow::Borrowed(route.as_bytes()),
+        };
+        let route = code.map_or(RouteRef::Name(&name), RouteRef::Code);
         put_data(out, |out| {
             put_head(MessageType::Push, flags, 0, route, out)?;
             body.put(out);
@@ -209,18 +240,20 @@ impl Codec {
     /// The body does not fit the schema or the package; `out` is as it was. Answer with an error then.
     pub fn encode_response(
         &self,
-        dialect: Dialect,
+        to: impl Into<Variant>,
         id: u64,
         route: &str,
         json: &[u8],
         error: bool,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
+        let variant = to.into();
+        let dialect = variant.dialect();
         let json = match dialect {
             Dialect::Pomelo if json.is_empty() => b"{}",
             _ => json,
         };
-        let body = match self.body(dialect, route, json) {
+        let body = match self.body(variant, route, json) {
             Ok(body) => body,
             Err(_) if error => Body::Plain(b""),
             Err(failure) => return Err(failure.into()),
@@ -274,16 +307,17 @@ impl Codec {
     /// Appends the answer to a request that was [refused](crate::Event::Refused).
     pub fn put_refusal(
         &self,
-        dialect: Dialect,
+        to: impl Into<Variant>,
         id: u64,
         route: Option<&Route>,
         reason: RefuseReason,
         out: &mut BytesMut,
     ) {
-        let body = self.error_body(dialect, "PIT-400", reason.text(), &[]);
+        let variant = to.into();
+        let body = self.error_body(variant.dialect(), "PIT-400", reason.text(), &[]);
         let route = route.map_or("", Route::as_str);
         // A body this small fits, and an error is written even where the schema has no place for it.
-        let _ = self.encode_response(dialect, id, route, &body, true, out);
+        let _ = self.encode_response(variant, id, route, &body, true, out);
     }
 
     /// What the answer to this request has to contain.
@@ -314,19 +348,23 @@ impl Codec {
         self.answers.put_reject(dialect, code, out);
     }
 
-    /// The form in which a body goes to clients of `dialect`.
+    /// The form in which a body goes to clients of `variant`.
     fn body<'a>(
         &self,
-        dialect: Dialect,
+        variant: Variant,
         route: &str,
         json: &'a [u8],
     ) -> Result<Body<'a>, ProtobufError> {
-        match (dialect, &self.config.protos) {
-            (Dialect::Pomelo, Some(protos)) if protos.server().has(route) => {
+        match (variant, &self.config.protos) {
+            (Variant::Pomelo, Some(protos)) if protos.server().has(route) => {
                 protos.server().encode(route, json).map(Body::Converted)
             }
-            (Dialect::Pomelo, _) => Ok(Body::Json(json)),
-            (Dialect::Pitaya, _) if self.config.compress_pitaya => {
+            (Variant::Browser, Some(protos)) if protos.server().has(route) => {
+                let converted = protos.server().encode_for_browsers(route, json);
+                converted.map(Body::Converted)
+            }
+            (Variant::Pomelo | Variant::Browser, _) => Ok(Body::Json(json)),
+            (Variant::Pitaya, _) if self.config.compress_pitaya => {
                 let deflated = deflate_zlib(json);
                 Ok(if deflated.len() < json.len() {
                     Body::Deflated(deflated)
@@ -334,7 +372,7 @@ impl Codec {
                     Body::Plain(json)
                 })
             }
-            (Dialect::Pitaya, _) => Ok(Body::Plain(json)),
+            (Variant::Pitaya, _) => Ok(Body::Plain(json)),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Which of the two dialects a client speaks.
 
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The dialect of one connection. Fixed by the handshake.
@@ -19,6 +22,50 @@ impl Dialect {
             Self::Pomelo => "pomelo",
             Self::Pitaya => "pitaya",
         }
+    }
+}
+
+/// How what goes to one client is written: its dialect, and how it reads text. Fixed by the handshake, and kept with the session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// [`Dialect::Pomelo`], text in UTF-8.
+    #[default]
+    Pomelo,
+    /// [`Dialect::Pomelo`] as Pomelo's browser client reads it: one UTF-16 unit after the other. In routes and in strings of schemas each half
+    /// of a surrogate pair is three bytes of its own (CESU-8), since that client garbles the four bytes that UTF-8 has for an emoji. (In JSON
+    /// such characters are escaped for everybody.)
+    Browser,
+    /// [`Dialect::Pitaya`].
+    Pitaya,
+}
+
+impl Variant {
+    /// The dialect.
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Self::Pomelo | Self::Browser => Dialect::Pomelo,
+            Self::Pitaya => Dialect::Pitaya,
+        }
+    }
+}
+
+impl From<Dialect> for Variant {
+    fn from(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::Pomelo => Self::Pomelo,
+            Dialect::Pitaya => Self::Pitaya,
+        }
+    }
+}
+
+/// Which kinds of clients (`sys.type` in the handshake) read text as [`Variant::Browser`] says. Default: `js-websocket`, which is Pomelo's
+/// browser client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserClients(pub Vec<String>);
+
+impl Default for BrowserClients {
+    fn default() -> Self {
+        Self(alloc::vec!["js-websocket".to_owned()])
     }
 }
 

@@ -67,7 +67,7 @@ pub use conn::{
     Conn, ConnState, DropReason, Event, Inbound, ProtocolError, RefuseReason, TimeoutKind,
 };
 pub use crypto::{HashPolicy, KeyError, RsaExponent, RsaKey, SignatureError};
-pub use dialect::{Dialect, DialectChoice};
+pub use dialect::{BrowserClients, Dialect, DialectChoice, Variant};
 pub use dictionary::{Dictionary, DictionaryError};
 pub use handshake::{HandshakeError, HandshakeRequest, RejectCode, RsaParts};
 pub use json::{JsonError, check_json};

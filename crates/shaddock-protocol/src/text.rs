@@ -93,6 +93,41 @@ fn has_non_bmp(json: &[u8]) -> bool {
         .any(|block| block.iter().fold(0, |most, &byte| byte.max(most)) >= 0xf0)
 }
 
+/// How many bytes [`put_utf16`] writes.
+pub(crate) fn utf16_len(text: &str) -> usize {
+    text.len() + 2 * text.bytes().filter(|&byte| byte >= 0xf0).count()
+}
+
+/// Appends `text` as clients read it that take every UTF-16 unit for a character: a pair is two groups of three bytes (CESU-8).
+pub(crate) fn put_utf16(text: &str, out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(place) = rest.find(|c: char| c > '\u{ffff}') {
+        let (before, from) = rest.split_at(place);
+        out.extend_from_slice(before.as_bytes());
+        let mut characters = from.chars();
+        let mut units = [0; 2];
+        for unit in characters
+            .next()
+            .unwrap_or_default()
+            .encode_utf16(&mut units)
+        {
+            let [high, low] = unit.to_be_bytes();
+            out.extend_from_slice(&[
+                0xe0 | high >> 4,
+                0x80 | (high & 15) << 2 | low >> 6,
+                0x80 | low & 0x3f,
+            ]);
+        }
+        rest = characters.as_str();
+    }
+    out.extend_from_slice(rest.as_bytes());
+}
+
+/// Whether a string in `json` may have a character outside the BMP, written out or escaped.
+pub(crate) fn may_have_non_bmp(json: &[u8]) -> bool {
+    has_non_bmp(json) || json.windows(2).any(|two| two == b"\\u")
+}
+
 fn write_escaped(json: &[u8], mut put: impl FnMut(&[u8])) {
     let mut rest = json;
     while let Some(place) = rest.iter().position(|&byte| byte >= 0xf0) {
@@ -192,6 +227,17 @@ mod tests {
         #[test]
         fn browser_text_is_read_back(text in any::<String>()) {
             prop_assert_eq!(utf8_of_client(Bytes::from(browser_bytes(&text))), text.as_bytes());
+        }
+
+        #[test]
+        fn browsers_read_what_is_written_for_them(text in any::<String>()) {
+            let mut written = Vec::new();
+            put_utf16(&text, &mut written);
+            prop_assert_eq!(written.len(), utf16_len(&text));
+            prop_assert_eq!(&written, &browser_bytes(&text));
+            let json = serde_json::to_vec(&text).unwrap();
+            let is_plain = text.chars().all(|c| c.len_utf8() < 4);
+            prop_assert!(is_plain || may_have_non_bmp(&json));
         }
 
         #[test]

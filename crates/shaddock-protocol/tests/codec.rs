@@ -9,9 +9,9 @@ mod common;
 use bytes::{Bytes, BytesMut};
 use common::{cases, codec, packages, unhex, vectors};
 use shaddock_protocol::{
-    Codec, CodecConfig, Dialect, Dictionary, EncodeError, MAX_BODY, MAX_ROUTE_LEN, Message,
-    MessageError, MessageType, PackageType, PitayaSerializer, Protos, RefuseReason, Route, Schema,
-    WireRoute, inflate,
+    BrowserClients, Codec, CodecConfig, Dialect, Dictionary, EncodeError, MAX_BODY, MAX_ROUTE_LEN,
+    Message, MessageError, MessageType, PackageType, PitayaSerializer, Protos, RefuseReason, Route,
+    Schema, Variant, WireRoute, inflate,
 };
 use std::sync::Arc;
 
@@ -198,6 +198,114 @@ fn schemas_of_the_server_are_for_what_pomelo_clients_receive() {
         respond(&codec, Dialect::Pomelo, "a.b.c", &error, true).body,
         Bytes::new()
     );
+}
+
+/// Everything that a browser reads without JSON's escapes: strings of schemas, also as keys of maps, and routes.
+#[test]
+fn browsers_read_emoji_in_schemas_and_routes() {
+    let server = r#"{
+        "onX": {"optional string m": 1, "repeated string all": 2},
+        "a.b.c": {"optional string m": 1},
+        "on😀": {"optional string m": 1}
+    }"#;
+    let protos = Protos::new(Schema::parse(server).unwrap(), Schema::parse("{}").unwrap());
+    let codec = codec(CodecConfig {
+        protos: Some(Arc::new(protos)),
+        ..CodecConfig::default()
+    });
+    let read = |variant, route, json: &str| {
+        let bytes = codec.encode_push(variant, route, json.as_bytes());
+        message(&bytes.unwrap())
+    };
+    // As Pomelo's own browser client writes them, and so reads them.
+    for case in cases("browser-strings") {
+        let units: Vec<u16> = serde_json::from_value(case["input"]["utf16"].clone()).unwrap();
+        let Ok(text) = String::from_utf16(&units) else {
+            continue;
+        };
+        let browser = unhex(case["hex"].as_str().unwrap());
+        let plain = text.as_bytes();
+        let json = serde_json::json!({ "m": text }).to_string();
+        for (variant, bytes) in [(Variant::Browser, &browser[..]), (Variant::Pomelo, plain)] {
+            let body = read(variant, "onX", &json).body;
+            let expected = [&[0x0a, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+            assert_eq!(body, expected, "{text}");
+            let mut out = BytesMut::new();
+            codec
+                .encode_response(variant, 1, "a.b.c", json.as_bytes(), false, &mut out)
+                .unwrap();
+            assert_eq!(message(&out).body, expected, "{text}");
+        }
+        // Without a schema all are escaped, and nothing is written twice.
+        let [one, other] = [Variant::Browser, Variant::Pomelo]
+            .map(|variant| codec.encode_push(variant, "onY", json.as_bytes()).unwrap());
+        assert_eq!(one, other);
+        assert!(!codec.differs_for_browsers("onY", json.as_bytes()));
+        if browser != plain {
+            assert!(codec.differs_for_browsers("onX", json.as_bytes()));
+            let escaped = shaddock_protocol::escape_non_bmp(json.as_bytes());
+            assert!(codec.differs_for_browsers("onX", &escaped));
+        }
+    }
+    let all = read(Variant::Browser, "onX", r#"{"all":["a😀","\ud83d\ude00"]}"#).body;
+    assert_eq!(
+        &all[..],
+        b"\x12\x07a\xed\xa0\xbd\xed\xb8\x80\x12\x06\xed\xa0\xbd\xed\xb8\x80"
+    );
+    assert!(codec.differs_for_browsers("on😀", b"{}"));
+    let browser = read(Variant::Browser, "on😀", "{}").route;
+    assert_eq!(
+        browser,
+        WireRoute::Name(Bytes::from_static(b"on\xed\xa0\xbd\xed\xb8\x80"))
+    );
+    let plain = read(Variant::Pomelo, "on😀", "{}").route;
+    assert_eq!(plain, WireRoute::Name(Bytes::from("on😀")));
+}
+
+#[test]
+fn browsers_are_known_by_what_they_say() {
+    let codec_of = |kinds: &[&str]| {
+        codec(CodecConfig {
+            browser_clients: BrowserClients(kinds.iter().map(|&kind| kind.to_owned()).collect()),
+            ..CodecConfig::default()
+        })
+    };
+    let default = codec(CodecConfig::default());
+    for (codec, dialect, kind, variant) in [
+        (
+            &default,
+            Dialect::Pomelo,
+            Some("js-websocket"),
+            Variant::Browser,
+        ),
+        (
+            &default,
+            Dialect::Pomelo,
+            Some("unity-socket"),
+            Variant::Pomelo,
+        ),
+        (&default, Dialect::Pomelo, None, Variant::Pomelo),
+        (
+            &default,
+            Dialect::Pitaya,
+            Some("js-websocket"),
+            Variant::Pitaya,
+        ),
+        (
+            &codec_of(&[]),
+            Dialect::Pomelo,
+            Some("js-websocket"),
+            Variant::Pomelo,
+        ),
+        (
+            &codec_of(&["cocos", "h5"]),
+            Dialect::Pomelo,
+            Some("h5"),
+            Variant::Browser,
+        ),
+    ] {
+        assert_eq!(codec.variant(dialect, kind), variant, "{dialect} {kind:?}");
+    }
 }
 
 #[test]

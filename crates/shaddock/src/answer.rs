@@ -94,11 +94,11 @@ fn run_after(
 impl AppHandle {
     fn write_answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, outcome: &Outcome) {
         let codec = self.codec();
-        let dialect = session.dialect();
+        let variant = session.variant();
         let write = |outcome: &Outcome| {
-            let (body, is_error) = answer(codec, dialect, outcome);
+            let (body, is_error) = answer(codec, variant.dialect(), outcome);
             session.send_with(|out| {
-                codec.encode_response(dialect, id.get(), route, &body, is_error, out)
+                codec.encode_response(variant, id.get(), route, &body, is_error, out)
             })
         };
         // A session that closed meanwhile gets nothing, as in Pomelo.

@@ -31,8 +31,9 @@ impl Frontend for AppFrontend {
             return Err(CloseReason::Draining);
         }
         let service = self.0.session_service().ok_or(CloseReason::Internal)?;
+        let kind = opened.handshake.client_type.as_deref();
         let info = ClientInfo {
-            dialect: opened.dialect,
+            variant: self.0.codec().variant(opened.dialect, kind),
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),

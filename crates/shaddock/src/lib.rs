@@ -84,7 +84,7 @@ pub mod wire {
     };
     pub use shaddock_protocol::{
         Codec, CodecConfig, Dialect, DialectChoice, HandshakeRequest, HashPolicy, Inbound, Limits,
-        PitayaSerializer, PomeloErrors, Protos, RefuseReason, Route, Schema,
+        PitayaSerializer, PomeloErrors, Protos, RefuseReason, Route, Schema, Variant,
     };
 }
 

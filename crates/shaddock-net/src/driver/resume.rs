@@ -360,7 +360,7 @@ impl Driver {
         }
         // If it is closed, this poll finds out.
         session.go_live(&ClientInfo {
-            dialect: self.conn.dialect(),
+            variant: session.variant(),
             transport: peer.transport,
             address: Some(peer.address),
             connected_at: clock::now(),

@@ -190,7 +190,7 @@ impl Frontend for Front {
         }
         let address = opened.peer.address;
         let info = ClientInfo {
-            dialect: opened.dialect,
+            variant: opened.dialect.into(),
             transport: opened.peer.transport,
             address: Some(address),
             connected_at: shaddock_net::now(),

@@ -63,7 +63,7 @@ impl Frontend for Echo {
             return Err(CloseReason::Draining);
         }
         let session = self.sessions.create(ClientInfo {
-            dialect: opened.dialect,
+            variant: opened.dialect.into(),
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),

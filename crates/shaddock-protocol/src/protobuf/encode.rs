@@ -12,6 +12,7 @@ use super::schema::{Field, Kind, MessageDef, MessageId, Schema, Shape};
 use super::slot::{Name, Place, Slot};
 use super::wire::{patch_varint, put_varint, zigzag};
 use super::{MAX_DEPTH, ProtobufError};
+use crate::text::{put_utf16, utf16_len};
 
 impl Schema {
     /// Encodes a body from JSON text. Members are written in the order of the text, those that are no fields are skipped. Whole
@@ -22,17 +23,34 @@ impl Schema {
     /// # Errors
     /// If the schema does not have the route, the text is not a JSON object, or a field is missing or does not fit.
     pub fn encode(&self, route: &str, json: &[u8]) -> Result<Vec<u8>, ProtobufError> {
+        self.encode_as(Strings::Utf8, route, json)
+    }
+
+    /// As [`Schema::encode`], with strings as [`Variant::Browser`](crate::Variant::Browser) reads them.
+    ///
+    /// # Errors
+    /// As [`Schema::encode`].
+    pub fn encode_for_browsers(&self, route: &str, json: &[u8]) -> Result<Vec<u8>, ProtobufError> {
+        self.encode_as(Strings::Utf16, route, json)
+    }
+
+    fn encode_as(
+        &self,
+        strings: Strings,
+        route: &str,
+        json: &[u8],
+    ) -> Result<Vec<u8>, ProtobufError> {
         let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
         // Members that are skipped would not be looked at otherwise.
         let json = core::str::from_utf8(json).map_err(|_| ProtobufError::NotUtf8)?;
-        let mut encoder = Encoder::new(self, json.len());
+        let mut encoder = Encoder::new(self, strings, json.len());
         let mut text = serde_json::Deserializer::from_str(json);
         let result = encoder.body(id, &mut text).and_then(|()| text.end());
         match encoder.finish(result) {
             Err(Stop::MetTwice) => {
                 let value: Value =
                     serde_json::from_str(json).map_err(|error| json_error(&error))?;
-                self.encode_value(route, &value)
+                self.encode_from(strings, route, &value)
             }
             Err(Stop::Error(error)) => Err(error),
             Ok(bytes) => Ok(bytes),
@@ -44,12 +62,13 @@ impl Schema {
     /// # Errors
     /// As [`Schema::encode`].
     pub fn encode_value(&self, route: &str, value: &Value) -> Result<Vec<u8>, ProtobufError> {
-        self.encode_from(route, value)
+        self.encode_from(Strings::Utf8, route, value)
     }
 
     /// Encodes anything that serde can read as a map. No member may come twice.
     pub(super) fn encode_from<'de, D>(
         &self,
+        strings: Strings,
         route: &str,
         source: D,
     ) -> Result<Vec<u8>, ProtobufError>
@@ -57,7 +76,7 @@ impl Schema {
         D: Deserializer<'de, Error = serde_json::Error>,
     {
         let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
-        let mut encoder = Encoder::new(self, 64);
+        let mut encoder = Encoder::new(self, strings, 64);
         let result = encoder.body(id, source);
         encoder.finish(result).map_err(|stop| match stop {
             Stop::Error(error) => error,
@@ -73,6 +92,14 @@ fn json_error(error: &serde_json::Error) -> ProtobufError {
     }
 }
 
+/// How strings are written.
+#[derive(Clone, Copy)]
+pub(super) enum Strings {
+    Utf8,
+    /// Each UTF-16 unit on its own.
+    Utf16,
+}
+
 enum Stop {
     Error(ProtobufError),
     /// A member that comes twice, where a writer that only goes forward cannot obey the last one.
@@ -82,6 +109,7 @@ enum Stop {
 /// Bytes are written as the source is read. A length or count that comes before its bytes is put in afterwards.
 pub(super) struct Encoder<'s> {
     schema: &'s Schema,
+    strings: Strings,
     pub(super) out: Vec<u8>,
     /// One bit per field of each message that is open, the innermost last.
     met: Vec<u64>,
@@ -91,9 +119,10 @@ pub(super) struct Encoder<'s> {
 }
 
 impl<'s> Encoder<'s> {
-    fn new(schema: &'s Schema, capacity: usize) -> Self {
+    fn new(schema: &'s Schema, strings: Strings, capacity: usize) -> Self {
         Self {
             schema,
+            strings,
             out: Vec::with_capacity(capacity),
             met: Vec::new(),
             depth: 0,
@@ -301,8 +330,16 @@ impl<'s> Encoder<'s> {
 
     pub(super) fn text<E: Error>(&mut self, kind: Kind, text: &str) -> Result<(), E> {
         if kind == Kind::Text {
-            put_varint(&mut self.out, text.len() as u64);
-            self.out.extend_from_slice(text.as_bytes());
+            match self.strings {
+                Strings::Utf8 => {
+                    put_varint(&mut self.out, text.len() as u64);
+                    self.out.extend_from_slice(text.as_bytes());
+                }
+                Strings::Utf16 => {
+                    put_varint(&mut self.out, utf16_len(text) as u64);
+                    put_utf16(text, &mut self.out);
+                }
+            }
             return Ok(());
         }
         if matches!(kind, Kind::Bool | Kind::Message(_)) {

@@ -94,7 +94,9 @@ fn encode_special(schema: &Schema, route: &str, name: &str, x: f64) -> Vec<u8> {
     use serde::de::value::MapDeserializer;
     let source: MapDeserializer<'_, _, serde_json::Error> =
         MapDeserializer::new([(name, x)].into_iter());
-    schema.encode_from(route, source).unwrap()
+    schema
+        .encode_from(encode::Strings::Utf8, route, source)
+        .unwrap()
 }
 
 fn run_cases(vectors: &Value) -> usize {

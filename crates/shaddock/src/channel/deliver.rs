@@ -1,4 +1,4 @@
-//! The frontend's side of a push: encode once per dialect, hand the same bytes to every receiver.
+//! The frontend's side of a push: encode once per variant, hand the same bytes to every receiver.
 
 use std::{cell::OnceCell, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use shaddock_cluster::{AudienceKey, Delivered, Delivery, RawSid, Receivers, RemoteError};
 use shaddock_core::{Room, SendError, Session, SessionService, Sid};
-use shaddock_protocol::{Codec, Dialect};
+use shaddock_protocol::{Codec, Variant};
 
 use super::{Schedule, push::Message};
 use crate::{app::AppHandle, session::SessionError};
@@ -51,11 +51,14 @@ impl FilteredBroadcast {
     }
 }
 
-/// One message, encoded at most once for each dialect. The error says why it cannot be encoded, which was logged.
+/// One message, encoded at most once for each variant of clients that reads it differently. The error says why it cannot be encoded, which was logged.
 struct Encoded<'a> {
     codec: &'a Codec,
     message: &'a Message,
+    /// Whether browsers read it otherwise than the other clients of Pomelo.
+    differs: OnceCell<bool>,
     pomelo: OnceCell<Result<Bytes, Arc<str>>>,
+    browser: OnceCell<Result<Bytes, Arc<str>>>,
     pitaya: OnceCell<Result<Bytes, Arc<str>>>,
 }
 
@@ -64,24 +67,25 @@ impl<'a> Encoded<'a> {
         Self {
             codec,
             message,
+            differs: OnceCell::new(),
             pomelo: OnceCell::new(),
+            browser: OnceCell::new(),
             pitaya: OnceCell::new(),
         }
     }
 
-    fn of(&self, dialect: Dialect) -> Result<&Bytes, &Arc<str>> {
-        let place = match dialect {
-            Dialect::Pomelo => &self.pomelo,
-            Dialect::Pitaya => &self.pitaya,
+    fn of(&self, variant: Variant) -> Result<&Bytes, &Arc<str>> {
+        let Message { route, body } = self.message;
+        let differs = || self.codec.differs_for_browsers(route, body);
+        let (variant, place) = match variant {
+            Variant::Browser if *self.differs.get_or_init(differs) => (variant, &self.browser),
+            Variant::Pomelo | Variant::Browser => (Variant::Pomelo, &self.pomelo),
+            Variant::Pitaya => (variant, &self.pitaya),
         };
-        let encode = || match self.codec.encode_push(
-            dialect,
-            &self.message.route,
-            &self.message.body,
-        ) {
+        let encode = || match self.codec.encode_push(variant, route, body) {
             Ok(package) => Ok(package),
             Err(error) => {
-                shaddock_net::quiet!(error, "a push cannot be encoded", route = &*self.message.route, %dialect, %error);
+                shaddock_net::quiet!(error, "a push cannot be encoded", route = &**route, dialect = %variant.dialect(), %error);
                 Err(Arc::from(error.to_string()))
             }
         };
@@ -124,7 +128,7 @@ impl<'a> Sender<'a> {
         if self.must_not_reach(session) {
             return Err(NotSent::Send(SendError::Closed));
         }
-        let package = match self.encoded.of(session.dialect()) {
+        let package = match self.encoded.of(session.variant()) {
             Ok(package) => package,
             Err(reason) => {
                 self.refused.get_or_insert_with(|| Arc::clone(reason));
@@ -342,6 +346,46 @@ impl AppHandle {
             Ok(()) => Ok(()),
             Err(NotSent::Send(error)) => Err(error.into()),
             Err(NotSent::Refused) => Err(SessionError::refused(refused.as_deref())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shaddock_protocol::{CodecConfig, Protos, Schema};
+
+    use super::*;
+
+    #[test]
+    fn a_push_is_encoded_once_for_all_who_read_the_same() {
+        let server = r#"{"onChat": {"required string msg": 1}}"#;
+        let protos = Protos::new(
+            Schema::parse(server).expect("a schema"),
+            Schema::parse("{}").expect("a schema"),
+        );
+        let codec = Codec::new(CodecConfig {
+            protos: Some(Arc::new(protos)),
+            ..CodecConfig::default()
+        });
+        for (route, text, shared) in [
+            ("onChat", "hello 你好", true),
+            ("onOther", "hello 😀", true),
+            ("onChat", "hello 😀", false),
+        ] {
+            let message = Message {
+                route: route.into(),
+                body: serde_json::json!({ "msg": text }).to_string().into(),
+            };
+            let encoded = Encoded::new(&codec, &message);
+            let of = |variant| encoded.of(variant).expect("it fits").as_ptr();
+            let each = [Variant::Pomelo, Variant::Browser, Variant::Pitaya].map(of);
+            assert_eq!(each[0] == each[1], shared, "{route} {text}");
+            assert_ne!(each[0], each[2]);
+            // And never again.
+            assert_eq!(
+                each,
+                [Variant::Pomelo, Variant::Browser, Variant::Pitaya].map(of)
+            );
         }
     }
 }

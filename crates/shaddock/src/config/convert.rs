@@ -8,7 +8,7 @@ use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
 use shaddock_protocol::{
-    CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer, PomeloErrors,
+    BrowserClients, CodecConfig, DialectChoice, HashPolicy, Limits, PitayaSerializer, PomeloErrors,
 };
 
 use super::{
@@ -132,6 +132,7 @@ impl Config {
                 PomeloErrorsSetting::Code => PomeloErrors::Code,
                 PomeloErrorsSetting::Text => PomeloErrors::Text,
             },
+            browser_clients: BrowserClients(protocol.browser_clients.clone()),
             pitaya_serializer: match protocol.pitaya_serializer {
                 Serializer::Json => PitayaSerializer::Json,
                 Serializer::Protobuf => PitayaSerializer::Protobuf,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use shaddock_cluster::{Address, Secret};
+use shaddock_protocol::BrowserClients;
 
 use super::{
     section::{section, within},
@@ -226,6 +227,9 @@ section! {
         /// What Pomelo clients read of an error without a body: `{"code":500}` (`code`, as from Pomelo), or
         /// `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
         restart pomelo_errors: PomeloErrorsSetting = PomeloErrorsSetting::Code;
+        /// Kinds of clients (`sys.type` in the handshake) that read text one UTF-16 unit after the other, as Pomelo's browser client does. In
+        /// bodies with a protobuf schema they get characters such as emoji as two groups of three bytes, and all others as UTF-8.
+        restart browser_clients: Vec<String> = BrowserClients::default().0;
         /// What bodies of Pitaya clients are written in.
         restart pitaya_serializer: Serializer = Serializer::Json;
         /// Whether what goes to Pitaya clients is deflated where that makes it shorter.
