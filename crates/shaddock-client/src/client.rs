@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::driver::Shared;
 use crate::pending::Ticket;
 use crate::pushes::Handler;
-use crate::server_error::{ServerError, from_json};
+use crate::server_error::{ServerError, from_answer};
 use crate::wire::Wire;
 use crate::{
     ClientBuilder, CloseKind, ConnectError, HandshakeCache, NotifyError, Push, RequestError,
@@ -83,7 +83,11 @@ impl Client {
     /// Sends a request and waits for its answer.
     ///
     /// `body` becomes JSON, or protobuf if the server has a schema for the route. The answer becomes an `R`. If what it says does not
-    /// matter, take [`serde::de::IgnoredAny`]: `()` is `null`, which servers do not send.
+    /// matter, take [`serde::de::IgnoredAny`].
+    ///
+    /// Pomelo's servers and shaddock answer `{}` for every value that JavaScript takes for false: nothing, `null`, `0`, `false`, `""`. An `R` that
+    /// `{}` does not fit is read as the first of these that fits: what the handler answered with, if both sides use the same type. (An `Option` of
+    /// such a value is `None`.)
     ///
     /// # Errors
     ///
@@ -105,7 +109,7 @@ impl Client {
         {
             return Err(error.into());
         }
-        Ok(from_json(&answer)?)
+        Ok(from_answer(&answer)?)
     }
 
     /// [`Client::request`] with JSON text in both directions (Pitaya: whatever the server's serializer is). A `code` in the answer is not

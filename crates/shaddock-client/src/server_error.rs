@@ -131,6 +131,20 @@ pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeErr
     serde_json::from_slice(body).map_err(|error| DecodeError::Json(error.to_string()))
 }
 
+/// What stands for every value that JavaScript takes for false.
+const NO_VALUE: &[u8] = b"{}";
+
+/// An answer as a value: if `{}` does not fit, it stands for one of the values that are answered with it.
+pub(crate) fn from_answer<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
+    let read = from_json(body);
+    if read.is_ok() || body != NO_VALUE {
+        return read;
+    }
+    let mut meant = ["null", "0", "false", "\"\""].iter();
+    let meant = meant.find_map(|value| serde_json::from_str(value).ok());
+    meant.map_or(read, Ok)
+}
+
 fn object(body: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(body).ok()
 }
