@@ -85,6 +85,9 @@ pub struct Channel {
     data: Mutex<Data>,
 }
 
+/// Is told of the end.
+type End = Box<dyn FnOnce() + Send>;
+
 struct Data {
     state: ChannelState,
     /// By name.
@@ -92,6 +95,9 @@ struct Data {
     places: Vec<Place>,
     /// The plan of the last push, while it is still right.
     plan: Option<Arc<FanOut>>,
+    /// Who is told of the end, by number.
+    ends: Vec<(u64, End)>,
+    next_end: u64,
 }
 
 /// A frontend that has members of a channel, or may have.
@@ -266,13 +272,48 @@ impl Channel {
     ///
     /// False if it was destroyed before.
     pub fn destroy(&self) -> bool {
+        let Some(ends) = self.end() else {
+            return false;
+        };
+        for (_, end) in ends {
+            end();
+        }
+        true
+    }
+
+    /// Calls `listener` once, when the channel is destroyed, on the thread that destroys it and outside of every lock. The number is for
+    /// [`off_destroyed`](Self::off_destroyed). `None`: it was destroyed before.
+    pub fn on_destroyed(&self, listener: impl FnOnce() + Send + 'static) -> Option<u64> {
+        let mut data = self.data.lock();
+        if data.state == ChannelState::Destroyed {
+            return None;
+        }
+        let number = data.next_end;
+        data.next_end += 1;
+        data.ends.push((number, Box::new(listener)));
+        Some(number)
+    }
+
+    /// Takes a listener of the end away again.
+    pub fn off_destroyed(&self, number: u64) {
+        let mut data = self.data.lock();
+        let at = data.ends.iter().position(|(other, _)| *other == number);
+        let taken = at.map(|at| data.ends.swap_remove(at));
+        drop(data);
+        // What it holds is not ours.
+        drop(taken);
+    }
+
+    /// The listeners, if this is the end.
+    fn end(&self) -> Option<Vec<(u64, End)>> {
         let service = self.service.upgrade();
         let _turn = service.as_ref().map(|service| service.turn(&self.name));
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
-            return false;
+            return None;
         }
         data.state = ChannelState::Destroyed;
+        let ends = std::mem::take(&mut data.ends);
         if let Some(service) = &service {
             for (uid, frontend) in data.members.iter() {
                 service.unlink(uid.as_str(), frontend.as_str(), self);
@@ -284,7 +325,7 @@ impl Channel {
             service.ask_store(|store| store.remove_all(&service.members_key(&self.name)));
             service.ask_store(|store| store.remove(&service.list_key(), &self.name));
         }
-        true
+        Some(ends)
     }
 
     /// Makes somebody a member, here and in the index. The caller has the turn of the name.

@@ -271,6 +271,8 @@ impl Inner {
             members: ChannelMembers::new(),
             places: Vec::new(),
             plan: None,
+            ends: Vec::new(),
+            next_end: 0,
         };
         let channel = Arc::new(Channel {
             name: Arc::clone(&name),

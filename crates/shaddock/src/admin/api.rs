@@ -251,7 +251,7 @@ pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(
         "there are GET /healthz, /readyz, /metrics, /api/sessions, /api/sessions/{sid}, /api/servers, /api/stats, \
          POST /api/kick, /api/drain, and the same for the whole cluster: GET /api/cluster/servers, /api/cluster/servers/{id}, \
-         /api/cluster/sessions, /api/cluster/sessions/{sid}, POST /api/cluster/kick, /api/cluster/drain",
+         /api/cluster/sessions, /api/cluster/sessions/{sid}, POST /api/cluster/kick, /api/cluster/drain; routes of the application are under /api/app/{server}/",
     )
 }
 

@@ -11,6 +11,7 @@
 //! | `GET /api/servers` | [`ServerList`] |
 //! | `GET /api/stats` | [`Stats`] |
 //! | `POST /api/drain` with `{}` | 202; the process drains and ends |
+//! | `/api/app/{server}/{path}` | what the application does there ([`App::admin_route`](crate::App::admin_route)) |
 //!
 //! Those are about one process. The same about the whole cluster, with the servers that did not answer named
 //! ([`crate::operators`]):
@@ -29,6 +30,7 @@ mod api;
 mod cluster;
 mod error;
 mod guard;
+mod own;
 mod types;
 
 use std::{future::Future, io, net::SocketAddr};
@@ -42,8 +44,10 @@ use axum::{
 use tokio::net::TcpListener;
 
 use self::guard::{Guard, guard};
+pub(crate) use self::own::AdminHooks;
 pub use self::{
     error::{ErrorBody, ErrorInfo},
+    own::AdminRequest,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
         SessionQuery, Stats,
@@ -109,6 +113,10 @@ fn router(operations: Operations, settings: &AdminSettings) -> Router {
     api_routes()
         .route("/metrics", get(api::metrics))
         .route("/api/drain", post(api::drain))
+        .route(
+            "/api/app/{server}/{*path}",
+            get(own::serve).post(own::serve),
+        )
         .merge(cluster::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
         .layer(middleware::from_fn_with_state(guarded, guard))

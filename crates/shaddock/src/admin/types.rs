@@ -38,7 +38,7 @@ pub struct SessionInfo {
     pub bytes_out: u64,
     /// Bytes that wait for the client.
     pub queued_bytes: u64,
-    /// What the client said of itself in its handshake; the user data only where one session is asked for.
+    /// What the client said of itself in its handshake, without its user data: they may hold what it logged in with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientClaims>,
     /// Milliseconds since its connection was lost; only of a suspended session.
@@ -97,7 +97,6 @@ impl SessionInfo {
             .collect();
         Self {
             settings: Some(map),
-            client: session.claims().map(|claims| (*claims).clone()),
             ..Self::of(session)
         }
     }

@@ -223,13 +223,17 @@ impl AppHandle {
     /// Runs `future` in the background, until it is done or the app stops; then it is dropped at its next `.await`. A panic is logged and ends
     /// the task only. `name` is for logs.
     ///
+    /// Work that belongs to a session or a channel ends with it if they spawn it:
+    /// [`FrontendSession::spawn`](crate::session::FrontendSession::spawn), [`Channel::spawn`](crate::channel::Channel::spawn).
+    ///
     /// # Errors
     /// [`SpawnError`]: too many tasks, or the app stops.
-    pub fn spawn<F>(&self, name: &'static str, future: F) -> Result<(), SpawnError>
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> Result<Task, SpawnError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.0.tasks.spawn(name, future).map(drop)
+        let task = self.0.tasks.spawn(name, future)?;
+        Ok(Task::of(&task))
     }
 
     /// Runs a task that the app needs as long as it runs.

@@ -31,7 +31,11 @@ use shaddock_cluster::{Interest, Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
 pub(crate) use self::{
-    component::ErasedComponent, context::TypeMap, handle::AppInner, single::Single, tasks::Tasks,
+    component::ErasedComponent,
+    context::TypeMap,
+    handle::AppInner,
+    single::Single,
+    tasks::{Tasks, until},
 };
 pub use self::{
     component::{BoxError, Component},
@@ -42,6 +46,7 @@ pub use self::{
     tasks::{SpawnError, Task},
 };
 use crate::{
+    admin::AdminHooks,
     backend::Backends,
     channel::{MemberEvent, MemberHooks},
     error::IntoHandlerError,
@@ -105,6 +110,7 @@ pub(crate) struct Hooks {
     pub(crate) members: MemberHooks,
     pub(crate) cluster_events: ClusterEventHooks,
     pub(crate) timers: Vec<Timer>,
+    pub(crate) admin_routes: AdminHooks,
     /// Who has no user is not served; these routes excepted.
     pub(crate) users_only: Option<Vec<String>>,
 }

@@ -95,6 +95,9 @@ pub enum SpawnError {
     /// The session is closed, or has as many listeners and tasks as `session.max_listeners` allows.
     #[error(transparent)]
     Session(#[from] shaddock_core::ListenerError),
+    /// The channel was destroyed.
+    #[error("the channel was destroyed")]
+    ChannelDestroyed,
 }
 
 /// A place among the tasks, given back when dropped: so a task that cannot run is not made.
@@ -213,6 +216,17 @@ impl Tasks {
             }
             idle.await;
         }
+    }
+}
+
+/// Runs `future` until its owner ends.
+pub(crate) async fn until<O>(owner: O, ended: Arc<Notify>, future: impl Future<Output = ()>) {
+    // Taken away when the work is over, however that comes.
+    let _owner = owner;
+    tokio::select! {
+        biased;
+        () = ended.notified() => {}
+        () = future => {}
     }
 }
 

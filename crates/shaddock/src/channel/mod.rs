@@ -33,6 +33,7 @@ mod pressure;
 mod push;
 mod restore;
 mod schedule;
+mod spawn;
 mod topic;
 mod watch;
 

@@ -6,7 +6,7 @@ use shaddock_core::{ListenerError, ListenerId, Session};
 use tokio::sync::Notify;
 
 use super::FrontendSession;
-use crate::app::{SpawnError, Task};
+use crate::app::{SpawnError, Task, until};
 
 /// A listener that is taken away when its task is over, however that ends.
 struct Listening(Arc<Session>, ListenerId);
@@ -55,13 +55,7 @@ impl FrontendSession {
             let sid = listening.0.id();
             return Err(ListenerError::SessionClosed { sid }.into());
         }
-        let task = slot.spawn(name, async move {
-            let _listening = listening;
-            tokio::select! {
-                () = future => {}
-                () = closed.notified() => {}
-            }
-        });
+        let task = slot.spawn(name, until(listening, closed, future));
         Ok(Task::of(&task))
     }
 }

@@ -1,0 +1,176 @@
+//! Admin routes of the application.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, Query, State},
+    http::{Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, ErrorBody, ErrorInfo};
+use crate::{
+    app::{App, AppHandle},
+    error::{HandlerError, codes},
+    handler::BoxFuture,
+    operations::Operations,
+    reply::{IntoReply, Outcome},
+};
+
+/// What an app does for an operator.
+pub(crate) type AdminHook =
+    Arc<dyn Fn(AppHandle, AdminRequest) -> BoxFuture<Outcome> + Send + Sync>;
+
+/// The admin routes of an app, by path.
+pub(crate) type AdminHooks = BTreeMap<String, AdminHook>;
+
+/// An operator's request to a route of [`App::admin_route`](crate::App::admin_route).
+#[derive(Debug, Clone)]
+pub struct AdminRequest {
+    is_post: bool,
+    query: BTreeMap<String, String>,
+    body: Bytes,
+}
+
+impl AdminRequest {
+    /// Whether something may be changed: it came with `POST`. With `GET` it asks only.
+    pub const fn is_post(&self) -> bool {
+        self.is_post
+    }
+
+    /// A value of the query: `"7"` for `level` in `?level=7`.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
+    /// The body of a `POST`, which is JSON, as a type of yours.
+    ///
+    /// # Errors
+    /// It is something else: the operator is answered with 400.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| HandlerError::bad_request(format!("the body: {error}")))
+    }
+}
+
+impl App {
+    /// Serves operators under `/api/app/{server}/{path}` of the admin server, behind its token and its guard against web pages; `{server}` is
+    /// this server's id, or its type. `GET` asks, and `POST` with a JSON body may change something ([`AdminRequest::is_post`]).
+    ///
+    /// ```
+    /// # use shaddock::prelude::*;
+    /// # use shaddock::admin::AdminRequest;
+    /// #[derive(serde::Deserialize)]
+    /// struct Message { text: String }
+    ///
+    /// let mut app = App::new("lobby", "lobby-1");
+    /// app.admin_route("rooms", async |app: AppHandle, _request: AdminRequest| Json(app.channels().count()));
+    /// app.admin_route("rooms/message", async |app: AppHandle, request: AdminRequest| {
+    ///     let message: Message = request.json()?;
+    ///     let options = BroadcastOptions::bound();
+    ///     let sent = app.channels().broadcast("connector", "onNotice", &message.text, options).await?;
+    ///     Ok::<_, HandlerError>(Json(sent.queued))
+    /// });
+    /// ```
+    ///
+    /// What it returns becomes JSON, as with handlers. An error is answered with the status of its code (`PIT-404` is 404), and with 400 if the
+    /// code is one of yours. It has [`admin.idle_timeout`](crate::config::AdminSettings::idle_timeout), then the connection is closed.
+    ///
+    /// # Panics
+    /// The path has other characters than letters, digits, `-`, `_` and `/` between its parts, or is taken.
+    #[track_caller]
+    pub fn admin_route<F, Fut>(&mut self, path: &str, route: F) -> &mut Self
+    where
+        F: Fn(AppHandle, AdminRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send + 'static,
+        Fut::Output: IntoReply,
+    {
+        assert!(
+            is_path(path),
+            "`{path}` is no path of an admin route: write letters, digits, `-` and `_`, with `/` between the parts"
+        );
+        let hook: AdminHook = Arc::new(move |app, request| {
+            let answer = route(app, request);
+            Box::pin(async move { answer.await.into_reply() })
+        });
+        let before = self.hooks.admin_routes.insert(path.to_owned(), hook);
+        assert!(before.is_none(), "the admin route `{path}` is taken");
+        self
+    }
+}
+
+/// Whether an app may have a route of this path.
+fn is_path(path: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    path.split('/')
+        .all(|part| !part.is_empty() && part.bytes().all(fine))
+}
+
+/// `/api/app/{server}/{path}`: `server` is the id of a server of this process, or the type of one.
+pub(super) async fn serve(
+    State(operations): State<Operations>,
+    method: Method,
+    Path((server, path)): Path<(String, String)>,
+    Query(query): Query<BTreeMap<String, String>>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
+    let apps = operations.apps();
+    let of_type = || apps.iter().find(|app| app.server_type() == server);
+    let app = apps.iter().find(|app| app.id() == server).or_else(of_type);
+    let app = app.ok_or_else(|| {
+        let ids: Vec<_> = apps.iter().map(AppHandle::id).collect();
+        ApiError::not_found(format!(
+            "this process has no server `{server}`; there are {ids:?}"
+        ))
+    })?;
+    let routes = &app.hooks().admin_routes;
+    let hook = routes.get(&path).cloned().ok_or_else(|| {
+        let paths: Vec<_> = routes.keys().collect();
+        let id = app.id();
+        ApiError::not_found(format!(
+            "`{id}` has no admin route `{path}`; there are {paths:?}"
+        ))
+    })?;
+    let request = AdminRequest {
+        is_post: method == Method::POST,
+        query,
+        body,
+    };
+    let (one, name) = (app.clone(), "an admin route");
+    // The admin server closes the connection after `admin.idle_timeout`.
+    let answered = app
+        .limited(name, Duration::ZERO, move || hook(one, request))
+        .await;
+    Ok(match answered {
+        Some(Ok(reply)) if reply.as_slice().is_empty() => StatusCode::NO_CONTENT.into_response(),
+        Some(Ok(reply)) => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (json, reply.into_bytes()).into_response()
+        }
+        Some(Err(error)) => failed(&error),
+        None => failed(&HandlerError::panicked("the admin route failed")),
+    })
+}
+
+/// An error of the application: `PIT-404` is 404, and one that has a code of the application's own 400.
+fn failed(error: &HandlerError) -> Response {
+    let number = error.code().strip_prefix("PIT-");
+    let number = number.and_then(|number| number.parse().ok());
+    let status = match StatusCode::from_u16(number.unwrap_or(400)) {
+        Ok(status) if status.is_client_error() || status.is_server_error() => status,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if status.is_server_error() || error.code() == codes::UNKNOWN {
+        tracing::warn!(%error, "an admin route failed");
+    }
+    let body = ErrorBody {
+        error: ErrorInfo {
+            code: error.code().to_owned(),
+            message: error.message().to_owned(),
+        },
+    };
+    (status, Json(body)).into_response()
+}
