@@ -498,4 +498,7 @@ pub struct Status {
     pub etcd_bytes_in_use: u64,
     /// etcd has reached its quota and takes no writes.
     pub etcd_full: bool,
+    /// How long etcd surely keeps the lease of this server if it is not asked again; nothing in one process. Renewals begin at two thirds of
+    /// the lease.
+    pub lease_left: Option<std::time::Duration>,
 }

@@ -22,6 +22,7 @@ use crate::{
     error::HandlerError,
     filter::{ErrorFlow, Step},
     handler::{BoxFuture, Complete, Erased, HandlerEntry, ToCaller, Work, failed},
+    metrics::Calls,
     received,
     reply::{Outcome, Reply},
     request::RequestContext,
@@ -157,6 +158,7 @@ impl AppHandle {
         };
         let options = entry.options;
         if !options.concurrent && !options.offload {
+            request.set_at_once(true);
             return Flow::Later(self.run_own::<ToClient>(entry, request));
         }
         // Before the handler is called: a request that cannot run is answered, and its handler has not begun.
@@ -313,6 +315,7 @@ impl AppHandle {
                 session,
                 context,
             };
+            let began = Calls::begin();
             let answer = membership.forward(&server, forwarded.clone());
             Ok(async move {
                 let mut answer = answer.await;
@@ -324,6 +327,7 @@ impl AppHandle {
                     // Nobody has it, so nothing is done twice. The dead server is not chosen again soon.
                     answer = app.forward_again(&forwarded).await;
                 }
+                app.stats().forwards.end(began, &answer);
                 answer.map(Reply::raw).map_err(HandlerError::from_forward)
             })
         });
@@ -411,10 +415,12 @@ fn cut_off() -> HandlerError {
 fn no_room(error: &SpawnError) -> HandlerError {
     match error {
         SpawnError::TooMany => HandlerError::too_many("too many requests are at work"),
-        SpawnError::Stopping | SpawnError::Session(_) => HandlerError::new(
-            shaddock_cluster::code::UNAVAILABLE,
-            "this server stops; try again later",
-        ),
+        SpawnError::Stopping | SpawnError::Session(_) | SpawnError::ChannelDestroyed => {
+            HandlerError::new(
+                shaddock_cluster::code::UNAVAILABLE,
+                "this server stops; try again later",
+            )
+        }
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     error::HandlerError,
     guarded::{Guarded, Panic, Watch, guard},
     handler::BoxFuture,
+    metrics::Calls,
     received,
     reply::Outcome,
     session::{SessionView, Uid},
@@ -235,11 +236,11 @@ impl Rpc {
     pub async fn call_raw(self, argument: impl Into<Bytes>) -> Result<Bytes, RpcError> {
         let body = argument.into();
         let server = self.server(&body)?;
-        Ok(self
-            .app
-            .membership()?
-            .call(&server, self.request(body))
-            .await?)
+        let membership = self.app.membership()?;
+        let began = Calls::begin();
+        let answer = membership.call(&server, self.request(body)).await;
+        self.app.stats().rpcs.end(began, &answer);
+        Ok(answer?)
     }
 
     /// Calls every server of the type, and waits for all. Empty if there is none.
@@ -253,6 +254,7 @@ impl Rpc {
         let body = to_body(argument)?;
         let membership = self.app.membership()?;
         let servers = membership.members().servers_of(self.server_type()?);
+        let began = Calls::begin();
         // All are on their way before the first is awaited.
         let calls: Vec<_> = servers
             .iter()
@@ -265,11 +267,10 @@ impl Rpc {
             .collect();
         let mut answers = Vec::with_capacity(calls.len());
         for (id, call) in calls {
-            let answer = call
-                .await
-                .map_err(RpcError::from)
-                .and_then(|answer| read(&answer));
-            answers.push((id, answer));
+            let answer = call.await;
+            self.app.stats().rpcs.end(began, &answer);
+            let answer = answer.map_err(RpcError::from);
+            answers.push((id, answer.and_then(|answer| read(&answer))));
         }
         Ok(answers)
     }

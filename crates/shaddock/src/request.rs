@@ -3,18 +3,26 @@
 use std::{
     any::{Any, TypeId},
     num::NonZeroU64,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use shaddock_net::clock;
 use shaddock_protocol::Route;
 
 use crate::{
     app::AppHandle,
     guarded::{Panic, Watch, guard},
+    metrics::Times,
     session::SessionView,
 };
+
+/// A handler that holds its thread for so long without waiting is told of: everything else on that thread has waited for it.
+const BLOCKED: Duration = Duration::from_millis(100);
 
 /// A request or notify of a client, as filters and extractors see it.
 pub struct RequestContext {
@@ -30,6 +38,8 @@ pub struct RequestContext {
     /// Number of the handler, once it is known.
     handler: Option<usize>,
     started: Option<Instant>,
+    /// The request has not waited since [`started`](Self::started): it has held its thread from then on.
+    at_once: AtomicBool,
     // A request seldom has any: no memory until then. What is only held has no key.
     extensions: Vec<(Option<TypeId>, Arc<dyn Any + Send + Sync>)>,
 }
@@ -53,6 +63,7 @@ impl RequestContext {
             sender_waits: Duration::ZERO,
             handler: None,
             started: None,
+            at_once: AtomicBool::new(false),
             extensions: Vec::new(),
         })
     }
@@ -151,6 +162,60 @@ impl RequestContext {
         self.started
     }
 
+    /// Says whether the thread has been held since [`started`](Self::started): from when the request is served where it came in, until it first
+    /// waits.
+    pub(crate) fn set_at_once(&self, at_once: bool) {
+        self.at_once.store(at_once, Ordering::Relaxed);
+    }
+
+    /// Whether the request has not waited yet.
+    pub(crate) fn is_at_once(&self) -> bool {
+        self.at_once.load(Ordering::Relaxed)
+    }
+
+    /// Since when the thread has been held by this request, which is about to go on. `None` if nobody measures it.
+    pub(crate) fn goes_on(&self) -> Option<Instant> {
+        let started = self.started?;
+        Some(if self.is_at_once() {
+            started
+        } else {
+            clock::latest()
+        })
+    }
+
+    /// The request waits now, or is done after it has waited: looks how long the thread was held since it went on at `since`.
+    pub(crate) fn lets_go(&self, since: Option<Instant>) {
+        self.set_at_once(false);
+        if let Some(since) = since {
+            self.look_at(clock::read().saturating_duration_since(since));
+        }
+    }
+
+    /// A request that held its thread for too long is told of.
+    pub(crate) fn look_at(&self, held: Duration) {
+        if held >= BLOCKED {
+            self.blocked(held);
+        }
+    }
+
+    #[cold]
+    fn blocked(&self, held: Duration) {
+        self.app().stats().blocked.add(1);
+        if self.times().is_none_or(|times| times.add_blocked() == 0) {
+            tracing::warn!(
+                route = self.route.as_str(),
+                ?held,
+                "a handler held its thread, and with it everything else there: use `.offload()` or `spawn_blocking`; further ones of this route \
+                 are only counted (`route_blocked_total`)"
+            );
+        }
+    }
+
+    /// What is counted of its route.
+    fn times(&self) -> Option<Times> {
+        Times::of(self.app(), self.handler?)
+    }
+
     /// Notes when work on the request began. The first mark stays.
     pub fn mark_start(&mut self, now: Instant) {
         self.started.get_or_insert(now);
@@ -169,6 +234,9 @@ pub(crate) fn shorter(one: Duration, other: Duration) -> Duration {
 impl Watch for RequestContext {
     fn panicked(&self, panic: &Panic) {
         self.app().stats().panics.add(1);
+        if let Some(times) = self.times() {
+            times.add_panic();
+        }
         shaddock_net::quiet!(error, "a handler panicked", route = self.route.as_str(), sid = %self.session.id(), panic = panic.text());
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::metrics::Calls;
+
 const SHARDS: usize = 16;
 /// The shard of all threads for which none was left.
 const SHARED: usize = SHARDS - 1;
@@ -59,6 +61,9 @@ pub struct AppStats {
     pub panics: Counter,
     /// Handlers that did not answer in time.
     pub timeouts: Counter,
+    /// Times at which a handler held its thread for 100 ms or longer without waiting. Measured where
+    /// [handlers are](crate::launch::Launcher::configure).
+    pub blocked: Counter,
     /// Replies of handlers to notifies, which nobody reads.
     pub dropped_replies: Counter,
     /// Messages put into sessions' queues for clients that did not ask: pushes and broadcasts, one per receiver.
@@ -67,6 +72,10 @@ pub struct AppStats {
     pub missing: Counter,
     /// Events of sessions that were thrown away because listeners did not keep up.
     pub lost_events: Counter,
+    /// Requests of clients that went to other servers.
+    pub(crate) forwards: Calls,
+    /// Calls of other servers' remotes.
+    pub(crate) rpcs: Calls,
     /// Handlers at work now whose client has left.
     pub left_behind: AtomicUsize,
 }

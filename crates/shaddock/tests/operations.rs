@@ -9,7 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use shaddock::{
-    admin::Admin,
+    admin::{Admin, AdminRequest},
     app::Running,
     config::{Config, Sources},
     launch::Launcher,
@@ -80,6 +80,7 @@ impl World {
             app.set_shared(Arc::clone(&gate));
             app.route("user.login", login);
             app.route("user.think", think);
+            for_operators(&mut app);
             servers = servers.add(app);
         }
         let (status, _) = call(address, "GET", "/readyz", "", None).await;
@@ -211,8 +212,9 @@ async fn sessions_are_listed_filtered_and_shown() {
     let sid = one[0]["sid"].as_str().unwrap();
     let (_, one) = world.get(&format!("/api/sessions/{sid}")).await;
     assert_eq!(
-        one["client"]["user"], r#"{"token":"secret"}"#,
-        "only where one is asked for"
+        one["client"],
+        json!({"kind": "browser", "version": "9.1"}),
+        "no token is shown, also where one session is asked for"
     );
     browser.close().await;
     eventually("the browser is gone", async || {
@@ -489,6 +491,8 @@ async fn metrics_and_stats_count() {
     let [one, other] = world.running.apps() else {
         panic!("there are two")
     };
+    let called: Result<Value, _> = one.rpc("front.no.remote").to("front-2").call(&1).await;
+    assert!(called.is_err());
     one.metrics().gauge("waiting", "Who waits").set(2);
     other.metrics().counter("waiting", "Who waits").add(1);
     let (status, text) = call(world.admin, "GET", "/metrics", "", None).await;
@@ -519,6 +523,21 @@ async fn metrics_and_stats_count() {
         assert_eq!(value(&matches), "3");
     }
     assert_eq!(value(&format!("waiting{of}")), "2");
+    for (metric, expected) in [
+        ("connected", "1"),
+        ("listed", "1"),
+        ("fenced", "0"),
+        ("forward_seconds_count", "0"),
+        ("rpc_seconds_count", "1"),
+    ] {
+        assert_eq!(value(&format!("shaddock_cluster_{metric}{of}")), expected);
+    }
+    let members = format!(r#"shaddock_cluster_members{of},member_type="front"}}"#);
+    assert_eq!(value(&members), "2");
+    for (reason, expected) in [("no_server", "0"), ("remote", "1"), ("timeout", "0")] {
+        let failed = format!(r#"shaddock_cluster_rpc_errors_total{of},reason="{reason}"}}"#);
+        assert_eq!(value(&failed), expected);
+    }
     // What a quantile is computed from ends with everything.
     let everything = text.lines().find(|line| {
         let parts = [
@@ -550,6 +569,110 @@ async fn metrics_and_stats_count() {
     assert_eq!(servers["servers"][0]["addresses"][0], json!(address));
     assert_eq!(servers["servers"][0]["here"], true);
     world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_has_routes_for_operators() {
+    let world = World::start(&[]).await;
+    for (path, status, answer) in [
+        (
+            "front-1/level",
+            200,
+            json!({"app": "front-1", "level": null, "post": false}),
+        ),
+        (
+            "front-2/level?level=7&x=1",
+            200,
+            json!({"app": "front-2", "level": "7", "post": false}),
+        ),
+        // By type: the first of them.
+        (
+            "front/level",
+            200,
+            json!({"app": "front-1", "level": null, "post": false}),
+        ),
+        ("front-1/nothing", 204, json!("")),
+    ] {
+        let (was, body) = world.get(&format!("/api/app/{path}")).await;
+        assert_eq!((was, body), (status, answer), "{path}");
+    }
+    for (path, status, code, text) in [
+        ("front-3/level", 404, "not_found", "front-1"),
+        ("front-1/other", 404, "not_found", "level"),
+        ("front-1/fail/app", 400, "SHOP-1", "no gold"),
+        ("front-1/fail/missing", 404, "PIT-404", "no such room"),
+        ("front-1/fail/fault", 500, "PIT-500", "internal error"),
+        ("front-1/fail/panic", 500, "PIT-000", "failed"),
+    ] {
+        let (was, body) = world.get(&format!("/api/app/{path}")).await;
+        assert_eq!(
+            (was, &body["error"]["code"]),
+            (status, &json!(code)),
+            "{path}"
+        );
+        assert!(
+            body["error"]["message"].as_str().unwrap().contains(text),
+            "{body}"
+        );
+    }
+    let path = "/api/app/front-1/sum";
+    assert_eq!(world.post(path, &json!([1, 2, 3])).await, (200, json!(6)));
+    let (status, body) = world.post(path, &json!({})).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (400, &json!("PIT-400")),
+        "{body}"
+    );
+    // As everything else here, not for pages of others.
+    let (status, _) = call(world.admin, "POST", path, "", Some("[1]")).await;
+    assert_eq!(status, 415);
+    let (status, _) = call(world.admin, "GET", path, "Host: evil.example\r\n", None).await;
+    assert_eq!(status, 403);
+    world.end().await;
+}
+
+/// Routes of the application for operators.
+fn for_operators(app: &mut App) {
+    app.admin_route("level", async |app: AppHandle, request: AdminRequest| {
+        let (level, post) = (request.query("level"), request.is_post());
+        Json(json!({"app": app.id(), "level": level, "post": post}))
+    });
+    app.admin_route("nothing", async |_, _| ());
+    app.admin_route("sum", async |_, request: AdminRequest| {
+        assert!(request.is_post());
+        let numbers: Vec<u64> = request.json()?;
+        Ok::<_, HandlerError>(Json(numbers.iter().sum::<u64>()))
+    });
+    app.admin_route("fail/app", async |_, _| {
+        HandlerError::new("SHOP-1", "no gold")
+    });
+    app.admin_route("fail/missing", async |_, _| {
+        HandlerError::not_found("no such room")
+    });
+    app.admin_route("fail/fault", async |_, _| {
+        HandlerError::internal("a secret")
+    });
+    app.admin_route("fail/panic", async |_, request: AdminRequest| {
+        assert!(request.is_post(), "expected in this test");
+    });
+}
+
+#[test]
+fn paths_of_operators_are_checked() {
+    for bad in [
+        "", "/", "/rooms", "rooms/", "a//b", "a b", "{x}", "../x", "a?b",
+    ] {
+        let add = || {
+            App::new("front", "front-1").admin_route(bad, async |_, _| ());
+        };
+        assert!(std::panic::catch_unwind(add).is_err(), "{bad}");
+    }
+    let twice = || {
+        let mut app = App::new("front", "front-1");
+        app.admin_route("a/b", async |_, _| ());
+        app.admin_route("a/b", async |_, _| ());
+    };
+    assert!(std::panic::catch_unwind(twice).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,6 +165,11 @@ impl Lease {
         *self.state.borrow()
     }
 
+    /// How long etcd surely keeps the lease; no time if there is none.
+    pub(crate) fn left(&self) -> Duration {
+        clock::now().until(self.state().valid_until)
+    }
+
     /// How long others believe that this server lives without hearing of it.
     pub(crate) const fn ttl(&self) -> Duration {
         self.ttl

@@ -425,6 +425,7 @@ impl Membership for NatsMember {
             etcd_bytes: self.core.etcd_size.bytes(),
             etcd_bytes_in_use: self.core.etcd_size.in_use(),
             etcd_full: self.core.etcd_size.is_full(),
+            lease_left: Some(self.core.lease.left()),
         }
     }
 

@@ -241,7 +241,8 @@ impl AppHandle {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.spawn(task, future).map_err(|error| StartError::Task {
+        let started = self.spawn(task, future).map(drop);
+        started.map_err(|error| StartError::Task {
             app: self.id().to_owned(),
             task,
             error,

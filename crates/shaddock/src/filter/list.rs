@@ -104,6 +104,7 @@ impl FilterList {
         request: &mut RequestContext,
         mut pause: Pause,
     ) -> Result<(), HandlerError> {
+        request.set_at_once(false);
         loop {
             let Pause { at, future } = pause;
             match future {

@@ -164,6 +164,7 @@ where
                 Err(error) if !rest.is_recovering => match K::recover(request, error) {
                     ErrorFlow::Now(outcome) => outcome,
                     ErrorFlow::Later(future) => {
+                        request.set_at_once(false);
                         rest.is_recovering = true;
                         state.as_mut().put(State::Recover { future });
                         continue;
@@ -218,7 +219,13 @@ where
     Fut: Future,
     Fut::Output: IntoReply,
 {
-    if let Poll::Ready(reply) = future.poll(task) {
+    let since = request.goes_on();
+    let polled = future.poll(task);
+    // A request that has not waited is measured as a whole, where its answer is: the clock is read once.
+    if polled.is_pending() || !request.is_at_once() {
+        request.lets_go(since);
+    }
+    if let Poll::Ready(reply) = polled {
         return Poll::Ready(reply.into_reply());
     }
     let timeout = request.timeout();

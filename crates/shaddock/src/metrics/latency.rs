@@ -1,7 +1,10 @@
 //! How long handlers take, by route, without a lock on the way of a request.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,10 +44,13 @@ pub(crate) struct Histogram {
     beyond: Counter,
     nanos: Counter,
     errors: Counter,
+    /// Seldom, so one place for all threads will do.
+    panics: AtomicU64,
+    blocked: AtomicU64,
 }
 
 impl Histogram {
-    fn record(&self, took: Duration) {
+    pub(super) fn record(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.iter().position(|bound| nanos <= *bound);
         bucket
@@ -74,6 +80,16 @@ impl Histogram {
     /// Requests that were answered with an error.
     pub(crate) fn errors(&self) -> u64 {
         self.errors.get()
+    }
+
+    /// Requests whose handler or filter panicked.
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.load(Ordering::Relaxed)
+    }
+
+    /// How often a handler held its thread.
+    pub(crate) fn blocked(&self) -> u64 {
+        self.blocked.load(Ordering::Relaxed)
     }
 }
 
@@ -108,6 +124,41 @@ impl Latencies {
     }
 }
 
+/// What is counted of one route, outside of the hot path.
+pub(crate) struct Times {
+    latencies: Arc<Latencies>,
+    app: AppHandle,
+    handler: usize,
+}
+
+impl Times {
+    /// `None` where nobody measures.
+    pub(crate) fn of(app: &AppHandle, handler: usize) -> Option<Self> {
+        Some(Self {
+            latencies: app.get()?,
+            app: app.clone(),
+            handler,
+        })
+    }
+
+    fn add(&self, which: fn(&Histogram) -> &AtomicU64) -> u64 {
+        let histogram = self.latencies.of(&self.app, self.handler);
+        histogram.map_or(0, |histogram| {
+            which(histogram).fetch_add(1, Ordering::Relaxed)
+        })
+    }
+
+    /// Counts a panic.
+    pub(crate) fn add_panic(&self) {
+        self.add(|histogram| &histogram.panics);
+    }
+
+    /// Counts a thread that was held, and says how many there were before.
+    pub(crate) fn add_blocked(&self) -> u64 {
+        self.add(|histogram| &histogram.blocked)
+    }
+}
+
 /// Measures the handlers of an app. [`Config::configure`](crate::config::Config::configure) puts it in.
 pub(crate) struct LatencyFilter(pub(crate) Arc<Latencies>);
 
@@ -122,7 +173,11 @@ impl Filter for LatencyFilter {
         if let (Some(started), Some(handler)) = (request.started(), request.handler())
             && let Some(histogram) = self.0.of(request.app(), handler)
         {
-            histogram.record(clock::read().saturating_duration_since(started));
+            let took = clock::read().saturating_duration_since(started);
+            histogram.record(took);
+            if request.is_at_once() {
+                request.look_at(took);
+            }
             if outcome.is_err() {
                 histogram.errors.add(1);
             }

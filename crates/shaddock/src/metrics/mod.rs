@@ -3,6 +3,8 @@
 //!
 //! Labels are bounded: servers of the process, listeners, reasons out of closed sets, routes that have a handler.
 
+mod calls;
+mod cluster;
 mod latency;
 mod own;
 pub(crate) mod process;
@@ -15,13 +17,13 @@ use prometheus_client::{
     metrics::MetricType,
     registry::Registry,
 };
-use shaddock_cluster::Status;
 use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
-pub(crate) use self::latency::{Latencies, LatencyFilter};
-use self::own::Own;
+pub(crate) use self::calls::Calls;
+pub(crate) use self::latency::{Latencies, LatencyFilter, Times};
 pub use self::own::{Gauge, Metrics};
+use self::{latency::Histogram, own::Own};
 pub use crate::stats::Counter;
 use crate::{
     app::AppHandle,
@@ -482,94 +484,33 @@ impl Page<'_, '_> {
         )
     }
 
-    /// What a server has with the others.
-    fn cluster(&mut self, seen: &[Seen]) -> fmt::Result {
-        let statuses: Vec<_> = seen
-            .iter()
-            .filter_map(|one| Some((one.labels().to_vec(), one.app.membership().ok()?.status())))
-            .collect();
-        let each = |read: fn(&Status) -> u64| {
-            statuses
-                .iter()
-                .map(move |(labels, status)| (labels.clone(), read(status)))
-        };
-        self.gauges(
-            "cluster_calls",
-            "Calls of other servers that wait for an answer",
-            each(|status| status.pending_calls as u64),
-        )?;
-        self.gauges(
-            "cluster_serving",
-            "Requests of other servers at work",
-            each(|status| status.serving as u64),
-        )?;
-        self.counters(
-            "cluster_refused",
-            "Requests of other servers refused because too many were at work",
-            each(|status| status.refused_busy),
-        )?;
-        self.gauges(
-            "cluster_waiting_bytes",
-            "Bytes that wait to be sent to other servers",
-            each(|status| status.waiting_bytes as u64),
-        )?;
-        self.counters(
-            "cluster_expired",
-            "Messages to other servers that waited for too long and were not sent",
-            each(|status| status.expired),
-        )?;
-        self.gauges(
-            "cluster_etcd_bytes",
-            "Bytes of the database of etcd, of the member that answered last",
-            each(|status| status.etcd_bytes),
-        )?;
-        self.gauges(
-            "cluster_etcd_bytes_in_use",
-            "Bytes of it that are in use; the rest is free after a defragmentation",
-            each(|status| status.etcd_bytes_in_use),
-        )?;
-        self.gauges(
-            "cluster_etcd_full",
-            "1 while etcd has reached its quota and takes no writes",
-            each(|status| u64::from(status.etcd_full)),
-        )?;
-        self.counters(
-            "cluster_too_late",
-            "Requests of other servers that were not run because their caller had given up",
-            each(|status| status.too_late),
-        )?;
-        self.counters(
-            "cluster_outdated",
-            "Requests of other servers that were not run because another frontend owns their user",
-            each(|status| status.outdated),
-        )?;
-        self.gauges(
-            "cluster_suspects",
-            "Servers that do not answer this one",
-            each(|status| status.suspects as u64),
-        )?;
-        self.counters(
-            "cluster_suspected",
-            "How often a server was suspected",
-            each(|status| status.suspected),
-        )
-    }
-
     fn latencies(&mut self, seen: &[Seen]) -> fmt::Result {
         let latencies: Vec<_> = seen
             .iter()
             .filter_map(|one| Some((one, one.app.get::<Latencies>()?)))
             .collect();
-        let errors = latencies.iter().flat_map(|(one, latencies)| {
-            let routes = latencies.read(&one.app).into_iter();
-            routes.map(|(route, histogram)| {
-                (with(&one.labels(), &[("route", route)]), histogram.errors())
+        let by_route = |read: fn(&Histogram) -> u64| {
+            latencies.iter().flat_map(move |(one, latencies)| {
+                let routes = latencies.read(&one.app).into_iter();
+                routes.map(move |(route, histogram)| {
+                    (with(&one.labels(), &[("route", route)]), read(histogram))
+                })
             })
-        });
+        };
         self.counters(
             "route_errors",
             "Requests that were answered with an error, by route",
-            errors,
+            by_route(Histogram::errors),
+        )?;
+        self.counters(
+            "route_panics",
+            "Requests whose handler or filter panicked, by route",
+            by_route(Histogram::panics),
+        )?;
+        self.counters(
+            "route_blocked",
+            "Times at which a handler held its thread for 100 ms or longer without waiting, by route",
+            by_route(Histogram::blocked),
         )?;
         let name = "handler_seconds";
         let help = "Time from the first filter to the answer, by route";
