@@ -9,6 +9,8 @@ use shaddock_protocol::{
     Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
 };
 
+use crate::pipe::Pipe;
+
 /// A future that a connection polls on its worker.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -120,6 +122,21 @@ pub trait Frontend: Send + Sync + 'static {
     ) -> Result<Arc<Session>, ResumeRefusal> {
         let _ = (peer, back, dialect);
         Err(ResumeRefusal::Unknown)
+    }
+
+    /// Asks the frontend that has the session of a client which comes back, if it is another one, to go on with it over this connection. The answer
+    /// is where the client's packages go and come from ([`Listener::take_in`](crate::Listener::take_in) has the other end). Without a pipe the
+    /// connection is cut: its client has come back on a later one.
+    ///
+    /// `None`, the default: it is here, or nowhere.
+    fn find_elsewhere(
+        &self,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+        user: Option<&serde_json::Value>,
+    ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
+        let _ = (peer, request, user);
+        None
     }
 
     /// Judges whether the client may go on with its session, after all else has been looked at.

@@ -23,6 +23,7 @@ mod io;
 mod listener;
 #[cfg(feature = "testing")]
 pub mod memory;
+mod pipe;
 mod prefixed;
 mod proxy;
 pub mod quiet;
@@ -39,10 +40,12 @@ pub use access::{AccessPolicy, Gate, Permit, Refusal};
 pub use address::{Network, NetworkError, canonical};
 pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
+pub use driver::Relayed;
 pub use frontend::{
     BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
 };
 pub use listener::{ListenError, Listener};
+pub use pipe::{Piece, Pipe};
 pub use proxy::{ProxyHead, proxy_head};
 pub use stats::NetStats;
 pub use tls::{TlsError, TlsFiles, TlsReloader};

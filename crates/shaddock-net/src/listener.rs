@@ -7,10 +7,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -30,7 +30,7 @@ use crate::{
     address::canonical,
     config::{ConnectionLimits, ListenConfig, Live},
     descriptors,
-    driver::Driver,
+    driver::{Driver, Relayed},
     frontend::{BoxFuture, Frontend},
     socket::Socket as Stream,
     stats::{Group, NetStats, StatsBoard, WorkerStats},
@@ -88,6 +88,71 @@ pub(crate) struct Local {
     pub(crate) stats: Arc<WorkerStats>,
 }
 
+/// Connections of other frontends that may wait for a worker. Those above are refused.
+const MAX_ARRIVALS: usize = 4096;
+
+/// Connections that other frontends have accepted, on their way to a worker.
+#[derive(Default)]
+struct Arrivals {
+    /// Looked at by every poll of the worker's task.
+    is_some: AtomicBool,
+    waiting: Mutex<Coming>,
+}
+
+#[derive(Default)]
+struct Coming {
+    list: Vec<Relayed>,
+    waker: Option<Waker>,
+    is_closed: bool,
+}
+
+impl Arrivals {
+    fn lock(&self) -> MutexGuard<'_, Coming> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
+        let mut coming = self.lock();
+        if coming.is_closed || coming.list.len() >= MAX_ARRIVALS {
+            return Err(relayed);
+        }
+        coming.list.push(*relayed);
+        self.is_some.store(true, Ordering::Release);
+        let waker = coming.waker.clone();
+        drop(coming);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// The task that takes them from now on.
+    fn watch(&self, waker: &Waker) {
+        let mut coming = self.lock();
+        coming.is_closed = false;
+        coming.waker = Some(waker.clone());
+    }
+
+    #[inline]
+    fn take(&self) -> Vec<Relayed> {
+        if !self.is_some.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut coming = self.lock();
+        self.is_some.store(false, Ordering::Release);
+        std::mem::take(&mut coming.list)
+    }
+
+    /// Takes none any more. Those that wait find no session.
+    fn close(&self) {
+        let mut coming = self.lock();
+        coming.is_closed = true;
+        let left = (std::mem::take(&mut coming.list), coming.waker.take());
+        drop(coming);
+        drop(left);
+    }
+}
+
 /// A running listener. Dropping it stops accepting; open connections go on.
 pub struct Listener {
     address: SocketAddr,
@@ -95,6 +160,9 @@ pub struct Listener {
     stats: StatsBoard,
     stop: watch::Sender<()>,
     tasks: Vec<JoinHandle<()>>,
+    arrivals: Vec<Arc<Arrivals>>,
+    /// Where the next connection of another frontend goes.
+    next_arrival: AtomicUsize,
     /// Tasks that accept and serve now.
     serving: Arc<AtomicUsize>,
 }
@@ -161,6 +229,7 @@ impl Listener {
         let (stop, stopped) = watch::channel(());
         let serving = Arc::new(AtomicUsize::new(0));
         let mut tasks = Vec::with_capacity(workers.count());
+        let mut arrivals = Vec::with_capacity(workers.count());
         let frontends = std::iter::repeat_n(frontend, workers.count());
         let places = sources.zip(workers.handles()).zip(frontends);
         for (index, ((source, handle), frontend)) in places.enumerate() {
@@ -169,8 +238,12 @@ impl Listener {
                 frontend: frontend.for_worker().unwrap_or(frontend),
                 stats: stats.of(index),
             });
-            let stopped = stopped.clone();
-            let task = ServeTask::start(handle, source, local, stopped, serving.clone())?;
+            let door = Door {
+                stopped: stopped.clone(),
+                arrivals: Arc::default(),
+            };
+            arrivals.push(Arc::clone(&door.arrivals));
+            let task = ServeTask::start(handle, source, local, door, serving.clone())?;
             tasks.push(handle.spawn(unconstrained(task.run())));
         }
         Ok(Self {
@@ -179,8 +252,19 @@ impl Listener {
             stats,
             stop,
             tasks,
+            arrivals,
+            next_arrival: AtomicUsize::new(0),
             serving,
         })
+    }
+
+    /// Goes on with a connection that another frontend has accepted, whose client's session is here. It counts as one of this listener's.
+    ///
+    /// # Errors
+    /// The listener has stopped, or too many come at once.
+    pub fn take_in(&self, relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
+        let next = self.next_arrival.fetch_add(1, Ordering::Relaxed);
+        self.arrivals[next % self.arrivals.len()].add(relayed)
     }
 
     /// Whether the tasks of all workers run. False while one starts again after a panic: its connections were lost, and new ones wait.
@@ -317,11 +401,18 @@ impl Acceptor {
     }
 }
 
+/// How connections come to a worker, apart from its socket, and until when.
+#[derive(Clone)]
+struct Door {
+    stopped: watch::Receiver<()>,
+    arrivals: Arc<Arrivals>,
+}
+
 /// What one worker does for a listener, as one task that starts again after a panic.
 struct ServeTask {
     source: Source,
     local: Arc<Local>,
-    stopped: watch::Receiver<()>,
+    door: Door,
     serving: Arc<AtomicUsize>,
     serve: Option<Serve>,
 }
@@ -332,16 +423,16 @@ impl ServeTask {
         handle: &Handle,
         source: Source,
         local: Arc<Local>,
-        stopped: watch::Receiver<()>,
+        door: Door,
         serving: Arc<AtomicUsize>,
     ) -> io::Result<Self> {
         let _entered = handle.enter();
-        let serve = Serve::start(&source, &local, &stopped)?;
+        let serve = Serve::start(&source, &local, &door)?;
         serving.fetch_add(1, Ordering::AcqRel);
         Ok(Self {
             source,
             local,
-            stopped,
+            door,
             serving,
             serve: Some(serve),
         })
@@ -361,7 +452,7 @@ impl ServeTask {
                 );
             }
             tokio::time::sleep(ACCEPT_PAUSE).await;
-            match Serve::start(&self.source, &self.local, &self.stopped) {
+            match Serve::start(&self.source, &self.local, &self.door) {
                 Ok(serve) => {
                     self.serving.fetch_add(1, Ordering::AcqRel);
                     self.serve = Some(serve);
@@ -383,6 +474,9 @@ struct Serve {
     local: Arc<Local>,
     connections: FuturesUnordered<Connection>,
     stopped: BoxFuture<()>,
+    arrivals: Arc<Arrivals>,
+    /// The arrivals know the task.
+    is_known: bool,
     /// After an error that would come again at once.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -434,16 +528,14 @@ fn drop_guarded<T>(value: T) {
 impl Serve {
     /// Polls are bounded by what is ready; a budget for the whole task would only make connections wait for each other, so it is run
     /// without.
-    fn start(
-        source: &Source,
-        local: &Arc<Local>,
-        stopped: &watch::Receiver<()>,
-    ) -> io::Result<Self> {
+    fn start(source: &Source, local: &Arc<Local>, door: &Door) -> io::Result<Self> {
         Ok(Self {
             listener: Some(source.open()?),
             local: local.clone(),
             connections: FuturesUnordered::new(),
-            stopped: stop_signal(stopped.clone()),
+            stopped: stop_signal(door.stopped.clone()),
+            arrivals: Arc::clone(&door.arrivals),
+            is_known: false,
             pause: None,
         })
     }
@@ -451,10 +543,20 @@ impl Serve {
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
         if self.listener.is_some() && self.stopped.as_mut().poll(cx).is_ready() {
             self.listener = None;
+            self.arrivals.close();
         }
         let Some(listener) = &self.listener else {
             return;
         };
+        if !self.is_known {
+            self.is_known = true;
+            self.arrivals.watch(cx.waker());
+        }
+        for relayed in self.arrivals.take() {
+            if let Some(driver) = take_in(relayed, &self.local) {
+                self.connections.push(Connection(Some(driver)));
+            }
+        }
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return;
@@ -539,6 +641,19 @@ fn admit(stream: Stream, address: SocketAddr, local: &Arc<Local>) -> Option<Driv
         )),
         Err(refusal) => {
             refuse(refusal, address, &local.stats);
+            None
+        }
+    }
+}
+
+/// A connection that another frontend has accepted, and judged by its lists.
+fn take_in(relayed: Relayed, local: &Arc<Local>) -> Option<Driver> {
+    local.stats.accepted.add(1);
+    match local.shared.gate.enter() {
+        Ok(permit) => Some(Driver::relayed(relayed, permit, local.clone())),
+        Err(refusal) => {
+            refuse(refusal, relayed.peer.address, &local.stats);
+            let _ = relayed.answer.send(Err(shaddock_core::ResumeRefusal::Busy));
             None
         }
     }

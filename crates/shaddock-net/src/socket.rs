@@ -1,4 +1,4 @@
-//! The stream under a connection: a TCP socket or, in tests, a pair of pipes in memory.
+//! The stream under a connection: a TCP socket, a pipe to another frontend that has the socket or, in tests, a pair of pipes in memory.
 
 use std::{
     io::{self, IoSlice},
@@ -15,10 +15,12 @@ use tokio::{
 
 #[cfg(feature = "testing")]
 use crate::memory::MemorySocket;
+use crate::pipe::Pipe;
 
 /// A stream of bytes with a client at its other end.
 pub(crate) enum Socket {
     Tcp(TcpStream),
+    Pipe(Pipe),
     #[cfg(feature = "testing")]
     Memory(MemorySocket),
 }
@@ -28,6 +30,7 @@ macro_rules! each {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
             Socket::Tcp($stream) => $call,
+            Socket::Pipe($stream) => $call,
             #[cfg(feature = "testing")]
             Socket::Memory($stream) => $call,
         }
@@ -39,6 +42,7 @@ impl Socket {
     pub(crate) fn descriptor(&self) -> Option<u64> {
         match self {
             Self::Tcp(stream) => u64::try_from(stream.as_raw_fd()).ok(),
+            Self::Pipe(_) => None,
             #[cfg(feature = "testing")]
             Self::Memory(_) => None,
         }
@@ -52,6 +56,7 @@ impl Socket {
                 .ready(Interest::READABLE)
                 .now_or_never()
                 .is_some_and(|ready| ready.is_ok_and(Ready::is_read_closed)),
+            Self::Pipe(pipe) => pipe.is_read_closed(),
             #[cfg(feature = "testing")]
             Self::Memory(stream) => stream.is_read_closed(),
         }
@@ -64,6 +69,7 @@ impl Socket {
                 .ok()
                 .and_then(|unread| usize::try_from(unread).ok())
                 .unwrap_or(0),
+            Self::Pipe(pipe) => pipe.unread(),
             #[cfg(feature = "testing")]
             Self::Memory(stream) => stream.unread(),
         }

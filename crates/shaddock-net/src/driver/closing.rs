@@ -50,7 +50,7 @@ impl Driver {
         );
         self.conn.close();
         self.waiting = None;
-        if let Work::Handshake(_) | Work::Returning(_) = self.work {
+        if let Work::Handshake(_) | Work::Returning(_) | Work::Elsewhere(_) = self.work {
             self.work = Work::Idle;
         }
         let is_lost = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);

@@ -353,6 +353,11 @@ impl Driver {
 
     /// What the client is connected by.
     pub(super) fn transport(&self) -> TransportKind {
+        if let Some(opening) = &self.opening
+            && opening.relayed.is_some()
+        {
+            return opening.peer.transport;
+        }
         match (&self.wire, self.io.is_tls()) {
             (Wire::Ws(_), false) => TransportKind::WebSocket,
             (Wire::Ws(_), true) => TransportKind::WebSocketTls,

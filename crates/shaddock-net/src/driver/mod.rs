@@ -18,11 +18,13 @@
 //! | `silence.rs` | deadlines: a client that says nothing, and one that does not read |
 //! | `closing.rs` | from the reason to the last byte |
 //! | `resume.rs` | a session that outlives its socket |
+//! | `relay.rs` | a socket whose session is at another frontend |
 
 mod closing;
 mod input;
 mod opening;
 mod output;
+mod relay;
 mod resume;
 mod silence;
 mod work;
@@ -40,10 +42,12 @@ use bytes::BytesMut;
 use shaddock_core::{CloseReason, Session, TransportKind};
 use shaddock_protocol::{Conn, HandshakeRequest, Millis};
 
+pub use self::relay::Relayed;
 use self::{
     closing::{Closing, detail},
     input::{Read, Wire},
     output::{Flushed, Unsent},
+    relay::{Accepted, Relaying},
     resume::Away,
     work::{Waiting, Work},
 };
@@ -75,6 +79,8 @@ enum Phase {
     Closing(Box<Closing>),
     /// The socket is gone, and the session waits for its client.
     Suspended(Box<Away>),
+    /// The session is at another frontend.
+    Relaying(Box<Relaying>),
     /// The socket is gone.
     Gone {
         /// A handler went on, to its end, and the permit counts for it.
@@ -98,6 +104,24 @@ struct Opening {
     is_new: bool,
     /// When the window of a session ends that has come back, unless its client acknowledges the handshake.
     until: Option<Millis>,
+    /// Another frontend has accepted the connection.
+    relayed: Option<Box<Accepted>>,
+}
+
+impl Opening {
+    fn of(peer: Peer) -> Self {
+        Self {
+            peer,
+            is_judged: true,
+            head: BytesMut::new(),
+            handshake: None,
+            carried: None,
+            received: 0,
+            is_new: false,
+            until: None,
+            relayed: None,
+        }
+    }
 }
 
 /// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended.
@@ -129,8 +153,50 @@ impl Driver {
         permit: Permit,
         local: Arc<Local>,
     ) -> Self {
+        let peer = Peer {
+            address,
+            transport: TransportKind::Tcp,
+        };
+        let opening = Box::new(Opening {
+            is_judged: !behind_proxy,
+            ..Opening::of(peer)
+        });
+        let proxy_protocol = local.shared.config.proxy_protocol;
+        let wire = Wire::new(behind_proxy && proxy_protocol);
+        let mut driver = Self::with_opening(socket, wire, opening, permit, local);
+        // TLS covers everything after the PROXY head.
+        if !driver.wire.is_proxy() {
+            driver.begin_tls(BytesMut::new());
+        }
+        driver
+    }
+
+    /// A connection that another frontend has accepted: what is judged there is not judged again.
+    pub(crate) fn relayed(relayed: Relayed, permit: Permit, local: Arc<Local>) -> Self {
+        let Relayed {
+            peer,
+            user,
+            pipe,
+            answer,
+        } = relayed;
+        let opening = Box::new(Opening {
+            relayed: Some(Box::new(Accepted {
+                user,
+                answer: Some(answer),
+            })),
+            ..Opening::of(peer)
+        });
+        Self::with_opening(Socket::Pipe(pipe), Wire::Tcp, opening, permit, local)
+    }
+
+    fn with_opening(
+        socket: Socket,
+        wire: Wire,
+        opening: Box<Opening>,
+        permit: Permit,
+        local: Arc<Local>,
+    ) -> Self {
         let now = worker::time(clock::now());
-        let config = &local.shared.config;
         let live = local.shared.live();
         let limits = &live.limits;
         let rate = (limits.messages_per_second > 0).then(|| {
@@ -140,23 +206,11 @@ impl Driver {
                 limits.burst,
             ))
         });
-        let mut driver = Self {
+        Self {
             io: Io::Plain(socket),
-            wire: Wire::new(behind_proxy && config.proxy_protocol),
+            wire,
             conn: Conn::new(local.frontend.codec(), now),
-            opening: Some(Box::new(Opening {
-                peer: Peer {
-                    address,
-                    transport: TransportKind::Tcp,
-                },
-                is_judged: !behind_proxy,
-                head: BytesMut::new(),
-                handshake: None,
-                carried: None,
-                received: 0,
-                is_new: false,
-                until: None,
-            })),
+            opening: Some(opening),
             session: None,
             work: Work::Idle,
             waiting: None,
@@ -170,17 +224,13 @@ impl Driver {
             },
             live,
             local,
-        };
-        // TLS covers everything after the PROXY head.
-        if !driver.wire.is_proxy() {
-            driver.begin_tls(BytesMut::new());
         }
-        driver
     }
 
     fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
         if let Phase::Open { flush_first, .. } = self.phase {
             match self.move_bytes(cx, now, scratch, flush_first) {
+                Ok(_) if matches!(self.phase, Phase::Relaying(_)) => {}
                 Ok(put_off) => {
                     if let Phase::Open { flush_first, .. } = &mut self.phase {
                         *flush_first = put_off;
@@ -193,6 +243,11 @@ impl Driver {
             }
         }
         if matches!(self.phase, Phase::Suspended(_)) && self.poll_suspended(cx, now).is_pending() {
+            return Poll::Pending;
+        }
+        if matches!(self.phase, Phase::Relaying(_))
+            && self.poll_relaying(cx, now, scratch).is_pending()
+        {
             return Poll::Pending;
         }
         // Also in the poll that closes: it may be the handler that woke the task.
@@ -226,6 +281,9 @@ impl Driver {
             self.flush_some(cx, now, scratch)?;
         }
         self.poll_work(cx, now, scratch)?;
+        if matches!(self.phase, Phase::Relaying(_)) {
+            return Ok(false);
+        }
         // What was answered before the end of the stream is still sent, by the close.
         let read = self.read(cx, now, scratch)?;
         self.check_closed()?;

@@ -22,6 +22,7 @@ use shaddock_protocol::{
 use super::{
     Driver, Phase, detail,
     input::Wire,
+    relay::Elsewhere,
     work::{Waiting, Work},
 };
 use crate::{
@@ -139,6 +140,8 @@ impl Driver {
             (ResumeAsked::Back(back), Some(terms)) => {
                 self.come_back(cx, now, (user, terms), (back, peer, &request), scratch)
             }
+            // The frontend that has accepted it offers what this one does not: there it gets a new session.
+            _ if self.is_relayed() => self.refuse_relayed(ResumeRefusal::Unknown),
             _ => self.put_answer(now, user.as_ref(), None, scratch),
         }
     }
@@ -152,8 +155,17 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         let frontend = &self.local.frontend;
+        if !self.is_relayed()
+            && let Some(asked) = frontend.find_elsewhere(&peer, request, user.as_ref())
+        {
+            self.work = Work::Elsewhere(Box::new(Elsewhere { asked, user, terms }));
+            // At the next turn, with all that is read by then.
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
         let session = match frontend.find_resumable(&peer, back, self.conn.dialect()) {
             Ok(session) => session,
+            Err(why) if self.is_relayed() => return self.refuse_relayed(why),
             Err(why) => {
                 let outcome = ResumeOutcome::Restarted(why);
                 return self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch);
@@ -241,6 +253,9 @@ impl Driver {
             return Err(CloseReason::Internal);
         };
         self.local.frontend.resume_refused(why);
+        if self.is_relayed() {
+            return self.refuse_relayed(why);
+        }
         let Returning { user, terms, .. } = *returning;
         let outcome = ResumeOutcome::Restarted(why);
         self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)
@@ -279,6 +294,7 @@ impl Driver {
             // Before the session is there: the answer is no package of it.
             Some(self.put_answer(now, user.as_ref(), Some(&grant), scratch))
         });
+        self.answer_relay(answered.as_ref().map(drop).ok_or(ResumeRefusal::Unknown));
         self.begin_session(cx, session, false);
         self.adopt(left);
         match answered {
@@ -288,7 +304,13 @@ impl Driver {
         }
     }
 
-    fn accept_new(
+    /// The client gets a new session at the frontend that has accepted its connection.
+    fn refuse_relayed(&mut self, why: ResumeRefusal) -> Result<(), CloseReason> {
+        self.answer_relay(Err(why));
+        Err(CloseReason::Rejected)
+    }
+
+    pub(super) fn accept_new(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,

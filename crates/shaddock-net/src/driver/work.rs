@@ -10,7 +10,7 @@ use bytes::Bytes;
 use shaddock_core::CloseReason;
 use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
 
-use super::{Driver, resume::Returning, silence::Unread};
+use super::{Driver, Phase, relay::Elsewhere, resume::Returning, silence::Unread};
 use crate::{
     frontend::{BoxFuture, Flow, Handled, Verdict},
     worker::Scratch,
@@ -23,6 +23,8 @@ pub(super) enum Work {
     Handshake(BoxFuture<Verdict>),
     /// The client comes back to its session.
     Returning(Box<Returning>),
+    /// The client comes back to a session of another frontend, which is asked. Dropped when the client leaves.
+    Elsewhere(Box<Elsewhere>),
     /// A handler of the session. Polled to its end in every phase.
     Handler(BoxFuture<()>),
 }
@@ -74,7 +76,7 @@ impl Driver {
     pub(super) fn is_blocked(&self) -> bool {
         self.is_pressed()
             || match self.work {
-                Work::Handshake(_) | Work::Returning(_) => true,
+                Work::Handshake(_) | Work::Returning(_) | Work::Elsewhere(_) => true,
                 // What comes before the acknowledgement is dropped, however much waits for the session.
                 _ => self.opening.is_none() && self.is_full(),
             }
@@ -115,6 +117,13 @@ impl Driver {
                 }
                 Work::Returning(_) => {
                     if !self.poll_returning(cx, now, scratch)? {
+                        return Ok(());
+                    }
+                }
+                Work::Elsewhere(_) => {
+                    if !self.poll_elsewhere(cx, now, scratch)?
+                        || matches!(self.phase, Phase::Relaying(_))
+                    {
                         return Ok(());
                     }
                 }
@@ -236,7 +245,11 @@ impl Driver {
         let Some(opening) = &mut self.opening else {
             return Err(CloseReason::Internal);
         };
-        let handled = self.local.frontend.handshake(&opening.peer, &request);
+        let handled = match &mut opening.relayed {
+            // The other frontend has asked its application.
+            Some(relayed) => Handled::Now(Verdict::Accept(relayed.user.take())),
+            None => self.local.frontend.handshake(&opening.peer, &request),
+        };
         opening.handshake = Some(request);
         match handled {
             Handled::Now(verdict) => self.answer(cx, now, verdict, scratch),

@@ -143,9 +143,24 @@ async fn depart(world: World, mut traveller: Traveller) -> Result<(), String> {
 }
 
 /// One conversation with a cut. Gives back what the first connection wrote in both directions.
-async fn journey(at: Where, websocket: bool, dialect: Dialect) -> Result<(usize, usize), String> {
-    let world = World::resumable(bounds(), Some(Duration::from_secs(3)));
+async fn journey(
+    at: Where,
+    websocket: bool,
+    dialect: Dialect,
+    relayed: bool,
+) -> Result<(usize, usize), String> {
+    let mut world = World::resumable(bounds(), Some(Duration::from_secs(3)));
     let mut traveller = Traveller::new(address(), websocket, dialect);
+    if relayed {
+        world = world.with_door();
+        // The session is there; what is cut is the connection that comes back to the other frontend.
+        traveller.connect(&world);
+        settle().await;
+        traveller.read();
+        settle().await;
+        traveller.forget_link();
+    }
+    let first = traveller.connections + 1;
     if let Where::FromClient(bytes, cut) = at {
         traveller.fuse = Some((bytes, cut));
     }
@@ -177,7 +192,7 @@ async fn journey(at: Where, websocket: bool, dialect: Dialect) -> Result<(usize,
             method => traveller.ask(method),
         }
         settle().await;
-        if traveller.connections == 1
+        if traveller.connections == first
             && let Some(link) = &traveller.link
         {
             from_server += link.faults.unread_by_client();
@@ -193,6 +208,9 @@ async fn journey(at: Where, websocket: bool, dialect: Dialect) -> Result<(usize,
         return Err(format!("{created} sessions were made"));
     }
     drop(std::mem::take(&mut traveller.old));
+    if relayed && created != 1 {
+        return Err(format!("{created} sessions were made"));
+    }
     if created == 1 {
         depart(world, traveller).await?;
     }
@@ -200,8 +218,8 @@ async fn journey(at: Where, websocket: bool, dialect: Dialect) -> Result<(usize,
 }
 
 /// All cuts of one kind of connection. `EVERY=1` in the environment takes each byte, otherwise one in 29, from another one for each kind.
-fn cut_everywhere(websocket: bool, dialect: Dialect, first: usize) {
-    let whole = run(async move || journey(Where::Nowhere, websocket, dialect).await);
+fn cut_everywhere(websocket: bool, dialect: Dialect, first: usize, relayed: bool) {
+    let whole = run(async move || journey(Where::Nowhere, websocket, dialect, relayed).await);
     let (from_server, from_client) = whole.expect("without a cut");
     assert!(from_server > 500 && from_client > 200);
     let every = std::env::var("EVERY").is_ok();
@@ -214,32 +232,42 @@ fn cut_everywhere(websocket: bool, dialect: Dialect, first: usize) {
         cuts.extend(client.map(|at| Where::FromClient(at, cut)));
     }
     for at in cuts {
-        let result = run(async move || journey(at, websocket, dialect).await);
+        let result = run(async move || journey(at, websocket, dialect, relayed).await);
         assert!(
             result.is_ok(),
-            "{at:?}, websocket: {websocket}, {dialect}: {result:?}"
+            "{at:?}, websocket: {websocket}, {dialect}, relayed: {relayed}: {result:?}"
         );
     }
 }
 
 #[test]
 fn cut_at_every_byte_tcp_pomelo() {
-    cut_everywhere(false, Dialect::Pomelo, 0);
+    cut_everywhere(false, Dialect::Pomelo, 0, false);
 }
 
 #[test]
 fn cut_at_every_byte_tcp_pitaya() {
-    cut_everywhere(false, Dialect::Pitaya, 3);
+    cut_everywhere(false, Dialect::Pitaya, 3, false);
 }
 
 #[test]
 fn cut_at_every_byte_ws_pomelo() {
-    cut_everywhere(true, Dialect::Pomelo, 7);
+    cut_everywhere(true, Dialect::Pomelo, 7, false);
 }
 
 #[test]
 fn cut_at_every_byte_ws_pitaya() {
-    cut_everywhere(true, Dialect::Pitaya, 10);
+    cut_everywhere(true, Dialect::Pitaya, 10, false);
+}
+
+#[test]
+fn cut_at_every_byte_of_a_relay_tcp() {
+    cut_everywhere(false, Dialect::Pomelo, 5, true);
+}
+
+#[test]
+fn cut_at_every_byte_of_a_relay_ws() {
+    cut_everywhere(true, Dialect::Pitaya, 2, true);
 }
 
 /// A client that has come in, of a server with these bounds.
@@ -296,9 +324,23 @@ fn what_suspends_and_what_ends() {
         ("status 4000", true, goodbye(4000), true),
         ("a frame that is not masked", true, vec![0x82, 1, 0], false),
     ];
-    for (name, websocket, bytes, suspends) in cases {
+    let both = cases
+        .into_iter()
+        .flat_map(|case| [(case.clone(), false), (case, true)]);
+    for ((name, websocket, bytes, suspends), relayed) in both {
         run(async move || {
-            let (world, mut traveller) = arrived(bounds(), websocket).await;
+            let (mut world, mut traveller) = arrived(bounds(), websocket).await;
+            let mut before = 0;
+            if relayed {
+                world = world.with_door();
+                traveller.forget_link();
+                traveller.connect(&world);
+                settle().await;
+                traveller.read();
+                settle().await;
+                assert_eq!((traveller.working, traveller.resumed), (true, 1));
+                before = 1;
+            }
             traveller.link.as_ref().unwrap().send_raw(&bytes);
             settle().await;
             let expected = if suspends {
@@ -306,16 +348,17 @@ fn what_suspends_and_what_ends() {
             } else {
                 vec![]
             };
-            assert_eq!(state(&world), expected, "{name}");
+            assert_eq!(state(&world), expected, "{name}, relayed: {relayed}");
             traveller.link = None;
             traveller.connect(&world);
             settle().await;
             traveller.read();
             assert_eq!(
-                (traveller.resumed, traveller.restarted.len()),
+                (traveller.resumed - before, traveller.restarted.len()),
                 if suspends { (1, 0) } else { (0, 1) },
-                "{name}"
+                "{name}, relayed: {relayed}"
             );
+            drop(std::mem::take(&mut traveller.old));
             traveller.goodbye();
             settle().await;
             world.finish(Vec::new()).await.unwrap();
@@ -475,6 +518,27 @@ fn the_application_may_refuse_and_a_used_token_is_none() {
     });
 }
 
+/// What follows the handshake at once is relayed too. (A client must not do that: if the answer is lost, its token is void.)
+#[test]
+fn what_follows_the_handshake_is_relayed() {
+    for websocket in [false, true] {
+        run(async move || {
+            let (mut world, mut traveller) = arrived(bounds(), websocket).await;
+            world = world.with_door();
+            traveller.link = None;
+            traveller.eager = true;
+            traveller.connect(&world);
+            settle().await;
+            traveller.read();
+            assert_eq!((traveller.working, traveller.resumed), (true, 1));
+            traveller.ask("echo");
+            arrive(&world, &mut traveller).await.unwrap();
+            assert_eq!(traveller.connections, 2);
+            depart(world, traveller).await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn old_clients_are_granted_nothing_and_end_as_ever() {
     run(async || {
@@ -506,12 +570,15 @@ impl Rng {
 }
 
 /// Any number of cuts, at any byte, also while the client comes back; second sockets; late answers; sockets that take little.
-async fn story(seed: u64) -> Result<(), String> {
+async fn story(seed: u64, relayed: bool) -> Result<(), String> {
     let mut rng = Rng(seed);
     let websocket = rng.below(2) == 0;
     let dialect = [Dialect::Pomelo, Dialect::Pitaya][rng.below(2)];
     let beat = [Some(Duration::from_secs(3)), None][rng.below(2)];
-    let world = World::resumable(bounds(), beat);
+    let mut world = World::resumable(bounds(), beat);
+    if relayed {
+        world = world.with_door();
+    }
     let mut traveller = Traveller::new(address(), websocket, dialect);
     let mut pushes = 0;
     for _ in 0..80 {
@@ -583,6 +650,16 @@ async fn story(seed: u64) -> Result<(), String> {
 
 #[test]
 fn stories() {
+    tell(false);
+}
+
+/// Every other connection is relayed by another frontend.
+#[test]
+fn stories_of_two_frontends() {
+    tell(true);
+}
+
+fn tell(relayed: bool) {
     let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
@@ -597,7 +674,7 @@ fn stories() {
                     if seed >= seeds.end {
                         return;
                     }
-                    let result = run(async move || story(seed).await);
+                    let result = run(async move || story(seed, relayed).await);
                     assert_eq!(result, Ok(()), "SEED={seed}");
                 }
             });

@@ -16,13 +16,13 @@ use shaddock_core::{
     Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
-    Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, ResumeTerms, Verdict,
-    Workers,
+    BoxFuture, Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Pipe,
+    Relayed, ResumeTerms, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
-    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, RefuseReason, RejectCode,
-    ResumeAsked, Route,
+    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, PackageType, RefuseReason,
+    RejectCode, ResumeAsked, Route, encode_package,
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -331,9 +331,11 @@ impl Frontend for Front {
 /// A server with its clients.
 pub struct World {
     pub script: Arc<Script>,
-    pub listener: Option<Listener>,
+    pub listener: Arc<Mutex<Option<Listener>>>,
     pub connector: Connector,
-    _workers: Workers,
+    /// Another frontend, which asks the first one for sessions.
+    pub door: Option<(Listener, Connector)>,
+    workers: Workers,
     clients: u16,
 }
 
@@ -384,11 +386,33 @@ impl World {
         let (listener, connector) = Listener::in_memory(&workers, config, front).unwrap();
         Self {
             script,
-            listener: Some(listener),
+            listener: Arc::new(Mutex::new(Some(listener))),
             connector,
-            _workers: workers,
+            door: None,
+            workers,
             clients: 0,
         }
+    }
+
+    /// Opens another frontend of the same kind, which has no sessions.
+    pub fn with_door(mut self) -> Self {
+        let script = Arc::new(Script {
+            codec: Arc::clone(&self.script.codec),
+            sessions: SessionService::new(
+                FrontendId::new("front-2").unwrap(),
+                SidAllocator::new(2, 1),
+                self.script.sessions.config().clone(),
+            ),
+            log: Arc::default(),
+        });
+        let door = Door {
+            front: Front(script),
+            home: Arc::clone(&self.listener),
+        };
+        let config = ListenConfig::new("127.0.0.1:3011".parse().unwrap());
+        let door = Listener::in_memory(&self.workers, config, Arc::new(door)).unwrap();
+        self.door = Some(door);
+        self
     }
 
     pub fn plain() -> Self {
@@ -427,7 +451,8 @@ impl World {
     }
 
     pub fn open_connections(&self) -> usize {
-        self.listener.as_ref().unwrap().open_connections()
+        let listener = lock_any(&self.listener);
+        listener.as_ref().unwrap().open_connections()
     }
 
     pub fn closed(&self, client: &Client) -> Vec<CloseReason> {
@@ -476,7 +501,15 @@ impl World {
         }
         // Timers that wake the last ones.
         pass(30_000).await;
-        let listener = self.listener.take().unwrap();
+        if let Some((door, _)) = self.door.take() {
+            let left = door.open_connections();
+            if left > 0 {
+                return Err(format!("{left} connections are left at the door"));
+            }
+            let ended = tokio::time::timeout(Duration::from_secs(60), door.closed()).await;
+            ended.map_err(|_| "a connection at the door never ended")?;
+        }
+        let listener = lock_any(&self.listener).take().unwrap();
         let left = (
             listener.open_connections(),
             self.script.sessions.session_count(),
@@ -510,6 +543,78 @@ impl World {
             0 => Ok(()),
             n => Err(format!("{n} timers are left")),
         }
+    }
+}
+
+fn lock_any<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A frontend whose clients have their sessions at another one.
+struct Door {
+    front: Front,
+    home: Arc<Mutex<Option<Listener>>>,
+}
+
+impl Frontend for Door {
+    fn codec(&self) -> Arc<Codec> {
+        self.front.codec()
+    }
+
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+        self.front.handshake(peer, request)
+    }
+
+    fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
+        self.front.open(opened)
+    }
+
+    fn resume_terms(&self, peer: &Peer, request: &HandshakeRequest) -> Option<ResumeTerms> {
+        self.front.resume_terms(peer, request)
+    }
+
+    fn resume_window(&self) -> Duration {
+        self.front.resume_window()
+    }
+
+    fn find_elsewhere(
+        &self,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+        _: Option<&serde_json::Value>,
+    ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
+        let (answer, judged) = oneshot::channel();
+        let (here, there) = Pipe::pair();
+        here.write(&encode_package(PackageType::Handshake, &request.raw).unwrap());
+        let relayed = Relayed {
+            peer: *peer,
+            user: None,
+            pipe: there,
+            answer,
+        };
+        let home = lock_any(&self.home);
+        assert!(home.as_ref().unwrap().take_in(Box::new(relayed)).is_ok());
+        Some(Box::pin(async move {
+            match judged.await {
+                Ok(Ok(())) => Ok(Some(here)),
+                Ok(Err(why)) => Err(why),
+                Err(_) => Ok(None),
+            }
+        }))
+    }
+
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+        self.front.message(session, message)
+    }
+
+    fn refused(
+        &self,
+        session: &Arc<Session>,
+        id: std::num::NonZeroU64,
+        route: Option<Route>,
+        reason: RefuseReason,
+    ) {
+        self.front.refused(session, id, route, reason);
     }
 }
 

@@ -1,0 +1,324 @@
+//! A connection whose session is at another frontend: this one's driver moves bytes between the client's socket and a [`Pipe`], and that one's
+//! has a pipe in the place of a socket.
+//!
+//! Only the frontend with the socket knows TLS and WebSocket. What goes through the pipe is packages back to back, as over TCP, and what they mean
+//! concerns only the frontend with the session: counts, heartbeats and deadlines are there. So a relay has nothing to get wrong but the order of
+//! bytes; and if it fails, the connection is lost as any other, the session waits, and the client comes back.
+
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use shaddock_core::{CloseReason, ResumeRefusal};
+use shaddock_protocol::{HEADER_LEN, Millis, PackageType, ResumeOutcome};
+use tokio::sync::oneshot;
+
+use super::{
+    Driver, Phase, READS_PER_POLL,
+    input::{Wire, max_message},
+    lost,
+    output::{Flushed, pong},
+    work::Work,
+};
+use crate::{
+    clock,
+    frontend::{BoxFuture, Peer, ResumeTerms},
+    pipe::{Piece, Pipe},
+    worker::{self, Scratch},
+    ws::WsEvent,
+};
+
+/// Bytes that are taken from the pipe at once.
+const PIECE: usize = 64 * 1024;
+
+/// No type of a package: a client that breaks the rules of WebSocket breaks those of packages, for the frontend that only sees these.
+const NO_PACKAGE: u8 = 0xff;
+
+/// A connection that another frontend has accepted, of a client whose session is here.
+pub struct Relayed {
+    /// The client, as the other frontend sees it.
+    pub peer: Peer,
+    /// What the other frontend's application has for the client.
+    pub user: Option<serde_json::Value>,
+    /// The client's packages, from its HANDSHAKE on, and back.
+    pub pipe: Pipe,
+    /// Told once whether the client gets its session. If not, the pipe ends.
+    pub answer: oneshot::Sender<Result<(), ResumeRefusal>>,
+}
+
+/// What a connection that another frontend has accepted brings besides its bytes.
+pub(super) struct Accepted {
+    pub(super) user: Option<serde_json::Value>,
+    pub(super) answer: Option<oneshot::Sender<Result<(), ResumeRefusal>>>,
+}
+
+/// A client whose session is at another frontend, while that is asked.
+pub(super) struct Elsewhere {
+    pub(super) asked: BoxFuture<Result<Option<Pipe>, ResumeRefusal>>,
+    pub(super) user: Option<serde_json::Value>,
+    pub(super) terms: ResumeTerms,
+}
+
+/// A socket whose session is at another frontend.
+pub(super) struct Relaying {
+    pipe: Pipe,
+    /// The begin of a package that has not come whole.
+    rest: BytesMut,
+}
+
+impl Driver {
+    /// Whether another frontend has accepted this connection.
+    pub(super) fn is_relayed(&self) -> bool {
+        let opening = self.opening.as_ref();
+        opening.is_some_and(|opening| opening.relayed.is_some())
+    }
+
+    /// Tells the frontend that has accepted this connection what becomes of it.
+    pub(super) fn answer_relay(&mut self, answer: Result<(), ResumeRefusal>) {
+        let relayed = self.opening.as_mut().and_then(|it| it.relayed.as_mut());
+        if let Some(sender) = relayed.and_then(|relayed| relayed.answer.take()) {
+            // Nobody waits any more: its client has gone.
+            let _ = sender.send(answer);
+        }
+    }
+
+    /// Waits for the frontend that has the session. True when the handshake is answered, or will be by that one.
+    pub(super) fn poll_elsewhere(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<bool, CloseReason> {
+        let Work::Elsewhere(elsewhere) = &mut self.work else {
+            return Ok(true);
+        };
+        let Poll::Ready(answer) = elsewhere.asked.as_mut().poll(cx) else {
+            return Ok(false);
+        };
+        let Work::Elsewhere(elsewhere) = std::mem::replace(&mut self.work, Work::Idle) else {
+            return Err(CloseReason::Internal);
+        };
+        match answer {
+            Ok(Some(pipe)) => {
+                self.begin_relay(now, pipe)?;
+                Ok(true)
+            }
+            // Its own client is already elsewhere, and hears there.
+            Ok(None) => Err(CloseReason::Transport(
+                std::io::ErrorKind::ConnectionAborted,
+            )),
+            Err(why) => {
+                let Elsewhere { user, terms, .. } = *elsewhere;
+                let outcome = ResumeOutcome::Restarted(why);
+                self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// From here on this driver only moves bytes.
+    fn begin_relay(&mut self, now: Millis, pipe: Pipe) -> Result<(), CloseReason> {
+        self.conn.close();
+        self.opening = None;
+        self.rate = None;
+        self.phase = Phase::Relaying(Box::new(Relaying {
+            pipe,
+            rest: BytesMut::new(),
+        }));
+        // Read behind the handshake.
+        let Some(waiting) = self.waiting.take() else {
+            return Ok(());
+        };
+        self.write_to_session(&waiting.input);
+        self.relay_frames(now, waiting.frames)
+    }
+
+    fn write_to_session(&self, bytes: &[u8]) {
+        if let Phase::Relaying(relaying) = &self.phase
+            && !bytes.is_empty()
+        {
+            // If nobody reads it any more, the other direction says so.
+            let _ = relaying.pipe.write(bytes);
+        }
+    }
+
+    /// One poll of a socket whose session is elsewhere. Ready: it closes.
+    pub(super) fn poll_relaying(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Poll<()> {
+        // First what comes: at the end of the session, that has the reason in it.
+        let moved = self
+            .move_to_client(cx, now, scratch)
+            .and_then(|()| self.move_to_session(cx, now, scratch))
+            .and_then(|()| self.watch_client(cx, now));
+        match moved {
+            Ok(()) => Poll::Pending,
+            Err(reason) => {
+                if let CloseReason::Framing(_) | CloseReason::RateLimited = reason {
+                    self.say_last(NO_PACKAGE);
+                }
+                self.begin_close(now, &reason);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn move_to_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        loop {
+            if self.flush(cx, now, scratch).map_err(lost)? == Flushed::Blocked {
+                return Ok(());
+            }
+            let Phase::Relaying(relaying) = &mut self.phase else {
+                return Ok(());
+            };
+            match relaying.pipe.poll_next(cx, PIECE) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Piece::Bytes(bytes)) => {
+                    let packages = whole_packages(&mut relaying.rest, &bytes);
+                    self.queue_out(now, &packages);
+                }
+                // The session has ended, and the client was told why.
+                Poll::Ready(Piece::Finished) => return Err(CloseReason::Removed),
+                Poll::Ready(Piece::Broken) => {
+                    return Err(CloseReason::Transport(
+                        std::io::ErrorKind::ConnectionAborted,
+                    ));
+                }
+            }
+        }
+    }
+
+    fn move_to_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        for _ in 0..READS_PER_POLL {
+            let Phase::Relaying(relaying) = &self.phase else {
+                return Ok(());
+            };
+            if !matches!(relaying.pipe.poll_room(cx), Poll::Ready(true)) {
+                return Ok(());
+            }
+            let n = match self.io.poll_read(cx, &mut scratch.read) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(CloseReason::ClientClosed),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Err(lost(error)),
+            };
+            self.local.stats.bytes_in.add(n as u64);
+            let chunk = &mut scratch.read[..n];
+            if let Wire::Ws(ws) = &mut self.wire {
+                let frames = ws.reader.take(chunk, max_message(&self.conn));
+                self.relay_frames(now, frames)?;
+            } else {
+                self.write_to_session(chunk);
+            }
+        }
+        // There may be more; the others come first.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// What is in WebSocket frames goes on without them.
+    fn relay_frames(&mut self, now: Millis, mut frames: Bytes) -> Result<(), CloseReason> {
+        let max = max_message(&self.conn);
+        loop {
+            let Wire::Ws(ws) = &mut self.wire else {
+                return Ok(());
+            };
+            let event = ws.reader.next(&mut frames, max);
+            match event.map_err(|error| CloseReason::Framing(error.name()))? {
+                None => return Ok(()),
+                Some(WsEvent::Message(message)) => self.write_to_session(&message),
+                Some(WsEvent::Ping(payload)) => {
+                    let rate = self.live.limits.pings_per_second;
+                    if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
+                        return Err(CloseReason::RateLimited);
+                    }
+                    self.queue_own(now, &pong(&payload));
+                }
+                Some(WsEvent::Pong) => {}
+                Some(WsEvent::Close(status)) => {
+                    ws.goodbye = status;
+                    ws.is_closed = true;
+                    if matches!(status, None | Some(1000)) {
+                        self.say_last(PackageType::Kick as u8);
+                    }
+                    return Err(CloseReason::ClientClosed);
+                }
+            }
+        }
+    }
+
+    /// How the client ends its session, in the words of a connection without WebSocket: an empty package of this kind.
+    fn say_last(&self, kind: u8) {
+        if let Phase::Relaying(relaying) = &self.phase {
+            let _ = relaying.pipe.write(&[kind, 0, 0, 0]);
+            relaying.pipe.finish();
+        }
+    }
+
+    /// A client that does not read is given up here too: what waits for it is here.
+    fn watch_client(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
+        let since = self.unsent.as_ref().map(|unsent| unsent.since);
+        let Some(until) = since.map(|since| since + self.live.limits.slow_after) else {
+            return Ok(());
+        };
+        if now >= until {
+            return Err(CloseReason::SlowClient);
+        }
+        self.arm(cx, now, Some(until));
+        Ok(())
+    }
+}
+
+/// What is there in whole packages: a WebSocket message must not end within one.
+fn whole_packages(rest: &mut BytesMut, bytes: &Bytes) -> Bytes {
+    if rest.is_empty() {
+        let whole = whole_len(bytes);
+        rest.extend_from_slice(&bytes[whole..]);
+        return bytes.slice(..whole);
+    }
+    rest.extend_from_slice(bytes);
+    rest.split_to(whole_len(rest)).freeze()
+}
+
+fn whole_len(bytes: &[u8]) -> usize {
+    let mut left = bytes;
+    while let Some([_, high, middle, low]) = left.first_chunk::<HEADER_LEN>() {
+        let body = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
+        if left.len() < HEADER_LEN + body {
+            break;
+        }
+        left.advance(HEADER_LEN + body);
+    }
+    bytes.len() - left.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_put_together_however_they_come() {
+        let packages = b"\x04\0\0\x02ab\x03\0\0\0\x04\0\0\x05hello\x05\0\0\0";
+        for step in 1..=packages.len() {
+            let (mut rest, mut seen) = (BytesMut::new(), Vec::new());
+            for chunk in packages.chunks(step) {
+                let whole = whole_packages(&mut rest, &Bytes::copy_from_slice(chunk));
+                assert_eq!(whole_len(&whole), whole.len(), "{step}");
+                seen.extend_from_slice(&whole);
+            }
+            assert_eq!((&seen[..], rest.len()), (&packages[..], 0), "{step}");
+        }
+    }
+}
