@@ -249,6 +249,11 @@ impl ServerInfo {
         flags.split(' ').filter(|flag| !flag.is_empty())
     }
 
+    /// Whether this frontend says that its sessions have ids of this node.
+    pub fn tells_node(&self, node: u16) -> bool {
+        self.may_be_node(node) && !self.may_be_node(node ^ 1)
+    }
+
     /// Whether sessions of this frontend may have ids of this node: its
     /// [start number](crate::Membership::start_number), or it does not tell its own.
     pub fn may_be_node(&self, node: u16) -> bool {

@@ -2,9 +2,10 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
+use serde_json::Value;
 use shaddock_core::{ClientInfo, CloseReason, ComingBack, ResumeRefusal, Session};
 use shaddock_net::{
-    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
+    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Pipe, ResumeTerms, Verdict,
 };
 use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, Route};
 
@@ -69,6 +70,15 @@ impl Frontend for AppFrontend {
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         self.0.find_resumable(peer, back, dialect)
+    }
+
+    fn find_elsewhere(
+        &self,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+        user: Option<&Value>,
+    ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
+        self.0.find_elsewhere(peer, request, user)
     }
 
     fn before_resume(

@@ -1,5 +1,7 @@
 //! Sessions that outlive their sockets, as the application and the operator see them. The guide is `docs/resume.md`.
 
+pub(crate) mod relay;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -42,6 +44,8 @@ pub struct ResumePolicy {
     pub require_tls: bool,
     /// Where clients come back to first, such as `wss://c1.example.com`. Default: where they choose.
     pub address: Option<Arc<str>>,
+    /// Whether a client that comes back here gets its session if another frontend of the type has it. Default: yes.
+    pub other_frontends: bool,
     /// Clients of one address that come back without success, a minute. Default 60. Those above get a new session without a look at their token.
     pub max_refused: u32,
     /// Clients of one address that come back, a minute. Default 60,000. Those above get a new session.
@@ -54,6 +58,7 @@ impl Default for ResumePolicy {
             enabled: true,
             require_tls: false,
             address: None,
+            other_frontends: true,
             max_refused: 60,
             max_returns: 60_000,
         }

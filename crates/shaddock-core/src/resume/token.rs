@@ -48,6 +48,13 @@ impl TokenHash {
     }
 }
 
+impl Sid {
+    /// The session that a token of a client is of, if it looks like one of ours. Whether the client may have it is another question.
+    pub fn of_token(token: &str) -> Option<Self> {
+        read(token).map(|(sid, _)| sid)
+    }
+}
+
 /// The sid and the secret of a token, if it looks like one of ours.
 pub(crate) fn read(token: &str) -> Option<(Sid, ResumeSecret)> {
     let digits = token.as_bytes();

@@ -17,7 +17,7 @@ use shaddock_core::{
     ChannelService, ConnectionStats, LoginRecord, Session, SessionService, StatisticsInfo, Uid,
 };
 use shaddock_net::{
-    AccessPolicy, ConnectionLimits, Frontend, Listener, NetStats, TlsError, UpgradePolicy,
+    AccessPolicy, ConnectionLimits, Frontend, Listener, NetStats, Relayed, TlsError, UpgradePolicy,
 };
 use shaddock_protocol::{Codec, CodecConfig};
 use tokio::{
@@ -34,7 +34,7 @@ use crate::{
     guarded::{Guarded, Part, guard},
     handler::{BoxFuture, HandlerTable},
     metrics::Metrics,
-    resume::{ResumePolicy, Returns},
+    resume::{ResumePolicy, Returns, relay::Relays},
     session::{BackendSessions, Expiries},
     stats::AppStats,
 };
@@ -96,6 +96,7 @@ pub(crate) struct AppInner {
     pub(super) metrics: Metrics,
     pub(super) resume: ResumePolicy,
     pub(super) returns: Returns,
+    pub(super) relays: Relays,
 }
 
 /// # Who it is
@@ -385,6 +386,17 @@ impl AppHandle {
         self.listeners(|all| all.iter().map(Listener::stats).collect())
     }
 
+    /// Goes on with a connection that another frontend has accepted. False: nothing is accepted here any more.
+    pub(crate) fn take_in(&self, relayed: Box<Relayed>) -> bool {
+        self.listeners(|all| {
+            let mut left = Some(relayed);
+            for listener in all {
+                left = left.and_then(|relayed| listener.take_in(relayed).err());
+            }
+            left.is_none()
+        })
+    }
+
     /// Replaces address lists and connection limits of all listeners. Open connections stay.
     pub fn set_access(&self, policy: &AccessPolicy) {
         self.listeners(|all| {
@@ -510,6 +522,10 @@ impl AppHandle {
 
     pub(crate) fn returns(&self) -> &Returns {
         &self.0.returns
+    }
+
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.0.relays
     }
 
     pub(crate) fn hooks(&self) -> &Hooks {

@@ -25,7 +25,7 @@ use crate::{
     handler::HandlerTable,
     metrics::Metrics,
     operators,
-    resume::{ResumePolicy, Returns},
+    resume::{ResumePolicy, Returns, relay::Relays},
     session::{Expiries, FrontendEvents},
     shutdown::Signals,
     stats::AppStats,
@@ -520,6 +520,7 @@ fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
         metrics: Metrics::default(),
         resume,
         returns: Returns::default(),
+        relays: Relays::default(),
     };
     let handle = AppHandle::from_inner(Arc::new(inner));
     if let Some(service) = handle.session_service() {

@@ -92,6 +92,7 @@ impl Config {
         ResumePolicy {
             enabled: resume.enabled,
             require_tls: resume.require_tls,
+            other_frontends: resume.other_frontends,
             address: (!resume.address.is_empty()).then(|| resume.address.as_str().into()),
             max_refused: bound(resume.max_refused),
             max_returns: bound(resume.max_returns),

@@ -193,6 +193,9 @@ section! {
         /// Where clients come back to first, such as `wss://c1.example.com`: behind a load balancer, the way to this very server. Empty: where
         /// they connected at first.
         restart address: String = String::new(), check |text: &String| url_or_empty(text);
+        /// Whether a client that comes back to this frontend gets its session if another frontend of the type has it. Its connection is relayed
+        /// then, for as long as it lasts.
+        restart other_frontends: bool = true;
         /// Clients of one address that come back in vain, a minute. Those above get a new session without a look at their token.
         restart max_refused: usize = 60, check within(1, 4_000_000_000);
         /// Clients of one address that come back, a minute. Those above get a new session.

@@ -351,6 +351,17 @@ impl Page<'_, '_> {
             "Bytes kept until clients acknowledge them",
             each(|it| it.kept_bytes as u64),
         )?;
+        let relays = seen.iter().filter(|one| one.resume.is_some());
+        let relays = relays.flat_map(|one| {
+            let (sockets, sessions) = one.app.relays().count();
+            [("socket", sockets), ("session", sessions)]
+                .map(|(here, n)| (with(&one.labels(), &[("here", here)]), n as u64))
+        });
+        self.gauges(
+            "resume_relays",
+            "Connections with the socket or the session here, and the other at another frontend",
+            relays,
+        )?;
         self.counters(
             "resume_granted",
             "Sessions that outlive their sockets",

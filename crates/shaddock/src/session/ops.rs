@@ -15,7 +15,7 @@ use super::{
     claims::{CLAIMS, serve_claims},
     expiry::EXPIRE,
 };
-use crate::{app::AppHandle, received};
+use crate::{app::AppHandle, received, resume::relay};
 
 impl AppHandle {
     /// Asks the frontend of a session to do something to it.
@@ -52,6 +52,15 @@ impl AppHandle {
             | SessionOp::Audience { .. }
             | SessionOp::Audiences { .. }
             | SessionOp::NextNotice { .. } => self.serve_audience_op(service, op),
+            SessionOp::Custom { name, argument } if *name == *relay::OPEN => {
+                match parse(&argument) {
+                    Ok(open) => self.serve_relay(open),
+                    Err(error) => Box::pin(std::future::ready(Err(error))),
+                }
+            }
+            SessionOp::Custom { name, argument } if *name == *relay::BYTES => {
+                self.serve_relay_bytes(argument)
+            }
             op => Box::pin(std::future::ready(self.do_session_op(service, op))),
         }
     }
