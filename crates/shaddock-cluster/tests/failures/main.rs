@@ -11,6 +11,7 @@ mod leaving;
 mod measured;
 mod overload;
 mod peers;
+mod promises;
 mod secured;
 mod silent;
 #[path = "../support/mod.rs"]
