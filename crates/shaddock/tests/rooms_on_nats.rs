@@ -13,6 +13,13 @@ mod ports;
 #[allow(
     dead_code,
     unreachable_pub,
+    reason = "shared with the tests of shaddock-cluster"
+)]
+#[path = "../../shaddock-cluster/tests/support/proxy.rs"]
+mod proxy;
+#[allow(
+    dead_code,
+    unreachable_pub,
     clippy::missing_panics_doc,
     reason = "shared with the tests of shaddock-cluster"
 )]
@@ -30,21 +37,24 @@ use std::{
 };
 
 use bytes::Buf;
+use proxy::Proxy;
 use servers::Backing;
 use shaddock::{
-    channel::{Channel, JoinError, Joined},
+    channel::{Channel, Departure, JoinError, Joined, MemberEvent},
     prelude::*,
 };
 use shaddock_core::{Drained, Flush, Session};
 use support::{
     Client, frontend, uid,
-    wait::{self, until},
+    wait::{self, eventually, until},
 };
 
 /// For `servers`: nothing to set up here.
 const fn logs() {}
 
 const FRONTENDS: [&str; 3] = ["connector-1", "connector-2", "connector-3"];
+/// Tasks that let members in and out: each waits for one answer at a time.
+const CHURNERS: usize = 8;
 /// Pushes are numbers with so many digits, so that all packages are of one length.
 const DIGITS: u64 = 1_000_000;
 
@@ -54,6 +64,8 @@ struct Load {
     pushes: u64,
     churn: u64,
     time: Duration,
+    /// Whether pushes and churn must be as many as that: not on a machine that others use.
+    at_full_rate: bool,
 }
 
 /// A room of either kind, as a server has it.
@@ -255,13 +267,13 @@ async fn under_load(is_topic: bool, load: Load) {
 
     let begun = Arc::new(AtomicU64::new(0));
     let is_over = Arc::new(AtomicBool::new(false));
-    let churn = tokio::spawn(churn(
-        room.clone(),
-        goers.to_vec(),
-        load,
-        Arc::clone(&begun),
-        Arc::clone(&is_over),
-    ));
+    let groups = goers.chunks(goers.len().div_ceil(CHURNERS));
+    let churns: Vec<_> = groups
+        .map(|goers| {
+            let (begun, is_over) = (Arc::clone(&begun), Arc::clone(&is_over));
+            tokio::spawn(churn(room.clone(), goers.to_vec(), load, begun, is_over))
+        })
+        .collect();
     let readers: Vec<_> = [stayers.to_vec()]
         .into_iter()
         .map(|members| {
@@ -292,7 +304,18 @@ async fn under_load(is_topic: bool, load: Load) {
     }
     let took = start.elapsed();
     is_over.store(true, Ordering::Release);
-    let churned = churn.await.unwrap();
+    let mut churned = 0;
+    for churn in churns {
+        churned += churn.await.unwrap();
+    }
+    if load.at_full_rate {
+        let times = |rate: u64| rate * load.time.as_secs() * 19 / 20;
+        assert!(n >= times(load.pushes), "only {n} pushes in {took:?}");
+        assert!(
+            churned >= times(load.churn),
+            "only {churned} joins and leaves in {took:?}"
+        );
+    }
     for reader in readers {
         reader.await.unwrap();
     }
@@ -314,7 +337,7 @@ async fn under_load(is_topic: bool, load: Load) {
 }
 
 /// Lets members in and out, one after the other. What one reads of a stay must have no holes, and begin no later than with the first push after
-/// the join.
+/// the join; between two stays there is nothing.
 async fn churn(
     room: Room,
     goers: Vec<Arc<Member>>,
@@ -322,8 +345,8 @@ async fn churn(
     begun: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
 ) -> u64 {
-    let mut ticks =
-        tokio::time::interval(Duration::from_secs(1) / u32::try_from(load.churn).unwrap());
+    let every = Duration::from_secs(1) * u32::try_from(CHURNERS).unwrap();
+    let mut ticks = tokio::time::interval(every / u32::try_from(load.churn).unwrap());
     let mut in_since: Vec<Option<u64>> = vec![None; goers.len()];
     let mut done = 0;
     for at in (0..goers.len()).cycle() {
@@ -336,6 +359,8 @@ async fn churn(
         match since_now.take() {
             None if is_over.load(Ordering::Acquire) => continue,
             None => {
+                member.read();
+                assert_eq!(*member.read.lock().unwrap(), None, "{} is out", member.uid);
                 assert!(room.join(member).await.unwrap().is_new());
                 // Every push that begins from now on reaches them.
                 *since_now = Some(begun.load(Ordering::Acquire) + 1);
@@ -363,6 +388,7 @@ fn small() -> Load {
         pushes: 20,
         churn: 100,
         time: Duration::from_secs(2),
+        at_full_rate: false,
     }
 }
 
@@ -388,6 +414,7 @@ async fn many_members_for_a_minute() {
         pushes: of("PUSHES", 50),
         churn: of("CHURN", 500),
         time: Duration::from_secs(of("SECONDS", 60)),
+        at_full_rate: true,
     };
     under_load(true, load).await;
     under_load(false, load).await;
@@ -420,4 +447,133 @@ async fn a_push_is_as_long_for_many_as_for_few() {
         );
     }
     world.nothing_is_left().await;
+}
+
+/// The name of a room, and why somebody left.
+type Line = (String, Option<Departure>);
+
+/// What the listeners of a chat server were told.
+#[derive(Clone, Default)]
+struct Told {
+    lines: Arc<Mutex<Vec<Line>>>,
+    /// Of the topic `room:first`, which is in no line.
+    has_begun: Arc<AtomicBool>,
+}
+
+impl Told {
+    /// A chat server that listens to one channel and to topics.
+    fn listener(&self) -> App {
+        let note = |told: Self| {
+            move |_, event: MemberEvent| {
+                if event.name() == "room:first" {
+                    told.has_begun.store(true, Ordering::Release);
+                } else {
+                    let line = (event.name().to_owned(), event.departure());
+                    told.lines.lock().unwrap().push(line);
+                }
+                async {}
+            }
+        };
+        let mut chat = App::new("chat", "chat-1");
+        chat.on_channel("kept", note(self.clone()));
+        chat.on_topic("room:", note(self.clone()));
+        chat
+    }
+}
+
+/// A frontend is cut off from NATS and etcd for longer than its lease and than it is waited for: it counts as dead, and its members are in no room. They are
+/// still connected, and hear their rooms again when it is back. Rooms that were destroyed meanwhile end. Listeners are told of both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_frontend_that_was_away_are_in_their_rooms_again() {
+    let backing = Backing::start();
+    let (nats, etcd) = (
+        Proxy::to(backing.nats.address).await,
+        Proxy::to(backing.etcd.address).await,
+    );
+    let cluster = |config| shaddock::cluster::NatsCluster::new(config).unwrap();
+    let behind = cluster(servers::config(nats.address, etcd.address));
+    let fronts = Servers::new().add(frontend("connector-1")).cluster(behind);
+    let fronts = fronts.start().await.unwrap();
+    let told = Told::default();
+    // Told of both rooms, each time for the same reason.
+    let is_told = async |why| {
+        let expected = ["kept", "room:7"].map(|name| (name.to_owned(), why));
+        until(&format!("told of {why:?}"), || {
+            told.lines.lock().unwrap().len() >= expected.len()
+        })
+        .await;
+        let mut lines = std::mem::take(&mut *told.lines.lock().unwrap());
+        lines.sort_by(|one, other| one.0.cmp(&other.0));
+        assert_eq!(lines, expected);
+    };
+    let chats = Servers::new()
+        .add(told.listener())
+        .cluster(cluster(backing.config()));
+    let chats = chats.start().await.unwrap();
+    let (front, chat) = (&fronts.apps()[0], &chats.apps()[0]);
+    let knows = |one: &AppHandle, other| {
+        let members = one.membership().unwrap().members();
+        members.server(other).is_some()
+    };
+    until("each other", || {
+        knows(chat, "connector-1") && knows(front, "chat-1")
+    })
+    .await;
+    let mut ann = Client::connect(front);
+    front.bind(ann.sid(), uid("ann")).await.unwrap();
+    let here = FrontendId::new("connector-1").unwrap();
+    let channel = chat.channels().create("kept").unwrap();
+    let ended = chat.channels().create("ended").unwrap();
+    let topic = chat.topic("room:7");
+    // Who is in before a listener has begun is no news to it.
+    let first = chat.topic("room:first");
+    eventually("the listener has begun", async || {
+        first.add(&uid("ann"), &here).await.unwrap();
+        first.leave("ann", "connector-1").await.unwrap();
+        told.has_begun.load(Ordering::Acquire)
+    })
+    .await;
+    for joined in [
+        channel.add(&uid("ann"), &here).await,
+        ended.add(&uid("ann"), &here).await,
+        topic.add(&uid("ann"), &here).await,
+    ] {
+        assert!(joined.unwrap().is_new());
+    }
+    assert_eq!(channel.user_amount().await.unwrap(), 1);
+    is_told(None).await;
+
+    nats.cut();
+    etcd.cut();
+    eventually("nobody is in", async || {
+        matches!(channel.user_amount().await, Ok(0)) && matches!(topic.len().await, Ok(0))
+    })
+    .await;
+    is_told(Some(Departure::FrontendLost)).await;
+    let pushed = channel.push_message("onChannel", "nobody").await.unwrap();
+    assert_eq!((pushed.queued, pushed.failed.len()), (0, 0), "{pushed:?}");
+    assert!(chat.channels().destroy("ended"));
+    nats.heal();
+    etcd.heal();
+    eventually("in again", async || {
+        matches!(channel.user_amount().await, Ok(1)) && matches!(topic.len().await, Ok(1))
+    })
+    .await;
+    is_told(None).await;
+    channel.push_message("onChannel", &1).await.unwrap();
+    topic.push("onTopic", &2).await.unwrap();
+    let mut heard = Vec::new();
+    eventually("both are heard", async || {
+        heard.extend(ann.drain());
+        heard.len() == 2
+    })
+    .await;
+    eventually("what was destroyed has ended", async || {
+        let service = front.session_service().unwrap();
+        service.audiences(|key| key.ends_with("ended")).is_empty()
+    })
+    .await;
+    assert_eq!(channel.members().await.unwrap().uids(), [uid("ann")]);
+    chats.shutdown().await;
+    fronts.shutdown().await;
 }
