@@ -27,6 +27,27 @@ START_TIMEOUT = 30.0
 SUBJECT = "bench.pair"
 
 
+# A room, with members on two frontends.
+ROOM = 5000
+PUSHES = 100
+ROOM_TIMEOUT = 180.0
+
+
+def build_ours(root: Path) -> Path:
+    """Builds what takes part of ours in this checkout; returns where the programs are."""
+    target = target_dir() if root == ROOT else root / "target"
+    example = root / "crates/shaddock/examples/cluster_room.rs"
+    if root != ROOT:
+        # A commit that does not have it gets ours. `join` was no future there.
+        source = (ROOT / "crates/shaddock/examples/cluster_room.rs").read_text()
+        is_future = "pub async fn join(" in (root / "crates/shaddock/src/channel/mod.rs").read_text()
+        example.write_text(source if is_future else source.replace(".join(&session).await?;", ".join(&session);"))
+    cargo = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
+    for what in (["-p", "shaddock-cli"], ["-p", "shaddock", "--example", "cluster_backend", "--example", "cluster_room"]):
+        subprocess.run([*cargo, *what], cwd=root, check=True)
+    return target / "release"
+
+
 def build(wanted: list[str]) -> None:
     cargo = ["cargo", "build", "--release", "--quiet"]
     run([*cargo, "-p", "shaddock-cli", "-p", "shaddock-bench"])
@@ -182,19 +203,7 @@ def start(name: str, backing: Backing, processes: Processes) -> Pair:
         pids = [processes.start(server, lambda _: is_open(port)).pid]
         return Pair(pids, bench_echo(port, pids))
     if name == "shaddock":
-        settings = processes.directory / "cluster.toml"
-        settings.write_text(
-            f'[server]\nserver_type = "connector"\n[listen]\naddress = "127.0.0.1:{port}"\n'
-            f'[protocol]\nheartbeat = "60s"\n[log]\nfilter = "warn"\n[admin]\naddress = ""\n'
-            f'[cluster]\nmode = "nats"\nnats_urls = ["{backing.nats_url}"]\n'
-            f'etcd_endpoints = ["127.0.0.1:{backing.etcd_port}"]\n'
-        )
-        before = listed(backing)
-        back = [release("examples/cluster_backend"), str(settings)]
-        back_pid = processes.start(back, lambda _: listed(backing) > before).pid
-        front = [release("shaddock"), "serve", "--config", str(settings)]
-        front_pid = processes.start(front, lambda _: is_open(port)).pid
-        return Pair([front_pid, back_pid], bench_echo(port, [front_pid, back_pid]))
+        return ours(target_dir() / "release", port, backing, processes)
     program = str(BENCH / "peers/pitaya-cluster/start")
     flags = [backing.nats_url, f"127.0.0.1:{backing.etcd_port}"]
     back_pid = processes.start([program, *flags, "back"], lambda out: "ready" in out).pid
@@ -202,6 +211,73 @@ def start(name: str, backing: Backing, processes: Processes) -> Pair:
     # The frontend reads the list when it starts, but asks for the backend's entry in the background.
     time.sleep(1)
     return Pair([front_pid, back_pid], bench_echo(port, [front_pid, back_pid], "--dialect", "pitaya"))
+
+
+def settings_of(port: int, backing: Backing, processes: Processes) -> str:
+    settings = processes.directory / f"cluster-{port}.toml"
+    settings.write_text(
+        f'[server]\nserver_type = "connector"\n[listen]\naddress = "127.0.0.1:{port}"\n'
+        f'[protocol]\nheartbeat = "60s"\n[log]\nfilter = "warn"\n[admin]\naddress = ""\n'
+        f'[cluster]\nmode = "nats"\nnats_urls = ["{backing.nats_url}"]\n'
+        f'etcd_endpoints = ["127.0.0.1:{backing.etcd_port}"]\n'
+    )
+    return str(settings)
+
+
+def ours(programs: Path, port: int, backing: Backing, processes: Processes) -> Pair:
+    """A frontend and a backend of ours, from the programs of one commit."""
+    settings = settings_of(port, backing, processes)
+    before = listed(backing)
+    back = [str(programs / "examples/cluster_backend"), settings]
+    back_pid = processes.start(back, lambda _: listed(backing) > before).pid
+    front = [str(programs / "shaddock"), "serve", "--config", settings]
+    front_pid = processes.start(front, lambda _: is_open(port)).pid
+    return Pair([front_pid, back_pid], bench_echo(port, [front_pid, back_pid]))
+
+
+def room(programs: Path, backing: Backing, processes: Processes) -> dict:
+    """Pushes to a room of members on two frontends. Processor time of both frontends and the backend for one push."""
+    ports = [free_port(), free_port()]
+    settings = [settings_of(port, backing, processes) for port in ports]
+    before = listed(backing)
+    back = [str(programs / "examples/cluster_room"), settings[0], str(ROOM), str(PUSHES)]
+    back = processes.start(back, lambda _: listed(backing) > before)
+    said = sorted(processes.directory.glob("*-cluster_room.log"))[-1]
+    fronts = []
+    for port, file in zip(ports, settings):
+        command = [str(programs / "shaddock"), "serve", "--config", file]
+        fronts.append(processes.start(command, lambda _, port=port: is_open(port)))
+    for port in ports:
+        load = [release("shaddock-bench"), "mix", f"tcp://127.0.0.1:{port}", "-c", str(ROOM // 2), "--quiet"]
+        processes.start([*load, "--script", "bind, wait 600s", "--duration", "600s"], lambda _: True)
+
+    def wait_for(word: str) -> str:
+        deadline = time.monotonic() + ROOM_TIMEOUT
+        while word not in (lines := said.read_text().splitlines()):
+            if time.monotonic() > deadline or back.poll() is not None:
+                raise RuntimeError(f"the room did not say `{word}`: {said.read_text()[-1000:]}")
+            time.sleep(0.01)
+        return "\n".join(lines)
+
+    pids = [back.pid, *(front.pid for front in fronts)]
+    wait_for("go")
+    begin, (_, bytes_before) = sum(map(cpu_seconds, pids)), traffic(backing)
+    faults = wait_for("pushed").count("failed")
+    # What the last push makes is part of it.
+    time.sleep(0.5)
+    cost, (_, bytes_after) = sum(map(cpu_seconds, pids)) - begin, traffic(backing)
+    return {
+        "cpu_ms": cost * 1e3 / PUSHES,
+        "bytes": (bytes_after - bytes_before) / PUSHES,
+        "faults": faults,
+    }
+
+
+def traffic(backing: Backing) -> tuple[int, int]:
+    """Messages and bytes that NATS was sent."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{backing.monitor}/varz", timeout=5) as answer:
+        varz = json.load(answer)
+    return varz["in_msgs"], varz["in_bytes"]
 
 
 def listed(backing: Backing) -> int:
@@ -257,6 +333,29 @@ def measure(wanted: list[str], rounds: int, seconds: float, out: TextIO) -> None
                         record = {"kind": "run", "round": number, "contender": name, "in_flight": in_flight}
                         put(record | one_run(pair, backing, in_flight, seconds))
     put({"kind": "push", "messages": count_push_messages()})
+
+
+def measure_beside(before: Path, rounds: int, seconds: float, out: TextIO) -> None:
+    """Ours of another commit and ours of this one, in turn, in one run: a forwarded request, and a push to a room."""
+
+    def put(record: dict) -> None:
+        out.write(json.dumps(record) + "\n")
+        out.flush()
+        print(record, flush=True)
+
+    programs = {"before": before, "after": target_dir() / "release"}
+    with tempfile.TemporaryDirectory() as scratch, Processes(Path(scratch)) as base:
+        backing = Backing(base)
+        for number in range(rounds):
+            names = list(programs) if number % 2 == 0 else list(reversed(programs))
+            for name in names:
+                with tempfile.TemporaryDirectory() as own, Processes(Path(own)) as processes:
+                    pair = ours(programs[name], free_port(), backing, processes)
+                    for in_flight in LOADS:
+                        record = {"kind": "run", "round": number, "contender": name, "in_flight": in_flight}
+                        put(record | one_run(pair, backing, in_flight, seconds))
+                with tempfile.TemporaryDirectory() as own, Processes(Path(own)) as processes:
+                    put({"kind": "room", "round": number, "contender": name} | room(programs[name], backing, processes))
 
 
 def count_push_messages() -> int:

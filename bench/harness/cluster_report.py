@@ -81,6 +81,31 @@ def ratio(runs: list[dict], name: str, in_flight: int, key: str, without_hop: bo
     return [(whole - hop) / floor for whole, hop, floor in zip(ours, hops, bare)]
 
 
+FORWARD_MORE = 1.03
+ROOM_LESS = 0.6
+
+
+def beside(raw: Path) -> str:
+    """A table of one run of two commits. Ratios are of one round; the median is over rounds."""
+    records = [json.loads(line) for line in raw.read_text().splitlines()[1:]]
+    lines = ["| | before | after | ratio | wanted |", "| --- | ---: | ---: | ---: | ---: |"]
+    of_runs = [(f"CPU of a forwarded request, {n} in flight, us", n, "cpu_us", FORWARD_MORE) for n in (1, 64)]
+    of_runs += [(f"p50 of a forwarded request, {n} in flight, us", n, "p50_us", None) for n in (1, 64)]
+    of_room = [("CPU of a push to 5,000 members on two frontends, ms", None, "cpu_ms", ROOM_LESS)]
+    of_room += [("bytes to NATS for such a push", None, "bytes", None)]
+    for title, in_flight, key, limit in of_runs + of_room:
+        before, after = (
+            [r[key] for r in records if key in r and r["contender"] == name and r.get("in_flight") == in_flight and not r["faults"]]
+            for name in ("before", "after")
+        )
+        ratio = [new / old for old, new in zip(before, after) if old]
+        verdict = ""
+        if limit is not None and ratio:
+            verdict = f"{'yes' if statistics.median(ratio) <= limit else '**no**'} ≤ {limit}"
+        lines.append(f"| {title} | {cell(before)} | {cell(after)} | {cell(ratio, 3)} | {verdict} |")
+    return "\n".join(lines)
+
+
 def ratios(runs: list[dict], pushes: list[int]) -> str:
     lines = ["## Against the floor", "", "| | shaddock | wanted | Pitaya (Go) |", "| --- | ---: | ---: | ---: |"]
     rows = [
