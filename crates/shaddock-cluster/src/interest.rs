@@ -112,7 +112,10 @@ impl SessionEvent {
     /// The user whom it is about, if there is one.
     pub fn user(&self) -> Option<&str> {
         match self {
-            Self::Bound(session) | Self::Closed { session, .. } => session.uid.as_deref(),
+            Self::Bound(session)
+            | Self::Suspended(session)
+            | Self::Resumed(session)
+            | Self::Closed { session, .. } => session.uid.as_deref(),
             Self::Unbound { uid, .. } => Some(uid),
             Self::FrontendLost(_) => None,
         }

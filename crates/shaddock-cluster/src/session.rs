@@ -265,6 +265,10 @@ pub enum SessionEvent {
         /// The user before it.
         uid: Arc<str>,
     },
+    /// Its connection is lost, and it waits for its client.
+    Suspended(ForwardedSession),
+    /// Its client has come back.
+    Resumed(ForwardedSession),
     /// Gone, with its last user and settings.
     Closed {
         /// The session as it was.

@@ -9,13 +9,13 @@
 use bytes::{Buf, Bytes};
 use loom::{model, thread};
 use shaddock_core::{
-    ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
-    Next, Outbox, SendError, Session, SessionConfig, SessionEvents, SessionService, SessionState,
-    SidAllocator, Uid, kick_package,
+    ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, ComingBack, Conflict, Drained,
+    Flush, FrontendId, Millis, Next, Outbox, ResumeSecret, SendError, Session, SessionConfig,
+    SessionEvents, SessionService, SessionState, SidAllocator, Uid, kick_package,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 /// For more than two threads: all interleavings would take hours.
 fn bounded_model(f: impl Fn() + Sync + Send + 'static) {
@@ -47,6 +47,14 @@ impl SessionEvents for Heard {
 
     fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
         self.note(session, format!("unbind {uid}"));
+    }
+
+    fn suspended(&self, session: &Arc<Session>) {
+        self.note(session, "suspended".into());
+    }
+
+    fn resumed(&self, session: &Arc<Session>) {
+        self.note(session, "resumed".into());
     }
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
@@ -497,5 +505,178 @@ fn a_user_comes_back_while_the_old_session_leaves() {
         let mut heard = Vec::new();
         service.visit_audience("lobby", |session| heard.push(session.id()));
         assert_eq!(heard, [new.id()]);
+    });
+}
+
+// ---- sessions that outlive their sockets
+
+const SECRET: ResumeSecret = ResumeSecret([7; 16]);
+
+/// A session that can be resumed, and what its client shows.
+fn resumable(service: &SessionService) -> (Arc<Session>, ComingBack) {
+    let session = service.create_resumable(ClientInfo::default(), &SECRET);
+    let back = ComingBack {
+        token: SECRET.token(session.id()),
+        received: 0,
+        sent: 0,
+    };
+    (session, back)
+}
+
+fn lost() -> CloseReason {
+    CloseReason::HeartbeatTimeout
+}
+
+/// A whole package of DATA.
+fn data(text: &'static str) -> Bytes {
+    let length = u8::try_from(text.len()).unwrap();
+    Bytes::from([&[4, 0, 0, length], text.as_bytes()].concat())
+}
+
+/// Nothing is kept or waited for.
+fn check_nothing_is_left(service: &SessionService) {
+    let kept = service.resume_statistics();
+    assert_eq!((kept.suspended, kept.kept_bytes), (0, 0));
+}
+
+#[test]
+fn a_loss_against_a_close() {
+    model(|| {
+        let (service, heard) = service(None);
+        let (session, _) = resumable(&service);
+        session.go_live(&ClientInfo::default());
+        session.send(data("x")).unwrap();
+        let driver = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.suspend(&lost(), Millis(1)))
+        };
+        assert!(session.close(CloseReason::kicked("x")));
+        let suspended = driver.join().unwrap();
+        let expected: &[&str] = match heard.of(&session).len() {
+            1 => &["closed kicked"],
+            _ => &["suspended", "closed kicked"],
+        };
+        assert_eq!(heard.of(&session), expected);
+        assert!(suspended || expected.len() == 1);
+        check_index(&service, &[&session]);
+        check_nothing_is_left(&service);
+    });
+}
+
+/// What is handed over has exactly one owner, whoever closes the session: the one that gave it, or the one that claimed it.
+#[test]
+fn a_hand_over_against_a_close() {
+    bounded_model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claimant = {
+            let (session, back) = (Arc::clone(&session), back.clone());
+            thread::spawn(move || session.claim(1, &back, Waker::noop()).is_ok())
+        };
+        let closer = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.close(CloseReason::kicked("x")))
+        };
+        let is_given = session.hand_over(Box::new(7)).is_ok();
+        let is_claimed = claimant.join().unwrap();
+        assert!(closer.join().unwrap());
+        let found = session.poll_claim(1, Waker::noop());
+        match (is_given, is_claimed) {
+            (true, _) => assert!(matches!(found, Claimed::Closed(Some(_)))),
+            (false, true) => assert!(matches!(found, Claimed::Closed(None))),
+            (false, false) => assert!(matches!(found, Claimed::Superseded)),
+        }
+        check_nothing_is_left(&service);
+    });
+}
+
+/// Of two connections that come back the later one gets the session, whichever is heard first.
+#[test]
+fn two_claims_and_a_hand_over() {
+    bounded_model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claimants = [1, 2].map(|number| {
+            let (session, back) = (Arc::clone(&session), back.clone());
+            thread::spawn(move || session.claim(number, &back, Waker::noop()))
+        });
+        let mut left: Result<(), shaddock_core::Handover> = session.hand_over(Box::new(7));
+        for claimant in claimants {
+            claimant.join().unwrap().unwrap();
+        }
+        if let Err(handover) = left {
+            left = session.hand_over(handover);
+        }
+        assert!(left.is_ok());
+        let found = [1, 2].map(|number| session.poll_claim(number, Waker::noop()));
+        assert!(matches!(found, [Claimed::Superseded, Claimed::Yours(_)]));
+    });
+}
+
+/// The window ends while the client acknowledges: it has its session, or it has none.
+#[test]
+fn the_end_of_the_window_against_a_client_that_is_back() {
+    model(|| {
+        let (service, heard) = service(None);
+        let (session, back) = resumable(&service);
+        session.go_live(&ClientInfo::default());
+        assert!(session.suspend(&lost(), Millis(1)));
+        session.claim(1, &back, Waker::noop()).unwrap();
+        session.hand_over(Box::new(7)).unwrap();
+        let Claimed::Yours(_) = session.poll_claim(1, Waker::noop()) else {
+            unreachable!("nobody else wants it");
+        };
+        session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        let expiry = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.expire())
+        };
+        let is_back = session.go_live(&ClientInfo::default());
+        assert!(is_back ^ expiry.join().unwrap());
+        let last = if is_back {
+            "resumed"
+        } else {
+            "closed heartbeat_timeout"
+        };
+        assert_eq!(heard.of(&session), ["suspended", last]);
+        assert_eq!(session.is_closed(), !is_back);
+        check_index(&service, &[&session]);
+        check_nothing_is_left(&service);
+    });
+}
+
+/// A push while another connection takes over is sent there, once, whatever the first one has sent.
+#[test]
+fn a_push_against_a_take_over() {
+    bounded_model(|| {
+        let (service, heard) = service(None);
+        let (session, back) = resumable(&service);
+        let acknowledged = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.go_live(&ClientInfo::default()))
+        };
+        let pusher = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.send(data("x")).unwrap())
+        };
+        session.claim(1, &back, Waker::noop()).unwrap();
+        acknowledged.join().unwrap();
+        pusher.join().unwrap();
+        // The first connection is told, and lets go.
+        assert_eq!(drain(session.outbox()).1, Next::LetGo);
+        assert!(session.suspend(&lost(), Millis(1)));
+        session.hand_over(Box::new(7)).unwrap();
+        assert!(matches!(
+            session.poll_claim(1, Waker::noop()),
+            Claimed::Yours(_)
+        ));
+        let next = ResumeSecret([8; 16]);
+        let told = session.resume_from(&back, &next).unwrap();
+        assert_eq!((told.position, told.missed), (0, 0));
+        assert!(session.go_live(&ClientInfo::default()));
+        assert_eq!(drain(session.outbox()), (data("x"), Next::Continue));
+        assert_eq!(heard.of(&session), ["suspended", "resumed"]);
     });
 }

@@ -271,10 +271,10 @@ impl Pair {
     }
 
     /// The client gets a new session.
-    fn restart(&mut self) {
+    fn restart(&mut self, why: ResumeRefusal) {
         let old = back(&self.token, self.received, self.sent);
         let found = self.service.find_resumable(&old, Dialect::Pomelo);
-        assert_eq!(found.err(), Some(ResumeRefusal::Unknown));
+        assert_eq!(found.err(), Some(why));
         assert_eq!(self.heard.0.lock().unwrap().pop(), Some("closed"));
         *self = Self::new();
     }
@@ -319,12 +319,12 @@ impl Pair {
                 if self.naive.link == Link::Away {
                     assert!(self.session.expire());
                     assert_eq!(self.session.close_reason(), Some(lost()));
-                    self.restart();
+                    self.restart(ResumeRefusal::Expired);
                 }
             }
             Op::Kick => {
                 assert_eq!(self.service.kick("ann", None), 1);
-                self.restart();
+                self.restart(ResumeRefusal::Unknown);
             }
             Op::BindElsewhere => self.bind_elsewhere(),
         }
@@ -459,7 +459,7 @@ impl Pair {
             assert_eq!(self.session.close_reason(), Some(CloseReason::Replaced));
             other.close(CloseReason::ClientClosed);
             self.heard.0.lock().unwrap().pop();
-            self.restart();
+            self.restart(ResumeRefusal::Unknown);
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
     let (kind, session, text) = match event {
         SessionEvent::Bound(session) => (EventKind::Bound, session, ""),
         SessionEvent::Unbound { session, uid } => (EventKind::Unbound, session, &**uid),
+        SessionEvent::Suspended(session) => (EventKind::Suspended, session, ""),
+        SessionEvent::Resumed(session) => (EventKind::Resumed, session, ""),
         SessionEvent::Closed { session, reason } => (EventKind::Closed, session, &**reason),
         // Everybody sees that in the list.
         SessionEvent::FrontendLost(_) => return,
@@ -78,6 +80,8 @@ fn from_wire(event: Event) -> Option<SessionEvent> {
         EventKind::Unknown => None,
         EventKind::Bound => Some(SessionEvent::Bound(session)),
         EventKind::Unbound => Some(SessionEvent::Unbound { session, uid: text }),
+        EventKind::Suspended => Some(SessionEvent::Suspended(session)),
+        EventKind::Resumed => Some(SessionEvent::Resumed(session)),
         EventKind::Closed => Some(SessionEvent::Closed {
             session,
             reason: text,

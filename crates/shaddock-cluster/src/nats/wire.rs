@@ -355,6 +355,8 @@ pub(crate) enum EventKind {
     Bound = 1,
     Unbound = 2,
     Closed = 3,
+    Suspended = 4,
+    Resumed = 5,
 }
 
 /// A server says what becomes of it. Subject `shaddock.servers`.

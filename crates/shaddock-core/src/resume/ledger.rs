@@ -370,6 +370,22 @@ impl Ledger {
         Ok(old)
     }
 
+    /// All tokens that count.
+    pub(crate) fn tokens(&self) -> Vec<TokenHash> {
+        let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
+        [self.token].iter().chain(issued).copied().collect()
+    }
+
+    /// Nobody waits for the client any longer, if it is still away: from here on it cannot come back. How the connection was lost.
+    pub(crate) fn give_up(&mut self) -> Option<CloseReason> {
+        let reason = self.away()?.reason.clone();
+        if !matches!(self.link, Link::Away | Link::Waiting) {
+            return None;
+        }
+        self.link = Link::Ended;
+        Some(reason)
+    }
+
     /// Whether this is the token of the session, or one that may be. Looks at all of them, whatever the first says.
     pub(crate) fn is_token(&self, token: &TokenHash) -> bool {
         let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);

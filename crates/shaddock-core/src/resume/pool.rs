@@ -1,9 +1,10 @@
 //! What all sessions of a service that can be resumed share: bounds, counts, and the list of those that wait for their clients.
 
-use crate::Session;
+use super::token::TokenHash;
 use crate::sync::Mutex;
+use crate::{Session, Sid};
 use shaddock_protocol::ResumeRefusal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -77,6 +78,19 @@ pub(crate) struct ResumePool {
     evicted: AtomicU64,
     /// Taken under the locks of outboxes, and alone.
     away: Mutex<AwayList>,
+    /// Taken alone.
+    gone: Mutex<Gone>,
+}
+
+/// Sessions that were waited for in vain and are remembered, so that their clients are told so.
+const MAX_GONE: usize = 10_000;
+
+/// The tokens of sessions whose window has ended.
+#[derive(Debug, Default)]
+struct Gone {
+    tokens: HashMap<Sid, Vec<TokenHash>>,
+    /// Oldest first.
+    order: VecDeque<Sid>,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +151,27 @@ impl ResumePool {
         self.suspended.store(away.sessions.len(), Ordering::Relaxed);
         drop(away);
         drop(session);
+    }
+
+    /// A session has waited in vain. The oldest one is forgotten for one more than [`MAX_GONE`].
+    pub(crate) fn remember_gone(&self, sid: Sid, tokens: Vec<TokenHash>) {
+        let mut gone = self.gone.lock();
+        gone.order.push_back(sid);
+        gone.tokens.insert(sid, tokens);
+        if gone.order.len() > MAX_GONE
+            && let Some(oldest) = gone.order.pop_front()
+        {
+            gone.tokens.remove(&oldest);
+        }
+    }
+
+    /// Whether this was the token of a session that has waited in vain.
+    pub(crate) fn is_gone(&self, sid: Sid, token: &TokenHash) -> bool {
+        let gone = self.gone.lock();
+        let tokens = gone.tokens.get(&sid).map_or(&[][..], Vec::as_slice);
+        tokens
+            .iter()
+            .fold(false, |found, known| found | known.is(token))
     }
 
     pub(crate) fn count_granted(&self) {

@@ -50,17 +50,20 @@ impl SessionService {
         back: &ComingBack,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        let found = token::read(&back.token).and_then(|(sid, secret)| {
-            let session = self.get(sid)?;
+        let found = token::read(&back.token).ok_or(ResumeRefusal::Unknown);
+        let found = found.and_then(|(sid, secret)| {
             let hash = TokenHash::of(&secret);
-            let is_its = session.outbox().ledger(|ledger| ledger.is_token(&hash));
-            is_its.unwrap_or(false).then_some(session)
+            let is_its = |session: &Arc<Session>| {
+                let is_its = session.outbox().ledger(|ledger| ledger.is_token(&hash));
+                is_its.unwrap_or(false)
+            };
+            match self.get(sid).filter(is_its) {
+                Some(session) if session.dialect() != dialect => Err(ResumeRefusal::Changed),
+                Some(session) => Ok(session),
+                None if self.inner.resume.is_gone(sid, &hash) => Err(ResumeRefusal::Expired),
+                None => Err(ResumeRefusal::Unknown),
+            }
         });
-        let found = match found {
-            None => Err(ResumeRefusal::Unknown),
-            Some(session) if session.dialect() != dialect => Err(ResumeRefusal::Changed),
-            Some(session) => Ok(session),
-        };
         found.inspect_err(|why| self.count_resume_refused(*why))
     }
 
@@ -163,9 +166,10 @@ impl Session {
             };
             self.tell(Some(&service), event);
         }
-        if let Some(oldest) = evicted.and_then(|oldest| oldest.upgrade()) {
+        if let Some(oldest) = evicted.and_then(|oldest| oldest.upgrade())
+            && oldest.end_suspended()
+        {
             service.resume.count_evicted();
-            oldest.end_suspended();
         }
         waits
     }
@@ -173,19 +177,26 @@ impl Session {
     /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
     /// already, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
-        if let Some(service) = self.service()
-            && self.suspended().is_some()
-        {
+        let is_over = self.end_suspended();
+        if is_over && let Some(service) = self.service() {
             service.resume.count_expired();
         }
-        self.end_suspended()
+        is_over
     }
 
+    /// Decided under the lock: a client that has come back meanwhile has its session.
     fn end_suspended(self: &Arc<Self>) -> bool {
-        match self.suspended() {
-            Some(suspended) => self.close(suspended.reason),
-            None => false,
+        let given_up = self.outbox().ledger(|ledger| {
+            let tokens = ledger.tokens();
+            Some((ledger.give_up()?, tokens))
+        });
+        let Some((reason, tokens)) = given_up.flatten() else {
+            return false;
+        };
+        if let Some(service) = self.service() {
+            service.resume.remember_gone(self.id(), tokens);
         }
+        self.close(reason)
     }
 
     /// A number for a claim. To be taken when the handshake arrives: of two connections the later one gets the session, whichever of them the

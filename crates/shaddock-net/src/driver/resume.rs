@@ -592,7 +592,11 @@ impl Driver {
             let wall = clock::now();
             let until = until.unwrap_or(wall);
             if wall >= until {
-                session.expire();
+                if !session.expire() && !session.is_closed() {
+                    // Another thread is about to close it.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 continue;
             }
             self.poll_rest(cx);

@@ -384,7 +384,7 @@ fn the_window_ends_with_the_reason_of_the_loss() {
         traveller.connect(&world);
         settle().await;
         traveller.read();
-        assert_eq!(traveller.restarted, ["unknown"]);
+        assert_eq!(traveller.restarted, ["expired"]);
         settle().await;
         traveller.goodbye();
         world.finish(Vec::new()).await.unwrap();
