@@ -34,7 +34,12 @@ use std::{
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use servers::Backing;
-use shaddock::{prelude::*, session::ResumeConfig, wire::CodecConfig};
+use shaddock::{
+    cluster::Interest,
+    prelude::*,
+    session::{ClusterEventKind, ClusterSessionEvent, Conflict, ResumeConfig},
+    wire::CodecConfig,
+};
 use support::wait::{self, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -53,15 +58,8 @@ const JOINED: u64 = 1_000_000;
 /// What ran for each user, in order.
 type Ran = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
 
-fn connector(id: &str, ran: &Ran) -> App {
-    let mut app = App::new("connector", id);
-    app.listen("127.0.0.1:0");
-    app.set(CodecConfig::default());
-    app.set(AppConfig {
-        rpc_timeout: Duration::from_secs(30),
-        ..AppConfig::default()
-    });
-    app.set(SessionConfig {
+fn sessions() -> SessionConfig {
+    SessionConfig {
         resume: ResumeConfig {
             // The machine may be slow.
             window: Duration::from_secs(600),
@@ -71,7 +69,18 @@ fn connector(id: &str, ran: &Ran) -> App {
             ..ResumeConfig::default()
         },
         ..SessionConfig::default()
+    }
+}
+
+fn connector(id: &str, ran: &Ran) -> App {
+    let mut app = App::new("connector", id);
+    app.listen("127.0.0.1:0");
+    app.set(CodecConfig::default());
+    app.set(AppConfig {
+        rpc_timeout: Duration::from_secs(30),
+        ..AppConfig::default()
     });
+    app.set(sessions());
     app.route(
         "h.join",
         async |ctx: Ctx, mut session: SessionView, Json(name): Json<String>| {
@@ -634,4 +643,136 @@ async fn the_frontend_with_the_session_has_the_last_word() {
     assert!(roamer.connect().await);
     assert_eq!(told(&roamer), "unknown");
     door.shutdown().await;
+}
+
+/// A session that waits for its client at one frontend, and the same user logs in at another one.
+async fn logs_in_elsewhere(cluster: Option<shaddock::cluster::NatsCluster>) {
+    for on_conflict in [Conflict::RejectNew, Conflict::ReplaceOld] {
+        let ran = Ran::default();
+        let mut servers = Servers::new();
+        for id in ["connector-1", "connector-2"] {
+            let mut app = connector(id, &ran);
+            app.set(SessionConfig {
+                single_session: true,
+                on_conflict,
+                ..sessions()
+            });
+            servers = servers.add(app);
+        }
+        if let Some(cluster) = &cluster {
+            servers = servers.cluster(cluster.clone());
+        }
+        let running = servers.start().await.unwrap();
+        let own = [1, 2].map(|n| running.app(&format!("connector-{n}")).unwrap().clone());
+        for app in &own {
+            until("the frontends are listed", || {
+                app.membership().unwrap().members().frontends().len() == 2
+            })
+            .await;
+        }
+        let addresses = own.each_ref().map(|app| app.local_addrs()[0]);
+        let service = own[0].session_service().unwrap();
+        let mut first = Roamer::new("ann", &addresses, 0);
+        assert!(first.connect().await);
+        first.ask("join", &json!("ann")).await;
+        assert!(first.take().await);
+        if on_conflict == Conflict::RejectNew {
+            let mut second = Roamer::new("ann", &addresses, 1);
+            assert!(second.connect().await);
+            second.ask("join", &json!("ann")).await;
+            let refused = loop {
+                if let (4, body) = second.next().await.unwrap() {
+                    break body;
+                }
+            };
+            assert!(
+                String::from_utf8_lossy(&refused).contains("500"),
+                "{refused:?}"
+            );
+        }
+        first.stream = None;
+        until("it waits", || service.resume_statistics().suspended == 1).await;
+        let mut second = Roamer::new("ann", &addresses, 1);
+        assert!(second.connect().await);
+        second.ask("join", &json!("ann")).await;
+        assert!(second.take().await);
+        assert_eq!(second.answers, [JOINED]);
+        until("the first has ended", || {
+            service.get_by_uid("ann").is_empty()
+        })
+        .await;
+        assert!(first.connect().await, "at the other one");
+        assert_eq!(told(&first), "unknown");
+        running.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_session_elsewhere_blocks_no_login() {
+    logs_in_elsewhere(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspended_session_elsewhere_blocks_no_login_over_nats() {
+    let backing = Backing::start();
+    logs_in_elsewhere(Some(nats(&backing))).await;
+}
+
+/// Another server hears of suspended sessions in the order of all else; who is in a topic stays in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_servers_hear_of_it_and_presence_does_not_flap() {
+    let heard = Arc::new(Mutex::new(Vec::<String>::new()));
+    let mut lobby = App::new("lobby", "lobby-1");
+    let note = |heard: &Arc<Mutex<Vec<String>>>, text: String| heard.lock().unwrap().push(text);
+    let of_sessions = Arc::clone(&heard);
+    lobby.on_cluster_session(Interest::all(), move |_, event: ClusterSessionEvent| {
+        let kind = match event.kind() {
+            ClusterEventKind::Closed(reason) => format!("closed {reason}"),
+            kind => format!("{kind:?}"),
+        };
+        let uid = event.uid().map_or("nobody", Uid::as_str);
+        note(&of_sessions, format!("{kind} {uid}"));
+        std::future::ready(())
+    });
+    let members = Arc::new(Mutex::new(Vec::<String>::new()));
+    let of_members = Arc::clone(&members);
+    lobby.on_topic("lobby", move |_, event: MemberEvent| {
+        note(&of_members, format!("{:?}", event.departure()));
+        std::future::ready(())
+    });
+    let running = Servers::new()
+        .add(connector("connector-1", &Ran::default()))
+        .add(lobby)
+        .start()
+        .await
+        .unwrap();
+    let app = running.app("connector-1").unwrap();
+    let service = app.session_service().unwrap();
+    let mut roamer = Roamer::new("ann", &app.local_addrs(), 0);
+    assert!(roamer.connect().await);
+    roamer.ask("join", &json!("ann")).await;
+    assert!(roamer.take().await);
+    for _ in 0..2 {
+        roamer.stream = None;
+        until("it waits", || service.resume_statistics().suspended == 1).await;
+        assert!(roamer.connect().await);
+        until("it is back", || service.resume_statistics().suspended == 0).await;
+    }
+    roamer.write(package(5, b"")).await;
+    let all = [
+        "Bound",
+        "Suspended",
+        "Resumed",
+        "Suspended",
+        "Resumed",
+        "closed client_closed",
+    ];
+    until("all is heard", || heard.lock().unwrap().len() == all.len()).await;
+    assert_eq!(
+        *heard.lock().unwrap(),
+        all.map(|kind| format!("{kind} ann"))
+    );
+    until("the member has left", || members.lock().unwrap().len() == 2).await;
+    assert_eq!(*members.lock().unwrap(), ["None", "Some(Closed)"]);
+    running.shutdown().await;
 }

@@ -1,11 +1,19 @@
 //! Binding a session of this frontend: the app's hook, the cluster, the session service, in this order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use shaddock_core::{BindError, CloseReason, Session, SessionState, Sid, Uid};
+use bytes::Bytes;
+use shaddock_cluster::{ServerId, SessionAnswer, SessionOp};
+use shaddock_core::{BindError, CloseReason, Session, SessionService, SessionState, Sid, Uid};
 
 use super::{FrontendSession, SessionError, SessionView, view::raw};
 use crate::{app::AppHandle, error::HandlerError, handler::BoxFuture};
+
+/// The operation that asks a frontend to let go of a user whose session waits for its client.
+pub(super) const END_SUSPENDED: &str = "shaddock.end_suspended";
+
+/// The longest pause before a bind is tried once more, of pauses that double. All together are twice as long.
+const RELEASED: Duration = Duration::from_secs(1);
 
 /// Asked before a session is bound; may refuse.
 pub(crate) type BindHook = Arc<
@@ -43,11 +51,19 @@ impl AppHandle {
         self.end_suspended_rivals(&uid);
         let user: Arc<str> = Arc::clone(uid.shared());
         let membership = self.membership()?;
+        let mut pause = Duration::from_millis(10);
         // Undone if the bind fails, or if this future is dropped while it waits (the request's deadline, its client).
-        let bound = membership
-            .bind_user(user, raw(session.id()))
-            .await
-            .map_err(|error| owner_error(error, &uid))?;
+        let bound = loop {
+            match membership
+                .bind_user(Arc::clone(&user), raw(session.id()))
+                .await
+            {
+                Ok(bound) => break bound,
+                Err(shaddock_cluster::BindError::Taken(owner))
+                    if self.end_suspended_at(&owner, &uid, &mut pause).await => {}
+                Err(error) => return Err(owner_error(error, &uid)),
+            }
+        };
         session.bind(uid.clone())?;
         let is_bound = || !session.is_closed() && session.uid().as_ref() == Some(&uid);
         // Another frontend may have taken the user before the session could be found as theirs.
@@ -73,6 +89,27 @@ impl AppHandle {
         }
     }
 
+    /// The same at another frontend. False: it has a client there, or that frontend cannot be asked, or does not let go in time.
+    async fn end_suspended_at(&self, owner: &ServerId, uid: &Uid, pause: &mut Duration) -> bool {
+        if owner.as_str() == self.id() || *pause > RELEASED {
+            return false;
+        }
+        let op = SessionOp::Custom {
+            name: END_SUSPENDED.into(),
+            argument: serde_json::to_vec(uid.as_str()).unwrap_or_default().into(),
+        };
+        let ended = match self.ask_frontend(owner, op).await {
+            Ok(SessionAnswer::Custom(answer)) => &answer[..] == b"true",
+            _ => false,
+        };
+        if ended {
+            // Where the owner is a key at etcd, it is let go of after the session.
+            self.sleep(*pause).await;
+            *pause *= 2;
+        }
+        ended
+    }
+
     async fn ask_bind_hook(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {
         let Some(hook) = self.hooks().before_bind.get() else {
             return Ok(());
@@ -95,6 +132,23 @@ impl AppHandle {
             ))),
         }
     }
+}
+
+/// Another frontend wants to bind this user. True if nothing is in its way here any more.
+pub(super) fn serve_end_suspended(service: &SessionService, uid: &str) -> SessionAnswer {
+    let (mut rivals, mut is_there) = (Vec::new(), false);
+    service.for_each_session_of(uid, |rival| match rival.state() {
+        SessionState::Suspended => rivals.push(Arc::clone(rival)),
+        SessionState::Open => is_there = true,
+        SessionState::Closed => {}
+    });
+    if !is_there {
+        for rival in rivals {
+            rival.close(CloseReason::Replaced);
+        }
+    }
+    let answer: &[u8] = if is_there { b"false" } else { b"true" };
+    SessionAnswer::Custom(Bytes::from_static(answer))
 }
 
 /// The user's text, when unique sessions are refused by the cluster, is the one that Pomelo's service gives.

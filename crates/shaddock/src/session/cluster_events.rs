@@ -26,6 +26,10 @@ pub enum ClusterEventKind {
     Bound,
     /// The user was taken away; it stays open.
     Unbound,
+    /// Its connection is lost, and it waits for its client.
+    Suspended,
+    /// Its client has come back.
+    Resumed,
     /// It is closed, for the reason of this name.
     Closed(Arc<str>),
     /// Its frontend is gone without a goodbye, and all sessions with it. Of no session in particular.
@@ -166,6 +170,8 @@ impl AppHandle {
             RawEvent::Unbound { session, uid } => {
                 of_session(session, ClusterEventKind::Unbound, Some(uid))
             }
+            RawEvent::Suspended(session) => of_session(session, ClusterEventKind::Suspended, None),
+            RawEvent::Resumed(session) => of_session(session, ClusterEventKind::Resumed, None),
             RawEvent::Closed { session, reason } => {
                 of_session(session, ClusterEventKind::Closed(reason), None)
             }

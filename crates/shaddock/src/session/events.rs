@@ -280,11 +280,17 @@ impl SessionEvents for FrontendEvents {
 
     fn suspended(&self, session: &Arc<Session>) {
         let Some(app) = self.app() else { return };
+        if let Ok(membership) = app.membership() {
+            membership.publish_event(ClusterEvent::Suspended(app.export(session)));
+        }
         app.emit(session, EventKind::Suspended, session.uid(), None);
     }
 
     fn resumed(&self, session: &Arc<Session>) {
         let Some(app) = self.app() else { return };
+        if let Ok(membership) = app.membership() {
+            membership.publish_event(ClusterEvent::Resumed(app.export(session)));
+        }
         app.emit(session, EventKind::Resumed, session.uid(), None);
     }
 

@@ -12,6 +12,7 @@ use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid
 
 use super::{
     SessionError, SessionView,
+    binding::{END_SUSPENDED, serve_end_suspended},
     claims::{CLAIMS, serve_claims},
     expiry::EXPIRE,
 };
@@ -138,6 +139,10 @@ impl AppHandle {
         match name {
             CLAIMS => Ok(serve_claims(service, &parse(argument)?)),
             EXPIRE => self.serve_expire(service, &parse(argument)?),
+            END_SUSPENDED => {
+                let uid: String = parse(argument)?;
+                Ok(serve_end_suspended(service, &uid))
+            }
             crate::channel::BROADCAST => {
                 let answer = self.serve_filtered_broadcast(&parse(argument)?);
                 Ok(SessionAnswer::Custom(answer))
