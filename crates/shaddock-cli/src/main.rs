@@ -37,6 +37,8 @@ enum Command {
     Sessions(commands::sessions::SessionsArgs),
     /// Kick a user, a session or an address, wherever in the cluster
     Kick(commands::kick::KickArgs),
+    /// Carry out commands of the server API: pushes, kicks, settings, binds, topics
+    Call(commands::call::CallArgs),
     /// Drain one server of the cluster, so that its process ends without harm
     Drain(commands::drain::DrainArgs),
     /// Measure a server that speaks the Pomelo protocol
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Servers(args) => commands::servers::run(&args),
         Command::Sessions(args) => commands::sessions::run(&args),
         Command::Kick(args) => commands::kick::run(args),
+        Command::Call(args) => commands::call::run(&args),
         Command::Drain(args) => commands::drain::run(&args),
         Command::Keep(args) => demo::cluster::keep(&args),
         Command::Bench(args) => return shaddock_bench::run(&args),

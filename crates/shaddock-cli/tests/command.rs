@@ -120,6 +120,59 @@ async fn operators_list_and_kick() {
     assert!(!wrong.status.success() && text(&wrong.stderr).contains("no session id"));
 }
 
+/// The server API from the command line: predicates, dry runs, a pace, mistakes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_the_server_api() {
+    let demo = Demo::start(&[]);
+    let (ann, _) = Demo::enter(demo.connectors[0], "ann", "lobby").await;
+    let (bob, _) = Demo::enter(demo.connectors[1], "bob", "lobby").await;
+    let mut heard = ann.subscribe("onNews");
+    let push = r#"{"push": {"to": {"uid": "ann*lobby"}, "route": "onNews", "body": {"n": 1}}}"#;
+    let pushed = demo.shaddock("call", &[push, "--key", "once"]);
+    let again = demo.shaddock("call", &[push, "--key", "once"]);
+    let answer: Value = serde_json::from_slice(&pushed.stdout).unwrap();
+    assert!(pushed.status.success(), "{}", text(&pushed.stderr));
+    assert_eq!(answer["results"][0]["ok"]["done"], 1, "{answer}");
+    assert_eq!(again.stdout, pushed.stdout);
+    let news = tokio::time::timeout(PATIENCE, heard.recv()).await;
+    assert_eq!(
+        news.unwrap().unwrap().json::<Value>().unwrap(),
+        json!({"n": 1})
+    );
+
+    let run = |args: &[&str]| {
+        let ended = demo.shaddock("kick", args);
+        let said = text(&ended.stdout) + &text(&ended.stderr);
+        (ended.status.code(), said.trim().to_owned())
+    };
+    let at_bobs = "frontend = connector-2 and settings.rid = lobby";
+    let dry = run(&["--where", at_bobs, "--dry-run"]);
+    assert_eq!(dry, (Some(0), "would kick 1 session".to_owned()));
+    let (code, said) = run(&["--where", "age >= 0s"]);
+    assert!(code == Some(2) && said.contains("--all"), "{said}");
+    let (code, said) = run(&["--where", "uid ="]);
+    assert!(code == Some(2) && said.contains("column 6"), "{said}");
+    let (code, said) = run(&["--where", at_bobs, "--uid", "ann*lobby"]);
+    assert!(
+        code == Some(2) && said.contains("cannot be used with"),
+        "{said}"
+    );
+    assert!(ann.close_kind().is_none() && bob.close_kind().is_none());
+    let kick = run(&["--where", at_bobs, "--reason", "late"]);
+    assert_eq!(kick, (Some(0), "kicked 1 session".to_owned()));
+    assert_eq!(bob.closed().await, kicked("late"));
+    assert_eq!(
+        run(&["--where", "uid = nobody"]),
+        (Some(1), "nobody was there".to_owned())
+    );
+    let (other, _) = Demo::enter(demo.connectors[1], "eve", "lobby").await;
+    let paced = run(&["--all", "--per-second", "1"]);
+    assert_eq!(paced, (Some(0), "kicked 2 sessions".to_owned()));
+    assert_eq!(ann.closed().await, other.closed().await);
+    let none = demo.shaddock("call", &["{"]);
+    assert!(text(&none.stderr).contains("this is no JSON"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_of_one_process_are_listed_and_drained_together() {
     let mut demo = Demo::start(&["--set", "drain.spread=0s"]);
@@ -192,6 +245,30 @@ async fn sighup_applies_lists_and_survives_mistakes() {
         .request_raw("connector.entryHandler.enter", long)
         .await;
     assert!(answer.is_ok(), "who was in keeps the old one");
+}
+
+/// A new token is good at once after a reload, and the old one no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_rotates_tokens() {
+    let file = Scratch::new("tokens");
+    let tokens = |list: &str| format!("[admin]\nread_tokens = [{list}]\n");
+    let [old, new] = ["old-old-old-old-old", "new-new-new-new-new"];
+    file.write(&tokens(&format!("\"{old}\"")));
+    let demo = Demo::start(&["--config", file.path()]);
+    let is_good = |token: &str| {
+        let asked = demo.shaddock("sessions", &["--token", token]);
+        asked.status.success()
+    };
+    assert!(is_good(old) && !is_good(new));
+    let kick = demo.shaddock("kick", &["--uid", "ann", "--token", old]);
+    let said = text(&kick.stderr);
+    assert!(said.contains("needs a token of scope `operate`"), "{said}");
+    file.write(&tokens(&format!("\"{new}\", \"{old}\"")));
+    demo.signal("-HUP");
+    eventually("both are good", async || is_good(new) && is_good(old)).await;
+    file.write(&tokens(&format!("\"{new}\"")));
+    demo.signal("-HUP");
+    eventually("the old one is not", async || is_good(new) && !is_good(old)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,6 +27,8 @@ guides! {
     operations_zh: "docs/zh-CN/operations.md",
     http_backends: "docs/http-backends.md",
     http_backends_zh: "docs/zh-CN/http-backends.md",
+    server_api: "docs/server-api.md",
+    server_api_zh: "docs/zh-CN/server-api.md",
     cluster: "docs/cluster.md",
     scale: "docs/scale.md",
     scale_zh: "docs/zh-CN/scale.md",

@@ -25,7 +25,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use self::args::Wanted;
 use crate::{
-    admin::{Admin, AdminError},
+    admin::{Admin, AdminError, Tokens},
     app::{App, AppHandle, Running, Servers, StartError},
     config::{Config, ConfigError, Sources},
     logging::{self, LogHandle},
@@ -303,6 +303,7 @@ impl Launcher {
     fn reload(&self, config: &Config, apps: &[AppHandle]) -> JoinHandle<Option<Config>> {
         let (sources, log) = (self.sources.clone(), self.log.clone());
         let (config, apps) = (config.clone(), apps.to_vec());
+        let guard = self.operations.guard().clone();
         tokio::task::spawn_blocking(move || {
             let newer = match Config::load(&sources) {
                 Ok(newer) => newer,
@@ -312,6 +313,7 @@ impl Launcher {
                 }
             };
             apply(&config, &newer, &apps, log.as_ref());
+            guard.set(Tokens::of(&newer.admin));
             Some(newer)
         })
     }

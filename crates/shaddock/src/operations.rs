@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{app::AppHandle, logging::LogHandle};
+use crate::{admin::Guard, app::AppHandle, logging::LogHandle};
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -46,6 +46,7 @@ struct Inner {
     error: OnceLock<String>,
     apps: RwLock<Vec<AppHandle>>,
     log: OnceLock<LogHandle>,
+    guard: Guard,
 }
 
 impl Default for Operations {
@@ -57,6 +58,7 @@ impl Default for Operations {
             error: OnceLock::new(),
             apps: RwLock::default(),
             log: OnceLock::new(),
+            guard: Guard::default(),
         }))
     }
 }
@@ -140,6 +142,11 @@ impl Operations {
     /// Lines of the log that were dropped; `None` if the program logs in a way of its own.
     pub(crate) fn dropped_log_lines(&self) -> Option<u64> {
         self.0.log.get().map(LogHandle::dropped_lines)
+    }
+
+    /// Who may call the admin server of the process.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.0.guard
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {

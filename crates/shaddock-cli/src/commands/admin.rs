@@ -56,7 +56,7 @@ impl Failure {
 impl Admin {
     /// Whether somebody answers there.
     pub(super) async fn probe(&self) -> Result<(), Failure> {
-        let asked = self.exchange(Method::GET, "/healthz", Vec::new());
+        let asked = self.exchange(Method::GET, "/healthz", Vec::new(), None);
         match tokio::time::timeout(PROBE, asked).await {
             Ok(answer) => answer.map(drop),
             Err(_) => Err(Failure::NoServer(format!(
@@ -67,7 +67,7 @@ impl Admin {
     }
 
     pub(super) async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, Failure> {
-        self.call(Method::GET, path, Vec::new()).await
+        self.call(Method::GET, path, Vec::new(), None).await
     }
 
     pub(super) async fn post<R: DeserializeOwned>(
@@ -75,8 +75,18 @@ impl Admin {
         path: &str,
         body: &impl Serialize,
     ) -> Result<R, Failure> {
+        self.post_once(path, body, None).await
+    }
+
+    /// With an idempotency key.
+    pub(super) async fn post_once<R: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: Option<&str>,
+    ) -> Result<R, Failure> {
         let body = serde_json::to_vec(body).map_err(Failure::other)?;
-        self.call(Method::POST, path, body).await
+        self.call(Method::POST, path, body, key).await
     }
 
     async fn call<R: DeserializeOwned>(
@@ -84,8 +94,9 @@ impl Admin {
         method: Method,
         path: &str,
         body: Vec<u8>,
+        key: Option<&str>,
     ) -> Result<R, Failure> {
-        let call = self.exchange(method, path, body);
+        let call = self.exchange(method, path, body, key);
         match tokio::time::timeout(PATIENCE, call).await {
             Ok(answer) => {
                 let (status, text) = answer?;
@@ -100,6 +111,7 @@ impl Admin {
         method: Method,
         path: &str,
         body: Vec<u8>,
+        key: Option<&str>,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let stream = TcpStream::connect(&self.address).await.map_err(|error| {
             Failure::NoServer(format!(
@@ -119,6 +131,9 @@ impl Admin {
         if !self.token.is_empty() {
             let value = format!("Bearer {}", self.token);
             request = request.header(header::AUTHORIZATION, value);
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         let request = request
             .body(Full::new(Bytes::from(body)))

@@ -1,8 +1,9 @@
 //! `shaddock kick`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
+use serde_json::json;
 use shaddock::{admin::KickRequest, operators::KickOutcome};
 
 use super::{
@@ -13,17 +14,29 @@ use super::{
 
 /// Kick clients, wherever in the cluster they are.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("who").required(true).args(["uid", "sid", "address"]))]
+#[command(group = clap::ArgGroup::new("who").required(true).multiple(true).args(["uid", "sid", "address", "predicate", "all"]))]
 pub(crate) struct KickArgs {
     /// Every session of this user
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["sid", "address", "predicate", "all"])]
     uid: Option<String>,
     /// One session
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["address", "predicate", "all"])]
     sid: Option<String>,
     /// Every session from an address, an address with a port, or a network
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["predicate", "all"])]
     address: Option<String>,
+    /// Every session of which this is true, such as 'client.version < 1.4 and age > 1h' (docs/server-api.md)
+    #[arg(long = "where", value_name = "PREDICATE")]
+    predicate: Option<String>,
+    /// Every session; with --where: also if it is true of every session
+    #[arg(long)]
+    all: bool,
+    /// Count only: nobody is kicked
+    #[arg(long)]
+    dry_run: bool,
+    /// So many sessions a second
+    #[arg(long, value_name = "N")]
+    per_second: Option<u64>,
     /// What the client is told
     #[arg(long)]
     reason: Option<String>,
@@ -32,6 +45,9 @@ pub(crate) struct KickArgs {
 }
 
 pub(crate) fn run(args: KickArgs) -> Outcome {
+    if args.predicate.is_some() || args.all || args.dry_run || args.per_second.is_some() {
+        return by_command(&args);
+    }
     let mut request = KickRequest::default();
     request.uid = args.uid;
     request.sid = args.sid;
@@ -52,6 +68,84 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
             (false, _) => 0,
         }))
     })
+}
+
+/// Time between two looks at a kick that takes its time.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// With the server API, which knows predicates, dry runs and a pace.
+fn by_command(args: &KickArgs) -> Outcome {
+    let predicate = args.predicate.clone().or_else(|| {
+        let address = args.address.as_ref()?;
+        Some(format!(
+            "address = \"{}\"",
+            address.replace(['"', '\\'], "")
+        ))
+    });
+    let mut to = json!({});
+    for (key, value) in [
+        ("uid", &args.uid),
+        ("sid", &args.sid),
+        ("where", &predicate),
+    ] {
+        if let Some(value) = value {
+            to[key] = json!(value);
+        }
+    }
+    if args.all {
+        to["all"] = json!(true);
+    }
+    let mut kick = json!({ "to": to });
+    if let Some(reason) = &args.reason {
+        kick["reason"] = json!(reason);
+    }
+    let request = json!({
+        "commands": [{ "kick": kick }],
+        "dry_run": args.dry_run,
+        "per_second": args.per_second.unwrap_or_default(),
+    });
+    operator::run(&args.target, async |operator| {
+        let answer = operator.call(&request, None).await?;
+        if args.target.json {
+            print_json(&answer)?;
+        }
+        let result = answer.results.into_iter().next().unwrap_or_default();
+        if let Some(error) = result.error {
+            return Err(error.message.into());
+        }
+        let ok = result.ok.unwrap_or_default();
+        let incomplete = warn(&ok.unanswered);
+        let mut count = ok.done.or(ok.matched).unwrap_or_default();
+        if let Some(id) = &ok.job {
+            let job = loop {
+                let job = operator.job(id).await?;
+                if !job.running {
+                    break job;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            };
+            for error in &job.errors {
+                eprintln!("shaddock: {}", printable(error));
+            }
+            count = job.done;
+        }
+        if !args.target.json {
+            say(&line(args.dry_run, count));
+        }
+        Ok(ExitCode::from(match (incomplete, count) {
+            (true, _) => 2,
+            (false, 0) => 1,
+            (false, _) => 0,
+        }))
+    })
+}
+
+fn line(is_dry: bool, kicked: u64) -> String {
+    match (is_dry, kicked) {
+        (_, 0) => "nobody was there".to_owned(),
+        (true, n) => format!("would kick {}", count(n, "session")),
+        (false, n) => format!("kicked {}", count(n, "session")),
+    }
 }
 
 fn said(outcome: &KickOutcome) -> String {

@@ -1,6 +1,7 @@
 //! Commands other than the demo.
 
 mod admin;
+pub(crate) mod call;
 pub(crate) mod config;
 pub(crate) mod drain;
 pub(crate) mod kick;

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 use shaddock::{
-    admin::{KickRequest, SessionInfo, SessionQuery},
+    admin::{CallAnswer, JobStatus, KickRequest, SessionInfo, SessionQuery},
     config::Config,
     operators::{
         ClusterView, DrainRequest, DrainStarted, KickOutcome, OperatorError, ServerOverview,
@@ -240,6 +240,32 @@ impl Operator {
         match self {
             Self::Admin(admin) => admin.post("/api/cluster/kick", request).await,
             Self::Joined(view) => Ok(view.kick(request).await?),
+        }
+    }
+
+    /// Commands of the server API, which only an admin server has.
+    pub(super) async fn call(
+        &self,
+        request: &serde_json::Value,
+        key: Option<&str>,
+    ) -> Result<CallAnswer, Failure> {
+        self.admin()?
+            .post_once("/api/cluster/call", request, key)
+            .await
+    }
+
+    pub(super) async fn job(&self, id: &str) -> Result<JobStatus, Failure> {
+        let path = format!("/api/cluster/jobs/{}", escape(id));
+        self.admin()?.get(&path).await
+    }
+
+    fn admin(&self) -> Result<&Admin, Failure> {
+        match self {
+            Self::Admin(admin) => Ok(admin),
+            Self::Joined(_) => {
+                let text = "the server API is asked at an admin server, and none answers; say where one is with `--admin`";
+                Err(Failure::NoServer(text.to_owned()))
+            }
         }
     }
 

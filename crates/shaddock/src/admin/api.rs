@@ -12,6 +12,7 @@ use shaddock_core::SessionService;
 
 use super::{
     error::ApiError,
+    openapi,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
         SessionQuery, Stats,
@@ -248,11 +249,11 @@ pub(super) async fn drain(
 }
 
 pub(super) async fn unknown() -> ApiError {
-    ApiError::not_found(
-        "there are GET /healthz, /readyz, /metrics, /api/sessions, /api/sessions/{sid}, /api/servers, /api/stats, \
-         POST /api/kick, /api/drain, and the same for the whole cluster: GET /api/cluster/servers, /api/cluster/servers/{id}, \
-         /api/cluster/sessions, /api/cluster/sessions/{sid}, POST /api/cluster/kick, /api/cluster/drain; routes of the application are under /api/app/{server}/",
-    )
+    ApiError::not_found(openapi::list())
+}
+
+pub(super) async fn openapi() -> Json<serde_json::Value> {
+    Json(openapi::document())
 }
 
 /// Runs what looks at every session where it holds up nobody.

@@ -7,7 +7,10 @@
 //! - an `Origin`, or a browser's word that the request crosses sites, must not be foreign;
 //! - what changes something must be JSON, which no page can send across sites without a preflight that we never answer.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use axum::{
     extract::{Request, State},
@@ -16,60 +19,76 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::error::ApiError;
+use super::{
+    error::ApiError,
+    openapi,
+    tokens::{Caller, Tokens},
+};
 
 /// The rules of one server.
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Guard {
-    /// Empty: no token is asked for.
-    pub(crate) token: String,
+    /// None: no token is asked for. A reload changes them.
+    tokens: Arc<RwLock<Tokens>>,
 }
 
 impl Guard {
-    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.token.is_empty() {
-            check_host(headers)?;
-        } else {
-            self.check_token(headers)?;
-        }
-        check_origin(headers)?;
-        check_body_type(method, headers)
+    pub(crate) fn set(&self, tokens: Tokens) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
-        if given.is_some_and(|given| same(given.as_bytes(), self.token.as_bytes())) {
-            return Ok(());
+    /// Who calls.
+    fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let tokens = self
+            .tokens
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let caller = if tokens.is_empty() {
+            check_host(headers)?;
+            Caller::local()
+        } else {
+            check_token(&tokens, headers)?
+        };
+        check_origin(headers)?;
+        check_body_type(method, headers)?;
+        match openapi::scope_of(method.as_str(), path) {
+            Some(wanted) if !caller.scope.allows(wanted) => Err(ApiError::forbidden(format!(
+                "this needs a token of scope `{}`, and this one has `{}`",
+                wanted.name(),
+                caller.scope.name()
+            ))),
+            _ => Ok(caller),
         }
-        let message = "send `Authorization: Bearer <token>` with the value of `admin.token`";
-        Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            message,
-        ))
     }
+}
+
+fn check_token(tokens: &Tokens, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    given.and_then(|given| tokens.find(given)).cloned().ok_or_else(|| {
+            let message = "send `Authorization: Bearer <token>` with the value of `admin.token`, or with a token of `admin.operate_tokens`, `push_tokens` or `read_tokens`";
+            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+        })
 }
 
 /// The middleware.
-pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    match guard.check(request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
+pub(crate) async fn guard(
+    State(guard): State<Guard>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match guard.check(request.method(), request.uri().path(), request.headers()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     }
-}
-
-/// Compares in a time that depends on the length of `given` only, so that answers do not tell how much of a token was right.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let mut difference = u8::from(given.len() != wanted.len());
-    for (i, byte) in given.iter().enumerate() {
-        difference |= byte ^ wanted.get(i).copied().unwrap_or_default();
-    }
-    std::hint::black_box(difference) == 0
 }
 
 /// Whether this is `localhost` or a loopback address, with a port or without (RFC 3986, 3.2), and nothing else.
@@ -145,7 +164,10 @@ fn check_body_type(method: &Method, headers: &HeaderMap) -> Result<(), ApiError>
 
 #[cfg(test)]
 mod tests {
+    use shaddock_cluster::Secret;
+
     use super::*;
+    use crate::config::AdminSettings;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -158,11 +180,14 @@ mod tests {
     }
 
     fn verdict(token: &str, method: &Method, pairs: &[(&'static str, &str)]) -> u16 {
-        let guard = Guard {
-            token: token.to_owned(),
-        };
-        match guard.check(method, &headers(pairs)) {
-            Ok(()) => 200,
+        let guard = Guard::default();
+        guard.set(Tokens::of(&AdminSettings {
+            token: Secret::from(token),
+            ..AdminSettings::default()
+        }));
+        let path = "/api/sessions";
+        match guard.check(method, path, &headers(pairs)) {
+            Ok(_) => 200,
             Err(error) => error.into_response().status().as_u16(),
         }
     }

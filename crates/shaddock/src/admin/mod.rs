@@ -21,16 +21,25 @@
 //! | `GET /api/cluster/servers`, `/api/cluster/servers/{id}` | [`ServerOverview`](crate::operators::ServerOverview), [`ServerStatus`](crate::operators::ServerStatus) |
 //! | `GET /api/cluster/sessions?..`, `/api/cluster/sessions/{sid}` | [`SessionOverview`](crate::operators::SessionOverview), [`SessionInfo`] |
 //! | `POST /api/cluster/kick` with [`KickRequest`] | [`KickOutcome`](crate::operators::KickOutcome) |
+//! | `POST /api/cluster/call` with [`CallRequest`] | [`CallAnswer`]: pushes, kicks, settings, binds and topics |
+//! | `GET /api/cluster/jobs/{id}`, `POST /api/cluster/jobs/{id}/stop` with `{}` | [`JobStatus`] |
+//! | `GET /api/openapi.json` | all of this, as OpenAPI 3.1 |
 //! | `POST /api/cluster/drain` with [`DrainRequest`](crate::operators::DrainRequest) | 202 and [`DrainStarted`](crate::operators::DrainStarted) |
 //!
 //! Errors are [`ErrorBody`]. It listens on loopback unless configured otherwise, and then wants a token; see `guard.rs` for what keeps web
 //! pages out.
 
 mod api;
+mod audit;
 mod cluster;
+mod commands;
 mod error;
 mod guard;
+mod jobs;
+mod once;
+mod openapi;
 mod own;
+mod tokens;
 mod types;
 
 use std::{future::Future, io, net::SocketAddr};
@@ -43,16 +52,22 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use self::guard::{Guard, guard};
 pub(crate) use self::own::AdminHooks;
+use self::{audit::Audit, commands::Api, guard::guard};
 pub use self::{
+    commands::{
+        BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult, CountCommand,
+        KickCommand, PushCommand, SetCommand, To, TopicCommand,
+    },
     error::{ErrorBody, ErrorInfo},
+    jobs::JobStatus,
     own::AdminRequest,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
         SessionQuery, Stats,
     },
 };
+pub(crate) use self::{guard::Guard, tokens::Tokens, types::state_name};
 use crate::{
     config::AdminSettings,
     http::{self, HttpLimits},
@@ -69,6 +84,14 @@ pub enum AdminError {
         "the admin address {0} can be reached by others, so `admin.token` must be set (or use 127.0.0.1)"
     )]
     TokenNeeded(SocketAddr),
+    /// What operators do cannot be noted.
+    #[error("the audit log {} cannot be written (`admin.audit`): {source}", .file.display())]
+    Audit {
+        /// The file.
+        file: std::path::PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// The address cannot be used.
     #[error("the admin server cannot listen on {address} (`admin.address`): {source}")]
     Listen {
@@ -81,9 +104,7 @@ pub enum AdminError {
 
 /// What there is under `/api` but drains, behind the guard of a loopback server: for a web server that shows it on pages of its own.
 pub fn loopback_api(operations: Operations) -> Router {
-    let guarded = Guard {
-        token: String::new(),
-    };
+    let guarded = Guard::default();
     Router::new()
         .merge(api_routes())
         .merge(cluster::shown_routes(
@@ -103,10 +124,21 @@ fn api_routes() -> Router<Operations> {
         .route("/api/stats", get(api::stats))
 }
 
-fn router(operations: Operations, settings: &AdminSettings) -> Router {
-    let guarded = Guard {
-        token: settings.token.expose().to_owned(),
+fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Router {
+    let guarded = operations.guard().clone();
+    guarded.set(Tokens::of(settings));
+    let api = Api {
+        operations: operations.clone(),
+        config: settings.view_config(),
+        audit,
+        once: once::Once::default(),
+        jobs: jobs::Jobs::default(),
     };
+    let commands = Router::new()
+        .route("/api/cluster/call", post(commands::call))
+        .route("/api/cluster/jobs/{id}", get(commands::job))
+        .route("/api/cluster/jobs/{id}/stop", post(commands::stop_job))
+        .with_state(api);
     let open = Router::new()
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz));
@@ -117,6 +149,8 @@ fn router(operations: Operations, settings: &AdminSettings) -> Router {
             "/api/app/{server}/{*path}",
             get(own::serve).post(own::serve),
         )
+        .route("/api/openapi.json", get(api::openapi))
+        .merge(commands)
         .merge(cluster::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
         .layer(middleware::from_fn_with_state(guarded, guard))
@@ -144,16 +178,21 @@ impl Admin {
         settings: &AdminSettings,
         operations: Operations,
     ) -> Result<Self, AdminError> {
-        if settings.token.is_empty() && !address.ip().to_canonical().is_loopback() {
+        if Tokens::of(settings).is_empty() && !address.ip().to_canonical().is_loopback() {
             return Err(AdminError::TokenNeeded(address));
         }
+        let audit = Audit::new(&settings.audit);
+        audit.check().map_err(|source| AdminError::Audit {
+            file: settings.audit.clone(),
+            source,
+        })?;
         let failed = |source| AdminError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             address,
             listener,
-            router: router(operations, settings),
+            router: router(operations, settings, audit),
             limits: settings.http_limits(),
         })
     }

@@ -266,7 +266,7 @@ pub struct ServerStats {
     pub dropped: BTreeMap<&'static str, u64>,
 }
 
-const fn state_name(state: SessionState) -> &'static str {
+pub(crate) const fn state_name(state: SessionState) -> &'static str {
     match state {
         SessionState::Open => "open",
         SessionState::Suspended => "suspended",

@@ -108,7 +108,7 @@ impl Config {
         let is_public = self
             .admin_address()
             .is_some_and(|address| !address.ip().to_canonical().is_loopback());
-        if is_public && self.admin.token.is_empty() {
+        if is_public && crate::admin::Tokens::of(&self.admin).is_empty() {
             found.wrong(
                 "admin.address",
                 "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)",

@@ -129,9 +129,17 @@ section! {
     pub struct AdminSettings in "admin" {
         /// Address and port. Empty: no admin server. An address that is not loopback needs `token`.
         restart address: String = "127.0.0.1:3005".to_owned(), check |text: &String| address_or_empty(text);
-        /// Callers must send it as `Authorization: Bearer <token>`; at least 16 characters. Empty: whoever is on this machine
-        /// may call. `/healthz` and `/readyz` never need it.
-        restart token: Secret = Secret::default(), check |text: &Secret| token(text.expose());
+        /// Callers must send it as `Authorization: Bearer <token>`; at least 16 characters. It allows everything. Without any token,
+        /// whoever is on this machine may call. `/healthz` and `/readyz` never need one.
+        live token: Secret = Secret::default(), check |text: &Secret| token(text.expose());
+        /// More tokens that allow everything: `token` and these make a change from one to the other possible.
+        live operate_tokens: SecretTexts = SecretTexts::default(), check |list: &SecretTexts| list_of_tokens(list);
+        /// Tokens that allow pushes of the [server API](server-api.md), and nothing else.
+        live push_tokens: SecretTexts = SecretTexts::default(), check |list: &SecretTexts| list_of_tokens(list);
+        /// Tokens that allow to look, at metrics too, and to count; nothing is changed with them.
+        live read_tokens: SecretTexts = SecretTexts::default(), check |list: &SecretTexts| list_of_tokens(list);
+        /// File that gets a line of JSON for each command of the server API: who, what, how many, when. If empty, the log gets them.
+        restart audit: PathBuf = PathBuf::new();
         /// Bytes of a request's body. Above it the answer is 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
         /// Open connections. Above it new ones wait in the kernel until one ends.
@@ -613,6 +621,15 @@ fn token(text: &str) -> Result<(), String> {
         text.is_empty() || text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
     fine.then_some(()).ok_or_else(|| {
         "a token needs at least 16 visible ASCII characters; try `openssl rand -hex 32`".to_owned()
+    })
+}
+
+fn list_of_tokens(list: &SecretTexts) -> Result<(), String> {
+    list.0.iter().try_for_each(|one| {
+        if one.is_empty() {
+            return Err("an empty text is no token; leave it out".to_owned());
+        }
+        token(one.expose())
     })
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 use shaddock_cluster::ServerInfo;
 
-use super::types::ServerState;
+use super::{
+    order::{Find, Order},
+    types::ServerState,
+};
 use crate::admin::{KickRequest, SessionQuery};
 
 /// A question. The answer is of the type that is named.
@@ -20,6 +23,10 @@ pub(crate) enum Ask {
     Session(String),
     /// [`KickReport`](crate::admin::KickReport) of this server.
     Kick(KickRequest),
+    /// [`Found`](super::order::Found) of this server.
+    Find(Find),
+    /// [`Obeyed`](super::order::Obeyed) of this server.
+    Do(Order),
     /// [`DrainStarted`](super::DrainStarted). `true`: also if other servers run in the process.
     Drain(bool),
 }

@@ -51,7 +51,7 @@ impl AddressFilter {
             .is_some_and(|address| self.holds(address))
     }
 
-    fn holds(&self, address: SocketAddr) -> bool {
+    pub(super) fn holds(&self, address: SocketAddr) -> bool {
         let address = canonical(address);
         match self {
             // The scope of a link-local address is not part of what is written.

@@ -12,6 +12,8 @@ mod ask;
 mod filter;
 mod join;
 mod merge;
+mod order;
+mod predicate;
 mod question;
 mod report;
 mod serve;
@@ -22,6 +24,7 @@ use shaddock_cluster::ServerInfo;
 
 pub(crate) use self::{
     filter::{Filter, parse_sid},
+    order::{Act, Everywhere, Find, Order, Select},
     serve::{Kick, Who},
 };
 pub use self::{

@@ -98,7 +98,7 @@ impl AppHandle {
             let ask = asked.map_err(|error| {
                 bad_request(format!("this server cannot do what was asked: {error}"))
             })?;
-            if matches!(ask, Ask::Kick(_) | Ask::Drain(_)) {
+            if matches!(ask, Ask::Kick(_) | Ask::Do(_) | Ask::Drain(_)) {
                 tracing::info!(app = app.id(), ?ask, ?by, "asked by an operator");
             }
             // The question itself is a request that is being served.
@@ -128,6 +128,8 @@ impl AppHandle {
                     kicked: kicked.await?,
                 })
             }
+            Ask::Find(find) => json(&self.find(find).await?),
+            Ask::Do(order) => json(&self.obey(order).await?),
             Ask::Drain(whole_process) => json(&self.begin_drain(whole_process)?),
         }
     }
@@ -237,7 +239,7 @@ fn json(value: &impl Serialize) -> Answer {
 }
 
 /// Runs what looks at every session where it holds up nobody.
-async fn aside<T: Send + 'static>(
+pub(super) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RemoteError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| {

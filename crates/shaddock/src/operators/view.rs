@@ -103,10 +103,17 @@ pub struct ClusterView {
 }
 
 /// A server that can be asked.
-struct Target {
+pub(super) struct Target {
     info: Arc<ServerInfo>,
     listed: bool,
     here: Option<AppHandle>,
+}
+
+impl Target {
+    /// Whether it may have made sids of this node.
+    pub(super) fn may_hold(&self, node: u16) -> bool {
+        self.info.may_be_node(node)
+    }
 }
 
 impl ClusterView {
@@ -317,7 +324,7 @@ impl ClusterView {
         targets.find(|target| target.info.id == *id)
     }
 
-    fn frontends(&self) -> Vec<Target> {
+    pub(super) fn frontends(&self) -> Vec<Target> {
         let mut targets = self.targets();
         targets.retain(|target| target.info.frontend);
         targets
@@ -326,11 +333,11 @@ impl ClusterView {
     /// Frontends that may have made sids of this node.
     fn holders(&self, node: u16) -> Vec<Target> {
         let mut targets = self.frontends();
-        targets.retain(|target| target.info.may_be_node(node));
+        targets.retain(|target| target.may_hold(node));
         targets
     }
 
-    async fn ask<T: DeserializeOwned>(
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         targets: &[Target],
         ask: &Ask,
@@ -391,7 +398,7 @@ fn status(target: &Target, said: Result<Report, RemoteError>) -> Option<ServerSt
 }
 
 /// Tells answers, with the id of who gave them, from servers that gave none. Servers that had left the list and are gone are neither.
-fn sort<T>(
+pub(super) fn sort<T>(
     targets: &[Target],
     said: Vec<Result<T, RemoteError>>,
 ) -> (Vec<(String, T)>, Vec<Unanswered>) {

@@ -1,0 +1,541 @@
+//! What the admin server can be asked, as a table: the guard looks up scopes in it, the text for unknown paths lists it, and the OpenAPI
+//! document is made from it.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    commands::{
+        BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult, CountCommand,
+        KickCommand, PushCommand, SetCommand, To, TopicCommand,
+    },
+    error::{ErrorBody, ErrorInfo},
+    jobs::JobStatus,
+    tokens::Scope,
+};
+use crate::operators::{Unanswered, WhyUnanswered};
+
+/// Below it are routes of the application, of which those with GET change nothing.
+const OWN: &str = "/api/app/";
+
+/// One thing to ask.
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    /// `None`: any token will do; a command's own scope counts.
+    pub(super) scope: Option<Scope>,
+    summary: &'static str,
+    /// Names of schemas.
+    body: Option<&'static str>,
+    answer: &'static str,
+    status: u16,
+}
+
+const fn get(path: &'static str, answer: &'static str, summary: &'static str) -> Route {
+    Route {
+        method: "GET",
+        path,
+        scope: Some(Scope::Read),
+        summary,
+        body: None,
+        answer,
+        status: 200,
+    }
+}
+
+const fn post(
+    path: &'static str,
+    body: &'static str,
+    answer: &'static str,
+    status: u16,
+    summary: &'static str,
+) -> Route {
+    Route {
+        method: "POST",
+        path,
+        scope: Some(Scope::Operate),
+        summary,
+        body: Some(body),
+        answer,
+        status,
+    }
+}
+
+/// All that needs a token, where there are tokens.
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        scope: None,
+        ..post(
+            "/api/cluster/call",
+            "CallRequest",
+            "CallAnswer",
+            200,
+            "Commands for sessions of the whole cluster",
+        )
+    },
+    get(
+        "/api/cluster/jobs/{id}",
+        "JobStatus",
+        "How far a paced command is",
+    ),
+    post(
+        "/api/cluster/jobs/{id}/stop",
+        "Nothing",
+        "JobStatus",
+        200,
+        "Stops a paced command",
+    ),
+    get("/api/cluster/servers", "Any", "All servers of the cluster"),
+    get(
+        "/api/cluster/servers/{id}",
+        "Any",
+        "One server of the cluster",
+    ),
+    get("/api/cluster/sessions", "Any", "Sessions of all frontends"),
+    get(
+        "/api/cluster/sessions/{sid}",
+        "Any",
+        "One session with its settings",
+    ),
+    post(
+        "/api/cluster/kick",
+        "Any",
+        "Any",
+        200,
+        "Kicks a user, a session or an address",
+    ),
+    post("/api/cluster/drain", "Any", "Any", 202, "Drains one server"),
+    get("/api/sessions", "Any", "Sessions of this process"),
+    get("/api/sessions/{sid}", "Any", "One session of this process"),
+    post(
+        "/api/kick",
+        "Any",
+        "Any",
+        200,
+        "Kicks sessions of this process, or a user everywhere",
+    ),
+    get("/api/servers", "Any", "Servers that this process knows"),
+    get("/api/stats", "Any", "This process in numbers"),
+    post("/api/drain", "Nothing", "Any", 202, "Drains this process"),
+    get(
+        "/metrics",
+        "Text",
+        "Metrics of this process, for Prometheus",
+    ),
+    get("/api/openapi.json", "Any", "This document"),
+];
+
+/// What a request needs. What is not in the table, or is written in another way than there, needs everything.
+pub(super) fn scope_of(method: &str, path: &str) -> Option<Scope> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    if method == "GET" && path.starts_with(OWN) {
+        return Some(Scope::Read);
+    }
+    let found = ROUTES
+        .iter()
+        .find(|route| route.method == method && is_at(route.path, path));
+    found.map_or(Some(Scope::Operate), |route| route.scope)
+}
+
+/// Whether a path is the one of the table, in which `{id}` stands for any part.
+fn is_at(of_table: &str, path: &str) -> bool {
+    let (mut one, mut two) = (of_table.split('/'), path.split('/'));
+    loop {
+        match (one.next(), two.next()) {
+            (None, None) => return true,
+            (Some(part), Some(given)) if part == given => {}
+            (Some(part), Some(given)) if part.starts_with('{') && !given.is_empty() => {}
+            _ => return false,
+        }
+    }
+}
+
+/// The paths, for one that there is not.
+pub(super) fn list() -> String {
+    let mut text = "there are GET /healthz, GET /readyz".to_owned();
+    for route in ROUTES {
+        // Writing to a String does not fail.
+        let _ = write!(text, ", {} {}", route.method, route.path);
+    }
+    text + "; routes of the application are under /api/app/{server}/"
+}
+
+/// The OpenAPI document.
+pub(super) fn document() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for route in ROUTES {
+        let at = paths.entry(route.path).or_insert_with(|| json!({}));
+        at[route.method.to_ascii_lowercase()] = operation(route);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "shaddock",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "The admin server and server API of a process",
+            "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
+        },
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": schemas(),
+        },
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let reference = |name: &str| match name {
+        "Any" => json!({"type": "object"}),
+        "Nothing" => json!({"type": "object", "additionalProperties": false}),
+        "Text" => json!({"type": "string"}),
+        name => json!({"$ref": format!("#/components/schemas/{name}")}),
+    };
+    let media = if route.answer == "Text" {
+        "text/plain"
+    } else {
+        "application/json"
+    };
+    let words = route.path.split(['/', '.']).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.map(|word| word.trim_matches(['{', '}'])).collect();
+    let scope = route.scope.map_or("the command's", Scope::name);
+    let mut parameters: Vec<Value> = route
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    if route.scope.is_none() {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "1 to 255 visible ASCII characters: a request that is repeated within ten minutes is answered as the first time and not carried out again",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        }));
+    }
+    let error = json!({"application/json": {"schema": reference("ErrorBody")}});
+    let mut operation = json!({
+        "operationId": format!("{}_{}", route.method.to_ascii_lowercase(), words.join("_")),
+        "summary": route.summary,
+        "description": format!("Scope: {scope}."),
+        "parameters": parameters,
+        "responses": {
+            route.status.to_string(): {
+                "description": "Done.",
+                "content": {media: {"schema": reference(route.answer)}},
+            },
+            "default": {"description": "What is wrong and what to do.", "content": error},
+        },
+    });
+    if let Some(body) = route.body {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": {"application/json": {"schema": reference(body)}},
+        });
+    }
+    operation
+}
+
+fn schemas() -> Value {
+    let command = |name: &str, schema: &str| {
+        json!({
+            "type": "object",
+            "required": [name],
+            "additionalProperties": false,
+            "properties": {name: {"$ref": format!("#/components/schemas/{schema}")}},
+        })
+    };
+    let mut schemas = json!({
+        "Command": {"oneOf": [
+            command("count", "CountCommand"),
+            command("push", "PushCommand"),
+            command("kick", "KickCommand"),
+            command("set", "SetCommand"),
+            command("bind", "BindCommand"),
+            command("unbind", "CountCommand"),
+            command("join", "TopicCommand"),
+            command("leave", "TopicCommand"),
+        ]},
+    });
+    for (name, required, example) in commands().into_iter().chain(answers()) {
+        let mut schema = schema_of(&example);
+        if !required.is_empty() {
+            schema["required"] = json!(required);
+        }
+        schemas[name] = schema;
+    }
+    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+    for (name, member, to) in [
+        ("CountCommand", "to", "To"),
+        ("PushCommand", "to", "To"),
+        ("KickCommand", "to", "To"),
+        ("SetCommand", "to", "To"),
+        ("BindCommand", "to", "To"),
+        ("TopicCommand", "to", "To"),
+        ("CommandResult", "ok", "CommandOutcome"),
+        ("CommandResult", "error", "ErrorInfo"),
+        ("ErrorBody", "error", "ErrorInfo"),
+    ] {
+        schemas[name]["properties"][member] = reference(to);
+    }
+    for (name, member, to) in [
+        ("CallRequest", "commands", "Command"),
+        ("CallAnswer", "results", "CommandResult"),
+        ("CommandOutcome", "unanswered", "Unanswered"),
+    ] {
+        schemas[name]["properties"][member]["items"] = reference(to);
+    }
+    // Free values and names.
+    schemas["PushCommand"]["properties"]["body"] = json!({"description": "Any JSON but null."});
+    schemas["SetCommand"]["properties"]["values"] = json!({"type": "object"});
+    schemas["CommandOutcome"]["properties"]["by_frontend"] =
+        json!({"type": "object", "additionalProperties": {"type": "integer"}});
+    schemas
+}
+
+/// A type's name, the members that it must have, and one of it with all that it can have: so a new member is in the document or does not compile.
+type Example = (&'static str, &'static [&'static str], Value);
+
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+fn text() -> String {
+    "text".to_owned()
+}
+
+/// What is sent.
+fn commands() -> Vec<Example> {
+    let to = || To {
+        sid: Some(text()),
+        sids: Some(vec![text()]),
+        uid: Some(text()),
+        uids: Some(vec![text()]),
+        predicate: Some(text()),
+        topic: Some(text()),
+        except: Some(text()),
+        all: true,
+    };
+    let count = CountCommand { to: to() };
+    vec![
+        ("To", &[], value(&to())),
+        ("CountCommand", &["to"], value(&count)),
+        (
+            "PushCommand",
+            &["to", "route", "body"],
+            value(&PushCommand {
+                to: to(),
+                route: text(),
+                body: json!({}),
+            }),
+        ),
+        (
+            "KickCommand",
+            &["to"],
+            value(&KickCommand {
+                to: to(),
+                reason: Some(text()),
+            }),
+        ),
+        (
+            "SetCommand",
+            &["to"],
+            value(&SetCommand {
+                to: to(),
+                values: Map::new(),
+                remove: vec![text()],
+            }),
+        ),
+        (
+            "BindCommand",
+            &["to", "uid"],
+            value(&BindCommand {
+                to: to(),
+                uid: text(),
+            }),
+        ),
+        (
+            "TopicCommand",
+            &["to", "topic"],
+            value(&TopicCommand {
+                to: to(),
+                topic: text(),
+            }),
+        ),
+        (
+            "CallRequest",
+            &["commands"],
+            value(&CallRequest {
+                commands: vec![Command::Count(count)],
+                dry_run: true,
+                per_second: 1,
+            }),
+        ),
+    ]
+}
+
+/// What is answered.
+fn answers() -> Vec<Example> {
+    let info = || ErrorInfo {
+        code: text(),
+        message: text(),
+    };
+    let unanswered = || Unanswered {
+        server: text(),
+        why: WhyUnanswered::Silent,
+        reason: text(),
+    };
+    let outcome = || CommandOutcome {
+        matched: Some(1),
+        done: Some(1),
+        failed: 0,
+        errors: vec![text()],
+        by_frontend: [(text(), 1)].into(),
+        job: Some(text()),
+        unanswered: vec![unanswered()],
+    };
+    let result = || CommandResult {
+        ok: Some(outcome()),
+        error: Some(info()),
+    };
+    vec![
+        (
+            "CallAnswer",
+            &["results"],
+            value(&CallAnswer {
+                results: vec![result()],
+            }),
+        ),
+        ("CommandResult", &[], value(&result())),
+        ("CommandOutcome", &["failed"], value(&outcome())),
+        (
+            "Unanswered",
+            &["server", "why", "reason"],
+            value(&unanswered()),
+        ),
+        (
+            "JobStatus",
+            &[
+                "id", "command", "matched", "done", "failed", "left", "running", "errors",
+            ],
+            value(&JobStatus {
+                id: text(),
+                command: text(),
+                matched: 1,
+                done: 1,
+                failed: 0,
+                left: 0,
+                running: false,
+                errors: vec![text()],
+            }),
+        ),
+        ("ErrorInfo", &["code", "message"], value(&info())),
+        ("ErrorBody", &["error"], value(&ErrorBody { error: info() })),
+    ]
+}
+
+/// The schema of values like this one.
+fn schema_of(example: &Value) -> Value {
+    match example {
+        Value::Null => json!({}),
+        Value::Bool(_) => json!({"type": "boolean"}),
+        Value::Number(_) => json!({"type": "integer"}),
+        Value::String(_) => json!({"type": "string"}),
+        Value::Array(items) => json!({
+            "type": "array",
+            "items": items.first().map_or_else(|| json!({}), schema_of),
+        }),
+        Value::Object(members) => {
+            let properties: Map<String, Value> = members
+                .iter()
+                .map(|(name, value)| (name.clone(), schema_of(value)))
+                .collect();
+            json!({"type": "object", "properties": properties})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(members) => {
+                for (name, value) in members {
+                    match value.as_str() {
+                        Some(to) if name == "$ref" => drop(found.insert(to.to_owned())),
+                        _ => references(value, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_document_holds_together() {
+        let document = document();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        for to in found {
+            let pointer = to.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{to}");
+        }
+        let paths = document["paths"].as_object().unwrap();
+        let operations = paths
+            .values()
+            .flat_map(|path| path.as_object().unwrap().values());
+        let ids: Vec<&str> = operations
+            .map(|one| one["operationId"].as_str().unwrap())
+            .collect();
+        let different: BTreeSet<&&str> = ids.iter().collect();
+        assert_eq!((ids.len(), different.len()), (ROUTES.len(), ROUTES.len()));
+        assert_eq!(document["openapi"], "3.1.0");
+    }
+
+    /// Every command that can be read has its place in the document, and no other.
+    #[test]
+    fn all_commands_are_there() {
+        let error = serde_json::from_str::<Command>(r#"{"fly": {}}"#)
+            .unwrap_err()
+            .to_string();
+        let listed = error.split('`').skip(3).step_by(2).map(str::to_owned);
+        let listed: BTreeSet<String> = listed.collect();
+        let document = document();
+        let one_of = document
+            .pointer("/components/schemas/Command/oneOf")
+            .unwrap();
+        let documented = one_of
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["required"][0].as_str().unwrap().to_owned());
+        assert_eq!(listed, documented.collect());
+    }
+
+    #[test]
+    fn scopes_come_from_the_table() {
+        for (method, path, scope) in [
+            ("GET", "/api/sessions", Some(Scope::Read)),
+            ("GET", "/api/sessions/7", Some(Scope::Read)),
+            ("HEAD", "/metrics", Some(Scope::Read)),
+            ("POST", "/api/drain", Some(Scope::Operate)),
+            ("POST", "/api/cluster/call", None),
+            ("POST", "/api/cluster/jobs/7/stop", Some(Scope::Operate)),
+            ("DELETE", "/api/sessions", Some(Scope::Operate)),
+            ("GET", "/api/sessions/", Some(Scope::Operate)),
+            ("GET", "/api/sessions/7/8", Some(Scope::Operate)),
+            ("GET", "//metrics", Some(Scope::Operate)),
+            ("GET", "/nowhere", Some(Scope::Operate)),
+            ("GET", "/api/app/connector/x", Some(Scope::Read)),
+            ("POST", "/api/app/connector/x", Some(Scope::Operate)),
+        ] {
+            assert_eq!(scope_of(method, path), scope, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! The server API over a cluster of two frontends: who may do what, to whom it is done, and what is refused.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use shaddock::{
+    admin::Admin,
+    backend::HttpBackend,
+    cluster::LocalCluster,
+    config::{Config, Sources},
+    operations::Operations,
+    prelude::*,
+};
+use support::{Client, drive, frontend, login, uid};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+const OPERATE: &str = "operate-operate-operate";
+const PUSH: &str = "push-push-push-push-push";
+const READ: &str = "read-read-read-read-read";
+
+/// Two frontends, an admin server, and an audit log.
+struct World {
+    running: Running,
+    address: SocketAddr,
+    server: JoinHandle<()>,
+    audit: PathBuf,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.server.abort();
+        let _ = std::fs::remove_file(&self.audit);
+    }
+}
+
+impl World {
+    async fn start() -> Self {
+        Self::with(|_, _| {}).await
+    }
+
+    /// `change` gets each frontend and the address of the admin server.
+    async fn with(change: impl Fn(&mut App, SocketAddr)) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("shaddock-audit-{}-{number}.jsonl", std::process::id());
+        let audit = std::env::temp_dir().join(name);
+        let flags = [
+            format!("admin.audit={}", audit.display()),
+            format!("admin.token={OPERATE}"),
+            format!("admin.push_tokens={PUSH}"),
+            format!("admin.read_tokens={READ}"),
+        ];
+        let sources = flags
+            .iter()
+            .fold(Sources::default(), |all, flag| all.flag(flag.clone()));
+        let config = Config::load(&sources).unwrap();
+        let operations = Operations::new();
+        let any = ([127, 0, 0, 1], 0).into();
+        let admin = Admin::bind(any, &config.admin, operations.clone())
+            .await
+            .unwrap();
+        let address = admin.local_addr();
+        let server = tokio::spawn(admin.serve(std::future::pending()));
+        let mut servers = Servers::new();
+        for id in ["connector-1", "connector-2"] {
+            let mut app = frontend(id);
+            change(&mut app, address);
+            servers = servers.add(app);
+        }
+        let running = servers.cluster(LocalCluster::new()).start().await.unwrap();
+        operations.running(running.apps());
+        Self {
+            running,
+            address,
+            server,
+            audit,
+        }
+    }
+
+    async fn client(&self, frontend: usize, name: &str) -> Client {
+        login(&self.running.apps()[frontend], name).await
+    }
+
+    /// With the token that may do everything.
+    async fn call(&self, body: &Value) -> (u16, Value) {
+        self.ask(OPERATE, "POST", "/api/cluster/call", "", &body.to_string())
+            .await
+    }
+
+    /// The result of one command: what came of it, or the error's code and text.
+    async fn one(&self, command: Value) -> Result<Value, (String, String)> {
+        let (status, answer) = self.call(&json!({"commands": [command]})).await;
+        assert_eq!(status, 200, "{answer}");
+        let result = &answer["results"][0];
+        if result["ok"].is_object() {
+            return Ok(result["ok"].clone());
+        }
+        let text = |key: &str| result["error"][key].as_str().unwrap().to_owned();
+        Err((text("code"), text("message")))
+    }
+
+    async fn ask(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        head: &str,
+        body: &str,
+    ) -> (u16, Value) {
+        ask(self.address, token, method, path, head, body).await
+    }
+
+    fn audited(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.audit).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+async fn ask(
+    address: SocketAddr,
+    token: &str,
+    method: &str,
+    path: &str,
+    head: &str,
+    body: &str,
+) -> (u16, Value) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         {head}content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+/// Each command, by each way to say whom it is about, on both frontends.
+#[tokio::test]
+async fn commands() {
+    let world = World::start().await;
+    let (mut ann, mut bob) = (world.client(0, "ann").await, world.client(1, "bob").await);
+    let eve = world.client(1, "eve").await;
+    let guest = Client::connect(&world.running.apps()[0]);
+    let push = |to: Value| json!({"push": {"to": to, "route": "onNews", "body": {"n": 1}}});
+    for (to, reached) in [
+        (json!({"uid": "ann"}), 1),
+        (json!({"uids": ["ann", "bob", "nobody"]}), 2),
+        (json!({"sid": bob.sid().to_string()}), 1),
+        (
+            json!({"sids": [ann.sid().to_string(), bob.sid().to_string(), "7"]}),
+            2,
+        ),
+        (json!({"where": "uid = ann or uid = bob"}), 2),
+        (json!({"all": true}), 4),
+        (json!({"uid": "nobody"}), 0),
+    ] {
+        let outcome = world.one(push(to.clone())).await.unwrap();
+        assert_eq!(outcome["done"], reached, "{to}: {outcome}");
+        let mut got = 0;
+        for client in [&mut ann, &mut bob] {
+            got += client.drain().len();
+        }
+        assert_eq!(got, reached.min(2), "{to}");
+    }
+    let outcome = world
+        .one(json!({"join": {"to": {"uids": ["ann", "bob"]}, "topic": "lobby"}}))
+        .await
+        .unwrap();
+    assert_eq!(
+        outcome["by_frontend"],
+        json!({"connector-1": 1, "connector-2": 1})
+    );
+    let to_topic = push(json!({"topic": "lobby", "except": "ann"}));
+    assert_eq!(world.one(to_topic).await.unwrap(), json!({"failed": 0}));
+    assert_eq!(bob.wait_push("onNews").await, json!({"n": 1}));
+    assert!(ann.drain().is_empty(), "who is left out");
+    let left = world
+        .one(json!({"leave": {"to": {"uid": "bob"}, "topic": "lobby"}}))
+        .await
+        .unwrap();
+    assert_eq!(left["done"], 1);
+
+    let set =
+        json!({"set": {"to": {"where": "uid != null"}, "values": {"level": 9}, "remove": ["old"]}});
+    assert_eq!(world.one(set).await.unwrap()["done"], 3);
+    assert_eq!(eve.session.settings().get("level"), Some(&json!(9)));
+    assert!(guest.session.settings().is_empty());
+    let bind = json!({"bind": {"to": {"sid": guest.sid().to_string()}, "uid": "gus"}});
+    assert_eq!(world.one(bind.clone()).await.unwrap()["done"], 1);
+    assert_eq!(guest.session.uid(), Some(uid("gus")));
+    let other = json!({"bind": {"to": {"sid": guest.sid().to_string()}, "uid": "ann"}});
+    let outcome = world.one(other).await.unwrap();
+    assert_eq!(
+        (&outcome["done"], &outcome["failed"]),
+        (&json!(0), &json!(1)),
+        "{outcome}"
+    );
+    assert!(
+        outcome["errors"][0].as_str().unwrap().contains("gus"),
+        "{outcome}"
+    );
+    assert_eq!(
+        world
+            .one(json!({"unbind": {"to": {"uid": "gus"}}}))
+            .await
+            .unwrap()["done"],
+        1
+    );
+    assert!(guest.session.uid().is_none());
+
+    let count = |text: &str| json!({"count": {"to": {"where": text}}});
+    let counted = world
+        .one(count("settings.level >= 9 and frontend = connector-2"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&counted["matched"], counted.get("done")),
+        (&json!(2), None)
+    );
+    let kicked = world.one(json!({"kick": {"to": {"where": "settings.level >= 9 and not uid = ann"}, "reason": "late"}})).await.unwrap();
+    assert_eq!(
+        (&kicked["matched"], &kicked["done"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(bob.wait_kick().await, "late");
+    assert!(eve.session.is_closed() && !ann.session.is_closed() && !guest.session.is_closed());
+
+    let lines = world.audited();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["command"], &last["matched"], &last["done"]),
+        (&json!("kick"), &json!(2), &json!(2))
+    );
+    assert_eq!(last["what"], json!({"reason": "late"}));
+    assert!(last["who"].as_str().unwrap().starts_with("operate:"));
+    let text = json!(lines).to_string();
+    assert!(
+        lines.len() >= 14 && !text.contains(r#""n":1"#) && !text.contains(OPERATE),
+        "bodies and tokens are not in it"
+    );
+}
+
+/// A request is judged as a whole: what is wrong with it is said, and nothing is done.
+#[tokio::test]
+async fn requests_that_are_refused() {
+    let world = World::start().await;
+    let ann = world.client(0, "ann").await;
+    let _bob = world.client(1, "bob").await;
+    let kick = |to: Value| json!({"kick": {"to": to}});
+    let fine = kick(json!({"uid": "ann"}));
+    for (command, part) in [
+        (kick(json!({})), "exactly one of `sid`"),
+        (
+            kick(json!({"uid": "ann", "sid": "7"})),
+            "exactly one of `sid`",
+        ),
+        (
+            kick(json!({"uid": "ann", "all": true})),
+            "exactly one of `sid`",
+        ),
+        (kick(json!({"topic": "lobby"})), "are for pushes"),
+        (kick(json!({"who": "ann"})), "unknown field `who`"),
+        (kick(json!({"sid": "abc"})), "no session id"),
+        (kick(json!({"uids": [""]})), "a user that cannot be"),
+        (
+            kick(json!({"uids": vec!["ann"; 1001]})),
+            "1001 of at most 1000",
+        ),
+        (
+            kick(json!({"where": "uid = ann and"})),
+            "`where`, column 14: a field",
+        ),
+        (kick(json!({"where": ""})), "`where`, column 1"),
+        (
+            kick(json!({"where": "age > soon"})),
+            "column 7: \"soon\" is no time",
+        ),
+        (
+            json!({"kick": {"to": {"uid": "ann"}, "reason": "x".repeat(257)}}),
+            "at most 256",
+        ),
+        (
+            json!({"fly": {}}),
+            "unknown variant `fly`, expected one of `count`",
+        ),
+        (
+            json!({"push": {"to": {"uid": "ann"}, "route": "", "body": 1}}),
+            "1 to 255 bytes",
+        ),
+        (
+            json!({"push": {"to": {"uid": "ann"}, "route": "a", "body": null}}),
+            "`body` is null",
+        ),
+        (
+            json!({"push": {"to": {"uid": "ann", "topic": "t"}, "route": "a", "body": 1}}),
+            "something else",
+        ),
+        (
+            json!({"push": {"to": {"topic": ""}, "route": "a", "body": 1}}),
+            "1 to 256 bytes",
+        ),
+        (
+            json!({"set": {"to": {"uid": "ann"}}}),
+            "needs `values` or `remove`",
+        ),
+        (
+            json!({"bind": {"to": {"uid": "ann"}, "uid": "bob"}}),
+            "`to` is a `sid`",
+        ),
+        (
+            json!({"bind": {"to": {"sid": "7"}, "uid": ""}}),
+            "cannot be a user",
+        ),
+        (
+            json!({"join": {"to": {"uid": "ann"}, "topic": ""}}),
+            "1 to 256 bytes",
+        ),
+    ] {
+        let (status, answer) = world.call(&json!({"commands": [fine, command]})).await;
+        let text = answer["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!("bad_request")),
+            "{command}"
+        );
+        assert!(text.contains(part), "{command}: {text}");
+        assert!(!ann.session.is_closed(), "{command}: something was done");
+    }
+    assert!(
+        world.audited().is_empty(),
+        "what was not begun is not noted"
+    );
+}
+
+#[tokio::test]
+async fn requests_that_are_none() {
+    let world = World::start().await;
+    let ann = world.client(0, "ann").await;
+    let fine = json!({"kick": {"to": {"uid": "ann"}}});
+    for (body, part) in [
+        (json!({"commands": []}), "1 to 100"),
+        (json!({"commands": vec![fine.clone(); 101]}), "1 to 100"),
+        (json!([]), "not what is expected"),
+        (
+            json!({"commands": [fine], "dry": true}),
+            "unknown field `dry`",
+        ),
+    ] {
+        let (status, answer) = world.call(&body).await;
+        let text = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && text.contains(part), "{text}");
+    }
+    assert!(!ann.session.is_closed());
+    assert!(
+        world.audited().is_empty(),
+        "what was not begun is not noted"
+    );
+}
+
+/// A predicate that is true of everybody is confirmed with `all`, or nothing is done. A dry run counts.
+#[tokio::test]
+async fn everybody_is_meant_only_if_it_is_said() {
+    let world = World::start().await;
+    let (ann, bob) = (world.client(0, "ann").await, world.client(1, "bob").await);
+    let kick = |to: Value| json!({"kick": {"to": to}});
+    let (code, text) = world
+        .one(kick(json!({"where": "age >= 0s"})))
+        .await
+        .unwrap_err();
+    assert_eq!(code, "everybody");
+    assert!(
+        text.contains("all 2 sessions") && text.contains("--all"),
+        "{text}"
+    );
+    let whole = json!({"commands": [kick(json!({"where": "age >= 0s"})), kick(json!({"all": true}))], "dry_run": true});
+    let (_, answer) = world.call(&whole).await;
+    for result in answer["results"].as_array().unwrap() {
+        assert_eq!(result["ok"]["matched"], 2, "{result}");
+        assert!(result["ok"].get("done").is_none(), "{result}");
+    }
+    assert!(!ann.session.is_closed() && !bob.session.is_closed());
+    let outcome = world
+        .one(kick(json!({"where": "age >= 0s", "all": true})))
+        .await
+        .unwrap();
+    assert_eq!(outcome["done"], 2);
+    let lines = world.audited();
+    let codes: Vec<bool> = lines.iter().map(|line| line["error"].is_string()).collect();
+    assert_eq!(codes, [true, false, false, false]);
+    assert_eq!(
+        (&lines[1]["dry_run"], &lines[3]["dry_run"]),
+        (&json!(true), &json!(false))
+    );
+}
+
+/// Every path with every token, from the document itself; and every command.
+#[tokio::test]
+async fn scopes() {
+    let world = World::start().await;
+    let ann = world.client(0, "ann").await;
+    let (status, document) = world.ask(READ, "GET", "/api/openapi.json", "", "").await;
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    let mut seen = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let (path, method) = (
+                path.replace("{id}", "7").replace("{sid}", "7"),
+                method.to_uppercase(),
+            );
+            let wanted = operation["description"].as_str().unwrap();
+            for (token, name) in [
+                (READ, "read"),
+                (PUSH, "push"),
+                ("nobody-nobody-nobody", "none"),
+            ] {
+                let (status, answer) = world.ask(token, &method, &path, "", "[]").await;
+                let is_allowed =
+                    wanted == format!("Scope: {name}.") || wanted.contains("command's");
+                match name {
+                    "none" => assert_eq!(status, 401, "{method} {path}"),
+                    _ if is_allowed => {
+                        assert!(
+                            status != 401 && status != 403 && status != 405,
+                            "{method} {path} {name}: {status}"
+                        );
+                        // What there is says so, also of something in it that there is not.
+                        let text = answer["error"]["message"].as_str().unwrap_or_default();
+                        assert!(!text.contains("there are GET"), "{method} {path}: {text}");
+                    }
+                    _ => {
+                        assert_eq!(status, 403, "{method} {path} {name}");
+                        let text = answer["error"]["message"].as_str().unwrap();
+                        assert!(text.contains("needs a token of scope"), "{text}");
+                    }
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 40, "{seen}");
+    let to = json!({"uid": "ann"});
+    let commands = [
+        ("count", json!({"to": to})),
+        ("push", json!({"to": to, "route": "a", "body": 1})),
+        ("set", json!({"to": to, "values": {"a": 1}})),
+        ("bind", json!({"to": {"sid": "7"}, "uid": "bob"})),
+        ("unbind", json!({"to": to})),
+        ("join", json!({"to": to, "topic": "t"})),
+        ("leave", json!({"to": to, "topic": "t"})),
+        ("kick", json!({"to": to})),
+    ];
+    for (name, value) in commands {
+        let commands = json!([{name: value}]);
+        for (token, allows, dry_run) in [
+            (READ, name == "count", false),
+            (READ, true, true),
+            (PUSH, name == "push", false),
+            (PUSH, false, true),
+        ] {
+            let body = json!({"commands": commands, "dry_run": dry_run}).to_string();
+            let (status, answer) = world
+                .ask(token, "POST", "/api/cluster/call", "", &body)
+                .await;
+            assert_eq!(
+                status,
+                if allows { 200 } else { 403 },
+                "{name} {token} {dry_run}: {answer}"
+            );
+        }
+    }
+    assert!(!ann.session.is_closed());
+}
+
+/// The same key: the same answer, and done once.
+#[tokio::test]
+async fn a_repeated_request_is_carried_out_once() {
+    let world = World::start().await;
+    let mut ann = world.client(0, "ann").await;
+    let push = |n: u32| {
+        json!({"commands": [{"push": {"to": {"uid": "ann"}, "route": "onNews", "body": n}}]})
+            .to_string()
+    };
+    let ask = async |token: &str, key: &str, body: &str| {
+        let head = format!("idempotency-key: {key}\r\n");
+        world
+            .ask(token, "POST", "/api/cluster/call", &head, body)
+            .await
+    };
+    let first = ask(PUSH, "k", &push(1)).await;
+    assert_eq!(first.1["results"][0]["ok"]["done"], 1);
+    assert_eq!(ask(PUSH, "k", &push(1)).await, first);
+    assert_eq!(ann.drain().len(), 1);
+    let (status, answer) = ask(PUSH, "k", &push(2)).await;
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (422, &json!("idempotency_key_reused"))
+    );
+    assert_eq!(ask(OPERATE, "k", &push(2)).await.0, 200, "another caller");
+    assert_eq!(ask(PUSH, &"k".repeat(256), &push(1)).await.0, 400);
+    assert_eq!(ann.drain().len(), 1);
+    assert_eq!(world.audited().len(), 2);
+}
+
+/// So many a second: the answer names a job, which ends when all are gone, or is stopped.
+#[tokio::test]
+async fn paced_commands() {
+    let world = World::start().await;
+    let mut clients = Vec::new();
+    for n in 0..40 {
+        clients.push(world.client(n % 2, &format!("user{n}")).await);
+    }
+    let start = async |per_second: u64| {
+        let kick = json!({"kick": {"to": {"all": true}}});
+        let (_, answer) = world
+            .call(&json!({"commands": [kick], "per_second": per_second}))
+            .await;
+        answer["results"][0]["ok"].clone()
+    };
+    let begun = start(1).await;
+    assert_eq!(
+        (&begun["matched"], begun.get("done")),
+        (&json!(40), None),
+        "{begun}"
+    );
+    let path = format!("/api/cluster/jobs/{}", begun["job"].as_str().unwrap());
+    let (status, stopped) = world
+        .ask(OPERATE, "POST", &format!("{path}/stop"), "", "{}")
+        .await;
+    assert_eq!((status, &stopped["running"]), (200, &json!(false)));
+    assert!(stopped["left"].as_u64().unwrap() > 0, "{stopped}");
+    let left = clients
+        .iter()
+        .filter(|one| !one.session.is_closed())
+        .count();
+    assert!(left > 0);
+
+    let begun = start(20).await;
+    let job = begun["job"].as_str().unwrap_or_default().to_owned();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !clients.iter().all(|one| one.session.is_closed()) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "it does not end: {begun}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if !job.is_empty() {
+        let path = format!("/api/cluster/jobs/{job}");
+        loop {
+            assert!(tokio::time::Instant::now() < deadline, "it does not end");
+            let (_, status) = world.ask(READ, "GET", &path, "", "").await;
+            if status["running"] == json!(false) {
+                assert_eq!(
+                    (&status["left"], &status["failed"]),
+                    (&json!(0), &json!(0)),
+                    "{status}"
+                );
+                break;
+            }
+        }
+    }
+    assert_eq!(
+        world
+            .ask(READ, "GET", "/api/cluster/jobs/99", "", "")
+            .await
+            .0,
+        404
+    );
+}
+
+/// A service that calls the server API while its session waits for its answer: nobody waits for the other.
+#[tokio::test]
+async fn a_backend_calls_from_inside_a_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/shaddock", listener.local_addr().unwrap());
+    let world = World::with(|app, _| {
+        let mut backend = HttpBackend::new([&url]).unwrap();
+        backend.timeout = Duration::from_secs(60);
+        backend.connect_timeout = backend.timeout;
+        if app.server_type() == "connector" {
+            app.http_backend("chat", backend);
+        }
+    })
+    .await;
+    let address = world.address;
+    let service = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"}") {
+            let mut more = [0; 4096];
+            let read = stream.read(&mut more).await.unwrap();
+            asked.extend_from_slice(&more[..read]);
+        }
+        let text = String::from_utf8(asked).unwrap();
+        let call: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let to = json!({"sid": call["session"]["sid"]});
+        let commands = json!({"commands": [
+            {"set": {"to": to, "values": {"level": 3}}},
+            {"push": {"to": to, "route": "onLevel", "body": 3}},
+            {"unbind": {"to": to}},
+            {"bind": {"to": to, "uid": "eve"}},
+        ]});
+        let (_, answer) = ask(
+            address,
+            OPERATE,
+            "POST",
+            "/api/cluster/call",
+            "",
+            &commands.to_string(),
+        )
+        .await;
+        let body = json!({"body": answer["results"]}).to_string();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+    });
+    let mut ann = world.client(0, "ann").await;
+    drive(ann.start(Some(1), "chat.room.up", "{}")).await;
+    assert_eq!(ann.wait_push("onLevel").await, json!(3));
+    let (results, is_error) = ann.wait_answer(1).await;
+    assert!(!is_error, "{results}");
+    for result in results.as_array().unwrap() {
+        assert_eq!(result["ok"]["done"], 1, "{results}");
+    }
+    assert_eq!(ann.session.uid(), Some(uid("eve")));
+    assert_eq!(ann.session.settings().get("level"), Some(&json!(3)));
+    service.await.unwrap();
+}
