@@ -167,6 +167,17 @@ impl Pipe {
         });
     }
 
+    /// Breaks both ways, as if both ends were gone.
+    pub fn cut(&self) {
+        for way in [&self.writes, &self.reads] {
+            way.change(|flow| {
+                if flow.state == State::Open {
+                    flow.state = State::Broken;
+                }
+            });
+        }
+    }
+
     /// Whether the other end has finished or is gone, although bytes of it may not have been read yet.
     pub(crate) fn is_read_closed(&self) -> bool {
         self.reads.lock().state != State::Open
@@ -288,6 +299,17 @@ mod tests {
             };
             assert_eq!(next(&other), Poll::Ready(end));
         }
+    }
+
+    #[test]
+    fn a_pipe_that_is_cut_is_broken_at_both_ends() {
+        let (one, other) = Pipe::pair();
+        assert!(one.write(b"a"));
+        one.cut();
+        assert!(!one.write(b"b") && !other.write(b"b"));
+        assert_eq!(next(&other), bytes("a"));
+        assert_eq!(next(&other), Poll::Ready(Piece::Broken));
+        assert_eq!(next(&one), Poll::Ready(Piece::Broken));
     }
 
     #[test]

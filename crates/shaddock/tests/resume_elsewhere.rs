@@ -776,3 +776,50 @@ async fn other_servers_hear_of_it_and_presence_does_not_flap() {
     assert_eq!(*members.lock().unwrap(), ["None", "Some(Closed)"]);
     running.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontend_that_goes_takes_no_session_of_others_with_it() {
+    let cluster = shaddock::cluster::LocalCluster::new();
+    let ran = Ran::default();
+    let mut door = connector("connector-2", &ran);
+    door.set(AppConfig {
+        // Longer than the test waits: the door has to cut its connections by itself.
+        stop_timeout: PATIENCE * 10,
+        ..AppConfig::default()
+    });
+    let home = Servers::new()
+        .add(connector("connector-1", &ran))
+        .cluster(cluster.clone());
+    let home = home.start().await.unwrap();
+    let door = Servers::new()
+        .add(door)
+        .cluster(cluster)
+        .start()
+        .await
+        .unwrap();
+    let addresses = [
+        home.address("connector-1").unwrap(),
+        door.address("connector-2").unwrap(),
+    ];
+    let mut roamer = Roamer::new("ann", &addresses, 0);
+    assert!(roamer.connect().await);
+    roamer.ask("join", &json!("ann")).await;
+    assert!(roamer.take().await);
+    roamer.stream = None;
+    assert!(roamer.connect().await);
+    timeout(PATIENCE, door.shutdown())
+        .await
+        .expect("the door closes");
+    roamer.ask("count", &json!(1)).await;
+    while roamer.take().await {}
+    roamer.turn = 0;
+    assert!(roamer.connect().await);
+    while roamer.answers.len() < 2 {
+        assert!(roamer.take().await);
+    }
+    assert_eq!(
+        (told(&roamer), roamer.resumed, &roamer.answers[..]),
+        ("resumed".to_owned(), 2, &[JOINED, 1][..])
+    );
+    home.shutdown().await;
+}

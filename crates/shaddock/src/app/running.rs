@@ -266,6 +266,7 @@ impl AppHandle {
             loop {
                 // Again, because one may have come in just before the flag.
                 service.close_all(&CloseReason::Draining);
+                self.relays().cut_sockets();
                 if tokio::time::timeout(LOOK_AGAIN, gone.as_mut())
                     .await
                     .is_ok()

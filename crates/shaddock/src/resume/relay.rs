@@ -80,6 +80,17 @@ impl Relays {
         drop(end);
     }
 
+    /// This frontend goes. Sessions that are elsewhere do not: their clients come back to them at other frontends.
+    pub(crate) fn cut_sockets(&self) {
+        let ends = self.lock();
+        let sockets = ends.iter().filter(|(key, _)| !key.is_home);
+        let sockets: Vec<_> = sockets.map(|(_, end)| Arc::clone(end)).collect();
+        drop(ends);
+        for end in sockets {
+            end.pipe.cut();
+        }
+    }
+
     /// How many sockets here have their session elsewhere, and how many sessions here have their socket elsewhere.
     pub(crate) fn count(&self) -> (usize, usize) {
         let ends = self.lock();
