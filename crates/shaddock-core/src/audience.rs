@@ -234,10 +234,17 @@ pub(crate) struct Audiences {
 
 #[derive(Default)]
 struct Changes {
+    /// At most [`MAX_CHANGES`].
     waiting: VecDeque<AudienceChange>,
+    /// Some were thrown away before those that wait.
+    is_lost: bool,
     /// A thread tells them: others leave theirs to it.
     telling: bool,
 }
+
+/// Changes that may wait while one is told. For one more they are all thrown away, and
+/// [`audience_changes_lost`](crate::SessionEvents::audience_changes_lost) is told.
+const MAX_CHANGES: usize = 65_536;
 
 impl Audiences {
     fn find(&self, name: &str) -> Option<Arc<Audience>> {
@@ -284,6 +291,10 @@ impl Audiences {
         let mut changes = self.changes.lock();
         // Asked again: what the end of watching has thrown away must not be followed by more.
         if self.is_watched.load(Ordering::Acquire) {
+            if changes.waiting.len() >= MAX_CHANGES {
+                changes.waiting.clear();
+                changes.is_lost = true;
+            }
             changes.waiting.push_back(AudienceChange {
                 audience: Arc::clone(name),
                 uid: uid.clone(),
@@ -402,11 +413,15 @@ impl Inner {
         }
         loop {
             let some = std::mem::take(&mut changes.waiting);
-            if some.is_empty() {
+            let is_lost = std::mem::take(&mut changes.is_lost);
+            if some.is_empty() && !is_lost {
                 changes.telling = false;
                 return;
             }
             drop(changes);
+            if is_lost {
+                self.tell_lost_changes();
+            }
             for change in &some {
                 self.tell_change(change);
             }
@@ -542,6 +557,7 @@ impl SessionService {
         if !watch {
             // For those who watch later it is no news.
             changes.waiting.clear();
+            changes.is_lost = false;
         }
     }
 }

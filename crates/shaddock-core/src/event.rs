@@ -88,6 +88,10 @@ pub trait SessionEvents: Send + Sync + 'static {
         let _ = change;
     }
 
+    /// Changes of audiences were thrown away, because 65,536 waited while one was told. Whoever knows members by their changes has to ask
+    /// anew. Told in the place of those that are lost.
+    fn audience_changes_lost(&self) {}
+
     /// A listener or a method of this trait panicked with `message`.
     fn on_listener_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
         let _ = (session, event, message);

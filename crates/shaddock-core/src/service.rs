@@ -309,6 +309,14 @@ impl Inner {
         }
     }
 
+    pub(crate) fn tell_lost_changes(&self) {
+        if let Some(events) = self.events.get()
+            && guarded(|| events.audience_changes_lost()).is_err()
+        {
+            self.listener_panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn report_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
         self.listener_panics.fetch_add(1, Ordering::Relaxed);
         if let Some(events) = self.events.get() {

@@ -456,3 +456,61 @@ impl Drop for Tied {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+/// Joins and leaves while it is told of the first change, and notes what it is told.
+#[derive(Default)]
+struct Busy {
+    service: std::sync::OnceLock<SessionService>,
+    told: Mutex<Vec<(bool, u64)>>,
+    lost: AtomicUsize,
+}
+
+const MANY: u64 = 70_000;
+
+impl SessionEvents for Busy {
+    fn audience_changed(&self, change: &AudienceChange) {
+        let number = change.audience.parse().unwrap();
+        let mut told = self.told.lock().unwrap();
+        told.push((change.departure.is_none(), number));
+        let is_first = told.len() == 1;
+        drop(told);
+        if is_first {
+            let (service, ann) = (self.service.get().unwrap(), Uid::new("ann").unwrap());
+            for n in 1..=MANY {
+                let name = n.to_string();
+                assert_eq!(service.join(name.as_str(), &ann, None, None), Ok(true));
+                assert!(service.leave(&name, &ann));
+            }
+        }
+    }
+
+    fn audience_changes_lost(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn changes_that_wait_are_bounded_and_their_loss_is_told() {
+    let config = SessionConfig::default();
+    let front = FrontendId::new("f").unwrap();
+    let service = SessionService::new(front, SidAllocator::new(1, 1), config);
+    let busy = Arc::new(Busy::default());
+    busy.service.set(service.clone()).ok();
+    service.set_events(busy.clone());
+    service.watch_audiences(true);
+    let session = service.create(ClientInfo::default());
+    session.bind(Uid::new("ann").unwrap()).unwrap();
+    service
+        .join("0", &Uid::new("ann").unwrap(), None, None)
+        .unwrap();
+    let told = busy.told.lock().unwrap();
+    assert_eq!(busy.lost.load(Ordering::Relaxed), 1);
+    assert!(told.len() as u64 <= 65_536 + 1, "{}", told.len());
+    // What is told after the loss is the end of the story, without a hole.
+    let rest = told.len() as u64 - 1;
+    let all = (1..=MANY).flat_map(|n| [(true, n), (false, n)]);
+    let expected: Vec<_> = all
+        .skip(usize::try_from(2 * MANY - rest).unwrap())
+        .collect();
+    assert_eq!(told[1..], expected);
+}

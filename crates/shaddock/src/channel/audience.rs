@@ -231,6 +231,13 @@ impl AppHandle {
         }
     }
 
+    /// Changes are lost: a number that no watcher is sent makes them ask.
+    pub(crate) fn audience_changes_lost(&self) {
+        for watcher in self.watchers().lock().values_mut() {
+            watcher.number += 1;
+        }
+    }
+
     /// A server has left: it is told nothing more, and if it does not come back, its channels end here.
     pub(crate) fn forget_owner(&self, server: &Arc<ServerInfo>) {
         let Some(service) = self.session_service() else {

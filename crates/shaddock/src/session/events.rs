@@ -320,6 +320,12 @@ impl SessionEvents for FrontendEvents {
         }
     }
 
+    fn audience_changes_lost(&self) {
+        if let Some(app) = self.app() {
+            app.audience_changes_lost();
+        }
+    }
+
     fn on_listener_panic(&self, session: &Arc<Session>, event: CoreEvent, message: &str) {
         if let Some(app) = self.app() {
             app.stats().panics.add(1);
