@@ -3,7 +3,7 @@
 //! A frontend forwards the requests of a type to another server of the cluster. A type that is named with [`App::http_backend`] (in a
 //! configuration: `[backends.<type>]`) leads to a service that speaks HTTP instead, in any language. The dispatcher (`dispatch.rs`) knows
 //! three ways for a route: a handler of its own, a backend, another server. Because the session is on this server, what a backend asks for
-//! (bind, settings, pushes, kicks) goes through the same [`SessionView`](crate::session::SessionView) as in a handler.
+//! (bind, settings, pushes, kicks) goes through the same [`SessionView`] as in a handler.
 //!
 //! - `wire.rs`: the JSON of a request and of an answer.
 //! - `url.rs`, `connect.rs`: where a service is, and how it is connected to.
