@@ -5,10 +5,10 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -54,13 +54,76 @@ fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// A file name of this test's own.
+fn scratch(name: &str) -> PathBuf {
+    let thread = format!("{:?}", std::thread::current().id());
+    let number: String = thread.chars().filter(char::is_ascii_digit).collect();
+    let name = format!("shaddock-{name}-{}-{number}", std::process::id());
+    std::env::temp_dir().join(name)
+}
+
+/// PHP's server takes no free port by itself: one is looked for, and another one if somebody was faster.
+fn chat_in_php(file: &str) -> Option<(Running, u16)> {
+    let deadline = Instant::now() + LONG;
+    let state = scratch("chat.json");
+    while Instant::now() < deadline {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let _ = std::fs::remove_file(&state);
+        let mut command = Command::new("php");
+        command
+            .args(["-S", &format!("127.0.0.1:{port}")])
+            .arg(example(file))
+            .env("CHAT_SECRET", format!("{NEW} {OLD}"))
+            .env("CHAT_STATE", &state)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null());
+        let spawned = command.spawn();
+        if matches!(&spawned, Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            eprintln!(
+                "php is not installed (`scripts/test packages` installs php-cli): its example is not tested"
+            );
+            return None;
+        }
+        let mut running = Running(spawned.unwrap(), String::new());
+        while running.0.try_wait().unwrap().is_none() {
+            // It is there when it refuses what is not signed.
+            if TcpStream::connect(("127.0.0.1", port)).is_ok()
+                && post(port, "ready", 0, &[]).0 == 401
+            {
+                return Some((running, port));
+            }
+            assert!(Instant::now() < deadline, "php does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    panic!("php finds no port");
+}
+
 /// The chat on a free port, which knows two secrets.
 fn chat(program: &str, file: &str) -> Option<(Running, u16)> {
+    if program == "php" {
+        return chat_in_php(file);
+    }
     let mut command = Command::new(program);
-    command
-        .arg(example(file))
-        .arg("0")
-        .env("CHAT_SECRET", format!("{NEW} {OLD}"));
+    if program == "go" {
+        // `go run` would leave its child behind.
+        let binary = scratch("chat");
+        let mut go = Command::new("go");
+        let built = go.args(["build", "-o"]).arg(&binary).arg(example(file));
+        match built.status() {
+            Ok(status) => assert!(status.success(), "go build {file}"),
+            Err(error) => {
+                eprintln!("go is not installed ({error}): its example is not tested");
+                return None;
+            }
+        }
+        command = Command::new(binary);
+    } else {
+        command.arg(example(file));
+    }
+    command.arg("0").env("CHAT_SECRET", format!("{NEW} {OLD}"));
     let running = start(&mut command)?;
     let port = running
         .1
@@ -222,6 +285,26 @@ async fn the_chat_in_python() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_chat_in_node() {
     contract("node", "chat.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chat_in_php() {
+    contract("php", "chat.php").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chat_in_go() {
+    contract("go", "chat.go").await;
+}
+
+#[test]
+fn signatures_in_php() {
+    signatures("php", "chat.php");
+}
+
+#[test]
+fn signatures_in_go() {
+    signatures("go", "chat.go");
 }
 
 #[test]

@@ -1,0 +1,61 @@
+<?php // A chat with rooms behind `shaddock serve`, with PHP's built-in server: php -S 127.0.0.1:8000 chat.php
+declare(strict_types=1);
+
+$file = getenv("CHAT_STATE") ?: sys_get_temp_dir() . "/shaddock-chat-{$_SERVER["SERVER_PORT"]}.json";
+$keys = array_map(fn($text) => base64_decode(substr($text, strlen("whsec_"))), explode(" ", getenv("CHAT_SECRET")));
+$body = file_get_contents("php://input");
+[$id, $sent] = [$_SERVER["HTTP_WEBHOOK_ID"] ?? "", $_SERVER["HTTP_WEBHOOK_TIMESTAMP"] ?? ""];
+
+function is_signed(array $keys, string $id, string $sent, string $body): bool {
+    if (!ctype_digit($sent) || abs(time() - (int) $sent) > 300) return false;
+    $is_good = false;
+    foreach (explode(" ", $_SERVER["HTTP_WEBHOOK_SIGNATURE"] ?? "") as $given)
+        foreach ($keys as $key)
+            $is_good = hash_equals("v1," . base64_encode(hash_hmac("sha256", "$id.$sent.$body", $key, true)), $given) || $is_good;
+    return $is_good;
+}
+
+function users(array $members, string $room): array {
+    $names = array_column(array_filter($members, fn($one) => $one["room"] === $room), "name");
+    sort($names);
+    return $names;
+}
+
+function push(string $route, array $body, array $to): array {
+    return ["push" => ["route" => $route, "body" => $body, "users" => $to]];
+}
+
+function answer(array &$members, array $call): array {
+    $sid = $call["session"]["sid"];
+    switch ($call["event"] ?? $call["route"]) { // Not the path, which is not signed.
+        case "chat.room.enter": // A real chat asks for a token here.
+            ["room" => $room, "name" => $name] = $call["body"];
+            $others = users($members, $room);
+            if (isset($members[$sid]) || in_array($name, $others, true)) return ["error" => ["code" => "CHAT-409", "message" => "the name is taken, or you are in a room"]];
+            $members[$sid] = ["room" => $room, "name" => $name];
+            return ["body" => ["users" => users($members, $room)], "actions" => [["bind" => $name], ["set" => ["room" => $room]], push("onJoin", ["user" => $name], $others)]];
+        case "chat.room.say":
+            if (!isset($members[$sid])) return ["error" => ["code" => "CHAT-401", "message" => "enter a room first"]];
+            ["room" => $room, "name" => $name] = $members[$sid];
+            return ["body" => new stdClass, "actions" => [push("onChat", ["from" => $name, "text" => $call["body"]["text"]], users($members, $room))]];
+        case "closed":
+            ["room" => $room, "name" => $name] = $members[$sid] ?? ["room" => "", "name" => ""];
+            unset($members[$sid]);
+            return $name === "" ? ["actions" => []] : ["actions" => [push("onLeave", ["user" => $name], users($members, $room))]];
+        default:
+            return ["error" => ["code" => "CHAT-404", "message" => "no such route"]];
+    }
+}
+
+header("content-type: application/json");
+if (!is_signed($keys, $id, $sent, $body)) { http_response_code(401); exit("{}"); }
+$state = fopen($file, "c+"); // PHP forgets everything after a request: what is remembered is in a file.
+flock($state, LOCK_EX);
+["members" => $members, "seen" => $seen] = json_decode(stream_get_contents($state), true) ?? ["members" => [], "seen" => []];
+$seen = array_filter($seen, fn($one) => $one["time"] > time() - 600); // Older ones have an old timestamp.
+$seen[$id] ??= ["time" => time(), "answer" => json_encode(answer($members, json_decode($body, true)), JSON_UNESCAPED_UNICODE)]; // One that is repeated is carried out once.
+ftruncate($state, 0);
+rewind($state);
+fwrite($state, json_encode(["members" => $members, "seen" => $seen]));
+fclose($state);
+echo $seen[$id]["answer"];
