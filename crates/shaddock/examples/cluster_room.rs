@@ -1,7 +1,8 @@
 //! The backend that `bench/cluster --before` measures: a server of type `bench` on NATS and etcd with one room.
 //!
 //! `cluster_room CONFIG.toml MEMBERS PUSHES`: the file names NATS and etcd in its section `[cluster]`. A client that binds joins the room. When
-//! all members are in, it waits, prints `go`, pushes ten times a second, and prints `pushed` when that is done.
+//! all members are in, it waits, prints `go`, pushes ten times a second, and prints `pushed` when that is done. With 0 pushes (`scripts/memory bound`)
+//! clients are bound and in no room.
 
 use std::{
     error::Error,
@@ -72,7 +73,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let joined = Arc::clone(&joined);
             async move {
                 session.bind(Uid::new(login.uid)?).await?;
-                let _ = channels.create("room")?.join(&session).await?;
+                if pushes > 0 {
+                    let _ = channels.create("room")?.join(&session).await?;
+                }
                 if joined.fetch_add(1, Ordering::Relaxed) + 1 == members {
                     tokio::spawn(push(channels, pushes));
                 }
