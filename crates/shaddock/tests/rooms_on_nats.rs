@@ -452,6 +452,9 @@ async fn a_push_is_as_long_for_many_as_for_few() {
 /// The name of a room, and why somebody left.
 type Line = (String, Option<Departure>);
 
+/// How long that server waits for frontends.
+const RPC_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the listeners of a chat server were told.
 #[derive(Clone, Default)]
 struct Told {
@@ -475,6 +478,10 @@ impl Told {
             }
         };
         let mut chat = App::new("chat", "chat-1");
+        chat.set(AppConfig {
+            rpc_timeout: RPC_TIMEOUT,
+            ..AppConfig::default()
+        });
         chat.on_channel("kept", note(self.clone()));
         chat.on_topic("room:", note(self.clone()));
         chat
@@ -553,8 +560,11 @@ async fn members_of_a_frontend_that_was_away_are_in_their_rooms_again() {
     let pushed = channel.push_message("onChannel", "nobody").await.unwrap();
     assert_eq!((pushed.queued, pushed.failed.len()), (0, 0), "{pushed:?}");
     assert!(chat.channels().destroy("ended"));
-    nats.heal();
+    // It is in the list again before NATS reaches it, for longer than a question to it may take.
     etcd.heal();
+    until("listed again", || knows(chat, "connector-1")).await;
+    tokio::time::sleep(RPC_TIMEOUT * 2).await;
+    nats.heal();
     eventually("in again", async || {
         matches!(channel.user_amount().await, Ok(1)) && matches!(topic.len().await, Ok(1))
     })

@@ -43,6 +43,8 @@
 //! Phoenix and Centrifugo keep presence without owners and live with two; sessions that are unique cannot.
 
 #[cfg(feature = "nats")]
+mod departures;
+#[cfg(feature = "nats")]
 mod fence;
 mod seats;
 #[cfg(feature = "nats")]
@@ -55,6 +57,8 @@ mod takeover;
 #[cfg(all(test, feature = "nats"))]
 mod model;
 
+#[cfg(feature = "nats")]
+pub(crate) use departures::{Departures, News};
 #[cfg(feature = "nats")]
 pub(crate) use fence::{Fence, Moment, counts_for};
 pub(crate) use seats::{Hold, Seats};

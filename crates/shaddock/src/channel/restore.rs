@@ -1,12 +1,15 @@
 //! What a server does with its channels when frontends come and go, and with members that a store remembers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use shaddock_cluster::{AudienceKey, ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{Channel, FrontendId};
 
 use super::join::{JoinError, is_gone};
 use crate::app::AppHandle;
+
+/// Time before a frontend that is back and did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl AppHandle {
     /// The audience of a channel of this server.
@@ -52,8 +55,13 @@ impl AppHandle {
         }
         let (app, frontend) = (self.clone(), frontend.clone());
         let spawned = self.spawn("channels of a frontend that is back", async move {
-            if let Err(error) = app.ask_channels_of(&frontend).await {
-                tracing::warn!(%frontend, %error, "a frontend that is back does not say who is in channels");
+            // It is back in the list; NATS may reach it later.
+            while let Err(error) = app.ask_channels_of(&frontend).await {
+                if !app.frontend_ids().contains(&frontend) {
+                    return;
+                }
+                tracing::debug!(%frontend, %error, "a frontend that is back does not say yet who is in channels");
+                tokio::time::sleep(AGAIN).await;
             }
         });
         if let Err(error) = spawned {

@@ -253,7 +253,7 @@ impl AppHandle {
     }
 
     /// All frontends that are listed or still serve.
-    fn frontend_ids(&self) -> Vec<ServerId> {
+    pub(super) fn frontend_ids(&self) -> Vec<ServerId> {
         let Ok(membership) = self.membership() else {
             return Vec::new();
         };

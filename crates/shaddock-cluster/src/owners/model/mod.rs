@@ -4,6 +4,9 @@
 //! What may happen: messages take their time and overtake each other; a frontend is cut off from etcd (what is sent is held back, or lost) or from
 //! NATS; NATS is cut in two; a process hangs and goes on, with everything that waited for it, in any order; it crashes; it is started again
 //! under its id while the old one lives; clocks run differently fast; leases end late. Clients come, log in, log in twice, give up and go.
+//!
+//! A backend follows the list meanwhile. It must not forget the users of a frontend that is there in the end, whatever it took it for, and
+//! must forget those of one that is dead.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,15 +16,17 @@
 
 mod etcd;
 mod life;
+mod watcher;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::etcd::{Answer, Etcd, Op};
 use self::life::{Life, Out, PATIENCE, Session};
+use self::watcher::{Wants, Watcher};
 use super::{Asks, Moment, Number, Seen, Word};
 use crate::{ServerId, Unique};
 
@@ -43,6 +48,8 @@ enum Fault {
     IdWithoutCondition,
     /// Row 3: the fence is a flag that a task sets.
     FlagOnly,
+    /// Row 5: nobody is told that a frontend is back that counted as gone.
+    ReturnIsNotTold,
     /// Row 6: a bind that is given up takes the seat away, whoever has made it.
     UndoTakesAll,
     /// A new lease opens the fence before the claims were read.
@@ -99,6 +106,12 @@ enum Event {
     GiveUp(usize, u64),
     /// A request of a user reaches the backend, with the number of the claim under which it was sent.
     AtBackend(usize, Arc<str>, Number),
+    /// The backend reads the list.
+    Look,
+    /// A life is asked by the backend whether it serves, for the first or the last time.
+    Serves(usize, u64, bool),
+    /// A life is asked by the backend who of its users is in.
+    Members(usize),
     Happens,
     Awakes(usize),
     EtcdBack(usize),
@@ -147,6 +160,9 @@ struct World {
     /// What the backend remembers of the users, and what it has run last of each.
     seen: Seen,
     ran: HashMap<Arc<str>, Number>,
+    watcher: Watcher,
+    /// Of the watcher, so that the other schedules do not depend on it.
+    looks: Rng,
     peace: bool,
     /// The last things that happened, for the text of a failure.
     log: Vec<String>,
@@ -176,6 +192,8 @@ impl World {
             last_sid: 0,
             seen: Seen::small(),
             ran: HashMap::new(),
+            watcher: Watcher::default(),
+            looks: Rng(!seed),
             peace: false,
             log: Vec::new(),
         };
@@ -183,6 +201,7 @@ impl World {
             world.start(&ServerId::new(id).unwrap());
         }
         world.at(SECOND / 2, Event::Happens);
+        world.at(SECOND / 4, Event::Look);
         world.at(TROUBLE, Event::Peace);
         world
     }
@@ -297,6 +316,9 @@ impl World {
         }
         match event {
             Event::AtEtcd(n, call, op) => self.at_etcd(n, call, op),
+            Event::Look => self.look(),
+            Event::Serves(n, question, last) => self.ask_whether_it_serves(n, question, last),
+            Event::Members(n) => self.ask_for_members(n),
             Event::Happens => self.happens(),
             Event::Awakes(n) => self.awakes(n),
             Event::EtcdBack(n) => {
@@ -517,6 +539,72 @@ impl World {
         Ok(())
     }
 
+    // ------------------------------------------------------------ the backend
+
+    /// Which life has each id, as etcd says.
+    fn list(&self) -> BTreeMap<String, usize> {
+        let ids = self.etcd.keys.iter();
+        let ids = ids.filter_map(|(key, kv)| {
+            let life = kv.value.strip_prefix("life-")?.parse().ok()?;
+            Some((key.strip_prefix("ids/")?.to_owned(), life))
+        });
+        ids.collect()
+    }
+
+    /// Whether the backend reaches a life over NATS, and it answers.
+    fn answers(&self, n: usize) -> bool {
+        let slot = &self.slots[n];
+        slot.can_act() && slot.nats && (self.nats_is_whole || slot.half)
+    }
+
+    fn look(&mut self) {
+        let next = 20 * MS + self.looks.below(300 * MS);
+        self.at(self.now + next, Event::Look);
+        let list = self.list();
+        let wants = self.watcher.look(&list, Moment(self.now), self.fault);
+        self.want(wants);
+        // What it pushes to those that have left the list says whether anybody listens there.
+        for n in self.watcher.departing() {
+            if self.slots[n].crashed || self.slots[n].life.ended {
+                self.watcher.not_there(n, Moment(self.now), self.fault);
+            }
+        }
+    }
+
+    fn want(&mut self, wants: Vec<Wants>) {
+        for one in wants {
+            let soon = self.now + 1 + self.looks.below(5 * MS);
+            match one {
+                Wants::Ask(n, question) => self.at(soon, Event::Serves(n, question, false)),
+                Wants::Members(n) => self.at(soon, Event::Members(n)),
+            }
+        }
+    }
+
+    /// Once at once, and once when its time is over: an answer may take as long as that.
+    fn ask_whether_it_serves(&mut self, n: usize, question: u64, last: bool) {
+        let serves = self.answers(n);
+        if !serves && !last {
+            self.at(self.now + SECOND / 2, Event::Serves(n, question, true));
+            return;
+        }
+        let now = Moment(self.now);
+        let wants = self.watcher.answered(n, question, serves, now, self.fault);
+        self.want(wants);
+    }
+
+    /// Again and again, as long as it may serve.
+    fn ask_for_members(&mut self, n: usize) {
+        if !self.watcher.knows(n) {
+            return;
+        }
+        if self.answers(n) {
+            self.watcher.remembered.insert(n);
+        } else {
+            self.at(self.now + 200 * MS, Event::Members(n));
+        }
+    }
+
     // ------------------------------------------------------------ what happens
 
     fn happens(&mut self) {
@@ -726,6 +814,18 @@ impl World {
         if let Some(key) = keys.find(|(_, kv)| !leases.contains(&kv.lease)) {
             return Err(format!("nobody is left to own {key:?}"));
         }
+        let there: Vec<usize> = self.list().into_values().collect();
+        for n in &self.watcher.joined {
+            let is_there = there.contains(n);
+            if is_there != self.watcher.remembered.contains(n) {
+                let what = if is_there {
+                    "there and forgotten"
+                } else {
+                    "dead and remembered"
+                };
+                return Err(format!("the users of life {n} are {what}"));
+            }
+        }
         let asks = self.etcd.keys.keys().any(|key| key.starts_with("asks/"));
         if asks {
             Err("a notice was left".to_owned())
@@ -782,6 +882,7 @@ fn each_fault_is_found() {
         Fault::NoResponderIsDeath,
         Fault::IdWithoutCondition,
         Fault::FlagOnly,
+        Fault::ReturnIsNotTold,
         Fault::UndoTakesAll,
         Fault::OpensUnread,
         Fault::AnswersForOthers,
