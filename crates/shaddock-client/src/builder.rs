@@ -13,11 +13,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
 use crate::client::{Client, Parts};
+use crate::come_back::{Resume, first_question};
 use crate::driver::{Driver, Shared, kick};
 use crate::handshake::{Agreed, answer, request};
 use crate::heartbeat::Heartbeat;
+use crate::resume::{Asked, Grant, Ledger};
 use crate::transport::{BoxIo, Event, Stream, Transport, WebSocket};
-use crate::{CloseKind, ConnectError, HandshakeCache, SigningKey, TlsOptions};
+use crate::{CloseKind, ConnectError, HandshakeCache, Reconnect, SigningKey, TlsOptions};
 
 /// Choices for a connection. One builder makes any number of connections.
 ///
@@ -58,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) command_capacity: usize,
     pub(crate) push_capacity: usize,
     pub(crate) is_error: fn(i64) -> bool,
+    pub(crate) reconnect: Option<Reconnect>,
 }
 
 impl Default for ClientBuilder {
@@ -87,6 +90,7 @@ impl ClientBuilder {
                 command_capacity: 64,
                 push_capacity: 256,
                 is_error: |code| code >= 400,
+                reconnect: None,
             },
         }
     }
@@ -183,6 +187,39 @@ impl ClientBuilder {
         self
     }
 
+    /// Asks the server to keep the session when the connection is lost, and comes back to it: nothing lost, nothing twice, nothing out
+    /// of order, each request run once. Default: off. The server must offer it, as shaddock does; to others this is a connection as ever,
+    /// and a loss is its end.
+    ///
+    /// While the session is suspended requests go on waiting for their answers, and new messages wait to be sent: callers wait when
+    /// [`command_capacity`](Self::command_capacity) are in the queue, and also while 256 messages are not acknowledged by the server. What
+    /// becomes of the session is told by [`Client::events`]. Received counts what is in the queue of a [`Subscription`]: one that is
+    /// full still drops.
+    ///
+    /// ```no_run
+    /// use shaddock_client::{Client, Reconnect, SessionEvent};
+    ///
+    /// # async fn login(_: &Client) {}
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let builder = Client::builder().resume(Reconnect::default());
+    /// let (client, mut events) = builder.connect_with("wss://game.example/socket", |client| client.events()).await?;
+    /// login(&client).await;
+    /// while let Some(event) = events.recv().await {
+    ///     // A new session in place of one that could not go on: log in as on the first day.
+    ///     if let SessionEvent::Restarted { .. } = event {
+    ///         login(&client).await;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Subscription`]: crate::Subscription
+    pub fn resume(mut self, reconnect: Reconnect) -> Self {
+        self.settings.reconnect = Some(reconnect);
+        self
+    }
+
     /// Connects to `tcp://host:port`, `tls://host:port`, `ws://host:port/path` or `wss://host:port/path`.
     ///
     /// # Errors
@@ -221,16 +258,16 @@ impl ClientBuilder {
         address: &str,
         setup: impl FnOnce(&Client) -> R,
     ) -> Result<(Client, R), ConnectError> {
-        let address = Address::parse(address)?;
         let way = async {
-            let transport = self.open(&address).await?;
-            self.handshake(transport, setup).await
+            let greeted = self.greet(address, first_question(self)).await?;
+            self.begin(greeted, Some(address), setup)
         };
         self.in_time(way).await
     }
 
     /// Connects over a byte stream of yours: a proxy, a Unix socket, [`tokio::io::duplex`] in a test. Packages follow each other as on
-    /// TCP. `setup` is that of [`ClientBuilder::connect_with`]; `|_| ()` for none.
+    /// TCP. `setup` is that of [`ClientBuilder::connect_with`]; `|_| ()` for none. [`ClientBuilder::resume`] is left out: there is no
+    /// address to come back to.
     ///
     /// # Errors
     ///
@@ -245,7 +282,11 @@ impl ClientBuilder {
         setup: impl FnOnce(&Client) -> R,
     ) -> Result<(Client, R), ConnectError> {
         let transport = Transport::Stream(Stream::new(Box::new(io)));
-        self.in_time(self.handshake(transport, setup)).await
+        let way = async {
+            let greeted = self.handshake(transport, None).await?;
+            self.begin(greeted, None, setup)
+        };
+        self.in_time(way).await
     }
 
     async fn in_time<T>(
@@ -276,33 +317,62 @@ impl ClientBuilder {
         Ok(Transport::WebSocket(Box::new(websocket)))
     }
 
-    /// Says hello, reads the answer, starts the task.
-    async fn handshake<R>(
+    /// A socket to `address`, and the handshake on it.
+    pub(crate) async fn greet(
+        &self,
+        address: &str,
+        asked: Option<Asked>,
+    ) -> Result<Greeted, ConnectError> {
+        let transport = self.open(&Address::parse(address)?).await?;
+        self.handshake(transport, asked).await
+    }
+
+    /// Says hello and reads the answer.
+    async fn handshake(
         &self,
         mut transport: Transport,
-        setup: impl FnOnce(&Client) -> R,
-    ) -> Result<(Client, R), ConnectError> {
+        asked: Option<Asked>,
+    ) -> Result<Greeted, ConnectError> {
         let settings = &self.settings;
-        transport.queue(request(settings)?);
+        transport.queue(request(settings, asked.as_ref())?);
         let mut reader = PackageReader::new();
         let mut input = Bytes::new();
         let body = read_answer(&mut transport, &mut reader, &mut input, settings).await?;
-        let Agreed {
-            wire,
-            heartbeat,
-            user,
-            cache,
-        } = answer(settings, &body)?;
-        let wire = Arc::new(wire);
-        let shared = Arc::new(Shared::new(settings.max_pending));
+        let agreed = answer(settings, &body)?;
+        Ok(Greeted {
+            transport,
+            reader,
+            input,
+            agreed,
+        })
+    }
+
+    /// Starts the task of a connection that is greeted.
+    fn begin<R>(
+        &self,
+        greeted: Greeted,
+        address: Option<&str>,
+        setup: impl FnOnce(&Client) -> R,
+    ) -> Result<(Client, R), ConnectError> {
+        let settings = &self.settings;
+        let Greeted {
+            mut transport,
+            reader,
+            input,
+            agreed,
+        } = greeted;
+        let wire = Arc::new(agreed.wire);
+        let shared = Arc::new(Shared::new(settings.max_pending, wire.clone()));
         let (sender, commands) = mpsc::channel(settings.command_capacity);
+        let now = Instant::now();
+        let resume = self.come_back_with(agreed.resume, address, now);
         let parts = Parts {
             shared: shared.clone(),
             commands: sender,
-            wire: wire.clone(),
-            user,
-            cache,
+            user: agreed.user,
+            cache: agreed.cache,
         };
+        shared.set_resumable(resume.is_some());
         let client = Client::new(self, parts);
         let result = setup(&client);
         let ack = encode_package(PackageType::HandshakeAck, b"");
@@ -314,12 +384,37 @@ impl ClientBuilder {
             commands,
             shared,
             wire,
-            heartbeat: Heartbeat::new(settings.dialect, heartbeat, Instant::now()),
+            heartbeat: Heartbeat::new(settings.dialect, agreed.heartbeat, now),
             max_package_size: settings.max_package_size,
+            resume,
         };
         tokio::spawn(driver.run());
         Ok((client, result))
     }
+
+    fn come_back_with(
+        &self,
+        grant: Option<Grant>,
+        address: Option<&str>,
+        now: Instant,
+    ) -> Option<Box<Resume>> {
+        Some(Box::new(Resume {
+            reconnect: self.settings.reconnect?,
+            ledger: Ledger::new(grant?),
+            address: address?.to_owned(),
+            builder: self.clone(),
+            attempts: 0,
+            since: now,
+        }))
+    }
+}
+
+/// A connection whose handshake is answered, before the ACK.
+pub(crate) struct Greeted {
+    pub(crate) transport: Transport,
+    pub(crate) reader: PackageReader,
+    pub(crate) input: Bytes,
+    pub(crate) agreed: Agreed,
 }
 
 /// Waits for the body of the answer.

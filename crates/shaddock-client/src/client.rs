@@ -15,11 +15,11 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::driver::Shared;
+use crate::driver::{Command, Shared};
+use crate::events::Events;
 use crate::pending::Ticket;
 use crate::pushes::Handler;
 use crate::server_error::{ServerError, from_answer};
-use crate::wire::Wire;
 use crate::{
     ClientBuilder, CloseKind, ConnectError, HandshakeCache, NotifyError, Push, RequestError,
     Subscription,
@@ -41,8 +41,7 @@ pub struct Client {
 
 struct Handle {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Bytes>,
-    wire: Arc<Wire>,
+    commands: mpsc::Sender<Command>,
     runtime: runtime::Handle,
     request_timeout: Option<Duration>,
     push_capacity: usize,
@@ -103,8 +102,9 @@ impl Client {
         R: DeserializeOwned,
     {
         let handle = &*self.handle;
-        let answer = self.request_raw(route, handle.wire.json(body)?).await?;
-        if handle.wire.dialect == Dialect::Pomelo
+        let wire = handle.shared.wire();
+        let answer = self.request_raw(route, wire.json(body)?).await?;
+        if wire.dialect == Dialect::Pomelo
             && let Some(error) = ServerError::by_code(&answer, handle.is_error)
         {
             return Err(error.into());
@@ -128,12 +128,15 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> Result<Bytes, RequestError> {
         let handle = &*self.handle;
-        let known = handle.wire.needs_route().then_some(route);
-        let mut ticket = handle.shared.pending.enter(known)?;
-        let package = handle
-            .wire
-            .encode(MessageType::Request, ticket.id(), route, body.into())?;
-        let exchange = handle.exchange(&mut ticket, package);
+        let wire = handle.shared.wire();
+        let known = wire.needs_route().then_some(route);
+        let mut ticket = handle.shared.pending.enter(wire.generation, known)?;
+        let command = Command {
+            package: wire.encode(MessageType::Request, ticket.id(), route, body.into())?,
+            id: ticket.id(),
+            generation: wire.generation,
+        };
+        let exchange = handle.exchange(&mut ticket, command);
         match handle.request_timeout {
             Some(limit) => timeout(limit, exchange)
                 .await
@@ -143,6 +146,7 @@ impl Client {
     }
 
     /// Sends a message that wants no answer. Returns when it is in the queue of the connection; whether it arrives is not known.
+    /// (With [`ClientBuilder::resume`] it does, unless the session ends.)
     ///
     /// # Errors
     ///
@@ -155,7 +159,8 @@ impl Client {
     where
         T: Serialize + ?Sized,
     {
-        self.notify_raw(route, self.handle.wire.json(body)?).await
+        let body = self.handle.shared.wire().json(body)?;
+        self.notify_raw(route, body).await
     }
 
     /// [`Client::notify`] with JSON text (Pitaya: whatever the server's serializer is).
@@ -169,10 +174,13 @@ impl Client {
     /// As [`Client::notify`].
     pub async fn notify_raw(&self, route: &str, body: impl Into<Bytes>) -> Result<(), NotifyError> {
         let handle = &*self.handle;
-        let package = handle
-            .wire
-            .encode(MessageType::Notify, 0, route, body.into())?;
-        handle.send(package).await.map_err(NotifyError::Closed)
+        let wire = handle.shared.wire();
+        let command = Command {
+            package: wire.encode(MessageType::Notify, 0, route, body.into())?,
+            id: 0,
+            generation: wire.generation,
+        };
+        handle.send(command).await.map_err(NotifyError::Closed)
     }
 
     /// The pushes of `route` from now on, in a queue of [`push_capacity`](ClientBuilder::push_capacity). On a connection that has ended
@@ -239,7 +247,31 @@ impl Client {
         self.closed().await;
     }
 
-    /// `user` of the server's answer to the handshake.
+    /// What becomes of the session from now on: see [`ClientBuilder::resume`]. Of other clients there are no events, only the end.
+    pub fn events(&self) -> Events {
+        self.handle.shared.bell.subscribe()
+    }
+
+    /// Whether the session goes on when this connection is lost.
+    pub fn is_resumable(&self) -> bool {
+        self.handle.shared.is_resumable()
+    }
+
+    /// Whether the connection is lost and the client on its way back.
+    pub fn is_suspended(&self) -> bool {
+        self.handle.shared.is_suspended()
+    }
+
+    /// Cuts the connection as a bad network would: without a goodbye, and what is not written yet is not written. A client with
+    /// [`ClientBuilder::resume`] comes back by itself; of another one this is the end. For tests and demonstrations.
+    pub fn interrupt(&self) {
+        // What is cut already cannot be cut: the next connection must not be.
+        if !self.is_suspended() {
+            self.handle.shared.interrupt.notify_one();
+        }
+    }
+
+    /// `user` of the server's answer to the first handshake.
     pub fn handshake_user(&self) -> Option<&Value> {
         self.handle.user.as_ref()
     }
@@ -267,8 +299,7 @@ impl Client {
 /// What the builder knows when the handshake is done.
 pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) commands: mpsc::Sender<Bytes>,
-    pub(crate) wire: Arc<Wire>,
+    pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) user: Option<Value>,
     pub(crate) cache: HandshakeCache,
 }
@@ -280,7 +311,6 @@ impl Client {
             handle: Arc::new(Handle {
                 shared: parts.shared,
                 commands: parts.commands,
-                wire: parts.wire,
                 runtime: runtime::Handle::current(),
                 request_timeout: settings.request_timeout,
                 push_capacity: settings.push_capacity,
@@ -295,7 +325,8 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("dialect", &self.handle.wire.dialect)
+            .field("dialect", &self.handle.shared.wire().dialect)
+            .field("suspended", &self.is_suspended())
             .field("pending_requests", &self.pending_requests())
             .field("close_kind", &self.close_kind())
             .finish_non_exhaustive()
@@ -306,15 +337,15 @@ impl Handle {
     async fn exchange(
         &self,
         ticket: &mut Ticket<'_>,
-        package: Bytes,
+        command: Command,
     ) -> Result<Bytes, RequestError> {
-        self.send(package).await.map_err(RequestError::Closed)?;
+        self.send(command).await.map_err(RequestError::Closed)?;
         ticket.answer().await
     }
 
     /// Waits for room in the queue of commands.
-    async fn send(&self, package: Bytes) -> Result<(), CloseKind> {
-        match self.commands.send(package).await {
+    async fn send(&self, command: Command) -> Result<(), CloseKind> {
+        match self.commands.send(command).await {
             Ok(()) => Ok(()),
             // The task says why before it closes the queue.
             Err(_) => Err(self.shared.pending.closed().unwrap_or(CloseKind::Aborted)),

@@ -1,7 +1,7 @@
-//! The task that owns a connection: it alone reads, writes and keeps the time.
+//! The task that owns a connection, or a session and its connections: it alone reads, writes and keeps the time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,8 @@ use shaddock_protocol::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::come_back::Resume;
+use crate::events::Bell;
 use crate::heartbeat::{Due, Heartbeat};
 use crate::pending::Pending;
 use crate::pushes::Hub;
@@ -25,6 +27,16 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Commands that are taken at once: they leave in one write.
 const BATCH: usize = 64;
 
+/// A DATA package that a handle wants to be sent.
+#[derive(Debug)]
+pub(crate) struct Command {
+    pub(crate) package: Bytes,
+    /// Of a request; 0 of a notify.
+    pub(crate) id: u64,
+    /// The session that it was written for.
+    pub(crate) generation: u32,
+}
+
 /// What the task and the handles share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -32,6 +44,13 @@ pub(crate) struct Shared {
     pub(crate) pushes: Arc<Hub>,
     /// Asks the task to say goodbye.
     pub(crate) closing: Notify,
+    /// Asks the task to drop its socket.
+    pub(crate) interrupt: Notify,
+    /// What the present session has agreed on. The lock is held for a clone only.
+    wire: RwLock<Arc<Wire>>,
+    suspended: AtomicBool,
+    resumable: AtomicBool,
+    pub(crate) bell: Bell,
     /// Set once, when the socket is gone.
     pub(crate) closed: watch::Sender<Option<CloseKind>>,
     pub(crate) counters: Counters,
@@ -45,8 +64,13 @@ pub(crate) struct Counters {
 }
 
 impl Shared {
-    pub(crate) fn new(max_pending: usize) -> Self {
+    pub(crate) fn new(max_pending: usize, wire: Arc<Wire>) -> Self {
         Self {
+            interrupt: Notify::new(),
+            wire: RwLock::new(wire),
+            suspended: AtomicBool::new(false),
+            resumable: AtomicBool::new(false),
+            bell: Bell::default(),
             pending: Pending::new(max_pending),
             pushes: Arc::default(),
             closing: Notify::new(),
@@ -55,8 +79,41 @@ impl Shared {
         }
     }
 
-    /// No more answers and pushes. The reason of the first call stays.
+    pub(crate) fn wire(&self) -> Arc<Wire> {
+        self.wire
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A new session began: messages for the old one are not sent any more, and its requests end.
+    pub(crate) fn restart(&self, wire: Arc<Wire>) {
+        let present = wire.generation;
+        *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
+        self.pending.lose(present);
+    }
+
+    pub(crate) fn set_suspended(&self, suspended: bool) {
+        self.suspended.store(suspended, Ordering::Release);
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_resumable(&self, resumable: bool) {
+        self.resumable.store(resumable, Ordering::Release);
+    }
+
+    pub(crate) fn is_resumable(&self) -> bool {
+        self.resumable.load(Ordering::Acquire)
+    }
+
+    /// No more answers, pushes and events. The reason of the first call stays.
     fn end(&self, kind: &CloseKind) {
+        self.set_suspended(false);
+        self.set_resumable(false);
+        self.bell.close();
         self.pending.close(kind);
         self.pushes.close();
     }
@@ -68,11 +125,13 @@ pub(crate) struct Driver {
     pub(crate) reader: PackageReader,
     /// Bytes that are not read as packages yet.
     pub(crate) input: Bytes,
-    pub(crate) commands: mpsc::Receiver<Bytes>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) wire: Arc<Wire>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) max_package_size: usize,
+    /// Of a session that outlives its socket.
+    pub(crate) resume: Option<Box<Resume>>,
 }
 
 /// However the task ends, also with its runtime, nobody waits for ever.
@@ -90,16 +149,17 @@ impl Driver {
     /// Runs until the connection is over.
     pub(crate) async fn run(mut self) {
         let guard = EndGuard(self.shared.clone());
-        let kind = self.work().await;
+        let kind = self.sessions().await;
         // In this order: whoever finds the queue closed finds the reason.
         self.shared.end(&kind);
         self.commands.close();
         match kind {
             CloseKind::ClosedByClient => {
                 // What was accepted before is still sent.
-                while let Ok(package) = self.commands.try_recv() {
-                    self.transport.queue(package);
+                while let Ok(command) = self.commands.try_recv() {
+                    self.send(command);
                 }
+                self.say_goodbye();
                 // The peer need not read; then it gets no goodbye.
                 let _ = timeout(CLOSE_TIME, self.transport.shutdown()).await;
             }
@@ -113,6 +173,20 @@ impl Driver {
         drop(guard);
     }
 
+    /// One connection after the other, as long as there is a way back.
+    async fn sessions(&mut self) -> CloseKind {
+        loop {
+            let kind = self.work().await;
+            if self.resume.is_none() || !kind.is_loss() {
+                return kind;
+            }
+            if let Err(kind) = self.come_back(kind).await {
+                return kind;
+            }
+        }
+    }
+
+    /// One connection.
     async fn work(&mut self) -> CloseKind {
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
@@ -127,9 +201,14 @@ impl Driver {
             if let Some(deadline) = deadline.filter(|at| *at != sleep.deadline()) {
                 sleep.as_mut().reset(deadline);
             }
-            let takes_commands = broken.is_none() && self.transport.has_room();
+            let has_room = self
+                .resume
+                .as_ref()
+                .is_none_or(|resume| resume.ledger.has_room());
+            let takes_commands = broken.is_none() && has_room && self.transport.has_room();
             tokio::select! {
                 () = self.shared.closing.notified() => return CloseKind::ClosedByClient,
+                () = self.shared.interrupt.notified() => return CloseKind::ServerClosed(None),
                 event = self.transport.event() => match event {
                     Ok(Event::Bytes(bytes)) => self.input = bytes,
                     Ok(Event::Room) => {}
@@ -140,7 +219,7 @@ impl Driver {
                     Err(kind) => return broken.map_or(kind, |(kind, _)| kind),
                 },
                 command = self.commands.recv(), if takes_commands => match command {
-                    Some(package) => self.queue(package),
+                    Some(command) => self.queue(command),
                     None => return CloseKind::ClosedByClient,
                 },
                 () = &mut sleep, if deadline.is_some() => {
@@ -158,32 +237,62 @@ impl Driver {
         }
     }
 
-    /// Queues a package and those that wait behind it.
-    fn queue(&mut self, package: Bytes) {
-        self.transport.queue(package);
+    /// Sends a message and those that wait behind it.
+    fn queue(&mut self, command: Command) {
+        self.send(command);
         for _ in 1..BATCH {
-            if !self.transport.has_room() {
+            let resume = self.resume.as_ref();
+            if !self.transport.has_room() || resume.is_some_and(|resume| !resume.ledger.has_room())
+            {
                 return;
             }
             match self.commands.try_recv() {
-                Ok(package) => self.transport.queue(package),
+                Ok(command) => self.send(command),
                 Err(_) => return,
             }
         }
     }
 
+    fn send(&mut self, command: Command) {
+        if command.generation != self.wire.generation {
+            // Written for a session that has ended; routes may have other codes now.
+            if let Some(waiting) = self.shared.pending.take(command.id) {
+                let _ = waiting.answer.send(Err(RequestError::Lost));
+            }
+            return;
+        }
+        if let Some(resume) = &mut self.resume {
+            resume.ledger.keep(command.package.clone());
+        }
+        self.transport.queue(command.package);
+    }
+
+    /// The server need not keep the session.
+    fn say_goodbye(&mut self) {
+        if self.resume.is_some()
+            && let Ok(package) = encode_package(PackageType::Kick, b"")
+        {
+            self.transport.queue(package);
+        }
+    }
+
     fn beat(&mut self, now: Instant) -> Result<(), CloseKind> {
         match self.heartbeat.due(now) {
-            Some(Due::Dead) => Err(CloseKind::HeartbeatTimeout),
-            Some(Due::Send) => {
-                // An empty body always fits.
-                if let Ok(package) = encode_package(PackageType::Heartbeat, b"") {
-                    self.transport.queue(package);
-                }
-                Ok(())
-            }
-            None => Ok(()),
+            Some(Due::Dead) => return Err(CloseKind::HeartbeatTimeout),
+            Some(Due::Send) => self.send_heartbeat(),
+            None => {}
         }
+        Ok(())
+    }
+
+    /// With what was received, if that is news and the server wants to know.
+    fn send_heartbeat(&mut self) {
+        let package = match &mut self.resume {
+            Some(resume) => resume.ledger.put_heartbeat(),
+            // An empty body always fits.
+            None => encode_package(PackageType::Heartbeat, b"").unwrap_or_default(),
+        };
+        self.transport.queue(package);
     }
 
     /// Takes all whole packages out of the input.
@@ -210,8 +319,21 @@ impl Driver {
         let now = Instant::now();
         self.heartbeat.on_package(now);
         match package.kind {
-            PackageType::Data => self.message(package.body)?,
-            PackageType::Heartbeat => self.heartbeat.on_heartbeat(now),
+            PackageType::Data => {
+                self.message(package.body)?;
+                if let Some(resume) = &mut self.resume
+                    && resume.ledger.taken()
+                {
+                    self.send_heartbeat();
+                }
+            }
+            PackageType::Heartbeat => {
+                if let Some(resume) = &mut self.resume {
+                    let taken = resume.ledger.heartbeat(&package.body);
+                    taken.map_err(CloseKind::Protocol)?;
+                }
+                self.heartbeat.on_heartbeat(now);
+            }
             PackageType::Kick => return Err(kick(&package.body)),
             // Both have had their time.
             PackageType::Handshake | PackageType::HandshakeAck => {}

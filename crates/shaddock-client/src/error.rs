@@ -41,6 +41,12 @@ pub enum CloseKind {
         /// The system's text, for people.
         text: String,
     },
+    /// The server refused the handshake of a client that came back to its [session](crate::ClientBuilder::resume).
+    #[error("the server refused the handshake of a new connection: code {code}")]
+    Refused {
+        /// The code: see [`ConnectError::Refused`].
+        code: i64,
+    },
     /// The runtime shut down, or the task that owns the connection was ended with it.
     #[error("the runtime of the connection ended")]
     Aborted,
@@ -51,7 +57,7 @@ impl CloseKind {
     pub const fn may_reconnect(&self) -> bool {
         !matches!(
             self,
-            Self::Kicked { .. } | Self::ClosedByClient | Self::Protocol(_)
+            Self::Kicked { .. } | Self::ClosedByClient | Self::Protocol(_) | Self::Refused { .. }
         )
     }
 
@@ -93,6 +99,12 @@ pub enum Violation {
     /// WebSocket frames that are wrong, or too long.
     #[error("WebSocket: {0}")]
     WebSocket(String),
+    /// An acknowledgement that goes back, is ahead of what was sent, or is no number.
+    #[error("the server's acknowledgement is not possible")]
+    Acknowledgement,
+    /// The answer to a client that comes back lacks its counts, or they are not those of this session.
+    #[error("the server resumes a session with counts that are not possible")]
+    ResumeCounts,
 }
 
 /// Why there is no connection.
@@ -229,6 +241,10 @@ pub enum RequestError {
     /// The connection ended, before or after the request was sent.
     #[error("no connection: {0}")]
     Closed(CloseKind),
+    /// The session ended while the request waited, and a new one began ([`SessionEvent::Restarted`](crate::SessionEvent::Restarted)).
+    /// The server may have worked on the request.
+    #[error("the session of this request ended")]
+    Lost,
     /// No answer within the [request timeout](crate::ClientBuilder::request_timeout). The server may still work on it; a late answer
     /// is ignored.
     #[error("no answer within the timeout")]

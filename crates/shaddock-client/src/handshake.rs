@@ -10,14 +10,17 @@ use shaddock_protocol::{Dialect, PackageType, encode_package, inflate, looks_com
 
 use crate::builder::Settings;
 use crate::cache::{ProtosText, dictionary, protos};
+use crate::resume::{Asked, Grant};
 use crate::wire::Wire;
-use crate::{AnswerError, ConnectError, EncodeError, HandshakeCache, SigningKey};
+use crate::{AnswerError, CloseKind, ConnectError, EncodeError, HandshakeCache, SigningKey};
 
 /// What the server answered, ready for use.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     pub(crate) wire: Wire,
     pub(crate) heartbeat: Option<Duration>,
+    /// What the server says of resumption, if it was asked.
+    pub(crate) resume: Option<Grant>,
     pub(crate) user: Option<Value>,
     /// For the next connection.
     pub(crate) cache: HandshakeCache,
@@ -40,6 +43,8 @@ enum RequestSys<'a> {
         dict_version: Option<&'a str>,
         proto_version: Version<'a>,
         rsa: Rsa<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<&'a Asked>,
     },
     #[serde(rename_all = "camelCase")]
     Pitaya {
@@ -47,6 +52,8 @@ enum RequestSys<'a> {
         lib_version: &'a str,
         client_build_number: &'a str,
         client_version: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resume: Option<&'a Asked>,
     },
 }
 
@@ -85,29 +92,37 @@ struct AnswerSys {
     protos: Option<ProtosText>,
     use_proto: bool,
     serializer: Option<String>,
+    resume: Value,
 }
 
 /// The HANDSHAKE package.
-pub(crate) fn request(settings: &Settings) -> Result<Bytes, EncodeError> {
+pub(crate) fn request(settings: &Settings, resume: Option<&Asked>) -> Result<Bytes, EncodeError> {
+    // A client that comes back names no versions: if its session is gone, it begins anew with all that the server has.
+    let none = HandshakeCache::default();
+    let cache = match resume {
+        Some(asked) if asked.is_back() => &none,
+        _ => &settings.cache,
+    };
     let sys = match settings.dialect {
         Dialect::Pomelo => RequestSys::Pomelo {
             r#type: &settings.client_type,
             version: &settings.client_version,
-            dict_version: settings.cache.dictionary_version(),
-            proto_version: settings
-                .cache
+            dict_version: cache.dictionary_version(),
+            proto_version: cache
                 .protos_version()
                 .map_or(Version::None(0), Version::Known),
             rsa: Rsa {
                 rsa_n: settings.key.as_ref().map(SigningKey::modulus),
                 rsa_e: settings.key.as_ref().map(SigningKey::exponent),
             },
+            resume,
         },
         Dialect::Pitaya => RequestSys::Pitaya {
             platform: &settings.client_type,
             lib_version: env!("CARGO_PKG_VERSION"),
             client_build_number: &settings.build_number,
             client_version: &settings.client_version,
+            resume,
         },
     };
     let request = Request {
@@ -134,11 +149,17 @@ pub(crate) fn answer(settings: &Settings, body: &[u8]) -> Result<Agreed, Connect
         return Err(ConnectError::Refused { code: answer.code });
     }
     let sys = answer.sys.unwrap_or_default();
+    let resume = match settings.reconnect {
+        Some(_) => Grant::read(&sys.resume)
+            .map_err(|violation| ConnectError::Closed(CloseKind::Protocol(violation)))?,
+        None => None,
+    };
     let heartbeat = sys.heartbeat.as_f64().filter(|seconds| *seconds > 0.0);
     let raw_protobuf = sys.serializer.as_deref() == Some("protobuf");
     let (dictionary, protos, cache) = agreed(settings, sys)?;
     Ok(Agreed {
         wire: Wire {
+            generation: 0,
             dialect: settings.dialect,
             dictionary,
             protos,
@@ -146,6 +167,7 @@ pub(crate) fn answer(settings: &Settings, body: &[u8]) -> Result<Agreed, Connect
             key: settings.key.clone(),
             max_inflated: settings.max_package_size,
         },
+        resume,
         heartbeat: heartbeat
             .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
         user: answer.user,
@@ -197,7 +219,7 @@ mod tests {
     }
 
     fn text(settings: &Settings) -> String {
-        String::from_utf8(request(settings).unwrap()[4..].to_vec()).unwrap()
+        String::from_utf8(request(settings, None).unwrap()[4..].to_vec()).unwrap()
     }
 
     #[test]

@@ -36,8 +36,11 @@
 //! - [Signed](SigningKey) messages, compressed ones, and the errors of both dialects ([`ServerError`]).
 //! - One reason why a connection ended ([`CloseKind`]), the same for everybody who waits.
 //!
-//! It does not connect again by itself: what has to be said after a reconnect is the application's. [`CloseKind::may_reconnect`] says
-//! whether to try.
+//! - If asked to ([`ClientBuilder::resume`]), it comes back to the same session after its connection was lost, with nothing lost, twice or
+//!   out of order. The server must offer that, as shaddock does.
+//!
+//! Otherwise it does not connect again by itself: what has to be said after a reconnect is the application's.
+//! [`CloseKind::may_reconnect`] says whether to try.
 //!
 //! # What a server can do to it
 //!
@@ -50,6 +53,7 @@
 //! | --- | --- |
 //! | `client`, `builder` | **start here**: [`Client`], [`ClientBuilder`] |
 //! | `driver` | the task that owns a connection |
+//! | `resume`, `come_back`, `events` | a session that outlives its socket: counts and what is kept, the way back, what is told of it |
 //! | `pending`, `pushes` | requests that wait, subscriptions |
 //! | `wire`, `handshake`, `cache`, `sign`, `server_error` | what is on the wire |
 //! | `heartbeat` | when to send one, when to give up |
@@ -59,12 +63,15 @@ mod address;
 mod builder;
 mod cache;
 mod client;
+mod come_back;
 mod driver;
 mod error;
+mod events;
 mod handshake;
 mod heartbeat;
 mod pending;
 mod pushes;
+mod resume;
 mod server_error;
 mod sign;
 mod tls;
@@ -78,7 +85,9 @@ pub use error::{
     AddressError, AnswerError, CloseKind, CloseStatus, ConnectError, DecodeError, EncodeError,
     NotifyError, RequestError, Violation,
 };
+pub use events::{Events, SessionEvent};
 pub use pushes::{Handler, Push, Subscription};
+pub use resume::Reconnect;
 pub use server_error::ServerError;
 pub use shaddock_protocol::Dialect;
 pub use sign::{SigningKey, SigningKeyError};

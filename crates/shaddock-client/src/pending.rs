@@ -30,6 +30,8 @@ struct State {
 /// One request in the table.
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    /// The session that it belongs to.
+    generation: u32,
     /// Kept only where a schema depends on it.
     pub(crate) route: Option<Box<str>>,
     pub(crate) answer: oneshot::Sender<Answer>,
@@ -53,7 +55,11 @@ impl Pending {
     }
 
     /// Enters a request under a fresh id.
-    pub(crate) fn enter(&self, route: Option<&str>) -> Result<Ticket<'_>, RequestError> {
+    pub(crate) fn enter(
+        &self,
+        generation: u32,
+        route: Option<&str>,
+    ) -> Result<Ticket<'_>, RequestError> {
         let mut state = self.lock();
         if let Some(kind) = &state.closed {
             return Err(RequestError::Closed(kind.clone()));
@@ -71,6 +77,7 @@ impl Pending {
         let id = state.last_id;
         let (sender, answer) = oneshot::channel();
         let waiting = Waiting {
+            generation,
             route: route.map(Box::from),
             answer: sender,
         };
@@ -99,6 +106,21 @@ impl Pending {
         for request in waiting.into_values() {
             // The caller may have gone away: then nobody wants to know.
             let _ = request.answer.send(Err(RequestError::Closed(kind.clone())));
+        }
+    }
+
+    /// A new session began: requests of earlier ones end.
+    pub(crate) fn lose(&self, present: u32) {
+        let lost: Vec<Waiting> = {
+            let mut state = self.lock();
+            let of_old = state
+                .waiting
+                .extract_if(|_, waiting| waiting.generation != present);
+            of_old.map(|(_, waiting)| waiting).collect()
+        };
+        for request in lost {
+            // The caller may have gone away: then the loss is no news to anybody.
+            let _ = request.answer.send(Err(RequestError::Lost));
         }
     }
 
@@ -149,11 +171,11 @@ mod tests {
     #[test]
     fn a_dropped_ticket_leaves_nothing() {
         let pending = Pending::new(2);
-        let first = pending.enter(None).unwrap();
-        let second = pending.enter(Some("a.b.c")).unwrap();
+        let first = pending.enter(0, None).unwrap();
+        let second = pending.enter(0, Some("a.b.c")).unwrap();
         assert_eq!((first.id(), second.id()), (1, 2));
         assert_eq!(
-            pending.enter(None).unwrap_err(),
+            pending.enter(0, None).unwrap_err(),
             RequestError::TooManyPending
         );
         drop(first);
@@ -164,25 +186,36 @@ mod tests {
         assert!(pending.take(u64::MAX).is_none());
     }
 
+    #[tokio::test]
+    async fn a_new_session_ends_the_requests_of_the_old_one_only() {
+        let pending = Pending::new(10);
+        let mut old = pending.enter(0, None).unwrap();
+        let new = pending.enter(1, None).unwrap();
+        pending.lose(1);
+        assert_eq!(old.answer().await, Err(RequestError::Lost));
+        assert_eq!(pending.len(), 1);
+        assert!(pending.take(new.id()).is_some());
+    }
+
     #[test]
     fn ids_start_over_and_pass_over_the_waiting() {
         let pending = Pending::new(10);
-        let first = pending.enter(None).unwrap();
+        let first = pending.enter(0, None).unwrap();
         pending.lock().last_id = MAX_ID - 1;
-        let last = pending.enter(None).unwrap();
+        let last = pending.enter(0, None).unwrap();
         assert_eq!(last.id(), u64::from(MAX_ID));
-        let next = pending.enter(None).unwrap();
+        let next = pending.enter(0, None).unwrap();
         assert_eq!((first.id(), next.id()), (1, 2));
     }
 
     #[tokio::test]
     async fn closing_answers_everybody() {
         let pending = Pending::new(10);
-        let mut waiting = pending.enter(None).unwrap();
+        let mut waiting = pending.enter(0, None).unwrap();
         pending.close(&CloseKind::HeartbeatTimeout);
         pending.close(&CloseKind::ClosedByClient);
         let closed = RequestError::Closed(CloseKind::HeartbeatTimeout);
         assert_eq!(waiting.answer().await, Err(closed.clone()));
-        assert_eq!(pending.enter(None).unwrap_err(), closed);
+        assert_eq!(pending.enter(0, None).unwrap_err(), closed);
     }
 }

@@ -12,9 +12,11 @@ use shaddock_protocol::{
 use crate::sign::{JavaScriptNumbers, SigningKey};
 use crate::{DecodeError, EncodeError};
 
-/// What client and server agreed on in the handshake. Never changes afterwards.
+/// What client and server agreed on in the handshake. Stays for a session, over all its connections.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
+    /// Which session of the client this is: more than 0 after a restart.
+    pub(crate) generation: u32,
     pub(crate) dialect: Dialect,
     pub(crate) dictionary: Option<Arc<Dictionary>>,
     pub(crate) protos: Option<Arc<Protos>>,

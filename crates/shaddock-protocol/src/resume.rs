@@ -225,26 +225,47 @@ pub fn put_heartbeat(acknowledged: Option<u64>, out: &mut BytesMut) {
     }
 }
 
-/// The number in the body of a HEARTBEAT: `Ok(None)` if it is empty, `Err` if it is not exactly one number.
-pub(crate) fn read_acknowledgement(body: &[u8]) -> Result<Option<u64>, ()> {
+/// The body of a HEARTBEAT is not empty and not exactly one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcknowledgementError;
+
+impl fmt::Display for AcknowledgementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body of a heartbeat is neither empty nor one number")
+    }
+}
+
+impl core::error::Error for AcknowledgementError {}
+
+/// The number in the body of a HEARTBEAT; `None` if it is empty.
+///
+/// # Errors
+///
+/// The body is not exactly one number.
+pub fn read_acknowledgement(body: &[u8]) -> Result<Option<u64>, AcknowledgementError> {
+    const WRONG: AcknowledgementError = AcknowledgementError;
     let mut value = 0_u64;
     for (place, byte) in body.iter().enumerate() {
         let low = u64::from(byte & 0x7f);
-        let shift = 7 * u32::try_from(place).map_err(|_| ())?;
-        let moved = low.checked_shl(shift).ok_or(())?;
+        let shift = 7 * u32::try_from(place).map_err(|_| WRONG)?;
+        let moved = low.checked_shl(shift).ok_or(WRONG)?;
         if moved >> shift != low {
-            return Err(());
+            return Err(WRONG);
         }
         value |= moved;
         if byte & 0x80 == 0 {
             return if place + 1 == body.len() {
                 Ok(Some(value))
             } else {
-                Err(())
+                Err(WRONG)
             };
         }
     }
-    if body.is_empty() { Ok(None) } else { Err(()) }
+    if body.is_empty() {
+        Ok(None)
+    } else {
+        Err(WRONG)
+    }
 }
 
 #[cfg(test)]
@@ -347,7 +368,11 @@ mod tests {
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
             b"{}",
         ] {
-            assert_eq!(read_acknowledgement(body), Err(()), "{body:02x?}");
+            assert_eq!(
+                read_acknowledgement(body),
+                Err(AcknowledgementError),
+                "{body:02x?}"
+            );
         }
     }
 }

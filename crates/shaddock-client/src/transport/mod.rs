@@ -30,6 +30,8 @@ pub(crate) type BoxIo = Box<dyn Io>;
 pub(crate) enum Transport {
     Stream(Stream),
     WebSocket(Box<WebSocket>),
+    /// There is no socket any more: what is queued is dropped, and nothing comes.
+    Gone,
 }
 
 /// What happened to a transport.
@@ -46,6 +48,11 @@ pub(crate) enum Event {
 }
 
 impl Transport {
+    /// In place of a socket that was lost.
+    pub(crate) const fn gone() -> Self {
+        Self::Gone
+    }
+
     /// Whether packages end where messages end.
     pub(crate) const fn has_messages(&self) -> bool {
         matches!(self, Self::WebSocket(_))
@@ -56,6 +63,7 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.queue(&package),
             Self::WebSocket(websocket) => websocket.queue(package),
+            Self::Gone => {}
         }
     }
 
@@ -83,6 +91,7 @@ impl Transport {
             match self {
                 Self::Stream(stream) => stream.poll_read(cx),
                 Self::WebSocket(websocket) => websocket.poll_read(cx),
+                Self::Gone => Poll::Ready(Ok(Event::End(None))),
             }
         })
         .await
@@ -94,6 +103,7 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.shutdown().await,
             Self::WebSocket(websocket) => websocket.shutdown().await,
+            Self::Gone => Ok(()),
         }
     }
 
@@ -102,6 +112,7 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.queued(),
             Self::WebSocket(websocket) => websocket.queued(),
+            Self::Gone => 0,
         }
     }
 
@@ -110,6 +121,7 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.poll_flush(cx),
             Self::WebSocket(websocket) => websocket.poll_flush(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }

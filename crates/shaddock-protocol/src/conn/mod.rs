@@ -148,7 +148,7 @@ impl Conn {
             (PackageType::Heartbeat, ConnState::Working) => {
                 if self.counted {
                     let acknowledged = read_acknowledgement(&package.body)
-                        .map_err(|()| ProtocolError::Acknowledgement)?;
+                        .map_err(|_| ProtocolError::Acknowledgement)?;
                     return Ok(Some(Event::Heartbeat { acknowledged }));
                 }
                 self.put_heartbeat(out);

@@ -1,0 +1,133 @@
+//! What becomes of a session while its sockets come and go.
+
+use std::fmt;
+
+use tokio::sync::broadcast;
+
+use crate::CloseKind;
+
+/// Events that wait to be read.
+const CAPACITY: usize = 64;
+
+/// What became of the session of a client with [`ClientBuilder::resume`](crate::ClientBuilder::resume).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The connection was lost. The client comes back by itself; requests that wait go on waiting.
+    Suspended(CloseKind),
+    /// The same session goes on.
+    Resumed {
+        /// How many messages the server could not keep: pushes, and answers, whose requests time out. If it is not 0, fetch the state
+        /// of your application anew.
+        missed: u64,
+    },
+    /// The session could not go on. This is a new one: log in again. Requests that waited got
+    /// [`RequestError::Lost`](crate::RequestError::Lost); handlers and subscriptions stay.
+    Restarted {
+        /// The server's word: `unknown`, `expired`, `changed`, `denied`, `busy`; empty if it gave none.
+        why: String,
+        /// Messages of the old session of which it is not known whether the server received them.
+        lost: usize,
+    },
+}
+
+/// The events of a session from the time of [`Client::events`](crate::Client::events) on.
+///
+/// At most 64 wait to be read; of a reader that is slower the oldest are dropped and counted ([`Events::missed`]).
+pub struct Events {
+    receiver: broadcast::Receiver<SessionEvent>,
+    missed: u64,
+}
+
+impl Events {
+    /// The next event; `None` after the last one of a client that is closed.
+    ///
+    /// Cancel-safe: an event is either returned or still in the queue.
+    pub async fn recv(&mut self) -> Option<SessionEvent> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(dropped)) => self.missed += dropped,
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// How many events were dropped so far because they were not read in time.
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events")
+            .field("queued", &self.receiver.len())
+            .field("missed", &self.missed)
+            .finish()
+    }
+}
+
+/// Where events are told.
+#[derive(Debug)]
+pub(crate) struct Bell(std::sync::Mutex<Option<broadcast::Sender<SessionEvent>>>);
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self(std::sync::Mutex::new(Some(broadcast::Sender::new(
+            CAPACITY,
+        ))))
+    }
+}
+
+impl Bell {
+    pub(crate) fn tell(&self, event: SessionEvent) {
+        if let Some(sender) = &*self.lock() {
+            // An error: there is no reader.
+            let _ = sender.send(event);
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let receiver = match &*self.lock() {
+            Some(sender) => sender.subscribe(),
+            None => broadcast::Sender::new(1).subscribe(),
+        };
+        Events {
+            receiver,
+            missed: 0,
+        }
+    }
+
+    /// There are no more events.
+    pub(crate) fn close(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<broadcast::Sender<SessionEvent>>> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_reader_loses_the_oldest_and_the_end_is_told() {
+        let bell = Bell::default();
+        let mut events = bell.subscribe();
+        for missed in 0..70 {
+            bell.tell(SessionEvent::Resumed { missed });
+        }
+        bell.close();
+        let mut seen = Vec::new();
+        while let Some(SessionEvent::Resumed { missed }) = events.recv().await {
+            seen.push(missed);
+        }
+        assert_eq!((seen, events.missed()), ((6..70).collect(), 6));
+        assert_eq!(bell.subscribe().recv().await, None);
+    }
+}
