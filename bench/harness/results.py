@@ -33,7 +33,18 @@ VALUES = {
     "p50": Value("us", lambda run: run["latency"]["p50"], 1),
     "p99": Value("ms", lambda run: run["latency"]["p99"] / 1000, 1),
     "bytes": Value("bytes", lambda run: run["server"]["bytes_per_session"], 0),
+    "suspended": Value("bytes", lambda run: suspended_bytes(run), 0),
+    "back": Value("x a plain connect", lambda run: run["latency"]["p50"] / run["plain"]["p50"], 2),
 }
+
+
+# What must not happen in a run. (Files of older runs do not have all of them.)
+FAULTS = ("wrong", "lost", "repeated", "late", "failed", "closed")
+
+
+def suspended_bytes(run: dict) -> float:
+    server = run["server"]
+    return (server["resident_after"] - server["resident_before"]) / run["sessions"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Cell:
 
 
 def is_clean(run: dict) -> bool:
-    return not any(run[fault] for fault in ("wrong", "lost", "repeated", "failed", "closed"))
+    return not any(run.get(fault, 0) for fault in FAULTS)
 
 
 def read(path: Path) -> tuple[dict, list[dict]]:
@@ -97,6 +108,7 @@ def write(raw: Path, rows: list[Scenario], results: Path, quick: bool) -> None:
         "## Against the floor and the best peer\n\n" + ratios(compared, cells),
         "## 15,000 sessions, some of which never read\n\n" + crowd(rows, runs, cells),
         "## More sessions, more workers\n\n" + scaling(cells),
+        resume(cells),
         "## Pictures\n\n" + pictures(compared, cells, plots),
         failures(runs),
     ]
@@ -220,6 +232,45 @@ def scaling(cells: dict) -> str:
     return "\n".join(lines)
 
 
+def resume(cells: dict) -> str:
+    """Sessions that outlive their sockets, beside those that do not."""
+    pairs = [
+        ("echo, 1 in flight: resumable against not", "resume-echo-64x1", "echo-64x1-tcp", 1.15),
+        ("echo, 16 in flight: resumable against not", "resume-echo-64x16", "echo-64x16-tcp", 1.15),
+    ]
+    lines = []
+    for title, upper, lower, limit in pairs:
+        above, below = cells.get((upper, OURS.name)), cells.get((lower, OURS.name))
+        if above and below:
+            lines.append(row_of(title, f"{above.median:.2f} us", f"{below.median:.2f} us", above.median / below.median, limit, "x"))
+    above, below = cells.get(("resume-idle", OURS.name)), cells.get(("idle-tcp", OURS.name))
+    if above and below:
+        more = above.median - below.median
+        lines.append(row_of("idle: resumable against not", f"{above.median:,.0f} bytes", f"{below.median:,.0f} bytes", more, 160, " bytes more"))
+    for title, key, limit, unit in (
+        ("a suspended session", "resume-suspended", 1024, " bytes"),
+        ("p50 of the way back to the first message, against a plain connect with handshake", "resume-back", 1.5, "x"),
+    ):
+        if found := cells.get((key, OURS.name)):
+            lines.append(row_of(title, cell_text_of(found), "", found.median, limit, unit))
+    if storm := cells.get(("resume-storm", OURS.name)):
+        faults = "nothing lost, twice or out of order" if storm.clean else "**with faults**"
+        lines.append(f"| 5,000 sessions lose their sockets at once: p99 of the way back | {storm.median:,.0f} ms | | {faults} | |")
+    if not lines:
+        return ""
+    head = ["## Sessions that outlive their sockets", "", "| | | beside | | wanted |", "| --- | ---: | ---: | ---: | ---: |"]
+    return "\n".join(head + lines)
+
+
+def row_of(title: str, one: str, other: str, number: float, limit: float, unit: str) -> str:
+    told, wanted = verdict(number, limit, unit)
+    return f"| {title} | {one} | {other} | {told} | {wanted} |"
+
+
+def cell_text_of(found: Cell) -> str:
+    return "" if found.clean else "†"
+
+
 def pictures(rows: list[Scenario], cells: dict, plots: Path) -> str:
     parts = []
     for row in rows:
@@ -243,7 +294,7 @@ def failures(runs: list[dict]) -> str:
             lines.append(where + run["error"].splitlines()[0][:200])
         elif not is_clean(run):
             faults = ", ".join(
-                f"{run[fault]} {fault}" for fault in ("wrong", "lost", "repeated", "failed", "closed") if run[fault]
+                f"{run[fault]} {fault}" for fault in FAULTS if run.get(fault, 0)
             )
             lines.append(where + faults + "; first: " + (run["notes"] or ["-"])[0][:200])
     return "## What went wrong\n\n" + "\n".join(lines) if lines else ""

@@ -104,7 +104,7 @@ def scenarios(quick: bool) -> list[Scenario]:
                 warm=2000,
             )
         )
-    rows += crowd(quick) + scaling(time)
+    rows += crowd(quick) + scaling(time) + resume(quick, time)
     return rows
 
 
@@ -156,6 +156,60 @@ def scaling(time: list[str]) -> list[Scenario]:
                 pinned=False,
             )
         )
+    return rows
+
+
+def resume(quick: bool, time: list[str]) -> list[Scenario]:
+    """Sessions that outlive their sockets: what they cost while nothing happens to them, and the way back."""
+    rows = [
+        Scenario(
+            f"resume-echo-64x{in_flight}",
+            f"echo, 64 connections, {in_flight} in flight, TCP, resumable",
+            ["echo", "-c", "64", "--in-flight", str(in_flight), "--resume", *time],
+            "tcp",
+            "cpu",
+            servers=[OURS],
+        )
+        for in_flight in (1, 16)
+    ]
+    rows += [
+        Scenario(
+            "resume-idle",
+            "idle session, TCP, 10,000 sessions, resumable",
+            ["idle", "-c", "10000", "--settle", "2s", "--resume"],
+            "tcp",
+            "bytes",
+            servers=[OURS],
+            warm=2000,
+        ),
+        Scenario(
+            "resume-suspended",
+            "suspended session, 10,000 sessions",
+            ["idle", "-c", "10000", "--settle", "2s", "--suspend"],
+            "tcp",
+            "suspended",
+            servers=[OURS],
+            warm=2000,
+        ),
+        Scenario(
+            "resume-back",
+            "one session: from a new connection to the first message of the old session, against a plain connect with handshake",
+            ["resume", "-c", "1", "--cuts", "100" if quick else "1000", "--away", "2ms"],
+            "tcp",
+            "back",
+            servers=[OURS],
+            warm=2000,
+        ),
+        Scenario(
+            "resume-storm",
+            "5,000 sessions lose their sockets at once and come back",
+            ["resume", "-c", "5000", "--cuts", "2", "--connecting", "5000", "--no-plain"],
+            "tcp",
+            "p99",
+            servers=[OURS],
+            rounds=1,
+        ),
+    ]
     return rows
 
 

@@ -27,6 +27,8 @@ pub enum ScenarioArgs {
     Churn(ChurnArgs),
     /// Sessions that follow a script: bind, request, wait, reconnect.
     Mix(MixArgs),
+    /// Sessions that lose their sockets and come back: lost, repeated and late messages, and the time to the first of them.
+    Resume(ResumeArgs),
 }
 
 /// How the handshake names the client.
@@ -58,6 +60,9 @@ pub struct TargetArgs {
     /// How long to wait for a handshake or an answer before it counts as lost.
     #[arg(long, default_value = "10s", value_parser = some_time)]
     pub timeout: Duration,
+    /// Ask for sessions that outlive their sockets: count, acknowledge and keep messages. `resume` always does.
+    #[arg(long)]
+    pub resume: bool,
     /// How the handshake names the client.
     #[arg(long, value_enum, default_value = "pomelo")]
     pub dialect: ClientDialect,
@@ -130,6 +135,10 @@ pub struct IdleArgs {
     /// Then stay open for so long, and count what the server takes for doing nothing.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub hold: Duration,
+    /// Then take their sockets away and keep the sessions (as `--resume`), wait as long as `--settle` again, and read memory once more: the
+    /// server's `resident_after`.
+    #[arg(long)]
+    pub suspend: bool,
 }
 
 /// Flags of `fanout`.
@@ -185,6 +194,29 @@ pub struct MixArgs {
     pub duration: Duration,
 }
 
+/// Flags of `resume`.
+#[derive(Args, Clone, Debug)]
+pub struct ResumeArgs {
+    /// The server. All sessions are bound, and the first one pushes to all of them after each of its cuts.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How often each session loses its socket.
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub cuts: usize,
+    /// Requests that are under way at each cut, at most 200.
+    #[arg(long, default_value_t = 8, value_parser = burst)]
+    pub burst: usize,
+    /// How long a session stays away.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub away: Duration,
+    /// No plain connections in between, to which the way back is compared.
+    #[arg(long)]
+    pub no_plain: bool,
+    /// Ends without success when it takes longer.
+    #[arg(long, default_value = "5m", value_parser = some_time)]
+    pub limit: Duration,
+}
+
 impl BenchArgs {
     /// What all scenarios share.
     pub const fn target(&self) -> &TargetArgs {
@@ -194,6 +226,7 @@ impl BenchArgs {
             ScenarioArgs::Fanout(args) => &args.target,
             ScenarioArgs::Churn(args) => &args.target,
             ScenarioArgs::Mix(args) => &args.target,
+            ScenarioArgs::Resume(args) => &args.target,
         }
     }
 
@@ -229,6 +262,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(number) => Ok(number),
         Err(_) => Err(format!("`{text}` is no number")),
+    }
+}
+
+/// Fewer than a client keeps.
+fn burst(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        number @ ..=200 => Ok(number),
+        _ => Err("at most 200".to_owned()),
     }
 }
 

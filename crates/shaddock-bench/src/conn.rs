@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::link::Link;
+use shaddock_protocol::{PackageType, encode_package};
+
+use crate::{counts::Counts, link::Link};
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,28 @@ pub(crate) struct Conn {
     /// Zero if the server wants no heartbeats.
     pub(crate) heartbeat: Duration,
     pub(crate) requests: Requests,
+    /// Of a session that outlives its socket.
+    pub(crate) counts: Option<Box<Counts>>,
+    /// It is on its way back to its session, or has not heard from it yet.
+    pub(crate) is_returning: bool,
+}
+
+impl Conn {
+    /// Says that the server need not keep the session, before the socket is closed.
+    pub(crate) fn say_goodbye(&mut self) {
+        if self.state == State::Open && self.counts.is_some() {
+            self.link
+                .send(&encode_package(PackageType::Kick, b"").unwrap_or_default());
+        }
+    }
+}
+
+/// A session without a socket.
+#[derive(Debug)]
+pub(crate) struct Away {
+    pub(crate) slot: usize,
+    pub(crate) requests: Requests,
+    pub(crate) counts: Box<Counts>,
 }
 
 /// An answer that comes after so many others of its session were given up counts as repeated: a server that loses so many has failed anyway.

@@ -2,7 +2,8 @@
 //!
 //! It opens thousands of sessions from one process, over TCP, WebSocket or TLS, and measures what the server takes for them:
 //! latency as HDR percentiles, and, given the server's process id, CPU per message and resident bytes per session. Every
-//! answer is checked against its request. A wrong, lost or repeated answer is counted and makes the run fail.
+//! answer is checked against its request. A wrong, lost or repeated answer is counted and makes the run fail. `resume` cuts the sockets of its
+//! sessions and comes back to them, and looks at the order too.
 //!
 //! The server needs three routes, whose names can be chosen:
 //!
@@ -18,7 +19,7 @@
 //! | --- | --- |
 //! | `args`, `target` | the command line; the server's address and what is said to it first |
 //! | `control`, `phase` | **start here**: threads, phases of a run, the progress line |
-//! | `engine`, `conn`, `timers` | one thread: event loop, its connections, its deadlines |
+//! | `engine`, `conn`, `counts`, `timers` | one thread: event loop, its connections, what they count, its deadlines |
 //! | `link`, `ws` | one socket: TLS, WebSocket frames, packages |
 //! | `scenario` | what the connections do: one file for each scenario |
 //! | `body` | bodies that can be checked |
@@ -31,6 +32,7 @@ mod args;
 mod body;
 mod conn;
 mod control;
+mod counts;
 mod engine;
 mod link;
 mod phase;
@@ -45,8 +47,8 @@ mod ws;
 use std::process::ExitCode;
 
 pub use args::{
-    BenchArgs, ChurnArgs, ClientDialect, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ScenarioArgs,
-    TargetArgs,
+    BenchArgs, ChurnArgs, ClientDialect, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ResumeArgs,
+    ScenarioArgs, TargetArgs,
 };
 pub use control::BenchError;
 pub use report::{Latency, Report, ServerCost};

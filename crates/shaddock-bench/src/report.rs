@@ -40,14 +40,19 @@ pub struct Report {
     pub lost: u64,
     /// Answers and pushes that came again.
     pub repeated: u64,
+    /// Answers and pushes out of their order. Looked at by `resume` only.
+    pub late: u64,
     /// Connections that did not come to stand.
     pub failed: u64,
     /// Connections that the server ended.
     pub closed: u64,
     /// The first failures, in words.
     pub notes: Vec<String>,
-    /// Of answers and deliveries; of `churn`, from the begin of the connection to the ack.
+    /// Of answers and deliveries; of `churn`, from the begin of the connection to the ack; of `resume`, from the begin of the new connection
+    /// to the first message of the old session.
     pub latency: Option<Latency>,
+    /// `resume`: the same server, in between: from the begin of a plain connection to the answer of its handshake.
+    pub plain: Option<Latency>,
     /// What the server took, if its process id was given.
     pub server: Option<ServerCost>,
     /// Processor time that this load tester took in the measured time.
@@ -115,7 +120,7 @@ impl Report {
 
     /// Everything that should not have happened, counted.
     pub const fn faults(&self) -> u64 {
-        self.wrong + self.lost + self.repeated + self.failed + self.closed
+        self.wrong + self.lost + self.repeated + self.late + self.failed + self.closed
     }
 
     /// Microseconds of the server's processor time for each message.
@@ -140,6 +145,7 @@ impl Report {
         self.wrong = totals.wrong;
         self.lost = totals.lost;
         self.repeated = totals.repeated;
+        self.late = totals.late;
         self.failed = totals.failed;
         self.closed = totals.closed;
     }
@@ -147,13 +153,13 @@ impl Report {
     /// One line of JSON. Times are in microseconds unless the name says otherwise.
     pub fn to_json(&self) -> Value {
         let seconds = self.elapsed.as_secs_f64();
-        let latency = self.latency.map(|latency| {
+        let percentiles = |latency: Latency| {
             json!({
                 "count": latency.count, "min": micros(latency.min), "mean": micros(latency.mean),
                 "p50": micros(latency.p50), "p90": micros(latency.p90), "p99": micros(latency.p99),
                 "p999": micros(latency.p999), "max": micros(latency.max),
             })
-        });
+        };
         let server = self.server.map(|server| {
             json!({
                 "cpu_s": server.cpu.as_secs_f64(), "user_s": server.user.as_secs_f64(),
@@ -169,8 +175,9 @@ impl Report {
             "settings": self.settings, "unit": self.unit, "messages": self.messages,
             "seconds": seconds, "rate": self.messages as f64 / seconds.max(1e-9),
             "sessions": self.sessions, "wrong": self.wrong, "lost": self.lost,
-            "repeated": self.repeated, "failed": self.failed, "closed": self.closed,
-            "notes": self.notes, "latency": latency, "server": server,
+            "repeated": self.repeated, "late": self.late, "failed": self.failed, "closed": self.closed,
+            "notes": self.notes, "latency": self.latency.map(percentiles),
+            "plain": self.plain.map(percentiles), "server": server,
             "own_cpu_s": self.own_cpu.as_secs_f64(), "other_cpu_s": self.other_cpu.as_secs_f64(),
         })
     }
@@ -190,10 +197,12 @@ impl fmt::Display for Report {
             let messages = format!("{} in {seconds:.2} s, {rate:.0} per second", self.messages);
             line(f, self.unit, messages)?;
         }
-        if let Some(latency) = &self.latency {
+        let percentiles = [("latency", &self.latency), ("plain connect", &self.plain)];
+        for (name, latency) in percentiles {
+            let Some(latency) = latency else { continue };
             line(
                 f,
-                "latency",
+                name,
                 format!(
                     "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
                     time(latency.p50),
@@ -227,8 +236,13 @@ impl fmt::Display for Report {
                 line(f, "  for each session", format!("{bytes:.0} bytes"))?;
             }
         }
+        // Of others the order is not looked at.
+        let late = match self.scenario {
+            "resume" => format!("  late {}", self.late),
+            _ => String::new(),
+        };
         let faults = format!(
-            "wrong {}  lost {}  repeated {}  failed {}  closed {}",
+            "wrong {}  lost {}  repeated {}{late}  failed {}  closed {}",
             self.wrong, self.lost, self.repeated, self.failed, self.closed
         );
         line(f, if self.is_clean() { "faults" } else { "FAULTS" }, faults)?;

@@ -50,6 +50,8 @@ pub(crate) struct Tally {
     pub(crate) lost: Counter,
     /// Answers and pushes that came again.
     pub(crate) repeated: Counter,
+    /// Answers and pushes out of their order, where that is looked at.
+    pub(crate) late: Counter,
     /// Connections that did not come to stand.
     pub(crate) failed: Counter,
     /// Connections that the server ended.
@@ -64,6 +66,7 @@ pub(crate) struct Totals {
     pub(crate) wrong: u64,
     pub(crate) lost: u64,
     pub(crate) repeated: u64,
+    pub(crate) late: u64,
     pub(crate) failed: u64,
     pub(crate) closed: u64,
 }
@@ -78,6 +81,7 @@ impl Totals {
                 wrong: sum.wrong + tally.wrong.get(),
                 lost: sum.lost + tally.lost.get(),
                 repeated: sum.repeated + tally.repeated.get(),
+                late: sum.late + tally.late.get(),
                 failed: sum.failed + tally.failed.get(),
                 closed: sum.closed + tally.closed.get(),
             })
@@ -85,7 +89,7 @@ impl Totals {
 
     /// Everything that should not have happened.
     pub(crate) fn faults(&self) -> u64 {
-        self.wrong + self.lost + self.repeated + self.failed + self.closed
+        self.wrong + self.lost + self.repeated + self.late + self.failed + self.closed
     }
 }
 
@@ -94,6 +98,8 @@ impl Totals {
 pub(crate) struct Harvest {
     /// Nanoseconds.
     pub(crate) latency: Histogram<u64>,
+    /// What is measured beside it: plain connections, in `resume`.
+    pub(crate) plain: Histogram<u64>,
     /// The first failures, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -101,9 +107,10 @@ pub(crate) struct Harvest {
 impl Harvest {
     pub(crate) fn new() -> io::Result<Self> {
         let max = u64::try_from(MAX_LATENCY.as_nanos()).unwrap_or(u64::MAX);
-        let latency = Histogram::new_with_bounds(1, max, 3).map_err(io::Error::other)?;
+        let histogram = || Histogram::new_with_bounds(1, max, 3).map_err(io::Error::other);
         Ok(Self {
-            latency,
+            latency: histogram()?,
+            plain: histogram()?,
             notes: Vec::new(),
         })
     }
@@ -117,6 +124,7 @@ impl Harvest {
     pub(crate) fn add(&mut self, other: &Self) {
         // Both have the same bounds, so everything fits.
         let _ = self.latency.add(&other.latency);
+        let _ = self.plain.add(&other.plain);
         let room = MAX_NOTES - self.notes.len();
         self.notes.extend(other.notes.iter().take(room).cloned());
     }

@@ -14,6 +14,7 @@ use shaddock_protocol::{MAX_BODY, PackageType, encode_package};
 use crate::{
     args::{ClientDialect, TargetArgs},
     body::Bodies,
+    counts::Counts,
     ws,
 };
 
@@ -54,6 +55,10 @@ pub(crate) struct Target {
     pub(crate) upgrade: Option<String>,
     /// The HANDSHAKE package.
     pub(crate) handshake: Bytes,
+    /// What it is made of.
+    dialect: ClientDialect,
+    /// Sessions are asked to outlive their sockets.
+    pub(crate) is_resumable: bool,
     pub(crate) routes: Routes,
     pub(crate) bodies: Bodies,
 }
@@ -105,7 +110,12 @@ impl Target {
                 None
             },
             upgrade: is_ws.then(|| ws::upgrade_request(authority, path)),
-            handshake: handshake(args.dialect),
+            handshake: handshake(
+                args.dialect,
+                args.resume.then(|| serde_json::json!({"v": 1})),
+            ),
+            dialect: args.dialect,
+            is_resumable: args.resume,
             bodies: bodies(args)?,
             routes: Routes {
                 echo: route(&args.echo_route)?,
@@ -114,6 +124,18 @@ impl Target {
                 push_event: route(&args.push_event)?,
             },
         })
+    }
+}
+
+impl Target {
+    /// The HANDSHAKE of a client that comes back.
+    pub(crate) fn handshake_back(&self, counts: &Counts) -> Bytes {
+        handshake(self.dialect, Some(counts.ask()))
+    }
+
+    /// The HANDSHAKE of one that is no part of the load.
+    pub(crate) fn handshake_plain(&self) -> Bytes {
+        handshake(self.dialect, None)
     }
 }
 
@@ -138,9 +160,9 @@ fn route(text: &str) -> Result<Bytes, TargetError> {
     Ok(Bytes::copy_from_slice(text.as_bytes()))
 }
 
-fn handshake(dialect: ClientDialect) -> Bytes {
+fn handshake(dialect: ClientDialect, resume: Option<serde_json::Value>) -> Bytes {
     let version = env!("CARGO_PKG_VERSION");
-    let sys = match dialect {
+    let mut sys = match dialect {
         ClientDialect::Pomelo => {
             serde_json::json!({"type": "shaddock-bench", "version": version, "rsa": {}})
         }
@@ -149,8 +171,11 @@ fn handshake(dialect: ClientDialect) -> Bytes {
             "clientBuildNumber": "1", "clientVersion": version,
         }),
     };
+    if let Some(resume) = resume {
+        sys["resume"] = resume;
+    }
     let body = serde_json::json!({"sys": sys, "user": {}}).to_string();
-    // A hundred bytes always fit into a package.
+    // Some hundred bytes always fit into a package.
     encode_package(PackageType::Handshake, body.as_bytes()).unwrap_or_default()
 }
 

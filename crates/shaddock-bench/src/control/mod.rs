@@ -16,13 +16,14 @@ use serde_json::{Value, json};
 use self::run::{Run, Window};
 use crate::{
     args::{
-        BenchArgs, ChurnArgs, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ScenarioArgs, TargetArgs,
+        BenchArgs, ChurnArgs, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ResumeArgs, ScenarioArgs,
+        TargetArgs,
     },
     engine::Engine,
     phase::{Phase, SharedPhase},
     procfs::Processes,
     report::{Latency, Report, ServerCost},
-    scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Scenario, Script, Share},
+    scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Resume, Scenario, Script, Share},
     tally::{Harvest, Tally},
     target::{Target, TargetError},
 };
@@ -67,13 +68,20 @@ pub enum BenchError {
 pub(crate) fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let target = args.target();
     raise_file_limit(target.connections)?;
-    let setup = Setup::new(target)?;
+    let mut target = target.clone();
+    target.resume |= match &args.scenario {
+        ScenarioArgs::Resume(_) => true,
+        ScenarioArgs::Idle(idle) => idle.suspend,
+        _ => false,
+    };
+    let setup = Setup::new(&target)?;
     match &args.scenario {
         ScenarioArgs::Echo(args) => echo(&setup, args),
         ScenarioArgs::Idle(args) => idle(&setup, args),
         ScenarioArgs::Fanout(args) => fanout(&setup, args),
         ScenarioArgs::Churn(args) => churn(&setup, args),
         ScenarioArgs::Mix(args) => mix(&setup, args),
+        ScenarioArgs::Resume(args) => resume(&setup, args),
     }
 }
 
@@ -82,7 +90,7 @@ fn echo(setup: &Setup<'_>, args: &EchoArgs) -> Result<Report, BenchError> {
     let part = args.rate.map(|rate| rate / setup.threads() as f64);
     let settings = json!({
         "connections": args.target.connections, "in_flight": args.in_flight, "rate": args.rate,
-        "body": args.target.body, "threads": args.target.threads,
+        "body": args.target.body, "threads": args.target.threads, "resume": args.target.resume,
     });
     let make = |share: &Share, _: &Waker0| Echo::new(share, args.in_flight, part);
     setup.drive("echo", "answers", settings, make, |run| {
@@ -94,18 +102,22 @@ fn echo(setup: &Setup<'_>, args: &EchoArgs) -> Result<Report, BenchError> {
 fn idle(setup: &Setup<'_>, args: &IdleArgs) -> Result<Report, BenchError> {
     let settings = json!({
         "connections": args.target.connections, "hold_s": args.hold.as_secs_f64(),
-        "threads": args.target.threads,
+        "threads": args.target.threads, "resume": setup.args.resume, "suspend": args.suspend,
     });
     setup.drive(
         "idle",
         "sessions",
         settings,
-        |share, _| Idle::new(share),
+        |share, _| Idle::new(share, args.suspend),
         |run| {
             run.settle(Phase::Connect, None);
             run.wait(args.settle);
             run.look_open();
             let before = run.snapshot();
+            if args.suspend {
+                run.enter(Phase::Measure);
+                run.wait(args.settle);
+            }
             run.wait(args.hold);
             Window {
                 before,
@@ -193,6 +205,23 @@ fn mix(setup: &Setup<'_>, args: &MixArgs) -> Result<Report, BenchError> {
                 Some(_) => run.until_settled(args.duration),
                 None => run.under_load(args.warmup, args.duration),
             }
+        },
+    )
+}
+
+fn resume(setup: &Setup<'_>, args: &ResumeArgs) -> Result<Report, BenchError> {
+    let settings = json!({
+        "connections": args.target.connections, "cuts": args.cuts, "burst": args.burst,
+        "away_s": args.away.as_secs_f64(), "body": args.target.body, "threads": args.target.threads,
+    });
+    setup.drive(
+        "resume",
+        "answers",
+        settings,
+        |share, _| Resume::new(share, args),
+        |run| {
+            run.open();
+            run.until_settled(args.limit)
         },
     )
 }
@@ -315,9 +344,11 @@ impl<'a> Setup<'a> {
             wrong: 0,
             lost: 0,
             repeated: 0,
+            late: 0,
             failed: 0,
             closed: 0,
             latency: Latency::of(&harvest.latency),
+            plain: Latency::of(&harvest.plain),
             notes: harvest.notes,
             server,
             own_cpu,

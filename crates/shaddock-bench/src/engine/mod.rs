@@ -17,7 +17,8 @@ use slab::Slab;
 
 use crate::{
     body::Bodies,
-    conn::{Conn, Requests, State},
+    conn::{Away, Conn, Requests, State},
+    counts::Counts,
     link::Link,
     phase::{Phase, SharedPhase},
     scenario::{Gone, Scenario},
@@ -137,6 +138,7 @@ impl Engine {
                 reported = false;
                 if phase == Phase::Done {
                     scenario.finish(&mut self);
+                    self.leave();
                     return Ok(self.harvest);
                 }
                 if phase == Phase::Measure {
@@ -197,7 +199,11 @@ impl Engine {
             return;
         };
         if conn.state == State::Open {
-            conn.link.send(&package(PackageType::Heartbeat, b""));
+            let heartbeat = match &mut conn.counts {
+                Some(counts) => counts.heartbeat(),
+                None => package(PackageType::Heartbeat, b""),
+            };
+            conn.link.send(&heartbeat);
             let next = self.now + conn.heartbeat;
             self.dirty.push(key);
             self.timers.add(next, Timer::Heartbeat { key, serial });
@@ -206,6 +212,40 @@ impl Engine {
 
     /// Begins a connection for the scenario's session `slot`. The scenario hears of it when it is open or has failed.
     pub(crate) fn connect(&mut self, slot: usize, stalled: bool) {
+        self.begin(slot, stalled, Requests::default(), None);
+    }
+
+    /// Begins a connection for a session that lost its socket.
+    pub(crate) fn come_back(&mut self, away: Away) {
+        self.begin(away.slot, false, away.requests, Some(away.counts));
+    }
+
+    /// Takes the socket away from a session, as a bad network does: without a goodbye, behind what the session has to say. `None`: there is no
+    /// such session, or it does not outlive its socket.
+    pub(crate) fn cut(&mut self, key: usize) -> Option<Away> {
+        let conn = self.conns.get_mut(key)?;
+        if conn.state != State::Open || conn.counts.is_none() {
+            return None;
+        }
+        // If this fails the socket is gone already.
+        let _ = conn.link.flush();
+        let conn = self.conns.try_remove(key)?;
+        self.tally.open.take_one();
+        Some(Away {
+            slot: conn.slot,
+            requests: conn.requests,
+            counts: conn.counts?,
+        })
+    }
+
+    fn begin(
+        &mut self,
+        slot: usize,
+        stalled: bool,
+        requests: Requests,
+        counts: Option<Box<Counts>>,
+    ) {
+        let waiting = requests.waiting();
         let entry = self.conns.vacant_entry();
         let key = entry.key();
         match Link::connect(&self.target, self.poll.registry(), Token(key), stalled) {
@@ -223,11 +263,14 @@ impl Engine {
                     serial,
                     started,
                     heartbeat: Duration::ZERO,
-                    requests: Requests::default(),
+                    requests,
+                    is_returning: counts.is_some(),
+                    counts,
                 });
             }
             Err(error) => {
                 self.tally.failed.add(1);
+                self.give_up(waiting);
                 self.harvest.note(|| format!("cannot connect: {error}"));
                 self.stillborn.push(slot);
             }
@@ -243,6 +286,7 @@ impl Engine {
             self.tally.open.take_one();
             self.requests_waiting -= conn.requests.waiting();
         }
+        conn.say_goodbye();
         conn.state = State::Closing;
         let serial = conn.serial;
         // If this fails, the socket says so by itself.
@@ -298,12 +342,15 @@ impl Engine {
         };
         match why {
             Gone::Closed => {}
-            Gone::Failed => self.tally.failed.add(1),
+            Gone::Failed => {
+                self.tally.failed.add(1);
+                // Those of a session that was on its way back.
+                self.give_up(conn.requests.waiting());
+            }
             Gone::Ended => {
                 self.tally.open.take_one();
                 self.tally.closed.add(1);
-                self.requests_waiting -= conn.requests.waiting();
-                self.tally.lost.add(conn.requests.waiting() as u64);
+                self.give_up(conn.requests.waiting());
             }
         }
         if why != Gone::Closed {
@@ -313,6 +360,21 @@ impl Engine {
         let slot = conn.slot;
         drop(conn);
         scenario.gone(self, slot, why);
+    }
+
+    /// The run is over: no server has to keep sessions for it.
+    fn leave(&mut self) {
+        for (_, conn) in &mut self.conns {
+            conn.say_goodbye();
+            // What cannot be written now is not worth waiting for.
+            let _ = conn.link.flush();
+        }
+    }
+
+    /// So many requests will not be answered any more.
+    fn give_up(&mut self, requests: usize) {
+        self.requests_waiting -= requests;
+        self.tally.lost.add(requests as u64);
     }
 
     /// Writes what this turn has to say, and tells the scenario of connections that could not even be begun.

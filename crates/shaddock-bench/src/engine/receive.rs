@@ -16,8 +16,9 @@ use super::{Engine, Ready};
 use crate::{
     body::is_error,
     conn::{Pending, RequestKind, State, Stray},
+    counts::{Counts, Outcome},
     link::{Filled, LinkError},
-    scenario::Scenario,
+    scenario::{PLAIN, Scenario},
     timers::Timer,
 };
 
@@ -77,7 +78,18 @@ impl Engine {
                 (State::Handshaking, PackageType::Handshake) => {
                     self.handshake_answered(scenario, key, &package);
                 }
-                (State::Open, PackageType::Data) => self.take_message(scenario, key, package.body),
+                (State::Open, PackageType::Data) => {
+                    self.count_received(key);
+                    self.take_message(scenario, key, package.body);
+                }
+                (State::Open, PackageType::Heartbeat) => {
+                    let counts = conn.counts.as_mut();
+                    if let Some(Err(error)) =
+                        counts.map(|counts| counts.acknowledged(&package.body))
+                    {
+                        self.wrong(|| format!("a heartbeat that cannot be: {error}"));
+                    }
+                }
                 (State::Open, PackageType::Kick) => {
                     let reason = String::from_utf8_lossy(&package.body).into_owned();
                     self.end(scenario, key, || format!("kicked: {reason}"));
@@ -105,7 +117,12 @@ impl Engine {
         };
         if conn.link.is_open() {
             conn.state = State::Handshaking;
-            conn.link.send(&self.target.handshake);
+            let hello = match &conn.counts {
+                Some(counts) => self.target.handshake_back(counts),
+                None if conn.slot >= PLAIN => self.target.handshake_plain(),
+                None => self.target.handshake.clone(),
+            };
+            conn.link.send(&hello);
             self.dirty.push(key);
         }
     }
@@ -124,10 +141,39 @@ impl Engine {
             self.dictionary = dictionary(&answer["sys"]);
         }
         let seconds = answer["sys"]["heartbeat"].as_f64().unwrap_or(0.0);
+        let resume = &answer["sys"]["resume"];
+        let is_back = match &mut conn.counts {
+            Some(counts) => match counts.returned(resume) {
+                Ok(Outcome::Resumed { missed: 0 }) => true,
+                Ok(Outcome::Resumed { missed }) => {
+                    self.tally.lost.add(missed);
+                    self.harvest
+                        .note(|| format!("{missed} messages were not kept"));
+                    true
+                }
+                Ok(Outcome::Restarted(why)) => {
+                    return self.end(scenario, key, || format!("it does not come back: {why}"));
+                }
+                Err(error) => {
+                    return self.end(scenario, key, || format!("resumed, but {error}"));
+                }
+            },
+            None if self.target.is_resumable && conn.slot < PLAIN => {
+                conn.counts = Counts::granted(resume).map(Box::new);
+                if conn.counts.is_none() {
+                    return self.end(scenario, key, || "the server keeps no sessions".to_owned());
+                }
+                false
+            }
+            None => false,
+        };
         conn.heartbeat = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         conn.state = State::Open;
         conn.link
             .send(&super::package(PackageType::HandshakeAck, b""));
+        for package in conn.counts.iter().flat_map(|counts| counts.kept()) {
+            conn.link.send(package);
+        }
         self.dirty.push(key);
         self.tally.open.add(1);
         if !conn.heartbeat.is_zero() {
@@ -137,7 +183,30 @@ impl Engine {
             };
             self.timers.add(self.now + conn.heartbeat, timer);
         }
-        scenario.opened(self, key);
+        if is_back {
+            scenario.resumed(self, key);
+        } else {
+            scenario.opened(self, key);
+        }
+    }
+
+    /// A DATA package came: acknowledges if that is owed, and times the first one of a session that is back.
+    fn count_received(&mut self, key: usize) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
+        if let Some(counts) = &mut conn.counts
+            && counts.taken()
+        {
+            let heartbeat = counts.heartbeat();
+            conn.link.send(&heartbeat);
+            self.dirty.push(key);
+        }
+        if std::mem::take(&mut conn.is_returning) {
+            let started = self.started(key);
+            let started = self.nanos(started);
+            self.record(started);
+        }
     }
 
     fn take_message<S: Scenario>(&mut self, scenario: &mut S, key: usize, body: Bytes) {

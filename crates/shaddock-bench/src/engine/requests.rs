@@ -77,6 +77,9 @@ impl Engine {
 
     fn begin_request(&mut self, key: usize) {
         if let Some(conn) = self.conns.get_mut(key) {
+            if let Some(counts) = &mut conn.counts {
+                counts.keep(Bytes::copy_from_slice(&self.package));
+            }
             conn.link.send(&self.package);
             self.requests_waiting += 1;
             self.dirty.push(key);

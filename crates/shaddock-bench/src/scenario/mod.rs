@@ -6,6 +6,7 @@ mod echo;
 mod fanout;
 mod idle;
 mod mix;
+mod resume;
 
 use std::{ops::Range, time::Instant};
 
@@ -14,8 +15,12 @@ pub(crate) use echo::Echo;
 pub(crate) use fanout::{Fanout, FanoutShared};
 pub(crate) use idle::Idle;
 pub(crate) use mix::{Mix, Script};
+pub(crate) use resume::Resume;
 
 use crate::{conn::Pending, engine::Engine, phase::Phase};
+
+/// Slots from here on are plain connections beside the load: nothing is asked of the server for them but a handshake.
+pub(crate) const PLAIN: usize = usize::MAX / 2;
 
 /// Why a connection is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,8 @@ pub(crate) trait Scenario {
     fn phase(&mut self, engine: &mut Engine, phase: Phase);
     /// A session is open: its ack is sent with whatever is sent from here.
     fn opened(&mut self, engine: &mut Engine, key: usize);
+    /// A session is back on a new socket, and what the server had not received is on its way.
+    fn resumed(&mut self, _engine: &mut Engine, _key: usize) {}
     /// A request was answered, rightly or not. The engine has checked the body and counted what is wrong.
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
     /// A request was not answered in time, which the engine has counted.
