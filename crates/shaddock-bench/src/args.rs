@@ -42,6 +42,7 @@ pub enum ClientDialect {
 
 /// The server, and what all scenarios share.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct TargetArgs {
     /// Where the server is: `tcp://`, `tls://`, `ws://` or `wss://`, host and port, for WebSocket also a path.
     pub url: String,
