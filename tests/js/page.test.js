@@ -158,13 +158,23 @@ test("a lost connection comes back by itself, into the same room", { timeout: 60
   });
   for (let round = 1; round <= 3; round++) {
     await gina.click("#interrupt");
-    await until(async () => (await gina.locator(".note:has-text('Reconnected.')").count()) === round, `return ${round}`, 20_000);
+    // She is away, or back already: she must see it in either case.
+    await say(hugo, `while she is away ${round}`);
+    await until(
+      async () => (await gina.locator(".note:has-text('Nothing was missed.')").count()) === round,
+      `return ${round} to the same session`,
+      20_000,
+    );
     assert.equal(await gina.getAttribute("#state", "data-state"), "connected");
     assert.deepEqual((await gina.locator("#members li").allTextContents()).toSorted(), ["Ggina (you)", "Hhugo"]);
     await say(hugo, `after cut ${round}`);
+    await until(async () => (await messages(gina)).length === 3 * round - 1, "both of his lines at gina's");
     await say(gina, `still here ${round}`);
-    await until(async () => (await messages(gina)).length === 2 * round, "both messages at gina's");
+    await until(async () => (await messages(gina)).length === 3 * round, "all lines at gina's");
   }
+  const lines = [1, 2, 3].flatMap((round) => [`while she is away ${round}`, `after cut ${round}`, `still here ${round}`]);
+  assert.deepEqual(await messages(gina), lines);
+  assert.deepEqual(await messages(hugo), lines);
   await until(() => seen.includes("suspended"), "the state to be shown");
   await shot(gina, "10-reconnected");
   await close(gina, hugo);

@@ -33,6 +33,7 @@ export function run(command, args, options = {}) {
     get ended() {
       return child.exitCode !== null || child.signalCode !== null;
     },
+    signal: (name) => child.kill(name),
     async stop() {
       child.kill("SIGTERM");
       const timer = setTimeout(() => child.kill("SIGKILL"), 3000);
@@ -52,6 +53,43 @@ export async function listening(port, server, patience = 60_000) {
     if (server.ended || Date.now() > end) throw new Error(`nobody listens on ${port}: ${server.log().slice(-3000)}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
+}
+
+/** Carries bytes to `port`, and cuts the first `cuts` connections each after so many bytes as `next()` says. */
+export async function cuttingProxy(port, cuts, next) {
+  const proxy = { left: cuts, port: 0, stop: () => {} };
+  const open = new Set();
+  const server = createServer((client) => {
+    const far = dial(port, "127.0.0.1");
+    let bytes = proxy.left > 0 ? next() : Infinity;
+    const end = () => {
+      client.destroy();
+      far.destroy();
+      open.delete(end);
+    };
+    open.add(end);
+    const carry = (from, to) => {
+      from.on("data", (chunk) => {
+        if (bytes <= 0) return;
+        to.write(chunk.subarray(0, Math.min(chunk.length, bytes)));
+        bytes -= chunk.length;
+        if (bytes > 0) return;
+        proxy.left--;
+        // What was written leaves before the end does.
+        setImmediate(end);
+      });
+      from.on("error", end).on("close", end);
+    };
+    carry(client, far);
+    carry(far, client);
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  proxy.port = server.address().port;
+  proxy.stop = () => {
+    server.close();
+    for (const end of open) end();
+  };
+  return proxy;
 }
 
 const APP = {
