@@ -121,7 +121,7 @@ impl Drop for Certificate {
     }
 }
 
-/// Numbers by chance, the same in each run of a seed.
+/// Numbers by chance, the same in each run with the same start.
 struct Chance(u64);
 
 impl Chance {
@@ -360,8 +360,8 @@ async fn case(scheme: &str, dialect: Dialect, cuts: u64) {
     let address = running.address("connector-1").unwrap();
     // A handshake of TLS is some thousand bytes; the shorter ones are cut in the middle of it.
     let longest = if certificate.is_some() { 9000 } else { 4000 };
-    let seed = Chance(scheme.bytes().map(u64::from).sum::<u64>() * 7 + dialect as u64);
-    let proxy = Proxy::start(address, cuts, longest, seed).await;
+    let chance = Chance(scheme.bytes().map(u64::from).sum::<u64>() * 7 + dialect as u64);
+    let proxy = Proxy::start(address, cuts, longest, chance).await;
     let url = format!("{scheme}://localhost:{}", proxy.address.port());
     let builder = builder(dialect, certificate.as_ref());
     // What fails before there is a session is the caller's.
