@@ -145,7 +145,7 @@ impl AppHandle {
             return Flow::Later(fail::<ToClient>(request, HandlerError::no_user()));
         }
         let entry = match self.target(request.route(), request.session().dialect()) {
-            // As the cluster refuses to forward: who lost his user to another frontend can do nothing in his name.
+            // As the cluster refuses to forward: a session whose user may have another frontend by now does nothing in the name of that user.
             Target::Here(_) | Target::Backend(_)
                 if self.is_fenced() && request.session().uid().is_some() =>
             {
