@@ -232,6 +232,11 @@ async fn sighup_applies_lists_and_survives_mistakes() {
     demo.logs("nonsense").await;
     assert!(!connects().await, "a broken file changes nothing");
 
+    file.write("[access]\ndeny = [\"127.0.0.0/8\"]\n[app]\nmotd = \"secret\"\n");
+    demo.signal("-HUP");
+    demo.logs("app.motd").await;
+    demo.logs("App::on_reload").await;
+
     file.write("[access]\ndeny = []\n[protocol]\nmax_package_size = 1024\n");
     demo.signal("-HUP");
     eventually("the empty list", connects).await;

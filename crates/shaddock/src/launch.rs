@@ -314,6 +314,10 @@ impl Launcher {
             };
             apply(&config, &newer, &apps, log.as_ref());
             guard.set(Tokens::of(&newer.admin));
+            let shared = Arc::new(newer.clone());
+            for app in apps.iter().filter(|app| app.hears_of_reloads()) {
+                app.runtime().block_on(app.tell_reload(&shared));
+            }
             Some(newer)
         })
     }
@@ -386,8 +390,20 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
 /// Applies to running servers what differs, and logs what cannot be applied.
 pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
     let changes = old.changes(new);
+    let is_heard = apps.iter().any(AppHandle::hears_of_reloads);
     for change in &changes {
         let (key, old, new) = (&change.key, &change.old, &change.new);
+        if key.starts_with("app.") {
+            if is_heard {
+                tracing::info!(key, "SIGHUP: changed; the application is told");
+            } else {
+                tracing::warn!(
+                    key,
+                    "SIGHUP: this change waits for a restart, since the application does not listen (`App::on_reload`)"
+                );
+            }
+            continue;
+        }
         if change.live {
             tracing::info!(key, old, new, "SIGHUP: changed");
         } else {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use shaddock::{
     app::{SpawnError, Task},
@@ -19,6 +19,7 @@ use shaddock::{
     launch::Launcher,
     prelude::*,
     request::RequestContext,
+    session::Setting,
     testing::TestServers,
 };
 use shaddock_client::{Client, Dialect};
@@ -206,6 +207,75 @@ async fn a_handler_that_holds_its_thread_is_counted_and_one_that_waits_is_not() 
         assert!(text.contains(&line), "no {line}{text}");
     }
     servers.shutdown().await;
+}
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Level(u32);
+
+impl Setting for Level {
+    const KEY: &'static str = "level";
+}
+
+async fn level_up(mut session: SessionView) -> Result<Json<u32>, HandlerError> {
+    let Level(level) = session.setting()?.unwrap_or(Level(0));
+    session.push_setting(&Level(level + 1)).await?;
+    assert_eq!(session.setting()?, Some(Level(level + 1)));
+    Ok(Json(level + 1))
+}
+
+async fn spoil(mut session: SessionView) -> Result<(), HandlerError> {
+    session.set("level", "high");
+    session.push("level").await?;
+    let wrong = session.setting::<Level>().unwrap_err().to_string();
+    assert!(wrong.contains("`level`"), "{wrong}");
+    Ok(())
+}
+
+/// On the session's own server and on another one.
+#[tokio::test(start_paused = true)]
+async fn settings_have_types() {
+    let mut front = connector();
+    let mut back = App::new("game", "game-1");
+    for app in [&mut front, &mut back] {
+        app.route("level.up", level_up);
+        app.route("level.spoil", spoil);
+    }
+    let servers = Servers::new().add(front).add(back);
+    let servers = TestServers::start(servers).await.unwrap();
+    let client = servers.connect(FRONT).await.unwrap();
+    for (n, server) in ["connector", "game", "connector", "game"]
+        .iter()
+        .enumerate()
+    {
+        let route = format!("{server}.level.up");
+        let level: usize = client.request(&route, &json!({})).await.unwrap();
+        assert_eq!(level, n + 1, "{server}");
+    }
+    for server in ["game", "connector"] {
+        let route = format!("{server}.level.spoil");
+        let spoilt: Value = client.request(&route, &json!({})).await.unwrap();
+        assert_eq!(spoilt, json!({}), "{server}");
+        let route = format!("{server}.level.up");
+        let level: Result<u32, _> = client.request(&route, &json!({})).await;
+        assert!(level.is_err(), "{server}");
+    }
+    servers.shutdown().await;
+}
+
+/// What a program changes of what was read from a file is all that changes.
+#[test]
+fn a_change_of_configuration_keeps_the_rest() {
+    let sources = Sources::default().flag("session.max_settings=7");
+    let launcher = Launcher::new(sources).unwrap();
+    let mut app = connector();
+    launcher.configure(&mut app);
+    app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
+    let sessions = app.get::<SessionConfig>().unwrap();
+    assert_eq!((sessions.single_session, sessions.max_settings), (true, 7));
+    // Also where nothing was read.
+    let mut app = connector();
+    app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
+    assert!(app.get::<SessionConfig>().unwrap().single_session);
 }
 
 async fn answered<T: DeserializeOwned + PartialEq + std::fmt::Debug>(

@@ -10,7 +10,7 @@ use std::{
     io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use shaddock::{
     app::{BoxError, Component},
-    config::Sources,
+    config::{Config, Sources},
     launch::Launcher,
     prelude::*,
 };
@@ -57,6 +57,9 @@ struct ChildSettings {
     /// Whether a component of it never starts.
     #[serde(default)]
     hangs: bool,
+    /// What it says when the configuration was read again.
+    #[serde(default)]
+    motd: String,
 }
 
 /// A component that never starts, after one that does.
@@ -95,7 +98,12 @@ fn child() {
     let Ok(settings) = std::env::var(SETTINGS) else {
         return;
     };
-    let sources = settings.lines().fold(Sources::default(), Sources::flag);
+    let sources = settings.lines().fold(Sources::default(), |sources, line| {
+        match line.strip_prefix("file:") {
+            Some(path) => sources.file(path),
+            None => sources.flag(line),
+        }
+    });
     let mut launcher = Launcher::new(sources).unwrap();
     launcher.init_logs().unwrap();
     let mut app = App::new("connector", "connector-1");
@@ -111,6 +119,11 @@ fn child() {
         _ => Ok(None),
     });
     app.component(Starts);
+    app.on_reload(async |_, _| panic!("expected in this test"));
+    app.on_reload(async |_, config: Arc<Config>| {
+        let settings: ChildSettings = config.app().unwrap();
+        say(&format!("motd {}", settings.motd));
+    });
     if launcher.config().app::<ChildSettings>().unwrap().hangs {
         app.component(Hangs);
     }
@@ -170,7 +183,7 @@ fn errors_that_main_returns_are_for_people() {
     let sources = || Sources::default().flag("session.single_sesion=true");
     let told =
         "--set: `session.single_sesion`: unknown key; did you mean `session.single_session`?";
-    let config = shaddock::config::Config::load(&sources()).unwrap_err();
+    let config = Config::load(&sources()).unwrap_err();
     assert_eq!(format!("{config:?}"), told);
     let launch = shaddock::launch::LaunchError::from(config);
     assert_eq!(format!("{launch:?}"), told);
@@ -445,6 +458,34 @@ async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
     }
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
+}
+
+/// SIGHUP reads the application's own settings again too; a mistake in the file changes nothing.
+#[test]
+fn an_application_hears_of_new_settings() {
+    let path = std::env::temp_dir().join(format!("shaddock-motd-{}.toml", std::process::id()));
+    // In one step: the server may read at any moment.
+    let write = |text: &str| {
+        let next = path.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &path).unwrap();
+    };
+    write("[app]\nmotd = \"one\"\n");
+    let file = format!("file:{}", path.display());
+    let mut server = Server::start(&[], &[&file], Stdio::null());
+    for motd in ["two", "three"] {
+        write(&format!("[app]\nmotd = \"{motd}\"\n"));
+        server.signal(Signal::HUP);
+        assert_eq!(server.hears("motd"), format!("motd {motd}"));
+    }
+    write("[app\n");
+    server.signal(Signal::HUP);
+    write("[app]\nmotd = \"four\"\n");
+    server.signal(Signal::HUP);
+    assert_eq!(server.hears("motd"), "motd four");
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
+    std::fs::remove_file(&path).unwrap();
 }
 
 /// A limit of open files that clients can reach.

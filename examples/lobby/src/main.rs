@@ -212,7 +212,7 @@ impl Component for Scores {
 }
 
 pub(crate) fn connector(app: &mut App) {
-    app.set(SessionConfig { single_session: true, on_conflict: Conflict::ReplaceOld, ..SessionConfig::default() });
+    app.modify(|all: &mut SessionConfig| (all.single_session, all.on_conflict) = (true, Conflict::ReplaceOld));
     app.on_handshake(log_in).require_user();
 }
 

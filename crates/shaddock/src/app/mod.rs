@@ -13,6 +13,7 @@ mod handle;
 mod info;
 mod join;
 mod refusals;
+mod reload;
 pub(crate) mod requirements;
 mod running;
 mod servers;
@@ -34,6 +35,7 @@ pub(crate) use self::{
     component::ErasedComponent,
     context::TypeMap,
     handle::AppInner,
+    reload::ReloadHook,
     single::Single,
     tasks::{Tasks, until},
 };
@@ -111,6 +113,7 @@ pub(crate) struct Hooks {
     pub(crate) cluster_events: ClusterEventHooks,
     pub(crate) timers: Vec<Timer>,
     pub(crate) admin_routes: AdminHooks,
+    pub(crate) reloads: Vec<ReloadHook>,
     /// Who has no user is not served; these routes excepted.
     pub(crate) users_only: Option<Vec<String>>,
 }
@@ -470,12 +473,25 @@ impl App {
         self.listen_to(EventKind::Closed, listener)
     }
 
-    /// Runs after somebody has joined or left a topic whose name begins with `prefix`, on whichever frontend and by whichever server; the event
-    /// says which ([`MemberEvent::departure`]).
+    /// Runs after a user has joined or left a topic whose name begins with `prefix`, on whichever frontend and by whichever server. The event
+    /// says which of both ([`MemberEvent::departure`]), the topic, the user and the frontend.
     ///
-    /// Of the servers of one type that listen, one runs it: the one that the topic's name chooses among them. Events of one user on one
-    /// frontend come in their order, one after the other, on the runtime that started the app. Who was in a topic when this server came is
-    /// no news. Who leaves because the frontend is gone is told when its lease has ended.
+    /// ```
+    /// # use shaddock::prelude::*;
+    /// let mut app = App::new("chat", "chat-1");
+    /// app.on_topic("room/", async |app: AppHandle, event: MemberEvent| {
+    ///     let route = if event.departure().is_some() { "onLeave" } else { "onAdd" };
+    ///     let told = app.topic(event.name()).push(route, event.uid()).await;
+    ///     if let Err(error) = told {
+    ///         eprintln!("the room was not told: {error}");
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// - **One server runs it.** If several servers of this type listen, the topic's name chooses one of them, so no event is handled twice.
+    /// - **Order.** Events of one user on one frontend come in their order, one after the other, on the runtime that started the app.
+    /// - **At the start** members who are there already are not reported.
+    /// - **When a frontend dies**, its members are reported as gone when its lease has ended.
     pub fn on_topic<F, Fut>(&mut self, prefix: &str, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,

@@ -40,7 +40,13 @@ pub struct Topic {
 }
 
 impl AppHandle {
-    /// The topic of that name, the same one for all servers. A name may be any text of 1 to 256 bytes; with another one every call fails.
+    /// The topic of that name: a room that no server owns, and the same one for all servers. Nothing is made or kept here. It begins with its first
+    /// member, on whichever frontend, and ends with its last; members leave with their sessions.
+    ///
+    /// Use a topic where several servers push to the same room, or where it must survive the server that opened it, and a
+    /// [channel](crate::channel::Channels::create) where one server owns the room.
+    ///
+    /// A name may be any text of 1 to 256 bytes; with another one every call fails.
     pub fn topic(&self, name: &str) -> Topic {
         Topic {
             app: self.clone(),

@@ -13,6 +13,7 @@
 //! # Ok::<(), shaddock::config::ConfigError>(())
 //! ```
 
+mod app;
 mod backends;
 mod check;
 mod convert;
@@ -29,10 +30,15 @@ use std::{
     path::PathBuf,
 };
 
-use serde::de::DeserializeOwned;
 pub use shaddock_cluster::{Address, Secret};
-use toml::{Table, Value};
+use toml::Value;
 
+use self::{
+    app::AppSection,
+    nearest::nearest,
+    section::Section,
+    source::{Entry, Given},
+};
 pub use self::{
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
@@ -44,11 +50,6 @@ pub use self::{
         SessionSettings, TlsSettings,
     },
     value::{Network, SecretTexts, Size, Texts, Time},
-};
-use self::{
-    nearest::nearest,
-    section::Section,
-    source::{Entry, Given},
 };
 
 /// The section that belongs to the application: anything may stand there.
@@ -144,7 +145,7 @@ pub struct Config {
     pub drain: DrainSettings,
     /// Services over HTTP, by server type.
     pub backends: BTreeMap<String, BackendSettings>,
-    app: Table,
+    app: AppSection,
     origins: HashMap<String, Origin>,
 }
 
@@ -229,24 +230,7 @@ impl Config {
         self.origins.get(path).unwrap_or(&Origin::Default)
     }
 
-    /// The application's own section `[app]`, read into a type of its own.
-    ///
-    /// # Errors
-    /// The section does not fit the type.
-    pub fn app<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        Value::Table(self.app.clone())
-            .try_into()
-            .map_err(|error: toml::de::Error| {
-                let origin = self.origin(APPLICATION).clone();
-                ConfigError::Problems(vec![Problem {
-                    origin,
-                    key: APPLICATION.to_owned(),
-                    message: error.message().to_owned(),
-                }])
-            })
-    }
-
-    /// What differs between this configuration and `newer`.
+    /// What differs between this configuration and `newer`. Of the application's section `[app]` the keys are named, without values.
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
         let single = Self::keys().into_iter().map(|key| (key.path(), key));
         single
@@ -265,6 +249,13 @@ impl Config {
                     live: key.live,
                 })
             })
+            .chain(self.app.changed(&newer.app).into_iter().map(|key| Change {
+                key,
+                // They may be secret, and only the application knows.
+                old: "(of the application)".to_owned(),
+                new: "(of the application)".to_owned(),
+                live: false,
+            }))
             .collect()
     }
 
@@ -334,32 +325,18 @@ impl Config {
 
     fn apply_app(&mut self, entry: Entry) -> Result<(), Problem> {
         let key = entry.path.join(".");
-        let problem = |message: &str| Problem {
-            origin: entry.origin.clone(),
-            key: key.clone(),
-            message: message.to_owned(),
-        };
-        let Some((last, inner)) = entry.path[1..].split_last() else {
-            return Err(problem(
-                "this is a section; write `[app]` and the keys below it",
-            ));
-        };
-        let mut table = &mut self.app;
-        for name in inner {
-            let next = table
-                .entry(name.clone())
-                .or_insert_with(|| Value::Table(Table::new()));
-            table = next
-                .as_table_mut()
-                .ok_or_else(|| problem("this is below a value that is no table"))?;
+        match self.app.put(&entry.path, &entry.value) {
+            Ok(()) => {
+                self.origins.insert(key, entry.origin.clone());
+                self.origins.insert(APPLICATION.to_owned(), entry.origin);
+                Ok(())
+            }
+            Err(message) => Err(Problem {
+                origin: entry.origin,
+                key,
+                message: message.to_owned(),
+            }),
         }
-        let value = match &entry.value {
-            Given::Toml(value) => value.clone(),
-            Given::Text(text) => source::candidates(text, false).swap_remove(0),
-        };
-        table.insert(last.clone(), value);
-        self.origins.insert(APPLICATION.to_owned(), entry.origin);
-        Ok(())
     }
 }
 

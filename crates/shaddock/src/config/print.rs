@@ -43,7 +43,7 @@ impl Config {
         out.push_str(
             "\n# Settings of the application itself; it decides what may stand here.\n[app]\n",
         );
-        out.push_str(&self.app.to_string());
+        out.push_str(&self.app.table().to_string());
         out
     }
 

@@ -402,6 +402,145 @@ fn the_application_has_a_section() {
     assert!(file.load().unwrap().app::<Vec<u8>>().is_err());
 }
 
+#[derive(serde::Deserialize, Debug, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Pace {
+    Fast,
+    Slow,
+}
+
+#[derive(serde::Deserialize, Debug, PartialEq)]
+struct Fields {
+    name: String,
+    count: u32,
+    rate: f64,
+    on: bool,
+    maybe: Option<String>,
+    absent: Option<u8>,
+    mode: Pace,
+    list: Vec<String>,
+    numbers: Vec<u16>,
+    path: PathBuf,
+    time: Time,
+    size: Size,
+    inner: Within,
+}
+
+#[derive(serde::Deserialize, Debug, PartialEq)]
+struct Within {
+    id: String,
+    port: u16,
+}
+
+/// Every kind of field, given as text, in the file, and wrong.
+#[test]
+fn fields_of_the_application_say_what_text_means() {
+    let expected = Fields {
+        name: "007".to_owned(),
+        count: 7,
+        rate: 1.5,
+        on: true,
+        maybe: Some("12".to_owned()),
+        absent: None,
+        mode: Pace::Slow,
+        list: vec!["1".to_owned(), "b".to_owned()],
+        numbers: vec![1, 2],
+        path: "0".into(),
+        time: Time::secs(90),
+        size: Size::kib(64),
+        inner: Within {
+            id: "1e3".to_owned(),
+            port: 80,
+        },
+    };
+    let texts = [
+        ("NAME", "007"),
+        ("COUNT", "7"),
+        ("RATE", "1.5"),
+        ("ON", "true"),
+        ("MAYBE", "12"),
+        ("MODE", "slow"),
+        ("LIST", "1, b"),
+        ("NUMBERS", "1,2"),
+        ("PATH", "0"),
+        ("TIME", "1m30s"),
+        ("SIZE", "64 KiB"),
+        ("INNER__ID", "1e3"),
+        ("INNER__PORT", "80"),
+    ];
+    let from = |texts: &[(&str, &str)]| {
+        let sources = texts
+            .iter()
+            .fold(Sources::default(), |sources, (key, text)| {
+                sources.variable(format!("SHADDOCK_APP__{key}"), *text)
+            });
+        Config::load(&sources).unwrap().app::<Fields>()
+    };
+    assert_eq!(from(&texts).unwrap(), expected);
+    let file = File::new(
+        "fields",
+        "[app]\nname = \"007\"\ncount = 7\nrate = 1.5\non = true\nmaybe = \"12\"\nmode = \"slow\"\nlist = [\"1\", \"b\"]\n\
+         numbers = [1, 2]\npath = \"0\"\ntime = 90\nsize = \"64 KiB\"\n[app.inner]\nid = \"1e3\"\nport = 80\n",
+    );
+    assert_eq!(file.load().unwrap().app::<Fields>().unwrap(), expected);
+    // A flag over a table of the file.
+    let sources = Sources::default()
+        .file(&file.0)
+        .flag("app.inner.port=81")
+        .flag("app.name=8");
+    let mine: Fields = Config::load(&sources).unwrap().app().unwrap();
+    assert_eq!((mine.inner.port, &*mine.name), (81, "8"));
+    for (key, text, field, says) in [
+        ("COUNT", "many", "app.count", "u32"),
+        ("COUNT", "-1", "app.count", "-1"),
+        ("ON", "yes", "app.on", "boolean"),
+        ("MODE", "medium", "app.mode", "`fast` or `slow`"),
+        ("NUMBERS", "1,x", "app.numbers[1]", "u16"),
+        ("INNER__PORT", "99999", "app.inner.port", "99999"),
+        ("TIME", "soon", "app.time", "soon"),
+        ("INNER", "x", "app.inner", "struct Within"),
+    ] {
+        let mut texts: Vec<_> = texts.to_vec();
+        texts.retain(|(other, _)| *other != key && !(key == "INNER" && other.starts_with(key)));
+        texts.push((key, text));
+        let error = from(&texts).unwrap_err();
+        let [problem] = error.problems() else {
+            panic!("{error}")
+        };
+        assert_eq!(problem.key, field, "{error}");
+        assert!(problem.message.contains(says), "{error}");
+        let variable = format!("SHADDOCK_APP__{key}");
+        assert_eq!(problem.origin, Origin::Environment { variable }, "{error}");
+    }
+    let missing = from(&texts[1..]).unwrap_err().to_string();
+    assert!(missing.contains("`app`: missing field `name`"), "{missing}");
+    let file = File::new("field", "[app]\nname = \"x\"\ncount = \"7\"\n");
+    let wrong = file
+        .load()
+        .unwrap()
+        .app::<Fields>()
+        .unwrap_err()
+        .to_string();
+    assert!(wrong.contains(":3: `app.count`: "), "{wrong}");
+}
+
+#[test]
+fn changes_of_the_application_are_named_and_not_shown() {
+    let load = |flags: &[&str]| {
+        let sources = flags
+            .iter()
+            .fold(Sources::default(), |sources, flag| sources.flag(*flag));
+        Config::load(&sources).unwrap()
+    };
+    let older = load(&["app.a=1", "app.b.c=secret", "app.d=1"]);
+    let newer = load(&["app.a=1", "app.b.c=other", "app.e=1"]);
+    let changes = older.changes(&newer);
+    let keys: Vec<_> = changes.iter().map(|change| &*change.key).collect();
+    assert_eq!(keys, ["app.b", "app.d", "app.e"]);
+    assert!(!format!("{changes:?}").contains("secret"));
+    assert!(older.changes(&older).is_empty());
+}
+
 #[test]
 fn what_is_printed_can_be_read_again() {
     let sources = Sources::default()

@@ -3,6 +3,7 @@
 use shaddock_cluster::RemoteError;
 use shaddock_core::{BindError, InvalidId, SendError, SettingError, UnbindError};
 
+use super::WrongSetting;
 use crate::error::HandlerError;
 
 /// Something could not be done to a session. Nothing has changed then, except that a [`Remote`](Self::Remote) timeout leaves it unknown.
@@ -20,6 +21,9 @@ pub enum SessionError {
     /// A setting was not written.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// A setting cannot be written as JSON.
+    #[error(transparent)]
+    Typed(#[from] WrongSetting),
     /// The text is no user id.
     #[error(transparent)]
     Uid(#[from] InvalidId),

@@ -20,6 +20,7 @@ mod events;
 mod expiry;
 mod ops;
 mod spawn;
+mod typed;
 
 mod view;
 
@@ -33,6 +34,7 @@ pub use self::{
     cluster_events::{ClusterEventKind, ClusterSessionEvent},
     error::SessionError,
     events::{EventKind, SessionEvent},
+    typed::{Setting, WrongSetting},
     view::{BackendSession, FrontendSession, SessionView},
 };
 pub(crate) use self::{

@@ -1,0 +1,82 @@
+//! Configuration that changes: before the start, and while the app runs.
+
+use std::{future::Future, sync::Arc};
+
+use super::{App, AppHandle};
+use crate::{config::Config, handler::BoxFuture};
+
+/// Is told that the configuration was read again.
+pub(crate) type ReloadHook = Arc<dyn Fn(AppHandle, Arc<Config>) -> BoxFuture<()> + Send + Sync>;
+
+impl App {
+    /// Changes a value of the context, such as configuration that was read from a file: what is not touched stays. If none was set, it begins with
+    /// the default.
+    ///
+    /// ```
+    /// # use shaddock::{launch::Launcher, prelude::*};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let launcher = Launcher::new(Default::default())?;
+    /// let mut app = App::new("connector", "connector-1");
+    /// launcher.configure(&mut app);
+    /// app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn modify<T>(&mut self, change: impl FnOnce(&mut T)) -> &mut Self
+    where
+        T: Clone + Default + Send + Sync + 'static,
+    {
+        let mut value = self
+            .get::<T>()
+            .map_or_else(T::default, |value| (*value).clone());
+        change(&mut value);
+        self.set(value)
+    }
+
+    /// Runs when the configuration was read again (SIGHUP) and has no mistakes, after the framework has applied its own part: the place to read
+    /// [`Config::app`] again. Changed keys of `[app]` are named in the log.
+    ///
+    /// Several run one after the other, and a later reload waits for them. Each has `handlers.event_timeout`.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use shaddock::{config::Config, prelude::*};
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings { motd: String }
+    ///
+    /// let mut app = App::new("lobby", "lobby-1");
+    /// app.on_reload(async |app: AppHandle, config: Arc<Config>| match config.app::<Settings>() {
+    ///     // Handlers that begin from now on take this one with `State<Settings>`.
+    ///     Ok(settings) => app.set(settings),
+    ///     Err(error) => eprintln!("the old settings stay: {error}"),
+    /// });
+    /// ```
+    pub fn on_reload<F, Fut>(&mut self, hook: F) -> &mut Self
+    where
+        F: Fn(AppHandle, Arc<Config>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let hook: ReloadHook = Arc::new(move |app, config| Box::pin(hook(app, config)));
+        self.hooks.reloads.push(hook);
+        self
+    }
+}
+
+impl AppHandle {
+    /// Whether the application wants to know of a new configuration.
+    pub(crate) fn hears_of_reloads(&self) -> bool {
+        !self.hooks().reloads.is_empty()
+    }
+
+    /// Tells the application. Done when all of its hooks are, or their time is over.
+    pub(crate) async fn tell_reload(&self, config: &Arc<Config>) {
+        for hook in &self.hooks().reloads {
+            let (app, hook, config) = (self.clone(), Arc::clone(hook), Arc::clone(config));
+            let limit = self.config().event_timeout;
+            // A panic or a time-out was logged.
+            let _ = self
+                .limited("reload", limit, move || hook(app, config))
+                .await;
+        }
+    }
+}
