@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { parseAllDocuments } from "yaml";
-import { binary } from "./demo.js";
+import { binary, startDemo } from "./demo.js";
 
 const deploy = new URL("../../deploy/", import.meta.url).pathname;
 const scratch = mkdtempSync(join(tmpdir(), "shaddock-deploy-"));
@@ -149,6 +149,17 @@ test("prometheus: rules are read and fire when they should, quantiles are number
   promtool("check", "config", "prometheus.yml");
   promtool("check", "rules", "alerts.yml");
   promtool("test", "rules", "alerts.test.yml");
+});
+
+test("prometheus: promtool has nothing against the metrics of a server", { timeout: 60_000 }, async () => {
+  const demo = await startDemo();
+  const answer = await fetch(`${demo.admin}/metrics`, { headers: { accept: "text/plain" } });
+  assert.match(answer.headers.get("content-type"), /^text\/plain; version=0\.0\.4/);
+  const input = await answer.text();
+  assert.equal(await demo.stop(), 0);
+  assert.match(input, /^# TYPE shaddock_requests_total counter$/m);
+  const run = spawnSync("promtool", ["check", "metrics"], { input, encoding: "utf8" });
+  assert.deepEqual([run.status, run.stdout, run.stderr], [0, "", ""]);
 });
 
 test("prometheus and grafana: every metric that is asked for exists", () => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use shaddock_core::SessionService;
@@ -40,9 +40,27 @@ pub(super) async fn readyz(State(operations): State<Operations>) -> impl IntoRes
 
 pub(super) async fn metrics(
     State(operations): State<Operations>,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse, ApiError> {
-    let text = visit(move || metrics::render(&operations)).await?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
+    let accepts = |kind: &str| {
+        let mut said = headers.get_all(header::ACCEPT).iter();
+        said.any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
+    };
+    let is_classic = accepts("text/plain") && !accepts("openmetrics");
+    let text = visit(move || {
+        let text = metrics::render(&operations);
+        if is_classic {
+            metrics::classic(&text)
+        } else {
+            text
+        }
+    });
+    let kind = if is_classic {
+        metrics::CLASSIC_TYPE
+    } else {
+        metrics::CONTENT_TYPE
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], text.await?))
 }
 
 pub(super) async fn sessions(

@@ -53,6 +53,33 @@ pub fn render(operations: &Operations) -> String {
     out
 }
 
+/// What [`classic`] makes.
+pub(crate) const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The same in the older text format of Prometheus, which names counters with their `_total`: for programs that read nothing else, among them
+/// `promtool check metrics`.
+pub(crate) fn classic(text: &str) -> String {
+    use fmt::Write as _;
+
+    let counters: std::collections::HashSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", what @ ("HELP" | "TYPE"), name, rest] if counters.contains(name) => {
+                // Writing to a String does not fail.
+                let _ = write!(out, "# {what} {name}_total {rest}");
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// Sums over the open sessions of a frontend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Walk {
