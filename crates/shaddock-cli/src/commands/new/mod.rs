@@ -46,6 +46,11 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
         .replace("{name}", name)
         .replace("{shaddock}", &source("shaddock").map_err(clone)?)
         .replace("{client}", &source("shaddock-client").map_err(clone)?);
+    // Docker copies this folder, and no other one.
+    let note = args.shaddock.as_ref().map_or("", |_| {
+        "# shaddock is a path outside of this folder, which Docker does not see: name its repository in Cargo.toml before you build an image.\n"
+    });
+    let dockerfile = [note, &DOCKERFILE.replace("{name}", name)].concat();
     fs::create_dir(folder).map_err(|error| {
         format!("the folder `{name}` cannot be made, and nothing was written: {error}")
     })?;
@@ -54,7 +59,7 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
         ("Cargo.toml", &*manifest),
         ("src/main.rs", PROGRAM),
         ("server.toml", CONFIG),
-        ("Dockerfile", &DOCKERFILE.replace("{name}", name)),
+        ("Dockerfile", &dockerfile),
         (".gitignore", "/target\n"),
         (".dockerignore", "target\n"),
     ] {
