@@ -160,6 +160,38 @@ fn named(code: &str) -> Vec<&str> {
     names
 }
 
+/// Stands before a block of code that is part of a file.
+const FROM: &str = "<!-- code: ";
+
+/// What guides show of programs and tests is in a file that is compiled and run, word for word.
+#[test]
+fn longer_code_of_the_guides_is_in_files_that_are_run() {
+    let plain = |text: &str| text.split_whitespace().collect::<String>();
+    let mut checked = 0;
+    for folder in ["docs", "docs/zh-CN"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|end| end != "md") {
+                continue;
+            }
+            let page = std::fs::read_to_string(&path).unwrap();
+            for part in page.split(FROM).skip(1) {
+                let (file, rest) = part.split_once(" -->").unwrap();
+                let block = rest.split_once("```rust,ignore\n").unwrap().1;
+                let (code, _) = block.split_once("```").unwrap();
+                let text = std::fs::read_to_string(root().join(file)).unwrap();
+                assert!(
+                    plain(&text).contains(&plain(code)),
+                    "{}: this is not in {file}:\n{code}",
+                    path.display()
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 12, "{checked}");
+}
+
 #[test]
 fn what_the_tables_name_exists() {
     let mut files = Vec::new();
