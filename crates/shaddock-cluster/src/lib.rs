@@ -32,8 +32,16 @@ mod quiet;
 mod reply;
 mod route;
 mod routing;
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "much of it is for NATS and etcd")
+)]
 mod secret;
 mod session;
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "much of it is for NATS and etcd")
+)]
 mod uid;
 #[cfg(test)]
 #[cfg_attr(

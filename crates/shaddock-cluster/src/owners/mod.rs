@@ -46,6 +46,10 @@
 mod departures;
 #[cfg(feature = "nats")]
 mod fence;
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "much of it is for NATS and etcd")
+)]
 mod seats;
 #[cfg(feature = "nats")]
 mod seen;
