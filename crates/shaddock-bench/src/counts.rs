@@ -14,13 +14,14 @@ pub(crate) struct Counts {
     ack: u64,
     sent: u64,
     received: u64,
-    /// What the server has acknowledged, and what we have.
+    /// So many of ours the server has acknowledged.
     acknowledged: u64,
+    /// So many of the server's were acknowledged to it.
     told: u64,
     kept: VecDeque<Bytes>,
 }
 
-/// What the server says to a client that comes back.
+/// The server's answer to a client that comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The same session; so many of its packages did not fit into what the server keeps.
@@ -43,7 +44,7 @@ impl Counts {
         })
     }
 
-    /// What a new connection says of this session.
+    /// `sys.resume` of the handshake that asks for this session.
     pub(crate) fn ask(&self) -> Value {
         json!({"v": 1, "token": self.token, "received": self.received, "sent": self.sent})
     }

@@ -98,7 +98,7 @@ impl Totals {
 pub(crate) struct Harvest {
     /// Nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// What is measured beside it: plain connections, in `resume`.
+    /// Nanoseconds of plain connections, which `resume` measures beside its own.
     pub(crate) plain: Histogram<u64>,
     /// The first failures, in words.
     pub(crate) notes: Vec<String>,

@@ -55,7 +55,7 @@ pub(crate) struct Target {
     pub(crate) upgrade: Option<String>,
     /// The HANDSHAKE package.
     pub(crate) handshake: Bytes,
-    /// What it is made of.
+    /// The dialect of the handshake.
     dialect: ClientDialect,
     /// Sessions are asked to outlive their sockets.
     pub(crate) is_resumable: bool,

@@ -344,7 +344,7 @@ impl Session {
 
     /// Remembers that much waits, for [`take_marked`](Self::take_marked).
     #[inline]
-    pub fn note(&self, room: Room) {
+    pub(crate) fn note(&self, room: Room) {
         if matches!(room, Room::Pressed | Room::Stalled) {
             self.flags.fetch_or(MARKED, Ordering::AcqRel);
         }

@@ -106,7 +106,7 @@ impl<T, W: Watch> Guarded<T, W> {
         }
     }
 
-    /// Who watches it. What it is made of is not the application's.
+    /// The watch, which is ours: nothing in it is the application's.
     pub(crate) fn watch(self: Pin<&mut Self>) -> &mut W {
         self.project().watch
     }

@@ -366,7 +366,7 @@ impl Engine {
     fn leave(&mut self) {
         for (_, conn) in &mut self.conns {
             conn.say_goodbye();
-            // What cannot be written now is not worth waiting for.
+            // A full socket does not take the goodbye; its server waits for the end of the window then.
             let _ = conn.link.flush();
         }
     }

@@ -242,7 +242,7 @@ impl Scenario for Resume {
         let slot = engine.slot(key);
         let numbers = engine.bodies.numbers(body);
         let Some((number, _)) = numbers else {
-            return engine.wrong(|| "a push that nobody sent".to_owned());
+            return engine.wrong(|| "a push whose body is not one of this run".to_owned());
         };
         let Some(place) = self.place(slot) else {
             return;

@@ -189,13 +189,7 @@ impl Driver {
                         return Ok(());
                     }
                 }
-                Some(WsEvent::Ping(payload)) => {
-                    let rate = self.live.limits.pings_per_second;
-                    if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
-                        return Err(CloseReason::RateLimited);
-                    }
-                    self.queue_own(now, &pong(&payload));
-                }
+                Some(WsEvent::Ping(payload)) => self.answer_ping(now, &payload)?,
                 Some(WsEvent::Pong) => {}
                 Some(WsEvent::Close(status)) => {
                     ws.goodbye = status;
@@ -210,6 +204,19 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// Answers a ping of WebSocket, of which a client may send so many in a second.
+    pub(super) fn answer_ping(&mut self, now: Millis, payload: &Bytes) -> Result<(), CloseReason> {
+        let rate = self.live.limits.pings_per_second;
+        let Wire::Ws(ws) = &mut self.wire else {
+            return Ok(());
+        };
+        if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
+            return Err(CloseReason::RateLimited);
+        }
+        self.queue_own(now, &pong(payload));
+        Ok(())
     }
 
     /// One WebSocket message: whole packages, one or more. False: blocked before its end, the rest waits.

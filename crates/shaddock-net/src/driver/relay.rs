@@ -16,14 +16,13 @@ use super::{
     Driver, Phase, READS_PER_POLL,
     input::{Wire, max_message},
     lost,
-    output::{Flushed, pong},
+    output::Flushed,
     work::Work,
 };
 use crate::{
-    clock,
     frontend::{BoxFuture, Peer, ResumeTerms},
     pipe::{Piece, Pipe},
-    worker::{self, Scratch},
+    worker::Scratch,
     ws::WsEvent,
 };
 
@@ -238,14 +237,11 @@ impl Driver {
             let event = ws.reader.next(&mut frames, max);
             match event.map_err(|error| CloseReason::Framing(error.name()))? {
                 None => return Ok(()),
-                Some(WsEvent::Message(message)) => self.write_to_session(&message),
-                Some(WsEvent::Ping(payload)) => {
-                    let rate = self.live.limits.pings_per_second;
-                    if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
-                        return Err(CloseReason::RateLimited);
-                    }
-                    self.queue_own(now, &pong(&payload));
+                Some(WsEvent::Message(message)) if message.is_empty() => {
+                    return Err(CloseReason::Framing("empty_websocket_message"));
                 }
+                Some(WsEvent::Message(message)) => self.write_to_session(&message),
+                Some(WsEvent::Ping(payload)) => self.answer_ping(now, &payload)?,
                 Some(WsEvent::Pong) => {}
                 Some(WsEvent::Close(status)) => {
                     ws.goodbye = status;
