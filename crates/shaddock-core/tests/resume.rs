@@ -756,3 +756,18 @@ fn a_connection_rests_between_the_two_steps_of_a_close() {
     assert_eq!(session.outbox().take(&mut drained), Next::Continue);
     assert!(!session.outbox().end_poll(Flush::Done));
 }
+
+#[test]
+fn a_login_of_the_same_user_ends_only_a_session_that_still_waits() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    assert!(!session.close_suspended(CloseReason::Replaced));
+    lose(&session);
+    resumed(&service, &back(&token, 0, 0), 2);
+    assert!(!session.close_suspended(CloseReason::Replaced));
+    assert_eq!(session.state(), SessionState::Open);
+    lose(&session);
+    assert!(session.close_suspended(CloseReason::Replaced));
+    assert_eq!(session.close_reason(), Some(CloseReason::Replaced));
+    assert!(!session.close_suspended(CloseReason::Replaced));
+}

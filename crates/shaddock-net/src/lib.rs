@@ -40,7 +40,7 @@ pub use access::{AccessPolicy, Gate, Permit, Refusal};
 pub use address::{Network, NetworkError, canonical};
 pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
-pub use driver::Relayed;
+pub use driver::{RelayAnswer, Relayed};
 pub use frontend::{
     BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
 };

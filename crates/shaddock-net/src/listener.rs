@@ -30,7 +30,7 @@ use crate::{
     address::canonical,
     config::{ConnectionLimits, ListenConfig, Live},
     descriptors,
-    driver::{Driver, Relayed},
+    driver::{Driver, RelayAnswer, Relayed},
     frontend::{BoxFuture, Frontend},
     socket::Socket as Stream,
     stats::{Group, NetStats, StatsBoard, WorkerStats},
@@ -653,7 +653,9 @@ fn take_in(relayed: Relayed, local: &Arc<Local>) -> Option<Driver> {
         Ok(permit) => Some(Driver::relayed(relayed, permit, local.clone())),
         Err(refusal) => {
             refuse(refusal, relayed.peer.address, &local.stats);
-            let _ = relayed.answer.send(Err(shaddock_core::ResumeRefusal::Busy));
+            let _ = relayed
+                .answer
+                .send(RelayAnswer::Refused(shaddock_core::ResumeRefusal::Busy));
             None
         }
     }

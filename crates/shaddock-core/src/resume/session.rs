@@ -184,7 +184,14 @@ impl Session {
         is_over
     }
 
-    /// Decided under the lock: a client that has come back meanwhile has its session.
+    /// Closes the session for this reason, if it is suspended. Decided under the lock: a client that has come back meanwhile has its session.
+    /// False if it has, or the session is closed already.
+    pub fn close_suspended(self: &Arc<Self>, reason: CloseReason) -> bool {
+        let given_up = self.outbox().ledger(Ledger::give_up).flatten();
+        given_up.is_some() && self.close(reason)
+    }
+
+    /// Decided under the lock, as in [`close_suspended`](Self::close_suspended).
     fn end_suspended(self: &Arc<Self>) -> bool {
         let given_up = self.outbox().ledger(|ledger| {
             let tokens = ledger.tokens();

@@ -42,7 +42,7 @@ use bytes::BytesMut;
 use shaddock_core::{CloseReason, Session, TransportKind};
 use shaddock_protocol::{Conn, HandshakeRequest, Millis};
 
-pub use self::relay::Relayed;
+pub use self::relay::{RelayAnswer, Relayed};
 use self::{
     closing::{Closing, detail},
     input::{Read, Wire},

@@ -40,14 +40,26 @@ pub struct Relayed {
     pub user: Option<serde_json::Value>,
     /// The client's packages, from its HANDSHAKE on, and back.
     pub pipe: Pipe,
-    /// Told once whether the client gets its session. If not, the pipe ends.
-    pub answer: oneshot::Sender<Result<(), ResumeRefusal>>,
+    /// Told once whether the client gets its session. If not, the pipe ends. Dropped without a word: it does not, for a reason that only the
+    /// log here has.
+    pub answer: oneshot::Sender<RelayAnswer>,
+}
+
+/// What becomes of a client that another frontend has accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayAnswer {
+    /// It gets its session.
+    Accepted,
+    /// It gets a new session where it was accepted.
+    Refused(ResumeRefusal),
+    /// It has come back on a later connection, and this one is of no use.
+    Superseded,
 }
 
 /// What a connection that another frontend has accepted brings besides its bytes.
 pub(super) struct Accepted {
     pub(super) user: Option<serde_json::Value>,
-    pub(super) answer: Option<oneshot::Sender<Result<(), ResumeRefusal>>>,
+    pub(super) answer: Option<oneshot::Sender<RelayAnswer>>,
 }
 
 /// A client whose session is at another frontend, while that is asked.
@@ -72,7 +84,7 @@ impl Driver {
     }
 
     /// Tells the frontend that has accepted this connection what becomes of it.
-    pub(super) fn answer_relay(&mut self, answer: Result<(), ResumeRefusal>) {
+    pub(super) fn answer_relay(&mut self, answer: RelayAnswer) {
         let relayed = self.opening.as_mut().and_then(|it| it.relayed.as_mut());
         if let Some(sender) = relayed.and_then(|relayed| relayed.answer.take()) {
             // Nobody waits any more: its client has gone.
@@ -128,7 +140,15 @@ impl Driver {
             return Ok(());
         };
         self.write_to_session(&waiting.input);
-        self.relay_frames(now, waiting.frames)
+        let relayed = self.relay_frames(now, waiting.frames);
+        relayed.inspect_err(|reason| self.say_fault(reason))
+    }
+
+    /// A client that breaks the rules of WebSocket ends its session, as on any other connection.
+    fn say_fault(&self, reason: &CloseReason) {
+        if let CloseReason::Framing(_) | CloseReason::RateLimited = reason {
+            self.say_last(NO_PACKAGE);
+        }
     }
 
     fn write_to_session(&self, bytes: &[u8]) {
@@ -155,9 +175,7 @@ impl Driver {
         match moved {
             Ok(()) => Poll::Pending,
             Err(reason) => {
-                if let CloseReason::Framing(_) | CloseReason::RateLimited = reason {
-                    self.say_last(NO_PACKAGE);
-                }
+                self.say_fault(&reason);
                 self.begin_close(now, &reason);
                 Poll::Ready(())
             }
@@ -201,6 +219,10 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         for _ in 0..READS_PER_POLL {
+            // Pongs wait for the socket, which wakes the task.
+            if self.is_pressed() {
+                return Ok(());
+            }
             let Phase::Relaying(relaying) = &self.phase else {
                 return Ok(());
             };

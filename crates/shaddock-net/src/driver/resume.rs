@@ -22,7 +22,7 @@ use shaddock_protocol::{
 use super::{
     Driver, Phase, detail,
     input::Wire,
-    relay::Elsewhere,
+    relay::{Elsewhere, RelayAnswer},
     work::{Waiting, Work},
 };
 use crate::{
@@ -219,6 +219,7 @@ impl Driver {
                 Claimed::Pending => return Ok(false),
                 // Its own client is already elsewhere, and hears there.
                 Claimed::Superseded => {
+                    self.answer_relay(RelayAnswer::Superseded);
                     self.work = Work::Idle;
                     return Err(CloseReason::Transport(
                         std::io::ErrorKind::ConnectionAborted,
@@ -294,7 +295,10 @@ impl Driver {
             // Before the session is there: the answer is no package of it.
             Some(self.put_answer(now, user.as_ref(), Some(&grant), scratch))
         });
-        self.answer_relay(answered.as_ref().map(drop).ok_or(ResumeRefusal::Unknown));
+        self.answer_relay(match answered {
+            Some(_) => RelayAnswer::Accepted,
+            None => RelayAnswer::Refused(ResumeRefusal::Unknown),
+        });
         self.begin_session(cx, session, false);
         self.adopt(left);
         match answered {
@@ -306,7 +310,7 @@ impl Driver {
 
     /// The client gets a new session at the frontend that has accepted its connection.
     fn refuse_relayed(&mut self, why: ResumeRefusal) -> Result<(), CloseReason> {
-        self.answer_relay(Err(why));
+        self.answer_relay(RelayAnswer::Refused(why));
         Err(CloseReason::Rejected)
     }
 
@@ -565,7 +569,8 @@ impl Driver {
             if let Some((session, claim)) = &away.claim {
                 let left = match session.poll_claim(*claim, cx.waker()) {
                     Claimed::Pending => return Poll::Pending,
-                    Claimed::Superseded => return self.give_up(),
+                    // Without what was to be handed over, the session ends with the connection that has it.
+                    Claimed::Superseded | Claimed::Closed(None) => return self.give_up(),
                     Claimed::Closed(left) => left,
                     Claimed::Yours(left) => Some(left),
                 };
@@ -586,6 +591,11 @@ impl Driver {
             if session.is_claimed() {
                 if self.hand_over(&session) {
                     return self.give_up();
+                }
+                if !session.is_closed() {
+                    // Another thread is about to close it.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 continue;
             }

@@ -17,7 +17,7 @@ use shaddock_core::{
 };
 use shaddock_net::{
     BoxFuture, Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Pipe,
-    Relayed, ResumeTerms, Verdict, Workers,
+    RelayAnswer, Relayed, ResumeTerms, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
@@ -596,9 +596,10 @@ impl Frontend for Door {
         assert!(home.as_ref().unwrap().take_in(Box::new(relayed)).is_ok());
         Some(Box::pin(async move {
             match judged.await {
-                Ok(Ok(())) => Ok(Some(here)),
-                Ok(Err(why)) => Err(why),
-                Err(_) => Ok(None),
+                Ok(RelayAnswer::Accepted) => Ok(Some(here)),
+                Ok(RelayAnswer::Refused(why)) => Err(why),
+                Ok(RelayAnswer::Superseded) => Ok(None),
+                Err(_) => Err(ResumeRefusal::Unknown),
             }
         }))
     }

@@ -20,14 +20,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use shaddock_cluster::{
-    BoxFuture, RemoteError, ServerId, ServerInfo, SessionAnswer, SessionOp, code,
+    BoxFuture, RemoteError, RemoteErrorKind, ServerId, ServerInfo, SessionAnswer, SessionOp, code,
 };
 use shaddock_core::{ResumeRefusal, Sid, TransportKind};
-use shaddock_net::{Peer, Piece, Pipe, Relayed, clock};
+use shaddock_net::{Peer, Piece, Pipe, RelayAnswer, Relayed, clock};
 use shaddock_protocol::{ComingBack, HandshakeRequest, PackageType, ResumeAsked, encode_package};
 use tokio::sync::oneshot;
 
-use crate::app::AppHandle;
+use crate::{app::AppHandle, session::SessionError};
 
 /// The operation that asks a frontend for a session of it.
 pub(crate) const OPEN: &str = "shaddock.relay.open";
@@ -293,13 +293,7 @@ impl AppHandle {
                 TransportKind::WebSocket | TransportKind::WebSocketTls
             ),
         };
-        Some(Box::pin(async move {
-            let found = app.open_relay(&home, open).await;
-            if found.is_err() {
-                app.returns().refused(address, clock::now());
-            }
-            found
-        }))
+        Some(Box::pin(async move { app.open_relay(&home, open).await }))
     }
 
     async fn open_relay(
@@ -320,11 +314,17 @@ impl AppHandle {
             argument: serde_json::to_vec(&open).unwrap_or_default().into(),
         };
         let answer = self.ask_frontend(&home.id, op).await;
+        // Nothing was done, and the session lives: the connection is lost, and its client tries again.
+        let is_passing = matches!(
+            &answer,
+            Err(SessionError::Remote(error))
+                if matches!(error.kind(), RemoteErrorKind::Busy | RemoteErrorKind::Disconnected)
+        );
         let opened = match answer {
             Ok(SessionAnswer::Custom(answer)) => serde_json::from_slice(&answer).ok(),
             Ok(_) => None,
             Err(error) => {
-                shaddock_net::quiet!(warn, "a client comes back to a frontend that does not answer, and gets a new session", frontend = %home.id, %error);
+                shaddock_net::quiet!(warn, "a client comes back to a session of a frontend that does not answer", frontend = %home.id, %error);
                 None
             }
         };
@@ -334,7 +334,11 @@ impl AppHandle {
                 Ok(Some(drivers))
             }
             Some(Opened::Elsewhere) => Ok(None),
+            None if is_passing => Ok(None),
             Some(Opened::Refused(why)) => {
+                // Only a frontend that was asked can say that a client showed what it does not have.
+                let address = open.address.ip().to_canonical();
+                self.returns().refused(address, clock::now());
                 let mut all = ResumeRefusal::ALL.iter();
                 let known = all.find(|known| known.name() == why);
                 Err(known.copied().unwrap_or(ResumeRefusal::Unknown))
@@ -397,12 +401,14 @@ impl AppHandle {
             return Ok(Opened::Refused(ResumeRefusal::Unknown.name().to_owned()));
         }
         Ok(match judged.await {
-            Ok(Ok(())) => {
+            Ok(RelayAnswer::Accepted) => {
                 listed.begin();
                 Opened::Yes
             }
-            Ok(Err(why)) => Opened::Refused(why.name().to_owned()),
-            Err(_) => Opened::Elsewhere,
+            Ok(RelayAnswer::Superseded) => Opened::Elsewhere,
+            Ok(RelayAnswer::Refused(why)) => Opened::Refused(why.name().to_owned()),
+            // The handshake was refused, or this frontend stops.
+            Err(_) => Opened::Refused(ResumeRefusal::Unknown.name().to_owned()),
         })
     }
 }
@@ -490,8 +496,17 @@ impl AppHandle {
 }
 
 impl End {
-    /// Gives bytes to our driver. None: it is gone, or something is missing before them.
+    /// Gives bytes to our driver. None: it is gone, or something is missing before them. Then the relay is broken for our driver too, now and
+    /// not when the other direction notices: the session waits for its client from here on, or the old socket closes.
     async fn take(&self, place: u64, piece: Piece) -> Option<usize> {
+        let taken = self.try_take(place, piece).await;
+        if taken.is_none() {
+            self.pipe.cut();
+        }
+        taken
+    }
+
+    async fn try_take(&self, place: u64, piece: Piece) -> Option<usize> {
         let bytes = match piece {
             Piece::Finished => {
                 self.pipe.finish();
@@ -556,17 +571,27 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_breaks_the_relay() {
+        let bytes = |text: &'static str| Piece::Bytes(Bytes::from_static(text.as_bytes()));
+        let wrong = [
+            (0, bytes("x")),
+            (1, bytes("x")),
+            (3, bytes("x")),
+            (2, Piece::Broken),
+        ];
+        for (place, piece) in wrong {
+            let (ours, drivers) = Pipe::pair();
+            let end = End::new(ours);
+            assert_eq!(end.take(0, bytes("ab")).await, Some(2));
+            assert_eq!(end.take(2, Piece::Bytes(Bytes::new())).await, Some(0));
+            assert_eq!(end.take(place, piece).await, None, "{place}");
+            // What came before is read, and then the driver knows.
+            assert_eq!(drivers.next(9).await, bytes("ab"));
+            assert_eq!(drivers.next(9).await, Piece::Broken, "{place}");
+            assert_eq!(end.take(2, bytes("c")).await, None);
+        }
         let (ours, drivers) = Pipe::pair();
         let end = End::new(ours);
-        let bytes = |text: &'static str| Piece::Bytes(Bytes::from_static(text.as_bytes()));
-        assert_eq!(end.take(0, bytes("ab")).await, Some(2));
-        assert_eq!(end.take(2, Piece::Bytes(Bytes::new())).await, Some(0));
-        for place in [0, 1, 3] {
-            assert_eq!(end.take(place, bytes("x")).await, None, "{place}");
-        }
-        assert_eq!(end.take(2, bytes("c")).await, Some(1));
-        assert_eq!(drivers.next(9).await, bytes("abc"));
         drop(drivers);
-        assert_eq!(end.take(3, bytes("d")).await, None);
+        assert_eq!(end.take(0, bytes("d")).await, None);
     }
 }

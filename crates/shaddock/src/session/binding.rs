@@ -82,9 +82,7 @@ impl AppHandle {
         };
         if service.config().single_session {
             service.for_each_session_of(uid.as_str(), |rival| {
-                if rival.state() == SessionState::Suspended {
-                    rival.close(CloseReason::Replaced);
-                }
+                rival.close_suspended(CloseReason::Replaced);
             });
         }
     }
@@ -144,7 +142,8 @@ pub(super) fn serve_end_suspended(service: &SessionService, uid: &str) -> Sessio
     });
     if !is_there {
         for rival in rivals {
-            rival.close(CloseReason::Replaced);
+            let has_ended = rival.close_suspended(CloseReason::Replaced);
+            is_there |= !has_ended && !rival.is_closed();
         }
     }
     let answer: &[u8] = if is_there { b"false" } else { b"true" };
