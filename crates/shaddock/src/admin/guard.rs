@@ -27,24 +27,49 @@ use super::{
 
 /// The rules of one server.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Guard {
-    /// None: no token is asked for. A reload changes them.
-    tokens: Arc<RwLock<Tokens>>,
+pub(crate) struct Guard(Arc<RwLock<Rules>>);
+
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    /// Empty: no token is asked for, on a loopback address. A reload changes them.
+    tokens: Tokens,
+    /// Whether others can reach the address that is bound. A reload does not change it, whatever the new file says of the address.
+    is_public: bool,
 }
 
 impl Guard {
+    fn rules(&self) -> Rules {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A server listens on this address, with these tokens.
+    pub(crate) fn bound(&self, address: IpAddr, tokens: Tokens) {
+        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        rules.is_public |= !address.to_canonical().is_loopback();
+        rules.tokens = tokens;
+    }
+
+    /// Other tokens from now on. A server that others can reach keeps those it has rather than none.
     pub(crate) fn set(&self, tokens: Tokens) {
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if rules.is_public && tokens.is_empty() {
+            tracing::error!(
+                "the new configuration has no `admin.token`, and others can reach the admin server until the process is restarted: the tokens \
+                 stay as they were; set `admin.token`, or restart with `admin.address` on 127.0.0.1"
+            );
+            return;
+        }
+        rules.tokens = tokens;
     }
 
     /// Who calls.
     fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
-        let tokens = self
-            .tokens
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let caller = if tokens.is_empty() {
+        let Rules { tokens, is_public } = self.rules();
+        // Without tokens nobody has the right one, wherever others can ask.
+        let caller = if tokens.is_empty() && !is_public {
             check_host(headers)?;
             Caller::local()
         } else {
@@ -181,10 +206,7 @@ mod tests {
 
     fn verdict(token: &str, method: &Method, pairs: &[(&'static str, &str)]) -> u16 {
         let guard = Guard::default();
-        guard.set(Tokens::of(&AdminSettings {
-            token: Secret::from(token),
-            ..AdminSettings::default()
-        }));
+        guard.set(tokens(token));
         let path = "/api/sessions";
         match guard.check(method, path, &headers(pairs)) {
             Ok(_) => 200,
@@ -234,6 +256,72 @@ mod tests {
         assert_eq!(verdict("", &Method::GET, &[]), 403);
         let twice = [("host", "localhost"), ("host", "evil.example")];
         assert_eq!(verdict("", &Method::GET, &twice), 403);
+    }
+
+    fn tokens(token: &str) -> Tokens {
+        Tokens::of(&AdminSettings {
+            token: Secret::from(token),
+            ..AdminSettings::default()
+        })
+    }
+
+    fn status(guard: &Guard, pairs: &[(&'static str, &str)]) -> u16 {
+        match guard.check(&Method::GET, "/api/sessions", &headers(pairs)) {
+            Ok(_) => 200,
+            Err(error) => error.into_response().status().as_u16(),
+        }
+    }
+
+    /// What a reload says of the address does not move the socket that is open.
+    #[tokio::test]
+    async fn a_reload_without_tokens_opens_no_public_server() {
+        use crate::{admin::Admin, operations::Operations};
+        let old = "0123456789abcdef";
+        let bearer = format!("Bearer {old}");
+        let (local, signed) = (
+            [("host", "localhost")],
+            [("host", "x"), ("authorization", bearer.as_str())],
+        );
+        for (address, without) in [([0, 0, 0, 0], 401), ([127, 0, 0, 1], 200)] {
+            let settings = AdminSettings {
+                token: Secret::from(old),
+                ..AdminSettings::default()
+            };
+            let operations = Operations::new();
+            let bound = Admin::bind((address, 0).into(), &settings, operations.clone());
+            let _listening = bound.await.unwrap();
+            let guard = operations.guard();
+            assert_eq!(status(guard, &local), 401);
+            guard.set(Tokens::default());
+            assert_eq!(status(guard, &local), without, "{address:?}");
+            if without == 401 {
+                assert_eq!(status(guard, &signed), 200, "the old token stays");
+            }
+            guard.set(tokens("another-another-another"));
+            assert_eq!(status(guard, &signed), 401, "{address:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_calls_a_public_server_without_tokens() {
+        for address in [
+            "0.0.0.0",
+            "192.0.2.7",
+            "::",
+            "2001:db8::1",
+            "::ffff:192.0.2.7",
+        ] {
+            let guard = Guard::default();
+            guard.bound(address.parse().unwrap(), Tokens::default());
+            assert_eq!(status(&guard, &[("host", "localhost")]), 401, "{address}");
+            let empty = [("host", "localhost"), ("authorization", "Bearer ")];
+            assert_eq!(status(&guard, &empty), 401, "{address}");
+        }
+        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let guard = Guard::default();
+            guard.bound(address.parse().unwrap(), Tokens::default());
+            assert_eq!(status(&guard, &[("host", "localhost")]), 200, "{address}");
+        }
     }
 
     #[test]

@@ -126,7 +126,6 @@ fn api_routes() -> Router<Operations> {
 
 fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Router {
     let guarded = operations.guard().clone();
-    guarded.set(Tokens::of(settings));
     let api = Api {
         operations: operations.clone(),
         config: settings.view_config(),
@@ -189,6 +188,7 @@ impl Admin {
         let failed = |source| AdminError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        operations.guard().bound(address.ip(), Tokens::of(settings));
         Ok(Self {
             address,
             listener,
