@@ -95,14 +95,19 @@ def beside(raw: Path) -> str:
     of_room += [("bytes to NATS for such a push", None, "bytes", None)]
     for title, in_flight, key, limit in of_runs + of_room:
         before, after = (
-            [r[key] for r in records if key in r and r["contender"] == name and r.get("in_flight") == in_flight and not r["faults"]]
+            {
+                r["round"]: r[key]
+                for r in records
+                if key in r and r["contender"] == name and r.get("in_flight") == in_flight and not r["faults"]
+            }
             for name in ("before", "after")
         )
-        ratio = [new / old for old, new in zip(before, after) if old]
+        # A round with a fault on one side is in no ratio.
+        ratio = [after[n] / before[n] for n in before if n in after and before[n]]
         verdict = ""
         if limit is not None and ratio:
             verdict = f"{'yes' if statistics.median(ratio) <= limit else '**no**'} ≤ {limit}"
-        lines.append(f"| {title} | {cell(before)} | {cell(after)} | {cell(ratio, 3)} | {verdict} |")
+        lines.append(f"| {title} | {cell(list(before.values()))} | {cell(list(after.values()))} | {cell(ratio, 3)} | {verdict} |")
     return "\n".join(lines)
 
 

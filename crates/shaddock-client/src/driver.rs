@@ -208,7 +208,11 @@ impl Driver {
             let takes_commands = broken.is_none() && has_room && self.transport.has_room();
             tokio::select! {
                 () = self.shared.closing.notified() => return CloseKind::ClosedByClient,
-                () = self.shared.interrupt.notified() => return CloseKind::ServerClosed(None),
+                () = self.shared.interrupt.notified() => {
+                    // Nothing is flushed, and nothing said.
+                    self.transport = Transport::gone();
+                    return CloseKind::ServerClosed(None);
+                }
                 event = self.transport.event() => match event {
                     Ok(Event::Bytes(bytes)) => self.input = bytes,
                     Ok(Event::Room) => {}
@@ -259,6 +263,10 @@ impl Driver {
             if let Some(waiting) = self.shared.pending.take(command.id) {
                 let _ = waiting.answer.send(Err(RequestError::Lost));
             }
+            return;
+        }
+        // Given up while it waited here: what was not sent never is.
+        if command.id != 0 && !self.shared.pending.contains(command.id) {
             return;
         }
         if let Some(resume) = &mut self.resume {

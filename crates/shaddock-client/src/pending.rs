@@ -96,6 +96,11 @@ impl Pending {
         self.lock().waiting.remove(&id)
     }
 
+    /// Whether the caller of this request still waits.
+    pub(crate) fn contains(&self, id: u64) -> bool {
+        u32::try_from(id).is_ok_and(|id| self.lock().waiting.contains_key(&id))
+    }
+
     /// Ends all requests, and all that come later, with `kind`. Only the first call counts.
     pub(crate) fn close(&self, kind: &CloseKind) {
         let waiting = {

@@ -133,19 +133,26 @@ impl std::fmt::Debug for Grant {
     }
 }
 
+/// The protocol has one byte for it, and a client that owes more at a time would stop.
+const MAX_ACK: u64 = 255;
+/// Beyond all that can be sent, and far from the end of the numbers.
+const MAX_POSITION: u64 = u64::MAX / 2;
+
 impl Grant {
     /// A grant that makes no sense is none; a resumption without its counts is an error.
     pub(crate) fn read(value: &Value) -> Result<Option<Self>, Violation> {
         let text = |name: &str| value[name].as_str().filter(|text| !text.is_empty());
         let token = text("token").filter(|token| token.len() <= MAX_TOKEN_LEN);
-        let ack = value["ack"].as_u64().filter(|ack| *ack > 0);
+        let ack = value["ack"]
+            .as_u64()
+            .filter(|ack| (1..=MAX_ACK).contains(ack));
         let (Some(1), Some(token), Some(ack)) = (value["v"].as_u64(), token, ack) else {
             return Ok(None);
         };
         let outcome = if value["resumed"] == true {
             let count = |name: &str| value[name].as_u64();
             match (count("received"), count("position")) {
-                (Some(received), Some(position)) => Outcome::Resumed {
+                (Some(received), Some(position)) if position <= MAX_POSITION => Outcome::Resumed {
                     received,
                     position,
                     missed: count("missed").unwrap_or(0),

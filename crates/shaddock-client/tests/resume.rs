@@ -425,3 +425,24 @@ async fn not_asked_for_is_as_ever() {
     assert_eq!(client.closed().await, CloseKind::ServerClosed(None));
     assert_eq!(client.events().recv().await, None);
 }
+
+#[tokio::test]
+async fn what_its_caller_gave_up_before_it_was_sent_is_never_sent() {
+    let server = Server::start().await;
+    let (client, mut events, _pushes, peer) = begin(&server).await;
+    drop(peer);
+    suspended(&mut events).await;
+    let given_up = tokio::spawn({
+        let client = client.clone();
+        async move { client.request_raw(ROUTE, "1").await }
+    });
+    while client.pending_requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Behind it in the queue: it is there as well when this is.
+    client.notify(ROUTE, &2).await.unwrap();
+    given_up.abort();
+    assert!(given_up.await.is_err());
+    let (mut peer, _) = server.greet(resumed("t2", 0, 0, 0)).await;
+    assert_eq!(numbers(&mut peer, 1).await, ["2"]);
+}

@@ -40,11 +40,22 @@ pub(crate) struct Resume {
     missing: u64,
 }
 
+/// How far a session is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Course {
+    #[default]
+    Running,
+    /// All its cuts are done.
+    Done,
+    /// It cannot go on.
+    Gone,
+}
+
 /// Where a session is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     is_bound: bool,
-    is_gone: bool,
+    course: Course,
     cuts: usize,
     /// Requests of the burst that wait for their answers.
     waiting: usize,
@@ -89,7 +100,9 @@ impl Resume {
             return;
         };
         if place.cuts == cuts {
-            self.unfinished -= 1;
+            if std::mem::replace(&mut place.course, Course::Done) == Course::Running {
+                self.unfinished -= 1;
+            }
             return;
         }
         place.cuts += 1;
@@ -154,10 +167,14 @@ impl Resume {
         let Some(place) = self.place(slot) else {
             return;
         };
-        if !std::mem::replace(&mut place.is_gone, true) {
-            let missing = cuts.saturating_sub(place.pushed);
-            self.missing = self.missing.saturating_sub(missing);
-            self.unfinished -= 1;
+        let missing = cuts.saturating_sub(place.pushed);
+        match std::mem::replace(&mut place.course, Course::Gone) {
+            Course::Running => {
+                self.missing = self.missing.saturating_sub(missing);
+                self.unfinished -= 1;
+            }
+            Course::Done => self.missing = self.missing.saturating_sub(missing),
+            Course::Gone => {}
         }
     }
 }
@@ -170,7 +187,7 @@ impl Scenario for Resume {
                 self.is_running = true;
                 for index in 0..self.places.len() {
                     let place = self.places[index];
-                    if place.is_bound && !place.is_gone {
+                    if place.is_bound && place.course == Course::Running {
                         self.go_on(engine, self.first + index);
                     }
                 }

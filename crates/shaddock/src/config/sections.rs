@@ -130,7 +130,7 @@ section! {
         /// Address and port. Empty: no admin server. An address that is not loopback needs `token`.
         restart address: String = "127.0.0.1:3005".to_owned(), check |text: &String| address_or_empty(text);
         /// Callers must send it as `Authorization: Bearer <token>`; at least 16 characters. It allows everything. Without any token,
-        /// whoever is on this machine may call. `/healthz` and `/readyz` never need one.
+        /// any process on this machine may call. `/healthz` and `/readyz` never need one.
         live token: Secret = Secret::default(), check |text: &Secret| token(text.expose());
         /// More tokens that allow everything: `token` and these make a change from one to the other possible.
         live operate_tokens: SecretTexts = SecretTexts::default(), check |list: &SecretTexts| list_of_tokens(list);
