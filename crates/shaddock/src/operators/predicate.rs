@@ -43,7 +43,7 @@ enum Node {
     /// The field is one of these.
     Text(Field, Test, Option<String>),
     Number(Field, Test, f64),
-    Version(Test, String),
+    Version(Test, Option<String>),
     Address(bool, Net),
     Setting(Vec<String>, Test, Value),
 }
@@ -159,9 +159,11 @@ impl Node {
                 _ => *test == Test::NotEqual,
             },
             Self::Number(field, test, wanted) => test.of(of.number(*field).partial_cmp(wanted)),
-            Self::Version(test, wanted) => {
-                test.of(of.version().map(|have| compare_versions(&have, wanted)))
-            }
+            Self::Version(test, wanted) => match (of.version(), wanted) {
+                (None, None) => *test == Test::Equal,
+                (Some(have), Some(wanted)) => test.holds(compare_versions(&have, wanted)),
+                _ => *test == Test::NotEqual,
+            },
             Self::Address(is_in, net) => {
                 of.address()
                     .is_some_and(|address| net.filter.holds(address))
@@ -197,12 +199,22 @@ fn compare_versions(one: &str, two: &str) -> Ordering {
 /// `None`: they are of different kinds, or not equal and without an order.
 fn compare_values(one: &Value, two: &Value) -> Option<Ordering> {
     match (one, two) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64()?.partial_cmp(&b.as_f64()?),
+        (Value::Number(a), Value::Number(b)) => match (whole(a), whole(b)) {
+            // As floating point numbers two that are above 2^53 could be the same.
+            (Some(a), Some(b)) => Some(a.cmp(&b)),
+            _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+        },
         (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
         (Value::Bool(a), Value::Bool(b)) if a == b => Some(Ordering::Equal),
         (Value::Null, Value::Null) => Some(Ordering::Equal),
         _ => None,
     }
+}
+
+/// A number that was written without a fraction.
+fn whole(number: &serde_json::Number) -> Option<i128> {
+    let signed = number.as_i64().map(i128::from);
+    signed.or_else(|| number.as_u64().map(i128::from))
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -411,7 +423,13 @@ impl Parser {
                         })
                     })
             }
-            Known::Version => Ok(Node::Version(operation, text)),
+            Known::Version => {
+                let is_null = !is_quoted && text == "null";
+                if is_null && operation.is_order() {
+                    return Err(unordered("`null`"));
+                }
+                Ok(Node::Version(operation, (!is_null).then_some(text)))
+            }
             Known::Address if operation.is_order() => Err(unordered("an address")),
             Known::Address => {
                 let filter = AddressFilter::parse(&text).map_err(|reason| value.wrong(reason))?;
@@ -615,7 +633,7 @@ mod tests {
         Fake {
             uid: Some("ann"),
             version: Some("1.10.2"),
-            settings: json!({"level": 10, "room": "lobby", "vip": true, "gone": null, "pos": {"x": 1.5}}),
+            settings: json!({"level": 10, "room": "lobby", "vip": true, "gone": null, "big": 9_007_199_254_740_993_u64, "most": u64::MAX, "least": i64::MIN, "pos": {"x": 1.5}}),
         }
     }
 
@@ -650,6 +668,20 @@ mod tests {
             ("settings.level >= 10", true),
             ("settings.level = 10.0", true),
             ("settings.level > 10", false),
+            ("settings.level < 10.5 and settings.level > 9.5", true),
+            ("settings.big = 9007199254740993", true),
+            ("settings.big = 9007199254740992", false),
+            (
+                "settings.big > 9007199254740992 and settings.big < 9007199254740994",
+                true,
+            ),
+            ("settings.most > 18446744073709551614", true),
+            ("settings.most > -1 and settings.most > settings", false),
+            ("settings.least < -9223372036854775807", true),
+            ("settings.least < 18446744073709551615", true),
+            ("client.version = null", false),
+            ("client.version != null", true),
+            ("client.version = \"null\"", false),
             ("settings.level = \"10\"", false),
             ("settings.level != \"10\"", true),
             ("settings.level < abc", false),
@@ -675,6 +707,10 @@ mod tests {
             ("uid != ann", true),
             ("client.version < 99", false),
             ("client.version != 1", true),
+            ("client.version = null", true),
+            ("client.version != null", false),
+            ("client.version = \"null\"", false),
+            ("not client.version = null", false),
         ] {
             assert_eq!(
                 Predicate::parse(text).unwrap().0.holds(&nobody),
@@ -702,6 +738,13 @@ mod tests {
             ("uid = ann)", 10, "`and` or `or`"),
             ("uid = 'ann", 7, "quote is not closed"),
             ("uid < ann", 5, "`uid` has no order"),
+            ("client.version < null", 16, "`null` has no order"),
+            (
+                "uid = a and client.version >= null",
+                28,
+                "`null` has no order",
+            ),
+            ("settings.a > null", 12, "`null` has no order"),
             ("房 = 1", 1, "is no field"),
             ("uid = \"房\" and age > x", 21, "no time"),
             ("age > 1y", 7, "write 90s"),
