@@ -4,26 +4,37 @@
 mod support;
 
 use std::{
+    collections::{HashSet, VecDeque},
     net::SocketAddr,
     path::PathBuf,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use serde_json::{Value, json};
 use shaddock::{
-    admin::Admin,
+    admin::{Admin, AdminRequest},
     backend::HttpBackend,
     cluster::LocalCluster,
     config::{Config, Sources},
     operations::Operations,
     prelude::*,
 };
-use support::{Client, drive, frontend, login, uid};
+use shaddock_cluster::{
+    BoxFuture, Cluster as _, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall,
+    RemoteError, ServerInfo,
+};
+use support::{Client, drive, eventually, frontend, login, uid};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
 };
 
 const OPERATE: &str = "operate-operate-operate";
@@ -52,6 +63,10 @@ impl World {
 
     /// `change` gets each frontend and the address of the admin server.
     async fn with(change: impl Fn(&mut App, SocketAddr)) -> Self {
+        Self::on(LocalCluster::new(), change).await
+    }
+
+    async fn on(cluster: LocalCluster, change: impl Fn(&mut App, SocketAddr)) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("shaddock-audit-{}-{number}.jsonl", std::process::id());
@@ -65,7 +80,9 @@ impl World {
         let sources = flags
             .iter()
             .fold(Sources::default(), |all, flag| all.flag(flag.clone()));
-        let config = Config::load(&sources).unwrap();
+        let mut config = Config::load(&sources).unwrap();
+        // A machine with too much to do is slow, and still right.
+        config.admin.cluster_timeout.0 = Duration::from_secs(60);
         let operations = Operations::new();
         let any = ([127, 0, 0, 1], 0).into();
         let admin = Admin::bind(any, &config.admin, operations.clone())
@@ -79,7 +96,7 @@ impl World {
             change(&mut app, address);
             servers = servers.add(app);
         }
-        let running = servers.cluster(LocalCluster::new()).start().await.unwrap();
+        let running = servers.cluster(cluster).start().await.unwrap();
         operations.running(running.apps());
         Self {
             running,
@@ -150,6 +167,293 @@ async fn ask(
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+/// A frontend that answers operators as a test says, and keeps what it was asked.
+struct Odd {
+    asked: Mutex<Vec<Value>>,
+    /// To `find` and to `do`, in their order; the last one is repeated.
+    answers: Mutex<VecDeque<Result<Value, RemoteError>>>,
+    /// A place for each answer.
+    gate: Semaphore,
+}
+
+impl Odd {
+    fn new(answers: impl IntoIterator<Item = Result<Value, RemoteError>>) -> Arc<Self> {
+        Arc::new(Self {
+            asked: Mutex::default(),
+            answers: Mutex::new(answers.into_iter().collect()),
+            gate: Semaphore::new(0),
+        })
+    }
+
+    /// As `connector-9`; with the number that is in its sids.
+    async fn join(self: &Arc<Self>, cluster: &LocalCluster) -> (Arc<dyn Membership>, u16) {
+        let mut info = ServerInfo::new("connector-9", "connector", true).unwrap();
+        info.announce("ops");
+        let node = Arc::clone(self) as Arc<dyn Node>;
+        let member = cluster.join(info, JoinOptions::default(), node).await;
+        let member = member.unwrap();
+        let number = member.start_number();
+        (member, number)
+    }
+
+    fn asked(&self) -> Vec<Value> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Node for Odd {
+    fn serve_request(
+        self: Arc<Self>,
+        _: ForwardedRequest,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        Box::pin(async { Err(RemoteError::new("ODD", "not for clients")) })
+    }
+
+    fn serve_call(
+        self: Arc<Self>,
+        call: RemoteCall,
+    ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
+        let asked = serde_json::from_slice(&call.body).unwrap();
+        self.asked.lock().unwrap().push(asked);
+        Box::pin(async move {
+            self.gate.acquire().await.unwrap().forget();
+            let mut answers = self.answers.lock().unwrap();
+            let answer = answers.pop_front().unwrap();
+            if answers.is_empty() {
+                answers.push_back(answer.clone());
+            }
+            answer.map(|answer| answer.to_string().into())
+        })
+    }
+}
+
+/// Who does not say which sessions it has may have sessions of which a predicate is not true.
+#[tokio::test]
+async fn nothing_is_done_if_a_frontend_does_not_say_which_sessions_it_has() {
+    let cluster = LocalCluster::new();
+    let odd = Odd::new([Err(RemoteError::new("PIT-500", "its answer is too long"))]);
+    let (_odd, _) = odd.join(&cluster).await;
+    odd.gate.add_permits(1000);
+    let world = World::on(cluster, |_, _| {}).await;
+    let (ann, bob) = (world.client(0, "ann").await, world.client(1, "bob").await);
+    let commands =
+        |to: Value| json!([{"kick": {"to": to}}, {"set": {"to": to, "values": {"a": 1}}}]);
+    let two = json!({"where": "uid = ann or age >= 0s"});
+    for (to, per_second) in [
+        (two.clone(), 0),
+        (json!({"where": "uid = ann"}), 0),
+        (json!({"where": "uid = ann"}), 1),
+        (json!({"uid": "ann"}), 1),
+        (json!({"all": true}), 1),
+        (json!({"where": "age >= 0s", "all": true}), 100),
+    ] {
+        let (_, answer) = world
+            .call(&json!({"commands": commands(to.clone()), "per_second": per_second}))
+            .await;
+        for result in answer["results"].as_array().unwrap() {
+            assert_eq!(result["error"]["code"], "unanswered", "{to}: {answer}");
+            let text = result["error"]["message"].as_str().unwrap();
+            assert!(
+                text.contains("connector-9") && text.contains("too long"),
+                "{text}"
+            );
+        }
+    }
+    assert!(!ann.session.is_closed() && !bob.session.is_closed());
+    assert!(ann.session.settings().is_empty());
+    assert!(odd.asked().iter().all(|one| one["ask"] == "find"));
+    // Who says so means all of those that can be reached.
+    let all = json!({"kick": {"to": {"where": "age >= 0s", "all": true}}});
+    let outcome = world.one(all).await.unwrap();
+    assert_eq!(
+        (&outcome["done"], &outcome["unanswered"][0]["server"]),
+        (&json!(2), &json!("connector-9"))
+    );
+    let line = world.audited().pop().unwrap();
+    assert_eq!(line["unanswered"], json!(["connector-9"]));
+}
+
+/// A predicate is asked once for each session: those of which it was true then, and no others, are told.
+#[tokio::test]
+async fn what_was_found_is_what_something_is_done_to() {
+    let cluster = LocalCluster::new();
+    let odd = Odd::new([]);
+    let (_odd, node) = odd.join(&cluster).await;
+    odd.gate.add_permits(1000);
+    let sid = |n: u64| ((n << 16) | u64::from(node)).to_string();
+    let page = |sids: &[String], more: bool| {
+        Ok(json!({"matched": 3, "total": 9, "sids": sids, "more": more}))
+    };
+    let world = World::on(cluster, |_, _| {}).await;
+    let ann = world.client(0, "ann").await;
+    for per_second in [0, 100] {
+        odd.asked.lock().unwrap().clear();
+        *odd.answers.lock().unwrap() = VecDeque::from([
+            page(&[sid(5), sid(6)], true),
+            page(&[sid(8)], false),
+            Ok(json!({"matched": 2, "done": 1, "failed": 1, "errors": ["no"]})),
+        ]);
+        let set = json!({"set": {"to": {"where": "age >= 0s"}, "values": {"a": per_second}}});
+        let (_, answer) = world
+            .call(&json!({"commands": [set], "per_second": per_second}))
+            .await;
+        let outcome = &answer["results"][0]["ok"];
+        assert_eq!(
+            (&outcome["matched"], &outcome["done"], &outcome["failed"]),
+            (&json!(4), &json!(2), &json!(1)),
+            "{answer}"
+        );
+        let asked = odd.asked();
+        assert_eq!(asked.len(), 3, "{asked:?}");
+        assert_eq!(asked[0]["with"]["after"], Value::Null);
+        assert_eq!(asked[1]["with"]["after"], json!(sid(6)));
+        let told = asked[2]["with"]["select"]["sids"].as_array().unwrap();
+        let named: HashSet<&str> = told.iter().map(|one| one.as_str().unwrap()).collect();
+        let ours = ann.sid().to_string();
+        assert_eq!(
+            named,
+            HashSet::from([sid(5).as_str(), &sid(6), &sid(8), &ours])
+        );
+        assert_eq!(ann.session.settings().get("a"), Some(&json!(per_second)));
+    }
+    // One that was asked and says nothing more: its sessions are among those that failed.
+    let error = RemoteError::new("PIT-500", "it breaks");
+    *odd.answers.lock().unwrap() =
+        VecDeque::from([page(&[sid(5), sid(6), sid(8)], false), Err(error)]);
+    let set = json!({"set": {"to": {"where": "age >= 0s"}, "values": {"a": 7}}});
+    let outcome = world.one(set).await.unwrap();
+    assert_eq!(
+        (&outcome["matched"], &outcome["done"], &outcome["failed"]),
+        (&json!(4), &json!(1), &json!(3)),
+        "{outcome}"
+    );
+    assert_eq!(outcome["unanswered"][0]["server"], "connector-9");
+}
+
+/// So many at a time: one more is refused, with its key still free.
+#[tokio::test]
+async fn requests_at_the_same_time_have_a_bound() {
+    let cluster = LocalCluster::new();
+    let odd = Odd::new([Ok(json!({"matched": 0, "total": 0}))]);
+    let (_odd, _) = odd.join(&cluster).await;
+    let world = World::on(cluster, |_, _| {}).await;
+    let address = world.address;
+    let count = json!({"commands": [{"count": {"to": {"all": true}}}]}).to_string();
+    let mut waiting = JoinSet::new();
+    for _ in 0..16 {
+        let body = count.clone();
+        waiting
+            .spawn(async move { ask(address, READ, "POST", "/api/cluster/call", "", &body).await });
+    }
+    eventually("all are at work", || odd.asked().len() == 16).await;
+    let key = "idempotency-key: k\r\n";
+    let (status, answer) = world
+        .ask(READ, "POST", "/api/cluster/call", key, &count)
+        .await;
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (429, &json!("too_many"))
+    );
+    odd.gate.add_permits(17);
+    while let Some(done) = waiting.join_next().await {
+        assert_eq!(done.unwrap().0, 200);
+    }
+    let (status, answer) = world
+        .ask(READ, "POST", "/api/cluster/call", key, &count)
+        .await;
+    assert_eq!(
+        (status, &answer["results"][0]["ok"]["matched"]),
+        (200, &json!(0))
+    );
+}
+
+/// Whatever changes something has its line, with the token that did it.
+#[tokio::test]
+async fn everything_that_is_done_is_noted() {
+    let world = World::with(|app, _| {
+        app.admin_route("reset", async |_, request: AdminRequest| {
+            request.json::<u64>().map(Json)
+        });
+    })
+    .await;
+    let _clients = [
+        world.client(0, "ann").await,
+        world.client(1, "bob").await,
+        world.client(1, "eve").await,
+    ];
+    for (path, body, status, command, part) in [
+        (
+            "/api/kick",
+            json!({"uid": "ann", "reason": "late"}),
+            200,
+            "kick",
+            json!({"to": {"uid": "ann"}, "what": {"reason": "late"}, "done": 1}),
+        ),
+        (
+            "/api/cluster/kick",
+            json!({"uid": "bob"}),
+            200,
+            "kick",
+            json!({"to": {"uid": "bob"}, "done": 1}),
+        ),
+        (
+            "/api/app/connector-1/reset",
+            json!(7),
+            200,
+            "app",
+            json!({"to": {"server": "connector-1", "path": "reset"}, "error": null}),
+        ),
+        (
+            "/api/app/connector-1/reset",
+            json!("secret"),
+            400,
+            "app",
+            json!({"error": "it was answered with 400 Bad Request"}),
+        ),
+        (
+            "/api/cluster/drain",
+            json!({"server": "connector-1"}),
+            409,
+            "drain",
+            json!({"to": {"server": "connector-1"}}),
+        ),
+        (
+            "/api/drain",
+            json!({}),
+            202,
+            "drain",
+            json!({"error": null}),
+        ),
+    ] {
+        let before = world.audited().len();
+        let (said, answer) = world
+            .ask(OPERATE, "POST", path, "", &body.to_string())
+            .await;
+        assert_eq!(said, status, "{path}: {answer}");
+        let lines = world.audited();
+        assert_eq!(lines.len(), before + 1, "{path}");
+        let line = lines.last().unwrap();
+        assert_eq!(line["command"], command, "{line}");
+        assert!(
+            line["who"].as_str().unwrap().starts_with("operate:"),
+            "{line}"
+        );
+        for (key, value) in part.as_object().unwrap() {
+            assert_eq!(&line[key], value, "{path}: {line}");
+        }
+    }
+    let before = world.audited().len();
+    let asked = world
+        .ask(OPERATE, "GET", "/api/app/connector-1/reset", "", "")
+        .await;
+    let wrong = world.ask(OPERATE, "POST", "/api/kick", "", "{}").await;
+    assert_eq!(
+        (asked.0, wrong.0, world.audited().len()),
+        (400, 400, before)
+    );
+    assert!(!json!(world.audited()).to_string().contains("secret"));
 }
 
 /// Each command, by each way to say whom it is about, on both frontends.
@@ -551,6 +855,28 @@ async fn paced_commands() {
         .filter(|one| !one.session.is_closed())
         .count();
     assert!(left > 0);
+    let of_job = |job: &Value| -> Vec<Value> {
+        let lines = world.audited().into_iter();
+        lines.filter(|line| line["job"] == *job).collect()
+    };
+    eventually("its last line", || of_job(&begun["job"]).len() == 3).await;
+    let lines = of_job(&begun["job"]);
+    assert_eq!(
+        (&lines[0]["command"], lines[0].get("done")),
+        (&json!("kick"), None)
+    );
+    let of = |command: &str| lines[1..].iter().find(|line| line["command"] == command);
+    assert!(of("stop_job").is_some(), "{lines:?}");
+    assert_eq!(of("kick").unwrap()["error"], "it was stopped");
+    assert!(lines.iter().all(|line| line["who"] == lines[0]["who"]));
+    assert_eq!(
+        world
+            .ask(OPERATE, "POST", &format!("{path}/stop"), "", "{}")
+            .await
+            .0,
+        200
+    );
+    assert_eq!(of_job(&begun["job"]).len(), 3, "it was stopped before");
 
     let begun = start(20).await;
     let job = begun["job"].as_str().unwrap_or_default().to_owned();
@@ -577,6 +903,23 @@ async fn paced_commands() {
             }
         }
     }
+    if begun["job"].is_string() {
+        eventually("its last line", || of_job(&begun["job"]).len() == 2).await;
+        let last = &of_job(&begun["job"])[1];
+        assert_eq!(
+            (&last["done"], &last["matched"]),
+            (&begun["matched"], &begun["matched"]),
+            "{last}"
+        );
+        assert!(last.get("error").is_none(), "{last}");
+    }
+    // Those that are named are meant, also if there are no others.
+    let _last = [world.client(0, "ann").await, world.client(1, "bob").await];
+    let kick = json!({"kick": {"to": {"uids": ["ann", "bob"]}}});
+    let (_, answer) = world
+        .call(&json!({"commands": [kick], "per_second": 2}))
+        .await;
+    assert_eq!(answer["results"][0]["ok"]["done"], 2, "{answer}");
     assert_eq!(
         world
             .ask(READ, "GET", "/api/cluster/jobs/99", "", "")

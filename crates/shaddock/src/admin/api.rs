@@ -8,11 +8,14 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
+use serde_json::{Value, json};
 use shaddock_core::SessionService;
 
 use super::{
+    audit::Line,
     error::ApiError,
     openapi,
+    trail::Trail,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
         SessionQuery, Stats,
@@ -102,19 +105,51 @@ pub(super) async fn session(
 
 pub(super) async fn kick(
     State(operations): State<Operations>,
+    trail: Trail,
     request: Result<Json<KickRequest>, JsonRejection>,
 ) -> Answer<KickReport> {
     let request = read_body(request)?;
     let kick = Kick::new(&request).map_err(ApiError::bad_request)?;
-    let kicked = match &kick.who {
-        Who::User(uid) => kick_uid(&operations, uid, &kick.reason).await?,
-        Who::Session(_) | Who::Address(_) => {
-            let (services, kick) = (services(&operations), kick.clone());
-            visit(move || services.iter().map(|service| kick.apply(service)).sum()).await?
+    to_its_end(async move {
+        let ended = match &kick.who {
+            Who::User(uid) => kick_uid(&operations, uid, &kick.reason).await,
+            Who::Session(_) | Who::Address(_) => {
+                let (services, kick) = (services(&operations), kick.clone());
+                visit(move || services.iter().map(|service| kick.apply(service)).sum()).await
+            }
+        };
+        let mut line = line_of_kick(&request);
+        match &ended {
+            Ok(kicked) => line.done = Some(*kicked),
+            Err(error) => line.error = Some(error.text().to_owned()),
         }
+        trail.note(line).await;
+        let kicked = ended?;
+        log_kick(&request, kicked);
+        Ok(Json(KickReport { kicked }))
+    })
+    .await
+}
+
+/// Work that a caller who leaves does not cut in two: what was done is noted.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(broken()))
+}
+
+pub(super) fn line_of_kick(request: &KickRequest) -> Line {
+    let to = [
+        ("uid", &request.uid),
+        ("sid", &request.sid),
+        ("address", &request.address),
+    ];
+    let said = |(name, value): (&str, &Option<String>)| {
+        let value = value.as_deref()?;
+        Some((name.to_owned(), json!(value)))
     };
-    log_kick(&request, kicked);
-    Ok(Json(KickReport { kicked }))
+    let to = to.into_iter().filter_map(said).collect();
+    Line::new("kick", Value::Object(to), json!({"reason": request.reason}))
 }
 
 pub(super) fn read_body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
@@ -243,7 +278,8 @@ pub(super) struct DrainReport {
 
 pub(super) async fn drain(
     State(operations): State<Operations>,
-    body: Result<Json<serde_json::Map<String, serde_json::Value>>, JsonRejection>,
+    trail: Trail,
+    body: Result<Json<serde_json::Map<String, Value>>, JsonRejection>,
 ) -> Result<(StatusCode, Json<DrainReport>), ApiError> {
     let Json(body) = body.map_err(|error| {
         let message = format!("{}; send {{}}", error.body_text());
@@ -258,6 +294,9 @@ pub(super) async fn drain(
         .map(SessionService::session_count)
         .sum();
     tracing::info!(sessions, "an operator asked for a drain");
+    // Before the process ends.
+    let line = Line::new("drain", Value::Null, Value::Null);
+    trail.note(line).await;
     operations.request_drain();
     let report = DrainReport {
         draining: true,
@@ -270,7 +309,7 @@ pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(openapi::list())
 }
 
-pub(super) async fn openapi() -> Json<serde_json::Value> {
+pub(super) async fn openapi() -> Json<Value> {
     Json(openapi::document())
 }
 
@@ -278,10 +317,14 @@ pub(super) async fn openapi() -> Json<serde_json::Value> {
 async fn visit<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        let message = "the server could not finish this; its log says why";
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
-    })
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| broken())
+}
+
+fn broken() -> ApiError {
+    let message = "the server could not finish this; its log says why";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 
 fn services(operations: &Operations) -> Vec<SessionService> {

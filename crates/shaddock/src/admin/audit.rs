@@ -9,7 +9,10 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
+
+/// Lines that wait for the disk. More go to the log of the process.
+const MOST_WAITING: usize = 256;
 
 /// Where lines go.
 #[derive(Debug, Clone)]
@@ -19,8 +22,10 @@ pub(crate) struct Audit(Arc<Inner>);
 struct Inner {
     /// `None`: the log of the process, under the target `shaddock::audit`.
     file: Option<PathBuf>,
-    /// One line at a time.
-    writes: Mutex<()>,
+    /// One line at a time. Who writes holds it to the end, also if nobody waits for that any more: a disk that does not answer takes one thread.
+    writes: Arc<Mutex<()>>,
+    /// Places of [`MOST_WAITING`].
+    waiting: Arc<Semaphore>,
 }
 
 /// One command. Bodies of messages and values of settings are not in it.
@@ -39,10 +44,40 @@ pub(crate) struct Line {
     pub(crate) matched: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) done: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) failed: u64,
+    /// Frontends that may have such sessions and did not say what became of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unanswered: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Line {
+    /// Nothing is known of what became of it.
+    pub(crate) fn new(command: &'static str, to: Value, what: Value) -> Self {
+        Self {
+            time_ms: now_ms(),
+            who: String::new(),
+            command,
+            to,
+            what,
+            dry_run: false,
+            matched: None,
+            done: None,
+            failed: 0,
+            unanswered: Vec::new(),
+            job: None,
+            error: None,
+        }
+    }
 }
 
 /// Milliseconds since 1970.
@@ -56,7 +91,8 @@ impl Audit {
     pub(crate) fn new(file: &Path) -> Self {
         Self(Arc::new(Inner {
             file: (!file.as_os_str().is_empty()).then(|| file.to_owned()),
-            writes: Mutex::new(()),
+            writes: Arc::default(),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
         }))
     }
 
@@ -80,9 +116,17 @@ impl Audit {
             return;
         };
         text.push('\n');
-        let _one = self.0.writes.lock().await;
+        let Ok(_waits) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
+            tracing::error!(
+                entry = text.trim_end(),
+                "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines wait for it, and this one stands here only"
+            );
+            return;
+        };
+        let one = Arc::clone(&self.0.writes).lock_owned().await;
         // Opened for each line: whoever rotates the file need not tell us.
         let written = tokio::task::spawn_blocking(move || {
+            let _one = one;
             let done = open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
             done.map_err(|error| (error, text))
         });

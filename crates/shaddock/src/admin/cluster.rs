@@ -7,9 +7,13 @@ use axum::{
     routing::{get, post},
 };
 
+use serde_json::json;
+
 use super::{
-    api::{log_kick, read_body, read_query},
+    api::{line_of_kick, log_kick, read_body, read_query, to_its_end},
+    audit::Line,
     error::ApiError,
+    trail::Trail,
     types::{KickRequest, SessionInfo, SessionQuery},
 };
 use crate::{
@@ -84,21 +88,40 @@ async fn session(State(seen): State<Seen>, Path(sid): Path<String>) -> Answer<Se
 
 async fn kick(
     State(seen): State<Seen>,
+    trail: Trail,
     request: Result<Json<KickRequest>, JsonRejection>,
 ) -> Answer<KickOutcome> {
     let request = read_body(request)?;
-    let outcome = seen.view()?.kick(&request).await?;
-    log_kick(&request, outcome.kicked);
-    Ok(Json(outcome))
+    let view = seen.view()?;
+    to_its_end(async move {
+        let outcome = view.kick(&request).await?;
+        let mut line = line_of_kick(&request);
+        line.done = Some(outcome.kicked);
+        let silent = outcome.unanswered.iter().map(|one| one.server.clone());
+        line.unanswered = silent.collect();
+        trail.note(line).await;
+        log_kick(&request, outcome.kicked);
+        Ok(Json(outcome))
+    })
+    .await
 }
 
 async fn drain(
     State(seen): State<Seen>,
+    trail: Trail,
     request: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<DrainStarted>), ApiError> {
     let request = read_body(request)?;
-    let started = seen.view()?.drain(&request).await?;
-    Ok((StatusCode::ACCEPTED, Json(started)))
+    let view = seen.view()?;
+    to_its_end(async move {
+        let started = view.drain(&request).await;
+        let what = json!({"whole_process": request.whole_process});
+        let mut line = Line::new("drain", json!({"server": request.server}), what);
+        line.error = started.as_ref().err().map(ToString::to_string);
+        trail.note(line).await;
+        Ok((StatusCode::ACCEPTED, Json(started?)))
+    })
+    .await
 }
 
 impl From<OperatorError> for ApiError {

@@ -3,6 +3,8 @@
 //! A request is understood and judged as a whole before anything is done. Then its commands are carried out in their order, each of which succeeds or
 //! fails for itself, in a task of its own: a caller who leaves does not cut a batch in two.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     body::Bytes,
@@ -12,24 +14,31 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 
 use super::{
     audit::{self, Audit, Line},
     error::{ApiError, ErrorInfo},
-    jobs::{JobStatus, Jobs},
+    jobs::{Job, JobStatus, Jobs},
     once::{First, Once},
     tokens::{Caller, Scope},
+    trail::Trail,
 };
 use crate::{
     app::AppHandle,
     operations::Operations,
-    operators::{Act, ClusterView, Everywhere, Find, Order, Select, Unanswered, ViewConfig},
+    operators::{
+        Act, ClusterView, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select, Unanswered,
+        ViewConfig, WhyUnanswered,
+    },
 };
 
 /// Commands of one request.
 pub(super) const MOST_COMMANDS: usize = 100;
 /// Sessions, or users, that one command names.
 pub(super) const MOST_NAMED: usize = 1000;
+/// Requests that are carried out at the same time. One more is answered with 429.
+pub(super) const AT_ONCE: usize = 16;
 /// Characters of a kick's reason.
 const LONGEST_REASON: usize = 256;
 /// The header that makes a request one that is carried out once.
@@ -205,7 +214,7 @@ pub struct CommandOutcome {
     /// To how many it was done. Absent of a dry run and of a job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
-    /// To how many it could not be done.
+    /// To how many it could not be done. Of sessions that were looked for before, those of a frontend that did not answer are among them.
     #[serde(default)]
     pub failed: u64,
     /// Why, for the first of them.
@@ -427,6 +436,8 @@ pub(super) struct Api {
     pub(super) audit: Audit,
     pub(super) once: Once,
     pub(super) jobs: Jobs,
+    /// Places of [`AT_ONCE`].
+    pub(super) places: Arc<Semaphore>,
 }
 
 impl Api {
@@ -492,13 +503,20 @@ pub(super) async fn call(
     body: Bytes,
 ) -> Result<Response, ApiError> {
     let (request, prepared) = read(&caller, &body)?;
+    let place = Arc::clone(&api.places).try_acquire_owned().map_err(|_| {
+        let message =
+            format!("{AT_ONCE} requests are being carried out; nothing was done, ask again later");
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message)
+    })?;
     let key = headers.get(IDEMPOTENCY_KEY);
     let key = key.map(|key| key.to_str().unwrap_or_default().to_owned());
-    if let Some(key) = &key
-        && let First::No(answer) = api.once.begin(&caller.name, key, &body)?
-    {
-        return Ok(as_json(answer));
-    }
+    let begun = match key.map(|key| api.once.begin(&caller.name, &key, &body)) {
+        None => None,
+        Some(first) => match first? {
+            First::Yes(begun) => Some(begun),
+            First::No(answer) => return Ok(as_json(answer)),
+        },
+    };
     let working = tokio::spawn(async move {
         let mut results = Vec::with_capacity(prepared.len());
         for command in &prepared {
@@ -506,9 +524,10 @@ pub(super) async fn call(
         }
         let answer = serde_json::to_vec(&CallAnswer { results }).unwrap_or_default();
         let answer = Bytes::from(answer);
-        if let Some(key) = &key {
-            api.once.end(&caller.name, key, answer.clone());
+        if let Some(begun) = begun {
+            begun.end(answer.clone());
         }
+        drop(place);
         answer
     });
     let answer = working.await.map_err(|_| {
@@ -534,9 +553,14 @@ pub(super) async fn job(
 
 pub(super) async fn stop_job(
     State(api): State<Api>,
+    trail: Trail,
     Path(id): Path<String>,
 ) -> Result<Json<JobStatus>, ApiError> {
-    api.jobs.stop(&id);
+    if api.jobs.stop(&id) {
+        let mut line = Line::new("stop_job", Value::Null, Value::Null);
+        line.job = Some(id.clone());
+        trail.note(line).await;
+    }
     job(State(api), Path(id)).await
 }
 
@@ -547,8 +571,10 @@ impl Api {
         request: &CallRequest,
         command: &Prepared,
     ) -> CommandResult {
-        let ended = self.run(request, command).await;
-        let result = match ended {
+        let mut line = Line::new(command.name, command.to.clone(), command.what.clone());
+        line.who.clone_from(&caller.name);
+        line.dry_run = request.dry_run;
+        let result = match self.run(request, command, &line).await {
             Ok(ok) => CommandResult {
                 ok: Some(ok),
                 error: None,
@@ -561,19 +587,15 @@ impl Api {
         if matches!(command.kind, Kind::Count(_)) {
             return result;
         }
-        let ok = result.ok.as_ref();
-        let line = Line {
-            time_ms: audit::now_ms(),
-            who: caller.name.clone(),
-            command: command.name,
-            to: command.to.clone(),
-            what: command.what.clone(),
-            dry_run: request.dry_run,
-            matched: ok.and_then(|ok| ok.matched),
-            done: ok.and_then(|ok| ok.done),
-            job: ok.and_then(|ok| ok.job.clone()),
-            error: result.error.as_ref().map(|error| error.message.clone()),
-        };
+        line.time_ms = audit::now_ms();
+        if let Some(ok) = &result.ok {
+            line.matched = ok.matched;
+            line.done = ok.done;
+            line.failed = ok.failed;
+            line.unanswered = ok.unanswered.iter().map(|one| one.server.clone()).collect();
+            line.job.clone_from(&ok.job);
+        }
+        line.error = result.error.as_ref().map(|error| error.message.clone());
         self.audit.write(&line).await;
         result
     }
@@ -582,6 +604,7 @@ impl Api {
         &self,
         request: &CallRequest,
         command: &Prepared,
+        line: &Line,
     ) -> Result<CommandOutcome, ApiError> {
         match &command.kind {
             Kind::Count(select) => self.count(select).await,
@@ -609,9 +632,7 @@ impl Api {
                     .map_err(|error| ApiError::bad_request(error.to_string()))?;
                 Ok(CommandOutcome::default())
             }
-            Kind::Do { order, may_be_all } => {
-                self.order(request, command, order, *may_be_all).await
-            }
+            Kind::Do { order, may_be_all } => self.order(request, order, *may_be_all, line).await,
         }
     }
 
@@ -619,6 +640,7 @@ impl Api {
         let find = Find {
             select: select.clone(),
             list: false,
+            after: None,
         };
         let found = self.view()?.find(&find).await;
         Ok(CommandOutcome {
@@ -632,61 +654,106 @@ impl Api {
     async fn order(
         &self,
         request: &CallRequest,
-        command: &Prepared,
         order: &Order,
         may_be_all: bool,
+        line: &Line,
     ) -> Result<CommandOutcome, ApiError> {
         if request.dry_run {
             return self.count(&order.select).await;
         }
         let view = self.view()?;
         let is_paced = request.per_second > 0;
-        if is_paced || !may_be_all && matches!(order.select, Select::Where(_)) {
-            let find = Find {
-                select: order.select.clone(),
-                list: is_paced,
-            };
-            let found = view.find(&find).await;
-            let (matched, total) = (found.all.matched, found.all.total);
-            if !may_be_all && matched == total && total > 1 {
-                return Err(ApiError::new(
-                    StatusCode::CONFLICT,
-                    "everybody",
-                    format!(
-                        "`where` is true of all {total} sessions, so nothing was done; if that is meant, add `\"all\": true` (`--all`)"
-                    ),
-                ));
-            }
-            if is_paced && matched > request.per_second {
-                let job = self.jobs.start(
-                    self.clone(),
-                    command.name,
-                    order.act.clone(),
-                    found.all.sids,
-                    request.per_second,
-                )?;
-                return Ok(CommandOutcome {
-                    matched: Some(matched),
-                    by_frontend: found.by_frontend,
-                    unanswered: found.unanswered,
-                    job: Some(job),
-                    ..CommandOutcome::default()
-                });
-            }
+        let is_guarded = !may_be_all && matches!(order.select, Select::Where(_));
+        if !is_paced && !is_guarded {
+            return Ok(outcome(view.obey(order).await));
         }
+        let find = Find {
+            select: order.select.clone(),
+            list: true,
+            after: None,
+        };
+        let found = view.find(&find).await;
+        confirm(&found, is_guarded)?;
         let Everywhere {
             all,
             by_frontend,
             unanswered,
-        } = view.obey(order).await;
-        Ok(CommandOutcome {
-            matched: Some(all.matched),
-            done: Some(all.done),
-            failed: all.failed,
-            errors: all.errors,
-            by_frontend,
-            unanswered,
-            job: None,
-        })
+        } = found;
+        let matched = all.sids.len() as u64;
+        if is_paced && matched > request.per_second {
+            let act = order.act.clone();
+            let job = Job {
+                act,
+                sids: all.sids,
+                per_second: request.per_second,
+                line: line.clone(),
+            };
+            return Ok(CommandOutcome {
+                matched: Some(matched),
+                by_frontend,
+                unanswered,
+                job: Some(self.jobs.start(self.clone(), job)?),
+                ..CommandOutcome::default()
+            });
+        }
+        // Those that were found, and no others: the predicate may be true of more sessions by now.
+        let mut ended = outcome(view.obey_each(&all.sids, &order.act).await);
+        ended.matched = Some(matched);
+        for one in unanswered {
+            if ended
+                .unanswered
+                .iter()
+                .all(|other| other.server != one.server)
+            {
+                ended.unanswered.push(one);
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// Whether something may be done to what was found.
+fn confirm(found: &Everywhere<Found>, is_guarded: bool) -> Result<(), ApiError> {
+    // One that is gone has no sessions, and one that cannot be asked this cannot be told anything either. All others may have sessions that
+    // nobody has counted.
+    let is_open =
+        |one: &&Unanswered| !matches!(one.why, WhyUnanswered::Gone | WhyUnanswered::Unable);
+    if let Some(one) = found.unanswered.iter().find(is_open) {
+        let message = format!(
+            "{} did not say which sessions it has, so nothing was done: {}; try again",
+            one.server, one.reason
+        );
+        return Err(ApiError::new(
+            StatusCode::BAD_GATEWAY,
+            "unanswered",
+            message,
+        ));
+    }
+    if found.all.more {
+        let message = format!(
+            "more than {MOST_FOUND} sessions are meant, so nothing was done; name fewer at a time (such as with `frontend = ..` or `age > ..` in `where`), \
+             or add `\"all\": true` (`--all`) and leave `per_second` out"
+        );
+        return Err(ApiError::new(StatusCode::CONFLICT, "too_many", message));
+    }
+    let (matched, total) = (found.all.sids.len() as u64, found.all.total);
+    if is_guarded && matched >= total && total > 1 {
+        let message = format!(
+            "`where` is true of all {total} sessions, so nothing was done; if that is meant, add `\"all\": true` (`--all`)"
+        );
+        return Err(ApiError::new(StatusCode::CONFLICT, "everybody", message));
+    }
+    Ok(())
+}
+
+fn outcome(ended: Everywhere<Obeyed>) -> CommandOutcome {
+    CommandOutcome {
+        matched: Some(ended.all.matched),
+        done: Some(ended.all.done),
+        failed: ended.all.failed,
+        errors: ended.all.errors,
+        by_frontend: ended.by_frontend,
+        unanswered: ended.unanswered,
+        job: None,
     }
 }

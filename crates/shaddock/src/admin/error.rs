@@ -46,6 +46,10 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn into_info(self) -> ErrorInfo {
         ErrorInfo {
             code: self.code.to_owned(),

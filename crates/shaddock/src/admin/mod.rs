@@ -40,17 +40,18 @@ mod once;
 mod openapi;
 mod own;
 mod tokens;
+mod trail;
 mod types;
 
-use std::{future::Future, io, net::SocketAddr};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::DefaultBodyLimit,
     middleware,
     routing::{get, post},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
 pub(crate) use self::own::AdminHooks;
 use self::{audit::Audit, commands::Api, guard::guard};
@@ -129,9 +130,10 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
     let api = Api {
         operations: operations.clone(),
         config: settings.view_config(),
-        audit,
+        audit: audit.clone(),
         once: once::Once::default(),
         jobs: jobs::Jobs::default(),
+        places: Arc::new(Semaphore::new(commands::AT_ONCE)),
     };
     let commands = Router::new()
         .route("/api/cluster/call", post(commands::call))
@@ -152,6 +154,7 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
         .merge(commands)
         .merge(cluster::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
+        .layer(Extension(audit))
         .layer(middleware::from_fn_with_state(guarded, guard))
         .merge(open)
         .layer(DefaultBodyLimit::max(settings.max_body.0))

@@ -29,13 +29,46 @@ struct Entry {
     /// Of the request's body.
     hash: Vec<u8>,
     /// `None` while it is carried out.
-    answer: Option<Bytes>,
+    answer: Option<Answer>,
+}
+
+#[derive(Debug, Clone)]
+enum Answer {
+    Done(Bytes),
+    /// It ended halfway: what was done is not known.
+    Broken,
+}
+
+/// A request that is being carried out. Whatever becomes of it, its key does not stay taken.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    once: Once,
+    key: (String, String),
+}
+
+impl Begun {
+    /// It was carried out.
+    pub(crate) fn end(self, answer: Bytes) {
+        if let Some(entry) = self.once.lock().get_mut(&self.key) {
+            entry.answer = Some(Answer::Done(answer));
+        }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(entry) = self.once.lock().get_mut(&self.key)
+            && entry.answer.is_none()
+        {
+            entry.answer = Some(Answer::Broken);
+        }
+    }
 }
 
 /// What is to be done with a request.
 pub(crate) enum First {
     /// It is new: carry it out.
-    Yes,
+    Yes(Begun),
     /// It was carried out, and answered with this.
     No(Bytes),
 }
@@ -68,13 +101,19 @@ impl Once {
                     "this `Idempotency-Key` was sent with another body before; a new request needs a new key",
                 ));
             }
-            return entry.answer.clone().map(First::No).ok_or_else(|| {
-                ApiError::new(
+            return match &entry.answer {
+                Some(Answer::Done(answer)) => Ok(First::No(answer.clone())),
+                Some(Answer::Broken) => Err(ApiError::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the request with this `Idempotency-Key` failed halfway, as the log and the audit log tell; what is left of it needs a new key",
+                )),
+                None => Err(ApiError::new(
                     StatusCode::CONFLICT,
                     "in_progress",
                     "the request with this `Idempotency-Key` is being carried out; ask again later",
-                )
-            });
+                )),
+            };
         }
         if all.len() >= MOST {
             let answered = all.iter().filter(|(_, entry)| entry.answer.is_some());
@@ -96,15 +135,10 @@ impl Once {
             hash,
             answer: None,
         };
-        all.insert((who.to_owned(), key.to_owned()), entry);
-        Ok(First::Yes)
-    }
-
-    /// It was carried out.
-    pub(crate) fn end(&self, who: &str, key: &str, answer: Bytes) {
-        if let Some(entry) = self.lock().get_mut(&(who.to_owned(), key.to_owned())) {
-            entry.answer = Some(answer);
-        }
+        let key = (who.to_owned(), key.to_owned());
+        all.insert(key.clone(), entry);
+        let once = self.clone();
+        Ok(First::Yes(Begun { once, key }))
     }
 }
 
@@ -112,18 +146,21 @@ impl Once {
 mod tests {
     use super::*;
 
-    fn is_new(begun: &Result<First, ApiError>) -> bool {
-        matches!(begun, Ok(First::Yes))
+    fn begun(once: &Once, who: &str, key: &str, body: &[u8]) -> Option<Begun> {
+        match once.begin(who, key, body) {
+            Ok(First::Yes(begun)) => Some(begun),
+            _ => None,
+        }
     }
 
     #[test]
     fn a_request_is_carried_out_once() {
         let once = Once::default();
-        assert!(is_new(&once.begin("ann", "k", b"1")));
+        let first = begun(&once, "ann", "k", b"1").unwrap();
         assert!(once.begin("ann", "k", b"1").is_err(), "it is at work");
         assert!(once.begin("ann", "k", b"2").is_err(), "another body");
-        assert!(is_new(&once.begin("bob", "k", b"2")), "another caller");
-        once.end("ann", "k", Bytes::from_static(b"done"));
+        let _other = begun(&once, "bob", "k", b"2").unwrap();
+        first.end(Bytes::from_static(b"done"));
         let again = once.begin("ann", "k", b"1");
         assert!(matches!(again, Ok(First::No(answer)) if answer == "done"));
         assert!(once.begin("ann", "k", b"2").is_err(), "another body");
@@ -132,19 +169,37 @@ mod tests {
         }
     }
 
+    /// A key is not taken for all time, and what may have been done is not done again.
+    #[test]
+    fn a_request_that_breaks_off_ends_its_key() {
+        let once = Once::default();
+        let first = begun(&once, "ann", "k", b"1").unwrap();
+        let broken = std::thread::spawn(move || {
+            let _first = first;
+            panic!("on purpose");
+        });
+        assert!(broken.join().is_err());
+        let Err(error) = once.begin("ann", "k", b"1") else {
+            panic!("it is carried out again");
+        };
+        assert_eq!(error.into_info().code, "internal");
+        let busy = Once::default();
+        for n in 0..MOST + 10 {
+            assert!(begun(&busy, "ann", &n.to_string(), b"").is_some(), "{n}");
+        }
+    }
+
     #[test]
     fn there_is_a_bound_on_what_is_kept() {
         let once = Once::default();
         for n in 0..MOST + 10 {
-            let key = n.to_string();
-            assert!(is_new(&once.begin("ann", &key, b"")), "{n}");
-            once.end("ann", &key, Bytes::new());
+            let first = begun(&once, "ann", &n.to_string(), b"").unwrap();
+            first.end(Bytes::new());
         }
         assert_eq!(once.lock().len(), MOST);
         let busy = Once::default();
-        for n in 0..MOST {
-            assert!(is_new(&busy.begin("ann", &n.to_string(), b"")), "{n}");
-        }
+        let all = (0..MOST).map(|n| begun(&busy, "ann", &n.to_string(), b"").unwrap());
+        let _all: Vec<Begun> = all.collect();
         assert!(busy.begin("ann", "one more", b"").is_err());
     }
 }

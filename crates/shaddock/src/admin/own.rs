@@ -10,8 +10,13 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::error::{ApiError, ErrorBody, ErrorInfo};
+use super::{
+    audit::Line,
+    error::{ApiError, ErrorBody, ErrorInfo},
+    trail::Trail,
+};
 use crate::{
     app::{App, AppHandle},
     error::{HandlerError, codes},
@@ -113,6 +118,7 @@ fn is_path(path: &str) -> bool {
 pub(super) async fn serve(
     State(operations): State<Operations>,
     method: Method,
+    trail: Trail,
     Path((server, path)): Path<(String, String)>,
     Query(query): Query<BTreeMap<String, String>>,
     body: Bytes,
@@ -134,17 +140,35 @@ pub(super) async fn serve(
             "`{id}` has no admin route `{path}`; there are {paths:?}"
         ))
     })?;
+    let is_post = method == Method::POST;
     let request = AdminRequest {
-        is_post: method == Method::POST,
+        is_post,
         query,
         body,
     };
+    if !is_post {
+        return Ok(answer(app, hook, request).await);
+    }
+    let app = app.clone();
+    super::api::to_its_end(async move {
+        let to = json!({"server": app.id(), "path": path});
+        let answered = answer(&app, hook, request).await;
+        let mut line = Line::new("app", to, Value::Null);
+        let status = answered.status();
+        line.error = (!status.is_success()).then(|| format!("it was answered with {status}"));
+        trail.note(line).await;
+        Ok(answered)
+    })
+    .await
+}
+
+async fn answer(app: &AppHandle, hook: AdminHook, request: AdminRequest) -> Response {
     let (one, name) = (app.clone(), "an admin route");
     // The admin server closes the connection after `admin.idle_timeout`.
     let answered = app
         .limited(name, Duration::ZERO, move || hook(one, request))
         .await;
-    Ok(match answered {
+    match answered {
         Some(Ok(reply)) if reply.as_slice().is_empty() => StatusCode::NO_CONTENT.into_response(),
         Some(Ok(reply)) => {
             let json = [(header::CONTENT_TYPE, "application/json")];
@@ -152,7 +176,7 @@ pub(super) async fn serve(
         }
         Some(Err(error)) => failed(&error),
         None => failed(&HandlerError::panicked("the admin route failed")),
-    })
+    }
 }
 
 /// An error of the application: `PIT-404` is 404, and one that has a code of the application's own 400.

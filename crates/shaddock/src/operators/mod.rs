@@ -24,7 +24,7 @@ use shaddock_cluster::ServerInfo;
 
 pub(crate) use self::{
     filter::{Filter, parse_sid},
-    order::{Act, Everywhere, Find, Order, Select},
+    order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
     serve::{Kick, Who},
 };
 pub use self::{

@@ -1,6 +1,6 @@
 //! What an operator has done to sessions, wherever they are: which ones, and what. Each frontend does it to its own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,7 +13,7 @@ use super::{
     predicate::Predicate,
     serve::aside,
     types::Unanswered,
-    view::{ClusterView, sort},
+    view::{ClusterView, Target, sort},
 };
 use crate::{
     app::AppHandle,
@@ -25,9 +25,15 @@ use crate::{
 const AT_A_TIME: usize = 256;
 /// Errors that are repeated in an answer; the rest are counted.
 const MOST_ERRORS: usize = 3;
+/// Sessions that one frontend names in an answer: less than half of what NATS takes as one message.
+const PAGE: usize = 20_000;
+/// Sessions that are named in an order.
+const STEP: usize = 1000;
+/// Sessions of all frontends that are named. Above it nothing is done to them one by one.
+pub(crate) const MOST_FOUND: usize = 200_000;
 
 /// Which sessions.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Select {
     /// By their ids.
@@ -40,8 +46,20 @@ pub(crate) enum Select {
     All,
 }
 
+/// Its kind and how much there is of it: it may name users, and a predicate values of settings.
+impl fmt::Debug for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sids(sids) => write!(f, "{} sids", sids.len()),
+            Self::Users(uids) => write!(f, "{} users", uids.len()),
+            Self::Where(_) => f.write_str("where"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
 /// What is done to each.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Act {
     Kick {
@@ -67,12 +85,36 @@ pub(crate) enum Act {
     },
 }
 
+impl Act {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Kick { .. } => "kick",
+            Self::Push { .. } => "push",
+            Self::Set { .. } => "set",
+            Self::Bind { .. } => "bind",
+            Self::Unbind => "unbind",
+            Self::Join { .. } => "join",
+            Self::Leave { .. } => "leave",
+        }
+    }
+}
+
+/// Its kind: bodies of messages and values of settings are for clients, and not for a log.
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A question: which sessions are there? Answered with [`Found`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Find {
     pub(crate) select: Select,
     /// Whether their ids are wanted.
     pub(crate) list: bool,
+    /// Ids above this one only: the last of the answer before.
+    #[serde(default)]
+    pub(crate) after: Option<String>,
 }
 
 /// Something to do. Answered with [`Obeyed`].
@@ -88,8 +130,12 @@ pub(crate) struct Found {
     pub(crate) matched: u64,
     /// All sessions.
     pub(crate) total: u64,
+    /// In ascending order.
     #[serde(default)]
     pub(crate) sids: Vec<String>,
+    /// Whether there are more than these.
+    #[serde(default)]
+    pub(crate) more: bool,
 }
 
 /// What one frontend did.
@@ -149,9 +195,11 @@ impl Select {
         }
     }
 
-    /// Looks at every session, unless they are named: not for a thread that others wait for.
-    fn find(&self, service: &SessionService) -> Result<Vec<Arc<Session>>, String> {
+    /// Looks at every session, unless they are named: not for a thread that others wait for. With how many sessions there are.
+    fn find(&self, service: &SessionService) -> Result<(Vec<Arc<Session>>, usize), String> {
         let mut found = Vec::new();
+        // Of the same walk: one that counts later would take those who came meanwhile for sessions of which the predicate is not true.
+        let mut seen = None;
         match self {
             Self::Sids(sids) => {
                 for sid in sids {
@@ -165,22 +213,26 @@ impl Select {
             }
             Self::Where(text) => {
                 let predicate = Predicate::parse(text).map_err(|error| error.to_string())?;
+                let mut visited = 0;
                 service.visit_sessions(|session| {
+                    visited += 1;
                     if predicate.matches(session) {
                         found.push(Arc::clone(session));
                     }
                 });
+                seen = Some(visited);
             }
             Self::All => service.visit_sessions(|session| found.push(Arc::clone(session))),
         }
-        Ok(found)
+        let total = seen.unwrap_or_else(|| service.session_count());
+        Ok((found, total))
     }
 }
 
 impl AppHandle {
-    async fn selected(&self, select: Select) -> Result<Vec<Arc<Session>>, RemoteError> {
+    async fn selected(&self, select: Select) -> Result<(Vec<Arc<Session>>, usize), RemoteError> {
         let Some(service) = self.session_service().cloned() else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         };
         let found = aside(move || select.find(&service)).await?;
         found.map_err(|text| RemoteError::new(code::BAD_REQUEST, text))
@@ -188,24 +240,22 @@ impl AppHandle {
 
     /// Which sessions of this server are meant.
     pub(super) async fn find(&self, find: Find) -> Result<Found, RemoteError> {
-        let found = self.selected(find.select).await?;
-        let total = self
-            .session_service()
-            .map_or(0, SessionService::session_count);
-        let sids = found
-            .iter()
-            .filter(|_| find.list)
-            .map(|one| one.id().to_string());
+        let (found, total) = self.selected(find.select).await?;
+        let after = find.after.as_deref().map(parse_sid).transpose();
+        let after = after.map_err(|text| RemoteError::new(code::BAD_REQUEST, text))?;
+        let sids = found.iter().filter(|_| find.list).map(|one| one.id());
+        let (sids, more) = page(sids.collect(), after, PAGE);
         Ok(Found {
             matched: found.len() as u64,
             total: total as u64,
-            sids: sids.collect(),
+            sids: sids.iter().map(ToString::to_string).collect(),
+            more,
         })
     }
 
     /// Does something to sessions of this server.
     pub(super) async fn obey(&self, order: Order) -> Result<Obeyed, RemoteError> {
-        let sessions = self.selected(order.select).await?;
+        let (sessions, _) = self.selected(order.select).await?;
         let mut done = Obeyed {
             matched: sessions.len() as u64,
             ..Obeyed::default()
@@ -271,8 +321,19 @@ impl AppHandle {
     }
 }
 
+/// The first `most` above `after`, each once, in ascending order, and whether there are more.
+fn page(mut sids: Vec<Sid>, after: Option<Sid>, most: usize) -> (Vec<Sid>, bool) {
+    sids.retain(|sid| after.is_none_or(|after| *sid > after));
+    sids.sort_unstable();
+    sids.dedup();
+    let more = sids.len() > most;
+    sids.truncate(most);
+    (sids, more)
+}
+
 impl ClusterView {
-    /// Which sessions of all frontends are meant.
+    /// Which sessions of all frontends are meant. If they are listed, all are, in several answers where there are many; `more` says
+    /// that they were above [`MOST_FOUND`].
     pub(crate) async fn find(&self, find: &Find) -> Everywhere<Found> {
         let targets = self.holders_of(&find.select);
         let said = self.ask(&targets, &Ask::Find(find.clone())).await;
@@ -283,20 +344,55 @@ impl ClusterView {
         };
         for (server, found) in answers {
             if found.matched > 0 {
-                everywhere.by_frontend.insert(server, found.matched);
+                everywhere.by_frontend.insert(server.clone(), found.matched);
             }
             everywhere.all.matched += found.matched;
             everywhere.all.total += found.total;
+            let mut last = found.sids.last().filter(|_| found.more).cloned();
             everywhere.all.sids.extend(found.sids);
+            let target = targets.iter().find(|target| target.is(&server));
+            while let (Some(after), Some(target)) = (last.take(), target) {
+                if everywhere.all.sids.len() > MOST_FOUND {
+                    break;
+                }
+                last = self.find_more(find, target, after, &mut everywhere).await;
+            }
         }
+        everywhere.all.more = everywhere.all.sids.len() > MOST_FOUND;
         everywhere
+    }
+
+    /// The next sessions of a frontend; returns the last of them if there are more.
+    async fn find_more(
+        &self,
+        find: &Find,
+        target: &Target,
+        after: String,
+        found: &mut Everywhere<Found>,
+    ) -> Option<String> {
+        let next = Find {
+            after: Some(after),
+            ..find.clone()
+        };
+        let target = std::slice::from_ref(target);
+        let said = self.ask(target, &Ask::Find(next)).await;
+        let (answers, unanswered) = sort::<Found>(target, said);
+        found.unanswered.extend(unanswered);
+        let (_, answer) = answers.into_iter().next()?;
+        let last = answer.sids.last().filter(|_| answer.more).cloned();
+        found.all.sids.extend(answer.sids);
+        last
     }
 
     /// Does something to sessions of all frontends, at the same time.
     pub(crate) async fn obey(&self, order: &Order) -> Everywhere<Obeyed> {
         let targets = self.holders_of(&order.select);
-        let said = self.ask(&targets, &Ask::Do(order.clone())).await;
-        let (answers, unanswered) = sort::<Obeyed>(&targets, said);
+        self.obey_at(&targets, order).await
+    }
+
+    async fn obey_at(&self, targets: &[Target], order: &Order) -> Everywhere<Obeyed> {
+        let said = self.ask(targets, &Ask::Do(order.clone())).await;
+        let (answers, unanswered) = sort::<Obeyed>(targets, said);
         let mut everywhere = Everywhere::<Obeyed> {
             unanswered,
             ..Everywhere::default()
@@ -310,8 +406,33 @@ impl ClusterView {
         everywhere
     }
 
+    /// Does something to these sessions and no others. Those of a frontend that does not answer count as failed, and it is not asked again.
+    pub(crate) async fn obey_each(&self, sids: &[String], act: &Act) -> Everywhere<Obeyed> {
+        let mut sum = Everywhere::<Obeyed>::default();
+        for some in sids.chunks(STEP) {
+            let order = Order {
+                select: Select::Sids(some.to_vec()),
+                act: act.clone(),
+            };
+            let mut targets = self.holders_of(&order.select);
+            let before = targets.len();
+            targets.retain(|target| !sum.unanswered.iter().any(|one| target.is(&one.server)));
+            let is_whole = targets.len() == before;
+            let one = self.obey_at(&targets, &order).await;
+            if !is_whole || !one.unanswered.is_empty() {
+                sum.all.failed += (some.len() as u64).saturating_sub(one.all.matched);
+            }
+            for (server, done) in one.by_frontend {
+                *sum.by_frontend.entry(server).or_default() += done;
+            }
+            sum.unanswered.extend(one.unanswered);
+            sum.all.add(one.all);
+        }
+        sum
+    }
+
     /// The frontends that may have such sessions.
-    fn holders_of(&self, select: &Select) -> Vec<super::view::Target> {
+    fn holders_of(&self, select: &Select) -> Vec<Target> {
         let mut targets = self.frontends();
         if let Select::Sids(sids) = select {
             let nodes: Vec<u16> = sids
@@ -321,5 +442,74 @@ impl ClusterView {
             targets.retain(|target| nodes.iter().any(|node| target.may_hold(*node)));
         }
         targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_log_tells_what_and_not_with_which_values() {
+        let secret = || "hush-hush".to_owned();
+        let values = json!({"hush-hush": "hush-hush"});
+        let Value::Object(map) = values.clone() else {
+            unreachable!()
+        };
+        let acts = [
+            Act::Kick { reason: secret() },
+            Act::Push {
+                route: secret(),
+                body: values,
+            },
+            Act::Set {
+                values: map,
+                remove: vec![secret()],
+            },
+            Act::Bind { uid: secret() },
+            Act::Unbind,
+            Act::Join { topic: secret() },
+            Act::Leave { topic: secret() },
+        ];
+        let selects = [
+            (Select::Sids(vec![secret(); 3]), "3 sids"),
+            (Select::Users(vec![secret(); 2]), "2 users"),
+            (Select::Where(format!("settings.a = {}", secret())), "where"),
+            (Select::All, "all"),
+        ];
+        for act in &acts {
+            for (select, said) in &selects {
+                let order = Order {
+                    select: select.clone(),
+                    act: act.clone(),
+                };
+                let text = format!("{:?}", Ask::Do(order));
+                assert!(
+                    text.contains(act.name()) && text.contains(said) && !text.contains("hush"),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn pages_have_every_session_once() {
+        let sid = |n: u64| n.to_string().parse::<Sid>().unwrap();
+        let all: Vec<Sid> = [7, 3, 9, 3, 1, 8].map(sid).to_vec();
+        for most in 1..8 {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let (some, more) = page(all.clone(), after, most);
+                assert!(some.len() <= most);
+                after = some.last().copied();
+                listed.extend(some);
+                if !more {
+                    break;
+                }
+            }
+            assert_eq!(listed, [1, 3, 7, 8, 9].map(sid), "{most}");
+        }
     }
 }

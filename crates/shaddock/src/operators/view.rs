@@ -110,6 +110,10 @@ pub(super) struct Target {
 }
 
 impl Target {
+    pub(super) fn is(&self, id: &str) -> bool {
+        self.info.id == *id
+    }
+
     /// Whether it may have made sids of this node.
     pub(super) fn may_hold(&self, node: u16) -> bool {
         self.info.may_be_node(node)
