@@ -690,16 +690,16 @@ async fn topics() {
 async fn a_join_that_is_refused_undoes_the_rest() {
     let service = Service::start(|asked| {
         actions(&match asked.path.as_str() {
-            "/shaddock/room.first" => json!([{"bind": "ann"}, {"join": "old"}]),
+            "/shaddock/room.first" => json!([{"bind": "ann"}, {"join": "old"}, {"join": "older"}]),
             "/shaddock/room.more" => json!([
                 {"set": {"level": 9}},
                 {"push": {"route": "onUser", "body": 1}},
                 {"leave": "old"},
                 {"join": "one"},
                 {"join": "two"},
-                {"join": "three"},
             ]),
-            _ => json!([{"bind": "bob"}, {"join": "one"}, {"join": "two"}, {"join": "three"}]),
+            "/shaddock/room.keep" => json!([{"join": "kept"}]),
+            _ => json!([{"bind": "bob"}, {"join": "one"}, {"join": "two"}]),
         })
     })
     .await;
@@ -720,17 +720,75 @@ async fn a_join_that_is_refused_undoes_the_rest() {
         "{answer}"
     );
     assert_eq!(members("old").await, [uid("ann")], "back again");
-    for topic in ["one", "two", "three"] {
+    for topic in ["one", "two"] {
         assert!(members(topic).await.is_empty(), "{topic}");
     }
     assert_eq!(ann.session.settings().len(), 0);
     assert_eq!(ann.session.uid(), Some(uid("ann")), "as before");
     assert!(ann.drain().is_empty());
 
+    let mut other = login(app, "bob").await;
+    other.request("chat.room.keep", json!({})).await;
+    assert_eq!(members("kept").await, [uid("bob")]);
     let mut bob = pitaya(&running);
     assert!(bob.answer("chat.room.enter", json!({})).await.1);
     assert!(bob.session.uid().is_none(), "the bind is undone too");
+    assert!(!other.session.is_closed());
     assert!(members("one").await.is_empty());
+}
+
+/// A bind that takes the place of another session cannot be undone, so it is not tried if it is known that more will be refused.
+#[tokio::test]
+async fn more_topics_than_there_may_be_cost_no_session() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.many" => json!([{"bind": "ann"}, {"join": "a"}, {"join": "b"}, {"join": "c"}]),
+            _ => json!([{"bind": "ann"}, {"join": "a"}, {"leave": "a"}, {"join": "b"}, {"join": "c"}, {"join": "c"}]),
+        })
+    })
+    .await;
+    let mut app = frontend(FRONT);
+    app.set(SessionConfig {
+        max_memberships: 2,
+        single_session: true,
+        on_conflict: Conflict::ReplaceOld,
+        ..SessionConfig::default()
+    });
+    app.http_backend("chat", service.backend());
+    let running = start([app]).await;
+    let old = login(&running.apps()[0], "ann").await;
+    let mut ann = pitaya(&running);
+    let (answer, is_error) = ann.answer("chat.room.many", json!({})).await;
+    assert!(
+        is_error && answer["msg"].as_str().unwrap().contains("at most 2"),
+        "{answer}"
+    );
+    assert!(!old.session.is_closed() && ann.session.uid().is_none());
+    let (answer, is_error) = ann.answer("chat.room.few", json!({})).await;
+    assert!(!is_error, "{answer}");
+    assert!(old.session.is_closed() && ann.session.uid() == Some(uid("ann")));
+}
+
+/// The user's other session stays, and so would they in the topic.
+#[tokio::test]
+async fn a_session_leaves_before_it_is_unbound() {
+    let service = Service::start(|asked| {
+        actions(&match asked.path.as_str() {
+            "/shaddock/room.enter" => json!([{"join": "lobby"}, {"join": "attic"}]),
+            _ => json!(["unbind", {"leave": "lobby"}]),
+        })
+    })
+    .await;
+    let running = running(service.backend()).await;
+    let app = &running.apps()[0];
+    let members = async |topic: &str| app.topic(topic).members().await.unwrap().uids();
+    let (mut ann, _other) = (login(app, "ann").await, login(app, "ann").await);
+    ann.request("chat.room.enter", json!({})).await;
+    assert_eq!(members("lobby").await, [uid("ann")]);
+    ann.request("chat.room.quit", json!({})).await;
+    assert!(ann.session.uid().is_none());
+    assert!(members("lobby").await.is_empty());
+    assert_eq!(members("attic").await, [uid("ann")]);
 }
 
 /// The user sits on another frontend of the cluster: pushes and kicks find them.

@@ -1,11 +1,11 @@
 //! What a backend asks for: checked as a whole before anything is done, and then done, all or none.
 //!
-//! Two groups. What changes the session comes first: settings in one step, the bind or unbind, then topics in their order. If something of that is refused
+//! Two groups. What changes the session comes first: settings in one step, the bind, topics in their order, the unbind. If something of that is refused
 //! (the user is elsewhere, the app's hook says no, the user is in too many topics, the session has just closed), what was done is undone and nothing
 //! else is done. Pushes and kicks, which cannot be taken back, come after that, in their order. So a push to the user or the topic reaches a session
 //! that the same answer binds or lets in.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value, value::RawValue};
 use shaddock_cluster::AudienceKey;
@@ -168,18 +168,12 @@ impl Plan {
         let Some(session) = view.session() else {
             return Err(SessionError::NoFrontend.into());
         };
+        let limit = app
+            .session_service()
+            .map(|service| service.config().max_memberships);
+        check_count(&self.moves, limit.unwrap_or(usize::MAX))?;
         let old = Settings::change(session, self.changes, &self.removed)?;
-        let was_bound = session.uid().is_some();
-        let mut done = change_user(app, session, self.user)
-            .await
-            .map_err(HandlerError::from);
-        if done.is_ok() && !self.moves.is_empty() {
-            done = move_all(app, session, self.moves).await;
-            if let (Err(_), false, Some(uid)) = (&done, was_bound, session.uid()) {
-                // It fails only if the session is closed, and then it is nobody's.
-                let _ = session.unbind(&uid);
-            }
-        }
+        let done = change_user_and_topics(app, session, self.user, self.moves).await;
         if let Err(error) = done {
             old.put_back(session);
             return Err(error);
@@ -228,12 +222,56 @@ impl Settings {
     }
 }
 
-/// Joins and leaves in their order. After an error those that were done are undone.
+/// More topics than a user may be in. It is known before a bind, which may close a session elsewhere and cannot be undone then.
+fn check_count(moves: &[Move], limit: usize) -> Result<(), HandlerError> {
+    let mut joined = HashSet::new();
+    for one in moves {
+        match one {
+            Move::Join(name) => joined.insert(name),
+            Move::Leave(name) => joined.remove(name),
+        };
+        if joined.len() > limit {
+            let text = format!(
+                "the user would be in more topics than one may be in: at most {limit} (`session.max_memberships`)"
+            );
+            return Err(HandlerError::new(codes::UNKNOWN, text));
+        }
+    }
+    Ok(())
+}
+
+/// After an error nothing has been done.
+async fn change_user_and_topics(
+    app: &AppHandle,
+    session: &Arc<Session>,
+    user: User,
+    moves: Vec<Move>,
+) -> Result<(), HandlerError> {
+    if matches!(user, User::Unbind) {
+        // First, since a session without a user is in no topic that it could leave.
+        let undo = move_all(app, session, moves).await?;
+        let unbound = change_user(app, session, user).await;
+        if unbound.is_err() {
+            take_back(app, session, undo).await;
+        }
+        return Ok(unbound?);
+    }
+    let was_bound = session.uid().is_some();
+    change_user(app, session, user).await?;
+    let done = move_all(app, session, moves).await;
+    if let (Err(_), false, Some(uid)) = (&done, was_bound, session.uid()) {
+        // It fails only if the session is closed, and then it is nobody's.
+        let _ = session.unbind(&uid);
+    }
+    done.map(drop)
+}
+
+/// Joins and leaves in their order; returns what undoes them. After an error those that were done are undone.
 async fn move_all(
     app: &AppHandle,
     session: &Arc<Session>,
     moves: Vec<Move>,
-) -> Result<(), HandlerError> {
+) -> Result<Vec<Move>, HandlerError> {
     // With the user that it has now.
     let view = SessionView::of_session(app, session);
     let mut undo = Vec::new();
@@ -254,16 +292,21 @@ async fn move_all(
                 Err(error) => HandlerError::from_remote(error),
             },
         };
-        for one in undo.into_iter().rev() {
-            // What cannot be undone is not there any more: the session closes.
-            match one {
-                Move::Join(name) => drop(app.topic(&name).join(&view).await),
-                Move::Leave(name) => drop(app.topic(&name).quit(&view).await),
-            }
-        }
+        take_back(app, session, undo).await;
         return Err(failed);
     }
-    Ok(())
+    Ok(undo)
+}
+
+async fn take_back(app: &AppHandle, session: &Arc<Session>, undo: Vec<Move>) {
+    let view = SessionView::of_session(app, session);
+    for one in undo.into_iter().rev() {
+        // What cannot be undone is not there any more: the session closes.
+        match one {
+            Move::Join(name) => drop(app.topic(&name).join(&view).await),
+            Move::Leave(name) => drop(app.topic(&name).quit(&view).await),
+        }
+    }
 }
 
 /// The client is told why: as of a bind that is refused.
