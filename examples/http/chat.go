@@ -137,7 +137,12 @@ func main() {
 		if err != nil {
 			log.Fatal("CHAT_SECRET: ", err)
 		}
-		keys = append(keys, key)
+		if len(key) > 0 {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		log.Fatal("CHAT_SECRET has no key") // With an empty one everybody could sign.
 	}
 	port := "8000"
 	if len(os.Args) > 1 {

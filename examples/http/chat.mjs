@@ -2,7 +2,8 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 
-const keys = process.env.CHAT_SECRET.split(" ").map((text) => Buffer.from(text.replace("whsec_", ""), "base64"));
+const keys = (process.env.CHAT_SECRET ?? "").split(" ").map((text) => Buffer.from(text.replace("whsec_", ""), "base64")).filter((key) => key.length > 0);
+if (keys.length === 0) throw new Error("CHAT_SECRET has no key"); // With an empty one everybody could sign.
 const members = new Map(); // sid -> { room, name }
 const seen = new Map(); // id -> { time, value }
 

@@ -2,7 +2,8 @@
 declare(strict_types=1);
 
 $file = getenv("CHAT_STATE") ?: sys_get_temp_dir() . "/shaddock-chat-{$_SERVER["SERVER_PORT"]}.json";
-$keys = array_map(fn($text) => base64_decode(substr($text, strlen("whsec_"))), explode(" ", getenv("CHAT_SECRET")));
+$keys = array_filter(array_map(fn($text) => base64_decode(substr($text, strlen("whsec_"))), explode(" ", (string) getenv("CHAT_SECRET"))), fn($key) => $key !== "");
+if ($keys === []) { http_response_code(500); error_log("CHAT_SECRET has no key"); exit("{}"); } // With an empty one everybody could sign.
 $body = file_get_contents("php://input");
 [$id, $sent] = [$_SERVER["HTTP_WEBHOOK_ID"] ?? "", $_SERVER["HTTP_WEBHOOK_TIMESTAMP"] ?? ""];
 

@@ -2,7 +2,9 @@
 import base64, hmac, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-KEYS = [base64.b64decode(s.removeprefix("whsec_")) for s in os.environ["CHAT_SECRET"].split()]
+KEYS = [key for s in os.environ["CHAT_SECRET"].split() if (key := base64.b64decode(s.removeprefix("whsec_")))]
+if not KEYS:
+    sys.exit("CHAT_SECRET has no key")  # With an empty one everybody could sign.
 members, seen, lock = {}, {}, threading.Lock()  # sid -> (room, name), id -> (time, answer)
 
 def is_signed(headers, body):

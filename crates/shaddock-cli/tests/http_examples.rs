@@ -62,8 +62,14 @@ fn scratch(name: &str) -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// PHP's server takes no free port by itself: one is looked for, and another one if somebody was faster.
-fn chat_in_php(file: &str) -> Option<(Running, u16)> {
+/// Two secrets, as somebody could write them: parts without a key are none, and no key with which everybody could sign.
+fn secrets() -> String {
+    format!(" {NEW}  whsec_ {OLD} ")
+}
+
+/// PHP's server takes no free port by itself: one is looked for, and another one if somebody was faster. It is there when it answers with this
+/// status to what is not signed.
+fn chat_in_php(file: &str, secrets: &str, refuses: u16) -> Option<(Running, u16)> {
     let deadline = Instant::now() + LONG;
     let state = scratch("chat.json");
     while Instant::now() < deadline {
@@ -75,7 +81,7 @@ fn chat_in_php(file: &str) -> Option<(Running, u16)> {
         command
             .args(["-S", &format!("127.0.0.1:{port}")])
             .arg(example(file))
-            .env("CHAT_SECRET", format!("{NEW} {OLD}"))
+            .env("CHAT_SECRET", secrets)
             .env("CHAT_STATE", &state)
             .stderr(Stdio::null())
             .stdout(Stdio::null());
@@ -88,9 +94,8 @@ fn chat_in_php(file: &str) -> Option<(Running, u16)> {
         }
         let mut running = Running(spawned.unwrap(), String::new());
         while running.0.try_wait().unwrap().is_none() {
-            // It is there when it refuses what is not signed.
             if TcpStream::connect(("127.0.0.1", port)).is_ok()
-                && post(port, "ready", 0, &[]).0 == 401
+                && post(port, "ready", 0, &[]).0 == refuses
             {
                 return Some((running, port));
             }
@@ -104,8 +109,22 @@ fn chat_in_php(file: &str) -> Option<(Running, u16)> {
 /// The chat on a free port, which knows two secrets.
 fn chat(program: &str, file: &str) -> Option<(Running, u16)> {
     if program == "php" {
-        return chat_in_php(file);
+        return chat_in_php(file, &secrets(), 401);
     }
+    let mut command = chat_command(program, file)?;
+    command.arg("0").env("CHAT_SECRET", secrets());
+    let running = start(&mut command)?;
+    let port = running
+        .1
+        .trim()
+        .strip_prefix("listening on ")
+        .map(str::parse);
+    let port = port.expect("it says where it listens").unwrap();
+    Some((running, port))
+}
+
+/// `None` if the program is not installed.
+fn chat_command(program: &str, file: &str) -> Option<Command> {
     let mut command = Command::new(program);
     if program == "go" {
         // `go run` would leave its child behind.
@@ -123,15 +142,7 @@ fn chat(program: &str, file: &str) -> Option<(Running, u16)> {
     } else {
         command.arg(example(file));
     }
-    command.arg("0").env("CHAT_SECRET", format!("{NEW} {OLD}"));
-    let running = start(&mut command)?;
-    let port = running
-        .1
-        .trim()
-        .strip_prefix("listening on ")
-        .map(str::parse);
-    let port = port.expect("it says where it listens").unwrap();
-    Some((running, port))
+    Some(command)
 }
 
 fn serve(chat: u16) -> (Running, String) {
@@ -260,6 +271,7 @@ fn signatures(program: &str, file: &str) {
     for (what, id, age, keys) in [
         ("none", "a", 0, &[][..]),
         ("of another secret", "b", 0, &[STRANGE]),
+        ("of an empty secret", "g", 0, &["whsec_"]),
         ("old", "c", 400, &[NEW]),
         ("old, both", "d", 400, &[NEW, OLD]),
     ] {
@@ -295,6 +307,28 @@ async fn the_chat_in_php() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_chat_in_go() {
     contract("go", "chat.go").await;
+}
+
+#[test]
+fn without_a_key_nothing_is_served() {
+    for (program, file) in [
+        ("python3", "chat.py"),
+        ("node", "chat.mjs"),
+        ("go", "chat.go"),
+    ] {
+        let Some(mut command) = chat_command(program, file) else {
+            continue;
+        };
+        command.arg("0").env("CHAT_SECRET", " whsec_ ");
+        let Some(mut chat) = start(command.stderr(Stdio::null())) else {
+            continue;
+        };
+        assert_eq!(chat.1, "", "{file} listens");
+        assert!(!chat.0.wait().unwrap().success(), "{file}");
+    }
+    if let Some((_chat, port)) = chat_in_php("chat.php", " whsec_ ", 500) {
+        assert_eq!(post(port, "a", 0, &["whsec_"]).0, 500);
+    }
 }
 
 #[test]
