@@ -22,8 +22,16 @@ def target_dir() -> Path:
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 
+# The directory below `target_dir()` with the programs that are run. Benchmarks measure releases.
+profile = "release"
+
+
+def built(name: str) -> Path:
+    return target_dir() / profile / name
+
+
 def load_tester() -> Path:
-    return target_dir() / "release/shaddock-bench"
+    return built("shaddock-bench")
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,9 @@ class Server:
         if self.role == "floor":
             flags = ["--port", str(port)] if transport == "tcp" else ["--port", str(port + 1), "--ws-port", str(port)]
             flags += ["--threads", str(self.workers)]
-            return [str(target_dir() / "release/shaddock-floor"), *flags]
+            return [str(built("shaddock-floor")), *flags]
         if self.role == "ours":
-            command = [str(self.binary or target_dir() / "release/examples/bench_server")]
+            command = [str(self.binary or built("examples/bench_server"))]
             command += ["--port", str(port), "--workers", str(self.workers), "--heartbeat", "60"]
             if transport in ("tls", "wss"):
                 certificate, key = certificate_files(scratch)
