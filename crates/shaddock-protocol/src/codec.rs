@@ -349,6 +349,7 @@ impl Codec {
     }
 
     /// The form in which a body goes to clients of `variant`.
+    #[inline]
     fn body<'a>(
         &self,
         variant: Variant,

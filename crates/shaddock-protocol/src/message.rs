@@ -197,6 +197,7 @@ pub(crate) enum RouteRef<'a> {
 }
 
 /// Appends flag, id and route. `flags` holds the compression and error bits; a response's route is left out.
+#[inline]
 pub(crate) fn put_head(
     kind: MessageType,
     flags: u8,

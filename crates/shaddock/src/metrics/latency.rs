@@ -50,6 +50,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
+    #[inline]
     pub(super) fn record(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.iter().position(|bound| nanos <= *bound);
