@@ -16,7 +16,7 @@ mod first_server {
     #[derive(Deserialize)]
     struct Enter { name: String }
 
-    /// On the connector: says who the client is.
+    /// On the connector: binds the session to a user.
     async fn enter(mut session: SessionView, Json(enter): Json<Enter>) -> Result<(), HandlerError> {
         session.bind(Uid::new(enter.name)?).await?;
         Ok(())
@@ -25,7 +25,7 @@ mod first_server {
     #[derive(Deserialize)]
     struct Room { room: String }
 
-    /// On the chat server: puts the user into a room, and answers with all who are there.
+    /// On the chat server: adds the user to a room and returns its members.
     async fn join(session: SessionView, channels: Channels, Json(wanted): Json<Room>) -> Result<Json<Vec<Uid>>, HandlerError> {
         let room = channels.create(&wanted.room)?;
         room.join(&session).await?;
@@ -38,7 +38,7 @@ mod first_server {
     #[derive(Serialize)]
     struct Said<'a> { from: &'a str, text: &'a str }
 
-    /// On the chat server: tells all who are in the room.
+    /// On the chat server: pushes the text to all members of the room.
     async fn say(User(from): User, channels: Channels, Json(say): Json<Say>) -> Result<(), HandlerError> {
         let room = channels.get(&say.room).ok_or_else(|| HandlerError::not_found("no such room"))?;
         room.push_message("onSay", &Said { from: from.as_str(), text: &say.text }).await?;
@@ -69,7 +69,7 @@ mod first_server {
 
         #[tokio::test]
         async fn two_words_in_a_room() -> Result<(), Box<dyn std::error::Error>> {
-            // Port 0 is a free one.
+            // Port 0 selects a free port.
             let running = super::servers("127.0.0.1:0").workers(1).start().await?;
             let address = running.address("connector-1").ok_or("no listener")?;
 
@@ -98,7 +98,7 @@ mod testing {
     use shaddock::{extract::State, prelude::*, testing::TestServers};
     use shaddock_client::Client;
 
-    /// What players own.
+    /// The gold of a player.
     struct Purse(std::sync::Mutex<u32>);
 
     async fn buy(State(purse): State<Purse>, Json(price): Json<u32>) -> Result<Json<u32>, HandlerError> {
@@ -146,9 +146,9 @@ mod testing {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_in_the_room_hears() {
+    async fn members_of_the_room_receive_the_push() {
         let servers = started().await;
-        assert!(servers.connect("connector-1").await.is_err(), "without a name nobody is let in");
+        assert!(servers.connect("connector-1").await.is_err(), "a client without a name is rejected");
         let named = |name: &str| Client::builder().user(json!(name));
         let ann = servers.connect_with("connector-1", &named("ann")).await.unwrap();
         let bob = servers.connect_with("connector-1", &named("bob")).await.unwrap();
@@ -158,7 +158,7 @@ mod testing {
         ann.notify("room.room.tell", &"hello").await.unwrap();
         assert_eq!(bob.expect_push("onTell").await, "hello");
 
-        // Bob's phone loses its network: his place in the room goes with his session.
+        // The network of Bob's phone fails: the membership ends with the session.
         bob.cut();
         servers.settle().await;
         let room = servers.app("room-1").channels().get("room").unwrap();
@@ -174,7 +174,7 @@ mod testing {
         let began = tokio::time::Instant::now();
         let answer = ann.request::<_, Value>("room.room.slow", &json!({})).await;
         assert!(answer.is_err());
-        // 30 seconds of the test's time, which passes at once.
+        // 30 seconds of virtual time, which pass immediately.
         assert_eq!(began.elapsed().as_secs(), 30);
         servers.shutdown().await;
     }
@@ -191,7 +191,7 @@ mod timers {
     use serde_json::json;
     use shaddock::{app::BoxError, prelude::*, testing::TestServers};
 
-    /// What the world is.
+    /// The state of the world.
     #[derive(Default)]
     struct World {
         ticks: AtomicU64,
@@ -202,11 +202,11 @@ mod timers {
         let tick = world.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         let all = BroadcastOptions::all();
         if let Err(error) = app.channels().broadcast("connector", "onTick", &tick, all).await {
-            eprintln!("nobody was told: {error}");
+            eprintln!("the tick was not pushed: {error}");
         }
     }
 
-    /// A round ends with its room, whoever destroys that.
+    /// A round ends when its room is destroyed.
     async fn open(channels: Channels) -> Result<(), HandlerError> {
         let room = channels.create("round")?;
         let round = room.clone();
@@ -232,13 +232,13 @@ mod timers {
         Ok(())
     }
 
-    /// What blocks goes to threads that may block.
+    /// Blocking code runs on the blocking thread pool.
     async fn digest(Json(text): Json<String>) -> Result<Json<usize>, HandlerError> {
         let count = tokio::task::spawn_blocking(move || text.split(' ').count()).await?;
         Ok(Json(count))
     }
 
-    /// Work that has to be finished at the end belongs into a component: `stop` runs when no request is at work any more.
+    /// Work that must complete at shutdown belongs in a component: `stop` runs after the last request has finished.
     struct Saves;
 
     impl Component for Saves {
