@@ -1,6 +1,5 @@
 //! What all parts of one membership share.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_nats::Subject;
 use bytes::Bytes;
+use hashbrown::HashMap;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 

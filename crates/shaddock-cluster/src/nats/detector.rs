@@ -8,10 +8,10 @@
 //! A call that may take long times out late. So a server whose call waits for longer than most calls may is *doubted*: it is probed while it still
 //! counts as well. If it answers the probe it is only slow; if not, it is suspected, long before the call ends.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::ServerId;
+use hashbrown::HashMap;
 
 /// The longest time between two probes of one suspect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -5,10 +5,10 @@
 //! shortest time that a message takes; what another message takes longer than that, it has waited somewhere: in a queue of the sender, in NATS, or
 //! here. Neither the time of day nor a common clock is needed, and what is not known counts as not late.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::owners::Moment;
+use hashbrown::HashMap;
 
 /// How long the smallest difference counts at least. It is forgotten after twice this, because clocks drift.
 const WINDOW: Duration = Duration::from_secs(30);

@@ -4,12 +4,12 @@
 //! everything that comes after it. So a route has to show that it is quick, in tasks of its own, before it may begin where requests are read; and one
 //! that was not quick there goes back to tasks, for four times as many requests each time.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use hashbrown::HashMap;
 
 /// Quick requests that a new route has to show.
 const TRIALS: i32 = 8;
