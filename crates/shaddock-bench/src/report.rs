@@ -53,6 +53,9 @@ pub struct Report {
     pub latency: Option<Latency>,
     /// `resume`: the same server, in between: from the begin of a plain connection to the answer of its handshake.
     pub plain: Option<Latency>,
+    /// `resume`: of the same connections, to the first package behind their ACK, a heartbeat. The first message of a session that is back comes at
+    /// the same place.
+    pub plain_open: Option<Latency>,
     /// What the server took, if its process id was given.
     pub server: Option<ServerCost>,
     /// Processor time that this load tester took in the measured time.
@@ -177,7 +180,8 @@ impl Report {
             "sessions": self.sessions, "wrong": self.wrong, "lost": self.lost,
             "repeated": self.repeated, "late": self.late, "failed": self.failed, "closed": self.closed,
             "notes": self.notes, "latency": self.latency.map(percentiles),
-            "plain": self.plain.map(percentiles), "server": server,
+            "plain": self.plain.map(percentiles),
+            "plain_open": self.plain_open.map(percentiles), "server": server,
             "own_cpu_s": self.own_cpu.as_secs_f64(), "other_cpu_s": self.other_cpu.as_secs_f64(),
         })
     }
@@ -197,7 +201,11 @@ impl fmt::Display for Report {
             let messages = format!("{} in {seconds:.2} s, {rate:.0} per second", self.messages);
             line(f, self.unit, messages)?;
         }
-        let percentiles = [("latency", &self.latency), ("plain connect", &self.plain)];
+        let percentiles = [
+            ("latency", &self.latency),
+            ("plain connect", &self.plain),
+            ("plain, first bytes", &self.plain_open),
+        ];
         for (name, latency) in percentiles {
             let Some(latency) = latency else { continue };
             line(

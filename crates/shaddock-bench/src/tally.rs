@@ -100,6 +100,8 @@ pub(crate) struct Harvest {
     pub(crate) latency: Histogram<u64>,
     /// Nanoseconds of plain connections, which `resume` measures beside its own.
     pub(crate) plain: Histogram<u64>,
+    /// The same connections up to the first package behind their ACK.
+    pub(crate) plain_open: Histogram<u64>,
     /// The first failures, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -111,6 +113,7 @@ impl Harvest {
         Ok(Self {
             latency: histogram()?,
             plain: histogram()?,
+            plain_open: histogram()?,
             notes: Vec::new(),
         })
     }
@@ -125,6 +128,7 @@ impl Harvest {
         // Both have the same bounds, so everything fits.
         let _ = self.latency.add(&other.latency);
         let _ = self.plain.add(&other.plain);
+        let _ = self.plain_open.add(&other.plain_open);
         let room = MAX_NOTES - self.notes.len();
         self.notes.extend(other.notes.iter().take(room).cloned());
     }

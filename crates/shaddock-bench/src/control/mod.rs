@@ -349,6 +349,7 @@ impl<'a> Setup<'a> {
             closed: 0,
             latency: Latency::of(&harvest.latency),
             plain: Latency::of(&harvest.plain),
+            plain_open: Latency::of(&harvest.plain_open),
             notes: harvest.notes,
             server,
             own_cpu,

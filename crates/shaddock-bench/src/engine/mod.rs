@@ -318,6 +318,13 @@ impl Engine {
         self.conns.get(key).map_or(self.now, |conn| conn.started)
     }
 
+    /// Whether the server has asked for heartbeats, and so sends them.
+    pub(crate) fn has_heartbeats(&self, key: usize) -> bool {
+        self.conns
+            .get(key)
+            .is_some_and(|conn| !conn.heartbeat.is_zero())
+    }
+
     /// Records a latency that began at `sent` and ends now.
     pub(crate) fn record(&mut self, sent: u64) {
         let latency = self.nanos(self.now).saturating_sub(sent).max(1);

@@ -83,11 +83,15 @@ impl Engine {
                     self.take_message(scenario, key, package.body);
                 }
                 (State::Open, PackageType::Heartbeat) => {
+                    let is_plain = conn.slot >= PLAIN;
                     let counts = conn.counts.as_mut();
                     if let Some(Err(error)) =
                         counts.map(|counts| counts.acknowledged(&package.body))
                     {
                         self.wrong(|| format!("a heartbeat that cannot be: {error}"));
+                    }
+                    if is_plain {
+                        scenario.greeted(self, key);
                     }
                 }
                 (State::Open, PackageType::Kick) => {

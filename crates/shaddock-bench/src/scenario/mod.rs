@@ -41,6 +41,8 @@ pub(crate) trait Scenario {
     fn opened(&mut self, engine: &mut Engine, key: usize);
     /// A session is back on a new socket, and what the server had not received is on its way.
     fn resumed(&mut self, _engine: &mut Engine, _key: usize) {}
+    /// A plain connection got a heartbeat, the first package that servers send behind the ACK.
+    fn greeted(&mut self, _engine: &mut Engine, _key: usize) {}
     /// A request was answered, rightly or not. The engine has checked the body and counted what is wrong.
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
     /// A request was not answered in time, which the engine has counted.

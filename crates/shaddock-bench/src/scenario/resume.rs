@@ -202,10 +202,21 @@ impl Scenario for Resume {
             let started = engine.nanos(engine.started(key));
             let took = engine.nanos(engine.now()).saturating_sub(started).max(1);
             engine.harvest.plain.saturating_record(took);
-            return engine.close(key);
+            // A server without heartbeats sends nothing more.
+            if !engine.has_heartbeats(key) {
+                engine.close(key);
+            }
+            return;
         }
         self.ramp.set_key(slot, Some(key));
         engine.request_bind(key, slot + 1);
+    }
+
+    fn greeted(&mut self, engine: &mut Engine, key: usize) {
+        let started = engine.nanos(engine.started(key));
+        let took = engine.nanos(engine.now()).saturating_sub(started).max(1);
+        engine.harvest.plain_open.saturating_record(took);
+        engine.close(key);
     }
 
     fn resumed(&mut self, engine: &mut Engine, key: usize) {
