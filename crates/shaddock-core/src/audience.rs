@@ -442,6 +442,7 @@ impl Inner {
 /// session.bind(ann.clone())?;
 /// assert!(service.join("room", &ann, Some(session.id()), None)?);
 /// assert_eq!(service.audience("room"), [ann.clone()]);
+/// assert_eq!(*service.audiences_of("ann")[0], *"room");
 ///
 /// session.close(CloseReason::ClientClosed);
 /// assert!(service.audience("room").is_empty());
@@ -473,11 +474,7 @@ impl SessionService {
 
     /// Takes a user out of all audiences that `which` names, and returns their number.
     pub fn leave_all(&self, uid: &Uid, which: impl Fn(&str) -> bool) -> usize {
-        let names: Vec<_> = {
-            let shard = self.inner().by_uid.lock(uid.as_str());
-            let hears = shard.hears(uid.as_str()).iter();
-            hears.map(|audience| Arc::clone(&audience.name)).collect()
-        };
+        let names = self.audiences_of(uid.as_str());
         let wanted = names.iter().filter(|name| which(name));
         wanted.filter(|name| self.leave(name, uid)).count()
     }
@@ -527,6 +524,13 @@ impl SessionService {
             .hears(uid)
             .iter()
             .any(|audience| *audience.name == *name)
+    }
+
+    /// Names of the audiences that a user is in, in no order.
+    pub fn audiences_of(&self, uid: &str) -> Vec<Arc<str>> {
+        let shard = self.inner().by_uid.lock(uid);
+        let hears = shard.hears(uid).iter();
+        hears.map(|audience| Arc::clone(&audience.name)).collect()
     }
 
     /// Names of the audiences that `which` wants, in no order.

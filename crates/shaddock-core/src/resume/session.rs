@@ -107,6 +107,12 @@ impl Session {
         found.flatten()
     }
 
+    /// Messages that are kept until the client acknowledges them, and their bytes; `None` if the session ends with its connection.
+    pub fn kept(&self) -> Option<(usize, usize)> {
+        self.outbox()
+            .ledger(|ledger| (ledger.kept_messages(), ledger.kept_bytes()))
+    }
+
     /// Queues a package of which the newest of its `key` is enough while the client cannot take it: a position, a score.
     ///
     /// # Errors
