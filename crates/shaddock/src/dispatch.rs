@@ -354,7 +354,13 @@ impl AppHandle {
             if short.is_some_and(|short| backend.is_concurrent(short)) {
                 slot = Some(self.requests().slot().map_err(|error| no_room(&error))?);
             }
-            Ok(backend.call(request, limit)?.run())
+            let (app, began) = (self.clone(), Calls::begin());
+            let call = backend.call(request, limit)?;
+            Ok(async move {
+                let answer = call.run().await;
+                app.stats().asked.ended(began);
+                answer
+            })
         });
         match slot {
             None => Flow::Later(Box::pin(work)),

@@ -238,6 +238,9 @@ impl Launcher {
             }
         };
         self.operations.running(running.apps());
+        self.operations.set_config(&self.config);
+        let operations = self.operations();
+        let samples = tokio::spawn(async move { operations.keep_samples().await });
         ready(&running);
         let settings = self.serve_until(&mut signals, running.apps()).await;
         let log = self.log.clone();
@@ -251,6 +254,7 @@ impl Launcher {
         });
         drain(running, &settings.drain, &self.operations).await;
         hurry.abort();
+        samples.abort();
         drop(admin);
         match self.operations.error() {
             None => Ok(()),
@@ -303,7 +307,7 @@ impl Launcher {
     fn reload(&self, config: &Config, apps: &[AppHandle]) -> JoinHandle<Option<Config>> {
         let (sources, log) = (self.sources.clone(), self.log.clone());
         let (config, apps) = (config.clone(), apps.to_vec());
-        let guard = self.operations.guard().clone();
+        let operations = self.operations();
         tokio::task::spawn_blocking(move || {
             let newer = match Config::load(&sources) {
                 Ok(newer) => newer,
@@ -313,7 +317,8 @@ impl Launcher {
                 }
             };
             apply(&config, &newer, &apps, log.as_ref());
-            guard.set(Tokens::of(&newer.admin));
+            operations.guard().set(Tokens::of(&newer.admin));
+            operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
             for app in apps.iter().filter(|app| app.hears_of_reloads()) {
                 app.runtime().block_on(app.tell_reload(&shared));

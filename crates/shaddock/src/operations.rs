@@ -8,7 +8,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{admin::Guard, app::AppHandle, logging::LogHandle};
+use crate::{
+    admin::Guard, app::AppHandle, config::Config, logging::LogHandle, series::SeriesOfAll,
+};
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -47,6 +49,10 @@ struct Inner {
     apps: RwLock<Vec<AppHandle>>,
     log: OnceLock<LogHandle>,
     guard: Guard,
+    /// The last minutes in numbers.
+    series: SeriesOfAll,
+    /// The configuration at the start, and the newest.
+    config: RwLock<Option<(Config, Config)>>,
 }
 
 impl Default for Operations {
@@ -59,6 +65,8 @@ impl Default for Operations {
             apps: RwLock::default(),
             log: OnceLock::new(),
             guard: Guard::default(),
+            series: SeriesOfAll::default(),
+            config: RwLock::default(),
         }))
     }
 }
@@ -147,6 +155,35 @@ impl Operations {
     /// Who may call the admin server of the process.
     pub(crate) fn guard(&self) -> &Guard {
         &self.0.guard
+    }
+
+    /// Samples of the process, as long as [`keep_samples`](Self::keep_samples) runs.
+    pub(crate) fn series(&self) -> &SeriesOfAll {
+        &self.0.series
+    }
+
+    /// Takes samples until it is dropped; where several do, one at a time.
+    pub(crate) async fn keep_samples(&self) {
+        self.0.series.keep(|| self.apps()).await;
+    }
+
+    /// The configuration that is in force, for operators to read. The first one is that of the start.
+    pub(crate) fn set_config(&self, newest: &Config) {
+        let mut config = self
+            .0
+            .config
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &mut *config {
+            Some((_, known)) => newest.clone_into(known),
+            none => *none = Some((newest.clone(), newest.clone())),
+        }
+    }
+
+    /// The configuration at the start, and the newest; `None` where no [`Launcher`](crate::launch::Launcher) runs the process.
+    pub(crate) fn config(&self) -> Option<(Config, Config)> {
+        let config = self.0.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {

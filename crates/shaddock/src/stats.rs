@@ -74,6 +74,8 @@ pub struct AppStats {
     pub lost_events: Counter,
     /// Requests of clients that went to other servers.
     pub(crate) forwards: Calls,
+    /// Requests of clients that went to backends over HTTP.
+    pub(crate) asked: Calls,
     /// Calls of other servers' remotes.
     pub(crate) rpcs: Calls,
     /// Handlers at work now whose client has left.

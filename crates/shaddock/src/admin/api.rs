@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
@@ -15,6 +15,7 @@ use super::{
     audit::Line,
     error::ApiError,
     openapi,
+    tokens::{Caller, Scope},
     trail::Trail,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
@@ -25,7 +26,7 @@ use crate::{
     app::AppHandle,
     metrics::{self, Walk},
     operations::Operations,
-    operators::{Filter, Kick, Who, parse_sid},
+    operators::{Filter, Kick, Predicate, Who, parse_sid},
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -83,10 +84,15 @@ pub(super) fn read_query(
 ) -> Result<SessionQuery, ApiError> {
     let Query(query) = query.map_err(|error| {
         ApiError::bad_request(format!(
-            "{}; known are uid, address, frontend, transport, limit, after",
+            "{}; known are where, uid, address, frontend, transport, client, version, platform, limit, after",
             error.body_text()
         ))
     })?;
+    if let Some(text) = &query.predicate {
+        Predicate::parse(text).map_err(|error| {
+            ApiError::bad_request(format!("`where`, {error}")).at_column(error.column)
+        })?;
+    }
     Ok(query)
 }
 
@@ -95,12 +101,14 @@ pub(super) async fn session(
     Path(sid): Path<String>,
 ) -> Answer<SessionInfo> {
     let sid = parse_sid(&sid).map_err(ApiError::bad_request)?;
-    let found = services(&operations)
+    let services = services(&operations);
+    let mut found = services
         .iter()
-        .find_map(|service| service.get(sid));
-    let session =
-        found.ok_or_else(|| ApiError::not_found(format!("no session {sid} in this process")))?;
-    Ok(Json(SessionInfo::with_settings(&session)))
+        .filter_map(|service| Some(SessionInfo::whole(service, &service.get(sid)?)));
+    let session = found.next();
+    session
+        .map(Json)
+        .ok_or_else(|| ApiError::not_found(format!("no session {sid} in this process")))
 }
 
 pub(super) async fn kick(
@@ -307,6 +315,30 @@ pub(super) async fn drain(
 
 pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(openapi::list())
+}
+
+/// Who asks, for programs that show only what may be done.
+#[derive(serde::Serialize)]
+pub(super) struct WhoAmI {
+    scope: Scope,
+    /// As in the audit log.
+    name: String,
+    version: &'static str,
+    /// The servers of this process.
+    servers: Vec<String>,
+}
+
+pub(super) async fn whoami(
+    State(operations): State<Operations>,
+    Extension(caller): Extension<Caller>,
+) -> Json<WhoAmI> {
+    let apps = operations.apps();
+    Json(WhoAmI {
+        scope: caller.scope,
+        name: caller.name,
+        version: env!("CARGO_PKG_VERSION"),
+        servers: apps.iter().map(|app| app.id().to_owned()).collect(),
+    })
 }
 
 pub(super) async fn openapi() -> Json<Value> {

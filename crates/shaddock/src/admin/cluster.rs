@@ -28,13 +28,13 @@ type Answer<T> = Result<Json<T>, ApiError>;
 
 /// What a request needs to see the cluster.
 #[derive(Clone)]
-struct Seen {
-    operations: Operations,
-    config: ViewConfig,
+pub(super) struct Seen {
+    pub(super) operations: Operations,
+    pub(super) config: ViewConfig,
 }
 
 impl Seen {
-    fn view(&self) -> Result<ClusterView, ApiError> {
+    pub(super) fn view(&self) -> Result<ClusterView, ApiError> {
         ClusterView::of(&self.operations.apps(), self.config.clone()).ok_or_else(|| {
             let message = "no server of this process has joined the others yet, or all have left";
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)

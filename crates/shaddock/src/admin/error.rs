@@ -13,6 +13,7 @@ pub(crate) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    column: Option<usize>,
 }
 
 /// The JSON of an error.
@@ -31,6 +32,9 @@ pub struct ErrorInfo {
     pub code: String,
     /// For people: what is wrong and what to do.
     pub message: String,
+    /// Where in a predicate: of the first character, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
 }
 
 impl ApiError {
@@ -39,7 +43,14 @@ impl ApiError {
             status,
             code,
             message: message.into(),
+            column: None,
         }
+    }
+
+    /// Says where in a predicate.
+    pub(super) const fn at_column(mut self, column: usize) -> Self {
+        self.column = Some(column);
+        self
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -54,6 +65,7 @@ impl ApiError {
         ErrorInfo {
             code: self.code.to_owned(),
             message: self.message,
+            column: self.column,
         }
     }
 

@@ -5,11 +5,12 @@
 //! | `GET /healthz` | 200 while the process lives |
 //! | `GET /readyz` | 200 while clients are let in, 503 while it starts or drains |
 //! | `GET /metrics` | [metrics](crate::metrics) |
-//! | `GET /api/sessions?uid=&address=&frontend=&transport=&limit=&after=` | [`SessionPage`], by ascending id |
+//! | `GET /api/sessions?where=&uid=&address=&frontend=&transport=&limit=&after=` | [`SessionPage`], by ascending id |
 //! | `GET /api/sessions/{sid}` | [`SessionInfo`] with settings |
 //! | `POST /api/kick` with [`KickRequest`] | [`KickReport`] |
 //! | `GET /api/servers` | [`ServerList`] |
 //! | `GET /api/stats` | [`Stats`] |
+//! | `GET /api/whoami` | what the caller's token allows |
 //! | `POST /api/drain` with `{}` | 202; the process drains and ends |
 //! | `/api/app/{server}/{path}` | what the application does there ([`App::admin_route`](crate::App::admin_route)) |
 //!
@@ -19,6 +20,10 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /api/cluster/servers`, `/api/cluster/servers/{id}` | [`ServerOverview`](crate::operators::ServerOverview), [`ServerStatus`](crate::operators::ServerStatus) |
+//! | `GET /api/cluster/servers/{id}/work`, `/config` | [`ServerWork`](crate::operators::ServerWork), [`EffectiveKey`](crate::operators::EffectiveKey)s |
+//! | `GET /api/cluster/load?after_ms=` | [`LoadReport`](crate::operators::LoadReport): the last ten minutes |
+//! | `GET /api/cluster/events?..` | [`EventPage`](crate::operators::EventPage): what happened to sessions lately |
+//! | `GET /api/cluster/audiences?..`, `/members?key=` | [`AudiencePage`](crate::operators::AudiencePage), [`MemberPage`](crate::operators::MemberPage) |
 //! | `GET /api/cluster/sessions?..`, `/api/cluster/sessions/{sid}` | [`SessionOverview`](crate::operators::SessionOverview), [`SessionInfo`] |
 //! | `POST /api/cluster/kick` with [`KickRequest`] | [`KickOutcome`](crate::operators::KickOutcome) |
 //! | `POST /api/cluster/call` with [`CallRequest`] | [`CallAnswer`]: pushes, kicks, settings, binds and topics |
@@ -36,6 +41,7 @@ mod commands;
 mod error;
 mod guard;
 mod jobs;
+mod look;
 mod once;
 mod openapi;
 mod own;
@@ -151,8 +157,10 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
             get(own::serve).post(own::serve),
         )
         .route("/api/openapi.json", get(api::openapi))
+        .route("/api/whoami", get(api::whoami))
         .merge(commands)
         .merge(cluster::routes(settings.view_config(), operations.clone()))
+        .merge(look::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
         .layer(Extension(audit))
         .layer(middleware::from_fn_with_state(guarded, guard))
@@ -168,6 +176,7 @@ pub struct Admin {
     listener: TcpListener,
     router: Router,
     limits: HttpLimits,
+    operations: Operations,
 }
 
 impl Admin {
@@ -195,8 +204,9 @@ impl Admin {
         Ok(Self {
             address,
             listener,
-            router: router(operations, settings, audit),
+            router: router(operations.clone(), settings, audit),
             limits: settings.http_limits(),
+            operations,
         })
     }
 
@@ -207,6 +217,10 @@ impl Admin {
 
     /// Answers requests until `stop` is done.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) {
-        http::serve(self.listener, self.router, self.limits, stop).await;
+        let samples = self.operations;
+        tokio::select! {
+            () = http::serve(self.listener, self.router, self.limits, stop) => {}
+            () = samples.keep_samples() => {}
+        }
     }
 }

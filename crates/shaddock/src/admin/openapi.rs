@@ -13,6 +13,7 @@ use super::{
     },
     error::{ErrorBody, ErrorInfo},
     jobs::JobStatus,
+    look,
     tokens::Scope,
 };
 use crate::operators::{Unanswered, WhyUnanswered};
@@ -107,6 +108,40 @@ pub(super) const ROUTES: &[Route] = &[
         "Kicks a user, a session or an address",
     ),
     post("/api/cluster/drain", "Any", "Any", 202, "Drains one server"),
+    get(
+        "/api/cluster/servers/{id}/work",
+        "ServerWork",
+        "What one server does, route by route",
+    ),
+    get(
+        "/api/cluster/servers/{id}/config",
+        "Any",
+        "The configuration of one server, without secrets",
+    ),
+    get(
+        "/api/cluster/load",
+        "LoadReport",
+        "The last ten minutes of all servers",
+    ),
+    get(
+        "/api/cluster/events",
+        "EventPage",
+        "What happened to sessions lately",
+    ),
+    get(
+        "/api/cluster/audiences",
+        "AudiencePage",
+        "Channels and topics that have members",
+    ),
+    get(
+        "/api/cluster/audiences/members",
+        "MemberPage",
+        "Who is in a channel or topic",
+    ),
+    Route {
+        scope: None,
+        ..get("/api/whoami", "Any", "What the token allows")
+    },
     get("/api/sessions", "Any", "Sessions of this process"),
     get("/api/sessions/{sid}", "Any", "One session of this process"),
     post(
@@ -154,7 +189,7 @@ fn is_at(of_table: &str, path: &str) -> bool {
 
 /// The paths, for one that there is not.
 pub(super) fn list() -> String {
-    let mut text = "there are GET /healthz, GET /readyz".to_owned();
+    let mut text = "there are GET /healthz, GET /readyz, GET /console/ (for people)".to_owned();
     for route in ROUTES {
         // Writing to a String does not fail.
         let _ = write!(text, ", {} {}", route.method, route.path);
@@ -186,6 +221,29 @@ pub(super) fn document() -> Value {
     })
 }
 
+/// What may stand in the query.
+fn queries(path: &str) -> &'static [&'static str] {
+    match path {
+        "/api/sessions" | "/api/cluster/sessions" => &[
+            "where",
+            "uid",
+            "address",
+            "frontend",
+            "transport",
+            "client",
+            "version",
+            "platform",
+            "limit",
+            "after",
+        ],
+        "/api/cluster/load" => &["after_ms"],
+        "/api/cluster/events" => &["sid", "uid", "address", "event", "reason", "limit"],
+        "/api/cluster/audiences" => &["kind", "name", "limit", "after"],
+        "/api/cluster/audiences/members" => &["key", "limit", "after"],
+        _ => &[],
+    }
+}
+
 fn operation(route: &Route) -> Value {
     let reference = |name: &str| match name {
         "Any" => json!({"type": "object"}),
@@ -200,14 +258,21 @@ fn operation(route: &Route) -> Value {
     };
     let words = route.path.split(['/', '.']).filter(|word| !word.is_empty());
     let words: Vec<&str> = words.map(|word| word.trim_matches(['{', '}'])).collect();
-    let scope = route.scope.map_or("the command's", Scope::name);
+    let is_call = route.body == Some("CallRequest");
+    let any = if is_call { "the command's" } else { "any" };
+    let scope = route.scope.map_or(any, Scope::name);
     let mut parameters: Vec<Value> = route
         .path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect();
-    if route.scope.is_none() {
+    for name in queries(route.path) {
+        parameters.push(
+            json!({"name": name, "in": "query", "required": *name == "key", "schema": {"type": "string"}}),
+        );
+    }
+    if is_call {
         parameters.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "1 to 255 visible ASCII characters: a request that is repeated within ten minutes is answered as the first time and not carried out again",
@@ -258,7 +323,8 @@ fn schemas() -> Value {
             command("leave", "TopicCommand"),
         ]},
     });
-    for (name, required, example) in commands().into_iter().chain(answers()) {
+    let shown = look::examples();
+    for (name, required, example) in commands().into_iter().chain(answers()).chain(shown) {
         let mut schema = schema_of(&example);
         if !required.is_empty() {
             schema["required"] = json!(required);
@@ -283,21 +349,30 @@ fn schemas() -> Value {
         ("CallRequest", "commands", "Command"),
         ("CallAnswer", "results", "CommandResult"),
         ("CommandOutcome", "unanswered", "Unanswered"),
+        ("LoadReport", "unanswered", "Unanswered"),
+        ("EventPage", "unanswered", "Unanswered"),
+        ("AudiencePage", "unanswered", "Unanswered"),
+        ("MemberPage", "unanswered", "Unanswered"),
     ] {
         schemas[name]["properties"][member]["items"] = reference(to);
     }
     // Free values and names.
     schemas["PushCommand"]["properties"]["body"] = json!({"description": "Any JSON but null."});
     schemas["SetCommand"]["properties"]["values"] = json!({"type": "object"});
-    schemas["CommandOutcome"]["properties"]["by_frontend"] =
-        json!({"type": "object", "additionalProperties": {"type": "integer"}});
+    let counts = json!({"type": "object", "additionalProperties": {"type": "integer"}});
+    schemas["CommandOutcome"]["properties"]["by_frontend"] = counts.clone();
+    for name in ["refused", "closed", "dropped"] {
+        schemas["ServerWork"]["properties"][name] = counts.clone();
+    }
+    schemas["AudiencePage"]["properties"]["audiences"]["items"]["properties"]["by_frontend"] =
+        counts;
     schemas
 }
 
 /// A type's name, the members that it must have, and one of it with all that it can have: so a new member is in the document or does not compile.
-type Example = (&'static str, &'static [&'static str], Value);
+pub(super) type Example = (&'static str, &'static [&'static str], Value);
 
-fn value(of: &impl Serialize) -> Value {
+pub(super) fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).unwrap_or_default()
 }
 
@@ -380,6 +455,7 @@ fn answers() -> Vec<Example> {
     let info = || ErrorInfo {
         code: text(),
         message: text(),
+        column: Some(1),
     };
     let unanswered = || Unanswered {
         server: text(),

@@ -194,6 +194,7 @@ fn failed(error: &HandlerError) -> Response {
         error: ErrorInfo {
             code: error.code().to_owned(),
             message: error.message().to_owned(),
+            column: None,
         },
     };
     (status, Json(body)).into_response()

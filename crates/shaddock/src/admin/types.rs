@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shaddock_core::{ClientClaims, Session, SessionState};
+use shaddock_core::{ClientClaims, Session, SessionService, SessionState};
 
-use crate::operations::Phase;
+use crate::{operations::Phase, operators::AudienceName};
 
 /// One session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,12 +44,15 @@ pub struct SessionInfo {
     /// Milliseconds since its connection was lost; only of a suspended session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_ms: Option<u64>,
-    /// Messages that are kept for the client; only of a suspended session.
+    /// Messages that are kept for the client: of a suspended session, and where one session is asked for that can outlive its connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_messages: Option<u64>,
     /// Bytes of those messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_bytes: Option<u64>,
+    /// Channels and topics that its user is in on this frontend; only where one session is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<AudienceName>>,
     /// Its settings; only where one session is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Map<String, Value>>,
@@ -85,18 +88,26 @@ impl SessionInfo {
             suspended_ms: suspended.map(|it| now.0.saturating_sub(it.since.0)),
             kept_messages: suspended.map(|it| it.kept_messages as u64),
             kept_bytes: suspended.map(|it| it.kept_bytes as u64),
+            audiences: None,
             settings: None,
         }
     }
 
-    pub(crate) fn with_settings(session: &Arc<Session>) -> Self {
+    /// With all that is known of it.
+    pub(crate) fn whole(service: &SessionService, session: &Arc<Session>) -> Self {
         let settings = session.settings();
         let map = settings
             .iter()
             .map(|(key, value)| (key.to_owned(), value.clone()))
             .collect();
+        let uid = session.uid();
+        let audiences = uid.map(|uid| AudienceName::all_of(service, uid.as_str()));
+        let kept = session.kept();
         Self {
             settings: Some(map),
+            audiences: Some(audiences.unwrap_or_default()),
+            kept_messages: kept.map(|(messages, _)| messages as u64),
+            kept_bytes: kept.map(|(_, bytes)| bytes as u64),
             ..Self::of(session)
         }
     }
@@ -120,6 +131,9 @@ pub struct SessionPage {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SessionQuery {
+    /// Of which this is true, such as `client.version < 1.4 and not uid = null`.
+    #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
     /// Of this user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,

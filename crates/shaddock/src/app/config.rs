@@ -27,6 +27,9 @@ pub struct AppConfig {
     /// Events of one session that wait for the app's listeners. Default 64. Above it a user who was bound and unbound again meanwhile is not
     /// told of, and both events are counted; who is bound in the end is told, and so is the close.
     pub max_waiting_events: usize,
+    /// What happened to sessions of a frontend lately (binds, unbinds, lost connections, returns, closes) and is kept for operators. Default
+    /// 4,096. Above it the oldest is forgotten; 0 keeps nothing.
+    pub kept_events: usize,
     /// How long one event listener may take. Default 30 s; then it is dropped at its next `.await`, and the session's next event comes.
     pub event_timeout: Duration,
     /// How long a handshake hook may take. Default 10 s; then the client is refused.
@@ -48,6 +51,7 @@ impl Default for AppConfig {
             max_concurrent: 10_000,
             max_tasks: 10_000,
             max_waiting_events: 64,
+            kept_events: 4096,
             event_timeout: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(10),
             handshake_bytes: 1024,

@@ -33,6 +33,7 @@ use crate::{
     frontend::AppFrontend,
     guarded::{Guarded, Part, guard},
     handler::{BoxFuture, HandlerTable},
+    history::History,
     metrics::Metrics,
     resume::{ResumePolicy, Returns, relay::Relays},
     session::{BackendSessions, Expiries},
@@ -97,6 +98,8 @@ pub(crate) struct AppInner {
     pub(super) resume: ResumePolicy,
     pub(super) returns: Returns,
     pub(super) relays: Relays,
+    /// What happened to sessions lately.
+    pub(super) history: History,
 }
 
 /// # Who it is
@@ -510,6 +513,10 @@ impl AppHandle {
 
     pub(crate) fn routing(&self) -> &Routing {
         &self.0.routing
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.0.history
     }
 
     pub(crate) fn resume_policy(&self) -> &ResumePolicy {

@@ -152,6 +152,7 @@ impl Config {
             max_concurrent: handlers.max_concurrent,
             max_tasks: handlers.max_tasks,
             max_waiting_events: handlers.max_waiting_events,
+            kept_events: self.admin.kept_events,
             event_timeout: handlers.event_timeout.0,
             handshake_timeout: handlers.handshake_timeout.0,
             handshake_bytes: self.session.handshake_bytes.0,

@@ -17,6 +17,7 @@ mod app;
 mod backends;
 mod check;
 mod convert;
+mod effective;
 mod error;
 mod nearest;
 mod print;
@@ -40,6 +41,7 @@ use self::{
     source::{Entry, Given},
 };
 pub use self::{
+    effective::EffectiveKey,
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{

@@ -97,7 +97,7 @@ impl Config {
 }
 
 /// Lines of a doc comment as one paragraph.
-fn text(lines: &[&str]) -> String {
+pub(super) fn text(lines: &[&str]) -> String {
     lines
         .iter()
         .map(|line| line.trim())

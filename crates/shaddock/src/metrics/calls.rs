@@ -65,6 +65,12 @@ impl Calls {
         }
     }
 
+    /// A call that began then has ended in a way that this does not count.
+    pub(crate) fn ended(&self, began: Instant) {
+        self.times
+            .record(clock::latest().saturating_duration_since(began));
+    }
+
     /// How long they took.
     pub(crate) const fn times(&self) -> &Histogram {
         &self.times

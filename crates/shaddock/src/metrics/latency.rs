@@ -37,6 +37,28 @@ const BOUNDS: [u64; 15] = [
     10_000_000_000,
 ];
 
+/// The upper bounds of the buckets in microseconds.
+pub(crate) fn bounds_us() -> Vec<u64> {
+    BOUNDS.iter().map(|nanos| nanos / 1000).collect()
+}
+
+/// How long the requests of an app have taken since the start, wherever they were served: its own handlers, other servers, backends over HTTP.
+/// How many were within each of [`bounds_us`], and in the end how many took longer.
+pub(crate) fn answer_times(app: &AppHandle) -> Vec<u64> {
+    let mut sums = vec![0; BOUNDS.len() + 1];
+    let mut add = |histogram: &Histogram| {
+        for (sum, n) in sums.iter_mut().zip(histogram.counts()) {
+            *sum += n;
+        }
+    };
+    if let Some(latencies) = app.get::<Latencies>() {
+        latencies.read(app).iter().for_each(|(_, times)| add(times));
+    }
+    add(app.stats().forwards.times());
+    add(app.stats().asked.times());
+    sums
+}
+
 /// Times of one route. Counters are spread over cache lines, so that threads do not wait for each other.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
@@ -76,6 +98,11 @@ impl Histogram {
         buckets.push((f64::INFINITY, self.beyond.get()));
         let count = buckets.iter().map(|(_, n)| n).sum();
         (seconds(self.nanos.get()), count, buckets)
+    }
+
+    /// How many were within each of [`bounds_us`], and in the end how many took longer.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().chain([&self.beyond]).map(Counter::get)
     }
 
     /// Requests that were answered with an error.

@@ -21,9 +21,11 @@ use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
 pub(crate) use self::calls::Calls;
-pub(crate) use self::latency::{Latencies, LatencyFilter, Times};
+pub(crate) use self::latency::{
+    Histogram, Latencies, LatencyFilter, Times, answer_times, bounds_us,
+};
+use self::own::Own;
 pub use self::own::{Gauge, Metrics};
-use self::{latency::Histogram, own::Own};
 pub use crate::stats::Counter;
 use crate::{
     app::AppHandle,

@@ -28,6 +28,23 @@ pub(crate) fn read() -> Option<ProcessStats> {
     })
 }
 
+/// What is read often. Counting descriptors takes long where there are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) resident_bytes: u64,
+    pub(crate) cpu_ms: u64,
+}
+
+/// Memory and processor time of this process now.
+pub(crate) fn usage() -> Option<Usage> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    Some(Usage {
+        resident_bytes: memory(&status, "VmRSS:")?,
+        cpu_ms: ticks(&stat)? * 10,
+    })
+}
+
 fn memory(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -53,10 +70,16 @@ fn booted(stat: &str) -> Option<f64> {
 }
 
 fn cpu(stat: &str) -> Option<f64> {
+    let ticks = u32::try_from(ticks(stat)?).ok()?;
+    Some(f64::from(ticks) / TICKS_PER_SECOND)
+}
+
+/// Processor time of programs and kernel, in hundredths of a second.
+fn ticks(stat: &str) -> Option<u64> {
     let mut fields = fields(stat)?.skip(11);
-    let user: u32 = fields.next()?.parse().ok()?;
-    let system: u32 = fields.next()?.parse().ok()?;
-    Some((f64::from(user) + f64::from(system)) / TICKS_PER_SECOND)
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use shaddock_cluster::ServerInfo;
 
 use super::{
+    AudienceQuery, EventQuery, MemberQuery,
     order::{Find, Order},
     types::ServerState,
 };
@@ -23,6 +24,18 @@ pub(crate) enum Ask {
     Session(String),
     /// [`KickReport`](crate::admin::KickReport) of this server.
     Kick(KickRequest),
+    /// [`EventPage`](super::EventPage) of this server.
+    Events(EventQuery),
+    /// [`AudiencesHere`](super::audiences::AudiencesHere).
+    Audiences(AudienceQuery),
+    /// [`MembersHere`](super::audiences::MembersHere).
+    Members(MemberQuery),
+    /// [`Series`](super::Series) of this server after that time.
+    Load(u64),
+    /// [`ServerWork`](super::ServerWork).
+    Work,
+    /// The [keys](super::EffectiveKey) of its configuration.
+    Config,
     /// [`Found`](super::order::Found) of this server.
     Find(Find),
     /// [`Obeyed`](super::order::Obeyed) of this server.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use shaddock_core::{Session, SessionService, Sid, TransportKind};
 use shaddock_net::{Network, NetworkError, canonical};
 
+use super::predicate::Predicate;
 use crate::admin::{SessionInfo, SessionPage, SessionQuery};
 
 /// Sessions of one page, if the caller does not say.
@@ -63,6 +64,7 @@ impl AddressFilter {
 
 /// Which sessions a query is about.
 pub(crate) struct Filter {
+    predicate: Option<Predicate>,
     uid: Option<String>,
     address: Option<AddressFilter>,
     frontend: Option<String>,
@@ -76,7 +78,11 @@ pub(crate) struct Filter {
 impl Filter {
     /// The text of an error says what is wrong with the query.
     pub(crate) fn new(query: &SessionQuery) -> Result<Self, String> {
+        let predicate = query.predicate.as_deref().map(Predicate::parse);
         Ok(Self {
+            predicate: predicate
+                .transpose()
+                .map_err(|error| format!("`where`, {error}"))?,
             uid: query.uid.clone(),
             address: query
                 .address
@@ -113,6 +119,10 @@ impl Filter {
                 .is_none_or(|uid| session.uid().is_some_and(|own| own.as_str() == uid))
             && self.address.is_none_or(|address| address.matches(session))
             && self.is_client(session)
+            && self
+                .predicate
+                .as_ref()
+                .is_none_or(|predicate| predicate.matches(session))
     }
 
     fn is_client(&self, session: &Session) -> bool {

@@ -9,6 +9,8 @@
 //! ([`ClusterView::join`]) and has the same one.
 
 mod ask;
+mod audiences;
+mod events;
 mod filter;
 mod join;
 mod merge;
@@ -19,21 +21,29 @@ mod report;
 mod serve;
 mod types;
 mod view;
+mod work;
 
 use shaddock_cluster::ServerInfo;
 
-pub(crate) use self::{
-    filter::{Filter, parse_sid},
-    order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
-    serve::{Kick, Who},
-};
 pub use self::{
+    audiences::{
+        AudienceInfo, AudienceName, AudiencePage, AudienceQuery, Member, MemberPage, MemberQuery,
+    },
+    events::{EventPage, EventQuery, SessionRecord},
     types::{
         DrainRequest, DrainStarted, KickOutcome, ServerOverview, ServerState, ServerStatus,
         SessionOverview, Unanswered, WhyUnanswered,
     },
     view::{ClusterView, OperatorError, ViewConfig},
+    work::{LoadReport, RouteWork, ServerLoad, ServerWork},
 };
+pub(crate) use self::{
+    filter::{Filter, parse_sid},
+    order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
+    predicate::Predicate,
+    serve::{Kick, Who},
+};
+pub use crate::{config::EffectiveKey, series::Series};
 
 /// Handler and method of the reserved remote.
 pub(crate) const OPERATE: &str = "shaddock.operate";

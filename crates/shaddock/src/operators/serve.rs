@@ -117,8 +117,10 @@ impl AppHandle {
             }
             Ask::Session(sid) => {
                 let sid = parse_sid(&sid).map_err(bad_request)?;
-                let found = self.session_service().and_then(|service| service.get(sid));
-                json(&found.map(|session| SessionInfo::with_settings(&session)))
+                let whole = |service: &SessionService| {
+                    Some(SessionInfo::whole(service, &service.get(sid)?))
+                };
+                json(&self.session_service().and_then(whole))
             }
             Ask::Kick(request) => {
                 let kick = Kick::new(&request).map_err(bad_request)?;
@@ -128,14 +130,37 @@ impl AppHandle {
                     kicked: kicked.await?,
                 })
             }
+            Ask::Events(query) => json(&self.recent_events(&query).map_err(bad_request)?),
+            Ask::Audiences(query) => {
+                let here = self.look_at(move |service| query.here(service)).await?;
+                json(&here)
+            }
+            Ask::Members(query) => {
+                let here = self.look_at(move |service| query.here(service)).await?;
+                json(&here)
+            }
+            Ask::Load(after_ms) => json(&self.load(after_ms)),
+            Ask::Work => json(&self.work()),
+            Ask::Config => json(&self.effective_config()?),
             Ask::Find(find) => json(&self.find(find).await?),
             Ask::Do(order) => json(&self.obey(order).await?),
             Ask::Drain(whole_process) => json(&self.begin_drain(whole_process)?),
         }
     }
 
+    /// Looks at all sessions, or all channels and topics, where that holds up nobody. A server without sessions has nothing of it.
+    async fn look_at<T: Default + Send + 'static>(
+        &self,
+        look: impl FnOnce(&SessionService) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, RemoteError> {
+        match self.session_service().cloned() {
+            Some(service) => aside(move || look(&service)).await?.map_err(bad_request),
+            None => Ok(T::default()),
+        }
+    }
+
     /// The process, if a launcher manages it.
-    fn operations(&self) -> Option<Operations> {
+    pub(super) fn operations(&self) -> Option<Operations> {
         self.get::<WeakOperations>()?.upgrade()
     }
 

@@ -114,6 +114,10 @@ impl Target {
         self.info.id == *id
     }
 
+    pub(super) fn is_frontend(&self) -> bool {
+        self.info.frontend
+    }
+
     /// Whether it may have made sids of this node.
     pub(super) fn may_hold(&self, node: u16) -> bool {
         self.info.may_be_node(node)
@@ -281,7 +285,7 @@ impl ClusterView {
         }
     }
 
-    fn no_server(&self, id: &str) -> OperatorError {
+    pub(super) fn no_server(&self, id: &str) -> OperatorError {
         let known: Vec<_> = self
             .targets()
             .iter()
@@ -294,7 +298,7 @@ impl ClusterView {
     }
 
     /// All servers that are known, by type and id.
-    fn targets(&self) -> Vec<Target> {
+    pub(super) fn targets(&self) -> Vec<Target> {
         let mut targets = BTreeMap::new();
         let mut add = |info: &Arc<ServerInfo>, listed| {
             let key = (Arc::clone(&info.server_type), info.id.clone());
@@ -323,7 +327,7 @@ impl ClusterView {
         targets.into_values().collect()
     }
 
-    fn target(&self, id: &str) -> Option<Target> {
+    pub(super) fn target(&self, id: &str) -> Option<Target> {
         let mut targets = self.targets().into_iter();
         targets.find(|target| target.info.id == *id)
     }
@@ -335,7 +339,7 @@ impl ClusterView {
     }
 
     /// Frontends that may have made sids of this node.
-    fn holders(&self, node: u16) -> Vec<Target> {
+    pub(super) fn holders(&self, node: u16) -> Vec<Target> {
         let mut targets = self.frontends();
         targets.retain(|target| target.may_hold(node));
         targets

@@ -15,6 +15,7 @@ use super::{FrontendSession, SessionView, view::raw};
 use crate::{
     app::{AppHandle, AppInner},
     handler::BoxFuture,
+    history::Entry,
 };
 
 /// A listener of the application.
@@ -34,6 +35,19 @@ pub enum EventKind {
     Resumed,
     /// The session is closed.
     Closed,
+}
+
+impl EventKind {
+    /// `bound`, `unbound`, `suspended`, `resumed` or `closed`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Unbound => "unbound",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// Something that happened to a session of this frontend.
@@ -122,6 +136,18 @@ impl EventHooks {
 }
 
 impl AppHandle {
+    /// For operators.
+    fn keep_event(
+        &self,
+        session: &Arc<Session>,
+        kind: EventKind,
+        uid: Option<Uid>,
+        reason: Option<CloseReason>,
+    ) {
+        self.history()
+            .note(session.id(), || Entry::of(session, kind, uid, reason));
+    }
+
     fn emit(
         &self,
         session: &Arc<Session>,
@@ -254,6 +280,7 @@ impl FrontendEvents {
 impl SessionEvents for FrontendEvents {
     fn bound(&self, session: &Arc<Session>, uid: &Uid) {
         let Some(app) = self.app() else { return };
+        app.keep_event(session, EventKind::Bound, Some(uid.clone()), None);
         app.log_in(session, uid);
         if let Ok(membership) = app.membership() {
             membership.publish_event(ClusterEvent::Bound(app.export(session)));
@@ -263,6 +290,7 @@ impl SessionEvents for FrontendEvents {
 
     fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
         let Some(app) = self.app() else { return };
+        app.keep_event(session, EventKind::Unbound, Some(uid.clone()), None);
         app.log_out(session, uid);
         let user: Arc<str> = Arc::clone(uid.shared());
         if let Ok(membership) = app.membership() {
@@ -280,6 +308,7 @@ impl SessionEvents for FrontendEvents {
 
     fn suspended(&self, session: &Arc<Session>) {
         let Some(app) = self.app() else { return };
+        app.keep_event(session, EventKind::Suspended, session.uid(), None);
         if let Ok(membership) = app.membership() {
             membership.publish_event(ClusterEvent::Suspended(app.export(session)));
         }
@@ -288,6 +317,7 @@ impl SessionEvents for FrontendEvents {
 
     fn resumed(&self, session: &Arc<Session>) {
         let Some(app) = self.app() else { return };
+        app.keep_event(session, EventKind::Resumed, session.uid(), None);
         if let Ok(membership) = app.membership() {
             membership.publish_event(ClusterEvent::Resumed(app.export(session)));
         }
@@ -296,6 +326,12 @@ impl SessionEvents for FrontendEvents {
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
         let Some(app) = self.app() else { return };
+        app.keep_event(
+            session,
+            EventKind::Closed,
+            session.uid(),
+            Some(reason.clone()),
+        );
         app.filters().session_closed(&app, session.id());
         app.expiries().forget(session.id());
         let uid = session.uid();

@@ -1,0 +1,199 @@
+//! What happened to sessions lately, on all frontends.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ask::Ask,
+    filter::{AddressFilter, parse_sid},
+    types::Unanswered,
+    view::{ClusterView, OperatorError, sort},
+};
+use crate::{app::AppHandle, history::Entry};
+
+/// Events of one answer, if the caller does not say.
+const PAGE: usize = 100;
+/// The most that one answer may have.
+const LARGEST_PAGE: usize = 1000;
+const EVENTS: [&str; 5] = ["bound", "unbound", "suspended", "resumed", "closed"];
+
+/// Which events. All conditions that are given must hold.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EventQuery {
+    /// Of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
+    /// Of sessions of this user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Of sessions from this address, address with port, or network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// `bound`, `unbound`, `suspended`, `resumed` or `closed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// Closes for this reason, such as `slow_client`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many at most: 1 to 1000, by default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// Something that happened to a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SessionRecord {
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    /// `bound`, `unbound`, `suspended`, `resumed` or `closed`.
+    pub event: String,
+    /// The session.
+    pub sid: String,
+    /// The server that had it.
+    pub frontend: String,
+    /// Its user then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Where the client came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// Milliseconds since its handshake.
+    pub age_ms: u64,
+    /// Why it was closed: a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The number of that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Why it was closed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// Events, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EventPage {
+    /// The events.
+    pub events: Vec<SessionRecord>,
+    /// Since when none is missing: older ones were forgotten. Absent: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// Frontends whose events are missing here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<Unanswered>,
+}
+
+/// A query that makes sense.
+struct Wanted {
+    sid: Option<shaddock_core::Sid>,
+    uid: Option<String>,
+    address: Option<AddressFilter>,
+    event: Option<String>,
+    reason: Option<String>,
+    limit: usize,
+}
+
+impl Wanted {
+    /// The text of an error says what is wrong with the query.
+    fn new(query: &EventQuery) -> Result<Self, String> {
+        if let Some(event) = &query.event
+            && !EVENTS.contains(&event.as_str())
+        {
+            let known = EVENTS.join(", ");
+            return Err(format!("\"{event}\" is no event; there are {known}"));
+        }
+        let address = query.address.as_deref().map(AddressFilter::parse);
+        Ok(Self {
+            sid: query.sid.as_deref().map(parse_sid).transpose()?,
+            uid: query.uid.clone(),
+            address: address.transpose()?,
+            event: query.event.clone(),
+            reason: query.reason.clone(),
+            limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
+        })
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
+        let has_uid = |uid: &String| entry.uid.as_ref().is_some_and(|own| own.as_str() == uid);
+        let is_from = |filter: &AddressFilter| entry.address.is_some_and(|own| filter.holds(own));
+        let is_for = |reason: &String| {
+            entry
+                .reason
+                .as_ref()
+                .is_some_and(|own| own.name() == reason)
+        };
+        self.uid.as_ref().is_none_or(has_uid)
+            && self.address.as_ref().is_none_or(is_from)
+            && self
+                .event
+                .as_ref()
+                .is_none_or(|event| entry.kind.name() == event)
+            && self.reason.as_ref().is_none_or(is_for)
+    }
+}
+
+impl SessionRecord {
+    fn of(entry: &Entry, frontend: &str) -> Self {
+        let reason = entry.reason.as_ref();
+        Self {
+            time_ms: entry.time_ms,
+            event: entry.kind.name().to_owned(),
+            sid: entry.sid.to_string(),
+            frontend: frontend.to_owned(),
+            uid: entry.uid.as_ref().map(|uid| uid.as_str().to_owned()),
+            address: entry.address,
+            age_ms: entry.age_ms,
+            reason: reason.map(|reason| reason.name().to_owned()),
+            code: reason.map(shaddock_core::CloseReason::code),
+            text: reason.map(ToString::to_string),
+        }
+    }
+}
+
+impl AppHandle {
+    /// Events of this server's sessions. The text of an error says what is wrong with the query.
+    pub(super) fn recent_events(&self, query: &EventQuery) -> Result<EventPage, String> {
+        let wanted = Wanted::new(query)?;
+        let history = self.history();
+        let (entries, since_ms) = history.find(wanted.sid, wanted.limit, |one| wanted.is(one));
+        let record = |entry: &Entry| SessionRecord::of(entry, self.id());
+        Ok(EventPage {
+            events: entries.iter().map(record).collect(),
+            since_ms,
+            unanswered: Vec::new(),
+        })
+    }
+}
+
+impl ClusterView {
+    /// What happened to sessions lately, newest first.
+    ///
+    /// # Errors
+    /// The query makes no sense.
+    pub async fn events(&self, query: &EventQuery) -> Result<EventPage, OperatorError> {
+        let wanted = Wanted::new(query).map_err(OperatorError::BadRequest)?;
+        let targets = match wanted.sid {
+            Some(sid) => self.holders(sid.node()),
+            None => self.frontends(),
+        };
+        let said = self.ask(&targets, &Ask::Events(query.clone())).await;
+        let (answers, unanswered) = sort::<EventPage>(&targets, said);
+        let mut page = EventPage {
+            unanswered,
+            ..EventPage::default()
+        };
+        for (_, part) in answers {
+            page.since_ms = page.since_ms.max(part.since_ms);
+            page.events.extend(part.events);
+        }
+        page.events
+            .sort_by_key(|event| std::cmp::Reverse(event.time_ms));
+        page.events.truncate(wanted.limit);
+        Ok(page)
+    }
+}
