@@ -29,6 +29,8 @@ guides! {
     http_backends_zh: "docs/zh-CN/http-backends.md",
     server_api: "docs/server-api.md",
     server_api_zh: "docs/zh-CN/server-api.md",
+    console: "docs/console.md",
+    console_zh: "docs/zh-CN/console.md",
     testing: "docs/testing.md",
     testing_zh: "docs/zh-CN/testing.md",
     timers: "docs/timers.md",

@@ -101,6 +101,23 @@ fn check_token(tokens: &Tokens, headers: &HeaderMap) -> Result<Caller, ApiError>
         })
 }
 
+/// The middleware of pages that have no data in them: anybody who reaches the address may read them. Without tokens only under a loopback name,
+/// so that a page of a stranger whose name resolves to 127.0.0.1 does not look like ours.
+pub(super) async fn guard_page(
+    State(guard): State<Guard>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Rules { tokens, is_public } = guard.rules();
+    if tokens.is_empty()
+        && !is_public
+        && let Err(error) = check_host(request.headers())
+    {
+        return error.into_response();
+    }
+    next.run(request).await
+}
+
 /// The middleware.
 pub(crate) async fn guard(
     State(guard): State<Guard>,

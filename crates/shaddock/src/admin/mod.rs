@@ -11,6 +11,7 @@
 //! | `GET /api/servers` | [`ServerList`] |
 //! | `GET /api/stats` | [`Stats`] |
 //! | `GET /api/whoami` | what the caller's token allows |
+//! | `GET /console/` | a page for people |
 //! | `POST /api/drain` with `{}` | 202; the process drains and ends |
 //! | `/api/app/{server}/{path}` | what the application does there ([`App::admin_route`](crate::App::admin_route)) |
 //!
@@ -38,6 +39,7 @@ mod api;
 mod audit;
 mod cluster;
 mod commands;
+mod console;
 mod error;
 mod guard;
 mod jobs;
@@ -149,6 +151,11 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
     let open = Router::new()
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz));
+    let console = if settings.console {
+        console::routes(guarded.clone())
+    } else {
+        Router::new()
+    };
     api_routes()
         .route("/metrics", get(api::metrics))
         .route("/api/drain", post(api::drain))
@@ -163,8 +170,9 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
         .merge(look::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
         .layer(Extension(audit))
-        .layer(middleware::from_fn_with_state(guarded, guard))
+        .layer(middleware::from_fn_with_state(guarded.clone(), guard))
         .merge(open)
+        .merge(console)
         .layer(DefaultBodyLimit::max(settings.max_body.0))
         .with_state(operations)
 }

@@ -140,8 +140,10 @@ section! {
         live read_tokens: SecretTexts = SecretTexts::default(), check |list: &SecretTexts| list_of_tokens(list);
         /// File that gets a line of JSON for each command of the server API: who, what, how many, when. If empty, the log gets them.
         restart audit: PathBuf = PathBuf::new();
-        /// What happened to sessions lately (binds, unbinds, lost connections, returns, closes) and is kept for operators, on each frontend.
-        /// Above it the oldest is forgotten. 0: nothing is kept.
+        /// Whether the admin server has the [console](console.md), a page for browsers, under `/console/`.
+        restart console: bool = true;
+        /// Events of sessions (binds, unbinds, lost connections, returns, closes) that each frontend keeps for operators. Above it the oldest
+        /// is dropped. 0: none is kept.
         restart kept_events: usize = 4096, check within(0, 1_000_000);
         /// Bytes of a request's body. Above it the answer is 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
