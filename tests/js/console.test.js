@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, readFile, readdir } from "node:fs/promises";
+import { request } from "node:http";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 import { binary, startDemo, until } from "./demo.js";
@@ -39,13 +40,23 @@ after(async () => {
   assert.equal(await demo.stop(), 0, "SIGTERM ends the demo with 0");
 });
 
+/** An HTTP request on a connection of its own: the server closes connections that are idle, and a request on such a one fails. */
+async function exchange(url, { method = "GET", headers = {}, body } = {}) {
+  const sent = request(url, { method, headers, agent: false });
+  sent.end(body);
+  const [response] = await once(sent, "response");
+  const chunks = [];
+  for await (const chunk of response) chunks.push(chunk);
+  return { status: response.statusCode, text: Buffer.concat(chunks).toString() };
+}
+
 /** The API, as a program asks it. */
 async function api(path, body, server = demo) {
   const headers = { authorization: `Bearer ${OPERATE}`, "content-type": "application/json" };
-  const response = await fetch(`${server.admin}/api/cluster/${path}`, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
-  const answer = await response.json();
-  assert.ok(response.ok, `${path}: ${JSON.stringify(answer)}`);
-  return answer;
+  const more = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const { status, text } = await exchange(`${server.admin}/api/cluster/${path}`, { headers, ...more });
+  assert.ok(status >= 200 && status < 300, `${path}: ${status} ${text}`);
+  return JSON.parse(text);
 }
 
 async function call(...commands) {
@@ -92,8 +103,8 @@ async function open({ path = "/", language = "en", token, server = demo, ...opti
     const isGone = page.mayLose && message.text().includes("net::ERR_");
     if (message.type() === "error" && !isAnswer && !isGone) page.problems.push(message.text());
   });
-  page.on("request", (request) => {
-    if (!request.url().startsWith(`${server.admin}/`)) page.problems.push(`asked ${request.url()}`);
+  page.on("request", (asked) => {
+    if (!asked.url().startsWith(`${server.admin}/`)) page.problems.push(`asked ${asked.url()}`);
   });
   await page.goto(`${server.admin}/console/#${path}`);
   if (token) {
@@ -173,12 +184,8 @@ test("without a token on this machine nothing is asked for", { timeout: 180_000 
   await reads(page, "tbody", "connector-1");
   await close(page);
   // By a stranger's name that resolves to this machine, there is neither page nor data.
-  const stranger = { headers: { host: "evil.example" } };
-  const { request } = await import("node:http");
   for (const path of ["/console/", "/api/whoami"]) {
-    const status = await new Promise((resolve, reject) => {
-      request(`${other.admin}${path}`, stranger, (response) => resolve(response.resume().statusCode)).on("error", reject).end();
-    });
+    const { status } = await exchange(`${other.admin}${path}`, { headers: { host: "evil.example" } });
     assert.equal(status, 403, path);
   }
   assert.equal(await other.stop(), 0);
@@ -210,7 +217,7 @@ test("servers with their load, and plots that move, in both languages", { timeou
   const sessions = page.locator(".plot", { hasText: "Sessions" });
   await sessions.locator("svg").focus();
   await page.keyboard.press("ArrowLeft");
-  await until(async () => /\d\d:\d\d:\d\d/.test(await sessions.locator(".axis").textContent()), "a time under the cursor");
+  await until(async () => /\d\d:\d\d:\d\d/.test(await sessions.locator(".axis").textContent()), "a time under the cursor", PATIENCE);
   await page.keyboard.press("Escape");
   await shot(page, "2-overview");
   await page.click("#language");
@@ -354,9 +361,9 @@ test("the configuration, without its secrets", { timeout: 180_000 }, async () =>
   const whole = await page.content();
   for (const secret of [OPERATE, PUSH, READ]) assert.equal(whole.includes(secret), false, "a secret is on the page");
   await page.check("input[type=checkbox]");
-  await until(async () => (await row(page, "session.single_session").count()) === 0, "defaults to be hidden");
+  await until(async () => (await row(page, "session.single_session").count()) === 0, "defaults to be hidden", PATIENCE);
   await page.fill("main input[type=search]", "drain.spread");
-  await until(async () => (await page.locator("tbody tr").count()) === 1, "the one key");
+  await until(async () => (await page.locator("tbody tr").count()) === 1, "the one key", PATIENCE);
   assert.match(await row(page, "drain.spread").textContent(), /200ms/);
   await shot(page, "10-config");
   await close(page);
@@ -448,9 +455,9 @@ test("many sessions do not slow it", { timeout: 400_000 }, async (context) => {
   await page.goto(`${demo.admin}/console/#/sessions`);
   await page.click("button:has-text('Kick all')");
   await reads(page, "#kick-said", `${MANY.toLocaleString("en-GB")} would be kicked`);
-  await page.fill("dialog input[type=number]", "500");
+  await page.fill("dialog input[type=number]", "100");
   await page.click(`dialog button:has-text('Kick ${MANY.toLocaleString("en-GB")}')`);
-  await reads(page, "#kick-said", " kicked");
+  await reads(page, "#kick-said", /^[1-9][\d,]* of /);
   await page.click("dialog button:has-text('Stop')");
   await reads(page, "#kick-said", "Done:");
   const left = await total();
