@@ -2,7 +2,7 @@
 //!
 //! `cluster_room CONFIG.toml MEMBERS PUSHES`: the file names NATS and etcd in its section `[cluster]`. A client that binds joins the room. When
 //! all members are in, it waits, prints `go`, pushes ten times a second, and prints `pushed` when that is done. With 0 pushes (`scripts/memory bound`)
-//! clients are bound and in no room.
+//! clients are bound and in no room, and each prints `bound`.
 
 use std::{
     error::Error,
@@ -75,6 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 session.bind(Uid::new(login.uid)?).await?;
                 if pushes > 0 {
                     let _ = channels.create("room")?.join(&session).await?;
+                } else {
+                    println!("bound");
                 }
                 if joined.fetch_add(1, Ordering::Relaxed) + 1 == members {
                     tokio::spawn(push(channels, pushes));
