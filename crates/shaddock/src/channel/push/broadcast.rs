@@ -1,0 +1,138 @@
+//! Pushes to all clients of a server type.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use shaddock_cluster::{
+    Delivered as ClusterDelivered, Receivers, RemoteError, RemoteErrorKind, SessionAnswer,
+    SessionOp,
+};
+use shaddock_core::FrontendId;
+
+use super::{Message, Push, Sent, collect};
+use crate::{
+    app::AppHandle,
+    channel::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast},
+    received,
+};
+
+/// Whom a broadcast reaches.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct BroadcastOptions {
+    /// Only sessions that are bound to a user.
+    pub bound_only: bool,
+    /// Given to the [filter](crate::channel::PushConfig::filter) of each frontend, which decides for each session. Without it the filter is not asked.
+    pub filter: Option<Value>,
+}
+
+impl BroadcastOptions {
+    /// To everybody.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// To everybody who is bound to a user.
+    pub fn bound() -> Self {
+        Self {
+            bound_only: true,
+            filter: None,
+        }
+    }
+
+    /// Asks the frontends' filters, with this parameter.
+    #[must_use]
+    pub fn filtered(mut self, parameter: impl Into<Value>) -> Self {
+        self.filter = Some(parameter.into());
+        self
+    }
+}
+
+impl AppHandle {
+    pub(in crate::channel) fn broadcast<T: Serialize + ?Sized>(
+        &self,
+        frontend_type: &str,
+        route: &str,
+        value: &T,
+        options: &BroadcastOptions,
+    ) -> Push {
+        let (message, membership) = match Message::new(route, value)
+            .and_then(|message| Ok((message, self.membership()?)))
+        {
+            Ok(both) => both,
+            Err(error) => return Push::failed(error),
+        };
+        // A frontend that drains has left the list and still has clients.
+        let mut servers = membership.departing();
+        servers.extend(
+            membership
+                .members()
+                .servers_of(frontend_type)
+                .iter()
+                .cloned(),
+        );
+        servers.retain(|server| *server.server_type == *frontend_type);
+        // Either it can be sent to all, or nobody gets it.
+        if servers.iter().any(|server| server.id.as_str() != self.id())
+            && let Err(error) = membership.check_delivery(&message.route, &message.body)
+        {
+            return Push::failed(error.into());
+        }
+        if options.filter.is_some()
+            && serde_json::from_slice::<&serde_json::value::RawValue>(&message.body).is_err()
+        {
+            let text = "a broadcast through the filters of frontends takes JSON only";
+            let kind = RemoteErrorKind::Refused;
+            return Push::failed(
+                RemoteError::of(kind, shaddock_cluster::code::UNKNOWN, text).into(),
+            );
+        }
+        let filtered = options
+            .filter
+            .as_ref()
+            .map(|parameter| FilteredBroadcast::new(&message, options.bound_only, parameter));
+        let sent = servers
+            .iter()
+            .filter(|server| server.frontend)
+            .filter_map(|server| {
+                let answer = match &filtered {
+                    None => membership.deliver(
+                        &server.id,
+                        message.to(Receivers::All {
+                            bound_only: options.bound_only,
+                        }),
+                    ),
+                    Some(broadcast) => {
+                        let op = SessionOp::Custom {
+                            name: BROADCAST.into(),
+                            argument: broadcast.to_json(),
+                        };
+                        let wait = self.config().rpc_timeout.min(membership.push_timeout());
+                        let asked = membership.session_op(&server.id, op, received::for_call(wait));
+                        Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
+                    }
+                };
+                let frontend = FrontendId::new(server.id.as_str()).ok()?;
+                Some(Sent {
+                    frontend,
+                    uids: Vec::new(),
+                    place: None,
+                    answer,
+                })
+            });
+        collect(sent.collect())
+    }
+}
+
+fn filtered_answer(answer: &SessionAnswer) -> ClusterDelivered {
+    let answer = match answer {
+        SessionAnswer::Custom(json) => serde_json::from_slice::<FilteredAnswer>(json).ok(),
+        _ => None,
+    };
+    answer.map_or_else(ClusterDelivered::default, |answer| ClusterDelivered {
+        queued: answer.queued,
+        refused: answer.refused.map(Arc::from),
+        ..ClusterDelivered::default()
+    })
+}

@@ -1,0 +1,117 @@
+//! Pushes to users by name, and to one session.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
+use shaddock_core::{FanOut, FrontendId, Sid, Uid};
+
+use super::{Delivered, Message, Push, Sent, State, collect, outcome::outcome};
+use crate::{app::AppHandle, session::SessionError};
+
+impl AppHandle {
+    /// Sends one message per group.
+    pub(in crate::channel) fn push_to<T: Serialize + ?Sized>(
+        &self,
+        route: &str,
+        value: &T,
+        plan: &FanOut,
+    ) -> Push {
+        let message = match Message::new(route, value) {
+            Ok(message) => message,
+            Err(error) => return Push::failed(error),
+        };
+        let own = |frontend: &FrontendId| frontend.as_str() == self.id() && self.is_frontend();
+        if let [group] = plan.groups()
+            && own(&group.frontend)
+        {
+            // Everybody is here: nobody has to be waited for.
+            let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
+            return self.delivered_here(group.frontend.clone(), here);
+        }
+        let membership = match self.membership() {
+            Ok(membership) => membership,
+            Err(error) => return Push::failed(error.into()),
+        };
+        // Either it can be sent to all, or nobody gets it.
+        if !plan.groups().iter().all(|group| own(&group.frontend))
+            && let Err(error) = membership.check_delivery(&message.route, &message.body)
+        {
+            return Push::failed(error.into());
+        }
+        let sent = plan.groups().iter().map(|group| {
+            let uids: Arc<[Arc<str>]> = group
+                .uids
+                .iter()
+                .map(|uid| Arc::clone(uid.shared()))
+                .collect();
+            let answer: BoxFuture<'static, _> = match ServerId::new(group.frontend.as_str()) {
+                Ok(frontend) => membership.deliver(&frontend, message.to(Receivers::Uids(uids))),
+                Err(_) => Box::pin(std::future::ready(Err(RemoteError::server_not_found()))),
+            };
+            Sent {
+                frontend: group.frontend.clone(),
+                uids: group.uids.clone(),
+                place: None,
+                answer,
+            }
+        });
+        collect(sent.collect())
+    }
+
+    pub(in crate::channel) fn push_to_users<T: Serialize + ?Sized>(
+        &self,
+        frontend_type: &str,
+        route: &str,
+        value: &T,
+        users: &[Uid],
+    ) -> Push {
+        let sent = Message::new(route, value).and_then(|message| {
+            let uids = users.iter().map(|uid| Arc::clone(uid.shared())).collect();
+            Ok(self.membership()?.deliver_to_users(
+                frontend_type,
+                message.route,
+                message.body,
+                uids,
+            ))
+        });
+        match sent {
+            Ok(answer) => Push(State::Waiting(Box::pin(async move {
+                let mut delivered = Delivered::default();
+                let refused = delivered.add(answer.await?);
+                match refused {
+                    None => delivered.unless_nobody(),
+                    refused => outcome(delivered, refused),
+                }
+            }))),
+            Err(error) => Push::failed(error),
+        }
+    }
+
+    /// Sends a message to one session of another frontend; where that is a Pitaya server, which only knows users, to its user.
+    pub(crate) async fn send_there(
+        &self,
+        frontend: &ServerId,
+        sid: Sid,
+        uid: Option<&Uid>,
+        message: Message,
+    ) -> Result<(), SessionError> {
+        let membership = self.membership()?;
+        let session = Receivers::Sids(Arc::from([crate::session::raw_sid(sid)]));
+        let sent = membership.deliver(frontend, message.to(session)).await;
+        let delivered = match (sent, uid) {
+            (Err(error), Some(uid)) if error.kind() == RemoteErrorKind::Refused => {
+                let user = Receivers::Uids(Arc::from([Arc::clone(uid.shared())]));
+                membership.deliver(frontend, message.to(user)).await?
+            }
+            (sent, _) => sent?,
+        };
+        if delivered.refused.is_some() {
+            Err(SessionError::refused(delivered.refused.as_deref()))
+        } else if delivered.missing_sids.is_empty() {
+            Ok(())
+        } else {
+            Err(shaddock_core::SendError::Closed.into())
+        }
+    }
+}
