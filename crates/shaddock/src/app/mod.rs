@@ -6,18 +6,22 @@
 //!
 //! There are no globals: several apps of the same or of different types run in one process.
 
+mod assemble;
+mod check;
 mod component;
 mod config;
 mod context;
 mod handle;
 mod info;
 mod join;
+mod place;
 mod refusals;
 mod reload;
 pub(crate) mod requirements;
 mod running;
 mod servers;
 mod single;
+mod start_error;
 mod tasks;
 
 use std::{
@@ -44,7 +48,8 @@ pub use self::{
     config::{AppConfig, DictionaryConfig},
     handle::AppHandle,
     running::Running,
-    servers::{Servers, StartError},
+    servers::Servers,
+    start_error::StartError,
     tasks::{SpawnError, Task},
 };
 use crate::{

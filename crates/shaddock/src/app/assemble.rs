@@ -1,0 +1,113 @@
+//! A running app out of one that was put together.
+
+use std::sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool};
+
+use shaddock_core::{
+    ChannelConfig, ChannelService, ConnectionStats, FrontendId, SessionConfig, SessionService,
+};
+use shaddock_net::ListenConfig;
+use tokio::runtime::Handle;
+
+use super::{
+    App, AppConfig, AppHandle, AppInner, ErasedComponent, StartError, Tasks,
+    check::{announce_routes, codec_of},
+    context::Shared,
+    info::sid_allocator,
+};
+use crate::{
+    channel::{PushConfig, Scheduler},
+    history::History,
+    metrics::Metrics,
+    operators,
+    resume::{ResumePolicy, Returns, relay::Relays},
+    session::{Expiries, FrontendEvents},
+    stats::AppStats,
+};
+
+/// Sessions whose listeners are at work at the same time. Above, an event of one more session is lost and counted (`lost_events`).
+const MOST_EVENTS: usize = 1 << 20;
+
+/// The app, and what is started with it.
+pub(super) type Assembled = (AppHandle, Vec<Arc<dyn ErasedComponent>>, Vec<ListenConfig>);
+
+pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
+    let config = app
+        .values
+        .get::<AppConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let codec = Arc::new(codec_of(&app, routes)?);
+    let (mut sessions, mut connections) = (None, None);
+    if let (true, Ok(id)) = (app.is_frontend(), FrontendId::new(app.id())) {
+        let policy = app
+            .values
+            .get::<SessionConfig>()
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_default();
+        let service = SessionService::new(id.clone(), sid_allocator(), policy);
+        let stats = ConnectionStats::new(id);
+        app.values.set(Arc::new(service.clone()));
+        app.values.set(Arc::new(stats.clone()));
+        (sessions, connections) = (Some(service), Some(stats));
+    }
+    operators::announce(&mut app.info);
+    // 64 random bits: std's hasher has a new key each time.
+    let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    app.metadata(crate::channel::LIFE, format!("{life:x}"));
+    announce_routes(&mut app, &config)?;
+    let channels = app
+        .values
+        .get::<ChannelConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let pushes = app
+        .values
+        .get::<PushConfig>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let resume = app
+        .values
+        .get::<ResumePolicy>()
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let runtime = Handle::current();
+    let inner = AppInner {
+        channels: ChannelService::new(app.id(), channels),
+        life,
+        watchers: crate::channel::Watchers::default(),
+        watch: crate::channel::Watch::default(),
+        counted: crate::channel::RecentCounts::default(),
+        info: Arc::new(app.info),
+        values: Shared::new(app.values),
+        requests: Tasks::new(runtime.clone(), config.max_concurrent),
+        tasks: Tasks::new(runtime.clone(), config.max_tasks),
+        events: Tasks::new(runtime, MOST_EVENTS),
+        history: History::new(config.kept_events),
+        config,
+        handlers: app.handlers,
+        remotes: app.remotes,
+        filters: app.filters,
+        routing: app.routing,
+        hooks: app.hooks,
+        backends: app.backends,
+        stats: AppStats::default(),
+        connection_codec: RwLock::new(Arc::clone(&codec)),
+        codec,
+        sessions,
+        connections,
+        scheduler: Scheduler::new(pushes),
+        membership: OnceLock::new(),
+        listeners: Mutex::default(),
+        draining: AtomicBool::new(false),
+        expiries: Expiries::default(),
+        metrics: Metrics::default(),
+        resume,
+        returns: Returns::default(),
+        relays: Relays::default(),
+    };
+    let handle = AppHandle::from_inner(Arc::new(inner));
+    if let Some(service) = handle.session_service() {
+        service.set_events(Arc::new(FrontendEvents(handle.downgrade())));
+    }
+    Ok((handle, app.components, app.listeners))
+}
