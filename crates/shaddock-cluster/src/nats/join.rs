@@ -17,7 +17,7 @@ use super::member::NatsMember;
 use super::thread::Thread;
 use super::topics::{self, Topics};
 use super::users::{self, Users};
-use super::{NatsConfig, events, health, moving, owners, serve, subject, watches, wire};
+use super::{NatsConfig, etcd_size, events, health, moving, owners, serve, subject, watches, wire};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
 use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
@@ -133,7 +133,7 @@ async fn enter(
     });
     tasks.spawn(follow_link(Arc::clone(&core), link_events, state));
     tasks.spawn(moving::move_over(Arc::clone(&core)));
-    tasks.spawn(owners::watch_etcd(Arc::clone(&core)));
+    tasks.spawn(etcd_size::watch(Arc::clone(&core)));
     if core.is_unique() {
         tasks.spawn(owners::guard(Arc::clone(&core), link_state));
         tasks.spawn(owners::notices(Arc::clone(&core)));

@@ -12,6 +12,7 @@ mod departing;
 mod detector;
 mod directory;
 pub(crate) mod encode;
+mod etcd_size;
 mod events;
 mod health;
 mod inbox;

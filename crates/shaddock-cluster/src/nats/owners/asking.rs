@@ -1,0 +1,211 @@
+//! What frontends say to each other about a user: over NATS, and where that does not help by notices at etcd. Pitaya frontends broadcast.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::time::sleep;
+
+use super::{ASK_OWNER, binding_key, found, lose, notice_key};
+use crate::etcd::EtcdResult;
+use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
+use crate::nats::core::{Core, is_shaddock};
+use crate::nats::inbox::Inbox;
+use crate::nats::ops;
+use crate::nats::serve::decode_or_log;
+use crate::nats::wire::{BindMsg, Op, OpKind};
+use crate::owners::{Asked, Asks, Claim, Own, Verdict, Word, verdict};
+use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
+
+/// Asks the owner over NATS whether it gives the user up.
+pub(super) async fn ask(core: &Arc<Core>, owner: ServerId, claim: (i64, i64), uid: &str) -> Word {
+    let listed = core.members.server(owner.as_str());
+    let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
+    let kind = if core.options.unique == Unique::RejectNew {
+        OpKind::Probe
+    } else {
+        OpKind::Release
+    };
+    match ops::ask_owner(core, &info, kind, uid, claim, ASK_OWNER).await {
+        Ok(Some(0)) => Word::GivesUp,
+        Ok(Some(_)) => Word::Keeps,
+        Ok(None) => Word::Silent,
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Word::Unheard,
+        // This server's own link: etcd may still reach the owner.
+        Err(error) => {
+            tracing::debug!(%error, "the owner of a user cannot be asked over NATS");
+            Word::Silent
+        }
+    }
+}
+
+fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
+    ServerInfo {
+        id,
+        server_type: Arc::clone(&core.info.server_type),
+        frontend: true,
+        metadata: std::collections::BTreeMap::new(),
+        hostname: String::new(),
+        told: crate::info::Told::default(),
+    }
+}
+
+/// Leaves the owner a notice at etcd, on the lease of its claim.
+pub(super) async fn tell(
+    core: &Core,
+    owner: &ServerId,
+    revision: i64,
+    lease: i64,
+    uid: &str,
+) -> EtcdResult<()> {
+    let only_whether = core.options.unique == Unique::RejectNew;
+    let what = if only_whether { "probe" } else { "release" };
+    let notice = format!("{what} {revision} {}", core.info.id);
+    let told = core
+        .etcd
+        .put(notice_key(core, owner, uid), notice, lease)
+        .await;
+    match told {
+        // The claim is gone too.
+        Err(error) if error.is_no_lease() => Ok(()),
+        told => told,
+    }
+}
+
+/// Another frontend asks about a user, over NATS. The answer is how many of the user's sessions stay here; `None` is none.
+pub(in crate::nats) fn asked(core: &Core, kind: OpKind, op: &Op) -> Option<u32> {
+    let asks = Asks {
+        only_whether: kind == OpKind::Probe,
+        revision: op.revision,
+        lease: op.lease,
+    };
+    Some(
+        match core.users.asked(&op.uid, &asks, core.lease.state().id) {
+            Asked::Other => return None,
+            Asked::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
+            Asked::Free | Asked::Outdated => 0,
+            Asked::Lose => {
+                let owner = ServerId::new(op.from.as_str()).ok();
+                lose(core, &Arc::from(op.uid.as_str()), owner.as_ref());
+                0
+            }
+        },
+    )
+}
+
+/// Reads the notices that others leave at etcd for this frontend, for ever.
+pub(in crate::nats) async fn notices(core: Arc<Core>) {
+    loop {
+        if let Err(error) = follow_notices(&core).await {
+            tracing::debug!(%error, "notices at etcd cannot be read");
+        }
+        sleep(core.config.etcd_retry_delay).await;
+    }
+}
+
+async fn follow_notices(core: &Core) -> EtcdResult<()> {
+    let prefix = core.etcd.asks_key(core.info.id.as_str());
+    let there = core.etcd.get_prefix(&prefix).await?;
+    let from = there.header.map_or(0, |header| header.revision) + 1;
+    for kv in &there.kvs {
+        noticed(core, &prefix, kv).await?;
+    }
+    let mut watch = core.etcd.watch(&prefix, from).await?;
+    while let Some(answer) = watch.answers.message().await? {
+        if answer.canceled {
+            break;
+        }
+        for kv in answer.events.iter().filter_map(|event| event.kv.as_ref()) {
+            if !kv.value.is_empty() {
+                noticed(core, &prefix, kv).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Answers a notice: the claim is deleted if the user is given up, and the notice in any case.
+async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
+    let (key, value) = (
+        String::from_utf8_lossy(&kv.key),
+        String::from_utf8_lossy(&kv.value),
+    );
+    let mut words = value.split(' ');
+    let only_whether = words.next() == Some("probe");
+    let revision = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    let from = words.next().unwrap_or_default();
+    let Some(uid) = key.strip_prefix(prefix) else {
+        return Ok(());
+    };
+    let asks = Asks {
+        only_whether,
+        revision,
+        // It hangs on the lease of the claim.
+        lease: kv.lease,
+    };
+    let gives_up = match core.users.asked(uid, &asks, core.lease.state().id) {
+        Asked::Other => return Ok(()),
+        Asked::Keep(_) | Asked::Outdated => false,
+        Asked::Free => true,
+        Asked::Lose => {
+            lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
+            true
+        }
+    };
+    let claim = binding_key(core, uid);
+    let mut txn = TxnRequest {
+        success: vec![RequestOp::delete(&key)],
+        failure: vec![RequestOp::delete(&key)],
+        ..TxnRequest::default()
+    };
+    if gives_up {
+        txn.compare.push(Compare::unchanged(&claim, revision));
+        txn.success.push(RequestOp::delete(&claim));
+    }
+    core.etcd.txn(txn).await.map(drop)
+}
+
+/// Reads what Pitaya frontends of this type broadcast, until the subscription ends.
+pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
+    while let Some(message) = inbox.next().await {
+        let Some(bound) = decode_or_log::<BindMsg>(&message) else {
+            continue;
+        };
+        let from_shaddock = core
+            .members
+            .server(&bound.fid)
+            .is_some_and(|info| is_shaddock(&info));
+        if *core.info.id.as_str() == *bound.fid {
+            continue;
+        }
+        let owner = ServerId::new(bound.fid).ok();
+        if from_shaddock {
+            bound_at(&core, &bound.uid, owner.as_ref()).await;
+        } else {
+            lose(&core, &bound.uid.into(), owner.as_ref());
+        }
+    }
+}
+
+/// Another frontend of ours says that a user is its own. Among themselves these settle it at etcd before; but if a Pitaya frontend has deleted
+/// the key of this one, nobody has asked here.
+async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
+    let Some(claim) = core.users.claim(uid) else {
+        return;
+    };
+    let seen = match core.etcd.get(&binding_key(core, uid)).await {
+        Ok(answer) => answer.kvs.first().map(found),
+        Err(error) => return tracing::debug!(%error, "who owns a user cannot be read"),
+    };
+    let own = Own {
+        id: &core.info.id,
+        lease: core.lease.state().id,
+    };
+    let owner = match verdict(own, seen.as_ref()) {
+        Verdict::Holds(_) | Verdict::Missing(Claim::Unchanged(_)) => return,
+        Verdict::Missing(_) => owner.cloned(),
+        Verdict::Lost(owner) => owner,
+    };
+    if core.users.claim(uid) == Some(claim) {
+        lose(core, &Arc::from(uid), owner.as_ref());
+    }
+}
