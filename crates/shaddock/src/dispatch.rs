@@ -10,14 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use shaddock_cluster::{Context, ForwardedRequest, RemoteError, RemoteErrorKind, RoutingTarget};
+use shaddock_cluster::{
+    Context, ForwardedRequest, RemoteError, RemoteErrorKind, RoutingTarget, ServerInfo,
+};
 use shaddock_core::Session;
 use shaddock_net::Flow;
 use shaddock_protocol::{Dialect, Inbound, Route};
+use tokio::time::Instant;
 
 use crate::{
     answer::{ToClient, answer_client},
-    app::{AppHandle, SpawnError},
+    app::{AppHandle, Chooser, SpawnError},
     backend::Backend,
     error::HandlerError,
     filter::{ErrorFlow, Step},
@@ -281,10 +284,54 @@ impl AppHandle {
         }
     }
 
-    /// Sends the request to a server of the type that its route names. The session does not wait for it if that server says so of the route.
-    fn forward(&self, mut request: Box<RequestContext>) -> Flow {
+    /// Sends the request to a server of the type that its route names.
+    fn forward(&self, request: Box<RequestContext>) -> Flow {
+        let server_type = request.route().server_type().unwrap_or_default();
+        match self.hooks().choosers.of(server_type) {
+            None => self.forward_to(None, request),
+            Some(chooser) => self.choose_and_forward(chooser, request),
+        }
+    }
+
+    /// Sends the request to the server that a function of the application chooses, for which the session waits.
+    fn choose_and_forward(&self, chooser: &Chooser, request: Box<RequestContext>) -> Flow {
+        let (app, chooser) = (self.clone(), Arc::clone(chooser));
+        Flow::Later(Box::pin(async move {
+            request.set_at_once(false);
+            let limit = match request.own_timeout() {
+                Some(timeout) if !timeout.is_zero() => timeout,
+                _ => app.config().handler_timeout,
+            };
+            let began = Instant::now();
+            let (session, route) = (request.session().clone(), request.route().clone());
+            let message = (session, Arc::from(route.as_str()), request.body().clone());
+            let server_type = route.server_type().unwrap_or_default();
+            let chosen = app.choose(&chooser, server_type, message, limit).await;
+            let is_closed = |session: &Arc<Session>| session.is_closed();
+            if request.session().session().is_some_and(is_closed) {
+                return;
+            }
+            match chosen {
+                Ok(server) => {
+                    let spent = began.elapsed();
+                    if let Flow::Later(rest) = app.forward_to(Some((server, spent)), request) {
+                        rest.await;
+                    }
+                }
+                Err(error) => fail::<Outside>(request, error).await,
+            }
+        }))
+    }
+
+    /// Sends the request to this server, whose choice took so long, or to the one that the strategy chooses. The session does not wait for it if
+    /// that server says so of the route.
+    fn forward_to(
+        &self,
+        server: Option<(Arc<ServerInfo>, Duration)>,
+        mut request: Box<RequestContext>,
+    ) -> Flow {
         let app = self.clone();
-        let chosen = request.own_timeout().filter(|timeout| !timeout.is_zero());
+        let limit = request.own_timeout().filter(|timeout| !timeout.is_zero());
         // The cluster watches the time: no second timer is made here.
         request.set_timeout(Duration::ZERO);
         let mut slot = None;
@@ -293,19 +340,32 @@ impl AppHandle {
             let session = request.session().export();
             let server_type = route.server_type().unwrap_or_default();
             let membership = app.membership().map_err(HandlerError::from_remote)?;
-            let target = RoutingTarget::new(&session, route.as_str(), request.body());
-            let server = app
-                .routing()
-                .pick(membership.members(), server_type, &target)
-                .map_err(HandlerError::from_remote)?;
+            let (server, spent) = match server {
+                Some(chosen) => chosen,
+                None => {
+                    let target = RoutingTarget::new(&session, route.as_str(), request.body());
+                    let picked = app
+                        .routing()
+                        .pick(membership.members(), server_type, &target)
+                        .map_err(HandlerError::from_remote)?;
+                    (picked, Duration::ZERO)
+                }
+            };
             let short = route.short().unwrap_or_default();
             if server.is_concurrent(short) {
                 slot = Some(app.requests().slot().map_err(|error| no_room(&error))?);
             }
             // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
             // answer has the cluster's request timeout.
-            let context = match chosen.or_else(|| server.timeout_of(short)) {
-                Some(timeout) => Context::with_timeout(timeout),
+            let context = match limit.or_else(|| server.timeout_of(short)) {
+                Some(timeout) if !timeout.is_zero() => {
+                    let left = timeout.saturating_sub(spent);
+                    if left.is_zero() {
+                        return Err(HandlerError::too_late());
+                    }
+                    Context::with_timeout(left)
+                }
+                Some(forever) => Context::with_timeout(forever),
                 None => Context::new(),
             };
             let forwarded = ForwardedRequest {
@@ -375,10 +435,27 @@ impl AppHandle {
     async fn forward_again(&self, forwarded: &ForwardedRequest) -> Result<Bytes, RemoteError> {
         let membership = self.membership()?;
         let (server_type, _) = forwarded.route.split_once('.').unwrap_or_default();
-        let target = RoutingTarget::new(&forwarded.session, &forwarded.route, &forwarded.body);
-        let server = self
-            .routing()
-            .pick(membership.members(), server_type, &target)?;
+        let server = match self.hooks().choosers.of(server_type) {
+            None => {
+                let (session, route) = (&forwarded.session, &forwarded.route);
+                let target = RoutingTarget::new(session, route, &forwarded.body);
+                let members = membership.members();
+                self.routing().pick(members, server_type, &target)?
+            }
+            Some(chooser) => {
+                let session = SessionView::of_forwarded(self, forwarded.session.clone());
+                let message = (
+                    session,
+                    Arc::clone(&forwarded.route),
+                    forwarded.body.clone(),
+                );
+                let limit = forwarded.context.timeout();
+                let limit = limit.unwrap_or(self.config().handler_timeout);
+                let chosen = self.choose(chooser, server_type, message, limit);
+                // Apart, so that requests without such a function are as small as before.
+                Box::pin(chosen).await.map_err(HandlerError::into_remote)?
+            }
+        };
         membership.forward(&server, forwarded.clone()).await
     }
 }

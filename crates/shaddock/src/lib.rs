@@ -110,7 +110,7 @@ pub mod prelude {
     #[cfg(feature = "protobuf")]
     pub use crate::extract::Protobuf;
     pub use crate::{
-        app::{App, AppConfig, AppHandle, Component, Running, Servers, StartError},
+        app::{App, AppConfig, AppHandle, Component, RoutingRequest, Running, Servers, StartError},
         channel::{BroadcastOptions, Channel, Channels, MemberEvent, Topic},
         error::HandlerError,
         extract::{Body, Ctx, Extension, Json, RequestId, RoutePath, State, User},

@@ -33,6 +33,7 @@ use shaddock_cluster::{
     Context, ForwardedSession, RemoteCall, RemoteError, RoutingTarget, ServerId, ServerInfo,
 };
 use shaddock_protocol::Route;
+use tokio::time::Instant;
 
 use crate::{
     app::AppHandle,
@@ -170,7 +171,7 @@ impl Rpc {
     }
 
     /// Calls another server than this one, also where the route is of its own type. Without it a call of the own type may come back here. (Pitaya
-    /// refuses calls of the own type that name no server.)
+    /// refuses calls of the own type that name no server.) [`call_all`](Self::call_all) then leaves this server out.
     pub fn elsewhere(mut self) -> Self {
         self.elsewhere = true;
         self
@@ -233,9 +234,12 @@ impl Rpc {
     ///
     /// # Errors
     /// [`RpcError`].
-    pub async fn call_raw(self, argument: impl Into<Bytes>) -> Result<Bytes, RpcError> {
+    pub async fn call_raw(mut self, argument: impl Into<Bytes>) -> Result<Bytes, RpcError> {
         let body = argument.into();
-        let server = self.server(&body)?;
+        let (server, left) = self.server(&body).await?;
+        if let Some(left) = left {
+            self.context.set_timeout(left);
+        }
         let membership = self.app.membership()?;
         let began = Calls::begin();
         let answer = membership.call(&server, self.request(body)).await;
@@ -254,10 +258,12 @@ impl Rpc {
         let body = to_body(argument)?;
         let membership = self.app.membership()?;
         let servers = membership.members().servers_of(self.server_type()?);
+        let own = self.app.id();
         let began = Calls::begin();
         // All are on their way before the first is awaited.
         let calls: Vec<_> = servers
             .iter()
+            .filter(|server| !self.elsewhere || server.id.as_str() != own)
             .map(|server| {
                 (
                     server.id.clone(),
@@ -284,7 +290,8 @@ impl Rpc {
         }
     }
 
-    fn server(&self, body: &[u8]) -> Result<Arc<ServerInfo>, RpcError> {
+    /// The server to call. A choice that had to be waited for takes its time from the call: this is what is left of it.
+    async fn server(&self, body: &Bytes) -> Result<(Arc<ServerInfo>, Option<Duration>), RpcError> {
         let server_type = self.server_type()?;
         let membership = self.app.membership()?;
         if let Some(id) = &self.to {
@@ -293,20 +300,41 @@ impl Rpc {
             return server
                 .filter(|server| *server.server_type == *server_type)
                 .filter(|server| !self.elsewhere || server.id.as_str() != here)
+                .map(|server| (server, None))
                 .ok_or_else(|| RemoteError::server_not_found().into());
         }
-        let target = RoutingTarget::new(&self.session, &self.route, body);
-        let routing = self.app.routing();
-        let picked = routing.pick(membership.members(), server_type, &target)?;
+        let mut left = None;
+        let picked = match self.app.hooks().choosers.of(server_type) {
+            None => {
+                let target = RoutingTarget::new(&self.session, &self.route, body);
+                let routing = self.app.routing();
+                routing.pick(membership.members(), server_type, &target)?
+            }
+            Some(chooser) => {
+                let limit = self.context.timeout().unwrap_or_default();
+                let session = SessionView::of_forwarded(&self.app, self.session.clone());
+                let message = (session, Arc::clone(&self.route), body.clone());
+                let began = Instant::now();
+                let chosen = self.app.choose(chooser, server_type, message, limit);
+                // Apart, so that calls without such a function are as small as before.
+                let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
+                if !limit.is_zero() {
+                    let rest = limit.saturating_sub(began.elapsed());
+                    left = Some(rest.max(Duration::from_millis(1)));
+                }
+                chosen
+            }
+        };
         if !self.elsewhere || picked.id.as_str() != self.app.id() {
-            return Ok(picked);
+            return Ok((picked, left));
         }
         let all = membership.members().servers_of(server_type);
         let others: Vec<_> = all.iter().filter(|one| one.id != picked.id).collect();
         let hash = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ());
         let chosen = usize::try_from(hash).unwrap_or(0) % others.len().max(1);
         let other = others.get(chosen).copied();
-        Ok(other.cloned().ok_or_else(RemoteError::no_server)?)
+        let other = other.cloned().ok_or_else(RemoteError::no_server)?;
+        Ok((other, left))
     }
 
     fn request(&self, body: Bytes) -> RemoteCall {

@@ -695,3 +695,32 @@ async fn work_of_a_session_ends_with_it() {
     servers.shutdown().await;
     assert_eq!(ended.load(Ordering::Relaxed), 2);
 }
+
+/// Where the choice of a server has to be waited for, a session's messages keep their order all the same.
+#[tokio::test(start_paused = true)]
+async fn messages_keep_their_order_behind_a_choice_that_waits() {
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut front = connector();
+    front.async_route_fn("chat", async |_: AppHandle, request: RoutingRequest| {
+        let millis: u64 = serde_json::from_slice(&request.body).unwrap();
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok(request.server("chat-1"))
+    });
+    let mut chat = App::new("chat", "chat-1");
+    let log = Arc::clone(&served);
+    chat.route("room.say", move |Json(millis): Json<u64>| {
+        log.lock().unwrap().push(millis);
+        std::future::ready(Json(millis))
+    });
+    let servers = TestServers::start(Servers::new().add(front).add(chat))
+        .await
+        .unwrap();
+    let client = servers.connect(FRONT).await.unwrap();
+    let say = async |millis: u64| client.request::<_, u64>("chat.room.say", &millis).await;
+    let (slow, quick, last) = tokio::join!(say(1000), say(1), say(20));
+    assert_eq!(
+        (slow.unwrap(), quick.unwrap(), last.unwrap()),
+        (1000, 1, 20)
+    );
+    assert_eq!(*served.lock().unwrap(), [1000, 1, 20]);
+}

@@ -351,6 +351,10 @@ async fn remotes_are_called_with_typed_arguments() {
         .await
         .unwrap();
     assert_eq!(all.len(), 2);
+    let others = one.rpc("calc.sum.who").elsewhere();
+    let others = others.call_all::<Value>(&()).await.unwrap();
+    let ids: Vec<&str> = others.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids, ["calc-2"]);
     let code = |error: RpcError| match error {
         RpcError::Remote(error) => error.code().to_owned(),
         other => format!("{other:?}"),

@@ -18,6 +18,7 @@ mod place;
 mod refusals;
 mod reload;
 pub(crate) mod requirements;
+mod routing;
 mod running;
 mod servers;
 mod single;
@@ -40,6 +41,7 @@ pub(crate) use self::{
     context::TypeMap,
     handle::AppInner,
     reload::ReloadHook,
+    routing::{Chooser, Choosers},
     single::Single,
     tasks::{Tasks, until},
 };
@@ -47,6 +49,7 @@ pub use self::{
     component::{BoxError, Component},
     config::{AppConfig, DictionaryConfig},
     handle::AppHandle,
+    routing::RoutingRequest,
     running::Running,
     servers::Servers,
     start_error::StartError,
@@ -119,6 +122,7 @@ pub(crate) struct Hooks {
     pub(crate) timers: Vec<Timer>,
     pub(crate) admin_routes: AdminHooks,
     pub(crate) reloads: Vec<ReloadHook>,
+    pub(crate) choosers: Choosers,
     /// Who has no user is not served; these routes excepted.
     pub(crate) users_only: Option<Vec<String>>,
 }
@@ -315,7 +319,7 @@ impl App {
     }
 
     /// Chooses the server of type `server_type` that gets a request (Pomelo's `app.route`). The servers are sorted by id and never empty;
-    /// `None` answers the request with an error.
+    /// `None` answers the request with an error. A choice that has to be waited for is for [`async_route_fn`](Self::async_route_fn).
     pub fn route_fn<F>(&mut self, server_type: &str, choose: F) -> &mut Self
     where
         F: for<'a> Fn(&RoutingTarget<'a>, &'a [Arc<ServerInfo>]) -> Option<&'a Arc<ServerInfo>>
@@ -329,12 +333,6 @@ impl App {
     /// Chooses servers of types that are not named ([`route_by`](Self::route_by)) by this strategy. Default: at random.
     pub fn route_others_by(&mut self, strategy: Strategy) -> &mut Self {
         self.routing.set_default(strategy);
-        self
-    }
-
-    /// Chooses servers of a type by this strategy. Types that are not named get a random server.
-    pub fn route_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
-        self.routing.set(server_type, strategy);
         self
     }
 
