@@ -60,6 +60,8 @@ pub(crate) struct Target {
     /// Sessions are asked to outlive their sockets.
     pub(crate) is_resumable: bool,
     pub(crate) routes: Routes,
+    /// Those of the routes whose messages the scenario sends or reads.
+    pub(crate) used: Vec<Bytes>,
     pub(crate) bodies: Bodies,
 }
 
@@ -117,6 +119,7 @@ impl Target {
             dialect: args.dialect,
             is_resumable: args.resume,
             bodies: bodies(args)?,
+            used: Vec::new(),
             routes: Routes {
                 echo: route(&args.echo_route)?,
                 bind: route(&args.bind_route)?,

@@ -225,6 +225,27 @@ fn to_a_body_of_the_users_any_answer_is_right_that_is_no_error() {
     assert!(report.wrong > 0, "an error is no answer: {report}");
 }
 
+/// A schema is no fault of the server: it is said, and no answer is called wrong.
+#[test]
+fn a_route_with_a_schema_is_named() {
+    let server = Server::tcp(Manners::HasASchema);
+    let report = bench(&server, &format!("echo -c 3 {SHORT}"));
+    assert_eq!((report.wrong, report.failed), (0, 3), "{report}");
+    let note = report.notes.first().unwrap();
+    assert!(
+        note.contains("protobuf schema for `bench.echo.echo`"),
+        "{note}"
+    );
+    // What the scenario does not use may have one.
+    for flags in [
+        "churn -c 3",
+        &format!("echo -c 3 {SHORT} --echo-route bench.echo.other"),
+    ] {
+        let report = bench(&server, flags);
+        assert!(report.is_clean(), "{flags}: {report}");
+    }
+}
+
 #[test]
 fn flags_that_make_no_sense_are_refused() {
     for flags in [

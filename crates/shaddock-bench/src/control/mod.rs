@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use mio::Waker;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ use crate::{
     report::{Latency, Report, ServerCost},
     scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Resume, Scenario, Script, Share},
     tally::{Harvest, Tally},
-    target::{Target, TargetError},
+    target::{Routes, Target, TargetError},
 };
 
 /// Files that a run needs besides its connections.
@@ -74,7 +75,7 @@ pub(crate) fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
         ScenarioArgs::Idle(idle) => idle.suspend,
         _ => false,
     };
-    let setup = Setup::new(&target)?;
+    let setup = Setup::new(&target, &args.scenario)?;
     match &args.scenario {
         ScenarioArgs::Echo(args) => echo(&setup, args),
         ScenarioArgs::Idle(args) => idle(&setup, args),
@@ -226,6 +227,18 @@ fn resume(setup: &Setup<'_>, args: &ResumeArgs) -> Result<Report, BenchError> {
     )
 }
 
+/// The routes whose messages a scenario sends or reads.
+fn used(scenario: &ScenarioArgs, routes: &Routes) -> Vec<Bytes> {
+    let used: &[&Bytes] = match scenario {
+        ScenarioArgs::Echo(_) => &[&routes.echo],
+        ScenarioArgs::Idle(_) | ScenarioArgs::Churn(_) => &[],
+        ScenarioArgs::Fanout(_) => &[&routes.bind, &routes.push, &routes.push_event],
+        ScenarioArgs::Mix(_) => &[&routes.bind, &routes.echo],
+        ScenarioArgs::Resume(_) => &[&routes.bind, &routes.echo, &routes.push, &routes.push_event],
+    };
+    used.iter().copied().cloned().collect()
+}
+
 /// The waker of the first thread.
 type Waker0 = Arc<Waker>;
 
@@ -237,11 +250,12 @@ struct Setup<'a> {
 }
 
 impl<'a> Setup<'a> {
-    fn new(args: &'a TargetArgs) -> Result<Self, BenchError> {
-        let target = Arc::new(Target::new(args)?);
+    fn new(args: &'a TargetArgs, scenario: &ScenarioArgs) -> Result<Self, BenchError> {
+        let mut target = Target::new(args)?;
+        target.used = used(scenario, &target.routes);
         Ok(Self {
             args,
-            target,
+            target: Arc::new(target),
             server: Processes::new(&args.pid),
         })
     }

@@ -141,6 +141,15 @@ impl Engine {
             let text = String::from_utf8_lossy(&body).into_owned();
             return self.end(scenario, key, || format!("handshake answered with {text}"));
         }
+        if let Some(route) = with_schema(&answer["sys"], &self.target.used) {
+            let route = String::from_utf8_lossy(&route).into_owned();
+            return self.end(scenario, key, || {
+                format!(
+                    "the server has a protobuf schema for `{route}`, and the load tester writes and reads JSON: measure a route without one, or \
+                     take the schema away for the measurement"
+                )
+            });
+        }
         if self.dictionary.is_empty() {
             self.dictionary = dictionary(&answer["sys"]);
         }
@@ -293,6 +302,16 @@ fn decode(bytes: Bytes) -> Result<Message, String> {
         message.body = plain.into();
     }
     Ok(message)
+}
+
+/// One of these routes for which the server has a schema: it encodes what it sends there, and decodes what it gets, as protobuf.
+fn with_schema(sys: &Value, routes: &[Bytes]) -> Option<Bytes> {
+    let sides = ["server", "client"].map(|side| sys["protos"][side].as_object());
+    let has_schema = |route: &&Bytes| {
+        let name = std::str::from_utf8(route).unwrap_or_default();
+        sides.iter().flatten().any(|side| side.contains_key(name))
+    };
+    routes.iter().find(has_schema).cloned()
 }
 
 /// Codes that the server may send instead of routes. Requests have their routes as text, which every server takes.

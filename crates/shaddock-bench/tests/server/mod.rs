@@ -19,6 +19,9 @@ use shaddock_protocol::{
     encode_package,
 };
 
+/// As servers of Pomelo and of this project write it.
+const WITH_A_SCHEMA: &[u8] = br#"{"code":200,"sys":{"heartbeat":60,"protos":{"server":{"bench.echo.echo":{"optional string i":1}},"client":{},"version":1}}}"#;
+
 /// How the server behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manners {
@@ -43,6 +46,8 @@ pub(crate) enum Manners {
     SendsCodes,
     /// Answers with something of its own.
     AnswersItsOwn,
+    /// Has a schema for what `bench.echo.echo` answers with.
+    HasASchema,
     /// Before every read: the answers of a while come together.
     SleepsNow(Duration),
 }
@@ -192,6 +197,7 @@ fn serve(mut stream: impl Read + Write, number: usize, shared: &Shared) {
                 (PackageType::Handshake, _) => {
                     let body = br#"{"code":200,"sys":{"heartbeat":60,"dict":{"onPush":7}}}"#;
                     let body = match shared.manners {
+                        Manners::HasASchema => WITH_A_SCHEMA.to_vec(),
                         Manners::Compresses => deflate_zlib(body),
                         _ => body.to_vec(),
                     };
