@@ -9,7 +9,11 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    admin::Guard, app::AppHandle, config::Config, logging::LogHandle, series::SeriesOfAll,
+    admin::{AdminWork, Guard},
+    app::AppHandle,
+    config::Config,
+    logging::LogHandle,
+    series::SeriesOfAll,
 };
 
 /// What a process is doing.
@@ -53,6 +57,7 @@ struct Inner {
     series: SeriesOfAll,
     /// The configuration at the start, and the newest.
     config: RwLock<Option<(Config, Config)>>,
+    admin_work: OnceLock<AdminWork>,
 }
 
 impl Default for Operations {
@@ -67,6 +72,7 @@ impl Default for Operations {
             guard: Guard::default(),
             series: SeriesOfAll::default(),
             config: RwLock::default(),
+            admin_work: OnceLock::new(),
         }))
     }
 }
@@ -184,6 +190,15 @@ impl Operations {
     pub(crate) fn config(&self) -> Option<(Config, Config)> {
         let config = self.0.config.read();
         config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the admin server does is among the metrics. Set once: a process has one admin server.
+    pub(crate) fn set_admin_work(&self, work: AdminWork) {
+        let _ = self.0.admin_work.set(work);
+    }
+
+    pub(crate) fn admin_work(&self) -> Option<&AdminWork> {
+        self.0.admin_work.get()
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {

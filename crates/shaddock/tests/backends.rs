@@ -1189,3 +1189,61 @@ async fn health_checks() {
 fn service_error(result: Result<HttpBackend, shaddock::backend::BackendError>) -> String {
     result.unwrap_err().to_string()
 }
+
+/// How long services take, and how they fail, is among the metrics.
+#[tokio::test]
+async fn requests_to_services_are_counted() {
+    let service = Service::start(|asked| match asked.path.as_str() {
+        "/shaddock/room.broken" => Say::Bytes(status("500 Oh", "")),
+        "/healthz" => Say::Bytes(status("503 No", "")),
+        _ => Say::Json(json!({"body": 1})),
+    })
+    .await;
+    // Bound and not listening, so nobody else gets the port.
+    let down = tokio::net::TcpSocket::new_v4().unwrap();
+    down.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nowhere = format!("http://{}", down.local_addr().unwrap());
+    let mut app = frontend(FRONT);
+    let mut sick = service.backend().health("/healthz").unwrap();
+    sick.health_interval = Duration::from_millis(10);
+    app.http_backend("chat", sick);
+    let mut gone = HttpBackend::new([&nowhere]).unwrap();
+    gone.timeout = Duration::from_secs(60);
+    gone.connect_timeout = gone.timeout;
+    app.http_backend("gone", gone);
+    let running = start([app]).await;
+    let operations = shaddock::operations::Operations::new();
+    operations.running(running.apps());
+    let mut client = pitaya(&running);
+    for route in [
+        "chat.room.say",
+        "chat.room.say",
+        "chat.room.broken",
+        "gone.room.say",
+    ] {
+        client.answer(route, json!({})).await;
+    }
+    let has = |name: &str, labels: &str, value: &str| {
+        let line = format!(
+            "shaddock_backend_{name}{{server=\"{FRONT}\",server_type=\"connector\",{labels}}} {value}"
+        );
+        let text = shaddock::metrics::render(&operations);
+        text.lines().any(|one| one == line)
+    };
+    for (name, labels, value) in [
+        ("seconds_count", "backend=\"chat\"", "3"),
+        ("seconds_count", "backend=\"gone\"", "1"),
+        ("errors_total", "backend=\"chat\",reason=\"broken\"", "1"),
+        ("errors_total", "backend=\"chat\",reason=\"down\"", "0"),
+        ("errors_total", "backend=\"gone\",reason=\"down\"", "1"),
+        ("errors_total", "backend=\"gone\",reason=\"timeout\"", "0"),
+        ("waiting", "backend=\"chat\"", "0"),
+        ("urls", "backend=\"chat\"", "1"),
+    ] {
+        assert!(has(name, labels, value), "{name} {labels} {value}");
+    }
+    until("it is found to be sick", || {
+        has("urls_aside", "backend=\"chat\"", "1")
+    })
+    .await;
+}

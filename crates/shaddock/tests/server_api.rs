@@ -44,6 +44,7 @@ const READ: &str = "read-read-read-read-read";
 /// Two frontends, an admin server, and an audit log.
 struct World {
     running: Running,
+    operations: Operations,
     address: SocketAddr,
     server: JoinHandle<()>,
     audit: PathBuf,
@@ -100,10 +101,21 @@ impl World {
         operations.running(running.apps());
         Self {
             running,
+            operations,
             address,
             server,
             audit,
         }
+    }
+
+    /// A metric of the process.
+    fn metric(&self, name: &str) -> String {
+        let text = shaddock::metrics::render(&self.operations);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}\n{text}"))
+            .to_owned()
     }
 
     async fn client(&self, frontend: usize, name: &str) -> Client {
@@ -845,11 +857,13 @@ async fn paced_commands() {
         (&json!(40), None),
         "{begun}"
     );
+    assert_eq!(world.metric("shaddock_admin_jobs"), "1");
     let path = format!("/api/cluster/jobs/{}", begun["job"].as_str().unwrap());
     let (status, stopped) = world
         .ask(OPERATE, "POST", &format!("{path}/stop"), "", "{}")
         .await;
     assert_eq!((status, &stopped["running"]), (200, &json!(false)));
+    assert_eq!(world.metric("shaddock_admin_jobs"), "0");
     assert!(stopped["left"].as_u64().unwrap() > 0, "{stopped}");
     let left = clients
         .iter()
@@ -986,4 +1000,21 @@ async fn a_backend_calls_from_inside_a_request() {
     assert_eq!(ann.session.uid(), Some(uid("eve")));
     assert_eq!(ann.session.settings().get("level"), Some(&json!(3)));
     service.await.unwrap();
+}
+
+/// A disk that takes nothing loses no line silently: each is in the log of the process, and counted.
+#[tokio::test]
+async fn lines_that_are_not_in_the_audit_log_are_counted() {
+    let world = World::start().await;
+    let set = json!({"set": {"to": {"all": true}, "values": {"a": 1}}});
+    world.one(set.clone()).await.unwrap();
+    assert_eq!(world.audited().len(), 1);
+    let lost = || world.metric("shaddock_admin_audit_lost_total");
+    assert_eq!(lost(), "0");
+    // Nothing can be appended to a directory.
+    std::fs::remove_file(&world.audit).unwrap();
+    std::fs::create_dir(&world.audit).unwrap();
+    world.one(set).await.unwrap();
+    assert_eq!(lost(), "1");
+    std::fs::remove_dir(&world.audit).unwrap();
 }

@@ -3,7 +3,10 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -26,6 +29,8 @@ struct Inner {
     writes: Arc<Mutex<()>>,
     /// Places of [`MOST_WAITING`].
     waiting: Arc<Semaphore>,
+    /// Lines that are not in the file.
+    lost: AtomicU64,
 }
 
 /// One command. Bodies of messages and values of settings are not in it.
@@ -93,7 +98,13 @@ impl Audit {
             file: (!file.as_os_str().is_empty()).then(|| file.to_owned()),
             writes: Arc::default(),
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
+            lost: AtomicU64::new(0),
         }))
+    }
+
+    /// How many lines are not in the file, but in the log of the process only.
+    pub(crate) fn lost_lines(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
     }
 
     /// Makes sure that lines can be written.
@@ -117,6 +128,7 @@ impl Audit {
         };
         text.push('\n');
         let Ok(_waits) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
                 entry = text.trim_end(),
                 "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines wait for it, and this one stands here only"
@@ -131,6 +143,7 @@ impl Audit {
             done.map_err(|error| (error, text))
         });
         if let Ok(Err((error, text))) = written.await {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%error, entry = text.trim_end(), "the audit log cannot be written (`admin.audit`)");
         }
     }

@@ -82,6 +82,11 @@ impl Jobs {
         self.lock().get(&id.parse().ok()?).cloned()
     }
 
+    /// How many are at work.
+    pub(super) fn running(&self) -> u64 {
+        self.lock().values().filter(|job| job.running).count() as u64
+    }
+
     /// It ends after the step that it is at. Whether it was running.
     pub(super) fn stop(&self, id: &str) -> bool {
         let id = id.parse().unwrap_or_default();

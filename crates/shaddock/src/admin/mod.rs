@@ -133,14 +133,38 @@ fn api_routes() -> Router<Operations> {
         .route("/api/stats", get(api::stats))
 }
 
+/// What the admin server of a process does, for the metrics.
+#[derive(Debug)]
+pub(crate) struct AdminWork {
+    audit: Audit,
+    jobs: jobs::Jobs,
+}
+
+impl AdminWork {
+    /// Jobs that are at work.
+    pub(crate) fn jobs(&self) -> u64 {
+        self.jobs.running()
+    }
+
+    /// Lines that are not in the file of the audit log.
+    pub(crate) fn lost_lines(&self) -> u64 {
+        self.audit.lost_lines()
+    }
+}
+
 fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Router {
     let guarded = operations.guard().clone();
+    let jobs = jobs::Jobs::default();
+    operations.set_admin_work(AdminWork {
+        audit: audit.clone(),
+        jobs: jobs.clone(),
+    });
     let api = Api {
         operations: operations.clone(),
         config: settings.view_config(),
         audit: audit.clone(),
         once: once::Once::default(),
-        jobs: jobs::Jobs::default(),
+        jobs,
         places: Arc::new(Semaphore::new(commands::AT_ONCE)),
     };
     let commands = Router::new()

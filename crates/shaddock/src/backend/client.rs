@@ -123,6 +123,11 @@ impl Target {
         hash_of(&both)
     }
 
+    /// Requests that wait for a connection.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Whether others are asked before this one.
     pub(super) fn is_aside(&self) -> bool {
         self.is_sick.load(Ordering::Relaxed) || self.did_not_connect()

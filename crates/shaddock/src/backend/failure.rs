@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::error::{HandlerError, codes};
+use crate::{
+    error::{HandlerError, codes},
+    metrics::NoAnswer,
+};
 
 /// Bytes of a text for the log: an answer may be a megabyte of one unknown name.
 const MOST_TEXT: usize = 500;
@@ -49,6 +52,16 @@ impl Failure {
 
     pub(super) fn broken(reason: impl Into<String>) -> Self {
         Self::Broken(Excerpt::new(reason))
+    }
+
+    /// As what it is counted.
+    pub(super) const fn reason(&self) -> NoAnswer {
+        match self {
+            Self::Down(_) => NoAnswer::Down,
+            Self::Busy(_) => NoAnswer::Busy,
+            Self::Slow(_) => NoAnswer::Timeout,
+            Self::Broken(_) => NoAnswer::Broken,
+        }
     }
 
     /// What the client is told: what kind of failure it is. Names and addresses are for the log.

@@ -42,7 +42,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::http::uri::PathAndQuery;
@@ -61,6 +61,7 @@ pub use self::{events::BackendEvent, url::BackendUrl};
 use crate::{
     app::{App, AppHandle},
     error::HandlerError,
+    metrics::Exchanges,
     reply::{Outcome, Reply},
     request::RequestContext,
     session::SessionView,
@@ -326,6 +327,7 @@ pub(crate) struct Backend {
     /// Numbers of requests, and a key that no other process has.
     count: AtomicU64,
     random: RandomState,
+    exchanges: Exchanges,
 }
 
 impl Backend {
@@ -340,7 +342,29 @@ impl Backend {
             next: AtomicUsize::new(0),
             count: AtomicU64::new(0),
             random: RandomState::new(),
+            exchanges: Exchanges::default(),
         }
+    }
+
+    /// What became of its requests.
+    pub(crate) const fn exchanges(&self) -> &Exchanges {
+        &self.exchanges
+    }
+
+    /// Requests that wait for a connection.
+    pub(crate) fn waiting(&self) -> usize {
+        self.targets.iter().map(Target::waiting).sum()
+    }
+
+    /// Number of its URLs.
+    pub(crate) fn urls(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// Number of those that are asked last.
+    pub(crate) fn urls_aside(&self) -> usize {
+        let aside = self.targets.iter().filter(|target| target.is_aside());
+        aside.count()
     }
 
     pub(crate) fn is_concurrent(&self, short_route: &str) -> bool {
@@ -429,11 +453,15 @@ impl Backend {
             }
             Err(last)
         };
-        tokio::select! {
+        let began = Instant::now();
+        let ended = tokio::select! {
             biased;
             asked = asked => asked,
             () = app.sleep(limit) => Err(Failure::Slow(limit)),
-        }
+        };
+        let failed = ended.as_ref().err().map(Failure::reason);
+        self.exchanges.end(began.elapsed(), failed);
+        ended
     }
 }
 

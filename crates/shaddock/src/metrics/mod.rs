@@ -3,6 +3,7 @@
 //!
 //! Labels are bounded: servers of the process, listeners, reasons out of closed sets, routes that have a handler.
 
+mod backends;
 mod calls;
 mod cluster;
 mod latency;
@@ -20,6 +21,7 @@ use prometheus_client::{
 use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
+pub(crate) use self::backends::{Exchanges, NoAnswer};
 pub(crate) use self::calls::Calls;
 pub(crate) use self::latency::{
     Histogram, Latencies, LatencyFilter, Times, answer_times, bounds_us,
@@ -245,6 +247,8 @@ impl Collector for Snapshot {
         page.listeners(&seen)?;
         page.work(&seen)?;
         page.cluster(&seen)?;
+        page.backends(&seen)?;
+        page.admin(&self.0)?;
         page.latencies(&seen)
     }
 }
@@ -316,6 +320,22 @@ impl Page<'_, '_> {
             "log_lines_dropped",
             "Lines of the log dropped because standard error was not read in time",
             operations.dropped_log_lines().map(|lines| (none(), lines)),
+        )
+    }
+
+    /// What the admin server of the process does.
+    fn admin(&mut self, operations: &Operations) -> fmt::Result {
+        let none = Vec::new;
+        let work = operations.admin_work();
+        self.gauges(
+            "admin_jobs",
+            "Commands of operators that are carried out at a pace now",
+            work.map(|work| (none(), work.jobs())),
+        )?;
+        self.counters(
+            "admin_audit_lost",
+            "Lines that are not in the file of the audit log, but in the log of the process only",
+            work.map(|work| (none(), work.lost_lines())),
         )
     }
 
