@@ -358,7 +358,7 @@ pub trait Membership: Send + Sync + 'static {
     /// Whether a frontend keeps audiences. One that does not (a Pitaya server) is sent the uids of members with every push.
     ///
     /// # Errors
-    /// There is no such frontend.
+    /// There is no such server, or it is no frontend.
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
         let _ = frontend;
         Ok(true)

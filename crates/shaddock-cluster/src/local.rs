@@ -362,8 +362,9 @@ impl Membership for LocalMember {
 
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
         let seat = self.shared.seat(frontend.as_str());
-        let seat = seat.ok_or_else(RemoteError::server_not_found)?;
-        Ok(seat.info.frontend)
+        seat.filter(|seat| seat.info.frontend)
+            .map(|_| true)
+            .ok_or_else(RemoteError::server_not_found)
     }
 
     fn deliver_to_topic(

@@ -587,3 +587,41 @@ async fn members_of_a_frontend_that_was_away_are_in_their_rooms_again() {
     chats.shutdown().await;
     fronts.shutdown().await;
 }
+
+/// A Pitaya frontend keeps no members: they are listed by name. When it is gone they have left, and nobody joins there any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_by_name_leave_with_their_frontend() {
+    let backing = Backing::start();
+    let cluster = shaddock::cluster::NatsCluster::new(backing.config()).unwrap();
+    let servers = Servers::new().add(App::new("chat", "chat-1"));
+    let running = servers.cluster(cluster).start().await.unwrap();
+    let chat = &running.apps()[0];
+    let (key, go) = (
+        "pitaya/servers/connector/go-1",
+        FrontendId::new("go-1").unwrap(),
+    );
+    let value =
+        r#"{"id":"go-1","type":"connector","metadata":null,"frontend":true,"hostname":"x"}"#;
+    backing.etcd.etcdctl(&["put", key, value]);
+    let is_known = || {
+        let members = chat.membership().unwrap().members();
+        members.server("go-1").is_some()
+    };
+    until("it is known", is_known).await;
+    let rooms = ["one", "two"].map(|name| chat.channels().create(name).unwrap());
+    for room in &rooms {
+        assert!(room.add(&uid("ann"), &go).await.unwrap().is_new());
+        assert_eq!(room.user_amount().await.unwrap(), 1);
+    }
+    backing.etcd.etcdctl(&["del", key]);
+    for room in &rooms {
+        eventually("ann has left", async || {
+            matches!(room.user_amount().await, Ok(0))
+        })
+        .await;
+        let joined = room.add(&uid("bob"), &go).await;
+        assert!(matches!(joined, Err(JoinError::Remote(_))), "{joined:?}");
+        assert_eq!(room.user_amount().await.unwrap(), 0);
+    }
+    running.shutdown().await;
+}

@@ -268,7 +268,12 @@ impl Membership for NatsMember {
     }
 
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
-        Ok(self.core.frontend(frontend)?.can(AUDIENCES))
+        let info = self.core.frontend(frontend)?;
+        if info.frontend {
+            Ok(info.can(AUDIENCES))
+        } else {
+            Err(RemoteError::server_not_found())
+        }
     }
 
     fn hold_topic(&self, topic: &str) -> BoxFuture<'static, Result<Tie, RemoteError>> {

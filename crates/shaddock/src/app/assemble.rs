@@ -77,6 +77,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         watchers: crate::channel::Watchers::default(),
         watch: crate::channel::Watch::default(),
         counted: crate::channel::RecentCounts::default(),
+        settling: crate::channel::Settling::default(),
         info: Arc::new(app.info),
         values: Shared::new(app.values),
         requests: Tasks::new(runtime.clone(), config.max_concurrent),

@@ -28,7 +28,7 @@ use tokio::{
 use super::{AppConfig, Hooks, SpawnError, StartError, Task, Tasks, Timer, Work, context::Shared};
 use crate::{
     backend::Backends,
-    channel::{Channels, RecentCounts, Scheduler, Watch, Watchers},
+    channel::{Channels, RecentCounts, Scheduler, Settling, Watch, Watchers},
     filter::Filters,
     frontend::AppFrontend,
     guarded::{Guarded, Part, guard},
@@ -88,6 +88,7 @@ pub(crate) struct AppInner {
     pub(super) watchers: Watchers,
     pub(super) watch: Watch,
     pub(super) counted: RecentCounts,
+    pub(super) settling: Settling,
     pub(super) scheduler: Scheduler,
     pub(super) membership: OnceLock<Arc<dyn Membership>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -537,6 +538,10 @@ impl AppHandle {
 
     pub(crate) fn hooks(&self) -> &Hooks {
         &self.0.hooks
+    }
+
+    pub(crate) fn settling(&self) -> &Settling {
+        &self.0.settling
     }
 
     pub(crate) fn expiries(&self) -> &Expiries {

@@ -19,7 +19,7 @@ use crate::{app::AppHandle, session::SessionError};
 pub(crate) const LIFE: &str = "shaddock.life";
 
 /// How long the channels of a server that has left the list live on: it may only have been cut off.
-const GRACE: Duration = Duration::from_secs(60);
+pub(super) const GRACE: Duration = Duration::from_secs(60);
 
 /// Bytes of uids and keys in one answer. What is longer comes in several, or is counted and not named.
 const MOST_NAMED: usize = 256 * 1024;

@@ -51,6 +51,7 @@ pub(crate) use self::{
     counted::RecentCounts,
     deliver::BROADCAST,
     push::Message,
+    restore::Settling,
     schedule::Scheduler,
     watch::{MemberHooks, Watch},
 };
@@ -137,7 +138,8 @@ impl Channels {
     /// component's start.
     ///
     /// Each member's frontend is asked whether they are there, when this server has joined the cluster; those who are not are taken out of the
-    /// store. Until a frontend answers, pushes name its members to it.
+    /// store. Until a frontend answers, pushes name its members to it, and it is asked again. Members on a frontend that is not there for a minute
+    /// have left.
     ///
     /// # Errors
     /// The store failed or holds something else; then nothing was restored.
@@ -258,7 +260,13 @@ impl Channel {
         };
         let key = self.key().ok_or(JoinError::Destroyed)?;
         if !self.app.membership()?.keeps_audiences(&id)? {
-            return self.enter_by_name(uid, &place);
+            let joined = self.enter_by_name(uid, &place)?;
+            // It may have gone meanwhile, when its members had left already.
+            if let Err(error) = self.app.membership()?.keeps_audiences(&id) {
+                self.data.leave(uid.as_str(), frontend);
+                return Err(error.into());
+            }
+            return Ok(joined);
         }
         // Before it is asked, so that it counts as a place if its answer is lost; and again after it.
         if !self.data.enter_place(&place) {

@@ -1,15 +1,36 @@
 //! What a server does with its channels when frontends come and go, and with members that a store remembers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use shaddock_cluster::{AudienceKey, ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{Channel, FrontendId};
+use tokio::{sync::Notify, time::Instant};
 
-use super::join::{JoinError, is_gone};
+use super::{
+    audience::GRACE,
+    join::{JoinError, is_gone},
+};
 use crate::app::AppHandle;
 
 /// Time before a frontend that is back and did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Time between two looks for members by name of whom their frontends have not said yet whether they are there.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The task that asks for members by name that a store remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Settling {
+    runs: AtomicBool,
+    /// Something has changed: it looks at once.
+    look: Notify,
+}
 
 impl AppHandle {
     /// The audience of a channel of this server.
@@ -110,34 +131,92 @@ impl AppHandle {
         }
     }
 
-    /// Asks the frontends of members by name that a store remembers whether they are there. Again when a frontend has come.
+    /// Asks the frontends of members by name that a store remembers whether they are there, until all are known: a frontend that does not answer is
+    /// asked again, and one that is not there for [`GRACE`] has no members.
     pub(crate) fn settle_restored(&self) {
         if self.channel_data().channel_count() == 0 || self.membership().is_err() {
             return;
         }
+        let settling = self.settling();
+        settling.look.notify_one();
+        if settling.runs.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let app = self.clone();
-        let _ = self.spawn("members of restored channels", async move {
-            for name in app.channel_data().names() {
-                if let Some(channel) = app.channel_data().channel(&name) {
-                    app.settle(&channel).await;
-                }
-            }
+        let spawned = self.spawn("members of restored channels", async move {
+            app.settle_all().await;
         });
+        if let Err(error) = spawned {
+            settling.runs.store(false, Ordering::Release);
+            shaddock_net::quiet!(warn, "members of restored channels are asked for when the next frontend comes: raise `handlers.max_tasks`", %error);
+        }
     }
 
-    async fn settle(&self, channel: &Arc<Channel>) {
+    async fn settle_all(&self) {
+        // Frontends that are not there, and since when.
+        let mut missing: HashMap<FrontendId, Instant> = HashMap::new();
+        loop {
+            let mut unsettled = 0;
+            let mut seen = HashSet::new();
+            for name in self.channel_data().names() {
+                if let Some(channel) = self.channel_data().channel(&name) {
+                    unsettled += self.settle(&channel, &mut missing, &mut seen).await;
+                }
+            }
+            missing.retain(|frontend, _| seen.contains(frontend));
+            let settling = self.settling();
+            if unsettled > 0 {
+                let _ = tokio::time::timeout(LOOK, settling.look.notified()).await;
+                continue;
+            }
+            settling.runs.store(false, Ordering::Release);
+            // Somebody may have called in between, and found that this runs.
+            let called = tokio::time::timeout(Duration::ZERO, settling.look.notified());
+            if called.await.is_err() || settling.runs.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    }
+
+    /// Returns how many members by name it is not known of whether they are there.
+    async fn settle(
+        &self,
+        channel: &Arc<Channel>,
+        missing: &mut HashMap<FrontendId, Instant>,
+        seen: &mut HashSet<FrontendId>,
+    ) -> usize {
         let plan = channel.members_by_frontend();
+        let mut unsettled = 0;
         for group in plan.groups() {
             let (Some(key), Ok(id)) =
                 (self.key_of(channel), ServerId::new(group.frontend.as_str()))
             else {
                 continue;
             };
-            let keeps = self.membership().and_then(|m| m.keeps_audiences(&id));
-            if !matches!(keeps, Ok(true)) {
-                continue;
+            match self.membership().and_then(|m| m.keeps_audiences(&id)) {
+                Ok(true) => {}
+                // Members at Pitaya frontends stay members by name.
+                Ok(false) => continue,
+                Err(_) => {
+                    seen.insert(group.frontend.clone());
+                    let since = missing.entry(group.frontend.clone());
+                    if since.or_insert_with(Instant::now).elapsed() < GRACE {
+                        unsettled += group.uids.len();
+                        continue;
+                    }
+                    for uid in &group.uids {
+                        channel.leave(uid.as_str(), id.as_str());
+                    }
+                    continue;
+                }
             }
+            let mut is_silent = false;
             for uid in &group.uids {
+                // One that did not answer is asked for the others at the next look.
+                if is_silent {
+                    unsettled += 1;
+                    continue;
+                }
                 // In one step: pushes reach the member by the one way or by the other.
                 if !channel.take_by_name(uid.as_str(), id.as_str())
                     || !channel.enter_place(&group.frontend)
@@ -151,10 +230,13 @@ impl AppHandle {
                     Err(JoinError::Closed) => channel.store_leave(uid.as_str(), id.as_str()),
                     Err(error) => {
                         channel.add(uid, &group.frontend);
+                        unsettled += 1;
+                        is_silent = matches!(error, JoinError::Remote(_));
                         tracing::debug!(frontend = %id, %error, "a member of a restored channel is not settled");
                     }
                 }
             }
         }
+        unsettled
     }
 }
