@@ -6,8 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use shaddock_cluster::{
-    Context, Delivered, ForwardedSession, Interest, JoinOptions, Membership, Receivers, ServerId,
-    SessionEvent, SessionOp, Unique,
+    AudienceKey, Context, Delivered, ForwardedSession, Interest, JoinOptions, Membership,
+    Receivers, ServerId, SessionEvent, SessionOp, Unique,
 };
 use support::node::{Server, delivery, raw};
 use support::servers::Backing;
@@ -329,4 +329,49 @@ async fn a_login_and_a_logout_are_at_most_six_messages_whatever_the_number_of_se
         assert_eq!(counts[0], counts[1], "it does not depend on the servers");
         assert!(counts[0].0 <= 6 && counts[0].1 <= 6, "{counts:?}");
     }
+}
+
+/// A push to a topic is one message, of which NATS makes a copy for each frontend that has members, and for no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_to_a_topic_goes_to_the_frontends_that_have_members() {
+    let backing = Backing::start();
+    let cluster = backing.cluster();
+    let join = async |id: &str, kind| Server::join(&cluster, id, kind, JoinOptions::new()).await;
+    let mut fronts = Vec::new();
+    for n in 0..6 {
+        fronts.push(join(&format!("front-{n}"), "connector").await);
+    }
+    let back = join("chat-1", "chat").await;
+    for front in &fronts {
+        back.sees(front.id().as_str()).await;
+    }
+    let key = AudienceKey::topic("room:7").unwrap();
+    let mut held = Vec::new();
+    for front in &fronts[..3] {
+        held.push(front.member.hold_topic("room:7").await.unwrap());
+    }
+    let count = || (backing.nats.messages(), backing.nats.copies());
+    let to_members = || Receivers::Audience {
+        key: key.clone(),
+        except: None,
+        name_missing: false,
+    };
+    let before = count();
+    for n in 1..=100 {
+        let message = delivery(&n.to_string(), to_members());
+        back.member
+            .deliver_to_topic("room:7", message)
+            .unwrap()
+            .await;
+    }
+    for front in &fronts[..3] {
+        until("all of it", || front.state().heard.len() == 100).await;
+    }
+    let after = count();
+    assert_eq!((after.0 - before.0, after.1 - before.1), (100, 300));
+    assert!(
+        fronts[3..]
+            .iter()
+            .all(|front| front.state().heard.is_empty())
+    );
 }

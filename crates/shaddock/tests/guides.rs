@@ -244,3 +244,16 @@ fn what_the_tables_name_exists() {
         unknown.join("\n")
     );
 }
+
+/// What is shown as small stays so.
+#[test]
+fn examples_are_as_short_as_the_guides_say() {
+    for (file, most) in [
+        ("examples/lobby/src/main.rs", 300),
+        ("crates/shaddock-cli/src/demo/chat.rs", 200),
+    ] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let lines = text.lines().count();
+        assert!(lines <= most, "{file} has {lines} lines, and {most} may be");
+    }
+}

@@ -1,7 +1,7 @@
 //! A frontend leaves: it says so on NATS and takes itself from the list at etcd. To one member the two come in the other order, or one of
 //! them does not come.
 
-use shaddock_cluster::{Interest, JoinOptions, RemoteErrorKind, SessionEvent};
+use shaddock_cluster::{Interest, JoinOptions, RemoteErrorKind, SessionEvent, Unique};
 
 use crate::support::node::{Server, delivery, uids};
 use crate::support::proxy::Proxy;
@@ -160,4 +160,29 @@ async fn a_frontend_that_counted_as_gone_is_back() {
     again.member.leave().await;
     until("left", || back.state().left.len() == 3).await;
     assert_eq!(back.state().returned, ["front-1"]);
+}
+
+/// Whoever drains gives its lease back and closes its link itself: that is no cut, and nobody is told of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_drain_is_not_called_a_cut() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    // Not on a machine that has too much to do either.
+    config.lease_ttl = SECOND * 60;
+    config.nats_ping_interval = SECOND * 60;
+    config.shutdown_delay = SECOND / 100;
+    for round in 0..10 {
+        let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+        let front = join_with(&config, &format!("front-{round}"), "connector", unique).await;
+        front.open(1);
+        front.bind(1, "u").await.unwrap();
+        front.member.withdraw().await;
+        front.close(1);
+        front.member.finish().await;
+        front.member.leave().await;
+        let node = std::sync::Arc::clone(&front.node);
+        // With the membership all that could tell has ended.
+        drop(front);
+        assert_eq!(node.state.lock().unwrap().fenced, [true; 0], "{round}");
+    }
 }

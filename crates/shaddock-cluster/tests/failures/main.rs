@@ -19,6 +19,7 @@ mod support;
 mod told;
 mod twins;
 mod two_owners;
+mod writes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use shaddock_cluster::{JoinOptions, Unique};
 
 use crate::support::node::{Server, raw};
-use crate::support::servers::{Backing, EtcdServer};
+use crate::support::servers::Backing;
 use crate::support::until;
 use crate::{SECOND, join_with};
 
@@ -33,12 +33,6 @@ async fn with_users(backing: &Backing) -> Server {
     binds.buffer_unordered(2000).collect::<Vec<()>>().await;
     println!("{USERS} users bound in {:?}", start.elapsed());
     front
-}
-
-fn revision(etcd: &EtcdServer) -> i64 {
-    let answer = etcd.etcdctl(&["get", "nothing", "-w", "json"]);
-    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-    answer["header"]["revision"].as_i64().unwrap()
 }
 
 async fn is_back(what: &str, front: &Server, start: Instant) {
@@ -81,7 +75,7 @@ async fn writes_for_a_login() {
     let front = join_with(&config, "front-1", "connector", unique.clone()).await;
     let second = join_with(&config, "front-2", "connector", unique).await;
     for at_once in [1, 100, 2000] {
-        let before = revision(&backing.etcd);
+        let before = backing.etcd.revision();
         let logins = stream::iter(1..=2000_u64).map(|sid| {
             let member = front.member.clone();
             async move {
@@ -96,10 +90,11 @@ async fn writes_for_a_login() {
             backing.etcd.keys("pitaya/bindings/").is_empty()
         })
         .await;
-        let revisions = revision(&backing.etcd) - before;
+        let revisions = backing.etcd.revision() - before;
         println!("{at_once} at once: {revisions} revisions for 2000 logins and logouts");
     }
-    let before = revision(&backing.etcd);
+    bytes_for_a_login(&backing, &front).await;
+    let before = backing.etcd.revision();
     for round in 0..500_u64 {
         let (server, sid) = if round % 2 == 0 {
             (&front, round + 1)
@@ -111,6 +106,34 @@ async fn writes_for_a_login() {
     }
     println!(
         "{} revisions for 500 moves of one user between two frontends",
-        revision(&backing.etcd) - before
+        backing.etcd.revision() - before
     );
+}
+
+/// What etcd keeps of logins and logouts as long as nothing is compacted.
+async fn bytes_for_a_login(backing: &Backing, front: &Server) {
+    const LOGINS: u64 = 100_000;
+    for at_once in [10, 1000] {
+        let before = backing.etcd.in_use();
+        let logins = stream::iter(1..=LOGINS).map(|sid| {
+            let member = front.member.clone();
+            async move {
+                let uid: std::sync::Arc<str> = format!("user-{sid:016}").into();
+                let bound = member.bind_user(uid.clone(), raw(sid)).await;
+                assert!(bound.unwrap().keep(|| true));
+                member.unbind_user(&uid, raw(sid));
+            }
+        });
+        logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
+        until("all are gone", || {
+            backing.etcd.keys("pitaya/bindings/").is_empty()
+        })
+        .await;
+        let bytes = backing.etcd.in_use() - before;
+        let each = bytes / LOGINS;
+        let last = 2 * 1024 * 1024 * 1024 / each;
+        println!(
+            "{at_once} at once: {each} bytes for a login and a logout, so 2 GiB last for {last}"
+        );
+    }
 }

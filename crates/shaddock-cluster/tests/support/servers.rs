@@ -363,6 +363,20 @@ impl EtcdServer {
         assert!(answer.contains("revision"), "{answer}");
     }
 
+    /// How often it has been written to.
+    pub fn revision(&self) -> i64 {
+        let answer = self.etcdctl(&["get", "nothing", "-w", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer["header"]["revision"].as_i64().unwrap()
+    }
+
+    /// Bytes of its database that are in use.
+    pub fn in_use(&self) -> u64 {
+        let answer = self.etcdctl(&["endpoint", "status", "-w", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        answer[0]["Status"]["dbSizeInUse"].as_u64().unwrap()
+    }
+
     /// How many leases there are.
     pub fn leases(&self) -> usize {
         let output = self.etcdctl(&["lease", "list"]);
