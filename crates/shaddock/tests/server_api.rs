@@ -111,10 +111,11 @@ impl World {
     /// A metric of the process.
     fn metric(&self, name: &str) -> String {
         let text = shaddock::metrics::render(&self.operations);
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name}\n{text}"))
+        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let found = lines.find(|(series, _)| series.trim_end_matches("{}") == name);
+        found
+            .unwrap_or_else(|| panic!("no {name}\n{text}"))
+            .1
             .to_owned()
     }
 
