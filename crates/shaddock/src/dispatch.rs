@@ -340,16 +340,15 @@ impl AppHandle {
             let session = request.session().export();
             let server_type = route.server_type().unwrap_or_default();
             let membership = app.membership().map_err(HandlerError::from_remote)?;
-            let (server, spent) = match server {
-                Some(chosen) => chosen,
-                None => {
-                    let target = RoutingTarget::new(&session, route.as_str(), request.body());
-                    let picked = app
-                        .routing()
-                        .pick(membership.members(), server_type, &target)
-                        .map_err(HandlerError::from_remote)?;
-                    (picked, Duration::ZERO)
-                }
+            let (server, spent) = if let Some(chosen) = server {
+                chosen
+            } else {
+                let target = RoutingTarget::new(&session, route.as_str(), request.body());
+                let picked = app
+                    .routing()
+                    .pick(membership.members(), server_type, &target)
+                    .map_err(HandlerError::from_remote)?;
+                (picked, Duration::ZERO)
             };
             let short = route.short().unwrap_or_default();
             if server.is_concurrent(short) {

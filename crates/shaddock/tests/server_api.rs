@@ -838,6 +838,7 @@ async fn a_repeated_request_is_carried_out_once() {
 }
 
 /// So many a second: the answer names a job, which ends when all are gone, or is stopped.
+#[expect(clippy::too_many_lines, reason = "one story")]
 #[tokio::test]
 async fn paced_commands() {
     let world = World::start().await;
