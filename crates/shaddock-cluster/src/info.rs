@@ -254,6 +254,11 @@ impl ServerInfo {
         self.may_be_node(node) && !self.may_be_node(node ^ 1)
     }
 
+    /// Whether this frontend says what node the ids of its sessions have: it is one of shaddock.
+    pub fn tells_a_node(&self) -> bool {
+        self.flags().any(|flag| flag.starts_with(NODE))
+    }
+
     /// Whether sessions of this frontend may have ids of this node: its
     /// [start number](crate::Membership::start_number), or it does not tell its own.
     pub fn may_be_node(&self, node: u16) -> bool {

@@ -8,7 +8,7 @@ mod client;
 mod groups;
 mod lease;
 pub(crate) mod pb;
-mod record;
+pub(crate) mod record;
 mod size;
 mod watcher;
 

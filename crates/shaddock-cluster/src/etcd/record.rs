@@ -31,7 +31,7 @@ impl Default for Record<'_> {
 }
 
 /// The value under which a server lists itself.
-pub(super) fn write(info: &ServerInfo) -> String {
+pub(crate) fn write(info: &ServerInfo) -> String {
     let record = Record {
         id: info.id.as_str().into(),
         server_type: (&*info.server_type).into(),
@@ -53,17 +53,23 @@ pub(super) fn split_key<'a>(key: &'a str, servers_key: &str) -> Option<(&'a str,
 pub(super) fn read(key: &str, value: &[u8], servers_key: &str) -> Result<ServerInfo, String> {
     let (server_type, id) =
         split_key(key, servers_key).ok_or("the key is not servers/<type>/<id>")?;
-    let record: Record<'_> = serde_json::from_slice(value).map_err(|e| e.to_string())?;
+    let info = read_value(value)?;
     // Removals go by the key, so a server under another name could never be removed.
-    if record.id != id || record.server_type != server_type {
-        return Err(format!(
-            "the value says {}/{}",
-            record.server_type, record.id
-        ));
+    if info.id.as_str() != id || *info.server_type != *server_type {
+        return Err(format!("the value says {}/{}", info.server_type, info.id));
+    }
+    Ok(info)
+}
+
+/// What a server lists itself with, wherever it was read.
+pub(crate) fn read_value(value: &[u8]) -> Result<ServerInfo, String> {
+    let record: Record<'_> = serde_json::from_slice(value).map_err(|e| e.to_string())?;
+    if !is_name(&record.server_type) {
+        return Err(format!("{:?} names no type", record.server_type));
     }
     Ok(ServerInfo {
-        id: ServerId::new(id).map_err(|e| e.to_string())?,
-        server_type: server_type.into(),
+        id: ServerId::new(&*record.id).map_err(|e| e.to_string())?,
+        server_type: (&*record.server_type).into(),
         frontend: record.frontend,
         metadata: record.metadata.unwrap_or_default(),
         hostname: record.hostname.into_owned(),

@@ -1,6 +1,7 @@
 //! Carries out what is decided about servers that leave the list ([`Departures`]): tells the node, asks those that left without a word.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::{Core, is_shaddock};
-use super::ops;
 use super::wire::OpKind;
+use super::{events, ops};
 use crate::clock;
 use crate::owners::{Departures, News};
 use crate::reply::guarded;
@@ -122,6 +123,12 @@ impl Core {
             .ok_or_else(RemoteError::server_not_found)
     }
 
+    /// Whether this server has left the list and still serves what it has.
+    fn is_withdrawn(&self) -> bool {
+        let is_over = self.options.hidden || self.left.load(Ordering::Acquire);
+        !self.lease.is_wanted() && !is_over
+    }
+
     /// All frontends that may have clients.
     pub(super) fn frontends(&self) -> Vec<Arc<ServerInfo>> {
         let mut all = self.members.frontends();
@@ -136,11 +143,13 @@ impl Core {
         serving
     }
 
-    /// A server said what becomes of it.
-    pub(super) fn goodbye(&self, server: &ServerId, gone: bool) {
+    /// A server said what becomes of it, and with what it was listed.
+    pub(super) fn goodbye(&self, server: &ServerId, told: Option<Arc<ServerInfo>>, gone: bool) {
         let listed = self.members.server(server.as_str());
         let now = clock::now();
-        let news = self.departing.lock().goodbye(server, listed, gone, now);
+        let mut table = self.departing.lock();
+        let news = table.goodbye(server, listed, told, gone, now);
+        drop(table);
         if gone && !news.is_empty() {
             self.read_interests();
         }
@@ -212,6 +221,10 @@ impl Core {
         if matches!(&change, MemberChange::Joined(info) if info.frontend) {
             // It has promised nothing.
             self.directory.end_leases();
+        }
+        if matches!(change, MemberChange::Joined(_)) && self.is_withdrawn() {
+            // It has not heard the goodbye, and sends nothing to a server that it does not know.
+            events::say_goodbye(self, false);
         }
         let now = clock::now();
         let news = match change {

@@ -11,6 +11,7 @@ use super::incoming::session_of;
 use super::serve::decode_or_log;
 use super::wire::{self, Event, EventKind, Goodbye, Notice};
 use super::{ops, subject};
+use crate::etcd::record;
 use crate::reply::guarded;
 use crate::{
     AudienceKey, Departure, MemberNotice, RemoteError, ServerId, ServerInfo, SessionEvent,
@@ -142,6 +143,11 @@ pub(super) fn say_goodbye(core: &Core, gone: bool) {
         server: core.info.id.as_str().to_owned(),
         gone,
         promises_broken: false,
+        listed: if gone {
+            String::new()
+        } else {
+            record::write(&core.info)
+        },
     };
     // Who does not hear it finds out by the list.
     let _ = core.link.publish(
@@ -157,6 +163,7 @@ pub(super) fn end_leases(core: &Core) -> bool {
         server: core.info.id.as_str().to_owned(),
         gone: false,
         promises_broken: true,
+        listed: String::new(),
     };
     let subject = Subject::from_static(subject::GOODBYES);
     core.link
@@ -178,7 +185,9 @@ pub(super) async fn goodbyes(core: Arc<Core>, mut inbox: Inbox) {
             if goodbye.gone {
                 core.watches.forget(&server);
             }
-            core.goodbye(&server, goodbye.gone);
+            let told = record::read_value(goodbye.listed.as_bytes()).ok();
+            let told = told.filter(|told| told.id == server).map(Arc::new);
+            core.goodbye(&server, told, goodbye.gone);
         }
     }
 }

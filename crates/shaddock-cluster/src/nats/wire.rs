@@ -370,6 +370,9 @@ pub(crate) struct Goodbye {
     /// Neither: it could not tell of a user whom others watch, and what it has promised does not count any more.
     #[prost(bool, tag = "3")]
     pub(crate) promises_broken: bool,
+    /// What it was listed with, for servers that have joined since it left the list: the value of its key at etcd. Only of one that still serves.
+    #[prost(string, tag = "4")]
+    pub(crate) listed: String,
 }
 
 impl From<&RemoteError> for Error {

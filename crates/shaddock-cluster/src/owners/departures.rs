@@ -185,11 +185,13 @@ impl Departures {
         news
     }
 
-    /// A server says goodbye; `listed` is its entry in the list, if it is still there. It serves what it has until it says that it is gone.
+    /// A server says goodbye; `listed` is its entry in the list, if it is still there, and `told` is what it says of itself, if it does: for one that
+    /// had left the list before this server came. It serves what it has until it says that it is gone.
     pub(crate) fn goodbye(
         &mut self,
         server: &ServerId,
         listed: Option<Arc<ServerInfo>>,
+        told: Option<Arc<ServerInfo>>,
         gone: bool,
         now: Moment,
     ) -> Vec<News> {
@@ -206,7 +208,7 @@ impl Departures {
             let gone = || gone.find(|info| info.id == *server).cloned();
             self.serving(server).or_else(gone)
         };
-        if let Some(info) = listed.or_else(unlisted) {
+        if let Some(info) = listed.or_else(unlisted).or(told) {
             self.comes_back(&info);
             let before = self.set(&info, State::Serves, now);
             if matches!(before, Some(State::Doubted(_))) {
@@ -266,7 +268,7 @@ mod tests {
         let now = Moment(0);
         let question = asked(&departures.unlisted(Arc::clone(&front), true, now));
         assert_eq!(departures.may_serve().len(), 1, "it is being asked");
-        let told = departures.goodbye(&front.id, None, false, now);
+        let told = departures.goodbye(&front.id, None, None, false, now);
         assert!(matches!(&told[..], [News::Left(_)]), "{told:?}");
         assert_eq!(departures.may_serve().len(), 1);
         assert!(
@@ -276,6 +278,33 @@ mod tests {
         );
         assert_eq!(departures.not_there(&front.id, now).len(), 2);
         assert_eq!(departures.may_serve().len(), 0);
+    }
+
+    /// Who joins after the goodbye of a server is told by it.
+    #[test]
+    fn a_server_that_left_before_this_one_came_is_known_by_its_own_word() {
+        let mut departures = Departures::default();
+        let front = Arc::new(ServerInfo::new("front-1", "connector", true).unwrap());
+        let now = Moment(0);
+        let told = || Some(Arc::clone(&front));
+        assert!(
+            departures
+                .goodbye(&front.id, None, None, false, now)
+                .is_empty()
+        );
+        assert!(
+            departures.serving(&front.id).is_none(),
+            "nothing is known of it"
+        );
+        // It was never there for this server, so it does not leave.
+        for _ in 0..2 {
+            let news = departures.goodbye(&front.id, None, told(), false, now);
+            assert!(news.is_empty(), "{news:?}");
+            assert_eq!(departures.serving(&front.id), told());
+        }
+        let news = departures.goodbye(&front.id, None, None, true, now);
+        assert!(matches!(&news[..], [News::Forget(_)]), "{news:?}");
+        assert!(departures.may_serve().is_empty());
     }
 
     /// The next life of a server shows that the one that was leaving has ended.
@@ -289,7 +318,7 @@ mod tests {
         let now = Moment(0);
         for is_same in [true, false] {
             let mut departures = Departures::default();
-            departures.goodbye(&life(1).id, Some(life(1)), false, now);
+            departures.goodbye(&life(1).id, Some(life(1)), None, false, now);
             departures.unlisted(life(1), true, now);
             assert_eq!(departures.may_serve().len(), 1);
             let next = if is_same { life(1) } else { life(2) };

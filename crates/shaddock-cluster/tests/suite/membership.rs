@@ -17,6 +17,7 @@ for_both! {
     each_start_of_a_frontend_has_a_number
     a_server_that_leaves_finishes_what_it_has
     a_frontend_that_drains_still_serves_its_clients
+    a_frontend_that_left_the_list_is_known_to_those_who_join_later
     who_departs_is_known_until_it_is_gone
     a_hidden_server_is_not_listed
 }
@@ -144,6 +145,34 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
         gone.is_err_and(|error| error.kind() == RemoteErrorKind::NoServer)
     })
     .await;
+}
+
+/// Who joins after the goodbye of a frontend knows of it too: its clients are told what everybody is told, and can be asked for.
+async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: World) {
+    let (front, back) = world.pair().await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    front.member.withdraw().await;
+    until("not routed to", || {
+        !back.member.members().has_type("connector")
+    })
+    .await;
+    let later = world.join("later-1", "chat").await;
+    let known = || {
+        let departing = later.member.departing();
+        departing.iter().any(|info| info.id == front.id())
+    };
+    until("it is known", known).await;
+    let info = later.member.departing().pop().unwrap();
+    assert_eq!(*info, *front.info());
+    later
+        .member
+        .deliver(&front.id(), delivery("still", uids(&["u"])))
+        .await
+        .unwrap();
+    assert_eq!(front.got(1), ["still"]);
+    front.member.leave().await;
+    until("gone", || !known()).await;
 }
 
 async fn who_departs_is_known_until_it_is_gone(world: World) {
