@@ -143,6 +143,13 @@ impl Arrivals {
         std::mem::take(&mut coming.list)
     }
 
+    /// Takes none any more, unless some wait.
+    fn close_if_empty(&self) -> bool {
+        let mut coming = self.lock();
+        coming.is_closed = coming.list.is_empty();
+        coming.is_closed
+    }
+
     /// Takes none any more. Those that wait find no session.
     fn close(&self) {
         let mut coming = self.lock();
@@ -262,9 +269,17 @@ impl Listener {
     ///
     /// # Errors
     /// The listener has stopped, or too many come at once.
-    pub fn take_in(&self, relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
-        let next = self.next_arrival.fetch_add(1, Ordering::Relaxed);
-        self.arrivals[next % self.arrivals.len()].add(relayed)
+    pub fn take_in(&self, mut relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
+        let next = self.next_arrival.fetch_add(1, Ordering::Relaxed) % self.arrivals.len();
+        let (before, from) = self.arrivals.split_at(next);
+        // Once nobody new is let in, workers end with their last connections, one after the other.
+        for arrivals in from.iter().chain(before) {
+            match arrivals.add(relayed) {
+                Ok(()) => return Ok(()),
+                Err(refused) => relayed = refused,
+            }
+        }
+        Err(relayed)
     }
 
     /// Whether the tasks of all workers run. False while one starts again after a panic: its connections were lost, and new ones wait.
@@ -313,7 +328,8 @@ impl Listener {
         }
     }
 
-    /// Closes the listening sockets. Open connections go on.
+    /// Closes the listening sockets. Open connections go on, and connections to their sessions that other frontends have accepted are still
+    /// [taken in](Self::take_in).
     pub fn stop_accepting(&self) {
         self.stop.send_replace(());
     }
@@ -408,9 +424,34 @@ struct Door {
     arrivals: Arc<Arrivals>,
 }
 
+/// The listening socket of one worker, until nobody new is let in: as long as any copy of it is open, the system lets clients connect, who then wait
+/// for nobody.
+#[derive(Clone)]
+struct Sources(Arc<Mutex<Option<Source>>>);
+
+impl Sources {
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Mutex::new(Some(source))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Source::open`]. None: it is closed.
+    fn open(&self) -> io::Result<Option<Acceptor>> {
+        self.lock().as_ref().map(Source::open).transpose()
+    }
+
+    fn close(&self) {
+        let source = self.lock().take();
+        drop(source);
+    }
+}
+
 /// What one worker does for a listener, as one task that starts again after a panic.
 struct ServeTask {
-    source: Source,
+    source: Sources,
     local: Arc<Local>,
     door: Door,
     serving: Arc<AtomicUsize>,
@@ -427,6 +468,7 @@ impl ServeTask {
         serving: Arc<AtomicUsize>,
     ) -> io::Result<Self> {
         let _entered = handle.enter();
+        let source = Sources::new(source);
         let serve = Serve::start(&source, &local, &door)?;
         serving.fetch_add(1, Ordering::AcqRel);
         Ok(Self {
@@ -470,6 +512,7 @@ impl ServeTask {
 /// They are one task and not one each for two reasons: an idle connection costs 170 bytes less, and however many of them another
 /// thread wakes at once (a broadcast), the worker is woken once. A connection that panics is caught and ends alone.
 struct Serve {
+    source: Sources,
     listener: Option<Acceptor>,
     local: Arc<Local>,
     connections: FuturesUnordered<Connection>,
@@ -528,9 +571,10 @@ fn drop_guarded<T>(value: T) {
 impl Serve {
     /// Polls are bounded by what is ready; a budget for the whole task would only make connections wait for each other, so it is run
     /// without.
-    fn start(source: &Source, local: &Arc<Local>, door: &Door) -> io::Result<Self> {
+    fn start(source: &Sources, local: &Arc<Local>, door: &Door) -> io::Result<Self> {
         Ok(Self {
-            listener: Some(source.open()?),
+            listener: source.open()?,
+            source: source.clone(),
             local: local.clone(),
             connections: FuturesUnordered::new(),
             stopped: stop_signal(door.stopped.clone()),
@@ -543,11 +587,9 @@ impl Serve {
     fn poll_accept(&mut self, cx: &mut Context<'_>) {
         if self.listener.is_some() && self.stopped.as_mut().poll(cx).is_ready() {
             self.listener = None;
-            self.arrivals.close();
+            self.source.close();
         }
-        let Some(listener) = &self.listener else {
-            return;
-        };
+        // As long as there are sessions, their clients may come back through other frontends.
         if !self.is_known {
             self.is_known = true;
             self.arrivals.watch(cx.waker());
@@ -557,6 +599,9 @@ impl Serve {
                 self.connections.push(Connection(Some(driver)));
             }
         }
+        let Some(listener) = &self.listener else {
+            return;
+        };
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return;
@@ -603,11 +648,20 @@ impl Future for Serve {
         if worker::owes_flushes() {
             cx.waker().wake_by_ref();
         }
-        if this.listener.is_none() && this.connections.is_empty() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        if this.listener.is_some() || !this.connections.is_empty() {
+            return Poll::Pending;
         }
+        if this.arrivals.close_if_empty() {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        self.arrivals.close();
     }
 }
 

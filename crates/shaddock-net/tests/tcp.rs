@@ -470,3 +470,17 @@ fn a_port_in_use_is_an_error_although_workers_share_it() {
     assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
     server.finish();
 }
+
+/// Whoever comes while connections go on is refused by the system, and does not wait for a server that will never look.
+#[test]
+fn nobody_new_is_let_in_while_connections_go_on() {
+    let server = start();
+    let mut client = joined(&server);
+    server.listener.as_ref().unwrap().stop_accepting();
+    server.until("the sockets are closed", |server| {
+        TcpStream::connect(server.address).is_err()
+    });
+    assert_eq!(client.request(1, "a.b.echo", "{}"), "{}");
+    drop(client);
+    server.finish();
+}
