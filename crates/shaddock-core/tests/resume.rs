@@ -131,6 +131,8 @@ enum Op {
     Acknowledge,
     ClientSends(bool),
     Cut,
+    /// The frontend goes, and sends the client away; so many messages come before the connection has gone.
+    Dismiss(usize),
     /// Whether the answer arrives, and whether the acknowledgement does.
     Resume(bool, bool),
     /// The same, with the token of a session that is gone or of another.
@@ -148,6 +150,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         3 => Just(Op::Acknowledge),
         4 => any::<bool>().prop_map(Op::ClientSends),
         3 => Just(Op::Cut),
+        2 => (0..9_usize).prop_map(Op::Dismiss),
         6 => (prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(|(a, b)| Op::Resume(a, b)),
         1 => Just(Op::Forge),
         1 => Just(Op::Expire),
@@ -313,6 +316,7 @@ impl Pair {
                 }
             }
             Op::Cut => self.cut(),
+            Op::Dismiss(messages) => self.dismiss(messages),
             Op::Resume(answer, acknowledgement) => self.resume(answer, acknowledgement),
             Op::Forge => self.forge(),
             Op::Expire => {
@@ -376,6 +380,31 @@ impl Pair {
             suspended.kept_messages,
             self.naive.all.len() - self.naive.gone
         );
+    }
+
+    fn dismiss(&mut self, messages: usize) {
+        let has_connection = self.naive.link != Link::Away;
+        let before = self.service.resume_statistics().dismissed;
+        assert_eq!(self.session.dismiss(), has_connection);
+        assert_eq!(self.session.is_dismissed(), has_connection);
+        assert!(!self.session.dismiss(), "once");
+        let dismissed = self.service.resume_statistics().dismissed;
+        assert_eq!(dismissed - before, u64::from(has_connection));
+        if has_connection {
+            self.naive.fixed = self.naive.all.len();
+            self.naive.link = Link::Away;
+            self.naive.bound();
+        }
+        for n in 0..messages {
+            self.push(10, n % 2 == 0);
+        }
+        if has_connection {
+            let mut drained = Drained::new();
+            assert_eq!(self.session.outbox().take(&mut drained), Next::LetGo);
+            lose(&self.session);
+            assert!(!self.session.is_dismissed());
+        }
+        self.cut();
     }
 
     fn resume(&mut self, answer: bool, acknowledgement: bool) {
@@ -604,6 +633,27 @@ fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_
     let (resumption, again) = resumed(&service, &back(&token, 3, 0), 3);
     assert_eq!((resumption.position, resumption.missed), (48, 45));
     assert_eq!(again, [49, 50]);
+}
+
+#[test]
+fn a_connection_that_another_frontend_has_accepted_stays() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    session.set_relayed();
+    assert!(!session.dismiss());
+    send(&session, 1..=1, 10);
+    assert_eq!(take(&session), [1], "and is live");
+    lose(&session);
+    // The next one is no relay, unless it says so.
+    let (_, again) = resumed(&service, &back(&token, 0, 0), 2);
+    assert_eq!(again, [1]);
+    assert!(session.dismiss() && session.is_dismissed());
+    lose(&session);
+    assert_eq!(service.resume_statistics().dismissed, 1);
+    // Without resumption there is nothing to come back to.
+    let other = service.create(ClientInfo::default());
+    assert!(!other.dismiss() && !other.is_dismissed());
+    other.set_relayed();
 }
 
 fn lose_again(session: &Arc<Session>) {

@@ -195,7 +195,7 @@ impl Queue {
                 }
                 return Ok(false);
             }
-            Link::Cut | Link::Away => return Ok(false),
+            Link::Cut | Link::Dismissed | Link::Away => return Ok(false),
             Link::Live => {}
         }
         match self.admit(len) {

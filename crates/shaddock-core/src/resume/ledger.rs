@@ -23,6 +23,8 @@ pub(crate) enum Link {
     Live,
     /// The connection has to go: its client does not read.
     Cut,
+    /// The connection has to go: the frontend will not be reached any more, and the client comes back through another one.
+    Dismissed,
     /// There is none.
     Away,
     /// The session is closed.
@@ -47,6 +49,8 @@ pub(crate) struct Ledger {
     claimed: u64,
     token: TokenHash,
     link: Link,
+    /// The connection that it has, or is about to get, was accepted by another frontend.
+    is_relayed: bool,
     rare: Option<Box<Rare>>,
 }
 
@@ -137,6 +141,7 @@ impl Ledger {
             claimed: 0,
             token,
             link: Link::Waiting,
+            is_relayed: false,
             rare: None,
         }
     }
@@ -162,7 +167,7 @@ impl Ledger {
         match self.link {
             // The close tells the driver.
             Link::Ended => false,
-            Link::Cut => true,
+            Link::Cut | Link::Dismissed => true,
             Link::Waiting | Link::Live | Link::Away => self.is_claimed(),
         }
     }
@@ -273,13 +278,30 @@ impl Ledger {
 
     /// The connection is gone: what was sent keeps its number.
     pub(crate) fn lose(&mut self) {
-        let was_sent = matches!(self.link, Link::Live | Link::Cut);
+        let was_sent = matches!(self.link, Link::Live | Link::Cut | Link::Dismissed);
         let last = self.kept.last();
         if was_sent {
             self.rare().fixed = last;
         }
         self.link = Link::Away;
+        self.is_relayed = false;
         self.settle();
+    }
+
+    /// The connection to which it was handed over was accepted by another frontend.
+    pub(crate) fn set_relayed(&mut self) {
+        self.is_relayed = true;
+    }
+
+    /// The connection is to go, and the session to wait for its client. False if it has none here, is about to get another one, or goes already.
+    pub(crate) fn dismiss(&mut self) -> bool {
+        let has_one = matches!(self.link, Link::Waiting | Link::Live);
+        let goes = has_one && !self.is_relayed && !self.is_claimed();
+        if goes {
+            self.link = Link::Dismissed;
+            self.pool.count_dismissed();
+        }
+        goes
     }
 
     pub(crate) fn away(&self) -> Option<&Away> {

@@ -59,6 +59,8 @@ pub struct ResumeStatistics {
     pub expired: u64,
     /// Sessions closed before their window ended, because too many waited.
     pub evicted: u64,
+    /// Connections that were closed so that their clients come back to their sessions through other frontends.
+    pub dismissed: u64,
     /// Bytes kept now.
     pub kept_bytes: usize,
 }
@@ -76,6 +78,7 @@ pub(crate) struct ResumePool {
     missed: AtomicU64,
     expired: AtomicU64,
     evicted: AtomicU64,
+    dismissed: AtomicU64,
     /// Taken under the locks of outboxes, and alone.
     away: Mutex<AwayList>,
     /// Taken alone.
@@ -200,6 +203,10 @@ impl ResumePool {
         add(&self.evicted, 1);
     }
 
+    pub(crate) fn count_dismissed(&self) {
+        add(&self.dismissed, 1);
+    }
+
     pub(crate) fn statistics(&self) -> ResumeStatistics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let refused = ResumeRefusal::ALL.iter().zip(&self.refused);
@@ -211,6 +218,7 @@ impl ResumePool {
             missed: get(&self.missed),
             expired: get(&self.expired),
             evicted: get(&self.evicted),
+            dismissed: get(&self.dismissed),
             kept_bytes: self.kept_bytes.load(Ordering::Relaxed),
         }
     }

@@ -2,7 +2,8 @@
 
 use super::token::{self, TokenHash};
 use super::{
-    Away, BadAcknowledgement, Claimed, Handover, Ledger, ResumeSecret, ResumeStatistics, Resumption,
+    Away, BadAcknowledgement, Claimed, Handover, Ledger, Link, ResumeSecret, ResumeStatistics,
+    Resumption,
 };
 use crate::event::Event;
 use crate::session::without_scope;
@@ -178,6 +179,26 @@ impl Session {
             service.resume.count_evicted();
         }
         waits
+    }
+
+    /// The connection is to go without a word, and the session to wait for its client, which comes back through another frontend: this one will
+    /// not be reached any more. The driver is told to let go ([`Next::LetGo`](crate::Next::LetGo)). False if it has no connection, has one
+    /// through [another frontend](Self::set_relayed), or cannot be resumed.
+    pub fn dismiss(&self) -> bool {
+        self.outbox()
+            .ledger_and_wake(Ledger::dismiss)
+            .unwrap_or(false)
+    }
+
+    /// Another frontend has accepted the connection to which the session was handed over, and with which it [goes on](Self::resume_from).
+    pub fn set_relayed(&self) {
+        self.outbox().ledger(Ledger::set_relayed);
+    }
+
+    /// Whether its connection was [told to go](Self::dismiss) and has not gone yet.
+    pub fn is_dismissed(&self) -> bool {
+        let is_dismissed = |ledger: &mut Ledger| ledger.link() == Link::Dismissed;
+        self.outbox().ledger(is_dismissed).unwrap_or(false)
     }
 
     /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed

@@ -319,6 +319,9 @@ impl Driver {
             // Its client has come back on another connection.
             return CloseReason::Transport(io::ErrorKind::ConnectionAborted);
         }
+        if reason.is_none() && session.is_some_and(|session| session.is_dismissed()) {
+            return CloseReason::Draining;
+        }
         // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and the
         // sender that got the verdict is about to close the session, perhaps on another thread and after us.
         reason.unwrap_or(CloseReason::SlowClient)

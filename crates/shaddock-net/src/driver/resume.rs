@@ -280,6 +280,9 @@ impl Driver {
             terms,
             ..
         } = *returning;
+        if self.is_relayed() {
+            session.set_relayed();
+        }
         let answered = new_secret().and_then(|secret| {
             let Resumption {
                 received,
@@ -523,6 +526,11 @@ impl Driver {
             | CloseReason::Idle
             | CloseReason::SlowClient => true,
             CloseReason::ClientClosed => !self.said_goodbye(),
+            // Of a session that is closed because the server goes, nothing is left.
+            CloseReason::Draining => {
+                let session = self.session.as_ref();
+                session.is_some_and(|session| session.is_dismissed())
+            }
             _ => false,
         }
     }

@@ -391,6 +391,59 @@ fn the_window_ends_with_the_reason_of_the_loss() {
     });
 }
 
+/// The frontend sends its client away: the session waits, what is sent is kept, and whoever does not come back has left with the drain. A
+/// client whose connection another frontend has accepted stays.
+#[test]
+fn a_client_that_is_sent_away_comes_back_to_its_session() {
+    for websocket in [false, true] {
+        run(async move || {
+            let (mut world, mut traveller) = arrived(bounds(), websocket).await;
+            traveller.ask("wait");
+            settle().await;
+            assert_eq!(send_away(&world), 1);
+            push(&world, &traveller, "1");
+            settle().await;
+            traveller.read();
+            assert_eq!(state(&world), [SessionState::Suspended]);
+            assert!(traveller.link.is_none(), "and nothing was said");
+            assert_eq!(send_away(&world), 0, "there is no socket");
+            world.release(0, Then::Answer);
+            push(&world, &traveller, "2");
+
+            world = world.with_door();
+            arrive(&world, &mut traveller).await.unwrap();
+            assert_eq!(traveller.seen.len(), 3);
+            settle().await;
+            assert_eq!(
+                (traveller.connections, send_away(&world)),
+                (2, 0),
+                "it came through the other frontend"
+            );
+            traveller.forget_link();
+            arrive(&world, &mut traveller).await.unwrap();
+            settle().await;
+            assert_eq!((traveller.connections, send_away(&world)), (3, 1), "here");
+            settle().await;
+            traveller.read();
+            assert!(traveller.link.is_none());
+            tokio::time::sleep(Duration::from_secs(21)).await;
+            assert_eq!(state(&world), []);
+            let closed = world.script.log().closed[&address()].clone();
+            assert_eq!(closed, [CloseReason::Draining]);
+            drop(std::mem::take(&mut traveller.old));
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
+}
+
+/// How many connections go.
+fn send_away(world: &World) -> usize {
+    let mut sent = 0;
+    let sessions = &world.script.sessions;
+    sessions.visit_sessions(|session| sent += usize::from(session.dismiss()));
+    sent
+}
+
 #[test]
 fn what_waits_runs_while_nobody_is_there() {
     run(async || {
@@ -582,7 +635,7 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
     let mut traveller = Traveller::new(address(), websocket, dialect);
     let mut pushes = 0;
     for _ in 0..80 {
-        match rng.below(16) {
+        match rng.below(17) {
             0..4 if traveller.sent < 120 => {
                 let method = ["echo", "echo", "wait", "pushes"][rng.below(4)];
                 traveller.ask(method);
@@ -621,6 +674,10 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
                 if let Some(link) = &traveller.link {
                     link.faults.set_step([1, 7, 65_536][rng.below(3)]);
                 }
+            }
+            // A drain: whatever the connection is at, it goes without a word.
+            15 => {
+                send_away(&world);
             }
             _ => tokio::time::sleep(ms([1, 60, 900][rng.below(3)])).await,
         }
