@@ -130,6 +130,34 @@ async fn members_of_a_frontend_that_drains_hear_until_they_are_closed() {
     assert_eq!(room.user_amount().await.unwrap(), 0);
 }
 
+/// A server that drains may take long, and its channels are there until it is gone.
+#[tokio::test(start_paused = true)]
+async fn channels_of_a_server_that_has_left_the_list_end_when_it_is_gone() {
+    let cluster = shaddock::cluster::LocalCluster::new();
+    let start = async |app| {
+        let servers = Servers::new().add(app).cluster(cluster.clone());
+        servers.start().await.unwrap()
+    };
+    let connectors = start(frontend("connector-1")).await;
+    let rooms = start(App::new("chat", "chat-1")).await;
+    let connector = connectors.app("connector-1").unwrap();
+    let mut ann = login(connector, "ann").await;
+    let chat = rooms.app("chat-1").unwrap().clone();
+    let room = chat.channels().create("lobby").unwrap();
+    assert!(room.add(&uid("ann"), &front("connector-1")).await.is_ok());
+    chat.membership().unwrap().withdraw().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    room.push_message("onChat", &json!({"n": 1})).await.unwrap();
+    assert_eq!(pushes(&mut ann), [json!({"n": 1})]);
+
+    drop((chat, room));
+    rooms.shutdown().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let audiences = connector.session_service().unwrap().audiences(|_| true);
+    assert!(audiences.is_empty(), "{audiences:?}");
+    connectors.shutdown().await;
+}
+
 #[tokio::test]
 async fn pushes_of_one_sender_keep_their_order_also_when_nobody_awaits() {
     let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;

@@ -18,7 +18,7 @@ use crate::{app::AppHandle, session::SessionError};
 /// Key of a server's metadata: a number that no other life of it has. Its channels are those of this life.
 pub(crate) const LIFE: &str = "shaddock.life";
 
-/// How long the channels of a server that has left the list live on: it may only have been cut off.
+/// How long the channels of a server that has left the list live on at least: it may only have been cut off, or finish what it has.
 pub(super) const GRACE: Duration = Duration::from_secs(60);
 
 /// Bytes of uids and keys in one answer. What is longer comes in several, or is counted and not named.
@@ -255,11 +255,24 @@ impl AppHandle {
         let (app, server) = (self.clone(), Arc::clone(server));
         let spawned = self.spawn("channels of a server that left", async move {
             tokio::time::sleep(GRACE).await;
+            // One that drains may take long, and has its channels until it is gone.
+            while app.is_departing_life(&server.id, life) {
+                tokio::time::sleep(GRACE).await;
+            }
             app.end_channels_of(&server, life);
         });
         if let Err(error) = spawned {
             tracing::debug!(%error, "the channels of a server that left end with their members");
         }
+    }
+
+    /// Whether this life of a server has left the list and still serves.
+    fn is_departing_life(&self, server: &ServerId, life: u64) -> bool {
+        self.membership().is_ok_and(|membership| {
+            let departing = membership.departing();
+            let mut same = departing.iter().filter(|info| info.id == *server);
+            same.any(|info| life_of(info) == Some(life))
+        })
     }
 
     fn end_channels_of(&self, server: &Arc<ServerInfo>, life: u64) {
