@@ -134,7 +134,8 @@ impl AppHandle {
         Some(ResumeTerms {
             window: config.window,
             ack: config.ack.max(1),
-            address: policy.address.clone(),
+            // Nobody reaches this frontend there any more.
+            address: policy.address.clone().filter(|_| !self.is_draining()),
         })
     }
 

@@ -2,9 +2,12 @@
 //! everything stopped.
 //!
 //! ```text
-//! signal ─► not ready ─► delay ─► stop accepting, leave discovery ─► waves over `spread` ─► Running::shutdown ─► exit 0
-//!                └──────────────────────── all within `deadline` ────────────────────────────────┘
+//! signal ─► not ready ─► delay ─► stop accepting, leave discovery ─► waves over `spread` ─► (linger) ─► Running::shutdown ─► exit 0
+//!                └─────────────────────── all within `deadline`, and `linger` on top ────────────────────────┘
 //! ```
+//!
+//! With `linger`, a wave closes only the sockets of sessions that outlive them. Their clients come back through other frontends, which relay
+//! (`resume/relay.rs`); the sessions go on here, until they end by themselves or the time is over. What is left then is closed in waves.
 
 use std::{
     sync::Arc,
@@ -22,6 +25,12 @@ use crate::{
 
 /// Time between looks at sessions that wait for an answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Time between looks for clients that have a socket here after all.
+const SEND_AWAY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Time between lines of the log while sessions go on.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The signals of a process: those that end it, and those that would if nothing handled them. (SIGPIPE is ignored in every Rust program.)
 pub(crate) struct Signals {
@@ -72,7 +81,7 @@ impl Signals {
     }
 }
 
-/// Drains the servers and stops them. True if everything ended within `drain.deadline`; otherwise what is left was abandoned.
+/// Drains the servers and stops them. True if everything ended within `drain.deadline` and `drain.linger`; otherwise what is left was abandoned.
 ///
 /// Not cancel-safe: dropped, it leaves servers half stopped.
 pub async fn drain(running: Running, settings: &DrainSettings, operations: &Operations) -> bool {
@@ -85,15 +94,23 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
             tokio::time::sleep(settings.delay.0).await;
         }
         close_doors(running.apps()).await;
-        close_in_waves(running.apps(), settings, answers_until).await;
+        let staying = staying(running.apps(), settings);
+        close_in_waves(running.apps(), settings, answers_until, &staying).await;
+        if !staying.is_empty() {
+            let begun = Instant::now();
+            linger(&staying, settings.linger.0).await;
+            let answers_until = answers_until + begun.elapsed();
+            close_in_waves(running.apps(), settings, answers_until, &[]).await;
+        }
         running.shutdown_within(settings.deadline.0).await;
     };
-    let done = tokio::time::timeout(settings.deadline.0, all).await.is_ok();
+    let limit = settings.deadline.0 + settings.linger.0;
+    let done = tokio::time::timeout(limit, all).await.is_ok();
     operations.forget_apps();
     if done {
         tracing::info!("stopped");
     } else {
-        tracing::warn!(deadline = %settings.deadline, "the drain took too long; what was left is abandoned");
+        tracing::warn!(deadline = %settings.deadline, linger = %settings.linger, "the drain took too long; what was left is abandoned");
     }
     done
 }
@@ -106,6 +123,54 @@ async fn close_doors(apps: &[AppHandle]) {
     }
 }
 
+/// The frontends whose sessions go on for a while, because their clients have somewhere to come back to. They open no session any more.
+fn staying<'a>(apps: &'a [AppHandle], settings: &DrainSettings) -> Vec<&'a AppHandle> {
+    if settings.linger.0.is_zero() {
+        return Vec::new();
+    }
+    let stays = |app: &&AppHandle| app.is_frontend() && app.is_relayed_by_others(apps);
+    let staying: Vec<_> = apps.iter().filter(stays).collect();
+    for app in &staying {
+        app.open_no_session();
+    }
+    staying
+}
+
+/// Waits until the last session has ended, at most for `limit`.
+async fn linger(staying: &[&AppHandle], limit: Duration) {
+    let services: Vec<_> = (staying.iter())
+        .filter_map(|app| app.session_service())
+        .collect();
+    let left = || -> usize { services.iter().map(|it| it.session_count()).sum() };
+    tracing::info!(
+        sessions = left(),
+        ?limit,
+        "draining: sessions go on whose clients come back through other frontends"
+    );
+    let now = Instant::now();
+    let (end, mut say, mut send_away) = (now + limit, now + SAY_AGAIN, now);
+    while left() > 0 && Instant::now() < end {
+        for app in staying {
+            // Sessions of other frontends do not end with the sockets that are here.
+            app.relays().cut_sockets();
+        }
+        if Instant::now() >= send_away {
+            // Who was about to come back here when the doors were closed.
+            for service in &services {
+                service.visit_sessions(|session| {
+                    session.dismiss();
+                });
+            }
+            send_away += SEND_AWAY_AGAIN;
+        }
+        if Instant::now() >= say {
+            tracing::info!(sessions = left(), "draining: sessions go on");
+            say += SAY_AGAIN;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// How many sessions a wave closes, so that `count` of them are gone after `spread`.
 fn wave_size(count: usize, spread: Duration, interval: Duration) -> usize {
     let waves = spread.as_nanos() / interval.as_nanos().max(1);
@@ -113,8 +178,14 @@ fn wave_size(count: usize, spread: Duration, interval: Duration) -> usize {
     count.div_ceil(waves).max(1)
 }
 
-/// Closes the sessions of this moment over `spread`. Who waits for an answer gets it, if it comes before `until`.
-async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings, until: Instant) {
+/// Closes the sessions of this moment over `spread`; of sessions at frontends that are `staying`, those that outlive their sockets only lose them.
+/// Who waits for an answer gets it, if it comes before `until`.
+async fn close_in_waves(
+    apps: &[AppHandle],
+    settings: &DrainSettings,
+    until: Instant,
+    staying: &[&AppHandle],
+) {
     let sessions = by_turns(apps.iter().filter_map(AppHandle::session_service).map(all));
     if sessions.is_empty() {
         return;
@@ -123,14 +194,28 @@ async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings, until: Ins
     tracing::info!(
         sessions = sessions.len(),
         wave = size,
-        "draining: closing sessions in waves"
+        "draining: closing {} in waves",
+        if staying.is_empty() {
+            "sessions"
+        } else {
+            "connections"
+        }
     );
     for app in apps {
         app.flush_pushes();
     }
+    let goes = |session: &Arc<Session>| {
+        let frontend = session.frontend_id().as_str();
+        if staying.iter().any(|app| app.id() == frontend) && session.is_resumable() {
+            // What runs for it goes on, and what is sent to it is kept.
+            session.dismiss();
+            return true;
+        }
+        close_unless_working(session)
+    };
     let mut working = Vec::new();
     for (n, wave) in sessions.chunks(size).enumerate() {
-        // Whoever has left by himself needs no wave.
+        // Whoever has left by themselves needs no wave.
         if wave.iter().all(|session| session.is_closed()) {
             continue;
         }
@@ -138,11 +223,11 @@ async fn close_in_waves(apps: &[AppHandle], settings: &DrainSettings, until: Ins
             tokio::time::sleep(settings.wave_interval.0).await;
         }
         working.extend(wave.iter().cloned());
-        working.retain(|session| !close_unless_working(session));
+        working.retain(|session| !goes(session));
     }
     while !working.is_empty() && Instant::now() < until {
         tokio::time::sleep(LOOK_AGAIN).await;
-        working.retain(|session| !close_unless_working(session));
+        working.retain(|session| !goes(session));
     }
     for session in working {
         session.close(CloseReason::Draining);

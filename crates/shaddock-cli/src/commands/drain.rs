@@ -122,8 +122,11 @@ fn progress(server: &ServerStatus) -> String {
         return format!("{}: does not answer any more", server.id);
     }
     let sessions = server.sessions.map(|n| count(n, "session") + " left");
+    let relayed = server.sessions_relayed.filter(|n| *n > 0);
+    let relayed = relayed.map(|n| format!("{n} with clients at other frontends"));
     let in_flight = server.in_flight.map(|n| format!("{n} in flight"));
-    let parts = [Some(server.state.name().to_owned()), sessions, in_flight];
+    let state = Some(server.state.name().to_owned());
+    let parts = [state, sessions, relayed, in_flight];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     format!("{}: {}", server.id, parts.join(", "))
 }

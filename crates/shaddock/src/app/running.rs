@@ -236,6 +236,11 @@ impl AppHandle {
         }
     }
 
+    /// Clients in the middle of their handshake get no session any more. Those that come back to one do.
+    pub(crate) fn open_no_session(&self) {
+        self.inner().draining.store(true, Ordering::Release);
+    }
+
     fn take_listeners(&self) -> Vec<shaddock_net::Listener> {
         std::mem::take(
             &mut *self
@@ -252,8 +257,7 @@ impl AppHandle {
         let Some(service) = self.session_service() else {
             return;
         };
-        // Clients in the middle of their handshake get no session any more.
-        self.inner().draining.store(true, Ordering::Release);
+        self.open_no_session();
         self.flush_pushes();
         let listeners = self.take_listeners();
         let gone = async move {

@@ -446,8 +446,12 @@ section! {
         live spread: Time = Time::secs(5), check within(Time::secs(0), Time::secs(3600));
         /// Time between two waves.
         live wave_interval: Time = Time::millis(500), check within(Time::millis(10), Time::secs(60));
-        /// Time after which the process ends in any case, counted from the signal.
+        /// Time after which the process ends in any case, counted from the signal; `linger` comes on top.
         live deadline: Time = Time::secs(30), check within(Time::secs(1), Time::secs(3600));
+        /// How long sessions go on here whose clients can come back to them through another frontend: those of clients that resume, if
+        /// there is another frontend of the type. The process ends when the last one has ended, or after this time. 0: they are closed
+        /// with the others.
+        live linger: Time = Time::secs(0), check within(Time::secs(0), Time::secs(86_400));
     }
 }
 

@@ -436,6 +436,11 @@ impl Page<'_, '_> {
             "Sessions closed because too many waited",
             each(|it| it.evicted),
         )?;
+        self.counters(
+            "resume_dismissed",
+            "Connections closed by a drain, so that clients come back through other frontends",
+            each(|it| it.dismissed),
+        )?;
         let refused = seen.iter().flat_map(|one| {
             let reasons = one.resume.iter().flat_map(|it| &it.refused);
             reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))

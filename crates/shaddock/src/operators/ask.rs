@@ -54,6 +54,9 @@ pub(crate) struct Report {
     pub(crate) uptime_ms: Option<u64>,
     pub(crate) connections: u64,
     pub(crate) sessions: u64,
+    /// Of these, those whose clients are connected to other frontends.
+    #[serde(default)]
+    pub(crate) sessions_relayed: u64,
     pub(crate) users: u64,
     pub(crate) in_flight: u64,
     pub(crate) addresses: Vec<SocketAddr>,

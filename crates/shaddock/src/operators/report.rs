@@ -44,6 +44,7 @@ pub(crate) fn status(
         uptime_ms: None,
         connections: None,
         sessions: None,
+        sessions_relayed: None,
         users: None,
         in_flight: None,
         addresses: Vec::new(),
@@ -60,6 +61,7 @@ pub(crate) fn status(
             if info.frontend {
                 status.connections = Some(report.connections);
                 status.sessions = Some(report.sessions);
+                status.sessions_relayed = Some(report.sessions_relayed);
                 status.users = Some(report.users);
             }
             status.in_flight = Some(report.in_flight);

@@ -180,6 +180,7 @@ impl AppHandle {
                 .map(|process| u64::try_from(process.uptime().as_millis()).unwrap_or(u64::MAX)),
             connections: self.open_connections() as u64,
             sessions: statistics.as_ref().map_or(0, |s| s.sessions as u64),
+            sessions_relayed: self.relays().count().1 as u64,
             users: statistics.as_ref().map_or(0, |s| s.users as u64),
             in_flight: serving + status.pending_calls as u64,
             addresses: self.local_addrs(),

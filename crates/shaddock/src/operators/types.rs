@@ -38,6 +38,9 @@ pub struct ServerStatus {
     /// Open sessions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
+    /// Of these, those whose clients are connected to other frontends, which relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_relayed: Option<u64>,
     /// Users that are bound to one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<u64>,

@@ -355,6 +355,19 @@ impl AppHandle {
 
 /// # The frontend with the session
 impl AppHandle {
+    /// Whether clients can come back to their sessions here through a frontend that is none of `but`.
+    pub(crate) fn is_relayed_by_others(&self, but: &[Self]) -> bool {
+        let (policy, Ok(membership)) = (self.resume_policy(), self.membership()) else {
+            return false;
+        };
+        let relays = |server: &Arc<ServerInfo>| {
+            let is_ours = but.iter().any(|app| app.id() == server.id.as_str());
+            server.frontend && !is_ours && server.tells_a_node()
+        };
+        let others = membership.members().servers_of(self.server_type());
+        policy.enabled && policy.other_frontends && others.iter().any(relays)
+    }
+
     /// Another frontend has the socket of a client that comes back.
     pub(crate) fn serve_relay(
         &self,

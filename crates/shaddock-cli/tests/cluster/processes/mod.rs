@@ -1,6 +1,7 @@
 //! Real processes that are killed, restarted and drained, and what is left of them at NATS and etcd.
 
 mod away;
+mod drained;
 mod killed;
 mod restarted;
 
