@@ -126,7 +126,8 @@ const shot = (page, name) => pictures && page.screenshot({ path: `${pictures}/co
 const row = (page, text) => page.locator("tbody tr", { hasText: text }).first();
 /** Goes on when a text stands there. */
 const reads = (page, selector, text) => page.locator(selector, { hasText: text }).first().waitFor();
-const isTooWide = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+/** By how much a page is wider than its window, which on a phone would grow with it. */
+const isTooWide = async (page) => (await page.evaluate(() => document.documentElement.scrollWidth)) - page.viewportSize().width;
 
 test("both languages have every text, and every text has a use", async () => {
   const { TEXTS } = await import(new URL("text.js", folder));
@@ -467,7 +468,7 @@ test("many sessions do not slow it", { timeout: 400_000 }, async (context) => {
 });
 
 test("a drain is watched to its end", { timeout: 240_000 }, async () => {
-  const other = await startDemo({ flags: [...tokens, "--set", "drain.delay=3s"] });
+  const other = await startDemo({ flags: [...tokens, "--set", "drain.delay=10s"] });
   await crowd(30, other.connectors[0], other);
   const page = await open({ server: other, token: OPERATE, path: "/servers/connector-1" });
   await reads(page, ".facts", "30");
