@@ -23,6 +23,14 @@ const tokens = [`admin.token=${OPERATE}`, `admin.read_tokens=${READ}`, `admin.pu
 let demo;
 let browser;
 const crowds = [];
+/** Demos of single tests, which end also if the test fails. */
+const others = [];
+
+async function another(options) {
+  const started = await startDemo(options);
+  others.push(started);
+  return started;
+}
 
 before(async () => {
   demo = await startDemo({ flags: tokens });
@@ -37,6 +45,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   for (const crowd of crowds) crowd.kill("SIGKILL");
+  for (const other of others) await other.stop();
   assert.equal(await demo.stop(), 0, "SIGTERM ends the demo with 0");
 });
 
@@ -178,7 +187,7 @@ test("the token opens it, stays in the tab, and says what may be done", { timeou
 });
 
 test("without a token on this machine nothing is asked for", { timeout: 180_000 }, async () => {
-  const other = await startDemo();
+  const other = await another();
   const page = await open({ server: other });
   await reads(page, "#scope", "operate");
   assert.equal(await page.locator("#sign-out").isVisible(), false);
@@ -468,7 +477,7 @@ test("many sessions do not slow it", { timeout: 400_000 }, async (context) => {
 });
 
 test("a drain is watched to its end", { timeout: 240_000 }, async () => {
-  const other = await startDemo({ flags: [...tokens, "--set", "drain.delay=10s"] });
+  const other = await another({ flags: [...tokens, "--set", "drain.delay=10s"] });
   await crowd(30, other.connectors[0], other);
   const page = await open({ server: other, token: OPERATE, path: "/servers/connector-1" });
   await reads(page, ".facts", "30");
