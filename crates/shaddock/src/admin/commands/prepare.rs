@@ -1,0 +1,212 @@
+//! Whether a command makes sense, before anything is done.
+
+use serde_json::{Value, json};
+
+use super::{
+    BindCommand, Command, CountCommand, KickCommand, MOST_NAMED, PushCommand, SetCommand, To,
+    TopicCommand,
+};
+use crate::{
+    admin::tokens::Scope,
+    operators::{Act, Order, Select},
+};
+
+/// Characters of a kick's reason.
+const LONGEST_REASON: usize = 256;
+
+/// A command that makes sense.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    pub(super) name: &'static str,
+    pub(super) scope: Scope,
+    /// As it was written, for the audit log.
+    pub(super) to: Value,
+    pub(super) what: Value,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Kind {
+    Count(Select),
+    Do {
+        order: Order,
+        /// `all` was said.
+        may_be_all: bool,
+    },
+    Topic {
+        name: String,
+        except: Option<String>,
+        route: String,
+        body: Value,
+    },
+}
+
+impl To {
+    /// The sessions, for commands other than a push.
+    fn select(&self) -> Result<Select, String> {
+        if self.topic.is_some() || self.except.is_some() {
+            return Err("`topic` and `except` are for pushes".to_owned());
+        }
+        let given = [
+            self.sid.is_some(),
+            self.sids.is_some(),
+            self.uid.is_some(),
+            self.uids.is_some(),
+            self.predicate.is_some(),
+            self.all && self.predicate.is_none(),
+        ];
+        if given.iter().filter(|is_given| **is_given).count() != 1 {
+            return Err(
+                "`to` says which sessions: exactly one of `sid`, `sids`, `uid`, `uids`, `where`, and `\"all\": true`"
+                    .to_owned(),
+            );
+        }
+        let select = if let Some(sids) = self.sids.clone().or(self.sid.clone().map(|sid| vec![sid]))
+        {
+            Select::Sids(sids)
+        } else if let Some(uids) = self.uids.clone().or(self.uid.clone().map(|uid| vec![uid])) {
+            Select::Users(uids)
+        } else if let Some(text) = &self.predicate {
+            Select::Where(text.clone())
+        } else {
+            Select::All
+        };
+        if let Select::Sids(list) | Select::Users(list) = &select
+            && list.len() > MOST_NAMED
+        {
+            return Err(format!("`to` names {} of at most {MOST_NAMED}", list.len()));
+        }
+        select.check()?;
+        Ok(select)
+    }
+}
+
+impl Command {
+    pub(super) fn prepare(&self) -> Result<Prepared, String> {
+        let prepared = |name, scope, to: &To, what, kind| Prepared {
+            name,
+            scope,
+            to: serde_json::to_value(to).unwrap_or_default(),
+            what,
+            kind,
+        };
+        let act = |name, to: &To, what, act| {
+            let order = Order {
+                select: to.select()?,
+                act,
+            };
+            let kind = Kind::Do {
+                order,
+                may_be_all: to.all,
+            };
+            Ok::<_, String>(prepared(name, Scope::Operate, to, what, kind))
+        };
+        match self {
+            Self::Count(CountCommand { to }) => {
+                let kind = Kind::Count(to.select()?);
+                Ok(prepared("count", Scope::Read, to, Value::Null, kind))
+            }
+            Self::Push(push) => Ok(prepared(
+                "push",
+                Scope::Push,
+                &push.to,
+                json!({"route": push.route}),
+                push.prepare()?,
+            )),
+            Self::Kick(KickCommand { to, reason }) => {
+                let reason = reason.as_deref().unwrap_or("kicked by an operator");
+                if reason.chars().count() > LONGEST_REASON {
+                    return Err(format!(
+                        "`reason` may have at most {LONGEST_REASON} characters"
+                    ));
+                }
+                let what = json!({"reason": reason});
+                let reason = reason.to_owned();
+                act("kick", to, what, Act::Kick { reason })
+            }
+            Self::Set(SetCommand { to, values, remove }) => {
+                if values.is_empty() && remove.is_empty() {
+                    return Err("`set` needs `values` or `remove`".to_owned());
+                }
+                let keys: Vec<&String> = values.keys().collect();
+                let what = json!({"values": keys, "remove": remove});
+                let (values, remove) = (values.clone(), remove.clone());
+                act("set", to, what, Act::Set { values, remove })
+            }
+            Self::Bind(BindCommand { to, uid }) => {
+                if to.sid.is_none() {
+                    return Err("`bind` is about one session: `to` is a `sid`".to_owned());
+                }
+                shaddock_core::Uid::new(uid.as_str())
+                    .map_err(|error| format!("`uid` cannot be a user: {error}"))?;
+                let what = json!({"uid": uid});
+                act("bind", to, what, Act::Bind { uid: uid.clone() })
+            }
+            Self::Unbind(CountCommand { to }) => act("unbind", to, Value::Null, Act::Unbind),
+            Self::Join(TopicCommand { to, topic }) => {
+                check_topic(topic)?;
+                let what = json!({"topic": topic});
+                let topic = topic.clone();
+                act("join", to, what, Act::Join { topic })
+            }
+            Self::Leave(TopicCommand { to, topic }) => {
+                check_topic(topic)?;
+                let what = json!({"topic": topic});
+                let topic = topic.clone();
+                act("leave", to, what, Act::Leave { topic })
+            }
+        }
+    }
+}
+
+impl PushCommand {
+    fn prepare(&self) -> Result<Kind, String> {
+        if self.route.is_empty() || self.route.len() > 255 {
+            return Err("`route` has 1 to 255 bytes".to_owned());
+        }
+        if self.body.is_null() {
+            return Err(
+                "`body` is null, which no client can read; write an object, such as {}".to_owned(),
+            );
+        }
+        let (route, body) = (self.route.clone(), self.body.clone());
+        let Some(topic) = &self.to.topic else {
+            let order = Order {
+                select: self.to.select()?,
+                act: Act::Push { route, body },
+            };
+            return Ok(Kind::Do {
+                order,
+                // A message to all is an ordinary thing to send.
+                may_be_all: true,
+            });
+        };
+        check_topic(topic)?;
+        let rest = To {
+            topic: None,
+            except: None,
+            ..self.to.clone()
+        };
+        if serde_json::to_value(&rest).is_ok_and(|rest| rest != json!({})) {
+            return Err(
+                "`to` has a `topic` and something else; a push has one receiver".to_owned(),
+            );
+        }
+        Ok(Kind::Topic {
+            name: topic.clone(),
+            except: self.to.except.clone(),
+            route,
+            body,
+        })
+    }
+}
+
+fn check_topic(name: &str) -> Result<(), String> {
+    match shaddock_cluster::AudienceKey::topic(name) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "a topic has a name of 1 to 256 bytes, not {}",
+            name.len()
+        )),
+    }
+}
