@@ -13,11 +13,15 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    audit::{self, Line},
+    audit::{self, Audit, Line},
     commands::Api,
     error::ApiError,
 };
-use crate::{operations::Phase, operators::Act};
+use crate::{
+    guarded::{Guarded, Panic, Watch},
+    operations::Phase,
+    operators::{Act, Everywhere, Obeyed},
+};
 
 /// Jobs that are known, running and ended. Above it the oldest that has ended is forgotten; if none has, no new one begins.
 const MOST_JOBS: usize = 64;
@@ -25,6 +29,8 @@ const MOST_JOBS: usize = 64;
 const STEPS_A_SECOND: u64 = 5;
 /// Sessions of one step.
 const MOST_A_STEP: u64 = 1000;
+/// Why a job ended whose task ended without saying why.
+const BROKE_OFF: &str = "it broke off; the log of the process says why";
 
 /// How many sessions are a step, and the time from one step to the next: never more in a second than was said.
 fn pace(per_second: u64) -> (usize, Duration) {
@@ -102,51 +108,115 @@ impl Jobs {
 
     /// Begins one, and returns its id.
     pub(super) fn start(&self, api: Api, job: Job) -> Result<String, ApiError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let id = number.to_string();
-        {
-            let mut all = self.lock();
-            if all.len() >= MOST_JOBS {
-                let ended = all.iter().find(|(_, job)| !job.running).map(|(id, _)| *id);
-                let Some(ended) = ended else {
-                    return Err(ApiError::new(
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "too_many",
-                        format!("{MOST_JOBS} jobs are running; wait until one ends, or stop one"),
-                    ));
-                };
-                all.remove(&ended);
-            }
-            let status = JobStatus {
-                id: id.clone(),
-                command: job.line.command.to_owned(),
-                matched: job.sids.len() as u64,
-                done: 0,
-                failed: 0,
-                left: job.sids.len() as u64,
-                running: true,
-                errors: Vec::new(),
-            };
-            all.insert(number, status);
-        }
-        let jobs = self.clone();
-        tokio::spawn(async move { jobs.run(number, api, job).await });
+        let running = self.begin(job.line.command, job.sids.len() as u64)?;
+        let id = running.id.to_string();
+        tokio::spawn(running.work(api, job));
         Ok(id)
     }
 
-    async fn run(&self, id: u64, api: Api, job: Job) {
-        let mut line = job.line.clone();
-        line.job = Some(id.to_string());
-        line.matched = Some(job.sids.len() as u64);
-        line.done = Some(0);
-        line.error = self.steps(id, &api, &job, &mut line).await;
+    /// Takes a place for a job of this command, about so many sessions.
+    fn begin(&self, command: &str, matched: u64) -> Result<Running, ApiError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut all = self.lock();
+        if all.len() >= MOST_JOBS {
+            let ended = all.iter().find(|(_, job)| !job.running).map(|(id, _)| *id);
+            let Some(ended) = ended else {
+                return Err(ApiError::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too_many",
+                    format!("{MOST_JOBS} jobs are running; wait until one ends, or stop one"),
+                ));
+            };
+            all.remove(&ended);
+        }
+        let status = JobStatus {
+            id: id.to_string(),
+            command: command.to_owned(),
+            matched,
+            done: 0,
+            failed: 0,
+            left: matched,
+            running: true,
+            errors: Vec::new(),
+        };
+        all.insert(id, status);
+        Ok(Running {
+            jobs: self.clone(),
+            id,
+            tally: Mutex::default(),
+        })
+    }
+}
+
+/// What a job has done so far, for the audit log: its status may be forgotten before it ends.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    done: u64,
+    failed: u64,
+    unanswered: Vec<String>,
+}
+
+/// A job at work, held by the task that does it. However that task ends (a panic, the end of its runtime), the job is not `running` any more.
+#[derive(Debug)]
+struct Running {
+    jobs: Jobs,
+    id: u64,
+    tally: Mutex<Tally>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(Some(BROKE_OFF.to_owned()));
+    }
+}
+
+impl Watch for Running {
+    fn panicked(&self, panic: &Panic) {
+        let (job, panic) = (self.id, panic.text());
+        tracing::error!(job, panic, "a job of the server API panicked");
+    }
+}
+
+impl Running {
+    async fn work(self, api: Api, job: Job) {
+        self.watched(
+            self.steps(&api, &job),
+            job.sids.len() as u64,
+            job.line.clone(),
+        )
+        .await
+        .note(&api.audit)
+        .await;
+    }
+
+    /// Does the work to its end, or up to its panic, and returns what there is to note of it.
+    async fn watched(
+        &self,
+        steps: impl Future<Output = Option<String>>,
+        matched: u64,
+        mut line: Line,
+    ) -> Noted<'_> {
+        let ended = Guarded::new(steps, self).await;
+        line.error = ended.unwrap_or_else(|| Some(BROKE_OFF.to_owned()));
+        let tally = self.tally().clone();
+        line.job = Some(self.id.to_string());
+        line.matched = Some(matched);
+        line.done = Some(tally.done);
+        line.failed = tally.failed;
+        line.unanswered = tally.unanswered;
         line.time_ms = audit::now_ms();
-        api.audit.write(&line).await;
-        self.end(id, line.error);
+        Noted {
+            running: self,
+            line,
+        }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does it step by step; returns why it ended early.
-    async fn steps(&self, id: u64, api: &Api, job: &Job, line: &mut Line) -> Option<String> {
+    async fn steps(&self, api: &Api, job: &Job) -> Option<String> {
         let (step, pause) = pace(job.per_second);
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,45 +225,55 @@ impl Jobs {
             if api.operations.phase() != Phase::Running {
                 return Some("the process drains".to_owned());
             }
-            if !self.goes_on(id) {
+            if !self.goes_on() {
                 return Some("it was stopped".to_owned());
             }
             let ended = match api.view() {
                 Ok(view) => view.obey_each(some, &job.act).await,
                 Err(error) => return Some(error.into_info().message),
             };
-            line.done = line.done.map(|done| done + ended.all.done);
-            line.failed += ended.all.failed;
-            for one in &ended.unanswered {
-                if !line.unanswered.contains(&one.server) {
-                    line.unanswered.push(one.server.clone());
-                }
-            }
-            let mut all = self.lock();
-            // One that was stopped may have been forgotten.
-            let Some(status) = all.get_mut(&id) else {
-                continue;
-            };
-            status.done += ended.all.done;
-            status.failed += ended.all.failed;
-            status.left = status.left.saturating_sub(some.len() as u64);
-            let silent = ended
-                .unanswered
-                .iter()
-                .map(|one| format!("{}: {}", one.server, one.reason));
-            let reasons = ended.all.errors.into_iter().chain(silent);
-            let room = 3_usize.saturating_sub(status.errors.len());
-            status.errors.extend(reasons.take(room));
+            self.took(some.len() as u64, ended);
         }
         None
     }
 
-    fn goes_on(&self, id: u64) -> bool {
-        self.lock().get(&id).is_some_and(|job| job.running)
+    /// A step about so many sessions has ended.
+    fn took(&self, sessions: u64, ended: Everywhere<Obeyed>) {
+        {
+            let mut tally = self.tally();
+            tally.done += ended.all.done;
+            tally.failed += ended.all.failed;
+            for one in &ended.unanswered {
+                if !tally.unanswered.contains(&one.server) {
+                    tally.unanswered.push(one.server.clone());
+                }
+            }
+        }
+        let mut all = self.jobs.lock();
+        // One that was stopped may have been forgotten.
+        let Some(status) = all.get_mut(&self.id) else {
+            return;
+        };
+        status.done += ended.all.done;
+        status.failed += ended.all.failed;
+        status.left = status.left.saturating_sub(sessions);
+        let silent = ended
+            .unanswered
+            .iter()
+            .map(|one| format!("{}: {}", one.server, one.reason));
+        let reasons = ended.all.errors.into_iter().chain(silent);
+        let room = 3_usize.saturating_sub(status.errors.len());
+        status.errors.extend(reasons.take(room));
     }
 
-    fn end(&self, id: u64, why: Option<String>) {
-        if let Some(job) = self.lock().get_mut(&id)
+    fn goes_on(&self) -> bool {
+        let all = self.jobs.lock();
+        all.get(&self.id).is_some_and(|job| job.running)
+    }
+
+    /// It is not running any more; says why, unless that is known already.
+    fn end(&self, why: Option<String>) {
+        if let Some(job) = self.jobs.lock().get_mut(&self.id)
             && job.running
         {
             job.running = false;
@@ -202,9 +282,85 @@ impl Jobs {
     }
 }
 
+/// A job whose work has ended, with the line that says so.
+struct Noted<'a> {
+    running: &'a Running,
+    line: Line,
+}
+
+impl Noted<'_> {
+    /// First the audit log, so that a caller who sees the end finds the line.
+    async fn note(self, audit: &Audit) {
+        audit.write(&self.line).await;
+        self.running.end(self.line.error);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
+    use serde_json::Value;
+
     use super::*;
+
+    /// However the task of a job ends, nobody waits for the job any more: its status says that it has ended, and why, and its place is free.
+    #[tokio::test]
+    async fn a_job_ends_with_its_task() {
+        let jobs = Jobs::default();
+        let status = |id: u64| jobs.get(&id.to_string()).unwrap();
+        let line = || Line::new("kick", Value::Null, Value::Null);
+        let audit = Audit::new(std::path::Path::new(""));
+
+        let job = jobs.begin("kick", 7).unwrap();
+        let id = job.id;
+        let step = || Everywhere {
+            all: Obeyed {
+                done: 2,
+                ..Obeyed::default()
+            },
+            ..Everywhere::default()
+        };
+        let panics = async {
+            job.took(2, step());
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        };
+        let noted = job.watched(panics, 7, line()).await;
+        assert_eq!((noted.line.done, noted.line.matched), (Some(2), Some(7)));
+        assert_eq!(noted.line.error.as_deref(), Some(BROKE_OFF));
+        noted.note(&audit).await;
+        let now = status(id);
+        assert_eq!((now.running, now.done, now.left), (false, 2, 5));
+        assert_eq!(now.errors, [BROKE_OFF]);
+
+        // The runtime ends, or what notes the end panics too.
+        let job = jobs.begin("kick", 1).unwrap();
+        let id = job.id;
+        let task = tokio::spawn(async move {
+            let _job = job;
+            std::future::pending::<()>().await;
+        });
+        assert!(status(id).running);
+        task.abort();
+        assert!(task.await.is_err());
+        assert_eq!(status(id).errors, [BROKE_OFF]);
+        assert!(!status(id).running);
+
+        let job = jobs.begin("kick", 1).unwrap();
+        let id = job.id;
+        job.watched(ready(None), 1, line()).await.note(&audit).await;
+        drop(job);
+        assert!(!status(id).running && status(id).errors.is_empty());
+
+        // None of them holds a place.
+        let all: Vec<Running> = (0..MOST_JOBS)
+            .map(|_| jobs.begin("kick", 1).unwrap())
+            .collect();
+        assert!(jobs.begin("kick", 1).is_err());
+        drop(all);
+        assert!(jobs.begin("kick", 1).is_ok());
+    }
 
     #[test]
     fn no_more_in_a_second_than_was_said() {
