@@ -121,30 +121,57 @@ impl Audit {
     /// Writes a line. What cannot be written goes to the log.
     pub(crate) async fn write(&self, line: &Line) {
         // Texts and numbers always have a JSON form.
-        let mut text = serde_json::to_string(line).unwrap_or_default();
+        let text = serde_json::to_string(line).unwrap_or_default();
+        if let Err(unwritten) = self.put(text).await {
+            if !matches!(unwritten, Unwritten::NoFile(_)) {
+                self.0.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            unwritten.log();
+        }
+    }
+
+    /// Puts a line into the file.
+    async fn put(&self, mut text: String) -> Result<(), Unwritten> {
         let Some(file) = self.0.file.clone() else {
-            tracing::info!(target: "shaddock::audit", entry = text, "an operator's command");
-            return;
+            return Err(Unwritten::NoFile(text));
+        };
+        let Ok(_waits) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
+            return Err(Unwritten::TooSlow(text));
         };
         text.push('\n');
-        let Ok(_waits) = Arc::clone(&self.0.waiting).try_acquire_owned() else {
-            self.0.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                entry = text.trim_end(),
-                "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines wait for it, and this one stands here only"
-            );
-            return;
-        };
         let one = Arc::clone(&self.0.writes).lock_owned().await;
         // Opened for each line: whoever rotates the file need not tell us.
         let written = tokio::task::spawn_blocking(move || {
             let _one = one;
             let done = open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
-            done.map_err(|error| (error, text))
+            done.map_err(|error| Unwritten::Failed(error, text))
         });
-        if let Ok(Err((error, text))) = written.await {
-            self.0.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(%error, entry = text.trim_end(), "the audit log cannot be written (`admin.audit`)");
+        // The runtime ends: nothing can be said any more.
+        written.await.unwrap_or(Ok(()))
+    }
+}
+
+/// Why a line is not in the file, and the line.
+enum Unwritten {
+    NoFile(String),
+    TooSlow(String),
+    Failed(std::io::Error, String),
+}
+
+impl Unwritten {
+    fn log(self) {
+        match self {
+            Self::NoFile(entry) => {
+                tracing::info!(target: "shaddock::audit", entry, "an operator's command");
+            }
+            Self::TooSlow(entry) => tracing::error!(
+                entry,
+                "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines wait for it, and this one stands here only"
+            ),
+            Self::Failed(error, text) => {
+                let entry = text.trim_end();
+                tracing::error!(%error, entry, "the audit log cannot be written (`admin.audit`)");
+            }
         }
     }
 }
@@ -154,4 +181,67 @@ fn open(file: &Path) -> std::io::Result<std::fs::File> {
         .create(true)
         .append(true)
         .open(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("shaddock-{name}-{}.jsonl", std::process::id()))
+    }
+
+    /// A disk that does not answer keeps so many lines waiting and no more: the next one goes to the log at once. When it answers, those that
+    /// waited are written.
+    #[tokio::test]
+    async fn so_many_lines_wait_and_no_more() {
+        let file = file("audit-bound");
+        let audit = Audit::new(&file);
+        let disk = Arc::clone(&audit.0.writes).lock_owned().await;
+        let waiting: Vec<_> = (0..MOST_WAITING)
+            .map(|n| {
+                let audit = audit.clone();
+                tokio::spawn(async move { audit.put(n.to_string()).await.is_ok() })
+            })
+            .collect();
+        let all_wait = async {
+            while audit.0.waiting.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(30);
+        tokio::time::timeout(patience, all_wait).await.unwrap();
+        for _ in 0..3 {
+            let late = audit.put("late".to_owned());
+            assert!(matches!(late.await, Err(Unwritten::TooSlow(text)) if text == "late"));
+        }
+        drop(disk);
+        for one in waiting {
+            assert!(one.await.unwrap());
+        }
+        assert!(audit.put("again".to_owned()).await.is_ok());
+        let text = std::fs::read_to_string(&file).unwrap();
+        let _ = std::fs::remove_file(&file);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), MOST_WAITING + 1, "each line once");
+        assert!(!lines.contains(&"late"));
+    }
+
+    #[tokio::test]
+    async fn a_line_is_in_the_file_or_comes_back() {
+        let file = file("audit-order");
+        let audit = Audit::new(&file);
+        for n in 0..20 {
+            assert!(audit.put(n.to_string()).await.is_ok());
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let _ = std::fs::remove_file(&file);
+        let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(numbers, (0..20).collect::<Vec<u32>>());
+        let nowhere = Audit::new(&std::env::temp_dir().join("no-such-folder").join("audit"));
+        let lost = nowhere.put("kept".to_owned()).await;
+        assert!(matches!(lost, Err(Unwritten::Failed(_, text)) if text == "kept\n"));
+        let none = Audit::new(Path::new("")).put("x".to_owned()).await;
+        assert!(matches!(none, Err(Unwritten::NoFile(text)) if text == "x"));
+    }
 }
