@@ -202,21 +202,33 @@ impl Server {
     /// Starts one with these settings, under a command such as `prlimit ..`, and waits until it is ready.
     fn start(wrapper: &[&str], settings: &[&str], stderr: impl Into<Stdio>) -> Self {
         let mut server = Self::launch(wrapper, settings, stderr);
-        let ready = server.hears("ready ");
-        server.address = ready.strip_prefix("ready ").unwrap().parse().unwrap();
+        server.is_ready();
         server
     }
 
+    /// Waits until it is ready.
+    fn is_ready(&mut self) {
+        let ready = self.hears("ready ");
+        self.address = ready.strip_prefix("ready ").unwrap().parse().unwrap();
+    }
+
     fn launch(wrapper: &[&str], settings: &[&str], stderr: impl Into<Stdio>) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin = free.local_addr().unwrap();
-        drop(free);
-        let mut all = vec![
-            "listen.address=127.0.0.1:0".to_owned(),
-            format!("admin.address={admin}"),
-            "drain.spread=0s".to_owned(),
-        ];
+        let admin = free_address();
+        let mut all = vec![format!("admin.address={admin}")];
         all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        Self::launch_with(wrapper, all, admin, stderr)
+    }
+
+    /// As [`launch`](Self::launch), with an admin server that the settings put at this address.
+    fn launch_with(
+        wrapper: &[&str],
+        settings: Vec<String>,
+        admin: SocketAddr,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
+        let mut all = settings;
+        all.push("listen.address=127.0.0.1:0".to_owned());
+        all.push("drain.spread=0s".to_owned());
         let own = std::env::current_exe().unwrap();
         let own = own.to_str().unwrap();
         let words: Vec<&str> = wrapper.iter().copied().chain([own]).collect();
@@ -275,11 +287,16 @@ impl Server {
 
     /// The body of an answer of the admin server.
     fn get(&self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// As [`get`](Self::get), with more lines in the head of the request.
+    fn get_with(&self, path: &str, head: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\n{head}Connection: close\r\n\r\n"
         )
         .unwrap();
         let mut answer = String::new();
@@ -293,6 +310,12 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An address of this machine at which nothing listens.
+fn free_address() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap()
 }
 
 /// A pipe that is full and that nothing reads.
@@ -483,6 +506,67 @@ fn an_application_hears_of_new_settings() {
     write("[app]\nmotd = \"four\"\n");
     server.signal(Signal::HUP);
     assert_eq!(server.hears("motd"), "motd four");
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
+    std::fs::remove_file(&path).unwrap();
+}
+
+/// An admin server that others can reach asks for a token, whatever SIGHUP finds in the file: the address of the new file is not the one that
+/// is listened on.
+#[test]
+fn a_reload_opens_no_admin_server_that_others_can_reach() {
+    let path = std::env::temp_dir().join(format!("shaddock-open-{}.toml", std::process::id()));
+    let write = |text: &str| {
+        let next = path.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &path).unwrap();
+    };
+    let (first, second) = ("first-first-first-first", "second-second-second");
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_address().port()));
+    let public = format!("0.0.0.0:{}", admin.port());
+    write(&format!(
+        "[admin]\naddress = \"{public}\"\ntoken = \"{first}\"\n"
+    ));
+    let settings = vec![format!("file:{}", path.display())];
+    let mut server = Server::launch_with(&[], settings, admin, Stdio::null());
+    server.is_ready();
+    let status = |token: &str| {
+        let head = format!("Authorization: Bearer {token}\r\n");
+        let head = if token.is_empty() { "" } else { &head };
+        let answer = server.get_with("/api/sessions", head);
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let all = |none: &str, of_first: &str, of_second: &str| {
+        assert_eq!(
+            [status(""), status(first), status(second)],
+            [none, of_first, of_second]
+        );
+    };
+    all("401", "200", "401");
+    let reload = |motd: &str, admin: &str| {
+        write(&format!("{admin}\n[app]\nmotd = \"{motd}\"\n"));
+        server.signal(Signal::HUP);
+        // The application is told last.
+        assert_eq!(server.hears("motd"), format!("motd {motd}"));
+    };
+    // Each of these files is right for a server that starts with it.
+    reload("no section", "");
+    all("401", "200", "401");
+    reload("loopback", "[admin]\naddress = \"127.0.0.1:3005\"");
+    all("401", "200", "401");
+    reload("none", "[admin]\naddress = \"\"");
+    all("401", "200", "401");
+    let token =
+        |address: &str| format!("[admin]\naddress = \"{address}\"\noperate_tokens = \"{second}\"");
+    reload("another token", &token(&public));
+    all("401", "401", "200");
+    reload("loopback again", "[admin]\naddress = \"127.0.0.1:3005\"");
+    all("401", "401", "200");
+    // And one that is not: nothing of it counts.
+    write(&format!("[admin]\naddress = \"{public}\"\n"));
+    server.signal(Signal::HUP);
+    reload("after a mistake", &token("127.0.0.1:3005"));
+    all("401", "401", "200");
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
     std::fs::remove_file(&path).unwrap();
