@@ -692,6 +692,68 @@ async fn requests_that_are_none() {
     );
 }
 
+/// A session that is named twice, in any spelling, is one session: for every command, also if it is paced.
+#[tokio::test]
+async fn a_session_that_is_named_twice_counts_once() {
+    let world = World::start().await;
+    let (mut ann, _bob) = (world.client(0, "ann").await, world.client(1, "bob").await);
+    let sid = ann.sid().to_string();
+    let commands = [
+        json!({"count": {}}),
+        json!({"push": {"route": "onNews", "body": 1}}),
+        json!({"set": {"values": {"level": 1}}}),
+        json!({"join": {"topic": "lobby"}}),
+        json!({"leave": {"topic": "lobby"}}),
+        json!({"unbind": {}}),
+        json!({"kick": {}}),
+    ];
+    for (number, command) in commands.into_iter().enumerate() {
+        for to in [
+            json!({"sids": [sid, sid]}),
+            json!({"sids": [sid, format!("0{sid}"), format!("+{sid}")]}),
+            json!({"uids": ["ann", "ann"]}),
+        ] {
+            if number >= 5 {
+                // They take away what the next one would be about.
+                ann.session.close(CloseReason::Draining);
+                ann = world.client(0, "ann").await;
+            }
+            let to = if number >= 5 && to.get("sids").is_some() {
+                json!({"sids": [ann.sid().to_string(), format!("0{}", ann.sid())]})
+            } else {
+                to
+            };
+            let mut command = command.clone();
+            let body = command
+                .as_object_mut()
+                .unwrap()
+                .values_mut()
+                .next()
+                .unwrap();
+            body["to"] = to;
+            let outcome = world.one(command.clone()).await.unwrap();
+            assert_eq!(outcome["matched"], 1, "{command}: {outcome}");
+            assert_eq!(outcome["failed"], 0, "{command}: {outcome}");
+            if command.get("push").is_some() {
+                assert_eq!(ann.drain().len(), 1, "{command}");
+            }
+        }
+    }
+    ann.session.close(CloseReason::Draining);
+    let ann = world.client(0, "ann").await;
+    let kick = json!({"kick": {"to": {"uids": ["ann", "ann", "bob", "bob"]}}});
+    let (_, answer) = world
+        .call(&json!({"commands": [kick], "per_second": 2}))
+        .await;
+    let ok = &answer["results"][0]["ok"];
+    assert_eq!(
+        (&ok["matched"], &ok["done"]),
+        (&json!(2), &json!(2)),
+        "{ok}"
+    );
+    assert!(ann.session.is_closed());
+}
+
 /// A predicate that is true of everybody is confirmed with `all`, or nothing is done. A dry run counts.
 #[tokio::test]
 async fn everybody_is_meant_only_if_it_is_said() {
@@ -1019,4 +1081,116 @@ async fn lines_that_are_not_in_the_audit_log_are_counted() {
     world.one(set).await.unwrap();
     assert_eq!(lost(), "1");
     std::fs::remove_dir(&world.audit).unwrap();
+}
+
+/// What does not fit the schema, with the place.
+fn misfits(document: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
+    if let Some(to) = schema["$ref"].as_str() {
+        let schema = document.pointer(to.trim_start_matches('#')).unwrap();
+        return misfits(document, schema, value, place, found);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    if !kinds.contains(&kind) {
+        found.push(format!("{place} is {kind}, not {kinds:?}"));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        misfits(
+            document,
+            &schema["items"],
+            item,
+            &format!("{place}[]"),
+            found,
+        );
+    }
+    let required = schema["required"].as_array().into_iter().flatten();
+    for name in required.filter_map(Value::as_str) {
+        if value.get(name).is_none() {
+            found.push(format!("{place}.{name} is not there"));
+        }
+    }
+    for (name, member) in value.as_object().into_iter().flatten() {
+        let place = format!("{place}.{name}");
+        match (
+            schema["properties"].get(name),
+            schema.get("additionalProperties"),
+        ) {
+            (Some(schema), _) => misfits(document, schema, member, &place, found),
+            (None, Some(schema)) => misfits(document, schema, member, &place, found),
+            (None, None) if schema.get("properties").is_some() => {
+                found.push(format!("{place} is not in the document"));
+            }
+            // An object of which nothing is promised.
+            (None, None) => {}
+        }
+    }
+}
+
+/// Every route of the document is asked, and its answer is what the document promises, no less and no more.
+#[tokio::test]
+async fn answers_are_what_the_document_says() {
+    let world = World::start().await;
+    let mut clients = Vec::new();
+    for name in ["ann", "bob", "cid", "dan", "eve", "fay"] {
+        clients.push(world.client(0, name).await);
+    }
+    clients.push(Client::connect(&world.running.apps()[1]));
+    let sid = clients[0].sid().to_string();
+    let (_, document) = world.ask(READ, "GET", "/api/openapi.json", "", "").await;
+    let slow = json!({"commands": [{"unbind": {"to": {"all": true}}}], "per_second": 1});
+    let (_, answer) = world.call(&slow).await;
+    let job = answer["results"][0]["ok"]["job"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut asked = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let body = match path.as_str() {
+                "/api/cluster/call" => json!({"commands": [
+                    {"count": {"to": {"all": true}}},
+                    {"push": {"to": {"all": true}, "route": "onNews", "body": 1}},
+                    {"bind": {"to": {"sid": sid}, "uid": "ann"}},
+                    {"kick": {"to": {"where": "age >= 0s"}}},
+                ]}),
+                "/api/kick" | "/api/cluster/kick" => json!({"uid": "fay"}),
+                "/api/cluster/drain" => json!({"server": "connector-1", "whole_process": true}),
+                _ => json!({}),
+            };
+            let at = path
+                .replace("jobs/{id}", &format!("jobs/{job}"))
+                .replace("servers/{id}", "servers/connector-1")
+                .replace("{sid}", &sid);
+            let method = method.to_uppercase();
+            let sent = if method == "GET" {
+                String::new()
+            } else {
+                body.to_string()
+            };
+            let (status, answer) = world.ask(OPERATE, &method, &at, "", &sent).await;
+            let promised = &operation["responses"][status.to_string()]["content"];
+            assert!(promised.is_object(), "{method} {at}: {status} {answer}");
+            asked += 1;
+            let Some(schema) = promised["application/json"].get("schema") else {
+                assert_eq!(path, "/metrics");
+                continue;
+            };
+            let mut found = Vec::new();
+            misfits(&document, schema, &answer, path, &mut found);
+            assert!(found.is_empty(), "{found:#?} {answer}");
+            let says_nothing = *schema == json!({"type": "object"});
+            assert_eq!(says_nothing, path == "/api/openapi.json", "{path}");
+        }
+    }
+    assert!(asked >= 17, "{asked}");
 }

@@ -1,6 +1,10 @@
 //! What an operator has done to sessions, wherever they are: which ones, and what. Each frontend does it to its own.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -223,6 +227,11 @@ impl Select {
                 seen = Some(visited);
             }
             Self::All => service.visit_sessions(|session| found.push(Arc::clone(session))),
+        }
+        if matches!(self, Self::Sids(_) | Self::Users(_)) {
+            // A session is named twice, perhaps in two spellings: it is one all the same.
+            let mut once = HashSet::with_capacity(found.len());
+            found.retain(|session| once.insert(session.id()));
         }
         let total = seen.unwrap_or_else(|| service.session_count());
         Ok((found, total))
