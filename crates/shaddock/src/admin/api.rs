@@ -280,8 +280,8 @@ fn server_stats(app: &AppHandle) -> ServerStats {
 /// The present state of a drain.
 #[derive(serde::Serialize)]
 pub(super) struct DrainReport {
-    draining: bool,
-    sessions: usize,
+    pub(super) draining: bool,
+    pub(super) sessions: usize,
 }
 
 pub(super) async fn drain(
@@ -320,12 +320,12 @@ pub(super) async fn unknown() -> ApiError {
 /// Who asks, for programs that show only what may be done.
 #[derive(serde::Serialize)]
 pub(super) struct WhoAmI {
-    scope: Scope,
+    pub(super) scope: Scope,
     /// As in the audit log.
-    name: String,
-    version: &'static str,
+    pub(super) name: String,
+    pub(super) version: &'static str,
     /// The servers of this process.
-    servers: Vec<String>,
+    pub(super) servers: Vec<String>,
 }
 
 pub(super) async fn whoami(

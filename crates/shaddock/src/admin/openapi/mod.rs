@@ -1,14 +1,15 @@
 //! What the admin server can be asked, as a table: the guard looks up scopes in it, the text for unknown paths lists it, and the OpenAPI
 //! document is made from it.
 
+mod examples;
 mod schemas;
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+pub(super) use self::examples::{Example, value};
 use self::schemas::schemas;
-pub(super) use self::schemas::{Example, value};
 use super::tokens::Scope;
 
 /// Below it are routes of the application, of which those with GET change nothing.
@@ -81,26 +82,40 @@ pub(super) const ROUTES: &[Route] = &[
         200,
         "Stops a paced command",
     ),
-    get("/api/cluster/servers", "Any", "All servers of the cluster"),
+    get(
+        "/api/cluster/servers",
+        "ServerOverview",
+        "All servers of the cluster",
+    ),
     get(
         "/api/cluster/servers/{id}",
-        "Any",
+        "ServerStatus",
         "One server of the cluster",
     ),
-    get("/api/cluster/sessions", "Any", "Sessions of all frontends"),
+    get(
+        "/api/cluster/sessions",
+        "SessionOverview",
+        "Sessions of all frontends",
+    ),
     get(
         "/api/cluster/sessions/{sid}",
-        "Any",
+        "SessionInfo",
         "One session with its settings",
     ),
     post(
         "/api/cluster/kick",
-        "Any",
-        "Any",
+        "KickRequest",
+        "KickOutcome",
         200,
         "Kicks a user, a session or an address",
     ),
-    post("/api/cluster/drain", "Any", "Any", 202, "Drains one server"),
+    post(
+        "/api/cluster/drain",
+        "DrainRequest",
+        "DrainStarted",
+        202,
+        "Drains one server",
+    ),
     get(
         "/api/cluster/servers/{id}/work",
         "ServerWork",
@@ -108,7 +123,7 @@ pub(super) const ROUTES: &[Route] = &[
     ),
     get(
         "/api/cluster/servers/{id}/config",
-        "Any",
+        "Configuration",
         "The configuration of one server, without secrets",
     ),
     get(
@@ -133,20 +148,34 @@ pub(super) const ROUTES: &[Route] = &[
     ),
     Route {
         scope: None,
-        ..get("/api/whoami", "Any", "What the token allows")
+        ..get("/api/whoami", "WhoAmI", "What the token allows")
     },
-    get("/api/sessions", "Any", "Sessions of this process"),
-    get("/api/sessions/{sid}", "Any", "One session of this process"),
+    get("/api/sessions", "SessionPage", "Sessions of this process"),
+    get(
+        "/api/sessions/{sid}",
+        "SessionInfo",
+        "One session of this process",
+    ),
     post(
         "/api/kick",
-        "Any",
-        "Any",
+        "KickRequest",
+        "KickReport",
         200,
         "Kicks sessions of this process, or a user everywhere",
     ),
-    get("/api/servers", "Any", "Servers that this process knows"),
-    get("/api/stats", "Any", "This process in numbers"),
-    post("/api/drain", "Nothing", "Any", 202, "Drains this process"),
+    get(
+        "/api/servers",
+        "ServerList",
+        "Servers that this process knows",
+    ),
+    get("/api/stats", "Stats", "This process in numbers"),
+    post(
+        "/api/drain",
+        "Nothing",
+        "DrainReport",
+        202,
+        "Drains this process",
+    ),
     get(
         "/metrics",
         "Text",

@@ -1,21 +1,9 @@
 //! The schemas of the document. Each is made from a value of its type with all that it can have: so a new member is in the document or does not
 //! compile.
 
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    admin::{
-        commands::{
-            BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult,
-            CountCommand, KickCommand, PushCommand, SetCommand, To, TopicCommand,
-        },
-        error::{ErrorBody, ErrorInfo},
-        jobs::JobStatus,
-        look,
-    },
-    operators::{Unanswered, WhyUnanswered},
-};
+use super::examples::{Type, all};
 
 pub(super) fn schemas() -> Value {
     let command = |name: &str, schema: &str| {
@@ -38,11 +26,20 @@ pub(super) fn schemas() -> Value {
             command("leave", "TopicCommand"),
         ]},
     });
-    let shown = look::examples();
-    for (name, required, example) in commands().into_iter().chain(answers()).chain(shown) {
-        let mut schema = schema_of(&example);
+    for Type {
+        name,
+        required,
+        nullable,
+        value,
+    } in all()
+    {
+        let mut schema = schema_of(&value);
         if !required.is_empty() {
             schema["required"] = json!(required);
+        }
+        for member in nullable {
+            let kind = schema["properties"][member]["type"].take();
+            schema["properties"][member]["type"] = json!([kind, "null"]);
         }
         schemas[name] = schema;
     }
@@ -57,6 +54,8 @@ pub(super) fn schemas() -> Value {
         ("CommandResult", "ok", "CommandOutcome"),
         ("CommandResult", "error", "ErrorInfo"),
         ("ErrorBody", "error", "ErrorInfo"),
+        ("ServerStatus", "unanswered", "Unanswered"),
+        ("SessionInfo", "client", "ClientClaims"),
     ] {
         schemas[name]["properties"][member] = reference(to);
     }
@@ -64,166 +63,41 @@ pub(super) fn schemas() -> Value {
         ("CallRequest", "commands", "Command"),
         ("CallAnswer", "results", "CommandResult"),
         ("CommandOutcome", "unanswered", "Unanswered"),
+        ("KickOutcome", "unanswered", "Unanswered"),
         ("LoadReport", "unanswered", "Unanswered"),
         ("EventPage", "unanswered", "Unanswered"),
         ("AudiencePage", "unanswered", "Unanswered"),
         ("MemberPage", "unanswered", "Unanswered"),
+        ("SessionOverview", "unanswered", "Unanswered"),
+        ("SessionOverview", "sessions", "SessionInfo"),
+        ("SessionPage", "sessions", "SessionInfo"),
+        ("ServerOverview", "servers", "ServerStatus"),
+        ("ServerList", "servers", "ServerReport"),
+        ("Stats", "servers", "ServerStats"),
     ] {
         schemas[name]["properties"][member]["items"] = reference(to);
     }
     // Free values and names.
     schemas["PushCommand"]["properties"]["body"] = json!({"description": "Any JSON but null."});
     schemas["SetCommand"]["properties"]["values"] = json!({"type": "object"});
+    schemas["SessionInfo"]["properties"]["settings"] = json!({"type": "object"});
+    schemas["Configuration"] = json!({"type": "array", "items": reference("EffectiveKey")});
+    let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
+    for name in ["ServerReport", "ServerStatus"] {
+        schemas[name]["properties"]["metadata"] = texts.clone();
+    }
     let counts = json!({"type": "object", "additionalProperties": {"type": "integer"}});
-    schemas["CommandOutcome"]["properties"]["by_frontend"] = counts.clone();
-    for name in ["refused", "closed", "dropped"] {
-        schemas["ServerWork"]["properties"][name] = counts.clone();
+    for name in ["CommandOutcome", "KickOutcome"] {
+        schemas[name]["properties"]["by_frontend"] = counts.clone();
+    }
+    for name in ["ServerStats", "ServerWork"] {
+        for member in ["refused", "closed", "dropped"] {
+            schemas[name]["properties"][member] = counts.clone();
+        }
     }
     schemas["AudiencePage"]["properties"]["audiences"]["items"]["properties"]["by_frontend"] =
         counts;
     schemas
-}
-
-/// A type's name, the members that it must have, and one of it with all that it can have: so a new member is in the document or does not compile.
-pub(in crate::admin) type Example = (&'static str, &'static [&'static str], Value);
-
-pub(in crate::admin) fn value(of: &impl Serialize) -> Value {
-    serde_json::to_value(of).unwrap_or_default()
-}
-
-fn text() -> String {
-    "text".to_owned()
-}
-
-/// What is sent.
-fn commands() -> Vec<Example> {
-    let to = || To {
-        sid: Some(text()),
-        sids: Some(vec![text()]),
-        uid: Some(text()),
-        uids: Some(vec![text()]),
-        predicate: Some(text()),
-        topic: Some(text()),
-        except: Some(text()),
-        all: true,
-    };
-    let count = CountCommand { to: to() };
-    vec![
-        ("To", &[], value(&to())),
-        ("CountCommand", &["to"], value(&count)),
-        (
-            "PushCommand",
-            &["to", "route", "body"],
-            value(&PushCommand {
-                to: to(),
-                route: text(),
-                body: json!({}),
-            }),
-        ),
-        (
-            "KickCommand",
-            &["to"],
-            value(&KickCommand {
-                to: to(),
-                reason: Some(text()),
-            }),
-        ),
-        (
-            "SetCommand",
-            &["to"],
-            value(&SetCommand {
-                to: to(),
-                values: Map::new(),
-                remove: vec![text()],
-            }),
-        ),
-        (
-            "BindCommand",
-            &["to", "uid"],
-            value(&BindCommand {
-                to: to(),
-                uid: text(),
-            }),
-        ),
-        (
-            "TopicCommand",
-            &["to", "topic"],
-            value(&TopicCommand {
-                to: to(),
-                topic: text(),
-            }),
-        ),
-        (
-            "CallRequest",
-            &["commands"],
-            value(&CallRequest {
-                commands: vec![Command::Count(count)],
-                dry_run: true,
-                per_second: 1,
-            }),
-        ),
-    ]
-}
-
-/// What is answered.
-fn answers() -> Vec<Example> {
-    let info = || ErrorInfo {
-        code: text(),
-        message: text(),
-        column: Some(1),
-    };
-    let unanswered = || Unanswered {
-        server: text(),
-        why: WhyUnanswered::Silent,
-        reason: text(),
-    };
-    let outcome = || CommandOutcome {
-        matched: Some(1),
-        done: Some(1),
-        failed: 0,
-        errors: vec![text()],
-        by_frontend: [(text(), 1)].into(),
-        job: Some(text()),
-        unanswered: vec![unanswered()],
-    };
-    let result = || CommandResult {
-        ok: Some(outcome()),
-        error: Some(info()),
-    };
-    vec![
-        (
-            "CallAnswer",
-            &["results"],
-            value(&CallAnswer {
-                results: vec![result()],
-            }),
-        ),
-        ("CommandResult", &[], value(&result())),
-        ("CommandOutcome", &["failed"], value(&outcome())),
-        (
-            "Unanswered",
-            &["server", "why", "reason"],
-            value(&unanswered()),
-        ),
-        (
-            "JobStatus",
-            &[
-                "id", "command", "matched", "done", "failed", "left", "running", "errors",
-            ],
-            value(&JobStatus {
-                id: text(),
-                command: text(),
-                matched: 1,
-                done: 1,
-                failed: 0,
-                left: 0,
-                running: false,
-                errors: vec![text()],
-            }),
-        ),
-        ("ErrorInfo", &["code", "message"], value(&info())),
-        ("ErrorBody", &["error"], value(&ErrorBody { error: info() })),
-    ]
 }
 
 /// The schema of values like this one.
