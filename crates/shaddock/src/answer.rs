@@ -137,6 +137,7 @@ impl AppHandle {
 
 /// What the application did not expect is a warning; what it answered with is its own business.
 fn log_error(request: &RequestContext, error: &HandlerError) {
+    request.note_failure(error);
     let (route, sid) = (request.route().as_str(), request.session().id());
     if error.source().is_some() && [codes::UNKNOWN, codes::INTERNAL].contains(&error.code()) {
         shaddock_net::quiet!(warn, "a handler failed", route, %sid, %error);

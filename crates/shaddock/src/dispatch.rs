@@ -30,6 +30,7 @@ use crate::{
     reply::{Outcome, Reply},
     request::RequestContext,
     session::SessionView,
+    telemetry::Tracer,
 };
 
 /// How many other servers a request is sent to when its server has just died.
@@ -108,7 +109,25 @@ impl AppHandle {
     pub(crate) fn serve_client(&self, session: &Arc<Session>, message: Inbound) -> Flow {
         self.stats().requests.add(1);
         let view = SessionView::of_session(self, session);
-        let mut request = RequestContext::new(view, message.route, message.id, message.body);
+        let request = RequestContext::new(view, message.route, message.id, message.body);
+        match self.tracer() {
+            None => self.serve_filtered(request),
+            Some(tracer) => self.serve_traced(tracer, request),
+        }
+    }
+
+    /// As [`serve_filtered`](Self::serve_filtered), as a trace: what the handler asks of others goes on with it.
+    #[cold]
+    fn serve_traced(&self, tracer: &Tracer, mut request: Box<RequestContext>) -> Flow {
+        let span = self.span_of_request(tracer, &request, None);
+        let mut context = Context::new();
+        span.context().write(&mut context);
+        request.insert(span);
+        received::serve_client(context, || self.serve_filtered(request))
+    }
+
+    #[inline]
+    fn serve_filtered(&self, mut request: Box<RequestContext>) -> Flow {
         if self.stats().left_behind.load(Ordering::Relaxed) >= self.config().max_concurrent {
             return Flow::Later(fail::<Outside>(request, no_room(&SpawnError::TooMany)));
         }
@@ -169,7 +188,8 @@ impl AppHandle {
             Ok(slot) => slot,
             Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(&error))),
         };
-        let running = slot.finish("request", self.run_own::<ToClient>(entry, request));
+        let handler = self.run_own::<ToClient>(entry, request);
+        let running = received::finish(slot, "request", handler);
         if options.concurrent {
             return Flow::Done;
         }
@@ -356,7 +376,7 @@ impl AppHandle {
             }
             // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
             // answer has the cluster's request timeout.
-            let context = match limit.or_else(|| server.timeout_of(short)) {
+            let mut context = match limit.or_else(|| server.timeout_of(short)) {
                 Some(timeout) if !timeout.is_zero() => {
                     let left = timeout.saturating_sub(spent);
                     if left.is_zero() {
@@ -367,6 +387,10 @@ impl AppHandle {
                 Some(forever) => Context::with_timeout(forever),
                 None => Context::new(),
             };
+            let span = app.span_of_forward(request, &server);
+            if let Some(span) = &span {
+                span.context().write(&mut context);
+            }
             let forwarded = ForwardedRequest {
                 route: Arc::from(route.as_str()),
                 body: request.body().clone(),
@@ -387,13 +411,17 @@ impl AppHandle {
                     answer = app.forward_again(&forwarded).await;
                 }
                 app.stats().forwards.end(began, &answer);
+                if let (Some(span), Err(error)) = (&span, &answer) {
+                    span.failed(error.code(), error.message());
+                }
+                drop(span);
                 answer.map(Reply::raw).map_err(HandlerError::from_forward)
             })
         });
         match slot {
             None => Flow::Later(Box::pin(work)),
             Some(slot) => {
-                drop(slot.finish("request", work));
+                drop(received::finish(slot, "request", work));
                 Flow::Done
             }
         }
@@ -424,7 +452,7 @@ impl AppHandle {
         match slot {
             None => Flow::Later(Box::pin(work)),
             Some(slot) => {
-                drop(slot.finish("request", work));
+                drop(received::finish(slot, "request", work));
                 Flow::Done
             }
         }

@@ -32,6 +32,7 @@ use crate::{
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
     shutdown::{Signals, Told, drain},
+    telemetry::Telemetry,
     wire::TlsError,
 };
 
@@ -84,6 +85,7 @@ pub struct Launcher {
     config: Config,
     log: Option<LogHandle>,
     operations: Operations,
+    telemetry: Option<Telemetry>,
 }
 
 impl Launcher {
@@ -95,6 +97,7 @@ impl Launcher {
         let config = Config::load(&sources)?;
         Ok(Self {
             sources,
+            telemetry: config.telemetry()?,
             config,
             log: None,
             operations: Operations::new(),
@@ -146,9 +149,12 @@ impl Launcher {
         self.operations.clone()
     }
 
-    /// Gives `app` the configured policies and bounds, and measures its handlers. What is set in the app afterwards wins.
+    /// Gives `app` the configured policies and bounds, measures its handlers, and traces its requests if that is configured. What is set in the app afterwards wins.
     pub fn configure(&self, app: &mut App) {
         configure(&self.config, app);
+        if let Some(telemetry) = &self.telemetry {
+            app.set(telemetry.clone());
+        }
     }
 
     /// As [`configure`](Self::configure), listens on the configured addresses, and asks the configured backends.
@@ -253,6 +259,9 @@ impl Launcher {
             std::process::exit(1);
         });
         drain(running, &settings.drain, &self.operations).await;
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.flush().await;
+        }
         hurry.abort();
         samples.abort();
         drop(admin);

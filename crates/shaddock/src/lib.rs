@@ -74,6 +74,7 @@ mod series;
 pub mod session;
 pub mod shutdown;
 pub mod stats;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 

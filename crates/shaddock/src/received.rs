@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shaddock_cluster::Context;
 
-use crate::handler::BoxFuture;
+use shaddock_net::Flow;
+use tokio::task::JoinHandle;
+
+use crate::{app::Slot, handler::BoxFuture, telemetry::TraceContext};
 
 /// What the caller of a call that is late already is given: it learns from the answer, and not from a call without a limit.
 const LEAST: Duration = Duration::from_millis(1);
@@ -37,6 +40,37 @@ pub(crate) fn serve<F: Future<Output: Send + 'static> + Send + 'static>(
     };
     let future = RECEIVED.sync_scope(received.clone(), make);
     Box::pin(RECEIVED.scope(received, future))
+}
+
+/// As [`serve`], for a request of a client of this server, for which nobody waits.
+pub(crate) fn serve_client(context: Context, make: impl FnOnce() -> Flow) -> Flow {
+    let received = Received {
+        until: None,
+        context,
+    };
+    match RECEIVED.sync_scope(received.clone(), make) {
+        Flow::Done => Flow::Done,
+        Flow::Later(future) => Flow::Later(Box::pin(RECEIVED.scope(received, future))),
+    }
+}
+
+/// Runs a future in this place, in a task of its own that belongs to the request being served all the same.
+pub(crate) fn finish<F>(slot: Slot, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    match RECEIVED.try_with(Clone::clone) {
+        Ok(received) => slot.finish(name, RECEIVED.scope(received, future)),
+        Err(_) => slot.finish(name, future),
+    }
+}
+
+/// The trace of what is being served, if it is in one.
+pub(crate) fn trace() -> Option<TraceContext> {
+    RECEIVED
+        .try_with(|received| TraceContext::read(&received.context))
+        .ok()
+        .flatten()
 }
 
 /// A future for a task of its own that belongs to the request being served all the same.
@@ -69,7 +103,8 @@ pub(crate) fn for_call(timeout: Duration) -> Context {
 /// A value that came with the request or call that is being served: one that a caller put in ([`Rpc::with`](crate::remote::Rpc::with)), or
 /// one that the protocol defines, such as `request.id` or `otel-span` of Pitaya servers.
 ///
-/// `None` outside of handlers and remotes, and for requests of clients of this very server.
+/// `None` outside of handlers and remotes. With a request of a client of this very server nothing came; with
+/// [telemetry](crate::telemetry) it has an `otel-span` all the same.
 pub fn received_value(key: &str) -> Option<Value> {
     RECEIVED
         .try_with(|received| received.context.get(key))

@@ -44,6 +44,7 @@ use crate::{
     received,
     reply::Outcome,
     session::{SessionView, Uid},
+    telemetry::Span,
 };
 
 pub use crate::received::received_value;
@@ -242,8 +243,10 @@ impl Rpc {
         }
         let membership = self.app.membership()?;
         let began = Calls::begin();
-        let answer = membership.call(&server, self.request(body)).await;
+        let (span, call) = self.request(&server, body);
+        let answer = membership.call(&server, call).await;
         self.app.stats().rpcs.end(began, &answer);
+        ended(span, &answer);
         Ok(answer?)
     }
 
@@ -265,16 +268,15 @@ impl Rpc {
             .iter()
             .filter(|server| !self.elsewhere || server.id.as_str() != own)
             .map(|server| {
-                (
-                    server.id.clone(),
-                    membership.call(server, self.request(body.clone())),
-                )
+                let (span, call) = self.request(server, body.clone());
+                (server.id.clone(), span, membership.call(server, call))
             })
             .collect();
         let mut answers = Vec::with_capacity(calls.len());
-        for (id, call) in calls {
+        for (id, span, call) in calls {
             let answer = call.await;
             self.app.stats().rpcs.end(began, &answer);
+            ended(span, &answer);
             let answer = answer.map_err(RpcError::from);
             answers.push((id, answer.and_then(|answer| read(&answer))));
         }
@@ -337,13 +339,27 @@ impl Rpc {
         Ok((other, left))
     }
 
-    fn request(&self, body: Bytes) -> RemoteCall {
-        RemoteCall {
+    /// The call of this server, and the span that it is in.
+    fn request(&self, server: &ServerInfo, body: Bytes) -> (Option<Box<Span>>, RemoteCall) {
+        let mut context = self.context.clone();
+        let span = self.app.span_of_call(&self.route, server);
+        if let Some(span) = &span {
+            span.context().write(&mut context);
+        }
+        let call = RemoteCall {
             route: Arc::clone(&self.route),
             body,
             from: None,
-            context: self.context.clone(),
-        }
+            context,
+        };
+        (span, call)
+    }
+}
+
+/// Ends the span of a call.
+fn ended(span: Option<Box<Span>>, answer: &Result<Bytes, RemoteError>) {
+    if let (Some(span), Err(error)) = (span, answer) {
+        span.failed(error.code(), error.message());
     }
 }
 

@@ -16,9 +16,11 @@ use shaddock_protocol::Route;
 
 use crate::{
     app::AppHandle,
+    error::HandlerError,
     guarded::{Panic, Watch, guard},
     metrics::Times,
     session::SessionView,
+    telemetry::Span,
 };
 
 /// A handler that holds its thread for so long without waiting is told of: everything else on that thread has waited for it.
@@ -118,6 +120,18 @@ impl RequestContext {
         let key = Some(TypeId::of::<T>());
         let (_, value) = self.extensions.iter().find(|(other, _)| *other == key)?;
         Arc::clone(value).downcast().ok()
+    }
+
+    /// The span of the request, with [telemetry](crate::telemetry).
+    pub(crate) fn span(&self) -> Option<Arc<Span>> {
+        self.extension()
+    }
+
+    /// It is answered with this error.
+    pub(crate) fn note_failure(&self, error: &HandlerError) {
+        if let Some(span) = self.span() {
+            span.failed(error.code(), error.message());
+        }
     }
 
     /// How long the handler may take; zero is for ever. Nobody works longer than the server that forwarded the request waits.

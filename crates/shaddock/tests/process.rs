@@ -3,6 +3,8 @@
 //! The server is this very program: the test [`child`] is one, when the variable [`SETTINGS`] says so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "otlp")]
+mod otlp;
 #[path = "../../shaddock-cluster/tests/support/wait.rs"]
 mod wait;
 
@@ -570,6 +572,45 @@ fn a_reload_opens_no_admin_server_that_others_can_reach() {
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
     std::fs::remove_file(&path).unwrap();
+}
+
+/// The spans of the last requests reach the collector before the process ends, and a collector that does not respond delays the end by no more than
+/// `telemetry.timeout`.
+#[cfg(feature = "otlp")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_spans_are_sent_at_the_end() {
+    let settings = |collector: &otlp::Collector, timeout: &str| {
+        [
+            format!("telemetry.otlp={}", collector.url()),
+            "telemetry.ratio=1.0".to_owned(),
+            // Longer than this test: only the end of the process sends.
+            "telemetry.interval=5m".to_owned(),
+            format!("telemetry.timeout={timeout}"),
+        ]
+    };
+    let start = |settings: [String; 4]| {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        Server::start(&[], &settings, Stdio::null())
+    };
+    let collector = otlp::Collector::start();
+    let mut server = start(settings(&collector, "30s"));
+    let client = server.client().await;
+    served(&client).await;
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("shaddock_telemetry_spans_exported_total{} 0"));
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
+    let spans = collector.named("connector.h.echo");
+    assert!(!spans.is_empty(), "{:#?}", collector.spans());
+    assert_eq!(spans[0].get("shaddock.server"), "connector-1");
+
+    let silent = otlp::Collector::saying(|_| otlp::Say::Nothing);
+    let mut server = start(settings(&silent, "100ms"));
+    let client = server.client().await;
+    served(&client).await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
+    assert_eq!(silent.heads().len(), 1, "one attempt was made");
 }
 
 /// A limit of open files that clients can reach.

@@ -22,6 +22,7 @@ use crate::{
     resume::{ResumePolicy, Returns, relay::Relays},
     session::{Expiries, FrontendEvents},
     stats::AppStats,
+    telemetry::Telemetry,
 };
 
 /// Sessions whose listeners are at work at the same time. Above, an event of one more session is lost and counted (`lost_events`).
@@ -71,6 +72,8 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         .map(Arc::unwrap_or_clone)
         .unwrap_or_default();
     let runtime = Handle::current();
+    let telemetry = app.values.get::<Telemetry>();
+    let tracer = telemetry.map(|telemetry| telemetry.begin(&runtime));
     let inner = AppInner {
         channels: ChannelService::new(app.id(), channels),
         life,
@@ -105,6 +108,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         resume,
         returns: Returns::default(),
         relays: Relays::default(),
+        tracer,
     };
     let handle = AppHandle::from_inner(Arc::new(inner));
     if let Some(service) = handle.session_service() {

@@ -38,6 +38,7 @@ use crate::{
     resume::{ResumePolicy, Returns, relay::Relays},
     session::{BackendSessions, Expiries},
     stats::AppStats,
+    telemetry::Tracer,
 };
 
 /// The longest time between two runs of a timer: 30 years.
@@ -101,6 +102,8 @@ pub(crate) struct AppInner {
     pub(super) relays: Relays,
     /// What happened to sessions lately.
     pub(super) history: History,
+    /// Makes spans, with telemetry.
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// # Who it is
@@ -534,6 +537,10 @@ impl AppHandle {
 
     pub(crate) fn relays(&self) -> &Relays {
         &self.0.relays
+    }
+
+    pub(crate) fn tracer(&self) -> Option<&Tracer> {
+        self.0.tracer.as_ref()
     }
 
     pub(crate) fn hooks(&self) -> &Hooks {

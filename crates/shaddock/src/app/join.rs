@@ -21,6 +21,7 @@ use crate::{
     reply::Outcome,
     request::RequestContext,
     session::SessionView,
+    telemetry::TraceContext,
 };
 
 /// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
@@ -89,7 +90,14 @@ impl Node for AppNode {
         if let Some(timeout) = request.context.timeout() {
             context.set_sender_waits(timeout);
         }
-        received::serve(request.context, || {
+        let mut passed = request.context;
+        if let Some(tracer) = app.tracer() {
+            let parent = TraceContext::read(&passed);
+            let span = app.span_of_request(tracer, &context, parent.as_ref());
+            span.context().write(&mut passed);
+            context.insert(span);
+        }
+        received::serve(passed, || {
             let future = app.serve_forwarded(context, wants_value);
             async move {
                 match future.await {
@@ -115,9 +123,22 @@ impl Node for AppNode {
         if AppHandle::is_for_operators(&call) {
             return app.serve_operator(&call);
         }
-        received::serve(call.context.clone(), || {
+        let mut passed = call.context.clone();
+        let span = app.tracer().and_then(|_| {
+            let span = app.span_of_remote(&call.route, TraceContext::read(&passed).as_ref())?;
+            span.context().write(&mut passed);
+            Some(span)
+        });
+        received::serve(passed, || {
             let future = app.serve_remote(&call);
-            async move { answer(app, future.await.map_err(in_pitayas_words)) }
+            async move {
+                let answer = answer(app, future.await.map_err(in_pitayas_words));
+                if let (Some(span), Err(error)) = (&span, &answer) {
+                    span.failed(error.code(), error.message());
+                }
+                drop(span);
+                answer
+            }
         })
     }
 

@@ -43,7 +43,7 @@ pub(crate) use self::{
     reload::ReloadHook,
     routing::{Chooser, Choosers},
     single::Single,
-    tasks::{Tasks, until},
+    tasks::{Slot, Tasks, until},
 };
 pub use self::{
     component::{BoxError, Component},

@@ -47,6 +47,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const AGENT: &str = concat!("shaddock/", env!("CARGO_PKG_VERSION"));
 
 /// One request, ready to be sent. Its timestamp and signature are made when it is.
@@ -56,6 +57,7 @@ pub(super) struct Outgoing {
     pub(super) body: Bytes,
     pub(super) id: String,
     pub(super) trace: String,
+    pub(super) trace_state: Option<String>,
 }
 
 /// What asks whether a service is well: a GET without a body.
@@ -65,6 +67,7 @@ pub(super) fn question(path: &str) -> Outgoing {
         body: Bytes::new(),
         id: String::new(),
         trace: String::new(),
+        trace_state: None,
     }
 }
 
@@ -338,6 +341,10 @@ impl Target {
             .header(TRACEPARENT, &outgoing.trace)
             .header(WEBHOOK_ID, &outgoing.id)
             .header(WEBHOOK_TIMESTAMP, timestamp);
+        let request = match &outgoing.trace_state {
+            Some(state) => request.header(TRACESTATE, state),
+            None => request,
+        };
         match signed {
             Some(signed) => request.header(WEBHOOK_SIGNATURE, signed),
             None => request,

@@ -32,10 +32,10 @@ const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(20);
 
 /// What is sent.
-pub(super) type Body = Full<Bytes>;
+pub(crate) type Body = Full<Bytes>;
 
 /// A connection that takes requests.
-pub(super) enum Sender {
+pub(crate) enum Sender {
     /// One at a time.
     One(http1::SendRequest<Body>),
     /// Many at a time.
@@ -44,12 +44,12 @@ pub(super) enum Sender {
 
 impl Sender {
     /// Whether it speaks HTTP/2.
-    pub(super) const fn is_two(&self) -> bool {
+    pub(crate) const fn is_two(&self) -> bool {
         matches!(self, Self::Two(_))
     }
 
     /// Sends a request. Dropped, it is given up: a connection for one request closes, of a connection for many the one request ends.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &mut self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
@@ -61,15 +61,15 @@ impl Sender {
 }
 
 /// How one URL is connected to.
-pub(super) struct Connector {
-    pub(super) url: BackendUrl,
+pub(crate) struct Connector {
+    pub(crate) url: BackendUrl,
     protocol: Protocol,
     /// For `https://`.
     tls: Option<TlsConnector>,
 }
 
 impl Connector {
-    pub(super) fn new(url: BackendUrl, protocol: Protocol, tls: Option<&ClientConfig>) -> Self {
+    pub(crate) fn new(url: BackendUrl, protocol: Protocol, tls: Option<&ClientConfig>) -> Self {
         let names: &[&[u8]] = match protocol {
             Protocol::Auto => &[b"h2", b"http/1.1"],
             Protocol::Http1 => &[b"http/1.1"],
@@ -88,7 +88,7 @@ impl Connector {
     }
 
     /// Whether a connection may turn out to be one for many requests.
-    pub(super) const fn may_be_two(&self) -> bool {
+    pub(crate) const fn may_be_two(&self) -> bool {
         match self.protocol {
             Protocol::Auto => self.url.is_tls,
             Protocol::Http1 => false,
@@ -97,7 +97,7 @@ impl Connector {
     }
 
     /// Connects within `limit`: a host that is gone says nothing, and would take the time of the URLs behind it. Dropped, it stops.
-    pub(super) fn connect(
+    pub(crate) fn connect(
         self: &Arc<Self>,
         runtime: &Handle,
         limit: Duration,
@@ -190,7 +190,7 @@ impl<T> Drop for Attempt<T> {
 }
 
 /// TLS that trusts the root certificates of this system.
-pub(super) fn system_tls() -> Result<ClientConfig, BackendError> {
+pub(crate) fn system_tls() -> Result<ClientConfig, BackendError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
@@ -203,7 +203,7 @@ pub(super) fn system_tls() -> Result<ClientConfig, BackendError> {
 }
 
 /// TLS that trusts what is signed by the certificates of a PEM text.
-pub(super) fn pem_tls(pem: &[u8]) -> Result<ClientConfig, BackendError> {
+pub(crate) fn pem_tls(pem: &[u8]) -> Result<ClientConfig, BackendError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         certificate

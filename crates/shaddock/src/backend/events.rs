@@ -105,12 +105,18 @@ impl Backend {
             event.reason().map(CloseReason::name),
             self.timeout(),
         );
+        let span = app.span_of_backend(None, &self.server_type, kind.name());
         let outgoing = match body {
-            Ok(body) => self.outgoing(kind.name().to_owned(), body),
+            Ok(body) => self.outgoing(kind.name().to_owned(), body, span.as_deref()),
             Err(error) => return self.missed(app, kind, event, &error.to_string()),
         };
         let key = self.key_of(event.session());
-        match self.tell_until_heard(app, key, &outgoing).await {
+        let heard = self.tell_until_heard(app, key, &outgoing).await;
+        if let (Some(span), Err(failure)) = (&span, &heard) {
+            span.failed("unheard", failure);
+        }
+        drop(span);
+        match heard {
             Ok(text) if text.is_empty() => {}
             Ok(text) => {
                 if let Err(reason) = follow(app, event, &text).await.map_err(Excerpt::new) {
@@ -174,12 +180,20 @@ impl Backend {
         };
         let body = Envelope::handshake(client, user, self.timeout())
             .map_err(|error| refused(Failure::broken(error.to_string())))?;
-        let outgoing = self.outgoing(BackendEvent::Handshake.name().to_owned(), body);
+        let event = BackendEvent::Handshake.name();
+        let span = info.app().span_of_backend(None, &self.server_type, event);
+        let outgoing = self.outgoing(event.to_owned(), body, span.as_deref());
         let key = hash_of(info.address().ip().to_string().as_bytes());
         let text = self
             .ask(info.app(), key, &outgoing, self.timeout())
             .await
-            .map_err(refused)?;
+            .map_err(|failure| {
+                if let Some(span) = &span {
+                    span.failed(failure.name(), &failure.to_string());
+                }
+                refused(failure)
+            })?;
+        drop(span);
         let broken = |reason: String| refused(Failure::broken(reason));
         if text.is_empty() {
             return Ok(Accept::new());

@@ -64,6 +64,16 @@ impl Failure {
         }
     }
 
+    /// For traces.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Down(_) => "down",
+            Self::Busy(_) => "busy",
+            Self::Slow(_) => "timeout",
+            Self::Broken(_) => "broken",
+        }
+    }
+
     /// What the client is told: what kind of failure it is. Names and addresses are for the log.
     pub(super) fn into_error(self) -> HandlerError {
         match self {

@@ -29,7 +29,7 @@
 
 mod actions;
 mod client;
-mod connect;
+pub(crate) mod connect;
 mod events;
 mod failure;
 mod sign;
@@ -65,6 +65,7 @@ use crate::{
     reply::{Outcome, Reply},
     request::RequestContext,
     session::SessionView,
+    telemetry::Span,
 };
 
 /// How many keys may sign at once: the new one and the old one.
@@ -388,25 +389,36 @@ impl Backend {
         let path = wire::path_of(request.route().short())?;
         let view = request.session().clone();
         let body = Envelope::request(request, limit)?;
+        let span = request.span().and_then(|parent| {
+            let route = request.route().as_str();
+            let app = request.app();
+            app.span_of_backend(Some(&parent), &self.server_type, route)
+        });
         Ok(Call {
             backend: Arc::clone(self),
             key: self.key_of(&view),
-            outgoing: self.outgoing(path, body),
+            outgoing: self.outgoing(path, body, span.as_deref()),
             route: request.route().as_str().into(),
             wants_value: request.id().is_some(),
             view,
             limit,
+            span,
         })
     }
 
-    fn outgoing(&self, path: String, body: Vec<u8>) -> Outgoing {
+    /// Without a span it is in a trace of its own, which nobody records.
+    fn outgoing(&self, path: String, body: Vec<u8>, span: Option<&Span>) -> Outgoing {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let [one, two, three] = [0_u64, 1, 2].map(|part| self.random.hash_one((number, part)));
         Outgoing {
             path,
             body: Bytes::from(body),
             id: format!("msg_{one:016x}{number:x}"),
-            trace: format!("00-{one:016x}{two:016x}-{three:016x}-00"),
+            trace: match span {
+                Some(span) => span.context().parent(),
+                None => format!("00-{one:016x}{two:016x}-{three:016x}-00"),
+            },
+            trace_state: span.and_then(|span| span.context().state().map(str::to_owned)),
         }
     }
 
@@ -474,14 +486,22 @@ pub(crate) struct Call {
     route: Box<str>,
     wants_value: bool,
     limit: Duration,
+    /// Until the answer is there.
+    span: Option<Box<Span>>,
 }
 
 impl Call {
     /// Asks, carries out the actions of the answer, and returns its body.
-    pub(crate) async fn run(self) -> Outcome {
+    pub(crate) async fn run(mut self) -> Outcome {
         let app = self.view.app().clone();
+        let span = self.span.take();
         let asked = self.backend.ask(&app, self.key, &self.outgoing, self.limit);
-        let done = match asked.await {
+        let asked = asked.await;
+        if let (Some(span), Err(failure)) = (&span, &asked) {
+            span.failed(failure.name(), &failure.to_string());
+        }
+        drop(span);
+        let done = match asked {
             Ok(text) => self.carry_out(&app, &text).await,
             Err(failure) => Err(Stopped::Failure(failure)),
         };

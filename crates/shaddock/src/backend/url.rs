@@ -20,12 +20,25 @@ pub struct BackendUrl {
 }
 
 impl BackendUrl {
+    pub(crate) const fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// Without a slash at the end.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) const fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
     pub(super) const fn scheme(&self) -> &'static str {
         if self.is_tls { "https" } else { "http" }
     }
 
     /// Scheme, host and port.
-    pub(super) fn root(&self) -> String {
+    pub(crate) fn root(&self) -> String {
         let authority = self.authority.to_str().unwrap_or_default();
         format!("{}://{authority}", self.scheme())
     }

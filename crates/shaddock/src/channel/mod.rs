@@ -169,8 +169,10 @@ impl Channels {
         if users.is_empty() {
             return Push::failed(PushError::NoReceivers);
         }
+        let span = self.0.span_of_push(route, "users", None);
         self.0
             .push_to(route, value, &FanOut::from_targets(users.iter().cloned()))
+            .in_span(span)
     }
 
     /// Sends a message to all sessions of these users on frontends of one type, wherever they are connected.
@@ -187,7 +189,10 @@ impl Channels {
         if users.is_empty() {
             return Push::failed(PushError::NoReceivers);
         }
-        self.0.push_to_users(frontend_type, route, value, users)
+        let span = self.0.span_of_push(route, "users", None);
+        self.0
+            .push_to_users(frontend_type, route, value, users)
+            .in_span(span)
     }
 
     /// Sends a message to the clients of all frontends of a type. Nobody there is no error.
@@ -205,7 +210,10 @@ impl Channels {
         value: &T,
         options: BroadcastOptions,
     ) -> Push {
-        self.0.broadcast(frontend_type, route, value, &options)
+        let span = self.0.span_of_push(route, "all", Some(frontend_type));
+        self.0
+            .broadcast(frontend_type, route, value, &options)
+            .in_span(span)
     }
 }
 
@@ -441,7 +449,10 @@ impl Channel {
             except,
             name_missing,
         };
-        self.app.push_to_channel(route, value, &self.data, &to)
+        let span = self.app.span_of_push(route, "channel", Some(to.key.name()));
+        self.app
+            .push_to_channel(route, value, &self.data, &to)
+            .in_span(span)
     }
 
     /// As [`push_message`](Self::push_message), without asking who was reached: one message for each frontend and none back, half of what
@@ -460,7 +471,13 @@ impl Channel {
             except: None,
             name_missing: false,
         };
-        self.app
-            .push_to_channel_unconfirmed(route, value, &self.data, &to)
+        let span = self.app.span_of_push(route, "channel", Some(to.key.name()));
+        let pushed = self
+            .app
+            .push_to_channel_unconfirmed(route, value, &self.data, &to);
+        if let (Some(span), Err(error)) = (&span, &pushed) {
+            span.failed("push", &error.to_string());
+        }
+        pushed
     }
 }

@@ -26,7 +26,7 @@ pub use self::{
     outcome::{AtFrontend, Delivered, FailedFrontend, PushError},
 };
 use super::join::is_gone;
-use crate::app::AppHandle;
+use crate::{app::AppHandle, telemetry::Span};
 
 /// A route and a body, serialised once.
 #[derive(Debug, Clone)]
@@ -78,8 +78,46 @@ impl Push {
         Self(State::Done(Some(Err(error))))
     }
 
+    /// In a span that ends when it is known who was reached, or when nobody wants to know.
+    pub(super) fn in_span(self, span: Option<Box<Span>>) -> Self {
+        let Some(mut span) = span else {
+            return self;
+        };
+        Self(match self.0 {
+            State::Done(result) => {
+                if let Some(result) = &result {
+                    note(&mut span, result);
+                }
+                State::Done(result)
+            }
+            State::Waiting(future) => State::Waiting(Box::pin(async move {
+                let result = future.await;
+                note(&mut span, &result);
+                result
+            })),
+        })
+    }
+
     /// Does not wait: the push goes on, and who was not reached stays unknown.
     pub fn forget(self) {}
+}
+
+/// What came of a push, for its span.
+fn note(span: &mut Span, result: &Result<Delivered, PushError>) {
+    match result {
+        Ok(delivered) => {
+            let frontends = delivered.frontends.len() + delivered.failed.len();
+            if let Some(record) = span.record() {
+                record.number("shaddock.queued", delivered.queued);
+                record.number("shaddock.missing", delivered.missing_count());
+                record.number("shaddock.frontends", frontends);
+            }
+            if let Some(failed) = delivered.failed.first() {
+                span.failed(failed.error.code(), failed.error.message());
+            }
+        }
+        Err(error) => span.failed("push", &error.to_string()),
+    }
 }
 
 impl Future for Push {

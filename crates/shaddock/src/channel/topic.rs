@@ -174,8 +174,14 @@ impl Topic {
                 except,
                 name_missing: false,
             };
-            self.app
-                .push_to_topic(route, value, key.name(), to.receivers())
+            let span = self.app.span_of_push(route, "topic", Some(key.name()));
+            let pushed = self
+                .app
+                .push_to_topic(route, value, key.name(), to.receivers());
+            if let (Some(span), Err(error)) = (&span, &pushed) {
+                span.failed("push", &error.to_string());
+            }
+            pushed
         });
         TopicPush(match sent {
             Ok(room) => State::Sent(room),

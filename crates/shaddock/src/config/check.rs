@@ -42,6 +42,9 @@ impl Config {
         for (key, message) in self.backend_mistakes() {
             found.wrong(&key, message);
         }
+        if let Some((key, message)) = self.telemetry_mistake() {
+            found.wrong(key, message);
+        }
         if !self.tls.address.is_empty()
             && (is_empty(&self.tls.certificate) || is_empty(&self.tls.key))
         {
@@ -70,6 +73,9 @@ impl Config {
         }
         for (key, message) in self.backend_files() {
             found.wrong(&key, message);
+        }
+        if let Some((key, message)) = self.telemetry_files() {
+            found.wrong(key, message);
         }
         if !self.tls.address.is_empty()
             && let Err(error) = self.tls()

@@ -24,6 +24,7 @@ mod print;
 mod section;
 mod sections;
 mod source;
+mod telemetry;
 mod value;
 
 use std::{
@@ -49,7 +50,7 @@ pub use self::{
         ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings,
         ListenSettings, LogFormat, LogSettings, OnConflict, PomeloErrorsSetting, ProtocolSetting,
         ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings,
-        SessionSettings, TlsSettings,
+        SessionSettings, TelemetrySettings, TlsSettings, TracedUsersSetting,
     },
     value::{Network, SecretTexts, Size, Texts, Time},
 };
@@ -143,6 +144,8 @@ pub struct Config {
     pub handlers: HandlerSettings,
     /// Other servers.
     pub cluster: ClusterSettings,
+    /// Traces.
+    pub telemetry: TelemetrySettings,
     /// Going down.
     pub drain: DrainSettings,
     /// Services over HTTP, by server type.
@@ -261,7 +264,7 @@ impl Config {
             .collect()
     }
 
-    fn sections(&self) -> [&dyn Section; 12] {
+    fn sections(&self) -> [&dyn Section; 13] {
         [
             &self.server,
             &self.log,
@@ -274,12 +277,13 @@ impl Config {
             &self.tls,
             &self.handlers,
             &self.cluster,
+            &self.telemetry,
             &self.drain,
         ]
     }
 
     fn section_mut(&mut self, name: &str) -> Option<&mut dyn Section> {
-        let sections: [&mut dyn Section; 12] = [
+        let sections: [&mut dyn Section; 13] = [
             &mut self.server,
             &mut self.log,
             &mut self.admin,
@@ -291,6 +295,7 @@ impl Config {
             &mut self.tls,
             &mut self.handlers,
             &mut self.cluster,
+            &mut self.telemetry,
             &mut self.drain,
         ];
         sections.into_iter().find(|section| section.name() == name)

@@ -437,6 +437,43 @@ section! {
     }
 }
 
+choice! {
+    /// How traces name users.
+    pub enum TracedUsersSetting {
+        /// By a hash of the uid.
+        Hashed = "hashed",
+        /// By the uid.
+        Plain = "plain",
+        /// Not at all.
+        Left = "none",
+    }
+}
+
+section! {
+    /// Traces of requests, sent to an OpenTelemetry collector. [Monitoring](monitoring.md#traces) lists the spans.
+    pub struct TelemetrySettings in "telemetry" {
+        /// URL of the collector (OTLP over HTTP with protobuf), such as `http://127.0.0.1:4318`. `/v1/traces` is appended unless the URL ends with it. Empty: no traces.
+        restart otlp: String = String::new();
+        /// Headers of the requests to the collector, each as `name=value`, or `{ env = "NAME" }` for an environment variable that contains one.
+        restart headers: SecretTexts = SecretTexts::default();
+        /// PEM file of the certificate authorities that are trusted for an `https://` collector. Empty: those of the system.
+        restart ca: PathBuf = PathBuf::new();
+        /// Share of traces that is recorded, from 0 to 1, of those that start here. A trace that another server started keeps that server's decision.
+        restart ratio: f64 = 0.01, check within(0.0, 1.0);
+        /// `service.name` of all spans.
+        restart service: String = "shaddock".to_owned(), check |text: &String| not_empty(text);
+        /// How spans name users: `hashed` (the first 16 hexadecimal digits of the SHA-256 of the uid), `plain` (the uid), or `none`.
+        restart users: TracedUsersSetting = TracedUsersSetting::Hashed;
+        /// Spans that wait to be sent. Spans above this limit are dropped and counted.
+        restart queue: usize = 2048, check within(1, 1_000_000);
+        /// Time between two requests to the collector; a request contains at most 512 spans. A request that fails is repeated after this time. After
+        /// three attempts its spans are dropped and counted.
+        restart interval: Time = Time::secs(5), check within(Time::millis(10), Time::secs(300));
+        /// Time limit for a response of the collector. Also the time limit for the last spans when the process ends.
+        restart timeout: Time = Time::secs(5), check within(Time::millis(10), Time::secs(60));
+    }
+}
+
 section! {
     /// Going down after SIGTERM or SIGINT. A second signal ends the process at once.
     pub struct DrainSettings in "drain" {
@@ -552,6 +589,13 @@ section! {
         /// What the service is told of: `handshake`, `bound`, `suspended`, `resumed`, `closed`.
         restart events: Vec<String> = Vec::new(), check |list: &Vec<String>| event_names(list);
     }
+}
+
+fn not_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("a name is wanted".to_owned());
+    }
+    Ok(())
 }
 
 fn short_routes(list: &[String]) -> Result<(), String> {

@@ -821,3 +821,100 @@ fn backends_that_cannot_work() {
         assert!(error.contains("/nowhere/ca.pem cannot be read"), "{error}");
     }
 }
+
+/// Each invalid value is reported with its key, and no secret is shown.
+#[cfg(feature = "otlp")]
+#[test]
+fn telemetry_that_cannot_work() {
+    const COLLECTOR: &str = "otlp = \"http://127.0.0.1:4318\"\n";
+    for (number, (text, key, part)) in [
+        (
+            "otlp = \"127.0.0.1:4318\"",
+            "otlp",
+            "write \"http://127.0.0.1:4318\"",
+        ),
+        ("otlp = \"grpc://a:4317\"", "otlp", "OTLP over HTTP"),
+        (
+            "otlp = \"http://ann:s3cret@a\"",
+            "otlp",
+            "`telemetry.headers`",
+        ),
+        ("otlp = \"http://a?key=s3cret\"", "otlp", "contains `?`"),
+        ("ratio = 2", "ratio", "2 is out of bounds, which are 0 to 1"),
+        ("ratio = -0.1", "ratio", "out of bounds"),
+        ("ratio = nan", "ratio", "out of bounds"),
+        ("users = \"all\"", "users", "`hashed`"),
+        ("queue = 0", "queue", "out of bounds"),
+        ("interval = \"1ms\"", "interval", "out of bounds"),
+        ("timeout = \"2m\"", "timeout", "out of bounds"),
+        ("service = \"\"", "service", "a name is wanted"),
+        (
+            "headers = \"Bearer s3cret\"",
+            "headers",
+            "header 1 is not valid",
+        ),
+        (
+            "headers = [\"a=b\", \"x y=s3cret\"]",
+            "headers",
+            "header 2 is not valid",
+        ),
+        (
+            "headers = { env = \"SHADDOCK_NOT_SET\" }",
+            "headers",
+            "`SHADDOCK_NOT_SET` is not set",
+        ),
+        (
+            "otpl = \"http://a\"",
+            "otpl",
+            "did you mean `telemetry.otlp`?",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let collector = if text.starts_with("otlp") {
+            ""
+        } else {
+            COLLECTOR
+        };
+        let file = File::new(
+            &format!("telemetry-{number}"),
+            &format!("[telemetry]\n{collector}{text}\n"),
+        );
+        let problems = file.problems();
+        let key = format!("`telemetry.{key}`");
+        assert!(
+            problems.len() == 1 && problems[0].contains(&key) && problems[0].contains(part),
+            "{text}: {problems:?}"
+        );
+        assert!(!problems[0].contains("s3cret"), "{problems:?}");
+    }
+    // Without a collector nothing else counts.
+    let none = File::new("telemetry-none", "[telemetry]\nheaders = \"x\"\n");
+    assert!(none.load().unwrap().telemetry().unwrap().is_none());
+    let text = format!("[telemetry]\n{COLLECTOR}headers = \"authorization=s3cret\"\nratio = 1\n");
+    let config = File::new("telemetry-fine", &text).load().unwrap();
+    assert!(config.telemetry().unwrap().is_some());
+    assert!((config.telemetry.ratio - 1.0).abs() < f64::EPSILON);
+    for shown in [config.to_toml(), format!("{config:?}")] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    let flags = Sources::default()
+        .flag("telemetry.otlp=http://127.0.0.1:4318")
+        .variable("SHADDOCK_TELEMETRY__RATIO", "0.5")
+        .variable("SHADDOCK_TELEMETRY__HEADERS", "authorization=s3cret");
+    let config = Config::load(&flags).unwrap();
+    assert!((config.telemetry.ratio - 0.5).abs() < f64::EPSILON);
+    // Files are read where a server starts.
+    let text = format!("[telemetry]\n{COLLECTOR}ca = \"/nowhere/ca.pem\"\n");
+    let config = File::new("telemetry-ca", &text).load().unwrap();
+    for error in [
+        config.check_start().unwrap_err().to_string(),
+        config.telemetry().unwrap_err().to_string(),
+    ] {
+        assert!(
+            error.contains("`telemetry.ca`") && error.contains("/nowhere/ca.pem cannot be read"),
+            "{error}"
+        );
+    }
+}

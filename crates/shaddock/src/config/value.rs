@@ -297,6 +297,7 @@ settings_of! {
     u16 => "a number",
     u32 => "a number",
     usize => "a number",
+    f64 => "a number",
     String => "text",
     PathBuf => "a file name",
     Size => "a size",

@@ -46,8 +46,9 @@ impl Complete for ToCaller {
     fn complete(self, request: &mut RequestContext, mut outcome: Outcome) -> Outcome {
         let app = request.app().clone();
         app.filters().run_after(request, &mut outcome);
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             app.stats().errors.add(1);
+            request.note_failure(error);
         }
         outcome
     }

@@ -10,7 +10,11 @@ mod latency;
 mod own;
 pub(crate) mod process;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -32,6 +36,7 @@ pub use crate::stats::Counter;
 use crate::{
     app::AppHandle,
     operations::{Operations, Phase},
+    telemetry::Tracer,
 };
 
 /// What [`render`] writes.
@@ -320,6 +325,34 @@ impl Page<'_, '_> {
             "log_lines_dropped",
             "Lines of the log dropped because standard error was not read in time",
             operations.dropped_log_lines().map(|lines| (none(), lines)),
+        )?;
+        self.telemetry(operations)
+    }
+
+    fn telemetry(&mut self, operations: &Operations) -> fmt::Result {
+        let apps = operations.apps();
+        let counts = apps.iter().find_map(AppHandle::tracer).map(Tracer::counts);
+        let counts = counts.as_deref();
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.counters(
+            "telemetry_spans_exported",
+            "Spans that the collector took",
+            counts.map(|counts| (Vec::new(), read(&counts.exported))),
+        )?;
+        let dropped = counts.map(|counts| {
+            [
+                ("queue_full", &counts.queue_full),
+                ("failed", &counts.failed),
+                ("rejected", &counts.rejected),
+            ]
+        });
+        self.counters(
+            "telemetry_spans_dropped",
+            "Spans that were lost",
+            dropped
+                .into_iter()
+                .flatten()
+                .map(|(reason, count)| (vec![("reason", reason)], read(count))),
         )
     }
 
