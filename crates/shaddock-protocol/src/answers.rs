@@ -1,4 +1,4 @@
-//! Answers to handshakes: the texts that do not depend on the client are made once.
+//! Handshake responses. Texts that do not depend on the client are built once.
 
 use crate::codec::EncodeError;
 use crate::compress::deflate_zlib;
@@ -15,7 +15,7 @@ use core::fmt::Write as _;
 use core::time::Duration;
 use serde_json::Value;
 
-/// What the answer to one handshake has to contain.
+/// What the response to one handshake must contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The client has not cached this dictionary.
@@ -33,7 +33,7 @@ impl Wanted {
 /// The name of the last member of `sys` in Pitaya's answers.
 const SERIALIZER: &[u8] = b"\"serializer\":";
 
-/// Everything that is the same in all answers of one frontend. Texts lack their last brace: `user` may follow.
+/// The parts that are the same in all responses of one frontend. Texts lack their last brace, because `user` may follow.
 #[derive(Debug)]
 pub(crate) struct Answers {
     /// Indexed by [`Wanted`].
@@ -41,7 +41,7 @@ pub(crate) struct Answers {
     pitaya: Vec<u8>,
     /// Without the dictionary, for clients that keep theirs.
     pitaya_resumed: Vec<u8>,
-    /// The whole Pitaya answer, deflated if that is on and makes it shorter.
+    /// The complete Pitaya response, deflated if enabled and shorter.
     pitaya_body: Vec<u8>,
     pitaya_refusal: Vec<u8>,
     compress: bool,
@@ -66,7 +66,7 @@ impl Answers {
         }
     }
 
-    /// Bytes of the longest one, as it is without `user`.
+    /// Length in bytes of the longest response, without `user`.
     pub(crate) fn longest(&self) -> usize {
         let pomelo = self.pomelo.iter().map(|text| text.len() + 1);
         let pitaya = [self.pitaya_body.len(), self.pitaya_refusal.len()];
@@ -100,7 +100,7 @@ impl Answers {
         }
     }
 
-    /// The text of an answer that also grants resumption: at the end of `sys`, and in Pitaya's in its place, since Go sorts.
+    /// The text of a response that also grants resumption: at the end of `sys`, for Pitaya in its sorted place.
     fn with_grant(&self, dialect: Dialect, wanted: Wanted, grant: &ResumeGrant) -> Vec<u8> {
         let member = clean_bytes(&grant.member());
         let (before, after) = match dialect {
@@ -119,7 +119,7 @@ impl Answers {
                 } else {
                     &self.pitaya
                 };
-                // The last member, whose name cannot come behind it: the value is a word.
+                // The last member: its name cannot occur after it, because the value is a word.
                 let at = text
                     .windows(SERIALIZER.len())
                     .rposition(|part| part == SERIALIZER);
@@ -139,7 +139,7 @@ impl Answers {
 
     /// Appends the HANDSHAKE package that refuses a client.
     pub(crate) fn put_reject(&self, dialect: Dialect, code: RejectCode, out: &mut BytesMut) {
-        // Only a dictionary of many megabytes does not fit ([`longest`](Self::longest)), with which no server starts.
+        // Only a dictionary of many megabytes does not fit ([`longest`](Self::longest)), and no server starts with one.
         let _ = match (dialect, code) {
             (Dialect::Pomelo, RejectCode::Failed) => put_handshake(&[b"{\"code\":500}"], out),
             (Dialect::Pomelo, RejectCode::OldClient) => put_handshake(&[b"{\"code\":501}"], out),
@@ -164,7 +164,7 @@ fn user_member(user: &Value) -> Vec<u8> {
     clean(&[",\"user\":", &text].concat())
 }
 
-/// Text as every client reads it.
+/// Text in a form that every client can read.
 fn clean(text: &str) -> Vec<u8> {
     clean_bytes(text.as_bytes())
 }
@@ -228,7 +228,7 @@ fn pitaya_sys(config: &CodecConfig, with_dictionary: bool) -> String {
     ["\"sys\":", &sys.finish()].concat()
 }
 
-/// The heartbeat interval that clients of a dialect are told; `None`: heartbeats are off.
+/// The heartbeat interval in the responses to clients of a dialect; `None`: heartbeats are off.
 pub(crate) fn interval(config: &CodecConfig, dialect: Dialect) -> Option<Duration> {
     let configured = config.heartbeat.filter(|interval| interval.as_millis() > 0);
     match dialect {
@@ -252,7 +252,7 @@ fn seconds(interval: Duration) -> String {
     text
 }
 
-/// Go clients read an integer, and start a ticker with it: rounded up, so never 0.
+/// Go clients parse an integer and start a ticker with it: rounded up, so never 0.
 fn whole_seconds(interval: Duration) -> String {
     let rounded = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! What all connections of one frontend share, and the encoding of everything that goes to a client.
+//! The shared state of all connections of one frontend, and the encoding of everything that is sent to clients.
 
 use crate::answers::{Answers, Wanted, interval};
 use crate::compress::deflate_zlib;
@@ -19,17 +19,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use core::time::Duration;
 use serde_json::Value;
 
-/// Heartbeat interval of Pitaya clients if none is configured: they cannot be told that there is none. (Go clients start a
-/// ticker with whatever number they read, and a ticker of 0 panics.)
+/// Heartbeat interval of Pitaya clients if none is configured. Pitaya's handshake cannot disable heartbeats. (Go clients start a ticker
+/// with the number that they read, and a ticker of 0 panics.)
 pub const PITAYA_HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// What Pitaya clients are told the bodies are written in.
+/// The body encoding that the handshake announces to Pitaya clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PitayaSerializer {
     /// JSON.
     #[default]
     Json,
-    /// Google protobuf. Bodies pass through as they are.
+    /// Google protobuf. Bodies are passed through unchanged.
     Protobuf,
 }
 
@@ -43,49 +43,50 @@ impl PitayaSerializer {
     }
 }
 
-/// What Pomelo clients read of an error that has no body of its own.
+/// The response to Pomelo clients for an error without a body of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PomeloErrors {
-    /// `{"code":500}`, whatever the error is, as in Pomelo.
+    /// `{"code":500}` for every error, as in Pomelo.
     #[default]
     Code,
-    /// `{"code":500,"error":"PIT-404","msg":".."}`: what Pitaya clients read, so that programs and people can tell errors apart.
+    /// `{"code":500,"error":"PIT-404","msg":".."}`: the code and message that Pitaya clients receive, so that clients can distinguish
+    /// errors.
     Text,
 }
 
-/// How a frontend speaks. Plain data: `CodecConfig { heartbeat: .., ..CodecConfig::default() }`.
+/// The protocol configuration of a frontend. Plain data: `CodecConfig { heartbeat: .., ..CodecConfig::default() }`.
 #[derive(Clone, Debug, Default)]
 pub struct CodecConfig {
-    /// Dialects that are accepted. Default: the handshake tells.
+    /// Accepted dialects. Default: detected by the handshake.
     pub dialect: DialectChoice,
-    /// Bounds on what a client may send.
+    /// Limits on data from clients.
     pub limits: Limits,
-    /// Heartbeat interval. `None` or zero: no heartbeats, except with Pitaya clients ([`PITAYA_HEARTBEAT`]). Use whole seconds:
-    /// C and Go clients read an integer (Pitaya clients are told the next whole second). Default: none.
+    /// Heartbeat interval. `None` or zero: no heartbeats, except with Pitaya clients ([`PITAYA_HEARTBEAT`]). Use whole seconds: C and Go
+    /// clients parse an integer (for Pitaya clients it is rounded up). Default: none.
     pub heartbeat: Option<Duration>,
-    /// How long a client may be silent once heartbeats run. Default: twice the interval.
+    /// Maximum silence of a client while heartbeats are on. Default: twice the interval.
     pub heartbeat_timeout: Option<Duration>,
-    /// Codes for routes. `None`: the server neither announces nor understands codes.
+    /// Codes for routes. `None`: the server neither announces nor accepts codes.
     pub dictionary: Option<Arc<Dictionary>>,
-    /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON. A client that does no protobuf may send JSON for any route: a body that
-    /// begins with `{` or `[` cannot be protobuf.
+    /// Schemas for bodies of Pomelo clients. `None`: all bodies are JSON. Clients without protobuf support may send JSON for any route: a
+    /// body that begins with `{` or `[` cannot be protobuf.
     pub protos: Option<Arc<Protos>>,
-    /// What Pomelo clients read of errors.
+    /// Format of errors for Pomelo clients.
     pub pomelo_errors: PomeloErrors,
-    /// Clients that read emoji otherwise than in UTF-8.
+    /// Clients that do not decode emoji as UTF-8.
     pub browser_clients: BrowserClients,
-    /// Whether requests and notifies must be signed, and with what. Default `None`: they need not be. Pitaya clients cannot sign,
-    /// so they are refused then.
+    /// Whether requests and notifies must be signed, and with which hashes. Default `None`: no signatures. With signatures, Pitaya clients
+    /// are rejected, because they cannot sign.
     pub crypto: Option<HashPolicy>,
-    /// With `crypto`: serve clients that say they are Pitaya's all the same, without signatures. Default: no.
+    /// With `crypto`: accept clients that claim to be Pitaya's without signatures. Default: no.
     pub unsigned_pitaya: bool,
-    /// What bodies of Pitaya clients are written in.
+    /// Encoding of bodies of Pitaya clients.
     pub pitaya_serializer: PitayaSerializer,
-    /// Whether what goes to Pitaya clients is deflated where that makes it shorter. Default: no.
+    /// Whether data for Pitaya clients are deflated if that makes them shorter. Default: no.
     pub compress_pitaya: bool,
 }
 
-/// A message that cannot be written. Nothing was written.
+/// A message that cannot be encoded. Nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
@@ -95,17 +96,17 @@ pub enum EncodeError {
     /// A push whose route is longer than the wire can express, and has no code.
     #[error(transparent)]
     Route(#[from] MessageError),
-    /// A push to Pomelo clients without a body: no client can read it.
+    /// A push to Pomelo clients without a body, which no client can read.
     #[error("a push needs a body")]
     EmptyBody,
-    /// The body does not fit the route's schema.
+    /// The body does not match the route's schema.
     #[error(transparent)]
     Protobuf(#[from] ProtobufError),
 }
 
-/// Everything that the connections of one frontend share: configuration, and answers made once. Immutable; kept in an `Arc`.
+/// The shared state of all connections of one frontend: configuration and prebuilt responses. Immutable; kept in an `Arc`.
 ///
-/// A change of limits or of the dictionary is a new `Codec`, for the connections accepted from then on.
+/// To change limits or the dictionary, create a new `Codec` for the connections accepted afterwards.
 #[derive(Debug)]
 pub struct Codec {
     config: CodecConfig,
@@ -113,7 +114,7 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// Prepares everything that does not depend on a single client.
+    /// Builds everything that does not depend on a single client.
     pub fn new(config: CodecConfig) -> Self {
         Self {
             answers: Answers::new(&config),
@@ -121,18 +122,18 @@ impl Codec {
         }
     }
 
-    /// Bytes of the longest answer to a handshake, which has the whole dictionary and all schemas in it. Above
-    /// [`MAX_BODY`](crate::MAX_BODY) no client that asks for them can be answered.
+    /// Length in bytes of the longest handshake response, with the whole dictionary and all schemas. Above [`MAX_BODY`](crate::MAX_BODY),
+    /// clients that request them cannot receive a response.
     pub fn longest_answer(&self) -> usize {
         self.answers.longest()
     }
 
-    /// The configuration it was made of.
+    /// The configuration of this codec.
     pub const fn config(&self) -> &CodecConfig {
         &self.config
     }
 
-    /// The bounds in force.
+    /// The effective limits.
     pub const fn limits(&self) -> &Limits {
         &self.config.limits
     }
@@ -142,7 +143,7 @@ impl Codec {
         interval(&self.config, dialect)
     }
 
-    /// How long clients of `dialect` may send no complete package; `None`: they have no heartbeats.
+    /// Maximum time without a complete package from a client of `dialect`; `None`: no heartbeats.
     pub fn heartbeat_timeout(&self, dialect: Dialect) -> Option<Duration> {
         let interval = self.heartbeat(dialect)?;
         Some(
@@ -152,7 +153,7 @@ impl Codec {
         )
     }
 
-    /// How what goes to a client of this dialect and kind (`sys.type` in its handshake) is written.
+    /// The encoding for a client of this dialect and type (`sys.type` in its handshake).
     pub fn variant(&self, dialect: Dialect, kind: Option<&str>) -> Variant {
         let browsers = &self.config.browser_clients.0;
         let is_browser = |kind: &str| browsers.iter().any(|browser| browser == kind);
@@ -162,22 +163,22 @@ impl Codec {
         }
     }
 
-    /// Whether a push is written in another way for [`Variant::Browser`] than for [`Variant::Pomelo`]. If not, all their clients share its
-    /// bytes. It may say so of a push that is not.
+    /// Whether a push is encoded differently for [`Variant::Browser`] and [`Variant::Pomelo`]. If not, all their clients share its bytes.
+    /// May return true for a push that is not.
     pub fn differs_for_browsers(&self, route: &str, json: &[u8]) -> bool {
         let has_schema = |protos: &Arc<Protos>| protos.server().has(route);
         may_have_non_bmp(route.as_bytes())
             || self.config.protos.as_ref().is_some_and(has_schema) && may_have_non_bmp(json)
     }
 
-    /// A complete DATA package (package head, message head, body) of a push, as clients of this [`Variant`] (or [`Dialect`]) read it. Called
-    /// once per broadcast and variant; the result is shared by all receivers.
+    /// Encodes a push as a complete DATA package (package head, message head, body) for this [`Variant`] (or [`Dialect`]). Called once per
+    /// broadcast and variant; all receivers share the result.
     ///
-    /// `json` is JSON text in UTF-8. For Pitaya clients it is whatever their serializer says, and goes out untouched.
+    /// `json` is JSON text in UTF-8. For Pitaya clients it is in the format of their serializer and is sent unchanged.
     ///
     /// # Errors
     ///
-    /// The body is empty (Pomelo), does not fit the schema or the package, or the route cannot be written.
+    /// The body is empty (Pomelo), does not match the schema, does not fit into a package, or the route cannot be encoded.
     pub fn encode_push(
         &self,
         to: impl Into<Variant>,
@@ -193,7 +194,7 @@ impl Codec {
     ///
     /// # Errors
     ///
-    /// As [`Codec::encode_push`]; `out` is as it was.
+    /// As [`Codec::encode_push`]; `out` is unchanged.
     pub fn put_push(
         &self,
         to: impl Into<Variant>,
@@ -229,15 +230,15 @@ impl Codec {
         })
     }
 
-    /// Appends a complete DATA package of a response to `out`. `route` is the request's: it chooses the schema and is not
-    /// written. `error` sets the error flag for Pitaya clients; Pomelo clients have none.
+    /// Appends a complete DATA package of a response to `out`. `route` is the request's: it selects the schema and is not written. `error`
+    /// sets the error flag for Pitaya clients; Pomelo clients have no such flag.
     ///
-    /// For Pomelo clients an empty `json` is `{}`, and an error that the schema of the route cannot express is an empty body,
-    /// which they read as `{}`: an answer in any case.
+    /// For Pomelo clients an empty `json` is `{}`. An error that the schema of the route cannot express becomes an empty body, which they
+    /// decode as `{}`, so every request receives a response.
     ///
     /// # Errors
     ///
-    /// The body does not fit the schema or the package; `out` is as it was. Answer with an error then.
+    /// The body does not match the schema or does not fit into a package; `out` is unchanged. Respond with an error in this case.
     pub fn encode_response(
         &self,
         to: impl Into<Variant>,
@@ -268,7 +269,7 @@ impl Codec {
 
     /// A complete KICK package, `{"reason":".."}`, for both dialects: browser clients parse it before they report the kick.
     ///
-    /// A reason longer than a package can hold is left out.
+    /// A reason that does not fit into a package is left out.
     pub fn encode_kick(&self, reason: &str) -> Bytes {
         let mut body = String::from("{\"reason\":");
         push_json_string(reason, &mut body);
@@ -277,10 +278,10 @@ impl Codec {
             .unwrap_or(Bytes::from_static(b"\x05\x00\x00\x0d{\"reason\":\"\"}"))
     }
 
-    /// The body of an error answer, for [`Codec::encode_response`] with `error = true`.
+    /// The body of an error response, for [`Codec::encode_response`] with `error = true`.
     ///
-    /// Pomelo clients get `{"code":500}` whatever the error is, unless they are told more ([`PomeloErrors::Text`]). Pitaya clients get code (`PIT-404`), message and metadata in
-    /// their serializer; what is empty is left out, metadata are sorted.
+    /// Pomelo clients receive `{"code":500}` for every error, unless [`PomeloErrors::Text`] is set. Pitaya clients receive code
+    /// (`PIT-404`), message and metadata in their serializer; empty values are left out, metadata are sorted.
     pub fn error_body(
         &self,
         dialect: Dialect,
@@ -304,7 +305,7 @@ impl Codec {
         }
     }
 
-    /// Appends the answer to a request that was [refused](crate::Event::Refused).
+    /// Appends the error response to a [refused](crate::Event::Refused) request.
     pub fn put_refusal(
         &self,
         to: impl Into<Variant>,
@@ -320,7 +321,7 @@ impl Codec {
         let _ = self.encode_response(variant, id, route, &body, true, out);
     }
 
-    /// What the answer to this request has to contain.
+    /// What the response to this request must contain.
     pub(crate) fn wanted(&self, request: &HandshakeRequest) -> Wanted {
         let dictionary = self.config.dictionary.as_ref();
         let protos = self.config.protos.as_ref();
@@ -348,7 +349,7 @@ impl Codec {
         self.answers.put_reject(dialect, code, out);
     }
 
-    /// The form in which a body goes to clients of `variant`.
+    /// The encoded form of a body for clients of `variant`.
     #[inline]
     fn body<'a>(
         &self,
@@ -378,9 +379,9 @@ impl Codec {
     }
 }
 
-/// A body on its way out.
+/// A body to be sent.
 enum Body<'a> {
-    /// JSON; characters outside the BMP are still to be escaped.
+    /// JSON; characters outside the BMP must still be escaped.
     Json(&'a [u8]),
     Plain(&'a [u8]),
     Converted(Vec<u8>),
@@ -401,7 +402,7 @@ impl Body<'_> {
     }
 }
 
-/// Appends a DATA package whose body is written by `write`. On error `out` is as it was.
+/// Appends a DATA package whose body is written by `write`. On error `out` is unchanged.
 fn put_data(
     out: &mut BytesMut,
     write: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,

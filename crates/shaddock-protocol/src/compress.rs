@@ -1,6 +1,6 @@
 //! zlib and gzip, as Pitaya's clients and servers use them.
 //!
-//! Servers write zlib. Readers accept both, and decide by the first bytes. What follows a stream is ignored.
+//! Servers write zlib. Readers accept both formats and detect them by the first bytes. Bytes after a stream are ignored.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -29,12 +29,13 @@ pub enum InflateError {
     TooLarge(usize),
 }
 
-/// Compresses to zlib (RFC 1950). The state of the compressor, some 300 KiB, lives for the call only.
+/// Compresses to zlib (RFC 1950). The state of the compressor, some 300 KiB, is allocated for the call only.
 pub fn deflate_zlib(bytes: &[u8]) -> Vec<u8> {
     miniz_oxide::deflate::compress_to_vec_zlib(bytes, LEVEL)
 }
 
-/// Inflates zlib or gzip (by its first two bytes) to at most `max` bytes. Memory grows with what comes out, never by what a head says.
+/// Inflates zlib or gzip (detected by the first two bytes) to at most `max` bytes. Memory grows with the output, never with an announced
+/// length.
 ///
 /// # Errors
 /// If the stream is damaged or cut short, its checksum is wrong, or there is more than `max`.
@@ -70,7 +71,7 @@ pub fn looks_compressed(bytes: &[u8]) -> bool {
     }
 }
 
-/// The output, and how many bytes the stream had.
+/// The output, and the length of the stream in bytes.
 fn inflate_stream(bytes: &[u8], flags: u32, max: usize) -> Result<(Vec<u8>, usize), InflateError> {
     let flags = flags | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
     let mut state = Box::<DecompressorOxide>::default();
@@ -95,7 +96,7 @@ fn inflate_stream(bytes: &[u8], flags: u32, max: usize) -> Result<(Vec<u8>, usiz
     }
 }
 
-/// What follows the head of a gzip member (RFC 1952, 2.3).
+/// The data after the head of a gzip member (RFC 1952, 2.3).
 fn after_gzip_head(bytes: &[u8]) -> Option<&[u8]> {
     const HEAD_CRC: u8 = 2;
     const EXTRA: u8 = 4;
@@ -123,7 +124,7 @@ fn after_gzip_head(bytes: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// CRC-32 of gzip, by half bytes: only rare clients send gzip, a small table will do.
+/// CRC-32 of gzip, by half bytes: gzip clients are rare, so a small table is enough.
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 16] = {
         let mut table = [0; 16];

@@ -1,8 +1,7 @@
 //! Signed messages: RSASSA-PKCS1-v1_5 over the text of a body.
 //!
-//! Clients that are told to sign put the member `__crypto__` into every body: the signature, in hex, of the body's text without it.
-//! Only the public half of RSA is needed, and the key is the client's own; so this is one power and one comparison, with no secret to
-//! keep.
+//! Clients that must sign add the member `__crypto__` to every body: the signature, in hex, of the body's text without it. Only the public
+//! half of RSA is needed, and the key is the client's own; verification is one power and one comparison, without a secret.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
@@ -19,13 +18,13 @@ use crate::members::{Members, string};
 
 const MEMBER: &str = "__crypto__";
 
-/// Each of the bits of an exponent costs up to two multiplications for every message. All libraries make keys with 65,537 or 3.
+/// Each bit of an exponent costs up to two multiplications per message. All libraries generate keys with 65,537 or 3.
 const LARGEST_EXPONENT: u32 = 1 << 17;
 
-/// A modulus from 512 to 4096 bits: more is only work for the server.
+/// A modulus has 512 to 4096 bits: more bits only cost the server time.
 const MODULUS_BITS: core::ops::RangeInclusive<u64> = 512..=4096;
 
-/// Characters from which on the original hashes text that is encoded twice.
+/// The characters from which on the original hashes text that is encoded twice.
 const CJK: core::ops::RangeInclusive<char> = '\u{4e00}'..='\u{9fa5}';
 
 /// The public key of a client, from its handshake (`sys.rsa`).
@@ -37,7 +36,7 @@ pub struct RsaKey {
     bits: u64,
 }
 
-/// An exponent as handshakes have it: a number, or decimal text.
+/// An exponent in a handshake: a number, or decimal text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RsaExponent<'a> {
     /// A JSON number.
@@ -73,10 +72,10 @@ pub enum HashPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The modulus is no odd hexadecimal number of 512 to 4096 bits.
+    /// The modulus is not an odd hexadecimal number of 512 to 4096 bits.
     #[error("the modulus must be an odd hexadecimal number of 512 to 4096 bits")]
     Modulus,
-    /// The exponent is no odd decimal number from 3 to 2^17.
+    /// The exponent is not an odd decimal number from 3 to 2^17.
     #[error("the exponent must be an odd decimal number from 3 to 131072")]
     Exponent,
 }
@@ -85,28 +84,28 @@ pub enum KeyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {
-    /// The body is no JSON object.
+    /// The body is not a JSON object.
     #[error("a signed body must be a JSON object")]
     NotAnObject,
-    /// There is no `__crypto__`, or it is no string.
+    /// `__crypto__` is missing or not a string.
     #[error("the body is not signed")]
     NotSigned,
-    /// `__crypto__` comes more than once.
+    /// `__crypto__` occurs more than once.
     #[error("the body is signed more than once")]
     Ambiguous,
-    /// The signature has not as many digits as the key, or is a larger number.
+    /// The signature has a different number of digits than the key, or is a larger number.
     #[error("the signature does not belong to a key of this size")]
     Size,
-    /// The padding is wrong, the hash is unknown or not allowed, or it is the hash of another text.
+    /// The padding is invalid, the hash is unknown or not allowed, or the hash belongs to another text.
     #[error("the signature is wrong")]
     Wrong,
 }
 
 impl RsaKey {
-    /// Takes modulus (hexadecimal) and exponent (decimal, text or number) of a handshake.
+    /// Parses modulus (hexadecimal) and exponent (decimal, text or number) of a handshake.
     ///
     /// # Errors
-    /// If one of them is no number, or is too small or too large. Every check is made before any arithmetic.
+    /// If one of them is not a number, or is too small or too large. Every check is made before any arithmetic.
     pub fn from_handshake<'a>(
         n_hex: &str,
         e: impl Into<RsaExponent<'a>>,
@@ -140,13 +139,13 @@ impl RsaKey {
         self.bits
     }
 
-    /// Cuts `__crypto__` and one comma out of a JSON object, and checks that it is a signature of what is left. Returns what is left.
+    /// Removes `__crypto__` and one comma from a JSON object, verifies that it is a signature of the rest, and returns the rest.
     ///
-    /// For a body with CJK characters a signature over its UTF-8 bytes is good, and one over those bytes encoded once more, which the
-    /// original asks for.
+    /// For a body with CJK characters, a signature of its UTF-8 bytes is valid, and so is one of those bytes encoded once more, which the
+    /// original requires.
     ///
     /// # Errors
-    /// If the body is no object, is not signed exactly once, or the signature is not good.
+    /// If the body is not an object, is not signed exactly once, or the signature is invalid.
     pub fn verify_json(&self, body: &[u8], policy: HashPolicy) -> Result<Vec<u8>, SignatureError> {
         let body = core::str::from_utf8(body).map_err(|_| SignatureError::NotAnObject)?;
         let signed = find_signature(body)?;
@@ -179,7 +178,7 @@ impl RsaKey {
         Ok(block)
     }
 
-    /// `base` to the exponent, by squaring: for an exponent of 17 bits `modpow` with its tables takes four times as long.
+    /// `base` to the power of the exponent, by squaring: for an exponent of 17 bits `modpow` with its tables takes four times as long.
     fn power(&self, base: &BigUint) -> BigUint {
         let below_highest_bit = self.exponent.ilog2();
         let mut result = base.clone();
@@ -193,7 +192,7 @@ impl RsaKey {
     }
 }
 
-/// Each byte of the UTF-8 form taken for a Latin-1 character.
+/// Treats each byte of the UTF-8 form as a Latin-1 character.
 fn encode_twice(text: &str) -> String {
     text.bytes().map(char::from).collect()
 }
@@ -207,7 +206,7 @@ enum Hash {
 }
 
 impl Hash {
-    /// What stands between the padding and the digest: the DER head of a DigestInfo (RFC 8017, 9.2).
+    /// The bytes between the padding and the digest: the DER head of a DigestInfo (RFC 8017, 9.2).
     fn head(self) -> &'static [u8] {
         match self {
             Self::Sha256 => {
@@ -248,8 +247,8 @@ impl Hash {
         }
     }
 
-    /// Hash and digest of a block `00 01 ff .. ff 00 head digest`. Every byte is checked: a block with room for other bytes can be
-    /// forged when the exponent is small.
+    /// Hash and digest of a block `00 01 ff .. ff 00 head digest`. Every byte is checked: a block with room for other bytes can be forged
+    /// if the exponent is small.
     fn recover(block: &[u8], policy: HashPolicy) -> Option<(Self, &[u8])> {
         const LEAST_PADDING: usize = 8;
         let padding = block.strip_prefix(b"\x00\x01")?;
@@ -264,7 +263,7 @@ impl Hash {
     }
 }
 
-/// A signature, and the bytes of the body to leave out for the text that was signed.
+/// A signature, and the range of the body that is not part of the signed text.
 struct Signed<'a> {
     signature: Cow<'a, str>,
     cut: Range<usize>,

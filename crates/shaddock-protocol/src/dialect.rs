@@ -1,4 +1,4 @@
-//! Which of the two dialects a client speaks.
+//! The two dialects of the client protocol.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
@@ -25,15 +25,15 @@ impl Dialect {
     }
 }
 
-/// How what goes to one client is written: its dialect, and how it reads text. Fixed by the handshake, and kept with the session.
+/// The encoding for one client: its dialect, and how it decodes text. Fixed by the handshake, and kept with the session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Variant {
     /// [`Dialect::Pomelo`], text in UTF-8.
     #[default]
     Pomelo,
-    /// [`Dialect::Pomelo`] as Pomelo's browser client reads it: one UTF-16 unit after the other. In routes and in strings of schemas each half
-    /// of a surrogate pair is three bytes of its own (CESU-8), since that client garbles the four bytes that UTF-8 has for an emoji. (In JSON
-    /// such characters are escaped for everybody.)
+    /// [`Dialect::Pomelo`] for Pomelo's browser client, which decodes one UTF-16 unit after another. In routes and in strings of schemas
+    /// each half of a surrogate pair is encoded as three bytes (CESU-8), because that client misreads the four bytes of an emoji in UTF-8.
+    /// (In JSON such characters are escaped for all clients.)
     Browser,
     /// [`Dialect::Pitaya`].
     Pitaya,
@@ -58,8 +58,7 @@ impl From<Dialect> for Variant {
     }
 }
 
-/// Which kinds of clients (`sys.type` in the handshake) read text as [`Variant::Browser`] says. Default: `js-websocket`, which is Pomelo's
-/// browser client.
+/// The client types (`sys.type` in the handshake) that use [`Variant::Browser`]. Default: `js-websocket`, Pomelo's browser client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrowserClients(pub Vec<String>);
 
@@ -82,7 +81,7 @@ pub enum DialectChoice {
     Pomelo,
     /// Every connection is [`Dialect::Pitaya`].
     Pitaya,
-    /// The handshake tells: `sys` with `libVersion`, `clientBuildNumber`, `clientVersion` or `platform`, and no `type`, is
+    /// Detected by the handshake: `sys` with `libVersion`, `clientBuildNumber`, `clientVersion` or `platform`, and without `type`, is
     /// Pitaya. Anything else is Pomelo.
     #[default]
     Auto,

@@ -13,8 +13,8 @@ use md5::{Digest as _, Md5};
 
 /// Routes and their codes, fixed at start-up. (Pomelo `components/dictionary`.)
 ///
-/// Codes of handlers and of the user's list count up from 1. A route that occurs twice has two codes: the last one is written,
-/// each is read.
+/// Codes of handlers and of the user's list count up from 1. A route that occurs twice has two codes: the last one is written, both are
+/// accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Dictionary {
     /// Index is the code; 0 is never assigned by [`Dictionary::build`].
@@ -25,7 +25,7 @@ pub struct Dictionary {
     version: String,
 }
 
-/// Routes that cannot be given codes.
+/// A list of routes that cannot receive codes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DictionaryError {
@@ -43,8 +43,8 @@ pub enum DictionaryError {
 }
 
 impl Dictionary {
-    /// Gives codes as Pomelo does: `handlers` (`type.handler.method`), sorted by UTF-16 code units, then `user` in its own
-    /// order. `handlers` may come in any order; one that occurs twice counts once.
+    /// Assigns codes as Pomelo does: `handlers` (`type.handler.method`), sorted by UTF-16 code units, then `user` in its own order.
+    /// `handlers` may be in any order; duplicates count once.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Dictionary {
         Ok(Self::from_entries(&entries))
     }
 
-    /// A dictionary with codes chosen by somebody else: by a Pitaya application, or by the server a client talks to.
+    /// A dictionary with given codes: those of a Pitaya application, or of the server that a client is connected to.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Dictionary {
         Ok(Self::from_entries(&list))
     }
 
-    /// A dictionary without routes. Unlike no dictionary at all, it is announced to clients.
+    /// A dictionary without routes. Unlike an absent dictionary, it is announced to clients.
     pub fn empty() -> Self {
         Self::from_entries(&[])
     }
@@ -137,12 +137,12 @@ impl Dictionary {
         self.routes.get(usize::from(code))?.as_ref()
     }
 
-    /// Base64 of the MD5 of [`Dictionary::json`]. Clients cache a dictionary under this name.
+    /// Base64 of the MD5 of [`Dictionary::json`]. Clients cache a dictionary under this version.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The route → code object as compact JSON, in the order that the version is computed from.
+    /// The route → code object as compact JSON, in the order from which the version is computed.
     pub fn json(&self) -> &str {
         &self.json
     }
@@ -181,7 +181,7 @@ fn utf16_order(a: &str, b: &str) -> Ordering {
     a.encode_utf16().cmp(b.encode_utf16())
 }
 
-/// The number that JavaScript takes an object key for, if it does: decimal, no leading zeros, below 2^32 - 1.
+/// The number as which JavaScript treats an object key, if it does: decimal, no leading zeros, below 2^32 - 1.
 fn array_index(key: &str) -> Option<u32> {
     let canonical = key == "0"
         || key

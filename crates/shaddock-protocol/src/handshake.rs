@@ -1,4 +1,4 @@
-//! The handshake: what a client says first, and the answer codes.
+//! The handshake: the first package of a client, and the response codes.
 
 use crate::json::json_of_client;
 use crate::members::Members;
@@ -10,9 +10,9 @@ use core::ops::Range;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// What a client said in its HANDSHAKE.
+/// The data in a client's HANDSHAKE.
 ///
-/// Texts that a client sends as numbers are given as text. A `sys` that is not an object has no members.
+/// Numbers in the place of texts are converted to text. A `sys` that is not an object has no members.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HandshakeRequest {
@@ -36,12 +36,12 @@ pub struct HandshakeRequest {
     pub client_build_number: Option<String>,
     /// `sys.clientVersion` (Pitaya)
     pub client_version: Option<String>,
-    /// `sys.resume`: whether the client wants a session that outlives its socket, or comes back to one.
+    /// `sys.resume`: whether the client requests a resumable session, or resumes one.
     pub resume: ResumeAsked,
     /// The whole body, JSON text in UTF-8.
     pub raw: Bytes,
-    /// Where `user` is in `raw`. It is not parsed before the application asks: a tree takes up to a hundred times the memory of its text,
-    /// and whoever sent it has not logged in.
+    /// The range of `user` in `raw`. It is parsed on demand: a tree takes up to a hundred times the memory of its text, and the client has
+    /// not logged in yet.
     user: Option<Range<usize>>,
 }
 
@@ -54,7 +54,7 @@ pub struct RsaParts {
     pub exponent: Option<u64>,
 }
 
-/// A HANDSHAKE that cannot be read. The client was answered with code 500 (Pitaya: 400).
+/// An invalid HANDSHAKE. The response was code 500 (Pitaya: 400).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -64,7 +64,7 @@ pub enum HandshakeError {
     /// `sys` is missing or falsy.
     #[error("handshake without sys")]
     NoSys,
-    /// Messages must be signed, and the client names no key (or one that is none).
+    /// Messages must be signed, and the handshake contains no valid key.
     #[error("handshake without a usable key")]
     NoKey,
     /// Messages must be signed, and clients of this dialect (Pitaya) cannot.
@@ -76,14 +76,14 @@ pub enum HandshakeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectCode {
-    /// The handshake is wrong or the application said no: 500, to Pitaya clients 400.
+    /// The handshake is invalid or the application rejected it: 500, for Pitaya clients 400.
     Failed,
-    /// The client check refuses this kind or version of client: 501, to Pitaya clients 400.
+    /// The client check rejected the type or version of the client: 501, for Pitaya clients 400.
     OldClient,
 }
 
 impl RejectCode {
-    /// The number in the answer.
+    /// The number in the response.
     pub const fn number(self, dialect: Dialect) -> u16 {
         match (dialect, self) {
             (Dialect::Pomelo, Self::Failed) => 500,
@@ -94,14 +94,14 @@ impl RejectCode {
 }
 
 impl HandshakeRequest {
-    /// Reads the body of a HANDSHAKE.
+    /// Parses the body of a HANDSHAKE.
     ///
     /// # Errors
     ///
     /// It is not a JSON object with a truthy `sys`.
     pub fn parse(body: Bytes, choice: DialectChoice) -> Result<Self, HandshakeError> {
         let raw = json_of_client(body).map_err(|_| HandshakeError::NotJson)?;
-        // Everything that a parser refuses is refused here, so that nobody meets it later.
+        // Everything that a parser would reject is rejected here, so later parsing cannot fail.
         if raw.trim_ascii_start().first() != Some(&b'{')
             || serde_json::from_slice::<Readable>(&raw).is_err()
         {
@@ -143,25 +143,25 @@ impl HandshakeRequest {
         Ok(Self { raw, ..request })
     }
 
-    /// `user`, whatever the client wants to tell the application, as JSON text; `null` if absent.
+    /// `user`, the client's data for the application, as JSON text; `null` if absent.
     pub fn user_text(&self) -> &str {
         let text = self.user.clone().and_then(|user| self.raw.get(user));
         text.and_then(|text| core::str::from_utf8(text).ok())
             .unwrap_or("null")
     }
 
-    /// `user` as a tree, parsed anew at each call; null if absent. It may take a hundred times the memory of its text:
-    /// [`user_as`](Self::user_as) takes what the type takes.
+    /// `user` as a tree, parsed at each call; null if absent. It may take a hundred times the memory of its text;
+    /// [`user_as`](Self::user_as) takes only the memory of the type.
     pub fn user(&self) -> Value {
-        // That it can be parsed was found out at the beginning.
+        // The text was validated when the handshake was parsed.
         serde_json::from_str(self.user_text()).unwrap_or_default()
     }
 
-    /// `user` as a type of the application, parsed anew at each call. What the type does not ask for is passed over.
+    /// `user` as a type of the application, parsed at each call. Unknown members are ignored.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// The data do not match the type.
     pub fn user_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.user_text())
     }
@@ -194,7 +194,7 @@ impl RsaParts {
 struct Member<'a>(Option<&'a str>);
 
 impl Member<'_> {
-    /// Of a string its text, of a number its digits.
+    /// The text of a string, or the digits of a number.
     fn text(self) -> Option<String> {
         let json = self.0?;
         let is_scalar = json.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'));
@@ -209,7 +209,7 @@ impl Member<'_> {
     }
 }
 
-/// The members of `sys` that mean something. Of a name that comes twice the last one counts.
+/// The known members of `sys`. If a name occurs twice, the last one counts.
 #[derive(Default)]
 struct Sys<'a> {
     client_type: Member<'a>,
@@ -261,7 +261,7 @@ impl<'a> Sys<'a> {
     }
 }
 
-/// Anything that a tree can be made of, without making it.
+/// Validates anything that could be parsed into a tree, without building it.
 struct Readable;
 
 impl<'de> Deserialize<'de> for Readable {
@@ -317,7 +317,7 @@ fn is_truthy_text(json: &str) -> bool {
     json.starts_with(['{', '[']) || serde_json::from_str(json).is_ok_and(|value| is_truthy(&value))
 }
 
-/// What JavaScript takes for true.
+/// What JavaScript treats as true.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -1,4 +1,4 @@
-//! A JSON check that needs no memory and no recursion, for bodies that are passed on as text.
+//! A JSON validator without allocation and recursion, for bodies that are passed on as text.
 
 use crate::Limits;
 use crate::text::utf8_of_client;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// Something else was expected at this byte.
+    /// Unexpected byte at this position.
     #[error("not JSON at byte {0}")]
     Syntax(usize),
     /// More than [`Limits::MAX_JSON_DEPTH`] levels.
@@ -17,25 +17,25 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// Whether `text` is one JSON value of at most [`Limits::MAX_JSON_DEPTH`] levels. Allocates nothing, never recurses.
+/// Validates that `text` is one JSON value of at most [`Limits::MAX_JSON_DEPTH`] levels. Allocates nothing, never recurses.
 ///
-/// What it accepts has the grammar of JSON; whether strings are UTF-8 is not looked at.
+/// Accepted text has the grammar of JSON; strings are not checked for UTF-8.
 ///
 /// # Errors
 ///
-/// It is not.
+/// The text is not JSON, or is nested too deep.
 pub fn check_json(text: &[u8]) -> Result<(), JsonError> {
     scan(text).map(|_| ())
 }
 
-/// JSON from a client as text that any JSON parser reads: valid UTF-8, no lone surrogate, not even as an escape. Copies nothing
-/// if that is what the client sent.
+/// Converts JSON from a client to text that any JSON parser accepts: valid UTF-8, no lone surrogate, not even as an escape. Copies nothing
+/// if the input already is.
 ///
 /// # Errors
 ///
 /// It is not JSON, or nested too deep.
 pub(crate) fn json_of_client(text: Bytes) -> Result<Bytes, JsonError> {
-    // Before the text is mended: that changes only what is no ASCII, and the grammar is the same before and after.
+    // Before the text is repaired: a repair changes only non-ASCII bytes, and the grammar is the same before and after.
     let found = scan(&text)?;
     if found.ascii && !found.lone_surrogate {
         return Ok(text);
@@ -57,12 +57,12 @@ fn mended(text: Bytes, found: Found) -> Bytes {
     }
 }
 
-/// What was seen on the way through a text.
+/// Findings of a scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
-    /// An escape is one half of a pair and stands alone: JavaScript writes and reads that, other parsers refuse it.
+    /// An escape is an unpaired surrogate: JavaScript writes and reads these, other parsers reject them.
     lone_surrogate: bool,
-    /// Nothing has to be looked at for UTF-8.
+    /// No byte needs a UTF-8 check.
     ascii: bool,
 }
 
@@ -85,7 +85,7 @@ struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
     lone: bool,
-    /// The bytes of strings, one over the other: a high bit remains of what is no ASCII.
+    /// The bytes of strings, combined by OR: a high bit remains for non-ASCII bytes.
     high: u64,
     nesting: Nesting,
 }
@@ -148,7 +148,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// A scalar or an empty array or object; or the beginning of others, up to where their first value begins.
+    /// A scalar or an empty array or object; or the beginning of a non-empty one, up to its first value.
     fn value(&mut self) -> Result<(), JsonError> {
         loop {
             self.skip_space();
@@ -287,7 +287,7 @@ impl Scanner<'_> {
         Err(JsonError::Syntax(self.at))
     }
 
-    /// The byte that was just taken is wrong; or there was none left.
+    /// The byte that was just consumed is invalid, or the text ended.
     fn unexpected(&self, taken: Option<u8>) -> Result<(), JsonError> {
         let back = usize::from(taken.is_some());
         Err(JsonError::Syntax(self.at.saturating_sub(back)))
@@ -301,7 +301,7 @@ const HIGHS: u64 = ONES << 7;
 /// The number of bytes before the first one that ends or interrupts a string. Two words of eight bytes are read in one step
 /// (`benches/hot_path.rs` has the numbers).
 ///
-/// The bytes that were read are laid over `high`; these can be a few more than the result says.
+/// The bytes that were read are combined into `high`; these can be a few more than the result.
 fn plain_len(text: &[u8], high: &mut u64) -> usize {
     let (pairs, _) = text.as_chunks::<16>();
     let mut at = 0;
@@ -333,8 +333,8 @@ fn plain_len(text: &[u8], high: &mut u64) -> usize {
     at + tail.unwrap_or(rest.len())
 }
 
-/// The high bit of the first byte that is a quote, a backslash or a control character; bits of bytes above it mean nothing. Zero
-/// if there is none.
+/// The high bit of the first byte that is a quote, a backslash or a control character; bits of later bytes are undefined. Zero if there is
+/// none.
 const fn stops(word: u64) -> u64 {
     // With its second bit turned, a quote is 0x20, a control character still less, and everything else more.
     let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
@@ -343,8 +343,8 @@ const fn stops(word: u64) -> u64 {
     (quote_or_control | backslash) & !word & HIGHS
 }
 
-/// Reads what follows `\u`: the unit, how many bytes belong to it (with the second half of a pair, if it is there), and whether
-/// they make a character.
+/// Reads the digits after `\u`: the unit, the number of bytes that belong to it (with the second half of a pair, if present), and whether
+/// they form a character.
 fn escaped_unit(text: &[u8]) -> Option<(u16, usize, bool)> {
     let first = hex_unit(text)?;
     Some(match first {

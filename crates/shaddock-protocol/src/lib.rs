@@ -1,22 +1,22 @@
 //! The client protocol of Pomelo and Pitaya: bytes in, events and bytes out.
 //!
-//! This crate does no IO, reads no clock and starts no task. It is `no_std` with `alloc`, and that is how the claim is kept:
-//! there is no socket to open and no clock to read. Time and bytes are arguments, deadlines are data.
+//! This crate does no IO, reads no clock and starts no task. It is `no_std` with `alloc`, which enforces this: there is no socket to open
+//! and no clock to read. Time and bytes are arguments, deadlines are data.
 //!
 //! # Map
 //!
 //! | module | what it owns |
 //! | --- | --- |
 //! | `conn` | **start here**: [`Conn`], the state machine of one connection |
-//! | `codec` | [`Codec`]: what all connections of one frontend share; encodes responses, pushes and kicks |
+//! | `codec` | [`Codec`]: the shared state of a frontend's connections; encodes responses, pushes and kicks |
 //! | `package` | the outer layer: type, 24-bit length, body |
 //! | `message` | the inner layer: flag, id, route, body |
 //! | `route`, `dictionary` | routes, and the 2-byte codes that stand for them |
-//! | `handshake`, `answers` | what a client says first, and what it is answered |
-//! | `resume` | a session that outlives its socket: its part of the handshake, acknowledgements |
-//! | `text`, `json` | the string forms of browser clients; a JSON check without memory |
+//! | `handshake`, `answers` | the client's first package, and the responses |
+//! | `resume` | resumable sessions: their part of the handshake, acknowledgements |
+//! | `text`, `json` | the string forms of browser clients; a JSON validator without allocation |
 //! | `protobuf`, `crypto`, `compress` | Pomelo's dynamic protobuf, signed messages, zlib |
-//! | `limits`, `dialect`, `time` | bounds, dialects, milliseconds |
+//! | `limits`, `dialect`, `time` | limits, dialects, milliseconds |
 //!
 //! # One connection
 //!

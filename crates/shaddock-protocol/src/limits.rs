@@ -1,29 +1,29 @@
-//! Every bound of the protocol, with its default, its unit and what happens at the bound.
+//! Every limit of the protocol, with its default, its unit and the behaviour at the limit.
 
 use core::time::Duration;
 
-/// Bounds on what one client may do to the server. All of them close the connection without a KICK when they are passed.
+/// Limits on the data of one client. Exceeding one closes the connection without a KICK.
 ///
 /// Plain data: build one with `Limits { max_package_size: .., ..Limits::default() }`.
 ///
-/// A JSON body or handshake may nest [`Limits::MAX_JSON_DEPTH`] levels. This bound is fixed: it is the one of the JSON
-/// parser behind it. The nesting of protobuf bodies has its own fixed bound, in the protobuf module.
+/// A JSON body or handshake may nest [`Limits::MAX_JSON_DEPTH`] levels. This limit is fixed: it is that of the JSON parser. The nesting of
+/// protobuf bodies has its own fixed limit, in the protobuf module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Judged as soon as the
-    /// 4 head bytes are there: the body is neither waited for nor given memory. Keep it at or above 64 KiB.
+    /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Checked as soon as the 4 head bytes
+    /// have arrived, before the body is read or memory allocated. Keep it at or above 64 KiB.
     pub max_package_size: usize,
-    /// Longest body of a package before the handshake, in bytes. Default 64 KiB. Judged with the head, like `max_package_size`,
-    /// which also applies. A parsed HANDSHAKE takes a multiple of its length in memory until the
-    /// session begins: lower it where strangers come in great numbers.
+    /// Longest body of a package before the handshake, in bytes. Default 64 KiB. Checked with the head, like `max_package_size`, which also
+    /// applies. A parsed HANDSHAKE takes a multiple of its length in memory until the session begins: lower this limit if you expect many
+    /// unknown clients.
     pub max_handshake_size: usize,
-    /// Longest body of a message after inflating it, in bytes (Pitaya clients only). Default 64 KiB. The inflater stops there.
+    /// Longest body of a message after inflating it, in bytes (Pitaya clients only). Default 64 KiB. Inflating stops there.
     pub max_inflated_size: usize,
-    /// Time for each step of the handshake: accept to HANDSHAKE, HANDSHAKE to the application's answer, answer to ACK.
-    /// Default 10 s; `Duration::MAX` is none.
+    /// Time for each step of the handshake: accept to HANDSHAKE, HANDSHAKE to the application's response, response to ACK. Default 10 s;
+    /// `Duration::MAX` disables it.
     pub handshake_timeout: Duration,
-    /// Longest time without a byte in either direction. Default 90 s. Applies before the connection is WORKING, and afterwards
-    /// only if heartbeats are off; with heartbeats on their timeout governs.
+    /// Longest time without a byte in either direction. Default 90 s. Applies before the connection is WORKING, and afterwards only if
+    /// heartbeats are off; otherwise the heartbeat timeout applies.
     pub idle_timeout: Duration,
 }
 

@@ -1,10 +1,10 @@
-//! The members of a JSON object as slices of its text, for what is to be read without making a tree of it.
+//! The members of a JSON object as slices of its text, for reading without building a tree.
 
 use alloc::borrow::Cow;
 use core::ops::Range;
 
-/// Steps over the members of a JSON object, in order. Gives none of what is no object; on what is no JSON it ends somewhere, but does not
-/// fail.
+/// Iterates over the members of a JSON object, in order. Yields none if the text is not an object; if it is not JSON, iteration ends early,
+/// but does not fail.
 pub(crate) struct Members<'a> {
     json: &'a str,
     scanner: Scanner<'a>,
@@ -12,12 +12,12 @@ pub(crate) struct Members<'a> {
     is_over: bool,
 }
 
-/// One of them. All places are bytes of the object's text.
+/// A member. All positions are bytes of the object's text.
 pub(crate) struct Member<'a> {
     pub(crate) name: Cow<'a, str>,
-    /// Where the name begins.
+    /// Start of the name.
     pub(crate) at: usize,
-    /// The text of the value, and where it is.
+    /// The text of the value, and its position.
     pub(crate) value: &'a str,
     pub(crate) value_at: Range<usize>,
     pub(crate) comma_before: Option<usize>,
@@ -25,7 +25,7 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Of `json`, which is known to be JSON.
+    /// Creates an iterator over `json`, which must be valid JSON.
     pub(crate) fn of(json: &'a str) -> Self {
         let mut scanner = Scanner {
             text: json.as_bytes(),
@@ -81,14 +81,14 @@ pub(crate) fn string(json: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Steps over the values of a text that is JSON. On anything else it ends somewhere, but does not fail.
+/// Iterates over the values of JSON text. On other input it ends early, but does not fail.
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
 }
 
 impl Scanner<'_> {
-    /// The next byte that is not space.
+    /// The next byte that is not whitespace.
     fn peek(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.text.get(self.at) {
             self.at += 1;

@@ -9,21 +9,21 @@ const ROUTE_IS_CODE: u8 = 0x01;
 const COMPRESSED: u8 = 0x10;
 const ERROR: u8 = 0x20;
 
-/// Who speaks and whether an answer is expected.
+/// The sender, and whether a response is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum MessageType {
-    /// From the client, wants a response with its id.
+    /// From the client, expects a response with its id.
     Request = 0,
-    /// From the client, wants nothing.
+    /// From the client, expects no response.
     Notify = 1,
-    /// From the server, answers a request.
+    /// From the server, the response to a request.
     Response = 2,
-    /// From the server, unasked.
+    /// From the server, unrequested.
     Push = 3,
 }
 
-/// The route as it is on the wire.
+/// A route in its wire form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WireRoute {
     /// Responses carry no route.
@@ -39,26 +39,26 @@ pub enum WireRoute {
 pub struct Message {
     /// What kind of message it is.
     pub kind: MessageType,
-    /// The request's id; 0 for notifies and pushes, which have none. A request with id 0 wants no answer.
+    /// The request's id; 0 for notifies and pushes, which have none. A request with id 0 expects no response.
     pub id: u64,
     /// Its route. [`WireRoute::None`] for a response, always.
     pub route: WireRoute,
     /// Everything after the route.
     pub body: Bytes,
-    /// Flag bit `10`: the body is a zlib stream (Pitaya only; Pomelo carries the bit without effect).
+    /// Flag bit `10`: the body is a zlib stream (Pitaya only; Pomelo ignores the bit).
     pub compressed: bool,
     /// Flag bit `20`: this response reports an error (Pitaya only).
     pub error: bool,
 }
 
-/// Bytes that are no message, or a message that has no bytes.
+/// Invalid bytes, or a message that cannot be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// No flag byte.
     #[error("empty message")]
     Empty,
-    /// Type 4 to 7. Well-formed, but nobody knows what follows the flag.
+    /// Type 4 to 7. The content after the flag is undefined.
     #[error("invalid message type {0}")]
     InvalidType(u8),
     /// The id does not end within the message.
@@ -91,11 +91,11 @@ impl Message {
         }
     }
 
-    /// Reads a message. Copies nothing.
+    /// Decodes a message without copying.
     ///
     /// # Errors
     ///
-    /// The bytes end too early, or the id or type is not valid.
+    /// The bytes end too early, or the id or type is invalid.
     pub fn decode(mut bytes: Bytes) -> Result<Self, MessageError> {
         let head = Head::read(&bytes)?;
         let route = match head.route {
@@ -118,7 +118,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// The route is missing or too long; `out` is as it was.
+    /// The route is missing or too long; `out` is unchanged.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), MessageError> {
         let route = match &self.route {
             WireRoute::None => RouteRef::None,
@@ -132,7 +132,7 @@ impl Message {
     }
 }
 
-/// What a message begins with, and where its parts lie.
+/// The head of a message, and the positions of its parts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
     pub(crate) kind: MessageType,
@@ -232,7 +232,7 @@ fn put_flag_and_id(kind: MessageType, flag: u8, id: u64, out: &mut BytesMut) {
     }
 }
 
-/// The flag bits of a message that is not a plain one.
+/// The flag bits for compression and error.
 pub(crate) const fn flag_bits(compressed: bool, error: bool) -> u8 {
     (if compressed { COMPRESSED } else { 0 }) | (if error { ERROR } else { 0 })
 }

@@ -9,15 +9,15 @@ pub const HEADER_LEN: usize = 4;
 /// Longest body that the 24-bit length can express, in bytes.
 pub const MAX_BODY: usize = 0xff_ffff;
 
-/// What a package is for.
+/// The purpose of a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum PackageType {
     /// First package of either side; the body is JSON.
     Handshake = 1,
-    /// The client has read the answer to its handshake. No body.
+    /// The client has received the handshake response. No body.
     HandshakeAck = 2,
-    /// Sign of life. No body.
+    /// Heartbeat. No body.
     Heartbeat = 3,
     /// The body is one [message](crate::Message).
     Data = 4,
@@ -40,33 +40,33 @@ impl TryFrom<u8> for PackageType {
     }
 }
 
-/// A complete package. A body of length 0 and no body are the same bytes.
+/// A complete package. A missing body and an empty one are the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
-    /// What it is for.
+    /// The type of the package.
     pub kind: PackageType,
     /// The bytes after the head.
     pub body: Bytes,
 }
 
-/// The bytes are not packages, or longer ones than allowed. The stream cannot be read any further.
+/// Invalid or too long packages. The rest of the stream cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackageError {
     /// The first byte of a head is not 1 to 5.
     #[error("unknown package type {0}")]
     UnknownType(u8),
-    /// The announced body is longer than the bound.
+    /// The announced body is longer than the limit.
     #[error("package body of {announced} bytes, at most {limit} allowed")]
     TooLarge {
         /// Body length in the head.
         announced: usize,
-        /// The bound in force.
+        /// The effective limit.
         limit: usize,
     },
 }
 
-/// A body that the 24-bit length of a package cannot express. Nothing was written.
+/// A body longer than the 24-bit length of a package. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("package body of {0} bytes, at most {MAX_BODY} can be sent")]
 pub struct PackageTooLarge(pub usize);
@@ -87,7 +87,7 @@ pub fn encode_package(kind: PackageType, body: &[u8]) -> Result<Bytes, PackageTo
 ///
 /// # Errors
 ///
-/// The body is longer than [`MAX_BODY`]; `out` is as it was.
+/// The body is longer than [`MAX_BODY`]; `out` is unchanged.
 pub fn put_package_header(
     kind: PackageType,
     body_len: usize,
@@ -97,7 +97,7 @@ pub fn put_package_header(
     Ok(())
 }
 
-/// The head of a package, for callers that patch it into place.
+/// The head of a package, for callers that write it in place.
 pub(crate) fn header(
     kind: PackageType,
     body_len: usize,
@@ -113,32 +113,31 @@ pub(crate) fn header(
 
 /// Incremental reader of packages.
 ///
-/// A package that lies whole in the input is a slice of it: nothing is copied. Only a package that is cut over several inputs
-/// is put together in a buffer, which grows by what arrived and never by the announced length. The reader owns no memory while
-/// no package is cut short.
+/// A package that lies completely in the input is a slice of it, without a copy. Only a package split over several inputs is assembled in a
+/// buffer, which grows with the received bytes and never with the announced length. The reader owns no memory while no package is
+/// incomplete.
 #[derive(Debug, Default)]
 pub struct PackageReader {
-    /// Head and body so far of a package that was cut short. Empty, without capacity, if none is.
+    /// Head and body so far of an incomplete package. Empty, without capacity, otherwise.
     partial: Vec<u8>,
 }
 
 impl PackageReader {
-    /// A reader at the start of a stream.
+    /// Creates a reader at the start of a stream.
     pub const fn new() -> Self {
         Self {
             partial: Vec::new(),
         }
     }
 
-    /// Takes the next package out of `input`, or all of `input` if it does not end a package.
+    /// Takes the next package from `input`, or all of `input` if no package is complete.
     ///
-    /// `max_body` is the bound on the body in bytes; it is judged when the 4 head bytes are there and may differ from call to
-    /// call.
+    /// `max_body` limits the body in bytes; it is checked when the 4 head bytes have arrived and may differ between calls.
     ///
     /// # Errors
     ///
-    /// The head is not one of a package, or announces more than `max_body`. The stream has lost its rhythm: the reader keeps
-    /// the bytes and gives the same error again.
+    /// The head is invalid, or announces more than `max_body`. The stream cannot be resynchronised: the reader keeps the bytes and returns
+    /// the same error again.
     pub fn next(
         &mut self,
         input: &mut Bytes,
@@ -161,12 +160,12 @@ impl PackageReader {
         self.resume(input, max_body)
     }
 
-    /// Whether a package was begun and is not complete: the end of the stream here is a cut package.
+    /// Whether a package is incomplete: the end of the stream would truncate it.
     pub fn is_mid_package(&self) -> bool {
         !self.partial.is_empty()
     }
 
-    /// Goes on with a package that an earlier input began.
+    /// Continues a package that an earlier input began.
     fn resume(
         &mut self,
         input: &mut Bytes,
@@ -185,7 +184,7 @@ impl PackageReader {
             self.keep(input, HEADER_LEN + len);
             return Ok(None);
         }
-        // All of it has arrived: no room for more is needed.
+        // All bytes have arrived: no further room is needed.
         self.partial.reserve_exact(missing);
         self.partial.extend_from_slice(&input[..missing]);
         input.advance(missing);
@@ -194,8 +193,8 @@ impl PackageReader {
         Ok(Some(Package { kind, body }))
     }
 
-    /// Keeps `input`, which is part of a package of `whole` bytes. Room is doubled as bytes arrive, but not beyond the package: what is made
-    /// of it is exactly as long.
+    /// Keeps `input`, which is part of a package of `whole` bytes. The buffer doubles as bytes arrive, but never exceeds the package, so
+    /// the result has the exact length.
     fn keep(&mut self, input: &mut Bytes, whole: usize) {
         let needed = self.partial.len() + input.len();
         if needed > self.partial.capacity() {

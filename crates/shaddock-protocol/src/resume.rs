@@ -1,6 +1,6 @@
-//! A session that outlives its socket: what the handshake and the heartbeats say of it.
+//! Resumable sessions: their part of the handshake and of heartbeats.
 //!
-//! Both ends count DATA packages. A HEARTBEAT of a counted connection may carry a number: how many its sender has received.
+//! Both ends count DATA packages. A HEARTBEAT of a counted connection may contain a number: how many packages its sender has received.
 
 use crate::message::put_varint;
 use crate::{HEADER_LEN, PackageType};
@@ -12,38 +12,38 @@ use core::fmt;
 use core::time::Duration;
 use serde::Deserialize;
 
-/// The version of the protocol that is spoken.
+/// The supported version of the protocol.
 const VERSION: u64 = 1;
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN_LEN: usize = 128;
 
-/// What a client says under `sys.resume`.
+/// The client's value of `sys.resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ResumeAsked {
-    /// Nothing, or a version that is not spoken here: the connection is one as ever.
+    /// Absent, or an unsupported version: a normal connection.
     #[default]
     No,
-    /// Something that cannot be read. As if it were absent, and to be counted.
+    /// Malformed. Treated as absent, and counted.
     Malformed,
-    /// It wants a session that it can come back to.
+    /// The client requests a resumable session.
     New,
-    /// It comes back.
+    /// The client resumes a session.
     Back(ComingBack),
 }
 
-/// What a client shows to get its session back.
+/// The credentials of a client that resumes its session.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ComingBack {
-    /// What the server gave it. Empty if it is too long to be one of ours.
+    /// The token from the server. Empty if it is too long to be valid.
     pub token: String,
-    /// DATA packages that it has received.
+    /// The number of DATA packages that the client has received.
     pub received: u64,
-    /// DATA packages that it has sent.
+    /// The number of DATA packages that the client has sent.
     pub sent: u64,
 }
 
-/// Never the token: it is as good as a password.
+/// Never prints the token, which is equivalent to a password.
 impl fmt::Debug for ComingBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ComingBack")
@@ -54,7 +54,7 @@ impl fmt::Debug for ComingBack {
 }
 
 impl ResumeAsked {
-    /// Reads the JSON text of the member; none if there is no such member.
+    /// Parses the JSON text of the member; `No` if there is no such member.
     pub(crate) fn read(json: Option<&str>) -> Self {
         #[derive(Deserialize)]
         struct Text {
@@ -66,7 +66,7 @@ impl ResumeAsked {
         let Some(json) = json else {
             return Self::No;
         };
-        // A list would be read as the members in their order.
+        // serde would accept a list as the members in their order.
         if !json.starts_with('{') {
             return Self::Malformed;
         }
@@ -92,22 +92,22 @@ impl ResumeAsked {
     }
 }
 
-/// What the server says under `sys.resume` of its answer.
+/// The server's value of `sys.resume` in its response.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResumeGrant {
-    /// What the client shows when it comes back. URL-safe, at most [`MAX_TOKEN_LEN`] bytes.
+    /// The token with which the client resumes. URL-safe, at most [`MAX_TOKEN_LEN`] bytes.
     pub token: String,
-    /// How long the session waits for its client. Told in whole seconds, rounded down.
+    /// How long the session is kept for its client. Sent in whole seconds, rounded down.
     pub window: Duration,
-    /// Each end acknowledges at the latest when so many DATA packages are not acknowledged. At least 1. Clients keep 256.
+    /// Each end acknowledges at the latest after this number of unacknowledged DATA packages. At least 1. Clients keep 256.
     pub ack: u8,
-    /// Where to come back to first.
+    /// The address to try first when resuming.
     pub address: Option<Arc<str>>,
-    /// Whether it is a new session or one that goes on.
+    /// Whether the session is new or continues.
     pub outcome: ResumeOutcome,
 }
 
-/// Never the token: it is as good as a password.
+/// Never prints the token, which is equivalent to a password.
 impl fmt::Debug for ResumeGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResumeGrant")
@@ -119,39 +119,39 @@ impl fmt::Debug for ResumeGrant {
 /// Whether the session of a [`ResumeGrant`] is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResumeOutcome {
-    /// A new session, of a client that had none.
+    /// A new session, for a client without one.
     Granted,
-    /// The client's session goes on.
+    /// The client's session continues.
     Resumed {
-        /// DATA packages of the client that the server has received: it sends those behind again.
+        /// The number of the client's DATA packages that the server has received: the client sends later ones again.
         received: u64,
-        /// What the client counts on from: the next DATA package of the server has the number behind it.
+        /// The position from which the client counts on: the next DATA package of the server has the following number.
         position: u64,
-        /// DATA packages that the client has missed for good.
+        /// The number of DATA packages that the client has permanently missed.
         missed: u64,
     },
-    /// A new session, because the one asked for cannot go on.
+    /// A new session, because the requested one cannot continue.
     Restarted(ResumeRefusal),
 }
 
-/// Why a client does not get its session back.
+/// Why a client does not resume its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResumeRefusal {
-    /// There is none with this token, or not any more, or its counts are not those of this session.
+    /// No session has this token any more, or its counts do not match.
     Unknown,
     /// The window has ended.
     Expired,
-    /// It speaks another dialect.
+    /// The client uses another dialect.
     Changed,
-    /// The application does not let it.
+    /// The application refused.
     Denied,
-    /// Too many come back at once, or from one address.
+    /// Too many clients resume at once, or from one address.
     Busy,
 }
 
 impl ResumeRefusal {
-    /// The reasons, for counters.
+    /// All reasons, for counters.
     pub const ALL: [Self; 5] = [
         Self::Unknown,
         Self::Expired,
@@ -160,7 +160,7 @@ impl ResumeRefusal {
         Self::Busy,
     ];
 
-    /// The word in the answer, also for logs and metrics.
+    /// The word in the response, also for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -173,7 +173,7 @@ impl ResumeRefusal {
 }
 
 impl ResumeGrant {
-    /// Whether the client keeps its dictionary, its schemas and all else of its session.
+    /// Whether the client keeps its dictionary, its schemas and all other state of its session.
     pub(crate) const fn is_resumed(&self) -> bool {
         matches!(self.outcome, ResumeOutcome::Resumed { .. })
     }
@@ -213,7 +213,7 @@ impl ResumeGrant {
     }
 }
 
-/// Appends a HEARTBEAT package; with a number it acknowledges so many DATA packages.
+/// Appends a HEARTBEAT package; with a number, it acknowledges that many DATA packages.
 pub fn put_heartbeat(acknowledged: Option<u64>, out: &mut BytesMut) {
     let length_at = out.len() + HEADER_LEN - 1;
     out.put_slice(&[PackageType::Heartbeat as u8, 0, 0, 0]);

@@ -10,19 +10,19 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::Utf8Error;
 
-/// A route, cheap to clone: either shared text of the dictionary or a checked slice of the package it came in.
+/// A route, cheap to clone: either shared text of the dictionary or a checked slice of the package that contained it.
 ///
-/// Clients choose routes freely, so a route is only text with the places of its dots. [`Route::parts`] tells how many parts it
-/// has; [`Route::server_type`], [`Route::handler`] and [`Route::method`] answer `None` where a route of that many parts has no
-/// such thing. Names like `constructor` or `__proto__` are names like any other here.
+/// Clients choose routes freely, so a route is only text with the positions of its dots. [`Route::parts`] returns the number of parts;
+/// [`Route::server_type`], [`Route::handler`] and [`Route::method`] return `None` if a route with that number of parts has no such part.
+/// Names like `constructor` or `__proto__` are not special here.
 ///
-/// Two routes are equal if their texts are, and a `Route` hashes like its text: a map keyed by `Route` is asked with `&str`.
+/// Two routes are equal if their texts are, and a `Route` hashes like its text, so a map keyed by `Route` can be queried with `&str`.
 ///
-/// A route read from a client keeps the chunk it was read from in memory; call [`Route::detach`] before storing one for long.
+/// A route from a client keeps its received chunk in memory; call [`Route::detach`] before storing one for long.
 #[derive(Clone)]
 pub struct Route {
     text: Text,
-    /// Places of the first two dots; the length of the text if there are fewer.
+    /// Positions of the first two dots; the length of the text if there are fewer.
     dots: [u32; 2],
     parts: u32,
 }
@@ -34,12 +34,12 @@ enum Text {
 }
 
 impl Route {
-    /// A route of this text.
+    /// Creates a route from text.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self::with_text(Text::Shared(text.into()))
     }
 
-    /// A route that is a slice of received bytes.
+    /// Creates a route from a slice of received bytes.
     pub(crate) fn from_wire(bytes: Bytes) -> Result<Self, Utf8Error> {
         ByteString::try_from(bytes).map(|text| Self::with_text(Text::Wire(text)))
     }
@@ -91,7 +91,7 @@ impl Route {
         }
     }
 
-    /// The same route with text of its own, which no longer keeps received bytes in memory.
+    /// The same route with its own text, which does not keep received bytes in memory.
     #[must_use]
     pub fn detach(&self) -> Self {
         match &self.text {
@@ -103,7 +103,7 @@ impl Route {
         }
     }
 
-    /// Part 0, 1 or 2 of a route that has it.
+    /// Part 0, 1 or 2 of a route, if it exists.
     fn part(&self, index: usize) -> &str {
         let text = self.as_str();
         let start = match index {
@@ -115,7 +115,7 @@ impl Route {
     }
 }
 
-/// Where the first two dots are, and how many parts there are.
+/// The positions of the first two dots, and the number of parts.
 fn scan(text: &str) -> ([u32; 2], u32) {
     let end = u32::try_from(text.len()).unwrap_or(u32::MAX);
     let mut dots = [end; 2];

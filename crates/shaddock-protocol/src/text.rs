@@ -1,8 +1,8 @@
 //! The string forms of browser clients.
 //!
-//! Browser clients encode and decode UTF-16 units one by one. What they send for a character outside the BMP is CESU-8: two
-//! groups of three bytes. What they read from the 4-byte form of UTF-8 is wrong text. So text from clients is repaired and JSON
-//! for clients has `\ud83d\ude00` in the place of such characters.
+//! Browser clients encode and decode UTF-16 units one by one. For a character outside the BMP they send CESU-8: two groups of three bytes.
+//! They misread the 4-byte form of UTF-8. So text from clients is repaired, and JSON for clients has `\ud83d\ude00` in place of such
+//! characters.
 
 use alloc::borrow::Cow;
 use alloc::string::String;
@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use bytes::{BufMut, Bytes, BytesMut};
 use core::str;
 
-/// Text of a client as valid UTF-8. Copies nothing if it is valid already.
+/// Converts text of a client to valid UTF-8. Copies nothing if it is already valid.
 ///
 /// Surrogate pairs in CESU-8 become one character; lone halves and other invalid bytes become U+FFFD.
 pub fn utf8_of_client(bytes: Bytes) -> Bytes {
@@ -20,7 +20,7 @@ pub fn utf8_of_client(bytes: Bytes) -> Bytes {
     Bytes::from(repair(&bytes).0.into_bytes())
 }
 
-/// The repaired text, and whether something was lost (an U+FFFD put in).
+/// The repaired text, and whether information was lost (a U+FFFD was inserted).
 pub(crate) fn repair(bytes: &[u8]) -> (String, bool) {
     let mut text = String::with_capacity(bytes.len());
     let mut lost = false;
@@ -87,18 +87,18 @@ pub(crate) fn put_escaped(json: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Whether a byte can begin a 4-byte character. Blocks without a branch inside are what the compiler makes vectors of.
+/// Whether a byte can begin a 4-byte character. Blocks without branches can be vectorised by the compiler.
 fn has_non_bmp(json: &[u8]) -> bool {
     json.chunks(64)
         .any(|block| block.iter().fold(0, |most, &byte| byte.max(most)) >= 0xf0)
 }
 
-/// How many bytes [`put_utf16`] writes.
+/// The number of bytes that [`put_utf16`] writes.
 pub(crate) fn utf16_len(text: &str) -> usize {
     text.len() + 2 * text.bytes().filter(|&byte| byte >= 0xf0).count()
 }
 
-/// Appends `text` as clients read it that take every UTF-16 unit for a character: a pair is two groups of three bytes (CESU-8).
+/// Appends `text` for clients that treat every UTF-16 unit as a character: a pair is two groups of three bytes (CESU-8).
 pub(crate) fn put_utf16(text: &str, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(place) = rest.find(|c: char| c > '\u{ffff}') {

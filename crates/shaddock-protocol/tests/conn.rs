@@ -827,7 +827,7 @@ fn what_is_granted_stands_at_the_end_of_sys() {
     ] {
         assert_eq!(counted(config, &grant(outcome)).1, expected);
     }
-    // Whoever gets a new session gets the dictionary too: a client that comes back names no version.
+    // A client with a new session also receives the dictionary: a resuming client names no version.
     let (_, answer) = counted(with_dictionary(), &grant(restarted));
     assert!(answer.contains(r#""routeToCode":{"a.b.c":1}"#), "{answer}");
     let address = ResumeGrant {
@@ -877,7 +877,7 @@ fn a_counted_connection_tells_of_heartbeats_and_others_answer_them_as_ever() {
     }
     let refused = link.feed(&package(PackageType::Heartbeat, &[0x80]));
     assert!(matches!(refused, Err(ProtocolError::Acknowledgement)));
-    // Clients that did not ask may send any body, as ever.
+    // Clients without resumption may send any body, as before.
     let mut link = working(beating());
     link.out.clear();
     assert!(

@@ -4,13 +4,13 @@ use super::ConnState;
 use crate::{Codec, Dialect, Millis};
 use core::fmt;
 
-/// Which deadline has passed. The connection is closed, without a KICK.
+/// The deadline that has passed. The connection is closed without a KICK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeoutKind {
     /// No HANDSHAKE in time.
     Handshake,
-    /// The application has not answered the handshake in time.
+    /// The application has not accepted or rejected the handshake in time.
     Answer,
     /// No ACK in time.
     Ack,
@@ -45,14 +45,14 @@ impl fmt::Display for TimeoutKind {
     }
 }
 
-/// The three times that all deadlines are counted from.
+/// The three times from which all deadlines are counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    /// The present step of the handshake began.
+    /// Start of the current handshake step.
     step: Millis,
-    /// The last byte in either direction.
+    /// Time of the last byte in either direction.
     traffic: Millis,
-    /// The last complete package from the client.
+    /// Time of the last complete package from the client.
     package: Millis,
 }
 
@@ -77,7 +77,7 @@ impl Clock {
         self.package = now;
     }
 
-    /// The earliest deadline of a connection in this state. Idle time and heartbeat timeout never govern together.
+    /// The earliest deadline of a connection in this state. The idle timeout and the heartbeat timeout never apply together.
     pub(super) fn next(
         &self,
         state: ConnState,

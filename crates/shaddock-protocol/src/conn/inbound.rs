@@ -1,4 +1,4 @@
-//! From the body of a DATA package to what is dispatched.
+//! Decodes the body of a DATA package into an event.
 
 use super::{DropReason, Event, Inbound, ProtocolError, RefuseReason};
 use crate::compress::inflate;
@@ -10,10 +10,10 @@ use alloc::string::String;
 use bytes::{Buf, Bytes};
 use core::num::NonZeroU64;
 
-/// The method name that nobody asks for in good faith.
+/// A method name that only attackers request.
 const ATTACK: &str = "constructor";
 
-/// What one DATA package means.
+/// Decodes one DATA package.
 pub(super) fn read(
     codec: &Codec,
     dialect: Dialect,
@@ -24,7 +24,7 @@ pub(super) fn read(
         Err(MessageError::InvalidType(_)) => return Ok(Event::Dropped(DropReason::InvalidType)),
         head => head?,
     };
-    // Id 0 wants no answer, and neither does a push: the original takes one from a client for a notify.
+    // Id 0 expects no response, and neither does a push: the original treats a push from a client as a notify.
     let id = match head.kind {
         MessageType::Request => NonZeroU64::new(head.id),
         MessageType::Notify | MessageType::Push => None,
@@ -66,7 +66,7 @@ enum Fault {
     Drop(DropReason),
 }
 
-/// A request gets an answer whatever is wrong with it, a notify never.
+/// An invalid request receives an error response, an invalid notify none.
 #[cold]
 fn refuse(id: Option<NonZeroU64>, route: Option<Route>, reason: RefuseReason) -> Event {
     match id {
@@ -91,7 +91,7 @@ fn route(codec: &Codec, data: &Bytes, at: RouteAt) -> Result<Route, RefuseReason
                 Ok(Route::from(text))
             }
         }),
-        // Only responses have none, and those do not come here.
+        // Only responses have no route, and they are handled before.
         RouteAt::None => Ok(Route::from(String::new())),
     }
 }
@@ -126,7 +126,7 @@ fn pomelo_body(
     unusual_body(codec, key, route, body)
 }
 
-/// Whatever the configuration may ask for.
+/// Handles the options that are rarely configured.
 #[inline(never)]
 fn unusual_body(
     codec: &Codec,
@@ -143,7 +143,7 @@ fn unusual_body(
         }
         _ if body.is_empty() => Ok(Bytes::from_static(b"{}")),
         _ => match config.crypto {
-            // What was signed is the text before escapes are mended.
+            // The signature covers the text before escapes are repaired.
             Some(_) => {
                 let body = utf8_of_client(body);
                 check_json(&body).map(|()| body)
@@ -159,9 +159,9 @@ fn unusual_body(
     }
 }
 
-/// Whether a body of a route with a schema is JSON all the same, from a client that does no protobuf.
+/// Whether a body of a route with a schema is JSON, sent by a client without protobuf support.
 ///
-/// The bytes of `{` and `[` as a key would have the wire type 3, which Pomelo's protobuf does not have: no encoder writes them first.
+/// As a key, the bytes of `{` and `[` would have the wire type 3, which Pomelo's protobuf does not have, so no encoder writes them first.
 fn begins_as_json(body: &[u8]) -> bool {
     matches!(body, [b'{' | b'[', ..])
 }

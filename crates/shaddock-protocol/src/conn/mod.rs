@@ -19,14 +19,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use deadline::Clock;
 use serde_json::Value;
 
-/// A whole HEARTBEAT package.
+/// A complete HEARTBEAT package.
 const HEARTBEAT: [u8; 4] = [PackageType::Heartbeat as u8, 0, 0, 0];
 
 /// The state machine of one connection: bytes in, events and bytes out, deadlines as data.
 ///
-/// Four kinds of method: getters; [`Conn::poll_event`] for input, called until it gives `None`; [`Conn::accept`],
-/// [`Conn::reject`], [`Conn::close`] and [`Conn::touch`] for commands; [`Conn::deadline`] and [`Conn::poll_timeout`] for time.
-/// Whatever a method appends to `out` is complete packages, to be written in that order.
+/// There are four kinds of methods: getters; [`Conn::poll_event`] for input, called until it returns `None`; [`Conn::accept`],
+/// [`Conn::reject`], [`Conn::close`] and [`Conn::touch`] for commands; [`Conn::deadline`] and [`Conn::poll_timeout`] for time. Methods
+/// append complete packages to `out`, which must be written in that order.
 ///
 /// | package | INITED | WAIT_ACK | WORKING |
 /// | --- | --- | --- | --- |
@@ -36,35 +36,35 @@ const HEARTBEAT: [u8; 4] = [PackageType::Heartbeat as u8, 0, 0, 0];
 /// | DATA | dropped | dropped | [`Event::Message`], [`Event::Refused`], .. |
 /// | KICK, unknown type | error | error; counted: an empty KICK is [`Event::Goodbye`] | the same |
 ///
-/// Dropped means [`Event::Dropped`]: no answer, no effect, something to count.
+/// Dropped means [`Event::Dropped`]: no response and no effect; the event is only counted.
 ///
-/// While no package is cut short a `Conn` owns no memory of its own, apart from a signing key if there is one.
+/// While no package is incomplete, a `Conn` owns no memory apart from a signing key.
 #[derive(Debug)]
 pub struct Conn {
     codec: Arc<Codec>,
     reader: PackageReader,
-    /// What the client signs with. Boxed: most connections have none.
+    /// The key with which the client signs. Boxed, because most connections have none.
     key: Option<Box<RsaKey>>,
     clock: Clock,
     state: ConnState,
     dialect: Dialect,
     choice: DialectChoice,
-    /// For the answer, once it is given.
+    /// What the response must contain, once it is sent.
     wanted: Wanted,
-    /// The answer granted resumption: both ends count DATA packages.
+    /// Resumption was granted: both ends count DATA packages.
     counted: bool,
     /// The client has said goodbye.
     left: bool,
 }
 
 impl Conn {
-    /// An accepted connection, of the dialects that the codec is configured for.
+    /// Creates the state machine of an accepted connection, with the dialects of the codec.
     pub fn new(codec: Arc<Codec>, now: Millis) -> Self {
         let choice = codec.config().dialect;
         Self::with_dialect(codec, choice, now)
     }
 
-    /// An accepted connection of a listener that has its own choice of dialects.
+    /// Creates the state machine of an accepted connection of a listener with its own choice of dialects.
     pub fn with_dialect(codec: Arc<Codec>, choice: DialectChoice, now: Millis) -> Self {
         Self {
             codec,
@@ -80,14 +80,14 @@ impl Conn {
         }
     }
 
-    /// Takes what it can from `input` and returns the first event in it; call until `None`.
+    /// Consumes `input` and returns the first event in it. Call it until it returns `None`.
     ///
-    /// `None` leaves bytes in `input` only while the handshake waits for its answer ([`ConnState::Answering`]). Keep them, and
-    /// read no more from the client until then. A closed connection swallows its input.
+    /// `None` leaves bytes in `input` only while the handshake waits for its response ([`ConnState::Answering`]). Keep them, and read no
+    /// more data from the client until then. A closed connection discards its input.
     ///
     /// # Errors
     ///
-    /// The connection must be closed for this reason, without a KICK, after `out` was written. It is [`ConnState::Closed`].
+    /// The connection must be closed for this reason, without a KICK, after `out` was written. Its state is [`ConnState::Closed`].
     pub fn poll_event(
         &mut self,
         now: Millis,
@@ -178,7 +178,7 @@ impl Conn {
         Ok(Some(Event::Dropped(dropped)))
     }
 
-    // Once in the life of a connection; inlined, it would make the way of its messages longer.
+    // Called once per connection; inlining it would slow the message path.
     #[inline(never)]
     fn handshake(
         &mut self,
@@ -199,7 +199,7 @@ impl Conn {
         Ok(Event::Handshake(Box::new(request)))
     }
 
-    /// The key that the client has to sign with. `rsa: {}` is accepted, as in the original: all its messages are dropped then.
+    /// The key with which the client must sign. `rsa: {}` is accepted, as in the original; all messages of that client are then dropped.
     fn client_key(
         &self,
         request: &HandshakeRequest,
@@ -209,7 +209,7 @@ impl Conn {
             return Ok(None);
         }
         if self.dialect == Dialect::Pitaya {
-            // The client chose the dialect: it must not choose to go unsigned.
+            // The client chose the dialect, so the dialect must not disable signatures.
             return if config.unsigned_pitaya {
                 Ok(None)
             } else {
@@ -226,14 +226,14 @@ impl Conn {
             .map_err(|_| HandshakeError::NoKey)
     }
 
-    /// Answers the handshake: 200, with `user` if that is something (not null, false, 0 or an empty text).
+    /// Accepts the handshake with code 200, and with `user` unless it is null, false, 0 or an empty text.
     ///
-    /// Does nothing unless a handshake waits for its answer. Then call [`Conn::poll_event`] again: an ACK that came along with
-    /// the HANDSHAKE is still in the input.
+    /// Has no effect unless a handshake waits for its response. Call [`Conn::poll_event`] again afterwards: an ACK that arrived together
+    /// with the HANDSHAKE is still in the input.
     ///
     /// # Errors
     ///
-    /// The answer is longer than a package can be. Nothing was written; reject the client.
+    /// The response is longer than a package can be. Nothing was written; reject the client.
     pub fn accept(
         &mut self,
         now: Millis,
@@ -279,17 +279,17 @@ impl Conn {
         self.counted
     }
 
-    /// Whether the client has said [goodbye](Event::Goodbye).
+    /// Whether the client has sent a [goodbye](Event::Goodbye).
     pub const fn has_left(&self) -> bool {
         self.left
     }
 
-    /// Whether the client is sent heartbeats.
+    /// Whether heartbeats are sent to the client.
     pub fn has_heartbeats(&self) -> bool {
         self.codec.heartbeat(self.dialect).is_some()
     }
 
-    /// Answers the handshake with an error. The caller writes `out`, then closes, without a KICK.
+    /// Rejects the handshake with an error. The caller writes `out`, then closes, without a KICK.
     pub fn reject(&mut self, code: RejectCode, out: &mut BytesMut) {
         if self.state == ConnState::Answering {
             self.codec.put_reject(self.dialect, code, out);
@@ -297,31 +297,31 @@ impl Conn {
         }
     }
 
-    /// Ends the connection: no more events, no more deadlines, no memory.
+    /// Closes the connection: no further events or deadlines, and no memory.
     pub fn close(&mut self) {
         self.state = ConnState::Closed;
         self.reader = PackageReader::new();
         self.key = None;
     }
 
-    /// Bytes were written to the client: the idle time starts again. Has no effect on any other deadline.
+    /// Resets the idle timeout, because bytes were written to the client. Other deadlines do not change.
     pub fn touch(&mut self, now: Millis) {
         self.clock.touch(now);
     }
 
-    /// The client has shown that it lives, although what it sent was not read: the heartbeat timeout and the idle time start again.
+    /// Resets the heartbeat and idle timeouts, because the client is alive although its data were not read.
     pub fn heard(&mut self, now: Millis) {
         self.clock.touch(now);
         self.clock.package(now);
     }
 
-    /// When [`Conn::poll_timeout`] should be called at the latest. Input moves it to a later time, except that a completed
-    /// handshake may bring it nearer: ask again after each batch of events. `None` once closed.
+    /// The latest time at which [`Conn::poll_timeout`] should be called. Input moves it to a later time, except that a completed handshake
+    /// may move it to an earlier one: query it after each batch of events. `None` once closed.
     pub fn deadline(&self) -> Option<Millis> {
         self.next_deadline().map(|(at, _)| at)
     }
 
-    /// Which deadline has passed, if one has; the connection is then [`ConnState::Closed`] and must be closed, without a KICK.
+    /// Returns the deadline that has passed, if any. The state is then [`ConnState::Closed`]; close the connection without a KICK.
     pub fn poll_timeout(&mut self, now: Millis) -> Option<TimeoutKind> {
         let (at, kind) = self.next_deadline()?;
         if now < at {
@@ -351,17 +351,17 @@ impl Conn {
         self.dialect
     }
 
-    /// Where the connection is.
+    /// The state of the connection.
     pub const fn state(&self) -> ConnState {
         self.state
     }
 
-    /// Whether a package was begun and is not complete. The end of a stream, or of a WebSocket message, is an error then.
+    /// Whether a package is incomplete. The end of a stream, or of a WebSocket message, is then an error.
     pub fn is_mid_package(&self) -> bool {
         self.reader.is_mid_package()
     }
 
-    /// What all connections of this frontend share.
+    /// The shared codec of this frontend.
     pub const fn codec(&self) -> &Arc<Codec> {
         &self.codec
     }

@@ -1,53 +1,53 @@
-//! States of a connection, and what happens in them.
+//! States and events of a connection.
 
 use crate::{HandshakeError, HandshakeRequest, MessageError, PackageError, Route};
 use alloc::boxed::Box;
 use bytes::Bytes;
 use core::num::NonZeroU64;
 
-/// Where a connection is.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnState {
     /// Accepted; no HANDSHAKE yet.
     Inited,
-    /// The application has the HANDSHAKE and has not answered yet. No input is consumed.
+    /// The application has received the HANDSHAKE and has neither accepted nor rejected it. No input is consumed.
     Answering,
-    /// The answer was written; no ACK yet.
+    /// The response was written; no ACK yet.
     WaitAck,
-    /// Messages flow.
+    /// Messages are exchanged.
     Working,
-    /// Over. No input is consumed, there is no deadline.
+    /// Closed. No input is consumed, and there is no deadline.
     Closed,
 }
 
-/// What the bytes of a client mean.
+/// An event decoded from the bytes of a client.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A readable HANDSHAKE. The caller decides, perhaps later, and calls [`Conn::accept`](crate::Conn::accept) or
+    /// A valid HANDSHAKE. The caller decides, possibly later, and calls [`Conn::accept`](crate::Conn::accept) or
     /// [`Conn::reject`](crate::Conn::reject); until then no input is consumed.
     Handshake(Box<HandshakeRequest>),
-    /// The client has acknowledged: the connection is WORKING. The first HEARTBEAT is already in `out`.
+    /// The client has acknowledged the handshake: the connection is WORKING. The first HEARTBEAT is already in `out`.
     Open,
     /// A request or notify to dispatch.
     Message(Inbound),
-    /// A request that cannot be dispatched. The caller answers with an error; the connection lives.
+    /// A request that cannot be dispatched. The caller sends an error response; the connection stays open.
     Refused {
         /// The request's id.
         id: NonZeroU64,
         /// Its route, if it could be read.
         route: Option<Route>,
-        /// What is wrong.
+        /// The reason.
         reason: RefuseReason,
     },
-    /// Something without effect, to be counted.
+    /// Data without effect, which are only counted.
     Dropped(DropReason),
-    /// The third part of the route is `constructor` (Pomelo): the caller kicks with reason `attack`.
+    /// The third part of the route is `constructor` (Pomelo): the caller kicks with the reason `attack`.
     Attack,
     /// A HEARTBEAT of a [counted](crate::Conn::is_counted) connection. The caller answers it, if heartbeats are on.
     Heartbeat {
-        /// DATA packages that the client has received since the session began; none if it tells nothing new.
+        /// The number of DATA packages that the client has received since the session began; `None` if nothing is new.
         acknowledged: Option<u64>,
     },
     /// The client of a counted connection ends its session. The connection is [`ConnState::Closed`].
@@ -55,7 +55,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it is what became of a DATA package: one that counts.
+    /// Whether the event comes from a DATA package that counts.
     pub const fn is_of_data(&self) -> bool {
         match self {
             Self::Message(_) | Self::Refused { .. } | Self::Attack => true,
@@ -65,25 +65,24 @@ impl Event {
     }
 }
 
-/// A request or notify whose route has the right shape and whose body could be read.
+/// A request or notify with a valid route and a readable body.
 #[derive(Clone, Debug)]
 pub struct Inbound {
-    /// The id to answer with; `None`: a notify, nobody waits for an answer.
+    /// The id for the response; `None` for a notify, which expects no response.
     pub id: Option<NonZeroU64>,
     /// Pomelo: three parts. Pitaya: two or three parts.
     pub route: Route,
-    /// Pomelo: JSON text in UTF-8, `{}` if the client sent nothing. Pitaya: what the client sent, inflated, otherwise
-    /// untouched.
+    /// Pomelo: JSON text in UTF-8, `{}` if the client sent nothing. Pitaya: the bytes from the client, inflated, otherwise unchanged.
     pub body: Bytes,
 }
 
-/// Why a request is answered with an error.
+/// Why a request receives an error response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefuseReason {
     /// The route code is not in the dictionary, or there is no dictionary.
     UnknownCode,
-    /// The route is not UTF-8 (browser clients' forms allowed for).
+    /// The route is not UTF-8 (after repair of browser clients' forms).
     RouteNotText,
     /// Pomelo: not three parts. Pitaya: not two or three.
     BadRoute,
@@ -91,7 +90,7 @@ pub enum RefuseReason {
     BlankRoute,
     /// The body is not JSON, or nested too deep.
     BadJson,
-    /// The body is not what the route's protobuf schema says.
+    /// The body does not match the route's protobuf schema.
     BadProtobuf,
 }
 
@@ -108,7 +107,7 @@ impl RefuseReason {
         }
     }
 
-    /// The text for people, and for Pitaya clients.
+    /// The message for people and for Pitaya clients.
     pub const fn text(self) -> &'static str {
         match self {
             Self::UnknownCode => "unknown route code",
@@ -121,7 +120,7 @@ impl RefuseReason {
     }
 }
 
-/// What was dropped without an answer.
+/// What was dropped without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -129,7 +128,7 @@ pub enum DropReason {
     DataBeforeAck,
     /// A HANDSHAKE after the first one.
     SecondHandshake,
-    /// An ACK that nobody waits for.
+    /// An ACK that was not expected.
     UnexpectedAck,
     /// A HEARTBEAT before the connection is WORKING.
     EarlyHeartbeat,
@@ -137,14 +136,14 @@ pub enum DropReason {
     InvalidType,
     /// A response, sent by a client.
     Response,
-    /// A notify that cannot be dispatched: what a request would be refused for.
+    /// A notify that cannot be dispatched, with the reason for which a request would be refused.
     BadNotify(RefuseReason),
-    /// Messages must be signed and this one is not, or wrongly.
+    /// Messages must be signed, and this one has no valid signature.
     BadSignature,
 }
 
 impl DropReason {
-    /// Whether a DATA package was dropped in a connection that is WORKING.
+    /// Whether a DATA package of a WORKING connection was dropped.
     const fn is_of_data(self) -> bool {
         match self {
             Self::InvalidType | Self::Response | Self::BadNotify(_) | Self::BadSignature => true,
@@ -170,17 +169,17 @@ impl DropReason {
     }
 }
 
-/// Why a connection must be closed, without a KICK. What is in `out` is still to be written.
+/// Why a connection must be closed, without a KICK. The data in `out` must still be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolError {
     /// The bytes are not packages, or one is too long.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// A DATA package whose body is no message.
+    /// A DATA package whose body is not a valid message.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// The handshake cannot be read; the answer that says so is in `out`.
+    /// The handshake is invalid; the error response is in `out`.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// The flag says compressed and the body does not inflate, or becomes too long.
@@ -189,7 +188,7 @@ pub enum ProtocolError {
     /// A client sent a KICK.
     #[error("KICK from a client")]
     Kick,
-    /// The body of a HEARTBEAT is no number, or the number goes back or beyond what was sent.
+    /// The body of a HEARTBEAT is not a number, or the number decreases or exceeds what was sent.
     #[error("acknowledgement that cannot be")]
     Acknowledgement,
 }

@@ -1,4 +1,4 @@
-//! From a schema as it is written down to one where messages and fields are numbers.
+//! Compiles a schema from its text form to one where messages and fields are numbers.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -45,11 +45,11 @@ pub(super) fn compile(
     })
 }
 
-/// A message on its way from names to numbers: its number is its place in the list.
+/// A message during compilation: its number is its index in the list.
 struct Declared<'a> {
     name: &'a str,
     source: &'a SourceMessage,
-    /// Messages declared in it, which only its own fields can use.
+    /// Nested messages, visible to its own fields only.
     beside: HashMap<&'a str, MessageId>,
 }
 
@@ -137,7 +137,7 @@ impl Compiler<'_> {
             .ok_or_else(|| unknown_type(message, &field.name, &field.type_name))
     }
 
-    /// Looks a type up beside the field, then among the root messages. Not in messages around it.
+    /// Looks a type up next to the field, then among the root messages, but not in enclosing messages.
     fn kind(&self, message: &Declared<'_>, type_name: &str) -> Option<Kind> {
         let declared = || {
             message
@@ -180,7 +180,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Messages that are nothing but the entries of maps. Their own types need not be known where they are declared.
+    /// Messages that are only the entries of maps. Their own types need not be known where they are declared.
     fn only_entries(&self) -> HashSet<MessageId> {
         let (mut entries, mut others) = (HashSet::new(), HashSet::new());
         for message in self.declared {
@@ -195,7 +195,7 @@ impl Compiler<'_> {
                             .fields
                             .iter()
                             .filter_map(|part| {
-                                // What a map holds is a message of its own.
+                                // The value type of a map is a message of its own.
                                 self.kind(message, &part.type_name)?.message()
                             }),
                     );

@@ -1,4 +1,4 @@
-//! Bytes to JSON text.
+//! Decodes bytes to JSON text.
 
 use alloc::vec::Vec;
 
@@ -9,19 +9,19 @@ use super::wire::{Reader, unzigzag};
 use super::{MAX_DEPTH, ProtobufError, json};
 
 impl Schema {
-    /// Decodes a body to compact JSON text in valid UTF-8. Numbers have JavaScript's layout, with `null` for NaN and the infinities and 0
-    /// for -0. Strings that are not UTF-8 are repaired. Members come in the order in which their fields were first met.
+    /// Decodes a body to compact JSON text in valid UTF-8. Numbers have JavaScript's format, with `null` for NaN and the infinities and 0
+    /// for -0. Strings that are not UTF-8 are repaired. Members are in the order in which their fields first occur.
     ///
     /// The memory used is bounded by the length of `bytes` and the longest field name.
     ///
     /// # Errors
-    /// If the schema does not have the route, or the bytes are not of it: cut short, an unknown tag, nested too deep.
+    /// If the schema does not have the route, or the bytes do not match it: truncated, an unknown tag, nested too deep.
     pub fn decode(&self, route: &str, bytes: &[u8]) -> Result<Vec<u8>, ProtobufError> {
         let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
         self.decode_message(id, bytes, false)
     }
 
-    /// [`Schema::decode`], and the text parsed.
+    /// [`Schema::decode`], parsed to a value.
     ///
     /// # Errors
     /// As [`Schema::decode`].
@@ -37,7 +37,7 @@ impl Schema {
         })
     }
 
-    /// `gather` is slower and right for all bodies; without it the bodies that need it are noticed and decoded again.
+    /// `gather` is slower and correct for all bodies; without it, bodies that need it are detected and decoded again.
     pub(super) fn decode_message(
         &self,
         id: MessageId,
@@ -60,12 +60,12 @@ impl Schema {
     }
 }
 
-/// Text is written as it is read. The one thing that this cannot do is to go back when a field comes again later in its message: then
-/// everything starts over with `gather`, where each field of a message has a text of its own until the message ends.
+/// Writes text while reading. If a field occurs again later in its message, decoding starts over with `gather`, where each field of a
+/// message has a separate text until the message ends.
 struct Decoder<'s> {
     schema: &'s Schema,
     gather: bool,
-    /// One bit per field of each message that is open, the innermost last.
+    /// One bit per field of each open message, the innermost last.
     met: Vec<u64>,
 }
 
@@ -113,7 +113,7 @@ impl Decoder<'_> {
         depth: usize,
     ) -> Result<(), Stop> {
         let base = self.met.len() - def.words();
-        // A list that may go on with the next key.
+        // A list that may continue with the next key.
         let mut open = None;
         let mut first = true;
         while !r.is_empty() {
@@ -180,7 +180,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// Writes the value after a key. True if it is a list, which is left open for further elements.
+    /// Writes the value after a key. Returns true if it is a list, which stays open for further elements.
     fn field(
         &mut self,
         out: &mut Vec<u8>,
@@ -200,7 +200,7 @@ impl Decoder<'_> {
         Ok(false)
     }
 
-    /// Goes on with an open list.
+    /// Continues an open list.
     fn elements(
         &mut self,
         out: &mut Vec<u8>,
@@ -236,7 +236,7 @@ impl Decoder<'_> {
             if i > 0 {
                 out.push(b',');
             }
-            // Names are strings in JSON, whatever the type of the key.
+            // Names are strings in JSON for all key types.
             if key == Kind::Text {
                 self.value(out, key, r, depth)?;
             } else {
@@ -289,7 +289,7 @@ impl Field {
 }
 
 impl Kind {
-    /// The shortest value of this kind.
+    /// The shortest encoding of a value of this kind.
     fn least_bytes(self) -> usize {
         match self {
             Self::Float => 4,

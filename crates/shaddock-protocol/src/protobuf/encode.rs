@@ -1,4 +1,4 @@
-//! JSON to bytes.
+//! Encodes JSON to bytes.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;
@@ -15,18 +15,18 @@ use super::{MAX_DEPTH, ProtobufError};
 use crate::text::{put_utf16, utf16_len};
 
 impl Schema {
-    /// Encodes a body from JSON text. Members are written in the order of the text, those that are no fields are skipped. Whole
-    /// numbers may also be given as text and lose their fraction; `null` in place of an array or map is as if it were absent.
+    /// Encodes a body from JSON text. Members are written in the order of the text; unknown members are skipped. Whole numbers may also be
+    /// given as text and lose their fraction; `null` in place of an array or map counts as absent.
     ///
-    /// A member that comes twice counts once, with its last value, as in JavaScript.
+    /// A member that occurs twice counts once, with its last value, as in JavaScript.
     ///
     /// # Errors
-    /// If the schema does not have the route, the text is not a JSON object, or a field is missing or does not fit.
+    /// If the schema does not have the route, the text is not a JSON object, or a field is missing or does not match.
     pub fn encode(&self, route: &str, json: &[u8]) -> Result<Vec<u8>, ProtobufError> {
         self.encode_as(Strings::Utf8, route, json)
     }
 
-    /// As [`Schema::encode`], with strings as [`Variant::Browser`](crate::Variant::Browser) reads them.
+    /// As [`Schema::encode`], with strings for [`Variant::Browser`](crate::Variant::Browser).
     ///
     /// # Errors
     /// As [`Schema::encode`].
@@ -41,7 +41,7 @@ impl Schema {
         json: &[u8],
     ) -> Result<Vec<u8>, ProtobufError> {
         let id = self.route(route).ok_or(ProtobufError::UnknownRoute)?;
-        // Members that are skipped would not be looked at otherwise.
+        // Skipped members would not be checked otherwise.
         let json = core::str::from_utf8(json).map_err(|_| ProtobufError::NotUtf8)?;
         let mut encoder = Encoder::new(self, strings, json.len());
         let mut text = serde_json::Deserializer::from_str(json);
@@ -65,7 +65,7 @@ impl Schema {
         self.encode_from(Strings::Utf8, route, value)
     }
 
-    /// Encodes anything that serde can read as a map. No member may come twice.
+    /// Encodes anything that serde can read as a map. No member may occur twice.
     pub(super) fn encode_from<'de, D>(
         &self,
         strings: Strings,
@@ -92,7 +92,7 @@ fn json_error(error: &serde_json::Error) -> ProtobufError {
     }
 }
 
-/// How strings are written.
+/// The encoding of strings.
 #[derive(Clone, Copy)]
 pub(super) enum Strings {
     Utf8,
@@ -102,19 +102,19 @@ pub(super) enum Strings {
 
 enum Stop {
     Error(ProtobufError),
-    /// A member that comes twice, where a writer that only goes forward cannot obey the last one.
+    /// A member occurs twice, and a writer that only moves forward cannot use the last one.
     MetTwice,
 }
 
-/// Bytes are written as the source is read. A length or count that comes before its bytes is put in afterwards.
+/// Bytes are written while the source is read. A length or count that precedes its bytes is inserted afterwards.
 pub(super) struct Encoder<'s> {
     schema: &'s Schema,
     strings: Strings,
     pub(super) out: Vec<u8>,
-    /// One bit per field of each message that is open, the innermost last.
+    /// One bit per field of each open message, the innermost last.
     met: Vec<u64>,
     depth: usize,
-    /// Why the visitors stopped, if it is not the source's fault: the source's error type has no room for it.
+    /// Why the visitors stopped, if the source is not at fault: the source's error type cannot carry it.
     stop: Option<Stop>,
 }
 
@@ -163,7 +163,7 @@ impl<'s> Encoder<'s> {
         })
     }
 
-    /// Puts the name of a message's field in front of the path of what went wrong inside.
+    /// Prepends the name of a message's field to the path of an inner error.
     fn name_problem(&mut self, name: &str) {
         if let Some(Stop::Error(ProtobufError::Field { field, .. })) = &mut self.stop {
             if !field.is_empty() {
@@ -257,7 +257,7 @@ impl<'s> Encoder<'s> {
         Ok(())
     }
 
-    /// An array: one key for all and a count, or a key for each.
+    /// An array: one key for all elements and a count, or a key for each element.
     pub(super) fn list<'de, A: SeqAccess<'de>>(
         &mut self,
         field: &Field,
@@ -354,7 +354,7 @@ impl<'s> Encoder<'s> {
                 return self.signed(kind, n);
             }
         }
-        // Rust reads "nan" and "infinity" too, JavaScript's clients do not write them.
+        // Rust also parses "nan" and "infinity"; JavaScript clients do not write them.
         match text.parse::<f64>() {
             Ok(x) if x.is_finite() => self.float(kind, x),
             _ => Err(self.problem(kind.mismatch())),
@@ -400,7 +400,7 @@ impl<'s> Encoder<'s> {
         match kind {
             Kind::Float => self.out.extend_from_slice(&(x as f32).to_le_bytes()),
             Kind::Double => self.out.extend_from_slice(&x.to_le_bytes()),
-            // The cast cuts towards zero.
+            // The cast truncates towards zero.
             Kind::Unsigned | Kind::Signed if (-TWO_63..TWO_63).contains(&x) => {
                 return self.signed(kind, x as i64);
             }
@@ -414,7 +414,7 @@ impl<'s> Encoder<'s> {
     }
 }
 
-/// Where a count will be written, and where its key begins.
+/// The position where a count will be written, and the start of its key.
 pub(super) struct Counted {
     key_at: usize,
     count_at: usize,

@@ -1,9 +1,9 @@
-//! What can be wrong with a schema, and with a body.
+//! Errors of schemas and bodies.
 
 use alloc::boxed::Box;
 use alloc::string::String;
 
-/// A schema file that cannot be used. Every text names the entry to look at.
+/// An invalid schema file. Every message names the entry to fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaError {
@@ -15,13 +15,13 @@ pub enum SchemaError {
         /// Column, from 1; 0 at a line end.
         column: usize,
     },
-    /// The file, a route or a message is no JSON object.
+    /// The file, a route or a message is not a JSON object.
     #[error("`{name}` must be an object")]
     NotAnObject {
         /// Route or message; empty for the whole file.
         name: Box<str>,
     },
-    /// An entry's tag is no whole number from 0 to 2^29 - 1.
+    /// An entry's tag is not a whole number from 0 to 2^29 - 1.
     #[error("`{entry}` in `{message}`: the tag must be a whole number from 0 to 536870911")]
     BadTag {
         /// Route or message.
@@ -29,7 +29,7 @@ pub enum SchemaError {
         /// Key of the entry in the file.
         entry: Box<str>,
     },
-    /// A field's type is neither built in, nor a message beside the field, nor a root message.
+    /// A field's type is neither built in, nor a message next to the field, nor a root message.
     #[error("field `{field}` of `{message}`: unknown type `{type_name}`")]
     UnknownType {
         /// Route or message.
@@ -71,7 +71,7 @@ pub enum SchemaError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtobufError {
-    /// The schema has no such route: the body is JSON.
+    /// The schema does not have this route: the body is JSON.
     #[error("no schema for this route")]
     UnknownRoute,
     /// Encoding: the body is not JSON.
@@ -85,45 +85,45 @@ pub enum ProtobufError {
     /// Encoding: the body is not UTF-8.
     #[error("the body is not UTF-8")]
     NotUtf8,
-    /// Encoding: the body is JSON, but no object.
+    /// Encoding: the body is JSON, but not an object.
     #[error("the body is not an object")]
     NotAnObject,
-    /// Encoding: one field is missing or does not fit.
+    /// Encoding: a field is missing or does not match.
     #[error("field `{field}`: {problem}")]
     Field {
         /// Path of the field, names joined by dots.
         field: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: FieldProblem,
     },
     /// Messages nested deeper than 32.
     #[error("messages are nested too deep")]
     TooDeep,
-    /// Decoding: a value, a length or a count reaches past the end of its message.
+    /// Decoding: a value, a length or a count extends beyond the end of its message.
     #[error("the body is cut short")]
     Truncated,
     /// Decoding: a varint of more than 64 bits.
     #[error("a varint is longer than 64 bits")]
     VarintTooLong,
-    /// Decoding: a tag that the schema does not have. It cannot be skipped, its length is not known.
+    /// Decoding: a tag that the schema does not have. It cannot be skipped, because its length is unknown.
     #[error("unknown tag {0}")]
     UnknownTag(u64),
 }
 
-/// What is wrong with one field of an object that is to be encoded.
+/// The problem with one field of an object to be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FieldProblem {
-    /// A `required` field that is not there.
+    /// A `required` field is missing.
     #[error("required, but missing")]
     Missing,
     /// The value is of another type.
     #[error("must be {expected}")]
     Type {
-        /// What belongs there.
+        /// The expected type.
         expected: &'static str,
     },
-    /// A negative number in an unsigned field, a number beyond 64 bits, or an integer that is no number.
+    /// A negative number in an unsigned field, a number beyond 64 bits, or an integer field without a number.
     #[error("number out of range")]
     Range,
 }

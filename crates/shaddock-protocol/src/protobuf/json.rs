@@ -1,4 +1,4 @@
-//! JSON text as JavaScript's serialiser writes it: signatures are made over such text, so the shape of a number matters.
+//! JSON text in the format of JavaScript's serialiser. Signatures are computed over such text, so the format of numbers matters.
 
 use alloc::vec::Vec;
 use core::fmt::Write as _;
@@ -30,10 +30,10 @@ fn low_digit(n: u64) -> u8 {
     (n % 10) as u8
 }
 
-/// Whole numbers below this are written digit by digit.
+/// Whole numbers below this are written as plain digits.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Appends a number: shortest digits that read back the same, JavaScript's layout. What is no number becomes `null`, -0 becomes 0.
+/// Appends a number: the shortest digits that parse to the same number, in JavaScript's format. NaN becomes `null`, -0 becomes 0.
 pub(super) fn put_float(out: &mut Vec<u8>, x: f64) {
     if !x.is_finite() {
         out.extend_from_slice(b"null");
@@ -59,7 +59,7 @@ pub(super) fn put_float(out: &mut Vec<u8>, x: f64) {
     text.lay_out(out);
 }
 
-/// A number as `-d.ddde-xxx`, taken apart while it is written. 17 digits, 2 signs, a point, an `e` and 3 digits are the most there is.
+/// A number as `-d.ddde-xxx`, split while it is written. At most 17 digits, 2 signs, a point, an `e` and 3 digits.
 #[derive(Default)]
 struct Decimal {
     negative: bool,
@@ -92,7 +92,7 @@ impl core::fmt::Write for Decimal {
 }
 
 impl Decimal {
-    /// `Number::toString` of ECMAScript. `point` is where the decimal point stands, counted from the first digit.
+    /// `Number::toString` of ECMAScript. `point` is the position of the decimal point, counted from the first digit.
     fn lay_out(&self, out: &mut Vec<u8>) {
         let digits = &self.digits[..self.len];
         let exponent = if self.exponent_negative {
@@ -164,7 +164,7 @@ pub(super) fn put_string(out: &mut Vec<u8>, s: &str) {
     out.push(b'"');
 }
 
-/// Appends a string of a client, which may be no UTF-8.
+/// Appends a string of a client, which may not be UTF-8.
 pub(super) fn put_client_string(out: &mut Vec<u8>, bytes: &[u8]) {
     match core::str::from_utf8(bytes) {
         Ok(s) => put_string(out, s),

@@ -1,13 +1,12 @@
-//! Bodies in Pomelo's protobuf: schemas that are read at start-up, JSON text to bytes and back.
+//! Bodies in Pomelo's protobuf: schemas that are parsed at start-up, conversion between JSON text and bytes.
 //!
-//! Start at [`Schema`]. The format is close to Google's, but not the same: `int32` is zigzag, arrays of numbers carry a count of
-//! elements, and the wire type of a key says nothing to a reader. Pinus' additions (`bool`, 64-bit integers, `map`, `obj`) are
-//! always understood.
+//! Start at [`Schema`]. The format is close to Google's, but not the same: `int32` is zigzag, arrays of numbers have a count of elements,
+//! and readers ignore the wire type of a key. Pinus' additions (`bool`, 64-bit integers, `map`, `obj`) are always supported.
 //!
-//! - `source`: a schema as people write it, or as a handshake carries it, and the text of the second form
+//! - `source`: a schema as written by people, or as sent in a handshake, and the text of the second form
 //! - `compile`: from names to numbers
 //! - `schema`: the result, indexed by tag and by name
-//! - `encode` (with `slot`), `decode`: between JSON text and bytes, without a tree in between
+//! - `encode` (with `slot`), `decode`: between JSON text and bytes, without an intermediate tree
 //! - `wire`, `json`: numbers and strings of the two formats
 
 mod compile;

@@ -1,4 +1,4 @@
-//! A schema in the form that encoding and decoding use: messages and fields are numbers.
+//! A schema in the form used for encoding and decoding: messages and fields are numbers.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -33,7 +33,7 @@ pub(super) struct MessageDef {
     pub(super) required: Box<[u64]>,
 }
 
-/// From tag to field. Tags are small as a rule, then this is one look into a table.
+/// From tag to field. Tags are usually small, so this is one table lookup.
 #[derive(Debug, Clone)]
 pub(super) enum Tags {
     Table(Vec<Option<FieldIndex>>),
@@ -46,7 +46,7 @@ pub(super) struct Field {
     /// The name as JSON text, and the colon.
     pub(super) label: Box<[u8]>,
     pub(super) shape: Shape,
-    /// What is written before a value: tag and wire type.
+    /// The bytes before a value: tag and wire type.
     pub(super) key: u32,
 }
 
@@ -77,11 +77,11 @@ pub(super) enum Kind {
 }
 
 impl Schema {
-    /// Reads a schema file: one JSON object of routes and root messages. Badly formed keys, and fields whose tag is taken, are
-    /// skipped, as Pomelo does.
+    /// Parses a schema file: one JSON object of routes and root messages. Malformed keys, and fields whose tag is taken, are skipped, as in
+    /// Pomelo.
     ///
     /// # Errors
-    /// If the text is not such a file, a tag is no number from 0 to 2^29 - 1, or a type is not declared.
+    /// If the text is not such a file, a tag is not a number from 0 to 2^29 - 1, or a type is not declared.
     ///
     /// # Example
     /// ```
@@ -94,7 +94,7 @@ impl Schema {
         compile::compile(&source::parse_file(json_text)?)
     }
 
-    /// Reads the parsed form, which a server sends in its handshake (`sys.protos.client` and `.server`).
+    /// Parses the parsed form, which a server sends in its handshake (`sys.protos.client` and `.server`).
     ///
     /// # Errors
     /// If the text is not a schema in this form.
@@ -102,7 +102,7 @@ impl Schema {
         compile::compile(&source::parse_parsed(json_text)?)
     }
 
-    /// The schema of an application without a file: no route has one.
+    /// The schema of an application without a schema file: no route has a schema.
     pub fn empty() -> Self {
         Self {
             json: "{}".into(),
@@ -111,7 +111,7 @@ impl Schema {
         }
     }
 
-    /// Neither routes nor root messages.
+    /// Whether there are neither routes nor root messages.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -163,7 +163,7 @@ impl MessageDef {
         }
     }
 
-    /// `expected` is a guess: objects mostly have their members in the order of the schema.
+    /// `expected` is a hint: objects usually have their members in the order of the schema.
     pub(super) fn field_of_name(&self, name: &str, expected: FieldIndex) -> Option<FieldIndex> {
         match self.fields.get(expected as usize) {
             Some(field) if *field.name == *name => Some(expected),

@@ -1,4 +1,4 @@
-//! Where values land on their way from serde's data model to bytes.
+//! Writes values of serde's data model as bytes.
 
 use core::fmt;
 
@@ -10,7 +10,7 @@ use super::error::FieldProblem;
 use super::schema::{Field, FieldIndex, Kind, MessageDef};
 use super::wire::patch_varint;
 
-/// Finds the field of a name without a copy of the name.
+/// Finds the field of a name without copying the name.
 pub(super) struct Name<'a> {
     pub(super) def: &'a MessageDef,
     pub(super) expected: FieldIndex,
@@ -47,10 +47,10 @@ pub(super) struct Slot<'e, 's, 'f> {
 pub(super) enum Place<'f> {
     /// The outermost message, without a length.
     Body,
-    /// A value whose key is written.
+    /// A value whose key was written.
     Value,
     List(&'f Field),
-    /// `kind` is that of the values.
+    /// `kind` is the type of the values.
     Map {
         field: &'f Field,
         key: Kind,
@@ -72,7 +72,7 @@ impl<'de> DeserializeSeed<'de> for Slot<'_, '_, '_> {
 }
 
 impl Slot<'_, '_, '_> {
-    /// The encoder, if a scalar may stand here.
+    /// The encoder, if a scalar is allowed here.
     fn scalar<E: Error>(self) -> Result<Self, E> {
         match self.place {
             Place::Value => Ok(self),

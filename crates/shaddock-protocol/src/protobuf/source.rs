@@ -1,4 +1,4 @@
-//! Schemas as they are written down: the file of a person, and the parsed form of a handshake.
+//! Schemas in text form: a file written by people, and the parsed form of a handshake.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::{String, ToString as _};
@@ -13,7 +13,7 @@ const MAX_TAG: u32 = (1 << 29) - 1;
 const MESSAGES: &str = "__messages";
 const TAGS: &str = "__tags";
 
-/// How often a field occurs, or how its entries are written.
+/// How often a field occurs, or how its entries are encoded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Label {
     Required,
@@ -58,8 +58,7 @@ pub(super) struct SourceField {
 pub(super) struct SourceMessage {
     pub(super) fields: Vec<SourceField>,
     pub(super) messages: Vec<(String, SourceMessage)>,
-    /// Which field a tag stands for. Two tags can stand for the same field: the later entry of a name replaces the earlier one, but
-    /// not its tag.
+    /// The field of each tag. Two tags can belong to the same field: the later entry of a name replaces the earlier one, but not its tag.
     pub(super) tags: BTreeMap<u32, String>,
 }
 
@@ -68,7 +67,7 @@ pub(super) fn parse_file(text: &str) -> Result<Vec<(String, SourceMessage)>, Sch
     parse_members(text, parse_message)
 }
 
-/// The same from the parsed form.
+/// The same for the parsed form.
 pub(super) fn parse_parsed(text: &str) -> Result<Vec<(String, SourceMessage)>, SchemaError> {
     parse_members(text, parse_parsed_message)
 }
@@ -111,7 +110,7 @@ fn parse_message(name: &str, entries: &Map<String, Value>) -> Result<SourceMessa
                 ));
             }
             [Some(label), Some(type_name), Some(field), None] => {
-                // What is not in the grammar is skipped, as in the original.
+                // Unknown entries are skipped, as in the original.
                 let Some(label) = Label::parse(label) else {
                     continue;
                 };
@@ -199,7 +198,7 @@ fn parse_parsed_message(
 }
 
 impl SourceMessage {
-    /// Adds a field, unless an earlier one has its tag.
+    /// Adds a field, unless an earlier one has the same tag.
     fn add(&mut self, message: &str, field: SourceField) -> Result<(), SchemaError> {
         if field.name == MESSAGES || field.name == TAGS {
             return Err(SchemaError::ReservedName {

@@ -1,4 +1,4 @@
-//! Numbers and pieces of the byte format.
+//! Numbers and parts of the byte format.
 
 use alloc::vec::Vec;
 
@@ -10,7 +10,7 @@ pub(super) const FIXED64: u32 = 1;
 pub(super) const DELIMITED: u32 = 2;
 pub(super) const FIXED32: u32 = 5;
 
-/// Appends base-128, lowest group first.
+/// Appends a base-128 number, lowest group first.
 pub(super) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(low_byte(n) | 0x80);
@@ -19,7 +19,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut n: u64) {
     out.push(low_byte(n));
 }
 
-/// Writes `n` at `at`, where one byte was left free for it, and moves what follows if it needs more.
+/// Writes `n` at `at`, where one byte was reserved, and moves the following bytes if it needs more.
 pub(super) fn patch_varint(out: &mut Vec<u8>, at: usize, n: usize) {
     let mut n = n as u64;
     let bits = 64 - (n | 1).leading_zeros() as usize;
@@ -45,12 +45,12 @@ pub(super) fn zigzag(n: i64) -> u64 {
     ((n << 1) ^ (n >> 63)).cast_unsigned()
 }
 
-/// The way back from [`zigzag`].
+/// The inverse of [`zigzag`].
 pub(super) fn unzigzag(n: u64) -> i64 {
     (n >> 1).cast_signed() ^ -(n & 1).cast_signed()
 }
 
-/// Takes values off the front of a message. Every length is checked against what is left.
+/// Reads values from the front of a message. Every length is checked against the remaining bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
@@ -76,11 +76,11 @@ impl<'a> Reader<'a> {
                 return Ok(n);
             }
         }
-        // Ten bytes do not come to this line: the tenth is an error or the last.
+        // Ten bytes do not reach this line: the tenth is an error or the last.
         Err(ProtobufError::Truncated)
     }
 
-    /// A count of elements that take `least` bytes or more each: refused when they cannot be there.
+    /// A count of elements that take at least `least` bytes each: rejected if they cannot fit.
     pub(super) fn count(&mut self, least: usize) -> Result<usize, ProtobufError> {
         let n = usize::try_from(self.varint()?).map_err(|_| ProtobufError::Truncated)?;
         if n > self.0.len() / least {
