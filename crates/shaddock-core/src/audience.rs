@@ -1,13 +1,13 @@
-//! Audiences: named sets of users who hear the same pushes, kept where their sessions are.
+//! Audiences: named sets of users who receive the same pushes, stored with their sessions.
 //!
-//! A member is a *user on this frontend*: all their sessions here hear what is pushed to the audience, and they leave with the last of them.
-//! The record of a user (in the uid index) lists their audiences, and an audience lists the sessions of its members, so that a push
-//! needs no look-up of users. Both lists change under the lock of the user's shard, in the same step in which the
-//! session is taken out of the index: an audience has no member without a session, whatever runs beside it.
+//! A member is a *user on this frontend*: all sessions of the user on this frontend receive pushes to the audience, and the membership ends
+//! with the last of them. The record of a user (in the uid index) lists the user's audiences, and an audience lists the sessions of its
+//! members, so that a push needs no look-up of users. Both lists change under the lock of the user's shard, in the same step in which the
+//! session is removed from the index: an audience has no member without a session, under any concurrency.
 //!
-//! An audience without members does not exist. What it is of (a channel, a topic) is written in its name, which this crate does not read.
+//! An audience without members does not exist. Its name encodes its kind (a channel, a topic); this crate does not interpret the name.
 //!
-//! Order of locks: shard of the uid, then (never both) shard of the names or one audience. Session records are not taken under an audience.
+//! Lock order: shard of the uid, then (never both) shard of the names or one audience. Session records are not locked under an audience.
 
 use crate::few::{Few, Removed};
 use crate::index::{Shards, UidShard};
@@ -22,10 +22,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Something that lives as long as an audience, such as a subscription. Dropped without a lock.
+/// An object with the lifetime of an audience, such as a subscription. Dropped without a lock.
 pub type Tie = Arc<dyn Any + Send + Sync>;
 
-/// A user did not become a member of an audience. Nothing changed.
+/// A user did not join an audience. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotJoined {
@@ -35,40 +35,40 @@ pub enum NotJoined {
     /// The session is not bound to this user.
     #[error("the session is not bound to the user")]
     NotBound,
-    /// The user is in [`max_memberships`](crate::SessionConfig::max_memberships) already.
+    /// The user is already in [`max_memberships`](crate::SessionConfig::max_memberships) audiences.
     #[error("a user may be in at most {limit} channels and topics")]
     TooMany {
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// Why somebody is no member of an audience any more.
+/// Why a user is no longer a member of an audience.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Departure {
-    /// The server took them out.
+    /// The server removed the user.
     Left,
-    /// Their last session on this frontend was closed.
+    /// The user's last session on this frontend was closed.
     Closed,
-    /// Their last session on this frontend was unbound.
+    /// The user's last session on this frontend was unbound.
     Unbound,
     /// The audience was ended.
     Ended,
 }
 
-/// Somebody became a member of an audience (`departure` is `None`), or ceased to be one.
+/// A user joined an audience (`departure` is `None`), or left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudienceChange {
     /// The name of the audience.
     pub audience: Arc<str>,
-    /// Who.
+    /// The user.
     pub uid: Uid,
-    /// Why they are no member any more; `None` if they have become one.
+    /// Why the user left; `None` if the user joined.
     pub departure: Option<Departure>,
 }
 
-/// The sessions of the members, and how many users they are.
+/// The sessions of the members, and the number of users.
 pub(crate) struct Audience {
     name: Arc<str>,
     members: Mutex<Members>,
@@ -76,12 +76,12 @@ pub(crate) struct Audience {
 
 #[derive(Default)]
 struct Members {
-    /// In the order of joining, with holes where one left.
+    /// In the order of joining, with holes for removed sessions.
     slots: Vec<Option<Arc<Session>>>,
     places: HashTable<u32>,
     hasher: DefaultHashBuilder,
     users: usize,
-    /// The last member has left: nobody joins any more, a new audience takes the name.
+    /// The last member has left: no further user can join, and a new audience takes the name.
     is_over: bool,
     tie: Option<Tie>,
 }
@@ -100,7 +100,7 @@ impl Members {
         if self.find(session.id()).is_some() {
             return;
         }
-        // There are never as many sessions as that.
+        // The number of sessions never reaches this limit.
         let Ok(place) = u32::try_from(self.slots.len()) else {
             return;
         };
@@ -125,7 +125,7 @@ impl Members {
         };
         let (place, _) = entry.remove();
         self.slots[place as usize] = None;
-        // Half of it holes: close ranks. Each removal pays for one slot, so this is constant on average.
+        // Half of the slots are holes: compact them. Each removal pays for one slot, so this is constant on average.
         if self.slots.len() > 2 * self.places.len() + 8 {
             self.compact();
         }
@@ -146,7 +146,7 @@ impl Members {
 
 fn hash_at(slots: &[Option<Arc<Session>>], hasher: &DefaultHashBuilder, place: u32) -> u64 {
     let session = slots.get(place as usize).and_then(Option::as_ref);
-    // Every place has a session; a hole would only be looked for in vain.
+    // Every place has a session; a hole would never be found.
     session.map_or(0, |session| hasher.hash_one(session.id()))
 }
 
@@ -158,7 +158,7 @@ impl Audience {
         })
     }
 
-    /// Enters a user with these sessions. False if the audience is over.
+    /// Adds a user with these sessions. Returns false if the audience is over.
     fn enter(&self, sessions: &[Arc<Session>], tie: Option<&Tie>) -> bool {
         let mut members = self.members.lock();
         if members.is_over {
@@ -174,17 +174,17 @@ impl Audience {
         true
     }
 
-    /// One more session of a member.
+    /// Adds another session of a member.
     pub(crate) fn add_session(&self, session: &Arc<Session>) {
         self.members.lock().add(session);
     }
 
-    /// One session less of a member who has others.
+    /// Removes a session of a member who has others.
     pub(crate) fn remove_session(&self, sid: Sid) {
         self.members.lock().remove(sid);
     }
 
-    /// A member leaves, with all sessions. The caller buries the audience afterwards, without a lock.
+    /// Removes a member with all sessions. The caller buries the audience afterwards, without a lock.
     pub(crate) fn remove_user(&self, sessions: impl IntoIterator<Item = Sid>) {
         let mut members = self.members.lock();
         for sid in sessions {
@@ -209,7 +209,7 @@ impl fmt::Debug for Audience {
     }
 }
 
-/// The audiences of a user. Boxed: most users are in none, and every one of them pays for the place.
+/// The audiences of a user. Boxed: most users are in none, and every user pays for the field.
 pub(crate) type Hears = Option<Box<Few<Arc<Audience>>>>;
 
 pub(crate) fn heard(hears: &Hears) -> &[Arc<Audience>] {
@@ -222,12 +222,12 @@ fn is_among(hears: &Hears, audience: &Arc<Audience>) -> bool {
         .any(|known| Arc::ptr_eq(known, audience))
 }
 
-/// All audiences of a frontend, and the changes that wait to be told.
+/// All audiences of a frontend, and the changes to be dispatched.
 #[derive(Default)]
 pub(crate) struct Audiences {
     names: Shards<HashMap<Arc<str>, Arc<Audience>>>,
     hasher: DefaultHashBuilder,
-    /// Whether somebody wants to be told.
+    /// Whether changes are dispatched.
     is_watched: AtomicBool,
     changes: Mutex<Changes>,
 }
@@ -236,14 +236,14 @@ pub(crate) struct Audiences {
 struct Changes {
     /// At most [`MAX_CHANGES`].
     waiting: VecDeque<AudienceChange>,
-    /// Some were thrown away before those that wait.
+    /// Some changes were dropped before the waiting ones.
     is_lost: bool,
-    /// A thread tells them: others leave theirs to it.
+    /// A thread is dispatching; other threads leave their changes to it.
     telling: bool,
 }
 
-/// Changes that may wait while one is told. For one more they are all thrown away, and
-/// [`audience_changes_lost`](crate::SessionEvents::audience_changes_lost) is told.
+/// Limit of changes that wait while one is dispatched. Beyond it all of them are dropped, and
+/// [`audience_changes_lost`](crate::SessionEvents::audience_changes_lost) is called.
 const MAX_CHANGES: usize = 65_536;
 
 impl Audiences {
@@ -252,7 +252,7 @@ impl Audiences {
         names.get(name).cloned()
     }
 
-    /// The audience of that name, or a new one in the place of one that is over.
+    /// The audience with this name, or a new one in place of one that is over.
     fn obtain(&self, name: &Arc<str>, instead_of: Option<&Arc<Audience>>) -> Arc<Audience> {
         let mut names = self.names.lock(self.hasher.hash_one(name));
         let known = names
@@ -264,7 +264,7 @@ impl Audiences {
         Arc::clone(known)
     }
 
-    /// Forgets an audience if it is over. Without a lock: what is tied to it is dropped.
+    /// Removes an audience if it is over. Without a lock, because its tie is dropped.
     fn bury(&self, audience: &Arc<Audience>) {
         let tie = {
             let mut members = audience.members.lock();
@@ -283,13 +283,13 @@ impl Audiences {
         drop(tie);
     }
 
-    /// Under the lock of the user's shard, so that the changes of one user are in their order.
+    /// Called under the lock of the user's shard, so that the changes of one user stay in order.
     fn note(&self, name: &Arc<str>, uid: &Uid, departure: Option<Departure>) {
         if !self.is_watched.load(Ordering::Acquire) {
             return;
         }
         let mut changes = self.changes.lock();
-        // Asked again: what the end of watching has thrown away must not be followed by more.
+        // Checked again: no change may be added after the end of watching has cleared the queue.
         if self.is_watched.load(Ordering::Acquire) {
             if changes.waiting.len() >= MAX_CHANGES {
                 changes.waiting.clear();
@@ -375,7 +375,7 @@ impl Inner {
         true
     }
 
-    /// Takes back the lock of a user's shard, and carries out that the user has left all audiences with the last session.
+    /// Releases the lock of a user's shard, and completes the user's departure from all audiences with the last session.
     #[inline]
     pub(crate) fn let_go(&self, shard: UidShard<'_>, uid: &Uid, left: Hears, departure: Departure) {
         if let Some(left) = left {
@@ -401,7 +401,7 @@ impl Inner {
         self.tell_changes();
     }
 
-    /// Tells changes one after the other. Whoever comes while another thread tells leaves theirs to it.
+    /// Dispatches changes one after another. A thread that arrives while another one dispatches leaves its changes to that one.
     fn tell_changes(&self) {
         let audiences = &self.audiences;
         if !audiences.is_watched.load(Ordering::Acquire) {
@@ -432,7 +432,7 @@ impl Inner {
 
 /// # Audiences
 ///
-/// What channels and topics are on this frontend; [`AudienceChange`] is told to [`SessionEvents`](crate::SessionEvents).
+/// Channels and topics are audiences on this frontend. Each [`AudienceChange`] is dispatched to [`SessionEvents`](crate::SessionEvents).
 ///
 /// ```
 /// use shaddock_core::{ClientInfo, CloseReason, FrontendId, NotJoined, SessionConfig, SessionService, SidAllocator, Uid};
@@ -450,9 +450,9 @@ impl Inner {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 impl SessionService {
-    /// Makes a user of this frontend a member of an audience, which begins to exist with the first one. False if they are one already.
+    /// Adds a user of this frontend to an audience, which is created with its first member. Returns false if the user is already a member.
     ///
-    /// With a `sid`, that session must be open and theirs. `tie` is kept until the audience ends, if it has none yet.
+    /// With a `sid`, that session must be open and bound to the user. `tie` is kept until the audience ends, if it has none yet.
     ///
     /// # Errors
     ///
@@ -467,19 +467,19 @@ impl SessionService {
         self.inner().join(&audience.into(), uid, sid, tie)
     }
 
-    /// Takes a user out of an audience. False if they are no member.
+    /// Removes a user from an audience. Returns false if the user is not a member.
     pub fn leave(&self, audience: &str, uid: &Uid) -> bool {
         self.inner().leave(audience, uid, Departure::Left)
     }
 
-    /// Takes a user out of all audiences that `which` names, and returns their number.
+    /// Removes a user from all audiences that `which` selects, and returns their number.
     pub fn leave_all(&self, uid: &Uid, which: impl Fn(&str) -> bool) -> usize {
         let names = self.audiences_of(uid.as_str());
         let wanted = names.iter().filter(|name| which(name));
         wanted.filter(|name| self.leave(name, uid)).count()
     }
 
-    /// Takes all members out of an audience, and returns their number. Who joins meanwhile stays.
+    /// Removes all members from an audience, and returns their number. Users who join meanwhile stay.
     pub fn end_audience(&self, audience: &str) -> usize {
         let members = self.audience(audience);
         let leaves = |uid: &&Uid| self.inner().leave(audience, uid, Departure::Ended);
@@ -495,7 +495,7 @@ impl SessionService {
         let mut uids = Vec::new();
         let mut seen = hashbrown::HashSet::new();
         for session in audience.sessions().0 {
-            // It may have been unbound, or bound to another user, since the list was copied.
+            // The session may have been unbound, or bound to another user, since the list was copied.
             let Some(uid) = session.uid().filter(|uid| !seen.contains(uid)) else {
                 continue;
             };
@@ -511,7 +511,7 @@ impl SessionService {
         uids
     }
 
-    /// Number of members of an audience.
+    /// The number of members of an audience.
     pub fn audience_len(&self, name: &str) -> usize {
         let audience = self.inner().audiences.find(name);
         audience.map_or(0, |audience| audience.members.lock().users)
@@ -526,14 +526,14 @@ impl SessionService {
             .any(|audience| *audience.name == *name)
     }
 
-    /// Names of the audiences that a user is in, in no order.
+    /// The names of a user's audiences, in no particular order.
     pub fn audiences_of(&self, uid: &str) -> Vec<Arc<str>> {
         let shard = self.inner().by_uid.lock(uid);
         let hears = shard.hears(uid).iter();
         hears.map(|audience| Arc::clone(&audience.name)).collect()
     }
 
-    /// Names of the audiences that `which` wants, in no order.
+    /// The names of the audiences that `which` selects, in no particular order.
     pub fn audiences(&self, which: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
         let mut names: Vec<Arc<str>> = Vec::new();
         for shard in self.inner().audiences.names.each() {
@@ -553,13 +553,13 @@ impl SessionService {
         users
     }
 
-    /// Says whether changes of audiences are told from now on; they are not at first.
+    /// Enables or disables the dispatch of audience changes, which is initially disabled.
     pub fn watch_audiences(&self, watch: bool) {
         let audiences = &self.inner().audiences;
         let mut changes = audiences.changes.lock();
         audiences.is_watched.store(watch, Ordering::Release);
         if !watch {
-            // For those who watch later it is no news.
+            // Later watchers must not receive old changes.
             changes.waiting.clear();
             changes.is_lost = false;
         }

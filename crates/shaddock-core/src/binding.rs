@@ -1,7 +1,7 @@
-//! Bind, unbind and close: the steps that keep sessions and indexes right, whatever runs beside them.
+//! Bind, unbind and close: the steps that keep sessions and indexes consistent under concurrency.
 //!
-//! Order of locks: shard of the uid, then the session's record. A close marks the session first and cleans the indexes
-//! afterwards, so a bind finds either an open session, which the close will find in the index, or a closed one.
+//! Lock order: shard of the uid, then the session's record. A close marks the session first and cleans the indexes afterwards, so a bind
+//! finds either an open session, which the close will find in the index, or a closed one.
 
 use crate::audience::Departure;
 use crate::event::Event;
@@ -12,7 +12,7 @@ use crate::{BindError, CloseReason, Conflict, Session, SessionState, Uid, Unbind
 use std::sync::Arc;
 
 impl Inner {
-    /// One step under the lock of the user's shard; events and the end of replaced sessions follow after it.
+    /// One step under the lock of the user's shard; events and the closes of replaced sessions follow after it.
     pub(crate) fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError> {
         let mut shard = self.by_uid.lock(uid.as_str());
         let rivals = self.rivals(&shard, uid.as_str());
@@ -35,11 +35,11 @@ impl Inner {
         let event = record.offer(Event::Bind(uid.clone()));
         drop(record);
 
-        // First, so that the user is never without a session, and keeps their audiences.
+        // First, so that the user always has a session, and keeps the memberships.
         shard.insert(&uid, session);
         let mut replaced = Vec::new();
         for rival in rivals {
-            // The session that came in keeps the user in their audiences.
+            // The new session keeps the user in the audiences.
             let _none = shard.remove(uid.as_str(), rival.id());
             if let Some(ending) = rival.begin_close(CloseReason::Replaced) {
                 replaced.push((rival, ending));
@@ -54,7 +54,7 @@ impl Inner {
         Ok(())
     }
 
-    /// With `single_session`, who else has this user. The session itself is not among them while it is unbound.
+    /// With `single_session`, the other sessions of this user. The session itself is not among them while it is unbound.
     fn rivals(&self, shard: &UidShard<'_>, uid: &str) -> Vec<Arc<Session>> {
         if self.config.single_session {
             shard.sessions(uid).to_vec()
@@ -81,7 +81,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes a session out of both indexes, and out of the audiences of its user: this one only, whoever else has the same user.
+    /// Removes a session from both indexes, and from the audiences of its user. Other sessions of the user are not affected.
     pub(crate) fn forget(&self, session: &Session, ending: &Ending) {
         if let Some(uid) = &ending.bound_to {
             let mut shard = self.by_uid.lock(uid.as_str());

@@ -1,5 +1,5 @@
-//! Channels of a server: their names, the frontends that have members, and the members that no frontend keeps. Bookkeeping only; delivery is the
-//! framework's.
+//! Channels of a server: their names, the frontends that have members, and the members that no frontend stores. Bookkeeping only; the
+//! framework delivers pushes.
 
 mod service;
 
@@ -12,14 +12,14 @@ use service::Inner;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-/// Bounds and persistence of the channels of one server.
+/// Limits and persistence of the channels of one server.
 #[derive(Clone)]
 pub struct ChannelConfig {
-    /// Channels that may exist at once. Default: 100,000. Over it none is created.
+    /// Maximum number of channels. Default: 100,000. Above it no channel is created.
     pub max_channels: usize,
-    /// First part of the keys in the store. Default: `pomelo:channel`.
+    /// Prefix of the keys in the store. Default: `pomelo:channel`.
     pub prefix: String,
-    /// Where channels are kept over a restart. Default: nowhere.
+    /// Store that keeps channels over a restart. Default: none.
     pub store: Option<Arc<dyn ChannelStore>>,
 }
 
@@ -43,20 +43,20 @@ impl fmt::Debug for ChannelConfig {
     }
 }
 
-/// A call on a channel, or for one, failed. Nothing changed.
+/// A failed call on a channel. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
     /// The name is empty or longer than 256 bytes.
     #[error("a channel name must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
     BadName {
-        /// Its length in bytes.
+        /// The length in bytes.
         len: usize,
     },
-    /// There are [`max_channels`](ChannelConfig::max_channels) already.
+    /// There are already [`max_channels`](ChannelConfig::max_channels) channels.
     #[error("there may be at most {limit} channels")]
     TooMany {
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
     /// The channel was destroyed.
@@ -67,17 +67,17 @@ pub enum ChannelError {
 /// Whether a channel can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelState {
-    /// It can.
+    /// The channel can be used.
     Inited,
-    /// It was destroyed: nobody can join and nothing can be pushed.
+    /// The channel was destroyed: users cannot join and pushes fail.
     Destroyed,
 }
 
 /// A channel of this server.
 ///
-/// Its members are known at the frontends that hold their sessions ([`SessionService::join`](crate::SessionService::join)); the channel
-/// remembers its [places](Self::places), the frontends that have some. Only members whose frontend keeps no audiences are listed here, *by
-/// name*: users of Pitaya servers, and those that a store remembers and whose frontend was not asked yet.
+/// The frontends that hold the sessions store the members ([`SessionService::join`](crate::SessionService::join)); the channel remembers
+/// its [places](Self::places), the frontends that have members. Only members whose frontend stores no audiences are listed here, *by name*:
+/// users of Pitaya servers, and members from a store whose frontend was not asked yet.
 pub struct Channel {
     name: Arc<str>,
     number: u64,
@@ -85,7 +85,7 @@ pub struct Channel {
     data: Mutex<Data>,
 }
 
-/// Is told of the end.
+/// A listener for the destruction of the channel.
 type End = Box<dyn FnOnce() + Send>;
 
 struct Data {
@@ -93,39 +93,39 @@ struct Data {
     /// By name.
     members: ChannelMembers,
     places: Vec<Place>,
-    /// The plan of the last push, while it is still right.
+    /// The plan of the last push, while it is valid.
     plan: Option<Arc<FanOut>>,
-    /// Who is told of the end, by number.
+    /// The listeners for the destruction, by number.
     ends: Vec<(u64, End)>,
     next_end: u64,
 }
 
-/// A frontend that has members of a channel, or may have.
+/// A frontend that has, or may have, members of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The frontend.
     pub frontend: FrontendId,
-    /// How often members were sent there to join: as long as that stays the same, what the frontend said of its members before still holds.
+    /// How many joins were sent to the frontend. While this is unchanged, the frontend's last answer about its members is still valid.
     pub joins: u64,
 }
 
 impl Channel {
-    /// Its name.
+    /// The name of the channel.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// No other channel of this service has the same number, also not a later one of the same name.
+    /// The number of the channel, unique in this service, also among channels of the same name.
     pub const fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether it can be used.
+    /// Whether the channel can be used.
     pub fn state(&self) -> ChannelState {
         self.data.lock().state
     }
 
-    /// Adds a member by name. False if it is one already, or if the channel was destroyed.
+    /// Adds a member by name. Returns false for an existing member, and if the channel was destroyed.
     pub fn add(self: &Arc<Self>, uid: &Uid, frontend: &FrontendId) -> bool {
         let Some(service) = self.service.upgrade() else {
             return false;
@@ -143,7 +143,7 @@ impl Channel {
         true
     }
 
-    /// Takes a member by name out. False if there is none. Works after [`destroy`](Self::destroy).
+    /// Removes a member by name. Returns false if there is no such member. Works after [`destroy`](Self::destroy).
     pub fn leave(&self, uid: &str, frontend: &str) -> bool {
         let service = self.service.upgrade();
         let _turn = service.as_ref().map(|service| service.turn(&self.name));
@@ -162,7 +162,7 @@ impl Channel {
         true
     }
 
-    /// As [`leave`](Self::leave), and the store keeps the member: the frontend has them now.
+    /// As [`leave`](Self::leave), but the store keeps the member, because the frontend now has them.
     pub fn take_by_name(&self, uid: &str, frontend: &str) -> bool {
         let mut data = self.data.lock();
         if !data.members.remove(uid, frontend) {
@@ -177,7 +177,7 @@ impl Channel {
         true
     }
 
-    /// A user is about to join at this frontend, or has: it is one of the places from now on. False if the channel was destroyed.
+    /// Adds a frontend to the places, before a user joins on it. Returns false if the channel was destroyed.
     pub fn enter_place(&self, frontend: &FrontendId) -> bool {
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
@@ -193,29 +193,30 @@ impl Channel {
         true
     }
 
-    /// A frontend said that it has no members, when so many had been sent there to join. If more were sent since, it stays one of the places.
+    /// Removes a frontend without members from the places, given the number of joins that its answer covers. After further joins it stays
+    /// one of the places.
     pub fn leave_place(&self, frontend: &str, joins: u64) {
         let is_over = |place: &Place| place.frontend == *frontend && place.joins == joins;
         self.data.lock().places.retain(|place| !is_over(place));
     }
 
-    /// A frontend is gone, and all members with it.
+    /// Removes a frontend that is gone, with all its members.
     pub fn forget_place(&self, frontend: &str) {
         let mut data = self.data.lock();
         data.places.retain(|place| place.frontend != *frontend);
     }
 
-    /// The frontends that have members, in the order in which they came. They stay in the object when it is destroyed.
+    /// The frontends that have members, in the order in which they were added. They stay in the object after it is destroyed.
     pub fn places(&self) -> Vec<Place> {
         self.data.lock().places.clone()
     }
 
-    /// Tells the store, if there is one, that a user has joined at their frontend.
+    /// Records in the store, if any, that a user has joined on a frontend.
     pub fn store_join(&self, uid: &str, frontend: &str) {
         self.tell_store(|store, key| store.add(key, &member_text(uid, frontend)));
     }
 
-    /// Tells the store, if there is one, that a user has left.
+    /// Records in the store, if any, that a user has left.
     pub fn store_leave(&self, uid: &str, frontend: &str) {
         self.tell_store(|store, key| store.remove(key, &member_text(uid, frontend)));
     }
@@ -240,7 +241,7 @@ impl Channel {
             .collect()
     }
 
-    /// The members by name, by frontend. Shared with others as long as nobody joins or leaves.
+    /// The members by name, by frontend. Shared until the next join or leave.
     pub fn members_by_frontend(&self) -> Arc<FanOut> {
         self.data.lock().plan()
     }
@@ -255,7 +256,7 @@ impl Channel {
         self.data.lock().members.len()
     }
 
-    /// The plan for a push to all members by name. Costs a pointer as long as nobody joins or leaves.
+    /// The plan for a push to all members by name. Costs a pointer until the next join or leave.
     ///
     /// # Errors
     ///
@@ -268,9 +269,9 @@ impl Channel {
         }
     }
 
-    /// Ends the channel: the service forgets it (and not a newer one of the same name). The members stay in the object.
+    /// Destroys the channel: the service removes it (but not a newer one of the same name). The members stay in the object.
     ///
-    /// False if it was destroyed before.
+    /// Returns false if it was already destroyed.
     pub fn destroy(&self) -> bool {
         let Some(ends) = self.end() else {
             return false;
@@ -281,8 +282,8 @@ impl Channel {
         true
     }
 
-    /// Calls `listener` once, when the channel is destroyed, on the thread that destroys it and outside of every lock. The number is for
-    /// [`off_destroyed`](Self::off_destroyed). `None`: it was destroyed before.
+    /// Calls `listener` once, when the channel is destroyed, on the thread that destroys it and without a lock. The number is for
+    /// [`off_destroyed`](Self::off_destroyed). `None`: the channel was already destroyed.
     pub fn on_destroyed(&self, listener: impl FnOnce() + Send + 'static) -> Option<u64> {
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
@@ -294,17 +295,17 @@ impl Channel {
         Some(number)
     }
 
-    /// Takes a listener of the end away again.
+    /// Removes a listener of the destruction.
     pub fn off_destroyed(&self, number: u64) {
         let mut data = self.data.lock();
         let at = data.ends.iter().position(|(other, _)| *other == number);
         let taken = at.map(|at| data.ends.swap_remove(at));
         drop(data);
-        // What it holds is not ours.
+        // The listener may own values of the application.
         drop(taken);
     }
 
-    /// The listeners, if this is the end.
+    /// The listeners, if this call destroys the channel.
     fn end(&self) -> Option<Vec<(u64, End)>> {
         let service = self.service.upgrade();
         let _turn = service.as_ref().map(|service| service.turn(&self.name));
@@ -328,7 +329,7 @@ impl Channel {
         Some(ends)
     }
 
-    /// Makes somebody a member, here and in the index. The caller has the turn of the name.
+    /// Adds a member, here and in the index. The caller holds the turn of the name.
     fn enter(self: &Arc<Self>, service: &Inner, uid: &Uid, frontend: &FrontendId) -> bool {
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {

@@ -1,58 +1,58 @@
-//! What a client said of itself in its handshake.
+//! The data that a client sent in its handshake.
 
 use crate::sync::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What a client said of itself in its handshake, as far as it is kept with its session. Nothing of it was checked.
+/// The handshake data of a client that are kept with its session. They are not validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ClientClaims {
-    /// Its kind: `sys.type`, for example `js-websocket`. (Pomelo)
+    /// The type of the client: `sys.type`, for example `js-websocket`. (Pomelo)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Box<str>>,
-    /// Its version: `sys.version` of Pomelo clients, `sys.clientVersion` of Pitaya clients.
+    /// The version of the client: `sys.version` of Pomelo clients, `sys.clientVersion` of Pitaya clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Box<str>>,
-    /// What it runs on: `sys.platform`. (Pitaya)
+    /// The platform of the client: `sys.platform`. (Pitaya)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<Box<str>>,
-    /// The version of its library: `sys.libVersion`. (Pitaya)
+    /// The version of the client library: `sys.libVersion`. (Pitaya)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<Box<str>>,
-    /// Its build: `sys.clientBuildNumber`. (Pitaya)
+    /// The build of the client: `sys.clientBuildNumber`. (Pitaya)
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<Box<str>>,
-    /// What it sent under `user`: JSON text.
+    /// The value of `user`: JSON text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Box<str>>,
 }
 
 impl ClientClaims {
-    /// Whether it said nothing.
+    /// Whether there are no data.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// `user` as a type of the application. What the type does not ask for is passed over.
+    /// `user` as a type of the application. Unknown members are ignored.
     ///
     /// # Errors
-    /// It is something else; it counts as `null` if the client sent none, or it was too long to be kept.
+    /// The data do not match the type. Absent data, or data too long to be kept, count as `null`.
     pub fn user_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.user.as_deref().unwrap_or("null"))
     }
 }
 
-/// Claims that sessions of a kind of client share: a session keeps a number of one byte instead of a pointer.
+/// Claims that sessions of the same client type share: a session stores a number of one byte instead of a pointer.
 ///
-/// The first 255 different ones are in it, and stay: a public server sees a few dozen kinds of clients. A client that says something else when
-/// the table is full costs the memory of its own claims, for as long as its session lives.
+/// The table contains the first 255 different claims, which stay: a public server sees a few dozen types of clients. When the table is
+/// full, other claims cost memory of their own while the session lives.
 #[derive(Default)]
 pub(crate) struct KnownClaims(Mutex<Vec<Arc<ClientClaims>>>);
 
 impl KnownClaims {
-    /// The number of these claims: at least 1. `None`: the session has to keep them itself, because only it has them or the table is full.
+    /// The number of these claims: at least 1. `None`: the session must store them itself, because they are unique or the table is full.
     pub(crate) fn number_of(&self, claims: &ClientClaims) -> Option<u8> {
         if claims.user.is_some() {
             return None;

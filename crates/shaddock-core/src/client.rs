@@ -1,10 +1,10 @@
-//! What is known of a client when its handshake is complete.
+//! Properties of a client with a complete handshake.
 
 use crate::{Millis, Variant};
 use std::fmt;
 use std::net::SocketAddr;
 
-/// What a connection is made of.
+/// The transport of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransportKind {
@@ -17,7 +17,7 @@ pub enum TransportKind {
     WebSocket,
     /// WebSocket under TLS.
     WebSocketTls,
-    /// In the process, for tests.
+    /// In process, for tests.
     Memory,
 }
 
@@ -40,15 +40,15 @@ impl fmt::Display for TransportKind {
     }
 }
 
-/// What is known of a client when its handshake is complete.
+/// Properties of a client with a complete handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientInfo {
-    /// How its messages are encoded.
+    /// The encoding of messages to the client.
     pub variant: Variant,
-    /// What it is connected by.
+    /// The transport of the connection.
     pub transport: TransportKind,
-    /// Where it comes from, if it comes from the network.
+    /// The client's network address, if it has one.
     pub address: Option<SocketAddr>,
-    /// When it connected.
+    /// The time of the connection.
     pub connected_at: Millis,
 }

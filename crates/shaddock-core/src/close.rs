@@ -1,4 +1,4 @@
-//! Why a session ended: one closed set of reasons for clients, listeners, logs and metrics.
+//! Close reasons: one closed set for clients, listeners, logs and metrics.
 
 use bytes::Bytes;
 use shaddock_protocol::{MAX_BODY, PackageType, ProtocolError, encode_package};
@@ -8,65 +8,65 @@ use std::sync::Arc;
 
 /// Why a session was closed.
 ///
-/// The code is stable and tells a client whether to come back: 3000 to 3499 yes, 3500 to 3999 no.
+/// The code is stable and tells a client whether to reconnect: 3000 to 3499 yes, 3500 to 3999 no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The application or an operator kicked it, with this text for the client.
+    /// The application or an operator kicked the session, with this text for the client.
     Kicked {
-        /// What the client is told.
+        /// The text for the client.
         reason: Arc<str>,
     },
-    /// A newer session of the same user took its place ([`Conflict::ReplaceOld`](crate::Conflict::ReplaceOld)).
+    /// A newer session of the same user replaced it ([`Conflict::ReplaceOld`](crate::Conflict::ReplaceOld)).
     Replaced,
     /// The client closed the connection.
     ClientClosed,
-    /// The client sent nothing for too long although heartbeats were agreed on.
+    /// The client sent nothing for too long although heartbeats were negotiated.
     HeartbeatTimeout,
     /// The client did not finish the handshake in time.
     HandshakeTimeout,
     /// The client sent nothing for too long, without heartbeats.
     Idle,
-    /// The client sent bytes that are not the protocol.
+    /// The client violated the protocol.
     Protocol(ProtocolError),
-    /// What the client sent around its packages is wrong: first byte, HTTP upgrade or WebSocket frames. The text names it.
+    /// Invalid bytes around the client's packages: first byte, HTTP upgrade or WebSocket frames. The text names the error.
     Framing(&'static str),
-    /// The application did not accept the handshake.
+    /// The application rejected the handshake.
     Rejected,
-    /// The client does not read: more than [`outbox_bytes`](crate::SessionConfig::outbox_bytes) wait for it.
+    /// The client does not read: more than [`outbox_bytes`](crate::SessionConfig::outbox_bytes) are queued for it.
     SlowClient,
-    /// The server is going down.
+    /// The server is shutting down.
     Draining,
     /// The socket failed.
     Transport(ErrorKind),
     /// The client sent more requests than allowed.
     RateLimited,
-    /// The client asked for the method `constructor`.
+    /// The client requested the method `constructor`.
     Attack,
-    /// The address of the client is not allowed here (any more).
+    /// The address of the client is not (or no longer) allowed.
     Denied,
-    /// The server has as many clients as it may have.
+    /// The server has reached its limit of clients.
     Overloaded,
     /// [`SessionService::remove`](crate::SessionService::remove) was called.
     Removed,
-    /// A fault of the server, such as a panic in the code that drives the connection.
+    /// An internal error of the server, such as a panic in the code that drives the connection.
     Internal,
-    /// What the user logged in with has expired, and the client brought nothing newer.
+    /// The user's credentials have expired and were not renewed.
     Expired,
 }
 
-/// One row for each reason: how it is matched, its name, its code, and one of the kind. All that goes over the reasons comes from these
-/// rows, and a variant without a row does not compile. New ones go at the end: the place is the index of counters.
+/// One row per reason: its pattern, its name, its code, and an example. Everything that enumerates the reasons is generated from these
+/// rows, and a variant without a row does not compile. Append new ones at the end: the position is the index of counters.
 macro_rules! reasons {
     ($($variant:ident $fields:tt $name:literal $code:literal $example:expr;)*) => {
-        /// Places of the rows.
+        /// Positions of the rows.
         enum Place { $($variant),* }
 
         impl CloseReason {
-            /// Names of all reasons, for metrics that start at zero. [`name`](Self::name) gives one of these.
+            /// The names of all reasons, for metrics that start at zero. [`name`](Self::name) returns one of these.
             pub const NAMES: [&'static str; [$($name),*].len()] = [$($name),*];
 
-            /// Place in [`NAMES`](Self::NAMES).
+            /// Position in [`NAMES`](Self::NAMES).
             pub(crate) const fn index(&self) -> usize {
                 match self { $(Self::$variant $fields => Place::$variant as usize),* }
             }
@@ -76,7 +76,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant $fields => $code),* }
             }
 
-            /// One of each kind.
+            /// One example of each kind.
             #[cfg(test)]
             fn all() -> Vec<Self> {
                 vec![$($example),*]
@@ -108,7 +108,7 @@ reasons! {
 }
 
 impl CloseReason {
-    /// A kick with a text of the caller's.
+    /// A kick with a custom text.
     pub fn kicked(reason: impl Into<Arc<str>>) -> Self {
         Self::Kicked {
             reason: reason.into(),
@@ -120,12 +120,12 @@ impl CloseReason {
         Self::NAMES[self.index()]
     }
 
-    /// Whether it makes sense for the client to connect again by itself.
+    /// Whether the client should reconnect automatically.
     pub const fn may_reconnect(&self) -> bool {
         self.code() < 3500
     }
 
-    /// The text of the KICK package, if the client gets one. The others are closed without a word, as in Pomelo.
+    /// The text of the KICK package, if the client receives one. Other sessions are closed without a KICK, as in Pomelo.
     pub fn kick_text(&self) -> Option<&str> {
         match self {
             Self::Kicked { reason } => Some(reason),
@@ -138,12 +138,12 @@ impl CloseReason {
         }
     }
 
-    /// The KICK package, if the client gets one.
+    /// The KICK package, if the client receives one.
     pub fn kick_package(&self) -> Option<Bytes> {
         Some(kick_package(self.kick_text()?, self.code()))
     }
 
-    /// Whether what is queued is still worth writing: not to a client that is gone or does not read.
+    /// Whether queued data are still written: not to a client that is gone or does not read.
     pub(crate) const fn flushes(&self) -> bool {
         !matches!(
             self,
@@ -178,11 +178,11 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// A whole KICK package with the body `{"reason":text,"code":code}`. The code is that of a [`CloseReason`]: it tells a client whether to come
-/// back, which texts do not.
+/// A complete KICK package with the body `{"reason":text,"code":code}`. The code is that of a [`CloseReason`]: it tells a client whether to
+/// reconnect, which texts do not.
 ///
-/// The text is JSON-escaped; characters beyond U+FFFF are written as two `\u` escapes, because the decoder of Pomelo's
-/// browser clients knows no longer UTF-8 sequences than three bytes. A text too long for a package becomes `kick`.
+/// The text is JSON-escaped; characters beyond U+FFFF are written as two `\u` escapes, because the decoder of Pomelo's browser clients
+/// supports UTF-8 sequences of at most three bytes. A text too long for a package becomes `kick`.
 ///
 /// ```
 /// let package = shaddock_core::kick_package("bye \u{1f600}", 3500);
@@ -193,7 +193,7 @@ pub fn kick_package(text: &str, code: u16) -> Bytes {
     if body.len() > MAX_BODY {
         body = kick_body("kick", code);
     }
-    // The bound was checked, so this cannot fail; an empty package would be ignored by the outbox.
+    // The length was checked, so this cannot fail; an empty package would be ignored by the outbox.
     encode_package(PackageType::Kick, body.as_bytes()).unwrap_or_default()
 }
 

@@ -1,18 +1,18 @@
-//! What an operator can choose about sessions.
+//! The configuration of sessions.
 
 use crate::resume::ResumeConfig;
 
-/// What `bind` does with [`single_session`](SessionConfig::single_session) when the user has a session already.
+/// The policy of `bind` with [`single_session`](SessionConfig::single_session) if the user already has a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Conflict {
-    /// The bind fails with [`BindError::SingleSession`](crate::BindError::SingleSession); the old session stays. As in Pomelo.
+    /// The bind fails with [`BindError::SingleSession`](crate::BindError::SingleSession); the old session stays, as in Pomelo.
     #[default]
     RejectNew,
     /// The old session is closed with [`CloseReason::Replaced`](crate::CloseReason::Replaced); the bind succeeds.
     ReplaceOld,
 }
 
-/// Policies and bounds of the sessions of one frontend.
+/// Policies and limits of the sessions of one frontend.
 ///
 /// ```
 /// use shaddock_core::{Conflict, SessionConfig};
@@ -23,21 +23,21 @@ pub enum Conflict {
 pub struct SessionConfig {
     /// Whether a user may have one session only. Default: no.
     pub single_session: bool,
-    /// Who wins when `single_session` is on. Default: the old session.
+    /// The policy for a second session when `single_session` is on. Default: the old session stays.
     pub on_conflict: Conflict,
-    /// Bytes that may wait for a client whose socket is full. Default: 1 MiB.
+    /// Maximum number of bytes that are queued for a client whose socket is full. Default: 1 MiB.
     ///
-    /// Over it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). From a quarter of it
-    /// on the client's further input waits. [`Outbox`](crate::Outbox) has the whole table. One message longer than this is
-    /// refused and closes nothing. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
+    /// Above it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). From a quarter of it on the
+    /// client's further input waits. [`Outbox`](crate::Outbox) has the complete table. A single message longer than this is rejected, and
+    /// the session stays open. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
     pub outbox_bytes: usize,
-    /// Listeners that may be registered on one session. Default: 64. Over it registration fails.
+    /// Maximum number of listeners on one session. Default: 64. Above it registration fails.
     pub max_listeners: usize,
-    /// Settings that one session may have. Default: 1,024. Over it `set` and `import` fail.
+    /// Maximum number of settings of one session. Default: 1,024. Above it `set` and `import` fail.
     pub max_settings: usize,
-    /// Channels and topics that one user may be in on this frontend. Default: 1,024. Over it a join fails.
+    /// Maximum number of channels and topics of one user on this frontend. Default: 1,024. Above it a join fails.
     pub max_memberships: usize,
-    /// Bounds of sessions that outlive their sockets.
+    /// Limits of resumable sessions.
     pub resume: ResumeConfig,
 }
 

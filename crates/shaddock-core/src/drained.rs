@@ -1,10 +1,10 @@
-//! What a driver took out of an outbox and is about to write.
+//! The data that a driver took from an outbox and is about to write.
 
 use crate::pool;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::IoSlice;
 
-/// A shared package, and how many of the session's own bytes come before it.
+/// A shared package, and the number of the session's own bytes before it.
 #[derive(Debug)]
 pub(crate) struct Insert {
     pub(crate) at: usize,
@@ -13,22 +13,22 @@ pub(crate) struct Insert {
 
 /// Bytes on their way from an [`Outbox`](crate::Outbox) to a socket.
 ///
-/// One per worker is enough: it is filled by [`Outbox::take`](crate::Outbox::take), which forgets what another session left in it,
-/// read through [`Buf`] (also vectored), and keeps its memory for the next session. A connection whose socket is full keeps the rest
-/// for itself with `std::mem::take`.
+/// One per worker is enough: it is filled by [`Outbox::take`](crate::Outbox::take), which discards remaining data of another session, read
+/// through [`Buf`] (also vectored), and keeps its memory for the next session. A connection whose socket is full keeps the rest with
+/// `std::mem::take`.
 #[derive(Debug, Default)]
 pub struct Drained {
     own: BytesMut,
-    /// Bytes of `own` that are behind us.
+    /// Bytes of `own` that were consumed.
     own_done: usize,
     inserts: Vec<Insert>,
-    /// Inserts that are behind us.
+    /// Inserts that were consumed.
     inserts_done: usize,
     remaining: usize,
 }
 
 impl Drained {
-    /// Room for what is drained; owns no memory yet.
+    /// Creates an empty buffer without memory.
     pub fn new() -> Self {
         Self::default()
     }
@@ -38,10 +38,10 @@ impl Drained {
         self.remaining == 0
     }
 
-    /// Forgets what is left, and keeps the memory.
+    /// Discards the rest, and keeps the memory.
     #[inline]
     pub fn clear(&mut self) {
-        // With nothing ahead, `advance` has forgotten what is behind.
+        // If nothing remains, `advance` has already cleared the consumed part.
         if self.remaining > 0 || !self.inserts.is_empty() {
             self.forget();
         }
@@ -55,7 +55,7 @@ impl Drained {
         self.remaining = 0;
     }
 
-    /// Takes over what was queued. Nothing is left from before.
+    /// Takes over the queued data, replacing all previous data.
     #[expect(clippy::box_collection, reason = "as the queue keeps it")]
     pub(crate) fn fill(
         &mut self,
@@ -75,7 +75,7 @@ impl Drained {
         pool::put(std::mem::replace(&mut self.own, own));
     }
 
-    /// The bytes ahead, one slice per call.
+    /// The remaining bytes, one slice per call.
     fn slice_after<'a>(&'a self, own_done: &mut usize, inserts_done: &mut usize) -> &'a [u8] {
         match self.inserts.get(*inserts_done) {
             Some(insert) if insert.at <= *own_done => {
@@ -118,7 +118,7 @@ impl Buf for Drained {
 
     /// # Panics
     ///
-    /// If `count` is more than what remains, as [`Buf`] demands.
+    /// If `count` exceeds the remaining bytes, as [`Buf`] requires.
     fn advance(&mut self, mut count: usize) {
         assert!(
             count <= self.remaining,

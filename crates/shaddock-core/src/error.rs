@@ -1,4 +1,4 @@
-//! Errors of the session calls. The texts are Pomelo's, because handlers compare them.
+//! Errors of session calls. The texts are Pomelo's, because handlers compare them.
 
 use crate::{Sid, Uid};
 
@@ -6,25 +6,25 @@ use crate::{Sid, Uid};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// There is no such session on this frontend, or not any more.
+    /// There is no open session with this sid on this frontend.
     #[error("session does not exist, sid: {sid}")]
     NoSuchSession {
-        /// The sid asked for.
+        /// The requested sid.
         sid: Sid,
     },
     /// The session closed before it could be bound.
     #[error("session does not exist, sid: {sid}")]
     SessionClosed {
-        /// Its sid.
+        /// The sid.
         sid: Sid,
     },
     /// The session belongs to another user.
     #[error("session has already bind with {uid}")]
     AlreadyBound {
-        /// That user.
+        /// The other user.
         uid: Uid,
     },
-    /// The user has a session already, and [`Conflict::RejectNew`](crate::Conflict::RejectNew) is in force.
+    /// The user already has a session, and the policy is [`Conflict::RejectNew`](crate::Conflict::RejectNew).
     #[error("singleSession is enabled, and session has already bind with uid: {uid}")]
     SingleSession {
         /// The user.
@@ -36,22 +36,22 @@ pub enum BindError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnbindError {
-    /// There is no such session on this frontend, or not any more.
+    /// There is no open session with this sid on this frontend.
     #[error("session does not exist, sid: {sid}")]
     NoSuchSession {
-        /// The sid asked for.
+        /// The requested sid.
         sid: Sid,
     },
     /// The session closed before it could be unbound.
     #[error("session does not exist, sid: {sid}")]
     SessionClosed {
-        /// Its sid.
+        /// The sid.
         sid: Sid,
     },
-    /// The session is not bound, or bound to somebody else.
+    /// The session is not bound, or bound to another user.
     #[error("session has not bind with {uid}")]
     NotBound {
-        /// The uid asked for (Pomelo named the session's own).
+        /// The requested uid (Pomelo named the session's own).
         uid: Uid,
     },
 }
@@ -60,40 +60,40 @@ pub enum UnbindError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingError {
-    /// There is no such session on this frontend, or not any more.
+    /// There is no open session with this sid on this frontend.
     #[error("session does not exist, sid: {sid}")]
     NoSuchSession {
-        /// The sid asked for.
+        /// The requested sid.
         sid: Sid,
     },
-    /// The view has no such setting, so there is nothing to push.
+    /// The view has no such setting to push.
     #[error("view has no setting {key}")]
     NoSuchSetting {
-        /// The name asked for.
+        /// The requested name.
         key: String,
     },
     /// The session would have more settings than [`max_settings`](crate::SessionConfig::max_settings).
     #[error("session may have at most {limit} settings")]
     TooMany {
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// A listener was not registered. It will not be called.
+/// A listener was not registered and will not be called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenerError {
-    /// The session is closed: no event comes any more.
+    /// The session is closed: there are no further events.
     #[error("session does not exist, sid: {sid}")]
     SessionClosed {
-        /// Its sid.
+        /// The sid.
         sid: Sid,
     },
-    /// The session has [`max_listeners`](crate::SessionConfig::max_listeners) already.
+    /// The session already has [`max_listeners`](crate::SessionConfig::max_listeners) listeners.
     #[error("session may have at most {limit} listeners")]
     TooMany {
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! Events of a session: who listens, and how listeners are called.
+//! Events of a session: registration and dispatch of listeners.
 
 use crate::{AudienceChange, CloseReason, Session, Uid};
 use std::any::Any;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Names a listener of one session, for [`Session::off`].
+/// Identifies a listener of one session, for [`Session::off`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub(crate) u32);
 
@@ -19,11 +19,11 @@ pub enum EventKind {
     Bind,
     /// The session was unbound; the connection stays open.
     Unbind,
-    /// The connection is lost, and the session waits for its client.
+    /// The connection was lost, and the session waits for its client.
     Suspended,
-    /// The client has come back to its suspended session.
+    /// The client has resumed its suspended session.
     Resumed,
-    /// The session is closed. Comes exactly once, and last.
+    /// The session is closed. Emitted exactly once, and last.
     Closed,
 }
 
@@ -46,50 +46,50 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// What the layer above wants to know of all sessions of a service. See [`SessionService::set_events`].
+/// The events of all sessions of a service, for the layer above. See [`SessionService::set_events`].
 ///
-/// Called before the listeners of the session itself, without any lock, by the thread that caused the event or by one that
-/// is busy with an earlier event of the same session: the events of one session come one after the other and in order. A
-/// panic is caught and reported to [`on_listener_panic`](Self::on_listener_panic). Whoever blocks here blocks the caller of
-/// `bind`, `unbind` or `close`, and no other session.
+/// Called before the listeners of the session itself, without any lock, by the thread that caused the event or by one that is dispatching
+/// an earlier event of the same session: the events of one session are dispatched one after another and in order. A panic is caught and
+/// reported to [`on_listener_panic`](Self::on_listener_panic). A blocking call blocks the caller of `bind`, `unbind` or `close`, but no
+/// other session.
 ///
 /// [`SessionService::set_events`]: crate::SessionService::set_events
 pub trait SessionEvents: Send + Sync + 'static {
-    /// The session was bound to `uid` and can be found by it.
+    /// The session was bound to `uid` and is indexed by it.
     fn bound(&self, session: &Arc<Session>, uid: &Uid) {
         let _ = (session, uid);
     }
 
-    /// The session was unbound from `uid` and is not found by it any more.
+    /// The session was unbound from `uid` and is no longer indexed by it.
     fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
         let _ = (session, uid);
     }
 
-    /// The connection is lost, and the session waits for its client. All else of it goes on.
+    /// The connection was lost, and the session waits for its client. Its other state and work continue.
     fn suspended(&self, session: &Arc<Session>) {
         let _ = session;
     }
 
-    /// The client has come back to its suspended session, and is sent what was kept for it.
+    /// The client has resumed its suspended session and receives the kept messages.
     fn resumed(&self, session: &Arc<Session>) {
         let _ = session;
     }
 
-    /// The session is closed and cannot be found any more; its uid and settings can still be read.
+    /// The session is closed and removed from all indexes; its uid and settings can still be read.
     ///
-    /// The client has not been told yet: the KICK package, if any, follows after all listeners.
+    /// The client was not notified yet: the KICK package, if any, follows after all listeners.
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
         let _ = (session, reason);
     }
 
-    /// A user has joined or left an audience. Only told while [`watch_audiences`](crate::SessionService::watch_audiences) is on. All
-    /// changes of a user come in their order, one after the other, without any lock; a leave by a close comes before `closed`.
+    /// A user has joined or left an audience. Only called while [`watch_audiences`](crate::SessionService::watch_audiences) is on. All
+    /// changes of a user are dispatched in order, one after another, without any lock; a leave because of a close precedes `closed`.
     fn audience_changed(&self, change: &AudienceChange) {
         let _ = change;
     }
 
-    /// Changes of audiences were thrown away, because 65,536 waited while one was told. Whoever knows members by their changes has to ask
-    /// anew. Told in the place of those that are lost.
+    /// Changes of audiences were dropped, because 65,536 waited while one was dispatched. Code that derives members from changes must query
+    /// them again. Called in place of the lost changes.
     fn audience_changes_lost(&self) {}
 
     /// A listener or a method of this trait panicked with `message`.
@@ -98,7 +98,7 @@ pub trait SessionEvents: Send + Sync + 'static {
     }
 }
 
-/// An event on its way to listeners.
+/// An event to be dispatched to listeners.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Bind(Uid),
@@ -119,7 +119,7 @@ impl Event {
         }
     }
 
-    /// Tells the hook of the service.
+    /// Calls the hook of the service.
     pub(crate) fn tell(&self, events: &dyn SessionEvents, session: &Arc<Session>) {
         match self {
             Self::Bind(uid) => events.bound(session, uid),
@@ -134,7 +134,7 @@ impl Event {
 type OfUid = dyn Fn(&Arc<Session>, &Uid) + Send + Sync;
 type OfReason = dyn Fn(&Arc<Session>, &CloseReason) + Send + Sync;
 
-/// A closure and the event it waits for.
+/// A closure and its event.
 #[derive(Clone)]
 pub(crate) enum Listener {
     Bind(Arc<OfUid>),
@@ -187,7 +187,7 @@ impl Listeners {
         Some(self.list.remove(at).1)
     }
 
-    /// Those who wait for `event`, to be called without a lock.
+    /// The listeners for `event`, to be called without a lock.
     pub(crate) fn waiting_for(&self, event: &Event) -> Vec<Listener> {
         let wanting = self
             .list
@@ -196,13 +196,13 @@ impl Listeners {
         wanting.map(|(_, listener)| listener.clone()).collect()
     }
 
-    /// Takes all away: after `closed` nothing comes, and listeners often hold the session.
+    /// Removes all listeners: there is no event after `closed`, and listeners often hold the session.
     pub(crate) fn take_all(&mut self) -> Vec<(ListenerId, Listener)> {
         std::mem::take(&mut self.list)
     }
 }
 
-/// Events of one session that wait for an earlier one to be told.
+/// Events of one session that wait for the dispatch of an earlier one.
 #[derive(Default)]
 pub(crate) struct EventQueue(VecDeque<Event>);
 
@@ -216,7 +216,7 @@ impl EventQueue {
     }
 }
 
-/// Runs code of others. Err is the message of its panic.
+/// Runs foreign code. `Err` is the message of its panic.
 pub(crate) fn guarded(call: impl FnOnce()) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| message_of(&*panic))
 }

@@ -1,11 +1,11 @@
-//! Plans for pushes to many: who is on which frontend, and what came of it.
+//! Plans for pushes to many users by frontend, and their results.
 
 use crate::{FrontendId, Uid};
 use hashbrown::{HashMap, HashSet};
 
-/// The receivers of a push, grouped by frontend: one message per group crosses the cluster.
+/// The receivers of a push, grouped by frontend: one message per group is sent over the cluster.
 ///
-/// No group is empty and no user is twice in a group, so nobody gets the push twice on one frontend.
+/// No group is empty and no user occurs twice in a group, so no user receives the push twice on one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FanOut {
     groups: Vec<FanOutGroup>,
@@ -60,12 +60,12 @@ impl FanOut {
         Self { groups }
     }
 
-    /// The groups, in the order in which their frontends came up first.
+    /// The groups, in the order in which their frontends first occur.
     pub fn groups(&self) -> &[FanOutGroup] {
         &self.groups
     }
 
-    /// Whether there is nobody to send to.
+    /// Whether there are no receivers.
     pub const fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
@@ -76,9 +76,9 @@ impl FanOut {
     }
 }
 
-/// Collects what the frontends of a [`FanOut`] answered.
+/// Collects the answers of the frontends of a [`FanOut`].
 ///
-/// Every user that was not reached is named, also those of a frontend that could not be asked.
+/// Every user that was not reached is named, including those on unreachable frontends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FanOutReport {
     answered: usize,
@@ -86,16 +86,16 @@ pub struct FanOutReport {
     failed: Vec<Uid>,
 }
 
-/// No frontend could be asked. Nobody was reached.
+/// No frontend could be reached, so no user received the push.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("all uids push message fail")]
 pub struct NobodyReached {
-    /// All who were meant.
+    /// All intended receivers.
     pub failed: Vec<Uid>,
 }
 
 impl FanOutReport {
-    /// Nothing answered yet.
+    /// Creates a report without answers.
     pub const fn new() -> Self {
         Self {
             answered: 0,
@@ -104,23 +104,23 @@ impl FanOutReport {
         }
     }
 
-    /// A frontend took the push; `failed` have no session there.
+    /// A frontend accepted the push; `failed` have no session there.
     pub fn answered(&mut self, failed: impl IntoIterator<Item = Uid>) {
         self.answered += 1;
         self.failed.extend(failed);
     }
 
-    /// A frontend could not be asked: none of its users was reached.
+    /// A frontend could not be reached: none of its users received the push.
     pub fn unreachable(&mut self, group: &FanOutGroup) {
         self.unreachable += 1;
         self.failed.extend(group.uids.iter().cloned());
     }
 
-    /// Users that were not reached. A plan without receivers is a success with nobody missing.
+    /// Returns the users that were not reached. A plan without receivers succeeds with an empty list.
     ///
     /// # Errors
     ///
-    /// There were receivers, and no frontend could be asked.
+    /// There were receivers, and no frontend could be reached.
     pub fn finish(self) -> Result<Vec<Uid>, NobodyReached> {
         if self.answered == 0 && self.unreachable > 0 {
             return Err(NobodyReached {

@@ -1,6 +1,6 @@
-//! A list that is nearly always of length one, and then owns no memory.
+//! A list that nearly always has length one, and then owns no memory.
 
-/// One or more things, in the order in which they came.
+/// One or more values, in the order of insertion.
 #[derive(Debug)]
 pub(crate) enum Few<T> {
     One(T),
@@ -29,7 +29,7 @@ impl<T: Clone> Few<T> {
         }
     }
 
-    /// Takes out all that `gone` finds.
+    /// Removes all values that `gone` selects.
     pub(crate) fn remove(&mut self, gone: impl Fn(&T) -> bool) -> Removed {
         match self {
             Self::One(thing) if gone(thing) => Removed::Last,
@@ -60,14 +60,14 @@ impl<T: Clone> Clone for Few<T> {
     }
 }
 
-/// What [`Few::remove`] did.
+/// The result of [`Few::remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Removed {
-    /// It was not there.
+    /// The value was not found.
     Nothing,
-    /// Others are left.
+    /// Other values remain.
     Some,
-    /// It was the last: the list has to go.
+    /// The value was the last: the list must be removed.
     Last,
 }
 

@@ -1,4 +1,4 @@
-//! Names of things: sessions, users, frontends.
+//! Identifiers of sessions, users and frontends.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Borrow;
@@ -12,20 +12,20 @@ use std::time::Duration;
 /// Longest [`Uid`] and [`FrontendId`], in bytes of UTF-8.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// Number of a session: positive, below 2^63, and never used twice in a cluster, not even after a restart.
+/// The id of a session: positive, below 2^63, and never reused in a cluster, not even after a restart.
 ///
-/// Between servers a session is always named by its frontend id and its sid together.
+/// Between servers a session is always identified by its frontend id and its sid together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sid(NonZeroU64);
 
 impl Sid {
-    /// The largest number. No session gets it before 2092; views of requests that came without a session have it.
+    /// The largest sid. No session has it before 2092; views of requests without a session use it.
     pub const MAX: Self = match NonZeroU64::new(i64::MAX.cast_unsigned()) {
         Some(number) => Self(number),
         None => unreachable!(),
     };
 
-    /// A sid from a number, if it is one: 1 to `i64::MAX`.
+    /// Creates a sid from a number between 1 and `i64::MAX`.
     pub fn new(number: u64) -> Option<Self> {
         if i64::try_from(number).is_err() {
             return None;
@@ -38,7 +38,7 @@ impl Sid {
         self.0.get()
     }
 
-    /// The number of the node that made it, see [`SidAllocator::new`].
+    /// The number of the node that allocated it, see [`SidAllocator::new`].
     pub const fn node(self) -> u16 {
         // The mask makes the cast exact.
         #[allow(clippy::cast_possible_truncation)]
@@ -59,7 +59,7 @@ impl fmt::Debug for Sid {
     }
 }
 
-/// The number or text is no sid.
+/// The number or text is not a sid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a session id is a whole number from 1 to 9223372036854775807")]
 pub struct InvalidSid;
@@ -113,25 +113,24 @@ impl<'de> Deserialize<'de> for Sid {
     }
 }
 
-/// Hands out sids: a ticket of 47 bits, then 16 bits of node. One atomic addition per sid.
+/// Allocates sids: a ticket of 47 bits, then 16 bits of node. One atomic addition per sid.
 ///
-/// # Why no sid comes twice
+/// # Why sids are unique
 ///
-/// The first ticket is the time of the start in units of 1/65,536 s (15 µs), and each sid takes the next. So a start that made
-/// n sessions has taken the tickets of the n/65,536 s after it, and never runs ahead of the clock unless it makes more than
-/// 65,536 sessions a second on average. A later start of the *same* node begins behind all of them. Starts that are there at
-/// the same time have *different* nodes: in a cluster all starts of frontends are counted in one place (one key at etcd, in one
-/// process a counter), and the node is the lower 16 bits of the count.
+/// The first ticket is the start time in units of 1/65,536 s (15 µs), and each sid takes the next. So a start that allocated n sids has
+/// used the tickets of the n/65,536 s after it, and never runs ahead of the clock unless it creates more than 65,536 sessions a second on
+/// average. A later start of the *same* node begins after all of them. Concurrent starts have *different* nodes: in a cluster all starts of
+/// frontends are counted in one place (one key in etcd, in one process a counter), and the node is the lower 16 bits of the count.
 ///
-/// Two starts could have a sid in common only if both numbers met: exactly 65,536 starts (or a multiple) lie between them,
-/// *and* the earlier one lives on and makes so many sessions that its tickets reach the time of the later. A cluster that
-/// starts a frontend every second comes back to a node after 18.2 hours; the earlier start must make 4.3 billion sessions
-/// (1,000 a second for 50 days) to reach it. What the count was is not needed for ever: if etcd is emptied, or a process
-/// starts anew and counts from 1, the time tells the starts apart. Only a clock that is set back *and* lands in the short time
-/// after an earlier start of the same node (15 s after it, if it made a million sessions) could repeat one.
+/// Two starts could share a sid only if both numbers matched: exactly 65,536 starts (or a multiple) lie between them, *and* the earlier one
+/// is still running and creates so many sessions that its tickets reach the start time of the later. A cluster that starts a frontend every
+/// second reuses a node after 18.2 hours; the earlier start must create 4.3 billion sessions (1,000 a second for 50 days) to reach it. The
+/// count need not be kept forever: if etcd is emptied, or a process restarts and counts from 1, the time distinguishes the starts. Only a
+/// clock that is set back *and* lands in the short time after an earlier start of the same node (15 s after it, if it created a million
+/// sessions) could repeat one.
 #[derive(Debug)]
 pub struct SidAllocator {
-    /// The next ticket. Of it the lower 47 bits count.
+    /// The next ticket. Only its lower 47 bits are used.
     next: AtomicU64,
     node: AtomicU16,
 }
@@ -139,13 +138,13 @@ pub struct SidAllocator {
 impl SidAllocator {
     const TICKET_BITS: u64 = (1 << 47) - 1;
 
-    /// An allocator for a process that started `boot_seconds` after 2024-01-01T00:00:00Z as `node`. Of the seconds the lower 31
-    /// bits count (until 2092).
+    /// Creates an allocator for a process that started `boot_seconds` after 2024-01-01T00:00:00Z as `node`. Only the lower 31 bits of the
+    /// seconds are used (until 2092).
     pub const fn new(boot_seconds: u32, node: u16) -> Self {
         Self::starting_at(Duration::from_secs(boot_seconds as u64), node)
     }
 
-    /// As [`new`](Self::new), with the time of the start to 15 µs: two starts of one node in the same second differ.
+    /// As [`new`](Self::new), with a start time precise to 15 µs: two starts of one node in the same second differ.
     pub const fn starting_at(since_2024: Duration, node: u16) -> Self {
         let fraction = ((since_2024.subsec_nanos() as u64) << 16) / 1_000_000_000;
         let ticket = (since_2024.as_secs() << 16) | fraction;
@@ -160,11 +159,11 @@ impl SidAllocator {
         self.node.store(node, Ordering::Relaxed);
     }
 
-    /// The next sid.
+    /// Allocates the next sid.
     pub fn allocate(&self) -> Sid {
         loop {
             let ticket = self.next.fetch_add(1, Ordering::Relaxed) & Self::TICKET_BITS;
-            // Zero comes up once in 2^47 tickets on node 0; the loop ends with the next one.
+            // Zero occurs once in 2^47 tickets on node 0; the loop ends with the next one.
             let node = u64::from(self.node.load(Ordering::Relaxed));
             if let Some(sid) = Sid::new((ticket << 16) | node) {
                 return sid;
@@ -177,9 +176,9 @@ impl SidAllocator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
 pub struct InvalidId {
-    /// What it was meant to be: `uid` or `frontend id`.
+    /// The intended type: `uid` or `frontend id`.
     pub what: &'static str,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: usize,
 }
 
@@ -190,7 +189,7 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and keeps the text.
+            /// Validates and stores the text.
             ///
             /// # Errors
             ///
@@ -290,9 +289,9 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// A user of the application, as the application names it. Text, 1 to 256 bytes; cheap to clone.
+    /// The id of a user, chosen by the application. Text, 1 to 256 bytes; cheap to clone.
     ///
-    /// Pomelo also took numbers and empty texts, which its index and its comparisons then saw differently.
+    /// Pomelo also accepted numbers and empty texts, which its index and its comparisons then treated differently.
     ///
     /// ```
     /// use shaddock_core::Uid;
@@ -304,7 +303,7 @@ text_id! {
 }
 
 text_id! {
-    /// A frontend server, by its server id such as `connector-1`. Text, 1 to 256 bytes; cheap to clone.
+    /// The id of a frontend server, such as `connector-1`. Text, 1 to 256 bytes; cheap to clone.
     FrontendId, "frontend id"
 }
 

@@ -1,4 +1,4 @@
-//! The two indexes: sessions by sid, and open bound sessions by uid. Each is cut into shards with a lock of its own.
+//! The two indexes: sessions by sid, and open bound sessions by uid. Each is split into shards with separate locks.
 
 use crate::audience::{Audience, Hears, heard};
 use crate::few::{Few, Removed};
@@ -9,19 +9,19 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-/// Enough that workers rarely meet; a power of two. One under loom, which counts every lock.
+/// Enough shards that workers rarely contend; a power of two. One under loom, which explores every lock.
 const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
-/// A shard that becomes empty gives its memory back if it has room for more than this, so that memory comes back after a
-/// storm and is not asked for again with every client of a quiet server.
+/// A shard that becomes empty releases its memory if its capacity exceeds this, so that memory is returned after a load peak, but not
+/// reallocated for every client of a quiet server.
 const KEPT: usize = 32;
 
-/// A lock and what it guards, on cache lines of their own.
+/// A lock and its value, on separate cache lines.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard<T>(Mutex<T>);
 
-/// A value cut into shards.
+/// A value split into shards.
 #[derive(Debug)]
 pub(crate) struct Shards<T>(Box<[Shard<T>]>);
 
@@ -32,19 +32,19 @@ impl<T: Default> Default for Shards<T> {
 }
 
 impl<T> Shards<T> {
-    /// The shard for a number that is spread over its lower bits.
+    /// The shard for a number that is distributed over its lower bits.
     #[allow(clippy::cast_possible_truncation)] // Only the lower bits are used.
     pub(crate) fn lock(&self, number: u64) -> MutexGuard<'_, T> {
         self.0[number as usize & (SHARDS - 1)].0.lock()
     }
 
-    /// All shards, one after the other.
+    /// All shards, one after another.
     pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.0.iter().map(|shard| shard.0.lock())
     }
 }
 
-/// Every session that is not closed, by sid. The sid is in the session only: half the memory of a map with keys.
+/// Every session that is not closed, by sid. The sid is stored in the session only, which halves the memory of a map with keys.
 #[derive(Debug, Default)]
 pub(crate) struct SidIndex {
     sessions: Shards<HashTable<Arc<Session>>>,
@@ -61,7 +61,7 @@ impl SidIndex {
         self.hasher.hash_one(sid)
     }
 
-    /// A new session: no other has its sid.
+    /// Inserts a new session with a unique sid.
     pub(crate) fn insert(&self, session: &Arc<Session>) {
         let sid = session.id();
         let mut shard = self.shard(sid);
@@ -91,7 +91,7 @@ impl SidIndex {
         self.sessions.each().map(|shard| shard.len()).sum()
     }
 
-    /// Calls `f` for all sessions, [by their place](by_place). No lock is held meanwhile.
+    /// Calls `f` for all sessions, [in memory order](by_place). No lock is held meanwhile.
     pub(crate) fn visit(&self, f: impl FnMut(&Arc<Session>)) {
         let mut all = Vec::new();
         for shard in self.sessions.each() {
@@ -111,10 +111,10 @@ impl SidIndex {
     }
 }
 
-/// Sorts sessions by their place in memory, without looking at them.
+/// Sorts sessions by their memory address, without accessing them.
 ///
-/// Clients that came one after the other have records, sockets and whatever else there is of them side by side, here and in the
-/// kernel. Whoever walks over all of them in this order finds the next one's where the processor has fetched it already.
+/// Clients that connected one after another have adjacent records, sockets and other state, here and in the kernel. Visiting all of them in
+/// this order finds the next one's data where the processor has already fetched them.
 fn by_place(mut sessions: Vec<Arc<Session>>) -> Vec<Arc<Session>> {
     sessions.sort_unstable_by_key(|session| Arc::as_ptr(session).addr());
     sessions
@@ -125,7 +125,7 @@ pub(crate) struct User {
     uid: Uid,
     /// In the order of binding. Most users have one.
     pub(crate) bound: Few<Arc<Session>>,
-    /// The audiences in which the user is. They end with the last session, in the step that takes it out.
+    /// The user's audiences. They end with the last session, in the step that removes it.
     pub(crate) hears: Hears,
 }
 
@@ -137,10 +137,10 @@ pub(crate) struct UidIndex {
 }
 
 impl UidIndex {
-    /// Locks the shard of a user. A bind holds it from its checks to its entry.
+    /// Locks the shard of a user. A bind holds the lock from its checks to its entry.
     pub(crate) fn lock(&self, uid: &str) -> UidShard<'_> {
         let hash = self.hasher.hash_one(uid);
-        // The table uses the lowest bits and the highest ones.
+        // The table uses the lowest and the highest bits.
         UidShard {
             users: self.users.lock(hash >> 32),
             hash,
@@ -151,7 +151,7 @@ impl UidIndex {
     /// Calls `f` for the sessions of one user without a lock, and returns their number.
     pub(crate) fn visit_user(&self, uid: &str, f: impl FnMut(&Arc<Session>)) -> usize {
         let shard = self.lock(uid);
-        // Of a user with one session this clones a pointer and no list.
+        // For a user with one session this clones a pointer and no list.
         let Some(sessions) = shard.user(uid).map(|user| user.bound.clone()) else {
             return 0;
         };
@@ -160,7 +160,7 @@ impl UidIndex {
         sessions.as_slice().len()
     }
 
-    /// Calls `f` for all bound sessions, [by their place](by_place). No lock is held meanwhile.
+    /// Calls `f` for all bound sessions, [in memory order](by_place). No lock is held meanwhile.
     pub(crate) fn visit(&self, f: impl FnMut(&Arc<Session>)) {
         let mut all = Vec::new();
         for shard in self.users.each() {
@@ -169,7 +169,7 @@ impl UidIndex {
         by_place(all).iter().for_each(f);
     }
 
-    /// Number of users with a session.
+    /// The number of users with a session.
     pub(crate) fn users(&self) -> usize {
         self.users.each().map(|shard| shard.len()).sum()
     }
@@ -201,7 +201,7 @@ impl UidShard<'_> {
         self.user(uid).map_or(&[], |user| heard(&user.hears))
     }
 
-    /// Appends a session to its user's. It hears what the user hears.
+    /// Appends a session to its user's sessions. It receives what the user's audiences receive.
     pub(crate) fn insert(&mut self, uid: &Uid, session: &Arc<Session>) {
         let hasher = self.hasher;
         let entry = self.users.entry(
@@ -228,8 +228,8 @@ impl UidShard<'_> {
         }
     }
 
-    /// Takes one session out, if it is there, and out of the audiences of its user. Gives back the audiences that the user has left, because it
-    /// was the last session; those that are over have to be buried.
+    /// Removes a session, if present, also from the audiences of its user. Returns the audiences that the user has left, if it was the last
+    /// session; those that are over must be buried.
     pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> Hears {
         let Ok(mut entry) = self.users.find_entry(self.hash, |user| user.uid == *uid) else {
             return None;

@@ -1,11 +1,10 @@
-//! Sessions, and all that hangs on them: bindings to users, settings, events, outbound queues, channels, statistics.
+//! Sessions and their state: bindings to users, settings, events, outbound queues, channels, statistics.
 //!
-//! One client connection is one [`Session`]. The [`SessionService`] of a frontend server finds it by its [`Sid`] or by the
-//! [`Uid`] of its user, and the session's [`Outbox`] is the only way back to the client.
+//! One client connection is one [`Session`]. The [`SessionService`] of a frontend server finds it by its [`Sid`] or by the [`Uid`] of its
+//! user, and the session's [`Outbox`] is the only way to send data to the client.
 //!
-//! This crate does no IO, reads no clock, starts no thread and knows no async runtime. Time comes in as [`Millis`], bytes
-//! come in and go out as [`bytes::Bytes`]. A connection's driver (see `shaddock-net`) empties the outbox; everything else
-//! only fills it.
+//! This crate does no IO, reads no clock, starts no thread and depends on no async runtime. Time is passed in as [`Millis`], bytes as
+//! [`bytes::Bytes`]. A connection's driver (see `shaddock-net`) empties the outbox; all other code only fills it.
 //!
 //! ```
 //! use shaddock_core::{ClientInfo, FrontendId, SessionConfig, SessionService, SidAllocator, Uid};
@@ -32,23 +31,23 @@
 //! | `service` | **start here**: [`SessionService`], the sessions of one frontend |
 //! | `session` | [`Session`], the record of one client |
 //! | `binding` | bind, unbind, close: the steps that keep the two indexes right |
-//! | `audience` | who hears which channels and topics on this frontend; ends with the session |
-//! | `view` | [`FrontendSession`] and [`ExportedSession`], what handlers get |
-//! | `event`, `close` | listeners and hooks; why a session ended |
-//! | `outbox`, `drained`, `pool` | bytes queued for one client, with a bound; what its driver took; spare buffers |
-//! | `resume` | sessions that outlive their sockets: what is counted and kept, tokens, take-over |
+//! | `audience` | membership of channels and topics on this frontend; ends with the session |
+//! | `view` | [`FrontendSession`] and [`ExportedSession`], the views for handlers |
+//! | `event`, `close` | listeners and hooks; close reasons |
+//! | `outbox`, `drained`, `pool` | bounded queue of bytes for one client; the data taken by its driver; spare buffers |
+//! | `resume` | resumable sessions: counts and kept messages, tokens, take-over |
 //! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
 //! | `ids`, `client`, `settings`, `config`, `error` | plain values |
 //! | `channel`, `members`, `fanout`, `store` | members of a channel by frontend, plans for pushes, persistence |
-//! | `stats` | [`ConnectionStats`]: who is connected, who is logged in |
+//! | `stats` | [`ConnectionStats`]: connections and logins |
 //!
 //! # Locks
 //!
-//! All are short and none is held while a listener runs or a waker is called. The order, where one is taken under another:
-//! shard of the uid index, then session record, shard of audience names, or one audience (one of the three at a time); for channels: turn of
-//! a name, names, channel, member index. Shards of the sid index and outboxes are taken alone; under an outbox only the list of suspended
-//! sessions is. Closures of callers run without a lock. Only the turn of a channel name is held over calls
-//! of a channel store, to keep them in order; without a store there are no turns.
+//! All locks are short and none is held while a listener runs or a waker is called. The lock order, where one is taken under another: shard
+//! of the uid index, then session record, shard of audience names, or one audience (one of the three at a time); for channels: turn of a
+//! name, names, channel, member index. Shards of the sid index and outboxes are locked alone; only the list of suspended sessions is locked
+//! under an outbox. Closures of callers run without a lock. Only the turn of a channel name is held over calls of a channel store, to keep
+//! them in order; without a store there are no turns.
 
 mod audience;
 mod binding;

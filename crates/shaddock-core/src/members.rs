@@ -5,8 +5,8 @@ use hashbrown::HashMap;
 
 /// The members of one channel. Plain data.
 ///
-/// A member is a user on a frontend, and is there at most once; the same user on two frontends is two members. Adding and
-/// removing take constant time on average, whatever the size.
+/// A member is a user on a frontend, and occurs at most once; the same user on two frontends is two members. Adding and removing take
+/// constant time on average, independent of the size.
 ///
 /// ```
 /// use shaddock_core::{ChannelMembers, FrontendId, Uid};
@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ChannelMembers {
-    /// In the order in which the frontends came. Few, so they are searched one by one.
+    /// In the order of insertion. There are few, so the search is linear.
     groups: Vec<Group>,
     len: usize,
 }
@@ -28,7 +28,7 @@ pub struct ChannelMembers {
 #[derive(Clone, Debug)]
 struct Group {
     frontend: FrontendId,
-    /// In the order of joining, with holes where somebody left.
+    /// In the order of joining, with holes for removed members.
     slots: Vec<Option<Uid>>,
     places: HashMap<Uid, usize>,
 }
@@ -47,12 +47,12 @@ impl ChannelMembers {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no members.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds one. False if it is there already.
+    /// Adds a member. Returns false for an existing member.
     pub fn add(&mut self, uid: &Uid, frontend: &FrontendId) -> bool {
         let known = self
             .groups
@@ -67,7 +67,7 @@ impl ChannelMembers {
         added
     }
 
-    /// Takes one away. False if it is not there.
+    /// Removes a member. Returns false if there is no such member.
     pub fn remove(&mut self, uid: &str, frontend: &str) -> bool {
         let Some(place) = self
             .groups
@@ -108,7 +108,7 @@ impl ChannelMembers {
             .flat_map(|group| group.iter().map(|uid| (uid, &group.frontend)))
     }
 
-    /// The plan for a push to all of them.
+    /// The plan for a push to all members.
     pub fn fan_out(&self) -> FanOut {
         let group_of = |group: &Group| FanOutGroup {
             frontend: group.frontend.clone(),
@@ -145,7 +145,7 @@ impl Group {
             return false;
         };
         self.slots[place] = None;
-        // Half of it holes: close ranks. Each removal pays for one slot, so this is constant on average.
+        // Half of the slots are holes: compact them. Each removal pays for one slot, so this is constant on average.
         if self.slots.len() > 2 * self.places.len() + 8 {
             self.compact();
         }

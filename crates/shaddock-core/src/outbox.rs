@@ -1,4 +1,4 @@
-//! The outbound queue of one session: the only way bytes go to a client.
+//! The outbound queue of one session: the only way to send bytes to a client.
 
 mod resumable;
 
@@ -9,45 +9,45 @@ use crate::sync::{Mutex, MutexGuard};
 use bytes::{Bytes, BytesMut};
 use std::task::Waker;
 
-/// Shared packages up to this length are copied behind bytes that are queued already.
+/// Shared packages up to this length are copied after bytes that are already queued.
 ///
-/// A pointer to a shared package costs 40 bytes and a place of its own in the vectored write, so for short ones a copy is
-/// cheaper in memory and in time. It also bounds the overhead: pointers never cost more than the bytes they point to.
+/// A pointer to a shared package costs 40 bytes and an entry in the vectored write, so for short packages a copy is cheaper in memory and
+/// time. It also limits the overhead: pointers never cost more than their bytes.
 const COPY_MAX: usize = 64;
 
-/// Bytes that wait for one client, in the order in which they were accepted, with a bound.
+/// Bytes queued for one client, in the order of acceptance, with a limit.
 ///
 /// # Senders
 ///
-/// [`push`](Self::push) queues a package that others get too (a pointer), [`push_with`](Self::push_with) encodes one in
-/// place. Each takes one short lock. The order of acceptance is the order on the wire. Bytes count until the driver has
-/// [written](Self::written) them.
+/// [`push`](Self::push) enqueues a package that is shared with others (a pointer), [`push_with`](Self::push_with) encodes one in place.
+/// Each takes one short lock. The order of acceptance is the order on the wire. Bytes count until the driver has [written](Self::written)
+/// them.
 ///
-/// # Bounds
+/// # Limits
 ///
-/// A client is slow only if its socket did not take what it was offered. So the bound depends on where the driver is:
+/// A client is slow only if its socket did not accept offered data. So the limit depends on the state of the driver:
 ///
-/// | bytes that wait | the socket is full ([`Flush::Blocked`]) | the socket has not been offered them yet |
+/// | queued bytes | the socket is full ([`Flush::Blocked`]) | the data were not offered to the socket yet |
 /// | --- | --- | --- |
 /// | up to a quarter of the limit | accepted | accepted |
-/// | up to the limit | accepted; no further input is read | the same, and senders that can wait do ([`is_pressed`](Self::is_pressed)) |
-/// | above | [`SendError::SlowClient`] | pushes: [`SendError::Busy`]; answers are accepted, their number is bounded elsewhere |
+/// | up to the limit | accepted; no further input is read | the same, and senders that can wait should wait ([`is_pressed`](Self::is_pressed)) |
+/// | above | [`SendError::SlowClient`] | pushes: [`SendError::Busy`]; responses are accepted, because their number is limited elsewhere |
 ///
-/// The verdict `SlowClient` is given once: the queue is dropped, nothing more is accepted, and the sender that got the verdict
-/// closes the session ([`Session::send`](crate::Session::send) does).
+/// `SlowClient` is returned once: the queue is dropped, nothing more is accepted, and the sender that received the error closes the session
+/// ([`Session::send`](crate::Session::send) does).
 ///
 /// # The driver
 ///
-/// The task that owns the socket polls like this:
+/// The task that owns the socket polls as follows:
 ///
 /// 1. [`begin_poll`](Self::begin_poll): from now on pushes do not wake it;
 /// 2. read, handle, push;
-/// 3. [`take`](Self::take) everything, write it, report it with [`written`](Self::written), until nothing is left or the
-///    socket is full;
-/// 4. [`end_poll`](Self::end_poll): if it returns true, something came in the meantime: back to 3.
+/// 3. [`take`](Self::take) all queued data, write them, report them with [`written`](Self::written), until nothing is left or the socket is
+///    full;
+/// 4. [`end_poll`](Self::end_poll): if it returns true, data were queued in the meantime: return to 3.
 ///
-/// Between polls the first push wakes the driver, the following ones do not. While the socket is full
-/// ([`Flush::Blocked`]) pushes do not wake it either, only the end of the session does. An empty outbox owns no heap memory.
+/// Between polls the first push wakes the driver, the following ones do not. While the socket is full ([`Flush::Blocked`]) pushes do not
+/// wake it either, only the end of the session does. An empty outbox owns no heap memory.
 ///
 /// ```
 /// use bytes::{Buf, Bytes};
@@ -71,14 +71,14 @@ pub struct Outbox {
     queue: Mutex<Queue>,
 }
 
-/// What is behind the lock. The bytes are `first`, and then `own` with the other shared packages put in at their places.
+/// The state behind the lock. The bytes are `first`, then `own` with the other shared packages inserted at their positions.
 ///
-/// Every session has one of these, so numbers of bytes have 32 bits: [`Outbox::MAX_LIMIT`] fits twice.
+/// Every session has one of these, so byte counts have 32 bits: [`Outbox::MAX_LIMIT`] fits twice.
 #[derive(Debug, Default)]
 struct Queue {
-    /// A shared package that found nothing else is kept here: a broadcast to an idle session allocates nothing.
+    /// A shared package that found an empty queue is kept here: a broadcast to an idle session allocates nothing.
     first: Option<Bytes>,
-    /// What was encoded for this client alone. One buffer, so that it can be used again.
+    /// Bytes that were encoded for this client alone. One buffer, so that it can be reused.
     own: BytesMut,
     #[expect(
         clippy::box_collection,
@@ -96,26 +96,26 @@ struct Queue {
     written: u64,
     intake: Intake,
     driver: Driver,
-    /// What the driver was told last.
+    /// The last instruction to the driver.
     told: Next,
-    /// Only of a session that can be resumed.
+    /// Only for a resumable session.
     resume: Option<Box<Ledger>>,
 }
 
-/// What senders find.
+/// The state of the queue for senders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Intake {
     #[default]
     Open,
-    /// Nothing is accepted any more; the kick is still to come.
+    /// Nothing is accepted any more; the kick is still to follow.
     Sealed,
-    /// Everything is in: flush, then close.
+    /// All data are queued: flush, then close.
     Closing,
     /// Everything was dropped: close.
     Aborted,
 }
 
-/// Where the driver is, so that it is woken only when that helps.
+/// The state of the driver, so that it is woken only if that has an effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Driver {
     /// Not polling: a push wakes it.
@@ -123,44 +123,44 @@ enum Driver {
     Parked,
     /// It will look again before it parks.
     Polling,
-    /// It waits for room in the socket.
+    /// It waits until the socket is writable.
     Blocked,
 }
 
-/// What the driver does after it has written what it took.
+/// The next step of the driver after it has written the taken data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Next {
-    /// Goes on.
+    /// Continue.
     #[default]
     Continue,
-    /// Closes the connection, when everything taken is written. Nothing more comes.
+    /// Close the connection after all taken data are written. No further data follow.
     CloseAfterFlush,
-    /// Closes the connection at once, without writing.
+    /// Close the connection immediately, without writing.
     CloseNow,
-    /// Lets go of the session, which goes on without this connection, and closes the connection without a word. Only of sessions that can
-    /// be resumed.
+    /// Release the session, which continues without this connection, and close the connection without a goodbye. Only for resumable
+    /// sessions.
     LetGo,
 }
 
-/// How a poll of the driver ended.
+/// The result of a poll of the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
-    /// Everything taken was written.
+    /// All taken data were written.
     Done,
-    /// The socket is full; the driver waits until it can be written to.
+    /// The socket is full; the driver waits until it is writable.
     Blocked,
 }
 
-/// Whether a sender that can wait had better do so.
+/// Whether a sender should wait, if it can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Go on.
+    /// There is room.
     Enough,
-    /// So much waits that the connection should have its turn first ([`Outbox::is_pressed`]).
+    /// So much is queued that it should be offered to the connection first ([`Outbox::is_pressed`]).
     Pressed,
-    /// As much waits, for a socket that is full: to wait would mean to wait for the client.
+    /// The same amount is queued, for a socket that is full: waiting would mean waiting for the client.
     Stalled,
-    /// The client has no connection now. The message is kept for it.
+    /// The client has no connection at the moment. The message is kept for it.
     Kept,
 }
 
@@ -168,22 +168,22 @@ pub enum Room {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The session is closed or closing, or was never there.
+    /// The session is closed or closing, or does not exist.
     #[error("session is closed")]
     Closed,
-    /// The client does not read: its socket is full, and this message passes the bound. Given once; the session ends.
+    /// The client does not read: its socket is full, and this message exceeds the limit. Returned once; the session ends.
     #[error("client does not read, too many bytes are queued")]
     SlowClient,
-    /// More is pushed than the connection had a chance to write. The message is not queued; the session lives on. Senders that await their
-    /// pushes do not see it.
+    /// More was pushed than the connection had a chance to write. The message is not queued; the session stays open. Senders that await
+    /// their pushes do not receive this error.
     #[error("pushed faster than the connection can write; await pushes, or send less at a time")]
     Busy,
-    /// The message alone is longer than the bound. The session lives on.
+    /// The message alone is longer than the limit. The session stays open.
     #[error("message of {len} bytes, at most {limit} can be queued for a client")]
     TooLarge {
         /// Length of the message in bytes.
         len: usize,
-        /// The bound in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
 }
@@ -191,7 +191,7 @@ pub enum SendError {
 /// A message was not encoded or not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushError<E> {
-    /// The outbox did not take it.
+    /// The outbox rejected the message.
     #[error(transparent)]
     Send(#[from] SendError),
     /// The encoder failed. Nothing was queued.
@@ -199,7 +199,7 @@ pub enum PushError<E> {
     Encode(E),
 }
 
-/// What an outbox holds and what went through it.
+/// The content of an outbox, and totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxStats {
@@ -209,15 +209,15 @@ pub struct OutboxStats {
     pub in_flight_bytes: usize,
     /// Messages accepted so far.
     pub messages: u64,
-    /// Bytes written so far, without what the transport puts around them.
+    /// Bytes written so far, without the framing of the transport.
     pub written_bytes: u64,
 }
 
 impl Outbox {
-    /// The largest bound: 1 GiB.
+    /// The largest limit: 1 GiB.
     pub const MAX_LIMIT: usize = 1 << 30;
 
-    /// An empty outbox for at most `limit` bytes, and never more than [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// Creates an empty outbox for at most `limit` bytes, and never more than [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn new(limit: usize) -> Self {
         Self {
             queue: Mutex::new(Queue {
@@ -227,7 +227,7 @@ impl Outbox {
         }
     }
 
-    /// Queues a package that is shared with other sessions.
+    /// Enqueues a package that is shared with other sessions.
     ///
     /// # Errors
     ///
@@ -236,7 +236,7 @@ impl Outbox {
         self.offer(package).map(drop)
     }
 
-    /// As [`push`](Self::push), and says whether there is [room](Room) for more.
+    /// As [`push`](Self::push), and returns whether there is [room](Room) for more.
     ///
     /// # Errors
     ///
@@ -248,11 +248,11 @@ impl Outbox {
         result
     }
 
-    /// Queues several packages; nothing of others gets between them.
+    /// Enqueues several packages without packages of others in between.
     ///
     /// # Errors
     ///
-    /// As [`push`](Self::push). What was accepted before the error stays queued, unless the verdict is `SlowClient`.
+    /// As [`push`](Self::push). Packages accepted before the error stay queued, unless the error is `SlowClient`.
     pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
         self.offer_batch(packages).map(drop)
     }
@@ -272,7 +272,7 @@ impl Outbox {
         result
     }
 
-    /// Queues a package like [`push`](Self::push), but does not wake the driver: it leaves with whatever comes next, or with
+    /// Enqueues a package like [`push`](Self::push), but does not wake the driver: it is sent with the next data, or with
     /// [`flush`](Self::flush). For push schedulers that collect.
     ///
     /// # Errors
@@ -285,7 +285,7 @@ impl Outbox {
     pub(crate) fn offer_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
-        // A slow client that can come back is given up by a push that is accepted: its connection has to know.
+        // An accepted push can also cut the connection of a slow resumable client: its driver must be notified.
         if result.is_err() || queue.must_let_go() {
             Self::unlock_after(queue, &result);
         }
@@ -297,7 +297,7 @@ impl Outbox {
         Self::unlock_and_wake(self.queue.lock());
     }
 
-    /// Queues one message that `encode` appends to an empty buffer: no allocation while buffers of this thread have room.
+    /// Enqueues one message that `encode` appends to an empty buffer, without an allocation while buffers of this thread have room.
     ///
     /// `encode` runs before the lock is taken. If it fails or panics, nothing is queued.
     ///
@@ -324,18 +324,18 @@ impl Outbox {
         Ok(result?)
     }
 
-    /// Whether so much waits that the session's further input should wait too, and senders that can. False while the socket is
-    /// full: then waiting would mean to wait for the client.
+    /// Whether so much is queued that the session's further input should wait too, and senders that can. False while the socket is full,
+    /// because waiting would then mean waiting for the client.
     pub fn is_pressed(&self) -> bool {
         self.queue.lock().room() == Room::Pressed
     }
 
-    /// Whether more than a quarter of the bound waits, whatever the socket does.
+    /// Whether more than a quarter of the limit is queued, whatever the state of the socket.
     pub fn is_above_mark(&self) -> bool {
         self.queue.lock().is_above_mark()
     }
 
-    /// Accepts nothing from now on. What is queued stays.
+    /// Accepts nothing from now on. Queued data stay.
     pub fn seal(&self) {
         let mut queue = self.queue.lock();
         if queue.intake == Intake::Open {
@@ -350,9 +350,9 @@ impl Outbox {
         }
     }
 
-    /// Accepts nothing from now on, except `last` behind everything queued; the driver flushes and closes.
+    /// Accepts nothing from now on, except `last` after all queued data; the driver flushes and closes.
     ///
-    /// Does nothing if the outbox is closing already. `last` (the KICK) does not count against the bound.
+    /// Has no effect if the outbox is already closing. `last` (the KICK) does not count towards the limit.
     pub fn close_after(&self, last: Option<Bytes>) {
         let mut queue = self.queue.lock();
         if matches!(queue.intake, Intake::Open | Intake::Sealed) {
@@ -364,12 +364,12 @@ impl Outbox {
         Self::unlock_and_wake(queue);
     }
 
-    /// Drops what is queued and accepts nothing; the driver closes at once.
+    /// Drops the queued data and accepts nothing; the driver closes immediately.
     pub fn abort(&self) {
         let mut queue = self.queue.lock();
         let dropped = queue.abort();
         Self::unlock_and_wake(queue);
-        // Not under the lock: a package may be memory of the application, and its end code of the application.
+        // Not under the lock: a package may be memory of the application, with a destructor of the application.
         drop(dropped);
     }
 
@@ -389,7 +389,7 @@ impl Outbox {
         is_above_mark
     }
 
-    /// Moves everything queued into `drained`, and says how to go on. What is left in `drained` is forgotten first: it can only be
+    /// Moves all queued data into `drained`, and returns the next step. Remaining data in `drained` are discarded first: they can only be
     /// another session's, and must not reach this one's client.
     pub fn take(&self, drained: &mut Drained) -> Next {
         drained.clear();
@@ -409,20 +409,20 @@ impl Outbox {
         queue.told
     }
 
-    /// The driver has written `bytes` of what it took: they do not count against the bound any more.
+    /// The driver has written `bytes` of the taken data: they no longer count towards the limit.
     pub fn written(&self, bytes: usize) {
         let mut queue = self.queue.lock();
         queue.in_flight = queue.in_flight.saturating_sub(bytes_u32(bytes));
         queue.written += bytes as u64;
     }
 
-    /// The driver is about to park. If this returns true it must not: it takes and writes again first.
+    /// The driver is about to park. If this returns true, it must take and write again first.
     #[must_use = "if true, the driver has to take again before it parks"]
     pub fn end_poll(&self, flush: Flush) -> bool {
         let mut queue = self.queue.lock();
         let ended = match queue.intake {
             Intake::Open | Intake::Sealed => queue.is_untold_to_let_go(),
-            // Also when the socket is full: the driver has to know, or a client that never reads would never be closed.
+            // Also if the socket is full: the driver must be notified, or a client that never reads would never be closed.
             Intake::Closing => queue.told == Next::Continue,
             Intake::Aborted => queue.told != Next::CloseNow,
         };
@@ -435,9 +435,9 @@ impl Outbox {
         again
     }
 
-    /// The driver goes away: its waker is dropped, and what it took and did not write is forgotten.
+    /// The driver goes away: its waker is dropped, and data that it took and did not write are discarded.
     ///
-    /// What is queued stays for the next driver.
+    /// Queued data stay for the next driver.
     pub fn release(&self) {
         let mut queue = self.queue.lock();
         queue.driver = Driver::Parked;
@@ -448,12 +448,12 @@ impl Outbox {
         drop(waker);
     }
 
-    /// Whether nothing is queued. What the driver took and did not write yet does not count.
+    /// Whether nothing is queued. Data that the driver took and did not write yet do not count.
     pub fn is_empty(&self) -> bool {
         self.queue.lock().queued == 0
     }
 
-    /// What it holds and what went through it.
+    /// The content of the outbox, and totals.
     pub fn stats(&self) -> OutboxStats {
         let queue = self.queue.lock();
         OutboxStats {
@@ -464,7 +464,7 @@ impl Outbox {
         }
     }
 
-    /// Ends a push: carries out the verdict on a slow client, unlocks, and then drops what it threw away and wakes the driver.
+    /// Completes a push: handles a slow client, unlocks, and then drops discarded data and wakes the driver.
     #[inline]
     fn unlock_after<T>(queue: MutexGuard<'_, Queue>, result: &Result<T, SendError>) {
         if matches!(result, Err(SendError::SlowClient)) {
@@ -481,7 +481,7 @@ impl Outbox {
         drop(dropped);
     }
 
-    /// Unlocks, and then wakes the driver if it has something to do and does not know.
+    /// Unlocks, and then wakes the driver if it has work that it does not know of.
     #[inline]
     fn unlock_and_wake(mut queue: MutexGuard<'_, Queue>) {
         if queue.resume.is_some() {
@@ -494,7 +494,7 @@ impl Outbox {
         }
     }
 
-    /// Kept apart: a session that cannot be resumed pays one look at a pointer.
+    /// Kept separate: a session that is not resumable pays one check of a pointer.
     #[cold]
     #[inline(never)]
     fn unlock_resumable(mut queue: MutexGuard<'_, Queue>) {
@@ -510,7 +510,7 @@ impl Outbox {
 }
 
 impl Queue {
-    /// What it does not keep of a package stays with the caller, who drops it without the lock.
+    /// The part of a package that is not kept stays with the caller, who drops it without the lock.
     fn push(&mut self, package: &mut Bytes) -> Result<(), SendError> {
         if self.intake != Intake::Open {
             return Err(SendError::Closed);
@@ -529,7 +529,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues what was encoded for this client alone. The first message stays in the buffer that it was encoded in.
+    /// Enqueues bytes that were encoded for this client alone. The first message stays in the buffer in which it was encoded.
     #[inline]
     fn push_own(&mut self, message: &mut pool::Lent) -> Result<(), SendError> {
         if self.intake != Intake::Open {
@@ -552,7 +552,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Checks the bound that holds while the socket is full. Over it the caller drops everything.
+    /// Checks the limit that applies while the socket is full. Above it the caller drops everything.
     fn admit(&self, len: usize) -> Result<(), SendError> {
         let limit = self.limit as usize;
         if len > limit {
@@ -564,7 +564,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Bytes that the socket has not taken.
+    /// Bytes that the socket has not accepted.
     fn waiting(&self) -> usize {
         self.queued as usize + self.in_flight as usize
     }
@@ -605,7 +605,7 @@ impl Queue {
         }
     }
 
-    /// Drops nothing under the lock: the caller does, with what was queued.
+    /// Drops nothing under the lock: the caller drops the queued data.
     fn abort(&mut self) -> (Option<Bytes>, BytesMut, Vec<Insert>) {
         self.intake = Intake::Aborted;
         self.queued = 0;
@@ -627,7 +627,7 @@ impl Queue {
     }
 }
 
-/// A number of bytes that [`Outbox::MAX_LIMIT`] or the length of a package bounds.
+/// A number of bytes that is limited by [`Outbox::MAX_LIMIT`] or the length of a package.
 fn bytes_u32(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

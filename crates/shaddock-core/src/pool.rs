@@ -1,12 +1,12 @@
-//! Spare buffers of a thread, so that answering a request allocates nothing once a worker is warm.
+//! Spare buffers of a thread, so that responding to a request allocates nothing once a worker is warm.
 
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 
-/// Buffers kept per thread. With [`MAX_CAPACITY`] this bounds the pool to 256 KiB per thread.
+/// Buffers kept per thread. With [`MAX_CAPACITY`] this limits the pool to 256 KiB per thread.
 const MAX_BUFFERS: usize = 16;
-/// Larger buffers are given back to the allocator.
+/// Larger buffers are returned to the allocator.
 pub(crate) const MAX_CAPACITY: usize = 16 * 1024;
 /// Size of a new buffer: some ten small messages. It grows by doubling.
 const FRESH_CAPACITY: usize = 512;
@@ -17,7 +17,7 @@ thread_local! {
 
 /// Buffers of one thread that are not on loan.
 struct Spare {
-    /// The one that is lent next: encoding one message after the other takes it and gives it back, and touches nothing else.
+    /// The buffer that is lent next: encoding one message after another takes and returns it, and touches nothing else.
     next: Cell<Option<BytesMut>>,
     rest: RefCell<Vec<BytesMut>>,
 }
@@ -40,21 +40,21 @@ impl Spare {
     }
 }
 
-/// A buffer of this thread on loan: empty when it is lent, and emptied and given back when the loan ends, however it ends.
+/// A buffer of this thread on loan: empty when it is lent, and cleared and returned when the loan ends in any way.
 pub(crate) struct Lent(BytesMut);
 
 /// Lends an empty buffer with room.
 #[inline]
 pub(crate) fn lend() -> Lent {
-    // Fails only while the thread ends.
+    // Fails only while the thread exits.
     let spare = SPARE.try_with(Spare::pop).ok().flatten();
     debug_assert!(spare.as_ref().is_none_or(BytesMut::is_empty));
     Lent(spare.unwrap_or_else(|| BytesMut::with_capacity(FRESH_CAPACITY)))
 }
 
 impl Lent {
-    /// Ends the loan without giving the buffer back: an outbox keeps it with what is in it, and what takes it from there
-    /// [gives](put) it back.
+    /// Ends the loan without returning the buffer: an outbox keeps it with its content, and the code that takes it from there
+    /// [returns](put) it.
     pub(crate) fn keep(&mut self) -> BytesMut {
         std::mem::take(&mut self.0)
     }
@@ -80,7 +80,7 @@ impl Drop for Lent {
     }
 }
 
-/// Gives a buffer back. Its content is forgotten.
+/// Returns a buffer. Its content is discarded.
 #[inline]
 pub(crate) fn put(mut buffer: BytesMut) {
     if buffer.capacity() == 0 || buffer.capacity() > MAX_CAPACITY {

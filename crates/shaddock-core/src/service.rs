@@ -18,21 +18,20 @@ use std::sync::{Arc, OnceLock, Weak};
 
 /// All sessions of one frontend server, by sid and by user. A clone is a handle to the same service.
 ///
-/// Pomelo's `SessionService`, with its checks in its order and its error texts. Calls return when they are done; there are no
-/// callbacks.
+/// Pomelo's `SessionService`, with its checks in its order and its error texts. Calls are synchronous; there are no callbacks.
 #[derive(Clone)]
 pub struct SessionService {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// What sessions know of their service; one pointer in each of them.
+/// The state of the service that sessions use; one pointer in each of them.
 pub(crate) struct Home {
     pub(crate) frontend_id: FrontendId,
     pub(crate) service: Weak<Inner>,
     pub(crate) claims: KnownClaims,
 }
 
-/// What the handles share.
+/// The state shared by all handles.
 pub(crate) struct Inner {
     pub(crate) home: Arc<Home>,
     pub(crate) config: SessionConfig,
@@ -57,14 +56,14 @@ pub struct SessionStatistics {
     pub users: usize,
     /// Sessions created since the start.
     pub created: u64,
-    /// Sessions closed since the start, by [reason](CloseReason::NAMES). All reasons are there, also with 0.
+    /// Sessions closed since the start, by [reason](CloseReason::NAMES). Contains all reasons, also with 0.
     pub closed: Vec<(&'static str, u64)>,
     /// Listeners that panicked since the start.
     pub listener_panics: u64,
 }
 
 impl SessionService {
-    /// A service without sessions.
+    /// Creates a service without sessions.
     pub fn new(frontend_id: FrontendId, sids: SidAllocator, config: SessionConfig) -> Self {
         let inner = Arc::new_cyclic(|service| Inner {
             home: Arc::new(Home {
@@ -90,14 +89,14 @@ impl SessionService {
         &self.inner
     }
 
-    /// Says who is told of the events of all sessions. Once, before the first session; false if somebody is told already.
+    /// Sets the receiver of the events of all sessions. Call it once, before the first session; returns false if a receiver is already set.
     ///
     /// The service keeps `events` alive: if `events` holds the service, neither is ever freed.
     pub fn set_events(&self, events: Arc<dyn SessionEvents>) -> bool {
         self.inner.events.set(events).is_ok()
     }
 
-    /// Sets the [node](SidAllocator::set_node) of the sids to come. Before the first session, when the cluster has told it.
+    /// Sets the [node](SidAllocator::set_node) of later sids. Call it before the first session, with the node from the cluster.
     pub fn set_node(&self, node: u16) {
         self.inner.sids.set_node(node);
     }
@@ -107,12 +106,12 @@ impl SessionService {
         &self.inner.home.frontend_id
     }
 
-    /// Policies and bounds in force.
+    /// The effective policies and limits.
     pub fn config(&self) -> &SessionConfig {
         &self.inner.config
     }
 
-    /// A new session, unbound and registered, for a client whose handshake is complete.
+    /// Creates an unbound session for a client with a complete handshake, and registers it.
     pub fn create(&self, info: ClientInfo) -> Arc<Session> {
         self.register(info, None)
     }
@@ -129,20 +128,20 @@ impl SessionService {
         self.inner.by_sid.get(sid)
     }
 
-    /// The sessions of a user, in the order of binding. The list is the caller's own.
+    /// The sessions of a user, in the order of binding, as a new list.
     pub fn get_by_uid(&self, uid: &str) -> Vec<Arc<Session>> {
         self.inner.by_uid.lock(uid).sessions(uid).to_vec()
     }
 
     /// Binds a session to a user.
     ///
-    /// Bound to the same user already: `Ok`, and no event. With [`single_session`](SessionConfig::single_session) a rival of
-    /// the same user makes it fail or is closed, as [`on_conflict`](SessionConfig::on_conflict) says; also when two sessions
-    /// bind at once, one of them stays.
+    /// If the session is already bound to the same user: `Ok`, and no event. With [`single_session`](SessionConfig::single_session) another
+    /// session of the same user makes it fail or is closed, according to [`on_conflict`](SessionConfig::on_conflict). If two sessions bind
+    /// concurrently, one of them stays.
     ///
     /// # Errors
     ///
-    /// See [`BindError`]. Nothing has changed then.
+    /// See [`BindError`]. Nothing changed.
     pub fn bind(&self, sid: Sid, uid: Uid) -> Result<(), BindError> {
         let session = self.get(sid).ok_or(BindError::NoSuchSession { sid })?;
         self.inner.bind(&session, uid)
@@ -152,7 +151,7 @@ impl SessionService {
     ///
     /// # Errors
     ///
-    /// See [`UnbindError`]. Nothing has changed then.
+    /// See [`UnbindError`]. Nothing changed.
     pub fn unbind(&self, sid: Sid, uid: &Uid) -> Result<(), UnbindError> {
         let session = self.get(sid).ok_or(UnbindError::NoSuchSession { sid })?;
         self.inner.unbind(&session, uid)
@@ -168,7 +167,7 @@ impl SessionService {
         session.set(key, value)
     }
 
-    /// Sets several settings of a session and keeps the others. All or none.
+    /// Sets several settings of a session and keeps the others. Atomic.
     ///
     /// # Errors
     ///
@@ -182,13 +181,13 @@ impl SessionService {
         session.set_all(settings)
     }
 
-    /// Closes every session of a user on this frontend, and returns how many were closed. Each client gets a KICK package
-    /// with the reason, `kick` if there is none.
+    /// Closes every session of a user on this frontend, and returns their number. Each client receives a KICK package with the reason, by
+    /// default `kick`.
     pub fn kick(&self, uid: &str, reason: Option<&str>) -> usize {
         self.close_by_uid(uid, &CloseReason::kicked(reason.unwrap_or(DEFAULT_KICK)))
     }
 
-    /// Closes one session, bound or not, like [`kick`](Self::kick). False if it is not there.
+    /// Closes one session, bound or not, like [`kick`](Self::kick). Returns false if there is no such session.
     pub fn kick_by_session_id(&self, sid: Sid, reason: Option<&str>) -> bool {
         let reason = CloseReason::kicked(reason.unwrap_or(DEFAULT_KICK));
         self.get(sid).is_some_and(|session| session.close(reason))
@@ -203,7 +202,7 @@ impl SessionService {
             .count()
     }
 
-    /// Closes every session that is there now, ascending, and returns how many were closed by this call.
+    /// Closes every existing session, ascending, and returns how many were closed by this call.
     pub fn close_all(&self, reason: &CloseReason) -> usize {
         let sessions = self.inner.by_sid.sorted();
         sessions
@@ -212,7 +211,7 @@ impl SessionService {
             .count()
     }
 
-    /// Takes a session out of the service: it is closed with [`CloseReason::Removed`], without a KICK package.
+    /// Removes a session from the service: it is closed with [`CloseReason::Removed`], without a KICK package.
     ///
     /// In Pomelo this left the session open but unreachable; here every session emits `closed` exactly once.
     pub fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
@@ -220,16 +219,16 @@ impl SessionService {
             .filter(|session| session.close(CloseReason::Removed))
     }
 
-    /// Queues an encoded package for one session.
+    /// Enqueues an encoded package for one session.
     ///
     /// # Errors
     ///
-    /// See [`SendError`]; `Closed` also if there is no such session. With `SlowClient` the session has been closed.
+    /// See [`SendError`]; `Closed` also if there is no such session. After `SlowClient` the session is closed.
     pub fn send_message(&self, sid: Sid, package: Bytes) -> Result<(), SendError> {
         self.get(sid).ok_or(SendError::Closed)?.send(package)
     }
 
-    /// Queues an encoded package for each session of a user, and returns how many took it.
+    /// Enqueues an encoded package for each session of a user, and returns how many accepted it.
     pub fn send_message_by_uid(&self, uid: &str, package: &Bytes) -> usize {
         let mut taken = 0;
         self.for_each_session_of(uid, |session| {
@@ -243,28 +242,28 @@ impl SessionService {
         self.inner.by_sid.sorted().iter().for_each(f);
     }
 
-    /// Calls `f` for all sessions, in the order in which the machine reaches them fastest; [`for_each_session`](Self::for_each_session)
-    /// has one that means something. No lock is held. Sessions that come or go meanwhile are visited once or not at all.
+    /// Calls `f` for all sessions in memory order, which is the fastest; [`for_each_session`](Self::for_each_session) has a meaningful
+    /// order. No lock is held. Sessions that are created or closed meanwhile are visited once or not at all.
     pub fn visit_sessions(&self, f: impl FnMut(&Arc<Session>)) {
         self.inner.by_sid.visit(f);
     }
 
-    /// Calls `f` for all bound sessions, in an order like that of [`visit_sessions`](Self::visit_sessions). No lock is held.
+    /// Calls `f` for all bound sessions, in memory order like [`visit_sessions`](Self::visit_sessions). No lock is held.
     pub fn for_each_bound_session(&self, f: impl FnMut(&Arc<Session>)) {
         self.inner.by_uid.visit(f);
     }
 
-    /// Calls `f` for the sessions of one user in the order of binding, and returns how many they are. No lock is held.
+    /// Calls `f` for the sessions of one user in the order of binding, and returns their number. No lock is held.
     pub fn for_each_session_of(&self, uid: &str, f: impl FnMut(&Arc<Session>)) -> usize {
         self.inner.by_uid.visit_user(uid, f)
     }
 
-    /// Number of sessions, bound or not.
+    /// The number of sessions, bound or not.
     pub fn session_count(&self) -> usize {
         self.inner.by_sid.len()
     }
 
-    /// Where the client of a session comes from.
+    /// The network address of the client of a session.
     pub fn client_address_by_session_id(&self, sid: Sid) -> Option<SocketAddr> {
         self.get(sid)?.client_address()
     }
@@ -285,7 +284,7 @@ impl SessionService {
     }
 }
 
-/// The reason of a kick that gives none.
+/// The reason of a kick without a reason.
 const DEFAULT_KICK: &str = "kick";
 
 impl Inner {
@@ -320,7 +319,7 @@ impl Inner {
     pub(crate) fn report_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
         self.listener_panics.fetch_add(1, Ordering::Relaxed);
         if let Some(events) = self.events.get() {
-            // A reporter that panics is counted by the line above, and that is all that can be done.
+            // A panic in the reporter is counted by the line above; nothing else can be done.
             let _ = guarded(|| events.on_listener_panic(session, event, message));
         }
     }

@@ -18,40 +18,40 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-/// Whether a session lives.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionState {
-    /// It has a connection.
+    /// The session has a connection.
     Open,
-    /// Its connection is gone, and it waits for the client to come back. It keeps its user, its settings and its place in
-    /// channels, what its client has asked for goes on, and what is sent to it is kept up to a bound.
+    /// The connection is lost, and the session waits for its client. It keeps its user, its settings and its channel memberships, its
+    /// requests continue, and messages to it are kept up to a limit.
     Suspended,
-    /// It is over.
+    /// The session has ended.
     Closed,
 }
 
-/// One client connection, and what the server remembers of it.
+/// A client connection and its state on the server.
 ///
-/// Made by [`SessionService::create`](crate::SessionService::create) when a handshake is complete. A session is more than
-/// its socket: the connection's driver only empties the [`outbox`](Self::outbox). If it was made by
-/// [`create_resumable`](crate::SessionService::create_resumable), another one can take its place ([`suspend`](Self::suspend),
+/// Created by [`SessionService::create`](crate::SessionService::create) when a handshake is complete. A session is more than its socket:
+/// the connection's driver only empties the [`outbox`](Self::outbox). If it was created by
+/// [`create_resumable`](crate::SessionService::create_resumable), another connection can replace it ([`suspend`](Self::suspend),
 /// [`claim`](Self::claim)).
 ///
-/// Handlers get a [`FrontendSession`] instead, whose settings are a copy.
+/// Handlers receive a [`FrontendSession`] instead, whose settings are a copy.
 ///
 /// # Memory
 ///
-/// A record has 240 bytes on 64-bit Linux. An idle unbound session takes 270 bytes of heap, its share of the index included; a
-/// bound one about 140 more for its uid and the other index (`tests/memory.rs` holds both to a bound). Settings, listeners
-/// and queued bytes take memory only while there are any.
+/// A record has 240 bytes on 64-bit Linux. An idle unbound session takes 270 bytes of heap, including its share of the index; a bound one
+/// about 140 more for its uid and the other index (`tests/memory.rs` checks limits for both). Settings, listeners and queued bytes take
+/// memory only while there are any.
 pub struct Session {
     id: Sid,
     home: Arc<Home>,
-    /// Five bytes of it, so that it fits into a word with the three that follow.
+    /// Five bytes, so that it fits into a word with the three following ones.
     connected_at: [u8; 5],
     variant: Variant,
     is_working: AtomicBool,
-    /// [`CLOSED`] and [`MARKED`], for those who ask before each message.
+    /// [`CLOSED`] and [`MARKED`], for checks before each message.
     flags: AtomicU8,
     outbox: Outbox,
     received_messages: AtomicU64,
@@ -59,20 +59,20 @@ pub struct Session {
     record: Mutex<Record>,
 }
 
-/// A flag of a session: it is closed, as `record.state` says.
+/// A flag of a session: it is closed, as in `record.state`.
 const CLOSED: u8 = 1;
-/// A flag of a session: more than a quarter of its outbox's bound waited after something was sent.
+/// A flag of a session: more than a quarter of its outbox's limit was queued after a send.
 const MARKED: u8 = 2;
 
-/// What changes in the life of a session.
+/// The mutable state of a session.
 pub(crate) struct Record {
     pub(crate) state: SessionState,
-    /// Somebody tells events of this session: others queue theirs.
+    /// A thread is dispatching events of this session: other threads enqueue theirs.
     telling: bool,
     transport: TransportKind,
-    /// Without what `SocketAddr` has besides for IPv6 (flow and scope), which is twelve bytes of every session.
+    /// Without the IPv6 flow and scope of `SocketAddr`, which are twelve bytes of every session.
     address: Option<(IpAddr, u16)>,
-    /// Their number in [`Home::claims`]; 0: none, or they are in `extra`.
+    /// The number in [`Home::claims`]; 0: none, or they are in `extra`.
     claims: u8,
     /// Keeps its value after a close.
     pub(crate) uid: Option<Uid>,
@@ -80,20 +80,20 @@ pub(crate) struct Record {
     extra: Option<Box<Extra>>,
 }
 
-/// What most sessions never have.
+/// State that most sessions never have.
 #[derive(Default)]
 struct Extra {
     listeners: Listeners,
     events: EventQueue,
     closed: Option<CloseReason>,
-    /// What only this client said.
+    /// Claims that only this client has.
     claims: Option<Arc<ClientClaims>>,
 }
 
-/// A close that has begun. Whoever got it finishes it.
+/// A started close. Its holder must finish it.
 #[must_use = "the session is closed only in part"]
 pub(crate) struct Ending {
-    /// The user the session was bound to when it ended.
+    /// The user of the session when it ended.
     pub(crate) bound_to: Option<Uid>,
     pub(crate) reason: CloseReason,
 }
@@ -103,7 +103,7 @@ impl Record {
         self.extra.get_or_insert_default()
     }
 
-    /// The client comes from elsewhere now.
+    /// The client has a different transport and address now.
     pub(crate) fn moved(&mut self, transport: TransportKind, address: Option<(IpAddr, u16)>) {
         self.transport = transport;
         self.address = address;
@@ -146,57 +146,57 @@ impl Session {
         })
     }
 
-    /// Its number.
+    /// The session id.
     pub const fn id(&self) -> Sid {
         self.id
     }
 
-    /// The frontend it is on.
+    /// The frontend of the session.
     pub fn frontend_id(&self) -> &FrontendId {
         &self.home.frontend_id
     }
 
-    /// The user it is bound to. Keeps its value after a close.
+    /// The user of the session. Keeps its value after a close.
     pub fn uid(&self) -> Option<Uid> {
         self.record.lock().uid.clone()
     }
 
-    /// Whether it lives.
+    /// The state of the session.
     pub fn state(&self) -> SessionState {
         self.record.lock().state
     }
 
-    /// Whether it is closed. Costs one load: nothing may run for a session that is closed, so this is asked before each message.
+    /// Whether it is closed. Costs one load, because it is checked before each message: no work may run for a closed session.
     pub fn is_closed(&self) -> bool {
         self.flags.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Why it was closed, once it is.
+    /// The close reason of a closed session.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.record.lock().extra.as_ref()?.closed.clone()
     }
 
-    /// How messages to it are encoded.
+    /// The encoding of messages to the client.
     pub const fn variant(&self) -> Variant {
         self.variant
     }
 
-    /// The dialect that its client speaks.
+    /// The dialect of the client.
     pub const fn dialect(&self) -> Dialect {
         self.variant.dialect()
     }
 
-    /// What it is connected by.
+    /// The transport of the connection.
     pub fn transport(&self) -> TransportKind {
         self.record.lock().transport
     }
 
-    /// Where the client comes from, if it comes from the network. Keeps its value after a close.
+    /// The client's network address, if it has one. Keeps its value after a close.
     pub fn client_address(&self) -> Option<SocketAddr> {
         self.record.lock().address.map(SocketAddr::from)
     }
 
-    /// What the client said of itself in its handshake, as far as it is kept. Keeps its value after a close.
+    /// The handshake data of the client that are kept. Keeps its value after a close.
     pub fn claims(&self) -> Option<Arc<ClientClaims>> {
         let record = self.record.lock();
         if let Some(extra) = &record.extra
@@ -209,7 +209,7 @@ impl Session {
         self.home.claims.get(number)
     }
 
-    /// Keeps what the client said of itself. Sessions that say the same share it, unless there is user data in it.
+    /// Stores the handshake data of the client. Sessions with equal data share them, unless they contain user data.
     pub fn set_claims(&self, claims: Option<ClientClaims>) {
         let number = claims
             .as_ref()
@@ -226,21 +226,21 @@ impl Session {
         drop(old);
     }
 
-    /// When it was created: at most 2^40 milliseconds (34 years) after the zero point of the clock.
+    /// The creation time: at most 2^40 milliseconds (34 years) after the zero point of the clock.
     pub fn connected_at(&self) -> Millis {
         let mut bytes = [0; 8];
         bytes[..self.connected_at.len()].copy_from_slice(&self.connected_at);
         Millis(u64::from_le_bytes(bytes))
     }
 
-    /// The queue to the client.
+    /// The outbound queue to the client.
     pub const fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// Counts what came from the client. Called by the connection's driver only, which is one task at a time.
+    /// Counts data from the client. Called by the connection's driver only, which is one task at a time.
     pub fn count_received(&self, messages: u64, bytes: u64) {
-        // One writer, so no atomic addition is needed.
+        // There is one writer, so no atomic addition is needed.
         let add = |counter: &AtomicU64, n| {
             counter.store(
                 counter.load(Ordering::Relaxed).wrapping_add(n),
@@ -251,22 +251,22 @@ impl Session {
         add(&self.received_bytes, bytes);
     }
 
-    /// Notes whether one of its messages is being served and is not done yet. Called by the connection's driver only.
+    /// Records whether a message of the session is being served. Called by the connection's driver only.
     pub fn set_working(&self, working: bool) {
         self.is_working.store(working, Ordering::Relaxed);
     }
 
-    /// Whether one of its messages is being served: who closes it now takes the answer from the client.
+    /// Whether a message of the session is being served: closing it now would discard the client's response.
     pub fn is_working(&self) -> bool {
         self.is_working.load(Ordering::Relaxed)
     }
 
-    /// Messages that came from the client.
+    /// The number of messages from the client.
     pub fn received_messages(&self) -> u64 {
         self.received_messages.load(Ordering::Relaxed)
     }
 
-    /// Bytes that came from the client.
+    /// The number of bytes from the client.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
     }
@@ -274,16 +274,16 @@ impl Session {
 
 /// # Sending
 impl Session {
-    /// Queues an encoded package.
+    /// Enqueues an encoded package.
     ///
     /// # Errors
     ///
-    /// See [`SendError`]. With `SlowClient` the session has been closed.
+    /// See [`SendError`]. After `SlowClient` the session is closed.
     pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
         self.offer(package).map(drop)
     }
 
-    /// As [`send`](Self::send), and says whether there is room for more.
+    /// As [`send`](Self::send), and returns whether there is room for more.
     ///
     /// # Errors
     ///
@@ -292,7 +292,7 @@ impl Session {
         self.judge(self.outbox.offer(package))
     }
 
-    /// Queues several encoded packages; nothing of others gets between them.
+    /// Enqueues several encoded packages without packages of others in between.
     ///
     /// # Errors
     ///
@@ -304,11 +304,11 @@ impl Session {
         self.judge(self.outbox.offer_batch(packages)).map(drop)
     }
 
-    /// Encodes one package straight into the queue, see [`Outbox::push_with`].
+    /// Encodes one package directly into the queue, see [`Outbox::push_with`].
     ///
     /// # Errors
     ///
-    /// As [`Outbox::push_with`]. With `SlowClient` the session has been closed.
+    /// As [`Outbox::push_with`]. After `SlowClient` the session is closed.
     pub fn send_with<E>(
         self: &Arc<Self>,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
@@ -323,7 +323,7 @@ impl Session {
         }
     }
 
-    /// Queues an encoded package without waking the connection, see [`Outbox::push_buffered`].
+    /// Enqueues an encoded package without waking the connection, see [`Outbox::push_buffered`].
     ///
     /// # Errors
     ///
@@ -332,8 +332,8 @@ impl Session {
         self.judge(self.outbox.offer_buffered(package)).map(drop)
     }
 
-    /// Whether much may wait in the outbox: false means that [`Outbox::is_above_mark`] was false after everything that was sent since this was
-    /// asked last. Costs one load, and says true once after each time that much did wait.
+    /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`] was false after every send since the last call.
+    /// Costs one load, and returns true once after each time that it was above the mark.
     pub fn take_marked(&self) -> bool {
         let marked = self.flags.load(Ordering::Acquire) & MARKED != 0;
         if marked {
@@ -342,7 +342,7 @@ impl Session {
         marked
     }
 
-    /// Remembers that much waits, for [`take_marked`](Self::take_marked).
+    /// Records that the outbox is above its mark, for [`take_marked`](Self::take_marked).
     #[inline]
     pub(crate) fn note(&self, room: Room) {
         if matches!(room, Room::Pressed | Room::Stalled) {
@@ -367,7 +367,7 @@ impl Session {
 
 /// # Settings
 impl Session {
-    /// All settings, as they are now. Shares the memory.
+    /// The current settings. Shares the memory.
     pub fn settings(&self) -> Settings {
         self.record.lock().settings.clone()
     }
@@ -377,7 +377,7 @@ impl Session {
         self.record.lock().settings.get(key).cloned()
     }
 
-    /// Sets one.
+    /// Sets one setting.
     ///
     /// # Errors
     ///
@@ -386,7 +386,7 @@ impl Session {
         self.set_all([(key.to_owned(), value.into())])
     }
 
-    /// Sets every member of `values` and keeps the others. All or none.
+    /// Sets every member of `values` and keeps the other settings. Atomic.
     ///
     /// # Errors
     ///
@@ -398,8 +398,8 @@ impl Session {
         self.change_settings(values, &[])
     }
 
-    /// Takes the settings `removed` away, sets every member of `values`, and keeps the others. All or none; only what comes of it
-    /// is held to the bound.
+    /// Removes the settings `removed`, sets every member of `values`, and keeps the others. Atomic; only the result is checked against the
+    /// limit.
     ///
     /// # Errors
     ///
@@ -422,7 +422,7 @@ impl Session {
         )
     }
 
-    /// Puts these settings into the place of all that there are. All or none.
+    /// Replaces all settings. Atomic.
     ///
     /// # Errors
     ///
@@ -433,7 +433,7 @@ impl Session {
         self.write_settings(values, |_, values| values.len(), put)
     }
 
-    /// Every write of settings that may fail: looked at first, then done, under one lock. Both closures are ours and do neither more nor less.
+    /// Performs a fallible write of settings: a check, then the change, under one lock. Both closures are internal.
     fn write_settings<T>(
         &self,
         values: T,
@@ -456,15 +456,15 @@ impl Session {
         Ok(())
     }
 
-    /// Takes one away, and returns what it was. (Pomelo deleted a member of the session object instead.)
+    /// Removes one setting, and returns its value. (Pomelo deleted a member of the session object instead.)
     pub fn remove(&self, key: &str) -> Option<Value> {
         self.record.lock().settings.remove(key)
     }
 }
 
-/// # Life
+/// # Lifecycle
 impl Session {
-    /// Binds it to a user, see [`SessionService::bind`](crate::SessionService::bind).
+    /// Binds the session to a user, see [`SessionService::bind`](crate::SessionService::bind).
     ///
     /// # Errors
     ///
@@ -478,7 +478,7 @@ impl Session {
         service.bind(self, uid)
     }
 
-    /// Unbinds it, see [`SessionService::unbind`](crate::SessionService::unbind).
+    /// Unbinds the session, see [`SessionService::unbind`](crate::SessionService::unbind).
     ///
     /// # Errors
     ///
@@ -492,12 +492,11 @@ impl Session {
         service.unbind(self, uid)
     }
 
-    /// Closes it. True if it was open: the second and later calls do nothing.
+    /// Closes the session. Returns true if it was open: later calls have no effect.
     ///
-    /// In this order: nothing is accepted for the client any more; the session is taken out of both indexes; `closed` is
-    /// told, with uid and settings still readable; the KICK package is queued, if the reason has a text; the connection's
-    /// driver is woken to flush and to close. Called from a listener of the same session, the last three happen when that
-    /// listener returns.
+    /// In this order: the outbox is sealed; the session is removed from both indexes; `closed` is dispatched, with uid and settings still
+    /// readable; the KICK package is enqueued, if the reason has a text; the connection's driver is woken to flush and to close. If called
+    /// from a listener of the same session, the last three happen when that listener returns.
     pub fn close(self: &Arc<Self>, reason: CloseReason) -> bool {
         let Some(ending) = self.begin_close(reason) else {
             return false;
@@ -506,7 +505,7 @@ impl Session {
         true
     }
 
-    /// A view with the present values, for one request.
+    /// A view with the current values, for one request.
     pub fn to_frontend_session(self: &Arc<Self>) -> FrontendSession {
         let record = self.record.lock();
         FrontendSession::new(
@@ -520,12 +519,12 @@ impl Session {
         self.home.service.upgrade()
     }
 
-    /// For [`binding`](crate::binding), which takes the lock in its place in the order.
+    /// For [`binding`](crate::binding), which respects the lock order.
     pub(crate) fn record(&self) -> crate::sync::MutexGuard<'_, Record> {
         self.record.lock()
     }
 
-    /// First step of a close: nobody else can close or bind it from now on. `None` if somebody did before.
+    /// First step of a close: no other call can close or bind it from now on. `None` if it was already closed.
     pub(crate) fn begin_close(&self, reason: CloseReason) -> Option<Ending> {
         let mut record = self.record.lock();
         if record.state == SessionState::Closed {
@@ -546,7 +545,7 @@ impl Session {
         if let Some(service) = service {
             service.forget(self, &ending);
         }
-        // Not before: who hears of `closed` must not find the session any more.
+        // Not before: listeners of `closed` must not find the session any more.
         let event = self.record.lock().offer(Event::Closed(ending.reason));
         self.tell(service, event);
     }
@@ -561,7 +560,7 @@ impl Session {
     }
 }
 
-/// A time in five bytes; a later one than they hold becomes the latest.
+/// A time in five bytes; a later one than fits becomes the latest.
 fn short(time: Millis) -> [u8; 5] {
     let bytes = time.0.min((1 << 40) - 1).to_le_bytes();
     std::array::from_fn(|place| bytes[place])

@@ -1,4 +1,4 @@
-//! Settings of a session: a JSON object that is shared until one holder writes to its copy.
+//! Settings of a session: a JSON object that is shared until one holder modifies its copy.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 /// The settings of a session or of a view: names and JSON values.
 ///
-/// A clone shares the memory until one of the two is written to, so a view costs one pointer and can never change the
-/// session or another view behind its back (in Pomelo nested objects were shared). Empty settings own no memory.
+/// A clone shares the memory until one of the two is modified, so a view costs one pointer and can never change the session or another view
+/// implicitly (in Pomelo nested objects were shared). Empty settings own no memory.
 ///
 /// ```
 /// use shaddock_core::Settings;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct Settings(Option<Arc<Map<String, Value>>>);
 
 impl Settings {
-    /// No settings.
+    /// Creates empty settings.
     pub const fn new() -> Self {
         Self(None)
     }
@@ -48,7 +48,7 @@ impl Settings {
         self.len() == 0
     }
 
-    /// All settings, in the order in which their names came up first.
+    /// All settings, in the order in which their names were first set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0
             .iter()
@@ -56,7 +56,7 @@ impl Settings {
             .map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Sets one, and returns what it was before.
+    /// Sets one setting, and returns the previous value.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         self.map_mut().insert(key.into(), value.into())
     }
@@ -69,7 +69,7 @@ impl Settings {
         }
     }
 
-    /// Takes one away, and returns what it was.
+    /// Removes one setting, and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         if !self.contains_key(key) {
             return None;
@@ -81,7 +81,7 @@ impl Settings {
         old
     }
 
-    /// How many there would be after the removal of `removed` and then `set_all(values)`.
+    /// The number of settings after the removal of `removed` and then `set_all(values)`.
     pub(crate) fn len_after(&self, values: &Map<String, Value>, removed: &[String]) -> usize {
         let removed: HashSet<&str> = removed
             .iter()

@@ -1,4 +1,4 @@
-//! Who is connected and who is logged in (Pomelo's `ConnectionService`).
+//! Connections and logins of a server (Pomelo's `ConnectionService`).
 
 use crate::few::{Few, Removed};
 use crate::index::Shards;
@@ -25,7 +25,7 @@ struct Inner {
     hasher: DefaultHashBuilder,
 }
 
-/// One counted connection. Dropped, it is not counted any more: however a connection ends, the count is right.
+/// A counted connection. Dropping the guard ends the count, however the connection ends.
 #[derive(Debug)]
 #[must_use = "a connection is counted only while its guard lives"]
 pub struct ConnectionGuard {
@@ -48,33 +48,33 @@ pub struct LoginRecord {
     pub sid: Sid,
     /// When it was bound, in milliseconds since 1970-01-01T00:00:00Z.
     pub login_time: u64,
-    /// Where the client comes from.
+    /// The client's network address.
     pub address: Option<SocketAddr>,
-    /// What the application added.
+    /// Data added by the application.
     #[serde(flatten)]
     pub info: Map<String, Value>,
 }
 
-/// What [`ConnectionStats::statistics`] tells. As JSON it has Pomelo's names.
+/// The result of [`ConnectionStats::statistics`]. As JSON it has Pomelo's names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct StatisticsInfo {
     /// The server.
     pub server_id: FrontendId,
-    /// Open connections, also those without a session yet.
+    /// Open connections, including those without a session.
     #[serde(rename = "totalConnCount")]
     pub connections: usize,
     /// Users who are logged in, each once.
     #[serde(rename = "loginedCount")]
     pub logins: usize,
-    /// Their latest logins, by uid.
+    /// The latest login of each user, by uid.
     #[serde(rename = "loginedList")]
     pub list: Vec<LoginRecord>,
 }
 
 impl ConnectionStats {
-    /// Nobody is connected.
+    /// Creates statistics without connections.
     pub fn new(server_id: FrontendId) -> Self {
         let inner = Inner {
             server_id,
@@ -95,7 +95,7 @@ impl ConnectionStats {
         }
     }
 
-    /// Counts a connection, unless there are `max` already. One that is refused was never counted.
+    /// Counts a connection, unless there are already `max`. A rejected one is never counted.
     ///
     /// ```
     /// # use shaddock_core::*;
@@ -139,7 +139,7 @@ impl ConnectionStats {
         }
     }
 
-    /// Forgets the login of one session. The user stays logged in while another session of the user is. False if unknown.
+    /// Removes the login of one session. The user stays logged in while another session of the user is. Returns false if unknown.
     pub fn remove_login(&self, uid: &str, sid: Sid) -> bool {
         let mut logins = self.inner.shard(uid);
         let Some(few) = logins.get_mut(uid) else {
@@ -152,7 +152,7 @@ impl ConnectionStats {
         removed != Removed::Nothing
     }
 
-    /// Adds to what is known of a user's latest login. False if the user is not logged in.
+    /// Adds data to a user's latest login. Returns false if the user is not logged in.
     pub fn update_user_info(&self, uid: &str, info: Map<String, Value>) -> bool {
         let mut logins = self.inner.shard(uid);
         let Some(latest) = logins.get_mut(uid).and_then(Few::last_mut) else {
@@ -162,7 +162,7 @@ impl ConnectionStats {
         true
     }
 
-    /// Sessions of a user that are logged in.
+    /// The logged-in sessions of a user.
     pub fn logins_of(&self, uid: &str) -> Vec<LoginRecord> {
         self.inner
             .shard(uid)
@@ -170,7 +170,7 @@ impl ConnectionStats {
             .map_or_else(Vec::new, |few| few.as_slice().to_vec())
     }
 
-    /// Everything, for operators. The list is built under short locks, one for each part of it.
+    /// All statistics, for operators. The list is built under short locks, one for each part of it.
     pub fn statistics(&self) -> StatisticsInfo {
         let mut list: Vec<LoginRecord> = Vec::new();
         for shard in self.inner.logins.each() {

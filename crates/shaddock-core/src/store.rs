@@ -1,4 +1,4 @@
-//! Persistence of channels: what is written where. The storage itself is the application's.
+//! Persistence of channels: keys and values. The application provides the storage.
 
 use crate::sync::Mutex;
 use crate::{FrontendId, Uid};
@@ -10,10 +10,10 @@ use std::fmt;
 /// The list of channels of a server is `<prefix>:<server id>`, the members of one are `<prefix>:<server id>:<name>`, a member
 /// is `<frontend id>:<uid>`. A `:` or `%` in a frontend id is written as `%3A` or `%25`.
 ///
-/// Calls for one channel name come one after the other and in order, while nobody else can change the members of that
-/// channel. So an implementation should not wait for a network: it puts the call into a queue of its own, and it must not
-/// call the [`ChannelService`](crate::ChannelService). Errors and panics do not
-/// undo the change; they are counted ([`ChannelService::store_errors`](crate::ChannelService::store_errors)).
+/// Calls for one channel name are made one after another and in order, while no other call can change the members of that channel. An
+/// implementation should therefore not wait for a network: it should enqueue the call, and it must not call the
+/// [`ChannelService`](crate::ChannelService). Errors and panics do not undo the change; they are counted
+/// ([`ChannelService::store_errors`](crate::ChannelService::store_errors)).
 pub trait ChannelStore: Send + Sync + 'static {
     /// Adds `value` to the list `key`, if it is not there.
     ///
@@ -22,14 +22,14 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// The store failed.
     fn add(&self, key: &str, value: &str) -> Result<(), StoreError>;
 
-    /// Takes `value` out of the list `key`, if it is there.
+    /// Removes `value` from the list `key`, if present.
     ///
     /// # Errors
     ///
     /// The store failed.
     fn remove(&self, key: &str, value: &str) -> Result<(), StoreError>;
 
-    /// Forgets the list `key`.
+    /// Removes the list `key`.
     ///
     /// # Errors
     ///
@@ -44,34 +44,34 @@ pub trait ChannelStore: Send + Sync + 'static {
     fn load(&self, key: &str) -> Result<Vec<String>, StoreError>;
 }
 
-/// A store failed, and said this.
+/// An error of the store, with its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("channel store: {0}")]
 pub struct StoreError(pub String);
 
-/// Channels were not restored. None of them is there then.
+/// Channels were not restored, and none of them exists.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store holds something that is no member.
+    /// The store contains an invalid member.
     #[error(
         "channel {channel} has the member {member:?} in the store, which is not <frontend id>:<uid>"
     )]
     BadMember {
         /// Name of the channel.
         channel: String,
-        /// What was found.
+        /// The value in the store.
         member: String,
     },
-    /// The store names a channel that may not exist here.
+    /// The store contains a channel that is not allowed here.
     #[error("channel {channel:?} of the store: {error}")]
     BadChannel {
         /// Name of the channel.
         channel: String,
-        /// What is wrong with it.
+        /// The error.
         error: crate::ChannelError,
     },
 }
@@ -91,7 +91,7 @@ pub(crate) fn member_text(uid: &str, frontend: &str) -> String {
     text
 }
 
-/// The member of a text. A uid may have any number of `:`.
+/// Parses a member. A uid may contain any number of `:`.
 pub(crate) fn parse_member(text: &str) -> Option<(Uid, FrontendId)> {
     let (frontend, uid) = text.split_once(':')?;
     let frontend = frontend.replace("%3A", ":").replace("%25", "%");
@@ -105,7 +105,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }

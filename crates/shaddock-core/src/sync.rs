@@ -11,8 +11,7 @@ pub(crate) use imp::MutexGuard;
 
 /// A mutex without poison.
 ///
-/// Code of others (listeners, wakers, encoders, stores) never runs under a lock of this crate. So a panic cannot leave half a change
-/// behind.
+/// Foreign code (listeners, wakers, encoders, stores) never runs under a lock of this crate, so a panic cannot leave a partial change.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 

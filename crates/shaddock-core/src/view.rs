@@ -1,4 +1,4 @@
-//! What handlers get of a session: a view with values of its own.
+//! Views of a session for handlers, with a copy of its values.
 
 use crate::error::{ListenerError, SettingError};
 use crate::event::ListenerId;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// A session as a handler or filter on its frontend sees it, for one request.
+/// The view of a session in a handler or filter on its frontend, for one request.
 ///
-/// `uid` and settings are those of the moment it was made. [`set`](Self::set) changes the view only, until
-/// [`push`](Self::push) or [`push_all`](Self::push_all) writes it back to the session; the last push of a key wins.
+/// `uid` and settings are those of the time of its creation. [`set`](Self::set) changes the view only, until [`push`](Self::push) or
+/// [`push_all`](Self::push_all) writes it back to the session; the last push of a key wins.
 ///
 /// ```
 /// # use shaddock_core::*;
@@ -42,7 +42,7 @@ impl FrontendSession {
         }
     }
 
-    /// Number of the session.
+    /// The id of the session.
     pub fn id(&self) -> Sid {
         self.session.id()
     }
@@ -52,7 +52,7 @@ impl FrontendSession {
         self.session.frontend_id()
     }
 
-    /// The user, as far as this view knows.
+    /// The user in this view.
     pub const fn uid(&self) -> Option<&Uid> {
         self.uid.as_ref()
     }
@@ -67,7 +67,7 @@ impl FrontendSession {
         &self.session
     }
 
-    /// Whether the session is not closed by now.
+    /// Whether the session is still open.
     pub fn is_online(&self) -> bool {
         self.session.state() != SessionState::Closed
     }
@@ -77,17 +77,17 @@ impl FrontendSession {
         self.settings.get(key)
     }
 
-    /// Sets one in the view only.
+    /// Sets one setting in the view only.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.settings.set(key, value);
     }
 
-    /// Sets several in the view only.
+    /// Sets several settings in the view only.
     pub fn set_all(&mut self, values: impl IntoIterator<Item = (String, Value)>) {
         self.settings.set_all(values);
     }
 
-    /// Binds the session to a user, see [`SessionService::bind`](crate::SessionService::bind). On success the view knows it.
+    /// Binds the session to a user, see [`SessionService::bind`](crate::SessionService::bind). Updates the view on success.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl FrontendSession {
         Ok(())
     }
 
-    /// Unbinds the session from this user. On success the view knows it.
+    /// Unbinds the session from this user. Updates the view on success.
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ impl FrontendSession {
         self.session.set(key, value)
     }
 
-    /// Copies all settings of the view to the session. Others that the session has stay.
+    /// Copies all settings of the view to the session. Other settings of the session stay.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl FrontendSession {
         self.session.set_all(self.settings.to_map())
     }
 
-    /// Listens on the session, also after this view is gone. See [`Session::on_bind`].
+    /// Registers a listener on the session, which outlives this view. See [`Session::on_bind`].
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl FrontendSession {
         self.session.on_bind(f)
     }
 
-    /// Listens on the session, also after this view is gone. See [`Session::on_unbind`].
+    /// Registers a listener on the session, which outlives this view. See [`Session::on_unbind`].
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl FrontendSession {
         self.session.on_unbind(f)
     }
 
-    /// Listens on the session, also after this view is gone. See [`Session::on_closed`].
+    /// Registers a listener on the session, which outlives this view. See [`Session::on_closed`].
     ///
     /// # Errors
     ///
@@ -167,12 +167,12 @@ impl FrontendSession {
         self.session.on_closed(f)
     }
 
-    /// Takes a listener away. False if it is not there (any more).
+    /// Removes a listener. Returns false if there is no such listener.
     pub fn off(&self, id: ListenerId) -> bool {
         self.session.off(id)
     }
 
-    /// What goes along when the request is forwarded to another server.
+    /// The data that are sent with a request to another server.
     pub fn export(&self) -> ExportedSession {
         ExportedSession {
             id: self.id(),
@@ -183,19 +183,19 @@ impl FrontendSession {
     }
 }
 
-/// A session as it crosses the network.
+/// A session in its serialised form.
 ///
 /// As JSON: `{"id":1,"frontendId":"connector-1","uid":null,"settings":{}}`, as in Pomelo.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExportedSession {
-    /// Number of the session.
+    /// The id of the session.
     pub id: Sid,
-    /// Its frontend.
+    /// The frontend of the session.
     pub frontend_id: FrontendId,
-    /// Its user; none if it is unbound.
+    /// The user of the session; `None` if it is unbound.
     pub uid: Option<Uid>,
-    /// Its settings at that moment.
+    /// The settings at that moment.
     #[serde(default)]
     pub settings: Settings,
 }

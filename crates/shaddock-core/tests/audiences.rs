@@ -267,7 +267,7 @@ impl World {
                 let is_in = uids.iter().any(|member| member == uid);
                 assert_eq!(self.service.is_in_audience(name, uid), is_in);
             }
-            // A push reaches each open session of each member once, and nobody else.
+            // A push reaches each open session of each member once, and no other session.
             let mut reached = Vec::new();
             assert_eq!(
                 self.service
@@ -457,7 +457,7 @@ impl Drop for Tied {
     }
 }
 
-/// Joins and leaves while it is told of the first change, and notes what it is told.
+/// Joins and leaves while the first change is dispatched, and records the changes.
 #[derive(Default)]
 struct Busy {
     service: std::sync::OnceLock<SessionService>,

@@ -219,7 +219,7 @@ fn defect_09_a_panicking_listener_harms_nobody() {
         session
             .on_closed(move |_, _| _ = on_closed.fetch_add(1, Ordering::Relaxed))
             .unwrap();
-        // The caller of bind gets his answer.
+        // The caller of bind receives the result.
         session.bind(uid("ann")).unwrap();
     }
     // All are kicked, and the connections are told to close.

@@ -563,7 +563,7 @@ fn a_loss_against_a_close() {
     });
 }
 
-/// What is handed over has exactly one owner, whoever closes the session: the one that gave it, or the one that claimed it.
+/// A hand-over has exactly one owner, however the session is closed: the giver, or the claimant.
 #[test]
 fn a_hand_over_against_a_close() {
     bounded_model(|| {

@@ -426,7 +426,7 @@ impl Pair {
         assert_eq!(resumption, expected);
         self.told = self.naive.received;
         if !answer {
-            // The connection stays as it is until somebody cuts it, or the client comes back.
+            // The connection stays as it is until it is cut, or the client returns.
             return;
         }
         self.received = position;

@@ -39,11 +39,11 @@ type Member = (Uid, FrontendId);
 pub(super) struct Inner {
     server_id: String,
     config: ChannelConfig,
-    /// Taken first and kept over store calls, so that those for one name come in order. Used only with a store.
+    /// Locked first and held over store calls, so that calls for one name stay in order. Used only with a store.
     turns: Shards<()>,
     names: Shards<HashMap<Arc<str>, Arc<Channel>>>,
     count: AtomicUsize,
-    /// In which channels somebody is, so that a close need not ask them all.
+    /// The channels of each member, so that a close need not query all of them.
     joined: Shards<HashMap<Member, Few<Arc<Channel>>>>,
     numbers: AtomicU64,
     hasher: DefaultHashBuilder,
@@ -51,7 +51,7 @@ pub(super) struct Inner {
 }
 
 impl ChannelService {
-    /// A service without channels, on the server `server_id`.
+    /// Creates a service without channels, for the server `server_id`.
     pub fn new(server_id: &str, config: ChannelConfig) -> Self {
         let inner = Inner {
             server_id: server_id.to_owned(),
@@ -69,11 +69,11 @@ impl ChannelService {
         }
     }
 
-    /// The channel of that name, a new one if there is none.
+    /// The channel with this name; created if there is none.
     ///
     /// # Errors
     ///
-    /// The name is not allowed, or there are too many channels.
+    /// The name is invalid, or there are too many channels.
     pub fn create_channel(&self, name: &str) -> Result<Arc<Channel>, ChannelError> {
         let inner = &self.inner;
         let _turn = inner.turn(name);
@@ -84,7 +84,7 @@ impl ChannelService {
         Ok(channel)
     }
 
-    /// The channel of that name.
+    /// The channel with this name.
     pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
         let found = self.inner.names(name).get(name).cloned();
         found.filter(|channel| channel.state() == ChannelState::Inited)
@@ -94,18 +94,18 @@ impl ChannelService {
     ///
     /// # Errors
     ///
-    /// The name is not allowed, or there are too many channels.
+    /// The name is invalid, or there are too many channels.
     pub fn get_or_create(&self, name: &str) -> Result<Arc<Channel>, ChannelError> {
         self.channel(name)
             .map_or_else(|| self.create_channel(name), Ok)
     }
 
-    /// Destroys the channel of that name. False if there is none.
+    /// Destroys the channel with this name. Returns false if there is none.
     pub fn destroy_channel(&self, name: &str) -> bool {
         self.channel(name).is_some_and(|channel| channel.destroy())
     }
 
-    /// Names of all channels, in no order.
+    /// The names of all channels, in no particular order.
     pub fn names(&self) -> Vec<Arc<str>> {
         let mut names = Vec::new();
         for shard in self.inner.names.each() {
@@ -128,7 +128,7 @@ impl ChannelService {
             .map_or_else(Vec::new, |known| known.as_slice().to_vec())
     }
 
-    /// Takes a user on a frontend out of all channels in which they are by name, and returns their number.
+    /// Removes a user on a frontend from all channels that list the member by name, and returns their number.
     pub fn remove_member_everywhere(&self, uid: &str, frontend: &str) -> usize {
         let left = self.inner.channels(uid, frontend);
         let left = left.iter();
@@ -140,18 +140,18 @@ impl ChannelService {
         self.inner.config.store.is_some()
     }
 
-    /// Calls of the store that failed since the start.
+    /// The number of failed store calls since the start.
     pub fn store_errors(&self) -> u64 {
         self.inner.store_errors.load(Ordering::Relaxed)
     }
 
-    /// Brings back the channels of this server from the store, with all their members, before this returns.
+    /// Restores the channels of this server from the store, with all their members, before it returns.
     ///
-    /// To be called once, before the server starts to work. Returns the number of channels. Nothing is written to the store.
+    /// Call it once, before the server starts to work. Returns the number of channels. Nothing is written to the store.
     ///
     /// # Errors
     ///
-    /// The store failed or holds something else. Then nothing was restored.
+    /// The store failed or contains invalid data. Nothing was restored.
     pub fn restore(&self) -> Result<usize, RestoreError> {
         let inner = &self.inner;
         let Some(store) = &inner.config.store else {
@@ -206,7 +206,7 @@ impl fmt::Debug for ChannelService {
     }
 }
 
-/// A [`Member`] that is only borrowed, for look-ups.
+/// A borrowed [`Member`], for look-ups.
 #[derive(Hash)]
 struct MemberRef<'a>(&'a str, &'a str);
 
@@ -217,7 +217,7 @@ impl hashbrown::Equivalent<Member> for MemberRef<'_> {
 }
 
 impl Inner {
-    /// With a store, the right to change channels of this name. Without one there is nothing to keep in order.
+    /// With a store, the right to change channels of this name. Without one there is no order to keep.
     pub(super) fn turn(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
         self.config
             .store
@@ -237,20 +237,20 @@ impl Inner {
         self.joined.lock(self.hasher.hash_one((uid, frontend)))
     }
 
-    /// The channels that somebody is in, without a lock.
+    /// The channels of a member, without a lock.
     fn channels(&self, uid: &str, frontend: &str) -> Vec<Arc<Channel>> {
         let joined = self.joined(uid, frontend);
         let known = joined.get(&MemberRef(uid, frontend));
         known.map_or_else(Vec::new, |known| known.as_slice().to_vec())
     }
 
-    /// The living channel of that name, and whether it is new.
+    /// The existing channel with this name or a new one, and whether it is new.
     fn obtain(this: &Arc<Self>, name: &str) -> Result<(Arc<Channel>, bool), ChannelError> {
         if name.is_empty() || name.len() > MAX_ID_BYTES {
             return Err(ChannelError::BadName { len: name.len() });
         }
         let mut names = this.names(name);
-        // One that is being destroyed gives up its place.
+        // A channel that is being destroyed is replaced.
         let old = names.get(name);
         if let Some(known) = old.filter(|channel| channel.state() == ChannelState::Inited) {
             return Ok((Arc::clone(known), false));
@@ -284,7 +284,7 @@ impl Inner {
         Ok((channel, true))
     }
 
-    /// Takes this channel out of the names, and no other of the same name.
+    /// Removes this channel from the names, but no other of the same name.
     pub(super) fn forget(&self, channel: &Channel) {
         let mut names = self.names(channel.name());
         if names
@@ -296,7 +296,7 @@ impl Inner {
         }
     }
 
-    /// Notes that somebody is in a channel by name. The caller has the lock of the channel.
+    /// Records that a member is in a channel by name. The caller holds the lock of the channel.
     pub(super) fn link(&self, uid: &Uid, frontend: &FrontendId, channel: &Arc<Channel>) {
         let mut joined = self.joined(uid.as_str(), frontend.as_str());
         if let Some(known) = joined.get_mut(&MemberRef(uid.as_str(), frontend.as_str())) {
@@ -327,7 +327,7 @@ impl Inner {
         format!("{}:{}:{name}", self.config.prefix, self.server_id)
     }
 
-    /// Asks the store, if there is one. The store is the application's: an error and a panic of it are counted, and nothing else fails for them.
+    /// Calls the store, if there is one. The store is the application's: its errors and panics are counted, and do not fail the operation.
     pub(super) fn ask_store(&self, ask: impl FnOnce(&dyn ChannelStore) -> Result<(), StoreError>) {
         let Some(store) = &self.config.store else {
             return;

@@ -1,4 +1,4 @@
-//! The outbox of a session that can be resumed: DATA packages are counted and kept besides being queued.
+//! The outbox of a resumable session: DATA packages are counted and kept in addition to being queued.
 
 use super::{Intake, Next, Outbox, Queue, SendError, bytes_u32};
 use crate::drained::Insert;
@@ -9,14 +9,14 @@ use shaddock_protocol::{HEADER_LEN, PackageType};
 use std::task::Waker;
 
 impl Outbox {
-    /// An empty outbox whose DATA packages `ledger` counts and keeps.
+    /// Creates an empty outbox whose DATA packages are counted and kept by `ledger`.
     pub(crate) fn resumable(limit: usize, ledger: Ledger) -> Self {
         let outbox = Self::new(limit);
         outbox.queue.lock().resume = Some(Box::new(ledger));
         outbox
     }
 
-    /// Looks at the ledger or changes it; none if there is none. What `f` lets go is dropped without the lock.
+    /// Reads or changes the ledger; `None` if there is none. Values released by `f` are dropped without the lock.
     pub(crate) fn ledger<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> Option<R> {
         let mut queue = self.queue.lock();
         let ledger = queue.resume.as_deref_mut()?;
@@ -27,7 +27,7 @@ impl Outbox {
         Some(result)
     }
 
-    /// As [`ledger`](Self::ledger), and wakes the connection that has the session if it has to let go of it now.
+    /// As [`ledger`](Self::ledger), and wakes the connection that has the session if it must release it now.
     pub(crate) fn ledger_and_wake<R>(&self, f: impl FnOnce(&mut Ledger) -> R) -> Option<R> {
         let mut queue = self.queue.lock();
         let ledger = queue.resume.as_deref_mut()?;
@@ -36,8 +36,8 @@ impl Outbox {
         Some(result)
     }
 
-    /// The connection is gone: what is queued goes, and what is kept stays. `away` makes the entry of a session that begins to wait. False if
-    /// the session has ended, or cannot be resumed.
+    /// The connection is gone: queued data are dropped, and kept data stay. `away` creates the entry of a suspended session. Returns false
+    /// if the session has ended, or is not resumable.
     pub(crate) fn lose(&self, away: impl FnOnce() -> Away) -> bool {
         let mut queue = self.queue.lock();
         if queue.intake != Intake::Open {
@@ -57,14 +57,14 @@ impl Outbox {
         true
     }
 
-    /// The client has acknowledged its handshake: what is kept is sent, and all that follows. False if the session has ended, or if another
-    /// connection has claimed it.
+    /// The client has acknowledged its handshake: kept data are sent, and all later ones. Returns false if the session has ended, or if
+    /// another connection has claimed it.
     pub(crate) fn go_live(&self) -> bool {
         let mut queue = self.queue.lock();
         let Some(mut ledger) = queue.resume.take() else {
             return false;
         };
-        // Not if it has to let go: the token and the counts by which the next connection was judged must hold.
+        // Not if it must release the session: the token and the counts with which the next connection was checked must stay valid.
         let goes =
             queue.intake == Intake::Open && ledger.link() == Link::Waiting && !ledger.is_claimed();
         if goes {
@@ -79,8 +79,8 @@ impl Outbox {
         goes
     }
 
-    /// As [`offer`](Self::offer), for a package of which the newest of its `key` is enough while the client cannot take it. The key counts only
-    /// for sessions that can be resumed.
+    /// As [`offer`](Self::offer), for a package for whose `key` only the newest matters while the client cannot receive it. The key has an
+    /// effect only for resumable sessions.
     ///
     /// # Errors
     ///
@@ -97,14 +97,14 @@ impl Outbox {
         result
     }
 
-    /// What is to be told the ledger at the end of the session: nobody comes back to it.
+    /// Ends the ledger at the end of the session: the client cannot resume it.
     pub(super) fn end_ledger(queue: &mut Queue) -> Option<Waker> {
         queue.resume.as_deref_mut().and_then(Ledger::end)
     }
 }
 
 impl Queue {
-    /// Whether the connection has to let go of the session, which goes on without it.
+    /// Whether the connection must release the session, which continues without it.
     #[inline]
     pub(super) fn must_let_go(&self) -> bool {
         self.resume.as_deref().is_some_and(Ledger::must_let_go)
@@ -116,7 +116,7 @@ impl Queue {
         ledger.is_some_and(|ledger| ledger.link() != Link::Live)
     }
 
-    /// A push to a session that can be resumed. The intake is open.
+    /// A push to a resumable session. The intake is open.
     #[cold]
     #[inline(never)]
     pub(super) fn push_counted(
@@ -150,7 +150,7 @@ impl Queue {
         Ok(())
     }
 
-    /// As [`push_counted`](Self::push_counted), for what was encoded for this client alone.
+    /// As [`push_counted`](Self::push_counted), for bytes encoded for this client alone.
     #[inline(never)]
     pub(super) fn push_own_counted(&mut self, mut message: &[u8]) -> Result<(), SendError> {
         while !message.is_empty() {
@@ -175,7 +175,7 @@ impl Queue {
         }
     }
 
-    /// Whether a package is sent. One that is not is kept, if it is DATA; others are for this connection only.
+    /// Whether a package is sent. Otherwise it is kept, if it is DATA; other packages are for this connection only.
     fn admit_counted(&mut self, len: usize, is_data: bool) -> Result<bool, SendError> {
         let limit = self.limit as usize;
         let Some(ledger) = self.resume.as_deref() else {
@@ -199,7 +199,7 @@ impl Queue {
             Link::Live => {}
         }
         match self.admit(len) {
-            // The socket goes, the session does not.
+            // The socket is lost, the session is not.
             Err(SendError::SlowClient) => {
                 self.cut();
                 Ok(false)
@@ -208,7 +208,7 @@ impl Queue {
         }
     }
 
-    /// The connection is given up: its client does not read.
+    /// Cuts the connection, because its client does not read.
     fn cut(&mut self) {
         if let Some(ledger) = self.resume.as_deref_mut() {
             ledger.set_link(Link::Cut);
@@ -216,7 +216,7 @@ impl Queue {
         self.drop_queued();
     }
 
-    /// Drops what is queued. All DATA in it is kept, as far as the bounds go.
+    /// Drops the queued data. All DATA among them are kept, up to the limits.
     fn drop_queued(&mut self) {
         self.queued = 0;
         pool::put(std::mem::take(&mut self.own));
@@ -231,7 +231,7 @@ impl Queue {
         }
     }
 
-    /// Queues what was accepted before and is sent again.
+    /// Enqueues data that were accepted before and are sent again.
     fn append_again(&mut self, piece: &Piece<'_>) {
         match piece {
             Piece::Own(package) => {
@@ -260,7 +260,7 @@ impl Queue {
         ledger.map_or_else(Vec::new, Ledger::take_garbage)
     }
 
-    /// Whether a driver that parks has to look again, because it has to let go of the session and was not told.
+    /// Whether a parking driver must check again, because it must release the session and was not notified.
     #[inline]
     pub(super) fn is_untold_to_let_go(&self) -> bool {
         self.told != Next::LetGo && self.must_let_go()

@@ -4,26 +4,26 @@ use crate::pool;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Shared packages up to this length are copied: as in the outbox, a pointer to them costs more.
+/// Shared packages up to this length are copied: as in the outbox, a pointer to them would cost more.
 const COPY_MAX: usize = 64;
 
-/// Places that are made at once when the first package comes: what is sent between two acknowledgements, about.
+/// Places allocated when the first package arrives: approximately the packages between two acknowledgements.
 const PLACES: usize = 32;
 
-/// Packages with consecutive numbers. Empty, it owns no memory.
+/// Packages with consecutive numbers. Owns no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     list: VecDeque<Item>,
-    /// The bytes of all [`Item::Own`], one after the other.
+    /// The bytes of all [`Item::Own`], one after another.
     own: BytesMut,
-    /// The number of the last package that is not here any more.
+    /// The number of the last package that was removed.
     before: u64,
     bytes: usize,
 }
 
 #[derive(Debug)]
 enum Item {
-    /// So many bytes of `own`.
+    /// This number of bytes of `own`.
     Own(usize),
     Shared(Bytes),
     Latest(Box<Latest>),
@@ -47,7 +47,7 @@ impl Kept {
         self.before + self.list.len() as u64
     }
 
-    /// The number of the last package that is not here any more, acknowledged or forgotten.
+    /// The number of the last package that was removed, acknowledged or discarded.
     pub(crate) const fn before(&self) -> u64 {
         self.before
     }
@@ -56,7 +56,7 @@ impl Kept {
         self.list.len()
     }
 
-    /// Bytes of all packages.
+    /// The bytes of all packages.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -77,8 +77,8 @@ impl Kept {
         }
     }
 
-    /// Adds a package of which the newest of its key is enough. The one before it goes, if its number is above `fixed`; the numbers
-    /// of those behind it become smaller by one. Gives back what has gone.
+    /// Adds a package for whose key only the newest matters. The previous one is removed, if its number is above `fixed`; the numbers of
+    /// later ones decrease by one. Returns the removed one.
     pub(crate) fn add_latest(&mut self, key: &str, package: &Bytes, fixed: u64) -> Option<Bytes> {
         let fixed = usize::try_from(fixed.saturating_sub(self.before)).unwrap_or(usize::MAX);
         let place = self
@@ -109,7 +109,7 @@ impl Kept {
         self.bytes += bytes;
     }
 
-    /// Lets the oldest one go. What is returned is to be dropped without a lock.
+    /// Removes the oldest one. Drop the returned value without a lock.
     pub(crate) fn forget_first(&mut self) -> Option<Bytes> {
         let item = self.list.pop_front()?;
         self.before += 1;
@@ -126,7 +126,7 @@ impl Kept {
             self.list = VecDeque::new();
             let mut own = std::mem::take(&mut self.own);
             own.clear();
-            // What it was advanced over does not show in its capacity.
+            // The capacity does not include the part that was advanced over.
             if !own.try_reclaim(pool::MAX_CAPACITY + 1) {
                 pool::put(own);
             }

@@ -1,4 +1,4 @@
-//! What a session that can be resumed counts and keeps. Behind the lock of its outbox.
+//! The counts and kept packages of a resumable session. Behind the lock of its outbox.
 
 use super::kept::{Kept, Piece};
 use super::pool::ResumePool;
@@ -10,42 +10,43 @@ use std::any::Any;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// What one connection leaves for the next one, such as requests that run or wait. The core does not look into it.
+/// The state that one connection leaves for the next one, such as running and waiting requests. Opaque to the core.
 pub type Handover = Box<dyn Any + Send>;
 
-/// Where the session's connection is.
+/// The state of the session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// The handshake was answered and not acknowledged yet. Nothing is sent, and nothing may be forgotten: the client has been told
-    /// what comes next.
+    /// The handshake response was sent and not acknowledged yet. Nothing is sent, and nothing may be discarded, because the client knows
+    /// the next position.
     Waiting,
-    /// What is accepted is sent.
+    /// Accepted packages are sent.
     Live,
-    /// The connection has to go: its client does not read.
+    /// The connection must be cut: its client does not read.
     Cut,
     /// The connection has to go: the frontend will not be reached any more, and the client comes back through another one.
     Dismissed,
-    /// There is none.
+    /// There is no connection.
     Away,
     /// The session is closed.
     Ended,
 }
 
-/// Tokens that count until the client acknowledges one. For one more the oldest goes, but not the one that the client has just shown.
+/// Number of tokens that stay valid until the client acknowledges one. Beyond it the oldest is removed, but not the one that the client has
+/// just used.
 const MAX_ISSUED: usize = 8;
 
-/// Counts and kept packages. [`Session`](crate::Session) tells what they are for.
+/// Counts and kept packages. [`Session`](crate::Session) describes their use.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pool: Arc<ResumePool>,
     kept: Kept,
-    /// Packages that the client has acknowledged.
+    /// The number of packages that the client has acknowledged.
     acked: u64,
-    /// Packages of the client that were taken.
+    /// The number of the client's packages that were taken.
     received: u64,
-    /// Of those, how many it has not been told of.
+    /// The number of those that were not acknowledged to the client yet.
     owed: u32,
-    /// The number of the latest connection that wanted the session.
+    /// The number of the latest claim of the session.
     claimed: u64,
     token: TokenHash,
     link: Link,
@@ -54,17 +55,17 @@ pub(crate) struct Ledger {
     rare: Option<Box<Rare>>,
 }
 
-/// What there is only while the session waits for its client, or for its next connection.
+/// State that exists only while the session waits for its client, or for its next connection.
 #[derive(Default)]
 struct Rare {
-    /// Packages up to this number have been sent once: they keep their numbers.
+    /// Packages up to this number were sent once and keep their numbers.
     fixed: u64,
     away: Option<Away>,
-    /// Tokens that were given out since the client acknowledged a handshake, latest last. Any of them may have arrived: the client may
-    /// have several connections under way, and they may be judged in another order than it made them.
+    /// Tokens issued since the client last acknowledged a handshake, latest last. Any of them may have arrived: the client may have several
+    /// concurrent connections, and they may be checked in a different order than they were opened.
     issued: Vec<TokenHash>,
     claim: Option<Claim>,
-    /// What was forgotten under the lock, to be dropped without it.
+    /// Data discarded under the lock, to be dropped without it.
     garbage: Vec<Bytes>,
 }
 
@@ -81,52 +82,52 @@ impl std::fmt::Debug for Rare {
 pub(crate) struct Away {
     /// When the connection was lost.
     pub(crate) since: Millis,
-    /// How it was lost.
+    /// Why it was lost.
     pub(crate) reason: CloseReason,
-    /// Its place in the pool.
+    /// Its position in the pool.
     pub(crate) ticket: u64,
 }
 
-/// A new connection that wants the session.
+/// A new connection that claims the session.
 struct Claim {
     number: u64,
     waker: Option<Waker>,
-    /// What the last connection left. Once it is there, nobody else has anything of the session.
+    /// The hand-over of the last connection. Once it is set, no other connection has any part of the session.
     handed: Option<Handover>,
 }
 
-/// What the next connection of a session finds.
+/// The result of a claim for the next connection.
 pub enum Claimed {
-    /// The last connection has not let go yet. The waker is called.
+    /// The last connection has not released the session yet. The waker will be called.
     Pending,
-    /// A later connection wants the session too, and gets it.
+    /// A later connection claims the session too, and receives it.
     Superseded,
-    /// The session has ended meanwhile. What was left of it, if this connection is the one that has it now.
+    /// The session has ended meanwhile. Contains its hand-over, if this connection has it.
     Closed(Option<Handover>),
-    /// The session is this connection's. What the last one left.
+    /// The connection owns the session. Contains the hand-over of the last one.
     Yours(Handover),
 }
 
-/// Where both ends go on.
+/// The positions from which both ends continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumption {
-    /// Packages of the client that the server has.
+    /// The number of the client's packages that the server has received.
     pub received: u64,
-    /// What the client counts on from.
+    /// The position from which the client counts on.
     pub position: u64,
-    /// Packages that were forgotten.
+    /// The number of discarded packages.
     pub missed: u64,
 }
 
-/// An acknowledgement that goes back, or beyond what was sent.
+/// An acknowledgement that decreases, or exceeds what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("acknowledgement of {count} packages, after {acknowledged}, of {sent}")]
 pub struct BadAcknowledgement {
-    /// What the client says that it has received.
+    /// The number of packages that the client acknowledges.
     pub count: u64,
-    /// What it said before.
+    /// The number it acknowledged before.
     pub acknowledged: u64,
-    /// What was sent.
+    /// The number of packages that were sent.
     pub sent: u64,
 }
 
@@ -162,22 +163,22 @@ impl Ledger {
         self.rare.as_ref()?.claim.as_ref()
     }
 
-    /// Whether the connection that has the session now has to give it away.
+    /// Whether the connection that has the session must release it.
     pub(crate) fn must_let_go(&self) -> bool {
         match self.link {
-            // The close tells the driver.
+            // The close notifies the driver.
             Link::Ended => false,
             Link::Cut | Link::Dismissed => true,
             Link::Waiting | Link::Live | Link::Away => self.is_claimed(),
         }
     }
 
-    /// Whether another connection waits for the session.
+    /// Whether another connection claims the session.
     pub(crate) fn is_claimed(&self) -> bool {
         self.claim_of().is_some_and(|claim| claim.handed.is_none())
     }
 
-    // ---- what is sent
+    // ---- sent packages
 
     pub(crate) fn keep_own(&mut self, package: &[u8]) {
         self.pool.kept(package.len());
@@ -191,7 +192,7 @@ impl Ledger {
         self.settle();
     }
 
-    /// Of a package with a key only the newest is kept, while it has not been sent.
+    /// For a package with a key only the newest is kept, while it was not sent.
     pub(crate) fn keep_latest(&mut self, key: &str, package: &Bytes) {
         self.pool.kept(package.len());
         let fixed = match (&self.rare, self.link) {
@@ -206,7 +207,7 @@ impl Ledger {
         self.settle();
     }
 
-    /// Bytes that are kept.
+    /// The number of kept bytes.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept.bytes()
     }
@@ -215,7 +216,7 @@ impl Ledger {
         self.kept.len()
     }
 
-    /// Forgets what does not fit, oldest first.
+    /// Discards packages beyond the limits, oldest first.
     pub(crate) fn settle(&mut self) {
         if self.link == Link::Waiting {
             return;
@@ -239,7 +240,7 @@ impl Ledger {
         }
     }
 
-    /// The client has received so many.
+    /// The client has received this number of packages.
     pub(crate) fn acknowledged(&mut self, count: u64) -> Result<(), BadAcknowledgement> {
         if count < self.acked || count > self.kept.last() {
             return Err(BadAcknowledgement {
@@ -259,24 +260,24 @@ impl Ledger {
         self.kept.pieces()
     }
 
-    // ---- what is received
+    // ---- received packages
 
-    /// One package of the client was taken. True if it has to be told now.
+    /// A package of the client was taken. Returns true if it must be acknowledged now.
     pub(crate) fn took(&mut self) -> bool {
         self.received += 1;
         self.owed += 1;
         self.owed >= u32::from(self.pool.config().ack.max(1))
     }
 
-    /// What the next HEARTBEAT tells the client; none if nothing is new.
+    /// The number for the next HEARTBEAT to the client; `None` if nothing is new.
     pub(crate) fn acknowledgement(&mut self) -> Option<u64> {
         let owed = std::mem::take(&mut self.owed);
         (owed > 0).then_some(self.received)
     }
 
-    // ---- the life of the connection
+    // ---- state of the connection
 
-    /// The connection is gone: what was sent keeps its number.
+    /// The connection is lost: packages that were sent keep their numbers.
     pub(crate) fn lose(&mut self) {
         let was_sent = matches!(self.link, Link::Live | Link::Cut | Link::Dismissed);
         let last = self.kept.last();
@@ -312,7 +313,7 @@ impl Ledger {
         self.rare().away = Some(away);
     }
 
-    /// The client has acknowledged its handshake: what it was told holds.
+    /// The client has acknowledged its handshake: its positions are valid.
     pub(crate) fn go_live(&mut self) {
         self.link = Link::Live;
         if let Some(rare) = &mut self.rare {
@@ -329,7 +330,7 @@ impl Ledger {
         }
     }
 
-    /// The session is closed: what is kept goes. What is left is for a connection that has claimed it.
+    /// The session is closed: kept packages are dropped. Its hand-over is for a connection that has claimed it.
     pub(crate) fn end(&mut self) -> Option<Waker> {
         self.link = Link::Ended;
         while self.kept.len() > 0 {
@@ -353,7 +354,7 @@ impl Ledger {
             return Vec::new();
         };
         let garbage = std::mem::take(&mut rare.garbage);
-        // `fixed` counts only while it waits.
+        // `fixed` matters only while the session waits.
         let is_idle = rare.away.is_none() && rare.claim.is_none() && rare.issued.is_empty();
         if self.link == Link::Live && is_idle {
             self.rare = None;
@@ -363,7 +364,8 @@ impl Ledger {
 
     // ---- take-over
 
-    /// A new connection wants the session, and gets it unless one with a higher number wanted it before. Gives back the waker of the one before, whose claim ends.
+    /// A new connection claims the session, and receives it unless a claim with a higher number exists. Returns the waker of the previous
+    /// claim, which ends.
     pub(crate) fn claim(
         &mut self,
         number: u64,
@@ -375,7 +377,7 @@ impl Ledger {
             return Err(ResumeRefusal::Unknown);
         }
         if number < self.claimed {
-            // The client has turned to another connection since. This one finds out when it polls.
+            // The client has opened another connection since. This one finds out when it polls.
             return Ok(None);
         }
         self.claimed = number;
@@ -392,13 +394,14 @@ impl Ledger {
         Ok(old)
     }
 
-    /// All tokens that count.
+    /// All valid tokens.
     pub(crate) fn tokens(&self) -> Vec<TokenHash> {
         let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
         [self.token].iter().chain(issued).copied().collect()
     }
 
-    /// Nobody waits for the client any longer, if it is still away: from here on it cannot come back. How the connection was lost.
+    /// Ends the wait for the client, if it is still away: it cannot resume from now on. Returns the reason for which the connection was
+    /// lost.
     pub(crate) fn give_up(&mut self) -> Option<CloseReason> {
         let reason = self.away()?.reason.clone();
         if !matches!(self.link, Link::Away | Link::Waiting) {
@@ -408,14 +411,14 @@ impl Ledger {
         Some(reason)
     }
 
-    /// Whether this is the token of the session, or one that may be. Looks at all of them, whatever the first says.
+    /// Whether this is a valid token of the session. Compares with all of them, whatever the first result.
     pub(crate) fn is_token(&self, token: &TokenHash) -> bool {
         let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
         let same = |found, known: &TokenHash| found | known.is(token);
         issued.iter().fold(self.token.is(token), same)
     }
 
-    /// Whether counts of a client can be those of this session.
+    /// Whether counts of a client are possible for this session.
     fn fits(&self, received: u64, sent: u64) -> bool {
         (self.acked..=self.kept.last()).contains(&received) && sent >= self.received
     }
@@ -441,7 +444,7 @@ impl Ledger {
         (claimed, waker)
     }
 
-    /// The connection that had the session leaves it to the one that has claimed it. `Err`: nobody wants it.
+    /// The connection that had the session hands it over to the one that has claimed it. `Err`: there is no claim.
     pub(crate) fn hand_over(&mut self, handover: Handover) -> Result<Option<Waker>, Handover> {
         if self.link == Link::Ended {
             return Err(handover);
@@ -455,7 +458,7 @@ impl Ledger {
         }
     }
 
-    /// The session goes on with its new connection. None if the counts are not those of this session.
+    /// The session continues with its new connection. `None` if the counts do not match this session.
     pub(crate) fn resume_from(
         &mut self,
         received: u64,

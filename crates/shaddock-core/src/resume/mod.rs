@@ -1,8 +1,8 @@
-//! Sessions that outlive their sockets.
+//! Resumable sessions.
 //!
-//! Both ends count DATA packages; what the client has not acknowledged is kept. The session owns what is kept, and the connection
-//! borrows the session: it [loses](crate::Session::suspend) its socket, or another one [claims](crate::Session::claim) the session and gets what the first
-//! one [hands over](crate::Session::hand_over). At no time do two connections have one session.
+//! Both ends count DATA packages; packages that the client has not acknowledged are kept. The session owns the kept packages, and the
+//! connection borrows the session: it [loses](crate::Session::suspend) its socket, or another one [claims](crate::Session::claim) the
+//! session and receives what the first one [hands over](crate::Session::hand_over). Two connections never have one session.
 //!
 //! ```text
 //!             answer                ACK                 lost
@@ -14,10 +14,10 @@
 //!
 //! | file | part |
 //! | --- | --- |
-//! | `ledger.rs` | what one session counts, keeps and lets others claim |
+//! | `ledger.rs` | counts, kept packages and claims of one session |
 //! | `kept.rs` | the kept packages |
-//! | `pool.rs` | bounds and counts of all sessions of a service |
-//! | `token.rs` | what a client shows |
+//! | `pool.rs` | limits and counts of all sessions of a service |
+//! | `token.rs` | the tokens of clients |
 //! | `session.rs` | all of it as methods of [`Session`](crate::Session) and [`SessionService`](crate::SessionService) |
 //!
 

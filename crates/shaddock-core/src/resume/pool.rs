@@ -1,4 +1,4 @@
-//! What all sessions of a service that can be resumed share: bounds, counts, and the list of those that wait for their clients.
+//! The shared state of all resumable sessions of a service: limits, counts, and the list of suspended sessions.
 
 use super::token::TokenHash;
 use crate::sync::Mutex;
@@ -9,22 +9,22 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Bounds of sessions that outlive their sockets.
+/// Limits of resumable sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumeConfig {
-    /// How long a session waits for its client. Default: 60 s. Then it is closed.
+    /// How long a session waits for its client. Default: 60 s. It is then closed.
     pub window: Duration,
-    /// After so many packages an end acknowledges. Default: 32; 1 to 255.
+    /// Number of packages after which an end acknowledges. Default: 32; 1 to 255.
     pub ack: u8,
-    /// Messages that a session keeps for its client. Default: 256. The oldest is forgotten for one more, and the client will be told
-    /// that it has missed something.
+    /// Messages that a session keeps for its client. Default: 256. Beyond it the oldest is discarded, and the client is notified of the
+    /// gap.
     pub max_messages: usize,
     /// Bytes of those messages. Default: 64 KiB; as above.
     pub max_bytes: usize,
-    /// Bytes that all sessions of the service keep together. Default: 256 MiB. At the bound a session that keeps another message
-    /// forgets its own oldest ones.
+    /// Bytes that all sessions of the service keep together. Default: 256 MiB. At the limit a session that keeps another message discards
+    /// its own oldest ones.
     pub max_total_bytes: usize,
-    /// Sessions that wait for their clients. Default: 100,000. For one more the one that waits longest is closed.
+    /// Maximum number of suspended sessions. Default: 100,000. Beyond it the session that has waited longest is closed.
     pub max_suspended: usize,
 }
 
@@ -41,23 +41,23 @@ impl Default for ResumeConfig {
     }
 }
 
-/// Counts of sessions that can be resumed.
+/// Counts of resumable sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResumeStatistics {
     /// Sessions that were granted resumption.
     pub granted: u64,
-    /// Times that a session went on with a new connection.
+    /// Number of times that a session was resumed.
     pub resumed: u64,
-    /// Clients that came back and did not get their session, by reason ([`ResumeRefusal::name`]).
+    /// Failed resumptions, by reason ([`ResumeRefusal::name`]).
     pub refused: Vec<(&'static str, u64)>,
-    /// Sessions that wait for their client now.
+    /// Sessions that are suspended now.
     pub suspended: usize,
-    /// Messages that clients were told they have missed.
+    /// Messages that clients have missed.
     pub missed: u64,
     /// Sessions whose window ended.
     pub expired: u64,
-    /// Sessions closed before their window ended, because too many waited.
+    /// Sessions closed before their window ended, because too many were suspended.
     pub evicted: u64,
     /// Connections that were closed so that their clients come back to their sessions through other frontends.
     pub dismissed: u64,
@@ -79,13 +79,13 @@ pub(crate) struct ResumePool {
     expired: AtomicU64,
     evicted: AtomicU64,
     dismissed: AtomicU64,
-    /// Taken under the locks of outboxes, and alone.
+    /// Locked under outboxes, and alone.
     away: Mutex<AwayList>,
-    /// Taken alone.
+    /// Locked alone.
     gone: Mutex<Gone>,
 }
 
-/// Sessions that were waited for in vain and are remembered, so that their clients are told so.
+/// Number of expired sessions that are remembered, so that their clients receive the reason.
 const MAX_GONE: usize = 10_000;
 
 /// The tokens of sessions whose window has ended.
@@ -134,7 +134,7 @@ impl ResumePool {
         self.claims.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A session begins to wait: its place in the list, and the session whose time is over for it.
+    /// A session is suspended: returns its position in the list, and the session that is evicted for it.
     pub(crate) fn is_away(&self, session: Weak<Session>) -> (u64, Option<Weak<Session>>) {
         let mut away = self.away.lock();
         let ticket = away.next;
@@ -147,7 +147,7 @@ impl ResumePool {
         (ticket, oldest.map(|(_, session)| session))
     }
 
-    /// A session waits no more, whatever became of it.
+    /// A session is no longer suspended, for any reason.
     pub(crate) fn is_back(&self, ticket: u64) {
         let mut away = self.away.lock();
         let session = away.sessions.remove(&ticket);
@@ -156,7 +156,7 @@ impl ResumePool {
         drop(session);
     }
 
-    /// A session has waited in vain. The oldest one is forgotten for one more than [`MAX_GONE`].
+    /// Remembers an expired session. Beyond [`MAX_GONE`] the oldest one is forgotten.
     pub(crate) fn remember_gone(&self, sid: Sid, tokens: Vec<TokenHash>) {
         let mut gone = self.gone.lock();
         gone.order.push_back(sid);
@@ -168,7 +168,7 @@ impl ResumePool {
         }
     }
 
-    /// Whether this was the token of a session that has waited in vain.
+    /// Whether this was the token of an expired session.
     pub(crate) fn is_gone(&self, sid: Sid, token: &TokenHash) -> bool {
         let gone = self.gone.lock();
         let tokens = gone.tokens.get(&sid).map_or(&[][..], Vec::as_slice);

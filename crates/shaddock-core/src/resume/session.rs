@@ -16,13 +16,13 @@ use shaddock_protocol::{ComingBack, ResumeRefusal};
 use std::sync::Arc;
 use std::task::Waker;
 
-/// A session that waits for its client.
+/// The state of a suspended session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Suspended {
     /// When its connection was lost.
     pub since: Millis,
-    /// How it was lost.
+    /// Why it was lost.
     pub reason: CloseReason,
     /// Messages kept for the client.
     pub kept_messages: usize,
@@ -31,8 +31,8 @@ pub struct Suspended {
 }
 
 impl SessionService {
-    /// As [`create`](Self::create), for a client that can come back: the token is that of `secret`. The handshake is answered, and not
-    /// acknowledged yet: until [`go_live`](Session::go_live) what is sent is kept.
+    /// As [`create`](Self::create), for a client that can resume: the token is that of `secret`. The handshake response was sent, and not
+    /// acknowledged yet: until [`go_live`](Session::go_live) sent packages are kept.
     pub fn create_resumable(&self, info: ClientInfo, secret: &ResumeSecret) -> Arc<Session> {
         let pool = &self.inner.resume;
         let ledger = Ledger::new(Arc::clone(pool), TokenHash::of(secret));
@@ -40,12 +40,12 @@ impl SessionService {
         self.register(info, Some(ledger))
     }
 
-    /// The session of a client that comes back, if it can go on. Nothing changes yet: the connection that it has keeps it until
-    /// another one [claims](Session::claim) it.
+    /// The session of a resuming client, if it can continue. Nothing changes yet: its connection keeps it until another one
+    /// [claims](Session::claim) it.
     ///
     /// # Errors
     ///
-    /// The reason that the client is told. It is counted.
+    /// The reason for the client. It is counted.
     pub fn find_resumable(
         &self,
         back: &ComingBack,
@@ -68,12 +68,12 @@ impl SessionService {
         found.inspect_err(|why| self.count_resume_refused(*why))
     }
 
-    /// Counts a client that came back and did not get its session.
+    /// Counts a client that could not resume its session.
     pub fn count_resume_refused(&self, why: ResumeRefusal) {
         self.inner.resume.count_refused(why);
     }
 
-    /// Counts of sessions that can be resumed.
+    /// Counts of resumable sessions.
     pub fn resume_statistics(&self) -> ResumeStatistics {
         self.inner.resume.statistics()
     }
@@ -81,20 +81,20 @@ impl SessionService {
 
 /// # Resumption
 ///
-/// For the driver of the connection that has the session. Of a session that cannot be resumed they do nothing.
+/// For the driver of the connection that has the session. They have no effect on a session that is not resumable.
 impl Session {
-    /// Whether its client can come back to it when the connection is lost.
+    /// Whether the client can resume it after its connection is lost.
     pub fn is_resumable(&self) -> bool {
         self.outbox().ledger(|_| ()).is_some()
     }
 
-    /// Whether a login of its user is refused while it is there. Not while it waits for its client: the one who logs in is here, and
-    /// the one of this session is not.
+    /// Whether the session blocks a login of its user. Not while it is suspended: the client that logs in is connected, and the client of
+    /// this session is not.
     pub(crate) fn blocks_a_login(&self) -> bool {
         self.state() == SessionState::Open
     }
 
-    /// What is known of it while it waits for its client.
+    /// The state of the session while it is suspended.
     pub fn suspended(&self) -> Option<Suspended> {
         let found = self.outbox().ledger(|ledger| {
             let away = ledger.away()?;
@@ -114,7 +114,7 @@ impl Session {
             .ledger(|ledger| (ledger.kept_messages(), ledger.kept_bytes()))
     }
 
-    /// Queues a package of which the newest of its `key` is enough while the client cannot take it: a position, a score.
+    /// Enqueues a package for whose `key` only the newest matters while the client cannot receive it: a position, a score.
     ///
     /// # Errors
     ///
@@ -123,31 +123,31 @@ impl Session {
         self.judge(self.outbox().offer_latest(key, package))
     }
 
-    /// A DATA package of the client was taken: it will run, or be answered with an error, whatever its connection does. True if the client is to
-    /// be told now.
+    /// A DATA package of the client was taken: it will be executed, or rejected with an error, whatever happens to its connection. Returns
+    /// true if it must be acknowledged now.
     pub fn took(&self) -> bool {
         self.outbox().ledger(Ledger::took).unwrap_or(false)
     }
 
-    /// What the next HEARTBEAT to the client acknowledges; none if nothing is new.
+    /// The number that the next HEARTBEAT to the client acknowledges; `None` if nothing is new.
     pub fn acknowledgement(&self) -> Option<u64> {
         self.outbox().ledger(Ledger::acknowledgement).flatten()
     }
 
-    /// The client has received so many DATA packages: they are not kept any longer.
+    /// The client has received this number of DATA packages: they are no longer kept.
     ///
     /// # Errors
     ///
-    /// The number goes back, or beyond what was sent.
+    /// The number decreases, or exceeds what was sent.
     pub fn acknowledged(&self, count: u64) -> Result<(), BadAcknowledgement> {
         let acknowledge = |ledger: &mut Ledger| ledger.acknowledged(count);
         self.outbox().ledger(acknowledge).unwrap_or(Ok(()))
     }
 
-    /// The connection is lost, and the session waits for its client. False if it is closed or cannot be resumed.
+    /// The connection is lost, and the session waits for its client. Returns false if it is closed or not resumable.
     ///
-    /// The connection's driver keeps what runs and waits for the session, until another connection [claims](Self::claim) it or
-    /// the driver closes it, at the end of the [window](super::ResumeConfig::window) after `now`.
+    /// The connection's driver keeps the running and waiting work of the session, until another connection [claims](Self::claim) it or the
+    /// driver closes it, at the end of the [window](super::ResumeConfig::window) after `now`.
     pub fn suspend(self: &Arc<Self>, reason: &CloseReason, now: Millis) -> bool {
         let Some(service) = self.service() else {
             return false;
@@ -201,8 +201,8 @@ impl Session {
         self.outbox().ledger(is_dismissed).unwrap_or(false)
     }
 
-    /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
-    /// already, or has a connection.
+    /// The window of a suspended session has ended: closes it with the reason for which its connection was lost. Returns false if it is
+    /// already closed, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
         let is_over = self.end_suspended();
         if is_over && let Some(service) = self.service() {
@@ -211,8 +211,8 @@ impl Session {
         is_over
     }
 
-    /// Closes the session for this reason, if it is suspended. Decided under the lock: a client that has come back meanwhile has its session.
-    /// False if it has, or the session is closed already.
+    /// Closes the session for this reason, if it is suspended. Decided under the lock: a client that has resumed meanwhile keeps its
+    /// session. Returns false in that case, and if the session is already closed.
     pub fn close_suspended(self: &Arc<Self>, reason: CloseReason) -> bool {
         let given_up = self.outbox().ledger(Ledger::give_up).flatten();
         given_up.is_some() && self.close(reason)
@@ -233,19 +233,20 @@ impl Session {
         self.close(reason)
     }
 
-    /// A number for a claim. To be taken when the handshake arrives: of two connections the later one gets the session, whichever of them the
-    /// application is done with first.
+    /// A number for a claim. Take it when the handshake arrives: of two connections the later one receives the session, in whatever order
+    /// the application finishes with them.
     pub fn next_claim(&self) -> u64 {
         self.service()
             .map_or(0, |service| service.resume.next_claim())
     }
 
-    /// A new connection of the client wants the session. The one that has it is told to let go ([`Next::LetGo`](crate::Next::LetGo)), and an
-    /// earlier claim is void, as this one is if it is not the latest. [`poll_claim`](Self::poll_claim) tells.
+    /// A new connection of the client claims the session. The connection that has it is asked to release it
+    /// ([`Next::LetGo`](crate::Next::LetGo)), and an earlier claim becomes void, as does this one if it is not the latest.
+    /// [`poll_claim`](Self::poll_claim) returns the result.
     ///
     /// # Errors
     ///
-    /// The session is closed, the token is not that of the session any more, or the counts cannot be right.
+    /// The session is closed, the token is no longer valid, or the counts are impossible.
     pub fn claim(
         &self,
         number: u64,
@@ -266,26 +267,26 @@ impl Session {
         Ok(())
     }
 
-    /// What has become of a claim. `waker` is woken when that changes.
+    /// The state of a claim. `waker` is woken when that changes.
     pub fn poll_claim(&self, number: u64, waker: &Waker) -> Claimed {
         let poll = |ledger: &mut Ledger| ledger.poll_claim(number, waker);
-        // The waker that is not needed any more is dropped here, without the lock.
+        // An unneeded waker is dropped here, without the lock.
         let polled = self.outbox().ledger(poll);
         polled.map_or(Claimed::Superseded, |(claimed, _waker)| claimed)
     }
 
-    /// Whether another connection waits for the session.
+    /// Whether another connection claims the session.
     pub fn is_claimed(&self) -> bool {
         self.outbox()
             .ledger(|ledger| ledger.is_claimed())
             .unwrap_or(false)
     }
 
-    /// Gives the session, which is [suspended](Self::suspend), to the connection that has claimed it.
+    /// Hands the session, which is [suspended](Self::suspend), over to the connection that has claimed it.
     ///
     /// # Errors
     ///
-    /// Nobody has, or the session is closed: what was to be handed over comes back.
+    /// There is no claim, or the session is closed: the hand-over is returned.
     pub fn hand_over(&self, handover: Handover) -> Result<(), Handover> {
         let mut handover = Some(handover);
         let handed = self.outbox().ledger(|ledger| {
@@ -304,10 +305,10 @@ impl Session {
         }
     }
 
-    /// The session goes on with a connection to which it was handed over, when the client acknowledges the answer
-    /// ([`go_live`](Self::go_live)). From then on the token of `secret` counts, until then also those before.
+    /// Continues the session with a connection to which it was handed over, when the client acknowledges the response
+    /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones.
     ///
-    /// None: token or counts cannot be right, or the session is closed.
+    /// `None`: token or counts are invalid, or the session is closed.
     pub fn resume_from(&self, back: &ComingBack, secret: &ResumeSecret) -> Option<Resumption> {
         let (_, shown) = token::read(&back.token)?;
         let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
@@ -316,7 +317,7 @@ impl Session {
         self.outbox().ledger(resume).flatten()
     }
 
-    /// The client has acknowledged the answer: what is kept for it is sent, then all that follows. False if the session is closed.
+    /// The client has acknowledged the response: kept packages are sent, then all later ones. Returns false if the session is closed.
     pub fn go_live(self: &Arc<Self>, info: &ClientInfo) -> bool {
         if !self.outbox().go_live() {
             return false;

@@ -1,4 +1,4 @@
-//! Tokens: what a client shows to get its session back.
+//! The tokens with which clients resume their sessions.
 
 use crate::Sid;
 use sha2::{Digest, Sha256};
@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// Random bytes of a token: 128 bits.
 pub(crate) const SECRET_LEN: usize = 16;
 
-/// A new token's random part. Whoever makes one fills it from the operating system's source.
+/// The random part of a new token. The caller fills it from the operating system's random source.
 #[derive(Clone, Copy)]
 pub struct ResumeSecret(pub [u8; SECRET_LEN]);
 
@@ -18,7 +18,7 @@ impl std::fmt::Debug for ResumeSecret {
 }
 
 impl ResumeSecret {
-    /// The token of the session `sid`: 16 digits say where the session is, 32 that its client asks for it.
+    /// The token of the session `sid`: 16 digits identify the session, 32 authenticate its client.
     pub fn token(&self, sid: Sid) -> String {
         let mut text = format!("{:016x}", sid.get());
         for byte in self.0 {
@@ -29,7 +29,7 @@ impl ResumeSecret {
     }
 }
 
-/// All that the server keeps of a token: half a SHA-256 of its secret.
+/// The part of a token that the server stores: half a SHA-256 of its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenHash([u8; 16]);
 
@@ -41,7 +41,7 @@ impl TokenHash {
         Self(half)
     }
 
-    /// Takes the same time wherever they differ.
+    /// Compares in constant time.
     pub(crate) fn is(&self, other: &Self) -> bool {
         let differences = self.0.iter().zip(&other.0).map(|(a, b)| a ^ b);
         std::hint::black_box(differences.fold(0, |all, one| all | one)) == 0
@@ -49,13 +49,13 @@ impl TokenHash {
 }
 
 impl Sid {
-    /// The session that a token of a client is of, if it looks like one of ours. Whether the client may have it is another question.
+    /// The session id in a token of a client, if the token is well-formed. Does not check whether the client may have the session.
     pub fn of_token(token: &str) -> Option<Self> {
         read(token).map(|(sid, _)| sid)
     }
 }
 
-/// The sid and the secret of a token, if it looks like one of ours.
+/// The sid and the secret of a token, if it is well-formed.
 pub(crate) fn read(token: &str) -> Option<(Sid, ResumeSecret)> {
     let digits = token.as_bytes();
     if digits.len() != 2 * (size_of::<u64>() + SECRET_LEN) {

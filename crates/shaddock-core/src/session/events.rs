@@ -1,4 +1,4 @@
-//! Listeners of a session, and how its events are told: one after the other, in order, without a lock.
+//! Listeners of a session, and the dispatch of its events: one after another, in order, without a lock.
 
 use super::{Record, Session};
 use crate::error::ListenerError;
@@ -8,8 +8,8 @@ use crate::{CloseReason, SessionState, Uid};
 use std::sync::Arc;
 
 impl Record {
-    /// Registers an event in the order of the changes. `Some`: the caller tells it (and what follows) with
-    /// [`Session::tell`], after it has given back all locks. `None`: another one does.
+    /// Registers an event in the order of the changes. `Some`: the caller dispatches it (and the following ones) with [`Session::tell`],
+    /// after it has released all locks. `None`: another thread does.
     pub(crate) fn offer(&mut self, event: Event) -> Option<Event> {
         if self.telling {
             self.extra().events.push(event);
@@ -22,11 +22,11 @@ impl Record {
 
 /// # Events
 impl Session {
-    /// Calls `f` whenever the session has been bound.
+    /// Calls `f` after each bind of the session.
     ///
-    /// Listeners run in the order of registration, without any lock, before the call that caused the event returns (or, if
-    /// another thread tells an event of this session right now, in that thread after it). They must not block. A panic is
-    /// caught and reported. All are dropped after `closed`.
+    /// Listeners run in the order of registration, without any lock, before the call that caused the event returns (or, if another thread
+    /// is dispatching an event of this session, on that thread after it). They must not block. A panic is caught and reported. All are
+    /// dropped after `closed`.
     ///
     /// # Errors
     ///
@@ -38,11 +38,11 @@ impl Session {
         self.listen(Listener::Bind(Arc::new(f)))
     }
 
-    /// Calls `f` whenever the session has been unbound. Not on a close.
+    /// Calls `f` after each unbind of the session. Not on a close.
     ///
     /// # Errors
     ///
-    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
+    /// As [`on_bind`](Self::on_bind), which describes how listeners are called.
     pub fn on_unbind(
         &self,
         f: impl Fn(&Arc<Self>, &Uid) + Send + Sync + 'static,
@@ -50,11 +50,11 @@ impl Session {
         self.listen(Listener::Unbind(Arc::new(f)))
     }
 
-    /// Calls `f` once, when the session is closed. If this returns `Ok`, that will happen.
+    /// Calls `f` once, when the session is closed. Guaranteed if this returns `Ok`.
     ///
     /// # Errors
     ///
-    /// As [`on_bind`](Self::on_bind), which says how listeners are called.
+    /// As [`on_bind`](Self::on_bind), which describes how listeners are called.
     pub fn on_closed(
         &self,
         f: impl Fn(&Arc<Self>, &CloseReason) + Send + Sync + 'static,
@@ -62,7 +62,7 @@ impl Session {
         self.listen(Listener::Closed(Arc::new(f)))
     }
 
-    /// Takes a listener away. False if it is not there (any more).
+    /// Removes a listener. Returns false if there is no such listener.
     pub fn off(&self, id: ListenerId) -> bool {
         let mut record = self.record.lock();
         let listener = record
@@ -70,7 +70,7 @@ impl Session {
             .as_mut()
             .and_then(|extra| extra.listeners.remove(id));
         drop(record);
-        // What it holds is dropped here, without the lock.
+        // The listener's values are dropped here, without the lock.
         listener.is_some()
     }
 
@@ -91,7 +91,7 @@ impl Session {
         Ok(listeners.add(listener))
     }
 
-    /// Tells `event` and those that came meanwhile, one after the other.
+    /// Dispatches `event` and those that arrive meanwhile, one after another.
     pub(crate) fn tell(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
         while let Some(now) = event {
             self.tell_one(service, &now);
@@ -126,7 +126,7 @@ impl Session {
                 .as_mut()
                 .map(|extra| extra.listeners.take_all());
             drop(record);
-            // Dropping them runs code of others too.
+            // Dropping them runs foreign code too.
             let dropped = guarded(|| drop(unused));
             if let (Err(message), Some(service)) = (dropped, service) {
                 service.report_panic(self, event.kind(), &message);
