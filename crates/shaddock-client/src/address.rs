@@ -1,4 +1,4 @@
-//! Where a server is: `tcp://`, `tls://`, `ws://` or `wss://`.
+//! Server addresses: `tcp://`, `tls://`, `ws://` or `wss://`.
 
 use tokio_tungstenite::tungstenite::http::Uri;
 
@@ -12,7 +12,7 @@ pub(crate) struct Address {
     /// Without the brackets of an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// For the WebSocket request: always with scheme, host and path.
+    /// The URI for the WebSocket request: always with scheme, host and path.
     pub(crate) uri: Uri,
 }
 
@@ -39,7 +39,7 @@ impl Address {
         if authority.contains('@') {
             return Err(AddressError::Syntax);
         }
-        // A port that is no number must not be taken for none. A colon before a bracket belongs to an IPv6 address.
+        // An invalid port must not be treated as an absent one. A colon before a bracket belongs to an IPv6 address.
         let port = match authority.rsplit_once(':') {
             Some((_, port)) if !port.ends_with(']') => {
                 Some(port.parse().map_err(|_| AddressError::Port)?)

@@ -1,4 +1,4 @@
-//! [`ClientBuilder`]: what can be chosen, and the way to a connection.
+//! [`ClientBuilder`]: options of a client, and how it connects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::resume::{Asked, Grant, Ledger};
 use crate::transport::{BoxIo, Event, Stream, Transport, WebSocket};
 use crate::{CloseKind, ConnectError, HandshakeCache, Reconnect, SigningKey, TlsOptions};
 
-/// Choices for a connection. One builder makes any number of connections.
+/// Options of a connection. One builder can make any number of connections.
 ///
 /// ```no_run
 /// use shaddock_client::{Client, Dialect};
@@ -70,7 +70,7 @@ impl Default for ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// The defaults named at the methods.
+    /// Creates a builder with the defaults named at the methods.
     pub fn new() -> Self {
         Self {
             settings: Settings {
@@ -78,7 +78,7 @@ impl ClientBuilder {
                 client_type: "shaddock".to_owned(),
                 client_version: env!("CARGO_PKG_VERSION").to_owned(),
                 build_number: "1".to_owned(),
-                // Applications look into it without asking whether it is there.
+                // Applications access it without checking whether it is present.
                 user: Value::Object(Map::new()),
                 key: None,
                 cache: HandshakeCache::default(),
@@ -96,7 +96,7 @@ impl ClientBuilder {
     }
 
     /// The dialect of the server: [`Dialect::Pomelo`] (also Pinus) or [`Dialect::Pitaya`] (also nano). Default: Pomelo. shaddock servers
-    /// speak both.
+    /// support both.
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.settings.dialect = dialect;
         self
@@ -116,7 +116,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What the handshake tells the application of the server, for example a token. Default: `{}`.
+    /// The handshake data for the application of the server, for example a token. Default: `{}`.
     pub fn user(mut self, user: impl Into<Value>) -> Self {
         self.settings.user = user.into();
         self
@@ -128,32 +128,32 @@ impl ClientBuilder {
         self
     }
 
-    /// Dictionary and schemas of an earlier connection to this server: it sends only what has changed (Pomelo dialect). Default: none.
+    /// Dictionary and schemas of an earlier connection to this server, which then sends only changes (Pomelo dialect). Default: none.
     pub fn cache(mut self, cache: HandshakeCache) -> Self {
         self.settings.cache = cache;
         self
     }
 
-    /// Which servers are trusted on `tls` and `wss` addresses. Default: those with certificates that this system trusts.
+    /// The certificates that are trusted on `tls` and `wss` addresses. Default: those of the system.
     pub fn tls(mut self, tls: TlsOptions) -> Self {
         self.settings.tls = tls;
         self
     }
 
-    /// Time for the whole way to a connection: name, socket, TLS, WebSocket upgrade, handshake. Default: 10 s.
+    /// Timeout of the complete connection setup: name resolution, socket, TLS, WebSocket upgrade, handshake. Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// Time for a request, from the call to its answer. `None`: for ever, as Pomelo's clients wait. Default: 30 s.
+    /// Timeout of a request, from the call to its response. `None`: no timeout, as in Pomelo's clients. Default: 30 s.
     pub fn request_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.settings.request_timeout = timeout;
         self
     }
 
-    /// Longest body of a package from the server in bytes, also after inflating it. A longer one ends the connection, before memory is
-    /// given to it. The answer to the handshake counts too, with dictionary and schemas. Default: 1 MiB, at most 16,777,215.
+    /// Longest body of a package from the server in bytes, also after inflating it. A longer one ends the connection before memory is
+    /// allocated for it. The handshake response counts too, with dictionary and schemas. Default: 1 MiB, at most 16,777,215.
     ///
     /// On WebSockets a message with several packages may be 1 MiB longer than this.
     pub fn max_package_size(mut self, bytes: usize) -> Self {
@@ -161,14 +161,14 @@ impl ClientBuilder {
         self
     }
 
-    /// How many requests may wait for answers at a time; more get
-    /// [`RequestError::TooManyPending`](crate::RequestError::TooManyPending). Default: 1,024.
+    /// Maximum number of pending requests; further ones fail with [`RequestError::TooManyPending`](crate::RequestError::TooManyPending).
+    /// Default: 1,024.
     pub fn max_pending(mut self, requests: usize) -> Self {
         self.settings.max_pending = requests;
         self
     }
 
-    /// Requests and notifies that wait for the socket. If there are more, callers wait. Default: 64.
+    /// Maximum number of requests and notifies that wait for the socket. Beyond it, callers wait. Default: 64.
     pub fn command_capacity(mut self, commands: usize) -> Self {
         self.settings.command_capacity = commands.max(1);
         self
@@ -180,21 +180,21 @@ impl ClientBuilder {
         self
     }
 
-    /// Which numbers in `code` of an answer make it an error ([`ServerError`](crate::ServerError), Pomelo dialect only). Default: 400 and
-    /// above. `|_| false` for applications that use `code` for something else.
+    /// The numbers in `code` of a response that make it an error ([`ServerError`](crate::ServerError), Pomelo dialect only). Default: 400
+    /// and above. Use `|_| false` for applications that use `code` for other purposes.
     pub fn error_codes(mut self, is_error: fn(i64) -> bool) -> Self {
         self.settings.is_error = is_error;
         self
     }
 
-    /// Asks the server to keep the session when the connection is lost, and comes back to it: nothing lost, nothing twice, nothing out
-    /// of order, each request run once. Default: off. The server must offer it, as shaddock does; to others this is a connection as ever,
-    /// and a loss is its end.
+    /// Requests a resumable session and resumes it when the connection is lost: no message is lost, duplicated or reordered, and each
+    /// request runs once. Default: off. The server must support it, as shaddock does; with other servers this is a normal connection, which
+    /// ends when it is lost.
     ///
-    /// While the session is suspended requests go on waiting for their answers, and new messages wait to be sent: callers wait when
-    /// [`command_capacity`](Self::command_capacity) are in the queue, and also while 256 messages are not acknowledged by the server. What
-    /// becomes of the session is told by [`Client::events`]. Received counts what is in the queue of a [`Subscription`]: one that is
-    /// full still drops.
+    /// While the session is suspended, pending requests wait for their responses, and new messages wait to be sent. Callers wait when
+    /// [`command_capacity`](Self::command_capacity) messages are in the queue, and also while 256 messages are not acknowledged by the
+    /// server. [`Client::events`] returns the events of the session. A push counts as received when it is in the queue of a
+    /// [`Subscription`]; a full subscription still drops pushes.
     ///
     /// ```no_run
     /// use shaddock_client::{Client, Reconnect, SessionEvent};
@@ -233,8 +233,8 @@ impl ClientBuilder {
         Ok(self.connect_with(address, |_| ()).await?.0)
     }
 
-    /// [`ClientBuilder::connect`], with work to be done **before** the server learns that the handshake is complete: subscriptions made in
-    /// `setup` miss nothing, not even what the server pushes at once.
+    /// [`ClientBuilder::connect`], with a closure that runs **before** the handshake completes: subscriptions made in `setup` miss no push,
+    /// not even those that the server sends immediately.
     ///
     /// ```no_run
     /// # use shaddock_client::{Client, ConnectError};
@@ -252,7 +252,7 @@ impl ClientBuilder {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future closes the socket. `setup` is not called then, or has been called and its result is dropped.
+    /// Dropping the future closes the socket. `setup` is then either not called, or its result is dropped.
     pub async fn connect_with<R>(
         &self,
         address: &str,
@@ -265,9 +265,9 @@ impl ClientBuilder {
         self.in_time(way).await
     }
 
-    /// Connects over a byte stream of yours: a proxy, a Unix socket, [`tokio::io::duplex`] in a test. Packages follow each other as on
-    /// TCP. `setup` is that of [`ClientBuilder::connect_with`]; `|_| ()` for none. [`ClientBuilder::resume`] is left out: there is no
-    /// address to come back to.
+    /// Connects over a custom byte stream: a proxy, a Unix socket, [`tokio::io::duplex`] in a test. Packages follow each other as on TCP.
+    /// `setup` is that of [`ClientBuilder::connect_with`]; use `|_| ()` for none. [`ClientBuilder::resume`] is ignored, because there is no
+    /// address to reconnect to.
     ///
     /// # Errors
     ///
@@ -302,7 +302,7 @@ impl ClientBuilder {
         let socket = TcpStream::connect((address.host.as_str(), address.port))
             .await
             .map_err(ConnectError::Io)?;
-        // Requests are short and somebody waits for them.
+        // Requests are short and their callers wait for them.
         socket.set_nodelay(true).map_err(ConnectError::Io)?;
         let io: BoxIo = if address.tls {
             self.settings.tls.connect(&address.host, socket).await?
@@ -317,7 +317,7 @@ impl ClientBuilder {
         Ok(Transport::WebSocket(Box::new(websocket)))
     }
 
-    /// A socket to `address`, and the handshake on it.
+    /// Opens a socket to `address`, and performs the handshake on it.
     pub(crate) async fn greet(
         &self,
         address: &str,
@@ -327,7 +327,7 @@ impl ClientBuilder {
         self.handshake(transport, asked).await
     }
 
-    /// Says hello and reads the answer.
+    /// Sends the handshake and reads the response.
     async fn handshake(
         &self,
         mut transport: Transport,
@@ -347,7 +347,7 @@ impl ClientBuilder {
         })
     }
 
-    /// Starts the task of a connection that is greeted.
+    /// Starts the task of a connection with a complete handshake.
     fn begin<R>(
         &self,
         greeted: Greeted,
@@ -409,7 +409,7 @@ impl ClientBuilder {
     }
 }
 
-/// A connection whose handshake is answered, before the ACK.
+/// A connection whose handshake response was received, before the ACK.
 pub(crate) struct Greeted {
     pub(crate) transport: Transport,
     pub(crate) reader: PackageReader,
@@ -417,14 +417,14 @@ pub(crate) struct Greeted {
     pub(crate) agreed: Agreed,
 }
 
-/// Waits for the body of the answer.
+/// Waits for the body of the response.
 async fn read_answer(
     transport: &mut Transport,
     reader: &mut PackageReader,
     input: &mut Bytes,
     settings: &Settings,
 ) -> Result<Bytes, ConnectError> {
-    // A server that refuses may be gone before it has read: its answer counts, not that writing failed.
+    // A server that rejects the handshake may have closed before it has read: its response counts, not the failed write.
     let mut broken = None;
     loop {
         let protocol = |error| ConnectError::Closed(CloseKind::Protocol(error));
@@ -435,7 +435,7 @@ async fn read_answer(
             match package.kind {
                 PackageType::Handshake => return Ok(package.body),
                 PackageType::Kick => return Err(ConnectError::Closed(kick(&package.body))),
-                // Pitaya's heartbeats begin before the handshake ends; the rest comes too early to mean anything.
+                // Pitaya's heartbeats begin before the handshake ends; other packages are too early to have an effect.
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! What a client may remember of a handshake, so that the next one is shorter.
+//! Cached handshake data, which shorten the next handshake.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use shaddock_protocol::{Dictionary, Protos, Schema};
 
 use crate::AnswerError;
 
-/// Longest name of a field or message in a schema from a server. A field that takes 4 bytes of a body becomes its name in JSON text:
-/// this bounds the text to some 35 times the body.
+/// Longest name of a field or message in a schema from a server. A field that takes 4 bytes of a body becomes its name in JSON text: this
+/// limits the text to some 35 times the body.
 const MAX_NAME: usize = 128;
 
 /// Dictionary and protobuf schemas of a server, with their versions. Cheap to clone.
 ///
-/// Give it to [`ClientBuilder::cache`](crate::ClientBuilder::cache) and the server leaves out of its answer what has not changed.
-/// [`HandshakeCache::to_json`] and [`HandshakeCache::from_json`] keep it on disk.
+/// Pass it to [`ClientBuilder::cache`](crate::ClientBuilder::cache) and the server omits unchanged parts from its response.
+/// [`HandshakeCache::to_json`] and [`HandshakeCache::from_json`] persist it.
 #[derive(Clone, Debug, Default)]
 pub struct HandshakeCache {
     pub(crate) dictionary: Option<(Arc<str>, Arc<Dictionary>)>,
@@ -45,22 +45,22 @@ struct Stored {
 }
 
 impl HandshakeCache {
-    /// Nothing is remembered.
+    /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
         self.dictionary.is_none() && self.protos.is_none()
     }
 
-    /// Version of the dictionary, if there is one.
+    /// The version of the dictionary, if there is one.
     pub fn dictionary_version(&self) -> Option<&str> {
         self.dictionary.as_ref().map(|(version, _)| &**version)
     }
 
-    /// Version of the schemas, if there are any.
+    /// The version of the schemas, if there are any.
     pub fn protos_version(&self) -> Option<&str> {
         self.protos.as_ref().map(|(version, _)| &**version)
     }
 
-    /// As JSON text, to be kept in a file.
+    /// The cache as JSON text, for a file.
     pub fn to_json(&self) -> String {
         let parsed = |text: &str| serde_json::from_str(text).unwrap_or_default();
         let stored = Stored {
@@ -79,11 +79,11 @@ impl HandshakeCache {
         serde_json::to_string(&stored).unwrap_or_default()
     }
 
-    /// Reads [`HandshakeCache::to_json`].
+    /// Parses the text of [`HandshakeCache::to_json`].
     ///
     /// # Errors
     ///
-    /// The text is something else.
+    /// The text is invalid.
     pub fn from_json(text: &str) -> Result<Self, AnswerError> {
         let stored: Stored =
             serde_json::from_str(text).map_err(|error| AnswerError::Json(error.to_string()))?;

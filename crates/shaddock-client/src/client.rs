@@ -28,12 +28,12 @@ use crate::{
 /// A connection to a server. Cheap to clone; all clones are handles of the same connection, which is closed when the last one is
 /// dropped.
 ///
-/// One task owns the connection. It answers heartbeats, and it never waits for anybody who uses a handle: slow readers of pushes lose
-/// some ([`Subscription`]), callers wait for room in a queue of commands.
+/// One task owns the connection. It replies to heartbeats, and it never waits for users of a handle: slow readers of pushes lose some
+/// ([`Subscription`]), callers wait for room in a queue of commands.
 ///
 /// # Cancellation
 ///
-/// Every async method says what dropping its future means. None of them leaves anything behind in the client.
+/// The docs of every async method describe the effect of dropping its future. No state remains in the client.
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
@@ -50,13 +50,13 @@ struct Handle {
     cache: HandshakeCache,
 }
 
-/// Things that came and were thrown away. They do no harm; a number that grows is a hint.
+/// Discarded messages. They do no harm, but a growing number indicates a problem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Pushes with an unknown route code or a body that does not match its schema, and messages that servers do not send.
+    /// Pushes with an unknown route code or a body that does not match its schema, and messages of types that servers do not send.
     pub unreadable: u64,
-    /// Answers that nobody waited for any more.
+    /// Responses without a pending request.
     pub late_answers: u64,
 }
 
@@ -74,28 +74,28 @@ impl Client {
         ClientBuilder::new().connect(address).await
     }
 
-    /// A connection with choices of yours.
+    /// Creates a builder with options.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its response.
     ///
-    /// `body` becomes JSON, or protobuf if the server has a schema for the route. The answer becomes an `R`. If what it says does not
-    /// matter, take [`serde::de::IgnoredAny`].
+    /// `body` is encoded as JSON, or as protobuf if the server has a schema for the route. The response is decoded as an `R`. Use
+    /// [`serde::de::IgnoredAny`] if its content does not matter.
     ///
-    /// Pomelo's servers and shaddock answer `{}` for every value that JavaScript takes for false: nothing, `null`, `0`, `false`, `""`. An `R` that
-    /// `{}` does not fit is read as the first of these that fits: what the handler answered with, if both sides use the same type. (An `Option` of
-    /// such a value is `None`.)
+    /// Pomelo's servers and shaddock respond with `{}` for every value that is false in JavaScript: nothing, `null`, `0`, `false`, `""`. An
+    /// `R` that `{}` does not match is decoded from the first of these that matches, which is the handler's value if both sides use the
+    /// same type. (An `Option` of such a value is `None`.)
     ///
     /// # Errors
     ///
-    /// See [`RequestError`]. Answers that are errors in the sense of [`ServerError`] are [`RequestError::Server`].
+    /// See [`RequestError`]. Error responses ([`ServerError`]) are [`RequestError::Server`].
     ///
     /// # Cancellation
     ///
-    /// Dropping the future forgets the request at once. If it was not sent yet, it never is; if it was, the server still works on it and
-    /// the answer is ignored.
+    /// Dropping the future removes the request immediately. If it was not sent yet, it never is; otherwise the server still executes it and
+    /// the response is ignored.
     pub async fn request<T, R>(&self, route: &str, body: &T) -> Result<R, RequestError>
     where
         T: Serialize + ?Sized,
@@ -112,8 +112,8 @@ impl Client {
         Ok(from_answer(&answer)?)
     }
 
-    /// [`Client::request`] with JSON text in both directions (Pitaya: whatever the server's serializer is). A `code` in the answer is not
-    /// looked at; answers that a Pitaya server marks as errors still are [`RequestError::Server`].
+    /// [`Client::request`] with JSON text in both directions (Pitaya: the format of the server's serializer). A `code` in the response is
+    /// not checked; responses that a Pitaya server marks as errors are still [`RequestError::Server`].
     ///
     /// # Errors
     ///
@@ -145,8 +145,8 @@ impl Client {
         }
     }
 
-    /// Sends a message that wants no answer. Returns when it is in the queue of the connection; whether it arrives is not known.
-    /// (With [`ClientBuilder::resume`] it does, unless the session ends.)
+    /// Sends a message without a response. Returns when it is in the queue of the connection; whether it arrives is unknown. (With
+    /// [`ClientBuilder::resume`] it does, unless the session ends.)
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Client {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future means that nothing is sent.
+    /// If the future is dropped, nothing is sent.
     pub async fn notify<T>(&self, route: &str, body: &T) -> Result<(), NotifyError>
     where
         T: Serialize + ?Sized,
@@ -163,7 +163,7 @@ impl Client {
         self.notify_raw(route, body).await
     }
 
-    /// [`Client::notify`] with JSON text (Pitaya: whatever the server's serializer is).
+    /// [`Client::notify`] with JSON text (Pitaya: the format of the server's serializer).
     ///
     /// # Errors
     ///
@@ -183,25 +183,25 @@ impl Client {
         handle.send(command).await.map_err(NotifyError::Closed)
     }
 
-    /// The pushes of `route` from now on, in a queue of [`push_capacity`](ClientBuilder::push_capacity). On a connection that has ended
-    /// it is empty.
+    /// Subscribes to the pushes of `route` from now on, in a queue of [`push_capacity`](ClientBuilder::push_capacity). Empty if the
+    /// connection has ended.
     pub fn subscribe(&self, route: &str) -> Subscription {
         let handle = &*self.handle;
         let pushes = &handle.shared.pushes;
         pushes.subscribe(Some(route), handle.push_capacity)
     }
 
-    /// All pushes from now on, whatever their route.
+    /// Subscribes to all pushes from now on, for all routes.
     pub fn subscribe_all(&self) -> Subscription {
         let handle = &*self.handle;
         handle.shared.pushes.subscribe(None, handle.push_capacity)
     }
 
-    /// Calls `handler` for each push of `route` from now on: one at a time, in order, on a task of its own, until [`Handler::off`] or
-    /// until the connection has ended and all is handled.
+    /// Calls `handler` for each push of `route` from now on: one at a time, in order, on a separate task, until [`Handler::off`] or until
+    /// the connection has ended and all pushes are handled.
     ///
-    /// A handler that is slower than the server loses pushes, as every [`Subscription`] does. One that panics is not called again;
-    /// nothing else is harmed. A handler that holds a `Client` keeps the connection open.
+    /// A handler that is slower than the server loses pushes, as every [`Subscription`] does. A handler that panics is not called again;
+    /// nothing else is affected. A handler that holds a `Client` keeps the connection open.
     pub fn on<H, F>(&self, route: &str, mut handler: H) -> Handler
     where
         H: FnMut(Push) -> F + Send + 'static,
@@ -226,7 +226,7 @@ impl Client {
         let mut closed = self.handle.shared.closed.subscribe();
         match closed.wait_for(Option::is_some).await {
             Ok(kind) => kind.clone().unwrap_or(CloseKind::Aborted),
-            // The sender is in `shared`, which this handle keeps.
+            // The sender is in `shared`, which this handle holds.
             Err(_) => CloseKind::Aborted,
         }
     }
@@ -236,57 +236,57 @@ impl Client {
         self.handle.shared.pending.closed()
     }
 
-    /// Closes the connection: what was sent before is written, the server is told, the socket goes. Takes at most a second. Requests
-    /// that wait get [`RequestError::Closed`]. Does nothing if the connection has ended already.
+    /// Closes the connection: earlier messages are written, the server is notified, the socket is closed. Takes at most a second. Pending
+    /// requests fail with [`RequestError::Closed`]. Has no effect if the connection has already ended.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future after its first poll changes nothing: the connection is closed all the same.
+    /// Dropping the future after its first poll has no effect: the connection is closed nevertheless.
     pub async fn close(&self) {
         self.handle.shared.closing.notify_one();
         self.closed().await;
     }
 
-    /// What becomes of the session from now on: see [`ClientBuilder::resume`]. Of other clients there are no events, only the end.
+    /// The events of the session from now on: see [`ClientBuilder::resume`]. Other clients have no events, only the end.
     pub fn events(&self) -> Events {
         self.handle.shared.bell.subscribe()
     }
 
-    /// Whether the session goes on when this connection is lost.
+    /// Whether the session continues when this connection is lost.
     pub fn is_resumable(&self) -> bool {
         self.handle.shared.is_resumable()
     }
 
-    /// Whether the connection is lost and the client on its way back.
+    /// Whether the connection is lost and the client is reconnecting.
     pub fn is_suspended(&self) -> bool {
         self.handle.shared.is_suspended()
     }
 
-    /// Cuts the connection as a bad network would: without a goodbye, and what is not written yet is not written. A client with
-    /// [`ClientBuilder::resume`] comes back by itself; of another one this is the end. For tests and demonstrations.
+    /// Cuts the connection as a network failure would: without a goodbye, and unwritten data are discarded. A client with
+    /// [`ClientBuilder::resume`] reconnects automatically; others end. For tests and demonstrations.
     pub fn interrupt(&self) {
-        // What is cut already cannot be cut: the next connection must not be.
+        // A connection that is already cut must not be cut again: that would cut the next one.
         if !self.is_suspended() {
             self.handle.shared.interrupt.notify_one();
         }
     }
 
-    /// `user` of the server's answer to the first handshake.
+    /// `user` of the server's first handshake response.
     pub fn handshake_user(&self) -> Option<&Value> {
         self.handle.user.as_ref()
     }
 
-    /// Dictionary and schemas of the server, to be given to the [builder](ClientBuilder::cache) of the next connection.
+    /// Dictionary and schemas of the server, for the [builder](ClientBuilder::cache) of the next connection.
     pub fn cache(&self) -> &HandshakeCache {
         &self.handle.cache
     }
 
-    /// How many requests wait for an answer now.
+    /// The number of pending requests.
     pub fn pending_requests(&self) -> usize {
         self.handle.shared.pending.len()
     }
 
-    /// What was thrown away so far.
+    /// The number of discarded messages so far.
     pub fn stats(&self) -> Stats {
         let counters = &self.handle.shared.counters;
         Stats {
@@ -296,7 +296,7 @@ impl Client {
     }
 }
 
-/// What the builder knows when the handshake is done.
+/// The builder's values after the handshake.
 pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -347,7 +347,7 @@ impl Handle {
     async fn send(&self, command: Command) -> Result<(), CloseKind> {
         match self.commands.send(command).await {
             Ok(()) => Ok(()),
-            // The task says why before it closes the queue.
+            // The task sets the reason before it closes the queue.
             Err(_) => Err(self.shared.pending.closed().unwrap_or(CloseKind::Aborted)),
         }
     }

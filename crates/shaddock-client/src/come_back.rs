@@ -1,4 +1,4 @@
-//! The way back to a session after its connection was lost.
+//! Resumes a session after its connection was lost.
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -9,7 +9,7 @@ use crate::resume::{Asked, Ledger, Outcome, Reconnect, STABLE};
 use crate::transport::Transport;
 use crate::{CloseKind, ConnectError};
 
-/// What a client needs to come back: where to, how often, and its counts.
+/// The state for resuming: the addresses, the number of attempts, and the counts.
 pub(crate) struct Resume {
     pub(crate) builder: ClientBuilder,
     pub(crate) reconnect: Reconnect,
@@ -17,12 +17,12 @@ pub(crate) struct Resume {
     pub(crate) ledger: Ledger,
     /// Attempts since the last success.
     pub(crate) attempts: u32,
-    /// When the present connection began to work.
+    /// When the current connection began to work.
     pub(crate) since: Instant,
 }
 
 impl Resume {
-    /// The server's own address and the one that the application gave, in turn.
+    /// The server's own address and the one from the application, alternately.
     fn target(&self) -> &str {
         match self.ledger.address() {
             Some(address) if self.attempts % 2 == 1 => address,
@@ -30,7 +30,7 @@ impl Resume {
         }
     }
 
-    /// One attempt: socket, handshake, answer.
+    /// One attempt: socket, handshake, response.
     async fn attempt(&self) -> Result<Greeted, ConnectError> {
         let target = self.target();
         let limit = self.builder.settings.connect_timeout;
@@ -41,7 +41,7 @@ impl Resume {
 }
 
 impl CloseKind {
-    /// Whether the session may still be there.
+    /// Whether the session may still exist.
     pub(crate) const fn is_loss(&self) -> bool {
         matches!(
             self,
@@ -57,7 +57,7 @@ fn final_word(error: &ConnectError) -> Option<CloseKind> {
         ConnectError::Closed(CloseKind::Protocol(violation @ crate::Violation::ResumeCounts)) => {
             Some(CloseKind::Protocol(violation.clone()))
         }
-        // 501: this client is too old. Other codes from 500 on may pass.
+        // 501: this client is too old. Other codes from 500 on may be temporary.
         ConnectError::Refused { code } if *code < 500 || *code == 501 => {
             Some(CloseKind::Refused { code: *code })
         }
@@ -66,13 +66,13 @@ fn final_word(error: &ConnectError) -> Option<CloseKind> {
 }
 
 impl Driver {
-    /// After a loss: comes back, to the same session or to a new one.
+    /// After a loss: resumes the same session or starts a new one.
     ///
     /// # Errors
     ///
-    /// The client is closed for this reason: it cannot or must not come back.
+    /// The client is closed for this reason: it cannot or must not reconnect.
     pub(crate) async fn come_back(&mut self, lost: CloseKind) -> Result<(), CloseKind> {
-        // The socket goes at once, without a goodbye: that would end the session.
+        // The socket is dropped without a goodbye, which would end the session.
         self.transport = Transport::gone();
         let Some(resume) = &mut self.resume else {
             return Err(lost);
@@ -157,13 +157,13 @@ impl Driver {
         Ok(())
     }
 
-    /// A new session in place of the one that is gone.
+    /// Starts a new session in place of the lost one.
     fn restart(&mut self, agreed: crate::handshake::Agreed) {
         let mut lost = 0;
         let mut why = String::new();
         if let Some(mut resume) = self.resume.take() {
             lost = resume.ledger.kept().count();
-            // Without a grant the next loss is the end, as of every other connection.
+            // Without a grant the next loss ends the client, as for every other connection.
             if let Some(grant) = agreed.resume {
                 if let Outcome::New { why: word } = &grant.outcome {
                     why.clone_from(word);
@@ -182,7 +182,7 @@ impl Driver {
     }
 }
 
-/// What a connection says of resumption when it begins.
+/// The value of `sys.resume` for the first connection.
 pub(crate) fn first_question(builder: &ClientBuilder) -> Option<Asked> {
     builder.settings.reconnect.map(|_| Asked::new())
 }

@@ -1,4 +1,4 @@
-//! The task that owns a connection, or a session and its connections: it alone reads, writes and keeps the time.
+//! The task that owns a connection, or a session and its connections: only this task reads, writes and handles time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,32 +21,32 @@ use crate::transport::{Event, Transport};
 use crate::wire::Wire;
 use crate::{CloseKind, RequestError, Violation};
 
-/// How long a goodbye may take, and how long the last words of a server are waited for after a write failed.
+/// Timeout for a goodbye, and for remaining data of a server after a write failed.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// Commands that are taken at once: they leave in one write.
+/// Commands that are taken together and sent in one write.
 const BATCH: usize = 64;
 
-/// A DATA package that a handle wants to be sent.
+/// A DATA package from a handle to be sent.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) package: Bytes,
-    /// Of a request; 0 of a notify.
+    /// The id of a request; 0 for a notify.
     pub(crate) id: u64,
-    /// The session that it was written for.
+    /// The session for which it was encoded.
     pub(crate) generation: u32,
 }
 
-/// What the task and the handles share.
+/// State shared by the task and the handles.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) pending: Pending,
     pub(crate) pushes: Arc<Hub>,
-    /// Asks the task to say goodbye.
+    /// Requests a goodbye from the task.
     pub(crate) closing: Notify,
-    /// Asks the task to drop its socket.
+    /// Requests the task to drop its socket.
     pub(crate) interrupt: Notify,
-    /// What the present session has agreed on. The lock is held for a clone only.
+    /// The encoding negotiated for the current session. The lock is held for a clone only.
     wire: RwLock<Arc<Wire>>,
     suspended: AtomicBool,
     resumable: AtomicBool,
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
 }
 
-/// What was thrown away.
+/// Counts of discarded messages.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) unreadable: AtomicU64,
@@ -86,7 +86,7 @@ impl Shared {
             .clone()
     }
 
-    /// A new session began: messages for the old one are not sent any more, and its requests end.
+    /// A new session began: messages for the old one are not sent any more, and its requests fail.
     pub(crate) fn restart(&self, wire: Arc<Wire>) {
         let present = wire.generation;
         *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
@@ -109,7 +109,7 @@ impl Shared {
         self.resumable.load(Ordering::Acquire)
     }
 
-    /// No more answers, pushes and events. The reason of the first call stays.
+    /// Ends responses, pushes and events. The reason of the first call is kept.
     fn end(&self, kind: &CloseKind) {
         self.set_suspended(false);
         self.set_resumable(false);
@@ -123,18 +123,18 @@ impl Shared {
 pub(crate) struct Driver {
     pub(crate) transport: Transport,
     pub(crate) reader: PackageReader,
-    /// Bytes that are not read as packages yet.
+    /// Bytes that were not decoded as packages yet.
     pub(crate) input: Bytes,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) wire: Arc<Wire>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) max_package_size: usize,
-    /// Of a session that outlives its socket.
+    /// Only for a resumable session.
     pub(crate) resume: Option<Box<Resume>>,
 }
 
-/// However the task ends, also with its runtime, nobody waits for ever.
+/// Ends all waits however the task ends, also together with its runtime.
 struct EndGuard(Arc<Shared>);
 
 impl Drop for EndGuard {
@@ -146,34 +146,34 @@ impl Drop for EndGuard {
 }
 
 impl Driver {
-    /// Runs until the connection is over.
+    /// Runs until the connection has ended.
     pub(crate) async fn run(mut self) {
         let guard = EndGuard(self.shared.clone());
         let kind = self.sessions().await;
-        // In this order: whoever finds the queue closed finds the reason.
+        // In this order: a caller that finds the queue closed can read the reason.
         self.shared.end(&kind);
         self.commands.close();
         match kind {
             CloseKind::ClosedByClient => {
-                // What was accepted before is still sent.
+                // Messages accepted before are still sent.
                 while let Ok(command) = self.commands.try_recv() {
                     self.send(command);
                 }
                 self.say_goodbye();
-                // The peer need not read; then it gets no goodbye.
+                // The peer may not read; it then receives no goodbye.
                 let _ = timeout(CLOSE_TIME, self.transport.shutdown()).await;
             }
             CloseKind::Kicked { .. } | CloseKind::ServerClosed(_) | CloseKind::Protocol(_) => {
                 let _ = timeout(CLOSE_TIME, self.transport.shutdown()).await;
             }
-            // There is nobody to say goodbye to.
+            // There is no connection for a goodbye.
             _ => {}
         }
         drop(self);
         drop(guard);
     }
 
-    /// One connection after the other, as long as there is a way back.
+    /// Runs one connection after another, as long as the session can be resumed.
     async fn sessions(&mut self) -> CloseKind {
         loop {
             let kind = self.work().await;
@@ -186,11 +186,11 @@ impl Driver {
         }
     }
 
-    /// One connection.
+    /// Runs one connection.
     async fn work(&mut self) -> CloseKind {
         let sleep = sleep_until(Instant::now());
         tokio::pin!(sleep);
-        // After a failed write: the reason, and until when the server's last words are waited for.
+        // After a failed write: the reason, and the deadline for the server's remaining data.
         let mut broken: Option<(CloseKind, Instant)> = None;
         loop {
             if let Err(kind) = self.read_packages() {
@@ -209,7 +209,7 @@ impl Driver {
             tokio::select! {
                 () = self.shared.closing.notified() => return CloseKind::ClosedByClient,
                 () = self.shared.interrupt.notified() => {
-                    // Nothing is flushed, and nothing said.
+                    // Nothing is flushed, and no goodbye is sent.
                     self.transport = Transport::gone();
                     return CloseKind::ServerClosed(None);
                 }
@@ -259,13 +259,13 @@ impl Driver {
 
     fn send(&mut self, command: Command) {
         if command.generation != self.wire.generation {
-            // Written for a session that has ended; routes may have other codes now.
+            // Encoded for a session that has ended; its route codes may be outdated.
             if let Some(waiting) = self.shared.pending.take(command.id) {
                 let _ = waiting.answer.send(Err(RequestError::Lost));
             }
             return;
         }
-        // Given up while it waited here: what was not sent never is.
+        // The request was dropped while it waited here, so it is never sent.
         if command.id != 0 && !self.shared.pending.contains(command.id) {
             return;
         }
@@ -275,7 +275,7 @@ impl Driver {
         self.transport.queue(command.package);
     }
 
-    /// The server need not keep the session.
+    /// Sends a goodbye: the server need not keep the session.
     fn say_goodbye(&mut self) {
         if self.resume.is_some()
             && let Ok(package) = encode_package(PackageType::Kick, b"")
@@ -293,7 +293,7 @@ impl Driver {
         Ok(())
     }
 
-    /// With what was received, if that is news and the server wants to know.
+    /// Contains the number of received packages, if it has changed and the server expects it.
     fn send_heartbeat(&mut self) {
         let package = match &mut self.resume {
             Some(resume) => resume.ledger.put_heartbeat(),
@@ -303,7 +303,7 @@ impl Driver {
         self.transport.queue(package);
     }
 
-    /// Takes all whole packages out of the input.
+    /// Takes all complete packages from the input.
     fn read_packages(&mut self) -> Result<(), CloseKind> {
         loop {
             let package = self
@@ -315,7 +315,7 @@ impl Driver {
             };
             self.package(package)?;
         }
-        // Give the buffer back before waiting.
+        // Release the buffer before waiting.
         self.input = Bytes::new();
         if self.transport.has_messages() && self.reader.is_mid_package() {
             return Err(CloseKind::Protocol(Violation::CutPackage));
@@ -343,7 +343,7 @@ impl Driver {
                 self.heartbeat.on_heartbeat(now);
             }
             PackageType::Kick => return Err(kick(&package.body)),
-            // Both have had their time.
+            // Both are only valid during the handshake.
             PackageType::Handshake | PackageType::HandshakeAck => {}
         }
         Ok(())
@@ -352,7 +352,7 @@ impl Driver {
     fn message(&self, body: Bytes) -> Result<(), CloseKind> {
         let message = match Message::decode(body) {
             Ok(message) => message,
-            // Well-formed, from a time to come.
+            // Well-formed, from a future version.
             Err(MessageError::InvalidType(_)) => {
                 count(&self.shared.counters.unreadable);
                 return Ok(());
@@ -362,7 +362,7 @@ impl Driver {
         match message.kind {
             MessageType::Response => self.response(&message),
             MessageType::Push => self.push(&message),
-            // Servers do not ask.
+            // Servers do not send requests.
             MessageType::Request | MessageType::Notify => count(&self.shared.counters.unreadable),
         }
         Ok(())
@@ -382,7 +382,7 @@ impl Driver {
             Ok(body) => Ok(body),
             Err(error) => Err(RequestError::Decode(error)),
         };
-        // The caller may have gone away in this moment.
+        // The caller may have gone away at this moment.
         let _ = waiting.answer.send(answer);
     }
 
@@ -402,7 +402,7 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What a KICK means: `{"reason":".."}`, or nothing.
+/// Decodes a KICK: `{"reason":".."}`, or an empty body.
 pub(crate) fn kick(body: &[u8]) -> CloseKind {
     #[derive(serde::Deserialize)]
     struct Kick {

@@ -1,4 +1,4 @@
-//! Errors, one type per operation, and the one reason why a connection ended.
+//! Errors, one type per operation, and the reason for which a connection ended.
 
 use std::io;
 
@@ -8,11 +8,11 @@ use shaddock_protocol::{
 
 use crate::ServerError;
 
-/// Why a connection ended. Every waiting call gets the same one.
+/// Why a connection ended. All pending calls receive the same reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseKind {
-    /// The server sent a KICK. Connecting again with the same user is rarely welcome.
+    /// The server sent a KICK. Reconnecting with the same user is rarely useful.
     #[error("kicked by the server: {}", .reason.as_deref().unwrap_or("no reason given"))]
     Kicked {
         /// `reason` of the KICK. `None`: the server gave none (Pitaya and nano never do).
@@ -21,39 +21,39 @@ pub enum CloseKind {
     /// The server closed the connection without a KICK.
     #[error("closed by the server{}", .0.as_ref().map(|status| format!(": {status}")).unwrap_or_default())]
     ServerClosed(
-        /// What it said, if this is a WebSocket and it said something.
+        /// The status of the close frame, for a WebSocket with one.
         Option<CloseStatus>,
     ),
-    /// No package came within the heartbeat timeout: the server or the way to it is dead.
+    /// No package arrived within the heartbeat timeout: the server or the network is down.
     #[error("the server was silent for longer than the heartbeat timeout")]
     HeartbeatTimeout,
     /// [`Client::close`](crate::Client::close) was called, or the last [`Client`](crate::Client) was dropped.
     #[error("closed by this client")]
     ClosedByClient,
-    /// What the server sends is not the protocol.
+    /// The server violated the protocol.
     #[error("protocol error: {0}")]
     Protocol(Violation),
-    /// The socket failed. A server that destroys its socket may look like this too (`ConnectionReset`).
+    /// The socket failed. A server that closes its socket abruptly may also cause this (`ConnectionReset`).
     #[error("connection failed: {text}")]
     Io {
-        /// What kind of failure.
+        /// The kind of failure.
         kind: io::ErrorKind,
-        /// The system's text, for people.
+        /// The message of the operating system.
         text: String,
     },
-    /// The server refused the handshake of a client that came back to its [session](crate::ClientBuilder::resume).
+    /// The server rejected the handshake of a client that resumed its [session](crate::ClientBuilder::resume).
     #[error("the server refused the handshake of a new connection: code {code}")]
     Refused {
         /// The code: see [`ConnectError::Refused`].
         code: i64,
     },
-    /// The runtime shut down, or the task that owns the connection was ended with it.
+    /// The runtime shut down, or the task that owns the connection ended with it.
     #[error("the runtime of the connection ended")]
     Aborted,
 }
 
 impl CloseKind {
-    /// Whether connecting again can be expected to help: not after a kick, and not after this client closed.
+    /// Whether reconnecting may help: not after a kick, and not after this client closed.
     pub const fn may_reconnect(&self) -> bool {
         !matches!(
             self,
@@ -62,7 +62,7 @@ impl CloseKind {
     }
 
     pub(crate) fn io(error: &io::Error) -> Self {
-        // TLS without its goodbye: that is how most servers leave.
+        // TLS without a close notification: most servers close this way.
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return Self::ServerClosed(None);
         }
@@ -83,66 +83,65 @@ pub struct CloseStatus {
     pub reason: String,
 }
 
-/// What a server did that is not the protocol.
+/// A protocol violation by a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// The bytes are not packages, or one is longer than allowed.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// A DATA package that is no message.
+    /// A DATA package that is not a message.
     #[error(transparent)]
     Message(#[from] MessageError),
     /// A WebSocket message that ends inside a package.
     #[error("a WebSocket message ends inside a package")]
     CutPackage,
-    /// WebSocket frames that are wrong, or too long.
+    /// Invalid or too long WebSocket frames.
     #[error("WebSocket: {0}")]
     WebSocket(String),
-    /// An acknowledgement that goes back, is ahead of what was sent, or is no number.
+    /// An acknowledgement that decreases, exceeds what was sent, or is not a number.
     #[error("the server's acknowledgement is not possible")]
     Acknowledgement,
-    /// The answer to a client that comes back lacks its counts, or they are not those of this session.
+    /// The response to a resuming client lacks the counts, or they are impossible for this session.
     #[error("the server resumes a session with counts that are not possible")]
     ResumeCounts,
 }
 
-/// Why there is no connection.
+/// Why no connection was established.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address cannot be used. Nothing was sent.
+    /// The address is invalid. Nothing was sent.
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Name resolution or the connection failed.
     #[error("cannot connect")]
     Io(#[source] io::Error),
-    /// TLS failed: most often a certificate that is not trusted, or a port without TLS.
+    /// TLS failed: usually a certificate that is not trusted, or a port without TLS.
     #[error("TLS failed")]
     Tls(#[source] io::Error),
     /// The certificates of this system, or those given, cannot be used.
     #[error("no usable root certificates: {0}")]
     Roots(String),
-    /// The server did not answer the WebSocket upgrade with 101.
+    /// The server did not respond to the WebSocket upgrade with 101.
     #[error("WebSocket upgrade refused: {0}")]
     Upgrade(String),
-    /// Not done within the [connect timeout](crate::ClientBuilder::connect_timeout).
+    /// Not complete within the [connect timeout](crate::ClientBuilder::connect_timeout).
     #[error("no connection within the timeout")]
     Timeout,
-    /// The server answered the handshake with a code other than 200: 501 for a client that is too old, 500 (Pitaya: 400) for the
-    /// rest.
+    /// The handshake response has a code other than 200: 501 for a client that is too old, 500 (Pitaya: 400) otherwise.
     #[error("handshake refused with code {code}")]
     Refused {
         /// The code.
         code: i64,
     },
-    /// The answer to the handshake cannot be read.
+    /// The handshake response is invalid.
     #[error(transparent)]
     Answer(#[from] AnswerError),
-    /// The connection ended before the handshake was answered.
+    /// The connection ended before the handshake response.
     #[error("connection ended during the handshake: {0}")]
     Closed(CloseKind),
-    /// The `user` data of the handshake is no JSON, or longer than a package.
+    /// The `user` data of the handshake cannot be serialised, or are longer than a package.
     #[error("the handshake cannot be written: {0}")]
     Encode(#[from] EncodeError),
 }
@@ -157,31 +156,31 @@ pub enum AddressError {
     /// The scheme is not `tcp`, `tls`, `ws` or `wss`.
     #[error("the scheme must be tcp, tls, ws or wss")]
     Scheme,
-    /// The port is no number from 0 to 65535, or there is none and the scheme has no default.
+    /// The port is not a number from 0 to 65535, or is missing and the scheme has no default.
     #[error("the address needs a port")]
     Port,
     /// `tcp` and `tls` have no paths.
     #[error("tcp and tls addresses have no path")]
     Path,
-    /// The host is no name that a certificate could be for.
+    /// The host is not a valid name for a certificate.
     #[error("the host is no valid name for TLS")]
     Host,
 }
 
-/// The answer to a handshake cannot be read.
+/// An invalid handshake response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnswerError {
     /// Not JSON, or a member of the wrong type.
     #[error("the handshake answer is not JSON of the right shape: {0}")]
     Json(String),
-    /// It does not inflate, or becomes too long.
+    /// The body does not inflate, or becomes too long.
     #[error("the handshake answer: {0}")]
     Compression(#[from] InflateError),
-    /// The route dictionary names a code twice, or one that is no 16-bit number.
+    /// The route dictionary contains a code twice, or one that is not a 16-bit number.
     #[error("the route dictionary is not valid: {0}")]
     Dictionary(String),
-    /// A protobuf schema cannot be used.
+    /// A protobuf schema is invalid.
     #[error("the protobuf schema is not valid: {0}")]
     Schema(#[from] SchemaError),
     /// A name in a protobuf schema is longer than 128 bytes: decoding with it would turn short bodies into very long ones.
@@ -189,14 +188,14 @@ pub enum AnswerError {
     LongName,
 }
 
-/// A message that cannot be written. Nothing was sent; the connection lives.
+/// A message that cannot be encoded. Nothing was sent; the connection stays open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
     /// `Serialize` of the body failed.
     #[error("the body is not JSON: {0}")]
     Json(String),
-    /// The body does not fit the route's protobuf schema.
+    /// The body does not match the route's protobuf schema.
     #[error("the body does not fit its schema: {0}")]
     Protobuf(#[from] ProtobufError),
     /// The route is longer than 255 bytes and has no code.
@@ -216,46 +215,46 @@ pub enum EncodeError {
     Signing,
 }
 
-/// A body that cannot be read.
+/// A body that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// Not JSON, or not of the type asked for.
+    /// Not JSON, or not of the requested type.
     #[error("the body is not JSON of the type asked for: {0}")]
     Json(String),
-    /// Not what the route's protobuf schema says.
+    /// The body does not match the route's protobuf schema.
     #[error("the body does not match its schema: {0}")]
     Protobuf(#[from] ProtobufError),
-    /// The compressed body is broken or becomes too long.
+    /// The compressed body is invalid or becomes too long.
     #[error(transparent)]
     Compression(#[from] InflateError),
 }
 
-/// Why a request has no result.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The request cannot be written. It was not sent.
+    /// The request cannot be encoded. It was not sent.
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The connection ended, before or after the request was sent.
     #[error("no connection: {0}")]
     Closed(CloseKind),
-    /// The session ended while the request waited, and a new one began ([`SessionEvent::Restarted`](crate::SessionEvent::Restarted)).
-    /// The server may have worked on the request.
+    /// The session ended while the request was pending, and a new one began ([`SessionEvent::Restarted`](crate::SessionEvent::Restarted)).
+    /// The server may have executed the request.
     #[error("the session of this request ended")]
     Lost,
-    /// No answer within the [request timeout](crate::ClientBuilder::request_timeout). The server may still work on it; a late answer
-    /// is ignored.
+    /// No response within the [request timeout](crate::ClientBuilder::request_timeout). The server may still execute it; a late response is
+    /// ignored.
     #[error("no answer within the timeout")]
     Timeout,
-    /// The server answered with an error.
+    /// The server returned an error.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// There is an answer, but it is not what was expected.
+    /// The response cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// More requests wait for an answer than [allowed](crate::ClientBuilder::max_pending). It was not sent.
+    /// More requests are pending than [allowed](crate::ClientBuilder::max_pending). It was not sent.
     #[error("too many requests wait for an answer")]
     TooManyPending,
 }
@@ -264,7 +263,7 @@ pub enum RequestError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotifyError {
-    /// It cannot be written.
+    /// It cannot be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The connection has ended.

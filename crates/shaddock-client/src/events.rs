@@ -1,4 +1,4 @@
-//! What becomes of a session while its sockets come and go.
+//! Events of a session over several connections.
 
 use std::fmt;
 
@@ -6,41 +6,41 @@ use tokio::sync::broadcast;
 
 use crate::CloseKind;
 
-/// Events that wait to be read.
+/// Maximum number of unread events.
 const CAPACITY: usize = 64;
 
-/// What became of the session of a client with [`ClientBuilder::resume`](crate::ClientBuilder::resume).
+/// An event of the session of a client with [`ClientBuilder::resume`](crate::ClientBuilder::resume).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// The connection was lost. The client comes back by itself; requests that wait go on waiting.
+    /// The connection was lost. The client reconnects automatically; pending requests continue to wait.
     Suspended(CloseKind),
-    /// The same session goes on.
+    /// The same session continues.
     Resumed {
-        /// How many messages the server could not keep: pushes, and answers, whose requests time out. If it is not 0, fetch the state
-        /// of your application anew.
+        /// The number of messages that the server could not keep: pushes, and responses, whose requests time out. If it is not 0, fetch the
+        /// state of your application again.
         missed: u64,
     },
-    /// The session could not go on. This is a new one: log in again. Requests that waited got
+    /// The session could not continue. This is a new one: log in again. Pending requests failed with
     /// [`RequestError::Lost`](crate::RequestError::Lost); handlers and subscriptions stay.
     Restarted {
-        /// The server's word: `unknown`, `expired`, `changed`, `denied`, `busy`; empty if it gave none.
+        /// The server's reason: `unknown`, `expired`, `changed`, `denied`, `busy`; empty if it sent none.
         why: String,
-        /// Messages of the old session of which it is not known whether the server received them.
+        /// The number of messages of the old session that may not have reached the server.
         lost: usize,
     },
 }
 
-/// The events of a session from the time of [`Client::events`](crate::Client::events) on.
+/// The events of a session since the call of [`Client::events`](crate::Client::events).
 ///
-/// At most 64 wait to be read; of a reader that is slower the oldest are dropped and counted ([`Events::missed`]).
+/// At most 64 events are kept for the reader; beyond that the oldest are dropped and counted ([`Events::missed`]).
 pub struct Events {
     receiver: broadcast::Receiver<SessionEvent>,
     missed: u64,
 }
 
 impl Events {
-    /// The next event; `None` after the last one of a client that is closed.
+    /// The next event; `None` after the last one of a closed client.
     ///
     /// Cancel-safe: an event is either returned or still in the queue.
     pub async fn recv(&mut self) -> Option<SessionEvent> {
@@ -53,7 +53,7 @@ impl Events {
         }
     }
 
-    /// How many events were dropped so far because they were not read in time.
+    /// The number of events dropped so far because they were not read in time.
     pub const fn missed(&self) -> u64 {
         self.missed
     }
@@ -68,7 +68,7 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Where events are told.
+/// The sender of events.
 #[derive(Debug)]
 pub(crate) struct Bell(std::sync::Mutex<Option<broadcast::Sender<SessionEvent>>>);
 
@@ -83,7 +83,7 @@ impl Default for Bell {
 impl Bell {
     pub(crate) fn tell(&self, event: SessionEvent) {
         if let Some(sender) = &*self.lock() {
-            // An error: there is no reader.
+            // An error means that there is no reader.
             let _ = sender.send(event);
         }
     }
@@ -99,7 +99,7 @@ impl Bell {
         }
     }
 
-    /// There are no more events.
+    /// Ends the events.
     pub(crate) fn close(&self) {
         *self.lock() = None;
     }

@@ -1,4 +1,4 @@
-//! The handshake: what this client says about itself, and what the server answers.
+//! The handshake: the request of this client, and the response of the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::resume::{Asked, Grant};
 use crate::wire::Wire;
 use crate::{AnswerError, CloseKind, ConnectError, EncodeError, HandshakeCache, SigningKey};
 
-/// What the server answered, ready for use.
+/// The parsed response of the server.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     pub(crate) wire: Wire,
     pub(crate) heartbeat: Option<Duration>,
-    /// What the server says of resumption, if it was asked.
+    /// The server's value for resumption, if it was requested.
     pub(crate) resume: Option<Grant>,
     pub(crate) user: Option<Value>,
     /// For the next connection.
@@ -57,7 +57,7 @@ enum RequestSys<'a> {
     },
 }
 
-/// Clients that have no schemas say the number 0.
+/// Clients without schemas send the number 0.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Version<'a> {
@@ -97,7 +97,7 @@ struct AnswerSys {
 
 /// The HANDSHAKE package.
 pub(crate) fn request(settings: &Settings, resume: Option<&Asked>) -> Result<Bytes, EncodeError> {
-    // A client that comes back names no versions: if its session is gone, it begins anew with all that the server has.
+    // A resuming client names no versions: if its session is gone, it starts over with all data of the server.
     let none = HandshakeCache::default();
     let cache = match resume {
         Some(asked) if asked.is_back() => &none,
@@ -134,7 +134,7 @@ pub(crate) fn request(settings: &Settings, resume: Option<&Asked>) -> Result<Byt
     Ok(encode_package(PackageType::Handshake, &text)?)
 }
 
-/// Reads the body of the answer.
+/// Parses the body of the response.
 pub(crate) fn answer(settings: &Settings, body: &[u8]) -> Result<Agreed, ConnectError> {
     let inflated;
     let text = if looks_compressed(body) {
@@ -181,7 +181,7 @@ type Tables = (
     HandshakeCache,
 );
 
-/// What came, or what is cached if the server says that it still holds.
+/// The received tables, or the cached ones if the server confirms them.
 fn agreed(settings: &Settings, sys: AnswerSys) -> Result<Tables, AnswerError> {
     let mut cache = settings.cache.clone();
     let known = cache.dictionary.clone().map(|(_, dictionary)| dictionary);

@@ -1,33 +1,34 @@
-//! When to send a HEARTBEAT and when to give up. Data and arithmetic, no clock and no timer.
+//! The schedule of HEARTBEATs and timeouts. Data and arithmetic, without clock and timers.
 
 use std::time::Duration;
 
 use shaddock_protocol::Dialect;
 use tokio::time::Instant;
 
-/// A server can ask for an interval of a nanosecond, or of a thousand years. Both are brought into reason.
+/// A server can request an interval of a nanosecond, or of a thousand years. Both are clamped.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The heartbeats of one connection.
 ///
-/// Pomelo: the server begins, directly after the ACK. Its HEARTBEAT is answered one interval H later, and from then on a package of
-/// any kind must come every 2H. That is the browser client's way, with one thing more: the first HEARTBEAT must come within 2H too.
+/// Pomelo: the server begins, directly after the ACK. The client replies to its HEARTBEAT one interval H later, and from then on a package
+/// of any kind must arrive every 2H. This is the browser client's behaviour, with one addition: the first HEARTBEAT must arrive within 2H
+/// too.
 ///
-/// Pitaya: servers do not answer, both sides send on their own. One HEARTBEAT every H; after 6H without any package the server is
-/// taken for dead, as libpitaya does.
+/// Pitaya: servers do not reply, both sides send independently. One HEARTBEAT every H; after 6H without any package the server is
+/// considered dead, as in libpitaya.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     /// `None`: heartbeats are off.
     interval: Option<Duration>,
     timeout: Duration,
-    /// Pitaya: send without being asked.
+    /// Pitaya: send without a request.
     ticking: bool,
     send_at: Option<Instant>,
     dead_at: Option<Instant>,
 }
 
-/// What is due.
+/// The action that is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Send,
@@ -35,7 +36,7 @@ pub(crate) enum Due {
 }
 
 impl Heartbeat {
-    /// `now`: when the ACK is sent. `interval`: what the server said, if it did.
+    /// `now`: when the ACK is sent. `interval`: the server's value, if any.
     pub(crate) fn new(dialect: Dialect, interval: Option<Duration>, now: Instant) -> Self {
         let interval = interval.map(|interval| interval.clamp(SHORTEST, LONGEST));
         let ticking = dialect == Dialect::Pitaya;
@@ -49,29 +50,29 @@ impl Heartbeat {
         }
     }
 
-    /// Any package came.
+    /// A package arrived.
     pub(crate) fn on_package(&mut self, now: Instant) {
         if self.dead_at.is_some() {
             self.dead_at = Some(now + self.timeout);
         }
     }
 
-    /// A HEARTBEAT came.
+    /// A HEARTBEAT arrived.
     pub(crate) fn on_heartbeat(&mut self, now: Instant) {
         let Some(interval) = self.interval.filter(|_| !self.ticking) else {
             return;
         };
-        // At most one answer is waiting, and while it waits the server owes nothing.
+        // At most one reply is pending, and until it is sent the server owes nothing.
         self.send_at.get_or_insert(now + interval);
         self.dead_at = None;
     }
 
-    /// When [`Heartbeat::due`] should be asked.
+    /// When [`Heartbeat::due`] should be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.send_at.into_iter().chain(self.dead_at).min()
     }
 
-    /// What is due at `now`. `Send` counts as done.
+    /// The action that is due at `now`. `Send` counts as done.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Due> {
         if self.dead_at.is_some_and(|at| at <= now) {
             return Some(Due::Dead);

@@ -1,4 +1,4 @@
-//! A client for servers that speak the protocol of Pomelo: shaddock, Pomelo and Pinus, and in the other dialect Pitaya and nano.
+//! A client for servers with the protocol of Pomelo: shaddock, Pomelo and Pinus, and in the other dialect Pitaya and nano.
 //!
 //! ```no_run
 //! use serde_json::{Value, json};
@@ -27,25 +27,25 @@
 //! }
 //! ```
 //!
-//! # What it does
+//! # Features
 //!
-//! - TCP and WebSocket, both also with TLS: the scheme of the address decides.
-//! - The handshake with route dictionary and protobuf schemas of the server, which may be [cached](HandshakeCache). You see JSON, whatever
-//!   is on the wire.
-//! - Heartbeats as the shipped clients send them, and a verdict when the server falls silent.
+//! - TCP and WebSocket, both also with TLS, selected by the scheme of the address.
+//! - The handshake with route dictionary and protobuf schemas of the server, which may be [cached](HandshakeCache). The API uses JSON,
+//!   whatever the encoding on the wire.
+//! - Heartbeats as sent by existing clients, and a timeout when the server falls silent.
 //! - [Signed](SigningKey) messages, compressed ones, and the errors of both dialects ([`ServerError`]).
-//! - One reason why a connection ended ([`CloseKind`]), the same for everybody who waits.
+//! - One reason why a connection ended ([`CloseKind`]), the same for all pending calls.
 //!
-//! - If asked to ([`ClientBuilder::resume`]), it comes back to the same session after its connection was lost, with nothing lost, twice or
-//!   out of order. The server must offer that, as shaddock does.
+//! - Optional resumption ([`ClientBuilder::resume`]): the client resumes the same session after its connection was lost, and no message is
+//!   lost, duplicated or reordered. The server must support this, as shaddock does.
 //!
-//! Otherwise it does not connect again by itself: what has to be said after a reconnect is the application's.
-//! [`CloseKind::may_reconnect`] says whether to try.
+//! Otherwise it does not reconnect automatically: the application decides what to send after a reconnect. [`CloseKind::may_reconnect`]
+//! returns whether to try.
 //!
-//! # What a server can do to it
+//! # Protection against servers
 //!
-//! Everything that comes is checked and bounded. A server that sends nonsense gets its connection closed with
-//! [`CloseKind::Protocol`]; one that sends without end fills queues of known length ([`Subscription`]) and no memory beyond them.
+//! All input is validated and limited. If a server sends invalid data, the connection is closed with [`CloseKind::Protocol`]; a server that
+//! sends without end fills queues of known length ([`Subscription`]) and no memory beyond them.
 //!
 //! # Map
 //!
@@ -53,10 +53,10 @@
 //! | --- | --- |
 //! | `client`, `builder` | **start here**: [`Client`], [`ClientBuilder`] |
 //! | `driver` | the task that owns a connection |
-//! | `resume`, `come_back`, `events` | a session that outlives its socket: counts and what is kept, the way back, what is told of it |
-//! | `pending`, `pushes` | requests that wait, subscriptions |
-//! | `wire`, `handshake`, `cache`, `sign`, `server_error` | what is on the wire |
-//! | `heartbeat` | when to send one, when to give up |
+//! | `resume`, `come_back`, `events` | resumable sessions: counts and kept messages, reconnection, events |
+//! | `pending`, `pushes` | pending requests, subscriptions |
+//! | `wire`, `handshake`, `cache`, `sign`, `server_error` | encoding on the wire |
+//! | `heartbeat` | schedule of heartbeats and timeouts |
 //! | `transport`, `tls`, `address` | sockets |
 
 mod address;

@@ -1,4 +1,4 @@
-//! Requests that wait for their answer.
+//! Pending requests.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::{CloseKind, RequestError};
 
-/// Largest id that all servers read: 31 bits.
+/// Largest id that all servers accept: 31 bits.
 const MAX_ID: u32 = i32::MAX as u32;
 
 pub(crate) type Answer = Result<Bytes, RequestError>;
@@ -30,14 +30,14 @@ struct State {
 /// One request in the table.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// The session that it belongs to.
+    /// The session of the request.
     generation: u32,
-    /// Kept only where a schema depends on it.
+    /// Stored only if a schema depends on it.
     pub(crate) route: Option<Box<str>>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
-/// The caller's side. Dropping it takes the request out of the table.
+/// The caller's side. Dropping it removes the request from the table.
 #[derive(Debug)]
 pub(crate) struct Ticket<'a> {
     pending: &'a Pending,
@@ -54,7 +54,7 @@ impl Pending {
         }
     }
 
-    /// Enters a request under a fresh id.
+    /// Adds a request under a new id.
     pub(crate) fn enter(
         &self,
         generation: u32,
@@ -67,7 +67,7 @@ impl Pending {
         if state.waiting.len() >= self.limit {
             return Err(RequestError::TooManyPending);
         }
-        // Ids count up from 1 and start over after 2^31: one that still waits from the last time is passed over.
+        // Ids count up from 1 and start over after 2^31: an id that is still pending is skipped.
         loop {
             state.last_id = state.last_id % MAX_ID + 1;
             if !state.waiting.contains_key(&state.last_id) {
@@ -90,18 +90,18 @@ impl Pending {
         })
     }
 
-    /// Takes the request out that an answer is for. `None`: nobody waits for it (any more).
+    /// Removes the request for a response. `None`: there is no such pending request.
     pub(crate) fn take(&self, id: u64) -> Option<Waiting> {
         let id = u32::try_from(id).ok()?;
         self.lock().waiting.remove(&id)
     }
 
-    /// Whether the caller of this request still waits.
+    /// Whether the request is still pending.
     pub(crate) fn contains(&self, id: u64) -> bool {
         u32::try_from(id).is_ok_and(|id| self.lock().waiting.contains_key(&id))
     }
 
-    /// Ends all requests, and all that come later, with `kind`. Only the first call counts.
+    /// Ends all requests, and all later ones, with `kind`. Only the first call has an effect.
     pub(crate) fn close(&self, kind: &CloseKind) {
         let waiting = {
             let mut state = self.lock();
@@ -109,12 +109,12 @@ impl Pending {
             std::mem::take(&mut state.waiting)
         };
         for request in waiting.into_values() {
-            // The caller may have gone away: then nobody wants to know.
+            // The caller may have gone away.
             let _ = request.answer.send(Err(RequestError::Closed(kind.clone())));
         }
     }
 
-    /// A new session began: requests of earlier ones end.
+    /// A new session began: requests of earlier ones fail.
     pub(crate) fn lose(&self, present: u32) {
         let lost: Vec<Waiting> = {
             let mut state = self.lock();
@@ -124,12 +124,12 @@ impl Pending {
             of_old.map(|(_, waiting)| waiting).collect()
         };
         for request in lost {
-            // The caller may have gone away: then the loss is no news to anybody.
+            // The caller may have gone away.
             let _ = request.answer.send(Err(RequestError::Lost));
         }
     }
 
-    /// Why the connection ended, once it did.
+    /// Why the connection ended, if it has.
     pub(crate) fn closed(&self) -> Option<CloseKind> {
         self.lock().closed.clone()
     }
@@ -139,7 +139,7 @@ impl Pending {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No caller's code runs under the lock, so a poisoned one has whole data.
+        // No foreign code runs under the lock, so the data behind a poisoned lock are consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -149,11 +149,11 @@ impl Ticket<'_> {
         self.id.into()
     }
 
-    /// Waits for the answer. Cancel-safe.
+    /// Waits for the response. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Answer {
         let answer = (&mut self.answer).await;
         self.answered = true;
-        // The sender is never dropped unused: `take` is followed by an answer, `close` answers all.
+        // The sender is never dropped unused: a response follows `take`, and `close` ends all requests.
         answer.unwrap_or_else(|_| {
             let kind = self.pending.closed().unwrap_or(CloseKind::Aborted);
             Err(RequestError::Closed(kind))

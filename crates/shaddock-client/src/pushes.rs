@@ -1,4 +1,4 @@
-//! Pushes, and who wants them.
+//! Pushes and their subscribers.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use crate::DecodeError;
 use crate::server_error::from_json;
 
-/// A message that the server sent unasked. Cheap to clone.
+/// A message that the server sent without a request. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
     route: Arc<str>,
@@ -23,17 +23,17 @@ pub struct Push {
 }
 
 impl Push {
-    /// Its route, for example `onChat`.
+    /// The route, for example `onChat`.
     pub fn route(&self) -> &str {
         &self.route
     }
 
-    /// Its body: JSON text, whatever the wire format was. Pitaya: whatever the server's serializer wrote.
+    /// The body: JSON text, whatever the wire format. Pitaya: the bytes of the server's serializer.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The body as a type of yours.
+    /// The body, decoded as your type.
     ///
     /// # Errors
     ///
@@ -43,14 +43,14 @@ impl Push {
     }
 }
 
-/// The pushes of one route (or of all), from the time of the call on.
+/// The pushes of one route (or of all), since the subscription.
 ///
-/// A subscription is a queue with a bound. If it is full, a push that comes **is dropped and counted** ([`Subscription::missed`]): the
-/// connection never waits for a slow reader, and what is in the queue stays in order, without holes before the first loss. The memory
-/// of a full queue is its capacity times the length of the bodies in it, each of at most
-/// [`max_package_size`](crate::ClientBuilder::max_package_size) (converted protobuf: more).
+/// A subscription is a bounded queue. If it is full, a new push **is dropped and counted** ([`Subscription::missed`]): the connection never
+/// waits for a slow reader, and the queue stays in order, without gaps before the first loss. The memory of a full queue is its capacity
+/// times the length of the bodies in it, each of at most [`max_package_size`](crate::ClientBuilder::max_package_size) (converted protobuf:
+/// more).
 ///
-/// Dropping it ends it. When the connection ends, what is queued can still be received, then comes `None`.
+/// Dropping it ends the subscription. When the connection ends, queued pushes can still be received, followed by `None`.
 pub struct Subscription {
     queue: mpsc::Receiver<Push>,
     missed: Arc<AtomicU64>,
@@ -58,19 +58,19 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next push; `None` after the last one of a connection that has ended.
+    /// The next push; `None` after the last one of an ended connection.
     ///
     /// Cancel-safe: a push is either returned or still in the queue.
     pub async fn recv(&mut self) -> Option<Push> {
         self.queue.recv().await
     }
 
-    /// The next push if one is there.
+    /// The next push, if one is queued.
     pub fn try_recv(&mut self) -> Option<Push> {
         self.queue.try_recv().ok()
     }
 
-    /// How many pushes were dropped so far because the queue was full.
+    /// The number of pushes dropped so far because the queue was full.
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
@@ -105,7 +105,7 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// A handler registered with [`Client::on`](crate::Client::on). Dropping this value changes nothing: the handler stays until
+/// A handler registered with [`Client::on`](crate::Client::on). Dropping this value has no effect: the handler stays until
 /// [`Handler::off`], or until the connection ends.
 #[derive(Debug)]
 pub struct Handler {
@@ -117,7 +117,7 @@ impl Handler {
         Self { place }
     }
 
-    /// No more pushes for this handler. Those in its queue are still handled.
+    /// Ends the handler. Queued pushes are still handled.
     pub fn off(self) {
         self.place.leave();
     }
@@ -134,11 +134,11 @@ struct State {
     closed: bool,
     last_id: u64,
     routes: HashMap<Arc<str>, List>,
-    /// Those of every route.
+    /// Subscriptions to all routes.
     all: List,
 }
 
-/// Shared with a delivery that is under way, copied on change.
+/// Shared with a running delivery, copied on change.
 type List = Arc<Vec<Subscriber>>;
 
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ struct Subscriber {
     missed: Arc<AtomicU64>,
 }
 
-/// Where a subscription is entered.
+/// The place of a subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     hub: Weak<Hub>,
@@ -166,7 +166,7 @@ impl Place {
 }
 
 impl Hub {
-    /// Enters a subscription. `capacity` of 0 counts as 1.
+    /// Adds a subscription. A `capacity` of 0 counts as 1.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         route: Option<&str>,
@@ -207,7 +207,7 @@ impl Hub {
         }
     }
 
-    /// Gives a push to everybody who wants it. `body` is made only if somebody does.
+    /// Delivers a push to all subscribers. `body` is computed only if there are any.
     pub(crate) fn deliver<E>(
         &self,
         route: &str,
@@ -221,7 +221,7 @@ impl Hub {
                 None => (route.into(), None, state.all.clone()),
             }
         };
-        // Decoding takes a while and sending wakes tasks: neither is done under the lock.
+        // Decoding takes time and sending wakes tasks: neither is done under the lock.
         let push = Push {
             route,
             body: body()?,
@@ -239,13 +239,13 @@ impl Hub {
         Ok(())
     }
 
-    /// The connection has ended: subscriptions end after what is queued.
+    /// The connection has ended: subscriptions end after their queued pushes.
     pub(crate) fn close(&self) {
         let closed = State {
             closed: true,
             ..State::default()
         };
-        // Dropping the queues wakes their readers, after the lock is gone.
+        // Dropping the queues wakes their readers, after the lock is released.
         let subscribers = std::mem::replace(&mut *self.lock(), closed);
         drop(subscribers);
     }
@@ -266,7 +266,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // As in the table of requests: the data is whole even if somebody panicked.
+        // As in the table of requests: the data behind a poisoned lock are consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! A session that outlives its socket: what both ends count, what is kept, and how long to wait before the next attempt. Data and
-//! arithmetic, no clock and no IO. The protocol is in `docs/protocol/resume.md`.
+//! Resumable sessions: the counts of both ends, kept messages, and the delay before the next attempt. Data and arithmetic, without clock
+//! and IO. `docs/protocol/resume.md` specifies the protocol.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,13 +12,13 @@ use shaddock_protocol::{MAX_TOKEN_LEN, put_heartbeat, read_acknowledgement};
 
 use crate::Violation;
 
-/// Messages that wait for the server's acknowledgement. Callers wait for room above that.
+/// Maximum number of unacknowledged messages. Beyond it callers wait for room.
 pub(crate) const MAX_KEPT: usize = 256;
 
-/// A connection that lived so long was a good one: the next attempt begins with the shortest wait.
+/// A connection that lasted this long counts as stable: the next attempt begins with the shortest delay.
 pub(crate) const STABLE: Duration = Duration::from_secs(5);
 
-/// How a client comes back after it lost its connection: see [`ClientBuilder::resume`](crate::ClientBuilder::resume).
+/// How a client reconnects after it lost its connection: see [`ClientBuilder::resume`](crate::ClientBuilder::resume).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "it does nothing until it is given to a builder"]
 pub struct Reconnect {
@@ -38,26 +38,26 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// The defaults named at the methods.
+    /// Creates options with the defaults named at the methods.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The wait before the first attempt, and the longest one: each attempt that fails doubles the wait. Half of it is chance, so that
-    /// the clients of a server that failed do not all come at once. Default: 250 ms, 10 s.
+    /// The delay before the first attempt, and the longest delay: each failed attempt doubles it. Half of it is random, so that the clients
+    /// of a failed server do not all reconnect at once. Default: 250 ms, 10 s.
     pub const fn waits(mut self, shortest: Duration, longest: Duration) -> Self {
         self.shortest = shortest;
         self.longest = longest;
         self
     }
 
-    /// After so many attempts without success the client is closed, with the reason for which the connection was lost. Default: 30.
+    /// After this number of failed attempts the client is closed, with the reason for which the connection was lost. Default: 30.
     pub const fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// How long to wait before attempt number `done` (from 0). `None`: there were enough.
+    /// The delay before attempt number `done` (from 0). `None`: there were enough attempts.
     pub(crate) fn wait(&self, done: u32) -> Option<Duration> {
         self.wait_at(done, RandomState::new().hash_one(done))
     }
@@ -89,7 +89,7 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// A session that can be come back to.
+    /// A resumable session.
     pub(crate) const fn new() -> Self {
         Self {
             v: 1,
@@ -104,7 +104,7 @@ impl Asked {
     }
 }
 
-/// `sys.resume` of the server's answer, checked.
+/// `sys.resume` of the server's response, validated.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
     token: String,
@@ -115,7 +115,7 @@ pub(crate) struct Grant {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// A new session; the word says why it is not the old one, if there was one.
+    /// A new session; the word explains why the old one was not resumed, if there was one.
     New { why: String },
     Resumed {
         received: u64,
@@ -124,7 +124,7 @@ pub(crate) enum Outcome {
     },
 }
 
-/// Never the token: it is as good as a password.
+/// Never prints the token, which is equivalent to a password.
 impl std::fmt::Debug for Grant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Grant")
@@ -135,11 +135,11 @@ impl std::fmt::Debug for Grant {
 
 /// The protocol has one byte for it, and a client that owes more at a time would stop.
 const MAX_ACK: u64 = 255;
-/// Beyond all that can be sent, and far from the end of the numbers.
+/// Above everything that can be sent, and far below the maximum.
 const MAX_POSITION: u64 = u64::MAX / 2;
 
 impl Grant {
-    /// A grant that makes no sense is none; a resumption without its counts is an error.
+    /// An invalid grant counts as none; a resumption without counts is an error.
     pub(crate) fn read(value: &Value) -> Result<Option<Self>, Violation> {
         let text = |name: &str| value[name].as_str().filter(|text| !text.is_empty());
         let token = text("token").filter(|token| token.len() <= MAX_TOKEN_LEN);
@@ -172,14 +172,14 @@ impl Grant {
     }
 }
 
-/// The counts of one session, and what it keeps.
+/// The counts of one session, and its kept messages.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     grant: Grant,
     /// DATA packages since the session began.
     sent: u64,
     received: u64,
-    /// What the server has acknowledged, and what this client has.
+    /// The numbers acknowledged by the server, and by this client.
     acknowledged: u64,
     told: u64,
     /// Sent and not acknowledged, oldest first.
@@ -206,7 +206,7 @@ impl Ledger {
         self.kept.iter()
     }
 
-    /// Where the server wants this client to come back first.
+    /// The address that the server asks this client to try first.
     pub(crate) fn address(&self) -> Option<&str> {
         self.grant.address.as_deref()
     }
@@ -217,13 +217,13 @@ impl Ledger {
         self.kept.push_back(package);
     }
 
-    /// A DATA package was handed to the application. Whether an acknowledgement is owed now.
+    /// A DATA package was delivered to the application. Returns whether an acknowledgement is due.
     pub(crate) fn taken(&mut self) -> bool {
         self.received += 1;
         self.received - self.told >= self.grant.ack
     }
 
-    /// A HEARTBEAT came.
+    /// A HEARTBEAT arrived.
     pub(crate) fn heartbeat(&mut self, body: &[u8]) -> Result<(), Violation> {
         match read_acknowledgement(body) {
             Ok(Some(count)) => self.forget(count),
@@ -242,7 +242,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// This client's next HEARTBEAT, with what it has received if that is news.
+    /// This client's next HEARTBEAT, with the number of received packages if it has changed.
     pub(crate) fn put_heartbeat(&mut self) -> Bytes {
         let news = (self.received != self.told).then_some(self.received);
         self.told = self.received;
@@ -251,7 +251,7 @@ impl Ledger {
         out.freeze()
     }
 
-    /// What the next connection says of this session.
+    /// The resumption data for the next connection.
     pub(crate) fn ask(&self) -> Asked {
         Asked {
             v: 1,
@@ -261,7 +261,7 @@ impl Ledger {
         }
     }
 
-    /// The server goes on with the session. What is kept is to be sent again.
+    /// The server continues the session. Kept messages must be sent again.
     pub(crate) fn resume(
         &mut self,
         mut grant: Grant,

@@ -1,4 +1,4 @@
-//! Answers that are errors, in both dialects.
+//! Error responses, in both dialects.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::DecodeError;
 
-/// An answer of a server that says no.
+/// An error response of a server.
 ///
-/// Pomelo servers have no mark for errors: an answer is one if its body is an object whose `code` is a number that the
-/// [builder](crate::ClientBuilder::error_codes) takes for an error (by default 400 and above). Pitaya servers mark them, with `code`
+/// Pomelo servers do not mark errors: a response is an error if its body is an object whose `code` is a number that the
+/// [builder](crate::ClientBuilder::error_codes) treats as an error (by default 400 and above). Pitaya servers mark errors, with `code`
 /// (`PIT-404`), `msg` and `metadata`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerError(Box<Parts>);
@@ -26,12 +26,12 @@ struct Parts {
 }
 
 impl ServerError {
-    /// The code as text: `500`, `PIT-404`; empty if the server gave none.
+    /// The code as text: `500`, `PIT-404`; empty if there is none.
     pub fn code(&self) -> &str {
         &self.0.code
     }
 
-    /// What the server says about it, for people: `msg` or `message` of the body. Often empty.
+    /// The message for people: `msg` or `message` of the body. Often empty.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -41,12 +41,12 @@ impl ServerError {
         self.0.metadata.get(key).and_then(Value::as_str)
     }
 
-    /// The whole body.
+    /// The complete body.
     pub fn body(&self) -> &Bytes {
         &self.0.body
     }
 
-    /// The whole body as a type of yours, for servers that put more into their errors.
+    /// The complete body as your type, for servers that add data to their errors.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl ServerError {
         from_json(&self.0.body)
     }
 
-    /// An answer that is marked as an error. What cannot be read stays empty; the body is there in any case.
+    /// A response that is marked as an error. Unreadable parts stay empty; the body is always available.
     pub(crate) fn marked(body: Bytes, protobuf: bool) -> Self {
         if protobuf {
             return Self::from_protobuf(body);
@@ -73,9 +73,9 @@ impl ServerError {
         }))
     }
 
-    /// An answer of a Pomelo server, if it is an error.
+    /// A response of a Pomelo server, if it is an error.
     pub(crate) fn by_code(body: &Bytes, is_error: fn(i64) -> bool) -> Option<Self> {
-        // Most answers are not looked at any further.
+        // Most responses need no further check.
         if !body.windows(6).any(|part| part == b"\"code\"") {
             return None;
         }
@@ -131,10 +131,10 @@ pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeErr
     serde_json::from_slice(body).map_err(|error| DecodeError::Json(error.to_string()))
 }
 
-/// What stands for every value that JavaScript takes for false.
+/// The response for every value that is false in JavaScript.
 const NO_VALUE: &[u8] = b"{}";
 
-/// An answer as a value: if `{}` does not fit, it stands for one of the values that are answered with it.
+/// Decodes a response as a value: if `{}` does not match the type, it stands for one of these values.
 pub(crate) fn from_answer<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     let read = from_json(body);
     if read.is_ok() || body != NO_VALUE {
@@ -170,7 +170,7 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The length-delimited fields of a Google protobuf message; ends at the first thing that is none.
+/// The length-delimited fields of a Google protobuf message; ends at the first other field.
 fn each_field(mut bytes: Bytes, mut field: impl FnMut(u64, Bytes)) {
     while let Some(key) = varint(&mut bytes) {
         let Some(length) = varint(&mut bytes).and_then(|length| usize::try_from(length).ok())

@@ -15,7 +15,7 @@ use crate::EncodeError;
 
 /// The last member of a signed body.
 const MEMBER: &str = "\"__crypto__\":\"";
-/// What a body ends with that has no signature yet.
+/// The end of a body without a signature.
 const UNSIGNED: &str = "\"__crypto__\":\"\"}";
 
 /// Characters for which the original verifies text that is encoded twice.
@@ -23,11 +23,11 @@ const CJK: core::ops::RangeInclusive<char> = '\u{4e00}'..='\u{9fa5}';
 
 /// An RSA key pair that signs requests and notifies (RSASSA-PKCS1-v1_5 with SHA-256). Cheap to clone.
 ///
-/// Pomelo servers with `useCrypto`, and shaddock servers that ask for signatures, drop what is not signed. Signing takes about a
-/// millisecond of the caller's time with a key of 2,048 bits.
+/// Pomelo servers with `useCrypto`, and shaddock servers that require signatures, drop unsigned messages. Signing takes about a millisecond
+/// of the caller's time with a key of 2,048 bits.
 ///
-/// The original server serialises a body once more before it verifies: members whose names are whole numbers move to the front there,
-/// and the signature is not accepted. shaddock servers verify the text that was sent.
+/// The original server serialises a body again before it verifies: members whose names are whole numbers then move to the front, and the
+/// signature is rejected. shaddock servers verify the text that was sent.
 #[derive(Clone)]
 pub struct SigningKey {
     pair: Arc<KeyPair>,
@@ -45,7 +45,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// The text is no such key.
+    /// The text is not such a key.
     pub fn from_pkcs8_pem(pem: &str) -> Result<Self, SigningKeyError> {
         let der =
             PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| SigningKeyError)?;
@@ -56,7 +56,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// The bytes are no such key.
+    /// The bytes are not such a key.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, SigningKeyError> {
         let pair = KeyPair::from_pkcs8(der).map_err(|_| SigningKeyError)?;
         let public = PublicKeyComponents::<Vec<u8>>::from(pair.public());
@@ -99,7 +99,7 @@ impl SigningKey {
             .into_bytes())
     }
 
-    /// The same for a route with a schema, as protobuf. What is signed is the text that the server decodes: fields of the schema only, in
+    /// The same for a route with a schema, as protobuf. The signed text is the one that the server decodes: fields of the schema only, in
     /// the order of the wire.
     pub(crate) fn sign_protobuf(
         &self,
@@ -116,7 +116,7 @@ impl SigningKey {
         let with_member = [open, comma, UNSIGNED].concat();
         let decoded = schema.decode(route, &schema.encode(route, with_member.as_bytes())?)?;
         let decoded = String::from_utf8(decoded).map_err(|_| EncodeError::NotAnObject)?;
-        // A schema without the field cannot carry a signature; the server would drop the message.
+        // A schema without this field cannot carry a signature; the server would drop the message.
         let open = decoded.strip_suffix(UNSIGNED).ok_or(EncodeError::Signing)?;
         let signed = self.sign_json([open.trim_end_matches(','), "}"].concat().as_bytes())?;
         Ok(schema.encode(route, &signed)?)
@@ -125,7 +125,7 @@ impl SigningKey {
     fn signature(&self, text: &str) -> Result<String, EncodeError> {
         let twice: String;
         let text = if text.chars().any(|c| CJK.contains(&c)) {
-            // Each byte of the UTF-8 form taken for a Latin-1 character. The original accepts nothing else, shaddock both.
+            // Each byte of the UTF-8 form as a Latin-1 character. The original accepts nothing else, shaddock accepts both.
             twice = text.bytes().map(char::from).collect();
             &twice
         } else {

@@ -1,4 +1,4 @@
-//! TLS: which certificates are trusted.
+//! TLS: the trusted certificates.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use crate::transport::BoxIo;
 use crate::{AddressError, ConnectError};
 
-/// Which servers are trusted on `tls` and `wss` addresses. Cheap to clone. Default: the certificates of this system.
+/// The certificates that are trusted on `tls` and `wss` addresses. Cheap to clone. Default: those of the system.
 #[derive(Clone, Default)]
 pub struct TlsOptions(Trust);
 
@@ -33,17 +33,17 @@ enum Trust {
 }
 
 impl TlsOptions {
-    /// Trusts the root certificates of this system, read when a connection is made.
+    /// Trusts the root certificates of the system, which are read at each connect.
     pub fn system_roots() -> Self {
         Self::default()
     }
 
-    /// Trusts the certificates in a PEM text and no others: what is signed by one of them, and themselves. (`openssl req -x509` makes
-    /// certificates that sign others and are shown by servers all the same.)
+    /// Trusts only the certificates in a PEM text: certificates signed by one of them, and themselves. (`openssl req -x509` creates
+    /// certificates that may sign others but are presented by servers.)
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Roots`]: there is none in it, or one that cannot be read.
+    /// [`ConnectError::Roots`]: the text contains no certificate, or an invalid one.
     pub fn roots_pem(pem: &[u8]) -> Result<Self, ConnectError> {
         let failed = |error: &dyn fmt::Display| ConnectError::Roots(error.to_string());
         let mut roots = RootCertStore::empty();
@@ -67,12 +67,12 @@ impl TlsOptions {
         Ok(Self::config(Arc::new(config)))
     }
 
-    /// A configuration of yours: client certificates, other versions, another provider.
+    /// Uses a custom configuration: client certificates, other versions, another provider.
     pub fn config(config: Arc<ClientConfig>) -> Self {
         Self(Trust::Config(config))
     }
 
-    /// Trusts **every** certificate, also an expired one or one of somebody else: whoever sits between client and server can read and
+    /// Trusts **every** certificate, including expired ones and those of other servers: an attacker between client and server can read and
     /// change everything. For tests only.
     pub fn dangerous_accept_any_certificate() -> Self {
         let config = builder().map(|builder| {
@@ -83,18 +83,18 @@ impl TlsOptions {
         });
         match config {
             Ok(config) => Self::config(Arc::new(config)),
-            // ring has the default versions. If it had not, trusting nobody new is the safe way out.
+            // ring supports the default versions. If it did not, trusting no additional certificate would be safe.
             Err(_) => Self::default(),
         }
     }
 
-    /// What rustls needs for these options, for a connection of your own.
+    /// The rustls configuration for these options, for your own connections.
     ///
-    /// With [`system_roots`](Self::system_roots) it reads files: not on a thread that must not wait.
+    /// With [`system_roots`](Self::system_roots) it reads files: do not call it on a thread that must not block.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Roots`]: this system has no certificates that can be used.
+    /// [`ConnectError::Roots`]: the system has no usable certificates.
     pub fn to_client_config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
         match &self.0 {
             Trust::Config(config) => Ok(config.clone()),
@@ -102,7 +102,7 @@ impl TlsOptions {
         }
     }
 
-    /// Speaks TLS on `socket`.
+    /// Performs the TLS handshake on `socket`.
     pub(crate) async fn connect(
         &self,
         host: &str,
@@ -132,7 +132,7 @@ impl fmt::Debug for TlsOptions {
     }
 }
 
-/// Reads files, so it runs on a thread where that is allowed.
+/// Reads files, so it runs on a thread where blocking is allowed.
 fn system() -> Result<Arc<ClientConfig>, ConnectError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -160,7 +160,7 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, ConnectError>
         .map_err(|error| ConnectError::Tls(io::Error::other(error)))
 }
 
-/// A certificate is good as usual; or it is one of a list, although it may sign others, which a server's should not.
+/// Accepts certificates that are valid as usual, and those of a list, although they may sign others, which a server's should not.
 #[derive(Debug)]
 struct OrListed {
     webpki: Arc<WebPkiServerVerifier>,
@@ -184,7 +184,7 @@ impl ServerCertVerifier for OrListed {
             now,
         );
         match usual {
-            // What is wrong with its time or its signature has a name of its own.
+            // Errors of validity or signature have their own variants.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.listed.contains(end_entity) =>
             {
@@ -220,7 +220,7 @@ impl ServerCertVerifier for OrListed {
     }
 }
 
-/// Every certificate is good. The handshake itself is still checked: the server has the key of what it shows.
+/// Accepts every certificate. The handshake itself is still verified: the server has the key of its certificate.
 #[derive(Debug)]
 struct AcceptAny(Arc<CryptoProvider>);
 

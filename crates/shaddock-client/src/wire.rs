@@ -1,4 +1,4 @@
-//! Messages of one connection: what a request looks like on the wire, and what a body that came means.
+//! Messages of one connection: encoding of requests, and decoding of bodies.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use shaddock_protocol::{
 use crate::sign::{JavaScriptNumbers, SigningKey};
 use crate::{DecodeError, EncodeError};
 
-/// What client and server agreed on in the handshake. Stays for a session, over all its connections.
+/// The encoding negotiated in the handshake. Kept for a session, over all its connections.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
-    /// Which session of the client this is: more than 0 after a restart.
+    /// The number of the client's session: more than 0 after a restart.
     pub(crate) generation: u32,
     pub(crate) dialect: Dialect,
     pub(crate) dictionary: Option<Arc<Dictionary>>,
     pub(crate) protos: Option<Arc<Protos>>,
-    /// Pitaya: bodies are Google protobuf and pass through.
+    /// Pitaya: bodies are Google protobuf and are passed through.
     pub(crate) raw_protobuf: bool,
     pub(crate) key: Option<SigningKey>,
     /// Longest body after inflating it.
@@ -28,7 +28,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// A value as the JSON text that the rest of this client works with.
+    /// Serialises a value as the JSON text used by this client.
     pub(crate) fn json<T: Serialize + ?Sized>(&self, body: &T) -> Result<Bytes, EncodeError> {
         if self.raw_protobuf {
             return Err(EncodeError::NotJson);
@@ -71,7 +71,7 @@ impl Wire {
         Ok(out.freeze())
     }
 
-    /// A body in the form in which it is sent.
+    /// A body in its wire form.
     fn body(&self, route: &str, json: Bytes) -> Result<Bytes, EncodeError> {
         if self.dialect == Dialect::Pitaya {
             return Ok(json);
@@ -91,7 +91,7 @@ impl Wire {
         })
     }
 
-    /// The body of a message that came, as JSON text (Pitaya: as it is, inflated). It does not share memory with `message`: a short body
+    /// The body of a received message, as JSON text (Pitaya: unchanged, inflated). It does not share memory with `message`: a short body
     /// that is kept must not keep a long read buffer.
     pub(crate) fn decode(&self, route: &str, message: &Message) -> Result<Bytes, DecodeError> {
         let body = &message.body;
@@ -110,7 +110,7 @@ impl Wire {
         })
     }
 
-    /// The route of a push. `None`: a code that the dictionary does not have, or no text.
+    /// The route of a push. `None`: an unknown code, or invalid text.
     pub(crate) fn route<'a>(&'a self, route: &'a WireRoute) -> Option<&'a str> {
         match route {
             WireRoute::None => None,
@@ -119,12 +119,12 @@ impl Wire {
         }
     }
 
-    /// Whether an answer says that it is an error. Pomelo has no such mark.
+    /// Whether a response is marked as an error. Pomelo has no such mark.
     pub(crate) fn marks_error(&self, message: &Message) -> bool {
         message.error && self.dialect == Dialect::Pitaya
     }
 
-    /// Whether answers can only be read by somebody who knows the route.
+    /// Whether decoding responses requires their routes.
     pub(crate) fn needs_route(&self) -> bool {
         self.protos.is_some()
     }

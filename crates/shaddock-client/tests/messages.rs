@@ -317,7 +317,7 @@ async fn signed_messages_can_be_verified() {
 async fn what_servers_do_not_send_is_counted() {
     let (client, mut peer) = plain_pair().await;
     let mut all = client.subscribe_all();
-    // An answer to nobody, a push with a code that no dictionary has, a request, a message of type 7.
+    // A response without a request, a push with an unknown code, a request, a message of type 7.
     peer.answer(77, "{}").await;
     for kind in [MessageType::Push, MessageType::Request] {
         let message = Message::new(kind, 1, WireRoute::Code(9), Bytes::new());

@@ -4,10 +4,10 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens as _, quote, quote_spanned};
 use syn::{Error, FnArg, ItemFn, ReturnType, Type, parse2, spanned::Spanned as _};
 
-/// The most extractors, with the one that reads the body.
+/// The maximum number of extractors, including the one that reads the body.
 const MOST_ARGUMENTS: usize = 9;
 
-/// Extractors that read the body, by the last part of their path.
+/// Extractors that read the body, by the last segment of their path.
 const READ_THE_BODY: [&str; 2] = ["Json", "Body"];
 
 pub(crate) fn expand(attributes: &TokenStream, item: &TokenStream) -> TokenStream {
@@ -21,7 +21,7 @@ pub(crate) fn expand(attributes: &TokenStream, item: &TokenStream) -> TokenStrea
         if let Err(error) = check_shape(&function) {
             add(&mut errors, error);
         }
-        // Checks of a function of the wrong shape would only repeat what is said already.
+        // Checks of a function with the wrong shape would only repeat the same errors.
         if errors.is_none() {
             checked = checks(&function);
         }
@@ -40,7 +40,7 @@ fn add(errors: &mut Option<Error>, error: Error) {
     }
 }
 
-/// What can be said of the function without knowing types.
+/// Checks that need no types.
 fn check_shape(function: &ItemFn) -> Result<(), Error> {
     let signature = &function.sig;
     let mut errors = None;

@@ -4,10 +4,10 @@ use proc_macro::TokenStream;
 
 mod debug_handler;
 
-/// Makes the compiler say what is wrong with a handler, at the place where it is wrong.
+/// Makes the compiler report what is wrong with a handler, at the place of the error.
 ///
-/// Without it the compiler only says that the function is no handler, at the line where it is registered. With it each argument, the return
-/// type and the future are checked for themselves, and the errors point at them:
+/// Without it the compiler only reports that the function is not a handler, at the line of its registration. With it each argument, the
+/// return type and the future are checked separately, and the errors point at them:
 ///
 /// ```ignore
 /// #[shaddock::debug_handler]
@@ -16,8 +16,8 @@ mod debug_handler;
 /// }
 /// ```
 ///
-/// The function itself stays as it is. The checks are there in builds with `debug_assertions` only, and cost nothing at run time. It is for
-/// free functions: not for methods, and not for functions with type parameters.
+/// The function itself is unchanged. The checks exist in builds with `debug_assertions` only, and cost nothing at run time. Use it for free
+/// functions: not for methods, and not for functions with type parameters.
 #[proc_macro_attribute]
 pub fn debug_handler(attributes: TokenStream, item: TokenStream) -> TokenStream {
     debug_handler::expand(&attributes.into(), &item.into()).into()

@@ -1,7 +1,7 @@
-//! Bytes to and from the server: a stream of packages, or WebSocket messages of packages.
+//! Transports to the server: a stream of packages, or WebSocket messages of packages.
 //!
-//! A transport owns its socket and what is still to be written. Its one way to wait, [`Transport::event`], reads and writes at the same
-//! time, so a server that stops reading until it is read from cannot lock both sides up.
+//! A transport owns its socket and the unwritten data. Its only wait, [`Transport::event`], reads and writes at the same time, so a server
+//! that does not read until its data are read cannot cause a deadlock.
 
 mod stream;
 mod websocket;
@@ -18,7 +18,7 @@ pub(crate) use websocket::WebSocket;
 
 use crate::{CloseKind, CloseStatus};
 
-/// With more than this to be written, no more commands are taken.
+/// Above this amount of unwritten data, no more commands are taken.
 const HIGH_WATER: usize = 64 * 1024;
 
 /// Any socket.
@@ -30,25 +30,25 @@ pub(crate) type BoxIo = Box<dyn Io>;
 pub(crate) enum Transport {
     Stream(Stream),
     WebSocket(Box<WebSocket>),
-    /// There is no socket any more: what is queued is dropped, and nothing comes.
+    /// There is no socket any more: queued data are dropped, and no data arrive.
     Gone,
 }
 
 /// What happened to a transport.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Bytes came. On a WebSocket: one whole message.
+    /// Bytes arrived. On a WebSocket: one complete message.
     Bytes(Bytes),
     /// There is room for more packages again.
     Room,
-    /// Nothing more can be written; what came before can still be read.
+    /// No more data can be written; earlier data can still be read.
     WriteFailed(CloseKind),
-    /// The server is done, with these last words on a WebSocket.
+    /// The server has closed, with this status on a WebSocket.
     End(Option<CloseStatus>),
 }
 
 impl Transport {
-    /// In place of a socket that was lost.
+    /// Replaces a socket that was lost.
     pub(crate) const fn gone() -> Self {
         Self::Gone
     }
@@ -58,7 +58,7 @@ impl Transport {
         matches!(self, Self::WebSocket(_))
     }
 
-    /// Queues one package. It is written by the calls of [`Transport::event`] and [`Transport::shutdown`] that follow.
+    /// Enqueues one package. Later calls of [`Transport::event`] and [`Transport::shutdown`] write it.
     pub(crate) fn queue(&mut self, package: Bytes) {
         match self {
             Self::Stream(stream) => stream.queue(&package),
@@ -72,18 +72,18 @@ impl Transport {
         self.queued() < HIGH_WATER
     }
 
-    /// Writes what is queued and waits for something to happen. Cancel-safe: all progress is kept in the transport.
+    /// Writes queued data and waits for an event. Cancel-safe: all progress is kept in the transport.
     ///
     /// # Errors
     ///
-    /// The connection is over for this reason.
+    /// The connection has ended for this reason.
     pub(crate) async fn event(&mut self) -> Result<Event, CloseKind> {
         poll_fn(|cx| {
             if self.queued() > 0 {
                 let had_room = self.has_room();
                 match self.poll_flush(cx) {
                     Poll::Ready(Err(kind)) => return Poll::Ready(Ok(Event::WriteFailed(kind))),
-                    // Also when it was not all written.
+                    // Also if not everything was written.
                     _ if !had_room && self.has_room() => return Poll::Ready(Ok(Event::Room)),
                     _ => {}
                 }
@@ -97,7 +97,7 @@ impl Transport {
         .await
     }
 
-    /// Writes what is queued and says goodbye. Give it a time limit: the server need not read.
+    /// Writes queued data and sends a goodbye. Use a timeout: the server may not read.
     pub(crate) async fn shutdown(&mut self) -> Result<(), CloseKind> {
         poll_fn(|cx| self.poll_flush(cx)).await?;
         match self {
@@ -107,7 +107,7 @@ impl Transport {
         }
     }
 
-    /// Bytes that are not written yet.
+    /// Unwritten bytes.
     fn queued(&self) -> usize {
         match self {
             Self::Stream(stream) => stream.queued(),

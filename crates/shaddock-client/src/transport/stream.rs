@@ -1,4 +1,4 @@
-//! Packages on a byte stream: TCP, TLS, or whatever the caller brings.
+//! Packages on a byte stream: TCP, TLS, or a custom stream.
 
 use std::future::Future as _;
 use std::io;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use super::{BoxIo, Event, closed};
 use crate::CloseKind;
 
-/// Room for one read. It grows while reads fill it, so that an idle connection is small and a busy one makes few calls.
+/// Buffer for one read. It grows while reads fill it, so that an idle connection is small and a busy one makes few calls.
 const SMALL_READ: usize = 4 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 
@@ -20,7 +20,7 @@ pub(crate) struct Stream {
     input: BytesMut,
     read_size: usize,
     output: BytesMut,
-    /// The socket has taken bytes that it may still hold back, as TLS does.
+    /// The socket has accepted bytes that it may still buffer, as TLS does.
     unflushed: bool,
 }
 
@@ -64,7 +64,7 @@ impl Stream {
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, CloseKind>> {
         self.input.reserve(self.read_size);
-        // `read_buf` keeps nothing in its future: making a new one for each poll loses nothing.
+        // `read_buf` keeps no state in its future: creating a new one for each poll loses nothing.
         let read = pin!(self.io.read_buf(&mut self.input)).poll(cx);
         Poll::Ready(match ready!(read) {
             Ok(0) => Ok(Event::End(None)),

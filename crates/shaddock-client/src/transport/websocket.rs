@@ -1,4 +1,4 @@
-//! Packages in WebSocket messages: one per message from here, one or more per message from there.
+//! Packages in WebSocket messages: this client sends one per message, servers one or more.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, ready};
@@ -13,21 +13,21 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::{BoxIo, Event, closed};
 use crate::{CloseKind, CloseStatus, ConnectError, Violation};
 
-/// A message may hold several packages: so much more than the longest package it may be long.
+/// A message may contain several packages: it may exceed the longest package by this length.
 const BATCH: usize = 1024 * 1024;
 
-/// Instead of tungstenite's 128 KiB, which every connection would own for good.
+/// Instead of tungstenite's 128 KiB, which every connection would own permanently.
 const READ_BUFFER: usize = 8 * 1024;
 
 pub(crate) struct WebSocket {
     socket: WebSocketStream<BoxIo>,
     queue: VecDeque<Bytes>,
-    /// Bytes in `queue`, and bytes that the socket has taken since it was last flushed.
+    /// Bytes in `queue`, and bytes that the socket has accepted since the last flush.
     queued: usize,
 }
 
 impl WebSocket {
-    /// Asks the server for an upgrade.
+    /// Requests an upgrade from the server.
     pub(crate) async fn connect(
         uri: &Uri,
         io: BoxIo,
@@ -83,7 +83,7 @@ impl WebSocket {
                 Some(Ok(Message::Binary(bytes))) => Ok(Event::Bytes(bytes)),
                 Some(Ok(Message::Text(text))) => Ok(Event::Bytes(text.into())),
                 Some(Ok(Message::Close(frame))) => Ok(Event::End(frame.as_ref().and_then(status))),
-                // Pings are answered inside.
+                // Pings are answered by tungstenite.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Err(error)) => match kind_of(&error) {
                     CloseKind::ServerClosed(status) => Ok(Event::End(status)),
@@ -105,7 +105,7 @@ impl WebSocket {
 }
 
 fn status(frame: &CloseFrame) -> Option<CloseStatus> {
-    // 1000 without a text says nothing.
+    // 1000 without a text contains no information.
     let code = u16::from(frame.code);
     (code != 1000 || !frame.reason.is_empty()).then(|| CloseStatus {
         code,
