@@ -9,7 +9,7 @@ use crate::body::MIN_LEN;
 /// Flags of `shaddock bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchArgs {
-    /// What the sessions do.
+    /// The scenario.
     #[command(subcommand)]
     pub scenario: ScenarioArgs,
 }
@@ -17,21 +17,21 @@ pub struct BenchArgs {
 /// The scenarios.
 #[derive(Subcommand, Clone, Debug)]
 pub enum ScenarioArgs {
-    /// Requests and their answers: latency and CPU per message.
+    /// Requests and responses: latency and CPU per message.
     Echo(EchoArgs),
-    /// Sessions that say nothing: memory for each of them.
+    /// Silent sessions: memory per session.
     Idle(IdleArgs),
-    /// One request that pushes to all sessions: cost and latency for each delivery.
+    /// One request that pushes to all sessions: cost and latency per delivery.
     Fanout(FanoutArgs),
-    /// Sessions that come, and stay or go again: cost of connect, handshake and ack.
+    /// Sessions that connect, and stay or disconnect: cost of connect, handshake and ack.
     Churn(ChurnArgs),
-    /// Sessions that follow a script: bind, request, wait, reconnect.
+    /// Sessions that run a script: bind, request, wait, reconnect.
     Mix(MixArgs),
-    /// Sessions that lose their sockets and come back: lost, repeated and late messages, and the time to the first of them.
+    /// Sessions that lose their sockets and resume: lost, repeated and late messages, and the time to the first of them.
     Resume(ResumeArgs),
 }
 
-/// How the handshake names the client.
+/// The identification of the client in the handshake.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientDialect {
     /// `sys.type` and `sys.version`, as Pomelo's and Pinus's clients.
@@ -40,13 +40,13 @@ pub enum ClientDialect {
     Pitaya,
 }
 
-/// The server, and what all scenarios share.
+/// The server, and the flags of all scenarios.
 #[derive(Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct TargetArgs {
-    /// Where the server is: `tcp://`, `tls://`, `ws://` or `wss://`, host and port, for WebSocket also a path.
+    /// Address of the server: `tcp://`, `tls://`, `ws://` or `wss://`, host and port, for WebSocket also a path.
     pub url: String,
-    /// Process id of the server: measures its CPU and memory. Several times for a server of several processes, which are added up.
+    /// Process id of the server: measures its CPU and memory. Repeat it for a server of several processes, whose values are added.
     #[arg(long)]
     pub pid: Vec<u32>,
     /// Sessions that are open at the same time.
@@ -55,19 +55,19 @@ pub struct TargetArgs {
     /// Threads of the load tester, each with its own share of the sessions.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub threads: usize,
-    /// Handshakes that are under way at the same time.
+    /// Handshakes that are in progress at the same time.
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     pub connecting: usize,
-    /// How long to wait for a handshake or an answer before it counts as lost.
+    /// How long to wait for a handshake or a response before it counts as lost.
     #[arg(long, default_value = "10s", value_parser = some_time)]
     pub timeout: Duration,
-    /// Ask for sessions that outlive their sockets: count, acknowledge and keep messages. `resume` always does.
+    /// Request resumable sessions, which count, acknowledge and keep messages. `resume` always does.
     #[arg(long)]
     pub resume: bool,
-    /// How the handshake names the client.
+    /// The identification of the client in the handshake.
     #[arg(long, value_enum, default_value = "pomelo")]
     pub dialect: ClientDialect,
-    /// Route that answers with the body of the request.
+    /// Route that responds with the body of the request.
     #[arg(long, default_value = "bench.echo.echo")]
     pub echo_route: String,
     /// Route that binds the session to `uid`.
@@ -82,11 +82,11 @@ pub struct TargetArgs {
     /// Bytes of a request's body, at least 39.
     #[arg(long, default_value_t = 64, value_parser = body)]
     pub body: usize,
-    /// JSON that requests have instead of such a body. Then any answer without an error is right, and `--echo-route` may be
-    /// any route of the server's. An error is a `code` other than 200.
+    /// JSON body of requests instead of a generated one. Any response without an error is then accepted, and `--echo-route` may be any
+    /// route of the server. An error is a `code` other than 200.
     #[arg(long, value_name = "JSON")]
     pub request_body: Option<String>,
-    /// PEM file with the certificates that a TLS server's may be signed by. Without it, those of this system.
+    /// PEM file with the certificates that may sign those of a TLS server. Default: those of the system.
     #[arg(long)]
     pub ca: Option<PathBuf>,
     /// Accept any certificate of a TLS server.
@@ -109,17 +109,17 @@ pub struct EchoArgs {
     /// The server.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Requests of one session that are under way at the same time.
+    /// Requests of one session that are in flight at the same time.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub in_flight: usize,
-    /// Open loop: this many requests per second in total, whether answers come or not. Latency counts from the moment at which
-    /// a request should have been sent.
+    /// Open loop: this number of requests per second in total, independent of responses. Latency is measured from the time at which a
+    /// request should have been sent.
     #[arg(long, conflicts_with = "in_flight", value_parser = rate)]
     pub rate: Option<f64>,
-    /// Not measured, at the start.
+    /// Time at the start that is not measured.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
-    /// Measured.
+    /// Measured time.
     #[arg(long, default_value = "5s", value_parser = some_time)]
     pub duration: Duration,
 }
@@ -130,13 +130,13 @@ pub struct IdleArgs {
     /// The server.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Wait after the last session is open, before memory is read.
+    /// Time to wait after the last session is open, before memory is read.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub settle: Duration,
-    /// Then stay open for so long, and count what the server takes for doing nothing.
+    /// Time to stay open afterwards, while the CPU time of the idle server is measured.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub hold: Duration,
-    /// Then take their sockets away and keep the sessions (as `--resume`), wait as long as `--settle` again, and read memory once more: the
+    /// Afterwards close their sockets and keep the sessions (as `--resume`), wait for `--settle` again, and read the memory once more: the
     /// server's `resident_after`.
     #[arg(long)]
     pub suspend: bool,
@@ -148,7 +148,7 @@ pub struct FanoutArgs {
     /// The server.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Pushes to send. Without `--rate` the next one leaves when the last one has reached everybody.
+    /// Pushes to send. Without `--rate` the next one is sent when the last one has reached all sessions.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub pushes: u64,
     /// Open loop: pushes per second.
@@ -162,7 +162,7 @@ pub struct FanoutArgs {
 /// Flags of `churn`.
 #[derive(Args, Clone, Debug)]
 pub struct ChurnArgs {
-    /// The server. `--connections` is the number of sessions that are opened in all.
+    /// The server. `--connections` is the total number of sessions.
     #[command(flatten)]
     pub target: TargetArgs,
     /// Close each session after its ack; without it all stay until the end.
@@ -176,21 +176,21 @@ pub struct MixArgs {
     /// The server.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Steps that each session repeats: `bind`, `request*N`, `wait DURATION`, `reconnect`, separated by commas. A session is
-    /// connected before its first step.
+    /// Steps that each session repeats: `bind`, `request*N`, `wait DURATION`, `reconnect`, separated by commas. A session is connected
+    /// before its first step.
     #[arg(
         long,
         default_value = "bind, request*5, wait 100ms, request*5, reconnect"
     )]
     pub script: String,
-    /// Ends when every session has done its script so often, or when `--duration` is over. Nothing is warmed up then: every
-    /// answer is measured.
+    /// End when every session has run its script this many times, or when `--duration` is over. There is no warm-up: every response is
+    /// measured.
     #[arg(long, value_parser = at_least_one)]
     pub repeat: Option<usize>,
-    /// Not measured, at the start.
+    /// Time at the start that is not measured.
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub warmup: Duration,
-    /// Measured.
+    /// Measured time.
     #[arg(long, default_value = "5s", value_parser = some_time)]
     pub duration: Duration,
 }
@@ -201,25 +201,25 @@ pub struct ResumeArgs {
     /// The server. All sessions are bound, and the first one pushes to all of them after each of its cuts.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// How often each session loses its socket.
+    /// Number of times that each session loses its socket.
     #[arg(long, default_value_t = 10, value_parser = at_least_one)]
     pub cuts: usize,
-    /// Requests that are under way at each cut, at most 200.
+    /// Requests in flight at each cut, at most 200.
     #[arg(long, default_value_t = 8, value_parser = burst)]
     pub burst: usize,
-    /// How long a session stays away.
+    /// Time that a session stays disconnected.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub away: Duration,
-    /// No plain connections in between, to which the way back is compared.
+    /// Open no plain connections in between, to which resuming is compared.
     #[arg(long)]
     pub no_plain: bool,
-    /// Ends without success when it takes longer.
+    /// Fail if it takes longer.
     #[arg(long, default_value = "5m", value_parser = some_time)]
     pub limit: Duration,
 }
 
 impl BenchArgs {
-    /// What all scenarios share.
+    /// The flags of all scenarios.
     pub const fn target(&self) -> &TargetArgs {
         match &self.scenario {
             ScenarioArgs::Echo(args) => &args.target,
@@ -231,7 +231,7 @@ impl BenchArgs {
         }
     }
 
-    /// Whether the result is wanted as JSON.
+    /// Whether the result is printed as JSON.
     pub const fn is_json(&self) -> bool {
         self.target().json
     }
@@ -274,7 +274,7 @@ fn burst(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A time in which something can happen.
+/// A positive time.
 fn some_time(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     if time.is_zero() {
@@ -291,7 +291,7 @@ fn body(text: &str) -> Result<usize, String> {
     }
 }
 
-/// More than none per second.
+/// A positive rate.
 fn rate(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if number > 0.0 && number.is_finite() {

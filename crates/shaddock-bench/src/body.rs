@@ -1,13 +1,13 @@
-//! Bodies that can be checked: `{"i":"<24 hex digits>","p":"<padding>"}`.
+//! Verifiable bodies: `{"i":"<24 hex digits>","p":"<padding>"}`.
 //!
-//! The digits are two numbers: 8 digits that say whose body it is, 16 that say which. All bodies of a run have one length, and
-//! writing one changes nothing but the digits.
+//! The digits are two numbers: 8 digits for the session, 16 for the message. All bodies of a run have the same length, and writing one
+//! changes only the digits.
 //!
-//! Or a body of the user's, the same for all requests, for servers that have no route that answers with what it got.
+//! Alternatively a body given by the user, the same for all requests, for servers without a route that echoes the body.
 
 use serde_json::Value;
 
-/// Where the digits begin.
+/// The position of the digits.
 const DIGITS: usize = br#"{"i":""#.len();
 const FIRST: usize = 8;
 const SECOND: usize = 16;
@@ -18,7 +18,7 @@ pub(crate) const MIN_LEN: usize = br#"{"i":"","p":""}"#.len() + FIRST + SECOND;
 #[derive(Clone, Debug)]
 pub(crate) struct Bodies {
     template: Vec<u8>,
-    /// What requests have instead.
+    /// The body given by the user.
     given: Option<Vec<u8>>,
 }
 
@@ -33,7 +33,7 @@ impl Bodies {
         }
     }
 
-    /// Requests have this body, and their answers any that is no error.
+    /// Sets the body of requests, whose responses may be anything that is not an error.
     #[must_use]
     pub(crate) fn with_request(mut self, body: &str) -> Self {
         self.given = Some(body.as_bytes().to_vec());
@@ -48,7 +48,7 @@ impl Bodies {
         }
     }
 
-    /// Whether this is the right answer to the request with these numbers.
+    /// Whether this is the correct response to the request with these numbers.
     pub(crate) fn is_answer(&mut self, first: u64, second: u64, body: &[u8]) -> bool {
         match self.given {
             Some(_) => !is_error(body),
@@ -56,7 +56,7 @@ impl Bodies {
         }
     }
 
-    /// The body of these numbers. Only the low 32 bits of `first` are used.
+    /// The body with these numbers. Only the low 32 bits of `first` are used.
     pub(crate) fn get(&mut self, first: u64, second: u64) -> &[u8] {
         put_hex(first, &mut self.template[DIGITS..DIGITS + FIRST]);
         put_hex(
@@ -66,7 +66,7 @@ impl Bodies {
         &self.template
     }
 
-    /// The numbers of a body, if it is one of ours down to the last byte.
+    /// The numbers of a body, if it was generated here, checked to the last byte.
     pub(crate) fn numbers(&mut self, body: &[u8]) -> Option<(u64, u64)> {
         let first = hex(body.get(DIGITS..DIGITS + FIRST)?)?;
         let second = hex(body.get(DIGITS + FIRST..DIGITS + FIRST + SECOND)?)?;
@@ -74,7 +74,7 @@ impl Bodies {
     }
 }
 
-/// Whether a body reports an error: `{"code":500}` in Pomelo's way, or no JSON at all. Nothing is no error, nor is `{"code":200}`.
+/// Whether a body reports an error: `{"code":500}` as in Pomelo, or invalid JSON. An empty body is not an error, nor is `{"code":200}`.
 pub(crate) fn is_error(body: &[u8]) -> bool {
     match serde_json::from_slice::<Value>(body) {
         Ok(answer) => answer["code"].as_u64().is_some_and(|code| code != 200),

@@ -1,4 +1,4 @@
-//! One connection as a client sees it: its state, and the requests that wait for their answers.
+//! The client side of one connection: its state and its pending requests.
 
 use std::{
     collections::VecDeque,
@@ -9,31 +9,31 @@ use shaddock_protocol::{PackageType, encode_package};
 
 use crate::{counts::Counts, link::Link};
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The socket, TLS or the WebSocket is not there yet.
+    /// The socket, TLS or WebSocket is being set up.
     Connecting,
-    /// The handshake is sent, its answer awaited.
+    /// The handshake was sent, its response is pending.
     Handshaking,
-    /// The ack is sent.
+    /// The ack was sent.
     Open,
-    /// We have said goodbye and wait for the server's end.
+    /// The goodbye was sent; waiting for the server to close.
     Closing,
 }
 
-/// What a request was for.
+/// The purpose of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestKind {
-    /// Its answer must have the same body.
+    /// The response must have the same body.
     Echo,
-    /// Its answer must be no error.
+    /// The response must not be an error.
     Bind,
     /// The same; and it makes the server push.
     Push,
 }
 
-/// A request that waits for its answer.
+/// A pending request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pending {
     pub(crate) id: u64,
@@ -42,12 +42,12 @@ pub(crate) struct Pending {
     pub(crate) sent: u64,
 }
 
-/// An answer to no request that waits.
+/// A response without a pending request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stray {
-    /// Its request was answered before.
+    /// Its request already received a response.
     Repeated,
-    /// Its request was given up before.
+    /// Its request has timed out.
     Late,
     /// It never had a request.
     Unknown,
@@ -60,20 +60,20 @@ pub(crate) struct Conn {
     pub(crate) state: State,
     /// The scenario's number for this session.
     pub(crate) slot: usize,
-    /// Never used again, unlike keys.
+    /// Never reused, unlike keys.
     pub(crate) serial: u64,
     pub(crate) started: Instant,
-    /// Zero if the server wants no heartbeats.
+    /// Zero if the server requests no heartbeats.
     pub(crate) heartbeat: Duration,
     pub(crate) requests: Requests,
-    /// Of a session that outlives its socket.
+    /// Only for a resumable session.
     pub(crate) counts: Option<Box<Counts>>,
-    /// It is on its way back to its session, or has not heard from it yet.
+    /// The session is resuming, and has received no message yet.
     pub(crate) is_returning: bool,
 }
 
 impl Conn {
-    /// Says that the server need not keep the session, before the socket is closed.
+    /// Sends a goodbye before the socket is closed, so that the server need not keep the session.
     pub(crate) fn say_goodbye(&mut self) {
         if self.state == State::Open && self.counts.is_some() {
             self.link
@@ -90,21 +90,21 @@ pub(crate) struct Away {
     pub(crate) counts: Box<Counts>,
 }
 
-/// An answer that comes after so many others of its session were given up counts as repeated: a server that loses so many has failed anyway.
+/// After this number of timeouts of its session, a late response counts as repeated: a server that loses so many has failed anyway.
 const GIVEN_UP: usize = 1024;
 
 /// The requests of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     last_id: u64,
-    /// In the order in which they were begun.
+    /// In the order of sending.
     waiting: VecDeque<Pending>,
-    /// Those whose answers are not waited for any more, the last [`GIVEN_UP`] of them.
+    /// Requests that have timed out, the last [`GIVEN_UP`] of them.
     given_up: VecDeque<u64>,
 }
 
 impl Requests {
-    /// Remembers a request that is about to be sent.
+    /// Records a request that is about to be sent.
     pub(crate) fn begin(&mut self, kind: RequestKind, sent: u64) -> Pending {
         self.last_id += 1;
         let pending = Pending {
@@ -116,7 +116,7 @@ impl Requests {
         pending
     }
 
-    /// Finds the request of an answer. Servers may answer out of order.
+    /// Finds the request of a response. Servers may respond out of order.
     pub(crate) fn settle(&mut self, id: u64) -> Result<Pending, Stray> {
         let place = match self.waiting.front() {
             Some(first) if first.id == id => Some(0),
@@ -133,7 +133,7 @@ impl Requests {
         }
     }
 
-    /// Gives up a request that was begun before `limit`, if there is one.
+    /// Removes a request that was sent before `limit`, if there is one.
     pub(crate) fn give_up(&mut self, limit: u64) -> Option<Pending> {
         self.waiting.front().filter(|first| first.sent < limit)?;
         let overdue = self.waiting.pop_front()?;

@@ -1,4 +1,4 @@
-//! A session that outlives its socket: what both ends have counted, and what is kept until the server has it.
+//! Resumable sessions: the counts of both ends, and the packages kept until the server has acknowledged them.
 
 use std::collections::VecDeque;
 
@@ -10,28 +10,28 @@ use shaddock_protocol::{put_heartbeat, read_acknowledgement};
 #[derive(Debug)]
 pub(crate) struct Counts {
     token: String,
-    /// Acknowledge after so many.
+    /// Acknowledge after this number of packages.
     ack: u64,
     sent: u64,
     received: u64,
-    /// So many of ours the server has acknowledged.
+    /// The number of sent packages that the server has acknowledged.
     acknowledged: u64,
-    /// So many of the server's were acknowledged to it.
+    /// The number of the server's packages that were acknowledged.
     told: u64,
     kept: VecDeque<Bytes>,
 }
 
-/// The server's answer to a client that comes back.
+/// The server's response to a resuming client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The same session; so many of its packages did not fit into what the server keeps.
+    /// The same session, and the number of packages that the server could not keep.
     Resumed { missed: u64 },
-    /// Another session, and why.
+    /// Another session, and the reason.
     Restarted(String),
 }
 
 impl Counts {
-    /// `sys.resume` of an answer. `None`: nothing was granted.
+    /// `sys.resume` of a response. `None`: resumption was not granted.
     pub(crate) fn granted(resume: &Value) -> Option<Self> {
         Some(Self {
             token: resume["token"].as_str()?.to_owned(),
@@ -44,7 +44,7 @@ impl Counts {
         })
     }
 
-    /// `sys.resume` of the handshake that asks for this session.
+    /// `sys.resume` of the handshake that resumes this session.
     pub(crate) fn ask(&self) -> Value {
         json!({"v": 1, "token": self.token, "received": self.received, "sent": self.sent})
     }
@@ -58,13 +58,13 @@ impl Counts {
         self.kept.iter()
     }
 
-    /// A DATA package came. Whether an acknowledgement is owed.
+    /// A DATA package arrived. Returns whether an acknowledgement is due.
     pub(crate) fn taken(&mut self) -> bool {
         self.received += 1;
         self.received - self.told >= self.ack
     }
 
-    /// Our next HEARTBEAT.
+    /// The next HEARTBEAT to the server.
     pub(crate) fn heartbeat(&mut self) -> Bytes {
         let news = (self.received > self.told).then_some(self.received);
         self.told = self.received;
@@ -73,7 +73,7 @@ impl Counts {
         out.freeze()
     }
 
-    /// The server's HEARTBEAT. An error is an acknowledgement that cannot be.
+    /// The server's HEARTBEAT. Fails if the acknowledgement is impossible.
     pub(crate) fn acknowledged(&mut self, body: &[u8]) -> Result<(), String> {
         match read_acknowledgement(body) {
             Ok(None) => Ok(()),
@@ -96,7 +96,7 @@ impl Counts {
         Ok(())
     }
 
-    /// The server's answer to a client that comes back. An error is one that cannot be.
+    /// The server's response to a resuming client. Fails if it is impossible.
     pub(crate) fn returned(&mut self, resume: &Value) -> Result<Outcome, String> {
         if resume["resumed"] != true {
             let why = resume["why"].as_str().unwrap_or("nothing is granted");

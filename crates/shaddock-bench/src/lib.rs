@@ -1,32 +1,32 @@
 //! Load tester for servers that speak the Pomelo client protocol: the command `shaddock bench`.
 //!
-//! It opens thousands of sessions from one process, over TCP, WebSocket or TLS, and measures what the server takes for them:
-//! latency as HDR percentiles, and, given the server's process id, CPU per message and resident bytes per session. Every
-//! answer is checked against its request. A wrong, lost or repeated answer is counted and makes the run fail. `resume` cuts the sockets of its
-//! sessions and comes back to them, and looks at the order too.
+//! It opens thousands of sessions from one process, over TCP, WebSocket or TLS, and measures the server's cost: latency as HDR percentiles,
+//! and, given the server's process id, CPU per message and resident bytes per session. Every response is checked against its request.
+//! Wrong, lost or repeated responses are counted and make the run fail. `resume` cuts the sockets of its sessions, resumes them, and checks
+//! the order too.
 //!
-//! The server needs three routes, whose names can be chosen:
+//! The server needs three routes, whose names are configurable:
 //!
 //! | route (default) | request | what the server does |
 //! | --- | --- | --- |
-//! | `bench.echo.echo` | `{"i":"..","p":".."}` | answers with the same body |
-//! | `bench.echo.bind` | `{"uid":"17"}` | binds the session to the uid and answers anything without an error |
-//! | `bench.echo.push` | `{"i":"..","p":".."}` | pushes the same body on `onPush` to every bound session, then answers |
+//! | `bench.echo.echo` | `{"i":"..","p":".."}` | responds with the same body |
+//! | `bench.echo.bind` | `{"uid":"17"}` | binds the session to the uid and responds without an error |
+//! | `bench.echo.push` | `{"i":"..","p":".."}` | pushes the same body on `onPush` to every bound session, then responds |
 //!
 //! # Map
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | `args`, `target` | the command line; the server's address and what is said to it first |
+//! | `args`, `target` | the command line; the server's address and the handshake |
 //! | `control`, `phase` | **start here**: threads, phases of a run, the progress line |
-//! | `engine`, `conn`, `counts`, `timers` | one thread: event loop, its connections, what they count, its deadlines |
+//! | `engine`, `conn`, `counts`, `timers` | one thread: event loop, connections, counts, deadlines |
 //! | `link`, `ws` | one socket: TLS, WebSocket frames, packages |
-//! | `scenario` | what the connections do: one file for each scenario |
-//! | `body` | bodies that can be checked |
+//! | `scenario` | the behaviour of the connections: one file per scenario |
+//! | `body` | verifiable bodies |
 //! | `tally`, `procfs`, `report` | counters, the server's CPU and memory, the result |
 //!
-//! A thread is one epoll loop. A connection answers as the scenario says, in the turn in which its input came, and everything
-//! it has to say leaves in one write.
+//! A thread is one epoll loop. A connection reacts to input, as its scenario defines, in the same iteration, and all its output is sent in
+//! one write.
 
 mod args;
 mod body;
@@ -55,8 +55,8 @@ pub use report::{Latency, Report, ServerCost};
 
 /// Runs one scenario and prints its result: a table, or with `--json` one JSON line.
 ///
-/// The exit code is 0 if every answer was right, 1 if an answer was wrong, lost or repeated or a connection failed, and 2 if
-/// the run could not be made at all.
+/// The exit code is 0 if every response was right, 1 if a response was wrong, lost or repeated or a connection failed, and 2 if the run
+/// could not be made at all.
 pub fn run(args: &BenchArgs) -> ExitCode {
     match measure(args) {
         Ok(report) => {
@@ -74,12 +74,12 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     }
 }
 
-/// Runs one scenario. Blocks until it is over; prints only the progress line.
+/// Runs one scenario. Blocks until it has finished; prints only the progress line.
 ///
 /// # Errors
 ///
-/// The target cannot be used, the operating system refuses what is needed, or no connection could be made. Wrong answers are
-/// not an error here: see [`Report::is_clean`].
+/// The target is invalid, the operating system refuses a resource, or no connection could be made. Wrong responses are not an error here:
+/// see [`Report::is_clean`].
 pub fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     control::measure(args)
 }

@@ -1,7 +1,7 @@
-//! One socket: bytes to packages and back, through TLS and WebSocket frames where the target has them.
+//! One socket: converts bytes to packages and back, through TLS and WebSocket frames if the target has them.
 //!
-//! Output is collected and leaves with [`Link::flush`], so that everything that belongs to one turn is one write. Input is read
-//! with [`Link::fill`], and taken package by package with [`Link::next_package`].
+//! Output is collected and sent by [`Link::flush`], so that the output of one iteration is one write. Input is read with [`Link::fill`],
+//! and taken package by package with [`Link::next_package`].
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -19,11 +19,11 @@ use crate::{
     ws::{self, Frame, WsError},
 };
 
-/// Receive buffer of a session that never reads, and its largest segment: what a phone far away has, not what loopback has.
+/// Receive buffer of a session that never reads, and its largest segment: values of a distant phone, not of loopback.
 const STALLED_RECEIVE_BUFFER: usize = 4096;
 const STALLED_SEGMENT: u32 = 1400;
 
-/// Why a link cannot go on.
+/// Why a link failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
     #[error("{0}")]
@@ -36,7 +36,7 @@ pub(crate) enum LinkError {
     Package(#[from] PackageError),
 }
 
-/// A TLS server answers what is no TLS with an alert, whose first byte is 21.
+/// A TLS server responds to plain bytes with an alert, whose first byte is 21.
 fn tls_hint(error: &PackageError) -> &'static str {
     match error {
         PackageError::UnknownType(21) => " (if the server speaks TLS: tls:// or wss://)",
@@ -44,12 +44,12 @@ fn tls_hint(error: &PackageError) -> &'static str {
     }
 }
 
-/// What one read came to.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {
-    /// The socket has given all it had, but perhaps not its end.
+    /// The socket has returned all its data, but perhaps not its end.
     Drained,
-    /// The socket had nothing.
+    /// The socket had no data.
     Empty,
     /// There may be more.
     More,
@@ -59,9 +59,9 @@ pub(crate) enum Filled {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// Packages back to back.
+    /// Consecutive packages.
     Plain,
-    /// The answer to the upgrade is awaited.
+    /// The response to the upgrade is pending.
     Upgrading,
     /// Packages in frames.
     Frames,
@@ -73,19 +73,19 @@ pub(crate) struct Link {
     stream: TcpStream,
     tls: Option<Box<ClientConnection>>,
     framing: Framing,
-    /// Bytes of the stream that are not taken yet; the beginning of a frame, between two reads.
+    /// Bytes of the stream that were not consumed; the beginning of a frame, between two reads.
     raw: Bytes,
-    /// Bytes of packages that are not taken yet.
+    /// Bytes of packages that were not consumed.
     inbox: Bytes,
     packages: PackageReader,
-    /// What waits to be written.
+    /// Unwritten output.
     out: BytesMut,
     connected: bool,
     closed_by_frame: bool,
 }
 
 impl Link {
-    /// Begins to connect. The socket reports to `token`.
+    /// Starts to connect. The socket reports to `token`.
     pub(crate) fn connect(
         target: &Target,
         registry: &Registry,
@@ -124,12 +124,12 @@ impl Link {
         })
     }
 
-    /// Whether [`Link::check_connected`] has found that the connection stands.
+    /// Whether [`Link::check_connected`] has found the connection established.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// Whether the connection stands by now. An error means that it never will.
+    /// Whether the connection is established. An error means that it has failed.
     pub(crate) fn check_connected(&mut self) -> Result<bool, LinkError> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error.into());
@@ -145,7 +145,7 @@ impl Link {
         }
     }
 
-    /// Whether packages can be sent: always, but for a WebSocket that waits for its upgrade.
+    /// Whether packages can be sent: always, except for a WebSocket that waits for its upgrade.
     pub(crate) fn is_open(&self) -> bool {
         self.framing != Framing::Upgrading
     }
@@ -159,7 +159,7 @@ impl Link {
         }
     }
 
-    /// Writes what waits, as far as the socket takes it.
+    /// Writes queued output, as far as the socket accepts it.
     pub(crate) fn flush(&mut self) -> Result<(), LinkError> {
         let Self {
             stream, tls, out, ..
@@ -252,7 +252,7 @@ impl Link {
         }
     }
 
-    /// The next whole package of what was read.
+    /// The next complete package of the input.
     pub(crate) fn next_package(&mut self) -> Result<Option<Package>, LinkError> {
         if self.framing == Framing::Upgrading {
             if !ws::take_upgrade(&mut self.raw)? {
@@ -279,12 +279,12 @@ impl Link {
         }
     }
 
-    /// Whether a WebSocket server has said goodbye.
+    /// Whether a WebSocket server has sent a close frame.
     pub(crate) fn is_closed_by_frame(&self) -> bool {
         self.closed_by_frame
     }
 
-    /// Says goodbye: nothing is sent afterwards, the server's end is still read.
+    /// Sends a goodbye: nothing is sent afterwards, input is still read.
     pub(crate) fn finish(&mut self) -> Result<(), LinkError> {
         if self.framing == Framing::Frames && !self.closed_by_frame {
             ws::put_close(&mut self.out);
@@ -301,7 +301,7 @@ impl Link {
         }
     }
 
-    /// From now on the socket reports nothing, and nobody reads it.
+    /// Deregisters the socket, which is never read again.
     pub(crate) fn abandon(&mut self, registry: &Registry) -> Result<(), LinkError> {
         self.stream.deregister(registry).map_err(LinkError::from)
     }
@@ -317,7 +317,7 @@ fn start_tls(tls: &Tls) -> Result<ClientConnection, rustls::Error> {
     Ok(connection)
 }
 
-/// A connection with little room on its way, for a session that never reads.
+/// A connection with small buffers, for a session that never reads.
 fn connect_narrow(target: &Target) -> io::Result<TcpStream> {
     let domain = socket2::Domain::for_address(target.address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;

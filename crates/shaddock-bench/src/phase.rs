@@ -1,8 +1,8 @@
-//! Where a run stands, for all its threads.
+//! The phase of a run, for all its threads.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Where a run stands. The controller moves it on, all threads follow.
+/// The phase of a run. The controller advances it, all threads follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
@@ -12,7 +12,7 @@ pub(crate) enum Phase {
     WarmUp,
     /// The load is measured.
     Measure,
-    /// Nothing new is sent; answers that are under way are awaited.
+    /// No new requests are sent; pending responses are awaited.
     Drain,
     /// The thread ends.
     Done,

@@ -2,12 +2,12 @@
 
 use std::{fs, io, time::Duration};
 
-/// What a process has used up to one moment.
+/// The resources that a process has used up to one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// Processor time, to the nanosecond: the sum of the scheduler's own accounts (`schedstat`) of all threads alive.
+    /// CPU time, to the nanosecond: the sum of the scheduler's accounts (`schedstat`) of all live threads.
     pub(crate) scheduled: Duration,
-    /// Processor time in ticks of 10 ms, with threads that have ended: in user space.
+    /// CPU time in ticks of 10 ms, including ended threads: in user space.
     pub(crate) user: Duration,
     /// The same: in the kernel.
     pub(crate) system: Duration,
@@ -16,7 +16,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Processor time since `earlier`. If a thread has ended in between, its account is gone, and the coarser ticks are right.
+    /// CPU time since `earlier`. If a thread has ended in between, its account is gone, and the coarser ticks are correct.
     pub(crate) fn cpu_since(&self, earlier: &Self) -> Duration {
         let ticks = (self.user + self.system).saturating_sub(earlier.user + earlier.system);
         let fine = self.scheduled.saturating_sub(earlier.scheduled);
@@ -53,7 +53,7 @@ impl Process {
     fn scheduled(self) -> io::Result<Duration> {
         let mut sum = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            // A thread may end while we look.
+            // A thread may end meanwhile.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
@@ -64,7 +64,7 @@ impl Process {
 
     fn ticks(self) -> io::Result<(Duration, Duration)> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        // The name, in brackets, may have blanks and brackets of its own.
+        // The name, in brackets, may contain blanks and brackets.
         let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
         let mut fields = rest.split_ascii_whitespace();
         let user = number(fields.nth(11));
@@ -74,7 +74,7 @@ impl Process {
         Ok((time(user), time(system)))
     }
 
-    /// Resident bytes, exactly: `statm` and `status` may be off by a hundred pages for each processor.
+    /// Exact resident bytes: `statm` and `status` may be off by a hundred pages per CPU.
     pub(crate) fn resident(self) -> io::Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid))?;
         let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
@@ -82,7 +82,7 @@ impl Process {
     }
 }
 
-/// The processes of a server, added up.
+/// The processes of a server, added.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes(Vec<Process>);
 
@@ -110,7 +110,7 @@ impl Processes {
     }
 }
 
-/// Processor time of the whole machine: busy with anything, and taken away by other machines on the same host.
+/// CPU time of the whole machine: in use, and taken by other machines on the same host.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Machine {
     pub(crate) busy: Duration,
@@ -153,7 +153,7 @@ mod tests {
         assert!(before.resident > 100_000);
         let start = std::time::Instant::now();
         let mut sum = 0_u64;
-        // Others may have the processor for a while.
+        // Other processes may have the CPU for a while.
         while me.usage().unwrap().cpu_since(&before) < Duration::from_millis(20) {
             assert!(
                 start.elapsed() < Duration::from_secs(30),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::tally::Totals;
 
-/// With fewer sessions the memory of each is noise: a server's memory moves in steps of pages.
+/// With fewer sessions the memory per session is noise: a server's memory grows in steps of pages.
 const ENOUGH_SESSIONS: u64 = 100;
 
 /// The result of one run.
@@ -22,45 +22,45 @@ pub struct Report {
     pub scenario: &'static str,
     /// `tcp`, `tls`, `ws` or `wss`.
     pub transport: &'static str,
-    /// The name that the caller gave to the run.
+    /// The label of the run.
     pub label: String,
     /// The scenario's own settings.
     pub settings: Value,
-    /// What one of [`Report::messages`] is: an answer, a delivery or a session.
+    /// The unit of [`Report::messages`]: a response, a delivery or a session.
     pub unit: &'static str,
-    /// How many there were in the measured time.
+    /// The number of messages in the measured time.
     pub messages: u64,
     /// The measured time.
     pub elapsed: Duration,
     /// Sessions that were open when the measured time began (`churn`: ended).
     pub sessions: u64,
-    /// Answers with the wrong body or an error, to nobody, or not readable.
+    /// Responses with a wrong body or an error, without a request, or unreadable.
     pub wrong: u64,
-    /// Requests without an answer, and pushes that did not come.
+    /// Requests without a response, and missing pushes.
     pub lost: u64,
-    /// Answers and pushes that came again.
+    /// Repeated responses and pushes.
     pub repeated: u64,
-    /// Answers and pushes out of their order. Looked at by `resume` only.
+    /// Responses and pushes out of order. Checked by `resume` only.
     pub late: u64,
-    /// Connections that did not come to stand.
+    /// Connections that could not be established.
     pub failed: u64,
     /// Connections that the server ended.
     pub closed: u64,
-    /// The first failures, in words.
+    /// Descriptions of the first failures.
     pub notes: Vec<String>,
-    /// Of answers and deliveries; of `churn`, from the begin of the connection to the ack; of `resume`, from the begin of the new connection
-    /// to the first message of the old session.
+    /// Latency of responses and deliveries; for `churn`, from the start of the connection to the ack; for `resume`, from the start of the
+    /// new connection to the first message of the old session.
     pub latency: Option<Latency>,
-    /// `resume`: the same server, in between: from the begin of a plain connection to the answer of its handshake.
+    /// `resume`: from the start of a plain connection to the same server, made in between, to its handshake response.
     pub plain: Option<Latency>,
-    /// `resume`: of the same connections, to the first package behind their ACK, a heartbeat. The first message of a session that is back comes at
-    /// the same place.
+    /// `resume`: of the same connections, to the first package after their ACK, a heartbeat. The first message of a resumed session arrives at
+    /// the same point.
     pub plain_open: Option<Latency>,
-    /// What the server took, if its process id was given.
+    /// The server's cost, if its process id was given.
     pub server: Option<ServerCost>,
-    /// Processor time that this load tester took in the measured time.
+    /// CPU time of this load tester in the measured time.
     pub own_cpu: Duration,
-    /// Processor time in the measured time that neither the server nor this load tester took.
+    /// CPU time of other processes in the measured time.
     pub other_cpu: Duration,
 }
 
@@ -79,11 +79,11 @@ pub struct Latency {
     pub max: Duration,
 }
 
-/// What the server took.
+/// The cost of the server.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ServerCost {
-    /// Processor time in the measured time, all threads.
+    /// CPU time in the measured time, all threads.
     pub cpu: Duration,
     /// The part in user space, in ticks of 10 ms.
     pub user: Duration,
@@ -91,9 +91,9 @@ pub struct ServerCost {
     pub system: Duration,
     /// Resident bytes before the first session.
     pub resident_before: u64,
-    /// Resident bytes with all sessions open, before anything else.
+    /// Resident bytes with all sessions open, before any load.
     pub resident_open: u64,
-    /// Most resident bytes that were seen, every quarter of a second.
+    /// Maximum of the resident bytes, read every quarter of a second.
     pub resident_peak: u64,
     /// Resident bytes at the end of the measured time.
     pub resident_after: u64,
@@ -116,30 +116,30 @@ impl Latency {
 }
 
 impl Report {
-    /// Whether every answer was right, and every connection stood.
+    /// Whether every response was right, and no connection failed.
     pub fn is_clean(&self) -> bool {
         self.faults() == 0
     }
 
-    /// Everything that should not have happened, counted.
+    /// The total number of faults.
     pub const fn faults(&self) -> u64 {
         self.wrong + self.lost + self.repeated + self.late + self.failed + self.closed
     }
 
-    /// Microseconds of the server's processor time for each message.
+    /// Microseconds of the server's CPU time per message.
     pub fn cpu_per_message(&self) -> Option<f64> {
         let server = self.server.as_ref().filter(|_| self.messages > 0)?;
         Some(micros(server.cpu) / self.messages as f64)
     }
 
-    /// Resident bytes of the server for each session.
+    /// Resident bytes of the server per session.
     pub fn bytes_per_session(&self) -> Option<f64> {
         let server = self.server.as_ref().filter(|_| self.sessions > 0)?;
         let grown = server.resident_open as f64 - server.resident_before as f64;
         Some(grown / self.sessions as f64)
     }
 
-    /// Sessions that do nothing: there is no rate, and nothing to divide by.
+    /// Whether the sessions are idle: there is no rate, and nothing to divide by.
     fn is_idle(&self) -> bool {
         self.scenario == "idle"
     }
@@ -244,7 +244,7 @@ impl fmt::Display for Report {
                 line(f, "  for each session", format!("{bytes:.0} bytes"))?;
             }
         }
-        // Of others the order is not looked at.
+        // The order is not checked by other scenarios.
         let late = match self.scenario {
             "resume" => format!("  late {}", self.late),
             _ => String::new(),
@@ -277,7 +277,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Three digits and the unit that fits.
+/// Three digits and a suitable unit.
 fn time(time: Duration) -> String {
     match micros(time) {
         micros @ ..1e3 => format!("{micros:.1} us"),

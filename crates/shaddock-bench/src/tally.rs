@@ -1,4 +1,4 @@
-//! What happened: counters that other threads may read at any time, and latencies.
+//! Results: counters that other threads may read at any time, and latencies.
 
 use std::{
     io,
@@ -8,9 +8,9 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-/// The longest latency that is told apart from longer ones.
+/// The longest latency that is recorded exactly.
 const MAX_LATENCY: Duration = Duration::from_secs(120);
-/// Failures that are reported in words.
+/// Maximum number of described failures.
 const MAX_NOTES: usize = 5;
 
 /// A counter with one writer.
@@ -19,7 +19,7 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, more: u64) {
-        // One writer only, so nothing is lost between the load and the store.
+        // There is only one writer, so nothing is lost between the load and the store.
         self.0
             .store(self.0.load(Ordering::Relaxed) + more, Ordering::Relaxed);
     }
@@ -42,17 +42,17 @@ impl Counter {
 pub(crate) struct Tally {
     /// Sessions that are open now.
     pub(crate) open: Counter,
-    /// What the scenario counts: answers, deliveries or sessions.
+    /// The unit of the scenario: responses, deliveries or sessions.
     pub(crate) done: Counter,
-    /// Answers with the wrong body or an error, to nobody, or not readable.
+    /// Responses with a wrong body or an error, without a request, or unreadable.
     pub(crate) wrong: Counter,
-    /// Requests without an answer, pushes that did not come.
+    /// Requests without a response, missing pushes.
     pub(crate) lost: Counter,
-    /// Answers and pushes that came again.
+    /// Repeated responses and pushes.
     pub(crate) repeated: Counter,
-    /// Answers and pushes out of their order, where that is looked at.
+    /// Responses and pushes out of order, if that is checked.
     pub(crate) late: Counter,
-    /// Connections that did not come to stand.
+    /// Connections that could not be established.
     pub(crate) failed: Counter,
     /// Connections that the server ended.
     pub(crate) closed: Counter,
@@ -87,22 +87,22 @@ impl Totals {
             })
     }
 
-    /// Everything that should not have happened.
+    /// The total number of faults.
     pub(crate) fn faults(&self) -> u64 {
         self.wrong + self.lost + self.repeated + self.late + self.failed + self.closed
     }
 }
 
-/// What one thread brings home.
+/// The results of one thread.
 #[derive(Debug)]
 pub(crate) struct Harvest {
     /// Nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// Nanoseconds of plain connections, which `resume` measures beside its own.
+    /// Nanoseconds of plain connections, which `resume` measures in addition.
     pub(crate) plain: Histogram<u64>,
     /// The same connections up to the first package behind their ACK.
     pub(crate) plain_open: Histogram<u64>,
-    /// The first failures, in words.
+    /// Descriptions of the first failures.
     pub(crate) notes: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ impl Harvest {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so everything fits.
+        // Both have the same bounds, so all values fit.
         let _ = self.latency.add(&other.latency);
         let _ = self.plain.add(&other.plain);
         let _ = self.plain_open.add(&other.plain_open);

@@ -1,4 +1,4 @@
-//! The server: its address, how to reach it, and what is said to it first.
+//! The server: its address, how to connect, and the handshake.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -21,7 +21,7 @@ use crate::{
 /// Bytes of a request's body that fit into a package, with the head and the longest route.
 const MAX_REQUEST: usize = MAX_BODY - 512;
 
-/// Flags that cannot be used.
+/// Invalid flags.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Not `scheme://host:port`.
@@ -30,7 +30,7 @@ pub enum TargetError {
     /// The host has no address.
     #[error("`{0}` cannot be resolved: {1}")]
     Resolve(String, String),
-    /// The certificate authority cannot be used.
+    /// The certificate authority is unusable.
     #[error("{0}")]
     Tls(String),
     /// A route that the protocol cannot express.
@@ -39,12 +39,12 @@ pub enum TargetError {
     /// A body that does not fit into a package.
     #[error("a body has at most {MAX_REQUEST} bytes, not {0}")]
     Body(usize),
-    /// `--request-body` is no JSON.
+    /// `--request-body` is not JSON.
     #[error("--request-body: {0}")]
     Json(serde_json::Error),
 }
 
-/// Everything that a connection needs to know of the server. One for the whole run.
+/// All data about the server that connections need. One for the whole run.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
@@ -57,7 +57,7 @@ pub(crate) struct Target {
     pub(crate) handshake: Bytes,
     /// The dialect of the handshake.
     dialect: ClientDialect,
-    /// Sessions are asked to outlive their sockets.
+    /// Whether sessions are requested to be resumable.
     pub(crate) is_resumable: bool,
     pub(crate) routes: Routes,
     /// Those of the routes whose messages the scenario sends or reads.
@@ -65,7 +65,7 @@ pub(crate) struct Target {
     pub(crate) bodies: Bodies,
 }
 
-/// How to speak TLS.
+/// The TLS configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) config: Arc<ClientConfig>,
@@ -131,12 +131,12 @@ impl Target {
 }
 
 impl Target {
-    /// The HANDSHAKE of a client that comes back.
+    /// The HANDSHAKE of a resuming client.
     pub(crate) fn handshake_back(&self, counts: &Counts) -> Bytes {
         handshake(self.dialect, Some(counts.ask()))
     }
 
-    /// The HANDSHAKE of one that is no part of the load.
+    /// The HANDSHAKE of a connection that is not part of the load.
     pub(crate) fn handshake_plain(&self) -> Bytes {
         handshake(self.dialect, None)
     }
@@ -178,7 +178,7 @@ fn handshake(dialect: ClientDialect, resume: Option<serde_json::Value>) -> Bytes
         sys["resume"] = resume;
     }
     let body = serde_json::json!({"sys": sys, "user": {}}).to_string();
-    // Some hundred bytes always fit into a package.
+    // A body of some hundred bytes always fits into a package.
     encode_package(PackageType::Handshake, body.as_bytes()).unwrap_or_default()
 }
 

@@ -1,17 +1,17 @@
-//! Deadlines of one thread, and a clock that rings to the microsecond.
+//! Deadlines of one thread, and a timer precise to the microsecond.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 
-/// What is due. Connections are named by key and serial number, because keys are used again.
+/// A due timer. Connections are identified by key and serial number, because keys are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
-    /// The connection owes the server a sign of life.
+    /// The connection must send a heartbeat.
     Heartbeat { key: usize, serial: u64 },
     /// The connection must be open, or closed, by now.
     Deadline { key: usize, serial: u64 },
-    /// Time to look for requests that wait for too long.
+    /// Time to check for overdue requests.
     Overdue,
-    /// The scenario asked to be called, with this number.
+    /// A call requested by the scenario, with this number.
     Scenario(u64),
 }
 
@@ -30,7 +30,7 @@ impl Timers {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Takes the earliest one out, if it is due.
+    /// Removes the earliest one, if it is due.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<Timer> {
         if self.next()? > now {
             return None;
@@ -42,7 +42,7 @@ impl Timers {
 #[cfg(target_os = "linux")]
 pub(crate) use precise::Alarm;
 
-/// `epoll` counts in milliseconds, too coarse for an open loop. A timerfd rings to the microsecond.
+/// `epoll` counts in milliseconds, too coarse for an open loop. A timerfd is precise to the microsecond.
 #[cfg(target_os = "linux")]
 mod precise {
     use std::{
@@ -69,13 +69,13 @@ mod precise {
             Ok(Self(timer))
         }
 
-        /// Rings once, after `delay`. Whatever was set before is forgotten.
+        /// Fires once, after `delay`. Replaces the previous setting.
         pub(crate) fn set(&self, delay: Duration) -> io::Result<()> {
             let zero = Timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
             };
-            // A delay of zero would switch the timer off.
+            // A delay of zero would disable the timer.
             let delay = delay.max(Duration::from_nanos(1));
             let delay = Timespec::try_from(delay).unwrap_or(Timespec {
                 tv_sec: 1,
@@ -94,7 +94,7 @@ mod precise {
 #[cfg(not(target_os = "linux"))]
 pub(crate) use coarse::Alarm;
 
-/// Elsewhere the poll's own milliseconds must do.
+/// Other systems use the milliseconds of the poll.
 #[cfg(not(target_os = "linux"))]
 mod coarse {
     use std::{io, time::Duration};

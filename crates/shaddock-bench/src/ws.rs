@@ -12,7 +12,7 @@ use tungstenite::{
     },
 };
 
-/// Longest answer to an upgrade, in bytes.
+/// Longest response to an upgrade, in bytes.
 const MAX_UPGRADE: usize = 8 * 1024;
 /// Longest frame of a server, in bytes.
 const MAX_FRAME: u64 = 32 * 1024 * 1024;
@@ -21,10 +21,10 @@ const MAX_HEAD: usize = 14;
 /// Every frame has this mask: a fixed one costs the server as much as any.
 const MASK: [u8; 4] = [0x9a, 0x3c, 0x71, 0xe5];
 
-/// The key of the upgrade may be the same each time: nothing is cached between us and the server.
+/// The key of the upgrade may be the same each time: there is no cache between client and server.
 const KEY: [u8; 16] = *b"shaddock's bench";
 
-/// What a server did to a WebSocket that it should not have.
+/// A violation of the WebSocket protocol by a server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WsError {
     #[error("the upgrade was answered with: {0}")]
@@ -37,20 +37,20 @@ pub(crate) enum WsError {
     FrameTooLong(u64),
 }
 
-/// What a frame means for packages.
+/// A frame, as far as packages are concerned.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// Bytes of packages.
     Data(Bytes),
-    /// To be answered with the same bytes.
+    /// Requires a pong with the same bytes.
     Ping(Bytes),
-    /// The server says goodbye.
+    /// The server closes.
     Close,
-    /// Nothing.
+    /// No effect.
     Pong,
 }
 
-/// The request that asks for a WebSocket.
+/// The request for a WebSocket upgrade.
 pub(crate) fn upgrade_request(host: &str, path: &str) -> String {
     let key = key_text();
     format!(
@@ -59,7 +59,7 @@ pub(crate) fn upgrade_request(host: &str, path: &str) -> String {
     )
 }
 
-/// Takes the answer out of `input` once it is whole. What follows it stays.
+/// Takes the response from `input` once it is complete. Later bytes stay.
 pub(crate) fn take_upgrade(input: &mut Bytes) -> Result<bool, WsError> {
     let Some(end) = input.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if input.len() > MAX_UPGRADE {
@@ -84,7 +84,7 @@ pub(crate) fn take_upgrade(input: &mut Bytes) -> Result<bool, WsError> {
     }
 }
 
-/// Takes the next whole frame out of `input`.
+/// Takes the next complete frame from `input`.
 pub(crate) fn take_frame(input: &mut Bytes) -> Result<Option<Frame>, WsError> {
     let head = &input[..input.len().min(MAX_HEAD)];
     let mut cursor = Cursor::new(head);
@@ -114,12 +114,12 @@ pub(crate) fn put_package(package: &[u8], out: &mut BytesMut) {
     put_frame(OpCode::Data(Data::Binary), package, out);
 }
 
-/// Appends the answer to a ping.
+/// Appends the response to a ping.
 pub(crate) fn put_pong(payload: &[u8], out: &mut BytesMut) {
     put_frame(OpCode::Control(Control::Pong), payload, out);
 }
 
-/// Appends a goodbye without a reason.
+/// Appends a close frame without a reason.
 pub(crate) fn put_close(out: &mut BytesMut) {
     put_frame(OpCode::Control(Control::Close), &[], out);
 }

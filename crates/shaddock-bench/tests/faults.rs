@@ -304,7 +304,7 @@ fn what_was_measured_is_said_also_if_the_process_of_the_server_ends() {
     let server = Server::tcp(Manners::Good);
     let mut process = Command::new("sleep").arg("0.3").spawn().unwrap();
     let pid = process.id();
-    // What has ended can be looked at until somebody has asked how.
+    // An ended process can be inspected until its status is read.
     let waiting = std::thread::spawn(move || process.wait());
     let flags = format!("echo -c 4 --warmup 0s --duration 1s --pid {pid}");
     let report = bench(&server, &flags);
@@ -390,7 +390,7 @@ fn a_script_is_done_as_often_as_wanted() {
     assert_eq!(report.messages, 6 * 3 * 2);
     assert_eq!(server.connections(), 6 * (1 + 3));
     assert!(report.elapsed < Duration::from_secs(60), "{report}");
-    // Whoever is thrown out does not hold up the others.
+    // A stalled session does not delay the others.
     let flags = "mix -c 4 --repeat 20 --duration 60s --script request";
     let report = bench(&Server::tcp(Manners::ClosesAfterTen), flags);
     assert_eq!((report.closed, report.messages), (4, 40), "{report}");

@@ -1,4 +1,4 @@
-//! One run: threads, what each scenario measures when, and the result.
+//! One run: threads, the phases of each scenario, and the result.
 
 mod run;
 
@@ -32,14 +32,14 @@ use crate::{
 /// Files that a run needs besides its connections.
 const SPARE_FILES: usize = 64;
 
-/// Why a run could not be made.
+/// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
-    /// Flags that cannot be used.
+    /// Invalid flags.
     #[error("{0}")]
     Target(#[from] TargetError),
-    /// The script of `mix` cannot be read.
+    /// The script of `mix` is invalid.
     #[error("{0}")]
     Script(String),
     /// More connections than files may be open.
@@ -50,18 +50,18 @@ pub enum BenchError {
         /// The hard limit.
         limit: u64,
     },
-    /// The server's process cannot be looked at.
+    /// The server's process cannot be inspected.
     #[error("process {pid}: {error}")]
     Process {
         /// The process that was named.
         pid: u32,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The operating system refuses something else.
+    /// Another error of the operating system.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// A thread of the load tester panicked, which is a defect of it.
+    /// A thread of the load tester panicked, which is a bug.
     #[error("a thread of the load tester panicked")]
     Panicked,
 }
@@ -242,7 +242,7 @@ fn used(scenario: &ScenarioArgs, routes: &Routes) -> Vec<Bytes> {
 /// The waker of the first thread.
 type Waker0 = Arc<Waker>;
 
-/// What all scenarios need.
+/// State for all scenarios.
 struct Setup<'a> {
     args: &'a TargetArgs,
     target: Arc<Target>,
@@ -264,7 +264,7 @@ impl<'a> Setup<'a> {
         self.args.threads.clamp(1, self.args.connections.max(1))
     }
 
-    /// Starts the threads, lets `plan` run the phases, and puts the result together.
+    /// Starts the threads, lets `plan` run the phases, and collects the result.
     fn drive<S: Scenario + Send>(
         &self,
         name: &'static str,
@@ -294,7 +294,7 @@ impl<'a> Setup<'a> {
                 let sender = sender.clone();
                 let phases = &phases;
                 threads.push(scope.spawn(move || {
-                    // Nobody listens any more once the run has failed.
+                    // There is no receiver any more once the run has failed.
                     engine.run(scenario, phases, |phase| {
                         let _ = sender.send(phase);
                     })
@@ -374,11 +374,11 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// Lets this process open as many files as the system allows at all.
+/// Raises the soft limit of open files to the hard limit.
 fn raise_file_limit(connections: usize) -> Result<(), BenchError> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
-        // If it fails, what is there may still be enough.
+        // If it fails, the current limit may still be enough.
         let _ = setrlimit(
             Resource::Nofile,
             Rlimit {

@@ -1,4 +1,4 @@
-//! A run under way: its phases, what is looked at when, and the progress line.
+//! A running test: its phases, its measurements, and the progress line.
 
 use std::{
     fmt::Write as _,
@@ -21,12 +21,12 @@ use crate::{
     tally::{Tally, Totals},
 };
 
-/// How often counters and the server's memory are looked at.
+/// Interval of reading counters and the server's memory.
 const LOOK: Duration = Duration::from_millis(250);
-/// After the last handshake, for the server to work off the last ack.
+/// Time after the last handshake, for the server to process the last ack.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Everything at one moment.
+/// All values at one moment.
 pub(super) struct Snapshot {
     pub(super) at: Instant,
     pub(super) totals: Totals,
@@ -43,7 +43,7 @@ pub(super) struct Window {
     pub(super) from_zero: bool,
 }
 
-/// A run under way, as its plan sees it.
+/// A running test, for its plan.
 pub(super) struct Run<'a> {
     setup: &'a Setup<'a>,
     pub(super) name: &'static str,
@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
             .map_err(|(pid, error)| BenchError::Process { pid, error })
     }
 
-    /// The same while the run goes on: a server that has died shows in the connections.
+    /// The same while the run continues: if the server has died, the connections show it.
     fn usage_so_far(&self) -> Option<Usage> {
         self.usage().ok().flatten()
     }
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
     pub(super) fn enter(&self, phase: Phase) {
         self.phases.set(phase);
         for waker in &self.wakers {
-            // It fails only if the thread has ended, and then needs no waking.
+            // It fails only if the thread has ended, and needs no waking.
             let _ = waker.wake();
         }
     }
@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
         self.quiet();
     }
 
-    /// Lets the server work off what it has.
+    /// Lets the server finish pending work.
     pub(super) fn quiet(&mut self) {
         self.wait(QUIET);
     }
@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// No session came to stand, so there is nothing to measure.
+    /// No session was opened, so there is nothing to measure.
     fn nobody(&self) -> Option<Window> {
         if self.sessions > 0 {
             return None;
@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Warms up, measures, and waits for the answers that are under way.
+    /// Warms up, measures, and waits for pending responses.
     pub(super) fn under_load(&mut self, warmup: Duration, duration: Duration) -> Window {
         self.look_open();
         if let Some(nothing) = self.nobody() {
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Measures until the scenario has reached its end, or the limit, and waits for the answers that are under way.
+    /// Measures until the scenario has finished, or the limit, and waits for pending responses.
     pub(super) fn until_settled(&mut self, limit: Duration) -> Window {
         self.look_open();
         if let Some(nothing) = self.nobody() {
@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All sessions are open and quiet: what do they take?
+    /// Reads the memory with all sessions open and quiet.
     pub(super) fn look_open(&mut self) {
         self.sessions = self.totals().open;
         self.resident_open = self.usage_so_far().map_or(0, |usage| usage.resident);
@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
     }
 
     fn look(&mut self) {
-        // A server that has died shows in the connections.
+        // If the server has died, the connections show it.
         if let Some(Ok(resident)) = self.setup.server.as_ref().map(Processes::resident) {
             self.resident_peak = self.resident_peak.max(resident);
         }

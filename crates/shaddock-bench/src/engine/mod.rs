@@ -1,4 +1,4 @@
-//! One thread: an epoll loop, its connections and their deadlines. What the connections do is the [`Scenario`]'s business.
+//! One thread: an epoll loop, its connections and their deadlines. The [`Scenario`] controls the connections.
 
 mod receive;
 mod requests;
@@ -31,18 +31,18 @@ const WAKER: Token = Token(usize::MAX);
 const ALARM: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
 const READ_SIZE: usize = 64 * 1024;
-/// How long a server may take to close after we have said goodbye.
+/// Timeout for the server to close after a goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the poll says of a socket, besides that there is something to read.
+/// The events of a socket, besides readable data.
 #[derive(Clone, Copy, Debug)]
 struct Ready {
     writable: bool,
-    /// The server sends nothing more.
+    /// The server has closed its sending side.
     ended: bool,
 }
 
-/// One thread's connections, and all that they share.
+/// The connections of one thread, and their shared state.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) target: Arc<Target>,
@@ -50,7 +50,7 @@ pub(crate) struct Engine {
     pub(crate) harvest: Harvest,
     pub(crate) timers: Timers,
     pub(crate) bodies: Bodies,
-    /// Routes of pushes by their codes, if the server has a dictionary.
+    /// Routes of pushes by code, if the server has a dictionary.
     dictionary: HashMap<u16, Bytes>,
     conns: Slab<Conn>,
     timeout: Duration,
@@ -58,11 +58,11 @@ pub(crate) struct Engine {
     poll: Poll,
     alarm: Alarm,
     serials: u64,
-    /// The time at the start of this turn.
+    /// The time at the start of this iteration.
     now: Instant,
-    /// Slots whose connection could not even be begun.
+    /// Slots whose connection could not be started.
     stillborn: Vec<usize>,
-    /// Keys with output to flush at the end of this turn.
+    /// Keys with output to flush at the end of this iteration.
     dirty: Vec<usize>,
     buffer: Vec<u8>,
     message: BytesMut,
@@ -71,7 +71,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// `epoch` is the zero of all times in bodies; all threads have the same.
+    /// `epoch` is the zero point of all times in bodies; it is the same for all threads.
     pub(crate) fn new(
         target: Arc<Target>,
         tally: Arc<Tally>,
@@ -108,7 +108,7 @@ impl Engine {
         Waker::new(self.poll.registry(), WAKER).map(Arc::new)
     }
 
-    /// Follows the phases until the last. `settled` is called once in each phase, when the scenario has reached its end.
+    /// Runs all phases. `settled` is called once in each phase, when the scenario has finished it.
     pub(crate) fn run<S: Scenario>(
         mut self,
         mut scenario: S,
@@ -210,24 +210,24 @@ impl Engine {
         }
     }
 
-    /// Begins a connection for the scenario's session `slot`. The scenario hears of it when it is open or has failed.
+    /// Starts a connection for the scenario's session `slot`. The scenario is notified when it is open or has failed.
     pub(crate) fn connect(&mut self, slot: usize, stalled: bool) {
         self.begin(slot, stalled, Requests::default(), None);
     }
 
-    /// Begins a connection for a session that lost its socket.
+    /// Starts a connection for a session that lost its socket.
     pub(crate) fn come_back(&mut self, away: Away) {
         self.begin(away.slot, false, away.requests, Some(away.counts));
     }
 
-    /// Takes the socket away from a session, as a bad network does: without a goodbye, behind what the session has to say. `None`: there is no
-    /// such session, or it does not outlive its socket.
+    /// Cuts the socket of a session, as a network failure does: without a goodbye, after its queued output. `None`: there is no such
+    /// session, or it is not resumable.
     pub(crate) fn cut(&mut self, key: usize) -> Option<Away> {
         let conn = self.conns.get_mut(key)?;
         if conn.state != State::Open || conn.counts.is_none() {
             return None;
         }
-        // If this fails the socket is gone already.
+        // If this fails, the socket is already closed.
         let _ = conn.link.flush();
         let conn = self.conns.try_remove(key)?;
         self.tally.open.take_one();
@@ -252,7 +252,7 @@ impl Engine {
             Ok(link) => {
                 self.serials += 1;
                 let serial = self.serials;
-                // Not the time of the turn: connecting itself takes long.
+                // Not the time of the iteration: connecting itself takes long.
                 let started = Instant::now();
                 self.timers
                     .add(started + self.timeout, Timer::Deadline { key, serial });
@@ -277,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// Ends a connection as a client does that has nothing more to say.
+    /// Closes a connection regularly.
     pub(crate) fn close(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -289,13 +289,13 @@ impl Engine {
         conn.say_goodbye();
         conn.state = State::Closing;
         let serial = conn.serial;
-        // If this fails, the socket says so by itself.
+        // If this fails, the socket reports an error.
         let _ = conn.link.finish();
         self.timers
             .add(self.now + CLOSE_TIMEOUT, Timer::Deadline { key, serial });
     }
 
-    /// Never reads this connection again, but keeps it open.
+    /// Stops reading this connection, but keeps it open.
     pub(crate) fn abandon(&mut self, key: usize) {
         if let Some(conn) = self.conns.get_mut(key) {
             let _ = conn.link.flush();
@@ -303,17 +303,17 @@ impl Engine {
         }
     }
 
-    /// The scenario's number of a connection.
+    /// The slot of a connection.
     pub(crate) fn slot(&self, key: usize) -> usize {
         self.conns.get(key).map_or(usize::MAX, |conn| conn.slot)
     }
 
-    /// The time at the start of this turn.
+    /// The time at the start of this iteration.
     pub(crate) fn now(&self) -> Instant {
         self.now
     }
 
-    /// When the connection was begun.
+    /// The start time of the connection.
     pub(crate) fn started(&self, key: usize) -> Instant {
         self.conns.get(key).map_or(self.now, |conn| conn.started)
     }
@@ -337,7 +337,7 @@ impl Engine {
         u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
-    /// Forgets a connection that has ended, whoever ended it.
+    /// Removes a connection that has ended, by either side.
     fn end<S: Scenario>(&mut self, scenario: &mut S, key: usize, note: impl FnOnce() -> String) {
         let Some(conn) = self.conns.try_remove(key) else {
             return;
@@ -351,7 +351,7 @@ impl Engine {
             Gone::Closed => {}
             Gone::Failed => {
                 self.tally.failed.add(1);
-                // Those of a session that was on its way back.
+                // The requests of a session that was resuming.
                 self.give_up(conn.requests.waiting());
             }
             Gone::Ended => {
@@ -369,29 +369,29 @@ impl Engine {
         scenario.gone(self, slot, why);
     }
 
-    /// The run is over: no server has to keep sessions for it.
+    /// The run is over: servers need not keep its sessions.
     fn leave(&mut self) {
         for (_, conn) in &mut self.conns {
             conn.say_goodbye();
-            // A full socket does not take the goodbye; its server waits for the end of the window then.
+            // A full socket does not accept the goodbye; its server then waits for the end of the window.
             let _ = conn.link.flush();
         }
     }
 
-    /// So many requests will not be answered any more.
+    /// This number of requests will receive no response.
     fn give_up(&mut self, requests: usize) {
         self.requests_waiting -= requests;
         self.tally.lost.add(requests as u64);
     }
 
-    /// Writes what this turn has to say, and tells the scenario of connections that could not even be begun.
+    /// Writes the output of this iteration, and reports connections that could not be started to the scenario.
     fn flush<S: Scenario>(&mut self, scenario: &mut S) {
         while let Some(slot) = self.stillborn.pop() {
             scenario.gone(self, slot, Gone::Failed);
         }
         while !self.dirty.is_empty() {
             let mut dirty = std::mem::take(&mut self.dirty);
-            // A connection may be in here more than once; the second flush finds nothing to write.
+            // A connection may be listed more than once; the second flush finds nothing to write.
             for key in dirty.drain(..) {
                 if let Some(conn) = self.conns.get_mut(key)
                     && let Err(error) = conn.link.flush()

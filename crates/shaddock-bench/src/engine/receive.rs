@@ -1,4 +1,4 @@
-//! What the connections receive: packages, the handshake's answer, answers and pushes.
+//! Handling of received packages: handshake responses, responses and pushes.
 
 use std::{
     borrow::Cow,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Engine {
-    /// Reads a connection that has something to read, and answers it.
+    /// Reads a readable connection, and handles its input.
     pub(super) fn service<S: Scenario>(&mut self, scenario: &mut S, key: usize, ready: Ready) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -52,7 +52,7 @@ impl Engine {
             }
             match filled {
                 Filled::More => {}
-                // The end comes right behind what was there, and is not told of again.
+                // The end follows directly after the data, and is not reported again.
                 Filled::Drained if ready.ended => {}
                 Filled::Drained | Filled::Empty => return,
                 Filled::End => {
@@ -98,7 +98,7 @@ impl Engine {
                     let reason = String::from_utf8_lossy(&package.body).into_owned();
                     self.end(scenario, key, || format!("kicked: {reason}"));
                 }
-                // Heartbeats; whatever comes while we close.
+                // Heartbeats, and packages that arrive while closing.
                 _ => {}
             }
         }
@@ -203,7 +203,7 @@ impl Engine {
         }
     }
 
-    /// A DATA package came: acknowledges if that is owed, and times the first one of a session that is back.
+    /// A DATA package arrived: acknowledges if due, and measures the time to the first one after a resumption.
     fn count_received(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -243,7 +243,7 @@ impl Engine {
                     self.harvest
                         .note(|| format!("request {} was answered again", message.id));
                 }
-                // It is counted as lost already.
+                // It is already counted as lost.
                 Err(Stray::Late) => {}
                 Err(Stray::Unknown) => self.wrong(|| format!("answer to nothing: {}", message.id)),
             },
@@ -284,7 +284,7 @@ impl Engine {
     }
 }
 
-/// Pitaya compresses the answer to the handshake where that makes it shorter, and no flag says so.
+/// Pitaya compresses the handshake response if that makes it shorter, without a flag.
 fn inflated_handshake(body: &Bytes) -> Cow<'_, [u8]> {
     if looks_compressed(body)
         && let Ok(plain) = inflate(body, MAX_BODY)
@@ -294,7 +294,7 @@ fn inflated_handshake(body: &Bytes) -> Cow<'_, [u8]> {
     (&body[..]).into()
 }
 
-/// The message, with its body as it was before the server compressed it.
+/// The message, with its body decompressed.
 fn decode(bytes: Bytes) -> Result<Message, String> {
     let mut message = Message::decode(bytes).map_err(|error| error.to_string())?;
     if message.compressed {
@@ -314,7 +314,7 @@ fn with_schema(sys: &Value, routes: &[Bytes]) -> Option<Bytes> {
     routes.iter().find(has_schema).cloned()
 }
 
-/// Codes that the server may send instead of routes. Requests have their routes as text, which every server takes.
+/// Codes that the server may send instead of routes. Requests contain their routes as text, which every server accepts.
 fn dictionary(sys: &Value) -> HashMap<u16, Bytes> {
     let codes = ["dict", "routeToCode"]
         .iter()

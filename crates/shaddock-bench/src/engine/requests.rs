@@ -1,4 +1,4 @@
-//! What the connections send.
+//! Sending of requests.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use crate::{
     timers::Timer,
 };
 
-/// Between two looks at the requests that wait.
+/// Minimum interval between checks for overdue requests.
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
 
 impl Engine {
-    /// Sends a request whose body is the connection's slot and the request's id. `sent` is when it should have been sent, if
-    /// that is not now.
+    /// Sends a request whose body contains the connection's slot and the request's id. `sent` is when it should have been sent, if that is
+    /// not now.
     pub(crate) fn request_echo(&mut self, key: usize, sent: Option<Instant>) {
         let sent = self.nanos(sent.unwrap_or(self.now));
         let Some(conn) = self.conns.get_mut(key) else {
@@ -55,7 +55,7 @@ impl Engine {
         self.begin_request(key);
     }
 
-    /// Sends a request that makes the server push to all. The pushes carry `number`, and the time at which this request should
+    /// Sends a request that makes the server push to all sessions. The pushes contain `number`, and the time at which this request should
     /// have been sent.
     pub(crate) fn request_push(&mut self, key: usize, number: u64, sent: Instant) {
         let sent = self.nanos(sent);
@@ -86,13 +86,13 @@ impl Engine {
         }
     }
 
-    /// Looks for overdue requests in a while: a request is given up a quarter of the timeout late at most.
+    /// Schedules the next check for overdue requests: a request times out at most a quarter of the timeout late.
     pub(super) fn look_again(&mut self) {
         let pause = (self.timeout / 4).max(LEAST_PAUSE);
         self.timers.add(self.now + pause, Timer::Overdue);
     }
 
-    /// Counts the requests that were not answered in time, so that their sessions go on.
+    /// Counts overdue requests as lost, so that their sessions continue.
     pub(super) fn give_up_overdue<S: Scenario>(&mut self, scenario: &mut S) {
         let Some(limit) = self.now.checked_sub(self.timeout) else {
             return;
@@ -116,18 +116,18 @@ impl Engine {
         }
     }
 
-    /// The run is over: counts the answers that never came.
+    /// The run is over: counts the missing responses.
     pub(crate) fn count_unanswered(&self) {
         self.tally.lost.add(self.requests_waiting as u64);
     }
 
-    /// Requests of all connections that wait for their answers.
+    /// Pending requests of all connections.
     pub(crate) fn requests_waiting(&self) -> usize {
         self.requests_waiting
     }
 }
 
-/// Builds a request in `package`. The body is appended behind the head of the message, so that it is copied only once.
+/// Builds a request in `package`. The body is appended after the head of the message, so that it is copied only once.
 fn put_request(
     package: &mut BytesMut,
     message: &mut BytesMut,
@@ -138,7 +138,7 @@ fn put_request(
     package.clear();
     message.clear();
     let head = Message::new(MessageType::Request, id, route, Bytes::new());
-    // The routes and the body's length were checked at the start.
+    // The routes and the length of the body were validated at the start.
     let _ = head.encode(message);
     let _ = put_package_header(PackageType::Data, message.len() + body.len(), package);
     package.extend_from_slice(message);

@@ -1,9 +1,9 @@
-//! Sessions that come, and stay or go again.
+//! Sessions that connect, and stay or disconnect.
 
 use super::{Gone, Ramp, Scenario, Share};
 use crate::{conn::Pending, engine::Engine, phase::Phase};
 
-/// Opens each of its sessions once. Latency is from the begin of the connection to the ack.
+/// Opens each of its sessions once. Latency is from the start of the connection to the ack.
 #[derive(Debug)]
 pub(crate) struct Churn {
     ramp: Ramp,
@@ -35,7 +35,7 @@ impl Scenario for Churn {
         engine.record(started);
         engine.tally.done.add(1);
         if self.close {
-            // Still under way until the server has closed too.
+            // Still in progress until the server has closed too.
             engine.close(key);
         } else {
             self.ramp.landed();

@@ -1,9 +1,9 @@
-//! Sessions under load: what `echo` and `mix` have in common.
+//! Sessions under load: common code of `echo` and `mix`.
 
 use super::{Gone, Ramp, Share};
 use crate::{engine::Engine, phase::Phase};
 
-/// All sessions of a thread are opened first, then there is load on them, and at the end all answers are awaited.
+/// All sessions of a thread are opened first, then load is generated, and at the end all responses are awaited.
 #[derive(Debug)]
 pub(super) struct Crowd {
     ramp: Ramp,
@@ -25,7 +25,7 @@ impl Crowd {
         }
     }
 
-    /// Follows the run. True when the load begins.
+    /// Enters a phase. Returns true when the load begins.
     pub(super) fn enter(&mut self, engine: &mut Engine, phase: Phase) -> bool {
         match phase {
             Phase::Connect => {
@@ -42,12 +42,12 @@ impl Crowd {
         }
     }
 
-    /// Whether something may be asked.
+    /// Whether requests may be sent.
     pub(super) fn is_running(&self) -> bool {
         self.stage == Stage::Running
     }
 
-    /// A session is open, perhaps again.
+    /// A session is open, possibly again.
     pub(super) fn opened(&mut self, engine: &mut Engine, key: usize) {
         self.ramp.set_key(engine.slot(key), Some(key));
         if self.stage == Stage::Opening {
@@ -75,7 +75,7 @@ impl Crowd {
             .collect()
     }
 
-    /// The connection that comes at this place when all sessions are gone through in turn.
+    /// The connection with this number, in round-robin order over all sessions.
     pub(super) fn in_turn(&self, number: u64) -> Option<usize> {
         let index = number % self.ramp.len().max(1) as u64;
         self.ramp.key(usize::try_from(index).ok()?)
@@ -86,7 +86,7 @@ impl Crowd {
         self.ramp.key_of(slot)
     }
 
-    /// Whether all sessions are open or have failed; at the end, whether all answers are there.
+    /// Whether all sessions are open or have failed; at the end, whether all responses have arrived.
     pub(super) fn is_settled(&self, engine: &Engine) -> bool {
         match self.stage {
             Stage::Opening | Stage::Running => self.ramp.is_done(),

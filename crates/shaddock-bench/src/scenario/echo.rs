@@ -1,4 +1,4 @@
-//! Requests and their answers, closed or open loop.
+//! Requests and responses, closed or open loop.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::{
     phase::Phase,
 };
 
-/// Closed loop: every session has a number of requests under way and sends the next one when an answer comes. Open loop:
-/// requests leave at a fixed rate, over all sessions in turn, and are timed from when they should have left.
+/// Closed loop: every session has a number of requests in flight and sends the next one when a response arrives. Open loop: requests are
+/// sent at a fixed rate, round robin over all sessions, and are measured from when they should have been sent.
 #[derive(Debug)]
 pub(crate) struct Echo {
     crowd: Crowd,
@@ -18,7 +18,7 @@ pub(crate) struct Echo {
     pacer: Option<Pacer>,
 }
 
-/// The plan of an open loop.
+/// The schedule of an open loop.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     interval: f64,
@@ -44,7 +44,7 @@ impl Pacer {
         self.start = None;
     }
 
-    /// When the next one should leave, while it runs.
+    /// When the next request should be sent, while it runs.
     #[expect(
         clippy::cast_precision_loss,
         reason = "2^53 requests are not sent in one run"
@@ -54,7 +54,7 @@ impl Pacer {
         self.start?.checked_add(since)
     }
 
-    /// Takes the next one if it is due: its number, and when it should have left.
+    /// Takes the next request if it is due: its number, and when it should have been sent.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<(u64, Instant)> {
         let due = self.due().filter(|due| *due <= now)?;
         self.sent += 1;

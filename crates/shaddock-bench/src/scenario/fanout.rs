@@ -18,7 +18,7 @@ use crate::{
     phase::Phase,
 };
 
-/// What the threads of a fan-out know of each other.
+/// Shared state of the threads of a fan-out.
 #[derive(Debug)]
 pub(crate) struct FanoutShared {
     /// The thread that sends the pushes.
@@ -29,12 +29,12 @@ pub(crate) struct FanoutShared {
     pub(crate) sent: AtomicU64,
     /// Pushes that arrived, over all sessions.
     pub(crate) delivered: AtomicU64,
-    /// A push that has not reached everybody in this time is given up.
+    /// A push that has not reached all sessions in this time counts as lost.
     pub(crate) timeout: Duration,
 }
 
-/// Every session binds and waits for pushes; the first thread has one more connection, which asks for them. Latency is from
-/// when the request for the push was sent, or should have been, to the arrival at each session.
+/// Every session binds and waits for pushes; the first thread has one more connection, which requests them. Latency is from when the
+/// request for the push was sent, or should have been, to the arrival at each session.
 #[derive(Debug)]
 pub(crate) struct Fanout {
     ramp: Ramp,
@@ -42,14 +42,14 @@ pub(crate) struct Fanout {
     total: usize,
     stalled: usize,
     shared: Arc<FanoutShared>,
-    /// Per session: the number of the push that should come next. `None` if nothing is expected.
+    /// Per session: the number of the expected push. `None` if none is expected.
     expected: Vec<Option<u64>>,
     unbound: usize,
     sender: Option<Sender>,
     measuring: bool,
 }
 
-/// The connection that asks for pushes.
+/// The connection that requests pushes.
 #[derive(Debug)]
 struct Sender {
     key: Option<usize>,
@@ -92,7 +92,7 @@ impl Fanout {
             .pump(engine, |slot| is_stalled(slot, stalled, total));
     }
 
-    /// Closed loop: the next push leaves when the last one has reached everybody.
+    /// Closed loop: sends the next push when the last one has reached all sessions.
     fn push_next(&self, engine: &mut Engine) {
         let Some(Sender {
             key: Some(key),
@@ -120,7 +120,7 @@ impl Fanout {
             .add(limit, crate::timers::Timer::Scenario(number));
     }
 
-    /// Whether everything that was sent up to `number` has arrived.
+    /// Whether all pushes up to `number` have arrived.
     fn has_arrived(&self, number: u64) -> bool {
         let receivers = self.shared.receivers.load(Ordering::Relaxed);
         self.shared.delivered.load(Ordering::Acquire) >= (number + 1) * receivers
@@ -178,7 +178,7 @@ impl Scenario for Fanout {
     }
 
     fn unanswered(&mut self, engine: &mut Engine, key: usize, pending: Pending) {
-        // Nobody knows whether this session gets pushes. A push is given up by its own timer.
+        // It is unknown whether this session receives pushes. A push has its own timer.
         if pending.kind == RequestKind::Bind {
             engine.close(key);
         }
@@ -210,7 +210,7 @@ impl Scenario for Fanout {
         engine.tally.done.add(1);
         let delivered = self.shared.delivered.fetch_add(1, Ordering::AcqRel) + 1;
         if delivered.is_multiple_of(self.shared.receivers.load(Ordering::Relaxed).max(1)) {
-            // If this fails, the timeout gives the push up.
+            // If this fails, the push times out.
             let _ = self.shared.sender.wake();
         }
     }
@@ -225,7 +225,7 @@ impl Scenario for Fanout {
         }
         let place = self.expected.get_mut(slot.wrapping_sub(self.first));
         if let Some(arrived) = place.and_then(Option::take) {
-            // The sums are of those who are left.
+            // The sums are those of the remaining sessions.
             self.shared.receivers.fetch_sub(1, Ordering::Relaxed);
             self.shared.delivered.fetch_sub(arrived, Ordering::AcqRel);
         } else {
@@ -293,7 +293,7 @@ impl Scenario for Fanout {
     }
 }
 
-/// Whether this session never reads: as many as wanted, spread evenly.
+/// Whether this session never reads: the given number of sessions, evenly distributed.
 fn is_stalled(slot: usize, stalled: usize, total: usize) -> bool {
     slot < total && slot * stalled / total != (slot + 1) * stalled / total
 }

@@ -1,9 +1,9 @@
-//! Sessions that say nothing.
+//! Silent sessions.
 
 use super::{Gone, Ramp, Scenario, Share};
 use crate::{conn::Pending, engine::Engine, phase::Phase};
 
-/// Opens its sessions and keeps them open, or takes their sockets away and keeps the sessions.
+/// Opens its sessions and keeps them open, or closes their sockets and keeps the sessions.
 #[derive(Debug)]
 pub(crate) struct Idle {
     ramp: Ramp,

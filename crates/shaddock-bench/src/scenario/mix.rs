@@ -1,4 +1,4 @@
-//! Sessions that follow a script.
+//! Sessions that run a script.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     timers::Timer,
 };
 
-/// What a session does, over and over.
+/// The steps that a session repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Script(Vec<Step>);
 
@@ -19,9 +19,9 @@ pub(crate) struct Script(Vec<Step>);
 enum Step {
     /// Bind to the session's uid.
     Bind,
-    /// So many requests, one after the other.
+    /// This number of requests, one after another.
     Request(u32),
-    /// Do nothing.
+    /// Wait.
     Wait(Duration),
     /// Close, and connect again.
     Reconnect,
@@ -71,21 +71,21 @@ pub(crate) struct Mix {
     crowd: Crowd,
     first: usize,
     script: Script,
-    /// How often each session does its script.
+    /// How many times each session runs its script.
     repeat: Option<usize>,
     places: Vec<Place>,
-    /// Sessions that have not done it so often.
+    /// Sessions that have not finished.
     unfinished: usize,
 }
 
-/// Where a session is in the script.
+/// The position of a session in the script.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
-    /// The step that comes next.
+    /// The next step.
     step: usize,
-    /// How often the script is done.
+    /// How many times the script has run.
     rounds: usize,
-    /// Requests that the present step has still to send.
+    /// Requests that the current step must still send.
     requests: u32,
 }
 
@@ -101,7 +101,7 @@ impl Mix {
         }
     }
 
-    /// Takes the next step of a session that waits for nothing.
+    /// Runs the next step of a session that waits for nothing.
     fn advance(&mut self, engine: &mut Engine, key: usize) {
         let slot = engine.slot(key);
         let Some(place) = self.places.get_mut(slot.wrapping_sub(self.first)) else {
@@ -173,7 +173,7 @@ impl Scenario for Mix {
         }
         let place = self.places.get(slot.wrapping_sub(self.first));
         if place.is_some_and(|place| self.repeat != Some(place.rounds)) {
-            // It will not go on.
+            // It will not continue.
             self.unfinished = self.unfinished.saturating_sub(1);
         }
     }

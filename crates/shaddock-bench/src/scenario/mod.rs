@@ -1,4 +1,4 @@
-//! What the connections do: one file for each scenario.
+//! The behaviour of the connections: one file per scenario.
 
 mod churn;
 mod crowd;
@@ -19,67 +19,67 @@ pub(crate) use resume::Resume;
 
 use crate::{conn::Pending, engine::Engine, phase::Phase};
 
-/// Slots from here on are plain connections beside the load: nothing is asked of the server for them but a handshake.
+/// Slots from here on are plain connections beside the load: they only perform a handshake.
 pub(crate) const PLAIN: usize = usize::MAX / 2;
 
-/// Why a connection is no more.
+/// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gone {
-    /// It never came to stand.
+    /// It was never established.
     Failed,
-    /// The server ended it, or broke the protocol.
+    /// The server closed it, or violated the protocol.
     Ended,
-    /// We ended it, and the server agreed.
+    /// The client closed it, and the server confirmed.
     Closed,
 }
 
-/// What the connections of one thread do. Called by the engine; all calls are on its thread.
+/// The behaviour of the connections of one thread. Called by the engine on its thread.
 pub(crate) trait Scenario {
-    /// The run has moved on.
+    /// The run has entered a phase.
     fn phase(&mut self, engine: &mut Engine, phase: Phase);
-    /// A session is open: its ack is sent with whatever is sent from here.
+    /// A session is open: its ack is sent together with requests made here.
     fn opened(&mut self, engine: &mut Engine, key: usize);
-    /// A session is back on a new socket, and what the server had not received is on its way.
+    /// A session has resumed on a new socket, and unreceived messages were sent again.
     fn resumed(&mut self, _engine: &mut Engine, _key: usize) {}
-    /// A plain connection got a heartbeat, the first package that servers send behind the ACK.
+    /// A plain connection received a heartbeat, the first package that servers send after the ACK.
     fn greeted(&mut self, _engine: &mut Engine, _key: usize) {}
-    /// A request was answered, rightly or not. The engine has checked the body and counted what is wrong.
+    /// A response arrived, right or wrong. The engine has checked the body and counted faults.
     fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
-    /// A request was not answered in time, which the engine has counted.
+    /// A request has timed out, which the engine has counted.
     fn unanswered(&mut self, _engine: &mut Engine, _key: usize, _pending: Pending) {}
-    /// A push came.
+    /// A push arrived.
     fn pushed(&mut self, _engine: &mut Engine, _key: usize, _route: &[u8], _body: &[u8]) {}
-    /// A session is gone, and its key with it.
+    /// A session has ended, and its key is invalid.
     fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone);
-    /// A timer of the scenario's has come.
+    /// A timer of the scenario has expired.
     fn timer(&mut self, _engine: &mut Engine, _number: u64) {}
-    /// When the scenario wants to be paced next, to the microsecond.
+    /// The next time at which [`pace`](Self::pace) should be called, to the microsecond.
     fn due(&self) -> Option<Instant> {
         None
     }
-    /// The time is there.
+    /// The time has been reached.
     fn pace(&mut self, _engine: &mut Engine, _now: Instant) {}
-    /// The end of each turn of the loop.
+    /// The end of each iteration of the loop.
     fn turn(&mut self, _engine: &mut Engine) {}
-    /// Whether the scenario has reached the end of its present phase.
+    /// Whether the scenario has finished its current phase.
     fn is_settled(&self, engine: &Engine) -> bool;
-    /// The run is over: what is still missing is counted here.
+    /// The run is over: missing messages are counted here.
     fn finish(&mut self, _engine: &mut Engine) {}
 }
 
 /// One thread's part of the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Share {
-    /// The first thread has extra duties in some scenarios.
+    /// The number of the thread; the first one has additional tasks in some scenarios.
     pub(crate) thread: usize,
-    /// Its sessions. Slots are numbered through all threads.
+    /// The sessions of the thread. Slots are numbered through all threads.
     pub(crate) slots: Range<usize>,
-    /// Handshakes that it may have under way.
+    /// The limit of concurrent handshakes.
     pub(crate) connecting: usize,
 }
 
 impl Share {
-    /// Cuts `sessions` and `connecting` into as equal parts as possible.
+    /// Splits `sessions` and `connecting` as evenly as possible.
     pub(crate) fn cut(sessions: usize, connecting: usize, threads: usize) -> Vec<Self> {
         (0..threads)
             .map(|thread| Self {
@@ -97,7 +97,7 @@ pub(crate) struct Ramp {
     slots: Range<usize>,
     under_way: usize,
     limit: usize,
-    /// Per session of the range: its connection, while it has one.
+    /// Per session of the range: its connection, if it has one.
     keys: Vec<Option<usize>>,
 }
 
@@ -111,7 +111,7 @@ impl Ramp {
         }
     }
 
-    /// Begins as many connections as may be under way. `is_stalled` tells which sessions will never read.
+    /// Starts connections up to the limit. `is_stalled` selects the sessions that will never read.
     pub(crate) fn pump(&mut self, engine: &mut Engine, is_stalled: impl Fn(usize) -> bool) {
         while self.under_way < self.limit
             && let Some(slot) = self.slots.next()
@@ -137,7 +137,7 @@ impl Ramp {
         self.slots.start - self.keys.len()
     }
 
-    /// Remembers, or forgets, the connection of a session.
+    /// Sets or removes the connection of a session.
     pub(crate) fn set_key(&mut self, slot: usize, key: Option<usize>) {
         let index = slot.wrapping_sub(self.first());
         if let Some(place) = self.keys.get_mut(index) {
@@ -155,7 +155,7 @@ impl Ramp {
         self.key(slot.wrapping_sub(self.first()))
     }
 
-    /// How many sessions were begun.
+    /// The number of sessions that were started.
     pub(crate) fn len(&self) -> usize {
         self.keys.len()
     }

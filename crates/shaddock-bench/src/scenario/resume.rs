@@ -1,8 +1,9 @@
-//! Sessions that lose their sockets and come back.
+//! Sessions that lose their sockets and resume.
 //!
-//! All are bound. Then each one, over and over: sends a burst of requests, loses its socket at once or behind the first answer (by turns), comes
-//! back, and waits for all its answers; in between a plain connection comes and goes, to which the way back is compared. The session of slot 0
-//! pushes to all after each of its cuts, so every session knows how many pushes it has to see, whatever thread it belongs to.
+//! All sessions are bound. Then each one repeatedly sends a burst of requests, loses its socket immediately or after the first response
+//! (alternately), resumes, and waits for all its responses; in between a plain connection is opened and closed, to which resuming is
+//! compared. The session of slot 0 pushes to all sessions after each of its cuts, so every session knows the number of expected pushes, on
+//! any thread.
 
 use std::{
     collections::VecDeque,
@@ -29,37 +30,37 @@ pub(crate) struct Resume {
     is_compared: bool,
     is_running: bool,
     places: Vec<Place>,
-    /// Sessions that are to come back, the earliest first.
+    /// Sessions to be resumed, the earliest first.
     away: VecDeque<(Instant, Away)>,
-    /// Handshakes under way: of sessions that come back, and plain ones.
+    /// Handshakes in progress: of resuming sessions, and plain ones.
     connecting: usize,
     limit: usize,
     /// Sessions that have not done all their cuts.
     unfinished: usize,
-    /// Pushes that are still to come, of all sessions.
+    /// Pushes still expected, of all sessions.
     missing: u64,
 }
 
-/// How far a session is.
+/// The progress of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Course {
     #[default]
     Running,
     /// All its cuts are done.
     Done,
-    /// It cannot go on.
+    /// It cannot continue.
     Gone,
 }
 
-/// Where a session is.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     is_bound: bool,
     course: Course,
     cuts: usize,
-    /// Requests of the burst that wait for their answers.
+    /// Pending requests of the burst.
     waiting: usize,
-    /// The burst is sent, and the socket is cut behind its first answer.
+    /// The burst was sent, and the socket is cut after its first response.
     is_to_be_cut: bool,
     /// Numbers of the last answer and the last push.
     answered: u64,
@@ -90,7 +91,7 @@ impl Resume {
         self.places.get_mut(slot.wrapping_sub(self.first))
     }
 
-    /// Begins the next round of a session, or finds that it has done all.
+    /// Starts the next round of a session, or finishes it.
     fn go_on(&mut self, engine: &mut Engine, slot: usize) {
         let (cuts, burst) = (self.cuts, self.burst);
         let Some(key) = self.ramp.key_of(slot) else {
@@ -130,7 +131,7 @@ impl Resume {
         }
     }
 
-    /// Lets those come back whose time it is, as many as may be under way.
+    /// Resumes sessions whose time has come, up to the limit of handshakes.
     fn pump(&mut self, engine: &mut Engine) {
         while self.connecting < self.limit
             && let Some((at, _)) = self.away.front()
@@ -142,7 +143,7 @@ impl Resume {
         }
     }
 
-    /// All answers of a round are there.
+    /// All responses of a round have arrived.
     fn round_done(&mut self, engine: &mut Engine, key: usize, slot: usize) {
         if slot == 0 {
             let cuts = self.place(slot).map_or(0, |place| place.cuts);
@@ -161,7 +162,7 @@ impl Resume {
         }
     }
 
-    /// A session that cannot go on.
+    /// A session cannot continue.
     fn give_up(&mut self, slot: usize) {
         let cuts = self.cuts as u64;
         let Some(place) = self.place(slot) else {
@@ -223,7 +224,7 @@ impl Scenario for Resume {
         self.connecting -= 1;
         let slot = engine.slot(key);
         self.ramp.set_key(slot, Some(key));
-        // All answers were there before the cut: a burst of one.
+        // All responses arrived before the cut: a burst of one.
         if self.place(slot).is_some_and(|place| place.waiting == 0) {
             self.round_done(engine, key, slot);
         }

@@ -1,4 +1,4 @@
-//! A small server whose manners can be chosen. One thread for each connection: nobody measures it.
+//! A small server with configurable faults. One thread per connection: it is not measured.
 #![expect(clippy::unwrap_used, reason = "a server for tests")]
 
 use std::{
@@ -74,7 +74,7 @@ struct Shared {
     manners: Manners,
     connections: AtomicUsize,
     ended: AtomicBool,
-    /// What pushes are written to.
+    /// The destination of pushes.
     bound: Mutex<Vec<(usize, Outbox)>>,
 }
 
@@ -299,7 +299,7 @@ fn compressed(mut message: Message, manners: Manners) -> Message {
     message
 }
 
-/// `LosesEveryTenth` loses the fourth one of the pushes, for everybody; `AnswersTwice` pushes twice.
+/// `LosesEveryTenth` drops the fourth push for all sessions; `AnswersTwice` pushes twice.
 fn push_to_all(body: &Bytes, shared: &Shared) {
     let route = match shared.manners {
         Manners::SendsCodes => WireRoute::Code(7),
