@@ -1,13 +1,13 @@
-//! Audiences: who is in a channel or a topic, as servers name it to each other.
+//! Audiences: members of a channel or a topic, in messages between servers.
 //!
-//! A frontend keeps the members among its own users, and nobody else does. Others ask it to let a user in or out, name the audience in a
-//! push, and ask who is in.
+//! A frontend stores the members among its own users; there is no other copy. Other servers send it joins, leaves, pushes to the audience,
+//! and queries for members.
 //!
 //! | | channel | topic |
 //! | --- | --- | --- |
-//! | whose | one server's, in one life of it; another channel of its name later is another audience | nobody's: the same for all servers |
+//! | owner | one incarnation of one server; a later channel of the same name is another audience | none: the same for all servers |
 //! | a push | one message to each frontend that has members, on the path of all its deliveries | one message for all frontends that have members |
-//! | where members are | its server knows the frontends | each frontend with members has subscribed |
+//! | location of members | its server knows the frontends | each frontend with members has subscribed |
 
 use std::any::Any;
 use std::fmt;
@@ -18,16 +18,17 @@ use crate::ServerId;
 /// The longest name of a channel or topic, in bytes.
 pub const MAX_AUDIENCE_NAME: usize = 256;
 
-/// What keeps a topic open at a frontend: as long as it lives, pushes to the topic come there.
+/// Keeps a frontend subscribed to a topic while it lives.
 pub type Tie = Arc<dyn Any + Send + Sync>;
 
-/// Names the audience of a channel or of a topic. Cheap to clone.
+/// The key of the audience of a channel or of a topic. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AudienceKey(Arc<str>);
 
-/// In front of the keys of topics; the name follows.
+/// Prefix of the keys of topics, followed by the name.
 const TOPIC: &str = "t/";
-/// In front of the keys of channels; owner, its life, a number of the channel in this life and the name follow. An id has no `/`.
+/// Prefix of the keys of channels, followed by owner, incarnation, number of the channel in this incarnation, and name. An id contains no
+/// `/`.
 const CHANNEL: &str = "c/";
 
 impl AudienceKey {
@@ -36,18 +37,18 @@ impl AudienceKey {
         is_name(name).then(|| Self(format!("{TOPIC}{name}").into()))
     }
 
-    /// The audience of the channel that has this number in this life of its server. `None` if the name is empty or too long.
+    /// The audience of the channel with this number in this incarnation of its server. `None` if the name is empty or too long.
     pub fn channel(owner: &str, life: u64, number: u64, name: &str) -> Option<Self> {
         let key = || format!("{}{number:x}/{name}", Self::channels(owner, life));
         is_name(name).then(|| Self(key().into()))
     }
 
-    /// What the keys of all channels of one life of a server begin with.
+    /// The prefix of the keys of all channels of one incarnation of a server.
     pub fn channels(owner: &str, life: u64) -> String {
         format!("{CHANNEL}{owner}/{life:x}/")
     }
 
-    /// Reads a key that [`as_str`](Self::as_str) gave. `None` if it is none.
+    /// Parses a key returned by [`as_str`](Self::as_str). `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         let key = Self(text.into());
         if key.as_topic().is_none() {
@@ -57,12 +58,12 @@ impl AudienceKey {
         is_name(key.name()).then_some(key)
     }
 
-    /// The name of the topic, if it is one.
+    /// The name of the topic, if the key is a topic's.
     pub fn as_topic(&self) -> Option<&str> {
         self.0.strip_prefix(TOPIC)
     }
 
-    /// The server whose channel it is, and its life.
+    /// The server that owns the channel, and its incarnation.
     pub fn owner(&self) -> Option<(&str, u64)> {
         let mut parts = self.0.strip_prefix(CHANNEL)?.splitn(3, '/');
         let owner = parts.next().filter(|owner| !owner.is_empty())?;
@@ -70,7 +71,7 @@ impl AudienceKey {
         parts.next().map(|_name| (owner, life))
     }
 
-    /// The number of the channel in the life of its server.
+    /// The number of the channel in the incarnation of its server.
     pub fn number(&self) -> Option<u64> {
         let mut parts = self.0.strip_prefix(CHANNEL)?.splitn(4, '/').skip(2);
         let number = u64::from_str_radix(parts.next()?, 16).ok()?;
@@ -83,7 +84,7 @@ impl AudienceKey {
         self.0.splitn(parts, '/').last().unwrap_or_default()
     }
 
-    /// The whole key, as text.
+    /// The complete key, as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,7 +95,7 @@ impl AudienceKey {
     }
 }
 
-/// Whether a text may name a channel or topic.
+/// Whether a text is a valid name of a channel or topic.
 fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_AUDIENCE_NAME
 }
@@ -105,61 +106,61 @@ impl fmt::Debug for AudienceKey {
     }
 }
 
-/// What a frontend says to a join.
+/// The answer of a frontend to a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JoinAnswer {
     /// The user is a member now.
     Joined,
-    /// The user was a member before.
+    /// The user was already a member.
     Already,
     /// The session is not bound to this user.
     NotBound,
-    /// The session is closed, or the user has none on the frontend.
+    /// The session is closed, or the user has no session on the frontend.
     Closed,
-    /// The frontend does not let them in, for this reason.
+    /// The frontend refuses the join, for this reason.
     Refused(Arc<str>),
 }
 
-/// The part of an audience that one frontend has.
+/// The part of an audience on one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AudiencePart {
     /// The key.
     pub audience: Arc<str>,
-    /// Its members there, in the order of joining; fewer than `count` if they were not asked for or are more than one answer holds.
+    /// Its members there, in the order of joining; fewer than `count` if they were not requested or exceed the size of one answer.
     pub uids: Vec<Arc<str>>,
-    /// How many they are.
+    /// The number of members.
     pub count: u64,
 }
 
-/// A frontend tells a server that asked for it who has joined or left. Those of one user on one frontend come in their order.
+/// A notice of a frontend to a subscribed server that a user has joined or left. Notices for one user on one frontend arrive in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberNotice {
     /// The frontend.
     pub frontend: ServerId,
-    /// Counts the notices of this frontend to this server since it asked, from 1: a gap means that some were lost.
+    /// Counts the notices of this frontend to this server since its subscription, from 1: a gap means that notices were lost.
     pub number: u64,
     /// The audience.
     pub audience: AudienceKey,
-    /// Who.
+    /// The user.
     pub uid: Arc<str>,
-    /// Why they left; `None` if they have joined.
+    /// Why the user left; `None` if the user joined.
     pub departure: Option<Departure>,
 }
 
-/// Why somebody is no member any more.
+/// Why a user is no longer a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Departure {
-    /// A server took them out.
+    /// A server removed the user.
     Left,
-    /// Their last session on the frontend was closed.
+    /// The user's last session on the frontend was closed.
     Closed,
-    /// Their last session on the frontend was unbound.
+    /// The user's last session on the frontend was unbound.
     Unbound,
     /// The channel was destroyed.
     Ended,
-    /// The frontend is gone, and their sessions with it.
+    /// The frontend is gone, with all its sessions.
     FrontendLost,
 }
 

@@ -1,4 +1,4 @@
-//! What travels with a request beside its argument: how long the caller waits, and values of the application.
+//! Data propagated with a request in addition to its argument: the caller's timeout, and values of the application.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,28 +15,27 @@ use crate::ServerInfo;
 mod duration;
 pub use duration::{format_duration, parse_duration};
 
-/// How long the caller waits, as Go duration text.
+/// The caller's timeout, as Go duration text.
 const REQ_TIMEOUT: &str = "reqTimeout";
 const PEER_ID: &str = "peer.id";
 const PEER_SERVICE: &str = "peer.service";
-/// Objects of strings. A Go server fails a remote when they are something else, so such a value is not sent on.
+/// Objects of strings. A Go server fails a remote if they are anything else, so other values are not sent.
 const OBJECTS_OF_STRINGS: [&str; 2] = ["otel-span", "metric-tags"];
 
 /// The propagated context of a request.
 ///
-/// A request carries it from server to server; a handler that makes calls passes on the one it received, so that values of
-/// the application and trace ids reach the last server. What arrived is kept as text and only read when somebody asks.
-/// Cheap to clone.
+/// A request carries the context from server to server; a handler that makes calls propagates the one it received, so that values of the
+/// application and trace ids reach the last server. A received context is kept as text and parsed on demand. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Context {
     timeout: Option<Duration>,
-    /// The JSON object as received, checked; empty if none was.
+    /// The JSON object as received, validated; empty if there was none.
     received: Bytes,
-    /// What was set since then. `Null` takes a received value away.
+    /// Values that were set since then. `Null` removes a received value.
     values: Option<Arc<Map<String, Value>>>,
 }
 
-/// Why a received context cannot be used.
+/// Why a received context is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContextError {
@@ -52,12 +51,12 @@ pub enum ContextError {
 }
 
 impl Context {
-    /// An empty context: no deadline of its own, so the cluster's request timeout applies.
+    /// An empty context without a deadline, so the cluster's request timeout applies.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A context of which only the time that the caller waits is known.
+    /// A context that contains only the caller's timeout.
     pub fn with_timeout(timeout: Duration) -> Self {
         Self {
             timeout: Some(timeout),
@@ -65,12 +64,12 @@ impl Context {
         }
     }
 
-    /// How long the caller waits, counted from the moment the request was sent or arrived.
+    /// The caller's timeout, counted from the time the request was sent or arrived.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// Sets how long the caller waits. A server that makes a call of its own lowers it to the time it has left.
+    /// Sets the caller's timeout. A server that makes its own calls lowers it to the remaining time.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = Some(timeout);
     }
@@ -92,8 +91,8 @@ impl Context {
         }
     }
 
-    /// Sets a value for this server and all that the request goes to from here. `Null` takes it away. The keys
-    /// `reqTimeout`, `peer.id` and `peer.service` belong to the cluster: what is set there is not sent.
+    /// Sets a value for this server and all servers that the request reaches from here. `Null` removes it. The keys `reqTimeout`, `peer.id`
+    /// and `peer.service` belong to the cluster: values set for them are not sent.
     pub fn set(&mut self, key: impl Into<String>, value: Value) {
         Arc::make_mut(self.values.get_or_insert_default()).insert(key.into(), value);
     }

@@ -13,15 +13,15 @@ pub struct Delivery {
     pub route: Arc<str>,
     /// The body: JSON text, or raw bytes for clients with another serializer.
     pub body: Bytes,
-    /// Who gets it.
+    /// The receivers.
     pub to: Receivers,
 }
 
-/// Who gets a message.
+/// The receivers of a message.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Receivers {
-    /// All sessions of these users. A user who is named twice gets it twice.
+    /// All sessions of these users. A user who is listed twice receives it twice.
     Uids(Arc<[Arc<str>]>),
     /// These sessions.
     Sids(Arc<[RawSid]>),
@@ -29,24 +29,24 @@ pub enum Receivers {
     Audience {
         /// The audience.
         key: AudienceKey,
-        /// A member who does not get it.
+        /// A member who does not receive it.
         except: Option<Arc<str>>,
-        /// Whether the answer names who is missing, or only counts them.
+        /// Whether the answer names missing members, or only counts them.
         name_missing: bool,
     },
-    /// Everybody on the frontend.
+    /// All clients of the frontend.
     All {
         /// Only sessions that are bound to a user.
         bound_only: bool,
     },
 }
 
-/// What became of a [`Delivery`].
+/// The result of a [`Delivery`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Into how many sessions' outboxes it was put.
+    /// The number of sessions whose outbox accepted it.
     pub queued: usize,
-    /// How many members of an audience did not take it. They are named in `missing_uids` if that was asked for.
+    /// The number of members of an audience that did not receive it. They are named in `missing_uids` if that was requested.
     pub missing: usize,
     /// There is no such audience: it has no members there.
     pub no_audience: bool,
@@ -54,27 +54,27 @@ pub struct Delivered {
     pub missing_uids: Vec<Arc<str>>,
     /// Sessions that are not there.
     pub missing_sids: Vec<RawSid>,
-    /// Users to whom it was sent without an answer: the frontend is a Pitaya server, which does not say.
+    /// Users on a Pitaya server, which does not report the result.
     pub unconfirmed: Vec<Arc<str>>,
-    /// Why some clients who are there did not get it: the frontend cannot write it for them. Who is meant is not missing.
+    /// Why some connected clients did not receive it: the frontend cannot encode it for them. These clients are not missing.
     pub refused: Option<Arc<str>>,
-    /// Frontends that failed or did not answer in time. Whether their clients got the message is not known.
+    /// Frontends that failed or did not reply in time. Whether their clients received the message is unknown.
     pub failed: Vec<FailedDelivery>,
 }
 
-/// A frontend that was sent a message and did not say what became of it.
+/// A frontend that did not report the result of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedDelivery {
     /// The frontend.
     pub frontend: ServerId,
-    /// Users who were meant there and whom no other frontend has. Empty if the message was not for users.
+    /// The intended users on this frontend who are on no other frontend. Empty if the message was not for users.
     pub uids: Vec<Arc<str>>,
-    /// Why.
+    /// The error.
     pub error: RemoteError,
 }
 
 impl Delivered {
-    /// Adds what another frontend said.
+    /// Adds the result of another frontend.
     pub fn merge(&mut self, other: Self) {
         self.queued += other.queued;
         self.missing += other.missing;

@@ -1,4 +1,4 @@
-//! What goes wrong between servers.
+//! Errors between servers.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,25 +6,25 @@ use std::fmt;
 
 use crate::ServerId;
 
-/// Codes of errors that servers agree on. Applications may use any other text.
+/// Error codes that servers share. Applications may use any other text.
 pub mod code {
-    /// Unknown: an error without a code of its own, a panic, no answer because nobody listens.
+    /// Unknown: an error without a code, a panic, no reply because there is no subscriber.
     pub const UNKNOWN: &str = "PIT-000";
-    /// The request is wrong: its route, its argument.
+    /// The request is invalid: its route or its argument.
     pub const BAD_REQUEST: &str = "PIT-400";
     /// No such handler or remote.
     pub const NOT_FOUND: &str = "PIT-404";
-    /// No answer within the deadline, said by the caller.
+    /// No reply within the deadline, reported by the caller.
     pub const TIMEOUT: &str = "PIT-408";
-    /// A server's own fault; also: no server of the type.
+    /// An internal error of a server; also: no server of the type.
     pub const INTERNAL: &str = "PIT-500";
-    /// The server has too much to do, or the link to it is down. Nothing was done; try again later.
+    /// The server is overloaded, or the link to it is down. Nothing was done; try again later.
     pub const UNAVAILABLE: &str = "PIT-503";
 }
 
-/// An error as it travels between servers and, from a forwarded request, to the client: a code, a text, and metadata.
+/// An error as sent between servers and, for a forwarded request, to the client: a code, a text, and metadata.
 ///
-/// [`kind`](Self::kind) says where it came from, which does not travel.
+/// [`kind`](Self::kind) returns its origin, which is not sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RemoteError(Box<Inner>);
 
@@ -36,34 +36,34 @@ struct Inner {
     metadata: BTreeMap<String, String>,
 }
 
-/// Where a [`RemoteError`] came from.
+/// The origin of a [`RemoteError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RemoteErrorKind {
-    /// The other server answered with it.
+    /// The other server returned it.
     Remote,
-    /// No answer within the deadline. The other server may have done the work.
+    /// No reply within the deadline. The other server may have done the work.
     Timeout,
     /// No server of that type or id is known. Nothing was sent.
     NoServer,
-    /// The server is known but nobody listens there: it just died or has not started. Nothing was done.
+    /// The server is known but has no subscriber: it just died or has not started. Nothing was done.
     NoResponder,
-    /// Too many calls are in flight to that server, or it said that it is busy. Nothing was done.
+    /// Too many calls are in flight to that server, or it is busy. Nothing was done.
     Busy,
     /// The link to the other servers is down and the request was not sent.
     Disconnected,
     /// The link broke after the request was sent. The other server may have done the work.
     LinkLost,
-    /// This frontend is cut off, and another one may own the user by now: requests of the user are refused.
+    /// This frontend is cut off, and another one may now own the user: requests of the user are rejected.
     Fenced,
-    /// The request cannot be sent as it is: too large, an operation that the other server does not have, an illegal uid.
+    /// The request cannot be sent: too large, an operation that the other server does not support, an invalid uid.
     Refused,
-    /// An answer came but cannot be read.
+    /// A reply arrived but is invalid.
     BadAnswer,
 }
 
 impl RemoteError {
-    /// An error that a handler or remote answers with. An empty code becomes `PIT-000`.
+    /// An error returned by a handler or remote. An empty code becomes `PIT-000`.
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self::of(RemoteErrorKind::Remote, code, message)
     }
@@ -109,23 +109,23 @@ impl RemoteError {
         )
     }
 
-    /// A server id that is not in the list.
+    /// The server id is not in the list.
     pub fn server_not_found() -> Self {
         Self::of(RemoteErrorKind::NoServer, code::UNKNOWN, "server not found")
     }
 
-    /// A session or user that this frontend does not have.
+    /// This frontend does not have the session or user.
     pub fn session_not_found() -> Self {
         Self::new(code::UNKNOWN, "session not found")
     }
 
-    /// This frontend is cut off, so that another one may own the user by now ([`Node::fenced`](crate::Node::fenced)).
+    /// This frontend is cut off, so that another one may now own the user ([`Node::fenced`](crate::Node::fenced)).
     pub fn fenced() -> Self {
         let text = "this frontend is cut off and another one may own the user";
         Self::of(RemoteErrorKind::Fenced, code::UNAVAILABLE, text)
     }
 
-    /// No handler has this route, in full as the client gave it.
+    /// No handler has this route, which is the full route from the client.
     pub fn handler_not_found(route: &str) -> Self {
         Self::new(
             code::NOT_FOUND,
@@ -138,7 +138,7 @@ impl RemoteError {
         Self::new(code::NOT_FOUND, "route not found").with("route", short)
     }
 
-    /// What a JSON client gets as the body: `code`, `msg` and, unless empty, `metadata`, in this order.
+    /// The body for a JSON client: `code`, `msg` and, unless empty, `metadata`, in this order.
     pub fn to_json(&self) -> String {
         #[derive(serde::Serialize)]
         struct Body<'a> {
@@ -157,7 +157,7 @@ impl RemoteError {
         serde_json::to_string(&body).unwrap_or_default()
     }
 
-    /// Where it came from.
+    /// The origin.
     pub fn kind(&self) -> RemoteErrorKind {
         self.0.kind
     }
@@ -177,7 +177,7 @@ impl RemoteError {
         &self.0.metadata
     }
 
-    /// Whether the same request may be sent again without the risk that it is done twice: it was certainly not started.
+    /// Whether the same request may be sent again without the risk that it runs twice: it was certainly not started.
     pub fn is_retryable(&self) -> bool {
         use RemoteErrorKind as Kind;
         match self.0.kind {
@@ -215,25 +215,25 @@ impl std::error::Error for RemoteError {}
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
-    /// A server with this id is there already.
+    /// A server with this id is already in the cluster.
     #[error("a server with id {0} is already in the cluster")]
     IdTaken(ServerId),
-    /// NATS or etcd cannot be reached, or refused.
+    /// NATS or etcd cannot be reached, or rejected the connection.
     #[error("{what} at {address}: {reason}")]
     Unreachable {
         /// `NATS` or `etcd`.
         what: &'static str,
-        /// Where it was looked for.
+        /// The address.
         address: String,
-        /// What it or the network said.
+        /// The error.
         reason: String,
     },
-    /// A setting cannot be used.
+    /// A setting is invalid.
     #[error("cluster setting {key}: {reason}")]
     Setting {
         /// The setting.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// This server has left the cluster.
@@ -245,16 +245,16 @@ pub enum ClusterError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Sessions are unique, new ones are rejected, and the user is connected at another frontend (or this one).
+    /// Sessions are unique, new ones are rejected, and the user is connected on another frontend (or this one).
     #[error("the user is already bound at {0}")]
     Taken(ServerId),
     /// The uid is empty or longer than 256 bytes.
     #[error("illegal uid")]
     IllegalUid,
-    /// Another frontend took the user while this bind was going on.
+    /// Another frontend claimed the user during this bind.
     #[error("another frontend took the user at the same time")]
     Lost,
-    /// It cannot be decided now who owns the user: the directory or the present owner does not answer. Nothing was changed.
+    /// The owner of the user cannot be determined now: the directory or the current owner does not reply. Nothing was changed.
     #[error("cannot decide now who owns the user: {0}")]
     Unavailable(String),
     /// This server has left the cluster.

@@ -1,4 +1,4 @@
-//! Who a server is.
+//! The description of a server.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -8,30 +8,30 @@ use std::time::Duration;
 
 /// The longest server id or type, in bytes.
 const MAX_NAME: usize = 128;
-/// Key of [`ServerInfo::metadata`] under which a shaddock server lists what it can do beyond Pitaya's protocol.
+/// Key of [`ServerInfo::metadata`] under which a shaddock server lists its extensions of Pitaya's protocol.
 const CAPABILITIES: &str = "shaddock";
-/// Key of [`ServerInfo::metadata`] with the routes that need not wait for others of their session: a JSON array of `handler.method`.
+/// Key of [`ServerInfo::metadata`] with the concurrent routes: a JSON array of `handler.method`.
 const CONCURRENT: &str = "shaddock.concurrent";
-/// Key of [`ServerInfo::metadata`] with the times that handlers may take: a JSON object from `handler.method` to milliseconds, and from the empty
-/// text to those of all other routes. 0 is for ever.
+/// Key of [`ServerInfo::metadata`] with the timeouts of handlers: a JSON object from `handler.method` to milliseconds, and from the empty
+/// text to those of all other routes. 0 means no timeout.
 const TIMEOUTS: &str = "shaddock.timeouts";
-/// How long frontends wait for a handler that may take for ever.
+/// How long frontends wait for a handler without a timeout.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// In front of a frontend's start number, as a capability: it is part of the ids of its sessions.
+/// Prefix of a frontend's start number, as a capability: it is part of the ids of its sessions.
 const NODE: &str = "node:";
 
 /// The id of a server, unique in its cluster.
 ///
-/// It becomes part of etcd keys, routes and NATS subjects. So it is not empty, has at most 128 bytes, and none of `/`, `.`,
-/// `*`, `>`, white space and control characters. Cheap to clone.
+/// It becomes part of etcd keys, routes and NATS subjects. It therefore has 1 to 128 bytes and contains no `/`, `.`, `*`, `>`, white space
+/// or control characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(Arc<str>);
 
 impl ServerId {
-    /// Takes a text that keeps the rules.
+    /// Validates a text.
     ///
     /// # Errors
-    /// [`InvalidServerId`] if the text breaks a rule above.
+    /// [`InvalidServerId`] if the text violates a rule above.
     pub fn new(text: impl Into<Arc<str>>) -> Result<Self, InvalidServerId> {
         let text = text.into();
         if is_name(&text) {
@@ -52,7 +52,7 @@ impl ServerId {
     }
 }
 
-/// Whether a text may be a server id or type: it becomes part of keys, routes and subjects.
+/// Whether a text is a valid server id or type: it becomes part of keys, routes and subjects.
 pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_NAME
@@ -106,31 +106,31 @@ impl TryFrom<&str> for ServerId {
 )]
 pub struct InvalidServerId(Arc<str>);
 
-/// What every server of the cluster knows of a server. It does not change while the server is there.
+/// The data about a server that all servers of the cluster have. Constant while the server is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerInfo {
     /// The id, unique in the cluster.
     pub id: ServerId,
-    /// What it serves: the first part of routes. The same rules as for an id.
+    /// The type of the server: the first part of its routes. The same rules as for an id.
     pub server_type: Arc<str>,
     /// Whether it holds client connections.
     pub frontend: bool,
-    /// Free for the application. A shaddock server lists what it can under the key `shaddock`.
+    /// For the application. A shaddock server lists its capabilities under the key `shaddock`.
     pub metadata: BTreeMap<String, String>,
     /// For people only.
     pub hostname: String,
-    /// Read from the metadata when it is needed first.
+    /// Parsed from the metadata on first use.
     pub(crate) told: Told,
 }
 
-/// What a server tells of its routes. It is made from the metadata, so it makes no difference between two servers.
+/// Announcements of a server about its routes. Derived from the metadata, so not part of comparisons.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     concurrent: OnceLock<HashSet<Box<str>>>,
     timeouts: OnceLock<Timeouts>,
 }
 
-/// How long handlers may take, in milliseconds.
+/// Timeouts of handlers, in milliseconds.
 #[derive(Clone, Debug, Default)]
 struct Timeouts {
     others: Option<u64>,
@@ -164,8 +164,8 @@ impl ServerInfo {
         })
     }
 
-    /// Announces routes, `handler.method`, whose requests need not wait for others of their session, nor others for them: frontends that forward
-    /// them do not hold up the session. Before the server joins.
+    /// Announces concurrent routes, `handler.method`: frontends that forward their requests do not block the session. Call it before the
+    /// server joins.
     pub fn announce_concurrent<'a>(&mut self, routes: impl IntoIterator<Item = &'a str>) {
         let mut routes: Vec<&str> = routes.into_iter().collect();
         routes.sort_unstable();
@@ -178,14 +178,14 @@ impl ServerInfo {
         self.told = Told::default();
     }
 
-    /// Announces how long handlers may take: `others`, and of each route in `routes`, `handler.method`, its own time. Zero is for ever. Frontends
-    /// that forward requests wait for so long. Before the server joins.
+    /// Announces timeouts of handlers: `others`, and for each route in `routes`, `handler.method`, its own timeout. Zero means no timeout.
+    /// Frontends that forward requests wait for that time. Call it before the server joins.
     pub fn announce_timeouts<'a>(
         &mut self,
         others: Duration,
         routes: impl IntoIterator<Item = (&'a str, Duration)>,
     ) {
-        // What is shorter than a millisecond is not for ever.
+        // A time below a millisecond must not become 0, which means no timeout.
         let millis = |time: Duration| match time.as_millis() {
             0 if !time.is_zero() => 1,
             millis => u64::try_from(millis).unwrap_or(u64::MAX),
@@ -200,19 +200,19 @@ impl ServerInfo {
         self.told = Told::default();
     }
 
-    /// How long a frontend waits for the answer to a request of this route, `handler.method`: as long as the server announced that its handler
-    /// may take, at most an hour. `None` if it announced nothing, as Pitaya servers.
+    /// How long a frontend waits for the reply to a request of this route, `handler.method`: the announced timeout of its handler, at most
+    /// an hour. `None` if nothing was announced, as by Pitaya servers.
     pub fn timeout_of(&self, short_route: &str) -> Option<Duration> {
         let times = self.told.timeouts.get_or_init(|| {
             let text = self.metadata.get(TIMEOUTS);
-            // What another server wrote and nobody can read announces nothing.
+            // Invalid metadata of another server announce nothing.
             let mut routes: HashMap<Box<str>, u64> = text
                 .and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default();
             let others = routes.remove("");
             Timeouts { others, routes }
         });
-        // Most servers have no route with a time of its own.
+        // Most servers have no route with its own timeout.
         let own = if times.routes.is_empty() {
             None
         } else {
@@ -221,18 +221,18 @@ impl ServerInfo {
         own.or(times.others).map(wait_for)
     }
 
-    /// Whether the server announced that requests of this route, `handler.method`, need not wait for others.
+    /// Whether the server announced this route, `handler.method`, as concurrent.
     pub fn is_concurrent(&self, short_route: &str) -> bool {
         let routes = self.told.concurrent.get_or_init(|| {
             let text = self.metadata.get(CONCURRENT);
-            // What another server wrote and nobody can read announces nothing.
+            // Invalid metadata of another server announce nothing.
             text.and_then(|text| serde_json::from_str(text).ok())
                 .unwrap_or_default()
         });
         !routes.is_empty() && routes.contains(short_route)
     }
 
-    /// Bytes of the metadata, which every server of the cluster keeps of this one.
+    /// Size of the metadata in bytes, which every server of the cluster stores.
     pub fn metadata_len(&self) -> usize {
         let pairs = self.metadata.iter();
         pairs.map(|(key, value)| key.len() + value.len()).sum()
@@ -243,13 +243,13 @@ impl ServerInfo {
         self.flags().any(|announced| announced == flag)
     }
 
-    /// Everything that the server announced beyond Pitaya's protocol. A Pitaya server announces nothing.
+    /// All announced extensions of Pitaya's protocol. A Pitaya server announces none.
     pub fn flags(&self) -> impl Iterator<Item = &str> {
         let flags = self.metadata.get(CAPABILITIES).map_or("", String::as_str);
         flags.split(' ').filter(|flag| !flag.is_empty())
     }
 
-    /// Whether this frontend says that its sessions have ids of this node.
+    /// Whether this frontend announces that its sessions have ids of this node.
     pub fn tells_node(&self, node: u16) -> bool {
         self.may_be_node(node) && !self.may_be_node(node ^ 1)
     }
@@ -269,14 +269,14 @@ impl ServerInfo {
         nodes.peek().is_none() || nodes.any(|own| own.parse() == Ok(node))
     }
 
-    /// Tells the start number of a frontend.
+    /// Announces the start number of a frontend.
     pub(crate) fn announce_node(&mut self, node: u16) {
         if self.frontend {
             self.announce(&format!("{NODE}{node}"));
         }
     }
 
-    /// Announces an extension: a word without spaces. Before the server joins; afterwards nobody sees it.
+    /// Announces an extension: a word without spaces. Call it before the server joins; later announcements have no effect.
     pub fn announce(&mut self, flag: &str) {
         if !self.can(flag) {
             let flags = self.metadata.entry(CAPABILITIES.to_owned()).or_default();

@@ -1,4 +1,4 @@
-//! Which events of sessions a server asks for.
+//! Subscriptions of servers to session events.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::quiet::quiet;
 use crate::{ServerInfo, SessionEvent};
 
-/// Key of [`ServerInfo::metadata`] under which a server says which events it asks for: a JSON array.
+/// Key of [`ServerInfo::metadata`] under which a server announces its subscription: a JSON array.
 const METADATA: &str = "shaddock.events";
 
-/// Which events of sessions a server asks for ([`JoinOptions::session_events`](crate::JoinOptions)): by the type of the frontend, by the beginning of
-/// the uid, by both, or all of them. The default is none.
+/// The session events that a server subscribes to ([`JoinOptions::session_events`](crate::JoinOptions)): by the type of the frontend, by
+/// uid prefix, by both, or all of them. The default is none.
 ///
-/// A server announces it when it joins. Frontends send an event to the servers that asked for it and to no other; if nobody asked, nothing is sent.
+/// A server announces its subscription when it joins. Frontends send an event only to servers that subscribed to it; without subscribers no
+/// event is sent.
 ///
 /// ```
 /// use shaddock_cluster::Interest;
@@ -25,13 +26,13 @@ const METADATA: &str = "shaddock.events";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest(BTreeSet<Filter>);
 
-/// One condition. What is missing is no condition.
+/// One condition. An absent field matches everything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Filter {
     /// The type of the frontend.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     frontend_type: Option<Box<str>>,
-    /// The beginning of the uid.
+    /// The prefix of the uid.
     #[serde(rename = "uid", default, skip_serializing_if = "Option::is_none")]
     prefix: Option<Box<str>>,
 }
@@ -51,7 +52,7 @@ impl Interest {
         Self::default()
     }
 
-    /// Events of all sessions, also of those without a user.
+    /// Events of all sessions, including those without a user.
     pub fn all() -> Self {
         Self::one(None, None)
     }
@@ -61,12 +62,12 @@ impl Interest {
         Self::one(Some(frontend_type.into()), None)
     }
 
-    /// Events of sessions of users whose uid begins like this.
+    /// Events of sessions of users with this uid prefix.
     pub fn of_users(prefix: &str) -> Self {
         Self::one(None, Some(prefix.into()))
     }
 
-    /// Events of sessions of users whose uid begins like this, on frontends of a type.
+    /// Events of sessions of users with this uid prefix, on frontends of a type.
     pub fn of_users_at(frontend_type: &str, prefix: &str) -> Self {
         Self::one(Some(frontend_type.into()), Some(prefix.into()))
     }
@@ -79,25 +80,25 @@ impl Interest {
         Self(BTreeSet::from([filter]))
     }
 
-    /// What one or the other asks for.
+    /// The union of both subscriptions.
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
-    /// Whether nothing is asked for.
+    /// Whether there is no subscription.
     pub fn is_none(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether events of a session are asked for; `uid` is its user, if it has one.
+    /// Whether events of a session match; `uid` is its user, if it has one.
     pub fn wants(&self, frontend_type: &str, uid: Option<&str>) -> bool {
         let mut filters = self.0.iter();
         filters.any(|filter| filter.wants(frontend_type, uid))
     }
 
-    /// Whether an event of a frontend of this type is asked for. The loss of a frontend concerns all who ask for any of its sessions.
+    /// Whether an event of a frontend of this type matches. The loss of a frontend matches all subscriptions to any of its sessions.
     pub fn wants_event(&self, frontend_type: &str, event: &SessionEvent) -> bool {
         if matches!(event, SessionEvent::FrontendLost(_)) {
             let of_type = |wanted: &str| wanted == frontend_type;
@@ -109,7 +110,7 @@ impl Interest {
 }
 
 impl SessionEvent {
-    /// The user whom it is about, if there is one.
+    /// The user of the event, if there is one.
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Bound(session)
@@ -127,7 +128,7 @@ impl SessionEvent {
     allow(dead_code, reason = "servers of one process know each other's options")
 )]
 impl ServerInfo {
-    /// Says which events the server asks for. Before it joins.
+    /// Announces the subscription of the server. Call it before it joins.
     pub(crate) fn announce_interest(&mut self, interest: &Interest) {
         if interest.is_none() {
             self.metadata.remove(METADATA);
@@ -138,8 +139,8 @@ impl ServerInfo {
         self.metadata.insert(METADATA.to_owned(), text);
     }
 
-    /// Which events the server asks for, and the text that says so: the same for the same interest. `None` for those that ask for none, and where
-    /// the text cannot be read.
+    /// The subscription of the server, and its text: the same for equal subscriptions. `None` for servers without one, and if the text is
+    /// invalid.
     pub(crate) fn interest(&self) -> Option<(&str, Interest)> {
         let text = self.metadata.get(METADATA)?.as_str();
         match serde_json::from_str(text) {

@@ -1,13 +1,13 @@
-//! One trait for servers that talk: in one process, or over NATS and etcd.
+//! One trait for communication between servers: in one process, or over NATS and etcd.
 //!
-//! - [`Node`] is what one server gives to the cluster; the framework implements it.
-//! - [`Cluster`] is the connection between servers; [`Cluster::join`] gives a server its [`Membership`], through which it
-//!   forwards client messages, calls remotes, works on sessions of frontends and delivers to their clients.
-//! - [`Members`] is the list of servers that are there, [`Routing`] chooses one of them.
-//! - [`LocalCluster`] joins servers of one process. A forwarded request is a table look-up and the node's own future: no
-//!   task switch, no copy of the body.
-//! - `NatsCluster`, with the feature `nats`, joins servers of many machines over NATS and etcd. It speaks Pitaya v3's
-//!   protocol, so that unmodified Go servers can be part of the same cluster.
+//! - [`Node`] is the server's side, implemented by the framework.
+//! - [`Cluster`] is the connection between servers; [`Cluster::join`] returns a server's [`Membership`], through which it forwards client
+//!   messages, calls remotes, operates on sessions of frontends and delivers to their clients.
+//! - [`Members`] is the list of servers, [`Routing`] selects one of them.
+//! - [`LocalCluster`] joins servers of one process. A forwarded request is a table look-up and the node's own future: no task switch, no
+//!   copy of the body.
+//! - `NatsCluster`, with the feature `nats`, joins servers on many machines over NATS and etcd. It implements Pitaya v3's protocol, so that
+//!   unmodified Go servers can join the same cluster.
 //!
 //! Bodies are opaque here: JSON text or raw bytes, as [`bytes::Bytes`]. Errors between servers are [`RemoteError`]s with the
 //! codes of Pitaya v3 (`PIT-404`, ..).

@@ -1,4 +1,4 @@
-//! Servers of one process.
+//! A cluster of servers in one process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -20,20 +20,20 @@ use crate::{
 mod users;
 use users::Users;
 
-/// How long a caller waits who does not say.
+/// The timeout of callers that do not set one.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cluster of servers that share a process. Cheap to clone; every clone is the same cluster.
 ///
-/// A call is the target's own future, polled by whoever awaits the [`Reply`]: no task is started, nothing is serialised.
-/// A deadline costs a timer only when the target does not answer at once. Several clusters in one process are apart.
+/// A call is the target's own future, polled by the task that awaits the [`Reply`]: no task is started, nothing is serialised. A deadline
+/// costs a timer only if the target does not complete immediately. Several clusters in one process are independent.
 #[derive(Clone, Debug)]
 pub struct LocalCluster(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     members: Members,
-    /// Replaced as a whole when a server comes or leaves, so that calls take no lock.
+    /// Replaced as a whole when a server joins or leaves, so that calls take no lock.
     seats: ArcSwap<HashMap<ServerId, Arc<Seat>>>,
     writer: Mutex<()>,
     users: Users,
@@ -65,12 +65,12 @@ impl Default for LocalCluster {
 }
 
 impl LocalCluster {
-    /// A cluster without servers. Callers that do not say how long they wait wait 5 s.
+    /// Creates a cluster without servers. Callers without a timeout wait 5 s.
     pub fn new() -> Self {
         Self::with_request_timeout(REQUEST_TIMEOUT)
     }
 
-    /// A cluster with another time that callers wait who do not say.
+    /// Creates a cluster with a different timeout for callers that do not set one.
     pub fn with_request_timeout(request_timeout: Duration) -> Self {
         Self(Arc::new(Shared {
             members: Members::new(),
@@ -161,7 +161,7 @@ impl Shared {
         }
     }
 
-    /// Takes a server out of the list; true the first time.
+    /// Removes a server from the list; true the first time.
     fn unlist(&self, id: &ServerId) -> bool {
         let Some(info) = self.members.remove(id.as_str()) else {
             return false;
@@ -186,7 +186,7 @@ struct LocalMember {
 }
 
 impl LocalMember {
-    /// Starts a request at its target, unless that is gone.
+    /// Starts a request on its target, unless that is gone.
     fn ask(
         &self,
         to: &ServerInfo,
@@ -211,7 +211,7 @@ impl LocalMember {
         }
     }
 
-    /// Does a session operation on a frontend, within the request timeout.
+    /// Performs a session operation on a frontend, within the request timeout.
     fn operate(&self, seat: &Seat, op: SessionOp, context: &Context) -> Answering {
         let timeout = context.timeout().unwrap_or(self.shared.request_timeout);
         let limit = Limit {

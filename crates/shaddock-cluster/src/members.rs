@@ -1,4 +1,4 @@
-//! The servers that are there.
+//! The list of servers.
 
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::{ServerId, ServerInfo};
 
-/// The list of servers, shared by all who look at it. Cheap to clone; reading takes no lock.
+/// The shared list of servers. Cheap to clone; reading takes no lock.
 #[derive(Clone, Debug)]
 pub struct Members(Arc<Shared>);
 
@@ -26,9 +26,9 @@ struct Snapshot {
     by_id: HashMap<ServerId, Arc<ServerInfo>>,
     /// Each list is sorted by id, so that all servers see the same order.
     by_type: ByType,
-    /// Servers that do not answer, listed or not.
+    /// Servers that do not reply, listed or not.
     suspects: HashSet<ServerId>,
-    /// The others of the types that have a suspect.
+    /// The other servers of types that have a suspect.
     without_suspects: ByType,
 }
 
@@ -77,7 +77,7 @@ impl Members {
         }))
     }
 
-    /// The servers of a type, sorted by id. The same `Arc` until a server of the type comes or leaves.
+    /// The servers of a type, sorted by id. The same `Arc` until a server of the type joins or leaves.
     pub fn servers_of(&self, server_type: &str) -> Arc<[Arc<ServerInfo>]> {
         self.0
             .now
@@ -88,8 +88,8 @@ impl Members {
             .unwrap_or_else(|| Arc::from([]))
     }
 
-    /// The servers of a type that a message may be sent to: as [`servers_of`](Self::servers_of), without those that do not answer. All
-    /// of them if that is all of them.
+    /// The servers of a type to which a message may be sent: as [`servers_of`](Self::servers_of), without suspects, unless all of them are
+    /// suspects.
     pub fn choices_of(&self, server_type: &str) -> Arc<[Arc<ServerInfo>]> {
         let now = self.0.now.load();
         match now.without_suspects.get(server_type) {
@@ -102,18 +102,18 @@ impl Members {
         }
     }
 
-    /// Whether a server is suspected: it did not answer, as far as this server has seen, and is asked again and again until it does.
-    /// Until then others of its type are chosen, and pushes to it are not waited for.
+    /// Whether this server suspects another one: it did not reply, and is probed until it does. Until then other servers of its type are
+    /// selected, and pushes to it are sent without waiting.
     pub fn is_suspect(&self, id: &str) -> bool {
         self.0.now.load().suspects.contains(id)
     }
 
-    /// The servers that are suspected, in no order.
+    /// The suspected servers, in no particular order.
     pub fn suspects(&self) -> Vec<ServerId> {
         self.0.now.load().suspects.iter().cloned().collect()
     }
 
-    /// A server does not answer, or answers again.
+    /// A server does not reply, or replies again.
     #[cfg_attr(
         not(feature = "nats"),
         allow(dead_code, reason = "servers of one process answer")
@@ -138,12 +138,12 @@ impl Members {
         self.0.now.load().by_id.get(id).cloned()
     }
 
-    /// Whether a server of this type is there.
+    /// Whether a server of this type is listed.
     pub fn has_type(&self, server_type: &str) -> bool {
         self.0.now.load().by_type.contains_key(server_type)
     }
 
-    /// All types of which a server is there, sorted.
+    /// All types with a listed server, sorted.
     pub fn types(&self) -> Vec<Arc<str>> {
         self.0.now.load().by_type.keys().cloned().collect()
     }
@@ -166,12 +166,12 @@ impl Members {
         all
     }
 
-    /// A number that grows with each change; a receiver can wait for the next.
+    /// A number that grows with each change; receivers can wait for the next.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.version.subscribe()
     }
 
-    /// Adds a server; false if the id is known, then nothing changes (values of servers never change).
+    /// Adds a server; returns false for a known id, and nothing changes (the data of servers never change).
     pub(crate) fn add(&self, info: Arc<ServerInfo>) -> bool {
         self.change(|by_id| {
             if by_id.contains_key(&info.id) {
@@ -182,7 +182,7 @@ impl Members {
         })
     }
 
-    /// Takes a server out.
+    /// Removes a server.
     pub(crate) fn remove(&self, id: &str) -> Option<Arc<ServerInfo>> {
         let mut removed = None;
         self.change(|by_id| {

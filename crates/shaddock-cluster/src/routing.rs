@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::{ForwardedSession, Members, RemoteError, RemoteErrorKind, ServerInfo, code};
 
-/// What a routing function may look at.
+/// The inputs of a routing function.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RoutingTarget<'a> {

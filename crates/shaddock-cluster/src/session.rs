@@ -14,7 +14,7 @@ pub type RawSid = NonZeroU64;
 
 /// The settings of a session, shared or as text, whichever the sender had. Cheap to clone.
 ///
-/// In one process the frontend's map itself travels. From another process it is JSON text that is read when somebody asks.
+/// In one process the frontend's map itself is passed. From another process it is JSON text that is parsed on demand.
 #[derive(Clone, Debug, Default)]
 pub struct SessionData(Form);
 

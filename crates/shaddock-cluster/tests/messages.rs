@@ -58,7 +58,7 @@ impl World {
         )
     }
 
-    /// Everybody has got it, and each of them once.
+    /// All receivers have it, exactly once.
     async fn reached(&self, body: &str) {
         for n in 0..USERS {
             let front = &self.fronts[usize::try_from(n % 2).unwrap()];
@@ -105,7 +105,7 @@ async fn a_push_to_a_thousand_users_is_one_message_for_each_frontend() {
     assert_eq!(world.backing.nats.messages() - before, 4);
     world.reached("second").await;
 
-    // The same where only the type of their frontends is known: each is told of all, and answers.
+    // The same where only the type of the frontends is known: each receives all uids, and replies.
     let before = world.backing.nats.messages();
     let Receivers::Uids(everybody) = World::users_of_both() else {
         unreachable!()
@@ -122,7 +122,7 @@ impl World {
     }
 }
 
-/// A bind and a close are told to nobody if nobody asked; and once, however many servers asked for the same.
+/// A bind and a close are sent to no server without subscribers; and once, however many servers subscribed to the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_is_one_message_for_each_interest_that_it_matches() {
     let world = World::start().await;
@@ -222,7 +222,7 @@ impl Many {
         many
     }
 
-    /// What NATS was sent, and what it has passed on.
+    /// The messages that were sent to NATS, and those that it delivered.
     fn count(&self) -> (u64, u64) {
         (self.backing.nats.messages(), self.backing.nats.copies())
     }

@@ -20,7 +20,7 @@ struct Echo {
 
 impl Echo {
     fn answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, body: &[u8]) {
-        // A session that was closed meanwhile takes no answer, and nobody waits for it.
+        // A session that was closed meanwhile accepts no response, and needs none.
         let _ = session.send_with(|out| {
             self.codec
                 .encode_response(session.dialect(), id.get(), route, body, false, out)

@@ -1,4 +1,4 @@
-//! Who may connect, and how many: address lists and counted permits.
+//! Address lists and connection limits of a listener.
 
 use std::{
     collections::HashMap,
@@ -11,14 +11,14 @@ use std::{
 
 use crate::address::Network;
 
-/// Limits and lists of one listener. Can be replaced while it runs; open connections stay.
+/// Limits and lists of one listener. They can be replaced while it runs; open connections stay.
 #[derive(Debug, Clone, Default)]
 pub struct AccessPolicy {
     /// If not empty, only these networks may connect.
     pub allow: Vec<Network>,
     /// These networks may not connect, also when they are allowed above.
     pub deny: Vec<Network>,
-    /// Load balancers: their PROXY head or address header is believed.
+    /// Load balancers whose PROXY head or address header is trusted.
     pub trusted_proxies: Vec<Network>,
     /// Open connections of the listener, 0 = no limit.
     pub max_connections: usize,
@@ -26,26 +26,26 @@ pub struct AccessPolicy {
     pub max_connections_per_address: usize,
 }
 
-/// Why a connection was turned away.
+/// Why a connection was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// On the deny list, or not on the allow list.
     Denied,
-    /// The listener has as many connections as it may.
+    /// The listener has reached its limit of connections.
     TooMany,
-    /// The address has as many connections as it may.
+    /// The address has reached its limit of connections.
     TooManyFromAddress,
-    /// A trusted proxy sent no PROXY head, or a broken one.
+    /// A trusted proxy sent no PROXY head, or an invalid one.
     BadProxyHead,
-    /// A trusted proxy did not say who the client is: the configured header is missing, or its address cannot be read.
+    /// A trusted proxy did not name the client: the configured header is missing, or its address cannot be read.
     NoClientAddress,
     /// All file descriptors but the [reserve](crate::descriptors) are taken.
     OutOfDescriptors,
 }
 
 impl Refusal {
-    /// For logs and counters.
+    /// The name for logs and counters.
     pub fn name(self) -> &'static str {
         match self {
             Self::Denied => "denied",
@@ -63,7 +63,7 @@ fn contains(networks: &[Network], address: IpAddr) -> bool {
 }
 
 impl AccessPolicy {
-    /// Whether the lists let `address` in. An IPv4 address mapped into IPv6 counts as IPv4.
+    /// Checks whether the lists allow `address`. An IPv4 address mapped into IPv6 counts as IPv4.
     ///
     /// # Errors
     /// [`Refusal::Denied`].
@@ -82,18 +82,18 @@ impl AccessPolicy {
     }
 }
 
-/// The gate of one listener: the present policy and what is counted against it.
+/// The admission control of one listener: the current policy and its counts.
 #[derive(Debug, Default)]
 pub struct Gate {
     policy: RwLock<Arc<AccessPolicy>>,
     open: AtomicUsize,
-    /// Of those, the ones whose socket is gone and whose handler still runs.
+    /// Of those, the connections whose socket is closed and whose handler is still running.
     outlived: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Gate {
-    /// A gate with nothing counted.
+    /// Creates a gate without connections.
     pub fn new(policy: AccessPolicy) -> Arc<Self> {
         Arc::new(Self {
             policy: RwLock::new(Arc::new(policy)),
@@ -101,7 +101,7 @@ impl Gate {
         })
     }
 
-    /// The policy at this moment.
+    /// The current policy.
     pub fn policy(&self) -> Arc<AccessPolicy> {
         self.policy
             .read()
@@ -109,24 +109,24 @@ impl Gate {
             .clone()
     }
 
-    /// Replaces the policy for connections to come.
+    /// Replaces the policy for new connections.
     pub fn set_policy(&self, policy: AccessPolicy) {
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
-    /// Open connections. Those whose client has left and whose handler still runs count for the limits, but not here.
+    /// Open connections. Connections whose client has disconnected and whose handler is still running count for the limits, but not here.
     pub fn open(&self) -> usize {
         let counted = self.open.load(Ordering::Relaxed);
         counted.saturating_sub(self.outlived.load(Ordering::Relaxed))
     }
 
-    /// Counts a connection, unless there are too many.
+    /// Counts a connection, unless the limit is reached.
     ///
     /// # Errors
-    /// [`Refusal::TooMany`]; nothing stays counted.
+    /// [`Refusal::TooMany`]; nothing remains counted.
     pub fn enter(self: &Arc<Self>) -> Result<Permit, Refusal> {
         let max = self.policy().max_connections;
-        // Count first, then judge: the permit uncounts itself, so a refusal cannot leak.
+        // Count first, then check: the permit reverts its count, so a rejection cannot leak.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let permit = Permit {
             gate: self.clone(),
@@ -162,7 +162,7 @@ impl Gate {
     }
 }
 
-/// One connection in the count of its address; uncounts itself when dropped.
+/// A connection in the count of its address; dropping it reverts the count.
 #[derive(Debug)]
 struct AddressCount {
     gate: Arc<Gate>,
@@ -181,7 +181,7 @@ impl Drop for AddressCount {
     }
 }
 
-/// One counted connection; uncounts itself when dropped.
+/// A counted connection; dropping it reverts the count.
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
@@ -190,8 +190,8 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Judges the client's address, once it is known, by lists and count. A connection counts for one address: if it is judged again,
-    /// for an address that is known better, the first count is given back.
+    /// Checks the client's address, once it is known, against lists and limits. A connection counts for one address: if it is checked again
+    /// with a more precise address, the first count is released.
     ///
     /// # Errors
     /// The [`Refusal`]; the connection must be closed.
@@ -210,7 +210,7 @@ impl Permit {
 }
 
 impl Permit {
-    /// The client has left, and a handler still runs for it: that counts for the limits until the permit is dropped.
+    /// The client has disconnected, and a handler is still running for it: this counts for the limits until the permit is dropped.
     pub(crate) fn outlive_socket(&self) {
         self.gate.outlived.fetch_add(1, Ordering::Relaxed);
     }
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(AccessPolicy::default().check(ip("192.0.2.1")), Ok(()));
     }
 
-    /// Defect 21 of the original: refused connections stayed counted until the server refused everybody.
+    /// Defect 21 of the original: rejected connections stayed counted until the server rejected all clients.
     #[test]
     fn defect_21_refused_connections_are_not_counted() {
         let gate = Gate::new(AccessPolicy {

@@ -1,8 +1,8 @@
-//! Addresses and networks in one form: an IPv4 address that is mapped into IPv6 (`::ffff:192.0.2.1`, as sockets for both families
-//! give it) is the IPv4 address.
+//! The canonical form of addresses and networks: an IPv4 address mapped into IPv6 (`::ffff:192.0.2.1`, as sockets for both families return
+//! it) is the IPv4 address.
 //!
-//! Every address of a client passes through [`canonical`] where it comes in: from the socket, from a PROXY head, from an HTTP header.
-//! Every network that an operator writes is a [`Network`]. So what is compared, counted, logged and shown has the same form.
+//! Every client address passes through [`canonical`] on input: from the socket, from a PROXY head, from an HTTP header. Every network in a
+//! configuration is a [`Network`]. So all comparisons, counts, logs and outputs use the same form.
 
 use std::{
     fmt,
@@ -12,11 +12,11 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The one form of an address.
+/// The canonical form of an address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     let ip = address.ip().to_canonical();
     if ip == address.ip() {
-        // What else an IPv6 address carries (its scope) stays.
+        // Other parts of an IPv6 address (its scope) stay.
         return address;
     }
     SocketAddr::new(ip, address.port())
@@ -26,19 +26,19 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpNet);
 
-/// Why a text is no network.
+/// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworkError {
-    /// It cannot be read.
+    /// The text cannot be parsed.
     #[error("\"{0}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address")]
     Unreadable(String),
-    /// Bits behind the prefix are set, so it is not clear what is meant.
+    /// Bits after the prefix are set, so the meaning is ambiguous.
     #[error(
         "\"{text}\" has bits behind its prefix; write \"{network}\" for the network or \"{address}\" for the one address"
     )]
     HostBits {
-        /// What was written.
+        /// The text.
         text: String,
         /// The network around it.
         network: Network,

@@ -1,4 +1,4 @@
-//! The clock, read as seldom as it can be: it costs a few hundredths of a microsecond, and a message less than one.
+//! The clock, read as rarely as possible: a reading costs a few hundredths of a microsecond, a message less than one.
 
 use std::{
     cell::Cell,
@@ -9,11 +9,12 @@ use std::{
 use shaddock_protocol::Millis;
 
 thread_local! {
-    /// While a connection is polled on this thread: the last reading.
+    /// The last reading while a connection is polled on this thread.
     static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The only reading of the clock in this crate. tokio's, so that tests can move it; without its feature `test-util` that is the system's.
+/// The only reading of the clock in this crate. It uses tokio's clock, so that tests can move it; without tokio's feature `test-util` this
+/// is the system's clock.
 fn instant() -> Instant {
     let now = tokio::time::Instant::now().into_std();
     #[cfg(feature = "testing")]
@@ -26,26 +27,26 @@ thread_local! {
     static HELD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Lets time pass for this thread at once, as code that blocks it does: no timer is served meanwhile.
+/// Lets time pass for this thread at once, as blocking code does: no timer is served meanwhile.
 #[cfg(feature = "testing")]
 pub fn hold_up(time: Duration) {
     HELD.set(HELD.get() + time);
 }
 
-/// Milliseconds since the process first asked, the same for all workers.
+/// Milliseconds since the first call in the process, the same for all workers.
 pub fn now() -> Millis {
     millis(instant())
 }
 
 /// The latest reading of this turn, if a connection is being polled on this thread, and a new one otherwise.
 ///
-/// A turn reads the clock when it begins, and whenever somebody calls [`read`]. So it is older than the true time by what was done
-/// since then: handlers that measure themselves begin where the one before them ended.
+/// A turn reads the clock at its beginning, and at each call of [`read`]. So the value is older than the true time by the work done since
+/// then: handlers that measure themselves begin where the previous one ended.
 pub fn latest() -> Instant {
     TURN.get().unwrap_or_else(instant)
 }
 
-/// [`latest`], as [`now`] tells it.
+/// [`latest`], in the form of [`now`].
 pub(crate) fn turn() -> Millis {
     millis(latest())
 }

@@ -1,19 +1,19 @@
-//! What an operator sets for a listener, with defaults and bounds.
+//! The configuration of a listener, with defaults and limits.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{access::AccessPolicy, tls::TlsReloader, upgrade::UpgradePolicy};
 
-/// One listener: address, encryption and bounds.
+/// One listener: address, encryption and limits.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListenConfig {
     /// Address to listen on; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Connections that wait in the kernel for `accept`. Default 4096 (the kernel's `somaxconn` may lower it); above it
-    /// clients retry by themselves.
+    /// Connections that wait in the kernel for `accept`. Default 4096 (the kernel's `somaxconn` may lower it); above it clients retry
+    /// automatically.
     pub backlog: u32,
-    /// `TCP_NODELAY`. Default true: a game wants its packet now.
+    /// `TCP_NODELAY`. Default true, for low latency.
     pub nodelay: bool,
     /// TLS for the whole port.
     pub tls: Option<Arc<TlsReloader>>,
@@ -21,14 +21,14 @@ pub struct ListenConfig {
     pub access: AccessPolicy,
     /// Trusted proxies must begin with a PROXY protocol head (v1 or v2). Default false.
     pub proxy_protocol: bool,
-    /// Whose pages may open a WebSocket, and the header with the client's address.
+    /// Allowed origins of WebSockets, and the header with the client's address.
     pub upgrade: UpgradePolicy,
-    /// Bounds of each connection.
+    /// Limits of each connection.
     pub limits: ConnectionLimits,
 }
 
 impl ListenConfig {
-    /// A plain listener on `address` with all defaults.
+    /// Creates a plain listener on `address` with all defaults.
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
@@ -43,24 +43,24 @@ impl ListenConfig {
     }
 }
 
-/// Bounds of one connection, besides those of the protocol (`shaddock_protocol::Limits`).
+/// Limits of one connection, in addition to those of the protocol (`shaddock_protocol::Limits`).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionLimits {
     /// Messages per second of one session on average, 0 = no limit (default). Above it the session is kicked.
     pub messages_per_second: u32,
-    /// Messages that may come at once on top of the average. Default 100.
+    /// Messages that may arrive at once beyond the average. Default 100.
     pub burst: u32,
     /// WebSocket pings per second, default 20. Above it the connection is closed.
     pub pings_per_second: u32,
-    /// Messages that wait while a handler of the same session runs. Default 256; at the bound the connection is not read, so
-    /// the client's own socket slows it down. Signs of life, and its end, are seen all the same.
+    /// Messages that wait while a handler of the same session runs. Default 256; at the limit the connection is not read, so TCP flow
+    /// control slows the client down. Heartbeats and the end of the connection are still detected.
     pub waiting_messages: usize,
-    /// Bytes of those messages, with what keeping them takes. Default 256 KiB; as above.
+    /// Bytes of those messages, including the overhead of keeping them. Default 256 KiB; as above.
     pub waiting_bytes: usize,
-    /// A client whose socket takes nothing of what waits for it for so long is disconnected as slow. Default 5 s.
+    /// A client whose socket accepts no queued data for this time is disconnected as slow. Default 5 s.
     pub slow_after: Duration,
-    /// How long a closing connection may take to send what is queued. Default 2 s; then the rest is lost.
+    /// Time for a closing connection to send its queued data. Default 2 s; then the rest is lost.
     pub linger: Duration,
 }
 
@@ -78,7 +78,7 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// What may change while a listener runs. A connection keeps what there was when it came.
+/// The settings that may change while a listener runs. A connection keeps the settings of its beginning.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     pub(crate) limits: ConnectionLimits,

@@ -1,17 +1,17 @@
-//! File descriptors of the process: as many as the system gives, and a reserve that clients cannot take.
+//! File descriptors of the process: the limit of the system, and a reserve that clients cannot use.
 //!
-//! A descriptor gets the lowest number that is free. So a connection whose number is within the last `reserve` numbers of the limit
-//! says that all numbers below are taken, and it is closed at once ([`Refusal::OutOfDescriptors`](crate::Refusal)). What is left is for
-//! the rest of the process: admin server, cluster, files. It costs no system call for each connection.
+//! A descriptor gets the lowest free number. So if the number of a connection is within the last `reserve` numbers of the limit, all lower
+//! numbers are taken, and it is closed immediately ([`Refusal::OutOfDescriptors`](crate::Refusal)). The reserve is for the rest of the
+//! process: admin server, cluster, files. This needs no system call per connection.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Enough for the admin server with all its connections (64 by default), and as many more for the cluster and files.
+/// Enough for the admin server with all its connections (64 by default), and the same number for the cluster and files.
 const MAX_RESERVE: u64 = 128;
 
-/// What is asked for where there is no hard limit: macOS grants no more (`OPEN_MAX`).
+/// The requested limit where there is no hard limit: macOS grants no more (`OPEN_MAX`).
 const WITHOUT_HARD_LIMIT: u64 = 10_240;
 
 /// The limit of open files, before and after [`raise`].
@@ -24,10 +24,10 @@ pub struct Raised {
     pub now: Option<u64>,
 }
 
-/// Raises the soft limit of open files to the hard one, never lowers it. Listeners that start later know the new limit.
+/// Raises the soft limit of open files to the hard one, never lowers it. Listeners that start later use the new limit.
 ///
 /// # Errors
-/// The system refuses; the limit stays as it was.
+/// The system refuses; the limit is unchanged.
 pub fn raise() -> io::Result<Raised> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Some(before) = current {
@@ -44,18 +44,18 @@ pub fn raise() -> io::Result<Raised> {
     })
 }
 
-/// The soft limit of open files now; `None`: there is no limit.
+/// The current soft limit of open files; `None`: there is no limit.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Clients may have descriptors with numbers below this one; `None`: there is no limit. The process's own are among them.
+/// Clients may use descriptors with numbers below this one; `None`: there is no limit. The process's own descriptors are among them.
 pub fn for_clients() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile).current?;
     Some(limit - reserve(limit))
 }
 
-/// Descriptors of `limit` that clients do not get: 128, or an eighth of a small limit.
+/// Descriptors of `limit` that are reserved: 128, or an eighth of a small limit.
 fn reserve(limit: u64) -> u64 {
     (limit / 8).min(MAX_RESERVE)
 }

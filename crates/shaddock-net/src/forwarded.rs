@@ -17,9 +17,9 @@ pub(crate) enum Client {
 
 /// The client among the hops of all lines of the header, in order.
 ///
-/// Each proxy adds the address that it was called from to the end. So the hops are read from the right: those that are trusted are passed
-/// over, and the first one that is not is the client. What stands to its left came from the client itself, and is not looked at. If all
-/// are trusted, the first hop is the client.
+/// Each proxy appends the address from which it was called. So the addresses are read from the right: trusted ones are skipped, and the
+/// first other one is the client. Addresses to its left were sent by the client itself, and are ignored. If all are trusted, the first
+/// address is the client.
 pub(crate) fn client<'a>(
     lines: impl DoubleEndedIterator<Item = &'a [u8]>,
     proxies: &AccessPolicy,

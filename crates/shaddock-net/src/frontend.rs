@@ -1,4 +1,4 @@
-//! What a connector needs of the layer above it.
+//! The interface of a connector to the layer above it.
 
 use std::{
     any::Any, future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration,
@@ -17,62 +17,62 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// The client's address; behind a trusted proxy the one that the proxy told.
+    /// The client's address; behind a trusted proxy the one that the proxy sent.
     pub address: SocketAddr,
-    /// How it is connected.
+    /// The transport of the connection.
     pub transport: TransportKind,
 }
 
-/// A result that is there, or one that takes a while.
+/// A result that is available, or a future.
 pub enum Handled<T> {
-    /// There it is.
+    /// The result.
     Now(T),
-    /// To be polled. Dropped if the client leaves first.
+    /// A future to be polled. Dropped if the client disconnects first.
     Later(BoxFuture<T>),
 }
 
-/// What the layer above leaves with a connection between its answer to the handshake and the session.
+/// State that the layer above keeps with a connection between its response to the handshake and the session.
 pub type Carried = Box<dyn Any + Send>;
 
-/// The framework's answer to a handshake.
+/// The framework's decision on a handshake.
 #[derive(Debug)]
 pub enum Verdict {
     /// 200, with the application's data for the client, if any.
     Accept(Option<serde_json::Value>),
-    /// The same, with something for [`Frontend::begin`].
+    /// The same, with state for [`Frontend::begin`].
     AcceptWith(Option<serde_json::Value>, Carried),
     /// An error code; the connection is closed.
     Reject(RejectCode),
 }
 
-/// What became of a message.
+/// The result of serving a message.
 pub enum Flow {
-    /// It is done, or taken over; the session's next message may start.
+    /// The message is finished, or another task has taken it over; the session's next message may start.
     Done,
-    /// A handler runs: the connection polls it at once and until it is done, and starts the session's next message then. When
-    /// the client leaves, it is polled to its end all the same.
+    /// A handler is running: the connection polls it immediately and until it completes, and then starts the session's next message. If the
+    /// client disconnects, it is still polled to completion.
     Later(BoxFuture<()>),
 }
 
-/// What a client that wants a session which outlives its socket is granted.
+/// The terms of a resumable session.
 #[derive(Debug, Clone)]
 pub struct ResumeTerms {
-    /// How long the session waits for its client, as the client is told.
+    /// How long the session waits for its client, as announced to the client.
     pub window: Duration,
-    /// After so many packages an end acknowledges.
+    /// Number of packages after which an end acknowledges.
     pub ack: u8,
-    /// Where the client comes back to first.
+    /// The address that the client tries first when it resumes.
     pub address: Option<Arc<str>>,
 }
 
-/// A client that has completed its handshake.
+/// A client with a complete handshake.
 #[derive(Debug)]
 pub struct Opened {
     /// The other end.
     pub peer: Peer,
-    /// How it speaks.
+    /// The dialect of the client.
     pub dialect: Dialect,
-    /// What it said in its handshake.
+    /// The client's handshake.
     pub handshake: Arc<HandshakeRequest>,
     /// Its session can be resumed, with the token of this secret
     /// ([`create_resumable`](shaddock_core::SessionService::create_resumable)).
@@ -81,39 +81,39 @@ pub struct Opened {
 
 /// The frontend server behind a listener. Called on IO workers: no method may block.
 pub trait Frontend: Send + Sync + 'static {
-    /// The same frontend for one more worker, if it has anything (a reference count, say) that workers had better not share. Called once for
-    /// each worker when the listener starts; `None`: all workers use this one.
+    /// Returns the same frontend for one more worker, if it has state (such as a reference count) that workers should not share. Called
+    /// once per worker when the listener starts; `None`: all workers use this one.
     fn for_worker(&self) -> Option<Arc<dyn Frontend>> {
         None
     }
 
-    /// Dictionary, schemas, limits and answers for connections to come.
+    /// Dictionary, schemas, limits and responses for new connections.
     fn codec(&self) -> Arc<Codec>;
 
-    /// Judges a handshake.
+    /// Decides on a handshake.
     fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict>;
 
-    /// Makes the session of a client that has acknowledged the handshake.
+    /// Creates the session of a client that has acknowledged the handshake.
     ///
     /// # Errors
     /// The reason for which the connection is closed instead.
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason>;
 
-    /// What a client that asks for a session which outlives its socket is granted. `None`, the default: nothing, its connection is one as ever.
+    /// The terms for a client that requests a resumable session. `None`, the default: resumption is not granted.
     fn resume_terms(&self, peer: &Peer, request: &HandshakeRequest) -> Option<ResumeTerms> {
         let _ = (peer, request);
         None
     }
 
-    /// How long a session that has lost its connection waits for its client.
+    /// How long a session waits for its client after its connection was lost.
     fn resume_window(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// The session that a client comes back to.
+    /// Finds the session that a client resumes.
     ///
     /// # Errors
-    /// Why it does not get it. It gets a new one, and is told so.
+    /// Why the client cannot resume it. The client receives a new session and this reason.
     fn find_resumable(
         &self,
         peer: &Peer,
@@ -124,11 +124,11 @@ pub trait Frontend: Send + Sync + 'static {
         Err(ResumeRefusal::Unknown)
     }
 
-    /// Asks the frontend that has the session of a client which comes back, if it is another one, to go on with it over this connection. The answer
-    /// is where the client's packages go and come from ([`Listener::take_in`](crate::Listener::take_in) has the other end). Without a pipe the
-    /// connection is cut: its client has come back on a later one.
+    /// If another frontend has the session of a resuming client, asks it to continue the session over this connection. The result contains
+    /// the pipe for the client's packages ([`Listener::take_in`](crate::Listener::take_in) has the other end). Without a pipe the
+    /// connection is cut, because its client has returned on a later one.
     ///
-    /// `None`, the default: it is here, or nowhere.
+    /// `None`, the default: the session is here, or does not exist.
     fn find_elsewhere(
         &self,
         peer: &Peer,
@@ -139,7 +139,7 @@ pub trait Frontend: Send + Sync + 'static {
         None
     }
 
-    /// Judges whether the client may go on with its session, after all else has been looked at.
+    /// Decides whether the client may resume its session, after all other checks.
     fn before_resume(
         &self,
         session: &Arc<Session>,
@@ -150,26 +150,27 @@ pub trait Frontend: Send + Sync + 'static {
         Handled::Now(Ok(()))
     }
 
-    /// A client that was [found](Self::find_resumable) a session does not get it all the same.
+    /// A client whose session was [found](Self::find_resumable) could not resume it.
     fn resume_refused(&self, why: ResumeRefusal) {
         let _ = why;
     }
 
-    /// A session has begun whose handshake was accepted with `carried`. What is returned comes before its first message.
+    /// A session has begun whose handshake was accepted with `carried`. The returned work runs before its first message.
     fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
         let _ = (session, carried);
         Flow::Done
     }
 
-    /// Serves a message. Answers go to the session's outbox.
+    /// Serves a message. Responses go to the session's outbox.
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow;
 
-    /// A handler whose client has left. It runs to its end all the same; what is returned is polled in its place, and can count it.
+    /// Wraps a handler whose client has disconnected. It still runs to completion; the returned future is polled in its place, and can
+    /// count it.
     fn outlives_client(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
         handler
     }
 
-    /// Answers a request that cannot be served as it came.
+    /// Responds to a request that cannot be served.
     fn refused(
         &self,
         session: &Arc<Session>,

@@ -1,7 +1,7 @@
 //! Connectors of shaddock on tokio: TCP and WebSocket on one port, with or without TLS.
 //!
-//! A [`Listener`] accepts on every one of the [`Workers`] and gives what clients say to a [`Frontend`]. It knows nothing of
-//! handlers; bytes go back only through the outbox of a session (`shaddock_core::Outbox`).
+//! A [`Listener`] accepts on all [`Workers`] and passes messages of clients to a [`Frontend`]. It is independent of handlers; bytes return
+//! only through the outbox of a session (`shaddock_core::Outbox`).
 //!
 //! ```text
 //! Listener ── accept ──► Driver (one future per connection, on one worker for life)

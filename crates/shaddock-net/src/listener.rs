@@ -1,4 +1,5 @@
-//! Listening sockets: one per worker on the same address, so that the kernel spreads connections and no worker waits for another.
+//! Listening sockets: one per worker on the same address, so that the kernel distributes connections and workers do not wait for each
+//! other.
 
 use std::{
     future::Future,
@@ -49,7 +50,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}")]
 pub struct ListenError {
-    /// The address that was asked for.
+    /// The requested address.
     pub address: SocketAddr,
     /// The operating system's reason.
     #[source]
@@ -160,7 +161,7 @@ impl Arrivals {
     }
 }
 
-/// A running listener. Dropping it stops accepting; open connections go on.
+/// A running listener. Dropping it stops accepting; open connections continue.
 pub struct Listener {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -175,7 +176,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on every worker and serves what comes with `frontend`.
+    /// Listens on every worker and serves connections with `frontend`.
     ///
     /// # Errors
     /// [`ListenError`], for example when the address is in use.
@@ -265,7 +266,7 @@ impl Listener {
         })
     }
 
-    /// Goes on with a connection that another frontend has accepted, whose client's session is here. It counts as one of this listener's.
+    /// Takes over a connection that another frontend has accepted, whose client's session is here. It counts as one of this listener's.
     ///
     /// # Errors
     /// The listener has stopped, or too many come at once.
@@ -282,22 +283,22 @@ impl Listener {
         Err(relayed)
     }
 
-    /// Whether the tasks of all workers run. False while one starts again after a panic: its connections were lost, and new ones wait.
+    /// Whether the tasks of all workers run. False while one restarts after a panic: its connections were lost, and new ones wait.
     pub fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire) == self.tasks.len()
     }
 
-    /// The address it listens on, with the real port.
+    /// The listening address, with the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Open connections, whether or not their handshake is done.
+    /// Open connections, including those without a complete handshake.
     pub fn open_connections(&self) -> usize {
         self.shared.gate.open()
     }
 
-    /// What was counted since the start.
+    /// The counts since the start.
     pub fn stats(&self) -> NetStats {
         self.stats.sum()
     }
@@ -307,7 +308,7 @@ impl Listener {
         self.shared.gate.set_policy(policy);
     }
 
-    /// Replaces the bounds of a connection and who may open a WebSocket, for connections to come.
+    /// Replaces the limits of a connection and the allowed origins of WebSockets, for new connections.
     pub fn set_limits(&self, limits: ConnectionLimits, upgrade: UpgradePolicy) {
         let live = Arc::new(Live { limits, upgrade });
         *self
@@ -334,7 +335,7 @@ impl Listener {
         self.stop.send_replace(());
     }
 
-    /// Stops accepting and waits until every connection is gone. Cancel-safe: dropped, it just stops waiting.
+    /// Stops accepting and waits until every connection has ended. Cancel-safe: dropping the future only stops the wait.
     pub async fn closed(self) {
         self.stop_accepting();
         for task in self.tasks {

@@ -1,6 +1,6 @@
-//! A connection's bytes within the process: what one end writes the other one reads, in order, with a bound.
+//! A pipe for a connection's bytes within the process: one end reads, in order, what the other one writes, with a limit.
 //!
-//! Two of these and the cluster between them make a connection whose socket is at one frontend and whose session is at another.
+//! Two pipes and the cluster between them form a connection whose socket is on one frontend and whose session is on another.
 
 use std::{
     future::poll_fn,
@@ -13,18 +13,19 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// With so many bytes unread there is no room for more. Whoever found room may write what was read in one go, so a little more can wait.
+/// With this number of unread bytes there is no room for more. A writer that found room may write one complete read, so the limit can be
+/// exceeded slightly.
 const CAPACITY: usize = 64 * 1024;
 
-/// One end of a pair. Dropped without [`finish`](Self::finish) it is a connection that was lost: the other end reads what was written, and then an
-/// error.
+/// One end of a pair. Dropping it without [`finish`](Self::finish) breaks the connection: the other end reads the written bytes, and then
+/// an error.
 #[derive(Debug)]
 pub struct Pipe {
     reads: Arc<Way>,
     writes: Arc<Way>,
 }
 
-/// What the other end has written.
+/// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// Some bytes, at least one.

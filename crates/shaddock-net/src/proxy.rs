@@ -17,18 +17,18 @@ const V2_FIXED: usize = 16;
 
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// What the bytes so far amount to.
+/// The state of a PROXY head after the bytes so far.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProxyHead {
     /// The head has not arrived whole.
     NeedMore,
-    /// The head was taken out. `None`: the balancer speaks for itself (`LOCAL`, `UNKNOWN`), its own address counts.
+    /// The head was consumed. `None`: the connection is the balancer's own (`LOCAL`, `UNKNOWN`), so its own address counts.
     Done(Option<SocketAddr>),
-    /// No head, or a broken one.
+    /// No head, or an invalid one.
     Bad,
 }
 
-/// Reads the head at the front of `input` and takes it out when it is whole.
+/// Parses the head at the front of `input` and consumes it when it is complete.
 pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     let start = if input.first() == V2_START.first() {
         V2_START

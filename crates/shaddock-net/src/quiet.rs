@@ -1,9 +1,9 @@
-//! Bounds on lines of the log whose number clients decide.
+//! Limits on log lines whose number clients decide.
 //!
-//! What a client can cause as often as it likes must not be a line of the log each time, at a level that operators read. So each place in
-//! the code that writes such a line has a [`Quiet`]: ten lines a minute are written as they are, others only at `debug`, and once a minute one
-//! line says how many those were. Its state is a few numbers in a `static`, however many clients there are, and it has no timer:
-//! [`tell`], called now and then, writes what is left to say when nothing happens any more.
+//! An event that a client can cause any number of times must not be logged each time at a level that operators read. So each place in the
+//! code that writes such a line has a [`Quiet`]: ten lines a minute are written normally, others only at `debug`, and once a minute one
+//! line contains the number of the others. Its state is a few numbers in a `static`, however many clients there are, and it has no timer:
+//! [`tell`], called regularly, writes the remaining counts when no further event occurs.
 //!
 //! ```
 //! # let (route, error) = ("h.echo", "no database");
@@ -120,7 +120,7 @@ pub fn tell(now: Instant) {
     }
 }
 
-/// A line of the log that clients can cause: `quiet!(LEVEL, "TEXT", FIELDS..)`, with levels and fields as in `tracing`'s macros. Bounded
+/// Writes a log line that clients can cause: `quiet!(LEVEL, "TEXT", FIELDS..)`, with levels and fields as in `tracing`'s macros. Limited
 /// for each place in the code, see [`quiet`](mod@crate::quiet).
 #[macro_export]
 macro_rules! quiet {

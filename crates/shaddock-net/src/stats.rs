@@ -1,4 +1,4 @@
-//! Counters of one listener, one set per worker: written by that worker alone, summed when somebody reads them.
+//! Counters of one listener, one set per worker: written by that worker alone, summed on reading.
 
 use std::{
     collections::BTreeMap,
@@ -54,23 +54,23 @@ impl WorkerStats {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NetStats {
-    /// Connections accepted from the kernel, also those refused afterwards.
+    /// Connections accepted from the kernel, including those rejected afterwards.
     pub accepted: u64,
-    /// Handshakes completed, which is sessions made.
+    /// Completed handshakes, which is the number of created sessions.
     pub opened: u64,
     /// Bytes read from sockets, after TLS.
     pub bytes_in: u64,
     /// Bytes written to sockets, before TLS.
     pub bytes_out: u64,
-    /// Requests given to the framework.
+    /// Requests passed to the framework.
     pub requests: u64,
-    /// Notifies given to the framework.
+    /// Notifies passed to the framework.
     pub notifies: u64,
-    /// Connections turned away, by reason.
+    /// Rejected connections, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Connections closed, by reason.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Packages and messages dropped or refused while the connection lives, by reason.
+    /// Packages and messages dropped or rejected while the connection stays open, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
 }
 

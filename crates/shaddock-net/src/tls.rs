@@ -30,18 +30,18 @@ pub enum TlsError {
         /// The reason.
         source: pem::Error,
     },
-    /// The certificate file holds no certificate.
+    /// The certificate file contains no certificate.
     #[error("no certificate in {path}")]
     NoCertificate {
         /// The file.
         path: PathBuf,
     },
-    /// Certificate and key do not go together, or are of a kind that rustls refuses.
+    /// Certificate and key do not match, or are of a kind that rustls rejects.
     #[error("certificate and key cannot be used")]
     Unusable(#[source] rustls::Error),
 }
 
-/// Where certificate chain and private key are.
+/// The files of certificate chain and private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// PEM file with the certificate chain, the server's own first.
@@ -88,7 +88,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(chain)
 }
 
-/// The TLS side of a listener. Handshakes use what was loaded last.
+/// The TLS side of a listener. Handshakes use the certificate that was loaded last.
 #[derive(Debug)]
 pub struct TlsReloader {
     files: TlsFiles,
@@ -105,7 +105,7 @@ impl TlsReloader {
         Ok(Arc::new(Self { files, current }))
     }
 
-    /// Reads the files again. Connections that are open keep what they have.
+    /// Reads the files again. Open connections keep their certificate.
     ///
     /// # Errors
     /// [`TlsError`]; the old certificate stays in use.

@@ -15,7 +15,7 @@ pub(crate) const MAX_HTTP_HEAD: usize = 8 * 1024;
 /// Headers of a head; with more the answer is 431.
 const MAX_HEADERS: usize = 124;
 
-/// What the bytes so far amount to.
+/// The state of an HTTP upgrade after the bytes so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Upgrade {
     /// The head has not arrived whole.
@@ -36,17 +36,17 @@ pub(crate) enum Upgrade {
     },
 }
 
-/// Who may upgrade, and to what.
+/// The allowed origins and subprotocols of upgrades.
 #[derive(Debug, Clone, Default)]
 pub struct UpgradePolicy {
-    /// Origins of pages that browsers may come from, compared without case, such as `https://play.example.com`. Empty: all.
-    /// A request without an `Origin` header does not come from a browser's page and passes.
+    /// Allowed origins of browsers' pages, compared without case, such as `https://play.example.com`. Empty: all. A request without an
+    /// `Origin` header does not come from a browser's page and is accepted.
     pub origins: Vec<String>,
-    /// Header with the client's address, such as `x-forwarded-for`; believed only from trusted addresses. They must send it: a request
-    /// of theirs without a readable address is refused.
+    /// Header with the client's address, such as `x-forwarded-for`; trusted only from trusted addresses, which must send it: their requests
+    /// without a readable address are rejected.
     pub address_header: Option<String>,
-    /// Subprotocols (`Sec-WebSocket-Protocol`) that are spoken. A client that offers any gets the first of its own list that is in this one,
-    /// or none. Empty: the first that it offers, whatever it is.
+    /// Supported subprotocols (`Sec-WebSocket-Protocol`). A client that offers any receives the first of its own list that is in this one,
+    /// or none. Empty: the first that it offers.
     pub subprotocols: Vec<String>,
 }
 

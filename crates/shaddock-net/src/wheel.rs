@@ -1,8 +1,8 @@
 //! One timer wheel per worker for the deadlines of all its connections, without IO and without a clock.
 //!
-//! An idle connection owns no timer of its own, only an entry of a slab here. Deadlines are lazy: a connection arms the wheel
-//! for its earliest deadline, and does not touch it again when traffic moves that deadline away; it is woken once, sees
-//! that the time has not come, and arms again. Resolution is [`TICK`], far below any deadline of the protocol.
+//! An idle connection owns no timer of its own, only an entry of a slab here. Deadlines are lazy: a connection arms the wheel for its
+//! earliest deadline, and does not touch it again when traffic moves that deadline away; it is woken once, finds that the time has not
+//! come, and arms again. The resolution is [`TICK`], far below any deadline of the protocol.
 
 use std::{num::NonZeroU32, task::Waker};
 

@@ -1,7 +1,7 @@
 //! Workers: one operating system thread each, with a single-threaded tokio runtime, its own listeners and its own connections.
 //!
-//! A connection lives on the worker whose listener accepted it, for its whole life. What all connections of a worker share (the
-//! clock, the timer wheel, the buffers of a poll) is local to the thread and needs no lock.
+//! A connection stays on the worker whose listener accepted it. The shared state of a worker's connections (the clock, the timer wheel, the
+//! buffers of a poll) is local to the thread and needs no lock.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,8 +31,8 @@ const READ_BUFFER: usize = 32 * 1024;
 
 /// Buffers that the polls of a worker's connections use one after the other, so that an idle connection owns none.
 ///
-/// What connections share is empty when it is lent, and is emptied when the loan ends, however it ends: [`Shared`] gives it out no other
-/// way. So bytes of one client cannot reach another, whatever fails.
+/// Shared buffers are empty when they are lent, and are cleared when the loan ends in any way: [`Shared`] provides no other access. So
+/// bytes of one client cannot reach another.
 pub(crate) struct Scratch {
     /// Where sockets are read into. Only what the same read has filled is ever looked at.
     pub(crate) read: Box<[u8]>,
@@ -129,8 +129,8 @@ thread_local! {
 
 /// The time of a worker: it passes only while the worker looks at its sockets.
 ///
-/// Deadlines of connections are verdicts on their clients, so they are counted in this time. A worker that code has blocked, or a machine
-/// that was busy, makes no client silent or slow: between two ticks of the wheel no more than [`AT_MOST`] passes.
+/// Deadlines of connections decide about their clients, so they are counted in this time. A worker blocked by code, or a busy machine,
+/// makes no client silent or slow: between two ticks of the wheel at most [`AT_MOST`] passes.
 #[derive(Clone, Copy)]
 struct Pace {
     /// The last tick of the wheel, on the clock and in this time.
@@ -229,7 +229,7 @@ pub(crate) fn wake_flushes() -> bool {
     any
 }
 
-/// Whether somebody called [`flush_later`] since the last [`wake_flushes`].
+/// Whether [`flush_later`] was called since the last [`wake_flushes`].
 pub(crate) fn owes_flushes() -> bool {
     FLUSHES.with_borrow(|flushes| !flushes.is_empty())
 }

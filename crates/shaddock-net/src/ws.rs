@@ -17,7 +17,7 @@ use tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-/// What a client's frames amount to.
+/// The content of a client's frames.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WsEvent {
     /// A whole message, text or binary.

@@ -353,7 +353,7 @@ fn tls_carries_tcp_and_websocket_and_takes_a_new_certificate() {
     let mut still = Client::new(new.connect(&server));
     still.join();
 
-    // A client that speaks no TLS harms nobody.
+    // A client without TLS does not affect others.
     let mut plain = connect(&server);
     plain.send(PackageType::Handshake, HANDSHAKE);
     let mut alert = Vec::new();

@@ -314,7 +314,7 @@ fn with_schema(sys: &Value, routes: &[Bytes]) -> Option<Bytes> {
     routes.iter().find(has_schema).cloned()
 }
 
-/// Codes that the server may send instead of routes. Requests contain their routes as text, which every server accepts.
+/// Codes that the server may send instead of routes. Requests have their routes as text, which every server takes.
 fn dictionary(sys: &Value) -> HashMap<u16, Bytes> {
     let codes = ["dict", "routeToCode"]
         .iter()

@@ -19,7 +19,7 @@ const IN_FLIGHT: usize = 8;
 /// Transactions that wait. Above, one more fails at once.
 const QUEUE: usize = 65_536;
 
-/// What is called with the outcome: the revision, and the transaction's own answer. Called even if nobody waits for it any more.
+/// The callback for the outcome: the revision, and the transaction's own answer. Called even if its caller no longer waits.
 type Done = Box<dyn FnOnce(EtcdResult<(i64, TxnResponse)>) + Send>;
 
 struct Job {

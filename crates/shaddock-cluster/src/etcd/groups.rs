@@ -45,11 +45,11 @@ impl From<EtcdError> for GroupError {
 
 type Result<T> = std::result::Result<T, GroupError>;
 
-/// The groups of a cluster, where Pitaya's etcd group service has them. Cheap to clone.
+/// The groups of a cluster, stored where Pitaya's etcd group service has them. Cheap to clone.
 ///
-/// A group is a list of uids, and nothing else: it does not know where its members are connected, and nobody leaves by himself.
-/// To send to a group is to send to its [`members`](Self::members). Every call asks etcd, within the configured timeout
-/// ([`NatsConfig::etcd_timeout`]); for a room of one server a channel is better.
+/// A group is a list of uids: it does not know where its members are connected, and members do not leave automatically. To send to a group,
+/// send to its [`members`](Self::members). Every call queries etcd, within the configured timeout ([`NatsConfig::etcd_timeout`]); for a
+/// room of one server a channel is better.
 ///
 /// It may be made anywhere; its first use connects, in the tokio runtime of that call, which must live as long.
 #[derive(Clone)]
@@ -184,7 +184,7 @@ impl Groups {
         succeeded(&self.etcd()?.txn(remove).await?, GroupError::MemberNotFound)
     }
 
-    /// Takes everybody out of a group.
+    /// Removes all members from a group.
     ///
     /// # Errors
     /// As [`members`](Self::members).

@@ -136,7 +136,7 @@ impl Lease {
         };
         Self {
             etcd,
-            // The type is for those who look whether anybody listens there.
+            // The type is for servers that check whether it has a subscriber.
             life: format!("{token} {}", info.server_type),
             info,
             ttl: config.lease_ttl,
@@ -175,8 +175,8 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether a server that is missing in the list is gone. Not while etcd is silent, nor for some time after: the
-    /// leases of others may have ended only because nobody could keep them alive, and they come back.
+    /// Whether a server that is missing from the list is gone. Not while etcd is unreachable, nor for some time after: the leases of others
+    /// may have ended only because they could not be renewed, and they return.
     pub(crate) fn absence_counts(&self, grace: Duration) -> bool {
         let state = self.state();
         self.is_fresh(&state)
@@ -428,7 +428,8 @@ impl Lease {
         }
     }
 
-    /// The key in the list is gone, or is another life's, although nobody here changed it: it is looked after soon, if need be with a new lease.
+    /// The key in the list is gone, or belongs to another incarnation, although this server did not change it: it is checked soon, and a
+    /// new lease is taken if necessary.
     pub(crate) fn restore(&self) {
         self.restore.notify_one();
     }

@@ -26,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// A table of calls by number.
 type ByNumber<T> = HashMap<u64, T, BuildHasherDefault<OfNumber>>;
 
-/// A hash of numbers that we count ourselves: nobody can choose them so that they meet.
+/// A hash of internal sequence numbers: callers cannot choose them, so they cannot force collisions.
 #[derive(Default)]
 struct OfNumber(u64);
 
@@ -47,8 +47,8 @@ impl Hasher for OfNumber {
     }
 }
 
-/// The table of calls. An entry lives until there is an answer or nobody waits for one, whichever is later; but not longer than its caller
-/// wanted to wait.
+/// The table of calls. An entry lives until there is a reply or its caller no longer waits, whichever is later; but not longer than its
+/// caller's timeout.
 pub(crate) struct Calls {
     link: Arc<Link>,
     health: Arc<Health>,
@@ -83,7 +83,7 @@ enum Call {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Payload(Bytes),
-    /// NATS says that nobody listens there.
+    /// NATS reports that the server has no subscriber.
     NoResponder,
     /// The connection broke after the call was sent.
     LinkLost,
@@ -242,7 +242,7 @@ impl Calls {
         count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// An answer came. A late one finds nobody, but its server has one call less.
+    /// A reply arrived. A late one has no caller, but its server has one call less.
     pub(crate) fn answer(&self, number: u64, answer: Answer) {
         let call = self.shard(number).remove(&number);
         let Some(call) = call else { return };
@@ -293,7 +293,7 @@ impl Calls {
         out
     }
 
-    /// Frees the places of calls that nobody waits for and whose time is over, for ever.
+    /// Frees the places of calls whose callers no longer wait and whose time has expired.
     pub(crate) async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -458,7 +458,7 @@ pub(crate) struct Asked {
 impl Asked {
     /// The answer, or nothing in time.
     pub(crate) async fn answer(self) -> Option<Answer> {
-        // Counted from the call, however late somebody asks.
+        // Counted from the call, however late the future is polled.
         let until = tokio::time::Instant::from_std(self.guard.until);
         let calls = &self.guard.calls;
         let long = self.timeout.min(LONGEST).checked_sub(calls.patience);

@@ -72,23 +72,23 @@ pub(super) struct Core {
     pub(super) batches: Batches,
     pub(super) lease: Arc<Lease>,
     pub(super) users: Users,
-    /// Where users of other frontends are.
+    /// The directory of users of other frontends.
     pub(super) directory: Directory,
-    /// Who is to be told of users of this one.
+    /// Promises to notify servers of this frontend's users.
     pub(super) watches: Watches,
-    /// What the other servers want to be told of sessions.
+    /// The subscriptions of other servers to session events.
     pub(super) interests: Interests,
     pub(super) topics: Arc<Topics>,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
     /// Requests that were not run because their caller had given up.
     pub(super) too_late: AtomicU64,
-    /// Requests that were refused because another frontend owns their user.
+    /// Requests that were rejected because another frontend owns their user.
     pub(super) outdated: AtomicU64,
-    /// The node was told that this server may not act for its users.
+    /// The node was notified that this server may not act for its users.
     pub(super) said_fenced: AtomicBool,
     pub(super) left: AtomicBool,
-    /// The list was read once; from now on the node is told of changes.
+    /// The list was read once; from now on the node is notified of changes.
     entered: AtomicBool,
     /// Subscriptions that every server of its kind has.
     pub(super) own_subscriptions: usize,
@@ -233,7 +233,7 @@ impl Core {
         self.entered.load(Ordering::Acquire)
     }
 
-    /// What is told of sessions depends on who is there and on who still serves.
+    /// The session events that are sent depend on the listed servers and on those that still serve.
     pub(super) fn read_interests(&self) {
         if self.info.frontend {
             self.interests.read(&self.info, || {
@@ -360,7 +360,7 @@ impl Core {
         make()
     }
 
-    /// Answers a request; without a reply subject nobody wants to know.
+    /// Replies to a request; without a reply subject no reply is expected.
     pub(super) fn answer(&self, reply: Option<Subject>, result: &Result<Bytes, RemoteError>) {
         let Some(reply) = reply else { return };
         let mut payload = match result {

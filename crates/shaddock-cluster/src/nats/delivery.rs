@@ -146,7 +146,7 @@ pub(super) fn send_plain(
     check(core, &delivery.route, &delivery.body)?;
     let mut delivered = Delivered::default();
     for uid in uids {
-        // Nobody else is connected to a Pitaya server.
+        // Only its own clients are connected to a Pitaya server.
         if uid::is_plain(uid) {
             let subject = Subject::from(subject::push(frontend_type, uid));
             let push = plain(delivery, uid, not_for_shaddock);
@@ -274,7 +274,7 @@ fn send_parts(
         target: frontend.id.clone(),
     };
     if core.members.is_suspect(frontend.id.as_str()) {
-        // It gets what it can get, in order, but nobody waits for it: it is asked by probes.
+        // The messages are sent in order, but not awaited: the server is checked by probes.
         let sent = parts
             .iter()
             .try_for_each(|part| publish_part(core, frontend, part));
@@ -422,7 +422,7 @@ pub(super) fn received_plain(core: &Core, message: Message) {
     if push.not_for_shaddock {
         return;
     }
-    // The payload says for whom it is, not the subject.
+    // The payload names the receivers, not the subject.
     let to = Receivers::Uids([Arc::from(push.uid)].into());
     let delivered = deliver_here(
         core,
@@ -442,7 +442,7 @@ fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
     guarded("deliver", || core.node.deliver(delivery))
 }
 
-/// Perhaps another frontend owns the users of this one by now: only who is nobody's gets anything.
+/// Another frontend may now own the users of this one: only sessions without a user receive the message.
 fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
     let mut refused = Delivered::default();
     let to = match delivery.to {

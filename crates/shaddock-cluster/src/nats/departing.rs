@@ -59,7 +59,7 @@ impl Departing {
         let asked = (frontend.id.clone(), end);
         self.questions().insert(question, asked);
         let sent = self.doubts.try_send(Doubt(frontend, question, ended));
-        // Closed: this server leaves, and asks nobody any more.
+        // Closed: this server leaves, and sends no further questions.
         !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
     }
 
@@ -156,7 +156,7 @@ impl Core {
         self.carry_out(news);
     }
 
-    /// Nobody listens at a server that was called: if it had left the list, it is gone now.
+    /// A called server has no subscriber: if it had left the list, it is gone now.
     pub(super) fn not_there(&self, server: &ServerId) {
         let news = self.departing.lock().not_there(server, clock::now());
         if !news.is_empty() {
@@ -216,7 +216,7 @@ impl Core {
             return;
         }
         self.check_user_subjects();
-        // Before the node is told of the change: from then on its events reach who asks for them.
+        // Before the node is notified of the change: from then on its events reach the subscribers.
         self.read_interests();
         if matches!(&change, MemberChange::Joined(info) if info.frontend) {
             // It has promised nothing.

@@ -1,4 +1,4 @@
-//! Which servers are suspected not to answer: decided from answers and time-outs alone. No IO and no clock, time is an argument.
+//! Suspicion of servers that do not reply, derived from replies and timeouts alone. No IO and no clock, time is an argument.
 //!
 //! A server is suspected after a number of time-outs in a row, or at once when NATS says that nobody listens there. A suspect is avoided by
 //! routing, and pushes to it are not waited for; it is asked again and again (a probe) until it answers. A server that came back by a
@@ -112,7 +112,7 @@ impl Detector {
         is_new
     }
 
-    /// NATS says that nobody listens there.
+    /// NATS reports that the server has no subscriber.
     pub(super) fn nobody_there(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
         let record = self.servers.get(server);
         if record.is_some_and(|record| record.state.is_suspected()) {
@@ -321,8 +321,8 @@ mod tests {
         assert!(detector.servers.is_empty());
     }
 
-    /// Whatever happens: the verdicts of one server alternate, a suspect has exactly one probe before it or under way, nobody is asked twice at a time, and a
-    /// server that answers everything is forgotten.
+    /// Invariants: the verdicts for one server alternate, a suspect has exactly one probe scheduled or in flight, no server has two probes
+    /// at a time, and a server that replies to everything is forgotten.
     #[test]
     fn any_order_of_events() {
         let hasher = std::hash::RandomState::new();

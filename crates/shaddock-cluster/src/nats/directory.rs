@@ -1,4 +1,4 @@
-//! Where users are, as far as this server has been told: for pushes to users of whom only the type of their frontend is known.
+//! The directory of users: for pushes to users for whom only the type of their frontend is known.
 //!
 //! A user who is not in here is asked for by sending the push itself to all frontends of the type, which keeps its place among everything else that is
 //! sent to them; the answers say where the user is. From then on a push to the user is one message to that frontend.
@@ -45,9 +45,9 @@ pub(super) struct Directory {
     /// Users in one generation of a shard.
     capacity: usize,
     questions: AtomicU64,
-    /// Grows with each reason not to believe in older leases.
+    /// Grows with each event that invalidates older leases.
     epoch: AtomicU64,
-    /// Somebody was pushed to by name.
+    /// A user was the receiver of a push by uid.
     used: AtomicBool,
     facts: ArcSwap<HashMap<Arc<str>, Arc<Facts>>>,
     permits: Arc<Semaphore>,

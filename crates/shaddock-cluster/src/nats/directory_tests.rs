@@ -186,7 +186,7 @@ impl World {
             return;
         }
         if self.unique {
-            // The claim: nobody else has the user from now on, nor is binding the user.
+            // The claim: from now on no other frontend has the user, or is binding the user.
             let others: Vec<_> = self
                 .bound
                 .iter()
@@ -327,7 +327,7 @@ fn no_push_is_lost_because_an_entry_is_old() {
         directly += world.directly;
         finished += world.finished;
     }
-    // To ask for everybody each time would reach them, too.
+    // Querying all frontends each time would reach them, too.
     assert!(finished > 30_000, "{finished}");
     assert!(directly > finished / 10, "{directly} of {finished}");
 }

@@ -35,7 +35,7 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
         SessionEvent::Suspended(session) => (EventKind::Suspended, session, ""),
         SessionEvent::Resumed(session) => (EventKind::Resumed, session, ""),
         SessionEvent::Closed { session, reason } => (EventKind::Closed, session, &**reason),
-        // Everybody sees that in the list.
+        // All servers see this in the list.
         SessionEvent::FrontendLost(_) => return,
     };
     let event = Event {
@@ -114,7 +114,7 @@ pub(super) fn tell_member(
     core.link.publish(subject, None, wire::encode(&notice))
 }
 
-/// Somebody joined or left what this server watches.
+/// A user joined or left an audience that this server watches.
 pub(super) fn member(core: &Core, message: &async_nats::Message) {
     let notice = decode_or_log::<Notice>(message).and_then(|notice| {
         Some(MemberNotice {

@@ -1,4 +1,4 @@
-//! What the [detector](super::detector) decides, told to those who choose servers; and the probes that it asks for.
+//! Applies the decisions of the [detector](super::detector) to the routing of servers, and sends the probes that it requests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use super::detector::{Detector, Rules, Verdict};
 use super::ops;
 use crate::{Members, ServerId};
 
-/// The longest time that nobody looks whether a server is to be asked.
+/// The longest interval between checks for due probes.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 
 /// Who answers, as far as this server has seen.
@@ -74,7 +74,7 @@ impl Health {
         }
     }
 
-    /// NATS says that nobody listens there.
+    /// NATS reports that the server has no subscriber.
     pub(super) fn nobody_there(&self, target: &Target) {
         target.in_doubt.store(true, Ordering::Relaxed);
         let now = self.began.elapsed();

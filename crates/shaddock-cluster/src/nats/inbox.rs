@@ -9,10 +9,10 @@ use futures_util::Stream;
 
 use super::watched::Watched;
 
-/// The messages of one subscription, until the link is closed: this server has left, or another life has its id. What has not been read by then is
-/// for nobody here, so the stream ends with it.
+/// The messages of one subscription, until the link is closed: this server has left, or another incarnation has its id. Unread messages
+/// have no receiver here any more, so the stream ends.
 ///
-/// A subscription can be read in no other way, so nothing that came for the next life of an id is served.
+/// There is no other way to read a subscription, so messages for the next incarnation of an id are never served.
 #[derive(Debug)]
 pub(crate) struct Inbox<S = Subscriber> {
     messages: S,

@@ -36,7 +36,7 @@ pub(super) async fn join(
     let thread = Thread::start(options.background.clone())?;
     let own = thread.handle().clone();
     let joining = own.spawn(enter(config, info, options, node, home, thread));
-    // If nobody waits any more it ends, and what was begun is undone.
+    // If the caller no longer waits, this ends, and started work is reverted.
     let end = AbortOnDrop(joining.abort_handle());
     let joined = joining.await;
     drop(end);
@@ -143,8 +143,8 @@ async fn enter(
     Ok(Arc::new(NatsMember::new(core, tasks, requests, thread)))
 }
 
-/// The id of a server that joins. If that fails, or nobody waits for it any more, the id is given back: otherwise the next start would have to wait
-/// until the lease ends.
+/// The id of a joining server. If the join fails, or its caller no longer waits, the id is released: otherwise the next start would have to
+/// wait until the lease ends.
 struct TakenId(Option<Arc<Lease>>);
 
 impl TakenId {

@@ -265,7 +265,7 @@ impl Link {
         self.waits.expired()
     }
 
-    /// What waited when the connection broke is not sent: whoever waited for an answer was told.
+    /// Messages that waited when the connection broke are not sent: their callers were notified.
     pub(crate) fn forget_waiting(&self) {
         self.waits.clear(self.taken());
     }
@@ -308,7 +308,7 @@ impl Link {
         Ok(Inbox::new(messages, Arc::clone(&self.watched)))
     }
 
-    /// Whether somebody listens to a subject: all but NATS' own "nobody" says so.
+    /// Whether a subject has a subscriber: true unless NATS reports "no responders".
     pub(crate) async fn is_heard(&self, subject: String, payload: Bytes, within: Duration) -> bool {
         self.waits.beside();
         let asked = self.client.request(Subject::from(subject), payload);
@@ -318,8 +318,8 @@ impl Link {
         }
     }
 
-    /// Waits until NATS has taken all that was sent before, subscriptions too: it answers a question to nobody only then.
-    /// False if it does not answer in time, or the link is down, which is no reason to wait.
+    /// Waits until NATS has processed everything sent before, including subscriptions: it replies to a request without subscribers only
+    /// then. Returns false if it does not reply in time, or the link is down, in which case there is no reason to wait.
     pub(crate) async fn round_trip(&self, within: Duration) -> bool {
         self.is_up() && !self.is_heard(NOBODY.to_owned(), Bytes::new(), within).await
     }

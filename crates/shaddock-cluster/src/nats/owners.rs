@@ -100,7 +100,7 @@ async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
             if !core.is_fenced() {
                 return;
             }
-            // The lease alone may come back, which nobody tells.
+            // The lease alone may be restored, which is not reported.
             let _ = tokio::time::timeout(LOOK, sure).await;
         }
     };

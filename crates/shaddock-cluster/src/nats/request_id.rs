@@ -18,7 +18,7 @@ const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmno
 /// So many are in Pitaya's ids.
 const LENGTH: usize = 22;
 
-/// Makes ids that nobody else makes.
+/// Generates unique ids.
 #[derive(Debug, Default)]
 pub(super) struct RequestIds {
     key: RandomState,

@@ -49,7 +49,7 @@ pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: onesho
             _ = &mut stop => break,
         }
     }
-    // Who calls now is told by NATS that nobody listens; what NATS has passed on before is served.
+    // New callers are notified by NATS that there is no subscriber; messages that NATS has already delivered are served.
     if inbox.drain().await {
         while let Some(message) = inbox.next().await {
             reader.turn = Turn::start();
@@ -380,7 +380,7 @@ async fn begins_late(
     poll_fn(move |task| {
         let polled = work.as_mut().poll(task);
         if let Some(route) = first.take() {
-            // Whoever asks for what is not there is not to fill the table.
+            // Requests for unknown routes must not fill the table.
             let is_there = |error: &RemoteError| error.code() != code::NOT_FOUND;
             if !matches!(&polled, Poll::Ready(Err(error)) if !is_there(error)) {
                 core.paces.learn(&route, before.until(clock::now()));

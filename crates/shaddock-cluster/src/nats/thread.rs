@@ -17,7 +17,7 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    /// Starts one, or takes a runtime that somebody else looks after.
+    /// Starts a thread, or uses a runtime that is managed elsewhere.
     pub(super) fn start(given: Option<Handle>) -> Result<Self, ClusterError> {
         if let Some(handle) = given {
             return Ok(Self { handle, _end: None });

@@ -1,4 +1,4 @@
-//! Messages to users of whom only the type of their frontend is known.
+//! Messages to users for whom only the type of their frontend is known.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
@@ -315,7 +315,7 @@ fn send_to_all(
     })
 }
 
-/// All frontends were told of the same users; one is missing if no frontend has that user, and not known to be if one does not answer.
+/// All frontends were asked for the same users; a user is missing if no frontend has the user, and unknown if one does not reply.
 fn merge_same_receivers(
     answers: Vec<(ServerId, Result<Delivered, RemoteError>)>,
     uids: &[Arc<str>],

@@ -1,7 +1,7 @@
-//! Topics at a frontend: one subscription for each topic that has members here, and the reader of all of them.
+//! Topics on a frontend: one subscription for each topic that has members here, and the reader of all of them.
 //!
-//! A topic is held by whoever has a [`Tie`]: its audience, and each join that is under way. The first holder subscribes, and holding is done
-//! when NATS has the subscription: what is published after that comes here. The last one ends it.
+//! A topic is held by each holder of a [`Tie`]: its audience, and each join in progress. The first holder subscribes, and holding completes
+//! when NATS has the subscription: later publications arrive here. The last one ends it.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -33,7 +33,7 @@ pub(super) struct Topics {
 
 pub(super) type TopicStream = Pin<Box<dyn Stream<Item = Message> + Send>>;
 
-/// One topic, as long as somebody holds it.
+/// One topic, while it is held.
 struct Topic {
     name: Arc<str>,
     /// There once NATS has the subscription. Dropped, it ends that.

@@ -23,7 +23,8 @@ use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
 /// How long a bind waits to hear that NATS has its subscriptions.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
 
-/// Claims that wait to be deleted. One more stays until the lease ends: whoever wants the user asks here, and hears that they are free.
+/// Claims that wait to be deleted. Beyond this limit a claim stays until the lease ends: a claimant asks here, and is notified that the
+/// user is free.
 const GIVEN_UP: usize = 65_536;
 
 /// Subscriptions that wait for the task that reads them. At the bound a bind waits.
@@ -127,7 +128,7 @@ impl Users {
         self.table().users.claim(uid)
     }
 
-    /// Whether somebody is bound or is being bound as this user.
+    /// Whether a session is bound or is being bound to this user.
     pub(super) fn knows(&self, uid: &str) -> bool {
         self.table().users.extra(uid).is_some()
     }
@@ -140,7 +141,7 @@ impl Users {
         }
     }
 
-    /// A claim of this server was found at etcd with this number. False if nobody here needs it.
+    /// A claim of this server with this revision was found in etcd. Returns false if it is not needed here.
     pub(super) fn renumber(&self, uid: &str, number: Number) -> bool {
         self.table().users.renumber(uid, number)
     }
@@ -164,7 +165,7 @@ impl Users {
         self.give_up(uid, free);
     }
 
-    /// A claim that nobody needs any more is deleted soon.
+    /// An unneeded claim is deleted soon.
     fn give_up(&self, uid: &Arc<str>, claim: Option<Number>) {
         let Some(number) = claim else { return };
         {
@@ -222,7 +223,7 @@ impl Users {
     /// Subscribes to a user's subjects and waits until NATS has done it, unless that is done or not needed.
     async fn subscribe(&self, link: &Link, uid: &Arc<str>) -> Result<(), BindError> {
         if self.open(link, uid).await? {
-            // Who is told of the bind, by whatever way, can push to the user.
+            // Every server that is notified of the bind, in any way, can push to the user.
             link.round_trip(ROUND_TRIP).await;
         }
         Ok(())
@@ -419,7 +420,7 @@ async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound,
         return Err(BindError::Lost);
     }
     Ok(Bound::new(move |is_bound| {
-        // The next bind of this user waits for the end of this one, so nobody comes in between.
+        // The next bind of this user waits for the end of this one, so no other bind can come in between.
         let _turn = turn;
         is_bound.is_some_and(|is_bound| binding.keep(is_bound))
     }))

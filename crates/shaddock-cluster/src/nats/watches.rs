@@ -1,4 +1,4 @@
-//! What a frontend has promised to senders: to tell them if one of these users is bound here ([`directory`](super::directory)).
+//! A frontend's promises to senders: to notify them if one of these users is bound here ([`directory`](super::directory)).
 //!
 //! A promise is kept before the bind is done, so whoever pushes to the user after that finds this frontend. One that cannot be kept (the sender does not answer
 //! in time, or the link is down) is broken aloud: all servers are told that leases do not count any more, again and again until NATS has taken it.
@@ -21,7 +21,7 @@ const USERS: usize = 65_536;
 /// Time between looks for promises that have ended, when the table is full.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Servers that are told of one user. With unique sessions one, because a bind has to settle who owns the user as well.
+/// Servers that are notified about one user. With unique sessions one, because a bind also has to determine the owner of the user.
 const SERVERS: usize = 2;
 const SERVERS_IF_UNIQUE: usize = 1;
 
@@ -30,10 +30,10 @@ const TELL: Duration = Duration::from_secs(1);
 /// Time between attempts to say that promises were broken.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Who is to be told of whom.
+/// The promises by user.
 pub(super) struct Watches {
     table: Mutex<Table>,
-    /// Servers that are told of one user.
+    /// Servers that are notified about one user.
     servers: usize,
     /// A promise could not be kept.
     broken: Notify,
@@ -99,7 +99,7 @@ impl Watches {
         true
     }
 
-    /// Who is to be told of a user.
+    /// The servers to notify about a user.
     pub(super) fn of(&self, uid: &str, now: Moment) -> Vec<ServerId> {
         let table = self.table();
         let watches = table.users.get(uid).into_iter().flatten();
@@ -107,7 +107,7 @@ impl Watches {
         promised.map(|watch| watch.server.clone()).collect()
     }
 
-    /// A server has left: there is nobody to keep a promise to.
+    /// A server has left: promises to it end.
     pub(super) fn forget(&self, server: &ServerId) {
         self.table().users.retain(|_, watches| {
             watches.retain(|watch| watch.server != *server);

@@ -11,7 +11,7 @@ use prost::{Enumeration, Message};
 use crate::owners::Number;
 use crate::{RemoteError, RemoteErrorKind, code};
 
-/// Who a request is for.
+/// The target of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum RpcType {
@@ -127,7 +127,7 @@ pub(crate) struct Push {
     pub(crate) uid: String,
     #[prost(bytes = "bytes", tag = "3")]
     pub(crate) data: Bytes,
-    /// Not in Pitaya, which skips it: shaddock frontends were told of all their users by one message of their own.
+    /// Not in Pitaya, which skips it: shaddock frontends were notified of all their users by a separate message.
     #[prost(bool, tag = "1000")]
     pub(crate) not_for_shaddock: bool,
 }
@@ -315,7 +315,7 @@ pub(crate) struct Audience {
     pub(crate) count: u64,
 }
 
-/// Somebody joined or left an audience. Subject `shaddock.<type>.<id>.member`.
+/// A user joined or left an audience. Subject `shaddock.<type>.<id>.member`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Notice {
     #[prost(string, tag = "1")]

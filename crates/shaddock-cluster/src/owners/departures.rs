@@ -1,8 +1,8 @@
 //! What becomes of servers that leave the list: most still serve what they have, some are dead, and some that counted as dead come back.
 //!
-//! A server says goodbye on NATS and then leaves the list at etcd. Either news may be first, so a frontend that left without a word is asked:
-//! its sessions count as lost when nobody listens there, and not before. One that is listed again by the same life of it was only away: what was
-//! forgotten of it is to be remembered ([`News::Returned`]).
+//! A server says goodbye on NATS and then leaves the list at etcd. Either notification may arrive first, so a frontend that left without a
+//! goodbye is asked: its sessions count as lost when it has no subscriber, and not before. If the same incarnation is listed again, it was
+//! only away: discarded state must be restored ([`News::Returned`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::{ServerId, ServerInfo};
 const LATEST_RETURN: Duration = Duration::from_secs(3600);
 const RETURNS: usize = 1024;
 
-/// No backend takes longer to go: one that said goodbye and crashed is forgotten. (Frontends are until they are asked in vain,
+/// No backend takes longer to leave: one that said goodbye and crashed is forgotten. (Frontends are kept until a question to them fails,
 /// because they may have sessions.)
 const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
 
@@ -40,9 +40,9 @@ struct Server {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It said goodbye or answered after it had left the list: it serves what it has.
+    /// It said goodbye or replied after it had left the list: it serves its pending requests.
     Serves,
-    /// It left the list without a word, and is asked the question with this number. Nobody was told of it yet.
+    /// It left the list without a goodbye, and the question with this number is pending. Other servers were not notified yet.
     Doubted(u64),
 }
 
@@ -117,7 +117,7 @@ impl Departures {
         if let Some(before) = self.servers.remove(&info.id) {
             // The start number of a frontend is part of what it says of itself: what is equal is the same life.
             match before.state {
-                // Nobody has missed it.
+                // Its absence was not noticed.
                 State::Doubted(_) if before.info == info => return news,
                 State::Doubted(_) => self.gone(before.info, now, &mut news),
                 State::Serves if before.info == info => {}
@@ -222,7 +222,7 @@ impl Departures {
         news
     }
 
-    /// Nobody listens at a server that was called: if it had left the list and served, it is gone now.
+    /// A called server has no subscriber: if it had left the list and served, it is gone now.
     pub(crate) fn not_there(&mut self, server: &ServerId, now: Moment) -> Vec<News> {
         let Some(info) = self.end_of_service(server) else {
             return Vec::new();
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// A broadcast goes to everybody who may have clients, so also to one whose goodbye is late.
+    /// A broadcast goes to all servers that may have clients, including one whose goodbye is late.
     #[test]
     fn a_server_may_serve_until_it_is_known_to_be_gone() {
         let mut departures = Departures::default();

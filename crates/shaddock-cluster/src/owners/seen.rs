@@ -9,8 +9,8 @@ use super::{Moment, Number};
 const SETS: usize = 16_384;
 const WAYS: usize = 4;
 
-/// How long a number counts after it was last seen. Far longer than a request may be late (it is not run after its own deadline), and so short
-/// that an etcd that was set back to an old backup locks nobody out for long.
+/// How long a revision counts after it was last seen. Far longer than a request may be late (it is not run after its own deadline), and
+/// short enough that an etcd restored from an old backup does not lock users out for long.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The largest number seen of each user, for the users that were last heard of. Takes 2 MiB from the first number on, whatever comes.
@@ -21,13 +21,13 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 pub(crate) struct Seen {
     /// Empty before the first number. In each set the last one heard of comes first.
     sets: Vec<[Entry; WAYS]>,
-    /// Keyed at random, so that nobody can choose users that meet.
+    /// Keyed randomly, so that clients cannot choose colliding users.
     hasher: RandomState,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// Of the user and the scope; 0 for nobody.
+    /// Of the user and the scope; 0 for an empty entry.
     key: u64,
     number: Number,
     at: Moment,

@@ -38,7 +38,7 @@ pub(crate) struct Asks {
 pub(crate) enum Asked {
     /// So many sessions are here, and stay.
     Keep(usize),
-    /// Nobody is here.
+    /// There is no session.
     Free,
     /// All sessions of the user are closed, and then the other one may have the user.
     Lose,
@@ -78,8 +78,8 @@ impl<X: Default> Table<X> {
 }
 
 impl<X> Table<X> {
-    /// The bind is over: the session is the user's until it is unbound, if it is at this moment. False if its seat was taken away meanwhile; and a
-    /// claim that nobody needs any more.
+    /// The bind has ended: the session belongs to the user until it is unbound, if it does at this moment. Returns false if its seat was
+    /// removed meanwhile; and an unneeded claim.
     pub(crate) fn keep(
         &mut self,
         uid: &str,
@@ -94,7 +94,7 @@ impl<X> Table<X> {
         (kept, self.clean(uid))
     }
 
-    /// The bind was given up: takes away what it has added, and nothing else. Returns a claim that nobody needs any more.
+    /// The bind was abandoned: reverts its changes, and nothing else. Returns an unneeded claim.
     pub(crate) fn undo(&mut self, uid: &str, hold: &Hold) -> Option<Number> {
         let user = self.users.get_mut(uid)?;
         user.binding = user.binding.saturating_sub(1);
@@ -102,7 +102,7 @@ impl<X> Table<X> {
         self.clean(uid)
     }
 
-    /// The session is unbound or closed. Returns a claim that nobody needs any more.
+    /// The session is unbound or closed. Returns an unneeded claim.
     pub(crate) fn unbind(&mut self, uid: &str, sid: RawSid) -> Option<Number> {
         self.users.get_mut(uid)?.seats.unbind(sid);
         self.clean(uid)

@@ -46,9 +46,9 @@ pub(crate) enum Word {
     GivesUp,
     /// It has sessions of the user, and new ones are rejected.
     Keeps,
-    /// Nothing, in time.
+    /// No reply in time.
     Silent,
-    /// NATS knows nobody who listens there. That is not a word of the owner.
+    /// NATS knows no subscriber. This is not a reply of the owner.
     Unheard,
 }
 
@@ -268,7 +268,7 @@ pub(crate) fn verdict(own: Own<'_>, found: Option<&Found>) -> Verdict {
 /// Whether a server may write itself into the list, from the life that holds its id at etcd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// Nobody holds the id: on the condition that it stays so.
+    /// The id is free: on the condition that it stays so.
     IfFree,
     /// This life holds it: on the condition that it still does.
     IfOwn,

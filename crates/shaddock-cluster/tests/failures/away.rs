@@ -225,7 +225,7 @@ async fn etcd_forgets_everything() {
     front.open(1);
     front.bind(1, "u").await.unwrap();
     backing.etcd.forget_everything();
-    // Whoever finds out first does not think that the others are gone.
+    // The server that detects it first does not consider the others dead.
     throughout(TTL + SECOND * 2, "both work", async || {
         works(&front, &back).await;
         true

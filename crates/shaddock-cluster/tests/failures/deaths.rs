@@ -34,7 +34,7 @@ async fn a_backend_dies_with_requests_in_flight() {
         assert_eq!(error.kind(), RemoteErrorKind::Timeout, "{error}");
     }
     assert!(start.elapsed() < PATIENCE, "they end by their deadline");
-    // The next ones are told at once, and after the lease nobody is sent there.
+    // Later callers are notified immediately, and after the lease no request is routed there.
     let error = front
         .request(&info, "chat.room.echo", "")
         .await
@@ -66,7 +66,7 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     assert_eq!(places(&back, "user-1").await, ["front-1"]);
     dies.crash();
 
-    // That nobody listens there proves nothing; that the lease has ended does.
+    // A missing subscriber proves nothing; the end of the lease does.
     lives.open(1);
     let start = Instant::now();
     lives.bind(1, "user-1").await.unwrap();

@@ -12,7 +12,7 @@ const MIB: usize = 1024 * 1024;
 async fn what_waits_for_nats_is_bounded_in_bytes_and_not_sent_when_it_is_too_old() {
     let backing = Backing::start();
     let mut patient = backing.config();
-    // Nobody notices by pings.
+    // Pings do not detect it.
     patient.nats_ping_interval = SECOND * 60;
     patient.nats_waiting_bytes = 8 * MIB;
     // What waits for longer than that is thrown away.

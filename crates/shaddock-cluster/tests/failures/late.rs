@@ -1,4 +1,4 @@
-//! Requests that arrive when they are nobody's any more: their caller has given up, or their user has moved. And handlers that block.
+//! Outdated requests: their caller has timed out, or their user has moved. And handlers that block.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ async fn a_request_of_a_user_who_has_moved_is_not_run() {
     assert_eq!(echo.await.unwrap(), "of v");
 }
 
-/// Two frontends that both believe to own a user, because somebody has written into etcd: the one that is refused finds out at once.
+/// Two frontends that both believe to own a user, because etcd was modified: the one that is rejected finds out immediately.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_that_is_refused_closes_the_session() {
     let backing = Backing::start();
@@ -150,7 +150,7 @@ async fn a_request_whose_caller_has_given_up_is_not_run() {
     ] {
         assert_eq!(error.kind(), RemoteErrorKind::Timeout, "{error}");
     }
-    // What counts is that it is later than the caller waited and two clocks may differ by.
+    // It must be later than the sum of the caller's timeout and the possible difference of two clocks.
     tokio::time::sleep(Duration::from_millis(500)).await;
     backing.nats.resume();
     works(&front, &back).await;

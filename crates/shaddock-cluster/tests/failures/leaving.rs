@@ -60,7 +60,7 @@ async fn a_frontend_whose_goodbye_is_late_is_not_lost() {
     let push = back
         .member
         .deliver(&front.id(), delivery("early", uids(&["u"])));
-    // A backend is not asked whether it serves. That it has left is told, and nobody is told of a doubt before that or after it.
+    // A backend is not asked whether it serves. Its departure is reported, and no suspicion before or after it.
     let other = join(&backing.config(), "chat-2", "chat").await;
     back.sees("chat-2").await;
     other.member.leave().await;
@@ -93,7 +93,7 @@ async fn a_frontend_that_left_without_a_word_is_asked() {
     pushes_arrive(&front, &back, "on").await;
     assert!(!has_lost(&back), "it has lost no session");
 
-    // Nobody answers for a dead one: its sessions are gone as soon as it is.
+    // A dead server has no subscriber: its sessions are gone immediately.
     let id = front.id();
     front.crash();
     until("lost", || has_lost(&back)).await;

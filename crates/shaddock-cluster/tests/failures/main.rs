@@ -59,7 +59,7 @@ pub(crate) async fn places(server: &Server, uid: &str) -> Vec<String> {
     ids.collect()
 }
 
-/// Everybody holds what a server without work and with so many users holds.
+/// All servers hold exactly the state of a server without work and with this number of users.
 pub(crate) fn at_rest(server: &Server, users: usize) {
     let status = server.member.status();
     assert!(status.connected && status.listed, "{status:?}");

@@ -60,7 +60,7 @@ async fn a_refusal_costs_the_same_however_many_wait() {
     );
 }
 
-/// The caller of a call goes away in the moment in which its answer comes: its place is free for the next one, whoever is first.
+/// The caller is dropped at the moment in which its reply arrives: its place is free for the next call, in either order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_place_is_free_when_the_answer_meets_the_end_of_its_caller() {
     let backing = Backing::start();
@@ -74,7 +74,7 @@ async fn a_place_is_free_when_the_answer_meets_the_end_of_its_caller() {
             std::hint::spin_loop();
         }
         drop(given_up);
-        // If the place is lost this one waits for it in vain.
+        // If the place is lost, this call waits until its timeout.
         let next = front.request(back.info(), "chat.room.echo", "2").await;
         assert!(next.as_deref() == Ok(b"2"), "round {round}: {next:?}");
     }

@@ -300,7 +300,7 @@ async fn a_peer_answers_late_twice_wrongly_and_unasked() {
         peer.answer(format!("{before_number}.{number}").into(), b"\x0a\x03odd")
             .await;
     }
-    // One who says nothing any more holds up nobody who calls another.
+    // A silent server does not delay calls of others.
     let silent: Vec<_> = (0..200)
         .map(|_| front.member.forward(&game, request("game.a.b", "")))
         .collect();
@@ -430,8 +430,8 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     until("and no longer", || front.member.status().subscriptions == 3).await;
 }
 
-/// A Pitaya server pushes to everybody as soon as it is sent its first message: by then all users can be reached by their subjects, and so can those who
-/// log in meanwhile.
+/// A Pitaya server pushes to all users as soon as it receives its first message: by then all users can be reached by their subjects,
+/// including those who log in meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_pitaya_server_pushes_when_it_is_first_called_arrives() {
     const USERS: u64 = 1500;
@@ -484,7 +484,7 @@ async fn what_a_pitaya_server_pushes_when_it_is_first_called_arrives() {
     until("everybody got it", || reached() == bound).await;
 }
 
-/// One message for each of our frontends with all its receivers, and one for each user to Pitaya's; nobody gets two.
+/// One message for each shaddock frontend with all its receivers, and one for each user to Pitaya's; no user receives two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_of_a_type_with_frontends_of_both_kinds_are_pushed_to_once() {
     let backing = Backing::start();
@@ -539,7 +539,7 @@ async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
     second.sees("go-1").await;
     let key = "pitaya/bindings/connector/u";
     let etcdctl = |words: &[&str]| backing.etcd.etcdctl(words);
-    // Another frontend of ours binds him while the key is gone: it has nobody to ask, but says what it did.
+    // Another shaddock frontend binds the user while the key is gone: it has no owner to ask, but reports its bind.
     etcdctl(&["put", key, "go-1"]);
     first.open(1);
     first.bind(1, "u").await.unwrap();
@@ -549,7 +549,7 @@ async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
     until("replaced", || first.uid(1).is_none()).await;
     assert_eq!(second.uid(2).as_deref(), Some("u"));
 
-    // If nobody comes for a while, the key is written again.
+    // If no claimant comes for a while, the key is written again.
     etcdctl(&["put", key, "go-1"]);
     first.open(3);
     first.bind(3, "u").await.unwrap();

@@ -137,7 +137,7 @@ async fn a_bind_waits_until_its_frontend_is_sure() {
     assert_eq!(front.uid(1).as_deref(), Some("u"));
 }
 
-/// etcd is full: nobody can log in, and that is said where an operator looks. When there is room again, everything goes on by itself.
+/// etcd is full: users cannot log in, and this is reported to operators. When there is room again, everything recovers automatically.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_without_room_is_named() {
     crate::support::logs();

@@ -31,7 +31,7 @@ impl TwoSides {
         until("one cluster", || left.routes() >= 1 && right.routes() >= 1).await;
         let etcd = EtcdServer::start();
         let options = || JoinOptions::new().unique(unique);
-        // Whoever waits for the end of a lease waits for longer than the test.
+        // A claimant that waits for the end of a lease waits for longer than the test.
         let at = |nats: &NatsServer| {
             let mut config = config(nats.address, etcd.address);
             config.lease_ttl = SECOND * 120;
@@ -49,7 +49,7 @@ impl TwoSides {
         }
     }
 
-    /// The first has a user, and NATS says on the other side that nobody listens at the first.
+    /// The first has a user, and NATS reports on the other side that the first has no subscriber.
     async fn apart(unique: Unique) -> Self {
         let sides = Self::start(unique).await;
         sides.first.open(1);
@@ -116,7 +116,8 @@ async fn an_owner_that_is_not_heard_keeps_the_user_if_new_sessions_are_rejected(
     sides.second.bind(2, "u").await.unwrap();
 }
 
-/// Nobody hears the owner, over NATS or over etcd, and it lives: it keeps the user until its lease has ended, and does nothing for the user after that.
+/// The owner is unreachable over NATS and over etcd, but alive: it keeps the user until its lease has ended, and does nothing for the user
+/// after that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_says_nothing_keeps_the_user_until_its_lease_ends() {
     let backing = Backing::start();

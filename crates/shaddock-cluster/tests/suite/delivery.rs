@@ -264,7 +264,7 @@ async fn pushes_find_users_who_move(world: World) {
             let place = [0, 1, 1, 2, 0, 2][round % 6];
             let sid = round as u64 + 1;
             if round % 4 == 3 {
-                // Nobody is anywhere for a moment, and the sender may find that out.
+                // The users are on no frontend for a moment, and the sender may observe that.
                 open.drain(..)
                     .for_each(|(place, sid)| fronts[place].close(sid));
                 if round % 8 == 3 {

@@ -254,8 +254,8 @@ async fn sessions_tell_what_happens_to_them(world: World) {
     until("told of the loss", lost).await;
 }
 
-/// Events of sessions of two types of frontends and several users, for servers with every kind of interest: each is told of what it asked for, once, and
-/// of nothing else; a frontend that asks hears itself, too.
+/// Events of sessions of two types of frontends and several users, for servers with every kind of interest: each receives exactly the
+/// events it subscribed to, once; a frontend that subscribes receives its own events, too.
 async fn servers_are_told_what_they_asked_for(world: World) {
     let interests = [
         ("none", Interest::none()),

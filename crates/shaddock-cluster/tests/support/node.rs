@@ -18,7 +18,7 @@ pub type Block = (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
 
 pub struct TestNode {
     pub state: Mutex<State>,
-    /// What handlers named `gate` wait for.
+    /// The gate of handlers named `gate`.
     gate: Semaphore,
     /// What the handler "block" tells, and what it waits for with its thread.
     pub block: Mutex<Option<Block>>,
@@ -115,7 +115,7 @@ impl Server {
         .await;
     }
 
-    /// Waits until the node of this server was told of another.
+    /// Waits until the node of this server was notified of another.
     pub async fn is_told_of(&self, other: &str) {
         super::until(&format!("{} is told of {other}", self.id()), || {
             self.state().joined.iter().any(|id| id == other)

@@ -25,7 +25,7 @@ pub(crate) enum Link {
     Cut,
     /// The connection has to go: the frontend will not be reached any more, and the client comes back through another one.
     Dismissed,
-    /// There is no connection.
+    /// There is none.
     Away,
     /// The session is closed.
     Ended,

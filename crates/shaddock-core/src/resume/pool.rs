@@ -79,7 +79,7 @@ pub(crate) struct ResumePool {
     expired: AtomicU64,
     evicted: AtomicU64,
     dismissed: AtomicU64,
-    /// Locked under outboxes, and alone.
+    /// Taken under the locks of outboxes, and alone.
     away: Mutex<AwayList>,
     /// Locked alone.
     gone: Mutex<Gone>,

@@ -201,8 +201,8 @@ impl Session {
         self.outbox().ledger(is_dismissed).unwrap_or(false)
     }
 
-    /// The window of a suspended session has ended: closes it with the reason for which its connection was lost. Returns false if it is
-    /// already closed, or has a connection.
+    /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
+    /// already, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
         let is_over = self.end_suspended();
         if is_over && let Some(service) = self.service() {

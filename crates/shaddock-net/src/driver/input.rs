@@ -358,7 +358,7 @@ impl Driver {
         allowed.then_some(()).ok_or(CloseReason::RateLimited)
     }
 
-    /// What the client is connected by.
+    /// The transport of the connection.
     pub(super) fn transport(&self) -> TransportKind {
         if let Some(opening) = &self.opening
             && opening.relayed.is_some()

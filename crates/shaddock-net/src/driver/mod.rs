@@ -1,24 +1,24 @@
-//! One connection: it owns socket, protocol state and handler, and moves bytes between them.
+//! One connection: the driver owns socket, protocol state and handler, and moves bytes between them.
 //!
-//! Two machines share a poll. The **socket machine** is [`Phase`]: `Opening → Open → Closing → Gone`. The **work machine** is [`Work`], and is
-//! polled in every phase: what runs for a session goes on running whatever its socket does. The first thing it looks at is whether the session is
-//! closed; for one that is, nothing starts any more.
+//! Two state machines share a poll. The **socket machine** is [`Phase`]: `Opening → Open → Closing → Gone`. The **work machine** is
+//! [`Work`], and is polled in every phase: running work of a session continues whatever happens to its socket. It first checks whether the
+//! session is closed; for a closed session, no new work starts.
 //!
-//! A poll goes the same way every time: what runs for the session → what the socket has → deadlines → what is to be written, in
-//! as few writes as possible. Answers to what was just read are written in a poll of their own, when every connection that was ready
-//! has read ([`worker::flush_later`]). Nothing here waits: a socket or handler that is not ready has taken the task's waker.
+//! A poll always has the same order: running work of the session → input of the socket → deadlines → output, in as few writes as possible.
+//! Responses to new input are written in a separate poll, after every ready connection has read ([`worker::flush_later`]). Nothing here
+//! waits: a socket or handler that is not ready has registered the task's waker.
 //!
 //! | file | part |
 //! | --- | --- |
 //! | this one | the order of a poll |
-//! | `opening.rs` | what comes before the protocol: PROXY head, first byte, HTTP upgrade |
+//! | `opening.rs` | before the protocol: PROXY head, first byte, HTTP upgrade |
 //! | `input.rs` | bytes to messages: WebSocket frames, packages |
 //! | `work.rs` | messages to handlers: one at a time, the others wait, bounded |
 //! | `output.rs` | the session's outbox to the socket |
-//! | `silence.rs` | deadlines: a client that says nothing, and one that does not read |
+//! | `silence.rs` | deadlines: silent clients, and clients that do not read |
 //! | `closing.rs` | from the reason to the last byte |
-//! | `resume.rs` | a session that outlives its socket |
-//! | `relay.rs` | a socket whose session is at another frontend |
+//! | `resume.rs` | resumable sessions |
+//! | `relay.rs` | a socket whose session is on another frontend |
 
 mod closing;
 mod input;
@@ -63,7 +63,7 @@ use crate::{
     worker::{self, Scratch, Timer},
 };
 
-/// Reads of one poll. A client that sends without end gives way to the others after this many.
+/// Reads per poll. A client that sends without pause yields to the others after this number.
 const READS_PER_POLL: usize = 4;
 
 /// Where the socket is.
@@ -303,7 +303,7 @@ impl Driver {
         Ok(false)
     }
 
-    /// Refuses to go on for a session that is closed, whoever closed it.
+    /// Fails if the session is closed, for any reason.
     fn check_closed(&self) -> Result<(), CloseReason> {
         match &self.session {
             Some(session) if session.is_closed() => Err(self.end_reason()),

@@ -1,9 +1,9 @@
-//! A connection whose session is at another frontend: this one's driver moves bytes between the client's socket and a [`Pipe`], and that one's
-//! has a pipe in the place of a socket.
+//! A connection whose session is on another frontend: the driver here moves bytes between the client's socket and a [`Pipe`]; the driver
+//! there has a pipe instead of a socket.
 //!
-//! Only the frontend with the socket knows TLS and WebSocket. What goes through the pipe is packages back to back, as over TCP, and what they mean
-//! concerns only the frontend with the session: counts, heartbeats and deadlines are there. So a relay has nothing to get wrong but the order of
-//! bytes; and if it fails, the connection is lost as any other, the session waits, and the client comes back.
+//! Only the frontend with the socket handles TLS and WebSocket. The pipe carries consecutive packages, as over TCP, and only the frontend
+//! with the session interprets them: counts, heartbeats and deadlines are there. A relay only has to keep the order of the bytes; if it
+//! fails, the connection is lost like any other, the session waits, and the client returns.
 
 use std::task::{Context, Poll};
 
@@ -87,7 +87,7 @@ impl Driver {
     pub(super) fn answer_relay(&mut self, answer: RelayAnswer) {
         let relayed = self.opening.as_mut().and_then(|it| it.relayed.as_mut());
         if let Some(sender) = relayed.and_then(|relayed| relayed.answer.take()) {
-            // Nobody waits any more: its client has gone.
+            // The receiver may be gone, if its client has disconnected.
             let _ = sender.send(answer);
         }
     }
@@ -155,7 +155,7 @@ impl Driver {
         if let Phase::Relaying(relaying) = &self.phase
             && !bytes.is_empty()
         {
-            // If nobody reads it any more, the other direction says so.
+            // If the reader is gone, the other direction reports it.
             let _ = relaying.pipe.write(bytes);
         }
     }

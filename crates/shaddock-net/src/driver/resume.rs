@@ -1,8 +1,8 @@
-//! A session that outlives its socket: lost, waited for, and gone on with by another connection.
+//! Resumable sessions: a lost connection, the wait for the client, and the continuation by another connection.
 //!
-//! One driver has a session at a time, with all that runs and waits for it. The driver whose socket is lost keeps it, without a socket, in
-//! [`Phase::Suspended`]. The driver of a connection that comes back claims the session ([`Returning`]); the one that has it lets go at the
-//! next turn of its own, and hands over what there is ([`Left`]). So nothing is polled by two, and no lock is held while something runs.
+//! One driver at a time has a session, with all its running and waiting work. The driver whose socket is lost keeps it, without a socket,
+//! in [`Phase::Suspended`]. The driver of a resuming connection claims the session ([`Returning`]); the driver that has it releases it at
+//! its next turn, and hands over its state ([`Left`]). So no work is polled by two drivers, and no lock is held while work runs.
 
 use std::{
     any::Any,
@@ -51,7 +51,7 @@ struct Unopened {
 }
 
 impl Away {
-    /// Its driver ends: a session that was handed over to it, or will be, is nobody's.
+    /// The driver ends: closes a session that was, or will be, handed over to it, because it has no other owner.
     pub(super) fn close_if_claimed(&self) {
         if let Some((session, _)) = &self.claim {
             session.close(CloseReason::Internal);
@@ -79,7 +79,7 @@ enum Stage {
 }
 
 impl Returning {
-    /// Its driver ends: a session that was handed over to it, or will be, is nobody's.
+    /// The driver ends: closes a session that was, or will be, handed over to it, because it has no other owner.
     pub(super) fn close_if_claimed(&self) {
         if matches!(self.stage, Stage::Claimed) {
             self.session.close(CloseReason::Internal);
@@ -432,7 +432,7 @@ impl Driver {
         self.queue_out(now, &out);
     }
 
-    /// A HEARTBEAT of the client. It is answered as ever.
+    /// A HEARTBEAT of the client. It is answered as on any connection.
     pub(super) fn heartbeat(
         &mut self,
         now: Millis,
@@ -483,7 +483,7 @@ impl Driver {
         true
     }
 
-    /// A connection that has claimed a session and is lost before it has got it: it gets it all the same, or nobody would have it.
+    /// A connection that has claimed a session and is lost before the hand-over still receives it, because the session has no other owner.
     fn suspend_claim(&mut self, reason: &CloseReason) -> bool {
         match std::mem::replace(&mut self.work, Work::Idle) {
             Work::Returning(returning) => {

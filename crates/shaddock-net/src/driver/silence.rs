@@ -1,4 +1,4 @@
-//! Deadlines of a connection: a client that says nothing, and one that does not read.
+//! Deadlines of a connection: silent clients, and clients that do not read.
 //!
 //! Both are verdicts on the client, so both look at the socket first, and both are counted in the worker's own time
 //! ([`worker::time`](crate::worker::time)): our own scheduling closes no connection.
@@ -77,7 +77,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What was seen of the input that waits in the socket, if any has to.
+    /// The state of unread input at the last check, if input waits in the socket.
     fn unread(&self) -> Option<Unread> {
         if self.is_full() {
             self.waiting.as_ref()?.unread

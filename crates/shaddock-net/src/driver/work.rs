@@ -1,4 +1,4 @@
-//! Messages to handlers: a session's messages run one after the other, in the order in which they came.
+//! Dispatch of messages to handlers: a session's messages run one after another, in the order of arrival.
 
 use std::{
     collections::VecDeque,
@@ -206,7 +206,7 @@ impl Driver {
         let Some(session) = &self.session else {
             return;
         };
-        // Whoever closed it, and however short ago: nothing starts for a session that is closed.
+        // Also directly after a close by any thread: no work starts for a closed session.
         if session.is_closed() {
             return;
         }
@@ -288,7 +288,7 @@ impl Driver {
     }
 }
 
-/// What a message that waits counts for.
+/// The accounted size of a waiting message.
 fn cost(message: &Inbound) -> usize {
     MESSAGE_OVERHEAD + message.route.as_str().len() + message.body.len()
 }

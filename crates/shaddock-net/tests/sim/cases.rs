@@ -91,7 +91,7 @@ async fn harm(world: &World, client: &mut Client, fault: &str) {
             world.release(0, Then::Panic);
         }
     }
-    // Something to write for everybody.
+    // Data to write for all clients.
     let mut sessions = Vec::new();
     world
         .script
@@ -155,7 +155,7 @@ fn nothing_is_served_after_a_kick() {
                 client.kick().unwrap(),
                 r#"{"reason":"told to","code":3500}"#
             );
-            // The same where the messages wait while somebody else kicks.
+            // The same if another thread kicks while the messages wait.
             let mut client = world.joined(websocket).await;
             for method in ["wait", "echo", "echo"] {
                 client.ask(method);
@@ -462,7 +462,7 @@ fn certificate() -> Arc<TlsReloader> {
     TlsReloader::new(files).unwrap()
 }
 
-/// It costs the time for the handshake and not a moment more: there is nobody to say goodbye to.
+/// It costs exactly the handshake timeout: there is no session for a goodbye.
 #[test]
 fn a_silent_tls_connection_does_not_linger() {
     run(async || {
@@ -479,7 +479,7 @@ fn a_silent_tls_connection_does_not_linger() {
     });
 }
 
-/// A frontend that panics once where nobody expects it.
+/// A frontend that panics once at an unexpected place.
 struct Fragile {
     front: Front,
     breaks: AtomicBool,

@@ -153,7 +153,7 @@ impl Story {
     fn ask(&mut self) {
         let Some(who) = self.someone() else { return };
         let player = &mut self.players[who];
-        // Before the session there is nobody to answer.
+        // Before the session there is no client to respond to.
         if player.client.packages.is_empty() {
             return;
         }
@@ -204,7 +204,7 @@ impl Story {
         self.world.release(n, then);
     }
 
-    /// To everybody, as a broadcast does.
+    /// To all clients, as a broadcast does.
     fn push(&mut self) {
         let size = self.rng.pick(&[1, 60, 100, 5000, 40_000]);
         self.pushes += 1;
@@ -382,7 +382,7 @@ impl Story {
         Ok(())
     }
 
-    /// Everybody who is well gets everything.
+    /// Every healthy client receives everything.
     async fn end(mut self) -> Result<(), (String, String)> {
         for _ in 0..200 {
             settle().await;

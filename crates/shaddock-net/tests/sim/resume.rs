@@ -31,7 +31,7 @@ fn address() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 4000))
 }
 
-/// A push for the session whose token the client has. One whose answer never arrived gets none: nobody would see it.
+/// A push for the session whose token the client has. A session whose response never arrived receives none, because no client would see it.
 fn push(world: &World, traveller: &Traveller, body: &str) {
     let Some(token) = &traveller.token else {
         return;
@@ -698,7 +698,7 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
     arrive(&world, &mut traveller).await?;
     drop(std::mem::take(&mut traveller.old));
     settle().await;
-    // Handshakes whose answers never arrived have left sessions that nobody comes back to.
+    // Handshakes whose responses never arrived have left sessions that no client resumes.
     if world.script.sessions.session_count() == 1 {
         depart(world, traveller).await?;
     }

@@ -28,7 +28,7 @@ use tokio::{runtime::Builder, sync::oneshot};
 
 use crate::client::Client;
 
-/// What a handler that waits does when it goes on.
+/// The action of a waiting handler when it continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     Answer,
@@ -492,7 +492,7 @@ impl World {
         Ok(())
     }
 
-    /// Ends the world: with everybody gone, everything must have been given back.
+    /// Ends the simulation: after all clients have left, everything must have been released.
     pub async fn finish(mut self, clients: Vec<Client>) -> Result<(), String> {
         drop(clients);
         settle().await;

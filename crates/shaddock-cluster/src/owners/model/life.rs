@@ -30,7 +30,7 @@ pub(super) enum Out {
     Finish(u64),
 }
 
-/// What an answer is for.
+/// The purpose of an answer.
 enum Wait {
     Kept {
         asked: Moment,

@@ -44,13 +44,13 @@ enum Fault {
     No,
     /// Row 1: an owner that NATS does not hear is dead.
     NoResponderIsDeath,
-    /// Row 2: the id is written without a condition, and a claim belongs to whoever has the name.
+    /// Row 2: the id is written without a condition, and a claim belongs to any server with that name.
     IdWithoutCondition,
     /// Row 3: the fence is a flag that a task sets.
     FlagOnly,
-    /// Row 5: nobody is told that a frontend is back that counted as gone.
+    /// Row 5: servers are not notified of the return of a frontend that was considered dead.
     ReturnIsNotTold,
-    /// Row 6: a bind that is given up takes the seat away, whoever has made it.
+    /// Row 6: an abandoned bind removes the seat, whichever bind created it.
     UndoTakesAll,
     /// A new lease opens the fence before the claims were read.
     OpensUnread,
@@ -563,7 +563,7 @@ impl World {
         let list = self.list();
         let wants = self.watcher.look(&list, Moment(self.now), self.fault);
         self.want(wants);
-        // What it pushes to those that have left the list says whether anybody listens there.
+        // A push to servers that have left the list shows whether they have a subscriber.
         for n in self.watcher.departing() {
             if self.slots[n].crashed || self.slots[n].life.ended {
                 self.watcher.not_there(n, Moment(self.now), self.fault);
@@ -799,7 +799,8 @@ impl World {
                 }
             }
         }
-        // One that was given up for somebody who did not come is found by the next audit; whoever wants the user asks, and hears that they are free.
+        // A claim that was released for a claimant that never came is found by the next audit; a new claimant asks, and is notified that
+        // the user is free.
         let leases: Vec<i64> = self
             .slots
             .iter()

@@ -97,7 +97,7 @@ impl Watcher {
         unlisted.map(|info| Self::life_of(info)).collect()
     }
 
-    /// A push to a life found that nobody listens there.
+    /// A push to an incarnation found that it has no subscriber.
     pub(super) fn not_there(&mut self, life: usize, now: Moment, fault: Fault) {
         if let Some(info) = self.infos.get(&life).cloned() {
             let news = self.departures.not_there(&info.id, now);
