@@ -346,7 +346,7 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> Result<(), RemoteError>;
 
-    /// Sends a message to users for whom only the type of their frontend is known. In order as [`deliver`](Self::deliver). Frontends that
+    /// Sends a message to users whose frontend type, but not frontend, is known. In order as [`deliver`](Self::deliver). Frontends that
     /// fail or do not reply in time are named in the result; the others have the message.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! Suspicion of servers that do not reply, derived from replies and timeouts alone. No IO and no clock, time is an argument.
 //!
-//! A server is suspected after a number of time-outs in a row, or at once when NATS says that nobody listens there. A suspect is avoided by
-//! routing, and pushes to it are not waited for; it is asked again and again (a probe) until it answers. A server that came back by a
-//! probe is on probation: its next time-out makes it a suspect again, and the time until the next probe doubles, so that a server that
-//! answers probes and nothing else costs less and less. The first answer to anything but a probe ends the probation.
+//! A server is suspected after a number of timeouts in a row, or immediately when NATS reports no subscriber. Routing avoids a suspect, and
+//! pushes to it are sent without waiting; it is probed until it replies. A server that returned after a probe is on probation: its next
+//! timeout makes it a suspect again, and the time until the next probe doubles, so that a server that replies only to probes costs less and
+//! less. The first reply to anything but a probe ends the probation.
 //!
-//! A call that may take long times out late. So a server whose call waits for longer than most calls may is *doubted*: it is probed while it still
-//! counts as well. If it answers the probe it is only slow; if not, it is suspected, long before the call ends.
+//! A call with a long timeout detects a frozen server late. So a server whose call is pending for longer than most timeouts is *doubted*:
+//! it is probed while it still counts as healthy. If it replies to the probe, it is only slow; otherwise it is suspected, long before the
+//! call ends.
 
 use std::time::Duration;
 

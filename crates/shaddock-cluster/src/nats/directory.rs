@@ -1,14 +1,15 @@
-//! The directory of users: for pushes to users for whom only the type of their frontend is known.
+//! The directory of users: for pushes to users whose frontend type, but not frontend, is known.
 //!
-//! A user who is not in here is asked for by sending the push itself to all frontends of the type, which keeps its place among everything else that is
-//! sent to them; the answers say where the user is. From then on a push to the user is one message to that frontend.
+//! The push to an unknown user is sent to all frontends of the type, in order with everything else that is sent to them; the replies name
+//! the user's frontend. From then on a push to the user is one message to that frontend.
 //!
 //! An entry may be wrong in two ways, and neither loses a push:
 //!
-//! - **The user has gone from there.** The frontend says that the user is missing; the push is sent to all frontends again, once.
-//! - **The user is at another frontend, too.** An entry counts as complete only with a *lease* ([`LEASE`]): every frontend of the type has promised to tell
-//!   this server if the user is bound there ([`watches`](super::watches)), before that bind is done. A lease that has ended is no promise; then all frontends are
-//!   asked anew. Only where sessions are unique an entry counts without one: the user is nowhere else.
+//! - **The user has left that frontend.** The frontend reports the user as missing; the push is sent to all frontends again, once.
+//! - **The user is on another frontend, too.** An entry counts as complete only with a *lease* ([`LEASE`]): every frontend of the type has
+//!   promised to notify this server if the user is bound there ([`watches`](super::watches)), before that bind completes. An expired lease
+//!   is no promise; then all frontends are asked again. Only with unique sessions an entry counts without a lease: the user has no other
+//!   session.
 //!
 //! With a lease, "nowhere" is an answer too: a push to a user who is not connected is no message at all.
 //!

@@ -1,4 +1,4 @@
-//! Messages to users for whom only the type of their frontend is known.
+//! Messages to users whose frontend type, but not frontend, is known.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;

@@ -1,7 +1,8 @@
 //! A frontend's promises to senders: to notify them if one of these users is bound here ([`directory`](super::directory)).
 //!
-//! A promise is kept before the bind is done, so whoever pushes to the user after that finds this frontend. One that cannot be kept (the sender does not answer
-//! in time, or the link is down) is broken aloud: all servers are told that leases do not count any more, again and again until NATS has taken it.
+//! A promise is kept before the bind completes, so later pushes to the user find this frontend. A promise that cannot be kept (the sender
+//! does not reply in time, or the link is down) is revoked explicitly: all servers are notified that leases are void, repeatedly until NATS
+//! has accepted the message.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

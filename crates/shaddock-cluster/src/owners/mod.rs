@@ -1,46 +1,47 @@
-//! Who owns a user whose sessions are unique: the decisions, without IO, tasks or a clock.
+//! Ownership of users with unique sessions: the decisions, without IO, tasks or a clock.
 //!
-//! `nats/` and `etcd/` carry out what is decided here. Everything that these types need is an argument (what etcd holds, what another
-//! frontend said, the time), so that `model.rs` can drive them through cuts, hangs, twins and drifting clocks, by seed.
+//! `nats/` and `etcd/` execute these decisions. All inputs are arguments (the content of etcd, answers of other frontends, the time), so
+//! that `model.rs` can test the types with cuts, hangs, twins and drifting clocks, by seed.
 //!
-//! # The shape
+//! # Design
 //!
-//! etcd holds one key for each user who is bound, `<prefix>bindings/<type>/<uid>`, the **claim**:
+//! etcd holds one key for each bound user, `<prefix>bindings/<type>/<uid>`, the **claim**:
 //!
-//! | part of a claim | where it is | what it is for |
+//! | part of a claim | where it is stored | purpose |
 //! | --- | --- | --- |
-//! | the frontend | the value (Pitaya's layout) | whom to ask for the user |
-//! | the **life** of that frontend | the lease that the key hangs on | a server that was replaced by one of the same id owns nothing; what it owned ends with it |
+//! | the frontend | the value (Pitaya's layout) | the server to ask for the user |
+//! | the **life** (incarnation) of that frontend | the lease to which the key is attached | a server that was replaced by one with the same id owns nothing; its claims end with it |
 //! | the [`Number`] | the key's revision, after the era of this etcd | it grows with every change of owner: the fencing token |
 //!
-//! **A claim with a living lease is never written over, except on its owner's own word.** The word comes over NATS ([`Word::GivesUp`]), or,
-//! if NATS does not reach the owner, over etcd: the claimant writes a notice below `<prefix>shaddock/asks/<owner>/`, which only that
-//! owner watches, and the owner closes its sessions and deletes the claim. That nobody listens at NATS proves nothing ("no
-//! responders" is also what a cut between two NATS servers looks like). An owner that says nothing at all keeps the user until its lease ends; then
-//! etcd deletes the claim. ([`Takeover`] is this rule.)
+//! **A claim with a valid lease is never overwritten, except with its owner's consent.** The consent is sent over NATS ([`Word::GivesUp`]),
+//! or, if NATS does not reach the owner, over etcd: the claimant writes a notice below `<prefix>shaddock/asks/<owner>/`, which only that
+//! owner watches, and the owner closes its sessions and deletes the claim. A missing subscriber on NATS proves nothing ("no responders" is
+//! also the effect of a cut between two NATS servers). An owner that does not reply at all keeps the user until its lease ends; then etcd
+//! deletes the claim. ([`Takeover`] implements this rule.)
 //!
-//! **A frontend acts for its users only while its lease is certainly alive**: [`Fence`] compares the moment until which etcd cannot have let go of the lease with
-//! the clock, at each use. Nothing has to run for a frontend to become fenced, so a process that was stopped is fenced when it awakes.
-//! After its lease was lost, a frontend stays fenced until it has read every claim and written those again that nobody else has ([`verdict`]).
+//! **A frontend acts for its users only while its lease is certainly valid**: [`Fence`] compares the time until which etcd certainly keeps
+//! the lease with the clock, at each use. No code has to run for a frontend to become fenced, so a paused process is fenced when it
+//! continues. After its lease was lost, a frontend stays fenced until it has read every claim and has written those again that no other
+//! frontend has ([`verdict`]).
 //!
-//! **Who acts in a user's name shows the number.** A frontend forwards a request of a user with the number of its claim, and a server that has seen a
-//! larger one refuses it ([`Seen`]): so a request that was accepted just before its frontend lost the user, and arrives when the next owner has begun,
-//! is not run. The frontend that is refused looks at etcd at once.
+//! **Requests of a user carry the number.** A frontend forwards a request of a user with the number of its claim, and a server that has
+//! seen a larger one rejects it ([`Seen`]): so a request that was accepted just before its frontend lost the user, and arrives after the
+//! next owner has begun, is not run. The rejected frontend checks etcd immediately.
 //!
-//! **One life for one id**: a server enters by a transaction on `<prefix>shaddock/ids/<id>`, for all types, and every write of its key in the
+//! **One life per id**: a server joins by a transaction on `<prefix>shaddock/ids/<id>`, for all types, and every write of its key in the
 //! list has the same condition ([`entry`]).
 //!
-//! A question names the claim, and with it the life that has it. A life that was replaced may still hear what is sent to its id; it gives no word for
-//! the one after it.
+//! A question names the claim, and with it the life that has it. A replaced life may still receive messages for its id; it never consents
+//! for its successor.
 //!
-//! **One guard for one bind**: [`Hold`] is what a bind has added to the [`Table`], and undoing a bind takes away that and nothing else.
+//! **One guard per bind**: [`Hold`] is what a bind has added to the [`Table`], and reverting a bind removes exactly that.
 //!
-//! # Where it comes from
+//! # Prior work
 //!
-//! Leases with a holder that counts the time itself, from before it asked: Chubby. A number that grows with every grant and is checked where
-//! the work is done: Chubby's sequencers, Kleppmann's fencing tokens, and what etcd's documentation asks of users of its leases ("version number
-//! validation"). Asking the old owner before anything is taken from it: Orleans' directory, which hands ranges over and does not take them.
-//! Phoenix and Centrifugo keep presence without owners and live with two; sessions that are unique cannot.
+//! Leases whose holder counts the time itself, from before its request: Chubby. A number that grows with every grant and is checked where
+//! the work is done: Chubby's sequencers, Kleppmann's fencing tokens, and the recommendation of etcd's documentation for leases ("version
+//! number validation"). Asking the old owner before taking anything from it: Orleans' directory, which hands ranges over instead of taking
+//! them. Phoenix and Centrifugo keep presence without owners and accept two; unique sessions cannot.
 
 #[cfg(feature = "nats")]
 mod departures;
