@@ -273,7 +273,7 @@ impl Listener {
     pub fn take_in(&self, mut relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
         let next = self.next_arrival.fetch_add(1, Ordering::Relaxed) % self.arrivals.len();
         let (before, from) = self.arrivals.split_at(next);
-        // Once nobody new is let in, workers end with their last connections, one after the other.
+        // Once no new connection is accepted, workers end with their last connections, one after the other.
         for arrivals in from.iter().chain(before) {
             match arrivals.add(relayed) {
                 Ok(()) => return Ok(()),
@@ -425,8 +425,8 @@ struct Door {
     arrivals: Arc<Arrivals>,
 }
 
-/// The listening socket of one worker, until nobody new is let in: as long as any copy of it is open, the system lets clients connect, who then wait
-/// for nobody.
+/// The listening socket of one worker, until no new connection is accepted: as long as any copy of it is open, the system lets
+/// clients connect, whose connections are then never accepted.
 #[derive(Clone)]
 struct Sources(Arc<Mutex<Option<Source>>>);
 

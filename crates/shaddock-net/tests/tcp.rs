@@ -471,7 +471,7 @@ fn a_port_in_use_is_an_error_although_workers_share_it() {
     server.finish();
 }
 
-/// Whoever comes while connections go on is refused by the system, and does not wait for a server that will never look.
+/// A client that connects while open connections continue is refused by the system, and does not wait for an accept that never happens.
 #[test]
 fn nobody_new_is_let_in_while_connections_go_on() {
     let server = start();

@@ -162,7 +162,7 @@ async fn a_frontend_that_counted_as_gone_is_back() {
     assert_eq!(back.state().returned, ["front-1"]);
 }
 
-/// Whoever drains gives its lease back and closes its link itself: that is no cut, and nobody is told of one.
+/// A server that drains revokes its lease and closes its link itself: that is no cut, and none is reported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clean_drain_is_not_called_a_cut() {
     let backing = Backing::start();

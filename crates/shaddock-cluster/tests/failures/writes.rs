@@ -38,7 +38,7 @@ async fn nobody_is_claimed(backing: &Backing) {
     .await;
 }
 
-/// Where a user may have many sessions, nobody has to know at etcd where they are.
+/// If a user may have many sessions, their locations are not written to etcd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_unique_sessions_users_write_nothing() {
     let backing = Backing::start();

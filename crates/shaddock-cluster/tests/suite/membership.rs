@@ -147,7 +147,7 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
     .await;
 }
 
-/// Who joins after the goodbye of a frontend knows of it too: its clients are told what everybody is told, and can be asked for.
+/// Servers that join after the goodbye of a frontend know it too: its clients receive broadcasts, and can be looked up.
 async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: World) {
     let (front, back) = world.pair().await;
     front.open(1);

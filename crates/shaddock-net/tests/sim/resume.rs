@@ -391,7 +391,7 @@ fn the_window_ends_with_the_reason_of_the_loss() {
     });
 }
 
-/// The frontend sends its client away: the session waits, what is sent is kept, and whoever does not come back has left with the drain. A
+/// The frontend sends its client away: the session waits, what is sent is kept, and a client that does not come back has left with the drain. A
 /// client whose connection another frontend has accepted stays.
 #[test]
 fn a_client_that_is_sent_away_comes_back_to_its_session() {

@@ -187,7 +187,7 @@ pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
 }
 
 /// Another frontend of ours says that a user is its own. Among themselves these settle it at etcd before; but if a Pitaya frontend has deleted
-/// the key of this one, nobody has asked here.
+/// the key of this one, this server was not asked.
 async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
     let Some(claim) = core.users.claim(uid) else {
         return;

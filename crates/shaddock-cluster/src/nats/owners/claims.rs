@@ -39,7 +39,7 @@ pub(super) async fn read(core: &Core, uid: &str, owner: Option<&ServerId>) -> Et
     Ok(heard_of(core.etcd.txn(txn).await?))
 }
 
-/// Writes this server as the owner if the condition holds. What is written is in the table when this is done, also if nobody waits for it any more.
+/// Writes this server as the owner if the condition holds. When this completes, the written claim is in the table, even if the caller no longer waits.
 pub(super) async fn write(
     core: &Arc<Core>,
     uid: &Arc<str>,
