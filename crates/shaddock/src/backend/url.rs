@@ -20,6 +20,7 @@ pub struct BackendUrl {
 }
 
 impl BackendUrl {
+    #[cfg(feature = "otlp")]
     pub(crate) const fn is_tls(&self) -> bool {
         self.is_tls
     }
@@ -29,6 +30,7 @@ impl BackendUrl {
         &self.path
     }
 
+    #[cfg(feature = "otlp")]
     pub(crate) const fn authority(&self) -> &HeaderValue {
         &self.authority
     }

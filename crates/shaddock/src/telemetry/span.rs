@@ -35,6 +35,10 @@ pub(crate) enum Attribute {
 
 /// The data of a recorded span. Times are nanoseconds since 1970.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(feature = "otlp"),
+    allow(dead_code, reason = "spans have nowhere to go")
+)]
 pub(crate) struct Record {
     pub(super) context: TraceContext,
     /// 0 without a parent.
