@@ -1,3 +1,5 @@
+//! Handlers of every right shape.
+
 use std::future::Future;
 
 use shaddock::{extract::Caller, prelude::*};
@@ -11,12 +13,25 @@ async fn last_is_any(_app: Ctx, _session: Option<FrontendSession>) -> Option<Jso
 }
 
 #[shaddock::debug_handler]
-async fn nine(_1: Ctx, _2: Ctx, _3: Ctx, _4: Ctx, _5: Ctx, _6: Channels, _7: RequestId, _8: RoutePath, Json(_): Json<u8>) -> Result<(), HandlerError> {
+async fn nine(
+    _1: Ctx,
+    _2: Ctx,
+    _3: Ctx,
+    _4: Ctx,
+    _5: Ctx,
+    _6: Channels,
+    _7: RequestId,
+    _8: RoutePath,
+    Json(_): Json<u8>,
+) -> Result<(), HandlerError> {
     Ok(())
 }
 
 #[shaddock::debug_handler]
-async fn other_errors(mut session: SessionView, Body(body): Body) -> Result<Reply, std::num::ParseIntError> {
+async fn other_errors(
+    mut session: SessionView,
+    Body(body): Body,
+) -> Result<Reply, std::num::ParseIntError> {
     session.set("bytes", body.len());
     "1".parse::<u8>()?;
     Ok(Reply::empty())
@@ -30,7 +45,8 @@ fn by_hand(Json(n): Json<u8>) -> impl Future<Output = String> + Send {
 #[shaddock::debug_handler]
 async fn remote(_caller: Caller, _state: State<String>) {}
 
-fn main() {
+/// An app with all of them.
+pub(crate) fn app() -> App {
     let mut app = App::new("chat", "chat-1");
     app.route("h.nothing", nothing).concurrent();
     app.route("h.last", last_is_any);
@@ -39,4 +55,5 @@ fn main() {
     app.route("h.byHand", by_hand);
     app.route("h.closure", async |Json(n): Json<u8>| Json(n));
     app.remote("r.remote", remote);
+    app
 }
