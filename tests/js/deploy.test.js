@@ -136,7 +136,7 @@ const metrics = (text) =>
 function known() {
   const guide = readFileSync(new URL("../../docs/operations.md", import.meta.url), "utf8");
   const table = guide.slice(guide.indexOf("## Metrics"), guide.indexOf("Worth an alarm"));
-  const names = [...table.matchAll(/`([a-z_]+)(?:\{[a-z,]+\})?`/g)].map(([, name]) => name);
+  const names = [...table.matchAll(/`([a-z_]+)(?:\{[a-z_,]+\})?`/g)].map(([, name]) => name);
   return new Set(names.flatMap((name) => (name.startsWith("process_") ? [name] : [`shaddock_${name}`])));
 }
 
