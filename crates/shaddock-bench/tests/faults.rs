@@ -236,7 +236,7 @@ fn a_route_with_a_schema_is_named() {
         note.contains("protobuf schema for `bench.echo.echo`"),
         "{note}"
     );
-    // What the scenario does not use may have one.
+    // A route that the scenario does not use may have a schema.
     for flags in [
         "churn -c 3",
         &format!("echo -c 3 {SHORT} --echo-route bench.echo.other"),

@@ -61,7 +61,7 @@ pub(super) fn read(key: &str, value: &[u8], servers_key: &str) -> Result<ServerI
     Ok(info)
 }
 
-/// What a server lists itself with, wherever it was read.
+/// The entry of a server in the list, from etcd or from another server.
 pub(crate) fn read_value(value: &[u8]) -> Result<ServerInfo, String> {
     let record: Record<'_> = serde_json::from_slice(value).map_err(|e| e.to_string())?;
     if !is_name(&record.server_type) {

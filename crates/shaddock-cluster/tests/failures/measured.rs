@@ -76,20 +76,7 @@ async fn writes_for_a_login() {
     let second = join_with(&config, "front-2", "connector", unique).await;
     for at_once in [1, 100, 2000] {
         let before = backing.etcd.revision();
-        let logins = stream::iter(1..=2000_u64).map(|sid| {
-            let member = front.member.clone();
-            async move {
-                let uid: std::sync::Arc<str> = format!("user-{sid}").into();
-                let bound = member.bind_user(uid.clone(), raw(sid)).await;
-                assert!(bound.unwrap().keep(|| true));
-                member.unbind_user(&uid, raw(sid));
-            }
-        });
-        logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
-        until("all are gone", || {
-            backing.etcd.keys("pitaya/bindings/").is_empty()
-        })
-        .await;
+        log_in_and_out(&backing, &front, 2000, at_once).await;
         let revisions = backing.etcd.revision() - before;
         println!("{at_once} at once: {revisions} revisions for 2000 logins and logouts");
     }
@@ -110,25 +97,30 @@ async fn writes_for_a_login() {
     );
 }
 
+/// Users log in and out again, so many at the same time, until no claim is left.
+async fn log_in_and_out(backing: &Backing, front: &Server, users: u64, at_once: usize) {
+    let logins = stream::iter(1..=users).map(|sid| {
+        let member = front.member.clone();
+        async move {
+            let uid: std::sync::Arc<str> = format!("user-{sid:016}").into();
+            let bound = member.bind_user(uid.clone(), raw(sid)).await;
+            assert!(bound.unwrap().keep(|| true));
+            member.unbind_user(&uid, raw(sid));
+        }
+    });
+    logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
+    until("all are gone", || {
+        backing.etcd.keys("pitaya/bindings/").is_empty()
+    })
+    .await;
+}
+
 /// What etcd keeps of logins and logouts as long as nothing is compacted.
 async fn bytes_for_a_login(backing: &Backing, front: &Server) {
     const LOGINS: u64 = 100_000;
     for at_once in [10, 1000] {
         let before = backing.etcd.in_use();
-        let logins = stream::iter(1..=LOGINS).map(|sid| {
-            let member = front.member.clone();
-            async move {
-                let uid: std::sync::Arc<str> = format!("user-{sid:016}").into();
-                let bound = member.bind_user(uid.clone(), raw(sid)).await;
-                assert!(bound.unwrap().keep(|| true));
-                member.unbind_user(&uid, raw(sid));
-            }
-        });
-        logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
-        until("all are gone", || {
-            backing.etcd.keys("pitaya/bindings/").is_empty()
-        })
-        .await;
+        log_in_and_out(backing, front, LOGINS, at_once).await;
         let bytes = backing.etcd.in_use() - before;
         let each = bytes / LOGINS;
         let last = 2 * 1024 * 1024 * 1024 / each;

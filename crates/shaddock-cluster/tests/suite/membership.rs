@@ -111,11 +111,7 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
     let (front, back) = world.pair().await;
     front.open(1);
     front.bind(1, "u").await.unwrap();
-    front.member.withdraw().await;
-    until("not routed to", || {
-        !back.member.members().has_type("connector")
-    })
-    .await;
+    leaves_the_list(&front, &back).await;
     back.member
         .deliver(&front.id(), delivery("still", uids(&["u"])))
         .await
@@ -147,16 +143,21 @@ async fn a_frontend_that_drains_still_serves_its_clients(world: World) {
     .await;
 }
 
-/// Servers that join after the goodbye of a frontend know it too: its clients receive broadcasts, and can be looked up.
-async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: World) {
-    let (front, back) = world.pair().await;
-    front.open(1);
-    front.bind(1, "u").await.unwrap();
+/// The only frontend leaves the list, and the backend has seen it.
+async fn leaves_the_list(front: &Server, back: &Server) {
     front.member.withdraw().await;
     until("not routed to", || {
         !back.member.members().has_type("connector")
     })
     .await;
+}
+
+/// Servers that join after the goodbye of a frontend know it too: its clients receive broadcasts, and can be looked up.
+async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: World) {
+    let (front, back) = world.pair().await;
+    front.open(1);
+    front.bind(1, "u").await.unwrap();
+    leaves_the_list(&front, &back).await;
     let later = world.join("later-1", "chat").await;
     let known = || {
         let departing = later.member.departing();

@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// What `shaddock servers` says of the first frontend.
+    /// The row of the first frontend in the output of `shaddock servers`.
     async fn relayed(&self, clients: usize) {
         operators::says(
             &self.second,
@@ -132,7 +132,7 @@ async fn ask_steadily(client: &Client, is_over: &AtomicBool) -> Result<usize, Re
     Ok(asked)
 }
 
-/// What has become of a session since this was asked last.
+/// Events of a session since the last call.
 async fn news(events: &mut Events) -> Vec<SessionEvent> {
     // Whoever has polled much is told that nothing is there.
     tokio::task::yield_now().await;

@@ -1,4 +1,5 @@
-//! What frontends say to each other about a user: over NATS, and where that does not help by notices at etcd. Pitaya frontends broadcast.
+//! Messages between frontends about the owner of a user: over NATS, and by notices at etcd if NATS does not reach the owner. Pitaya frontends
+//! broadcast.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::nats::core::Core;
 use crate::owners::{Claim, Heard, Number, Own, Verdict, verdict};
 
-/// What a transaction has read: the claim, and whether there is a notice.
+/// The result of a transaction's reads: the claim, and whether there is a notice.
 fn heard_of(answer: TxnResponse) -> Heard {
     let mut ranges = answer.responses.into_iter().map(|response| {
         let range = response.range.unwrap_or_default();
