@@ -138,7 +138,14 @@ struct Ring {
 
 impl Ring {
     /// Adds a sample. The first reading only says where counting begins.
+    ///
+    /// A second sample for the same step is left out, so that the next one covers both: a sampler that woke late has taken the sample of the
+    /// step to come already.
     fn add(&mut self, row: Row, totals: Totals, now: Instant) {
+        let last = self.rows.back().map(|(last, _)| last.time_ms);
+        if last == Some(row.time_ms) {
+            return;
+        }
         if let Some((before, then)) = &self.before {
             let span = now.saturating_duration_since(*then).as_millis();
             let span_ms = u64::try_from(span).unwrap_or(u64::MAX).max(1);
@@ -150,8 +157,7 @@ impl Ring {
                 answers.collect(),
             );
             // A clock that was set back begins anew.
-            let last = self.rows.back();
-            if last.is_some_and(|(last, _)| row.time_ms <= last.time_ms) {
+            if last.is_some_and(|last| row.time_ms < last) {
                 self.rows.clear();
             }
             if self.rows.len() >= KEPT {
@@ -291,6 +297,17 @@ mod tests {
         assert_eq!(all.answers, [[1, 0, 2], [3, 0, 6], [5, 0, 10]]);
         assert_eq!(all.columns.len(), all.rows[0].len());
         assert_eq!(column(&ring.after(6000), "time_ms"), [8000]);
+    }
+
+    #[test]
+    fn two_samples_of_one_step_are_one_and_lose_nothing() {
+        let (mut ring, now) = (Ring::default(), Instant::now());
+        for (step, n) in [(1, 0), (2, 1), (3, 2), (3, 3), (4, 4)] {
+            ring.add(row(step * STEP_MS), totals(n), now);
+        }
+        let all = ring.after(0);
+        assert_eq!(column(&all, "time_ms"), [4000, 6000, 8000]);
+        assert_eq!(column(&all, "requests"), [10, 10, 20]);
     }
 
     #[test]

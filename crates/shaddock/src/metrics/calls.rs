@@ -65,8 +65,11 @@ impl Calls {
         }
     }
 
-    /// A call that began then has ended in a way that this does not count.
-    pub(crate) fn ended(&self, began: Instant) {
+    /// A call that began then has ended, and failed in a way that has no reason of its own here, or not.
+    pub(crate) fn ended(&self, began: Instant, has_failed: bool) {
+        if has_failed {
+            self.failed[REASONS.len() - 1].fetch_add(1, Ordering::Relaxed);
+        }
         self.times
             .record(clock::latest().saturating_duration_since(began));
     }
@@ -80,5 +83,20 @@ impl Calls {
     pub(crate) fn failed(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.failed.iter().map(|n| n.load(Ordering::Relaxed));
         REASONS.into_iter().zip(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_without_a_reason_is_counted_too() {
+        let calls = Calls::default();
+        calls.ended(Calls::begin(), false);
+        calls.ended(Calls::begin(), true);
+        let failed: Vec<_> = calls.failed().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(failed, [("other", 1)]);
+        assert_eq!(calls.times().counts().sum::<u64>(), 2);
     }
 }

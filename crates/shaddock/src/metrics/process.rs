@@ -69,9 +69,12 @@ fn booted(stat: &str) -> Option<f64> {
     line.trim().parse::<u32>().ok().map(f64::from)
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact for 2^53 hundredths of a second"
+)]
 fn cpu(stat: &str) -> Option<f64> {
-    let ticks = u32::try_from(ticks(stat)?).ok()?;
-    Some(f64::from(ticks) / TICKS_PER_SECOND)
+    Some(ticks(stat)? as f64 / TICKS_PER_SECOND)
 }
 
 /// Processor time of programs and kernel, in hundredths of a second.

@@ -112,7 +112,8 @@ impl Exporter {
                     None => return self.flush().await,
                 },
                 _ = ticks.tick() => self.send().await,
-                _ = self.spans.recv_many(&mut self.batch, room), if room > 0 => {
+                // A batch that waits for another attempt takes no more spans: each has all its attempts, and the queue is bounded.
+                _ = self.spans.recv_many(&mut self.batch, room), if room > 0 && self.attempts == 0 => {
                     if self.batch.len() >= MOST {
                         self.send().await;
                     }
@@ -159,6 +160,7 @@ impl Exporter {
                         .fetch_add(count - rejected, Ordering::Relaxed);
                     self.batch.clear();
                     self.attempts = 0;
+                    self.complaint.forget();
                     if rejected > 0 {
                         self.complaint.note(format!("spans were rejected: {why}"));
                     }
@@ -209,17 +211,18 @@ impl Complaint {
         self.reason = Some(reason);
     }
 
+    /// The collector has accepted spans: an earlier failure is no reason for what is lost from here on.
+    fn forget(&mut self) {
+        let lost = self.counts.lost();
+        if lost == self.told {
+            self.reason = None;
+        }
+    }
+
     /// The reason and the number of spans lost since the last line, if a line is due.
     fn due(&mut self, now: Instant) -> Option<(String, u64)> {
-        let Counts {
-            queue_full,
-            failed,
-            rejected,
-            ..
-        } = &*self.counts;
-        let all = [queue_full, failed, rejected];
-        let lost: u64 = all.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        let is_news = self.reason.is_some() || lost > self.told;
+        let lost = self.counts.lost();
+        let is_news = lost > self.told;
         let is_early = |said| now.saturating_duration_since(said) < QUIET;
         if !is_news || self.said.is_some_and(is_early) {
             return None;
@@ -382,8 +385,14 @@ mod tests {
         let seen: Vec<(u64, u64)> = lines.iter().map(|line| (line.0, line.2)).collect();
         assert_eq!(seen, expected);
         assert_eq!(lines[1].1, "reason 61");
+        complaint.note("a failure that a second attempt mends".to_owned());
+        assert_eq!(complaint.due(start + QUIET * 9), None);
         counts.rejected.fetch_add(1, Ordering::Relaxed);
-        let (reason, lost) = complaint.due(start + QUIET * 10).unwrap();
+        complaint.note("the latest".to_owned());
+        let said = complaint.due(start + QUIET * 10);
+        assert_eq!(said, Some(("the latest".to_owned(), 1)));
+        counts.queue_full.fetch_add(1, Ordering::Relaxed);
+        let (reason, lost) = complaint.due(start + QUIET * 20).unwrap();
         assert!(reason.contains("telemetry.queue") && lost == 1, "{reason}");
     }
 }

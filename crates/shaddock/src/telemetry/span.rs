@@ -132,6 +132,14 @@ pub(crate) struct Counts {
     pub(crate) rejected: AtomicU64,
 }
 
+impl Counts {
+    /// Spans that the collector does not have, for whatever reason.
+    pub(crate) fn lost(&self) -> u64 {
+        let all = [&self.queue_full, &self.failed, &self.rejected];
+        all.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
 /// Starts spans. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Tracer(Arc<Source>);
