@@ -466,7 +466,6 @@ async fn load_and_work_are_counted() {
         ann.request("connector.h.echo", json!(1)).await;
         ann.request("connector.h.fail", json!(1)).await;
         sent += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         last = world.got("/api/cluster/load").await;
         let first = &last["servers"][0]["series"];
         first["rows"]

@@ -35,10 +35,8 @@ pub(super) struct Seen {
 
 impl Seen {
     pub(super) fn view(&self) -> Result<ClusterView, ApiError> {
-        ClusterView::of(&self.operations.apps(), self.config.clone()).ok_or_else(|| {
-            let message = "no server of this process has joined the others yet, or all have left";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
-        })
+        ClusterView::of(&self.operations.apps(), self.config.clone())
+            .ok_or_else(ApiError::not_joined)
     }
 }
 

@@ -57,6 +57,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
+    pub(super) fn not_joined() -> Self {
+        let message = "no server of this process has joined the others yet, or all have left";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
+    }
+
     pub(super) fn text(&self) -> &str {
         &self.message
     }

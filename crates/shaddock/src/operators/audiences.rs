@@ -8,14 +8,10 @@ use shaddock_core::SessionService;
 
 use super::{
     ask::Ask,
+    filter::limit_of,
     types::Unanswered,
     view::{ClusterView, OperatorError, sort},
 };
-
-/// Channels, topics or members of one answer, if the caller does not say.
-const PAGE: usize = 100;
-/// The most that one answer may have.
-const LARGEST_PAGE: usize = 1000;
 
 /// Which channels and topics. All conditions that are given must hold.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -154,10 +150,6 @@ pub(crate) struct MembersHere {
     uids: Vec<String>,
     total: u64,
     more: bool,
-}
-
-fn limit_of(limit: Option<usize>) -> usize {
-    limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE)
 }
 
 impl AudienceQuery {

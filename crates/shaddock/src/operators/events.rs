@@ -3,19 +3,16 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use shaddock_core::CloseReason;
 
 use super::{
     ask::Ask,
-    filter::{AddressFilter, parse_sid},
+    filter::{AddressFilter, limit_of, parse_sid},
     types::Unanswered,
     view::{ClusterView, OperatorError, sort},
 };
 use crate::{app::AppHandle, history::Entry};
 
-/// Events of one answer, if the caller does not say.
-const PAGE: usize = 100;
-/// The most that one answer may have.
-const LARGEST_PAGE: usize = 1000;
 const EVENTS: [&str; 5] = ["bound", "unbound", "suspended", "resumed", "closed"];
 
 /// Which events. All conditions that are given must hold.
@@ -107,6 +104,14 @@ impl Wanted {
             let known = EVENTS.join(", ");
             return Err(format!("\"{event}\" is no event; there are {known}"));
         }
+        if let Some(reason) = &query.reason
+            && !CloseReason::NAMES.contains(&reason.as_str())
+        {
+            let known = CloseReason::NAMES.join(", ");
+            return Err(format!(
+                "\"{reason}\" is no close reason; there are {known}"
+            ));
+        }
         let address = query.address.as_deref().map(AddressFilter::parse);
         Ok(Self {
             sid: query.sid.as_deref().map(parse_sid).transpose()?,
@@ -114,7 +119,7 @@ impl Wanted {
             address: address.transpose()?,
             event: query.event.clone(),
             reason: query.reason.clone(),
-            limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
+            limit: limit_of(query.limit),
         })
     }
 
@@ -149,7 +154,7 @@ impl SessionRecord {
             address: entry.address,
             age_ms: entry.age_ms,
             reason: reason.map(|reason| reason.name().to_owned()),
-            code: reason.map(shaddock_core::CloseReason::code),
+            code: reason.map(CloseReason::code),
             text: reason.map(ToString::to_string),
         }
     }

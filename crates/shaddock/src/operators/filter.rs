@@ -8,10 +8,15 @@ use shaddock_net::{Network, NetworkError, canonical};
 use super::predicate::Predicate;
 use crate::admin::{SessionInfo, SessionPage, SessionQuery};
 
-/// Sessions of one page, if the caller does not say.
-pub(crate) const PAGE: usize = 100;
+/// Rows of one page, if the caller does not say.
+const PAGE: usize = 100;
 /// The most that a page may have.
 pub(crate) const LARGEST_PAGE: usize = 1000;
+
+/// Rows of a page of which the caller wants so many.
+pub(crate) fn limit_of(wanted: Option<usize>) -> usize {
+    wanted.unwrap_or(PAGE).clamp(1, LARGEST_PAGE)
+}
 
 pub(crate) fn parse_sid(text: &str) -> Result<Sid, String> {
     text.parse()
@@ -97,7 +102,7 @@ impl Filter {
                 .transpose()?,
             client: [&query.client, &query.version, &query.platform].map(Clone::clone),
             after: query.after.as_deref().map(parse_sid).transpose()?,
-            limit: query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE),
+            limit: limit_of(query.limit),
         })
     }
 

@@ -130,7 +130,11 @@ impl AppHandle {
                     kicked: kicked.await?,
                 })
             }
-            Ask::Events(query) => json(&self.recent_events(&query).map_err(bad_request)?),
+            Ask::Events(query) => {
+                let app = self.clone();
+                let found = aside(move || app.recent_events(&query)).await?;
+                json(&found.map_err(bad_request)?)
+            }
             Ask::Audiences(query) => {
                 let here = self.look_at(move |service| query.here(service)).await?;
                 json(&here)

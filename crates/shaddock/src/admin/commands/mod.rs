@@ -63,19 +63,14 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn view(&self) -> Result<ClusterView, ApiError> {
-        ClusterView::of(&self.operations.apps(), self.config.clone()).ok_or_else(|| {
-            let message = "no server of this process has joined the others yet, or all have left";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
-        })
+        ClusterView::of(&self.operations.apps(), self.config.clone())
+            .ok_or_else(ApiError::not_joined)
     }
 
     fn app(&self) -> Result<AppHandle, ApiError> {
         let apps = self.operations.apps();
         let app = apps.into_iter().find(|app| app.membership().is_ok());
-        app.ok_or_else(|| {
-            let message = "no server of this process has joined the others yet, or all have left";
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
-        })
+        app.ok_or_else(ApiError::not_joined)
     }
 }
 

@@ -80,6 +80,8 @@ export function kickDialog({ title, to, key, done }) {
     } catch (error) {
       fail(error);
       recount.disabled = false;
+      // The command was answered, with a failure: another try is another request.
+      if (error.status === 200) key = newKey();
       if (error.code !== "everybody") {
         // Whether something was done is not known: the same request, sent again, is not carried out twice.
         go.disabled = error.status !== 0;

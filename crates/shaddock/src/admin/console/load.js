@@ -13,25 +13,38 @@ let step = 2000;
 let bounds = [];
 /** By server: whether it has clients, and its samples by number of the step. */
 let servers = new Map();
+/** Servers that did not answer the last time. */
+let missing = new Set();
 
 export const stepMs = () => step;
 export const timeBounds = () => bounds;
 
 export function forget() {
   servers = new Map();
+  missing = new Set();
 }
 
 /** Fetches what is new. */
 export async function refresh(signal) {
-  const newest = [...servers.values()].map(({ last }) => last * step);
+  // A server that keeps no samples, or does not answer, has nothing that the others' samples wait for.
+  const newest = [...servers].filter(([id, { last }]) => last >= 0 && !missing.has(id)).map(([, { last }]) => last * step);
   const known = newest.length > 0 ? Math.min(...newest) : 0;
   const report = await ask("api/cluster/load", { query: { after_ms: Math.max(0, known) }, signal });
   step = report.step_ms;
   const there = new Set(report.servers.map(({ id }) => id));
   const silent = new Set(report.unanswered.map(({ server }) => server));
+  // One that is back has samples before those that the others were asked for: the next time all are asked for.
+  const isBack = [...missing].some((id) => there.has(id));
+  missing = silent;
   for (const id of servers.keys()) {
     if (!there.has(id) && !silent.has(id)) servers.delete(id);
   }
+  for (const { id, frontend, series } of report.servers) add(id, frontend, series);
+  return isBack ? refreshAll(signal) : report;
+}
+
+async function refreshAll(signal) {
+  const report = await ask("api/cluster/load", { query: { after_ms: 0 }, signal });
   for (const { id, frontend, series } of report.servers) add(id, frontend, series);
   return report;
 }

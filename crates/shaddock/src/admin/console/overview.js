@@ -60,9 +60,11 @@ export function overview(main, { signal }) {
   const drawn = plots(load.all, load.frontends);
   const servers = table({ caption: t("servers.title"), columns: columns(), key: ({ id }) => id, empty: t("servers.none") });
   const sum = h("p", { class: "muted", id: "sum" });
+  const problem = h("p", { class: "problem", role: "alert" });
   main.replaceChildren(
     h("h1", {}, t("overview.title")),
     sum,
+    problem,
     drawn.element,
     section(t("servers.title"), servers.element, h("p", { class: "muted" }, t("servers.about"))),
   );
@@ -74,7 +76,10 @@ export function overview(main, { signal }) {
       sessions: count(total("sessions")),
       users: count(total("users")),
     });
+    problem.textContent = "";
     servers.update(list.servers);
     drawn.update(report.now_ms);
+  }, (error) => {
+    problem.textContent = error.status === 0 ? t("trouble.silent") : error.message;
   });
 }

@@ -120,7 +120,7 @@ export function server(main, { signal, parts: [id], may, who }) {
     ]));
     setText(metadata, Object.entries(latest.metadata).map(([key, value]) => `${key}: ${value}`).join("\n"));
   }, failed);
-  every(2000, signal, async () => drawn.update((await load.refresh(signal)).now_ms));
+  every(2000, signal, async () => drawn.update((await load.refresh(signal)).now_ms), failed);
   every(4000, signal, async () => {
     const work = await ask(`${path}/work`, { signal });
     routes.update(work.routes, work);
@@ -128,5 +128,5 @@ export function server(main, { signal, parts: [id], may, who }) {
     closed.update(work.closed);
     refused.update(work.refused);
     dropped.update(work.dropped);
-  });
+  }, failed);
 }

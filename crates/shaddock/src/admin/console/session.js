@@ -37,13 +37,14 @@ export function session(main, { signal, parts: [sid], may }) {
   const before = eventTable(t("session.closes"), ["address"], t("session.no-closes"));
   const closes = section(t("session.closes"), before.element);
   const since = h("p", { class: "muted" });
+  const silent = h("div", { class: "problem", role: "alert" });
   const problem = h("p", { class: "problem", role: "alert" });
   const title = h("h1", {}, t("session.title"), " ", h("code", {}, sid));
   main.replaceChildren(
     title, problem, actions, about,
     section(t("session.settings"), settings),
     section(t("session.rooms"), rooms),
-    section(t("session.events"), own.element, since),
+    section(t("session.events"), own.element, since, silent),
     closes,
   );
   closes.hidden = true;
@@ -65,13 +66,18 @@ export function session(main, { signal, parts: [sid], may }) {
   async function past(address) {
     const events = await ask("api/cluster/events", { query: { sid, limit: 50 }, signal });
     own.update(events.events);
+    let unanswered = events.unanswered ?? [];
     since.textContent = events.since_ms ? t("events.since", { time: clock(events.since_ms) }) : "";
     const from = address ?? events.events.find((one) => one.address)?.address;
     if (from) {
       const query = { address: withoutPort(from), event: "closed", limit: 20 };
-      before.update((await ask("api/cluster/events", { query, signal })).events.filter((one) => one.sid !== sid));
+      const closed = await ask("api/cluster/events", { query, signal });
+      before.update(closed.events.filter((one) => one.sid !== sid));
       closes.hidden = false;
+      unanswered = [...unanswered, ...(closed.unanswered ?? [])];
     }
+    const texts = new Set(unanswered.map(({ server, reason }) => t("unanswered", { server, reason })));
+    silent.replaceChildren(...[...texts].map((text) => h("p", {}, text)));
     return events.events;
   }
 
