@@ -148,8 +148,13 @@ impl Core {
         let listed = self.members.server(server.as_str());
         let now = clock::now();
         let mut table = self.departing.lock();
+        let is_told = told.as_ref().is_some_and(|info| info.frontend);
         let news = table.goodbye(server, listed, told, gone, now);
         drop(table);
+        if is_told {
+            // As one that joins: it has promised nothing.
+            self.directory.end_leases();
+        }
         if gone && !news.is_empty() {
             self.read_interests();
         }

@@ -84,6 +84,8 @@ async fn a_start_that_is_given_up_holds_no_id() {
     let backing = Backing::start();
     let mut config = backing.config();
     config.lease_ttl = SECOND * 300;
+    // The id is given back within it, also on a slow machine.
+    config.etcd_timeout = SECOND * 30;
     let ids = || backing.etcd.keys("pitaya/shaddock/ids/").len();
     let mut entered = 0;
     for millis in (0..1000).step_by(3) {

@@ -103,7 +103,9 @@ async fn a_move_is_one_write() {
         server.bind(sid, "wanders").await.unwrap();
         moves.push(backing.etcd.revision() - before);
     }
-    // More only where the owner did not answer within a second, and was left a notice at etcd.
     println!("{moves:?}");
-    assert_eq!(moves.iter().min(), Some(&1), "{moves:?}");
+    // The first is a login. More than one only where the owner did not answer within a second, and was left a notice at etcd.
+    let moves = &moves[1..];
+    let single = moves.iter().filter(|writes| **writes == 1).count();
+    assert!(single * 2 > moves.len(), "{moves:?}");
 }

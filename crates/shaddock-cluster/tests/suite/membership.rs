@@ -7,9 +7,9 @@ use shaddock_cluster::{
     ClusterError, Context, JoinOptions, RemoteErrorKind, ServerInfo, SessionAnswer, SessionOp,
 };
 
-use crate::World;
 use crate::support::node::{TestNode, call, delivery, request, uids, works};
 use crate::support::until;
+use crate::{Server, World};
 
 for_both! {
     servers_come_and_go
