@@ -408,7 +408,7 @@ impl AppHandle {
                         _ => break,
                     }
                     // Nobody has it, so nothing is done twice. The dead server is not chosen again soon.
-                    answer = app.forward_again(&forwarded).await;
+                    answer = app.forward_again(&forwarded, began.into()).await;
                 }
                 app.stats().forwards.end(began, &answer);
                 if let (Some(span), Err(error)) = (&span, &answer) {
@@ -445,7 +445,7 @@ impl AppHandle {
             let call = backend.call(request, limit)?;
             Ok(async move {
                 let answer = call.run().await;
-                app.stats().asked.ended(began);
+                app.stats().asked.ended(began, answer.is_err());
                 answer
             })
         });
@@ -458,9 +458,18 @@ impl AppHandle {
         }
     }
 
-    /// Sends a request that its server did not get to another one.
-    async fn forward_again(&self, forwarded: &ForwardedRequest) -> Result<Bytes, RemoteError> {
+    /// Sends a request that its server did not get to another one, in what is left of its time.
+    async fn forward_again(
+        &self,
+        forwarded: &ForwardedRequest,
+        began: Instant,
+    ) -> Result<Bytes, RemoteError> {
         let membership = self.membership()?;
+        let left = |limit: Duration| match limit.saturating_sub(began.elapsed()) {
+            _ if limit.is_zero() => Ok(limit),
+            left if left.is_zero() => Err(HandlerError::too_late().into_remote()),
+            left => Ok(left),
+        };
         let (server_type, _) = forwarded.route.split_once('.').unwrap_or_default();
         let server = match self.hooks().choosers.of(server_type) {
             None => {
@@ -477,13 +486,21 @@ impl AppHandle {
                     forwarded.body.clone(),
                 );
                 let limit = forwarded.context.timeout();
-                let limit = limit.unwrap_or(self.config().handler_timeout);
+                let limit = left(limit.unwrap_or(self.config().handler_timeout))?;
                 let chosen = self.choose(chooser, server_type, message, limit);
                 // Apart, so that requests without such a function are as small as before.
-                Box::pin(chosen).await.map_err(HandlerError::into_remote)?
+                let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
+                if self.has_closed(&forwarded.session) {
+                    return Err(RemoteError::session_not_found());
+                }
+                chosen
             }
         };
-        membership.forward(&server, forwarded.clone()).await
+        let mut forwarded = forwarded.clone();
+        if let Some(limit) = forwarded.context.timeout() {
+            forwarded.context.set_timeout(left(limit)?);
+        }
+        membership.forward(&server, forwarded).await
     }
 }
 

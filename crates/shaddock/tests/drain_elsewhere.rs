@@ -496,10 +496,13 @@ async fn whoever_is_closed_hears_why() {
     assert_eq!(plain.closed().await, draining());
     // On a slow machine the time may be over before she is back. Either way she hears of it.
     let heard = async {
+        let mut is_back = false;
         loop {
             match player.events.recv().await {
                 None => return player.client.closed().await,
+                Some(SessionEvent::Resumed { .. }) => is_back = true,
                 Some(SessionEvent::Restarted { why, .. }) => {
+                    assert!(!is_back, "a client that is back gets a KICK");
                     assert_eq!(why, "unknown");
                     return draining();
                 }

@@ -246,10 +246,11 @@ impl AppHandle {
         self.watchers().remove(&server.id, service);
         let Some(life) = life_of(server) else { return };
         let channels = AudienceKey::channels(server.id.as_str(), life);
-        if service
+        // One that drains still lets members in.
+        let has_members = !service
             .audiences(|key| key.starts_with(&channels))
-            .is_empty()
-        {
+            .is_empty();
+        if !has_members && !self.is_departing_life(&server.id, life) {
             return;
         }
         let (app, server) = (self.clone(), Arc::clone(server));

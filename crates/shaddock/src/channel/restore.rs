@@ -32,6 +32,15 @@ pub(crate) struct Settling {
     look: Notify,
 }
 
+/// One look at all members by name that are not settled.
+#[derive(Default)]
+struct Look {
+    /// Frontends that are not there.
+    missing: HashSet<FrontendId>,
+    /// Frontends that did not answer: they are asked for their other members, of all channels, at the next look.
+    silent: HashSet<FrontendId>,
+}
+
 impl AppHandle {
     /// The audience of a channel of this server.
     pub(super) fn key_of(&self, channel: &Channel) -> Option<AudienceKey> {
@@ -157,13 +166,13 @@ impl AppHandle {
         let mut missing: HashMap<FrontendId, Instant> = HashMap::new();
         loop {
             let mut unsettled = 0;
-            let mut seen = HashSet::new();
+            let mut look = Look::default();
             for name in self.channel_data().names() {
                 if let Some(channel) = self.channel_data().channel(&name) {
-                    unsettled += self.settle(&channel, &mut missing, &mut seen).await;
+                    unsettled += self.settle(&channel, &mut missing, &mut look).await;
                 }
             }
-            missing.retain(|frontend, _| seen.contains(frontend));
+            missing.retain(|frontend, _| look.missing.contains(frontend));
             let settling = self.settling();
             if unsettled > 0 {
                 let _ = tokio::time::timeout(LOOK, settling.look.notified()).await;
@@ -183,7 +192,7 @@ impl AppHandle {
         &self,
         channel: &Arc<Channel>,
         missing: &mut HashMap<FrontendId, Instant>,
-        seen: &mut HashSet<FrontendId>,
+        look: &mut Look,
     ) -> usize {
         let plan = channel.members_by_frontend();
         let mut unsettled = 0;
@@ -198,7 +207,7 @@ impl AppHandle {
                 // Members at Pitaya frontends stay members by name.
                 Ok(false) => continue,
                 Err(_) => {
-                    seen.insert(group.frontend.clone());
+                    look.missing.insert(group.frontend.clone());
                     let since = missing.entry(group.frontend.clone());
                     if since.or_insert_with(Instant::now).elapsed() < GRACE {
                         unsettled += group.uids.len();
@@ -210,10 +219,9 @@ impl AppHandle {
                     continue;
                 }
             }
-            let mut is_silent = false;
             for uid in &group.uids {
                 // One that did not answer is asked for the others at the next look.
-                if is_silent {
+                if look.silent.contains(&group.frontend) {
                     unsettled += 1;
                     continue;
                 }
@@ -231,7 +239,9 @@ impl AppHandle {
                     Err(error) => {
                         channel.add(uid, &group.frontend);
                         unsettled += 1;
-                        is_silent = matches!(error, JoinError::Remote(_));
+                        if matches!(error, JoinError::Remote(_)) {
+                            look.silent.insert(group.frontend.clone());
+                        }
                         tracing::debug!(frontend = %id, %error, "a member of a restored channel is not settled");
                     }
                 }

@@ -307,6 +307,13 @@ impl AppHandle {
     async fn look_for_lost_notices(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
+            // A frontend that had left the list before this server joined, and of which another server's notice came later.
+            for frontend in self.frontend_ids() {
+                let is_watched = self.watch().lock().contains_key(&frontend);
+                if !is_watched {
+                    self.ask_who_is_in(&frontend);
+                }
+            }
             let known: Vec<ServerId> = self.watch().lock().keys().cloned().collect();
             for frontend in known {
                 let op = SessionOp::NextNotice {

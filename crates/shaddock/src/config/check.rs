@@ -238,10 +238,17 @@ impl Config {
 
     fn check_drain(&self, found: &mut Found<'_>) {
         let drain = &self.drain;
-        if drain.delay.0 + drain.spread.0 > drain.deadline.0 {
+        // Connections are closed in two rounds of waves: those that are not resumed, and after `drain.linger` the rest.
+        let rounds = if drain.linger.0.is_zero() { 1 } else { 2 };
+        if drain.delay.0 + drain.spread.0 * rounds > drain.deadline.0 {
+            let twice = if rounds == 2 {
+                " twice (with `drain.linger`)"
+            } else {
+                ""
+            };
             found.wrong(
                 "drain.deadline",
-                "must be at least `drain.delay` and `drain.spread` together",
+                format!("must be at least `drain.delay` and `drain.spread`{twice} together"),
             );
         }
         if self.cluster.mode == ClusterMode::Nats

@@ -242,6 +242,9 @@ fn values_that_do_not_go_together() {
         problem(&["protocol.crypto=sha2", "protocol.dialect=pitaya"]).contains("unsigned_pitaya")
     );
     assert!(problem(&["drain.deadline=2s"]).contains("drain.spread"));
+    // Two rounds of waves: before and after `drain.linger`.
+    let twice = ["drain.spread=20s", "drain.deadline=30s", "drain.linger=30m"];
+    assert!(problem(&twice).contains("twice"));
     assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
 }
 

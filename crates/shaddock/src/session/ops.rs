@@ -154,6 +154,15 @@ impl AppHandle {
         }
     }
 
+    /// Whether a session of this frontend has closed since its data was taken for a request that is forwarded.
+    pub(crate) fn has_closed(&self, session: &ForwardedSession) -> bool {
+        let sid = session.sid.and_then(|sid| sid_of(sid).ok());
+        let service = self.session_service();
+        service
+            .zip(sid)
+            .is_some_and(|(service, sid)| service.get(sid).is_none())
+    }
+
     /// A session as other servers see it.
     pub(crate) fn export(&self, session: &Arc<Session>) -> ForwardedSession {
         SessionView::of_session(self, session).export()
