@@ -328,7 +328,7 @@ impl ClientBuilder {
     }
 
     /// Sends the handshake and reads the response.
-    async fn handshake(
+    pub(crate) async fn handshake(
         &self,
         mut transport: Transport,
         asked: Option<Asked>,
@@ -348,7 +348,7 @@ impl ClientBuilder {
     }
 
     /// Starts the task of a connection with a complete handshake.
-    fn begin<R>(
+    pub(crate) fn begin<R>(
         &self,
         greeted: Greeted,
         address: Option<&str>,
@@ -387,6 +387,7 @@ impl ClientBuilder {
             heartbeat: Heartbeat::new(settings.dialect, agreed.heartbeat, now),
             max_package_size: settings.max_package_size,
             resume,
+            owes_heartbeat: false,
         };
         tokio::spawn(driver.run());
         Ok((client, result))

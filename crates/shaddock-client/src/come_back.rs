@@ -120,6 +120,7 @@ impl Driver {
         self.transport = transport;
         self.reader = reader;
         self.input = input;
+        self.owes_heartbeat = false;
         let ack =
             shaddock_protocol::encode_package(shaddock_protocol::PackageType::HandshakeAck, b"");
         // An empty body always fits.

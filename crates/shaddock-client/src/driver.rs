@@ -132,6 +132,8 @@ pub(crate) struct Driver {
     pub(crate) max_package_size: usize,
     /// Only for a resumable session.
     pub(crate) resume: Option<Box<Resume>>,
+    /// A HEARTBEAT is due, and the server does not read: one will tell what several would have told.
+    pub(crate) owes_heartbeat: bool,
 }
 
 /// Ends all waits however the task ends, also together with its runtime.
@@ -195,6 +197,9 @@ impl Driver {
         loop {
             if let Err(kind) = self.read_packages() {
                 return kind;
+            }
+            if self.owes_heartbeat && self.transport.has_room() {
+                self.send_heartbeat();
             }
             let patience = broken.as_ref().map(|(_, until)| *until);
             let deadline = self.heartbeat.deadline().into_iter().chain(patience).min();
@@ -295,6 +300,10 @@ impl Driver {
 
     /// Contains the number of received packages, if it has changed and the server expects it.
     fn send_heartbeat(&mut self) {
+        self.owes_heartbeat = !self.transport.has_room();
+        if self.owes_heartbeat {
+            return;
+        }
         let package = match &mut self.resume {
             Some(resume) => resume.ledger.put_heartbeat(),
             // An empty body always fits.
@@ -417,6 +426,54 @@ pub(crate) fn kick(body: &[u8]) -> CloseKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that sends without end and reads nothing. What is owed to it is told once, when it reads.
+    #[tokio::test]
+    async fn a_server_that_does_not_read_is_owed_one_acknowledgement() {
+        use crate::{Client, Reconnect, transport::Stream};
+        use shaddock_protocol::{PackageType, read_acknowledgement};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+
+        const MESSAGES: u64 = 100_000;
+        let (near, far) = duplex(1024);
+        let (mut from_client, mut to_client) = split(far);
+        let head = |kind: PackageType, body: &[u8]| encode_package(kind, body).unwrap();
+        let answer = br#"{"code":200,"sys":{"resume":{"v":1,"token":"t","window":60,"ack":1}}}"#;
+        to_client
+            .write_all(&head(PackageType::Handshake, answer))
+            .await
+            .unwrap();
+        let builder = Client::builder().resume(Reconnect::default());
+        let transport = Transport::Stream(Stream::new(Box::new(near)));
+        let greeted = builder
+            .handshake(transport, Some(crate::resume::Asked::new()))
+            .await
+            .unwrap();
+        let (client, ()) = builder
+            .begin(greeted, Some("tcp://localhost:1"), |_| ())
+            .unwrap();
+        assert!(client.is_resumable());
+        // A push to `a`.
+        let push = head(PackageType::Data, b"\x06\x01a{}");
+        for _ in 0..MESSAGES {
+            to_client.write_all(&push).await.unwrap();
+        }
+        let mut reader = PackageReader::new();
+        let (mut heartbeats, mut told) = (0, 0);
+        while told < MESSAGES {
+            let mut bytes = bytes::BytesMut::new();
+            assert!(from_client.read_buf(&mut bytes).await.unwrap() > 0);
+            let mut bytes = bytes.freeze();
+            while let Some(package) = reader.next(&mut bytes, 1 << 20).unwrap() {
+                if package.kind == PackageType::Heartbeat {
+                    heartbeats += 1;
+                    told = read_acknowledgement(&package.body).unwrap().unwrap_or(told);
+                }
+            }
+        }
+        // As many as are queued at most, and those while they were read.
+        assert!(heartbeats < 30_000, "{heartbeats}");
+    }
 
     #[test]
     fn kicks_with_and_without_a_reason() {
