@@ -85,6 +85,13 @@ pub trait Node: Send + Sync + 'static {
         None
     }
 
+    /// The wait until there is room for more in what is kept for these clients, named in [`Delivered::full`]. It ends within a time that the node has for it,
+    /// whatever clients do. Only who has sent to them waits.
+    fn kept_room(&self, sessions: Vec<RawSid>) -> BoxFuture<'static, ()> {
+        let _ = sessions;
+        Box::pin(std::future::ready(()))
+    }
+
     /// This user was bound on another frontend of the same type, and sessions are unique: closes the user's sessions here.
     fn bound_elsewhere(&self, uid: &Arc<str>, owner: Option<&ServerId>) {
         let _ = (uid, owner);
@@ -346,18 +353,36 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> Result<(), RemoteError>;
 
-    /// Sends a message to users whose frontend type, but not frontend, is known. In order as [`deliver`](Self::deliver). Frontends that
-    /// fail or do not reply in time are named in the result; the others have the message.
+    /// Sends a message to users ([`Receivers::Uids`]) of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver). Frontends that
+    /// fail or do not answer in time are named in the result, and the others have it.
     ///
     /// # Errors
-    /// It cannot be sent to any other server because it is too long.
+    /// It can be sent to no other server: it is too long.
+    fn deliver_to_type(
+        &self,
+        frontend_type: &str,
+        delivery: Delivery,
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
+
+    /// [`deliver_to_type`](Self::deliver_to_type) of a message without a key.
+    ///
+    /// # Errors
+    /// As there.
     fn deliver_to_users(
         &self,
         frontend_type: &str,
         route: Arc<str>,
         body: Bytes,
         uids: Arc<[Arc<str>]>,
-    ) -> BoxFuture<'static, Result<Delivered, RemoteError>>;
+    ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
+        let delivery = Delivery {
+            route,
+            body,
+            latest: None,
+            to: crate::Receivers::Uids(uids),
+        };
+        self.deliver_to_type(frontend_type, delivery)
+    }
 
     /// Whether a frontend stores audiences. A frontend that does not (a Pitaya server) receives the uids of members with every push.
     ///

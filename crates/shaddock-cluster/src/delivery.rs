@@ -13,8 +13,19 @@ pub struct Delivery {
     pub route: Arc<str>,
     /// The body: JSON text, or raw bytes for clients with another serializer.
     pub body: Bytes,
+    /// A key, if the newest message of it is enough for a client that cannot take messages at the moment. At most
+    /// [`MAX_LATEST_KEY`] bytes; a longer one, and an empty one, counts as none.
+    pub latest: Option<Arc<str>>,
     /// The receivers.
     pub to: Receivers,
+}
+
+/// The longest key of [`Delivery::latest`], in bytes.
+pub const MAX_LATEST_KEY: usize = 128;
+
+/// The key, if it is one.
+pub(crate) fn latest_key(key: &str) -> Option<&str> {
+    (1..=MAX_LATEST_KEY).contains(&key.len()).then_some(key)
 }
 
 /// The receivers of a message.
@@ -60,6 +71,9 @@ pub struct Delivered {
     pub refused: Option<Arc<str>>,
     /// Frontends that failed or did not reply in time. Whether their clients received the message is unknown.
     pub failed: Vec<FailedDelivery>,
+    /// Sessions of the node for which the sender is to wait ([`Node::kept_room`](crate::Node::kept_room)). They are not told to other servers:
+    /// these get their answer when the wait is over.
+    pub full: Vec<RawSid>,
 }
 
 /// A frontend that did not report the result of a message.
@@ -84,5 +98,6 @@ impl Delivered {
         self.unconfirmed.extend(other.unconfirmed);
         self.refused = self.refused.take().or(other.refused);
         self.failed.extend(other.failed);
+        self.full.extend(other.full);
     }
 }

@@ -58,7 +58,7 @@ pub use audience::{
     AudienceKey, AudiencePart, Departure, JoinAnswer, MAX_AUDIENCE_NAME, MemberNotice, Tie,
 };
 pub use context::{Context, ContextError, format_duration, parse_duration};
-pub use delivery::{Delivered, Delivery, FailedDelivery, Receivers};
+pub use delivery::{Delivered, Delivery, FailedDelivery, MAX_LATEST_KEY, Receivers};
 pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
 #[cfg(feature = "nats")]
 pub use etcd::{GroupError, Groups};

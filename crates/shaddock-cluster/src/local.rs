@@ -309,10 +309,15 @@ impl Membership for LocalMember {
         let Some(seat) = self.shared.seat(frontend.as_str()) else {
             return Box::pin(std::future::ready(Err(RemoteError::server_not_found())));
         };
-        let delivered = guarded("deliver", || seat.node.deliver(delivery));
+        let mut delivered = guarded("deliver", || seat.node.deliver(delivery));
         Box::pin(async move {
             if let Some(room) = seat.node.room() {
                 room.await;
+            }
+            if !delivered.full.is_empty() {
+                seat.node
+                    .kept_room(std::mem::take(&mut delivered.full))
+                    .await;
             }
             Ok(delivered)
         })
@@ -331,33 +336,42 @@ impl Membership for LocalMember {
         Ok(())
     }
 
-    fn deliver_to_users(
+    fn deliver_to_type(
         &self,
         frontend_type: &str,
-        route: Arc<str>,
-        body: Bytes,
-        uids: Arc<[Arc<str>]>,
+        delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
-        let (by_frontend, missing) = self.shared.users.group(frontend_type, &uids);
+        let Receivers::Uids(uids) = &delivery.to else {
+            return Box::pin(std::future::ready(Ok(Delivered::default())));
+        };
+        let (by_frontend, missing) = self.shared.users.group(frontend_type, uids);
         let mut delivered = Delivered {
             missing_uids: missing,
             ..Delivered::default()
         };
+        let mut waits = Vec::new();
         for (frontend, uids) in by_frontend {
             let to = Receivers::Uids(uids.clone().into());
             match self.shared.seat(frontend.as_str()) {
                 Some(seat) => {
                     let delivery = Delivery {
-                        route: Arc::clone(&route),
-                        body: body.clone(),
                         to,
+                        ..delivery.clone()
                     };
-                    delivered.merge(guarded("deliver", || seat.node.deliver(delivery)));
+                    let mut here = guarded("deliver", || seat.node.deliver(delivery));
+                    let full = std::mem::take(&mut here.full);
+                    if !full.is_empty() {
+                        waits.push(seat.node.kept_room(full));
+                    }
+                    delivered.merge(here);
                 }
                 None => delivered.missing_uids.extend(uids),
             }
         }
-        Box::pin(std::future::ready(Ok(delivered)))
+        Box::pin(async move {
+            futures_util::future::join_all(waits).await;
+            Ok(delivered)
+        })
     }
 
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {

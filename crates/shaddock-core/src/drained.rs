@@ -1,5 +1,6 @@
 //! The data that a driver took from an outbox and is about to write.
 
+use crate::outbox::More;
 use crate::pool;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::IoSlice;
@@ -56,21 +57,16 @@ impl Drained {
     }
 
     /// Takes over the queued data, replacing all previous data.
-    #[expect(clippy::box_collection, reason = "as the queue keeps it")]
-    pub(crate) fn fill(
-        &mut self,
-        first: Option<Bytes>,
-        own: BytesMut,
-        more: Option<Box<Vec<Insert>>>,
-    ) {
+    pub(crate) fn fill(&mut self, first: Option<Bytes>, own: BytesMut, more: Option<Box<More>>) {
         self.remaining = own.len();
         if let Some(bytes) = first {
             self.remaining += bytes.len();
             self.inserts.push(Insert { at: 0, bytes });
         }
         if let Some(mut more) = more {
-            self.remaining += more.iter().map(|insert| insert.bytes.len()).sum::<usize>();
-            self.inserts.append(&mut more);
+            let added = &mut more.inserts;
+            self.remaining += added.iter().map(|insert| insert.bytes.len()).sum::<usize>();
+            self.inserts.append(added);
         }
         pool::put(std::mem::replace(&mut self.own, own));
     }

@@ -89,7 +89,7 @@ pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator
 pub use members::ChannelMembers;
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{
-    BadAcknowledgement, Claimed, Handover, ResumeConfig, ResumeSecret, ResumeStatistics,
+    BadAcknowledgement, Claimed, Handover, OnFull, ResumeConfig, ResumeSecret, ResumeStatistics,
     Resumption, Suspended,
 };
 pub use service::{SessionService, SessionStatistics};

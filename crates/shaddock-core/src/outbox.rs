@@ -1,8 +1,11 @@
 //! The outbound queue of one session: the only way to send bytes to a client.
 
+mod latest;
 mod resumable;
 
-use crate::drained::{Drained, Insert};
+pub(crate) use latest::More;
+
+use crate::drained::Drained;
 use crate::pool;
 use crate::resume::Ledger;
 use crate::sync::{Mutex, MutexGuard};
@@ -80,11 +83,8 @@ struct Queue {
     first: Option<Bytes>,
     /// Bytes that were encoded for this client alone. One buffer, so that it can be reused.
     own: BytesMut,
-    #[expect(
-        clippy::box_collection,
-        reason = "16 bytes less in every session, for a list that few have"
-    )]
-    more: Option<Box<Vec<Insert>>>,
+    /// Boxed: few sessions have any.
+    more: Option<Box<More>>,
     waker: Option<Waker>,
     /// See the table at [`Outbox`].
     limit: u32,
@@ -162,6 +162,9 @@ pub enum Room {
     Stalled,
     /// The client has no connection at the moment. The message is kept for it.
     Kept,
+    /// The message is kept, and as much is kept for the client as may be: to wait means to wait for the client, which
+    /// [`OnFull::Wait`](crate::OnFull::Wait) asks for.
+    Full,
 }
 
 /// A message was not accepted.
@@ -399,6 +402,9 @@ impl Outbox {
             let queue = &mut *queue;
             let more = queue.more.take();
             drained.fill(queue.first.take(), std::mem::take(&mut queue.own), more);
+            if let Some(ledger) = queue.resume.as_deref_mut() {
+                ledger.give();
+            }
         }
         queue.told = match queue.intake {
             Intake::Open if queue.must_let_go() => Next::LetGo,
@@ -519,7 +525,7 @@ impl Queue {
             return Ok(());
         }
         if self.resume.is_some() {
-            return self.push_counted(package, None);
+            return self.push_counted(package);
         }
         self.admit(package.len())?;
         if self.waiting() + package.len() > self.limit as usize {
@@ -574,8 +580,8 @@ impl Queue {
     }
 
     fn room(&self) -> Room {
-        if self.is_kept_only() {
-            return Room::Kept;
+        if let Some(room) = self.kept_room() {
+            return room;
         }
         if !self.is_above_mark() {
             Room::Enough
@@ -598,21 +604,21 @@ impl Queue {
             }
             self.own.extend_from_slice(package);
         } else {
-            self.more.get_or_insert_default().push(Insert {
-                at: self.own.len(),
-                bytes: std::mem::take(package),
-            });
+            let at = self.own.len();
+            self.more
+                .get_or_insert_default()
+                .push(at, std::mem::take(package));
         }
     }
 
     /// Drops nothing under the lock: the caller drops the queued data.
-    fn abort(&mut self) -> (Option<Bytes>, BytesMut, Vec<Insert>) {
+    fn abort(&mut self) -> (Option<Bytes>, BytesMut, Option<Box<More>>) {
         self.intake = Intake::Aborted;
         self.queued = 0;
         (
             self.first.take(),
             std::mem::take(&mut self.own),
-            self.more.take().map_or_else(Vec::new, |more| *more),
+            self.more.take(),
         )
     }
 

@@ -329,7 +329,16 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn send_buffered(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        self.judge(self.outbox.offer_buffered(package)).map(drop)
+        self.offer_buffered(package).map(drop)
+    }
+
+    /// As [`send_buffered`](Self::send_buffered), and says whether there is room for more.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn offer_buffered(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
+        self.judge(self.outbox.offer_buffered(package))
     }
 
     /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`] was false after every send since the last call.
@@ -345,7 +354,7 @@ impl Session {
     /// Records that the outbox is above its mark, for [`take_marked`](Self::take_marked).
     #[inline]
     pub(crate) fn note(&self, room: Room) {
-        if matches!(room, Room::Pressed | Room::Stalled) {
+        if matches!(room, Room::Pressed | Room::Stalled | Room::Full) {
             self.flags.fetch_or(MARKED, Ordering::AcqRel);
         }
     }

@@ -111,6 +111,7 @@ fn take_over(
     } else {
         session.suspend(&lost(), Millis(9));
     }
+    session.outbox().release();
     assert!(session.hand_over(Box::new(n)).is_ok());
     let Claimed::Yours(left) = session.poll_claim(number, Waker::noop()) else {
         panic!("it was handed over");
@@ -127,6 +128,8 @@ enum Op {
     /// A message of this length, encoded for the client or shared.
     Push(usize, bool),
     Latest(usize),
+    /// The socket is full, until the next delivery.
+    Block,
     Deliver(usize),
     Acknowledge,
     ClientSends(bool),
@@ -145,7 +148,8 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         8 => (prop_oneof![0..20_usize, 80..90_usize], any::<bool>()).prop_map(|(n, own)| Op::Push(n, own)),
-        3 => (0..2_usize).prop_map(Op::Latest),
+        5 => (0..2_usize).prop_map(Op::Latest),
+        3 => Just(Op::Block),
         6 => (1..9_usize).prop_map(Op::Deliver),
         3 => Just(Op::Acknowledge),
         4 => any::<bool>().prop_map(Op::ClientSends),
@@ -167,7 +171,9 @@ struct Naive {
     /// How many at the front are not kept any more.
     gone: usize,
     acked: usize,
-    fixed: usize,
+    /// How many at the front were given to a connection.
+    given: usize,
+    is_blocked: bool,
     link: Link,
     received: u64,
 }
@@ -182,8 +188,9 @@ enum Link {
 
 impl Naive {
     fn push(&mut self, id: u32, key: Option<usize>) {
-        if self.link != Link::Live && key.is_some() {
-            let from = self.fixed.max(self.gone);
+        let key = key.filter(|_| self.link != Link::Live || self.is_blocked);
+        if key.is_some() {
+            let from = self.given.max(self.gone).min(self.all.len());
             let old = self.all[from..].iter().position(|known| known.1 == key);
             if let Some(old) = old {
                 self.all.remove(from + old);
@@ -205,11 +212,14 @@ impl Naive {
     }
 
     fn lose(&mut self) {
-        if self.link == Link::Live {
-            self.fixed = self.all.len();
-        }
         self.link = Link::Away;
+        self.is_blocked = false;
         self.bound();
+    }
+
+    fn give(&mut self) {
+        self.given = self.all.len();
+        self.is_blocked = false;
     }
 }
 
@@ -246,11 +256,17 @@ impl SessionEvents for Heard {
 
 impl Pair {
     fn new() -> Self {
-        let service = service_with(ResumeConfig {
+        let resume = ResumeConfig {
             max_messages: MAX_MESSAGES,
             ack: 3,
             ..ResumeConfig::default()
-        });
+        };
+        let config = SessionConfig {
+            outbox_bytes: 1 << 20,
+            ..config(resume)
+        };
+        let frontend = FrontendId::new("f").unwrap();
+        let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
         let heard = Heard::default();
         service.set_events(Arc::new(heard.clone()));
         let (session, token) = joined(&service, 0);
@@ -288,8 +304,16 @@ impl Pair {
             Op::Latest(key) => {
                 self.next += 1;
                 let package = data(self.next, 70);
-                self.session.offer_latest(KEYS[key], package).unwrap();
+                let name = Arc::from(KEYS[key]);
+                self.session.offer_latest(&name, package).unwrap();
                 self.naive.push(self.next, Some(key));
+            }
+            Op::Block => {
+                if self.naive.link == Link::Live {
+                    self.session.outbox().begin_poll(Waker::noop());
+                    assert!(!self.session.outbox().end_poll(Flush::Blocked));
+                    self.naive.is_blocked = true;
+                }
             }
             Op::Deliver(n) => self.deliver(n),
             Op::Acknowledge => {
@@ -355,7 +379,9 @@ impl Pair {
             return;
         }
         let mut drained = Drained::new();
+        self.session.outbox().begin_poll(Waker::noop());
         assert_eq!(self.session.outbox().take(&mut drained), Next::Continue);
+        self.naive.give();
         let bytes = drained.copy_to_bytes(drained.remaining());
         self.session.outbox().written(bytes.len());
         self.wire.extend(bytes);
@@ -434,6 +460,7 @@ impl Pair {
         if acknowledgement {
             assert!(self.session.go_live(&ClientInfo::default()));
             self.naive.link = Link::Live;
+            self.naive.give();
             self.naive.bound();
             // The client sends again what the server has not.
             while self.naive.received < self.sent {
@@ -610,6 +637,74 @@ fn of_too_many_that_wait_the_one_that_waits_longest_ends() {
     let (late, _) = joined(&service, 10);
     lose(&late);
     assert_eq!(sessions[3].0.state(), waits);
+}
+
+/// As many as the default allows, and some more.
+#[test]
+fn a_hundred_thousand_wait_and_not_one_more() {
+    const MORE: usize = 500;
+    let service = service_with(ResumeConfig::default());
+    let most = ResumeConfig::default().max_suspended;
+    let mut first = Vec::new();
+    for n in 0..most + MORE {
+        let (session, _) = joined(&service, n as u32);
+        lose(&session);
+        if n <= MORE {
+            first.push(session);
+        }
+    }
+    let statistics = service.resume_statistics();
+    assert_eq!(
+        (statistics.evicted, statistics.suspended),
+        (MORE as u64, most)
+    );
+    assert_eq!(service.session_count(), most);
+    // The oldest ones.
+    let waits = first.iter().filter(|session| !session.is_closed());
+    assert_eq!(waits.count(), 1);
+    assert_eq!(first[MORE].state(), SessionState::Suspended);
+}
+
+#[test]
+fn one_whose_client_is_about_to_come_back_does_not_end_for_another_one() {
+    let service = service_with(ResumeConfig {
+        max_suspended: 2,
+        ..ResumeConfig::default()
+    });
+    let all: Vec<_> = (0..5).map(|n| joined(&service, n)).collect();
+    let session = |n: usize| &all[n].0;
+    let states = || {
+        let states = all.iter().map(|(session, _)| session.state());
+        states.collect::<Vec<_>>()
+    };
+    let (open, closed, waits) = (
+        SessionState::Open,
+        SessionState::Closed,
+        SessionState::Suspended,
+    );
+    lose(session(0));
+    lose(session(1));
+    // Its client has shown its token, and the connection that has the session has not let go yet.
+    let back = back(&all[0].1, 0, 0);
+    let number = session(0).next_claim();
+    session(0).claim(number, &back, Waker::noop()).unwrap();
+    lose(session(2));
+    assert_eq!(states(), [waits, waits, waits, open, open]);
+    lose(session(3));
+    assert_eq!(states(), [waits, closed, waits, waits, open]);
+    // It has the answer, and its acknowledgement is under way.
+    assert!(session(0).hand_over(Box::new(())).is_ok());
+    let claimed = session(0).poll_claim(number, Waker::noop());
+    assert!(matches!(claimed, Claimed::Yours(_)));
+    assert!(session(0).resume_from(&back, &secret(7)).is_some());
+    lose(session(4));
+    assert_eq!(states(), [waits, closed, closed, waits, waits]);
+    assert_eq!(service.resume_statistics().suspended, 2);
+    // It is lost again: it has waited for the longest time.
+    assert!(session(0).suspend(&lost(), Millis(9)));
+    assert_eq!(states(), [closed, closed, closed, waits, waits]);
+    let statistics = service.resume_statistics();
+    assert_eq!((statistics.evicted, statistics.suspended), (3, 2));
 }
 
 #[test]

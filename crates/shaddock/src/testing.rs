@@ -45,7 +45,7 @@ use std::{
 use hashbrown::HashMap;
 use serde_json::Value;
 use shaddock_client::{Client, ClientBuilder, CloseKind, ConnectError, Subscription};
-use shaddock_net::memory::{Connector, Faults};
+use shaddock_net::memory::{Connector, Faults, MemorySocket};
 use tokio::sync::Mutex;
 
 use crate::app::{AppHandle, Running, Servers, StartError};
@@ -114,13 +114,7 @@ impl TestServers {
         server_id: &str,
         builder: &ClientBuilder,
     ) -> Result<TestClient, ConnectError> {
-        let n = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
-        let [high, low] = n.to_be_bytes();
-        let address = SocketAddr::from(([10, 0, high, low], 4000));
-        let Some(connector) = self.network.get(server_id) else {
-            panic!("no server `{server_id}` in this test listens")
-        };
-        let (socket, faults) = connector.connect(usize::from(n), address);
+        let (socket, faults, address) = self.open(server_id);
         let (client, pushes) = builder.connect_io(socket, Client::subscribe_all).await?;
         // The session begins with the acknowledgement, which is under way.
         self.settle().await;
@@ -130,6 +124,26 @@ impl TestServers {
             faults,
             address,
         })
+    }
+
+    /// A connection on which nothing was said yet, for a client that the test writes itself, and the faults of its network.
+    ///
+    /// # Panics
+    /// As [`connect`](Self::connect).
+    pub fn connect_raw(&self, server_id: &str) -> (MemorySocket, Faults) {
+        let (socket, faults, _) = self.open(server_id);
+        (socket, faults)
+    }
+
+    fn open(&self, server_id: &str) -> (MemorySocket, Faults, SocketAddr) {
+        let n = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
+        let [high, low] = n.to_be_bytes();
+        let address = SocketAddr::from(([10, 0, high, low], 4000));
+        let Some(connector) = self.network.get(server_id) else {
+            panic!("no server `{server_id}` in this test listens")
+        };
+        let (socket, faults) = connector.connect(usize::from(n), address);
+        (socket, faults, address)
     }
 
     /// Lets the servers and clients do everything that they can do now. A millisecond of the test's time passes.

@@ -216,6 +216,14 @@ fn no_actions() -> Vec<(&'static str, Say)> {
             json!([{"push": {"route": "a", "body": 1, "except": "ann"}}]),
         ),
         (
+            "a key of no length",
+            json!([{"push": {"route": "a", "body": 1, "latest": ""}}]),
+        ),
+        (
+            "a key that is too long",
+            json!([{"push": {"route": "a", "body": 1, "latest": "x".repeat(129)}}]),
+        ),
+        (
             "too many actions",
             json!(vec![json!({"set": {"k": 2}}); 1001]),
         ),
@@ -591,6 +599,45 @@ async fn actions_are_carried_out_before_the_answer() {
     assert!(!ann.session.is_closed());
     drive(ann.start(Some(7), "chat.room.end", "{}")).await;
     assert_eq!(ann.wait_kick().await, "bye");
+}
+
+/// For a client whose socket is full.
+#[tokio::test]
+async fn pushes_of_which_the_newest_is_enough() {
+    let service = Service::start(|_| {
+        let push = |n, to: Value| {
+            let mut push = json!({"route": "onMove", "body": n, "latest": "place"});
+            push.as_object_mut()
+                .unwrap()
+                .extend(to.as_object().unwrap().clone());
+            json!({"push": push})
+        };
+        actions(&json!([
+            {"push": {"route": "onMove", "body": 1}},
+            push(2, json!({})),
+            push(3, json!({"users": ["ann"]})),
+            push(4, json!({"topic": "room"})),
+            {"push": {"route": "onMove", "body": 5}},
+            push(6, json!({"users": ["ann"]})),
+        ]))
+    })
+    .await;
+    let running = running(service.backend()).await;
+    let app = &running.apps()[0];
+    let mut ann = login(app, "ann").await;
+    app.topic("room")
+        .add(&uid("ann"), &support::front(FRONT))
+        .await
+        .unwrap();
+    let outbox = ann.session.outbox();
+    outbox.begin_poll(std::task::Waker::noop());
+    assert!(!outbox.end_poll(shaddock_core::Flush::Blocked));
+    drive(ann.start(None, "chat.room.move", "{}")).await;
+    let push = |body| In::Push {
+        route: "onMove".to_owned(),
+        body,
+    };
+    assert_eq!(ann.drain(), [json!(1), json!(5), json!(6)].map(push));
 }
 
 /// A bind that is refused only when it is tried: what stood before it is undone, and what stood behind it is not done.

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use shaddock::prelude::*;
 use shaddock_cluster::{
@@ -103,14 +102,12 @@ impl Membership for Place {
     ) -> Result<(), RemoteError> {
         self.0.deliver_unconfirmed(frontend, delivery)
     }
-    fn deliver_to_users(
+    fn deliver_to_type(
         &self,
         frontend_type: &str,
-        route: Arc<str>,
-        body: Bytes,
-        uids: Arc<[Arc<str>]>,
+        delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
-        self.0.deliver_to_users(frontend_type, route, body, uids)
+        self.0.deliver_to_type(frontend_type, delivery)
     }
     fn kick_user(
         &self,

@@ -243,6 +243,41 @@ impl Node for Odd {
 }
 
 /// Who does not say which sessions it has may have sessions of which a predicate is not true.
+/// For a client whose socket is full.
+#[tokio::test]
+async fn pushes_of_which_the_newest_is_enough() {
+    let world = World::start().await;
+    let mut ann = world.client(0, "ann").await;
+    let app = &world.running.apps()[0];
+    let topic = app.topic("room");
+    topic
+        .add(&uid("ann"), &support::front("connector-1"))
+        .await
+        .unwrap();
+    let outbox = ann.session.outbox();
+    outbox.begin_poll(std::task::Waker::noop());
+    assert!(!outbox.end_poll(shaddock_core::Flush::Blocked));
+    let push =
+        |n, to: Value| json!({"push": {"to": to, "route": "onMove", "body": n, "latest": "place"}});
+    for command in [
+        push(1, json!({"uid": "ann"})),
+        json!({"push": {"to": {"uid": "ann"}, "route": "onMove", "body": 2}}),
+        push(3, json!({"all": true})),
+        push(4, json!({"topic": "room"})),
+    ] {
+        world.one(command).await.unwrap();
+    }
+    let seen = [ann.wait_push("onMove").await, ann.wait_push("onMove").await];
+    assert_eq!(seen, [json!(2), json!(4)]);
+    assert_eq!(ann.drain(), []);
+    for key in [String::new(), "x".repeat(129)] {
+        let bad = json!({"push": {"to": {"all": true}, "route": "a", "body": 1, "latest": key}});
+        let (status, answer) = world.call(&json!({"commands": [bad]})).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.to_string().contains("`latest` has"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_done_if_a_frontend_does_not_say_which_sessions_it_has() {
     let cluster = LocalCluster::new();

@@ -349,6 +349,7 @@ async fn operate_oddly(member: &dyn Membership, frontend: &ServerInfo) {
             let delivery = Delivery {
                 route: route.into(),
                 body,
+                latest: Some(route.into()),
                 to,
             };
             let _ = member.deliver(&frontend.id, delivery).await;

@@ -9,7 +9,7 @@ use async_nats::Subject;
 use bytes::Bytes;
 use hashbrown::HashMap;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::calls::{Calls, Target};
 use super::departing::Departing;
@@ -47,6 +47,9 @@ pub(super) const AUDIENCES: &str = "audiences";
 /// The one that says that a server understands this crate's own subjects.
 pub(super) const DIRECT: &str = "direct";
 
+/// Answers to deliveries that wait for room at the same time ([`Node::kept_room`](crate::Node::kept_room)). More are sent at once.
+const MAX_WAITS: usize = 1024;
+
 pub(super) struct Core {
     pub(super) info: Arc<ServerInfo>,
     pub(super) options: JoinOptions,
@@ -79,6 +82,8 @@ pub(super) struct Core {
     /// The subscriptions of other servers to session events.
     pub(super) interests: Interests,
     pub(super) topics: Arc<Topics>,
+    /// Places of answers to deliveries that wait for room.
+    pub(super) waits: Arc<Semaphore>,
     pub(super) serving: Arc<ServingCount>,
     pub(super) refused_busy: AtomicU64,
     /// Requests that were not run because their caller had given up.
@@ -166,6 +171,7 @@ impl Core {
             watches,
             interests: Interests::default(),
             topics: parts.topics,
+            waits: Arc::new(Semaphore::new(MAX_WAITS)),
             serving: Arc::default(),
             refused_busy: AtomicU64::new(0),
             too_late: AtomicU64::new(0),

@@ -12,11 +12,12 @@ use super::serve::{decode, decode_or_log};
 use super::subject;
 use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
 use crate::clock;
+use crate::delivery::latest_key;
 use crate::reply::{Limit, guarded};
 use crate::uid;
 use crate::{
-    AudienceKey, BoxFuture, Delivered, Delivery, FailedDelivery, RawSid, Receivers, RemoteError,
-    RemoteErrorKind, ServerId, ServerInfo, code,
+    AudienceKey, BoxFuture, Delivered, Delivery, FailedDelivery, MAX_LATEST_KEY, RawSid, Receivers,
+    RemoteError, RemoteErrorKind, ServerId, ServerInfo, code,
 };
 
 pub(super) type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
@@ -27,15 +28,15 @@ const MESSAGE_SIZE: usize = 256 * 1024;
 const LEAST_ROOM: usize = 64 * 1024;
 /// The longest receiver: an audience with its longest name, and a member who does not get it. A uid is shorter.
 const RECEIVER: usize = 1024;
-/// Tags, lengths and numbers of a message, and more than they ever take.
-const OVERHEAD: usize = 64;
+/// Tags, lengths and numbers of a message, and more than they ever take; and the key of the newest one.
+const OVERHEAD: usize = 64 + MAX_LATEST_KEY;
 
 /// Sends a message to clients of a frontend.
 pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery) -> Delivering {
     if frontend.id == core.info.id {
         // Without a way over NATS: also while that is away, and behind what was delivered here before.
         let delivered = deliver_here(core, delivery.clone());
-        return Box::pin(std::future::ready(Ok(delivered)));
+        return Box::pin(after_room(core, delivered));
     }
     if is_shaddock(frontend) {
         return match parts(delivery, core.link.max_payload()) {
@@ -65,6 +66,21 @@ fn only_users() -> RemoteError {
     )
 }
 
+/// What became of a message here, when there is room for more.
+fn after_room(
+    core: &Core,
+    mut delivered: Delivered,
+) -> impl Future<Output = Result<Delivered, RemoteError>> + Send + 'static {
+    let full = std::mem::take(&mut delivered.full);
+    let room = (!full.is_empty()).then(|| core.node.kept_room(full));
+    async move {
+        if let Some(room) = room {
+            room.await;
+        }
+        Ok(delivered)
+    }
+}
+
 /// Sends to users at a frontend of ours, and asks to be told if one of them is bound there.
 pub(super) fn send_watching(
     core: &Arc<Core>,
@@ -72,8 +88,13 @@ pub(super) fn send_watching(
     delivery: &Delivery,
 ) -> BoxFuture<'static, Result<Answered, RemoteError>> {
     if frontend.id == core.info.id {
-        let answered = deliver_watched(core, delivery.clone(), &core.info.id);
-        return Box::pin(std::future::ready(Ok(answered)));
+        let Answered { delivered, watched } =
+            deliver_watched(core, delivery.clone(), &core.info.id);
+        let delivered = after_room(core, delivered);
+        return Box::pin(async move {
+            let delivered = delivered.await?;
+            Ok(Answered { delivered, watched })
+        });
     }
     match parts(delivery, core.link.max_payload()) {
         Ok(mut parts) => {
@@ -203,6 +224,9 @@ pub(super) fn parts(
         uids,
         sids,
         everybody: everybody as i32,
+        latest: (delivery.latest.as_deref().and_then(latest_key))
+            .unwrap_or_default()
+            .to_owned(),
         ..MultiPush::default()
     };
     let room = room(&delivery.route, &delivery.body, max_payload)?;
@@ -371,6 +395,7 @@ pub(super) fn received(core: &Core, message: Message) {
         return;
     };
     let route: Arc<str> = push.route.into();
+    let latest = latest_key(&push.latest).map(Arc::from);
     let watched_by = ServerId::new(push.watched_by).ok();
     let mut delivered = Delivered::default();
     let mut watched = false;
@@ -378,6 +403,7 @@ pub(super) fn received(core: &Core, message: Message) {
         let delivery = Delivery {
             route: Arc::clone(&route),
             body: push.data.clone(),
+            latest: latest.clone(),
             to,
         };
         delivered.merge(match &watched_by {
@@ -411,7 +437,7 @@ pub(super) fn received(core: &Core, message: Message) {
         Everybody::All => deliver(Receivers::All { bound_only: false }),
         Everybody::Bound => deliver(Receivers::All { bound_only: true }),
     }
-    confirm(core, message.reply, &delivered, watched);
+    confirm(core, message.reply, delivered, watched);
 }
 
 /// A message for one user of this frontend came.
@@ -429,10 +455,11 @@ pub(super) fn received_plain(core: &Core, message: Message) {
         Delivery {
             route: push.route.into(),
             body: push.data,
+            latest: None,
             to,
         },
     );
-    confirm(core, message.reply, &delivered, false);
+    confirm(core, message.reply, delivered, false);
 }
 
 fn deliver_here(core: &Core, delivery: Delivery) -> Delivered {
@@ -465,16 +492,33 @@ fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
     refused
 }
 
-fn confirm(core: &Core, reply: Option<Subject>, delivered: &Delivered, watched: bool) {
-    let answer = to_wire(delivered, watched);
-    let life = core.config.request_timeout;
-    if let Some(reply) = reply
-        && let Err(error) = core
-            .link
-            .publish_for(life, reply, None, wire::encode(&answer))
-    {
-        tracing::debug!(%error, "the confirmation of a delivery was lost");
+/// Answers the sender; when there is room for more, if it is one that waits.
+fn confirm(core: &Core, reply: Option<Subject>, mut delivered: Delivered, watched: bool) {
+    let Some(reply) = reply else {
+        return;
+    };
+    let full = std::mem::take(&mut delivered.full);
+    let answer = wire::encode(&to_wire(&delivered, watched));
+    let (link, life) = (Arc::clone(&core.link), core.config.request_timeout);
+    let answer = move || {
+        if let Err(error) = link.publish_for(life, reply, None, answer) {
+            tracing::debug!(%error, "the confirmation of a delivery was lost");
+        }
+    };
+    if full.is_empty() {
+        return answer();
     }
+    // Beside what is read next: nobody else waits for these clients. Without a place nobody waits at all.
+    let Ok(place) = Arc::clone(&core.waits).try_acquire_owned() else {
+        return answer();
+    };
+    // The sender gives up a frontend that does not answer in time.
+    let (room, limit) = (core.node.kept_room(full), core.config.push_timeout() / 2);
+    core.home.spawn(async move {
+        let _ = tokio::time::timeout(limit, room).await;
+        answer();
+        drop(place);
+    });
 }
 
 #[cfg(test)]
@@ -485,6 +529,7 @@ mod tests {
         Delivery {
             route: "onChat".into(),
             body: vec![b'x'; body].into(),
+            latest: Some("k".repeat(MAX_LATEST_KEY).into()),
             to,
         }
     }
@@ -547,7 +592,7 @@ mod tests {
                         }
                         Err(error) => {
                             assert_eq!(error.kind(), RemoteErrorKind::Refused);
-                            assert!(short_of < 1200, "{short_of}: {error}");
+                            assert!(short_of < 1300, "{short_of}: {error}");
                             refused += 1;
                         }
                     }

@@ -63,7 +63,11 @@ pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
             // It was told without a way over NATS.
             continue;
         }
-        let frontend_type = Arc::from(event.frontend_type.as_str());
+        let frontend_type = type_of(&event, || {
+            let departing = || core.departing().into_iter();
+            (core.members.server(&event.frontend))
+                .or_else(|| departing().find(|info| info.id.as_str() == event.frontend))
+        });
         let Some(event) = from_wire(event) else {
             tracing::debug!(%frontend_type, "an event of a session cannot be read");
             continue;
@@ -72,6 +76,16 @@ pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
             core.node.session_event(&frontend_type, event);
         });
     }
+}
+
+/// The type of the event's frontend. One of an older version does not tell it: then it is that of the list.
+fn type_of(event: &Event, listed: impl FnOnce() -> Option<Arc<ServerInfo>>) -> Arc<str> {
+    if event.frontend_type.is_empty()
+        && let Some(info) = listed()
+    {
+        return Arc::clone(&info.server_type);
+    }
+    Arc::from(event.frontend_type.as_str())
 }
 
 fn from_wire(event: Event) -> Option<SessionEvent> {

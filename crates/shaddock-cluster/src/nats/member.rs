@@ -252,19 +252,15 @@ impl Membership for NatsMember {
         delivery::send_unconfirmed(&self.core, &*self.core.frontend(frontend)?, &delivery)
     }
 
-    fn deliver_to_users(
+    fn deliver_to_type(
         &self,
         frontend_type: &str,
-        route: Arc<str>,
-        body: Bytes,
-        uids: Arc<[Arc<str>]>,
+        delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
-        let delivery = Delivery {
-            route,
-            body,
-            to: Receivers::Uids(Arc::clone(&uids)),
-        };
-        to_users::send(&self.core, frontend_type, &delivery, &uids)
+        match &delivery.to {
+            Receivers::Uids(uids) => to_users::send(&self.core, frontend_type, &delivery, uids),
+            _ => Box::pin(std::future::ready(Ok(Delivered::default()))),
+        }
     }
 
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {

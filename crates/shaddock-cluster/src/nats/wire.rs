@@ -182,6 +182,10 @@ pub(crate) struct MultiPush {
     /// Of an audience: whether the answer names who is missing.
     #[prost(bool, tag = "9")]
     pub(crate) name_missing: bool,
+    /// The newest message of this key is enough for a client that cannot take messages at the moment. Empty: all are needed. Frontends that do not
+    /// know it keep all.
+    #[prost(string, tag = "10")]
+    pub(crate) latest: String,
 }
 
 /// Whether a [`MultiPush`] goes to all.

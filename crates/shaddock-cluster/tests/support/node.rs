@@ -217,6 +217,7 @@ pub fn delivery(body: &str, to: Receivers) -> Delivery {
     Delivery {
         route: "onChat".into(),
         body: body.to_owned().into(),
+        latest: None,
         to,
     }
 }

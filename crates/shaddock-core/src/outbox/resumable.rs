@@ -1,11 +1,11 @@
 //! The outbox of a resumable session: DATA packages are counted and kept in addition to being queued.
 
-use super::{Intake, Next, Outbox, Queue, SendError, bytes_u32};
-use crate::drained::Insert;
+use super::{Intake, Next, Outbox, Queue, Room, SendError, bytes_u32};
 use crate::pool;
 use crate::resume::{Away, Ledger, Link, Piece};
 use bytes::Bytes;
 use shaddock_protocol::{HEADER_LEN, PackageType};
+use std::sync::Arc;
 use std::task::Waker;
 
 impl Outbox {
@@ -36,9 +36,9 @@ impl Outbox {
         Some(result)
     }
 
-    /// The connection is gone: queued data are dropped, and kept data stay. `away` creates the entry of a suspended session. Returns false
-    /// if the session has ended, or is not resumable.
-    pub(crate) fn lose(&self, away: impl FnOnce() -> Away) -> bool {
+    /// The connection is gone: what is queued goes, and what is kept stays. `away` makes the entry of a session that begins to wait, and gets the one of a
+    /// session that waits already. False if the session has ended, or cannot be resumed.
+    pub(crate) fn lose(&self, away: impl FnOnce(Option<Away>) -> Away) -> bool {
         let mut queue = self.queue.lock();
         if queue.intake != Intake::Open {
             return false;
@@ -47,9 +47,7 @@ impl Outbox {
             return false;
         };
         ledger.lose();
-        if ledger.away().is_none() {
-            ledger.set_away(away());
-        }
+        ledger.set_away(away);
         queue.drop_queued();
         queue.in_flight = 0;
         queue.told = Next::Continue;
@@ -79,24 +77,6 @@ impl Outbox {
         goes
     }
 
-    /// As [`offer`](Self::offer), for a package for whose `key` only the newest matters while the client cannot receive it. The key has an
-    /// effect only for resumable sessions.
-    ///
-    /// # Errors
-    ///
-    /// As [`offer`](Self::offer).
-    pub fn offer_latest(&self, key: &str, mut package: Bytes) -> Result<super::Room, SendError> {
-        let mut queue = self.queue.lock();
-        let result = if queue.resume.is_some() && queue.intake == Intake::Open {
-            queue.push_counted(&mut package, Some(key))
-        } else {
-            queue.push(&mut package)
-        };
-        let result = result.map(|()| queue.room());
-        Self::unlock_after(queue, &result);
-        result
-    }
-
     /// Ends the ledger at the end of the session: the client cannot resume it.
     pub(super) fn end_ledger(queue: &mut Queue) -> Option<Waker> {
         queue.resume.as_deref_mut().and_then(Ledger::end)
@@ -110,30 +90,35 @@ impl Queue {
         self.resume.as_deref().is_some_and(Ledger::must_let_go)
     }
 
+    /// Whether there is room for what is kept, if that is what counts.
     #[inline]
-    pub(super) fn is_kept_only(&self) -> bool {
-        let ledger = self.resume.as_deref();
-        ledger.is_some_and(|ledger| ledger.link() != Link::Live)
+    pub(super) fn kept_room(&self) -> Option<Room> {
+        let ledger = self.resume.as_deref()?;
+        if ledger.is_full() {
+            Some(Room::Full)
+        } else {
+            (ledger.link() != Link::Live).then_some(Room::Kept)
+        }
     }
 
     /// A push to a resumable session. The intake is open.
     #[cold]
     #[inline(never)]
-    pub(super) fn push_counted(
-        &mut self,
-        package: &mut Bytes,
-        key: Option<&str>,
-    ) -> Result<(), SendError> {
+    pub(super) fn push_counted(&mut self, package: &mut Bytes) -> Result<(), SendError> {
         loop {
             let first = first_len(package);
             if first == package.len() {
-                return self.push_one(package, key);
+                return self.push_one(package, None);
             }
-            self.push_one(&mut package.split_to(first), key)?;
+            self.push_one(&mut package.split_to(first), None)?;
         }
     }
 
-    fn push_one(&mut self, package: &mut Bytes, key: Option<&str>) -> Result<(), SendError> {
+    pub(super) fn push_one(
+        &mut self,
+        package: &mut Bytes,
+        key: Option<&Arc<str>>,
+    ) -> Result<(), SendError> {
         let is_sent = self.admit_counted(package.len(), is_data(package))?;
         if is_sent && self.waiting() + package.len() > self.limit as usize {
             return Err(SendError::Busy);
@@ -144,8 +129,10 @@ impl Queue {
                 None => ledger.keep_shared(package),
             });
         }
-        if is_sent {
-            self.append(package);
+        match key {
+            Some(key) if is_sent => self.append_latest(key, package),
+            None if is_sent => self.append(package),
+            _ => {}
         }
         Ok(())
     }
@@ -220,13 +207,13 @@ impl Queue {
     fn drop_queued(&mut self) {
         self.queued = 0;
         pool::put(std::mem::take(&mut self.own));
-        let more = self.more.take().map_or_else(Vec::new, |more| *more);
+        let more = self.more.take().unwrap_or_default();
         let first = self.first.take();
         if let Some(ledger) = self.resume.as_deref_mut() {
             ledger.add_garbage(
                 first
                     .into_iter()
-                    .chain(more.into_iter().map(|insert| insert.bytes)),
+                    .chain(more.inserts.into_iter().map(|insert| insert.bytes)),
             );
         }
     }
@@ -240,10 +227,10 @@ impl Queue {
             }
             Piece::Shared(package) => {
                 self.queued += bytes_u32(package.len());
-                self.more.get_or_insert_default().push(Insert {
-                    at: self.own.len(),
-                    bytes: (*package).clone(),
-                });
+                let at = self.own.len();
+                self.more
+                    .get_or_insert_default()
+                    .push(at, (*package).clone());
             }
         }
     }
@@ -276,6 +263,11 @@ fn first_len(bytes: &[u8]) -> usize {
         }
         None => bytes.len(),
     }
+}
+
+/// Whether this is one package, of DATA.
+pub(super) fn is_one_data(package: &[u8]) -> bool {
+    is_data(package) && first_len(package) == package.len()
 }
 
 fn is_data(package: &[u8]) -> bool {

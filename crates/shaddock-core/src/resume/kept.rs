@@ -3,6 +3,7 @@
 use crate::pool;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Shared packages up to this length are copied: as in the outbox, a pointer to them would cost more.
 const COPY_MAX: usize = 64;
@@ -29,10 +30,17 @@ enum Item {
     Latest(Box<Latest>),
 }
 
+/// Counts with its key: the sender chooses how long that is.
 #[derive(Debug)]
 struct Latest {
-    key: Box<str>,
+    key: Arc<str>,
     package: Bytes,
+}
+
+impl Latest {
+    fn len(&self) -> usize {
+        self.key.len() + self.package.len()
+    }
 }
 
 /// A kept package.
@@ -77,25 +85,25 @@ impl Kept {
         }
     }
 
-    /// Adds a package for whose key only the newest matters. The previous one is removed, if its number is above `fixed`; the numbers of
-    /// later ones decrease by one. Returns the removed one.
-    pub(crate) fn add_latest(&mut self, key: &str, package: &Bytes, fixed: u64) -> Option<Bytes> {
-        let fixed = usize::try_from(fixed.saturating_sub(self.before)).unwrap_or(usize::MAX);
-        let place = self
-            .list
-            .iter()
-            .skip(fixed)
-            .position(|item| matches!(item, Item::Latest(latest) if *latest.key == *key));
-        let old = place.and_then(|place| self.list.remove(fixed + place));
+    /// Adds a package of which the newest of its key is enough. [`take_back`](Self::take_back) comes before it.
+    pub(crate) fn add_latest(&mut self, key: &Arc<str>, package: &Bytes) {
         let latest = Latest {
-            key: key.into(),
+            key: Arc::clone(key),
             package: package.clone(),
         };
-        self.add(Item::Latest(Box::new(latest)), package.len());
-        match old {
-            Some(Item::Latest(old)) => {
-                self.bytes -= old.package.len();
-                Some(old.package)
+        let len = latest.len();
+        self.add(Item::Latest(Box::new(latest)), len);
+    }
+
+    /// Takes the newest package of this key out, if its number is above `fixed`; the numbers of those behind it become smaller by one.
+    pub(crate) fn take_back(&mut self, key: &str, fixed: u64) -> Option<Bytes> {
+        let fixed = usize::try_from(fixed.saturating_sub(self.before)).unwrap_or(usize::MAX);
+        let is_its = |item: &Item| matches!(item, Item::Latest(latest) if *latest.key == *key);
+        let place = self.list.iter().skip(fixed).rposition(is_its)?;
+        match self.list.remove(fixed + place)? {
+            Item::Latest(latest) => {
+                self.bytes -= latest.len();
+                Some(latest.package)
             }
             _ => None,
         }
@@ -119,7 +127,7 @@ impl Kept {
                 (len, None)
             }
             Item::Shared(package) => (package.len(), Some(package)),
-            Item::Latest(latest) => (latest.package.len(), Some(latest.package)),
+            Item::Latest(latest) => (latest.len(), Some(latest.package)),
         };
         self.bytes -= len;
         if self.list.is_empty() {
@@ -168,13 +176,13 @@ mod tests {
         kept.add_own(b"one");
         kept.add_shared(&long(2));
         kept.add_shared(&Bytes::from_static(b"three"));
-        assert_eq!(kept.add_latest("k", &Bytes::from_static(b"four"), 0), None);
+        kept.add_latest(&"k".into(), &Bytes::from_static(b"four"));
         assert_eq!(texts(&kept), [&b"one"[..], &long(2), b"three", b"four"]);
         assert_eq!((kept.before(), kept.last()), (0, 4));
         assert_eq!(kept.forget_first(), None);
         assert_eq!(kept.forget_first(), Some(long(2)));
         assert_eq!(texts(&kept), [&b"three"[..], b"four"]);
-        assert_eq!((kept.before(), kept.last(), kept.bytes()), (2, 4, 9));
+        assert_eq!((kept.before(), kept.last(), kept.bytes()), (2, 4, 10));
         kept.forget_first();
         kept.forget_first();
         assert_eq!(
@@ -188,19 +196,24 @@ mod tests {
     fn only_the_newest_of_a_key_is_kept_unless_its_number_is_fixed() {
         let mut kept = Kept::default();
         let package = |text: &'static str| Bytes::from_static(text.as_bytes());
-        kept.add_latest("a", &package("a1"), 0);
-        kept.add_latest("b", &package("b1"), 0);
+        let add = |kept: &mut Kept, key: &str, text, fixed| {
+            let old = kept.take_back(key, fixed);
+            kept.add_latest(&key.into(), &package(text));
+            old
+        };
+        add(&mut kept, "a", "a1", 0);
+        add(&mut kept, "b", "b1", 0);
         kept.add_own(b"x");
-        let old = kept.add_latest("a", &package("a2"), 0);
-        assert_eq!(old, Some(package("a1")));
+        assert_eq!(add(&mut kept, "a", "a2", 0), Some(package("a1")));
         assert_eq!(texts(&kept), [&b"b1"[..], b"x", b"a2"]);
-        assert_eq!((kept.last(), kept.bytes()), (3, 5));
+        // With one byte of each key.
+        assert_eq!((kept.last(), kept.bytes()), (3, 7));
         // b1 has been sent as number 1.
-        assert_eq!(kept.add_latest("b", &package("b2"), 1), None);
-        assert_eq!(kept.add_latest("b", &package("b3"), 1), Some(package("b2")));
+        assert_eq!(add(&mut kept, "b", "b2", 1), None);
+        assert_eq!(add(&mut kept, "b", "b3", 1), Some(package("b2")));
         kept.forget_first();
-        assert_eq!(kept.add_latest("a", &package("a3"), 1), Some(package("a2")));
+        assert_eq!(add(&mut kept, "a", "a3", 1), Some(package("a2")));
         assert_eq!(texts(&kept), [&b"x"[..], b"b3", b"a3"]);
-        assert_eq!((kept.before(), kept.last()), (1, 4));
+        assert_eq!((kept.before(), kept.last(), kept.bytes()), (1, 4, 7));
     }
 }

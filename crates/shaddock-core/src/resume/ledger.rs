@@ -1,7 +1,7 @@
 //! The counts and kept packages of a resumable session. Behind the lock of its outbox.
 
 use super::kept::{Kept, Piece};
-use super::pool::ResumePool;
+use super::pool::{OnFull, ResumePool};
 use super::token::TokenHash;
 use crate::{CloseReason, Millis};
 use bytes::Bytes;
@@ -46,7 +46,9 @@ pub(crate) struct Ledger {
     received: u64,
     /// The number of those that were not acknowledged to the client yet.
     owed: u32,
-    /// The number of the latest claim of the session.
+    /// Packages up to this number were given to a connection, and may have arrived: they keep their numbers.
+    given: u64,
+    /// The number of the latest connection that wanted the session.
     claimed: u64,
     token: TokenHash,
     link: Link,
@@ -58,8 +60,6 @@ pub(crate) struct Ledger {
 /// State that exists only while the session waits for its client, or for its next connection.
 #[derive(Default)]
 struct Rare {
-    /// Packages up to this number were sent once and keep their numbers.
-    fixed: u64,
     away: Option<Away>,
     /// Tokens issued since the client last acknowledged a handshake, latest last. Any of them may have arrived: the client may have several
     /// concurrent connections, and they may be checked in a different order than they were opened.
@@ -86,6 +86,8 @@ pub(crate) struct Away {
     pub(crate) reason: CloseReason,
     /// Its position in the pool.
     pub(crate) ticket: u64,
+    /// Whether it is in the pool's list. Not if it was to go while its client was coming back.
+    pub(crate) is_listed: bool,
 }
 
 /// A new connection that claims the session.
@@ -139,6 +141,7 @@ impl Ledger {
             acked: 0,
             received: 0,
             owed: 0,
+            given: 0,
             claimed: 0,
             token,
             link: Link::Waiting,
@@ -192,22 +195,34 @@ impl Ledger {
         self.settle();
     }
 
-    /// For a package with a key only the newest is kept, while it was not sent.
-    pub(crate) fn keep_latest(&mut self, key: &str, package: &Bytes) {
-        self.pool.kept(package.len());
-        let fixed = match (&self.rare, self.link) {
-            (Some(rare), Link::Waiting | Link::Away) => rare.fixed,
-            (None, Link::Waiting | Link::Away) => 0,
-            _ => u64::MAX,
-        };
-        if let Some(old) = self.kept.add_latest(key, package, fixed) {
-            self.pool.let_go(old.len());
-            self.rare().garbage.push(old);
-        }
+    /// Keeps a package of which the newest of its key is enough. What [`take_back`](Self::take_back) takes goes before.
+    pub(crate) fn keep_latest(&mut self, key: &Arc<str>, package: &Bytes) {
+        let before = self.kept.bytes();
+        self.kept.add_latest(key, package);
+        self.pool.kept(self.kept.bytes() - before);
         self.settle();
     }
 
-    /// The number of kept bytes.
+    /// Takes the package of this key back that is kept and was given to no connection: it is neither sent nor counted. False: there is none.
+    pub(crate) fn take_back(&mut self, key: &str) -> bool {
+        let before = self.kept.bytes();
+        let Some(package) = self.kept.take_back(key, self.given) else {
+            return false;
+        };
+        self.pool.let_go(before - self.kept.bytes());
+        self.rare().garbage.push(package);
+        true
+    }
+
+    /// The connection has taken all that was queued for it.
+    #[inline]
+    pub(crate) fn give(&mut self) {
+        if self.link == Link::Live {
+            self.given = self.kept.last();
+        }
+    }
+
+    /// Bytes that are kept.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept.bytes()
     }
@@ -221,14 +236,28 @@ impl Ledger {
         if self.link == Link::Waiting {
             return;
         }
-        let bounds = self.pool.config();
-        let (messages, bytes) = (bounds.max_messages, bounds.max_bytes);
+        let (messages, bytes) = self.pool.config().most_kept();
         while self.kept.len() > messages
             || self.kept.bytes() > bytes
             || (self.kept.len() > 0 && self.pool.is_full())
         {
             self.forget_first();
         }
+    }
+
+    /// Whether senders that can wait do. On a connection only if its client owes an acknowledgement, so that one is to come.
+    pub(crate) fn is_full(&self) -> bool {
+        let config = self.pool.config();
+        if config.on_full == OnFull::Gap {
+            return false;
+        }
+        let is_over = self.kept.len() > config.max_messages || self.kept.bytes() > config.max_bytes;
+        is_over
+            && match self.link {
+                Link::Live => self.kept.len() >= usize::from(config.ack),
+                Link::Waiting | Link::Cut | Link::Dismissed | Link::Away => true,
+                Link::Ended => false,
+            }
     }
 
     fn forget_first(&mut self) {
@@ -277,13 +306,8 @@ impl Ledger {
 
     // ---- state of the connection
 
-    /// The connection is lost: packages that were sent keep their numbers.
+    /// The connection is gone.
     pub(crate) fn lose(&mut self) {
-        let was_sent = matches!(self.link, Link::Live | Link::Cut | Link::Dismissed);
-        let last = self.kept.last();
-        if was_sent {
-            self.rare().fixed = last;
-        }
         self.link = Link::Away;
         self.is_relayed = false;
         self.settle();
@@ -299,6 +323,8 @@ impl Ledger {
         let has_one = matches!(self.link, Link::Waiting | Link::Live);
         let goes = has_one && !self.is_relayed && !self.is_claimed();
         if goes {
+            // What is queued may still be taken.
+            self.given = self.kept.last();
             self.link = Link::Dismissed;
             self.pool.count_dismissed();
         }
@@ -309,13 +335,15 @@ impl Ledger {
         self.rare.as_ref()?.away.as_ref()
     }
 
-    pub(crate) fn set_away(&mut self, away: Away) {
-        self.rare().away = Some(away);
+    pub(crate) fn set_away(&mut self, f: impl FnOnce(Option<Away>) -> Away) {
+        let rare = self.rare();
+        rare.away = Some(f(rare.away.take()));
     }
 
     /// The client has acknowledged its handshake: its positions are valid.
     pub(crate) fn go_live(&mut self) {
         self.link = Link::Live;
+        self.give();
         if let Some(rare) = &mut self.rare {
             if let Some(token) = rare.issued.pop() {
                 self.token = token;
@@ -354,7 +382,6 @@ impl Ledger {
             return Vec::new();
         };
         let garbage = std::mem::take(&mut rare.garbage);
-        // `fixed` matters only while the session waits.
         let is_idle = rare.away.is_none() && rare.claim.is_none() && rare.issued.is_empty();
         if self.link == Link::Live && is_idle {
             self.rare = None;
@@ -411,7 +438,20 @@ impl Ledger {
         Some(reason)
     }
 
-    /// Whether this is a valid token of the session. Compares with all of them, whatever the first result.
+    /// Too many sessions wait, and this one for the longest time: gives it up, unless its client is about to come back. (Then it is off the list until it
+    /// waits again.)
+    pub(crate) fn evict(&mut self) -> Option<CloseReason> {
+        let is_coming = self.claim_of().is_some() || self.link == Link::Waiting;
+        if !is_coming {
+            return self.give_up();
+        }
+        if let Some(away) = self.rare.as_mut().and_then(|rare| rare.away.as_mut()) {
+            away.is_listed = false;
+        }
+        None
+    }
+
+    /// Whether this is the token of the session, or one that may be. Looks at all of them, whatever the first says.
     pub(crate) fn is_token(&self, token: &TokenHash) -> bool {
         let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
         let same = |found, known: &TokenHash| found | known.is(token);

@@ -31,6 +31,6 @@ pub(crate) use kept::Piece;
 pub(crate) use ledger::{Away, Ledger, Link};
 pub use ledger::{BadAcknowledgement, Claimed, Handover, Resumption};
 pub(crate) use pool::ResumePool;
-pub use pool::{ResumeConfig, ResumeStatistics};
+pub use pool::{OnFull, ResumeConfig, ResumeStatistics};
 pub use session::Suspended;
 pub use token::ResumeSecret;

@@ -26,6 +26,34 @@ pub struct ResumeConfig {
     pub max_total_bytes: usize,
     /// Maximum number of suspended sessions. Default: 100,000. Beyond it the session that has waited longest is closed.
     pub max_suspended: usize,
+    /// What happens when as much is kept as may be. Default: [`OnFull::Gap`].
+    pub on_full: OnFull,
+    /// How long a sender waits for room with [`OnFull::Wait`]. Default: 1 s.
+    pub max_wait: Duration,
+}
+
+/// What happens when `max_messages` or `max_bytes` of a session are kept, and another message is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// The oldest message is forgotten, and the client will be told how many it has missed.
+    #[default]
+    Gap,
+    /// Senders that can wait do ([`Room::Full`](crate::Room::Full)), and as much again is kept of those who cannot or have waited in vain. Above that, and above
+    /// `max_total_bytes`, it is as with `Gap`.
+    Wait,
+}
+
+impl ResumeConfig {
+    /// Messages and bytes above which the oldest are forgotten.
+    pub(crate) const fn most_kept(&self) -> (usize, usize) {
+        match self.on_full {
+            OnFull::Gap => (self.max_messages, self.max_bytes),
+            OnFull::Wait => (
+                self.max_messages.saturating_mul(2),
+                self.max_bytes.saturating_mul(2),
+            ),
+        }
+    }
 }
 
 impl Default for ResumeConfig {
@@ -37,6 +65,8 @@ impl Default for ResumeConfig {
             max_bytes: 64 * 1024,
             max_total_bytes: 256 * 1024 * 1024,
             max_suspended: 100_000,
+            on_full: OnFull::Gap,
+            max_wait: Duration::from_secs(1),
         }
     }
 }
@@ -134,17 +164,32 @@ impl ResumePool {
         self.claims.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A session is suspended: returns its position in the list, and the session that is evicted for it.
-    pub(crate) fn is_away(&self, session: Weak<Session>) -> (u64, Option<Weak<Session>>) {
+    /// A session begins to wait: its place in the list.
+    pub(crate) fn is_away(&self, session: Weak<Session>) -> u64 {
         let mut away = self.away.lock();
         let ticket = away.next;
         away.next += 1;
         away.sessions.insert(ticket, session);
-        let too_many = away.sessions.len() > self.config.max_suspended;
-        let oldest = too_many.then(|| away.sessions.pop_first()).flatten();
         self.suspended.store(away.sessions.len(), Ordering::Relaxed);
-        drop(away);
-        (ticket, oldest.map(|(_, session)| session))
+        ticket
+    }
+
+    /// A session that was [passed over](Self::pop_excess) waits again, at its old place.
+    pub(crate) fn is_away_again(&self, ticket: u64, session: Weak<Session>) {
+        let mut away = self.away.lock();
+        away.sessions.insert(ticket, session);
+        self.suspended.store(away.sessions.len(), Ordering::Relaxed);
+    }
+
+    /// Takes the session that waits longest off the list, if there are too many. Its time is over, unless its client is about to come back.
+    pub(crate) fn pop_excess(&self) -> Option<Weak<Session>> {
+        let mut away = self.away.lock();
+        if away.sessions.len() <= self.config.max_suspended {
+            return None;
+        }
+        let oldest = away.sessions.pop_first();
+        self.suspended.store(away.sessions.len(), Ordering::Relaxed);
+        oldest.map(|(_, session)| session)
     }
 
     /// A session is no longer suspended, for any reason.

@@ -114,13 +114,35 @@ impl Session {
             .ledger(|ledger| (ledger.kept_messages(), ledger.kept_bytes()))
     }
 
-    /// Enqueues a package for whose `key` only the newest matters while the client cannot receive it: a position, a score.
+    /// Queues a package of which the newest of its `key` is enough while the client cannot take it: [`Outbox::offer_latest`](crate::Outbox::offer_latest).
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn offer_latest(self: &Arc<Self>, key: &str, package: Bytes) -> Result<Room, SendError> {
+    pub fn offer_latest(
+        self: &Arc<Self>,
+        key: &Arc<str>,
+        package: Bytes,
+    ) -> Result<Room, SendError> {
         self.judge(self.outbox().offer_latest(key, package))
+    }
+
+    /// As [`offer_latest`](Self::offer_latest), and leaves as what is [buffered](Self::offer_buffered).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn offer_latest_buffered(
+        self: &Arc<Self>,
+        key: &Arc<str>,
+        package: Bytes,
+    ) -> Result<Room, SendError> {
+        self.judge(self.outbox().offer_latest_buffered(key, package))
+    }
+
+    /// Whether as much is kept for its client as may be, and senders that can wait do ([`Room::Full`]).
+    pub fn is_full(&self) -> bool {
+        self.outbox().ledger(|it| it.is_full()).unwrap_or(false)
     }
 
     /// A DATA package of the client was taken: it will be executed, or rejected with an error, whatever happens to its connection. Returns
@@ -152,14 +174,20 @@ impl Session {
         let Some(service) = self.service() else {
             return false;
         };
-        let mut evicted = None;
-        let waits = self.outbox().lose(|| {
-            let (ticket, oldest) = service.resume.is_away(Arc::downgrade(self));
-            evicted = oldest;
-            Away {
+        let pool = &service.resume;
+        let waits = self.outbox().lose(|known| match known {
+            None => Away {
                 since: now,
                 reason: reason.clone(),
-                ticket,
+                ticket: pool.is_away(Arc::downgrade(self)),
+                is_listed: true,
+            },
+            Some(mut away) => {
+                if !away.is_listed {
+                    pool.is_away_again(away.ticket, Arc::downgrade(self));
+                    away.is_listed = true;
+                }
+                away
             }
         });
         if waits {
@@ -173,10 +201,12 @@ impl Session {
             };
             self.tell(Some(&service), event);
         }
-        if let Some(oldest) = evicted.and_then(|oldest| oldest.upgrade())
-            && oldest.end_suspended()
-        {
-            service.resume.count_evicted();
+        while let Some(oldest) = pool.pop_excess() {
+            if let Some(oldest) = oldest.upgrade()
+                && oldest.end_suspended(Ledger::evict)
+            {
+                pool.count_evicted();
+            }
         }
         waits
     }
@@ -204,7 +234,7 @@ impl Session {
     /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
     /// already, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
-        let is_over = self.end_suspended();
+        let is_over = self.end_suspended(Ledger::give_up);
         if is_over && let Some(service) = self.service() {
             service.resume.count_expired();
         }
@@ -219,10 +249,13 @@ impl Session {
     }
 
     /// Decided under the lock, as in [`close_suspended`](Self::close_suspended).
-    fn end_suspended(self: &Arc<Self>) -> bool {
+    fn end_suspended(
+        self: &Arc<Self>,
+        judge: impl FnOnce(&mut Ledger) -> Option<CloseReason>,
+    ) -> bool {
         let given_up = self.outbox().ledger(|ledger| {
             let tokens = ledger.tokens();
-            Some((ledger.give_up()?, tokens))
+            Some((judge(ledger)?, tokens))
         });
         let Some((reason, tokens)) = given_up.flatten() else {
             return false;

@@ -157,6 +157,13 @@ impl Node for AppNode {
         Some(Box::pin(wait))
     }
 
+    fn kept_room(&self, sessions: Vec<RawSid>) -> BoxFuture<'static, ()> {
+        match self.app() {
+            Some(app) => Box::pin(app.kept_room(sessions)),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
     fn deliver(&self, delivery: Delivery) -> Delivered {
         self.app()
             .map(|app| app.deliver_here(delivery))

@@ -14,7 +14,7 @@ use shaddock_core::{Session, Uid};
 use super::wire::{Action, KickJson, Object, PushJson};
 use crate::{
     app::AppHandle,
-    channel::JoinError,
+    channel::{JoinError, Latest, check_latest},
     error::{HandlerError, codes},
     session::{SessionError, SessionView},
 };
@@ -54,6 +54,7 @@ enum Send {
     Push {
         route: String,
         body: Box<RawValue>,
+        latest: Option<String>,
         to: To,
     },
     Kick {
@@ -334,20 +335,25 @@ async fn change_user(
 
 async fn deliver(app: &AppHandle, view: &SessionView, send: Send) -> Result<(), String> {
     match send {
-        Send::Push { route, body, to } => match to {
-            To::Session => view
+        Send::Push {
+            route,
+            body,
+            latest,
+            to,
+        } => match to {
+            To::Session => Latest::of(view, latest.as_deref())
                 .push_message(&route, &body)
                 .await
                 .map_err(|error| error.to_string()),
             To::Users(users) if users.is_empty() => Ok(()),
-            To::Users(users) => app
-                .channels()
+            To::Users(users) => Latest::of(&app.channels(), latest.as_deref())
                 .push_message_to_users(app.server_type(), &route, &body, &users)
                 .await
                 .map(drop)
                 .map_err(|error| error.to_string()),
             To::Topic { name, except } => {
                 let topic = app.topic(&name);
+                let topic = Latest::of(&topic, latest.as_deref());
                 let push = match except {
                     Some(uid) => topic.push_except(&uid, &route, &body),
                     None => topic.push(&route, &body),
@@ -382,6 +388,7 @@ fn push_of(push: PushJson) -> Result<Send, String> {
         users,
         topic,
         except,
+        latest,
     } = push;
     if route.is_empty() || route.len() > MOST_ROUTE {
         return Err(format!(
@@ -392,6 +399,7 @@ fn push_of(push: PushJson) -> Result<Send, String> {
     if body.get() == "null" {
         return Err("pushes no value; write an object, such as {}".to_owned());
     }
+    check_latest(latest.as_deref()).map_err(|text| format!("has a `latest` that {text}"))?;
     let to = match (users, topic) {
         (Some(_), Some(_)) => {
             return Err("pushes to `users` and to a `topic`; a push has one of both".to_owned());
@@ -406,7 +414,12 @@ fn push_of(push: PushJson) -> Result<Send, String> {
             except,
         },
     };
-    Ok(Send::Push { route, body, to })
+    Ok(Send::Push {
+        route,
+        body,
+        latest,
+        to,
+    })
 }
 
 fn topic_of(name: String) -> Result<String, String> {

@@ -293,6 +293,9 @@ pub(super) struct PushJson {
     /// A member of the topic who does not get it.
     #[serde(default)]
     pub(super) except: Option<String>,
+    /// The newest message of this key is enough.
+    #[serde(default)]
+    pub(super) latest: Option<String>,
 }
 
 /// The end of the session itself, or of all sessions of users.

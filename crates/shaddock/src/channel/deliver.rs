@@ -12,6 +12,9 @@ use shaddock_protocol::{Codec, Variant};
 use super::{Schedule, push::Message};
 use crate::{app::AppHandle, session::SessionError};
 
+/// Sessions that one push waits for, with `on_full = "wait"`. Others may be as full; the next push to them finds out.
+const MAX_WAITED: usize = 64;
+
 /// The operation that asks a frontend to broadcast through its filter.
 pub(crate) const BROADCAST: &str = "shaddock.broadcast";
 
@@ -22,6 +25,8 @@ pub(crate) struct FilteredBroadcast {
     body: Box<RawValue>,
     bound_only: bool,
     parameter: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    latest: Option<String>,
 }
 
 /// What a frontend answers to it.
@@ -41,6 +46,7 @@ impl FilteredBroadcast {
             body: RawValue::from_string(text).unwrap_or_default(),
             bound_only,
             parameter: parameter.clone(),
+            latest: message.latest.as_deref().map(str::to_owned),
         }
     }
 
@@ -75,7 +81,7 @@ impl<'a> Encoded<'a> {
     }
 
     fn of(&self, variant: Variant) -> Result<&Bytes, &Arc<str>> {
-        let Message { route, body } = self.message;
+        let Message { route, body, .. } = self.message;
         let differs = || self.codec.differs_for_browsers(route, body);
         let (variant, place) = match variant {
             Variant::Browser if *self.differs.get_or_init(differs) => (variant, &self.browser),
@@ -103,6 +109,8 @@ struct Sender<'a> {
     queued: usize,
     /// Why it cannot be written for some who are there.
     refused: Option<Arc<str>>,
+    /// For whom the sender is to wait.
+    full: Vec<RawSid>,
 }
 
 /// Why a session did not take a message.
@@ -121,6 +129,7 @@ impl<'a> Sender<'a> {
             fenced: app.is_fenced(),
             queued: 0,
             refused: None,
+            full: Vec::new(),
         }
     }
 
@@ -135,15 +144,15 @@ impl<'a> Sender<'a> {
                 return Err(NotSent::Refused);
             }
         };
-        let sent = match self.schedule {
-            Schedule::Direct => session.offer(package.clone()),
-            Schedule::Buffered => session
-                .send_buffered(package.clone())
-                .map(|()| Room::Enough),
+        let package = package.clone();
+        let sent = match (self.schedule, &self.encoded.message.latest) {
+            (Schedule::Direct, None) => session.offer(package),
+            (Schedule::Direct, Some(key)) => session.offer_latest(key, package),
+            (Schedule::Buffered, None) => session.offer_buffered(package),
+            (Schedule::Buffered, Some(key)) => session.offer_latest_buffered(key, package),
         };
         match sent {
-            Ok(Room::Enough | Room::Stalled | Room::Kept) => {}
-            Ok(Room::Pressed) => self.app.scheduler().pressure().note(session),
+            Ok(room) => self.note(session, room),
             Err(error @ SendError::TooLarge { .. }) => {
                 self.refused.get_or_insert_with(|| error.to_string().into());
                 return Err(NotSent::Refused);
@@ -157,6 +166,19 @@ impl<'a> Sender<'a> {
         Ok(())
     }
 
+    /// Whether the sender had better wait.
+    fn note(&mut self, session: &Arc<Session>, room: Room) {
+        match room {
+            Room::Pressed if self.schedule == Schedule::Direct => {
+                self.app.scheduler().pressure().note(session);
+            }
+            Room::Full if self.full.len() < MAX_WAITED => {
+                self.full.push(crate::session::raw_sid(session.id()));
+            }
+            _ => {}
+        }
+    }
+
     fn must_not_reach(&self, session: &Session) -> bool {
         self.fenced && session.uid().is_some()
     }
@@ -164,6 +186,7 @@ impl<'a> Sender<'a> {
     fn finish(self, mut delivered: Delivered) -> Delivered {
         delivered.queued = self.queued;
         delivered.refused = self.refused;
+        delivered.full = self.full;
         let stats = self.app.stats();
         stats.pushed.add(self.queued as u64);
         let missing = delivered.missing.max(delivered.missing_uids.len());
@@ -195,6 +218,7 @@ impl AppHandle {
         let message = Message {
             route: delivery.route,
             body: delivery.body,
+            latest: delivery.latest,
         };
         match delivery.to {
             Receivers::Uids(uids) => self.deliver_to_uids(&message, uids.iter()),
@@ -310,6 +334,7 @@ impl AppHandle {
         let message = Message {
             route: broadcast.route.as_str().into(),
             body: Bytes::copy_from_slice(broadcast.body.get().as_bytes()),
+            latest: broadcast.latest.as_deref().map(Arc::from),
         };
         let filter = self.scheduler().filter();
         let delivered =
@@ -330,20 +355,20 @@ impl AppHandle {
             .unwrap_or_default()
     }
 
-    /// Sends a message to one session of this frontend.
+    /// Sends a message to one session of this frontend. True: the sender is to wait for room.
     pub(crate) fn send_to(
         &self,
         session: &Arc<Session>,
         message: &Message,
-    ) -> Result<(), SessionError> {
+    ) -> Result<bool, SessionError> {
         let mut sender = Sender::new(self, message);
         if sender.must_not_reach(session) {
             return Err(RemoteError::fenced().into());
         }
         let sent = sender.send(session);
-        let refused = sender.finish(Delivered::default()).refused;
+        let Delivered { refused, full, .. } = sender.finish(Delivered::default());
         match sent {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(!full.is_empty()),
             Err(NotSent::Send(error)) => Err(error.into()),
             Err(NotSent::Refused) => Err(SessionError::refused(refused.as_deref())),
         }
@@ -375,6 +400,7 @@ mod tests {
             let message = Message {
                 route: route.into(),
                 body: serde_json::json!({ "msg": text }).to_string().into(),
+                latest: None,
             };
             let encoded = Encoded::new(&codec, &message);
             let of = |variant| encoded.of(variant).expect("it fits").as_ptr();

@@ -29,6 +29,7 @@ mod audience;
 mod counted;
 mod deliver;
 mod join;
+mod latest;
 mod pressure;
 mod push;
 mod restore;
@@ -44,20 +45,21 @@ use shaddock_cluster::{AudienceKey, RawSid, RemoteError, ServerId};
 pub use shaddock_core::{
     ChannelConfig, ChannelError, ChannelState, ChannelStore, MemoryStore, RestoreError, StoreError,
 };
-use shaddock_core::{FanOut, FrontendId, Uid};
+use shaddock_core::{FrontendId, Uid};
 
+use self::join::who;
 pub(crate) use self::{
     audience::{LIFE, Watchers},
     counted::RecentCounts,
     deliver::BROADCAST,
-    push::Message,
+    push::{Content, Message, check_latest},
     restore::Settling,
     schedule::Scheduler,
     watch::{MemberHooks, Watch},
 };
-use self::{join::who, push::ToMembers};
 pub use self::{
     join::{JoinError, Joined, Members, PartlyKnown},
+    latest::Latest,
     push::{AtFrontend, BroadcastOptions, Delivered, FailedFrontend, Push, PushError},
     schedule::{BroadcastFilter, PushConfig, RouteSchedule, Schedule},
     topic::{Topic, TopicPush},
@@ -166,13 +168,7 @@ impl Channels {
         value: &T,
         users: &[(Uid, FrontendId)],
     ) -> Push {
-        if users.is_empty() {
-            return Push::failed(PushError::NoReceivers);
-        }
-        let span = self.0.span_of_push(route, "users", None);
-        self.0
-            .push_to(route, value, &FanOut::from_targets(users.iter().cloned()))
-            .in_span(span)
+        Latest::of(self, None).push_message_by_uids(route, value, users)
     }
 
     /// Sends a message to all sessions of these users on frontends of one type, wherever they are connected.
@@ -186,23 +182,13 @@ impl Channels {
         value: &T,
         users: &[Uid],
     ) -> Push {
-        if users.is_empty() {
-            return Push::failed(PushError::NoReceivers);
-        }
-        let span = self.0.span_of_push(route, "users", None);
-        self.0
-            .push_to_users(frontend_type, route, value, users)
-            .in_span(span)
+        Latest::of(self, None).push_message_to_users(frontend_type, route, value, users)
     }
 
     /// Sends a message to the clients of all frontends of a type. Nobody there is no error.
     ///
     /// # Errors
     /// [`PushError`]: the value is empty or cannot be serialised, or there are frontends and none could be reached.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "options are made for the call"
-    )]
     pub fn broadcast<T: Serialize + ?Sized>(
         &self,
         frontend_type: &str,
@@ -210,10 +196,7 @@ impl Channels {
         value: &T,
         options: BroadcastOptions,
     ) -> Push {
-        let span = self.0.span_of_push(route, "all", Some(frontend_type));
-        self.0
-            .broadcast(frontend_type, route, value, &options)
-            .in_span(span)
+        Latest::of(self, None).broadcast(frontend_type, route, value, options)
     }
 }
 
@@ -414,7 +397,7 @@ impl Channel {
     /// # Errors
     /// [`PushError`]: the channel was destroyed, the value is empty or cannot be serialised, or no frontend could be reached.
     pub fn push_message<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> Push {
-        self.send(route, value, None, false)
+        Latest::of(self, None).push_message(route, value)
     }
 
     /// As [`push_message`](Self::push_message), to all members but this user.
@@ -422,7 +405,7 @@ impl Channel {
     /// # Errors
     /// As [`push_message`](Self::push_message).
     pub fn push_except<T: Serialize + ?Sized>(&self, uid: &str, route: &str, value: &T) -> Push {
-        self.send(route, value, Some(uid), false)
+        Latest::of(self, None).push_except(uid, route, value)
     }
 
     /// As [`push_message`](Self::push_message), and [`Delivered::missing`] names the members whose sessions did not take it instead of only
@@ -431,28 +414,7 @@ impl Channel {
     /// # Errors
     /// As [`push_message`](Self::push_message).
     pub fn push_message_naming<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> Push {
-        self.send(route, value, None, true)
-    }
-
-    fn send<T: Serialize + ?Sized>(
-        &self,
-        route: &str,
-        value: &T,
-        except: Option<&str>,
-        name_missing: bool,
-    ) -> Push {
-        let Some(key) = self.key() else {
-            return Push::failed(ChannelError::Destroyed.into());
-        };
-        let to = ToMembers {
-            key,
-            except,
-            name_missing,
-        };
-        let span = self.app.span_of_push(route, "channel", Some(to.key.name()));
-        self.app
-            .push_to_channel(route, value, &self.data, &to)
-            .in_span(span)
+        Latest::of(self, None).push_message_naming(route, value)
     }
 
     /// As [`push_message`](Self::push_message), without asking who was reached: one message for each frontend and none back, half of what
@@ -465,19 +427,6 @@ impl Channel {
         route: &str,
         value: &T,
     ) -> Result<(), PushError> {
-        let key = self.key().ok_or(ChannelError::Destroyed)?;
-        let to = ToMembers {
-            key,
-            except: None,
-            name_missing: false,
-        };
-        let span = self.app.span_of_push(route, "channel", Some(to.key.name()));
-        let pushed = self
-            .app
-            .push_to_channel_unconfirmed(route, value, &self.data, &to);
-        if let (Some(span), Err(error)) = (&span, &pushed) {
-            span.failed("push", &error.to_string());
-        }
-        pushed
+        Latest::of(self, None).push_message_unconfirmed(route, value)
     }
 }

@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use serde::Serialize;
 use shaddock_cluster::{
-    BoxFuture, Delivered as ClusterDelivered, Delivery, Receivers, RemoteError, ServerId,
+    BoxFuture, Delivered as ClusterDelivered, Delivery, MAX_LATEST_KEY, Receivers, RemoteError,
+    ServerId,
 };
 use shaddock_core::{Channel, FrontendId, Uid};
 
@@ -33,6 +34,47 @@ use crate::{app::AppHandle, telemetry::Span};
 pub(crate) struct Message {
     pub(crate) route: Arc<str>,
     pub(crate) body: Bytes,
+    /// The newest message of this key is enough.
+    pub(crate) latest: Option<Arc<str>>,
+}
+
+/// Whether a key of `latest` is one, for what was written in JSON.
+pub(crate) fn check_latest(key: Option<&str>) -> Result<(), String> {
+    match key {
+        Some(key) if !(1..=MAX_LATEST_KEY).contains(&key.len()) => Err(format!(
+            "has {} bytes; 1 to {MAX_LATEST_KEY} are possible",
+            key.len()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What is to be sent.
+pub(crate) struct Content<'a, T: ?Sized> {
+    pub(crate) route: &'a str,
+    pub(crate) value: &'a T,
+    pub(crate) latest: Option<&'a str>,
+}
+
+impl<'a, T: Serialize + ?Sized> Content<'a, T> {
+    pub(crate) const fn new(route: &'a str, value: &'a T) -> Self {
+        Self {
+            route,
+            value,
+            latest: None,
+        }
+    }
+
+    pub(crate) fn message(&self) -> Result<Message, PushError> {
+        let mut message = Message::new(self.route, self.value)?;
+        if let Some(key) = self.latest {
+            if !(1..=MAX_LATEST_KEY).contains(&key.len()) {
+                return Err(PushError::LatestKey { len: key.len() });
+            }
+            message.latest = Some(key.into());
+        }
+        Ok(message)
+    }
 }
 
 impl Message {
@@ -41,8 +83,11 @@ impl Message {
             if body.is_empty() {
                 return Err(PushError::Empty);
             }
-            let route = route.into();
-            return Ok(Self { route, body });
+            return Ok(Self {
+                route: route.into(),
+                body,
+                latest: None,
+            });
         }
         let body = serde_json::to_vec(value).map_err(PushError::Value)?;
         // Pomelo's falsy messages: no client could read them.
@@ -52,6 +97,7 @@ impl Message {
         Ok(Self {
             route: route.into(),
             body: body.into(),
+            latest: None,
         })
     }
 
@@ -59,6 +105,7 @@ impl Message {
         Delivery {
             route: Arc::clone(&self.route),
             body: self.body.clone(),
+            latest: self.latest.clone(),
             to,
         }
     }
@@ -199,12 +246,20 @@ impl AppHandle {
     /// The result of a push whose receivers are all on this server.
     fn delivered_here(&self, frontend: FrontendId, here: ClusterDelivered) -> Push {
         let mut delivered = Delivered::default();
+        let full = here.full.clone();
         let refused = delivered.add_from(frontend, here);
         let result = outcome(delivered, refused);
-        Push(match self.scheduler().pressure().wait() {
-            None => State::Done(Some(result)),
-            Some(room) => State::Waiting(Box::pin(async move {
-                room.await;
+        let room = self.scheduler().pressure().wait();
+        let kept = (!full.is_empty()).then(|| self.kept_room(full));
+        Push(match (room, kept) {
+            (None, None) => State::Done(Some(result)),
+            (room, kept) => State::Waiting(Box::pin(async move {
+                if let Some(room) = room {
+                    room.await;
+                }
+                if let Some(kept) = kept {
+                    kept.await;
+                }
                 result
             })),
         })

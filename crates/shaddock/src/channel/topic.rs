@@ -14,7 +14,7 @@ use shaddock_core::{ChannelError, FrontendId, Uid};
 
 use super::{
     join::{JoinError, Joined, Members, PartlyKnown, who},
-    push::{PushError, ToMembers},
+    push::{Content, PushError, ToMembers},
 };
 use crate::{app::AppHandle, session::SessionView};
 
@@ -149,7 +149,7 @@ impl Topic {
     ///
     /// It is on its way when the call returns. Awaiting it tells whether it is, and waits where much is on its way already.
     pub fn push<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> TopicPush {
-        self.send(route, value, None)
+        self.send(&Content::new(route, value), None)
     }
 
     /// As [`push`](Self::push), to all members but this user.
@@ -159,13 +159,12 @@ impl Topic {
         route: &str,
         value: &T,
     ) -> TopicPush {
-        self.send(route, value, Some(uid))
+        self.send(&Content::new(route, value), Some(uid))
     }
 
-    fn send<T: Serialize + ?Sized>(
+    pub(super) fn send<T: Serialize + ?Sized>(
         &self,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         except: Option<&str>,
     ) -> TopicPush {
         let sent = self.key().map_err(PushError::from).and_then(|key| {
@@ -174,10 +173,10 @@ impl Topic {
                 except,
                 name_missing: false,
             };
-            let span = self.app.span_of_push(route, "topic", Some(key.name()));
+            let span = self.app.span_of_push(content.route, "topic", Some(key.name()));
             let pushed = self
                 .app
-                .push_to_topic(route, value, key.name(), to.receivers());
+                .push_to_topic(content, key.name(), to.receivers());
             if let (Some(span), Err(error)) = (&span, &pushed) {
                 span.failed("push", &error.to_string());
             }

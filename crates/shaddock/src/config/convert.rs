@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shaddock_cluster::{Cluster, ClusterError, LocalCluster, Strategy};
-use shaddock_core::{Conflict, ResumeConfig, SessionConfig};
+use shaddock_core::{Conflict, OnFull, ResumeConfig, SessionConfig};
 use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
@@ -13,7 +13,7 @@ use shaddock_protocol::{
 
 use super::{
     AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
-    PomeloErrorsSetting, RoutingSetting, Serializer,
+    OnFullSetting, PomeloErrorsSetting, RoutingSetting, Serializer,
 };
 use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig, resume::ResumePolicy};
 
@@ -82,6 +82,11 @@ impl Config {
             max_bytes: resume.max_bytes.0,
             max_total_bytes: resume.max_total_bytes.0,
             max_suspended: resume.max_suspended,
+            on_full: match resume.on_full {
+                OnFullSetting::Gap => OnFull::Gap,
+                OnFullSetting::Wait => OnFull::Wait,
+            },
+            max_wait: resume.max_wait.0,
         }
     }
 

@@ -48,7 +48,7 @@ pub use self::{
     sections::{
         AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode,
         ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings,
-        ListenSettings, LogFormat, LogSettings, OnConflict, PomeloErrorsSetting, ProtocolSetting,
+        ListenSettings, LogFormat, LogSettings, OnConflict, OnFullSetting, PomeloErrorsSetting, ProtocolSetting,
         ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings,
         SessionSettings, TelemetrySettings, TlsSettings, TracedUsersSetting,
     },

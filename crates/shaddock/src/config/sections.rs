@@ -34,6 +34,16 @@ choice! {
 }
 
 choice! {
+    /// What happens when as much is kept for a client as may be.
+    pub enum OnFullSetting {
+        /// The oldest message is discarded, and the client receives the number of missed messages.
+        Gap = "gap",
+        /// Senders that await their pushes wait, at most `max_wait`; up to twice the limits are kept meanwhile. Above that as `gap`.
+        Wait = "wait",
+    }
+}
+
+choice! {
     /// What clients may speak.
     pub enum DialectSetting {
         /// The handshake tells.
@@ -201,6 +211,11 @@ section! {
         restart max_total_bytes: Size = Size::kib(256 * 1024), check within(Size(1 << 20), Size(1 << 40));
         /// Sessions that wait for their clients. Above it the one that has waited longest is closed.
         restart max_suspended: usize = 100_000, check within(1, 10_000_000);
+        /// Above `max_messages` and `max_bytes`: `gap` discards the oldest message. With `wait`, senders that await their pushes wait for the client's
+        /// acknowledgement, and up to twice as much is kept meanwhile; a push to many clients waits for the slowest of them.
+        restart on_full: OnFullSetting = OnFullSetting::Gap;
+        /// With `on_full = "wait"`: the longest time that a sender that awaits its push waits. From another server at most half of `cluster.push_timeout`.
+        restart max_wait: Time = Time::secs(1), check within(Time::millis(10), Time::secs(60));
         /// Whether clients without TLS get none. Behind a proxy that ends TLS, all connections are without.
         restart require_tls: bool = false;
         /// Where clients come back to first, such as `wss://c1.example.com`: behind a load balancer, the way to this very server. Empty: where

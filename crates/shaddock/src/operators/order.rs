@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     app::AppHandle,
-    channel::Message,
+    channel::Content,
     session::{SessionError, SessionView, raw_sid},
 };
 
@@ -72,6 +72,8 @@ pub(crate) enum Act {
     Push {
         route: String,
         body: Value,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        latest: Option<String>,
     },
     Set {
         values: Map<String, Value>,
@@ -269,8 +271,19 @@ impl AppHandle {
             matched: sessions.len() as u64,
             ..Obeyed::default()
         };
-        if let Act::Push { route, body } = &order.act {
-            let message = Message::new(route, body)
+        if let Act::Push {
+            route,
+            body,
+            latest,
+        } = &order.act
+        {
+            let content = Content {
+                route,
+                value: body,
+                latest: latest.as_deref(),
+            };
+            let message = content
+                .message()
                 .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))?;
             let sids = sessions.iter().map(|session| raw_sid(session.id()));
             let delivery = message.to(Receivers::Sids(sids.collect()));
@@ -472,6 +485,7 @@ mod tests {
             Act::Push {
                 route: secret(),
                 body: values,
+                latest: Some(secret()),
             },
             Act::Set {
                 values: map,

@@ -25,8 +25,9 @@ mod typed;
 mod view;
 
 pub use shaddock_core::{
-    ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, ResumeConfig,
-    Session, SessionConfig, SessionService, SessionState, SessionStatistics, Settings, Sid, Uid,
+    ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, OnFull,
+    ResumeConfig, Session, SessionConfig, SessionService, SessionState, SessionStatistics,
+    Settings, Sid, Uid,
 };
 
 pub use self::{

@@ -296,10 +296,15 @@ impl SessionView {
         route: &str,
         value: &T,
     ) -> Result<(), SessionError> {
-        let message = Message::new(route, value)?;
+        self.send_message(Message::new(route, value)?).await
+    }
+
+    pub(crate) async fn send_message(&self, message: Message) -> Result<(), SessionError> {
         match &self.place {
             Place::Here(session) => {
-                self.app.send_to(session, &message)?;
+                if self.app.send_to(session, &message)? {
+                    self.app.kept_room(vec![raw(self.id)]).await;
+                }
                 if let Some(room) = self.app.scheduler().pressure().wait() {
                     room.await;
                 }

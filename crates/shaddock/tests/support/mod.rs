@@ -4,6 +4,9 @@
 #[path = "../../../shaddock-cluster/tests/support/wait.rs"]
 pub(crate) mod wait;
 
+pub(crate) mod by_hand;
+pub(crate) mod unreliable;
+
 use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, task::Waker};
 
 use bytes::{Buf, Bytes};

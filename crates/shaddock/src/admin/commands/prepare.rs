@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     admin::tokens::Scope,
+    channel::check_latest,
     operators::{Act, Order, Select},
 };
 
@@ -38,6 +39,7 @@ pub(super) enum Kind {
         except: Option<String>,
         route: String,
         body: Value,
+        latest: Option<String>,
     },
 }
 
@@ -169,11 +171,17 @@ impl PushCommand {
                 "`body` is null, which no client can read; write an object, such as {}".to_owned(),
             );
         }
+        check_latest(self.latest.as_deref()).map_err(|text| format!("`latest` {text}"))?;
         let (route, body) = (self.route.clone(), self.body.clone());
+        let latest = self.latest.clone();
         let Some(topic) = &self.to.topic else {
             let order = Order {
                 select: self.to.select()?,
-                act: Act::Push { route, body },
+                act: Act::Push {
+                    route,
+                    body,
+                    latest,
+                },
             };
             return Ok(Kind::Do {
                 order,
@@ -197,6 +205,7 @@ impl PushCommand {
             except: self.to.except.clone(),
             route,
             body,
+            latest,
         })
     }
 }

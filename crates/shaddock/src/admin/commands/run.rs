@@ -13,6 +13,7 @@ use crate::{
         jobs::Job,
         tokens::Caller,
     },
+    channel::Latest,
     operators::{
         Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select, Unanswered, WhyUnanswered,
     },
@@ -76,8 +77,10 @@ impl Api {
                 except,
                 route,
                 body,
+                latest,
             } => {
                 let topic = self.app()?.topic(name);
+                let topic = Latest::of(&topic, latest.as_deref());
                 let push = match except {
                     Some(uid) => topic.push_except(uid, route, body),
                     None => topic.push(route, body),

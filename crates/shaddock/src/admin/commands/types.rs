@@ -96,6 +96,9 @@ pub struct PushCommand {
     pub route: String,
     /// What they get; not `null`.
     pub body: Value,
+    /// A key of 1 to 128 bytes, if only the newest message of it matters to a client that cannot receive messages at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest: Option<String>,
 }
 
 /// A kick.

@@ -118,6 +118,7 @@ fn commands() -> Vec<Example> {
                 to: to(),
                 route: text(),
                 body: json!({}),
+                latest: Some(text()),
             }),
         ),
         (

@@ -10,7 +10,7 @@ use shaddock_cluster::{
 };
 use shaddock_core::FrontendId;
 
-use super::{Message, Push, Sent, collect};
+use super::{Content, Push, Sent, collect};
 use crate::{
     app::AppHandle,
     channel::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast},
@@ -53,11 +53,10 @@ impl AppHandle {
     pub(in crate::channel) fn broadcast<T: Serialize + ?Sized>(
         &self,
         frontend_type: &str,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         options: &BroadcastOptions,
     ) -> Push {
-        let (message, membership) = match Message::new(route, value)
+        let (message, membership) = match content.message()
             .and_then(|message| Ok((message, self.membership()?)))
         {
             Ok(both) => both,

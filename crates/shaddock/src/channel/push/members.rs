@@ -6,7 +6,7 @@ use serde::Serialize;
 use shaddock_cluster::{AudienceKey, BoxFuture, Receivers, RemoteError, ServerId};
 use shaddock_core::{Channel, FanOut, Place};
 
-use super::{Delivered, FailedFrontend, Message, Push, PushError, Sent, collect};
+use super::{Delivered, FailedFrontend, Content, Push, PushError, Sent, collect};
 use crate::{app::AppHandle, channel::join::is_gone};
 
 /// Which members of a channel or topic get a message.
@@ -42,13 +42,12 @@ impl AppHandle {
     /// Sends one message to each frontend that has members of a channel, and to members by name as to other users.
     pub(in crate::channel) fn push_to_channel<T: Serialize + ?Sized>(
         &self,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         channel: &Arc<Channel>,
         to: &ToMembers<'_>,
     ) -> Push {
         let (plan, message) = match channel.fan_out().map_err(PushError::from).and_then(|plan| {
-            let message = Message::new(route, value)?;
+            let message = content.message()?;
             Ok((to.without_exception(plan), message))
         }) {
             Ok(both) => both,
@@ -96,13 +95,12 @@ impl AppHandle {
     /// As [`push_to_channel`](Self::push_to_channel), without answers. An error if no frontend could be reached.
     pub(in crate::channel) fn push_to_channel_unconfirmed<T: Serialize + ?Sized>(
         &self,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         channel: &Channel,
         to: &ToMembers<'_>,
     ) -> Result<(), PushError> {
         let plan = channel.fan_out()?;
-        let message = Message::new(route, value)?;
+        let message = content.message()?;
         let membership = self.membership()?;
         let places = channel.places();
         let (mut reached, mut delivered) =
@@ -145,12 +143,11 @@ impl AppHandle {
     /// Sends to the members of a topic, wherever they are. It is on its way when this returns.
     pub(in crate::channel) fn push_to_topic<T: Serialize + ?Sized>(
         &self,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         topic: &str,
         receivers: Receivers,
     ) -> Result<BoxFuture<'static, ()>, PushError> {
-        let message = Message::new(route, value)?;
+        let message = content.message()?;
         let membership = self.membership()?;
         Ok(membership.deliver_to_topic(topic, message.to(receivers))?)
     }

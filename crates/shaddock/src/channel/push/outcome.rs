@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::{Delivered as ClusterDelivered, RemoteError};
+use shaddock_cluster::{Delivered as ClusterDelivered, MAX_LATEST_KEY, RemoteError};
 use shaddock_core::{ChannelError, FrontendId, Uid};
 
 use crate::session::SessionError;
@@ -118,6 +118,12 @@ pub enum PushError {
     /// The message cannot be serialised.
     #[error("the message cannot be serialised: {0}")]
     Value(#[source] serde_json::Error),
+    /// The key of a push of which the newest is enough is empty or too long.
+    #[error("the key of `latest` has {len} bytes; 1 to {MAX_LATEST_KEY} are possible")]
+    LatestKey {
+        /// Its length.
+        len: usize,
+    },
     /// The channel was destroyed.
     #[error(transparent)]
     Channel(#[from] ChannelError),

@@ -6,18 +6,17 @@ use serde::Serialize;
 use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
 use shaddock_core::{FanOut, FrontendId, Sid, Uid};
 
-use super::{Delivered, Message, Push, Sent, State, collect, outcome::outcome};
+use super::{Delivered, Content, Message, Push, Sent, State, collect, outcome::outcome};
 use crate::{app::AppHandle, session::SessionError};
 
 impl AppHandle {
     /// Sends one message per group.
     pub(in crate::channel) fn push_to<T: Serialize + ?Sized>(
         &self,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         plan: &FanOut,
     ) -> Push {
-        let message = match Message::new(route, value) {
+        let message = match content.message() {
             Ok(message) => message,
             Err(error) => return Push::failed(error),
         };
@@ -62,18 +61,13 @@ impl AppHandle {
     pub(in crate::channel) fn push_to_users<T: Serialize + ?Sized>(
         &self,
         frontend_type: &str,
-        route: &str,
-        value: &T,
+        content: &Content<'_, T>,
         users: &[Uid],
     ) -> Push {
-        let sent = Message::new(route, value).and_then(|message| {
+        let sent = content.message().and_then(|message| {
             let uids = users.iter().map(|uid| Arc::clone(uid.shared())).collect();
-            Ok(self.membership()?.deliver_to_users(
-                frontend_type,
-                message.route,
-                message.body,
-                uids,
-            ))
+            let delivery = message.to(Receivers::Uids(uids));
+            Ok(self.membership()?.deliver_to_type(frontend_type, delivery))
         });
         match sent {
             Ok(answer) => Push(State::Waiting(Box::pin(async move {

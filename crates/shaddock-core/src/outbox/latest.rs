@@ -1,0 +1,255 @@
+//! Pushes of which the newest of a key is enough: while the client does not take them, the newest one goes in the place of an older one.
+
+use super::{Driver, Intake, Outbox, Queue, Room, SendError, bytes_u32};
+use crate::drained::Insert;
+use crate::resume::Link;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Pushes with a key in one queue. More are queued as if they had none: a pointer to a short package costs more than its bytes.
+const MAX_KEYS: usize = 256;
+
+/// Shared packages between the bytes of a queue, in order.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    pub(crate) inserts: Vec<Insert>,
+    /// The places of those that have a key, in order.
+    keys: Vec<(usize, Arc<str>)>,
+}
+
+impl More {
+    pub(super) fn push(&mut self, at: usize, bytes: Bytes) {
+        self.inserts.push(Insert { at, bytes });
+    }
+
+    fn push_latest(&mut self, key: &Arc<str>, at: usize, bytes: Bytes) {
+        self.keys.push((self.inserts.len(), Arc::clone(key)));
+        self.push(at, bytes);
+    }
+
+    fn place(&self, key: &str) -> Option<usize> {
+        self.keys.iter().rposition(|(_, known)| **known == *key)
+    }
+
+    fn length_of(&self, key: &str) -> usize {
+        self.place(key)
+            .map_or(0, |place| self.inserts[self.keys[place].0].bytes.len())
+    }
+
+    /// Takes the newest package of this key out.
+    fn take_back(&mut self, key: &str) -> Option<Bytes> {
+        let place = self.place(key)?;
+        let (insert, _) = self.keys.remove(place);
+        for (later, _) in &mut self.keys[place..] {
+            *later -= 1;
+        }
+        Some(self.inserts.remove(insert).bytes)
+    }
+}
+
+impl Outbox {
+    /// As [`offer`](Self::offer), for a package of which the newest of its `key` is enough: a position, a score. While the client cannot take it
+    /// (its socket is full, or its session is suspended), it goes in the place of the one before it, at the end of what waits. One that the driver has
+    /// taken is not taken back.
+    ///
+    /// # Errors
+    ///
+    /// As [`offer`](Self::offer).
+    pub fn offer_latest(&self, key: &Arc<str>, mut package: Bytes) -> Result<Room, SendError> {
+        let mut queue = self.queue.lock();
+        let result = queue.push_latest(key, &mut package).map(|()| queue.room());
+        Self::unlock_after(queue, &result);
+        result
+    }
+
+    /// As [`offer_latest`](Self::offer_latest), and as [`push_buffered`](Self::push_buffered).
+    pub(crate) fn offer_latest_buffered(
+        &self,
+        key: &Arc<str>,
+        mut package: Bytes,
+    ) -> Result<Room, SendError> {
+        let mut queue = self.queue.lock();
+        let result = queue.push_latest(key, &mut package).map(|()| queue.room());
+        if result.is_err() || queue.must_let_go() {
+            Self::unlock_after(queue, &result);
+        }
+        result
+    }
+}
+
+impl Queue {
+    /// What is left in `package` is dropped by the caller, without the lock.
+    fn push_latest(&mut self, key: &Arc<str>, package: &mut Bytes) -> Result<(), SendError> {
+        let is_live = match self.resume.as_deref() {
+            Some(ledger) => ledger.link() == Link::Live,
+            None => true,
+        };
+        // Also while the driver polls: it has taken what the socket did not take.
+        let waits = !is_live || self.driver == Driver::Blocked || self.in_flight > 0;
+        let has_room = self
+            .more
+            .as_ref()
+            .is_none_or(|more| more.keys.len() < MAX_KEYS || more.place(key).is_some());
+        // The parts of a message that is several packages belong together.
+        if self.intake != Intake::Open
+            || !waits
+            || !has_room
+            || package.len() > self.limit as usize
+            || !super::resumable::is_one_data(package)
+        {
+            return self.push(package);
+        }
+        let old = self.more.as_ref().map_or(0, |more| more.length_of(key));
+        let waiting = self.waiting() - old + package.len();
+        if is_live && self.driver != Driver::Blocked && waiting > self.limit as usize {
+            return Err(SendError::Busy);
+        }
+        let old = self.take_back(key, is_live);
+        if self.resume.is_some() {
+            self.push_one(package, Some(key))?;
+        } else {
+            self.admit(package.len())?;
+            self.append_latest(key, package);
+        }
+        if let Some(old) = old {
+            *package = old;
+        }
+        Ok(())
+    }
+
+    /// Takes back the package of this key that waits. What is queued for a session that is counted is also kept: only what is in both can be taken back.
+    fn take_back(&mut self, key: &str, is_live: bool) -> Option<Bytes> {
+        let is_queued = self
+            .more
+            .as_ref()
+            .is_some_and(|more| more.place(key).is_some());
+        if is_live && !is_queued {
+            return None;
+        }
+        if let Some(ledger) = self.resume.as_deref_mut()
+            && !ledger.take_back(key)
+        {
+            return None;
+        }
+        let old = self.more.as_mut()?.take_back(key)?;
+        self.queued -= bytes_u32(old.len());
+        Some(old)
+    }
+
+    pub(super) fn append_latest(&mut self, key: &Arc<str>, package: &mut Bytes) {
+        self.queued += bytes_u32(package.len());
+        self.messages += 1;
+        let at = self.own.len();
+        let more = self.more.get_or_insert_default();
+        more.push_latest(key, at, std::mem::take(package));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Drained, Flush, Next};
+    use bytes::Buf;
+    use std::task::Waker;
+
+    fn data(text: &str) -> Bytes {
+        let mut package = vec![4, 0, 0, u8::try_from(text.len()).unwrap()];
+        package.extend_from_slice(text.as_bytes());
+        package.into()
+    }
+
+    fn take(outbox: &Outbox) -> String {
+        let mut drained = Drained::new();
+        assert_eq!(outbox.take(&mut drained), Next::Continue);
+        let mut bytes = drained.copy_to_bytes(drained.remaining());
+        outbox.written(bytes.len());
+        let mut texts = Vec::new();
+        while bytes.has_remaining() {
+            let head = bytes.split_to(4);
+            texts.push(String::from_utf8(bytes.split_to(usize::from(head[3])).to_vec()).unwrap());
+        }
+        texts.join(" ")
+    }
+
+    /// A connection whose socket is full.
+    fn blocked(limit: usize) -> Outbox {
+        let outbox = Outbox::new(limit);
+        outbox.begin_poll(Waker::noop());
+        assert!(!outbox.end_poll(Flush::Blocked));
+        outbox
+    }
+
+    #[test]
+    fn of_what_a_slow_client_has_not_taken_the_newest_of_a_key_stays() {
+        let outbox = blocked(1024);
+        let key = |text: &str| Arc::<str>::from(text);
+        let latest = |name: &str, text| outbox.offer_latest(&key(name), data(text)).unwrap();
+        latest("a", "a1");
+        latest("b", "b1");
+        outbox.push(data("x")).unwrap();
+        outbox.push(data(&"y".repeat(70))).unwrap();
+        latest("a", "a2");
+        outbox.push(data("z")).unwrap();
+        latest("c", "c1");
+        latest("b", "b2");
+        latest("a", "a3");
+        let expected = format!("x {} z c1 b2 a3", "y".repeat(70));
+        let queued: usize = expected.split(' ').map(|text| 4 + text.len()).sum();
+        assert_eq!(outbox.stats().queued_bytes, queued);
+        assert_eq!(take(&outbox), expected);
+        assert_eq!(outbox.stats().queued_bytes, 0);
+        // What was taken is on its way.
+        latest("a", "a4");
+        assert_eq!(take(&outbox), "a4");
+    }
+
+    #[test]
+    fn a_client_that_reads_gets_all() {
+        let outbox = Outbox::new(1024);
+        for text in ["a1", "a2"] {
+            outbox.offer_latest(&"a".into(), data(text)).unwrap();
+        }
+        assert_eq!(take(&outbox), "a1 a2");
+    }
+
+    #[test]
+    fn one_in_the_place_of_another_needs_no_more_room() {
+        let outbox = blocked(100);
+        outbox.push(data(&"x".repeat(60))).unwrap();
+        for n in 0..50 {
+            let text = format!("{n:030}");
+            outbox.offer_latest(&"a".into(), data(&text)).unwrap();
+        }
+        assert_eq!(outbox.stats().queued_bytes, 98);
+        let other = outbox.offer_latest(&"b".into(), data("b"));
+        assert_eq!(other, Err(SendError::SlowClient));
+    }
+
+    #[test]
+    fn what_is_no_single_package_or_too_much_is_queued_as_ever() {
+        let outbox = blocked(1 << 20);
+        let two = [data("1"), data("2")].concat();
+        for _ in 0..2 {
+            outbox
+                .offer_latest(&"a".into(), two.clone().into())
+                .unwrap();
+        }
+        assert_eq!(take(&outbox), "1 2 1 2");
+        for round in 0..2 {
+            for n in 0..MAX_KEYS + 3 {
+                let key = n.to_string();
+                outbox
+                    .offer_latest(&key.into(), data(&round.to_string()))
+                    .unwrap();
+            }
+        }
+        let zeros = take(&outbox).split(' ').filter(|text| *text == "0").count();
+        assert_eq!(zeros, 3);
+        let long = vec![4; (1 << 20) + 1];
+        let refused = outbox.offer_latest(&"a".into(), long.into());
+        assert!(matches!(refused, Err(SendError::TooLarge { .. })));
+        outbox.abort();
+        let refused = outbox.offer_latest(&"a".into(), data("1"));
+        assert_eq!(refused, Err(SendError::Closed));
+    }
+}
