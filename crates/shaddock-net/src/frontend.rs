@@ -128,26 +128,36 @@ pub trait Frontend: Send + Sync + 'static {
     /// the pipe for the client's packages ([`Listener::take_in`](crate::Listener::take_in) has the other end). Without a pipe the
     /// connection is cut, because its client has returned on a later one.
     ///
+    /// `user` and `carried` are of the answer to its handshake, and belong to the connection there ([`Relayed`](crate::Relayed)).
+    ///
     /// `None`, the default: the session is here, or does not exist.
     fn find_elsewhere(
         &self,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         user: Option<&serde_json::Value>,
+        carried: Option<&Carried>,
     ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
-        let _ = (peer, request, user);
+        let _ = (peer, request, user, carried);
         None
     }
 
-    /// Decides whether the client may resume its session, after all other checks.
+    /// Decides whether the client may resume its session, after all other checks. `carried` is of the response to the handshake with
+    /// which it returns; if it may not resume, that is for its new session.
     fn before_resume(
         &self,
         session: &Arc<Session>,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
+        carried: Option<&Carried>,
     ) -> Handled<Result<(), ResumeRefusal>> {
-        let _ = (session, peer, request);
+        let _ = (session, peer, request, carried);
         Handled::Now(Ok(()))
+    }
+
+    /// A session continues on a connection whose handshake was accepted with `carried`.
+    fn came_back(&self, session: &Arc<Session>, carried: Carried) {
+        let _ = (session, carried);
     }
 
     /// A client whose session was [found](Self::find_resumable) could not resume it.

@@ -11,6 +11,11 @@ use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason,
 
 use crate::{app::AppHandle, guarded::caught, handshake::Login, session::claims_of};
 
+/// What the handshake hook has said of the client.
+fn login_in(carried: &Carried) -> Option<&Login> {
+    (**carried).downcast_ref()
+}
+
 /// What a listener calls.
 pub(crate) struct AppFrontend(pub(crate) AppHandle);
 
@@ -77,8 +82,10 @@ impl Frontend for AppFrontend {
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         user: Option<&Value>,
+        carried: Option<&Carried>,
     ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
-        self.0.find_elsewhere(peer, request, user)
+        let login = carried.and_then(login_in);
+        self.0.find_elsewhere(peer, request, user, login)
     }
 
     fn before_resume(
@@ -86,8 +93,16 @@ impl Frontend for AppFrontend {
         session: &Arc<Session>,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
+        carried: Option<&Carried>,
     ) -> Handled<Result<(), ResumeRefusal>> {
-        self.0.before_resume(session, peer, request)
+        let login = carried.and_then(login_in);
+        self.0.before_resume(session, peer, request, login)
+    }
+
+    fn came_back(&self, session: &Arc<Session>, carried: Carried) {
+        if let Some(login) = login_in(&carried) {
+            self.0.log_in_again(session, login);
+        }
     }
 
     fn resume_refused(&self, why: ResumeRefusal) {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shaddock_core::{CloseReason, Session, Uid};
 use shaddock_net::{Flow, Handled, Peer, Verdict};
@@ -74,7 +75,7 @@ impl HandshakeInfo {
     ///
     /// # Errors
     /// It is something else.
-    pub fn user_as<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+    pub fn user_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         self.request.user_as()
     }
 
@@ -123,12 +124,40 @@ pub struct Accept {
     login: Option<Box<Login>>,
 }
 
-/// What a session begins with.
-#[derive(Debug, Clone, Default)]
+/// What a session begins with. Serialised for the frontend that has the session of a client which comes back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Login {
+    #[serde(default, with = "uid_text")]
     uid: Option<Uid>,
+    #[serde(default)]
     settings: Map<String, Value>,
+    #[serde(default)]
     expires_at: Option<SystemTime>,
+}
+
+/// A user as text. A text that is none fails.
+mod uid_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+    use shaddock_core::Uid;
+
+    #[expect(clippy::ref_option, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(uid: &Option<Uid>, to: S) -> Result<S::Ok, S::Error> {
+        uid.as_ref().map(Uid::as_str).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Uid>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| Uid::new(text).map_err(D::Error::custom))
+            .transpose()
+    }
+}
+
+impl Login {
+    /// Whether the session is bound to another user than this handshake logs in.
+    pub(crate) fn is_of_another_user(&self, session: &Session) -> bool {
+        let bound = session.uid();
+        matches!((&self.uid, &bound), (Some(uid), Some(bound)) if uid != bound)
+    }
 }
 
 impl Accept {
@@ -141,13 +170,14 @@ impl Accept {
         self.login.get_or_insert_default()
     }
 
-    /// Binds the session to this user, as [`SessionView::bind`](crate::session::SessionView::bind) does.
+    /// Binds the session to this user, as [`SessionView::bind`](crate::session::SessionView::bind) does. A client that [comes
+    /// back](crate::resume) to a session of another user does not get that one, and begins a new session.
     pub fn bind(mut self, uid: Uid) -> Self {
         self.login().uid = Some(uid);
         self
     }
 
-    /// Settings of the session.
+    /// Settings of the session. A client that [comes back](crate::resume) to its session has those that the session has by now.
     pub fn settings<K, V>(mut self, settings: impl IntoIterator<Item = (K, V)>) -> Self
     where
         K: Into<String>,
@@ -160,7 +190,8 @@ impl Accept {
     }
 
     /// The session ends at this time, with the reason `expired`, unless a handler
-    /// [sets a later one](crate::session::SessionView::set_expires_at): the end of the token that the client logs in with.
+    /// [sets a later one](crate::session::SessionView::set_expires_at): the end of the token that the client logs in with. If the client [comes
+    /// back](crate::resume) with a token that ends later, the session does too.
     pub fn expires_at(mut self, when: SystemTime) -> Self {
         self.login().expires_at = Some(when);
         self
@@ -255,6 +286,16 @@ impl AppHandle {
                 refuse(&session, error);
             }
         }))
+    }
+
+    /// The client has come back to its session with this handshake. A later end of its token counts from now on. The settings are those of the session.
+    pub(crate) fn log_in_again(&self, session: &Arc<Session>, login: &Login) {
+        // Bound since the session was given to this client.
+        if login.is_of_another_user(session) {
+            session.close(CloseReason::kicked("the session belongs to another user"));
+        } else if let Some(when) = login.expires_at {
+            self.expire_later(session, when);
+        }
     }
 
     /// Judges a handshake with the app's check and hook.

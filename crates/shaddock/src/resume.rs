@@ -16,7 +16,7 @@ use shaddock_protocol::{Dialect, HandshakeRequest, Millis};
 use crate::{
     app::AppHandle,
     handler::BoxFuture,
-    handshake::{HandshakeInfo, HandshakeReject},
+    handshake::{HandshakeInfo, HandshakeReject, Login},
     session::{FrontendSession, SessionView},
 };
 
@@ -167,7 +167,12 @@ impl AppHandle {
         session: &Arc<Session>,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
+        login: Option<&Login>,
     ) -> Handled<Result<(), ResumeRefusal>> {
+        // Somebody else is logged in by this handshake: they get a session of their own.
+        if login.is_some_and(|login| login.is_of_another_user(session)) {
+            return Handled::Now(Err(ResumeRefusal::Denied));
+        }
         // Cut off: perhaps another frontend owns its user by now.
         if self.is_fenced() && session.uid().is_some() {
             return Handled::Now(Err(ResumeRefusal::Denied));

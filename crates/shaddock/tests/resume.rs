@@ -347,6 +347,33 @@ async fn wrong_tokens_count_for_their_address_and_harm_nobody() {
     running.shutdown().await;
 }
 
+/// Each time with its own token, and each time it gets its session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_back_in_a_loop_is_limited() {
+    let (mut app, _) = connector(SessionConfig::default());
+    app.set(ResumePolicy {
+        max_returns: 5,
+        ..ResumePolicy::default()
+    });
+    let running = start([app]).await;
+    let address = running.address("connector-1").unwrap();
+    let mut client = Client::new(address).await;
+    for n in 1..=5 {
+        let again = back(&client, 0, 0);
+        client = Client::come(address, again, "1").await;
+        assert_eq!(client.resume["resumed"], true, "{n}");
+        // It is acknowledged, so that only this token counts.
+        client.ask(1, "echo", &json!({})).await;
+    }
+    let again = back(&client, 0, 0);
+    let client = Client::come(address, again, "1").await;
+    assert_eq!(
+        (&client.resume["resumed"], &client.resume["why"]),
+        (&json!(false), &json!("busy"))
+    );
+    running.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_be_off_and_it_can_ask_for_tls() {
     let off = ResumePolicy {

@@ -35,12 +35,15 @@ use bytes::BytesMut;
 use serde_json::{Value, json};
 use servers::Backing;
 use shaddock::{
-    cluster::Interest,
+    cluster::{Cluster, Interest, LocalCluster},
     prelude::*,
     session::{ClusterEventKind, ClusterSessionEvent, Conflict, ResumeConfig},
     wire::CodecConfig,
 };
-use support::wait::{self, until};
+use support::{
+    unreliable::{Fate, Fates, Unreliable},
+    wait::{self, until},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -393,7 +396,7 @@ struct Load {
 }
 
 /// Clients of two frontends, which are cut and come back to the other one, while a third server pushes.
-async fn roam(cluster: Option<shaddock::cluster::NatsCluster>, load: &Load) {
+async fn roam(cluster: Option<Arc<dyn Cluster>>, load: &Load) {
     let ran = Ran::default();
     let mut servers = Servers::new();
     for id in ["connector-1", "connector-2"] {
@@ -401,7 +404,7 @@ async fn roam(cluster: Option<shaddock::cluster::NatsCluster>, load: &Load) {
     }
     servers = servers.add(App::new("game", "game-1"));
     if let Some(cluster) = cluster {
-        servers = servers.cluster(cluster);
+        servers = servers.cluster_shared(cluster);
     }
     let running = servers.start().await.unwrap();
     let game = running.app("game-1").unwrap().clone();
@@ -498,6 +501,62 @@ fn nats(backing: &Backing) -> shaddock::cluster::NatsCluster {
     shaddock::cluster::NatsCluster::new(config).unwrap()
 }
 
+/// The operation that moves bytes between the frontends.
+const BYTES: &str = "shaddock.relay.bytes";
+
+/// Whatever becomes of the operations between them: the connection may be lost, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_between_the_frontends() {
+    // In turns of a length that goes with nothing else.
+    let fates = Fates::new(BYTES, |n| match n % 47 {
+        3 | 19 => Fate::Busy,
+        7 => Fate::Lost,
+        13 => Fate::AnswerLost,
+        23 => Fate::TooLate,
+        31 => Fate::Twice,
+        n if n % 5 == 1 => Fate::Late(n),
+        _ => Fate::Arrives,
+    });
+    let load = Load {
+        clients: 8,
+        cuts: 12,
+    };
+    let cluster = Unreliable(LocalCluster::new(), Arc::clone(&fates));
+    roam(Some(Arc::new(cluster)), &load).await;
+    let moved = fates.count.load(Ordering::Relaxed);
+    assert!(moved > 2 * 47, "{moved} operations have met what there is");
+}
+
+/// A frontend that is too busy to take bytes gets them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_frontend_loses_no_connection() {
+    let fates = Fates::new(BYTES, |n| match n % 3 {
+        0 => Fate::Arrives,
+        _ => Fate::Busy,
+    });
+    let cluster = Unreliable(LocalCluster::new(), fates);
+    let ran = Ran::default();
+    let servers = ["connector-1", "connector-2"].map(|id| connector(id, &ran));
+    let servers = servers.into_iter().fold(Servers::new(), Servers::add);
+    let running = servers.cluster(cluster).start().await.unwrap();
+    let addresses = ["connector-1", "connector-2"].map(|id| running.address(id).unwrap());
+    let mut roamer = Roamer::new("ann", &addresses, 0);
+    assert!(roamer.connect().await);
+    roamer.ask("join", &json!("ann")).await;
+    assert!(roamer.take().await);
+    roamer.stream = None;
+    // To the other one; its answer comes through the relay.
+    assert!(roamer.connect().await);
+    for n in 1..=5 {
+        roamer.ask("count", &json!(n)).await;
+        while roamer.answers.last() != Some(&n) {
+            assert!(roamer.take().await, "the connection was lost");
+        }
+    }
+    assert_eq!((roamer.resumed, roamer.turn), (1, 2));
+    running.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_nats() {
     let backing = Backing::start();
@@ -505,7 +564,7 @@ async fn over_nats() {
         clients: 12,
         cuts: 10,
     };
-    roam(Some(nats(&backing)), &load).await;
+    roam(Some(Arc::new(nats(&backing))), &load).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -520,7 +579,7 @@ async fn many_over_nats() {
         clients: of("CLIENTS", 1000),
         cuts: of("CUTS", 10),
     };
-    roam(Some(nats(&backing)), &load).await;
+    roam(Some(Arc::new(nats(&backing))), &load).await;
 }
 
 /// What the client is told when it comes back: whether it has its session, or why not.
@@ -547,7 +606,7 @@ async fn ends(roamer: &mut Roamer) -> (Vec<u8>, Vec<(u8, Vec<u8>)>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_frontend_with_the_session_has_the_last_word() {
-    let cluster = shaddock::cluster::LocalCluster::new();
+    let cluster = LocalCluster::new();
     let ran = Ran::default();
     let mut home = connector("connector-1", &ran);
     home.before_resume(
@@ -779,7 +838,7 @@ async fn other_servers_hear_of_it_and_presence_does_not_flap() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_that_goes_takes_no_session_of_others_with_it() {
-    let cluster = shaddock::cluster::LocalCluster::new();
+    let cluster = LocalCluster::new();
     let ran = Ran::default();
     let mut door = connector("connector-2", &ran);
     door.set(AppConfig {

@@ -385,9 +385,13 @@ impl Driver {
         };
         if let Some(session) = self.session.clone() {
             self.go_live(&session, peer, opening.is_new);
-            if let Some(carried) = opening.carried.filter(|_| opening.is_new) {
-                let flow = self.local.frontend.begin(&session, carried);
-                self.run(cx, flow);
+            match opening.carried {
+                Some(carried) if opening.is_new => {
+                    let flow = self.local.frontend.begin(&session, carried);
+                    self.run(cx, flow);
+                }
+                Some(carried) => self.local.frontend.came_back(&session, carried),
+                None => {}
             }
             return Ok(());
         }

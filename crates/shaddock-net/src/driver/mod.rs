@@ -176,12 +176,14 @@ impl Driver {
         let Relayed {
             peer,
             user,
+            carried,
             pipe,
             answer,
         } = relayed;
         let opening = Box::new(Opening {
             relayed: Some(Box::new(Accepted {
                 user,
+                carried,
                 answer: Some(answer),
             })),
             ..Opening::of(peer)

@@ -17,10 +17,11 @@ use super::{
     input::{Wire, max_message},
     lost,
     output::Flushed,
+    silence::LOOK,
     work::Work,
 };
 use crate::{
-    frontend::{BoxFuture, Peer, ResumeTerms},
+    frontend::{BoxFuture, Carried, Peer, ResumeTerms},
     pipe::{Piece, Pipe},
     worker::Scratch,
     ws::WsEvent,
@@ -38,6 +39,8 @@ pub struct Relayed {
     pub peer: Peer,
     /// What the other frontend's application has for the client.
     pub user: Option<serde_json::Value>,
+    /// What it has left with its answer.
+    pub carried: Option<Carried>,
     /// The client's packages, from its HANDSHAKE on, and back.
     pub pipe: Pipe,
     /// Told once whether the client gets its session. If not, the pipe ends. Dropped without a word: it does not, for a reason that only the
@@ -59,6 +62,7 @@ pub enum RelayAnswer {
 /// What a connection that another frontend has accepted brings besides its bytes.
 pub(super) struct Accepted {
     pub(super) user: Option<serde_json::Value>,
+    pub(super) carried: Option<Carried>,
     pub(super) answer: Option<oneshot::Sender<RelayAnswer>>,
 }
 
@@ -74,6 +78,8 @@ pub(super) struct Relaying {
     pipe: Pipe,
     /// The begin of a package that has not come whole.
     rest: BytesMut,
+    /// There is no room for what the client sends: its socket is not read, and looked at instead.
+    is_full: bool,
 }
 
 impl Driver {
@@ -134,6 +140,7 @@ impl Driver {
         self.phase = Phase::Relaying(Box::new(Relaying {
             pipe,
             rest: BytesMut::new(),
+            is_full: false,
         }));
         // Read behind the handshake.
         let Some(waiting) = self.waiting.take() else {
@@ -223,10 +230,12 @@ impl Driver {
             if self.is_pressed() {
                 return Ok(());
             }
-            let Phase::Relaying(relaying) = &self.phase else {
+            let Phase::Relaying(relaying) = &mut self.phase else {
                 return Ok(());
             };
-            if !matches!(relaying.pipe.poll_room(cx), Poll::Ready(true)) {
+            let has_room = matches!(relaying.pipe.poll_room(cx), Poll::Ready(true));
+            relaying.is_full = !has_room;
+            if !has_room {
                 return Ok(());
             }
             let n = match self.io.poll_read(cx, &mut scratch.read) {
@@ -285,16 +294,19 @@ impl Driver {
         }
     }
 
-    /// A client that does not read is given up here too: what waits for it is here.
+    /// A client that does not read is given up here too: what waits for it is here. So is one that is gone while its input waits.
     fn watch_client(&mut self, cx: &Context<'_>, now: Millis) -> Result<(), CloseReason> {
         let since = self.unsent.as_ref().map(|unsent| unsent.since);
-        let Some(until) = since.map(|since| since + self.live.limits.slow_after) else {
-            return Ok(());
-        };
-        if now >= until {
+        let until = since.map(|since| since + self.live.limits.slow_after);
+        if until.is_some_and(|until| now >= until) {
             return Err(CloseReason::SlowClient);
         }
-        self.arm(cx, now, Some(until));
+        let is_full = matches!(&self.phase, Phase::Relaying(relaying) if relaying.is_full);
+        if is_full && self.io.is_read_closed() {
+            return Err(CloseReason::ClientClosed);
+        }
+        let look = is_full.then(|| now + LOOK);
+        self.arm(cx, now, until.into_iter().chain(look).min());
         Ok(())
     }
 }

@@ -155,8 +155,10 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         let frontend = &self.local.frontend;
+        let opening = self.opening.as_ref();
+        let carried = opening.and_then(|opening| opening.carried.as_ref());
         if !self.is_relayed()
-            && let Some(asked) = frontend.find_elsewhere(&peer, request, user.as_ref())
+            && let Some(asked) = frontend.find_elsewhere(&peer, request, user.as_ref(), carried)
         {
             self.work = Work::Elsewhere(Box::new(Elsewhere { asked, user, terms }));
             // At the next turn, with all that is read by then.
@@ -171,7 +173,7 @@ impl Driver {
                 return self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch);
             }
         };
-        let hook: BoxFuture<_> = match frontend.before_resume(&session, &peer, request) {
+        let hook: BoxFuture<_> = match frontend.before_resume(&session, &peer, request, carried) {
             Handled::Now(judged) => Box::pin(std::future::ready(judged)),
             Handled::Later(judged) => judged,
         };
@@ -646,6 +648,9 @@ impl Driver {
             claim: None,
             unopened: None,
         }));
+        // It waits as before, and counts as one that does.
+        let aborted = std::io::ErrorKind::ConnectionAborted;
+        session.suspend(&CloseReason::Transport(aborted), clock::now());
         self.session = Some(session);
         if let Some(left) = left {
             self.adopt(left);

@@ -12,7 +12,7 @@ use super::Driver;
 use crate::worker::Timer;
 
 /// How often the socket is looked at while its input waits, milliseconds.
-const LOOK: u64 = 1000;
+pub(super) const LOOK: u64 = 1000;
 
 /// With so many bytes unread, the client's own socket may be full: its silence says nothing any more.
 const FULL: usize = 64 * 1024;

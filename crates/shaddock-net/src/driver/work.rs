@@ -77,9 +77,16 @@ impl Driver {
         self.is_pressed()
             || match self.work {
                 Work::Handshake(_) | Work::Returning(_) | Work::Elsewhere(_) => true,
-                // What comes before the acknowledgement is dropped, however much waits for the session.
-                _ => self.opening.is_none() && self.is_full(),
+                _ if self.opening.is_some() => self.holds_input(),
+                _ => self.is_full(),
             }
+    }
+
+    /// Whether input waits that was read before what the socket has.
+    fn holds_input(&self) -> bool {
+        self.waiting
+            .as_ref()
+            .is_some_and(|waiting| !(waiting.input.is_empty() && waiting.frames.is_empty()))
     }
 
     /// Whether enough messages wait for those before them.
@@ -129,7 +136,7 @@ impl Driver {
                 }
                 Work::Handler(_) => {
                     if !self.poll_handler(cx) {
-                        return Ok(());
+                        return self.go_on_opening(cx, now, scratch);
                     }
                 }
                 Work::Idle => {
@@ -159,6 +166,25 @@ impl Driver {
         }
         self.look_at_outbox();
         true
+    }
+
+    /// The client of a session for which something runs comes back: what was read behind its handshake holds the acknowledgement, which does not
+    /// wait for that.
+    fn go_on_opening(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if self.opening.is_none() || self.is_pressed() || !self.holds_input() {
+            return Ok(());
+        }
+        let Some(waiting) = &mut self.waiting else {
+            return Ok(());
+        };
+        let input = std::mem::take(&mut waiting.input);
+        let frames = std::mem::take(&mut waiting.frames);
+        self.resume(cx, now, input, frames, scratch)
     }
 
     /// Serves the next message that waits, or reads on where input was held back.
@@ -247,7 +273,10 @@ impl Driver {
         };
         let handled = match &mut opening.relayed {
             // The other frontend has asked its application.
-            Some(relayed) => Handled::Now(Verdict::Accept(relayed.user.take())),
+            Some(relayed) => Handled::Now(match relayed.carried.take() {
+                Some(carried) => Verdict::AcceptWith(relayed.user.take(), carried),
+                None => Verdict::Accept(relayed.user.take()),
+            }),
             None => self.local.frontend.handshake(&opening.peer, &request),
         };
         opening.handshake = Some(request);

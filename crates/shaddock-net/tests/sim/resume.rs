@@ -10,7 +10,7 @@ use shaddock_core::{CloseReason, ResumeConfig, SessionState, Sid};
 use shaddock_protocol::{Dialect, PackageType};
 
 use crate::{
-    client::package,
+    client::{package, request},
     traveller::{Cut, Traveller},
     world::{Then, World, run, settle},
 };
@@ -590,6 +590,77 @@ fn what_follows_the_handshake_is_relayed() {
             depart(world, traveller).await.unwrap();
         });
     }
+}
+
+/// It sends more than the session's frontend takes, and then it is gone.
+#[test]
+fn a_client_that_is_gone_behind_a_full_relay_is_noticed() {
+    for is_reset in [true, false] {
+        run(async move || {
+            let (mut world, mut traveller) = arrived(bounds(), false).await;
+            world = world.with_door();
+            traveller.forget_link();
+            traveller.connect(&world);
+            settle().await;
+            traveller.read();
+            settle().await;
+            assert_eq!((traveller.working, traveller.resumed), (true, 1));
+            traveller.ask("wait");
+            let link = traveller.link.as_ref().unwrap();
+            let filler = format!("\"{}\"", "x".repeat(100));
+            for _ in 0..4000 {
+                link.send_raw(&request(9, "a.b.echo", &filler));
+            }
+            settle().await;
+            assert!(link.faults.unread_by_server() > 100_000);
+            if is_reset {
+                link.faults.reset();
+            } else {
+                link.socket.as_ref().unwrap().finish();
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(state(&world), [SessionState::Suspended], "{is_reset}");
+            end_all(&world);
+            while world.release(0, Then::Answer) {}
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
+}
+
+fn end_all(world: &World) {
+    let mut all = Vec::new();
+    let sessions = &world.script.sessions;
+    sessions.for_each_session(|session| all.push(session.clone()));
+    for session in all {
+        session.close(CloseReason::Removed);
+    }
+}
+
+/// A client that says everything at once, and in two parts, while a handler of its session runs: the second part does not overtake the first.
+#[test]
+fn what_was_read_with_the_handshake_comes_before_what_follows() {
+    run(async || {
+        let (world, mut traveller) = arrived(bounds(), false).await;
+        traveller.ask("wait");
+        settle().await;
+        traveller.link = None;
+        settle().await;
+        assert_eq!(state(&world), [SessionState::Suspended]);
+        traveller.eager = true;
+        traveller.connect(&world);
+        let link = traveller.link.as_ref().unwrap();
+        link.faults.set_step(traveller.wrote);
+        link.send_raw(&request(2, "a.b.echo", "{}"));
+        settle().await;
+        // The acknowledgement did not wait for the handler.
+        assert_eq!(state(&world), [SessionState::Open]);
+        assert_eq!(world.script.log().dispatched[&address()], [1]);
+        assert!(world.release(0, Then::Answer));
+        settle().await;
+        assert_eq!(world.script.log().dispatched[&address()], [1, 2]);
+        end_all(&world);
+        world.finish(Vec::new()).await.unwrap();
+    });
 }
 
 #[test]

@@ -240,6 +240,7 @@ impl Frontend for Front {
         _: &Arc<Session>,
         _: &Peer,
         request: &Arc<HandshakeRequest>,
+        _: Option<&Carried>,
     ) -> Handled<Result<(), ResumeRefusal>> {
         match request.version.as_deref() {
             Some("banned") => Handled::Now(Err(ResumeRefusal::Denied)),
@@ -582,6 +583,7 @@ impl Frontend for Door {
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         _: Option<&serde_json::Value>,
+        _: Option<&Carried>,
     ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
         let (answer, judged) = oneshot::channel();
         let (here, there) = Pipe::pair();
@@ -589,6 +591,7 @@ impl Frontend for Door {
         let relayed = Relayed {
             peer: *peer,
             user: None,
+            carried: None,
             pipe: there,
             answer,
         };

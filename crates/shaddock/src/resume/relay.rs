@@ -23,11 +23,11 @@ use shaddock_cluster::{
     BoxFuture, RemoteError, RemoteErrorKind, ServerId, ServerInfo, SessionAnswer, SessionOp, code,
 };
 use shaddock_core::{ResumeRefusal, Sid, TransportKind};
-use shaddock_net::{Peer, Piece, Pipe, RelayAnswer, Relayed, clock};
+use shaddock_net::{Carried, Peer, Piece, Pipe, RelayAnswer, Relayed, clock};
 use shaddock_protocol::{ComingBack, HandshakeRequest, PackageType, ResumeAsked, encode_package};
 use tokio::sync::oneshot;
 
-use crate::{app::AppHandle, session::SessionError};
+use crate::{app::AppHandle, handshake::Login, session::SessionError};
 
 /// The operation that asks a frontend for a session of it.
 pub(crate) const OPEN: &str = "shaddock.relay.open";
@@ -40,6 +40,8 @@ const PIECE: usize = 32 * 1024;
 const ROOM: Duration = Duration::from_secs(1);
 /// How often a relay with nothing to move says that it is there.
 const QUIET: Duration = Duration::from_secs(10);
+/// How often bytes are offered to a frontend that is too busy to take them, and how long to wait in between. Then the relay is broken.
+const BUSY: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// The relays of this frontend, of both kinds. There are as many as connections, which the listeners bound.
 #[derive(Debug, Default)]
@@ -147,6 +149,9 @@ pub(crate) struct Open {
     /// What its application has for the client.
     #[serde(default)]
     user: Option<Value>,
+    /// What that says of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    login: Option<Login>,
     address: SocketAddr,
     is_tls: bool,
     is_websocket: bool,
@@ -264,6 +269,7 @@ impl AppHandle {
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         user: Option<&Value>,
+        login: Option<&Login>,
     ) -> Option<BoxFuture<'static, Result<Option<Pipe>, ResumeRefusal>>> {
         let ResumeAsked::Back(back) = &request.resume else {
             return None;
@@ -283,6 +289,7 @@ impl AppHandle {
             number: new_number(),
             handshake: RawValue::from_string(text).ok()?,
             user: user.cloned(),
+            login: login.cloned(),
             address: peer.address,
             is_tls: matches!(
                 peer.transport,
@@ -407,6 +414,7 @@ impl AppHandle {
                 transport,
             },
             user: open.user,
+            carried: open.login.map(|login| Box::new(login) as Carried),
             pipe: drivers,
             answer,
         });
@@ -465,18 +473,29 @@ impl AppHandle {
 
     /// How many bytes were taken. None: the relay is broken.
     async fn send_bytes(&self, key: &Key, moved: &Moved) -> Option<usize> {
-        let op = SessionOp::Custom {
-            name: BYTES.into(),
-            argument: moved.to_bytes(),
-        };
-        match self.ask_frontend(&key.other, op).await {
-            Ok(SessionAnswer::Custom(mut answer)) => {
-                usize::try_from(answer.try_get_u32().ok()?).ok()
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::debug!(frontend = %key.other, %error, "a relay has ended");
-                None
+        let argument = moved.to_bytes();
+        let (mut tries, pause) = BUSY;
+        loop {
+            let op = SessionOp::Custom {
+                name: BYTES.into(),
+                argument: argument.clone(),
+            };
+            match self.ask_frontend(&key.other, op).await {
+                Ok(SessionAnswer::Custom(mut answer)) => {
+                    return usize::try_from(answer.try_get_u32().ok()?).ok();
+                }
+                Ok(_) => return None,
+                // Nothing was done: the same bytes may come again.
+                Err(SessionError::Remote(error))
+                    if error.kind() == RemoteErrorKind::Busy && tries > 0 =>
+                {
+                    tries -= 1;
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => {
+                    tracing::debug!(frontend = %key.other, %error, "a relay has ended");
+                    return None;
+                }
             }
         }
     }

@@ -64,6 +64,21 @@ impl Expiries {
         self.changed.notify_one();
     }
 
+    /// Puts the end of a session off; `None` is for ever. One without an end, and one that ends later, stays as it is.
+    fn put_off(&self, sid: Sid, at: Option<Instant>) {
+        let mut entries = self.lock();
+        let is_later = |known: &Instant| at.is_none_or(|at| at > *known);
+        if !entries.by_sid.get(&sid).is_some_and(is_later) {
+            return;
+        }
+        entries.remove(sid);
+        if let Some(at) = at {
+            entries.by_sid.insert(sid, at);
+            entries.by_time.insert((at, sid));
+        }
+        // Who waits for the end that was known finds the later one.
+    }
+
     /// The session is closed.
     pub(crate) fn forget(&self, sid: Sid) {
         self.lock().remove(sid);
@@ -157,6 +172,12 @@ impl AppHandle {
             });
         }
         Ok(())
+    }
+
+    /// A client has come back with a token that ends at this time.
+    pub(crate) fn expire_later(&self, session: &Session, when: SystemTime) {
+        let at = Instant::now().checked_add(until(when));
+        self.expiries().put_off(session.id(), at);
     }
 
     async fn close_expired(&self) {
