@@ -86,10 +86,12 @@ fn query(args: &SessionsArgs) -> SessionQuery {
     query
 }
 
-const HEAD: [&str; 9] = [
+const HEAD: [&str; 11] = [
     "SID",
     "UID",
     "FRONTEND",
+    "STATE",
+    "KEPT",
     "TRANSPORT",
     "CLIENT",
     "ADDRESS",
@@ -109,11 +111,19 @@ fn client(session: &SessionInfo) -> Option<String> {
     (!said.is_empty()).then(|| said.join(" "))
 }
 
-fn row(session: &SessionInfo) -> [String; 9] {
+/// The state; of a session that waits for its client, for how long it does.
+fn state(session: &SessionInfo) -> String {
+    let since = session.suspended_ms.map(|ms| format!(" {}", age(ms)));
+    printable(&session.state) + &since.unwrap_or_default()
+}
+
+fn row(session: &SessionInfo) -> [String; 11] {
     [
         printable(&session.sid),
         or_dash(session.uid.as_deref().map(printable)),
         printable(&session.frontend),
+        state(session),
+        or_dash(session.kept_bytes.map(bytes)),
         printable(&session.transport),
         or_dash(client(session)),
         or_dash(session.address),
