@@ -1,0 +1,170 @@
+//! `shaddock bench resume` through a plain TCP balancer: every connection goes to the other one of two frontends, which share nothing but a real NATS. So
+//! whoever comes back has their session at the other frontend half of the time.
+//!
+//! ```sh
+//! cargo test --release -p shaddock-bench --test balancer -- --ignored --nocapture
+//! ```
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../shaddock-cluster/tests/support/ports.rs"]
+mod ports;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    reason = "shared with the tests of shaddock-cluster"
+)]
+#[path = "../../shaddock-cluster/tests/support/servers.rs"]
+mod servers;
+#[path = "../../shaddock-cluster/tests/support/wait.rs"]
+mod wait;
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use clap::Parser;
+use servers::Backing;
+use shaddock::{cluster::NatsCluster, prelude::*, session::ResumeConfig, wire::CodecConfig};
+use shaddock_bench::{BenchArgs, measure};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+
+/// For `servers`: nothing to set up here.
+const fn logs() {}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    bench: BenchArgs,
+}
+
+fn frontend(id: &str) -> App {
+    let mut app = App::new("bench", id);
+    app.listen("127.0.0.1:0");
+    app.set(CodecConfig::default());
+    app.set(AppConfig {
+        rpc_timeout: Duration::from_secs(30),
+        ..AppConfig::default()
+    });
+    app.set(ResumePolicy {
+        max_returns: u32::MAX,
+        ..ResumePolicy::default()
+    });
+    app.set(SessionConfig {
+        resume: ResumeConfig {
+            // The session of slot 0 pushes to all after each of its cuts, and the machine may be slow.
+            max_messages: 10_000,
+            max_bytes: 4 << 20,
+            window: Duration::from_secs(600),
+            ..ResumeConfig::default()
+        },
+        ..SessionConfig::default()
+    });
+    app.route("echo.echo", async |Json(body): Json<serde_json::Value>| {
+        Json(body)
+    });
+    app.route(
+        "echo.bind",
+        async |mut session: SessionView, Json(login): Json<serde_json::Value>| {
+            session
+                .bind(Uid::new(login["uid"].as_str().unwrap())?)
+                .await?;
+            Ok::<_, HandlerError>(Json(serde_json::json!({"code": 200})))
+        },
+    );
+    app.route(
+        "echo.push",
+        async |channels: Channels, Json(body): Json<serde_json::Value>| {
+            let bound = BroadcastOptions::bound();
+            channels.broadcast("bench", "onPush", &body, bound).await?;
+            Ok::<_, HandlerError>(Json(serde_json::json!({"code": 200})))
+        },
+    );
+    app
+}
+
+/// Takes connections, and gives each to the next of these.
+async fn balance(listener: TcpListener, to: [SocketAddr; 2], connections: &'static AtomicUsize) {
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let turn = connections.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            near.set_nodelay(true).unwrap();
+            // A frontend that takes no more ends the connection, as a balancer does.
+            if let Ok(mut far) = TcpStream::connect(to[turn % 2]).await {
+                far.set_nodelay(true).unwrap();
+                let _ = copy_bidirectional(&mut near, &mut far).await;
+            }
+        });
+    }
+}
+
+fn run(clients: usize, cuts: usize) {
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let backing = Backing::start();
+    let mut config = backing.config();
+    config.lease_ttl = Duration::from_secs(60);
+    config.request_timeout = Duration::from_secs(30);
+    let cluster = NatsCluster::new(config).unwrap();
+    let start = |id| {
+        Servers::new()
+            .add(frontend(id))
+            .cluster(cluster.clone())
+            .start()
+    };
+    let running = ["bench-1", "bench-2"].map(|id| runtime.block_on(start(id)).unwrap());
+    let addresses = [("bench-1", 0), ("bench-2", 1)].map(|(id, n)| running[n].address(id).unwrap());
+    for one in &running {
+        let app = &one.apps()[0];
+        runtime.block_on(wait::until("both are listed", || {
+            app.membership().unwrap().members().frontends().len() == 2
+        }));
+    }
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("tcp://{}", listener.local_addr().unwrap());
+    let balancer = runtime.spawn(balance(listener, addresses, &CONNECTIONS));
+    let words = format!(
+        "bench resume {url} --quiet --timeout 60s --limit 600s --no-plain -c {clients} --cuts {cuts} --connecting 50 --burst 4"
+    );
+    let report = measure(&Cli::parse_from(words.split_ascii_whitespace()).bench).unwrap();
+    let statistics = running.each_ref().map(|one| {
+        let app = &one.apps()[0];
+        app.session_service().unwrap().resume_statistics()
+    });
+    println!("{report}");
+    for one in &statistics {
+        println!("  frontend  {one:?}");
+    }
+    println!(
+        "  {} connections through the balancer",
+        CONNECTIONS.load(Ordering::Relaxed)
+    );
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.messages, (clients * cuts * 4) as u64);
+    let resumed: u64 = statistics.iter().map(|one| one.resumed).sum();
+    assert!(resumed >= (clients * cuts) as u64, "{resumed} came back");
+    balancer.abort();
+    for one in running {
+        runtime.block_on(one.shutdown());
+    }
+}
+
+#[test]
+#[ignore = "takes minutes, and a machine of its own"]
+fn a_thousand_clients_behind_a_plain_balancer() {
+    let of = |key: &str, default: usize| {
+        let set = std::env::var(key).ok();
+        set.map_or(default, |text| text.parse().unwrap())
+    };
+    run(of("CLIENTS", 1000), of("CUTS", 10));
+}
