@@ -127,17 +127,14 @@ async fn a_fresher_token_puts_the_end_off_and_an_older_one_does_not_bring_it_for
             servers.settle().await;
             let case = format!("{frontend}, {first:?}, {second:?}");
             let lives = || !sessions(&servers, "connector-1", "ann").is_empty();
-            match ends {
-                Some(ends) => {
-                    servers.pass(Duration::from_secs(ends - 10)).await;
-                    assert!(lives(), "{case}");
-                    servers.pass(Duration::from_secs(20)).await;
-                    assert!(!lives(), "{case}");
-                }
-                None => {
-                    servers.pass(Duration::from_secs(1000)).await;
-                    assert!(lives(), "{case}");
-                }
+            if let Some(ends) = ends {
+                servers.pass(Duration::from_secs(ends - 10)).await;
+                assert!(lives(), "{case}");
+                servers.pass(Duration::from_secs(20)).await;
+                assert!(!lives(), "{case}");
+            } else {
+                servers.pass(Duration::from_secs(1000)).await;
+                assert!(lives(), "{case}");
             }
             drop(client);
             servers.shutdown().await;

@@ -56,7 +56,8 @@ impl AppHandle {
         content: &Content<'_, T>,
         options: &BroadcastOptions,
     ) -> Push {
-        let (message, membership) = match content.message()
+        let (message, membership) = match content
+            .message()
             .and_then(|message| Ok((message, self.membership()?)))
         {
             Ok(both) => both,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use shaddock_cluster::{AudienceKey, BoxFuture, Receivers, RemoteError, ServerId};
 use shaddock_core::{Channel, FanOut, Place};
 
-use super::{Delivered, FailedFrontend, Content, Push, PushError, Sent, collect};
+use super::{Content, Delivered, FailedFrontend, Push, PushError, Sent, collect};
 use crate::{app::AppHandle, channel::join::is_gone};
 
 /// Which members of a channel or topic get a message.

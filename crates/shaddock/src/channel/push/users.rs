@@ -6,7 +6,7 @@ use serde::Serialize;
 use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
 use shaddock_core::{FanOut, FrontendId, Sid, Uid};
 
-use super::{Delivered, Content, Message, Push, Sent, State, collect, outcome::outcome};
+use super::{Content, Delivered, Message, Push, Sent, State, collect, outcome::outcome};
 use crate::{app::AppHandle, session::SessionError};
 
 impl AppHandle {
