@@ -417,7 +417,7 @@ impl Pair {
         let dismissed = self.service.resume_statistics().dismissed;
         assert_eq!(dismissed - before, u64::from(has_connection));
         if has_connection {
-            self.naive.fixed = self.naive.all.len();
+            self.naive.give();
             self.naive.link = Link::Away;
             self.naive.bound();
         }
