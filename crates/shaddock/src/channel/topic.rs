@@ -173,10 +173,10 @@ impl Topic {
                 except,
                 name_missing: false,
             };
-            let span = self.app.span_of_push(content.route, "topic", Some(key.name()));
-            let pushed = self
+            let span = self
                 .app
-                .push_to_topic(content, key.name(), to.receivers());
+                .span_of_push(content.route, "topic", Some(key.name()));
+            let pushed = self.app.push_to_topic(content, key.name(), to.receivers());
             if let (Some(span), Err(error)) = (&span, &pushed) {
                 span.failed("push", &error.to_string());
             }

@@ -48,9 +48,9 @@ pub use self::{
     sections::{
         AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode,
         ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings,
-        ListenSettings, LogFormat, LogSettings, OnConflict, OnFullSetting, PomeloErrorsSetting, ProtocolSetting,
-        ProtocolSettings, ResumeSettings, RoutingSetting, Serializer, ServerSettings,
-        SessionSettings, TelemetrySettings, TlsSettings, TracedUsersSetting,
+        ListenSettings, LogFormat, LogSettings, OnConflict, OnFullSetting, PomeloErrorsSetting,
+        ProtocolSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer,
+        ServerSettings, SessionSettings, TelemetrySettings, TlsSettings, TracedUsersSetting,
     },
     value::{Network, SecretTexts, Size, Texts, Time},
 };
