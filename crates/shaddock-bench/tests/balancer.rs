@@ -1,5 +1,5 @@
 //! `shaddock bench resume` through a plain TCP balancer: every connection goes to the other one of two frontends, which share nothing but a real NATS. So
-//! whoever comes back has their session at the other frontend half of the time.
+//! half of the clients that return have their session at the other frontend.
 //!
 //! ```sh
 //! cargo test --release -p shaddock-bench --test balancer -- --ignored --nocapture

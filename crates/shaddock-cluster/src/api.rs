@@ -353,11 +353,11 @@ pub trait Membership: Send + Sync + 'static {
         delivery: Delivery,
     ) -> Result<(), RemoteError>;
 
-    /// Sends a message to users ([`Receivers::Uids`]) of whom only the type of their frontend is known. In order as [`deliver`](Self::deliver). Frontends that
-    /// fail or do not answer in time are named in the result, and the others have it.
+    /// Sends a message to users ([`Receivers::Uids`](crate::Receivers::Uids)) whose frontend type, but not frontend, is known. In order as
+    /// [`deliver`](Self::deliver). Frontends that fail or do not reply in time are named in the result; the others have the message.
     ///
     /// # Errors
-    /// It can be sent to no other server: it is too long.
+    /// It cannot be sent to any other server because it is too long.
     fn deliver_to_type(
         &self,
         frontend_type: &str,

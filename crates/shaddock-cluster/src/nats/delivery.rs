@@ -508,7 +508,7 @@ fn confirm(core: &Core, reply: Option<Subject>, mut delivered: Delivered, watche
     if full.is_empty() {
         return answer();
     }
-    // Beside what is read next: nobody else waits for these clients. Without a place nobody waits at all.
+    // Other messages for this frontend do not wait for these clients. Without a place the reply is sent at once.
     let Ok(place) = Arc::clone(&core.waits).try_acquire_owned() else {
         return answer();
     };

@@ -38,7 +38,7 @@ pub enum OnFull {
     /// The oldest message is forgotten, and the client will be told how many it has missed.
     #[default]
     Gap,
-    /// Senders that can wait do ([`Room::Full`](crate::Room::Full)), and as much again is kept of those who cannot or have waited in vain. Above that, and above
+    /// Senders that can wait do ([`Room::Full`](crate::Room::Full)), and up to twice the limits are kept in the meantime. Above that, and above
     /// `max_total_bytes`, it is as with `Gap`.
     Wait,
 }
