@@ -4,7 +4,12 @@
 #[derive(Debug)]
 pub(crate) enum Few<T> {
     One(T),
-    Many(Vec<T>),
+    /// Boxed: each list with one value pays for the size of this variant.
+    #[allow(
+        clippy::box_collection,
+        reason = "a `Vec` has three words, this has one"
+    )]
+    Many(Box<Vec<T>>),
 }
 
 impl<T: Clone> Few<T> {
@@ -18,7 +23,7 @@ impl<T: Clone> Few<T> {
     pub(crate) fn push(&mut self, thing: T) {
         match self {
             Self::Many(things) => things.push(thing),
-            Self::One(first) => *self = Self::Many(vec![first.clone(), thing]),
+            Self::One(first) => *self = Self::Many(Box::new(vec![first.clone(), thing])),
         }
     }
 

@@ -42,7 +42,7 @@ pub enum SessionState {
 /// # Memory
 ///
 /// A record has 240 bytes on 64-bit Linux. An idle unbound session takes 270 bytes of heap, including its share of the index; a bound one
-/// about 140 more for its uid and the other index (`tests/memory.rs` checks limits for both). Settings, listeners and queued bytes take
+/// about 100 more for its uid and the other index (`tests/memory.rs` checks limits for both). Settings, listeners and queued bytes take
 /// memory only while there are any.
 pub struct Session {
     id: Sid,

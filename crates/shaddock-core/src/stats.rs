@@ -7,7 +7,7 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::hash::BuildHasher;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,8 +21,33 @@ pub struct ConnectionStats {
 struct Inner {
     server_id: FrontendId,
     connections: AtomicUsize,
-    logins: Shards<HashMap<Uid, Few<LoginRecord>>>,
+    logins: Shards<Logins>,
     hasher: DefaultHashBuilder,
+}
+
+type Logins = HashMap<Uid, Few<Login>>;
+
+/// A [`LoginRecord`] as it is kept, for each user: its user is the key in the table.
+#[derive(Clone, Debug)]
+struct Login {
+    sid: Sid,
+    time: u64,
+    /// Without the IPv6 flow and scope of `SocketAddr`.
+    address: Option<(IpAddr, u16)>,
+    /// Most applications add nothing.
+    info: Option<Box<Map<String, Value>>>,
+}
+
+impl Login {
+    fn to_record(&self, uid: &Uid) -> LoginRecord {
+        LoginRecord {
+            uid: uid.clone(),
+            sid: self.sid,
+            login_time: self.time,
+            address: self.address.map(SocketAddr::from),
+            info: self.info.as_deref().cloned().unwrap_or_default(),
+        }
+    }
 }
 
 /// A counted connection. Dropping the guard ends the count, however the connection ends.
@@ -48,7 +73,7 @@ pub struct LoginRecord {
     pub sid: Sid,
     /// When it was bound, in milliseconds since 1970-01-01T00:00:00Z.
     pub login_time: u64,
-    /// The client's network address.
+    /// The client's network address. The flow and the scope of an IPv6 address are not kept.
     pub address: Option<SocketAddr>,
     /// Data added by the application.
     #[serde(flatten)]
@@ -124,13 +149,26 @@ impl ConnectionStats {
 
     /// Remembers a login. A second one of the same session replaces the first.
     pub fn add_login(&self, login: LoginRecord) {
-        let mut logins = self.inner.shard(login.uid.as_str());
-        match logins.get_mut(&login.uid) {
+        let LoginRecord {
+            uid,
+            sid,
+            login_time,
+            address,
+            info,
+        } = login;
+        let login = Login {
+            sid,
+            time: login_time,
+            address: address.map(|address| (address.ip(), address.port())),
+            info: (!info.is_empty()).then(|| Box::new(info)),
+        };
+        let mut logins = self.inner.shard(uid.as_str());
+        match logins.get_mut(&uid) {
             None => {
-                logins.insert(login.uid.clone(), Few::One(login));
+                logins.insert(uid, Few::One(login));
             }
             Some(few) => {
-                if few.remove(|known| known.sid == login.sid) == Removed::Last {
+                if few.remove(|known| known.sid == sid) == Removed::Last {
                     *few = Few::One(login);
                 } else {
                     few.push(login);
@@ -158,27 +196,29 @@ impl ConnectionStats {
         let Some(latest) = logins.get_mut(uid).and_then(Few::last_mut) else {
             return false;
         };
-        latest.info.extend(info);
+        latest.info.get_or_insert_default().extend(info);
         true
     }
 
     /// The logged-in sessions of a user.
     pub fn logins_of(&self, uid: &str) -> Vec<LoginRecord> {
-        self.inner
-            .shard(uid)
-            .get(uid)
-            .map_or_else(Vec::new, |few| few.as_slice().to_vec())
+        let logins = self.inner.shard(uid);
+        let Some((uid, few)) = logins.get_key_value(uid) else {
+            return Vec::new();
+        };
+        few.as_slice()
+            .iter()
+            .map(|login| login.to_record(uid))
+            .collect()
     }
 
     /// All statistics, for operators. The list is built under short locks, one for each part of it.
     pub fn statistics(&self) -> StatisticsInfo {
         let mut list: Vec<LoginRecord> = Vec::new();
         for shard in self.inner.logins.each() {
-            list.extend(
-                shard
-                    .values()
-                    .filter_map(|few| few.as_slice().last().cloned()),
-            );
+            let latest =
+                |(uid, few): (&Uid, &Few<Login>)| Some(few.as_slice().last()?.to_record(uid));
+            list.extend(shard.iter().filter_map(latest));
         }
         list.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
         StatisticsInfo {
@@ -191,7 +231,7 @@ impl ConnectionStats {
 }
 
 impl Inner {
-    fn shard(&self, uid: &str) -> crate::sync::MutexGuard<'_, HashMap<Uid, Few<LoginRecord>>> {
+    fn shard(&self, uid: &str) -> crate::sync::MutexGuard<'_, Logins> {
         self.logins.lock(self.hasher.hash_one(uid))
     }
 }

@@ -7,8 +7,8 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{
-    ClientInfo, CloseReason, Drained, Flush, FrontendId, Session, SessionConfig, SessionService,
-    SidAllocator, Uid,
+    ClientInfo, CloseReason, ConnectionStats, Drained, Flush, FrontendId, LoginRecord, Session,
+    SessionConfig, SessionService, Sid, SidAllocator, Uid,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -118,7 +118,28 @@ fn a_bound_session_costs_its_uid_and_an_entry() {
     }
     let each = (held() - before).cast_unsigned() / SESSIONS;
     println!("bound: {each} bytes more");
-    assert!(each <= 160, "{each} bytes");
+    assert!(each <= 115, "{each} bytes");
+}
+
+#[test]
+fn a_login_costs_an_entry() {
+    let stats = ConnectionStats::new(FrontendId::new("connector-1").unwrap());
+    let users: Vec<Uid> = (0..SESSIONS)
+        .map(|n| Uid::new(format!("user-{n:05}")).unwrap())
+        .collect();
+    let before = held();
+    for (n, uid) in (1..).zip(&users) {
+        stats.add_login(LoginRecord {
+            uid: uid.clone(),
+            sid: Sid::new(n).unwrap(),
+            login_time: 1_764_000_000_000,
+            address: Some("192.0.2.1:4000".parse().unwrap()),
+            info: serde_json::Map::new(),
+        });
+    }
+    let each = (held() - before).cast_unsigned() / SESSIONS;
+    println!("login: {each} bytes");
+    assert!(each <= 125, "{each} bytes");
 }
 
 #[test]

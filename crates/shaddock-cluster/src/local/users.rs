@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::owners::{Hold, Seats};
@@ -17,7 +17,7 @@ pub(super) struct Users {
     key: RandomState,
     shards: [Mutex<Shard>; SHARDS],
     /// Counts binds.
-    binds: AtomicU64,
+    binds: AtomicU32,
 }
 
 /// By uid: the frontends that have the user, of all types, in the order of their binds.

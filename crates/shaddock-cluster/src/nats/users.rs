@@ -15,7 +15,7 @@ use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
 use super::{delivery, owners, subject, watches};
-use crate::owners::{Asked, Asks, Hold, Number, Table};
+use crate::owners::{Asked, Asks, Extra, Hold, Number, Table};
 use crate::reply::guarded;
 use crate::uid::is_uid;
 use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
@@ -53,13 +53,21 @@ struct Inner {
     giving_up: Option<u64>,
 }
 
-/// How a user is reached here.
+/// How a user is reached here, and how their binds take turns. There while a user has subscriptions, or a bind that runs.
 #[derive(Default)]
 struct Reach {
     /// Ends the subscriptions when dropped.
     subscribed: Option<oneshot::Sender<()>>,
     /// Binds of one user follow each other. There as long as there is one.
     turn: Option<Arc<AsyncMutex<()>>>,
+}
+
+impl Extra for Reach {
+    /// Without binds there is nothing to take turns for.
+    fn binds_ended(&mut self) -> bool {
+        self.turn = None;
+        self.subscribed.is_some()
+    }
 }
 
 /// A message for a user.
@@ -130,7 +138,7 @@ impl Users {
 
     /// Whether a session is bound or is being bound to this user.
     pub(super) fn knows(&self, uid: &str) -> bool {
-        self.table().users.extra(uid).is_some()
+        self.table().users.knows(uid)
     }
 
     /// The claim on a user was written. If the user has gone meanwhile, it is given up.
@@ -154,7 +162,9 @@ impl Users {
     /// Takes all sessions of a user away: another frontend owns the user. False if there was none here.
     pub(super) fn lose(&self, uid: &str) -> bool {
         let mut table = self.table();
-        if let Some(reach) = table.users.extra_mut(uid) {
+        if table.users.extra(uid).is_some()
+            && let Some(reach) = table.users.extra_mut(uid)
+        {
             reach.subscribed = None;
         }
         table.users.lose(uid)
@@ -234,7 +244,8 @@ impl Users {
         {
             let table = self.table();
             let subscribed = |reach: &Reach| reach.subscribed.is_some();
-            if !table.needed || table.users.extra(uid).is_none_or(subscribed) {
+            let reach = table.users.extra(uid);
+            if !table.needed || !table.users.knows(uid) || reach.is_some_and(subscribed) {
                 return Ok(false);
             }
         }
@@ -281,9 +292,10 @@ impl Users {
         }
         table.needed = false;
         table.giving_up = None;
-        for reach in table.users.extras_mut() {
+        table.users.retain_extras(|reach| {
             reach.subscribed = None;
-        }
+            false
+        });
     }
 
     /// Subscribes for all who are bound; ends early if that is not needed any more.
@@ -298,17 +310,6 @@ impl Users {
                 tracing::warn!(%error, "not all users can be reached by Pitaya servers");
                 return;
             }
-        }
-    }
-}
-
-impl Inner {
-    /// Without binds there is nothing to take turns for.
-    fn end_turn(&mut self, uid: &str) {
-        if !self.users.is_binding(uid)
-            && let Some(reach) = self.users.extra_mut(uid)
-        {
-            reach.turn = None;
         }
     }
 }
@@ -346,9 +347,7 @@ impl Binding {
         let (kept, free) = {
             let mut table = users.table();
             let is_bound = is_bound();
-            let kept = table.users.keep(&self.uid, &self.hold, is_bound);
-            table.end_turn(&self.uid);
-            kept
+            table.users.keep(&self.uid, &self.hold, is_bound)
         };
         users.give_up(&self.uid, free);
         kept
@@ -358,12 +357,7 @@ impl Binding {
 impl Drop for Binding {
     fn drop(&mut self) {
         if self.open {
-            let free = {
-                let mut table = self.core.users.table();
-                let free = table.users.undo(&self.uid, &self.hold);
-                table.end_turn(&self.uid);
-                free
-            };
+            let free = self.core.users.table().users.undo(&self.uid, &self.hold);
             self.core.users.give_up(&self.uid, free);
         }
     }

@@ -70,7 +70,7 @@ pub(crate) use seats::{Hold, Seats};
 #[cfg(feature = "nats")]
 pub(crate) use seen::Seen;
 #[cfg(feature = "nats")]
-pub(crate) use table::{Asked, Asks, Table};
+pub(crate) use table::{Asked, Asks, Extra, Table};
 #[cfg(feature = "nats")]
 pub(crate) use takeover::{
     Claim, Entry, Found, Heard, Kind, Own, Step, Takeover, Verdict, Word, entry, verdict,

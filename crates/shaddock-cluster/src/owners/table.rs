@@ -1,26 +1,81 @@
 //! The users bound at one frontend: their sessions, the binds that run, and the claims.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use hashbrown::HashMap;
 
 use super::{Hold, Number, Seats};
 use crate::{RawSid, Unique};
 
-/// Who is bound here. `X` is what the carrier of the messages keeps for each user.
+/// Who is bound here. `X` is what the carrier of the messages keeps for some users.
 #[derive(Debug)]
 pub(crate) struct Table<X> {
     users: HashMap<Arc<str>, User<X>>,
     /// Counts seats.
-    seats: u64,
+    seats: u32,
 }
 
-#[derive(Debug, Default)]
+/// What the carrier keeps for a user.
+pub(crate) trait Extra: Default {
+    /// No bind of the user runs any more. Whether anything is left to keep.
+    fn binds_ended(&mut self) -> bool;
+}
+
+/// A frontend has many users: what most of them do not need is boxed.
+#[derive(Debug)]
 struct User<X> {
     seats: Seats,
-    claim: Option<Number>,
-    /// Binds that wait or run. The record stays while there is one.
+    claim: Written,
+    rare: Option<Box<Rare<X>>>,
+}
+
+/// There while a bind of the user runs, and as long as the carrier keeps something.
+#[derive(Debug, Default)]
+struct Rare<X> {
+    /// Binds that wait or run. The record of the user stays while there is one.
     binding: usize,
     extra: X,
+}
+
+/// The number of a claim, if it is written. As large as the number alone: revisions are not negative.
+#[derive(Clone, Copy, Debug)]
+struct Written(Number);
+
+impl Written {
+    const NOT: Self = Self(Number {
+        era: 0,
+        revision: i64::MIN,
+    });
+
+    fn number(self) -> Option<Number> {
+        (self.0.revision != i64::MIN).then_some(self.0)
+    }
+}
+
+impl<X> Default for User<X> {
+    fn default() -> Self {
+        Self {
+            seats: Seats::default(),
+            claim: Written::NOT,
+            rare: None,
+        }
+    }
+}
+
+impl<X> User<X> {
+    fn is_binding(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.binding > 0)
+    }
+}
+
+impl<X: Extra> User<X> {
+    fn bind_ended(&mut self) {
+        let Some(rare) = &mut self.rare else { return };
+        rare.binding = rare.binding.saturating_sub(1);
+        if rare.binding == 0 && !rare.extra.binds_ended() {
+            self.rare = None;
+        }
+    }
 }
 
 /// A question about a claim.
@@ -57,7 +112,7 @@ impl<X> Default for Table<X> {
     }
 }
 
-impl<X: Default> Table<X> {
+impl<X: Extra> Table<X> {
     /// Enters a session of a user; it counts from now on, also while its bind waits for its turn. `None` if the user has another session, and
     /// new ones are rejected.
     pub(crate) fn begin(
@@ -70,14 +125,14 @@ impl<X: Default> Table<X> {
         if unique == Unique::RejectNew && self.users.get(uid).is_some_and(has_other) {
             return None;
         }
-        self.seats += 1;
+        // Two seats of one session that are four thousand million binds apart may have one number: no bind lasts that long.
+        self.seats = self.seats.wrapping_add(1);
         let user = self.users.entry(Arc::clone(uid)).or_default();
-        user.binding += 1;
-        Some((user.seats.hold(sid, self.seats), &mut user.extra))
+        let rare = user.rare.get_or_insert_default();
+        rare.binding += 1;
+        Some((user.seats.hold(sid, self.seats), &mut rare.extra))
     }
-}
 
-impl<X> Table<X> {
     /// The bind has ended: the session belongs to the user until it is unbound, if it does at this moment. Returns false if its seat was
     /// removed meanwhile; and an unneeded claim.
     pub(crate) fn keep(
@@ -89,7 +144,7 @@ impl<X> Table<X> {
         let Some(user) = self.users.get_mut(uid) else {
             return (false, None);
         };
-        user.binding = user.binding.saturating_sub(1);
+        user.bind_ended();
         let kept = user.seats.keep(hold, is_bound);
         (kept, self.clean(uid))
     }
@@ -97,11 +152,19 @@ impl<X> Table<X> {
     /// The bind was abandoned: reverts its changes, and nothing else. Returns an unneeded claim.
     pub(crate) fn undo(&mut self, uid: &str, hold: &Hold) -> Option<Number> {
         let user = self.users.get_mut(uid)?;
-        user.binding = user.binding.saturating_sub(1);
+        user.bind_ended();
         user.seats.undo(hold);
         self.clean(uid)
     }
 
+    /// What is kept for a user who is bound or is being bound. Made if there is nothing yet.
+    pub(crate) fn extra_mut(&mut self, uid: &str) -> Option<&mut X> {
+        let user = self.users.get_mut(uid)?;
+        Some(&mut user.rare.get_or_insert_default().extra)
+    }
+}
+
+impl<X> Table<X> {
     /// The session is unbound or closed. Returns an unneeded claim.
     pub(crate) fn unbind(&mut self, uid: &str, sid: RawSid) -> Option<Number> {
         self.users.get_mut(uid)?.seats.unbind(sid);
@@ -116,8 +179,8 @@ impl<X> Table<X> {
         let had = !user.seats.is_empty();
         // A bind that is running finds its seat gone.
         user.seats.clear();
-        user.claim = None;
-        if user.binding == 0 {
+        user.claim = Written::NOT;
+        if !user.is_binding() {
             self.users.remove(uid);
         }
         had
@@ -126,10 +189,10 @@ impl<X> Table<X> {
     /// Forgets a user without sessions and binds.
     fn clean(&mut self, uid: &str) -> Option<Number> {
         let user = self.users.get(uid)?;
-        if !user.seats.is_empty() || user.binding > 0 {
+        if !user.seats.is_empty() || user.is_binding() {
             return None;
         }
-        self.users.remove(uid)?.claim
+        self.users.remove(uid)?.claim.number()
     }
 
     /// The claim on a user was written. False if the user has gone meanwhile: then it is to be given up.
@@ -138,7 +201,7 @@ impl<X> Table<X> {
             return false;
         };
         // Of two writes the later one counts, whichever answer comes first.
-        user.claim = Some(number.max(user.claim.unwrap_or_default()));
+        user.claim = Written(number.max(user.claim.0));
         true
     }
 
@@ -148,22 +211,22 @@ impl<X> Table<X> {
             return false;
         };
         // A bind that runs without a claim writes its own.
-        if let Some(claim) = &mut user.claim {
-            *claim = number.max(*claim);
+        if let Some(claim) = user.claim.number() {
+            user.claim = Written(number.max(claim));
         }
         true
     }
 
     /// The number of the claim on a user.
     pub(crate) fn claim(&self, uid: &str) -> Option<Number> {
-        self.users.get(uid)?.claim
+        self.users.get(uid)?.claim.number()
     }
 
     /// All claims.
     pub(crate) fn claims(&self) -> impl Iterator<Item = (&Arc<str>, Number)> {
         self.users
             .iter()
-            .filter_map(|(uid, user)| Some((uid, user.claim?)))
+            .filter_map(|(uid, user)| Some((uid, user.claim.number()?)))
     }
 
     /// The sessions of a user.
@@ -198,9 +261,9 @@ impl<X> Table<X> {
         }
     }
 
-    /// Whether a bind of the user runs or waits.
-    pub(crate) fn is_binding(&self, uid: &str) -> bool {
-        self.users.get(uid).is_some_and(|user| user.binding > 0)
+    /// Whether a session is bound or is being bound to the user.
+    pub(crate) fn knows(&self, uid: &str) -> bool {
+        self.users.contains_key(uid)
     }
 
     pub(crate) fn is_bound(&self, uid: &str, sid: RawSid) -> bool {
@@ -225,20 +288,33 @@ impl<X> Table<X> {
         self.users.clear();
     }
 
+    /// What is kept for a user, if anything is.
     pub(crate) fn extra(&self, uid: &str) -> Option<&X> {
-        Some(&self.users.get(uid)?.extra)
-    }
-
-    pub(crate) fn extra_mut(&mut self, uid: &str) -> Option<&mut X> {
-        Some(&mut self.users.get_mut(uid)?.extra)
+        Some(&self.users.get(uid)?.rare.as_ref()?.extra)
     }
 
     pub(crate) fn extras(&self) -> impl Iterator<Item = &X> {
-        self.users.values().map(|user| &user.extra)
+        let rare = self.users.values().filter_map(|user| user.rare.as_ref());
+        rare.map(|rare| &rare.extra)
     }
 
-    pub(crate) fn extras_mut(&mut self) -> impl Iterator<Item = &mut X> {
-        self.users.values_mut().map(|user| &mut user.extra)
+    /// Changes what is kept for users; `false`: nothing is left to keep.
+    pub(crate) fn retain_extras(&mut self, mut change: impl FnMut(&mut X) -> bool) {
+        for user in self.users.values_mut() {
+            if let Some(rare) = &mut user.rare {
+                let stays = change(&mut rare.extra);
+                if !stays && rare.binding == 0 {
+                    user.rare = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Extra for () {
+    fn binds_ended(&mut self) -> bool {
+        false
     }
 }
 
@@ -258,6 +334,42 @@ mod tests {
         era: 1,
         revision: 1,
     };
+
+    #[test]
+    fn a_user_takes_few_words() {
+        assert_eq!(size_of::<User<[u64; 9]>>(), 40);
+    }
+
+    /// What is kept for a user goes with the last bind, unless the carrier needs it longer.
+    #[test]
+    fn what_a_bind_needs_goes_with_it() {
+        #[derive(Default)]
+        struct Kept(bool);
+        impl Extra for Kept {
+            fn binds_ended(&mut self) -> bool {
+                self.0
+            }
+        }
+        let uid: Arc<str> = "u".into();
+        let mut table = Table::<Kept>::default();
+        let begin = |table: &mut Table<Kept>, n| table.begin(&uid, sid(n), Unique::No).unwrap().0;
+        let (first, second) = (begin(&mut table, 1), begin(&mut table, 2));
+        assert_eq!(table.keep("u", &first, true), (true, None));
+        assert!(table.extra("u").is_some(), "a bind still runs");
+        table.retain_extras(|_| false);
+        assert!(table.extra("u").is_some(), "a bind still runs");
+        assert_eq!(table.keep("u", &second, true), (true, None));
+        assert!(table.extra("u").is_none() && table.knows("u"));
+
+        let third = begin(&mut table, 3);
+        table.extra_mut("u").unwrap().0 = true;
+        assert_eq!(table.undo("u", &third), None);
+        assert_eq!(table.extras().count(), 1);
+        table.retain_extras(|kept| kept.0);
+        assert_eq!(table.extras().count(), 1);
+        table.retain_extras(|_| false);
+        assert_eq!((table.extras().count(), table.sessions("u")), (0, 2));
+    }
 
     /// Every order in which two binds of one session can end, and its unbind.
     #[test]
