@@ -176,6 +176,27 @@ impl Context {
         self.received.is_empty() && self.values.is_none()
     }
 
+    /// The same with its own bytes, if it has at most so many and holds nothing but what the cluster itself writes.
+    #[cfg(feature = "nats")]
+    pub(crate) fn only_of_the_cluster(&self, most: usize) -> Option<Self> {
+        let mut only = self.received.len() <= most && self.values.is_none();
+        if only {
+            let is_ours = |key: &str| matches!(key, REQ_TIMEOUT | PEER_ID | PEER_SERVICE);
+            each_entry(&self.received, |key, _| only &= is_ours(key)).ok()?;
+        }
+        only.then(|| Self {
+            timeout: self.timeout,
+            received: Bytes::copy_from_slice(&self.received),
+            values: None,
+        })
+    }
+
+    /// The text as it was received.
+    #[cfg(feature = "nats")]
+    pub(crate) fn received(&self) -> &Bytes {
+        &self.received
+    }
+
     fn received_value(&self, key: &str) -> Option<Value> {
         if self.received.is_empty() {
             return None;

@@ -53,12 +53,16 @@ impl ServerId {
 }
 
 /// Whether a text is a valid server id or type: it becomes part of keys, routes and subjects.
+///
+/// Checked for each request: a byte costs little, if it is one character.
 pub(crate) fn is_name(text: &str) -> bool {
+    let is_forbidden =
+        |c: char| matches!(c, '/' | '.' | '*' | '>') || c.is_whitespace() || c.is_control();
+    let is_plain =
+        |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'.' | b'*' | b'>');
     !text.is_empty()
         && text.len() <= MAX_NAME
-        && !text
-            .chars()
-            .any(|c| matches!(c, '/' | '.' | '*' | '>') || c.is_whitespace() || c.is_control())
+        && (text.as_bytes().iter().all(is_plain) || !text.contains(is_forbidden))
 }
 
 impl fmt::Debug for ServerId {

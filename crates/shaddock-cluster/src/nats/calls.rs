@@ -79,6 +79,23 @@ enum Call {
     Abandoned { target: Arc<Target>, until: Instant },
 }
 
+/// Digits of the largest number.
+const DIGITS: usize = 20;
+
+/// A number in decimal, without the machinery of `format!`: each call has one.
+fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &str {
+    let mut start = DIGITS;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&digits[start..]).unwrap_or_default()
+}
+
 /// What came for a call.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -116,6 +133,8 @@ pub(crate) struct Target {
     pub(crate) info: Arc<ServerInfo>,
     /// Where it is called by all kinds of servers.
     pub(crate) subject: Subject,
+    /// Whether it understands this crate's own subjects.
+    pub(crate) is_ours: bool,
     capacity: usize,
     max_queued: usize,
     gate: Mutex<Gate>,
@@ -142,6 +161,7 @@ impl Target {
     pub(crate) fn new(info: Arc<ServerInfo>, capacity: usize, max_queued: usize) -> Self {
         let subject = Subject::from(super::subject::server(&info.server_type, info.id.as_str()));
         Self {
+            is_ours: super::core::is_shaddock(&info),
             info,
             subject,
             capacity,
@@ -205,10 +225,11 @@ impl Calls {
     }
 
     fn reply_subject(&self, number: u64) -> Subject {
-        let mut subject = String::with_capacity(self.answers.len() + 20);
+        let mut digits = [0; DIGITS];
+        let digits = decimal(number, &mut digits);
+        let mut subject = String::with_capacity(self.answers.len() + digits.len());
         subject.push_str(&self.answers);
-        // Writing into a String cannot fail.
-        let _ = std::fmt::Write::write_fmt(&mut subject, format_args!("{number}"));
+        subject.push_str(digits);
         Subject::from(subject)
     }
 
@@ -639,6 +660,16 @@ mod tests {
     }
 
     const NEVER: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn numbers_are_written_as_they_are_read() {
+        let powers = (0..20).map(|n| 10_u64.pow(n));
+        let around = powers.flat_map(|power| [power - 1, power, power + 1]);
+        for number in around.chain([u64::MAX]) {
+            let mut digits = [0; DIGITS];
+            assert_eq!(decimal(number, &mut digits), number.to_string());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_frozen_server_is_suspected_long_before_its_calls_end() {

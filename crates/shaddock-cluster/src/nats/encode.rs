@@ -3,13 +3,13 @@
 //! The bytes are those of [`wire::Request`](super::wire::Request) and [`wire::Response`](super::wire::Response), which the tests compare.
 
 use bytes::Bytes;
-use prost::encoding::{encode_varint, encoded_len_varint, message};
+use prost::encoding::encoded_len_varint;
 
 use super::wire::{MsgType, RpcType, Stamp};
 use crate::RawSid;
 
-/// The number of the field with the stamp.
-const STAMP: u32 = 1000;
+/// The key of the field with the stamp: number 1000, wire type 2.
+const STAMP: [u8; 2] = [0xc2, 0x3e];
 
 /// A request, borrowed from its caller.
 pub(crate) struct RequestParts<'a> {
@@ -73,13 +73,46 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
 
 fn put_head(out: &mut Vec<u8>, tag: u8, len: usize) {
     out.push(long(tag));
-    encode_varint(len as u64, out);
+    put_varint(out, len as u64);
 }
 
 fn put_number(out: &mut Vec<u8>, tag: u8, value: u64) {
     if value != 0 {
         out.push(number(tag));
-        encode_varint(value, out);
+        put_varint(out, value);
+    }
+}
+
+/// Seven bits in each byte, the lowest first.
+#[inline]
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
+}
+
+impl Stamp {
+    fn len(&self) -> usize {
+        let clock = if self.clock == 0 { 0 } else { 9 };
+        let scope = if self.scope == 0 { 0 } else { 5 };
+        let numbers = [self.sent, self.revision.cast_unsigned(), self.era];
+        clock + scope + numbers.into_iter().map(number_len).sum::<usize>()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        if self.clock != 0 {
+            out.push(number(1) | 1);
+            out.extend_from_slice(&self.clock.to_le_bytes());
+        }
+        put_number(out, 2, self.sent);
+        if self.scope != 0 {
+            out.push(number(3) | 5);
+            out.extend_from_slice(&self.scope.to_le_bytes());
+        }
+        put_number(out, 4, self.revision.cast_unsigned());
+        put_number(out, 5, self.era);
     }
 }
 
@@ -116,14 +149,13 @@ impl RequestParts<'_> {
             + bytes_len(self.route.as_bytes())
             + bytes_len(self.body)
             + number_len(self.msg_type());
+        let stamp = self.stamp.as_ref().map(Stamp::len);
         let whole = number_len(self.kind())
             + session.map_or(0, nested_len)
             + nested_len(msg)
             + bytes_len(self.frontend.as_bytes())
             + bytes_len(self.metadata)
-            + self
-                .stamp
-                .map_or(0, |stamp| message::encoded_len(STAMP, &stamp));
+            + stamp.map_or(0, |len| 1 + nested_len(len));
         let mut out = Vec::with_capacity(whole);
         put_number(&mut out, 1, self.kind());
         if let (Some(session), Some(len)) = (&self.session, session) {
@@ -137,8 +169,10 @@ impl RequestParts<'_> {
         put_number(&mut out, 5, self.msg_type());
         put_bytes(&mut out, 4, self.frontend.as_bytes());
         put_bytes(&mut out, 5, self.metadata);
-        if let Some(stamp) = &self.stamp {
-            message::encode(STAMP, stamp, &mut out);
+        if let (Some(stamp), Some(len)) = (&self.stamp, stamp) {
+            out.extend_from_slice(&STAMP);
+            put_varint(&mut out, len as u64);
+            stamp.put(&mut out);
         }
         out.into()
     }
@@ -159,20 +193,33 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_messages() {
         let long_body = "x".repeat(300);
-        let stamp = Stamp {
-            clock: u64::MAX,
-            sent: 1_234_567_890,
-            scope: 7,
-            revision: 42,
-            era: 1_764_000_000_000,
-        };
+        let stamps = [
+            None,
+            Some(Stamp::default()),
+            Some(Stamp {
+                clock: u64::MAX,
+                sent: 1_234_567_890,
+                scope: 7,
+                revision: 42,
+                era: 1_764_000_000_000,
+            }),
+            Some(Stamp {
+                clock: 1,
+                sent: 128,
+                scope: u32::MAX,
+                revision: -1,
+                era: u64::MAX,
+            }),
+        ];
         for (sid, uid, data) in [(0, "", ""), (7, "u42", "{\"a\":1}"), (i64::MAX, "ü", "{}")] {
             for (id, route, body) in [(0, "a.b.c", ""), (3, "game.room.join", &*long_body)] {
                 for (kind, msg_type) in [
                     (RpcType::Sys, MsgType::Notify),
                     (RpcType::User, MsgType::Request),
                 ] {
-                    for (with_session, stamp) in [(false, None), (true, None), (true, Some(stamp))]
+                    for (with_session, stamp) in stamps
+                        .iter()
+                        .flat_map(|stamp| [(false, *stamp), (true, *stamp)])
                     {
                         let parts = RequestParts {
                             kind,

@@ -4,13 +4,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use prost::Message;
 
 use super::wire::{KickMsg, MsgType, Request, RpcType, Session, Stamp};
 use crate::context::is_json_object;
 use crate::{
-    Context, ForwardedRequest, ForwardedSession, RawSid, RemoteCall, RemoteError, ServerId,
-    SessionData, SessionOp, code, split_route,
+    Context, ContextError, ForwardedRequest, ForwardedSession, RawSid, RemoteCall, RemoteError,
+    ServerId, SessionData, SessionOp, code, split_route,
 };
 
 /// A request, ready to run.
@@ -37,22 +38,49 @@ pub(crate) enum SysAnswer {
     Kicked,
 }
 
+/// Contexts that were read before: most requests have one of few, with nothing in it but the sender and how long the caller waits.
+///
+/// At the bound all are forgotten. One with anything else in it is not kept, because that differs from request to request.
+#[derive(Debug, Default)]
+pub(crate) struct Contexts(HashMap<Bytes, Context>);
+
+/// Contexts that are kept.
+const CONTEXTS: usize = 1024;
+/// Bytes of a context that is kept, at most.
+const CONTEXT_BYTES: usize = 512;
+
+impl Contexts {
+    fn read(&mut self, json: Bytes) -> Result<Context, ContextError> {
+        if let Some(known) = self.0.get(&json) {
+            return Ok(known.clone());
+        }
+        let context = Context::from_json(json)?;
+        if let Some(kept) = context.only_of_the_cluster(CONTEXT_BYTES) {
+            if self.0.len() >= CONTEXTS {
+                self.0.clear();
+            }
+            self.0.insert(kept.received().clone(), kept);
+        }
+        Ok(context)
+    }
+}
+
 /// Reads a request. `frontend`: whether this server has sessions of its own. A sender that is none of ours has stamped nothing.
-pub(crate) fn read(payload: Bytes, frontend: bool) -> (Stamp, Incoming) {
+pub(crate) fn read(payload: Bytes, frontend: bool, contexts: &mut Contexts) -> (Stamp, Incoming) {
     match Request::decode(payload) {
         Ok(request) => (
             request.stamp.unwrap_or_default(),
-            incoming(request, frontend),
+            incoming(request, frontend, contexts),
         ),
         Err(error) => (Stamp::default(), Incoming::Unreadable(error.to_string())),
     }
 }
 
-fn incoming(request: Request, frontend: bool) -> Incoming {
+fn incoming(request: Request, frontend: bool, contexts: &mut Contexts) -> Incoming {
     let Some(msg) = request.msg else {
         return Incoming::Unreadable("no msg in the request".to_owned());
     };
-    let context = match Context::from_json(request.metadata) {
+    let context = match contexts.read(request.metadata) {
         Ok(context) => context,
         Err(error) => {
             return Incoming::Refused(RemoteError::new(code::INTERNAL, error.to_string()));
@@ -185,7 +213,7 @@ mod tests {
     use super::*;
 
     fn read(payload: Bytes, frontend: bool) -> Incoming {
-        super::read(payload, frontend).1
+        super::read(payload, frontend, &mut Contexts::default()).1
     }
     use crate::vectors::{hex, vectors};
 
@@ -237,6 +265,40 @@ mod tests {
                 }
                 other => panic!("{name}: {other}"),
             }
+        }
+    }
+
+    /// What was read once is the same the second time, and nothing of a request stays that is the request's own.
+    #[test]
+    fn contexts_are_read_once() {
+        let mut contexts = Contexts::default();
+        let mut read = |json: &str| {
+            let context = contexts.read(Bytes::copy_from_slice(json.as_bytes()));
+            (
+                context.map(|context| format!("{context:?}")),
+                contexts.0.len(),
+            )
+        };
+        let plain = r#"{"reqTimeout":"30s","peer.id":"c-1","peer.service":"c"}"#;
+        let (first, kept) = read(plain);
+        assert!(first.as_ref().unwrap().contains("timeout: Some(30s)"));
+        assert_eq!((read(plain), kept), ((first, 1), 1));
+        let (other, kept) = read(&plain.replace("30s", "5s"));
+        assert!(other.unwrap().contains("timeout: Some(5s)") && kept == 2);
+        let long = format!(r#"{{"peer.id":"{}"}}"#, "x".repeat(CONTEXT_BYTES));
+        let own = plain.replace("peer.service", "traceparent");
+        for (json, is_context) in [
+            (&*own, true),
+            (&*long, true),
+            ("", false),
+            ("[]", false),
+            (r#"{"reqTimeout":"soon"}"#, false),
+        ] {
+            let (context, kept) = read(json);
+            assert_eq!((context.is_ok(), kept), (is_context, 2), "{json}");
+        }
+        for n in 0..3 * CONTEXTS {
+            assert!(read(&plain.replace("30", &n.to_string())).1 <= CONTEXTS);
         }
     }
 

@@ -37,14 +37,17 @@ impl Clocks {
     pub(super) fn delay(&mut self, clock: u64, sent: u64, now: Moment) -> Duration {
         let arrived = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
         let difference = arrived.saturating_sub(i64::try_from(sent).unwrap_or(i64::MAX));
-        if !self.senders.contains_key(&clock) && !self.has_room(now) {
+        let Some(known) = self.senders.get_mut(&clock) else {
+            if self.has_room(now) {
+                let first = Clock {
+                    now: difference,
+                    before: i64::MAX,
+                    since: now,
+                };
+                self.senders.insert(clock, first);
+            }
             return Duration::ZERO;
-        }
-        let known = self.senders.entry(clock).or_insert(Clock {
-            now: difference,
-            before: i64::MAX,
-            since: now,
-        });
+        };
         if now >= known.since.after(WINDOW) {
             let is_recent = now < known.since.after(WINDOW * 2);
             known.before = if is_recent { known.now } else { i64::MAX };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::Subject;
 use bytes::Bytes;
 
+use super::calls::Target;
 use super::core::{AUDIENCES, Core, is_shaddock};
 use super::encode::{RequestParts, SessionParts};
 use super::join::{Requests, Tasks};
@@ -43,7 +44,7 @@ impl NatsMember {
     /// `user`: whom the request is from, if the number of their claim goes with it.
     fn send(
         &self,
-        to: &ServerInfo,
+        to: &Arc<Target>,
         payload: Bytes,
         route: Arc<str>,
         timeout: Duration,
@@ -53,11 +54,9 @@ impl NatsMember {
             timeout,
             route,
             caller: self.core.info.id.clone(),
-            target: to.id.clone(),
+            target: to.info.id.clone(),
         };
-        self.core
-            .calls
-            .call(&self.core.target(to), payload, limit, user)
+        self.core.calls.call(to, payload, limit, user)
     }
 
     fn timeout(&self, context: &Context) -> Duration {
@@ -166,8 +165,8 @@ impl Membership for NatsMember {
         let user = user.filter(|_| self.core.is_unique());
         let claim = user.and_then(|uid| self.core.users.claim(uid));
         let timeout = self.timeout(&request.context);
-        let is_ours = is_shaddock(to);
-        let metadata = if is_ours {
+        let to = self.core.target(to);
+        let metadata = if to.is_ours {
             self.core.metadata(&request.context, timeout)
         } else {
             let context = self.core.request_ids.context(&request);
@@ -191,14 +190,15 @@ impl Membership for NatsMember {
             msg_type: kind,
             frontend: self.frontend_id(),
             metadata: &metadata,
-            stamp: is_ours.then(|| self.core.stamp(now, claim)),
+            stamp: to.is_ours.then(|| self.core.stamp(now, claim)),
         };
         let user = claim.and(user).cloned();
-        self.send(to, payload.encode(), request.route, timeout, user)
+        self.send(&to, payload.encode(), request.route, timeout, user)
     }
 
     fn call(&self, to: &ServerInfo, call: RemoteCall) -> Reply {
         let timeout = self.timeout(&call.context);
+        let to = self.core.target(to);
         let payload = RequestParts {
             kind: RpcType::User,
             session: None,
@@ -208,9 +208,9 @@ impl Membership for NatsMember {
             msg_type: MsgType::Request,
             frontend: self.frontend_id(),
             metadata: &self.core.metadata(&call.context, timeout),
-            stamp: is_shaddock(to).then(|| self.core.stamp(clock::now(), None)),
+            stamp: to.is_ours.then(|| self.core.stamp(clock::now(), None)),
         };
-        self.send(to, payload.encode(), call.route, timeout, None)
+        self.send(&to, payload.encode(), call.route, timeout, None)
     }
 
     fn session_op(

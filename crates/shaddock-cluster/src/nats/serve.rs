@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::calls;
 use super::core::Core;
 use super::inbox::Inbox;
-use super::incoming::{Incoming, SysAnswer, read};
+use super::incoming::{Contexts, Incoming, SysAnswer, read};
 use super::lateness::Clocks;
 use super::wire::{self, BUSY, KickAnswer, MOVED, Response, Stamp};
 use super::{delivery, events, ops, subject};
@@ -32,6 +32,7 @@ pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: onesho
         turn: Turn::start(),
         clocks: Clocks::default(),
         seen: Seen::default(),
+        contexts: Contexts::default(),
     };
     loop {
         if let Some(message) = inbox.next().now_or_never() {
@@ -63,6 +64,7 @@ struct Reader {
     turn: Turn,
     clocks: Clocks,
     seen: Seen,
+    contexts: Contexts,
 }
 
 impl Reader {
@@ -207,7 +209,7 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
     let default = core.config.request_timeout;
     let now = clock::now();
     let node = Arc::clone(&core.node);
-    let (stamp, incoming) = read(message.payload, core.info.frontend);
+    let (stamp, incoming) = read(message.payload, core.info.frontend, &mut reader.contexts);
     match incoming {
         Incoming::Unreadable(reason) => {
             quiet!(warn, "a request that cannot be read was dropped", reason);
