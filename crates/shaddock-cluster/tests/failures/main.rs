@@ -12,7 +12,9 @@ mod measured;
 mod overload;
 mod peers;
 mod promises;
+mod rows;
 mod secured;
+mod sides;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;

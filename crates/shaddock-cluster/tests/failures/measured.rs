@@ -41,10 +41,9 @@ async fn is_back(what: &str, front: &Server, start: Instant) {
     until("a new lease", || front.member.status().listed).await;
     println!("{what}: a new lease after {:?}", start.elapsed());
     until("sure again", || !front.member.is_fenced()).await;
-    println!(
-        "{what}: fenced after {fenced:?}, {USERS} users back after {:?} more",
-        start.elapsed().saturating_sub(fenced)
-    );
+    let took = start.elapsed().saturating_sub(fenced);
+    println!("{what}: fenced after {fenced:?}, {USERS} users back after {took:?} more");
+    assert!(took < SECOND * 5 || cfg!(debug_assertions), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,9 +138,10 @@ async fn one_that_hung_and_was_replaced_ends() {
         ["a server with id front-1 is already in the cluster"]
     );
     assert!(old.member.is_fenced() && !old.member.status().connected);
-    for sid in [1, 2] {
-        assert_eq!(old.closed(sid).as_deref(), Some("expelled"));
-    }
+    assert_eq!(old.closed(2).as_deref(), Some("expelled"));
+    // It may have read first that this user is another's.
+    let reason = old.closed(1).unwrap_or_default();
+    assert!(matches!(&*reason, "replaced" | "expelled"), "{reason}");
     assert!(old.bind(2, "bob").await.is_err());
     // What is sent to the id reaches the new one, and nothing of it the old one.
     until("listed", || {

@@ -4,46 +4,36 @@ use std::time::Instant;
 
 use shaddock_cluster::{JoinOptions, RemoteErrorKind, Unique};
 
+use crate::sides::Sides;
 use crate::support::node::{Server, raw, request};
-use crate::support::ports::{free_port, local};
 use crate::support::proxy::Proxy;
-use crate::support::servers::{Backing, EtcdServer, NatsServer, config};
+use crate::support::servers::{Backing, config};
 use crate::support::until;
 use crate::support::wait::PATIENCE;
 use crate::{SECOND, at_rest, join, join_with, places};
 
 /// Two NATS servers with a proxy between them, and a frontend at each.
 struct TwoSides {
-    nats: [NatsServer; 2],
-    between: Proxy,
-    etcd: EtcdServer,
+    sides: Sides,
     first: Server,
     second: Server,
 }
 
 impl TwoSides {
     async fn start(unique: Unique) -> Self {
-        crate::support::logs();
-        let routes = local(free_port());
-        let right = NatsServer::start_in_cluster(routes, None);
-        let between = Proxy::to(routes).await;
-        let left = NatsServer::start_in_cluster(local(free_port()), Some(between.address));
-        until("one cluster", || left.routes() >= 1 && right.routes() >= 1).await;
-        let etcd = EtcdServer::start();
+        let sides = Sides::start().await;
         let options = || JoinOptions::new().unique(unique);
         // A claimant that waits for the end of a lease waits for longer than the test.
-        let at = |nats: &NatsServer| {
-            let mut config = config(nats.address, etcd.address);
+        let at = |side| {
+            let mut config = sides.config(side);
             config.lease_ttl = SECOND * 120;
             config.takeover_timeout = SECOND * 90;
             config
         };
-        let first = join_with(&at(&left), "front-1", "connector", options()).await;
-        let second = join_with(&at(&right), "front-2", "connector", options()).await;
+        let first = join_with(&at(0), "front-1", "connector", options()).await;
+        let second = join_with(&at(1), "front-2", "connector", options()).await;
         Self {
-            nats: [left, right],
-            between,
-            etcd,
+            sides,
             first,
             second,
         }
@@ -51,13 +41,12 @@ impl TwoSides {
 
     /// The first has a user, and NATS reports on the other side that the first has no subscriber.
     async fn apart(unique: Unique) -> Self {
-        let sides = Self::start(unique).await;
-        sides.first.open(1);
-        sides.first.bind(1, "u").await.unwrap();
-        sides.between.sever();
-        until("apart", || sides.nats.iter().all(|nats| nats.routes() == 0)).await;
-        assert!(sides.first.member.status().connected && sides.second.member.status().connected);
-        sides
+        let two = Self::start(unique).await;
+        two.first.open(1);
+        two.first.bind(1, "u").await.unwrap();
+        two.sides.part().await;
+        assert!(two.first.member.status().connected && two.second.member.status().connected);
+        two
     }
 
     fn owners(&self) -> [bool; 2] {
@@ -69,51 +58,41 @@ impl TwoSides {
 
     fn claim(&self) -> String {
         let key = "pitaya/bindings/connector/u";
-        let value = self.etcd.etcdctl(&["get", "--print-value-only", key]);
+        let value = self.sides.etcd.etcdctl(&["get", "--print-value-only", key]);
         value.trim().to_owned()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
-    let sides = TwoSides::apart(Unique::ReplaceOld).await;
-    sides.second.open(2);
+    let two = TwoSides::apart(Unique::ReplaceOld).await;
+    two.second.open(2);
     // The owner is there at etcd, and gives the user up when it reads there that it is asked to.
     let start = Instant::now();
-    sides.second.bind(2, "u").await.unwrap();
+    two.second.bind(2, "u").await.unwrap();
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
-    assert_eq!(sides.first.closed(1).as_deref(), Some("replaced"));
-    assert_eq!(sides.owners(), [false, true]);
-    sides.between.heal();
-    until("one cluster", || {
-        sides.nats.iter().all(|nats| nats.routes() >= 1)
-    })
-    .await;
-    assert_eq!(places(&sides.second, "u").await, ["front-2"]);
-    assert_eq!(
-        (sides.owners(), &*sides.claim()),
-        ([false, true], "front-2")
-    );
-    assert!(sides.etcd.keys("pitaya/shaddock/asks/").is_empty());
-    at_rest(&sides.first, 0);
-    at_rest(&sides.second, 1);
+    assert_eq!(two.first.closed(1).as_deref(), Some("replaced"));
+    assert_eq!(two.owners(), [false, true]);
+    two.sides.join().await;
+    assert_eq!(places(&two.second, "u").await, ["front-2"]);
+    assert_eq!((two.owners(), &*two.claim()), ([false, true], "front-2"));
+    assert!(two.sides.etcd.keys("pitaya/shaddock/asks/").is_empty());
+    at_rest(&two.first, 0);
+    at_rest(&two.second, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_is_not_heard_keeps_the_user_if_new_sessions_are_rejected() {
-    let sides = TwoSides::apart(Unique::RejectNew).await;
-    sides.second.open(2);
-    let refused = sides.second.bind(2, "u").await.unwrap_err();
+    let two = TwoSides::apart(Unique::RejectNew).await;
+    two.second.open(2);
+    let refused = two.second.bind(2, "u").await.unwrap_err();
     assert!(
         refused.message().contains("already bound at front-1"),
         "{refused}"
     );
-    assert_eq!(
-        (sides.owners(), &*sides.claim()),
-        ([true, false], "front-1")
-    );
-    sides.first.close(1);
-    sides.second.bind(2, "u").await.unwrap();
+    assert_eq!((two.owners(), &*two.claim()), ([true, false], "front-1"));
+    two.first.close(1);
+    two.second.bind(2, "u").await.unwrap();
 }
 
 /// The owner is unreachable over NATS and over etcd, but alive: it keeps the user until its lease has ended, and does nothing for the user
@@ -168,9 +147,9 @@ fn a_frontend_that_was_stopped_does_nothing_before_it_has_looked() {
         .enable_all()
         .build()
         .unwrap();
-    let backing = Backing::start();
+    let sides = runtime.block_on(Sides::start());
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);
-    let config = backing.config();
+    let (config, others) = (sides.config(0), sides.config(1));
     let first = own.block_on(async {
         let here = options().background_on(tokio::runtime::Handle::current());
         let first = join_with(&config, "front-1", "connector", here).await;
@@ -179,8 +158,8 @@ fn a_frontend_that_was_stopped_does_nothing_before_it_has_looked() {
         first
     });
     runtime.block_on(async {
-        let second = join_with(&config, "front-2", "connector", options()).await;
-        let back = join(&config, "chat-1", "chat").await;
+        let second = join_with(&others, "front-2", "connector", options()).await;
+        let back = join(&others, "chat-1", "chat").await;
         second.open(2);
         // Every task of the first one stands still.
         let (go_on, stopped) = std::sync::mpsc::channel::<()>();
