@@ -40,7 +40,10 @@ pub(super) async fn join(
     let end = AbortOnDrop(joining.abort_handle());
     let joined = joining.await;
     drop(end);
-    joined.unwrap_or(Err(ClusterError::Left))
+    let (member, held) = joined.unwrap_or(Err(ClusterError::Left))?;
+    // Not before: one who has joined and whom nobody waits for any more has not joined.
+    held.keep();
+    Ok(member)
 }
 
 /// A task that ends with this value.
@@ -59,7 +62,7 @@ async fn enter(
     node: Arc<dyn Node>,
     home: Handle,
     thread: Thread,
-) -> Result<Arc<dyn Membership>, ClusterError> {
+) -> Result<(Arc<dyn Membership>, TakenId), ClusterError> {
     for flag in CAPABILITIES {
         info.announce(flag);
     }
@@ -83,7 +86,7 @@ async fn enter(
         !options.hidden,
         &token,
     ));
-    let held = TakenId(Some(Arc::clone(&lease)));
+    let held = TakenId(Some((Arc::clone(&lease), Handle::current())));
     take_id(&config, &link, &lease, &info).await?;
 
     let subjects = Subjects::open(&config, &link, &info, &options).await?;
@@ -139,13 +142,13 @@ async fn enter(
         tasks.spawn(owners::notices(Arc::clone(&core)));
         tasks.spawn(owners::look_after_refused(Arc::clone(&core), moved));
     }
-    held.keep();
-    Ok(Arc::new(NatsMember::new(core, tasks, requests, thread)))
+    let member = NatsMember::new(core, tasks, requests, thread);
+    Ok((Arc::new(member), held))
 }
 
 /// The id of a joining server. If the join fails, or its caller no longer waits, the id is released: otherwise the next start would have to
-/// wait until the lease ends.
-struct TakenId(Option<Arc<Lease>>);
+/// wait until the lease ends. With the runtime on which that is done.
+struct TakenId(Option<(Arc<Lease>, Handle)>);
 
 impl TakenId {
     /// The server has joined.
@@ -156,7 +159,7 @@ impl TakenId {
 
 impl Drop for TakenId {
     fn drop(&mut self) {
-        if let (Some(lease), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let Some((lease, runtime)) = self.0.take() {
             runtime.spawn(async move { lease.revoke().await });
         }
     }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::ClusterError;
 
 /// How long the thread goes on when its server is gone, for what was sent at the end.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long it goes on at most for what is still under way then, such as an id that is given back to a slow etcd.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// A thread with a runtime. It ends soon after this value.
 pub(super) struct Thread {
@@ -38,7 +41,14 @@ impl Thread {
             .spawn(move || {
                 runtime.block_on(async {
                     let _ = ended.await;
-                    tokio::time::sleep(LINGER).await;
+                    let end = Instant::now() + LONGEST;
+                    loop {
+                        tokio::time::sleep(LINGER).await;
+                        let under_way = Handle::current().metrics().num_alive_tasks();
+                        if under_way == 0 || Instant::now() > end {
+                            break;
+                        }
+                    }
                 });
             })
             .map_err(failed)?;
@@ -50,5 +60,22 @@ impl Thread {
 
     pub(super) const fn handle(&self) -> &Handle {
         &self.handle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_ended() {
+        let thread = Thread::start(None).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        thread.handle().spawn(async move {
+            tokio::time::sleep(LINGER * 2).await;
+            done.send(()).unwrap();
+        });
+        drop(thread);
+        assert_eq!(is_done.recv(), Ok(()));
     }
 }

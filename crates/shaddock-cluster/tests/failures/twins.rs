@@ -12,7 +12,7 @@ use crate::support::node::{Server, TestNode, call, delivery, raw, works};
 use crate::support::proxy::Proxy;
 use crate::support::servers::{Backing, config};
 use crate::support::until;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, breathe};
 use crate::{SECOND, join, join_with};
 
 /// Tries to join under this name.
@@ -101,6 +101,33 @@ async fn a_start_that_is_given_up_holds_no_id() {
         }
     }
     panic!("a start takes longer than a second");
+}
+
+/// The same for one that has joined, if nobody waits for that any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_nobody_waits_for_holds_no_id() {
+    let backing = Backing::start();
+    let mut config = backing.config();
+    config.lease_ttl = SECOND * 300;
+    config.etcd_timeout = SECOND * 30;
+    for _ in 0..3 {
+        let mut joining = Box::pin(join(&config, "chat-1", "chat"));
+        let begun = futures_util::future::poll_immediate(&mut joining).await;
+        assert!(begun.is_none(), "it has to ask NATS and etcd");
+        until("listed", || {
+            !backing.etcd.keys("pitaya/servers/").is_empty()
+        })
+        .await;
+        // The join ends in this moment, and what comes of it is not looked at.
+        for _ in 0..50 {
+            breathe().await;
+        }
+        drop(joining);
+        until("the id is free", || {
+            backing.etcd.keys("pitaya/shaddock/ids/").is_empty()
+        })
+        .await;
+    }
 }
 
 /// One hangs until its lease ends and is replaced; when it awakes it finds another life under its id, and ends.
