@@ -24,6 +24,7 @@ pub struct Delivery {
 pub const MAX_LATEST_KEY: usize = 128;
 
 /// The key, if it is one.
+#[cfg(feature = "nats")]
 pub(crate) fn latest_key(key: &str) -> Option<&str> {
     (1..=MAX_LATEST_KEY).contains(&key.len()).then_some(key)
 }

@@ -132,6 +132,7 @@ pub(crate) struct Counts {
     pub(crate) rejected: AtomicU64,
 }
 
+#[cfg(feature = "otlp")]
 impl Counts {
     /// Spans that the collector does not have, for whatever reason.
     pub(crate) fn lost(&self) -> u64 {
