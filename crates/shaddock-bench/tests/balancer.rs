@@ -6,6 +6,8 @@
 //! ```
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../../shaddock-cluster/tests/support/balancer.rs"]
+mod balancer;
 #[path = "../../shaddock-cluster/tests/support/ports.rs"]
 mod ports;
 #[allow(
@@ -19,20 +21,13 @@ mod servers;
 #[path = "../../shaddock-cluster/tests/support/wait.rs"]
 mod wait;
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
+use balancer::Balancer;
 use clap::Parser;
 use servers::Backing;
 use shaddock::{cluster::NatsCluster, prelude::*, session::ResumeConfig, wire::CodecConfig};
 use shaddock_bench::{BenchArgs, measure};
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-};
 
 /// For `servers`: nothing to set up here.
 const fn logs() {}
@@ -88,34 +83,14 @@ fn frontend(id: &str) -> App {
     app
 }
 
-/// Takes connections, and gives each to the next of these.
-async fn balance(listener: TcpListener, to: [SocketAddr; 2], connections: &'static AtomicUsize) {
-    loop {
-        let (mut near, _) = listener.accept().await.unwrap();
-        let turn = connections.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(async move {
-            near.set_nodelay(true).unwrap();
-            // A frontend that takes no more ends the connection, as a balancer does.
-            if let Ok(mut far) = TcpStream::connect(to[turn % 2]).await {
-                far.set_nodelay(true).unwrap();
-                let _ = copy_bidirectional(&mut near, &mut far).await;
-            }
-        });
-    }
-}
-
 fn run(clients: usize, cuts: usize) {
-    static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
     let backing = Backing::start();
-    let mut config = backing.config();
-    config.lease_ttl = Duration::from_secs(60);
-    config.request_timeout = Duration::from_secs(30);
-    let cluster = NatsCluster::new(config).unwrap();
+    let cluster = NatsCluster::new(backing.patient_config()).unwrap();
     let start = |id| {
         Servers::new()
             .add(frontend(id))
@@ -130,9 +105,8 @@ fn run(clients: usize, cuts: usize) {
             app.membership().unwrap().members().frontends().len() == 2
         }));
     }
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-    let url = format!("tcp://{}", listener.local_addr().unwrap());
-    let balancer = runtime.spawn(balance(listener, addresses, &CONNECTIONS));
+    let balancer = runtime.block_on(Balancer::to(&addresses));
+    let url = &balancer.address;
     let words = format!(
         "bench resume {url} --quiet --timeout 60s --limit 600s --no-plain -c {clients} --cuts {cuts} --connecting 50 --burst 4"
     );
@@ -147,16 +121,20 @@ fn run(clients: usize, cuts: usize) {
     }
     println!(
         "  {} connections through the balancer",
-        CONNECTIONS.load(Ordering::Relaxed)
+        balancer.connections()
     );
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.messages, (clients * cuts * 4) as u64);
     let resumed: u64 = statistics.iter().map(|one| one.resumed).sum();
     assert!(resumed >= (clients * cuts) as u64, "{resumed} came back");
-    balancer.abort();
     for one in running {
         runtime.block_on(one.shutdown());
     }
+}
+
+#[test]
+fn a_few_clients_behind_a_plain_balancer() {
+    run(20, 3);
 }
 
 #[test]

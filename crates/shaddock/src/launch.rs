@@ -193,7 +193,7 @@ impl Launcher {
     /// Runs the servers until SIGTERM, SIGINT or an operator ends them, and drains. `ready` is called when clients are let in.
     ///
     /// SIGHUP reads the configuration again; SIGUSR1 and SIGUSR2 do nothing. A second SIGTERM or SIGINT ends the process at once, with
-    /// status 1. One that comes before the servers have started ends the start.
+    /// status 1; in a drain that an operator asked for, the first one shortens it to `drain.linger`. One that comes before the servers have started ends the start.
     ///
     /// The last lines of the log have a second to be written.
     ///
@@ -250,8 +250,13 @@ impl Launcher {
         ready(&running);
         let settings = self.serve_until(&mut signals, running.apps()).await;
         let log = self.log.clone();
+        let (operations, linger) = (self.operations(), settings.drain.linger);
         let hurry = tokio::spawn(async move {
-            let name = signals.end().await;
+            let mut name = signals.end().await;
+            if operations.signal_in_drain(linger.0) {
+                tracing::info!(%linger, "{name}: sessions go on for drain.linger from now; a second signal ends at once");
+                name = signals.end().await;
+            }
             tracing::warn!("{name} again: ending at once");
             if let Some(log) = log {
                 log.flush(LAST_LINES_IN_A_HURRY);

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminWork, Guard},
     app::AppHandle,
-    config::Config,
+    config::{Config, DrainSettings, Time},
     logging::LogHandle,
     series::SeriesOfAll,
 };
@@ -40,6 +40,29 @@ impl Phase {
     }
 }
 
+/// How long sessions may go on in a drain that an operator asks for, if neither they nor `drain.linger` say.
+pub(crate) const LINGER: Time = Time::secs(600);
+/// The longest that they may say, as in the configuration.
+pub(crate) const LONGEST_LINGER: Time = Time::secs(86_400);
+
+/// What a process that is to drain was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DrainOrder {
+    /// How long its sessions go on; `None`: as configured.
+    linger: Option<Duration>,
+    /// When they end, if that was said after the drain had been asked for.
+    until: Option<Instant>,
+}
+
+/// What a drain does, as far as that is known when it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DrainPlan {
+    /// How long sessions go on whose clients can come back elsewhere. Zero: there is no other frontend, or it was asked for so.
+    pub(crate) linger: Duration,
+    /// After this time the process has ended.
+    pub(crate) ends_within: Duration,
+}
+
 /// A handle on the running process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Operations(Arc<Inner>);
@@ -48,7 +71,9 @@ pub struct Operations(Arc<Inner>);
 struct Inner {
     started: Instant,
     phase: watch::Sender<Phase>,
-    drain: watch::Sender<bool>,
+    drain: watch::Sender<Option<DrainOrder>>,
+    /// When a drain that is under way ends at the latest.
+    drain_end: watch::Sender<Option<Instant>>,
     error: OnceLock<String>,
     apps: RwLock<Vec<AppHandle>>,
     log: OnceLock<LogHandle>,
@@ -65,7 +90,8 @@ impl Default for Operations {
         Self(Arc::new(Inner {
             started: Instant::now(),
             phase: watch::Sender::new(Phase::Starting),
-            drain: watch::Sender::new(false),
+            drain: watch::Sender::new(None),
+            drain_end: watch::Sender::new(None),
             error: OnceLock::new(),
             apps: RwLock::default(),
             log: OnceLock::new(),
@@ -125,9 +151,97 @@ impl Operations {
         self.set_phase(Phase::Running);
     }
 
-    /// Asks the process to drain and to end. Returns at once; a second call changes nothing.
+    /// Asks the process to drain and to end, as SIGTERM does: sessions go on for `drain.linger`. Returns at once; a second call changes nothing.
     pub fn request_drain(&self) {
-        self.0.drain.send_replace(true);
+        self.order(None);
+    }
+
+    /// As [`request_drain`](Self::request_drain), but sessions whose clients can come back through other frontends go on for `linger`. In a
+    /// drain that was asked for before, they go on for so long from now, whatever was said first; sessions that are closed already stay closed.
+    pub fn request_drain_for(&self, linger: Duration) {
+        self.order(Some(linger));
+    }
+
+    fn order(&self, linger: Option<Duration>) {
+        let first = DrainOrder {
+            linger,
+            until: None,
+        };
+        self.0.drain.send_modify(|order| match order {
+            None => *order = Some(first),
+            Some(known) => {
+                if let Some(linger) = linger {
+                    known.until = Instant::now().checked_add(linger);
+                }
+            }
+        });
+    }
+
+    /// An operator asks for a drain. Who does not say how long sessions may go on gets `drain.linger`, or [`LINGER`] if that is not set; a drain
+    /// that is under way goes on as it is.
+    pub(crate) fn drain_by_operator(&self, linger: Option<Time>) -> DrainPlan {
+        let settings = self.drain_settings();
+        let under_way = self.phase() == Phase::Draining || self.0.drain.borrow().is_some();
+        let chosen = match linger {
+            Some(linger) => linger.0,
+            None if settings.linger.0.is_zero() => LINGER.0,
+            None => settings.linger.0,
+        };
+        if !under_way || linger.is_some() {
+            self.request_drain_for(chosen);
+        }
+        if let (true, None, Some(end)) = (under_way, linger, self.drain_end()) {
+            let ends_within = end.saturating_duration_since(Instant::now());
+            return DrainPlan {
+                linger: ends_within.saturating_sub(settings.deadline.0),
+                ends_within,
+            };
+        }
+        let apps = self.apps();
+        let goes_on = apps.iter().any(|app| app.is_relayed_by_others(&apps));
+        let linger = if goes_on { chosen } else { Duration::ZERO };
+        DrainPlan {
+            linger,
+            ends_within: drain_deadline(&settings, linger) + linger,
+        }
+    }
+
+    /// A signal during a drain that an operator asked for: from here on it is one of `linger`. False: the drain is that of a signal already.
+    pub(crate) fn signal_in_drain(&self, linger: Duration) -> bool {
+        self.0.drain.send_if_modified(|order| match order {
+            Some(order) if order.linger.is_some() => {
+                order.linger = None;
+                order.until = Instant::now().checked_add(linger);
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// How long the sessions of a drain go on that goes by these settings.
+    pub(crate) fn drain_linger(&self, settings: &DrainSettings) -> Duration {
+        let order = *self.0.drain.borrow();
+        let said = order.and_then(|order| order.linger);
+        said.unwrap_or(settings.linger.0)
+    }
+
+    /// When they end, if that was said after the drain had been asked for.
+    pub(crate) fn drain_linger_until(&self) -> Option<Instant> {
+        self.0.drain.borrow().and_then(|order| order.until)
+    }
+
+    fn drain_settings(&self) -> DrainSettings {
+        let newest = self.config().map(|(_, newest)| newest);
+        newest.unwrap_or_default().drain
+    }
+
+    pub(crate) fn set_drain_end(&self, end: Instant) {
+        self.0.drain_end.send_replace(Some(end));
+    }
+
+    /// When the drain that is under way has ended, at the latest.
+    pub(crate) fn drain_end(&self) -> Option<Instant> {
+        *self.0.drain_end.borrow()
     }
 
     /// Asks the process to drain and to end with this error. Returns at once; the first error counts.
@@ -145,7 +259,7 @@ impl Operations {
     /// Done when somebody asked for a drain. Cancel-safe.
     pub async fn drain_requested(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = self.0.drain.subscribe().wait_for(|asked| *asked).await;
+        let _ = self.0.drain.subscribe().wait_for(Option::is_some).await;
     }
 
     /// The log of the process, whose dropped lines are among the metrics. Set once.
@@ -215,6 +329,13 @@ impl Operations {
     }
 }
 
+/// The time of all that a drain does but to let sessions go on. With that, connections are closed in two rounds of waves.
+pub(crate) fn drain_deadline(settings: &DrainSettings, linger: Duration) -> Duration {
+    let rounds = if linger.is_zero() { 1 } else { 2 };
+    let waves = settings.delay.0 + settings.spread.0 * rounds;
+    settings.deadline.0.max(waves + Duration::from_secs(1))
+}
+
 /// How a server finds its process, for as long as that is there.
 #[derive(Debug, Clone)]
 pub(crate) struct WeakOperations(Weak<Inner>);
@@ -238,5 +359,47 @@ mod tests {
         operations.request_drain();
         operations.request_drain();
         operations.drain_requested().await;
+    }
+    #[test]
+    fn whoever_asks_last_says_when_sessions_end() {
+        let operations = Operations::new();
+        let settings = DrainSettings::default();
+        let (short, long) = (Duration::from_secs(5), Duration::from_secs(500));
+        operations.request_drain_for(long);
+        assert_eq!(operations.drain_linger(&settings), long);
+        assert_eq!(operations.drain_linger_until(), None);
+        // Nothing new, and then a shorter time.
+        operations.request_drain();
+        assert_eq!(operations.drain_linger_until(), None);
+        let before = Instant::now();
+        operations.request_drain_for(short);
+        let until = operations.drain_linger_until().unwrap();
+        assert!(until >= before + short && until <= Instant::now() + short);
+        // A signal counts as the first one, and the next one as the second.
+        assert!(operations.signal_in_drain(Duration::ZERO));
+        assert!(operations.drain_linger_until().unwrap() <= Instant::now());
+        assert!(!operations.signal_in_drain(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_drain_of_a_signal_is_ended_by_the_next_one() {
+        let operations = Operations::new();
+        assert!(!operations.signal_in_drain(Duration::ZERO));
+        operations.request_drain();
+        assert!(!operations.signal_in_drain(Duration::ZERO));
+    }
+
+    #[test]
+    fn there_is_time_for_all_waves() {
+        let settings = DrainSettings {
+            deadline: Time::secs(30),
+            spread: Time::secs(20),
+            ..DrainSettings::default()
+        };
+        assert_eq!(
+            drain_deadline(&settings, Duration::ZERO),
+            Duration::from_secs(30)
+        );
+        assert_eq!(drain_deadline(&settings, LINGER.0), Duration::from_secs(41));
     }
 }

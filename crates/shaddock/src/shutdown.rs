@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::{
     app::{AppHandle, Running},
     config::DrainSettings,
-    operations::{Operations, Phase},
+    operations::{Operations, Phase, drain_deadline},
 };
 
 /// Time between looks at sessions that wait for an answer.
@@ -81,36 +81,56 @@ impl Signals {
     }
 }
 
-/// Drains the servers and stops them. True if everything ended within `drain.deadline` and `drain.linger`; otherwise what is left was abandoned.
+/// Drains the servers and stops them. True if everything ended within `drain.deadline`, not counting the time for which sessions went on;
+/// otherwise what is left was abandoned. That time is `drain.linger`, or what an operator [said](Operations::request_drain_for).
 ///
 /// Not cancel-safe: dropped, it leaves servers half stopped.
 pub async fn drain(running: Running, settings: &DrainSettings, operations: &Operations) -> bool {
     operations.set_phase(Phase::Draining);
+    let limit = operations.drain_linger(settings);
+    let deadline = drain_deadline(settings, limit);
+    let begun = Instant::now();
+    operations.set_drain_end(begun + deadline + limit);
     // The rest is for closing.
-    let answers_until = Instant::now() + settings.deadline.0 * 3 / 4;
-    let all = async {
+    let answers_until = begun + deadline * 3 / 4;
+    let closing = async {
         if !settings.delay.0.is_zero() {
             tracing::info!(delay = %settings.delay, "draining: not ready any more, still serving");
             tokio::time::sleep(settings.delay.0).await;
         }
         close_doors(running.apps()).await;
-        let staying = staying(running.apps(), settings);
+        let staying = staying(running.apps(), limit);
         close_in_waves(running.apps(), settings, answers_until, &staying).await;
-        if !staying.is_empty() {
-            let begun = Instant::now();
-            linger(&staying, settings.linger.0).await;
-            let answers_until = answers_until + begun.elapsed();
-            close_in_waves(running.apps(), settings, answers_until, &[]).await;
-        }
-        running.shutdown_within(settings.deadline.0).await;
+        staying
     };
-    let limit = settings.deadline.0 + settings.linger.0;
-    let done = tokio::time::timeout(limit, all).await.is_ok();
+    let closed = tokio::time::timeout(deadline, closing).await;
+    let used = begun.elapsed();
+    let staying = closed.as_deref().unwrap_or_default();
+    if !staying.is_empty() {
+        linger(staying, limit, deadline.saturating_sub(used), operations).await;
+    }
+    let lingered = begun.elapsed().saturating_sub(used);
+    let is_second_round = !staying.is_empty();
+    let was_closed = closed.is_ok();
+    let rest = async {
+        if is_second_round {
+            close_in_waves(running.apps(), settings, answers_until + lingered, &[]).await;
+        }
+        running.shutdown_within(deadline).await;
+    };
+    let done = was_closed
+        && tokio::time::timeout(deadline.saturating_sub(used), rest)
+            .await
+            .is_ok();
     operations.forget_apps();
     if done {
         tracing::info!("stopped");
     } else {
-        tracing::warn!(deadline = %settings.deadline, linger = %settings.linger, "the drain took too long; what was left is abandoned");
+        tracing::warn!(
+            ?deadline,
+            ?lingered,
+            "the drain took too long; what was left is abandoned"
+        );
     }
     done
 }
@@ -124,8 +144,8 @@ async fn close_doors(apps: &[AppHandle]) {
 }
 
 /// The frontends whose sessions go on for a while, because their clients have somewhere to come back to. They open no session any more.
-fn staying<'a>(apps: &'a [AppHandle], settings: &DrainSettings) -> Vec<&'a AppHandle> {
-    if settings.linger.0.is_zero() {
+fn staying(apps: &[AppHandle], linger: Duration) -> Vec<&AppHandle> {
+    if linger.is_zero() {
         return Vec::new();
     }
     let stays = |app: &&AppHandle| app.is_frontend() && app.is_relayed_by_others(apps);
@@ -136,8 +156,8 @@ fn staying<'a>(apps: &'a [AppHandle], settings: &DrainSettings) -> Vec<&'a AppHa
     staying
 }
 
-/// Waits until the last session has ended, at most for `limit`.
-async fn linger(staying: &[&AppHandle], limit: Duration) {
+/// Waits until the last session has ended, at most for `limit`, or for what was said last. `rest`: what closing takes after that.
+async fn linger(staying: &[&AppHandle], limit: Duration, rest: Duration, operations: &Operations) {
     let services: Vec<_> = (staying.iter())
         .filter_map(|app| app.session_service())
         .collect();
@@ -148,8 +168,10 @@ async fn linger(staying: &[&AppHandle], limit: Duration) {
         "draining: sessions go on whose clients come back through other frontends"
     );
     let now = Instant::now();
-    let (end, mut say, mut send_away) = (now + limit, now + SAY_AGAIN, now);
-    while left() > 0 && Instant::now() < end {
+    let end = || operations.drain_linger_until().unwrap_or(now + limit);
+    let (mut say, mut send_away) = (now + SAY_AGAIN, now);
+    while left() > 0 && Instant::now() < end() {
+        operations.set_drain_end(end() + rest);
         for app in staying {
             // Sessions of other frontends do not end with the sockets that are here.
             app.relays().cut_sockets();

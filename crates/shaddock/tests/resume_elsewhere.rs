@@ -22,7 +22,7 @@ mod servers;
 mod support;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -37,10 +37,10 @@ use servers::Backing;
 use shaddock::{
     cluster::{Cluster, Interest, LocalCluster},
     prelude::*,
-    session::{ClusterEventKind, ClusterSessionEvent, Conflict, ResumeConfig},
-    wire::CodecConfig,
+    session::{ClusterEventKind, ClusterSessionEvent, Conflict},
 };
 use support::{
+    roaming::{self, JOINED, PATIENCE, Ran},
     unreliable::{Fate, Fates, Unreliable},
     wait::{self, until},
 };
@@ -53,62 +53,14 @@ use tokio::{
 /// For `servers`: nothing to set up here.
 const fn logs() {}
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The answer to the login.
-const JOINED: u64 = 1_000_000;
-
-/// What ran for each user, in order.
-type Ran = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
-
 fn sessions() -> SessionConfig {
-    SessionConfig {
-        resume: ResumeConfig {
-            // The machine may be slow.
-            window: Duration::from_secs(600),
-            ack: 8,
-            max_messages: 10_000,
-            max_bytes: 4 << 20,
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    }
+    let mut sessions = roaming::sessions();
+    sessions.resume.ack = 8;
+    sessions
 }
 
 fn connector(id: &str, ran: &Ran) -> App {
-    let mut app = App::new("connector", id);
-    app.listen("127.0.0.1:0");
-    app.set(CodecConfig::default());
-    app.set(AppConfig {
-        rpc_timeout: Duration::from_secs(30),
-        ..AppConfig::default()
-    });
-    app.set(sessions());
-    app.route(
-        "h.join",
-        async |ctx: Ctx, mut session: SessionView, Json(name): Json<String>| {
-            session.bind(Uid::new(name)?).await?;
-            ctx.topic("lobby").join(&session).await.unwrap();
-            Ok::<_, HandlerError>(Json(JOINED))
-        },
-    );
-    let ran = Arc::clone(ran);
-    app.route(
-        "h.count",
-        move |session: SessionView, Json(n): Json<u64>| {
-            let ran = Arc::clone(&ran);
-            async move {
-                let uid = session.uid().unwrap().to_string();
-                ran.lock().unwrap().entry(uid).or_default().push(n);
-                if n % 3 == 0 {
-                    // One that waits: it may run on while its client is away.
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Json(n)
-            }
-        },
-    );
-    app
+    roaming::connector(id, sessions(), ran)
 }
 
 /// A client that counts, as `docs/protocol/resume.md` says.
@@ -494,15 +446,13 @@ async fn in_one_process() {
 }
 
 fn nats(backing: &Backing) -> shaddock::cluster::NatsCluster {
-    let mut config = backing.config();
-    // This test shows no failures, and the machine may be slow.
-    config.lease_ttl = Duration::from_secs(60);
-    config.request_timeout = Duration::from_secs(30);
-    shaddock::cluster::NatsCluster::new(config).unwrap()
+    shaddock::cluster::NatsCluster::new(backing.patient_config()).unwrap()
 }
 
 /// The operation that moves bytes between the frontends.
 const BYTES: &str = "shaddock.relay.bytes";
+/// The one that asks a frontend for a session of it.
+const OPEN: &str = "shaddock.relay.open";
 
 /// Whatever becomes of the operations between them: the connection may be lost, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -525,6 +475,39 @@ async fn whatever_happens_between_the_frontends() {
     roam(Some(Arc::new(cluster)), &load).await;
     let moved = fates.count.load(Ordering::Relaxed);
     assert!(moved > 2 * 47, "{moved} operations have met what there is");
+}
+
+/// A frontend that does not answer in time has the session all the same: its client tries again and finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_frontend_loses_no_session() {
+    let fates = Fates::new(OPEN, |n| match n {
+        0 => Fate::Lost,
+        1 => Fate::AnswerLost,
+        2 => Fate::Busy,
+        _ => Fate::Arrives,
+    });
+    let cluster = Unreliable(LocalCluster::new(), Arc::clone(&fates));
+    let ran = Ran::default();
+    let servers = ["connector-1", "connector-2"].map(|id| connector(id, &ran));
+    let servers = servers.into_iter().fold(Servers::new(), Servers::add);
+    let running = servers.cluster(cluster).start().await.unwrap();
+    let addresses = ["connector-1", "connector-2"].map(|id| running.address(id).unwrap());
+    let mut roamer = Roamer::new("ann", &addresses, 0);
+    assert!(roamer.connect().await);
+    roamer.ask("join", &json!("ann")).await;
+    assert!(roamer.take().await);
+    roamer.stream = None;
+    let mut tries = 0;
+    loop {
+        // Always through the other one.
+        roamer.turn = 1;
+        if roamer.connect().await {
+            break;
+        }
+        tries += 1;
+    }
+    assert_eq!((told(&roamer), tries), ("resumed".to_owned(), 3));
+    running.shutdown().await;
 }
 
 /// A frontend that is too busy to take bytes gets them again.

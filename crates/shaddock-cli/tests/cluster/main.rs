@@ -19,6 +19,8 @@ mod serve;
 #[path = "../../../shaddock-cluster/tests/support/servers.rs"]
 mod servers;
 
+#[path = "../../../shaddock-cluster/tests/support/balancer.rs"]
+mod balancer;
 #[path = "../../../shaddock-cluster/tests/support/ports.rs"]
 mod ports;
 #[allow(

@@ -421,6 +421,14 @@ impl Backing {
         }
     }
 
+    /// For tests that show no failures, on a machine that may be slow.
+    pub fn patient_config(&self) -> NatsConfig {
+        let mut config = self.config();
+        config.lease_ttl = Duration::from_secs(60);
+        config.request_timeout = Duration::from_secs(30);
+        config
+    }
+
     /// Settings with short times for what is expected to go wrong, and a long one for requests.
     pub fn config(&self) -> NatsConfig {
         config(self.nats.address, self.etcd.address)

@@ -24,8 +24,9 @@ use super::{
 };
 use crate::{
     app::AppHandle,
+    config::Time,
     metrics::{self, Walk},
-    operations::Operations,
+    operations::{LONGEST_LINGER, Operations},
     operators::{Filter, Kick, Predicate, Who, parse_sid},
 };
 
@@ -284,17 +285,32 @@ pub(super) struct DrainReport {
     pub(super) sessions: usize,
 }
 
+/// How this process is to drain.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProcessDrain {
+    /// As in [`DrainRequest`](crate::operators::DrainRequest).
+    #[serde(default)]
+    pub(super) linger: Option<Time>,
+}
+
 pub(super) async fn drain(
     State(operations): State<Operations>,
     trail: Trail,
-    body: Result<Json<serde_json::Map<String, Value>>, JsonRejection>,
+    body: Result<Json<ProcessDrain>, JsonRejection>,
 ) -> Result<(StatusCode, Json<DrainReport>), ApiError> {
     let Json(body) = body.map_err(|error| {
-        let message = format!("{}; send {{}}", error.body_text());
+        let message = format!(
+            "{}; send {{}} or {{\"linger\": \"10m\"}}",
+            error.body_text()
+        );
         ApiError::new(error.status(), "bad_request", message)
     })?;
-    if let Some(key) = body.keys().next() {
-        let message = format!("unknown key `{key}`; send {{}}");
+    if body
+        .linger
+        .is_some_and(|linger| linger.0 > LONGEST_LINGER.0)
+    {
+        let message = format!("`linger` is at most {LONGEST_LINGER}");
         return Err(ApiError::bad_request(message));
     }
     let sessions = services(&operations)
@@ -303,9 +319,10 @@ pub(super) async fn drain(
         .sum();
     tracing::info!(sessions, "an operator asked for a drain");
     // Before the process ends.
-    let line = Line::new("drain", Value::Null, Value::Null);
+    let what = body.linger.map(|linger| json!({ "linger": linger }));
+    let line = Line::new("drain", Value::Null, what.unwrap_or_default());
     trail.note(line).await;
-    operations.request_drain();
+    operations.drain_by_operator(body.linger);
     let report = DrainReport {
         draining: true,
         sessions,

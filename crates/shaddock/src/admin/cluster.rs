@@ -113,7 +113,10 @@ async fn drain(
     let view = seen.view()?;
     to_its_end(async move {
         let started = view.drain(&request).await;
-        let what = json!({"whole_process": request.whole_process});
+        let mut what = json!({"whole_process": request.whole_process});
+        if let Some(linger) = request.linger {
+            what["linger"] = json!(linger);
+        }
         let mut line = Line::new("drain", json!({"server": request.server}), what);
         line.error = started.as_ref().err().map(ToString::to_string);
         trail.note(line).await;

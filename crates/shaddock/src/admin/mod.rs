@@ -12,7 +12,7 @@
 //! | `GET /api/stats` | [`Stats`] |
 //! | `GET /api/whoami` | what the caller's token allows |
 //! | `GET /console/` | a page for people |
-//! | `POST /api/drain` with `{}` | 202; the process drains and ends |
+//! | `POST /api/drain` with `{}` or `{"linger": "10m"}` | 202; the process drains and ends |
 //! | `/api/app/{server}/{path}` | what the application does there ([`App::admin_route`](crate::App::admin_route)) |
 //!
 //! Those are about one process. The same about the whole cluster, with the servers that did not answer named

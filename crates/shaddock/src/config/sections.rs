@@ -502,7 +502,7 @@ section! {
         live deadline: Time = Time::secs(30), check within(Time::secs(1), Time::secs(3600));
         /// How long sessions go on here whose clients can come back to them through another frontend: those of clients that resume, if
         /// there is another frontend of the type. The process ends when the last one has ended, or after this time. 0: they are closed
-        /// with the others.
+        /// with the others. In a drain by `shaddock drain` it is 10 minutes unless it is set.
         live linger: Time = Time::secs(0), check within(Time::secs(0), Time::secs(86_400));
     }
 }

@@ -8,9 +8,12 @@ use shaddock_cluster::ServerInfo;
 use super::{
     AudienceQuery, EventQuery, MemberQuery,
     order::{Find, Order},
-    types::ServerState,
+    types::{DrainStatus, ServerState},
 };
-use crate::admin::{KickRequest, SessionQuery};
+use crate::{
+    admin::{KickRequest, SessionQuery},
+    config::Time,
+};
 
 /// A question. The answer is of the type that is named.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,8 +43,13 @@ pub(crate) enum Ask {
     Find(Find),
     /// [`Obeyed`](super::order::Obeyed) of this server.
     Do(Order),
-    /// [`DrainStarted`](super::DrainStarted). `true`: also if other servers run in the process.
-    Drain(bool),
+    /// [`DrainStarted`](super::DrainStarted).
+    Drain {
+        /// Also if other servers run in the process.
+        whole_process: bool,
+        /// How long sessions go on, if the operator says it.
+        linger: Option<Time>,
+    },
 }
 
 /// What a server says of itself.
@@ -57,6 +65,8 @@ pub(crate) struct Report {
     /// Of these, those whose clients are connected to other frontends.
     #[serde(default)]
     pub(crate) sessions_relayed: u64,
+    #[serde(default)]
+    pub(crate) drain: Option<DrainStatus>,
     pub(crate) users: u64,
     pub(crate) in_flight: u64,
     pub(crate) addresses: Vec<SocketAddr>,

@@ -31,8 +31,8 @@ pub use self::{
     },
     events::{EventPage, EventQuery, SessionRecord},
     types::{
-        DrainRequest, DrainStarted, KickOutcome, ServerOverview, ServerState, ServerStatus,
-        SessionOverview, Unanswered, WhyUnanswered,
+        DrainRequest, DrainStarted, DrainStatus, KickOutcome, ServerOverview, ServerState,
+        ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
     },
     view::{ClusterView, OperatorError, ViewConfig},
     work::{LoadReport, RouteWork, ServerLoad, ServerWork},

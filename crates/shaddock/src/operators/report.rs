@@ -45,6 +45,7 @@ pub(crate) fn status(
         connections: None,
         sessions: None,
         sessions_relayed: None,
+        drain: None,
         users: None,
         in_flight: None,
         addresses: Vec::new(),
@@ -62,6 +63,7 @@ pub(crate) fn status(
                 status.connections = Some(report.connections);
                 status.sessions = Some(report.sessions);
                 status.sessions_relayed = Some(report.sessions_relayed);
+                status.drain = report.drain;
                 status.users = Some(report.users);
             }
             status.in_flight = Some(report.in_flight);

@@ -1,5 +1,7 @@
 //! What a server answers to operators, for itself.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use serde::Serialize;
 use shaddock_cluster::{BoxFuture, RemoteCall, RemoteError, code, split_route};
@@ -9,11 +11,12 @@ use super::{
     OPERATE,
     ask::{Ask, Departing, Report},
     filter::{AddressFilter, Filter, parse_sid},
-    types::{DrainStarted, ServerState},
+    types::{DrainStarted, DrainStatus, ServerState},
 };
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo},
     app::AppHandle,
+    config::Time,
     operations::{Operations, Phase, WeakOperations},
 };
 
@@ -98,7 +101,7 @@ impl AppHandle {
             let ask = asked.map_err(|error| {
                 bad_request(format!("this server cannot do what was asked: {error}"))
             })?;
-            if matches!(ask, Ask::Kick(_) | Ask::Do(_) | Ask::Drain(_)) {
+            if matches!(ask, Ask::Kick(_) | Ask::Do(_) | Ask::Drain { .. }) {
                 tracing::info!(app = app.id(), ?ask, ?by, "asked by an operator");
             }
             // The question itself is a request that is being served.
@@ -148,7 +151,10 @@ impl AppHandle {
             Ask::Config => json(&self.effective_config()?),
             Ask::Find(find) => json(&self.find(find).await?),
             Ask::Do(order) => json(&self.obey(order).await?),
-            Ask::Drain(whole_process) => json(&self.begin_drain(whole_process)?),
+            Ask::Drain {
+                whole_process,
+                linger,
+            } => json(&self.begin_drain(whole_process, linger)?),
         }
     }
 
@@ -185,6 +191,7 @@ impl AppHandle {
             connections: self.open_connections() as u64,
             sessions: statistics.as_ref().map_or(0, |s| s.sessions as u64),
             sessions_relayed: self.relays().count().1 as u64,
+            drain: operations.as_ref().and_then(|all| self.drain_status(all)),
             users: statistics.as_ref().map_or(0, |s| s.users as u64),
             in_flight: serving + status.pending_calls as u64,
             addresses: self.local_addrs(),
@@ -231,7 +238,22 @@ impl AppHandle {
         departing.iter().map(|info| Departing::of(info)).collect()
     }
 
-    fn begin_drain(&self, whole_process: bool) -> Result<DrainStarted, RemoteError> {
+    /// How far the drain of this process is, as far as it concerns this server.
+    fn drain_status(&self, operations: &Operations) -> Option<DrainStatus> {
+        let end = operations.drain_end()?;
+        let resumable = self.session_service()?.resume_statistics();
+        Some(DrainStatus {
+            ends_within_ms: millis(end.saturating_duration_since(Instant::now())),
+            disconnected: resumable.dismissed,
+            away: resumable.suspended as u64,
+        })
+    }
+
+    fn begin_drain(
+        &self,
+        whole_process: bool,
+        linger: Option<Time>,
+    ) -> Result<DrainStarted, RemoteError> {
         let Some(operations) = self.operations() else {
             let text = "its program was not started by a `Launcher` and cannot be drained from outside; send it SIGTERM";
             return Err(RemoteError::new(CONFLICT, text));
@@ -247,15 +269,21 @@ impl AppHandle {
         let apps = operations.apps();
         let services = apps.iter().filter_map(|app| app.session_service());
         let sessions = services.map(SessionService::session_count).sum::<usize>();
-        tracing::info!(app = self.id(), sessions, "an operator asked for a drain");
-        operations.request_drain();
+        let plan = operations.drain_by_operator(linger);
+        tracing::info!(app = self.id(), sessions, linger = ?plan.linger, "an operator asked for a drain");
         Ok(DrainStarted {
             server: self.id().to_owned(),
             sessions: sessions as u64,
             process_shared_with,
             here: false,
+            linger_ms: millis(plan.linger),
+            ends_within_ms: millis(plan.ends_within),
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn bad_request(text: String) -> RemoteError {

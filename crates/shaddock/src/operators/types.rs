@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::SessionInfo;
+use crate::{admin::SessionInfo, config::Time};
 
 /// One server of the cluster. What a server did not say is absent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct ServerStatus {
     /// Of these, those whose clients are connected to other frontends, which relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions_relayed: Option<u64>,
+    /// How far its drain is, if it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainStatus>,
     /// Users that are bound to one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<u64>,
@@ -172,6 +175,22 @@ pub struct DrainRequest {
     /// Also if other servers run in its process, which end with it.
     #[serde(default)]
     pub whole_process: bool,
+    /// How long sessions go on whose clients can come back to them through other frontends; 0: they are closed with the others. Without it
+    /// the `drain.linger` of the server, or 10 minutes if that is not set. For a server that drains already: from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<Time>,
+}
+
+/// How far the drain of a frontend is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DrainStatus {
+    /// Its process has ended after this time, in milliseconds, whatever clients do.
+    pub ends_within_ms: u64,
+    /// Clients that were disconnected and can come back through other frontends.
+    pub disconnected: u64,
+    /// Sessions whose clients are not connected at this moment: they have not come back yet.
+    pub away: u64,
 }
 
 /// A drain has begun, or goes on.
@@ -187,4 +206,11 @@ pub struct DrainStarted {
     /// Whether the server runs in the process that gave this answer, which then ends too.
     #[serde(default)]
     pub here: bool,
+    /// How long sessions go on whose clients can come back through other frontends, in milliseconds. 0: there is no other frontend of the
+    /// type, or it was asked for so.
+    #[serde(default)]
+    pub linger_ms: u64,
+    /// The process has ended after this time, in milliseconds, whatever clients do.
+    #[serde(default)]
+    pub ends_within_ms: u64,
 }

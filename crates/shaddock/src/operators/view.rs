@@ -24,6 +24,7 @@ use super::{
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},
     app::AppHandle,
+    operations::LONGEST_LINGER,
 };
 
 /// Bounds of a view.
@@ -263,11 +264,21 @@ impl ClusterView {
     /// # Errors
     /// It is not there, did not answer, or refused.
     pub async fn drain(&self, request: &DrainRequest) -> Result<DrainStarted, OperatorError> {
+        if request
+            .linger
+            .is_some_and(|linger| linger.0 > LONGEST_LINGER.0)
+        {
+            let text = format!("`linger` is at most {LONGEST_LINGER}");
+            return Err(OperatorError::BadRequest(text));
+        }
         let Some(target) = self.target(&request.server) else {
             return Err(self.no_server(&request.server));
         };
         let target = [target];
-        let ask = Ask::Drain(request.whole_process);
+        let ask = Ask::Drain {
+            whole_process: request.whole_process,
+            linger: request.linger,
+        };
         let said = self.ask::<DrainStarted>(&target, &ask).await.pop();
         let [target] = target;
         let server = target.info.id.to_string();

@@ -303,6 +303,22 @@ impl AppHandle {
         Some(Box::pin(async move { app.open_relay(&home, open).await }))
     }
 
+    /// Whether a frontend that was asked for a session, and did not say, may still have it. One that is only slow has: with many clients that come
+    /// back at once, not all are answered in time. Of one that is [suspected](shaddock_cluster::Members::is_suspect) nobody knows.
+    fn may_still_be_there(&self, home: &ServerId, error: &SessionError) -> bool {
+        let SessionError::Remote(error) = error else {
+            return false;
+        };
+        match error.kind() {
+            RemoteErrorKind::Busy | RemoteErrorKind::Disconnected => true,
+            RemoteErrorKind::Timeout => {
+                let membership = self.membership();
+                membership.is_ok_and(|it| !it.members().is_suspect(home.as_str()))
+            }
+            _ => false,
+        }
+    }
+
     async fn open_relay(
         &self,
         home: &ServerInfo,
@@ -321,12 +337,8 @@ impl AppHandle {
             argument: serde_json::to_vec(&open).unwrap_or_default().into(),
         };
         let answer = self.ask_frontend(&home.id, op).await;
-        // Nothing was done, and the session lives: the connection is lost, and its client tries again.
-        let is_passing = matches!(
-            &answer,
-            Err(SessionError::Remote(error))
-                if matches!(error.kind(), RemoteErrorKind::Busy | RemoteErrorKind::Disconnected)
-        );
+        // The session lives: the connection is lost, and its client tries again.
+        let is_passing = matches!(&answer, Err(error) if self.may_still_be_there(&home.id, error));
         let opened = match answer {
             Ok(SessionAnswer::Custom(answer)) => serde_json::from_slice(&answer).ok(),
             Ok(_) => None,

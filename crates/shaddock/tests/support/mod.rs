@@ -5,6 +5,7 @@
 pub(crate) mod wait;
 
 pub(crate) mod by_hand;
+pub(crate) mod roaming;
 pub(crate) mod unreliable;
 
 use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, task::Waker};

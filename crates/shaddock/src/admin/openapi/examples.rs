@@ -8,7 +8,7 @@ use shaddock_core::ClientClaims;
 
 use crate::{
     admin::{
-        api::{DrainReport, WhoAmI},
+        api::{DrainReport, ProcessDrain, WhoAmI},
         commands::{
             BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult,
             CountCommand, KickCommand, PushCommand, SetCommand, To, TopicCommand,
@@ -22,10 +22,11 @@ use crate::{
             SessionPage, SessionQuery, Stats,
         },
     },
+    config::Time,
     operations::Phase,
     operators::{
-        AudienceName, DrainRequest, DrainStarted, EffectiveKey, KickOutcome, ServerOverview,
-        ServerState, ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
+        AudienceName, DrainRequest, DrainStarted, DrainStatus, EffectiveKey, KickOutcome,
+        ServerOverview, ServerState, ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
     },
 };
 
@@ -261,11 +262,20 @@ fn seen() -> Vec<Type> {
         ),
         shown(
             "DrainRequest",
-            &["whole_process"],
+            &["whole_process", "linger"],
             &[],
             &DrainRequest {
                 server: text(),
                 whole_process: true,
+                linger: Some(Time::secs(600)),
+            },
+        ),
+        shown(
+            "ProcessDrain",
+            &["linger"],
+            &[],
+            &ProcessDrain {
+                linger: Some(Time::secs(600)),
             },
         ),
         shown(
@@ -277,6 +287,8 @@ fn seen() -> Vec<Type> {
                 sessions: 1,
                 process_shared_with: vec![text()],
                 here: true,
+                linger_ms: 1,
+                ends_within_ms: 1,
             },
         ),
         shown(
@@ -420,6 +432,11 @@ fn servers() -> Vec<Type> {
         connections: Some(1),
         sessions: Some(1),
         sessions_relayed: Some(1),
+        drain: Some(DrainStatus {
+            ends_within_ms: 1,
+            disconnected: 1,
+            away: 1,
+        }),
         users: Some(1),
         in_flight: Some(1),
         addresses: vec![address()],
@@ -434,6 +451,7 @@ fn servers() -> Vec<Type> {
         "connections",
         "sessions",
         "sessions_relayed",
+        "drain",
         "users",
         "in_flight",
         "addresses",

@@ -171,7 +171,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/stats", "Stats", "This process in numbers"),
     post(
         "/api/drain",
-        "Nothing",
+        "ProcessDrain",
         "DrainReport",
         202,
         "Drains this process",
