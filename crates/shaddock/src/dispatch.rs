@@ -407,8 +407,8 @@ impl AppHandle {
                         Err(error) if error.kind() == RemoteErrorKind::NoResponder => {}
                         _ => break,
                     }
-                    // Nobody has it, so nothing is done twice. The dead server is not chosen again soon.
-                    answer = app.forward_again(&forwarded, began.into()).await;
+                    // Nobody has it, so nothing is done twice. The dead server is not chosen again soon. Apart: every request is moved with what it may need.
+                    answer = Box::pin(app.forward_again(&forwarded, began.into())).await;
                 }
                 app.stats().forwards.end(began, &answer);
                 if let (Some(span), Err(error)) = (&span, &answer) {
