@@ -12,12 +12,8 @@ use shaddock_protocol::{Dialect, PackageType};
 use crate::{
     client::{package, request},
     traveller::{Cut, Traveller},
-    world::{Then, World, run, settle},
+    world::{Then, World, pass, run, settle},
 };
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 fn bounds() -> ResumeConfig {
     ResumeConfig {
@@ -112,7 +108,7 @@ async fn arrive(world: &World, traveller: &mut Traveller) -> Result<(), String> 
         if result.is_ok() && traveller.working && is_quiet {
             break;
         }
-        tokio::time::sleep(ms(200)).await;
+        pass(200).await;
     }
     result
 }
@@ -175,7 +171,7 @@ async fn journey(
         "go", "echo", "push", "", "",
     ] {
         match step {
-            "" => tokio::time::sleep(ms(1)).await,
+            "" => settle().await,
             "push" => {
                 pushes += 1;
                 // One that is shared as a pointer, and one that is copied.
@@ -373,9 +369,9 @@ fn the_window_ends_with_the_reason_of_the_loss() {
         traveller.ask("wait");
         settle().await;
         traveller.link.as_ref().unwrap().faults.reset();
-        tokio::time::sleep(Duration::from_secs(19)).await;
+        pass(19_000).await;
         assert_eq!(state(&world), [SessionState::Suspended]);
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        pass(2000).await;
         assert_eq!(state(&world), []);
         let reason = CloseReason::Transport(std::io::ErrorKind::ConnectionReset);
         assert_eq!(world.script.log().closed[&address()], [reason]);
@@ -426,7 +422,7 @@ fn a_client_that_is_sent_away_comes_back_to_its_session() {
             settle().await;
             traveller.read();
             assert!(traveller.link.is_none());
-            tokio::time::sleep(Duration::from_secs(21)).await;
+            pass(21_000).await;
             assert_eq!(state(&world), []);
             let closed = world.script.log().closed[&address()].clone();
             assert_eq!(closed, [CloseReason::Draining]);
@@ -618,7 +614,7 @@ fn a_client_that_is_gone_behind_a_full_relay_is_noticed() {
             } else {
                 link.socket.as_ref().unwrap().finish();
             }
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            pass(2000).await;
             assert_eq!(state(&world), [SessionState::Suspended], "{is_reset}");
             end_all(&world);
             while world.release(0, Then::Answer) {}
@@ -750,7 +746,7 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
             15 => {
                 send_away(&world);
             }
-            _ => tokio::time::sleep(ms([1, 60, 900][rng.below(3)])).await,
+            _ => pass([1, 60, 900][rng.below(3)]).await,
         }
         if rng.below(4) > 0 {
             settle().await;

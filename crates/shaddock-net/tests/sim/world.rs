@@ -245,7 +245,7 @@ impl Frontend for Front {
         match request.version.as_deref() {
             Some("banned") => Handled::Now(Err(ResumeRefusal::Denied)),
             Some("late") => Handled::Later(Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                pass(50).await;
                 Ok(())
             })),
             _ => Handled::Now(Ok(())),
