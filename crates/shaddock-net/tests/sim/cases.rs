@@ -341,6 +341,35 @@ fn a_client_that_reads_gets_all_its_answers_however_many() {
     }
 }
 
+/// A client that asks and does not read holds a quarter of its bound: its further requests wait in its socket, and are served when it reads.
+#[test]
+fn requests_of_a_client_that_does_not_read_wait() {
+    for websocket in [false, true] {
+        run(async move || {
+            let mut world = World::plain();
+            let mut client = world.joined(websocket).await;
+            client.faults.set_window(1024);
+            for _ in 0..66 {
+                client.ask("big");
+            }
+            settle().await;
+            let stats = world.session(&client).unwrap().outbox().stats();
+            let waiting = stats.queued_bytes + stats.in_flight_bytes;
+            // A quarter of 256 KiB, and the response that passed it.
+            assert!(waiting > 0 && waiting < 84 * 1024, "{waiting} bytes wait");
+            assert!(world.dispatched(&client).len() < 8);
+            client.faults.set_window(usize::MAX);
+            for _ in 0..100 {
+                settle().await;
+                client.read();
+                world.check(&mut client).unwrap();
+            }
+            assert_eq!(client.answers(), client.asked);
+            assert_eq!(world.closed(&client), []);
+        });
+    }
+}
+
 #[test]
 fn a_client_is_slow_when_its_socket_takes_nothing_for_a_while() {
     run(async || {
