@@ -133,8 +133,9 @@ thread_local! {
 /// makes no client silent or slow: between two ticks of the wheel at most [`AT_MOST`] passes.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// The last tick of the wheel, on the clock and in this time.
-    ticked: Millis,
+    /// The last tick of the wheel on the clock. `None`: there was none.
+    ticked: Option<Millis>,
+    /// The last tick in this time.
     time: Millis,
     /// By how much the last late tick was late, and when it came.
     late: u64,
@@ -149,23 +150,20 @@ const AFTERMATH: u64 = 1000;
 
 impl Pace {
     const NEW: Self = Self {
-        ticked: Millis(0),
+        ticked: None,
         time: Millis(0),
         late: 0,
         late_at: Millis(0),
     };
 
     fn time(self, clock: Millis) -> Millis {
-        if self.ticked == Millis(0) {
-            return clock;
+        match self.ticked {
+            Some(ticked) => self.time + (clock - ticked).min(AT_MOST),
+            None => clock,
         }
-        self.time + (clock - self.ticked).min(AT_MOST)
     }
 
     fn held_up(self, clock: Millis) -> u64 {
-        if self.ticked == Millis(0) {
-            return 0;
-        }
         let past = if clock - self.late_at <= AFTERMATH {
             self.late
         } else {
@@ -176,18 +174,19 @@ impl Pace {
 
     /// What the clock has done since the last tick, and this time has not.
     fn lost(self, clock: Millis) -> u64 {
-        (clock - self.ticked).saturating_sub(AT_MOST)
+        let ticked = self.ticked.unwrap_or(clock);
+        (clock - ticked).saturating_sub(AT_MOST)
     }
 
     fn tick(self, clock: Millis) -> Self {
         let late = self.held_up(clock).min(self.lost(clock));
-        let (late, late_at) = if late > 0 && self.ticked != Millis(0) {
+        let (late, late_at) = if late > 0 {
             (late, clock)
         } else {
             (self.late, self.late_at)
         };
         Self {
-            ticked: clock,
+            ticked: Some(clock),
             time: self.time(clock),
             late,
             late_at,
@@ -437,6 +436,14 @@ mod tests {
         loan.extend_from_slice(b"of one client");
         std::mem::forget(loan);
         assert!(shared.lend().is_empty());
+    }
+
+    /// The clock begins with the process: the first tick may be at zero.
+    #[test]
+    fn a_tick_at_zero_is_a_tick() {
+        let pace = Pace::NEW.tick(Millis(0));
+        assert_eq!(pace.time(Millis(9000)), Millis(200));
+        assert_eq!(pace.held_up(Millis(9000)), 8800);
     }
 
     #[test]
