@@ -1,4 +1,4 @@
-// A chat with rooms behind `shaddock serve`, with the standard library alone: go run chat.go [PORT]
+// Pomelo's chat sample behind shaddock, with the standard library alone: go run chat.go [PORT]
 package main
 
 import (
@@ -61,8 +61,12 @@ func users(room string) []string {
 	return names
 }
 
-func push(route string, body object, to []string) object {
-	return object{"push": object{"route": route, "body": body, "users": to}}
+func push(route string, body object, room string, names []string) object {
+	users := []string{}
+	for _, name := range names { // A user is a name in a room.
+		users = append(users, name+"*"+room)
+	}
+	return object{"push": object{"route": route, "body": body, "users": users}}
 }
 
 func failed(code, message string) object {
@@ -72,27 +76,34 @@ func failed(code, message string) object {
 func answer(route, sid string, body map[string]string) object {
 	one, isIn := members[sid]
 	switch route {
-	case "chat.room.enter": // A real chat asks for a token here.
-		room, name := body["room"], body["name"]
+	case "connector.entryHandler.enter": // A real chat asks for a token here.
+		room, name := body["rid"], body["username"]
 		others := users(room)
-		if isIn || slices.Contains(others, name) {
-			return failed("CHAT-409", "the name is taken, or you are in a room")
+		if isIn || slices.Contains(others, name) || name == "" || strings.Contains(name, "*") {
+			return object{"body": object{"code": 500, "error": true}}
 		}
 		members[sid] = member{room, name}
-		actions := []object{{"bind": name}, {"set": object{"room": room}}, push("onJoin", object{"user": name}, others)}
+		actions := []object{{"bind": name + "*" + room}, {"set": object{"rid": room}}, push("onAdd", object{"user": name}, room, others)}
 		return object{"body": object{"users": users(room)}, "actions": actions}
-	case "chat.room.say":
+	case "chat.chatHandler.send":
 		if !isIn {
 			return failed("CHAT-401", "enter a room first")
 		}
-		said := push("onChat", object{"from": one.name, "text": body["text"]}, users(one.room))
-		return object{"body": object{}, "actions": []object{said}}
+		target, to, code := body["target"], users(one.room), 200
+		if target != "*" {
+			to = slices.DeleteFunc(to, func(name string) bool { return name != target })
+		}
+		if len(to) == 0 {
+			code = 404
+		}
+		chat := object{"msg": body["content"], "from": one.name, "target": target}
+		return object{"body": object{"code": code}, "actions": []object{push("onChat", chat, one.room, to)}}
 	case "closed":
 		if !isIn {
 			return object{}
 		}
 		delete(members, sid)
-		return object{"actions": []object{push("onLeave", object{"user": one.name}, users(one.room))}}
+		return object{"actions": []object{push("onLeave", object{"user": one.name}, one.room, users(one.room))}}
 	}
 	return failed("CHAT-404", "no such route")
 }

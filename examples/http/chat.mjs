@@ -1,4 +1,4 @@
-// A chat with rooms behind `shaddock serve`, without a package: node chat.mjs [PORT]
+// Pomelo's chat sample behind shaddock, without a package: node chat.mjs [PORT]
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
 
@@ -17,23 +17,24 @@ function isSigned(headers, body) {
 }
 
 const users = (room) => [...members.values()].filter((one) => one.room === room).map((one) => one.name).sort();
-const push = (route, body, to) => ({ push: { route, body, users: to } });
+const push = (route, body, room, names) => ({ push: { route, body, users: names.map((name) => `${name}*${room}`) } }); // A user is a name in a room.
 
 const routes = {
-  "chat.room.enter"({ sid }, { room, name }) { // A real chat asks for a token here.
-    if (members.has(sid) || users(room).includes(name)) return { error: { code: "CHAT-409", message: "the name is taken, or you are in a room" } };
+  "connector.entryHandler.enter"({ sid }, { username: name, rid: room }) { // A real chat asks for a token here.
     const others = users(room);
+    if (members.has(sid) || others.includes(name) || name === "" || name.includes("*")) return { body: { code: 500, error: true } };
     members.set(sid, { room, name });
-    return { body: { users: users(room) }, actions: [{ bind: name }, { set: { room } }, push("onJoin", { user: name }, others)] };
+    return { body: { users: users(room) }, actions: [{ bind: `${name}*${room}` }, { set: { rid: room } }, push("onAdd", { user: name }, room, others)] };
   },
-  "chat.room.say"({ sid }, { text }) {
+  "chat.chatHandler.send"({ sid }, { content, target }) {
     if (!members.has(sid)) return { error: { code: "CHAT-401", message: "enter a room first" } };
     const { room, name } = members.get(sid);
-    return { body: {}, actions: [push("onChat", { from: name, text }, users(room))] };
+    const to = users(room).filter((one) => target === "*" || one === target);
+    return { body: { code: to.length > 0 ? 200 : 404 }, actions: [push("onChat", { msg: content, from: name, target }, room, to)] };
   },
   closed({ sid }) {
     const { room, name } = members.get(sid) ?? {};
-    return members.delete(sid) ? { actions: [push("onLeave", { user: name }, users(room))] } : {};
+    return members.delete(sid) ? { actions: [push("onLeave", { user: name }, room, users(room))] } : {};
   },
 };
 

@@ -1,4 +1,4 @@
-<?php // A chat with rooms behind `shaddock serve`, with PHP's built-in server: php -S 127.0.0.1:8000 chat.php
+<?php // Pomelo's chat sample behind shaddock, with PHP's built-in server: php -S 127.0.0.1:8000 chat.php
 declare(strict_types=1);
 
 $file = getenv("CHAT_STATE") ?: sys_get_temp_dir() . "/shaddock-chat-{$_SERVER["SERVER_PORT"]}.json";
@@ -22,27 +22,29 @@ function users(array $members, string $room): array {
     return $names;
 }
 
-function push(string $route, array $body, array $to): array {
-    return ["push" => ["route" => $route, "body" => $body, "users" => $to]];
+function push(string $route, array $body, string $room, array $names): array { // A user is a name in a room.
+    return ["push" => ["route" => $route, "body" => $body, "users" => array_map(fn($name) => "$name*$room", $names)]];
 }
 
 function answer(array &$members, array $call): array {
     $sid = $call["session"]["sid"];
     switch ($call["event"] ?? $call["route"]) { // Not the path, which is not signed.
-        case "chat.room.enter": // A real chat asks for a token here.
-            ["room" => $room, "name" => $name] = $call["body"];
+        case "connector.entryHandler.enter": // A real chat asks for a token here.
+            ["rid" => $room, "username" => $name] = $call["body"];
             $others = users($members, $room);
-            if (isset($members[$sid]) || in_array($name, $others, true)) return ["error" => ["code" => "CHAT-409", "message" => "the name is taken, or you are in a room"]];
+            if (isset($members[$sid]) || in_array($name, $others, true) || $name === "" || str_contains($name, "*")) return ["body" => ["code" => 500, "error" => true]];
             $members[$sid] = ["room" => $room, "name" => $name];
-            return ["body" => ["users" => users($members, $room)], "actions" => [["bind" => $name], ["set" => ["room" => $room]], push("onJoin", ["user" => $name], $others)]];
-        case "chat.room.say":
+            return ["body" => ["users" => users($members, $room)], "actions" => [["bind" => "$name*$room"], ["set" => ["rid" => $room]], push("onAdd", ["user" => $name], $room, $others)]];
+        case "chat.chatHandler.send":
             if (!isset($members[$sid])) return ["error" => ["code" => "CHAT-401", "message" => "enter a room first"]];
             ["room" => $room, "name" => $name] = $members[$sid];
-            return ["body" => new stdClass, "actions" => [push("onChat", ["from" => $name, "text" => $call["body"]["text"]], users($members, $room))]];
+            ["content" => $text, "target" => $target] = $call["body"];
+            $to = array_values(array_filter(users($members, $room), fn($one) => $target === "*" || $one === $target));
+            return ["body" => ["code" => $to ? 200 : 404], "actions" => [push("onChat", ["msg" => $text, "from" => $name, "target" => $target], $room, $to)]];
         case "closed":
             ["room" => $room, "name" => $name] = $members[$sid] ?? ["room" => "", "name" => ""];
             unset($members[$sid]);
-            return $name === "" ? ["actions" => []] : ["actions" => [push("onLeave", ["user" => $name], users($members, $room))]];
+            return $name === "" ? ["actions" => []] : ["actions" => [push("onLeave", ["user" => $name], $room, users($members, $room))]];
         default:
             return ["error" => ["code" => "CHAT-404", "message" => "no such route"]];
     }

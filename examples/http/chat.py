@@ -1,4 +1,4 @@
-"""A chat with rooms behind `shaddock serve`, with the standard library alone: python3 chat.py [PORT]"""
+"""Pomelo's chat sample behind shaddock, with the standard library alone: python3 chat.py [PORT]"""
 import base64, hmac, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,27 +19,30 @@ def is_signed(headers, body):
 def users(room):
     return sorted(name for other, name in members.values() if other == room)
 
-def push(route, body, to):
-    return {"push": {"route": route, "body": body, "users": to}}
+def push(route, body, room, names):  # A user is a name in a room.
+    return {"push": {"route": route, "body": body, "users": [f"{name}*{room}" for name in names]}}
 
 def enter(session, body):
-    room, name = body["room"], body["name"]  # A real chat asks for a token here.
-    if session["sid"] in members or name in users(room):
-        return {"error": {"code": "CHAT-409", "message": "the name is taken, or you are in a room"}}
-    others, members[session["sid"]] = users(room), (room, name)
-    return {"body": {"users": users(room)}, "actions": [{"bind": name}, {"set": {"room": room}}, push("onJoin", {"user": name}, others)]}
+    name, room = body["username"], body["rid"]  # A real chat asks for a token here.
+    others = users(room)
+    if session["sid"] in members or name in others or name == "" or "*" in name:
+        return {"body": {"code": 500, "error": True}}
+    members[session["sid"]] = (room, name)
+    return {"body": {"users": users(room)}, "actions": [{"bind": f"{name}*{room}"}, {"set": {"rid": room}}, push("onAdd", {"user": name}, room, others)]}
 
-def say(session, body):
+def send(session, body):
     if session["sid"] not in members:
         return {"error": {"code": "CHAT-401", "message": "enter a room first"}}
-    room, name = members[session["sid"]]
-    return {"body": {}, "actions": [push("onChat", {"from": name, "text": body["text"]}, users(room))]}
+    (room, name), target = members[session["sid"]], body["target"]
+    to = users(room) if target == "*" else [one for one in users(room) if one == target]
+    chat = {"msg": body["content"], "from": name, "target": target}
+    return {"body": {"code": 200 if to else 404}, "actions": [push("onChat", chat, room, to)]}
 
 def closed(session, _):
     room, name = members.pop(session["sid"], (None, None))
-    return {"actions": [push("onLeave", {"user": name}, users(room))]} if room else {}
+    return {"actions": [push("onLeave", {"user": name}, room, users(room))]} if room else {}
 
-routes = {"chat.room.enter": enter, "chat.room.say": say, "closed": closed}
+routes = {"connector.entryHandler.enter": enter, "chat.chatHandler.send": send, "closed": closed}
 
 def answer(id, body, now):  # The same to one that is repeated: each is carried out once.
     while seen and next(iter(seen.values()))[0] < now - 600:  # Older ones have an old timestamp.

@@ -1,5 +1,5 @@
-//! The chats in `examples/http`, each behind `shaddock serve` with the configuration beside them: the same contract in every language, and what
-//! their signature checks let through.
+//! The chats in `examples/http`, each behind `shaddock serve` with the configuration beside them: the contract of Pomelo's chat sample in every
+//! language, and what their signature checks let through. `tests/js/http-examples.test.js` has the demo's page in front of them.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -157,11 +157,11 @@ fn serve(chat: u16) -> (Running, String) {
             "--set",
             "admin.address=",
         ])
-        .args(["--set", "backends.chat.timeout=60s"])
-        .args([
-            "--set",
-            &format!("backends.chat.url=http://127.0.0.1:{chat}/shaddock"),
-        ])
+        .args(["connector", "chat"].iter().flat_map(|one| {
+            let url = format!("backends.{one}.url=http://127.0.0.1:{chat}/shaddock");
+            let timeout = format!("backends.{one}.timeout=60s");
+            ["--set".to_owned(), url, "--set".to_owned(), timeout]
+        }))
         .env("CHAT_SECRET", NEW);
     let running = start(&mut command).unwrap();
     let (_, address) = running
@@ -192,53 +192,144 @@ async fn contract(program: &str, file: &str) {
     };
     let (ann, bob) = (connect().await, connect().await);
     let mut to_ann = ann.subscribe_all();
-    let enter = |name: &str| json!({"name": name, "room": "lobby"});
-    let users: Value = ann.request("chat.room.enter", &enter("ann")).await.unwrap();
-    assert_eq!(users, json!({"users": ["ann"]}));
-    let refused = bob
-        .request::<_, Value>("chat.room.say", &json!({"text": "hi"}))
-        .await;
-    assert!(
-        matches!(refused, Err(RequestError::Server(_))),
-        "{refused:?}"
+    // Refused with `{"code": 500, "error": true}`, which the client takes for an error.
+    let enter = async |client: &Client, name: &str, room: &str| {
+        let body = json!({"username": name, "rid": room});
+        let entered = client.request("connector.entryHandler.enter", &body).await;
+        match entered {
+            Ok(value) => value,
+            Err(RequestError::Server(error)) => json!(error.code()),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let send = async |client: &Client, text: &str, target: &str| {
+        let body = json!({"rid": "lobby", "content": text, "from": "forged", "target": target});
+        let sent = client.request("chat.chatHandler.send", &body).await;
+        match sent.map(|sent: Value| sent["code"].to_string()) {
+            Ok(code) => code,
+            Err(RequestError::Server(error)) => error.code().to_owned(),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let refused = json!("500");
+    assert_eq!(enter(&ann, "ann", "lobby").await, json!({"users": ["ann"]}));
+    assert_eq!(send(&bob, "hi", "*").await, "500", "in no room");
+    for name in ["ann", "", "a*b"] {
+        assert_eq!(enter(&bob, name, "lobby").await, refused, "{name}");
+    }
+    assert_eq!(
+        enter(&bob, "bob", "lobby").await,
+        json!({"users": ["ann", "bob"]})
     );
-    let refused = bob
-        .request::<_, Value>("chat.room.enter", &enter("ann"))
-        .await;
-    assert!(
-        matches!(refused, Err(RequestError::Server(_))),
-        "{refused:?}"
-    );
-    let users: Value = bob.request("chat.room.enter", &enter("bob")).await.unwrap();
-    assert_eq!(users, json!({"users": ["ann", "bob"]}));
+    assert_eq!(enter(&bob, "bob", "attic").await, refused, "in a room");
     assert_eq!(
         heard(&mut to_ann).await,
-        ("onJoin".to_owned(), json!({"user": "bob"}))
+        ("onAdd".to_owned(), json!({"user": "bob"}))
+    );
+    // The same name in another room is another user, who hears nothing of this one.
+    let stranger = connect().await;
+    let mut to_stranger = stranger.subscribe_all();
+    assert_eq!(
+        enter(&stranger, "ann", "attic").await,
+        json!({"users": ["ann"]})
     );
     let mut to_bob = bob.subscribe_all();
-    let _: Value = bob
-        .request("chat.room.say", &json!({"text": "hé 房"}))
-        .await
-        .unwrap();
-    let said = ("onChat".to_owned(), json!({"from": "bob", "text": "hé 房"}));
-    assert_eq!(heard(&mut to_ann).await, said);
-    assert_eq!(heard(&mut to_bob).await, said);
+    assert_eq!(send(&bob, "hé 房", "*").await, "200");
+    let said = json!({"msg": "hé 房", "from": "bob", "target": "*"});
+    assert_eq!(
+        heard(&mut to_ann).await,
+        ("onChat".to_owned(), said.clone())
+    );
+    assert_eq!(heard(&mut to_bob).await, ("onChat".to_owned(), said));
+    assert_eq!(send(&bob, "psst", "ann").await, "200");
+    let said = json!({"msg": "psst", "from": "bob", "target": "ann"});
+    assert_eq!(heard(&mut to_ann).await, ("onChat".to_owned(), said));
+    assert_eq!(send(&bob, "psst", "nobody").await, "404");
+    assert_eq!(send(&stranger, "alone", "*").await, "200");
+    let said = json!({"msg": "alone", "from": "ann", "target": "*"});
+    assert_eq!(
+        heard(&mut to_stranger).await,
+        ("onChat".to_owned(), said),
+        "the first that they hear"
+    );
     drop((bob, to_bob));
     assert_eq!(
         heard(&mut to_ann).await,
         ("onLeave".to_owned(), json!({"user": "bob"}))
     );
     let again = connect().await;
-    let users: Value = again
-        .request("chat.room.enter", &enter("bob"))
+    assert_eq!(
+        enter(&again, "bob", "lobby").await,
+        json!({"users": ["ann", "bob"]})
+    );
+}
+
+/// The whole server in Python that the READMEs show, with the command that they name.
+async fn server_of(readme: &str) {
+    let text = std::fs::read_to_string(example("../../").join(readme)).unwrap();
+    let (_, code) = text.split_once("```python\n").expect("a server in Python");
+    let (code, _) = code.split_once("```").unwrap();
+    let file = scratch("server.py");
+    std::fs::write(&file, code.replace("8000", "0")).unwrap();
+    let mut command = Command::new("python3");
+    let Some(server) = start(command.arg("-c").arg(PYTHON).arg(&file)) else {
+        return;
+    };
+    let port = server.1.trim();
+    let url = format!("backends.chat.url=http://127.0.0.1:{port}");
+    let flags = [
+        "listen.address=127.0.0.1:0",
+        "admin.address=",
+        "backends.chat.timeout=60s",
+        &url,
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shaddock"));
+    command
+        .arg("serve")
+        .args(flags.iter().flat_map(|one| ["--set", one]));
+    let serve = start(&mut command).unwrap();
+    let (_, address) = serve.1.trim().rsplit_once(' ').unwrap();
+    let builder = Client::builder()
+        .connect_timeout(LONG)
+        .request_timeout(Some(LONG));
+    let client = builder.connect(&format!("tcp://{address}")).await.unwrap();
+    let mut pushes = client.subscribe_all();
+    let sid: String = client
+        .request("chat.entryHandler.enter", &json!("ann"))
         .await
         .unwrap();
-    assert_eq!(users, json!({"users": ["ann", "bob"]}));
+    assert!(sid.parse::<u64>().is_ok(), "{sid}");
+    assert_eq!(
+        heard(&mut pushes).await,
+        ("onHello".to_owned(), json!("you are in"))
+    );
+    let unknown = client
+        .request::<_, Value>("chat.entryHandler.leave", &json!({}))
+        .await;
+    assert!(matches!(unknown, Err(RequestError::Server(_))));
+    let _ = std::fs::remove_file(file);
+}
+
+/// Runs a file, and says where it listens: the server of the READMEs says nothing.
+const PYTHON: &str = "
+import runpy, socketserver, sys
+activate = socketserver.TCPServer.server_activate
+def told(server):
+    activate(server)
+    print(server.server_address[1], flush=True)
+socketserver.TCPServer.server_activate = told
+runpy.run_path(sys.argv[1], run_name='__main__')
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_of_the_readme() {
+    server_of("README.md").await;
+    server_of("README.zh-CN.md").await;
 }
 
 /// Sends what a frontend could have sent, signed by `keys`; status and body.
 fn post(port: u16, id: &str, age: u64, keys: &[&str]) -> (u16, String) {
-    let body = br#"{"kind":"request","route":"chat.room.enter","session":{"sid":"7"},"body":{"name":"eve","room":"attic"}}"#;
+    let body = br#"{"kind":"request","route":"connector.entryHandler.enter","session":{"sid":"7"},"body":{"username":"eve","rid":"attic"}}"#;
     let sent = (UNIX_EPOCH.elapsed().unwrap().as_secs() - age).to_string();
     let sign = |key: &&str| {
         let key = BASE64_STANDARD
@@ -252,7 +343,7 @@ fn post(port: u16, id: &str, age: u64, keys: &[&str]) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     let head = format!(
-        "POST /shaddock/room.enter HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\nwebhook-id: {id}\r\n\
+        "POST /shaddock/entryHandler.enter HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\nwebhook-id: {id}\r\n\
          webhook-timestamp: {sent}\r\nwebhook-signature: {signature}\r\n\r\n",
         body.len()
     );
@@ -286,7 +377,7 @@ fn signatures(program: &str, file: &str) {
     let again = post(port, "e", 0, &[NEW]);
     assert_eq!(again, (200, body), "repeated, and not carried out again");
     let (_, body) = post(port, "f", 0, &[NEW]);
-    assert!(body.contains("CHAT-409"), "another one: {body}");
+    assert!(body.contains("500"), "another one: {body}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

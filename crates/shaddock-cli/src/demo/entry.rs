@@ -4,10 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shaddock::{channel::PartlyKnown, cluster::owner_of, config::Config, prelude::*};
 
-use super::{
-    chat::{RID, UserEvent, name_of, room},
-    gate::CLIENT_PORT,
-};
+use super::chat::{RID, UserEvent, name_of, room};
 
 /// Characters of a name and of a room; the sample's page allows no more either.
 const LONGEST: usize = 64;
@@ -18,8 +15,7 @@ struct Login {
     rid: String,
 }
 
-pub(super) fn install(app: &mut App, port: u16, config: &Config) {
-    app.metadata(CLIENT_PORT, port.to_string());
+pub(super) fn install(app: &mut App, config: &Config) {
     // A user is a name in a room, and may be there once, on whichever connector: the framework's own policy.
     app.set(SessionConfig {
         single_session: true,

@@ -11,6 +11,8 @@ pub(super) const CLIENT_PORT: &str = "clientPort";
 
 /// What clients are told.
 struct Directory {
+    /// Type of the servers that are theirs to connect to.
+    connectors: &'static str,
     public_host: Option<String>,
 }
 
@@ -29,8 +31,11 @@ enum Entry {
 
 const FAILED: Json<Entry> = Json(Entry::Failed { code: 500 });
 
-pub(super) fn install(app: &mut App, public_host: Option<String>) {
-    app.set(Directory { public_host });
+pub(super) fn install(app: &mut App, connectors: &'static str, public_host: Option<String>) {
+    app.set(Directory {
+        connectors,
+        public_host,
+    });
     app.route("gateHandler.queryEntry", query_entry);
 }
 
@@ -46,7 +51,7 @@ async fn query_entry(
         Value::Number(number) => number.to_string(),
         _ => return Ok(FAILED),
     };
-    let connectors = app.membership()?.members().servers_of("connector");
+    let connectors = app.membership()?.members().servers_of(directory.connectors);
     let ports: Vec<u16> = connectors
         .iter()
         .filter_map(|server| server.metadata.get(CLIENT_PORT)?.parse().ok())

@@ -7,6 +7,9 @@
 //! - `cluster`: the same servers as processes of their own, on NATS and etcd
 //!
 //! Routes, bodies, dictionary and schemas are those of `NetEase/chatofpomelo-websocket`, so that its page and client work here.
+//!
+//! A configuration may name services over HTTP for the types `connector` and `chat` (`[backends.connector]`): those answer then, and the demo starts no
+//! servers of its own for these routes. `examples/http` has such services.
 
 mod chat;
 pub(crate) mod cluster;
@@ -25,6 +28,7 @@ use std::{
 use clap::Args;
 use shaddock::{
     app::{DictionaryConfig, Running},
+    config::Config,
     launch::Launcher,
     prelude::*,
     wire::{CodecConfig, Protos, Schema},
@@ -88,7 +92,7 @@ fn run_all(args: &DemoArgs) -> Outcome {
     let mut launcher = Launcher::new(args.source.clone().sources().preset(HEARTBEAT))?;
     launcher.init_logs()?;
     let mut servers = Servers::new();
-    for id in ids(args, 1) {
+    for id in ids(args, launcher.config(), 1) {
         servers = servers.add(app(args, &launcher, &id)?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -101,8 +105,19 @@ fn run_all(args: &DemoArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The servers of the demo, with so many chat servers.
-fn ids(args: &DemoArgs, chats: usize) -> Vec<String> {
+/// Type of the servers that clients connect to: `connector`, unless a service over HTTP has the routes of that type.
+fn type_of_connectors(config: &Config) -> &'static str {
+    if config.backends.contains_key("connector") {
+        "frontend"
+    } else {
+        "connector"
+    }
+}
+
+/// The servers of the demo, with so many chat servers, or none if a service over HTTP is the chat.
+fn ids(args: &DemoArgs, config: &Config, chats: usize) -> Vec<String> {
+    let is_elsewhere = config.backends.contains_key("chat");
+    let chats = if is_elsewhere { 0 } else { chats };
     let connectors = 1..=args.connector_ports.len();
     let mut ids = vec!["gate-1".to_owned()];
     ids.extend(connectors.map(|n| format!("connector-{n}")));
@@ -118,11 +133,23 @@ fn app(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
         .parse::<usize>()
         .ok()
         .and_then(|n| ports.get(n.checked_sub(1)?));
+    let backends = &launcher.config().backends;
+    if backends.contains_key("connector") && !backends.contains_key("chat") {
+        return Err("`[backends.connector]` needs `[backends.chat]` too: the demo's own chat servers know only users that its own connectors let in".into());
+    }
     match (server_type, port) {
         ("gate", _) if n == "1" => gate(args, launcher, id),
         ("connector", Some(port)) => {
-            let mut connector = frontend(args, launcher, ("connector", id), *port)?;
-            entry::install(&mut connector, *port, launcher.config());
+            let config = launcher.config();
+            let own_type = type_of_connectors(config);
+            let mut connector = frontend(args, launcher, (own_type, id), *port)?;
+            connector.metadata(gate::CLIENT_PORT, port.to_string());
+            if own_type == "connector" {
+                entry::install(&mut connector, config);
+            }
+            for (server_type, backend) in config.http_backends()? {
+                connector.http_backend(server_type, backend);
+            }
             Ok(connector)
         }
         ("chat", _) if n.parse::<u16>().is_ok_and(|n| n > 0) => {
@@ -141,7 +168,8 @@ fn app(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
 
 fn gate(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
     let mut gate = frontend(args, launcher, ("gate", id), args.gate_port)?;
-    gate::install(&mut gate, args.public_host.clone());
+    let connectors = type_of_connectors(launcher.config());
+    gate::install(&mut gate, connectors, args.public_host.clone());
     gate.component(page::Page::new(
         SocketAddr::new(args.host, args.page_port),
         args.gate_port,

@@ -176,7 +176,7 @@ impl Parent<'_> {
     }
 
     fn plans(&self, backing: &Backing) -> Result<Vec<Plan>, Error> {
-        let ids = ids(self.args, CHATS);
+        let ids = ids(self.args, self.config, CHATS);
         let configured = self.config.admin_address();
         // Held together, so that no port is chosen twice.
         let mut held = Vec::new();
@@ -277,13 +277,15 @@ impl Parent<'_> {
             rows.push(format!("  {name:<12} pid {pid:<8} {address}"));
         }
         let rows: Vec<&str> = rows.iter().map(|row| row.trim_end()).collect();
-        let chat = pid("chat-1");
+        let kill = fleet.pid("chat-1").map_or_else(String::new, |pid| {
+            format!("       kill -9 {pid}   (the rooms of chat-1 move to chat-2)\n")
+        });
         let logs = backing.logs().map_or_else(String::new, |directory| {
             format!("  NATS and etcd log into {}\n", directory.display())
         });
         let text = format!(
             "\n{bold}shaddock demo is running as a cluster{plain}\n\n  Open {bold}http://{shown}:{}{plain} in two windows and chat.\n\n{}\n\n  \
-             Try: shaddock servers\n       shaddock sessions\n       shaddock drain connector-2\n       kill -9 {chat}   (the rooms of chat-1 move to chat-2)\n{logs}\n  \
+             Try: shaddock servers\n       shaddock sessions\n       shaddock drain connector-2\n{kill}{logs}\n  \
              Ctrl-C stops all of it.\n\n",
             args.page_port,
             rows.join("\n"),
