@@ -11,14 +11,19 @@ const COPY_MAX: usize = 64;
 /// Places allocated when the first package arrives: approximately the packages between two acknowledgements.
 const PLACES: usize = 32;
 
-/// Packages with consecutive numbers. Owns no memory while empty.
+/// Packages with consecutive numbers. Owns no memory while empty: of most sessions the client has acknowledged everything.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
+    held: Option<Box<Held>>,
+    /// The number of the last package that was removed.
+    before: u64,
+}
+
+#[derive(Debug, Default)]
+struct Held {
     list: VecDeque<Item>,
     /// The bytes of all [`Item::Own`], one after another.
     own: BytesMut,
-    /// The number of the last package that was removed.
-    before: u64,
     bytes: usize,
 }
 
@@ -52,7 +57,7 @@ pub(crate) enum Piece<'a> {
 impl Kept {
     /// The number of the last package.
     pub(crate) fn last(&self) -> u64 {
-        self.before + self.list.len() as u64
+        self.before + self.len() as u64
     }
 
     /// The number of the last package that was removed, acknowledged or discarded.
@@ -61,27 +66,33 @@ impl Kept {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        self.held.as_ref().map_or(0, |held| held.list.len())
     }
 
     /// The bytes of all packages.
-    pub(crate) const fn bytes(&self) -> usize {
-        self.bytes
+    pub(crate) fn bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.bytes)
+    }
+
+    fn held(&mut self) -> &mut Held {
+        self.held.get_or_insert_with(|| {
+            Box::new(Held {
+                list: VecDeque::with_capacity(PLACES),
+                ..Held::default()
+            })
+        })
     }
 
     pub(crate) fn add_own(&mut self, package: &[u8]) {
-        if self.own.capacity() == 0 {
-            self.own = pool::lend().keep();
-        }
-        self.own.extend_from_slice(package);
-        self.add(Item::Own(package.len()), package.len());
+        self.held().add_own(package);
     }
 
     pub(crate) fn add_shared(&mut self, package: &Bytes) {
         if package.len() <= COPY_MAX {
             self.add_own(package);
         } else {
-            self.add(Item::Shared(package.clone()), package.len());
+            let item = Item::Shared(package.clone());
+            self.held().add(item, package.len());
         }
     }
 
@@ -92,47 +103,32 @@ impl Kept {
             package: package.clone(),
         };
         let len = latest.len();
-        self.add(Item::Latest(Box::new(latest)), len);
+        self.held().add(Item::Latest(Box::new(latest)), len);
     }
 
     /// Takes the newest package of this key out, if its number is above `fixed`; the numbers of those behind it become smaller by one.
     pub(crate) fn take_back(&mut self, key: &str, fixed: u64) -> Option<Bytes> {
         let fixed = usize::try_from(fixed.saturating_sub(self.before)).unwrap_or(usize::MAX);
-        let is_its = |item: &Item| matches!(item, Item::Latest(latest) if *latest.key == *key);
-        let place = self.list.iter().skip(fixed).rposition(is_its)?;
-        match self.list.remove(fixed + place)? {
-            Item::Latest(latest) => {
-                self.bytes -= latest.len();
-                Some(latest.package)
-            }
-            _ => None,
-        }
-    }
-
-    fn add(&mut self, item: Item, bytes: usize) {
-        if self.list.capacity() == 0 {
-            self.list.reserve(PLACES);
-        }
-        self.list.push_back(item);
-        self.bytes += bytes;
+        self.held.as_mut()?.take_back(key, fixed)
     }
 
     /// Removes the oldest one. Drop the returned value without a lock.
     pub(crate) fn forget_first(&mut self) -> Option<Bytes> {
-        let item = self.list.pop_front()?;
+        let held = self.held.as_mut()?;
+        let item = held.list.pop_front()?;
         self.before += 1;
         let (len, package) = match item {
             Item::Own(len) => {
-                self.own.advance(len);
+                held.own.advance(len);
                 (len, None)
             }
             Item::Shared(package) => (package.len(), Some(package)),
             Item::Latest(latest) => (latest.len(), Some(latest.package)),
         };
-        self.bytes -= len;
-        if self.list.is_empty() {
-            self.list = VecDeque::new();
-            let mut own = std::mem::take(&mut self.own);
+        held.bytes -= len;
+        if held.list.is_empty() {
+            let mut own = std::mem::take(&mut held.own);
+            self.held = None;
             own.clear();
             // The capacity does not include the part that was advanced over.
             if !own.try_reclaim(pool::MAX_CAPACITY + 1) {
@@ -144,6 +140,37 @@ impl Kept {
 
     /// All packages, oldest first.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.held.iter().flat_map(|held| held.pieces())
+    }
+}
+
+impl Held {
+    fn add_own(&mut self, package: &[u8]) {
+        if self.own.capacity() == 0 {
+            self.own = pool::lend().keep();
+        }
+        self.own.extend_from_slice(package);
+        self.add(Item::Own(package.len()), package.len());
+    }
+
+    fn add(&mut self, item: Item, bytes: usize) {
+        self.list.push_back(item);
+        self.bytes += bytes;
+    }
+
+    fn take_back(&mut self, key: &str, fixed: usize) -> Option<Bytes> {
+        let is_its = |item: &Item| matches!(item, Item::Latest(latest) if *latest.key == *key);
+        let place = self.list.iter().skip(fixed).rposition(is_its)?;
+        match self.list.remove(fixed + place)? {
+            Item::Latest(latest) => {
+                self.bytes -= latest.len();
+                Some(latest.package)
+            }
+            _ => None,
+        }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         let mut own = &self.own[..];
         self.list.iter().map(move |item| match item {
             Item::Own(len) => {
@@ -160,6 +187,12 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Part of every resumable session.
+    #[test]
+    fn is_small() {
+        assert_eq!(size_of::<Kept>(), 2 * size_of::<u64>());
+    }
 
     fn texts(kept: &Kept) -> Vec<Vec<u8>> {
         let bytes = |piece| match piece {
@@ -189,7 +222,7 @@ mod tests {
             (kept.forget_first(), kept.last(), kept.bytes()),
             (None, 4, 0)
         );
-        assert_eq!((kept.own.capacity(), kept.list.capacity()), (0, 0));
+        assert!(kept.held.is_none());
     }
 
     #[test]
