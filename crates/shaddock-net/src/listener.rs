@@ -31,7 +31,7 @@ use crate::{
     address::canonical,
     config::{ConnectionLimits, ListenConfig, Live},
     descriptors,
-    driver::{Driver, RelayAnswer, Relayed},
+    driver::{Driver, Parked, RelayAnswer, Relayed},
     frontend::{BoxFuture, Frontend},
     socket::Socket as Stream,
     stats::{Group, NetStats, StatsBoard, WorkerStats},
@@ -42,6 +42,9 @@ use crate::{
 
 /// Connections accepted in one go, before those that are open get their turn.
 const ACCEPTS_PER_POLL: usize = 32;
+
+/// How often in one go sessions move between the connections and those that wait, before the task is polled once more.
+const MOVES_PER_POLL: usize = 4;
 
 /// After an error of `accept` that concerns the process, such as no descriptors left, and before a task that panicked starts again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -517,6 +520,8 @@ struct Serve {
     listener: Option<Acceptor>,
     local: Arc<Local>,
     connections: FuturesUnordered<Connection>,
+    /// Sessions that wait for their clients, apart: each takes less than half of a connection's memory.
+    parked: FuturesUnordered<Waiting>,
     stopped: BoxFuture<()>,
     arrivals: Arc<Arrivals>,
     /// The arrivals know the task.
@@ -529,25 +534,10 @@ struct Serve {
 struct Connection(Option<Driver>);
 
 impl Future for Connection {
-    type Output = ();
+    type Output = Option<Parked>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(driver) = &mut self.0 else {
-            return Poll::Ready(());
-        };
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(driver).poll(cx)));
-        if matches!(polled, Ok(Poll::Pending)) {
-            return Poll::Pending;
-        }
-        if let Err(panic) = polled {
-            crate::quiet!(
-                error,
-                "the task of a connection panicked; its session was closed"
-            );
-            drop_guarded(panic);
-        }
-        drop_guarded(self.0.take());
-        Poll::Ready(())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Parked>> {
+        poll_guarded(&mut self.0, cx).map(Option::flatten)
     }
 }
 
@@ -555,6 +545,49 @@ impl Drop for Connection {
     fn drop(&mut self) {
         drop_guarded(self.0.take());
     }
+}
+
+/// As a [`Connection`], for a session without one.
+struct Waiting(Option<Parked>);
+
+impl Future for Waiting {
+    type Output = Option<Driver>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Driver>> {
+        poll_guarded(&mut self.0, cx)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop_guarded(self.0.take());
+    }
+}
+
+/// Polls a future, and drops it when it is ready or has panicked; then the result is `None`.
+#[inline]
+fn poll_guarded<F: Future + Unpin>(
+    place: &mut Option<F>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<F::Output>> {
+    let Some(future) = place else {
+        return Poll::Ready(None);
+    };
+    let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(cx)));
+    let output = match polled {
+        Ok(Poll::Pending) => return Poll::Pending,
+        Ok(Poll::Ready(output)) => Some(output),
+        Err(panic) => {
+            crate::quiet!(
+                error,
+                "the task of a connection panicked; its session was closed"
+            );
+            drop_guarded(panic);
+            None
+        }
+    };
+    drop_guarded(place.take());
+    Poll::Ready(output)
 }
 
 /// Drops what may hold values of the application: a destructor of theirs that panics ends here.
@@ -578,6 +611,7 @@ impl Serve {
             source: source.clone(),
             local: local.clone(),
             connections: FuturesUnordered::new(),
+            parked: FuturesUnordered::new(),
             stopped: stop_signal(door.stopped.clone()),
             arrivals: Arc::clone(&door.arrivals),
             is_known: false,
@@ -631,7 +665,29 @@ impl Serve {
     }
 
     fn poll_connections(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(())) = self.connections.poll_next_unpin(cx) {}
+        for _ in 0..MOVES_PER_POLL {
+            while let Poll::Ready(Some(ended)) = self.connections.poll_next_unpin(cx) {
+                if let Some(parked) = ended {
+                    self.parked.push(Waiting(Some(parked)));
+                }
+            }
+            if self.parked.is_empty() || !self.poll_parked(cx) {
+                return;
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// True if there are new connections.
+    fn poll_parked(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut is_any = false;
+        while let Poll::Ready(Some(driver)) = self.parked.poll_next_unpin(cx) {
+            if driver.is_some() {
+                self.connections.push(Connection(driver));
+                is_any = true;
+            }
+        }
+        is_any
     }
 }
 
@@ -649,7 +705,7 @@ impl Future for Serve {
         if worker::owes_flushes() {
             cx.waker().wake_by_ref();
         }
-        if this.listener.is_some() || !this.connections.is_empty() {
+        if this.listener.is_some() || !this.connections.is_empty() || !this.parked.is_empty() {
             return Poll::Pending;
         }
         if this.arrivals.close_if_empty() {

@@ -18,12 +18,14 @@
 //! | `silence.rs` | deadlines: silent clients, and clients that do not read |
 //! | `closing.rs` | from the reason to the last byte |
 //! | `resume.rs` | resumable sessions |
+//! | `parked.rs` | suspended sessions for which nothing runs |
 //! | `relay.rs` | a socket whose session is on another frontend |
 
 mod closing;
 mod input;
 mod opening;
 mod output;
+mod parked;
 mod relay;
 mod resume;
 mod silence;
@@ -42,13 +44,14 @@ use bytes::BytesMut;
 use shaddock_core::{CloseReason, Session, TransportKind};
 use shaddock_protocol::{Conn, HandshakeRequest, Millis};
 
+pub(crate) use self::parked::Parked;
 pub use self::relay::{RelayAnswer, Relayed};
 use self::{
     closing::{Closing, detail},
     input::{Read, Wire},
     output::{Flushed, Unsent},
     relay::{Accepted, Relaying},
-    resume::Away,
+    resume::{Away, Unopened},
     work::{Waiting, Work},
 };
 use crate::{
@@ -124,7 +127,8 @@ impl Opening {
     }
 }
 
-/// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended.
+/// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended. If its session
+/// still waits for its client then, the session is returned.
 pub(crate) struct Driver {
     io: Io,
     wire: Wire,
@@ -191,6 +195,38 @@ impl Driver {
         Self::with_opening(Socket::Pipe(pipe), Wire::Tcp, opening, permit, local)
     }
 
+    /// Goes on with a session that was [parked](Parked).
+    fn unparked(
+        session: Arc<Session>,
+        local: Arc<Local>,
+        until: Millis,
+        unopened: Option<Box<Unopened>>,
+        rate: Option<Box<Bucket>>,
+    ) -> Self {
+        let mut conn = Conn::new(local.frontend.codec(), worker::time(clock::now()));
+        conn.close();
+        Self {
+            io: Io::Closed,
+            wire: Wire::Closed,
+            conn,
+            opening: None,
+            session: Some(session),
+            work: Work::Idle,
+            waiting: None,
+            unsent: None,
+            timer: None,
+            permit: None,
+            rate,
+            phase: Phase::Suspended(Box::new(Away {
+                until: Some(until),
+                claim: None,
+                unopened,
+            })),
+            live: local.shared.live(),
+            local,
+        }
+    }
+
     fn with_opening(
         socket: Socket,
         wire: Wire,
@@ -229,7 +265,12 @@ impl Driver {
         }
     }
 
-    fn turn(&mut self, cx: &mut Context<'_>, now: Millis, scratch: &mut Scratch) -> Poll<()> {
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Poll<Option<Parked>> {
         if let Phase::Open { flush_first, .. } = self.phase {
             match self.move_bytes(cx, now, scratch, flush_first) {
                 Ok(_) if matches!(self.phase, Phase::Relaying(_)) => {}
@@ -244,8 +285,12 @@ impl Driver {
                 Err(reason) => self.begin_close(now, &reason),
             }
         }
-        if matches!(self.phase, Phase::Suspended(_)) && self.poll_suspended(cx, now).is_pending() {
-            return Poll::Pending;
+        if matches!(self.phase, Phase::Suspended(_)) {
+            match self.poll_suspended(cx, now) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {}
+                parked => return parked,
+            }
         }
         if matches!(self.phase, Phase::Relaying(_))
             && self.poll_relaying(cx, now, scratch).is_pending()
@@ -263,7 +308,7 @@ impl Driver {
         if self.work.is_handler() {
             Poll::Pending
         } else {
-            Poll::Ready(())
+            Poll::Ready(None)
         }
     }
 
@@ -348,9 +393,9 @@ fn lost(error: io::Error) -> CloseReason {
 }
 
 impl Future for Driver {
-    type Output = ();
+    type Output = Option<Parked>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Parked>> {
         let this = self.get_mut();
         match &this.session {
             // The last poll ended without parking the outbox.

@@ -22,6 +22,7 @@ use shaddock_protocol::{
 use super::{
     Driver, Phase, detail,
     input::Wire,
+    parked::Parked,
     relay::{Elsewhere, RelayAnswer},
     work::{Waiting, Work},
 };
@@ -37,15 +38,15 @@ use crate::{
 /// A session whose connection is gone.
 pub(super) struct Away {
     /// When it is closed, on the clock. None: not known, the session is still to be handed over to this driver.
-    until: Option<Millis>,
+    pub(super) until: Option<Millis>,
     /// The session that this connection has claimed, and the claim, if it was lost before the session was handed over to it.
-    claim: Option<(Arc<Session>, u64)>,
+    pub(super) claim: Option<(Arc<Session>, u64)>,
     /// Its client has never acknowledged a handshake.
-    unopened: Option<Unopened>,
+    pub(super) unopened: Option<Box<Unopened>>,
 }
 
 /// A session whose client has not acknowledged its handshake on any connection: with the first one that it does, it begins.
-struct Unopened {
+pub(super) struct Unopened {
     /// What the layer above left with its answer to the first handshake.
     carried: Option<Carried>,
 }
@@ -93,7 +94,7 @@ struct Left {
     messages: Option<Box<Waiting>>,
     rate: Option<Box<Bucket>>,
     until: Option<Millis>,
-    unopened: Option<Unopened>,
+    unopened: Option<Box<Unopened>>,
 }
 
 /// A token's random part, from the operating system. None if it has none to give: then resumption is not granted.
@@ -473,8 +474,10 @@ impl Driver {
         let until = self.opening.as_ref().and_then(|opening| opening.until);
         let until = until.unwrap_or_else(|| self.end_of_window(session));
         let opening = self.opening.as_mut().filter(|opening| opening.is_new);
-        let unopened = opening.map(|opening| Unopened {
-            carried: opening.carried.take(),
+        let unopened = opening.map(|opening| {
+            Box::new(Unopened {
+                carried: opening.carried.take(),
+            })
         });
         self.let_go_of_socket(reason);
         self.phase = Phase::Suspended(Box::new(Away {
@@ -570,17 +573,25 @@ impl Driver {
         }
     }
 
-    /// One poll of a session without a socket: what its client has asked for goes on.
-    pub(super) fn poll_suspended(&mut self, cx: &mut Context<'_>, now: Millis) -> Poll<()> {
+    /// One poll of a session without a socket: what its client has asked for goes on. When all of it is done, the session is
+    /// parked.
+    pub(super) fn poll_suspended(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+    ) -> Poll<Option<Parked>> {
         loop {
             let Phase::Suspended(away) = &mut self.phase else {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             };
             if let Some((session, claim)) = &away.claim {
                 let left = match session.poll_claim(*claim, cx.waker()) {
                     Claimed::Pending => return Poll::Pending,
                     // Without what was to be handed over, the session ends with the connection that has it.
-                    Claimed::Superseded | Claimed::Closed(None) => return self.give_up(),
+                    Claimed::Superseded | Claimed::Closed(None) => {
+                        self.give_up();
+                        return Poll::Ready(None);
+                    }
                     Claimed::Closed(left) => left,
                     Claimed::Yours(left) => Some(left),
                 };
@@ -591,16 +602,17 @@ impl Driver {
             }
             let until = away.until;
             let Some(session) = self.session.clone() else {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             };
             if session.is_closed() {
                 self.waiting = None;
                 self.drop_socket();
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
             if session.is_claimed() {
                 if self.hand_over(&session) {
-                    return self.give_up();
+                    self.give_up();
+                    return Poll::Ready(None);
                 }
                 if !session.is_closed() {
                     // Another thread is about to close it.
@@ -621,6 +633,9 @@ impl Driver {
             }
             self.poll_rest(cx);
             if !session.outbox().end_poll(Flush::Done) {
+                if let Some(parked) = self.park() {
+                    return Poll::Ready(Some(parked));
+                }
                 self.arm(cx, now, Some(now + (until - wall)));
                 return Poll::Pending;
             }
@@ -707,9 +722,9 @@ impl Driver {
             (Some(opening), _) => {
                 opening.until = left.until;
                 // What the application says of the handshake that is acknowledged is newer, if it says anything.
-                if let Some(Unopened { carried }) = left.unopened {
+                if let Some(unopened) = left.unopened {
                     opening.is_new = true;
-                    opening.carried = opening.carried.take().or(carried);
+                    opening.carried = opening.carried.take().or(unopened.carried);
                 }
             }
             (None, Phase::Suspended(away)) => {
@@ -721,10 +736,9 @@ impl Driver {
     }
 
     /// The session is another driver's.
-    fn give_up(&mut self) -> Poll<()> {
+    fn give_up(&mut self) {
         self.session = None;
         self.timer = None;
         self.phase = Phase::Gone { outlived: false };
-        Poll::Ready(())
     }
 }
