@@ -345,6 +345,7 @@ impl Roamer {
 struct Load {
     clients: u64,
     cuts: u64,
+    loses_goodbyes: bool,
 }
 
 /// Clients of two frontends, which are cut and come back to the other one, while a third server pushes.
@@ -429,9 +430,17 @@ async fn roam(cluster: Option<Arc<dyn Cluster>>, load: &Load) {
     assert!(resumed >= load.clients * load.cuts);
     for app in &own {
         let service = app.session_service().unwrap();
-        until("all sessions have ended", || service.session_count() == 0).await;
+        // A goodbye may be lost with its relay. Then the session waits for its client, as after any loss.
+        until("all sessions have ended, or wait", || {
+            service.session_count() == service.resume_statistics().suspended
+        })
+        .await;
         until("no connection is left", || app.open_connections() == 0).await;
-        assert_eq!(service.resume_statistics().kept_bytes, 0);
+        if service.session_count() > 0 {
+            assert!(load.loses_goodbyes, "{} wait", service.session_count());
+        } else {
+            assert_eq!(service.resume_statistics().kept_bytes, 0);
+        }
     }
     running.shutdown().await;
 }
@@ -441,6 +450,7 @@ async fn in_one_process() {
     let load = Load {
         clients: 12,
         cuts: 10,
+        loses_goodbyes: false,
     };
     roam(None, &load).await;
 }
@@ -470,6 +480,7 @@ async fn whatever_happens_between_the_frontends() {
     let load = Load {
         clients: 8,
         cuts: 12,
+        loses_goodbyes: true,
     };
     let cluster = Unreliable(LocalCluster::new(), Arc::clone(&fates));
     roam(Some(Arc::new(cluster)), &load).await;
@@ -546,6 +557,7 @@ async fn over_nats() {
     let load = Load {
         clients: 12,
         cuts: 10,
+        loses_goodbyes: false,
     };
     roam(Some(Arc::new(nats(&backing))), &load).await;
 }
@@ -561,6 +573,7 @@ async fn many_over_nats() {
     let load = Load {
         clients: of("CLIENTS", 1000),
         cuts: of("CUTS", 10),
+        loses_goodbyes: false,
     };
     roam(Some(Arc::new(nats(&backing))), &load).await;
 }
