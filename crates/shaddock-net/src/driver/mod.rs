@@ -289,7 +289,7 @@ impl Driver {
             match self.poll_suspended(cx, now) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {}
-                parked => return parked,
+                Poll::Ready(Some(parked)) => return Poll::Ready(Some(parked)),
             }
         }
         if matches!(self.phase, Phase::Relaying(_))
