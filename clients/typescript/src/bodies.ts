@@ -50,7 +50,7 @@ export class Bodies {
     const schema = schemaOf(this._client, route);
     if (schema) return encode(schema, this._client, body ?? {});
     const json = JSON.stringify(body ?? {});
-    if (json === undefined) throw new Error("the body is no JSON value");
+    if (json === undefined) throw new Error("the body is not JSON value");
     return utf8(json);
   }
 

@@ -249,7 +249,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "s" => 1.0,
         "m" => 60.0,
-        _ => return Err(format!("`{text}` is no duration: say 100ms, 5s or 2m")),
+        _ => return Err(format!("`{text}` is not a duration: write 100ms, 5s or 2m")),
     };
     let number: f64 = number
         .trim()
@@ -262,7 +262,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(number) => Ok(number),
-        Err(_) => Err(format!("`{text}` is no number")),
+        Err(_) => Err(format!("`{text}` is not a number")),
     }
 }
 
@@ -287,13 +287,15 @@ fn body(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(length) if length < MIN_LEN => Err(format!("at least {MIN_LEN}")),
         Ok(length) => Ok(length),
-        Err(_) => Err(format!("`{text}` is no number")),
+        Err(_) => Err(format!("`{text}` is not a number")),
     }
 }
 
 /// A positive rate.
 fn rate(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number"))?;
     if number > 0.0 && number.is_finite() {
         Ok(number)
     } else {
@@ -302,7 +304,9 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn percentage(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number"))?;
     if (0.0..=100.0).contains(&number) {
         Ok(number)
     } else {

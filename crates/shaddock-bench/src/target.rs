@@ -25,7 +25,7 @@ const MAX_REQUEST: usize = MAX_BODY - 512;
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// Not `scheme://host:port`.
-    #[error("`{0}` is no address: say tcp://host:port, tls://, ws:// or wss://")]
+    #[error("`{0}` is not an address: write tcp://host:port, tls://, ws:// or wss://")]
     Url(String),
     /// The host has no address.
     #[error("`{0}` cannot be resolved: {1}")]

@@ -27,11 +27,11 @@ const KEY: [u8; 16] = *b"shaddock's bench";
 /// A violation of the WebSocket protocol by a server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WsError {
-    #[error("the upgrade was answered with: {0}")]
+    #[error("the response to the upgrade was: {0}")]
     Refused(String),
-    #[error("the answer to the upgrade is longer than {MAX_UPGRADE} bytes")]
+    #[error("the response to the upgrade is longer than {MAX_UPGRADE} bytes")]
     UpgradeTooLong,
-    #[error("a frame that cannot be read: {0}")]
+    #[error("a malformed frame: {0}")]
     Frame(#[from] tungstenite::Error),
     #[error("a frame of {0} bytes")]
     FrameTooLong(u64),

@@ -267,15 +267,15 @@ fn flags_that_make_no_sense_are_refused() {
         );
     }
     for (flags, error) in [
-        ("echo localhost:1", "is no address"),
-        ("echo http://h:1", "is no address"),
+        ("echo localhost:1", "is not an address"),
+        ("echo http://h:1", "is not an address"),
         (
             "echo tcp://127.0.0.1:1 --body 17000000",
             "a body has at most",
         ),
         ("echo tcp://127.0.0.1:1 --request-body {", "--request-body"),
         ("echo tls://127.0.0.1:1 --ca /nowhere.pem", "/nowhere.pem"),
-        ("mix tcp://127.0.0.1:1 --script sing", "is no step"),
+        ("mix tcp://127.0.0.1:1 --script sing", "is not a step"),
         ("idle tcp://127.0.0.1:1 -c 9999999", "files"),
         ("idle tcp://127.0.0.1:1 --pid 4194305", "process 4194305"),
     ] {

@@ -114,10 +114,10 @@ async fn operators_list_and_kick() {
     let again = demo.shaddock("kick", &["--uid", "ann*lobby"]);
     assert_eq!(
         (again.status.code(), text(&again.stdout).trim()),
-        (Some(1), "nobody was there")
+        (Some(1), "no session matched")
     );
     let wrong = demo.shaddock("sessions", &["not-a-sid"]);
-    assert!(!wrong.status.success() && text(&wrong.stderr).contains("no session id"));
+    assert!(!wrong.status.success() && text(&wrong.stderr).contains("not a session id"));
 }
 
 /// The server API from the command line: predicates, dry runs, a pace, mistakes.
@@ -163,14 +163,14 @@ async fn commands_of_the_server_api() {
     assert_eq!(bob.closed().await, kicked("late"));
     assert_eq!(
         run(&["--where", "uid = nobody"]),
-        (Some(1), "nobody was there".to_owned())
+        (Some(1), "no session matched".to_owned())
     );
     let (other, _) = Demo::enter(demo.connectors[1], "eve", "lobby").await;
     let paced = run(&["--all", "--per-second", "1"]);
     assert_eq!(paced, (Some(0), "kicked 2 sessions".to_owned()));
     assert_eq!(ann.closed().await, other.closed().await);
     let none = demo.shaddock("call", &["{"]);
-    assert!(text(&none.stderr).contains("this is no JSON"));
+    assert!(text(&none.stderr).contains("this is not JSON"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,7 +280,8 @@ async fn sighup_rotates_tokens() {
 async fn a_second_signal_ends_at_once() {
     let mut demo = Demo::start(&["--set", "drain.delay=20s"]);
     demo.signal("-TERM");
-    demo.logs("a second signal ends at once").await;
+    demo.logs("a second signal ends the process immediately")
+        .await;
     assert!(demo.is_running(), "it drains");
     demo.signal("-INT");
     assert_eq!(demo.wait().code(), Some(1));

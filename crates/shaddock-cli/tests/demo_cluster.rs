@@ -271,7 +271,10 @@ async fn a_parent_that_is_killed_leaves_nothing_behind() {
 async fn a_second_signal_ends_all_at_once() {
     let mut cluster = Cluster::start(&["--set", "drain.delay=20s"]);
     cluster.demo.signal("-TERM");
-    cluster.demo.logs("a second one ends at once").await;
+    cluster
+        .demo
+        .logs("a second signal ends the demo immediately")
+        .await;
     assert!(cluster.demo.is_running(), "it drains");
     cluster.demo.signal("-INT");
     assert_eq!(cluster.demo.wait().code(), Some(1));

@@ -100,10 +100,10 @@ pub enum Violation {
     #[error("WebSocket: {0}")]
     WebSocket(String),
     /// An acknowledgement that decreases, exceeds what was sent, or is not a number.
-    #[error("the server's acknowledgement is not possible")]
+    #[error("the server's acknowledgement is impossible")]
     Acknowledgement,
     /// The response to a resuming client lacks the counts, or they are impossible for this session.
-    #[error("the server resumes a session with counts that are not possible")]
+    #[error("the server resumes a session with impossible counts")]
     ResumeCounts,
 }
 
@@ -163,7 +163,7 @@ pub enum AddressError {
     #[error("tcp and tls addresses have no path")]
     Path,
     /// The host is not a valid name for a certificate.
-    #[error("the host is no valid name for TLS")]
+    #[error("the host is not a valid name for TLS")]
     Host,
 }
 
@@ -205,7 +205,7 @@ pub enum EncodeError {
     #[error(transparent)]
     TooLarge(#[from] PackageTooLarge),
     /// The bodies of this Pitaya server are Google protobuf: use the `_raw` methods with encoded bodies.
-    #[error("this server speaks protobuf, not JSON: use the raw methods")]
+    #[error("this server uses protobuf, not JSON: use the raw methods")]
     NotJson,
     /// Signed bodies must be JSON objects.
     #[error("only JSON objects can be signed")]

@@ -146,7 +146,7 @@ impl ServerInfo {
         match serde_json::from_str(text) {
             Ok(filters) => Some((text, Interest(filters))).filter(|(_, asks)| !asks.is_none()),
             Err(error) => {
-                quiet!(warn, "a server asks for events of sessions in a way that cannot be read; it gets none", server = %self.id, %error);
+                quiet!(warn, "a server's subscription to session events is malformed; it receives none", server = %self.id, %error);
                 None
             }
         }

@@ -40,7 +40,7 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// The error of a caller that got no answer in time.
+    /// The error of a caller that got no response in time.
     pub(crate) fn error(&self) -> RemoteError {
         RemoteError::of(
             RemoteErrorKind::Timeout,

@@ -173,7 +173,7 @@ impl fmt::Display for CloseReason {
             Self::Overloaded => f.write_str("too many connections"),
             Self::Removed => f.write_str("removed from the session service"),
             Self::Internal => f.write_str("internal error"),
-            Self::Expired => f.write_str("what the user logged in with has expired"),
+            Self::Expired => f.write_str("the user's login has expired"),
         }
     }
 }

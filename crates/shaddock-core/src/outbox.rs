@@ -179,7 +179,9 @@ pub enum SendError {
     SlowClient,
     /// More was pushed than the connection had a chance to write. The message is not queued; the session stays open. Senders that await
     /// their pushes do not receive this error.
-    #[error("pushed faster than the connection can write; await pushes, or send less at a time")]
+    #[error(
+        "pushes arrive faster than the connection can write; await them, or send less at a time"
+    )]
     Busy,
     /// The message alone is longer than the limit. The session stays open.
     #[error("message of {len} bytes, at most {limit} can be queued for a client")]

@@ -31,11 +31,11 @@ pub struct Network(IpNet);
 #[non_exhaustive]
 pub enum NetworkError {
     /// The text cannot be parsed.
-    #[error("\"{0}\" is no network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address")]
+    #[error("\"{0}\" is not a network; write \"10.0.0.0/8\", \"2001:db8::/32\" or one address")]
     Unreadable(String),
     /// Bits after the prefix are set, so the meaning is ambiguous.
     #[error(
-        "\"{text}\" has bits behind its prefix; write \"{network}\" for the network or \"{address}\" for the one address"
+        "\"{text}\" has bits set after its prefix; write \"{network}\" for the network or \"{address}\" for the one address"
     )]
     HostBits {
         /// The text.
@@ -146,7 +146,7 @@ mod tests {
         let error = |text: &str| text.parse::<Network>().unwrap_err().to_string();
         assert!(error("10.0.0.5/8").contains("\"10.0.0.0/8\""));
         assert!(error("10.0.0.5/8").contains("\"10.0.0.5\""));
-        assert!(error("10.0.0.0/33").contains("is no network"));
-        assert!(error("localhost").contains("is no network"));
+        assert!(error("10.0.0.0/33").contains("is not a network"));
+        assert!(error("localhost").contains("is not a network"));
     }
 }

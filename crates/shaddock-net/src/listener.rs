@@ -494,7 +494,7 @@ impl ServeTask {
                     return;
                 }
                 tracing::error!(
-                    "the task of a listener panicked; its connections are lost, it starts again"
+                    "the task of a listener panicked; its connections are lost, and it restarts"
                 );
             }
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -504,7 +504,7 @@ impl ServeTask {
                     self.serve = Some(serve);
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a listener cannot start again, trying in 100 ms");
+                    tracing::error!(%error, "a listener cannot restart, retrying in 100 ms");
                 }
             }
         }
@@ -654,7 +654,7 @@ impl Serve {
                 // The client has gone again before it was accepted.
                 Poll::Ready(Err(error)) if concerns_one_client(&error) => {}
                 Poll::Ready(Err(error)) => {
-                    crate::quiet!(warn, "cannot accept connections, trying again in 100 ms", %error);
+                    crate::quiet!(warn, "cannot accept connections, retrying in 100 ms", %error);
                     self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                     break;
                 }

@@ -68,7 +68,7 @@ pub enum HandshakeError {
     #[error("handshake without a usable key")]
     NoKey,
     /// Messages must be signed, and clients of this dialect (Pitaya) cannot.
-    #[error("messages must be signed, which clients of Pitaya cannot do")]
+    #[error("messages must be signed, which Pitaya clients cannot do")]
     CannotSign,
 }
 

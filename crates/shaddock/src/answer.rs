@@ -125,7 +125,7 @@ impl AppHandle {
         self.stats().requests.add(1);
         self.stats().errors.add(1);
         let route = route.map_or("", Route::as_str);
-        tracing::debug!(route, sid = %session.id(), reason = reason.name(), "a request was refused");
+        tracing::debug!(route, sid = %session.id(), reason = reason.name(), "a request was rejected");
         self.write_answer(
             session,
             id,

@@ -535,17 +535,17 @@ fn fail<S: Complete + Default>(
 fn cut_off() -> HandlerError {
     HandlerError::new(
         shaddock_cluster::code::UNAVAILABLE,
-        "this server is cut off from the others; try again later",
+        "this server is disconnected from the cluster; try again later",
     )
 }
 
 fn no_room(error: &SpawnError) -> HandlerError {
     match error {
-        SpawnError::TooMany => HandlerError::too_many("too many requests are at work"),
+        SpawnError::TooMany => HandlerError::too_many("too many requests are running"),
         SpawnError::Stopping | SpawnError::Session(_) | SpawnError::ChannelDestroyed => {
             HandlerError::new(
                 shaddock_cluster::code::UNAVAILABLE,
-                "this server stops; try again later",
+                "this server is stopping; try again later",
             )
         }
     }

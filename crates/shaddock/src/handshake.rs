@@ -349,7 +349,7 @@ impl AppHandle {
 
 /// The session cannot be what the handshake hook wants it to be.
 fn refuse(session: &Arc<Session>, error: SessionError) {
-    shaddock_net::quiet!(info, "a client is refused after its handshake", sid = %session.id(), %error);
+    shaddock_net::quiet!(info, "a client is rejected after its handshake", sid = %session.id(), %error);
     let reason = match error {
         SessionError::Refused(error) => CloseReason::kicked(error.message()),
         SessionError::Bind(error) => CloseReason::kicked(error.to_string()),

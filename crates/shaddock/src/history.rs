@@ -1,4 +1,4 @@
-//! What happened to sessions lately, for operators who ask why a client was disconnected.
+//! Recent events of sessions, for operators who ask why a client was disconnected.
 //!
 //! A frontend notes each bind, unbind, loss of a connection, return and close, and nothing per message: an event takes one short lock of one
 //! of 16 lists. Each list keeps a sixteenth of [`AppConfig::kept_events`](crate::app::AppConfig::kept_events) and forgets the oldest.

@@ -46,7 +46,7 @@ const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 #[non_exhaustive]
 pub enum LaunchError {
     /// The command line cannot be understood.
-    #[error("{0}; `--help` lists what there is")]
+    #[error("{0}; `--help` lists the flags")]
     Arguments(String),
     /// The configuration has mistakes.
     #[error(transparent)]
@@ -67,7 +67,7 @@ pub enum LaunchError {
     #[error("the server ended: {0}")]
     Ended(String),
     /// The operating system refuses a runtime or signals.
-    #[error("the process cannot be set up: {0}")]
+    #[error("the process cannot be initialized: {0}")]
     System(#[from] io::Error),
 }
 
@@ -124,7 +124,7 @@ impl Launcher {
             Wanted::Run(sources) => Ok(Self::new(sources)?),
             Wanted::Check(sources) => {
                 Self::new(sources)?.config.check_start()?;
-                args::end_with("the configuration has no mistakes\n")
+                args::end_with("the configuration is valid\n")
             }
             Wanted::Text(text) => args::end_with(&text),
         }
@@ -254,10 +254,10 @@ impl Launcher {
         let hurry = tokio::spawn(async move {
             let mut name = signals.end().await;
             if operations.signal_in_drain(linger.0) {
-                tracing::info!(%linger, "{name}: sessions go on for drain.linger from now; a second signal ends at once");
+                tracing::info!(%linger, "{name}: sessions continue for drain.linger from now; a second signal ends the process immediately");
                 name = signals.end().await;
             }
-            tracing::warn!("{name} again: ending at once");
+            tracing::warn!("{name} again: ending immediately");
             if let Some(log) = log {
                 log.flush(LAST_LINES_IN_A_HURRY);
             }
@@ -298,7 +298,7 @@ impl Launcher {
             tokio::select! {
                 told = signals.next() => match told {
                     Told::End(name) => {
-                        tracing::info!("{name}: draining; a second signal ends at once");
+                        tracing::info!("{name}: draining; a second signal ends the process immediately");
                         return config;
                     }
                     Told::Reload if reload.task.is_some() => reload.again = true,
@@ -414,11 +414,11 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
         let (key, old, new) = (&change.key, &change.old, &change.new);
         if key.starts_with("app.") {
             if is_heard {
-                tracing::info!(key, "SIGHUP: changed; the application is told");
+                tracing::info!(key, "SIGHUP: changed; the application is notified");
             } else {
                 tracing::warn!(
                     key,
-                    "SIGHUP: this change waits for a restart, since the application does not listen (`App::on_reload`)"
+                    "SIGHUP: this change takes effect after a restart, since the application does not listen (`App::on_reload`)"
                 );
             }
             continue;
@@ -426,7 +426,12 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
         if change.live {
             tracing::info!(key, old, new, "SIGHUP: changed");
         } else {
-            tracing::warn!(key, old, new, "SIGHUP: this change waits for a restart");
+            tracing::warn!(
+                key,
+                old,
+                new,
+                "SIGHUP: this change takes effect after a restart"
+            );
         }
     }
     let touches = |section: &str| changes.iter().any(|change| change.key.starts_with(section));
@@ -436,7 +441,7 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
     if let Some(log) = log.filter(|_| touches("log.filter"))
         && let Err(error) = log.set_filter(&new.log.filter)
     {
-        tracing::error!(%error, "SIGHUP: the log filter stays as it was");
+        tracing::error!(%error, "SIGHUP: the log filter is unchanged");
     }
     for frontend in apps.iter().filter(|app| app.is_frontend()) {
         if touches("access.") {
@@ -450,7 +455,7 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
         }
         // The files may have changed even if their names have not.
         if let Err(error) = frontend.reload_tls() {
-            tracing::error!(app = frontend.id(), %error, "SIGHUP: the certificate stays as it was");
+            tracing::error!(app = frontend.id(), %error, "SIGHUP: the certificate is unchanged");
         }
     }
     tracing::info!(changes = changes.len(), "SIGHUP: configuration reloaded");

@@ -195,7 +195,7 @@ impl AppHandle {
             match judged {
                 Some(Ok(())) => Ok(()),
                 Some(Err(reject)) => {
-                    shaddock_net::quiet!(info, "a client does not get its session back", %address, %reject);
+                    shaddock_net::quiet!(info, "a client cannot resume its session", %address, %reject);
                     Err(ResumeRefusal::Denied)
                 }
                 None => Err(ResumeRefusal::Denied),

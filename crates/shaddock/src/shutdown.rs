@@ -95,7 +95,7 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
     let answers_until = begun + deadline * 3 / 4;
     let closing = async {
         if !settings.delay.0.is_zero() {
-            tracing::info!(delay = %settings.delay, "draining: not ready any more, still serving");
+            tracing::info!(delay = %settings.delay, "draining: not ready, still serving");
             tokio::time::sleep(settings.delay.0).await;
         }
         close_doors(running.apps()).await;
@@ -129,7 +129,7 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
         tracing::warn!(
             ?deadline,
             ?lingered,
-            "the drain took too long; what was left is abandoned"
+            "the drain took too long; the remaining work was dropped"
         );
     }
     done
@@ -165,7 +165,7 @@ async fn linger(staying: &[&AppHandle], limit: Duration, rest: Duration, operati
     tracing::info!(
         sessions = left(),
         ?limit,
-        "draining: sessions go on whose clients come back through other frontends"
+        "draining: waiting for sessions whose clients resume through other frontends"
     );
     let now = Instant::now();
     let end = || operations.drain_linger_until().unwrap_or(now + limit);
@@ -186,7 +186,10 @@ async fn linger(staying: &[&AppHandle], limit: Duration, rest: Duration, operati
             send_away += SEND_AWAY_AGAIN;
         }
         if Instant::now() >= say {
-            tracing::info!(sessions = left(), "draining: sessions go on");
+            tracing::info!(
+                sessions = left(),
+                "draining: waiting for resumable sessions"
+            );
             say += SAY_AGAIN;
         }
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -198,7 +198,7 @@ impl TestClient {
             let push = match tokio::time::timeout(PATIENCE, next).await {
                 Ok(Some(push)) => push,
                 Ok(None) => panic!(
-                    "{caller}: the connection ended ({}) before a push `{route}` came",
+                    "{caller}: the connection ended ({}) before a push `{route}` arrived",
                     self.client.closed().await
                 ),
                 Err(late) => panic!("{caller}: no push `{route}` for {PATIENCE:?}: {late}"),
@@ -228,7 +228,9 @@ impl TestClient {
         let caller = std::panic::Location::caller();
         async move {
             let ended = tokio::time::timeout(PATIENCE, self.client.closed()).await;
-            ended.unwrap_or_else(|_| panic!("{caller}: the connection lives after {PATIENCE:?}"))
+            ended.unwrap_or_else(|_| {
+                panic!("{caller}: the connection is still open after {PATIENCE:?}")
+            })
         }
     }
 

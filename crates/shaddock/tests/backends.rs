@@ -185,7 +185,7 @@ fn no_actions() -> Vec<(&'static str, Say)> {
     let long = json!({"push": {"route": "x".repeat(256), "body": 1}});
     let rows = [
         ("an unknown action", json!([{"fly": 1}])),
-        ("a user that cannot be", json!([{"bind": ""}])),
+        ("an invalid user", json!([{"bind": ""}])),
         ("two binds", json!([{"bind": "ann"}, {"bind": "ann"}])),
         ("no user to unbind", json!(["unbind"])),
         (
@@ -420,7 +420,7 @@ async fn a_service_that_is_slow() {
         assert!(is_error);
         assert_eq!(
             answer,
-            json!({"code": "PIT-408", "msg": "the backend did not answer in time"})
+            json!({"code": "PIT-408", "msg": "the backend did not respond in time"})
         );
         sent += 1;
     }

@@ -568,7 +568,7 @@ async fn pomelo_clients_can_tell_errors_apart() {
     });
     app.route("h.why", async || Err::<(), _>("a text"));
     app.route("h.busy", async || {
-        Err::<(), _>(HandlerError::too_many("too many requests are at work"))
+        Err::<(), _>(HandlerError::too_many("too many requests are running"))
     });
     let running = start([app]).await;
     let mut client = Client::connect(&running.apps()[0]);
@@ -595,7 +595,7 @@ async fn pomelo_clients_can_tell_errors_apart() {
             "connector.h.busy",
             json!({}),
             "PIT-429",
-            "too many requests are at work",
+            "too many requests are running",
         ),
         ("connector.h.fault", json!({}), "PIT-500", "internal error"),
         (

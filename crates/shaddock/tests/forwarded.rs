@@ -63,7 +63,7 @@ async fn a_request_without_a_session_is_served_and_has_none_to_act_on() {
     game.route("room.use", use_session);
     let running = start([frontend("connector-1"), game]).await;
     let app = &running.apps()[0];
-    let none = "session not found: the request came without one";
+    let none = "session not found: the request has none";
     let found = ForwardedSession {
         frontend: ServerId::new("connector-1").ok(),
         ..ForwardedSession::default()
@@ -95,10 +95,7 @@ async fn a_handler_that_needs_a_session_fails_with_a_text_that_says_what_is_miss
     let refused = forward(app, "game.room.bind", None, ForwardedSession::default()).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), "PIT-000");
-    assert_eq!(
-        refused.message(),
-        "session not found: the request came without one"
-    );
+    assert_eq!(refused.message(), "session not found: the request has none");
 }
 
 /// As a Pitaya frontend sends it: its sessions are counted from 1.

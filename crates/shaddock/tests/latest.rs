@@ -156,7 +156,7 @@ async fn away(front: Running, back: Running) {
         let (mut rng, name) = (Rng(seed), format!("user{seed}"));
         let client = enter(address, &name).await;
         let client = client.cut();
-        until("its session waits", || {
+        until("its session is suspended", || {
             let sessions = service.get_by_uid(&name);
             sessions
                 .iter()
@@ -201,7 +201,7 @@ async fn away(front: Running, back: Running) {
     }
     // A topic has an order of its own.
     let client = enter(address, "ann").await.cut();
-    until("its session waits", || {
+    until("its session is suspended", || {
         service.get_by_uid("ann")[0].state() == SessionState::Suspended
     })
     .await;

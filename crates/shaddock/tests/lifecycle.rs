@@ -86,7 +86,7 @@ fn mistakes_panic_at_the_line_of_the_caller() {
         ("cannot name a server", || {
             let _ = App::new("a.b", "chat-1");
         }),
-        ("is no address", || {
+        ("is not a valid IP:PORT", || {
             let _ = App::new("chat", "chat-1").listen("nonsense");
         }),
     ];

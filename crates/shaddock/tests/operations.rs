@@ -293,7 +293,7 @@ async fn kicks_reach_users_sessions_and_addresses() {
     for (body, hint) in [
         (json!({}), "exactly one of"),
         (json!({ "uid": "a", "sid": "1" }), "exactly one of"),
-        (json!({ "sid": "x" }), "no session id"),
+        (json!({ "sid": "x" }), "not a session id"),
         (json!({ "address": "nowhere" }), "192.0.2.7"),
         (json!({ "user": "ann" }), "unknown field"),
         (

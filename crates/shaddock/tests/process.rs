@@ -385,7 +385,7 @@ async fn one_client_writes_few_lines_however_often_it_makes_the_server_fail() {
     let cases = [
         ("connector.h.breaks", "a handler failed"),
         ("connector.h.panics", "a handler panicked"),
-        ("connector.h.hangs", "a handler did not answer in time"),
+        ("connector.h.hangs", "a handler did not finish in time"),
     ];
     for (route, line) in cases {
         let log = log_of(async |_, client| {

@@ -1,4 +1,4 @@
-//! Sessions that outlive their sockets, over real sockets and with a real app: events, hooks, policies. What happens at each byte is tested in
+//! Resumable sessions, over real sockets and with a real app: events, hooks, policies. What happens at each byte is tested in
 //! the simulated world of `shaddock-net`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -628,10 +628,10 @@ async fn requests_that_are_refused() {
             kick(json!({"uid": "ann", "all": true})),
             "exactly one of `sid`",
         ),
-        (kick(json!({"topic": "lobby"})), "are for pushes"),
+        (kick(json!({"topic": "lobby"})), "only pushes accept"),
         (kick(json!({"who": "ann"})), "unknown field `who`"),
-        (kick(json!({"sid": "abc"})), "no session id"),
-        (kick(json!({"uids": [""]})), "a user that cannot be"),
+        (kick(json!({"sid": "abc"})), "not a session id"),
+        (kick(json!({"uids": [""]})), "an invalid user"),
         (
             kick(json!({"uids": vec!["ann"; 1001]})),
             "1001 of at most 1000",
@@ -663,7 +663,7 @@ async fn requests_that_are_refused() {
         ),
         (
             json!({"push": {"to": {"uid": "ann", "topic": "t"}, "route": "a", "body": 1}}),
-            "something else",
+            "another receiver",
         ),
         (
             json!({"push": {"to": {"topic": ""}, "route": "a", "body": 1}}),
@@ -671,15 +671,15 @@ async fn requests_that_are_refused() {
         ),
         (
             json!({"set": {"to": {"uid": "ann"}}}),
-            "needs `values` or `remove`",
+            "requires `values` or `remove`",
         ),
         (
             json!({"bind": {"to": {"uid": "ann"}, "uid": "bob"}}),
-            "`to` is a `sid`",
+            "write its `sid`",
         ),
         (
             json!({"bind": {"to": {"sid": "7"}, "uid": ""}}),
-            "cannot be a user",
+            "`uid` is invalid",
         ),
         (
             json!({"join": {"to": {"uid": "ann"}, "topic": ""}}),
@@ -710,7 +710,7 @@ async fn requests_that_are_none() {
     for (body, part) in [
         (json!({"commands": []}), "1 to 100"),
         (json!({"commands": vec![fine.clone(); 101]}), "1 to 100"),
-        (json!([]), "not what is expected"),
+        (json!([]), "the body is invalid"),
         (
             json!({"commands": [fine], "dry": true}),
             "unknown field `dry`",
@@ -863,7 +863,7 @@ async fn scopes() {
                     _ => {
                         assert_eq!(status, 403, "{method} {path} {name}");
                         let text = answer["error"]["message"].as_str().unwrap();
-                        assert!(text.contains("needs a token of scope"), "{text}");
+                        assert!(text.contains("requires a token with scope"), "{text}");
                     }
                 }
                 seen += 1;

@@ -151,7 +151,7 @@ async fn whisper(Ctx(app): Ctx, User(from): User, Json(whisper): Json<Whisper>) 
     let message = serde_json::json!({"from": from, "text": whisper.text});
     let sent = app.channels().push_message_to_users("connector", "onWhisper", &message, &[whisper.to]).await?;
     if sent.queued == 0 {
-        return Err(HandlerError::not_found("nobody of that name is here"));
+        return Err(HandlerError::not_found("no player of that name is here"));
     }
     Ok(())
 }
@@ -168,7 +168,7 @@ async fn tick(app: AppHandle) {
     for (room, places) in rooms {
         let Some(channel) = app.channels().get(&room) else { continue };
         if let Err(error) = channel.push_message("onWorld", &places).await {
-            tracing::debug!(%error, "a world was not told");
+            tracing::debug!(%error, "a world was not notified");
         }
     }
 }

@@ -187,7 +187,7 @@ impl Engine {
                         .get(key)
                         .is_some_and(|conn| conn.serial == serial && conn.state != State::Open);
                     if late {
-                        self.end(scenario, key, || "no answer in time".to_owned());
+                        self.end(scenario, key, || "no response in time".to_owned());
                     }
                 }
             }

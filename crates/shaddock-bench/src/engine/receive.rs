@@ -88,7 +88,7 @@ impl Engine {
                     if let Some(Err(error)) =
                         counts.map(|counts| counts.acknowledged(&package.body))
                     {
-                        self.wrong(|| format!("a heartbeat that cannot be: {error}"));
+                        self.wrong(|| format!("an invalid heartbeat: {error}"));
                     }
                     if is_plain {
                         scenario.greeted(self, key);
@@ -228,7 +228,7 @@ impl Engine {
         };
         let message = match decode(body) {
             Ok(message) => message,
-            Err(error) => return self.wrong(|| format!("message that cannot be read: {error}")),
+            Err(error) => return self.wrong(|| format!("a malformed message: {error}")),
         };
         match (message.kind, &message.route) {
             (MessageType::Response, _) => match conn.requests.settle(message.id) {
@@ -241,11 +241,13 @@ impl Engine {
                 Err(Stray::Repeated) => {
                     self.tally.repeated.add(1);
                     self.harvest
-                        .note(|| format!("request {} was answered again", message.id));
+                        .note(|| format!("a second response to request {}", message.id));
                 }
                 // It is already counted as lost.
                 Err(Stray::Late) => {}
-                Err(Stray::Unknown) => self.wrong(|| format!("answer to nothing: {}", message.id)),
+                Err(Stray::Unknown) => {
+                    self.wrong(|| format!("response without a request: {}", message.id));
+                }
             },
             (MessageType::Push, WireRoute::Name(route)) => {
                 scenario.pushed(self, key, route, &message.body);

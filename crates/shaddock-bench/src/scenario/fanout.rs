@@ -198,7 +198,7 @@ impl Scenario for Fanout {
                     String::from_utf8_lossy(route),
                     String::from_utf8_lossy(body),
                 );
-                format!("a push that was never asked for: {route} {body}")
+                format!("an unexpected push: {route} {body}")
             });
         };
         if number < *expected {

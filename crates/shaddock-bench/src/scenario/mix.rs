@@ -40,7 +40,7 @@ impl std::str::FromStr for Script {
 
 fn step(text: &str) -> Result<Step, String> {
     let text = text.trim();
-    let bad = || format!("`{text}` is no step: say bind, request*5, wait 100ms or reconnect");
+    let bad = || format!("`{text}` is not a step: write bind, request*5, wait 100ms or reconnect");
     match text
         .split_once([' ', '*'])
         .map(|(word, rest)| (word.trim(), rest.trim()))

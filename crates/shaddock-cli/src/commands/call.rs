@@ -47,7 +47,7 @@ fn request(args: &CallArgs) -> Result<Value, Box<dyn std::error::Error + Send + 
         std::io::stdin().read_to_string(&mut text)?;
     }
     let given: Value = serde_json::from_str(&text)
-        .map_err(|error| format!("this is no JSON: {error}; write a command in quotes"))?;
+        .map_err(|error| format!("this is not JSON: {error}; write a command in quotes"))?;
     let mut request = match given {
         Value::Array(commands) => json!({ "commands": commands }),
         Value::Object(members) if members.contains_key("commands") => Value::Object(members),

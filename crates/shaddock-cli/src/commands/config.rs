@@ -26,7 +26,7 @@ pub(crate) fn run(args: ConfigArgs) -> Outcome {
         print!("{}", Config::reference());
         return Ok(ExitCode::SUCCESS);
     }
-    let mistakes = |error| format!("the configuration has mistakes:\n{error}");
+    let mistakes = |error| format!("the configuration is invalid:\n{error}");
     let config = Config::load(&args.source.sources()).map_err(mistakes)?;
     if args.check {
         config.check_start().map_err(mistakes)?;

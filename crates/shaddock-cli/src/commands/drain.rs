@@ -183,7 +183,7 @@ impl Told {
 
 fn progress(server: &ServerStatus) -> String {
     if server.state == ServerState::Silent {
-        return format!("{}: does not answer any more", server.id);
+        return format!("{}: no longer responds", server.id);
     }
     let sessions = server.sessions.map(|n| count(n, "session") + " left");
     let relayed = server.sessions_relayed.filter(|n| *n > 0);

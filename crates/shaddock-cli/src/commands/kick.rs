@@ -142,7 +142,7 @@ fn by_command(args: &KickArgs) -> Outcome {
 
 fn line(is_dry: bool, kicked: u64) -> String {
     match (is_dry, kicked) {
-        (_, 0) => "nobody was there".to_owned(),
+        (_, 0) => "no session matched".to_owned(),
         (true, n) => format!("would kick {}", count(n, "session")),
         (false, n) => format!("kicked {}", count(n, "session")),
     }
@@ -150,7 +150,7 @@ fn line(is_dry: bool, kicked: u64) -> String {
 
 fn said(outcome: &KickOutcome) -> String {
     if outcome.kicked == 0 {
-        return "nobody was there".to_owned();
+        return "no session matched".to_owned();
     }
     let frontends: Vec<String> = outcome
         .by_frontend

@@ -172,11 +172,11 @@ impl Operator {
 
     async fn join(config: &Config) -> Result<Self, Failure> {
         if !config.is_clustered() {
-            let text = "the servers of this configuration share one process (`cluster.mode`), so only its admin server can be asked";
+            let text = "the servers of this configuration share one process (`cluster.mode`), so only its admin server can be queried";
             return Err(Failure::NoServer(text.to_owned()));
         }
         let unreachable =
-            |why: String| Failure::NoServer(format!("the cluster cannot be joined: {why}"));
+            |why: String| Failure::NoServer(format!("cannot join the cluster: {why}"));
         let cluster = config
             .cluster()
             .map_err(|error| unreachable(error.to_string()))?;
@@ -184,7 +184,7 @@ impl Operator {
         match tokio::time::timeout(JOIN, joined).await {
             Ok(Ok(view)) => Ok(Self::Joined(view)),
             Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Err(_) => Err(unreachable("it takes too long".to_owned())),
+            Err(_) => Err(unreachable("timeout".to_owned())),
         }
     }
 
@@ -263,7 +263,7 @@ impl Operator {
         match self {
             Self::Admin(admin) => Ok(admin),
             Self::Joined(_) => {
-                let text = "the server API is asked at an admin server, and none answers; say where one is with `--admin`";
+                let text = "no admin server responds, and the server API requires one; set its address with `--admin`";
                 Err(Failure::NoServer(text.to_owned()))
             }
         }

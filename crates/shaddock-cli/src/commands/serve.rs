@@ -29,7 +29,7 @@ pub(crate) fn run(args: ServeArgs) -> Outcome {
     let mut app = App::new(&config.server.server_type, &id(config));
     launcher.configure_frontend(&mut app)?;
     if !app.is_frontend() {
-        return Err("a frontend listens: set `listen.address` or `tls.address`".into());
+        return Err("a frontend must listen: set `listen.address` or `tls.address`".into());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -81,7 +81,7 @@ async fn send(
     // How long it may be, the bound of packages says.
     if text.is_empty() {
         return Err(HandlerError::bad_request(
-            "a message is a text, and not empty",
+            "a message must be a text that is not empty",
         ));
     }
     let chat = Chat {

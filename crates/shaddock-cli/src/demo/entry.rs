@@ -64,7 +64,7 @@ async fn enter(
     session.set(RID, login.rid);
     session.push(RID).await?;
     if let Err(error) = room.join(&session).await {
-        tracing::warn!(%error, uid = uid.as_str(), "a user is not let into a room");
+        tracing::warn!(%error, uid = uid.as_str(), "a user could not enter a room");
         session.unbind().await?;
         return Ok(REFUSED);
     }
@@ -93,7 +93,7 @@ async fn left(app: AppHandle, event: SessionEvent) {
     if let (Some(uid), Some(rid)) = (event.uid(), rid) {
         let told = room(&app, rid).push("onLeave", &UserEvent::of(uid)).await;
         if let Err(error) = told {
-            tracing::warn!(%error, "a room was not told that a user left");
+            tracing::warn!(%error, "a room was not notified that a user left");
         }
     }
 }

@@ -159,7 +159,7 @@ fn app(args: &DemoArgs, launcher: &Launcher, id: &str) -> Result<App, Error> {
             Ok(chat)
         }
         _ => Err(format!(
-            "the demo has no server \"{id}\"; there are gate-1, connector-1 to connector-{} (--connector-ports), and chat-1, chat-2, ..",
+            "the demo has no server \"{id}\"; its servers are gate-1, connector-1 to connector-{} (--connector-ports), and chat-1, chat-2, ..",
             ports.len()
         )
         .into()),

@@ -40,7 +40,7 @@ async fn player(connector: &Running, id: &str, name: &str) -> (Client, Subscript
 async fn hears(pushes: &mut Subscription, route: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let next = async {
         loop {
-            let push = pushes.recv().await.expect("the connection lives");
+            let push = pushes.recv().await.expect("the connection is still open");
             let body: Value = push.json().unwrap();
             if push.route() == route && wanted(&body) {
                 return body;

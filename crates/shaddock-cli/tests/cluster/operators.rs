@@ -258,7 +258,10 @@ async fn any_server_lists_and_kicks_on_all() {
         assert!(matches!(close_of(client).await, CloseKind::Kicked { .. }));
     }
     let said = second.operate(&["kick", "--uid", "ann"]);
-    assert_eq!((said.code, said.out.trim()), (Some(1), "nobody was there"));
+    assert_eq!(
+        (said.code, said.out.trim()),
+        (Some(1), "no session matched")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -124,7 +124,7 @@ async fn send(etcd: Etcd, keys: Vec<Arc<str>>, jobs: Vec<Job>) -> Vec<Arc<str>> 
         Err(error) => {
             if error.is_full() {
                 tracing::error!(
-                    "etcd has reached its quota and writes nothing: nobody can log in; compact and defragment it (docs/cluster.md)"
+                    "etcd has reached its quota and accepts no writes: users cannot log in; compact and defragment it (docs/cluster.md)"
                 );
             }
             for done in done {

@@ -40,7 +40,7 @@ pub(crate) struct Etcd {
 /// An operation failed: what etcd said, or that it said nothing in time.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum EtcdError {
-    #[error("etcd does not answer")]
+    #[error("etcd does not respond")]
     Silent,
     #[error("etcd: {}", said(.0))]
     Failed(Box<Status>),
@@ -164,9 +164,9 @@ impl Etcd {
         let answer = self.txn(counted).await?;
         let seen = answer.responses.into_iter().find_map(|op| op.range);
         let written = seen.and_then(|range| range.kvs.into_iter().next());
-        written
-            .map(|kv| kv.version)
-            .ok_or(EtcdError::Odd("what was just written is not there"))
+        written.map(|kv| kv.version).ok_or(EtcdError::Odd(
+            "the key that was just written does not exist",
+        ))
     }
 
     /// Where a group of Pitaya is written; its members are below it.
@@ -387,7 +387,7 @@ impl Etcd {
         let token = answer
             .token
             .parse()
-            .map_err(|_| Status::internal("a token that is no text"))?;
+            .map_err(|_| Status::internal("the token is not ASCII"))?;
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
     }

@@ -32,7 +32,7 @@ pub enum GroupError {
     /// A name or uid that is empty, longer than 256 bytes, or has a `/` or a control character in it: it could be part of another group.
     #[error("{0:?} cannot be a group or a member of one")]
     IllegalName(String),
-    /// etcd does not answer, or refuses. The operation may have been carried out.
+    /// etcd does not respond, or refuses. The operation may have been carried out.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -459,7 +459,7 @@ impl Lease {
             return;
         }
         if let Err(error) = self.unlist().await {
-            tracing::warn!(server = %self.info.id, %error, "cannot leave the list; the lease will end by itself");
+            tracing::warn!(server = %self.info.id, %error, "cannot leave the list; the lease will expire");
         }
     }
 
@@ -484,7 +484,7 @@ impl Lease {
         // Nothing may be done in the name of users whose claims go now.
         self.fence.lost();
         if let Err(error) = self.etcd.revoke(id).await {
-            tracing::warn!(server = %self.info.id, %error, "cannot give the lease back; it will end by itself");
+            tracing::warn!(server = %self.info.id, %error, "cannot revoke the lease; it will expire");
         }
         self.forget();
     }

@@ -26,10 +26,10 @@ impl EtcdSize {
         if is_full {
             tracing::warn!(
                 bytes = status.db_size,
-                "etcd has reached its quota (alarm NOSPACE) and takes no writes: compact and defragment it, then `etcdctl alarm disarm` (docs/cluster.md)"
+                "etcd has reached its quota (alarm NOSPACE) and accepts no writes: compact and defragment it, then `etcdctl alarm disarm` (docs/cluster.md)"
             );
         } else {
-            tracing::info!(bytes = status.db_size, "etcd takes writes again");
+            tracing::info!(bytes = status.db_size, "etcd accepts writes again");
         }
     }
 

@@ -75,7 +75,7 @@ impl Watcher {
         // An etcd that has lost its memory does not have this server either, and none of the others has left.
         let has_forgotten = self.lease.is_listed() && !there.contains(self.own.id.as_str());
         if has_forgotten {
-            tracing::warn!(server = %self.own.id, "etcd has forgotten this server; the known servers stay");
+            tracing::warn!(server = %self.own.id, "etcd has forgotten this server; the known servers are kept");
             self.lease.restore();
         }
         let gone: Vec<_> = self
@@ -103,12 +103,12 @@ impl Watcher {
                 .watch()
                 .await
                 .map_or_else(|e| e.to_string(), |()| "the watch ended".to_owned());
-            tracing::warn!(server = %self.own.id, error, "etcd is silent; the known servers stay");
+            tracing::warn!(server = %self.own.id, error, "etcd does not respond; the known servers are kept");
             while let Err(error) = self.read_all().await {
-                tracing::debug!(%error, "etcd is still silent");
+                tracing::debug!(%error, "etcd still does not respond");
                 sleep(self.retry).await;
             }
-            tracing::info!(server = %self.own.id, "etcd answers again");
+            tracing::info!(server = %self.own.id, "etcd responds again");
         }
     }
 

@@ -188,7 +188,7 @@ impl NatsConfig {
         };
         if self.nats_login != NatsLogin::None {
             return refuse(
-                "a user or token in the URL and another login: only one of them can be meant",
+                "the URL contains a user or token, and another login is set: remove one of them",
             );
         }
         Ok(match password {
@@ -224,7 +224,7 @@ impl NatsConfig {
             if endpoint.login().is_some() {
                 return refuse(
                     "etcd_endpoints",
-                    "user and password do not belong here: set etcd_user and etcd_password",
+                    "user and password are not allowed here: set etcd_user and etcd_password",
                 );
             }
             if self.etcd_tls.is_wanted() && endpoint.expose().starts_with("http://") {

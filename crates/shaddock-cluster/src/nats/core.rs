@@ -280,7 +280,7 @@ impl Core {
             self.link.round_trip(SUBSCRIBE).await
         };
         if !matches!(tokio::time::timeout(SUBSCRIBE, subscribed).await, Ok(true)) {
-            tracing::warn!(server = %self.info.id, "a Pitaya server is there before all users can be reached by it");
+            tracing::warn!(server = %self.info.id, "a Pitaya server has joined before it can reach all users");
         }
     }
 
@@ -376,14 +376,14 @@ impl Core {
         let max = self.link.max_payload();
         if payload.len() > max {
             let text = format!(
-                "the answer has {} bytes and NATS takes {max}",
+                "the reply has {} bytes and the limit of NATS is {max}",
                 payload.len()
             );
             payload = wire::encode(&Response::of(&Err(RemoteError::new(code::INTERNAL, text))));
         }
         let life = self.config.request_timeout;
         if let Err(error) = self.link.publish_for(life, reply, None, payload) {
-            tracing::debug!(%error, "an answer was lost");
+            tracing::debug!(%error, "a reply was lost");
         }
     }
 }

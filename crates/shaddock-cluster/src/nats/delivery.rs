@@ -201,7 +201,7 @@ fn room(route: &str, body: &[u8], max_payload: usize) -> Result<usize, RemoteErr
     let left = max_payload.saturating_sub(content + OVERHEAD);
     if left < RECEIVER {
         let text = format!(
-            "the message has {content} bytes with its route, and NATS takes {}",
+            "the message has {content} bytes with its route, and the limit of NATS is {}",
             max_payload.saturating_sub(RECEIVER + OVERHEAD)
         );
         let kind = RemoteErrorKind::Refused;

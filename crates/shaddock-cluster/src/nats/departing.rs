@@ -184,7 +184,7 @@ impl Core {
             match one {
                 News::Joined(info) => self.tell(MemberChange::Joined(info)),
                 News::Returned(info) => {
-                    tracing::warn!(server = %info.id, "a server is back that counted as gone");
+                    tracing::warn!(server = %info.id, "a server returned that was considered gone");
                     self.tell(MemberChange::Returned(info));
                 }
                 News::Left(info) => self.tell(MemberChange::Left(info)),

@@ -48,7 +48,7 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
     let event = wire::encode(&event);
     for subject in subjects {
         if let Err(error) = core.link.publish(subject, None, event.clone()) {
-            tracing::debug!(%error, "an event of a session was not told");
+            tracing::debug!(%error, "listeners were not notified of a session event");
         }
     }
 }

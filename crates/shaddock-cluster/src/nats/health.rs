@@ -112,11 +112,11 @@ impl Health {
         let suspected = verdict == Verdict::Suspected;
         self.members.suspect(server, suspected);
         if suspected {
-            tracing::warn!(%server, "a server does not answer: it is avoided until it does");
+            tracing::warn!(%server, "a server does not reply: it is suspected until it does");
             self.suspected.fetch_add(1, Ordering::Relaxed);
             self.changed.notify_one();
         } else {
-            tracing::info!(%server, "a suspected server answers again");
+            tracing::info!(%server, "a suspected server replies again");
         }
     }
 }

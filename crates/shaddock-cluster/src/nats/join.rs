@@ -338,7 +338,7 @@ async fn take_id(
         let end = *end.get_or_insert_with(|| {
             tracing::warn!(
                 server = %info.id, ?rest,
-                "the id is held by a server that nobody hears, an earlier life of this one perhaps; waiting until its lease ends"
+                "another server holds the id and does not reply, perhaps a previous run of this one; waiting until its lease ends"
             );
             now + rest + SAME_ID * 4
         });

@@ -204,7 +204,7 @@ impl Link {
         let max = self.max_payload();
         if payload.len() > max {
             let text = format!(
-                "the message has {} bytes and NATS takes {max}",
+                "the message has {} bytes and the limit of NATS is {max}",
                 payload.len()
             );
             return Err(RemoteError::of(
@@ -283,7 +283,7 @@ impl Link {
                     || self.taken(),
                     |message| {
                         if let Err(error) = self.give(message) {
-                            tracing::debug!(%error, "a message that waited was lost");
+                            tracing::debug!(%error, "a queued message was lost");
                         }
                     },
                 );
@@ -389,7 +389,7 @@ fn too_much() -> RemoteError {
     RemoteError::of(
         RemoteErrorKind::Busy,
         code::UNAVAILABLE,
-        "too much is waiting to be sent",
+        "the send queue is full",
     )
 }
 

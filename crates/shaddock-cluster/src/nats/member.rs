@@ -395,7 +395,7 @@ impl Membership for NatsMember {
         let full = || {
             let matters = self.core.is_unique() && self.core.etcd_size.is_full();
             matters.then(|| {
-                "etcd has reached its quota and takes no writes, so nobody can log in: compact and defragment it, then `etcdctl alarm disarm`".to_owned()
+                "etcd has reached its quota and accepts no writes, so users cannot log in: compact and defragment it, then `etcdctl alarm disarm`".to_owned()
             })
         };
         self.core.link.trouble().or_else(full)

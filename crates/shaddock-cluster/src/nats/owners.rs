@@ -104,7 +104,8 @@ async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
             let _ = tokio::time::timeout(LOOK, sure).await;
         }
     };
-    let cut_off = |_| BindError::Unavailable("this server is cut off".to_owned());
+    let cut_off =
+        |_| BindError::Unavailable("this server is disconnected from the cluster".to_owned());
     tokio::time::timeout(core.config.push_timeout(), sure)
         .await
         .map_err(cut_off)
@@ -114,7 +115,7 @@ async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
 pub(super) fn took_too_long(waits_for: Option<ServerId>) -> BindError {
     BindError::Unavailable(match waits_for {
         Some(owner) => format!(
-            "{owner} has the user and says nothing; if it is dead, the user is free when its lease ends (`lease_ttl`)"
+            "{owner} owns the user and does not reply; if it has died, the user is free when its lease ends (`lease_ttl`)"
         ),
         None => "it took too long".to_owned(),
     })
@@ -136,7 +137,7 @@ fn tell_pitaya(core: &Core, uid: &Arc<str>) {
         };
         let subject = Subject::from(subject::bindings(&core.info.server_type));
         if let Err(error) = core.link.publish(subject, None, wire::encode(&bound)) {
-            quiet!(warn, "Pitaya frontends were not told of a bind", %error);
+            quiet!(warn, "Pitaya frontends were not notified of a bind", %error);
         }
     }
 }

@@ -189,7 +189,7 @@ fn answered(core: &Core, what: &str, message: Message) {
         .and_then(|rest| rest.strip_prefix('.'))
         .and_then(|number| number.parse().ok());
     let Some(number) = number else {
-        tracing::debug!(what, "a message for an earlier life of this server");
+        tracing::debug!(what, "a message for a previous run of this server");
         return;
     };
     let answer = if message.status == Some(StatusCode::NO_RESPONDERS) {
@@ -212,7 +212,7 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
     let (stamp, incoming) = read(message.payload, core.info.frontend, &mut reader.contexts);
     match incoming {
         Incoming::Unreadable(reason) => {
-            quiet!(warn, "a request that cannot be read was dropped", reason);
+            quiet!(warn, "a malformed request was dropped", reason);
         }
         Incoming::Refused(error) => core.answer(reply, &Err(error)),
         Incoming::Handler(request) => {
@@ -407,6 +407,8 @@ pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, R
 /// Reads a message of a subject that only this crate's servers use, or logs that it cannot be read.
 pub(super) fn decode_or_log<M: prost::Message + Default>(message: &Message) -> Option<M> {
     M::decode(message.payload.clone())
-        .inspect_err(|error| quiet!(warn, "a message that cannot be read", subject = %message.subject, %error))
+        .inspect_err(
+            |error| quiet!(warn, "a malformed message", subject = %message.subject, %error),
+        )
         .ok()
 }

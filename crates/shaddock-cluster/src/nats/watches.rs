@@ -153,7 +153,7 @@ async fn tell(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
 pub(super) async fn break_aloud(core: Arc<Core>) {
     loop {
         core.watches.broken.notified().await;
-        tracing::debug!(server = %core.info.id, "not everybody could be told where a user is; all are asked to forget where users are");
+        tracing::debug!(server = %core.info.id, "not every server could be notified of a user's frontend; all servers are asked to forget the frontends of users");
         while !(events::end_leases(&core) && core.link.round_trip(TELL).await) {
             tokio::time::sleep(AGAIN).await;
         }

@@ -105,7 +105,7 @@ fn new_secret() -> Option<ResumeSecret> {
     }
     crate::quiet!(
         error,
-        "the system gives no random bytes; sessions cannot be resumed"
+        "the operating system returned no random bytes; sessions cannot be resumed"
     );
     None
 }
@@ -367,7 +367,7 @@ impl Driver {
             None => self.conn.accept(now, user, out),
         };
         let accepted = accepted.map_err(|error| {
-            crate::quiet!(error, "what the handshake hook gave cannot be sent to the client, which is refused: let it give less", %error);
+            crate::quiet!(error, "the result of the handshake hook is too long for the client, which is rejected: return less", %error);
             self.conn.reject(shaddock_protocol::RejectCode::Failed, out);
             CloseReason::Rejected
         });
@@ -554,7 +554,7 @@ impl Driver {
             address = self.address(),
             sid = self.sid(),
             reason = detail(reason),
-            "connection lost, its session waits: {reason}"
+            "connection lost, its session is suspended: {reason}"
         );
         self.conn.close();
         self.io = Io::Closed;

@@ -189,7 +189,7 @@ pub enum ProtocolError {
     #[error("KICK from a client")]
     Kick,
     /// The body of a HEARTBEAT is not a number, or the number decreases or exceeds what was sent.
-    #[error("acknowledgement that cannot be")]
+    #[error("impossible acknowledgement")]
     Acknowledgement,
 }
 

@@ -1,4 +1,4 @@
-//! What the admin API does.
+//! The handlers of the admin API.
 
 use std::collections::BTreeMap;
 
@@ -140,7 +140,7 @@ pub(super) async fn kick(
     .await
 }
 
-/// Work that a caller who leaves does not cut in two: what was done is noted.
+/// Runs work to its end even if the caller disconnects, so that its audit line is complete.
 pub(super) async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -185,7 +185,7 @@ async fn kick_uid(operations: &Operations, uid: &str, reason: &str) -> Result<u6
     };
     let kicked = app.backend_sessions().kick_everywhere(uid, reason).await;
     kicked.map(u64::from).map_err(|error| {
-        let message = format!("not every server could be asked: {error}");
+        let message = format!("not every server could be queried: {error}");
         ApiError::new(StatusCode::BAD_GATEWAY, "cluster", message)
     })
 }
@@ -278,7 +278,7 @@ fn server_stats(app: &AppHandle) -> ServerStats {
     stats
 }
 
-/// The present state of a drain.
+/// The state of a drain.
 #[derive(serde::Serialize)]
 pub(super) struct DrainReport {
     pub(super) draining: bool,
@@ -317,8 +317,8 @@ pub(super) async fn drain(
         .iter()
         .map(SessionService::session_count)
         .sum();
-    tracing::info!(sessions, "an operator asked for a drain");
-    // Before the process ends.
+    tracing::info!(sessions, "an operator requested a drain");
+    // Written before the process ends.
     let what = body.linger.map(|linger| json!({ "linger": linger }));
     let line = Line::new("drain", Value::Null, what.unwrap_or_default());
     trail.note(line).await;
@@ -334,11 +334,11 @@ pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(openapi::list())
 }
 
-/// Who asks, for programs that show only what may be done.
+/// The caller, for programs that show only what its token permits.
 #[derive(serde::Serialize)]
 pub(super) struct WhoAmI {
     pub(super) scope: Scope,
-    /// As in the audit log.
+    /// The caller's name, as in the audit log.
     pub(super) name: String,
     pub(super) version: &'static str,
     /// The servers of this process.
@@ -362,7 +362,7 @@ pub(super) async fn openapi() -> Json<Value> {
     Json(openapi::document())
 }
 
-/// Runs what looks at every session where it holds up nobody.
+/// Runs work that visits every session on a blocking thread, where it delays no other work.
 async fn visit<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -372,7 +372,7 @@ async fn visit<T: Send + 'static>(
 }
 
 fn broken() -> ApiError {
-    let message = "the server could not finish this; its log says why";
+    let message = "the server failed to complete the request; see its log";
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 

@@ -1,4 +1,4 @@
-//! Who did what to how many, and when: a line of JSON for each command.
+//! The audit log: a line of JSON for each command with its caller, counts and time.
 
 use std::{
     io::Write as _,
@@ -14,10 +14,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore};
 
-/// Lines that wait for the disk. More go to the log of the process.
+/// Lines that may wait for the disk. Further lines go to the log of the process.
 const MOST_WAITING: usize = 256;
 
-/// Where lines go.
+/// The destination of audit lines.
 #[derive(Debug, Clone)]
 pub(crate) struct Audit(Arc<Inner>);
 
@@ -25,20 +25,20 @@ pub(crate) struct Audit(Arc<Inner>);
 struct Inner {
     /// `None`: the log of the process, under the target `shaddock::audit`.
     file: Option<PathBuf>,
-    /// One line at a time. Who writes holds it to the end, also if nobody waits for that any more: a disk that does not answer takes one thread.
+    /// Held while a line is written, also if the caller no longer waits: a disk that does not respond blocks only one thread.
     writes: Arc<Mutex<()>>,
-    /// Places of [`MOST_WAITING`].
+    /// Permits; [`MOST_WAITING`] in total.
     waiting: Arc<Semaphore>,
     /// Lines that are not in the file.
     lost: AtomicU64,
 }
 
-/// One command. Bodies of messages and values of settings are not in it.
+/// The line of one command. It contains neither message bodies nor values of settings.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Line {
     /// Milliseconds since 1970.
     pub(crate) time_ms: u64,
-    /// The scope and the beginning of the token's hash; `local` without tokens.
+    /// The scope and the start of the token's hash; `local` without tokens.
     pub(crate) who: String,
     pub(crate) command: &'static str,
     pub(crate) to: Value,
@@ -51,7 +51,7 @@ pub(crate) struct Line {
     pub(crate) done: Option<u64>,
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) failed: u64,
-    /// Frontends that may have such sessions and did not say what became of them.
+    /// Frontends that may have matching sessions but did not report an outcome.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unanswered: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ const fn is_zero(n: &u64) -> bool {
 }
 
 impl Line {
-    /// Nothing is known of what became of it.
+    /// A line without an outcome.
     pub(crate) fn new(command: &'static str, to: Value, what: Value) -> Self {
         Self {
             time_ms: now_ms(),
@@ -92,7 +92,7 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl Audit {
-    /// An empty path: the log of the process.
+    /// An empty path selects the log of the process.
     pub(crate) fn new(file: &Path) -> Self {
         Self(Arc::new(Inner {
             file: (!file.as_os_str().is_empty()).then(|| file.to_owned()),
@@ -102,12 +102,12 @@ impl Audit {
         }))
     }
 
-    /// How many lines are not in the file, but in the log of the process only.
+    /// The number of lines that are missing in the file and are only in the log of the process.
     pub(crate) fn lost_lines(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Makes sure that lines can be written.
+    /// Checks that lines can be written.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -118,9 +118,9 @@ impl Audit {
         }
     }
 
-    /// Writes a line. What cannot be written goes to the log.
+    /// Writes a line. If the file cannot be written, the line goes to the log of the process.
     pub(crate) async fn write(&self, line: &Line) {
-        // Texts and numbers always have a JSON form.
+        // Texts and numbers can always be serialized.
         let text = serde_json::to_string(line).unwrap_or_default();
         if let Err(unwritten) = self.put(text).await {
             if !matches!(unwritten, Unwritten::NoFile(_)) {
@@ -130,7 +130,7 @@ impl Audit {
         }
     }
 
-    /// Puts a line into the file.
+    /// Appends a line to the file.
     async fn put(&self, mut text: String) -> Result<(), Unwritten> {
         let Some(file) = self.0.file.clone() else {
             return Err(Unwritten::NoFile(text));
@@ -140,18 +140,18 @@ impl Audit {
         };
         text.push('\n');
         let one = Arc::clone(&self.0.writes).lock_owned().await;
-        // Opened for each line: whoever rotates the file need not tell us.
+        // The file is opened for each line, so that it can be rotated without notifying the process.
         let written = tokio::task::spawn_blocking(move || {
             let _one = one;
             let done = open(&file).and_then(|mut file| file.write_all(text.as_bytes()));
             done.map_err(|error| Unwritten::Failed(error, text))
         });
-        // The runtime ends: nothing can be said any more.
+        // The runtime is shutting down; the error cannot be reported.
         written.await.unwrap_or(Ok(()))
     }
 }
 
-/// Why a line is not in the file, and the line.
+/// The reason why a line is not in the file, with the line.
 enum Unwritten {
     NoFile(String),
     TooSlow(String),
@@ -162,11 +162,11 @@ impl Unwritten {
     fn log(self) {
         match self {
             Self::NoFile(entry) => {
-                tracing::info!(target: "shaddock::audit", entry, "an operator's command");
+                tracing::info!(target: "shaddock::audit", entry, "operator command");
             }
             Self::TooSlow(entry) => tracing::error!(
                 entry,
-                "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines wait for it, and this one stands here only"
+                "the audit log (`admin.audit`) is too slow: {MOST_WAITING} lines are waiting, so this line is only in the log of the process"
             ),
             Self::Failed(error, text) => {
                 let entry = text.trim_end();
@@ -191,8 +191,8 @@ mod tests {
         std::env::temp_dir().join(format!("shaddock-{name}-{}.jsonl", std::process::id()))
     }
 
-    /// A disk that does not answer keeps so many lines waiting and no more: the next one goes to the log at once. When it answers, those that
-    /// waited are written.
+    /// A disk that does not respond keeps a bounded number of lines waiting; the next line goes to the log at once. When the disk responds,
+    /// the waiting lines are written.
     #[tokio::test]
     async fn so_many_lines_wait_and_no_more() {
         let file = file("audit-bound");

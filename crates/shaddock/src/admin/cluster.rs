@@ -1,4 +1,4 @@
-//! The admin API about the whole cluster: any process can be asked.
+//! The admin API of the whole cluster, which every process serves.
 
 use axum::{
     Json, Router,
@@ -26,7 +26,7 @@ use crate::{
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-/// What a request needs to see the cluster.
+/// What a request about the cluster needs.
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) operations: Operations,
@@ -50,7 +50,7 @@ pub(super) fn routes(config: ViewConfig, operations: Operations) -> Router<Opera
     shown_routes(config, operations).merge(drain)
 }
 
-/// All but drains.
+/// All routes except drains.
 pub(super) fn shown_routes(config: ViewConfig, operations: Operations) -> Router<Operations> {
     Router::new()
         .route("/api/cluster/servers", get(servers))

@@ -1,7 +1,7 @@
-//! The console: a page for people, which asks the API that programs ask.
+//! The console: a page for operators, on top of the public admin API.
 //!
-//! Its files are compiled in, and there is no data in them, so they need no token; what the page shows it asks with the token that is typed in.
-//! It loads nothing from elsewhere and runs no script but its own, and browsers are told so.
+//! Its files are compiled in and contain no data, so they require no token; the page requests data with the token that the operator enters.
+//! It loads nothing from other hosts and runs only its own scripts; the headers below enforce this.
 
 use axum::{
     Router,
@@ -17,14 +17,14 @@ use super::{
     guard::{Guard, guard_page},
 };
 
-/// Where it is.
+/// The path of the console.
 const PLACE: &str = "/console/";
 
-/// What the browser may do with the page: run and show what comes from here, and ask this server. Texts never become HTML.
+/// The content security policy: only scripts, styles and requests of this server. Text is never inserted as HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What else browsers are told.
+/// The other response headers.
 const HEADERS: [(&str, &str); 7] = [
     ("content-security-policy", POLICY),
     ("x-content-type-options", "nosniff"),
@@ -32,7 +32,7 @@ const HEADERS: [(&str, &str); 7] = [
     ("referrer-policy", "no-referrer"),
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
-    // A new version of the server has a new page.
+    // A new version of the server serves a new page.
     ("cache-control", "no-cache"),
 ];
 
@@ -41,7 +41,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// Names files of the folder, with their types.
+/// Declares files of the folder, with their content types.
 macro_rules! files {
     ($($name:literal $kind:ident,)*) => {
         const FILES: &[(&str, &str, &str)] = &[
@@ -76,7 +76,7 @@ files! {
 }
 
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(guard: Guard) -> Router<S> {
-    // Relative, for servers that are shown below a path of another one.
+    // Relative, for servers behind a path of a proxy.
     let to_page = || async { Redirect::temporary("console/") };
     Router::new()
         .route("/", get(to_page))
@@ -115,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// What lies in the folder is served, and no file is so long that nobody reads it.
+    /// All files of the folder are served, and all are short enough to be reviewed.
     #[test]
     fn all_files_are_served_and_short() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/console");
@@ -137,7 +137,7 @@ mod tests {
             ] {
                 assert!(!is_script || !text.contains(sink), "{name} has {sink}");
             }
-            // `xmlns` names are no addresses.
+            // `xmlns` names are not URLs.
             let outside = text.replace("http://www.w3.org/", "");
             assert!(
                 !outside.contains("http://") && !outside.contains("https://"),

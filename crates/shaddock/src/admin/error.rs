@@ -1,4 +1,4 @@
-//! Errors of the admin API: a status, a stable code, and a text that says what to do.
+//! Errors of the admin API: a status, a stable code, and a message that says how to correct the request.
 
 use axum::{
     Json,
@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -20,19 +20,19 @@ pub(crate) struct ApiError {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorInfo,
 }
 
-/// What went wrong.
+/// A code and a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ErrorInfo {
-    /// For programs; stable.
+    /// The code, for programs; stable.
     pub code: String,
-    /// For people: what is wrong and what to do.
+    /// The message: what is wrong, and what to do.
     pub message: String,
-    /// Where in a predicate: of the first character, from 1.
+    /// The position in a predicate: the column of the first character, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<usize>,
 }
@@ -47,7 +47,7 @@ impl ApiError {
         }
     }
 
-    /// Says where in a predicate.
+    /// Sets the position in a predicate.
     pub(super) const fn at_column(mut self, column: usize) -> Self {
         self.column = Some(column);
         self
@@ -58,7 +58,7 @@ impl ApiError {
     }
 
     pub(super) fn not_joined() -> Self {
-        let message = "no server of this process has joined the others yet, or all have left";
+        let message = "no server of this process has joined the cluster yet, or all have left it";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_joined", message)
     }
 

@@ -1,11 +1,11 @@
-//! Who may call the admin API.
+//! Authentication of the admin API.
 //!
-//! A token, where one is configured, settles it. On a loopback address without a token, whoever is on the machine may call, and that
-//! includes every web page in a browser there. So such requests must not come from a page of somebody else:
+//! If a token is configured, it is required. On a loopback address without a token, every process of the machine may call, which includes
+//! every web page in a browser there. Therefore requests must not come from pages of other sites:
 //!
-//! - the `Host` must be a loopback name, or a page could reach us through a name of its own that resolves to 127.0.0.1;
-//! - an `Origin`, or a browser's word that the request crosses sites, must not be foreign;
-//! - what changes something must be JSON, which no page can send across sites without a preflight that we never answer.
+//! - the `Host` must be a loopback name, because a page could use a name of its own that resolves to 127.0.0.1;
+//! - an `Origin`, and the browser's header for cross-site requests, must not be foreign;
+//! - requests that change something must be JSON, which pages cannot send across sites without a preflight, which is never answered.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -31,9 +31,9 @@ pub(crate) struct Guard(Arc<RwLock<Rules>>);
 
 #[derive(Debug, Clone, Default)]
 struct Rules {
-    /// Empty: no token is asked for, on a loopback address. A reload changes them.
+    /// Empty: no token is required, on a loopback address. A reload replaces them.
     tokens: Tokens,
-    /// Whether others can reach the address that is bound. A reload does not change it, whatever the new file says of the address.
+    /// Whether the bound address can be reached from other machines. A reload does not change it, whatever address the new file contains.
     is_public: bool,
 }
 
@@ -45,14 +45,14 @@ impl Guard {
             .clone()
     }
 
-    /// A server listens on this address, with these tokens.
+    /// Sets the address and the tokens of a server that listens.
     pub(crate) fn bound(&self, address: IpAddr, tokens: Tokens) {
         let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
         rules.is_public |= !address.to_canonical().is_loopback();
         rules.tokens = tokens;
     }
 
-    /// Other tokens from now on. A server that others can reach keeps those it has rather than none.
+    /// Replaces the tokens. A server that can be reached from other machines keeps its tokens if the new list is empty.
     pub(crate) fn set(&self, tokens: Tokens) {
         let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if rules.is_public && tokens.is_empty() {
@@ -65,10 +65,10 @@ impl Guard {
         rules.tokens = tokens;
     }
 
-    /// Who calls.
+    /// Authenticates a request.
     fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let Rules { tokens, is_public } = self.rules();
-        // Without tokens nobody has the right one, wherever others can ask.
+        // Without tokens, all requests from other machines are rejected.
         let caller = if tokens.is_empty() && !is_public {
             check_host(headers)?;
             Caller::local()
@@ -79,7 +79,7 @@ impl Guard {
         check_body_type(method, headers)?;
         match openapi::scope_of(method.as_str(), path) {
             Some(wanted) if !caller.scope.allows(wanted) => Err(ApiError::forbidden(format!(
-                "this needs a token of scope `{}`, and this one has `{}`",
+                "this requires a token with scope `{}`, and this token has `{}`",
                 wanted.name(),
                 caller.scope.name()
             ))),
@@ -133,7 +133,7 @@ pub(crate) async fn guard(
     }
 }
 
-/// Whether this is `localhost` or a loopback address, with a port or without (RFC 3986, 3.2), and nothing else.
+/// Whether this is `localhost` or a loopback address, with or without a port (RFC 3986, 3.2).
 fn is_loopback(authority: &str) -> bool {
     let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
     let (is_named, rest) = if let Some(rest) = authority.strip_prefix('[') {
@@ -153,7 +153,8 @@ fn is_loopback(authority: &str) -> bool {
     is_named && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
-/// The value of a header that comes once. One that comes twice is as one that cannot be read: what stands behind us could take the other.
+/// The value of a header that occurs once. A repeated header counts as unreadable, because a service behind this one could use the other
+/// value.
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
@@ -289,7 +290,7 @@ mod tests {
         }
     }
 
-    /// What a reload says of the address does not move the socket that is open.
+    /// A reload with another address does not move the open socket.
     #[tokio::test]
     async fn a_reload_without_tokens_opens_no_public_server() {
         use crate::{admin::Admin, operations::Operations};

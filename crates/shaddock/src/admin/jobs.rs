@@ -1,4 +1,4 @@
-//! Commands that take their time: so many sessions a second, in the background.
+//! Jobs: commands that are executed in the background, at a number of sessions per second.
 
 use std::{
     collections::BTreeMap,
@@ -23,25 +23,25 @@ use crate::{
     operators::{Act, Everywhere, Obeyed},
 };
 
-/// Jobs that are known, running and ended. Above it the oldest that has ended is forgotten; if none has, no new one begins.
+/// Jobs that are known, running and ended. Above this limit the oldest ended job is forgotten; if all are running, no job can start.
 const MOST_JOBS: usize = 64;
-/// Steps are so many a second, at a pace that allows it.
+/// Steps per second, if the pace permits.
 const STEPS_A_SECOND: u64 = 5;
-/// Sessions of one step.
+/// The most sessions of one step.
 const MOST_A_STEP: u64 = 1000;
-/// Why a job ended whose task ended without saying why.
-const BROKE_OFF: &str = "it broke off; the log of the process says why";
+/// The error of a job whose task ended without a reason.
+const BROKE_OFF: &str = "the job failed; see the log of the process";
 
-/// How many sessions are a step, and the time from one step to the next: never more in a second than was said.
+/// The number of sessions per step and the time between two steps. The requested rate is never exceeded.
 fn pace(per_second: u64) -> (usize, Duration) {
     let per_second = per_second.max(1);
     let step = per_second.div_ceil(STEPS_A_SECOND).min(MOST_A_STEP);
-    // No overflow: a step is 1,000 at most.
+    // This cannot overflow: a step is at most 1,000 sessions.
     let pause = Duration::from_nanos((step * 1_000_000_000).div_ceil(per_second));
     (usize::try_from(step).unwrap_or(1), pause)
 }
 
-/// What a job does.
+/// The work of a job.
 pub(super) struct Job {
     pub(super) act: Act,
     pub(super) sids: Vec<String>,
@@ -50,25 +50,25 @@ pub(super) struct Job {
     pub(super) line: Line,
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JobStatus {
-    /// Its id.
+    /// The id of the job.
     pub id: String,
     /// The command.
     pub command: String,
-    /// Sessions it is about: those that were there when it began.
+    /// The number of sessions that were selected when the job started.
     pub matched: u64,
-    /// To how many it was done.
+    /// The number of sessions on which the command succeeded.
     pub done: u64,
-    /// To how many it could not be done, those of frontends that did not answer among them.
+    /// The number of sessions on which the command failed, including those of frontends without a reply.
     pub failed: u64,
-    /// Sessions that are still to come.
+    /// The number of remaining sessions.
     pub left: u64,
-    /// Whether it goes on.
+    /// Whether the job is running.
     pub running: bool,
-    /// Why it could not be done, for the first of them, and why it ended early.
+    /// The errors of the first failed sessions, and the reason if the job ended early.
     pub errors: Vec<String>,
 }
 
@@ -88,12 +88,12 @@ impl Jobs {
         self.lock().get(&id.parse().ok()?).cloned()
     }
 
-    /// How many are at work.
+    /// The number of running jobs.
     pub(super) fn running(&self) -> u64 {
         self.lock().values().filter(|job| job.running).count() as u64
     }
 
-    /// It ends after the step that it is at. Whether it was running.
+    /// Stops a job after its current step. Returns whether it was running.
     pub(super) fn stop(&self, id: &str) -> bool {
         let id = id.parse().unwrap_or_default();
         match self.lock().get_mut(&id) {
@@ -106,7 +106,7 @@ impl Jobs {
         }
     }
 
-    /// Begins one, and returns its id.
+    /// Starts a job, and returns its id.
     pub(super) fn start(&self, api: Api, job: Job) -> Result<String, ApiError> {
         let running = self.begin(job.line.command, job.sids.len() as u64)?;
         let id = running.id.to_string();
@@ -114,7 +114,7 @@ impl Jobs {
         Ok(id)
     }
 
-    /// Takes a place for a job of this command, about so many sessions.
+    /// Reserves a slot for a job of this command, for this number of sessions.
     fn begin(&self, command: &str, matched: u64) -> Result<Running, ApiError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut all = self.lock();
@@ -148,7 +148,7 @@ impl Jobs {
     }
 }
 
-/// What a job has done so far, for the audit log: its status may be forgotten before it ends.
+/// The totals of a job for the audit log: its status may be forgotten before it ends.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     done: u64,
@@ -156,7 +156,7 @@ struct Tally {
     unanswered: Vec<String>,
 }
 
-/// A job at work, held by the task that does it. However that task ends (a panic, the end of its runtime), the job is not `running` any more.
+/// A running job, held by its task. When the task ends for any reason (a panic, the end of the runtime), the job is no longer `running`.
 #[derive(Debug)]
 struct Running {
     jobs: Jobs,
@@ -189,7 +189,7 @@ impl Running {
         .await;
     }
 
-    /// Does the work to its end, or up to its panic, and returns what there is to note of it.
+    /// Runs the work to its end, or to its panic, and returns what the audit log needs.
     async fn watched(
         &self,
         steps: impl Future<Output = Option<String>>,
@@ -215,7 +215,7 @@ impl Running {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does it step by step; returns why it ended early.
+    /// Executes the job step by step; returns the reason if it ended early.
     async fn steps(&self, api: &Api, job: &Job) -> Option<String> {
         let (step, pause) = pace(job.per_second);
         let mut ticks = tokio::time::interval(pause);
@@ -237,7 +237,7 @@ impl Running {
         None
     }
 
-    /// A step about so many sessions has ended.
+    /// Records the outcome of a step for this number of sessions.
     fn took(&self, sessions: u64, ended: Everywhere<Obeyed>) {
         {
             let mut tally = self.tally();
@@ -250,7 +250,7 @@ impl Running {
             }
         }
         let mut all = self.jobs.lock();
-        // One that was stopped may have been forgotten.
+        // A stopped job may already be forgotten.
         let Some(status) = all.get_mut(&self.id) else {
             return;
         };
@@ -271,7 +271,7 @@ impl Running {
         all.get(&self.id).is_some_and(|job| job.running)
     }
 
-    /// It is not running any more; says why, unless that is known already.
+    /// Marks the job as ended; sets the reason unless there is one.
     fn end(&self, why: Option<String>) {
         if let Some(job) = self.jobs.lock().get_mut(&self.id)
             && job.running
@@ -282,14 +282,14 @@ impl Running {
     }
 }
 
-/// A job whose work has ended, with the line that says so.
+/// A job that has ended, with its audit line.
 struct Noted<'a> {
     running: &'a Running,
     line: Line,
 }
 
 impl Noted<'_> {
-    /// First the audit log, so that a caller who sees the end finds the line.
+    /// Writes the audit log first, so that a caller that sees the end finds the line.
     async fn note(self, audit: &Audit) {
         audit.write(&self.line).await;
         self.running.end(self.line.error);
@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    /// However the task of a job ends, nobody waits for the job any more: its status says that it has ended, and why, and its place is free.
+    /// When the task of a job ends for any reason, the job's status has ended with a reason, and its slot is free.
     #[tokio::test]
     async fn a_job_ends_with_its_task() {
         let jobs = Jobs::default();
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!((now.running, now.done, now.left), (false, 2, 5));
         assert_eq!(now.errors, [BROKE_OFF]);
 
-        // The runtime ends, or what notes the end panics too.
+        // The runtime ends, or the code that records the end panics too.
         let job = jobs.begin("kick", 1).unwrap();
         let id = job.id;
         let task = tokio::spawn(async move {
@@ -353,7 +353,7 @@ mod tests {
         drop(job);
         assert!(!status(id).running && status(id).errors.is_empty());
 
-        // None of them holds a place.
+        // None of them holds a slot.
         let all: Vec<Running> = (0..MOST_JOBS)
             .map(|_| jobs.begin("kick", 1).unwrap())
             .collect();
@@ -369,7 +369,7 @@ mod tests {
             let (step, pause) = pace(per_second);
             assert!((1..=1000).contains(&step), "{per_second}");
             assert!(pause > Duration::ZERO && pause <= Duration::from_secs(1));
-            // In ten seconds, so that a part of a step counts.
+            // Over ten seconds, so that fractions of a step count.
             let steps = Duration::from_secs(10).as_nanos() / pause.as_nanos();
             let most = u128::from(per_second.max(1)) * 10;
             let done = steps * step as u128;

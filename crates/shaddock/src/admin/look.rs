@@ -1,4 +1,4 @@
-//! What is shown of the whole cluster beside servers and sessions: load, events, channels and topics, configuration.
+//! Views of the whole cluster besides servers and sessions: load, events, channels and topics, configuration.
 
 use axum::{
     Json, Router,
@@ -76,7 +76,7 @@ async fn members(State(seen): State<Seen>, query: Asked<MemberQuery>) -> Answer<
     Ok(Json(seen.view()?.members(&query).await?))
 }
 
-/// One of each answer with all that it can have, for the OpenAPI document.
+/// One example of each response with all optional members, for the OpenAPI document.
 pub(super) fn examples() -> Vec<Example> {
     let text = || "text".to_owned();
     let unanswered = || {

@@ -1,9 +1,9 @@
-//! The admin server: health, metrics, and what an operator wants at three in the morning.
+//! The admin server: health checks, metrics, and the API for operators.
 //!
-//! | request | answer |
+//! | request | response |
 //! | --- | --- |
 //! | `GET /healthz` | 200 while the process lives |
-//! | `GET /readyz` | 200 while clients are let in, 503 while it starts or drains |
+//! | `GET /readyz` | 200 while clients are accepted, 503 while the process starts or drains |
 //! | `GET /metrics` | [metrics](crate::metrics) |
 //! | `GET /api/sessions?where=&uid=&address=&frontend=&transport=&limit=&after=` | [`SessionPage`], by ascending id |
 //! | `GET /api/sessions/{sid}` | [`SessionInfo`] with settings |
@@ -11,29 +11,28 @@
 //! | `GET /api/servers` | [`ServerList`] |
 //! | `GET /api/stats` | [`Stats`] |
 //! | `GET /api/whoami` | what the caller's token allows |
-//! | `GET /console/` | a page for people |
+//! | `GET /console/` | the console, a page for operators |
 //! | `POST /api/drain` with `{}` or `{"linger": "10m"}` | 202; the process drains and ends |
-//! | `/api/app/{server}/{path}` | what the application does there ([`App::admin_route`](crate::App::admin_route)) |
+//! | `/api/app/{server}/{path}` | routes of the application ([`App::admin_route`](crate::App::admin_route)) |
 //!
-//! Those are about one process. The same about the whole cluster, with the servers that did not answer named
-//! ([`crate::operators`]):
+//! These concern one process. The following concern the whole cluster, and name the servers that did not reply ([`crate::operators`]):
 //!
-//! | request | answer |
+//! | request | response |
 //! | --- | --- |
 //! | `GET /api/cluster/servers`, `/api/cluster/servers/{id}` | [`ServerOverview`](crate::operators::ServerOverview), [`ServerStatus`](crate::operators::ServerStatus) |
 //! | `GET /api/cluster/servers/{id}/work`, `/config` | [`ServerWork`](crate::operators::ServerWork), [`EffectiveKey`](crate::operators::EffectiveKey)s |
 //! | `GET /api/cluster/load?after_ms=` | [`LoadReport`](crate::operators::LoadReport): the last ten minutes |
-//! | `GET /api/cluster/events?..` | [`EventPage`](crate::operators::EventPage): what happened to sessions lately |
+//! | `GET /api/cluster/events?..` | [`EventPage`](crate::operators::EventPage): recent events of sessions |
 //! | `GET /api/cluster/audiences?..`, `/members?key=` | [`AudiencePage`](crate::operators::AudiencePage), [`MemberPage`](crate::operators::MemberPage) |
 //! | `GET /api/cluster/sessions?..`, `/api/cluster/sessions/{sid}` | [`SessionOverview`](crate::operators::SessionOverview), [`SessionInfo`] |
 //! | `POST /api/cluster/kick` with [`KickRequest`] | [`KickOutcome`](crate::operators::KickOutcome) |
 //! | `POST /api/cluster/call` with [`CallRequest`] | [`CallAnswer`]: pushes, kicks, settings, binds and topics |
 //! | `GET /api/cluster/jobs/{id}`, `POST /api/cluster/jobs/{id}/stop` with `{}` | [`JobStatus`] |
-//! | `GET /api/openapi.json` | all of this, as OpenAPI 3.1 |
+//! | `GET /api/openapi.json` | the OpenAPI 3.1 document of all routes |
 //! | `POST /api/cluster/drain` with [`DrainRequest`](crate::operators::DrainRequest) | 202 and [`DrainStarted`](crate::operators::DrainStarted) |
 //!
-//! Errors are [`ErrorBody`]. It listens on loopback unless configured otherwise, and then wants a token; see `guard.rs` for what keeps web
-//! pages out.
+//! Errors are [`ErrorBody`]. The server listens on a loopback address by default; any other address requires a token. `guard.rs` describes
+//! the protection against web pages.
 
 mod api;
 mod audit;
@@ -84,34 +83,34 @@ use crate::{
     operators::ViewConfig,
 };
 
-/// Why the admin server does not start.
+/// The reason why the admin server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// Others could reach it, and there is no token.
+    /// The address can be reached from other machines, and there is no token.
     #[error(
-        "the admin address {0} can be reached by others, so `admin.token` must be set (or use 127.0.0.1)"
+        "the admin address {0} can be reached from other machines; set `admin.token`, or use 127.0.0.1"
     )]
     TokenNeeded(SocketAddr),
-    /// What operators do cannot be noted.
+    /// The audit log cannot be written.
     #[error("the audit log {} cannot be written (`admin.audit`): {source}", .file.display())]
     Audit {
-        /// The file.
+        /// The path of the file.
         file: std::path::PathBuf,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The address cannot be used.
+    /// The address cannot be bound.
     #[error("the admin server cannot listen on {address} (`admin.address`): {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The operating system's reason.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// What there is under `/api` but drains, behind the guard of a loopback server: for a web server that shows it on pages of its own.
+/// The routes under `/api` except drains, with the guard of a loopback server, for programs that show them on pages of their own.
 pub fn loopback_api(operations: Operations) -> Router {
     let guarded = Guard::default();
     Router::new()
@@ -133,7 +132,7 @@ fn api_routes() -> Router<Operations> {
         .route("/api/stats", get(api::stats))
 }
 
-/// What the admin server of a process does, for the metrics.
+/// Counters of the admin server, for the metrics.
 #[derive(Debug)]
 pub(crate) struct AdminWork {
     audit: Audit,
@@ -141,12 +140,12 @@ pub(crate) struct AdminWork {
 }
 
 impl AdminWork {
-    /// Jobs that are at work.
+    /// The number of running jobs.
     pub(crate) fn jobs(&self) -> u64 {
         self.jobs.running()
     }
 
-    /// Lines that are not in the file of the audit log.
+    /// Lines that are missing in the audit log's file.
     pub(crate) fn lost_lines(&self) -> u64 {
         self.audit.lost_lines()
     }
@@ -215,7 +214,7 @@ impl Admin {
     /// Opens the port. Requests are answered once [`serve`](Self::serve) runs.
     ///
     /// # Errors
-    /// The address is in use, or others could reach it without a token.
+    /// The address is in use, or can be reached from other machines without a token.
     pub async fn bind(
         address: SocketAddr,
         settings: &AdminSettings,
@@ -247,7 +246,7 @@ impl Admin {
         self.address
     }
 
-    /// Answers requests until `stop` is done.
+    /// Serves requests until `stop` completes.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) {
         let samples = self.operations;
         tokio::select! {

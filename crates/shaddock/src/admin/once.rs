@@ -1,4 +1,4 @@
-//! Idempotency keys: a request that is repeated is answered as the first time, and carried out once.
+//! Idempotency keys: a repeated request receives the response of the first one and is executed once.
 
 use std::{
     collections::HashMap,
@@ -12,34 +12,34 @@ use ring::digest;
 
 use super::error::ApiError;
 
-/// How long an answer is kept.
+/// Time for which a response is kept.
 const KEPT: Duration = Duration::from_secs(600);
-/// How many. Above it the oldest answers are forgotten.
+/// The most responses. Above this limit the oldest are forgotten.
 const MOST: usize = 1000;
-/// Characters of a key.
+/// The most characters of a key.
 const LONGEST: usize = 255;
 
-/// What is known of keys. Each caller has their own.
+/// The known keys. Each caller has its own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Once(Arc<Mutex<HashMap<(String, String), Entry>>>);
 
 #[derive(Debug)]
 struct Entry {
     since: Instant,
-    /// Of the request's body.
+    /// The hash of the request's body.
     hash: Vec<u8>,
-    /// `None` while it is carried out.
+    /// `None` while the request is executed.
     answer: Option<Answer>,
 }
 
 #[derive(Debug, Clone)]
 enum Answer {
     Done(Bytes),
-    /// It ended halfway: what was done is not known.
+    /// The request failed midway, and its effects are unknown.
     Broken,
 }
 
-/// A request that is being carried out. Whatever becomes of it, its key does not stay taken.
+/// A request that is being executed. When it is dropped, its key is released.
 #[derive(Debug)]
 pub(crate) struct Begun {
     once: Once,
@@ -47,7 +47,7 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
-    /// It was carried out.
+    /// Stores the response.
     pub(crate) fn end(self, answer: Bytes) {
         if let Some(entry) = self.once.lock().get_mut(&self.key) {
             entry.answer = Some(Answer::Done(answer));
@@ -65,11 +65,11 @@ impl Drop for Begun {
     }
 }
 
-/// What is to be done with a request.
+/// Whether a request is executed.
 pub(crate) enum First {
-    /// It is new: carry it out.
+    /// The request is new and must be executed.
     Yes(Begun),
-    /// It was carried out, and answered with this.
+    /// The request was executed before, with this response.
     No(Bytes),
 }
 
@@ -79,13 +79,13 @@ impl Once {
     }
 
     /// # Errors
-    /// The key is none, was used for another request, or its request is being carried out.
+    /// The key is invalid, was used for another request, or its request is being executed.
     pub(crate) fn begin(&self, who: &str, key: &str, body: &[u8]) -> Result<First, ApiError> {
         let is_key =
             (1..=LONGEST).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_key {
             return Err(ApiError::bad_request(format!(
-                "`Idempotency-Key` has 1 to {LONGEST} visible ASCII characters"
+                "`Idempotency-Key` must have 1 to {LONGEST} visible ASCII characters"
             )));
         }
         let hash = digest::digest(&digest::SHA256, body).as_ref().to_vec();
@@ -106,12 +106,12 @@ impl Once {
                 Some(Answer::Broken) => Err(ApiError::new(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     "internal",
-                    "the request with this `Idempotency-Key` failed halfway, as the log and the audit log tell; what is left of it needs a new key",
+                    "the request with this `Idempotency-Key` failed midway; see the log and the audit log, and send the rest with a new key",
                 )),
                 None => Err(ApiError::new(
                     StatusCode::CONFLICT,
                     "in_progress",
-                    "the request with this `Idempotency-Key` is being carried out; ask again later",
+                    "the request with this `Idempotency-Key` is being executed; retry later",
                 )),
             };
         }
@@ -125,7 +125,7 @@ impl Once {
                     return Err(ApiError::new(
                         StatusCode::TOO_MANY_REQUESTS,
                         "too_many",
-                        format!("{MOST} requests with an `Idempotency-Key` are being carried out"),
+                        format!("{MOST} requests with an `Idempotency-Key` are being executed"),
                     ));
                 }
             }
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// A key is not taken for all time, and what may have been done is not done again.
+    /// A key is released after a failure, but its request is not executed again, because it may have had effects.
     #[test]
     fn a_request_that_breaks_off_ends_its_key() {
         let once = Once::default();

@@ -25,7 +25,7 @@ use crate::{
     reply::{IntoReply, Outcome},
 };
 
-/// What an app does for an operator.
+/// A function of an app that serves an admin route.
 pub(crate) type AdminHook =
     Arc<dyn Fn(AppHandle, AdminRequest) -> BoxFuture<Outcome> + Send + Sync>;
 
@@ -41,20 +41,20 @@ pub struct AdminRequest {
 }
 
 impl AdminRequest {
-    /// Whether something may be changed: it came with `POST`. With `GET` it asks only.
+    /// Whether the request may change something: it is a `POST`. A `GET` only reads.
     pub const fn is_post(&self) -> bool {
         self.is_post
     }
 
-    /// A value of the query: `"7"` for `level` in `?level=7`.
+    /// A parameter of the query: `"7"` for `level` in `?level=7`.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.query.get(name).map(String::as_str)
     }
 
-    /// The body of a `POST`, which is JSON, as a type of yours.
+    /// Deserializes the body of a `POST`, which is JSON.
     ///
     /// # Errors
-    /// It is something else: the operator is answered with 400.
+    /// The body does not fit the type: the operator receives 400.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
         serde_json::from_slice(&self.body)
             .map_err(|error| HandlerError::bad_request(format!("the body: {error}")))
@@ -62,8 +62,9 @@ impl AdminRequest {
 }
 
 impl App {
-    /// Serves operators under `/api/app/{server}/{path}` of the admin server, behind its token and its guard against web pages; `{server}` is
-    /// this server's id, or its type. `GET` asks, and `POST` with a JSON body may change something ([`AdminRequest::is_post`]).
+    /// Registers a route for operators, `/api/app/{server}/{path}` of the admin server, behind its token and its protection against web
+    /// pages; `{server}` is the id of this server, or its type. `GET` reads, and `POST` with a JSON body may change something
+    /// ([`AdminRequest::is_post`]).
     ///
     /// ```
     /// # use shaddock::prelude::*;
@@ -81,11 +82,12 @@ impl App {
     /// });
     /// ```
     ///
-    /// What it returns becomes JSON, as with handlers. An error is answered with the status of its code (`PIT-404` is 404), and with 400 if the
-    /// code is one of yours. It has [`admin.idle_timeout`](crate::config::AdminSettings::idle_timeout), then the connection is closed.
+    /// The return value becomes JSON, as with handlers. An error becomes a response with the status of its code (`PIT-404` is 404), or 400
+    /// for codes of the application. The time limit is [`admin.idle_timeout`](crate::config::AdminSettings::idle_timeout); then the
+    /// connection is closed.
     ///
     /// # Panics
-    /// The path has other characters than letters, digits, `-`, `_` and `/` between its parts, or is taken.
+    /// The path contains characters other than letters, digits, `-`, `_` and `/` between segments, or is registered already.
     #[track_caller]
     pub fn admin_route<F, Fut>(&mut self, path: &str, route: F) -> &mut Self
     where
@@ -95,26 +97,29 @@ impl App {
     {
         assert!(
             is_path(path),
-            "`{path}` is no path of an admin route: write letters, digits, `-` and `_`, with `/` between the parts"
+            "`{path}` is not a valid path of an admin route: write letters, digits, `-` and `_`, with `/` between the parts"
         );
         let hook: AdminHook = Arc::new(move |app, request| {
             let answer = route(app, request);
             Box::pin(async move { answer.await.into_reply() })
         });
         let before = self.hooks.admin_routes.insert(path.to_owned(), hook);
-        assert!(before.is_none(), "the admin route `{path}` is taken");
+        assert!(
+            before.is_none(),
+            "the admin route `{path}` is registered already"
+        );
         self
     }
 }
 
-/// Whether an app may have a route of this path.
+/// Whether the path is valid for an app's route.
 fn is_path(path: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     path.split('/')
         .all(|part| !part.is_empty() && part.bytes().all(fine))
 }
 
-/// `/api/app/{server}/{path}`: `server` is the id of a server of this process, or the type of one.
+/// Serves `/api/app/{server}/{path}`: `server` is the id of a server of this process, or the type of one.
 pub(super) async fn serve(
     State(operations): State<Operations>,
     method: Method,
@@ -155,7 +160,7 @@ pub(super) async fn serve(
         let answered = answer(&app, hook, request).await;
         let mut line = Line::new("app", to, Value::Null);
         let status = answered.status();
-        line.error = (!status.is_success()).then(|| format!("it was answered with {status}"));
+        line.error = (!status.is_success()).then(|| format!("the response had status {status}"));
         trail.note(line).await;
         Ok(answered)
     })
@@ -179,7 +184,7 @@ async fn answer(app: &AppHandle, hook: AdminHook, request: AdminRequest) -> Resp
     }
 }
 
-/// An error of the application: `PIT-404` is 404, and one that has a code of the application's own 400.
+/// The response for an application's error: `PIT-404` is 404, and codes of the application are 400.
 fn failed(error: &HandlerError) -> Response {
     let number = error.code().strip_prefix("PIT-");
     let number = number.and_then(|number| number.parse().ok());

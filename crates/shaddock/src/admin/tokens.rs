@@ -1,18 +1,18 @@
-//! Tokens and what each allows.
+//! Tokens and their scopes.
 
 use ring::digest;
 
 use crate::config::{AdminSettings, SecretTexts};
 
-/// What a caller may do.
+/// The permissions of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scope {
-    /// See.
+    /// Read.
     Read,
     /// Send messages to clients.
     Push,
-    /// Everything.
+    /// All permissions.
     Operate,
 }
 
@@ -25,22 +25,22 @@ impl Scope {
         }
     }
 
-    /// Whether who has this may do what needs `other`. Neither of `read` and `push` is a part of the other.
+    /// Whether this scope includes `other`. Neither of `read` and `push` includes the other.
     pub(crate) fn allows(self, other: Self) -> bool {
         self == Self::Operate || self == other
     }
 }
 
-/// Who calls.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) scope: Scope,
-    /// The scope and the beginning of the token's hash: tells tokens apart, and no token can be found from it.
+    /// The scope and the start of the token's hash: it identifies the token without revealing it.
     pub(crate) name: String,
 }
 
 impl Caller {
-    /// Whoever is on this machine, where no token is configured.
+    /// Any process on this machine, if no token is configured.
     pub(crate) fn local() -> Self {
         Self {
             scope: Scope::Operate,
@@ -49,7 +49,7 @@ impl Caller {
     }
 }
 
-/// The tokens of one configuration. Empty: none is asked for.
+/// The tokens of one configuration. Empty: no token is required.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tokens(Vec<(Caller, String)>);
 
@@ -87,7 +87,7 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// Who has this token. All are compared, whichever it is.
+    /// The caller with this token. All tokens are compared, so that the time does not depend on the match.
     pub(crate) fn find(&self, given: &str) -> Option<&Caller> {
         let mut found = None;
         for (caller, token) in &self.0 {
@@ -99,7 +99,7 @@ impl Tokens {
     }
 }
 
-/// Compares in a time that depends on the length of `given` only, so that answers do not tell how much of a token was right.
+/// Compares in a time that depends only on the length of `given`, so that the response time does not reveal a matching prefix.
 fn same(given: &[u8], wanted: &[u8]) -> bool {
     let mut difference = u8::from(given.len() != wanted.len());
     for (i, byte) in given.iter().enumerate() {

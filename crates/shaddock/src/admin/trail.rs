@@ -1,4 +1,4 @@
-//! Who calls, for a line in the audit log about what they did.
+//! The caller of a request, for the audit log.
 
 use std::convert::Infallible;
 
@@ -9,10 +9,10 @@ use super::{
     tokens::Caller,
 };
 
-/// Who calls, and where that is noted.
+/// The caller, and the audit log.
 #[derive(Debug, Clone)]
 pub(super) struct Trail {
-    /// `None`: a web server shows the API and keeps no such log.
+    /// `None`: a web server shows the API without an audit log.
     audit: Option<Audit>,
     who: String,
 }
@@ -30,7 +30,7 @@ impl<S: Sync> FromRequestParts<S> for Trail {
 }
 
 impl Trail {
-    /// Notes what this caller did.
+    /// Writes the audit line of a command of this caller.
     pub(super) async fn note(&self, mut line: Line) {
         line.who.clone_from(&self.who);
         if let Some(audit) = &self.audit {

@@ -12,11 +12,11 @@ use crate::{operations::Phase, operators::AudienceName};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its id.
+    /// The session id.
     pub sid: String,
-    /// Its user, if it is bound.
+    /// The user, if the session is bound.
     pub uid: Option<String>,
-    /// The server that holds it.
+    /// The id of the server that holds the session.
     pub frontend: String,
     /// `open`, `suspended` or `closed`.
     pub state: String,
@@ -24,7 +24,7 @@ pub struct SessionInfo {
     pub transport: String,
     /// `pomelo` or `pitaya`.
     pub dialect: String,
-    /// Where the client comes from.
+    /// The address of the client.
     pub address: Option<SocketAddr>,
     /// Milliseconds since its handshake.
     pub age_ms: u64,
@@ -38,22 +38,22 @@ pub struct SessionInfo {
     pub bytes_out: u64,
     /// Bytes that wait for the client.
     pub queued_bytes: u64,
-    /// What the client said of itself in its handshake, without its user data: they may hold what it logged in with.
+    /// The client's description of itself in the handshake, without its user data, which may contain credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientClaims>,
-    /// Milliseconds since its connection was lost; only of a suspended session.
+    /// Milliseconds since the connection was lost; only for a suspended session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_ms: Option<u64>,
-    /// Messages that are kept for the client: of a suspended session, and where one session is asked for that can outlive its connection.
+    /// Messages that are kept for the client: for suspended sessions, and for resumable sessions that are requested individually.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_messages: Option<u64>,
-    /// Bytes of those messages.
+    /// Bytes of these messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_bytes: Option<u64>,
-    /// Channels and topics that its user is in on this frontend; only where one session is asked for.
+    /// Channels and topics that the user has joined on this frontend; only if one session is requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audiences: Option<Vec<AudienceName>>,
-    /// Its settings; only where one session is asked for.
+    /// The settings; only if one session is requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Map<String, Value>>,
 }
@@ -81,7 +81,7 @@ impl SessionInfo {
             queued_bytes: (outbox.queued_bytes + outbox.in_flight_bytes) as u64,
             client: session.claims().map(|claims| {
                 let mut shown = (*claims).clone();
-                // It may hold what the user logged in with.
+                // It may contain credentials.
                 shown.user = None;
                 shown
             }),
@@ -93,7 +93,7 @@ impl SessionInfo {
         }
     }
 
-    /// With all that is known of it.
+    /// All that is known of a session.
     pub(crate) fn whole(service: &SessionService, session: &Arc<Session>) -> Self {
         let settings = session.settings();
         let map = settings
@@ -119,90 +119,90 @@ impl SessionInfo {
 pub struct SessionPage {
     /// The sessions.
     pub sessions: Vec<SessionInfo>,
-    /// How many match on all pages together.
+    /// The number of matching sessions on all pages.
     pub total: usize,
-    /// The `after` of the next page; absent on the last one.
+    /// The `after` of the next page; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
-/// Which sessions. All conditions that are given must hold.
+/// A filter for sessions. All given conditions must hold.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SessionQuery {
-    /// Of which this is true, such as `client.version < 1.4 and not uid = null`.
+    /// Sessions that match this predicate, such as `client.version < 1.4 and not uid = null`.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub predicate: Option<String>,
-    /// Of this user.
+    /// Sessions of this user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// From this address, address with port, or network.
+    /// Sessions from this address, address with port, or network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// On this frontend.
+    /// Sessions on this frontend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontend: Option<String>,
-    /// Over `tcp`, `tls`, `ws` or `wss`.
+    /// Sessions over `tcp`, `tls`, `ws` or `wss`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
-    /// Whose client is of this kind (`js-websocket`).
+    /// Sessions whose client is of this kind (`js-websocket`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Whose client has this version.
+    /// Sessions whose client has this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Whose client runs on this platform.
+    /// Sessions whose client runs on this platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// How many at most: 1 to 1000, by default 100.
+    /// The most sessions on a page: 1 to 1000, by default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Only those with a greater id: the next page.
+    /// Sessions with a greater id, for the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
 }
 
-/// Who is to be kicked: exactly one of `uid`, `sid` and `address`.
+/// The sessions to kick: exactly one of `uid`, `sid` and `address`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KickRequest {
-    /// Every session of this user, on every server of the cluster.
+    /// All sessions of this user, on all servers of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// This session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
-    /// Every session from this address, address and port, or network.
+    /// All sessions from this address, address and port, or network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// What the client is told. Default: `kicked by an operator`.
+    /// The reason that the client receives. Default: `kicked by an operator`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// How many sessions were kicked.
+/// The result of a kick.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct KickReport {
-    /// 0: nobody was there.
+    /// The number of kicked sessions; 0 if none matched.
     pub kicked: u64,
 }
 
-/// One server that the process runs or knows.
+/// A server that the process runs or knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServerReport {
-    /// Its id.
+    /// The server id.
     pub id: String,
-    /// Its type.
+    /// The server type.
     pub server_type: String,
-    /// Whether clients connect to it.
+    /// Whether it is a frontend.
     pub frontend: bool,
-    /// Whether it runs in the process that answers. Only then the rest is known.
+    /// Whether it runs in the responding process. The fields below are filled only then.
     pub here: bool,
-    /// Where it listens.
+    /// The addresses it listens on.
     pub addresses: Vec<SocketAddr>,
     /// Open connections.
     pub connections: u64,
@@ -210,7 +210,7 @@ pub struct ServerReport {
     pub sessions: u64,
     /// Users with a session.
     pub users: u64,
-    /// What it told the cluster about itself.
+    /// The metadata that it announces to the cluster.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -222,29 +222,29 @@ pub struct ServerList {
     pub servers: Vec<ServerReport>,
 }
 
-/// The process in numbers.
+/// Numbers of the process.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Version of the framework.
     pub version: &'static str,
-    /// What the process is doing.
+    /// The phase of the process.
     pub phase: Phase,
-    /// Milliseconds since it began.
+    /// Milliseconds since the start.
     pub uptime_ms: u64,
-    /// Its memory, where the system tells.
+    /// Resident memory, if the system reports it.
     pub resident_bytes: Option<u64>,
-    /// Its servers.
+    /// The servers of the process.
     pub servers: Vec<ServerStats>,
 }
 
-/// One server in numbers; counts are since the start.
+/// Numbers of one server; counts are since the start.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Its id.
+    /// The server id.
     pub id: String,
-    /// Its type.
+    /// The server type.
     pub server_type: String,
     /// Open connections.
     pub connections: u64,
@@ -256,27 +256,27 @@ pub struct ServerStats {
     pub users: u64,
     /// Bytes that wait for clients.
     pub outbox_bytes: u64,
-    /// Connections taken from the kernel.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Handshakes completed.
+    /// Completed handshakes.
     pub handshakes: u64,
     /// Requests of clients.
     pub requests: u64,
     /// Notifies of clients.
     pub notifies: u64,
-    /// Messages queued for clients that did not ask.
+    /// Messages queued for clients other than responses.
     pub pushes: u64,
-    /// Requests answered with an error.
+    /// Requests that received an error response.
     pub errors: u64,
     /// Bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
-    /// Connections turned away, by reason.
+    /// Rejected connections, by reason.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Connections closed, by reason.
+    /// Closed connections, by reason.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Packages and messages dropped, by reason.
+    /// Dropped packages and messages, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
 }
 

@@ -1,4 +1,4 @@
-//! A running app out of one that was put together.
+//! Builds a running app from an [`App`].
 
 use std::sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool};
 
@@ -25,10 +25,10 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// Sessions whose listeners are at work at the same time. Above, an event of one more session is lost and counted (`lost_events`).
+/// Sessions whose listeners may run at the same time. Above this limit an event of another session is dropped and counted (`lost_events`).
 const MOST_EVENTS: usize = 1 << 20;
 
-/// The app, and what is started with it.
+/// The app, and the components and listeners to start with it.
 pub(super) type Assembled = (AppHandle, Vec<Arc<dyn ErasedComponent>>, Vec<ListenConfig>);
 
 pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
@@ -52,7 +52,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         (sessions, connections) = (Some(service), Some(stats));
     }
     operators::announce(&mut app.info);
-    // 64 random bits: std's hasher has a new key each time.
+    // 64 random bits: the hasher of std has a new key each time.
     let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     app.metadata(crate::channel::LIFE, format!("{life:x}"));
     announce_routes(&mut app, &config)?;

@@ -1,4 +1,4 @@
-//! What is looked at before anything starts: each mistake is a [`StartError`].
+//! Checks before the start: each mistake is a [`StartError`].
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use shaddock_protocol::{Codec, CodecConfig, Dictionary, MAX_BODY};
 use super::{App, AppConfig, DictionaryConfig, StartError, requirements::Requirements};
 use crate::handler::HandlerTable;
 
-/// Bytes of a server's metadata.
+/// The most bytes of a server's metadata.
 pub(super) const MOST_METADATA: usize = 64 * 1024;
 
-/// Whether everything that handlers and remotes take is there.
+/// Checks that the app has everything that its handlers and remotes require.
 pub(super) fn check(app: &App) -> Result<(), StartError> {
     let look = |table: &HandlerTable, is_remote: bool| {
         for (short, entry) in table.entries() {
@@ -33,7 +33,7 @@ pub(super) fn check(app: &App) -> Result<(), StartError> {
     check_hooks(app)
 }
 
-/// Whether each hook of which there is one was set once.
+/// Checks that each hook that may be set once was set at most once.
 fn check_hooks(app: &App) -> Result<(), StartError> {
     let (hooks, filters) = (&app.hooks, &app.filters);
     for route in hooks.users_only.iter().flatten() {
@@ -95,7 +95,7 @@ pub(super) fn codec_of(app: &App, routes: &[String]) -> Result<Codec, StartError
     Ok(codec)
 }
 
-/// Frontends are told which routes need not wait for others, and how long handlers may take.
+/// Announces to frontends which routes are concurrent, and the time limits of handlers.
 pub(super) fn announce_routes(app: &mut App, config: &AppConfig) -> Result<(), StartError> {
     let routes = || app.handlers.entries();
     let concurrent = routes().filter(|(_, entry)| entry.options.concurrent);

@@ -5,14 +5,14 @@ use std::future::Future;
 use super::AppHandle;
 use crate::handler::BoxFuture;
 
-/// Any error, where the caller only reports it.
+/// Any error, for callers that only report it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A part of an app that is started and stopped with it, such as a connection to a database.
 ///
-/// Components start in the order in which they were added, each after the one before it is done; clients are let in after all of them. They
-/// stop in reverse order, when the clients are gone. A component that takes longer than
-/// [`AppConfig::stop_timeout`](crate::app::AppConfig::stop_timeout) to stop is abandoned.
+/// Components start in the order in which they were added, one after the other; clients are accepted after all of them have started. They
+/// stop in reverse order, after the clients are gone. A component that takes longer than
+/// [`AppConfig::stop_timeout`](crate::app::AppConfig::stop_timeout) to stop is dropped.
 ///
 /// ```
 /// use shaddock::{App, app::{AppHandle, BoxError, Component}};
@@ -39,13 +39,13 @@ pub trait Component: Send + Sync + 'static {
     /// Starts the component. Other servers cannot be called yet.
     ///
     /// # Errors
-    /// Anything; then the app does not start, and the components started before are stopped.
+    /// Any error; then the app does not start, and the components that were started before are stopped.
     fn start(&self, app: &AppHandle) -> impl Future<Output = Result<(), BoxError>> + Send {
         let _ = app;
         async { Ok(()) }
     }
 
-    /// Runs when all servers of the process are started and clients are let in.
+    /// Runs when all servers of the process are started and clients are accepted.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -61,7 +61,7 @@ pub trait Component: Send + Sync + 'static {
     }
 }
 
-/// A component without its type.
+/// A component with its type erased.
 pub(crate) trait ErasedComponent: Send + Sync {
     fn name(&self) -> &str;
     fn start(self: std::sync::Arc<Self>, app: AppHandle) -> BoxFuture<Result<(), BoxError>>;

@@ -1,4 +1,4 @@
-//! Values by their type: what `app.set` and `app.get` work on.
+//! A map of values by type, for `app.set` and `app.get`.
 
 use std::{
     any::{Any, TypeId},
@@ -14,7 +14,7 @@ pub(crate) struct TypeMap {
 }
 
 impl TypeMap {
-    /// Gives back what was there. It is the application's: it is not dropped under a lock.
+    /// Returns the previous value, so that the caller can drop it, which runs application code, without the lock.
     pub(crate) fn set<T: Send + Sync + 'static>(
         &mut self,
         value: Arc<T>,
@@ -41,7 +41,7 @@ impl std::fmt::Debug for TypeMap {
     }
 }
 
-/// The context of a running app. Values may be set at any time; they are read far more often.
+/// The context of a running app. Values may be set at any time; reads are far more frequent.
 #[derive(Default, Debug)]
 pub(crate) struct Shared(RwLock<TypeMap>);
 
@@ -66,7 +66,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// Looks into the context when it is dropped.
+    /// Reads the context when it is dropped.
     struct Looks(std::sync::Weak<Shared>);
 
     impl Drop for Looks {

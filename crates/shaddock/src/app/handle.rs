@@ -48,8 +48,8 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(30 * 365 * 86_400);
 #[derive(Clone)]
 pub struct AppHandle(Arc<Counted>);
 
-/// The app, behind a count of handles. Every IO worker has a count of its own: each request holds a handle, and workers that counted in
-/// one place would pass that cache line back and forth for every message.
+/// The app, behind a reference count. Each IO worker has its own count: every request holds a handle, and with one count the workers would
+/// contend for its cache line on every message.
 struct Counted(Arc<AppInner>);
 
 impl std::ops::Deref for Counted {
@@ -60,7 +60,7 @@ impl std::ops::Deref for Counted {
     }
 }
 
-/// Everything a running server is made of.
+/// The state of a running server.
 pub(crate) struct AppInner {
     pub(super) info: Arc<ServerInfo>,
     pub(super) values: Shared,
@@ -74,17 +74,17 @@ pub(crate) struct AppInner {
     pub(super) stats: AppStats,
     /// Concurrent and offloaded requests.
     pub(super) requests: Tasks,
-    /// Background work of the application.
+    /// Background tasks of the application.
     pub(super) tasks: Tasks,
     /// Listeners of session events.
     pub(super) events: Tasks,
     pub(super) codec: Arc<Codec>,
-    /// The same with the limits that new connections get; differs after a reload.
+    /// The same codec with the limits for new connections; differs after a reload.
     pub(super) connection_codec: RwLock<Arc<Codec>>,
     pub(super) sessions: Option<SessionService>,
     pub(super) connections: Option<ConnectionStats>,
     pub(super) channels: ChannelService,
-    /// No other life of this server has the same.
+    /// Identifies this run of the server.
     pub(super) life: u64,
     pub(super) watchers: Watchers,
     pub(super) watch: Watch,
@@ -93,20 +93,20 @@ pub(crate) struct AppInner {
     pub(super) scheduler: Scheduler,
     pub(super) membership: OnceLock<Arc<dyn Membership>>,
     pub(super) listeners: Mutex<Vec<Listener>>,
-    /// No client gets a session any more.
+    /// Clients no longer get sessions.
     pub(super) draining: AtomicBool,
     pub(super) expiries: Expiries,
     pub(super) metrics: Metrics,
     pub(super) resume: ResumePolicy,
     pub(super) returns: Returns,
     pub(super) relays: Relays,
-    /// What happened to sessions lately.
+    /// Recent events of sessions.
     pub(super) history: History,
-    /// Makes spans, with telemetry.
+    /// Creates spans, if telemetry is enabled.
     pub(super) tracer: Option<Tracer>,
 }
 
-/// # Who it is
+/// # Identity
 impl AppHandle {
     /// The server type.
     pub fn server_type(&self) -> &str {
@@ -118,27 +118,27 @@ impl AppHandle {
         self.0.info.id.as_str()
     }
 
-    /// What other servers see of it.
+    /// The information that other servers have about this one.
     pub fn info(&self) -> &Arc<ServerInfo> {
         &self.0.info
     }
 
-    /// Whether it listens for clients.
+    /// Whether the server is a frontend.
     pub fn is_frontend(&self) -> bool {
         self.0.info.frontend
     }
 
-    /// Its bounds and times.
+    /// The limits and times of the app.
     pub fn config(&self) -> &AppConfig {
         &self.0.config
     }
 
-    /// Metrics of your own, which the admin server shows beside those of the framework.
+    /// Metrics of the application, which the admin server exports with those of the framework.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
 
-    /// What it counts.
+    /// The counters of the app.
     pub fn stats(&self) -> &AppStats {
         &self.0.stats
     }
@@ -146,19 +146,19 @@ impl AppHandle {
 
 /// # The context
 impl AppHandle {
-    /// Puts a value into the context, in the place of one of the same type. Configuration is read when the app starts: setting it now changes
-    /// nothing.
+    /// Sets a value in the context, replacing a value of the same type. Configuration is read when the app starts: setting it later has no
+    /// effect.
     pub fn set<T: Send + Sync + 'static>(&self, value: T) {
         self.set_shared(Arc::new(value));
     }
 
-    /// As [`set`](Self::set), for a value that others share.
+    /// As [`set`](Self::set), for a shared value.
     pub fn set_shared<T: Send + Sync + 'static>(&self, value: Arc<T>) {
         self.0.values.set(value);
     }
 
-    /// A value of the context: one that was set, or one of the app's own services: [`SessionService`] and [`ConnectionStats`] (frontends),
-    /// [`Channels`], [`BackendSessions`].
+    /// Returns a value of the context: one that was set, or one of the app's services: [`SessionService`] and [`ConnectionStats`]
+    /// (frontends), [`Channels`], [`BackendSessions`].
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0
             .values
@@ -166,7 +166,7 @@ impl AppHandle {
             .or_else(|| self.service(TypeId::of::<T>())?.downcast().ok())
     }
 
-    /// Services that hold the app and so cannot be in its context.
+    /// Services that hold the app, which therefore cannot be stored in its context.
     fn service(&self, key: TypeId) -> Option<Arc<dyn Any + Send + Sync>> {
         if key == TypeId::of::<Channels>() {
             Some(Arc::new(self.channels()))
@@ -204,7 +204,7 @@ impl AppHandle {
             RemoteError::of(
                 kind,
                 shaddock_cluster::code::UNAVAILABLE,
-                "this server has not joined the others yet",
+                "this server has not joined the cluster yet",
             )
         })
     }
@@ -235,7 +235,7 @@ impl AppHandle {
     /// [`FrontendSession::spawn`](crate::session::FrontendSession::spawn), [`Channel::spawn`](crate::channel::Channel::spawn).
     ///
     /// # Errors
-    /// [`SpawnError`]: too many tasks, or the app stops.
+    /// [`SpawnError`]: too many tasks, or the app is stopping.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> Result<Task, SpawnError>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -244,7 +244,7 @@ impl AppHandle {
         Ok(Task::of(&task))
     }
 
-    /// Runs a task that the app needs as long as it runs.
+    /// Starts a task that the app requires while it runs.
     pub(crate) fn start_task<F>(&self, task: &'static str, future: F) -> Result<(), StartError>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -257,8 +257,8 @@ impl AppHandle {
         })
     }
 
-    /// Runs `work` again and again: first after `period`, then every `period`, until the app stops. A run that takes longer than a period leaves
-    /// out those that it overlaps; a panic is logged and counted, and the next run comes. `name` is for logs.
+    /// Runs `work` repeatedly: first after `period`, then every `period`, until the app stops. A run that takes longer than a period skips
+    /// the periods that it overlaps; a panic is logged and counted, and the next run follows. `name` is used in logs.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -276,7 +276,7 @@ impl AppHandle {
     /// ```
     ///
     /// # Errors
-    /// [`SpawnError`]: too many tasks, or the app stops.
+    /// [`SpawnError`]: too many tasks, or the app is stopping.
     pub fn every<F, Fut>(
         &self,
         name: &'static str,
@@ -294,7 +294,7 @@ impl AppHandle {
     /// Starts one of the timers of [`App::every`](crate::App::every).
     pub(crate) fn repeat(&self, timer: &Timer) -> Result<Task, SpawnError> {
         let Timer { name, period, work } = timer.clone();
-        // A timer of no time would let nothing else run, and the clock cannot hold every time.
+        // A period of zero would starve everything else, and the clock cannot represent every time.
         let period = period.clamp(Duration::from_millis(1), LONGEST_PERIOD);
         let app = self.clone();
         let first = Instant::now() + period;
@@ -304,7 +304,7 @@ impl AppHandle {
             loop {
                 ticks.tick().await;
                 let (one, work) = (app.clone(), Arc::clone(&work));
-                // A panic was logged and counted.
+                // The panic was logged and counted.
                 let _ = app.limited(name, Duration::ZERO, move || work(one)).await;
             }
         };
@@ -312,7 +312,7 @@ impl AppHandle {
         Ok(Task::of(&task))
     }
 
-    /// Done when the app stops. For background work that wants to end by itself.
+    /// Completes when the app stops, for background work that ends on its own.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         self.0.tasks.stopped()
     }
@@ -373,27 +373,27 @@ impl AppHandle {
         )
     }
 
-    /// The addresses it listens on, with the real ports, in the order of [`App::listen`](crate::App::listen).
+    /// The addresses of the listeners, with the real ports, in the order of [`App::listen`](crate::App::listen).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.listeners(|all| all.iter().map(Listener::local_addr).collect())
     }
 
-    /// Open connections, whether or not their handshake is done.
+    /// The number of open connections, including those whose handshake is not complete.
     pub fn open_connections(&self) -> usize {
         self.listeners(|all| all.iter().map(Listener::open_connections).sum())
     }
 
-    /// Whether all its listeners accept and serve. False while the task of a worker starts again after a fault.
+    /// Whether all listeners accept connections. False while the task of a worker restarts after a fault.
     pub fn is_serving(&self) -> bool {
         self.listeners(|all| all.iter().all(Listener::is_serving))
     }
 
-    /// What the listeners counted, in their order.
+    /// The counters of the listeners, in their order.
     pub fn net_stats(&self) -> Vec<NetStats> {
         self.listeners(|all| all.iter().map(Listener::stats).collect())
     }
 
-    /// Goes on with a connection that another frontend has accepted. False: nothing is accepted here any more.
+    /// Continues a connection that another frontend has accepted. Returns false if this server no longer accepts connections.
     pub(crate) fn take_in(&self, relayed: Box<Relayed>) -> bool {
         self.listeners(|all| {
             let mut left = Some(relayed);
@@ -404,7 +404,7 @@ impl AppHandle {
         })
     }
 
-    /// Replaces address lists and connection limits of all listeners. Open connections stay.
+    /// Replaces address lists and connection limits of all listeners. Open connections are kept.
     pub fn set_access(&self, policy: &AccessPolicy) {
         self.listeners(|all| {
             for listener in all {
@@ -413,7 +413,7 @@ impl AppHandle {
         });
     }
 
-    /// Replaces the bounds of a connection and who may open a WebSocket, of all listeners. Open connections keep what they have.
+    /// Replaces the limits of connections and the rules for WebSocket upgrades of all listeners. Open connections keep their limits.
     pub fn set_limits(&self, limits: &ConnectionLimits, upgrade: &UpgradePolicy) {
         self.listeners(|all| {
             for listener in all {
@@ -422,8 +422,8 @@ impl AppHandle {
         });
     }
 
-    /// Takes limits, heartbeats and the need for signatures from `config`, for connections to come. What encodes messages (dictionary,
-    /// schemas, serializer, compression) stays, because open connections rely on it.
+    /// Takes limits, heartbeats and the requirement of signatures from `config`, for later connections. The encoding of messages
+    /// (dictionary, schemas, serializer, compression) does not change, because open connections rely on it.
     pub fn set_protocol_limits(&self, config: &CodecConfig) {
         let fresh = Codec::new(CodecConfig {
             limits: config.limits.clone(),
@@ -440,7 +440,7 @@ impl AppHandle {
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
     }
 
-    /// What a new connection speaks by.
+    /// The codec of a new connection.
     pub(crate) fn connection_codec(&self) -> Arc<Codec> {
         self.0
             .connection_codec
@@ -452,7 +452,7 @@ impl AppHandle {
     /// Reads certificates and keys again.
     ///
     /// # Errors
-    /// [`TlsError`] of the first listener that could not; the others are reloaded all the same.
+    /// The [`TlsError`] of the first listener that failed; the others are reloaded.
     pub fn reload_tls(&self) -> Result<(), TlsError> {
         self.listeners(|all| {
             all.iter()
@@ -461,32 +461,31 @@ impl AppHandle {
         })
     }
 
-    /// What a connector calls: the app as a [`Frontend`](crate::wire::Frontend). The listeners of
-    /// [`App::listen`](crate::App::listen) use it; so may connectors of your own, and tests without sockets. `None` if this server is no
-    /// frontend.
+    /// The interface of connectors: the app as a [`Frontend`](crate::wire::Frontend). The listeners of [`App::listen`](crate::App::listen)
+    /// use it, and so can connectors of the application, and tests without sockets. `None` if this server is not a frontend.
     pub fn connector(&self) -> Option<Arc<dyn Frontend>> {
         self.0.sessions.as_ref()?;
         Some(Arc::new(AppFrontend(self.clone())))
     }
 
-    /// Closes the listening sockets. Open connections go on. First step of draining; the readiness probe should say no before.
+    /// Closes the listening sockets. Open connections continue. This is the first step of a drain; the readiness probe should fail before.
     pub fn stop_accepting(&self) {
         self.listeners(|all| all.iter().for_each(Listener::stop_accepting));
     }
 
-    /// Lets go what push schedulers hold back.
+    /// Sends the pushes that push schedulers hold back.
     pub fn flush_pushes(&self) {
         self.0.scheduler.flush();
     }
 }
 
-/// For the rest of the framework.
+/// Used by the rest of the framework.
 impl AppHandle {
     pub(crate) fn from_inner(inner: Arc<AppInner>) -> Self {
         Self(Arc::new(Counted(inner)))
     }
 
-    /// The same app. Clones of the result are counted apart from those of `self`.
+    /// Returns a handle whose clones have a reference count of their own.
     pub(crate) fn counted_apart(&self) -> Self {
         Self::from_inner(Arc::clone(&self.0.0))
     }
@@ -567,7 +566,7 @@ impl AppHandle {
         &self.0.events
     }
 
-    /// How this app speaks with clients.
+    /// The codec for clients.
     pub fn codec(&self) -> &Arc<Codec> {
         &self.0.codec
     }
@@ -596,7 +595,7 @@ impl AppHandle {
         &self.0.scheduler
     }
 
-    /// Remembers a login for the statistics.
+    /// Records a login for the statistics.
     pub(crate) fn log_in(&self, session: &Session, uid: &Uid) {
         if let Some(stats) = &self.0.connections {
             let since_1970 = std::time::SystemTime::now()

@@ -1,4 +1,4 @@
-//! Numbers that a starting app needs once.
+//! Values that are computed once when an app starts.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,8 @@ use shaddock_core::SidAllocator;
 /// 2024-01-01T00:00:00Z in seconds since 1970.
 const EPOCH: Duration = Duration::from_secs(1_704_067_200);
 
-/// Sids of one start of one frontend, told from others by its time; the cluster adds the node when it is joined.
+/// Allocates the sids of one start of one frontend, which its time distinguishes from other starts; the cluster adds the node when the
+/// server joins.
 pub(super) fn sid_allocator() -> SidAllocator {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)

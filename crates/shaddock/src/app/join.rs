@@ -1,4 +1,4 @@
-//! What the app gives to the cluster.
+//! The interface of the app for the cluster.
 
 use std::sync::{Arc, Weak};
 
@@ -24,7 +24,7 @@ use crate::{
     telemetry::TraceContext,
 };
 
-/// The app as other servers use it. It must not keep the app alive, which holds its place in the cluster.
+/// The app as other servers use it. It must not keep the app alive, because the app holds its membership in the cluster.
 pub(crate) struct AppNode(Weak<AppInner>);
 
 impl AppNode {
@@ -48,7 +48,7 @@ fn answer(app: AppHandle, outcome: Outcome) -> Result<Bytes, RemoteError> {
     }
 }
 
-/// Where the error came from is the application's: it is logged and dropped here.
+/// The source of the error belongs to the application: it is logged and dropped here.
 fn to_remote(app: AppHandle, error: HandlerError) -> RemoteError {
     let part = Part {
         app,
@@ -57,7 +57,7 @@ fn to_remote(app: AppHandle, error: HandlerError) -> RemoteError {
     guard(&part, || error.into_remote()).unwrap_or_else(|| failed().into_remote())
 }
 
-/// What a Pitaya server answers when a handler or remote is too slow. Its callers know it.
+/// The error of a Pitaya server when a handler or remote is too slow, which its callers expect.
 fn in_pitayas_words(error: HandlerError) -> HandlerError {
     if error.is_too_late() {
         return HandlerError::new(codes::INTERNAL, error.message().to_owned());
@@ -65,11 +65,11 @@ fn in_pitayas_words(error: HandlerError) -> HandlerError {
     error
 }
 
-/// Whether the sender is told of it when there is no value. Frontends of ours answer their clients `{}`, as Pomelo does; a Pitaya frontend
-/// would pass on an empty body, which some clients take for a broken one.
+/// Whether the sender must be notified if there is no value. Frontends of shaddock respond with `{}`, as Pomelo does; a Pitaya frontend
+/// would forward an empty body, which some clients consider malformed.
 ///
-/// The number of the session tells them apart, also those that the list of servers does not have (yet, or any more): a Pitaya frontend
-/// counts from 1, and ours have the time in the upper bits.
+/// The session id identifies the kind of frontend, even if the list of servers does not contain it (yet, or any longer): a Pitaya frontend
+/// counts from 1, and shaddock has the time in the upper bits.
 fn wants_value(request: &ForwardedRequest) -> bool {
     let is_ours = |sid: RawSid| sid.get() >> 40 > 0;
     request.id.is_some() && !request.session.sid.is_some_and(is_ours)
@@ -105,7 +105,7 @@ impl Node for AppNode {
                         Err(RemoteError::new(code::UNKNOWN, "reply must not be null"))
                     }
                     Ok(reply) => Ok(for_other_server(reply)),
-                    // One of ours passes the code on to its client.
+                    // A shaddock frontend passes the code on to its client.
                     Err(error) if !wants_value => Err(to_remote(app, error)),
                     Err(error) => Err(to_remote(app, in_pitayas_words(error))),
                 }
@@ -193,7 +193,7 @@ impl Node for AppNode {
                 session.close(CloseReason::Draining);
             }
         }
-        // The process ends, if it is one of a `Launcher`.
+        // Ends the process, if a `Launcher` started it.
         if let Some(process) = app.get::<WeakOperations>()
             && let Some(operations) = process.upgrade()
         {
@@ -205,7 +205,7 @@ impl Node for AppNode {
         tracing::debug!(?change, "servers changed");
         let Some(app) = self.app() else { return };
         match change {
-            // One that said goodbye still has its clients, and their sessions leave channels one by one when they close.
+            // A server that has said goodbye still has its clients; their sessions leave channels one by one when they close.
             MemberChange::Left(info) => {
                 if info.frontend && !app.is_departing(&info.id) {
                     app.forget_frontend(&info.id);

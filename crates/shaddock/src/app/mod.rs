@@ -1,8 +1,8 @@
-//! Servers: [`App`] is one, [`Servers`] runs one or several in a process.
+//! Servers: an [`App`] is one server, [`Servers`] runs one or several in a process.
 //!
-//! An `App` is put together first and runs afterwards. While it is put together it is a plain value; mistakes such as a route that is taken
-//! panic with the place of the call. [`Servers::start`] checks what handlers need, joins the cluster, opens the listeners, and gives an
-//! [`AppHandle`] for each app: the running server, cheap to clone, which handlers get as [`Ctx`](crate::extract::Ctx).
+//! An `App` is configured first and runs afterwards. During configuration it is a plain value; mistakes such as a route that is registered
+//! twice panic with the place of the call. [`Servers::start`] checks the requirements of handlers, joins the cluster, opens the listeners,
+//! and returns an [`AppHandle`] for each app: the running server, cheap to clone, which handlers receive as [`Ctx`](crate::extract::Ctx).
 //!
 //! There are no globals: several apps of the same or of different types run in one process.
 
@@ -71,7 +71,7 @@ use crate::{
     },
 };
 
-/// One server, being put together. Pomelo's `app`, before `app.start()`.
+/// The configuration of one server. Pomelo's `app`, before `app.start()`.
 ///
 /// ```
 /// use shaddock::prelude::*;
@@ -98,10 +98,10 @@ pub struct App {
     pub(crate) backends: Backends,
 }
 
-/// What a timer runs.
+/// The work of a timer.
 pub(crate) type Work = Arc<dyn Fn(AppHandle) -> BoxFuture<()> + Send + Sync>;
 
-/// Something to be done again and again.
+/// Work that is repeated.
 #[derive(Clone)]
 pub(crate) struct Timer {
     pub(crate) name: &'static str,
@@ -109,7 +109,7 @@ pub(crate) struct Timer {
     pub(crate) work: Work,
 }
 
-/// What the application wants to be asked and told.
+/// The hooks of the application.
 #[derive(Default)]
 pub(crate) struct Hooks {
     pub(crate) client_check: Single<ClientCheck>,
@@ -123,12 +123,13 @@ pub(crate) struct Hooks {
     pub(crate) admin_routes: AdminHooks,
     pub(crate) reloads: Vec<ReloadHook>,
     pub(crate) choosers: Choosers,
-    /// Who has no user is not served; these routes excepted.
+    /// Requests of sessions without a user are rejected, except for these routes.
     pub(crate) users_only: Option<Vec<String>>,
 }
 
 impl App {
-    /// A server of this type with this id. The id is unique in the cluster; the type is the first part of the routes it serves.
+    /// Creates a server of this type with this id. The id is unique in the cluster; the type is the first part of the routes that it
+    /// serves.
     ///
     /// # Panics
     /// If the type or the id is empty, longer than 128 bytes, or has a `.`, `/`, `*`, `>`, white space or a control character in it.
@@ -162,7 +163,7 @@ impl App {
         self.info.id.as_str()
     }
 
-    /// Whether it holds connections of clients.
+    /// Whether the server accepts connections of clients.
     pub fn is_frontend(&self) -> bool {
         self.info.frontend
     }
@@ -170,7 +171,7 @@ impl App {
     /// Listens for clients, which makes the server a frontend. TCP and WebSocket on one port; port 0 takes a free one.
     ///
     /// # Panics
-    /// If `address` names no address. Names are looked up at once.
+    /// If `address` is not a valid address. Names are resolved immediately.
     #[track_caller]
     pub fn listen(&mut self, address: impl ToSocketAddrs + std::fmt::Debug) -> &mut Self {
         let found: Option<SocketAddr> = address
@@ -180,26 +181,25 @@ impl App {
         match found {
             Some(address) => self.listen_with(ListenConfig::new(address)),
             None => {
-                panic!("{address:?} is no address to listen on; write it like \"0.0.0.0:3010\"")
+                panic!("{address:?} is not a valid IP:PORT; write it as \"0.0.0.0:3010\"")
             }
         }
     }
 
-    /// Listens for clients with everything a listener can be told: TLS, address lists, limits.
+    /// Listens for clients with all options of a listener: TLS, address lists, limits.
     pub fn listen_with(&mut self, config: ListenConfig) -> &mut Self {
         self.listeners.push(config);
         self.info.frontend = true;
         self
     }
 
-    /// Makes the server a frontend without a listener: connectors of your own bring the clients in, through
-    /// [`AppHandle::connector`].
+    /// Makes the server a frontend without a listener: the application's own connectors accept clients, through [`AppHandle::connector`].
     pub fn frontend(&mut self) -> &mut Self {
         self.info.frontend = true;
         self
     }
 
-    /// Puts a value into the context of the app, in the place of one of the same type. Handlers take it as [`State`](crate::extract::State).
+    /// Sets a value in the context of the app, replacing a value of the same type. Handlers take it as [`State`](crate::extract::State).
     ///
     /// Configuration is set the same way: [`AppConfig`], [`SessionConfig`](crate::session::SessionConfig),
     /// [`CodecConfig`](crate::wire::CodecConfig), [`DictionaryConfig`], [`PushConfig`](crate::channel::PushConfig).
@@ -207,7 +207,7 @@ impl App {
         self.set_shared(Arc::new(value))
     }
 
-    /// As [`set`](Self::set), for a value that others share.
+    /// As [`set`](Self::set), for a shared value.
     pub fn set_shared<T: Send + Sync + 'static>(&mut self, value: Arc<T>) -> &mut Self {
         drop(self.values.set(value));
         self
@@ -218,17 +218,18 @@ impl App {
         self.values.get()
     }
 
-    /// Metadata that other servers of the cluster can read of this one: with what the framework announces, such as
-    /// [concurrent](RouteEntry::concurrent) routes, at most 64 KiB, or the server does not start.
+    /// Adds metadata of this server, which other servers of the cluster can read. Together with what the framework announces, such as
+    /// [concurrent](RouteEntry::concurrent) routes, it may have at most 64 KiB, or the server does not start.
     pub fn metadata(&mut self, key: impl Into<String>, value: impl Into<String>) -> &mut Self {
         self.info.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Serves `handler.method`, or `type.handler.method` if the type is the own one. The result says how the route is served.
+    /// Registers a handler for `handler.method`, or `type.handler.method` if the type is this server's. The result sets options of the
+    /// route.
     ///
     /// # Panics
-    /// If the route is malformed, of another server type, or taken.
+    /// If the route is malformed, of another server type, or registered already.
     #[track_caller]
     pub fn route<H, T>(&mut self, route: &str, handler: H) -> RouteEntry<'_>
     where
@@ -239,7 +240,7 @@ impl App {
         self.handlers.insert(short, handler, Location::caller())
     }
 
-    /// Serves calls of other servers to `type.remote.method`. See [`crate::remote`].
+    /// Registers a remote, which other servers call as `type.remote.method`. See [`crate::remote`].
     ///
     /// # Panics
     /// As [`route`](Self::route).
@@ -279,30 +280,30 @@ impl App {
         }
     }
 
-    /// Adds a filter for every request of this app's clients, also those that are forwarded.
+    /// Adds a filter for every request of this app's clients, including forwarded requests.
     pub fn global_filter(&mut self, filter: impl Filter) -> &mut Self {
         self.filters.global.filters.push(Arc::new(filter));
         self
     }
 
-    /// Adds a filter for every request that this app serves itself.
+    /// Adds a filter for every request that this app handles.
     pub fn filter(&mut self, filter: impl Filter) -> &mut Self {
         self.filters.own.filters.push(Arc::new(filter));
         self
     }
 
-    /// Adds a filter for every request of this app's clients that may wait, and change the request afterwards.
+    /// Adds an asynchronous filter for every request of this app's clients; it may change the request.
     pub fn global_async_filter(&mut self, filter: impl AsyncFilter) -> &mut Self {
         self.global_filter(Waiter(filter))
     }
 
-    /// Adds a filter for every request that this app serves itself that may wait, and change the request afterwards. An example is in
+    /// Adds an asynchronous filter for every request that this app handles; it may change the request. An example is in
     /// [`filter`](crate::filter#filters-that-wait).
     pub fn async_filter(&mut self, filter: impl AsyncFilter) -> &mut Self {
         self.filter(Waiter(filter))
     }
 
-    /// Repairs errors of global before-filters, and no others. There is one: the app does not start if a second one is set.
+    /// Handles errors of global before-filters only. At most one may be set: with a second one the app does not start.
     #[track_caller]
     pub fn global_error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
         let handlers = &mut self.filters.global.error_handler;
@@ -310,7 +311,7 @@ impl App {
         self
     }
 
-    /// Repairs errors of the app's own filters and handlers. There is one: the app does not start if a second one is set.
+    /// Handles errors of the app's own filters and handlers. At most one may be set: with a second one the app does not start.
     #[track_caller]
     pub fn error_handler(&mut self, handler: impl ErrorHandler) -> &mut Self {
         let handlers = &mut self.filters.own.error_handler;
@@ -318,8 +319,9 @@ impl App {
         self
     }
 
-    /// Chooses the server of type `server_type` that gets a request (Pomelo's `app.route`). The servers are sorted by id and never empty;
-    /// `None` answers the request with an error. A choice that has to be waited for is for [`async_route_fn`](Self::async_route_fn).
+    /// Sets the function that chooses the server of type `server_type` for a request (Pomelo's `app.route`). The servers are sorted by id
+    /// and never empty; for `None` the request receives an error response. Asynchronous functions are set with
+    /// [`async_route_fn`](Self::async_route_fn).
     pub fn route_fn<F>(&mut self, server_type: &str, choose: F) -> &mut Self
     where
         F: for<'a> Fn(&RoutingTarget<'a>, &'a [Arc<ServerInfo>]) -> Option<&'a Arc<ServerInfo>>
@@ -330,14 +332,14 @@ impl App {
         self.route_by(server_type, Strategy::Function(Arc::new(choose)))
     }
 
-    /// Chooses servers of types that are not named ([`route_by`](Self::route_by)) by this strategy. Default: at random.
+    /// Sets the strategy for server types without one of their own ([`route_by`](Self::route_by)). Default: random.
     pub fn route_others_by(&mut self, strategy: Strategy) -> &mut Self {
         self.routing.set_default(strategy);
         self
     }
 
-    /// Runs `work` every `period` while the app runs: from when clients are let in until the app stops. As
-    /// [`AppHandle::every`](AppHandle::every), which starts one later and can end it.
+    /// Runs `work` every `period` from the time when clients are accepted until the app stops. As [`AppHandle::every`](AppHandle::every),
+    /// which can start a timer later and stop it.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -357,14 +359,14 @@ impl App {
         self
     }
 
-    /// Adds a component, started after those added before.
+    /// Adds a component, which is started after the components added before.
     pub fn component(&mut self, component: impl Component) -> &mut Self {
         self.components.push(Arc::new(component));
         self
     }
 
-    /// Serves requests of clients that have logged in, and no others: until its session is bound to a user, a client's requests are answered with
-    /// [`codes::NO_USER`](crate::error::codes::NO_USER). Say it on frontends, where it holds for what they forward too. The result takes
+    /// Requires clients to be logged in: until its session is bound to a user, a client's requests receive
+    /// [`codes::NO_USER`](crate::error::codes::NO_USER). Set it on frontends, where it also applies to forwarded requests. The result takes
     /// exceptions, such as the route of the login.
     ///
     /// ```
@@ -382,8 +384,8 @@ impl App {
         }
     }
 
-    /// Judges clients by kind and version (`sys.type`, `sys.version`), before [`on_handshake`](Self::on_handshake). Refused ones get 501. There
-    /// is one check: the app does not start if a second one is set.
+    /// Checks clients by kind and version (`sys.type`, `sys.version`), before [`on_handshake`](Self::on_handshake). Rejected clients
+    /// receive 501. At most one check may be set: with a second one the app does not start.
     #[track_caller]
     pub fn check_client<F>(&mut self, check: F) -> &mut Self
     where
@@ -395,9 +397,9 @@ impl App {
         self
     }
 
-    /// Judges handshakes: says who the client is ([`Accept`](crate::handshake::Accept)), or answers with data for the client, which it finds under
-    /// `user`. If the answer is longer than a package can
-    /// be (16 MiB), the client is refused with 500, and an error is logged. There is one hook: the app does not start if a second one is set.
+    /// Sets the handshake hook: it determines the client's identity ([`Accept`](crate::handshake::Accept)), or returns data for the client,
+    /// which receives it under `user`. If the response is longer than a package (16 MiB), the client is rejected with 500, and an error is
+    /// logged. At most one hook may be set: with a second one the app does not start.
     #[track_caller]
     pub fn on_handshake<F, Fut, A>(&mut self, hook: F) -> &mut Self
     where
@@ -413,8 +415,8 @@ impl App {
         self
     }
 
-    /// Runs before a session of this frontend is bound to a user, and may refuse: the bind then fails with its error, and nothing has changed.
-    /// There is one hook: the app does not start if a second one is set.
+    /// Runs before a session of this frontend is bound to a user, and may reject the bind, which then fails with the hook's error and
+    /// changes nothing. At most one hook may be set: with a second one the app does not start.
     #[track_caller]
     pub fn before_bind<F, Fut, E>(&mut self, hook: F) -> &mut Self
     where
@@ -430,9 +432,9 @@ impl App {
         self
     }
 
-    /// Runs before a client gets back the session that has outlived its socket, after the handshake hook and the look at its token, and may refuse
-    /// (banned meanwhile, version too old): the client gets a new session then, and the old one waits on. No configuration skips it. There is one hook: the app does not start
-    /// if a second one is set.
+    /// Runs before a client resumes its session, after the handshake hook and the check of its token, and may reject the client (banned
+    /// meanwhile, version too old): the client then gets a new session, and the old one keeps waiting. No configuration skips it. At most
+    /// one hook may be set: with a second one the app does not start.
     #[track_caller]
     pub fn before_resume<F, Fut>(&mut self, hook: F) -> &mut Self
     where
@@ -448,7 +450,7 @@ impl App {
     /// Runs after a session of this frontend was bound to a user.
     ///
     /// Listeners of one session run one after the other, in the order of the events, on the runtime that started the app and never on the
-    /// thread that reads the client's bytes. A listener that panics, or takes long, delays the events of its own session only.
+    /// thread that reads the client's data. A listener that panics or is slow delays only the events of its own session.
     pub fn on_session_bound<F, Fut>(&mut self, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
@@ -457,7 +459,7 @@ impl App {
         self.listen_to(EventKind::Bound, listener)
     }
 
-    /// Runs after the user was taken from a session that stays open. As [`on_session_bound`](Self::on_session_bound).
+    /// Runs after the user was unbound from a session that stays open. As [`on_session_bound`](Self::on_session_bound).
     pub fn on_session_unbound<F, Fut>(&mut self, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
@@ -466,7 +468,7 @@ impl App {
         self.listen_to(EventKind::Unbound, listener)
     }
 
-    /// Runs after a session of this frontend was closed; its last user and settings are in the event. As
+    /// Runs after a session of this frontend was closed; the event contains its last user and settings. As
     /// [`on_session_bound`](Self::on_session_bound).
     pub fn on_session_closed<F, Fut>(&mut self, listener: F) -> &mut Self
     where
@@ -476,8 +478,8 @@ impl App {
         self.listen_to(EventKind::Closed, listener)
     }
 
-    /// Runs after a user has joined or left a topic whose name begins with `prefix`, on whichever frontend and by whichever server. The event
-    /// says which of both ([`MemberEvent::departure`]), the topic, the user and the frontend.
+    /// Runs after a user has joined or left a topic whose name starts with `prefix`, on any frontend and through any server. The event
+    /// contains the kind of change ([`MemberEvent::departure`]), the topic, the user and the frontend.
     ///
     /// ```
     /// # use shaddock::prelude::*;
@@ -491,10 +493,11 @@ impl App {
     /// });
     /// ```
     ///
-    /// - **One server runs it.** If several servers of this type listen, the topic's name chooses one of them, so no event is handled twice.
-    /// - **Order.** Events of one user on one frontend come in their order, one after the other, on the runtime that started the app.
-    /// - **At the start** members who are there already are not reported.
-    /// - **When a frontend dies**, its members are reported as gone when its lease has ended.
+    /// - **One server runs it.** If several servers of this type listen, the topic's name selects one of them, so each event is handled
+    ///   once.
+    /// - **Order.** Events of one user on one frontend are handled in order, one after the other, on the runtime that started the app.
+    /// - **At the start** existing members are not reported.
+    /// - **When a frontend dies**, its members are reported as gone after its lease has expired.
     pub fn on_topic<F, Fut>(&mut self, prefix: &str, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,
@@ -503,7 +506,7 @@ impl App {
         self.listen_to_members(true, prefix, listener)
     }
 
-    /// Runs after somebody has joined or left a channel of this app whose name begins with `prefix`. As [`on_topic`](Self::on_topic).
+    /// Runs after a user has joined or left a channel of this app whose name starts with `prefix`. As [`on_topic`](Self::on_topic).
     pub fn on_channel<F, Fut>(&mut self, prefix: &str, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, MemberEvent) -> Fut + Send + Sync + 'static,
@@ -512,8 +515,8 @@ impl App {
         self.listen_to_members(false, prefix, listener)
     }
 
-    /// Runs after something has happened to a session of a frontend of the cluster that `interest` asks for: it was bound, unbound or closed. The
-    /// frontends send such events to the servers that ask for them, and to no others.
+    /// Runs after a session of a frontend of the cluster was bound, unbound or closed, if `interest` selects the event. Frontends send such
+    /// events only to servers that subscribe to them.
     ///
     /// Events of one session come in their order. Listeners run one after the other, on the runtime that started the app. NATS may lose an
     /// event, and a frontend that is killed sends none: what must be right is asked for ([`BackendSessions`](crate::session::BackendSessions)).
@@ -537,7 +540,7 @@ impl App {
         self
     }
 
-    /// Runs after a session of this frontend has lost its connection and waits for its client. All else of it goes on. As
+    /// Runs after a session of this frontend has lost its connection and waits for its client. Everything else of the session continues. As
     /// [`on_session_bound`](Self::on_session_bound).
     pub fn on_session_suspended<F, Fut>(&mut self, listener: F) -> &mut Self
     where
@@ -547,7 +550,7 @@ impl App {
         self.listen_to(EventKind::Suspended, listener)
     }
 
-    /// Runs after the client has come back to its suspended session. As [`on_session_bound`](Self::on_session_bound).
+    /// Runs after the client has resumed its suspended session. As [`on_session_bound`](Self::on_session_bound).
     pub fn on_session_resumed<F, Fut>(&mut self, listener: F) -> &mut Self
     where
         F: Fn(AppHandle, SessionEvent) -> Fut + Send + Sync + 'static,
@@ -567,7 +570,7 @@ impl App {
     }
 }
 
-/// Takes the exceptions of [`App::require_user`].
+/// Adds exceptions to [`App::require_user`].
 #[derive(Debug)]
 pub struct UserRequired<'a> {
     own: String,
@@ -575,7 +578,7 @@ pub struct UserRequired<'a> {
 }
 
 impl UserRequired<'_> {
-    /// Who has no user may call this route all the same: `handler.method` of this server, or `type.handler.method`.
+    /// Allows sessions without a user to call this route: `handler.method` of this server, or `type.handler.method`.
     pub fn except(&mut self, route: &str) -> &mut Self {
         let whole = match route.split('.').count() {
             2 => format!("{}.{route}", self.own),

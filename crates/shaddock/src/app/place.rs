@@ -1,4 +1,4 @@
-//! Where listeners get their connections from: the network, or a test.
+//! The source of the listeners' connections: the network, or a test.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use shaddock_net::{ListenConfig, ListenError, Listener, Workers};
 use super::{AppHandle, StartError};
 use crate::frontend::AppFrontend;
 
-/// Where listeners get their connections from.
+/// The source of the listeners' connections.
 pub(super) enum Place {
-    /// From the network, served by so many threads.
+    /// The network, with this number of worker threads.
     Sockets(Option<usize>),
-    /// From a test.
+    /// A test.
     #[cfg(feature = "testing")]
     Memory(crate::testing::Network),
 }

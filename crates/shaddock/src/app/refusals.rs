@@ -1,7 +1,7 @@
-//! How many connections were refused, and why, in the log.
+//! Logs the number of rejected connections, by reason.
 //!
-//! Whoever knocks decides how often, so each knock is a line at `debug` only. Once a minute there is one line for each listener and reason,
-//! made of the counters that are there anyway: a flood costs no more lines than a single knock.
+//! Clients decide how often they connect, so each rejection is logged at `debug` only. Once a minute there is one line for each listener
+//! and reason, from the existing counters: a flood causes no more lines than a single rejection.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Weak, time::Duration};
 
@@ -9,15 +9,15 @@ use shaddock_net::{NetStats, clock, quiet};
 
 use super::{AppHandle, AppInner};
 
-/// Between two summaries.
+/// Time between two summaries.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// What was told of.
+/// The counts that were logged last.
 #[derive(Debug, Default)]
 struct Told(HashMap<(SocketAddr, &'static str), u64>);
 
 impl Told {
-    /// What was refused since the last call: listener, reason, number.
+    /// Rejections since the last call: listener, reason, number.
     fn news(
         &mut self,
         listeners: impl IntoIterator<Item = (SocketAddr, NetStats)>,
@@ -36,7 +36,7 @@ impl Told {
     }
 }
 
-/// Tells until the app stops or is gone; also which other lines were left out.
+/// Logs summaries until the app stops or is dropped, including the number of suppressed lines.
 pub(super) async fn tell(app: Weak<AppInner>) {
     let mut told = Told::default();
     let mut ticks = tokio::time::interval(PERIOD);
@@ -54,7 +54,7 @@ pub(super) async fn tell(app: Weak<AppInner>) {
                 %listener,
                 reason,
                 connections,
-                "connections were refused in the last minute"
+                "connections were rejected in the last minute"
             );
         }
     }

@@ -1,16 +1,16 @@
-//! Configuration that changes: before the start, and while the app runs.
+//! Changes of the configuration before the start and while the app runs.
 
 use std::{future::Future, sync::Arc};
 
 use super::{App, AppHandle};
 use crate::{config::Config, handler::BoxFuture};
 
-/// Is told that the configuration was read again.
+/// A hook that runs after the configuration was reloaded.
 pub(crate) type ReloadHook = Arc<dyn Fn(AppHandle, Arc<Config>) -> BoxFuture<()> + Send + Sync>;
 
 impl App {
-    /// Changes a value of the context, such as configuration that was read from a file: what is not touched stays. If none was set, it begins with
-    /// the default.
+    /// Changes a value of the context, such as configuration that was read from a file; fields that are not changed keep their values. If
+    /// no value was set, it starts with the default.
     ///
     /// ```
     /// # use shaddock::{launch::Launcher, prelude::*};
@@ -33,10 +33,10 @@ impl App {
         self.set(value)
     }
 
-    /// Runs when the configuration was read again (SIGHUP) and has no mistakes, after the framework has applied its own part: the place to read
-    /// [`Config::app`] again. Changed keys of `[app]` are named in the log.
+    /// Runs after the configuration was reloaded (SIGHUP) without mistakes and the framework has applied its own part: the place to read
+    /// [`Config::app`] again. Changed keys of `[app]` are logged.
     ///
-    /// Several run one after the other, and a later reload waits for them. Each has `handlers.event_timeout`.
+    /// Several hooks run one after the other, and a later reload waits for them. The time limit of each is `handlers.event_timeout`.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -63,17 +63,17 @@ impl App {
 }
 
 impl AppHandle {
-    /// Whether the application wants to know of a new configuration.
+    /// Whether the application has a reload hook.
     pub(crate) fn hears_of_reloads(&self) -> bool {
         !self.hooks().reloads.is_empty()
     }
 
-    /// Tells the application. Done when all of its hooks are, or their time is over.
+    /// Runs the reload hooks. Completes when all hooks have completed or timed out.
     pub(crate) async fn tell_reload(&self, config: &Arc<Config>) {
         for hook in &self.hooks().reloads {
             let (app, hook, config) = (self.clone(), Arc::clone(hook), Arc::clone(config));
             let limit = self.config().event_timeout;
-            // A panic or a time-out was logged.
+            // A panic or a timeout was logged.
             let _ = self
                 .limited("reload", limit, move || hook(app, config))
                 .await;

@@ -1,8 +1,9 @@
-//! What handlers need of the app they are registered in, checked before it starts.
+//! Requirements of handlers on the app that they are registered in, checked before it starts.
 
 use std::any::{TypeId, type_name};
 
-/// What the arguments of a handler need. An extractor adds to it in [`FromParts::requirements`](crate::extract::FromParts::requirements).
+/// The requirements of a handler's arguments. Extractors add theirs in
+/// [`FromParts::requirements`](crate::extract::FromParts::requirements).
 #[derive(Debug, Default)]
 pub struct Requirements {
     values: Vec<(TypeId, &'static str)>,
@@ -12,27 +13,27 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// A `T` must be [set](crate::App::set) in the app.
+    /// Requires a `T` to be [set](crate::App::set) in the app.
     pub fn value<T: 'static>(&mut self) {
         self.values.push((TypeId::of::<T>(), type_name::<T>()));
     }
 
-    /// The app must listen for clients, because `what` is there only then.
+    /// Requires the app to be a frontend, because only frontends have `what`.
     pub fn frontend(&mut self, what: &'static str) {
         self.frontend = Some(what);
     }
 
-    /// The app must not listen for clients.
+    /// Requires the app not to be a frontend.
     pub fn backend(&mut self, what: &'static str) {
         self.backend = Some(what);
     }
 
-    /// There must be a client's request, because `what` is part of it: this is no argument for a remote.
+    /// Requires a client's request, because `what` is part of it: remotes cannot take it.
     pub fn request(&mut self, what: &'static str) {
         self.request = Some(what);
     }
 
-    /// The first thing that is missing.
+    /// The first requirement that is not met.
     pub(crate) fn missing(
         &self,
         is_remote: bool,
@@ -41,7 +42,7 @@ impl Requirements {
     ) -> Option<String> {
         if let (true, Some(what)) = (is_remote, self.request) {
             return Some(format!(
-                "it takes `{what}`, and a remote is called by servers: there is no request of a client"
+                "it takes `{what}`, and a remote is called by servers, without a client's request"
             ));
         }
         if let Some((_, name)) = self.values.iter().find(|(key, _)| !has(*key)) {

@@ -1,5 +1,5 @@
-//! Which server gets a message, where the application has to wait for the answer. Functions that answer at once are the
-//! [cluster's](shaddock_cluster::Strategy).
+//! Asynchronous choice of the server for a message by the application. Synchronous functions are part of the [cluster
+//! crate](shaddock_cluster::Strategy).
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -18,26 +18,26 @@ use crate::{
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RoutingRequest {
-    /// The session that sent it. Of a call without [`by_session`](crate::remote::Rpc::by_session) it has no number, and only the user that
-    /// [`by_uid`](crate::remote::Rpc::by_uid) named.
+    /// The session that sent it. For a call without [`by_session`](crate::remote::Rpc::by_session), it has no sid, and only the user of
+    /// [`by_uid`](crate::remote::Rpc::by_uid).
     pub session: SessionView,
     /// The full route.
     pub route: Arc<str>,
     /// The body, or the argument of the call.
     pub body: Bytes,
-    /// The servers of the type, sorted by id and never empty. Servers that do not answer are left out while there are others.
+    /// The servers of the type, sorted by id and never empty. Suspected servers are left out while there are others.
     pub servers: Arc<[Arc<ServerInfo>]>,
 }
 
 impl RoutingRequest {
-    /// The server with this id, if it is one of them.
+    /// Returns the server with this id, if it is one of them.
     pub fn server(&self, id: &str) -> Option<Arc<ServerInfo>> {
         let mut all = self.servers.iter();
         all.find(|server| server.id.as_str() == id).cloned()
     }
 }
 
-/// Chooses a server.
+/// A function that chooses a server.
 pub(crate) type Chooser = Arc<
     dyn Fn(AppHandle, RoutingRequest) -> BoxFuture<Result<Option<Arc<ServerInfo>>, HandlerError>>
         + Send
@@ -49,7 +49,7 @@ pub(crate) type Chooser = Arc<
 pub(crate) struct Choosers(BTreeMap<String, Chooser>);
 
 impl Choosers {
-    /// The function for a type. Most applications have none, and pay one comparison.
+    /// The function for a type. Most applications have none, which costs one comparison.
     #[inline]
     pub(crate) fn of(&self, server_type: &str) -> Option<&Chooser> {
         if self.0.is_empty() {
@@ -60,8 +60,8 @@ impl Choosers {
 }
 
 impl App {
-    /// As [`route_fn`](Self::route_fn), with a function that has the app and may wait, for example for a directory that knows which server has a
-    /// room. The last call for a type counts, whether of this, `route_fn` or [`route_by`](Self::route_by).
+    /// As [`route_fn`](Self::route_fn), with an asynchronous function that receives the app, for example for a directory that knows the
+    /// server of each room. The last call for a type counts, also of `route_fn` or [`route_by`](Self::route_by).
     ///
     /// ```
     /// # use shaddock::prelude::*;
@@ -73,10 +73,10 @@ impl App {
     /// });
     /// ```
     ///
-    /// Later messages of the session wait meanwhile. The choice takes its time from the request: together they may take what the request may,
-    /// first `handlers.timeout` of this server (or what a filter chose), then what is left of the time of the chosen server's route. A choice
-    /// that is too late is `PIT-408`. `None`, and a server that is of another type or not in the list any more, is answered as if there were no
-    /// server, an error as it is. If the session is closed before the choice is made, the message is not sent.
+    /// Later messages of the session wait meanwhile. The time of the choice counts towards the time limit of the request: first
+    /// `handlers.timeout` of this server (or the limit that a filter chose), then what remains of the limit of the chosen server's route. A
+    /// choice that takes too long fails with `PIT-408`. `None`, and a server of another type or one that has left the list, are handled as
+    /// if there were no server; an error is the response. If the session is closed before the choice is made, the message is not sent.
     pub fn async_route_fn<F, Fut>(&mut self, server_type: &str, choose: F) -> &mut Self
     where
         F: Fn(AppHandle, RoutingRequest) -> Fut + Send + Sync + 'static,
@@ -88,7 +88,7 @@ impl App {
         self
     }
 
-    /// Chooses servers of a type by this strategy. Types that are not named get a random server. The last call for a type counts.
+    /// Sets the strategy for a server type. Types without one use a random server. The last call for a type counts.
     pub fn route_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
         self.hooks.choosers.0.remove(server_type);
         self.routing.set(server_type, strategy);
@@ -97,7 +97,7 @@ impl App {
 }
 
 impl AppHandle {
-    /// Asks the function of the application for a server of the type, at most for `limit` (zero: for ever).
+    /// Calls the application's function for the type, for at most `limit` (zero: no limit).
     pub(crate) async fn choose(
         &self,
         chooser: &Chooser,
@@ -139,7 +139,7 @@ impl AppHandle {
             }
         };
         let chosen = chosen.unwrap_or_else(|| Err(failed()))?;
-        // It may have left the list meanwhile.
+        // The server may have left the list meanwhile.
         let listed = chosen.and_then(|server| members.server(server.id.as_str()));
         listed
             .filter(|server| *server.server_type == *server_type)

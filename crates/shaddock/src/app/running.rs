@@ -1,4 +1,4 @@
-//! Servers that run, and how they stop.
+//! Running servers, and their shutdown.
 
 use std::{
     fmt::Write as _,
@@ -14,7 +14,7 @@ use shaddock_net::Workers;
 
 use super::{AppHandle, ErasedComponent, StartError, Tasks};
 
-/// Servers that were started. Call [`shutdown`](Self::shutdown): dropping it closes the listeners and leaves everything else behind.
+/// Running servers. Call [`shutdown`](Self::shutdown): dropping closes the listeners and stops nothing else.
 #[must_use = "servers stop listening when this is dropped"]
 pub struct Running {
     apps: Vec<AppHandle>,
@@ -25,11 +25,11 @@ pub struct Running {
 struct Started {
     app: AppHandle,
     component: Arc<dyn ErasedComponent>,
-    /// Whether its start succeeded, so that it has to be stopped.
+    /// Whether the start succeeded, so that the app has to be stopped.
     is_up: bool,
 }
 
-/// How soon a shutdown looks again: for sessions that came in while it began, for requests that are still at work.
+/// The interval of a shutdown's checks: for sessions that opened while it began, for requests that are still running.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Running {
@@ -66,7 +66,7 @@ impl Running {
         self.app(id)?.local_addrs().first().copied()
     }
 
-    /// Says where clients are let in, on standard error, if the program has no logger that says it.
+    /// Prints the addresses of the listeners to standard error if the program has no logger.
     pub(super) fn say_where(&self) {
         if tracing::dispatcher::has_been_set() {
             return;
@@ -77,7 +77,7 @@ impl Running {
                 let _ = writeln!(text, "{} listens on {address}", app.id());
             }
         }
-        // On a thread of its own: the server does not wait until somebody reads it.
+        // On its own thread: the server does not wait until standard error is read.
         let _ = std::thread::Builder::new().spawn(move || {
             let _ = std::io::stderr().write_all(text.as_bytes());
         });
@@ -104,18 +104,17 @@ impl Running {
         self.workers.insert(workers)
     }
 
-    /// Stops everything, in this order: frontends let nobody new in; their clients are told and closed, after what is queued for them was
-    /// sent; their requests and events end, and may still call the backends here; then nobody calls the backends any more, and they finish;
-    /// background work is cancelled; components stop in reverse order; the cluster is left.
+    /// Stops everything, in this order: frontends accept no new clients; their clients are notified and closed, after the queued data was
+    /// sent; their requests and events end, and may still call the backends here; then the backends receive no more calls, and finish;
+    /// background work is cancelled; components stop in reverse order; the servers leave the cluster.
     ///
-    /// Each step has a deadline ([`AppConfig::stop_timeout`](super::AppConfig::stop_timeout)), so this always ends. Not cancel-safe: dropped, it
-    /// leaves the rest running.
+    /// Each step has a time limit ([`AppConfig::stop_timeout`](super::AppConfig::stop_timeout)), so a shutdown always ends. Not
+    /// cancel-safe: if it is dropped, the rest keeps running.
     pub async fn shutdown(self) {
         self.stop(None).await;
     }
 
-    /// As [`shutdown`](Self::shutdown), but backends may take so long to answer the requests that they have, and their components live
-    /// until then.
+    /// As [`shutdown`](Self::shutdown), but backends have this time to respond to their requests, and their components stop afterwards.
     pub(crate) async fn shutdown_within(self, limit: Duration) {
         self.stop(Some(limit)).await;
     }
@@ -142,7 +141,7 @@ impl Running {
         }
         for app in &backends {
             if let Ok(membership) = app.membership() {
-                // Before the components stop, which handlers may need.
+                // Before the components stop, because handlers may need them.
                 within(app, "answer what was asked", membership.finish()).await;
             }
             app.finish_work().await;
@@ -184,14 +183,14 @@ impl std::fmt::Debug for Running {
 }
 
 impl AppHandle {
-    /// No other server chooses this one any more.
+    /// Other servers no longer choose this one.
     pub(crate) async fn withdraw(&self) {
         if let Ok(membership) = self.membership() {
             within(self, "withdraw from the cluster", membership.withdraw()).await;
         }
     }
 
-    /// Requests of other servers end. Operators can still ask how it goes on.
+    /// Waits for requests of other servers. Operators can still query the progress.
     async fn finish_serving(&self, limit: Duration) {
         let Ok(membership) = self.membership() else {
             return;
@@ -211,8 +210,8 @@ impl AppHandle {
         }
     }
 
-    /// Requests at work and events end, and background work is cancelled. All are told before any is waited for, and all have the same
-    /// time, so that one that hangs keeps the news from no other.
+    /// Waits for running requests and events, and cancels background work. All are notified before the first is awaited, and share the same
+    /// time limit, so that one that hangs does not delay the others.
     async fn finish_work(&self) {
         let all = [self.requests(), self.events(), self.tasks()];
         for tasks in all {
@@ -231,12 +230,12 @@ impl AppHandle {
                 requests,
                 events,
                 tasks,
-                "work was still going on when the app stopped"
+                "work was unfinished when the app stopped"
             );
         }
     }
 
-    /// Clients in the middle of their handshake get no session any more. Those that come back to one do.
+    /// Clients in the middle of their handshake no longer get sessions, except for clients that resume one.
     pub(crate) fn open_no_session(&self) {
         self.inner().draining.store(true, Ordering::Release);
     }
@@ -251,8 +250,8 @@ impl AppHandle {
         )
     }
 
-    /// Tells all clients that the server goes, and waits until their connections are gone. At once: who wants waves closes sessions before
-    /// ([`crate::shutdown::drain`]).
+    /// Notifies all clients of the shutdown, and waits until their connections are closed. All at once: [`crate::shutdown::drain`] closes
+    /// sessions in waves before.
     async fn close_clients(&self) {
         let Some(service) = self.session_service() else {
             return;
@@ -268,7 +267,7 @@ impl AppHandle {
         let close = async {
             let mut gone = std::pin::pin!(gone);
             loop {
-                // Again, because one may have come in just before the flag.
+                // Again, because a session may have opened just before the flag was set.
                 service.close_all(&CloseReason::Draining);
                 self.relays().cut_sockets();
                 if tokio::time::timeout(LOOK_AGAIN, gone.as_mut())
@@ -300,7 +299,7 @@ async fn run_start(
     })
 }
 
-/// One step of a shutdown: it has a deadline, and its panic stops nothing else.
+/// Runs one step of a shutdown: with a time limit, and with its panics contained.
 async fn within(app: &AppHandle, step: &str, work: impl Future<Output = ()>) {
     let work = std::pin::pin!(work);
     let mut work = work;

@@ -1,4 +1,4 @@
-//! One or several apps in one process: check, start, join, listen.
+//! Starts one or several apps in a process: check, start, join, listen.
 
 use std::{future::Future, sync::Arc};
 
@@ -34,7 +34,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// No servers yet. They will find each other in this process.
+    /// Creates an empty set of servers, which form a cluster in this process.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,34 +46,34 @@ impl Servers {
         self
     }
 
-    /// Joins the servers to this cluster, instead of one of their own in this process.
+    /// Joins the servers to this cluster, instead of a cluster in this process.
     pub fn cluster(mut self, cluster: impl Cluster) -> Self {
         self.cluster = Some(Arc::new(cluster));
         self
     }
 
-    /// As [`cluster`](Self::cluster), for one that was chosen elsewhere ([`Config::cluster`](crate::config::Config::cluster)).
+    /// As [`cluster`](Self::cluster), for a shared one ([`Config::cluster`](crate::config::Config::cluster)).
     pub fn cluster_shared(mut self, cluster: Arc<dyn Cluster>) -> Self {
         self.cluster = Some(cluster);
         self
     }
 
-    /// Whether the program chose the cluster.
+    /// Whether the program has set the cluster.
     pub(crate) fn has_cluster(&self) -> bool {
         self.cluster.is_some()
     }
 
-    /// Number of threads that serve clients' connections, all frontends together. Default: one per core.
+    /// Sets the number of threads that serve clients' connections, for all frontends together. Default: one per core.
     pub const fn workers(mut self, count: usize) -> Self {
         self.workers = Some(count);
         self
     }
 
-    /// Starts the servers: checks, components, cluster, listeners, in this order. Needs a tokio runtime with several threads and timers; what the
-    /// application does in the background runs there.
+    /// Starts the servers: checks, components, cluster, listeners, in this order. Requires a multi-threaded tokio runtime with timers;
+    /// background work of the application runs there.
     ///
     /// # Errors
-    /// [`StartError`]; then everything is stopped again.
+    /// [`StartError`]; then everything that was started is stopped.
     pub async fn start(self) -> Result<Running, StartError> {
         let never = std::future::pending::<std::convert::Infallible>();
         match self.start_unless(never).await? {
@@ -82,8 +82,8 @@ impl Servers {
         }
     }
 
-    /// As [`start`](Self::start), unless `stop` is done before: then what was started is stopped again, and the inner error is what `stop`
-    /// said.
+    /// As [`start`](Self::start), unless `stop` completes first: then everything that was started is stopped, and the inner error is the
+    /// output of `stop`.
     pub(crate) async fn start_unless<T>(
         self,
         stop: impl Future<Output = T>,
@@ -92,7 +92,7 @@ impl Servers {
         self.start_at(&mut place, stop).await
     }
 
-    /// Starts the servers with listeners in memory, as tasks of the runtime that calls this.
+    /// Starts the servers with listeners in memory, as tasks of the current runtime.
     #[cfg(feature = "testing")]
     pub(crate) async fn start_in_memory(
         self,
@@ -137,7 +137,7 @@ impl Servers {
         ended
     }
 
-    /// Starts the servers, serves until `stop` is done, and shuts down.
+    /// Starts the servers, serves until `stop` completes, and shuts down.
     ///
     /// # Errors
     /// [`StartError`].
@@ -149,7 +149,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Starts the servers, serves until the process gets SIGINT or SIGTERM, and shuts down. SIGHUP, SIGUSR1 and SIGUSR2 do nothing.
+    /// Starts the servers, serves until the process receives SIGINT or SIGTERM, and shuts down. SIGHUP, SIGUSR1 and SIGUSR2 are ignored.
     ///
     /// # Errors
     /// [`StartError`].
@@ -159,7 +159,7 @@ impl Servers {
             match signals {
                 Ok(mut signals) => drop(signals.end().await),
                 Err(error) => {
-                    tracing::error!(%error, "signals cannot be listened to");
+                    tracing::error!(%error, "signals cannot be handled");
                     std::future::pending::<()>().await;
                 }
             }
@@ -167,7 +167,7 @@ impl Servers {
         .await
     }
 
-    /// As [`run`](Self::run), on a runtime of its own. For programs without one.
+    /// As [`run`](Self::run), on a runtime of its own, for programs without one.
     ///
     /// # Errors
     /// [`StartError`].
@@ -177,7 +177,7 @@ impl Servers {
             .build()
             .map_err(StartError::Runtime)?;
         let ran = runtime.block_on(self.run());
-        // Work that did not end by itself is not waited for.
+        // Work that has not ended is not awaited.
         runtime.shutdown_background();
         ran
     }
@@ -215,7 +215,7 @@ async fn bring_up(
         app.start_cluster_events()?;
         let mut options = join_options(app);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
-            // Forwarding from the sessions of this worker then wakes no other thread (docs/performance.md).
+            // Forwarding requests of this worker's sessions then wakes no other thread (docs/performance.md).
             options = options.connection_on(workers.handle(number).clone());
         }
         let membership = cluster

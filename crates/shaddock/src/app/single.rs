@@ -1,9 +1,9 @@
-//! What an app has one of.
+//! A hook that may be set at most once.
 
 use std::panic::Location;
 
-/// A hook of which there is one. A second one is refused when the app starts: that it replaces the first, or is passed over, would not be seen
-/// before a client is let in that should not be.
+/// A hook that may be set at most once. With a second one the app does not start: if the second replaced the first, or was ignored, the
+/// mistake would be noticed only after a client was accepted that should have been rejected.
 #[derive(Clone, Copy)]
 pub(crate) struct Single<T> {
     hook: Option<(T, &'static Location<'static>)>,
@@ -20,7 +20,7 @@ impl<T> Default for Single<T> {
 }
 
 impl<T> Single<T> {
-    /// Sets the hook, or notes that there are two.
+    /// Sets the hook, or records that there are two.
     pub(crate) fn set(&mut self, hook: T, at: &'static Location<'static>) {
         match &self.hook {
             None => self.hook = Some((hook, at)),
@@ -35,7 +35,7 @@ impl<T> Single<T> {
         self.hook.as_ref().map(|(hook, _)| hook)
     }
 
-    /// Where the first and the second one were set, if there are two.
+    /// The places where the first and the second hook were set, if there are two.
     pub(crate) fn both(&self) -> Option<[&'static Location<'static>; 2]> {
         let (_, first) = self.hook.as_ref()?;
         Some([first, self.second?])

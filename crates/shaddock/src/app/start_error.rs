@@ -1,4 +1,4 @@
-//! Why servers do not start.
+//! Errors of the start.
 
 use shaddock_cluster::ClusterError;
 use shaddock_net::ListenError;
@@ -6,26 +6,26 @@ use shaddock_protocol::{DictionaryError, MAX_BODY};
 
 use super::{BoxError, SpawnError, check::MOST_METADATA};
 
-/// Why servers did not start. What was started before has been stopped again.
+/// The reason why servers did not start. Everything that was started before has been stopped.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// There is no app.
+    /// No app was added.
     #[error("no app was added")]
     NoApp,
-    /// A handler or remote needs something that the app does not have.
+    /// A handler or remote requires something that the app does not have.
     #[error("`{route}` of `{app}` cannot be served: {reason}")]
     Requirement {
         /// The id of the app.
         app: String,
         /// The route.
         route: String,
-        /// What is missing.
+        /// The missing requirement.
         reason: String,
     },
-    /// A hook of which there is one was set twice. Which one was meant cannot be known.
+    /// A hook that may be set at most once was set twice.
     #[error(
-        "`{hook}` of `{app}` was called twice, at {first} and at {second}; make one function of both"
+        "`{hook}` of `{app}` was called twice, at {first} and at {second}; combine both functions into one"
     )]
     Twice {
         /// The id of the app.
@@ -37,7 +37,7 @@ pub enum StartError {
         /// File and line of the second call.
         second: String,
     },
-    /// An exception of [`App::require_user`](super::App::require_user) names no route of the server.
+    /// An exception of [`App::require_user`](super::App::require_user) is not a registered route of the server.
     #[error("`{app}` has no route `{route}`, which `require_user().except(..)` names")]
     Exception {
         /// The id of the app.
@@ -45,30 +45,30 @@ pub enum StartError {
         /// The route.
         route: String,
     },
-    /// An exception of [`App::require_user`](super::App::require_user) is no route.
+    /// An exception of [`App::require_user`](super::App::require_user) is not a valid route.
     #[error(
         "`require_user().except(\"{route}\")` of `{app}` names no route: write `handler.method` for one of this server, or `type.handler.method`"
     )]
     ExceptionRoute {
         /// The id of the app.
         app: String,
-        /// What was named.
+        /// The invalid route.
         route: String,
     },
-    /// The metadata of the server is too long: every server of the cluster keeps it, and etcd has a bound.
+    /// The metadata of the server is too long: every server of the cluster keeps it, and etcd has a limit.
     #[error(
-        "the metadata of `{app}` has {bytes} bytes, and {MOST_METADATA} may be: put less into `App::metadata`, or make fewer routes concurrent or with a timeout of their own"
+        "the metadata of `{app}` has {bytes} bytes, and the limit is {MOST_METADATA}: reduce `App::metadata`, or the number of routes that are concurrent or have their own timeout"
     )]
     Metadata {
         /// The id of the app.
         app: String,
-        /// Its length.
+        /// The length in bytes.
         bytes: usize,
     },
     /// The route dictionary cannot be built.
     #[error(transparent)]
     Dictionary(#[from] DictionaryError),
-    /// The answer to handshakes does not fit into a package.
+    /// The response to handshakes does not fit into a package.
     #[error(
         "handshakes at `{app}` would be answered with {length} bytes of routes and schemas, and a package has at most {MAX_BODY}: \
          put fewer or shorter routes into the dictionary (`DictionaryConfig`), or leave schemas out (`CodecConfig::protos`)"
@@ -76,7 +76,7 @@ pub enum StartError {
     HandshakeAnswer {
         /// The id of the app.
         app: String,
-        /// Bytes of the answer.
+        /// The length of the response in bytes.
         length: usize,
     },
     /// A component did not start.
@@ -86,36 +86,36 @@ pub enum StartError {
         app: String,
         /// The name of the component.
         component: String,
-        /// Why.
+        /// The error of the component.
         #[source]
         error: BoxError,
     },
-    /// A task that the app needs as long as it runs was refused.
+    /// A task that the app requires could not be started.
     #[error("the task \"{task}\" of `{app}` cannot be started: {error}")]
     Task {
         /// The id of the app.
         app: String,
-        /// The task.
+        /// The name of the task.
         task: &'static str,
-        /// Why.
+        /// The reason.
         #[source]
         error: SpawnError,
     },
-    /// The cluster does not take the app.
+    /// The app could not join the cluster.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// A port cannot be opened.
+    /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The operating system refuses threads.
+    /// The operating system could not start threads.
     #[error("IO workers cannot be started: {0}")]
     Workers(#[source] std::io::Error),
-    /// [`Servers::run_blocking`](super::Servers::run_blocking): the operating system refuses a runtime.
+    /// [`Servers::run_blocking`](super::Servers::run_blocking): the runtime could not be created.
     #[error("the runtime cannot be started: {0}")]
     Runtime(#[source] std::io::Error),
 }
 
-/// Programs whose `main` returns it print it this way: what was wrong, for people.
+/// Formats as `Display`, because a program whose `main` returns the error prints it with `Debug`.
 impl std::fmt::Debug for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)

@@ -1,4 +1,4 @@
-//! Background work of an app: every task has a name and an owner, ends at shutdown, and there is a bound on their number.
+//! Background tasks of an app: every task has a name and an owner, ends at shutdown, and their number is limited.
 
 use std::{
     future::Future,
@@ -28,10 +28,10 @@ struct Shared {
     stop: watch::Sender<bool>,
 }
 
-/// How many are in, with a bound, until the gate is closed.
+/// A counter with a limit, until it is closed.
 ///
-/// Count and end are one word, so that nobody comes in between a look and a step: after [`close`](Self::close) the count only falls, and
-/// zero is final.
+/// The count and the closed flag are one word, so that a check and the following change are atomic: after [`close`](Self::close) the count
+/// only falls, and zero is final.
 #[derive(Debug)]
 struct Gate {
     word: AtomicUsize,
@@ -60,7 +60,7 @@ impl Gate {
         }
     }
 
-    /// Counts one that is in already, also above the bound. False once closed.
+    /// Counts a task that is running already, also above the limit. False once closed.
     fn count_in(&self) -> bool {
         let step = |word: usize| (word < CLOSED - 1).then(|| word + 1);
         self.word
@@ -68,7 +68,7 @@ impl Gate {
             .is_ok()
     }
 
-    /// True if nobody is left.
+    /// Removes one; returns whether it was the last.
     fn leave(&self) -> bool {
         self.word.fetch_sub(1, Ordering::AcqRel) & !CLOSED == 1
     }
@@ -82,15 +82,15 @@ impl Gate {
     }
 }
 
-/// No more tasks are taken: too many run, or the app stops.
+/// The task could not be started: too many are running, or the app is stopping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// The bound of [`AppConfig::max_tasks`](crate::app::AppConfig::max_tasks) is reached.
-    #[error("too many background tasks run; raise `handlers.max_tasks`")]
+    /// The limit [`AppConfig::max_tasks`](crate::app::AppConfig::max_tasks) is reached.
+    #[error("too many background tasks; raise `handlers.max_tasks`")]
     TooMany,
-    /// The app stops.
-    #[error("the app stops")]
+    /// The app is stopping.
+    #[error("the app is stopping")]
     Stopping,
     /// The session is closed, or has as many listeners and tasks as `session.max_listeners` allows.
     #[error(transparent)]
@@ -100,7 +100,7 @@ pub enum SpawnError {
     ChannelDestroyed,
 }
 
-/// A place among the tasks, given back when dropped: so a task that cannot run is not made.
+/// A reserved slot for a task, released when dropped. It is reserved before the task is created.
 #[derive(Debug)]
 #[must_use = "a place that is dropped is free again"]
 pub(crate) struct Slot(Arc<Shared>);
@@ -114,7 +114,7 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// Runs `future` until it is done or the app stops; then it is dropped at its next `.await`.
+    /// Runs `future` until it completes or the app stops; then it is dropped at its next `.await`.
     pub(crate) fn spawn<F>(self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
@@ -133,7 +133,7 @@ impl Slot {
         })
     }
 
-    /// Runs `future` to its end, unless it takes longer than the shutdown waits.
+    /// Runs `future` to completion, unless it takes longer than the shutdown waits.
     pub(crate) fn finish<F>(self, name: &'static str, future: F) -> JoinHandle<Option<F::Output>>
     where
         F: Future + Send + 'static,
@@ -163,14 +163,14 @@ impl Tasks {
         &self.0.runtime
     }
 
-    /// Takes a place for a task that will be made.
+    /// Reserves a slot for a task.
     pub(crate) fn slot(&self) -> Result<Slot, SpawnError> {
         self.0.gate.enter()?;
         Ok(Slot(Arc::clone(&self.0)))
     }
 
-    /// A place for work that runs already and has nobody left who bounds it. It is counted also above the bound, and then keeps others out.
-    /// `None` while the app stops.
+    /// A slot for work that is running already and has no other limit. It is counted also above the limit, and then keeps other tasks from
+    /// starting. `None` while the app stops.
     pub(crate) fn slot_of_running(&self) -> Option<Slot> {
         self.0.gate.count_in().then(|| Slot(Arc::clone(&self.0)))
     }
@@ -188,12 +188,12 @@ impl Tasks {
         Ok(self.slot()?.spawn(name, future))
     }
 
-    /// Tasks that run now.
+    /// The number of running tasks.
     pub(crate) fn count(&self) -> usize {
         self.0.gate.count()
     }
 
-    /// A future that is done when the app stops.
+    /// Completes when the app stops.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut stopped = self.0.stop.subscribe();
         async move {
@@ -201,13 +201,13 @@ impl Tasks {
         }
     }
 
-    /// Takes no more tasks, and tells those that run.
+    /// Accepts no more tasks, and notifies the running ones.
     pub(crate) fn tell_stop(&self) {
         self.0.gate.close();
         self.0.stop.send_replace(true);
     }
 
-    /// Done when no task runs.
+    /// Completes when no task is running.
     pub(crate) async fn idle(&self) {
         loop {
             let idle = self.0.idle.notified();
@@ -221,7 +221,7 @@ impl Tasks {
 
 /// Runs `future` until its owner ends.
 pub(crate) async fn until<O>(owner: O, ended: Arc<Notify>, future: impl Future<Output = ()>) {
-    // Taken away when the work is over, however that comes.
+    // Dropped when the work ends, for any reason.
     let _owner = owner;
     tokio::select! {
         biased;
@@ -230,7 +230,7 @@ pub(crate) async fn until<O>(owner: O, ended: Arc<Notify>, future: impl Future<O
     }
 }
 
-/// A piece of background work. Dropped, it goes on; [`abort`](Self::abort) ends it.
+/// A background task. It continues when this is dropped; [`abort`](Self::abort) ends it.
 #[derive(Debug, Clone)]
 pub struct Task(AbortHandle);
 
@@ -239,18 +239,18 @@ impl Task {
         Self(handle.abort_handle())
     }
 
-    /// Drops the work at its next `.await`.
+    /// Drops the task at its next `.await`.
     pub fn abort(&self) {
         self.0.abort();
     }
 
-    /// Whether it is over.
+    /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 }
 
-/// A panic ends the task, is logged, and is nobody else's.
+/// Contains a panic of the task: it ends the task and is logged.
 struct TaskName(&'static str);
 
 impl Watch for TaskName {
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(tasks.count(), 0);
     }
 
-    /// Rounds of a race that takes a few nanoseconds.
+    /// Iterations of a race that takes a few nanoseconds.
     const ROUNDS: usize = 1000;
 
     #[test]

@@ -1,9 +1,9 @@
-//! What a backend asks for: checked as a whole before anything is done, and then done, all or none.
+//! The actions of a backend's response: validated as a whole, then executed, all or none.
 //!
-//! Two groups. What changes the session comes first: settings in one step, the bind, topics in their order, the unbind. If something of that is refused
-//! (the user is elsewhere, the app's hook says no, the user is in too many topics, the session has just closed), what was done is undone and nothing
-//! else is done. Pushes and kicks, which cannot be taken back, come after that, in their order. So a push to the user or the topic reaches a session
-//! that the same answer binds or lets in.
+//! There are two groups. Changes of the session come first: settings in one step, the bind, topics in order, the unbind. If one of them
+//! fails (another server owns the user, the app's hook rejects the bind, the user has reached the limit of topics, the session was just
+//! closed), the earlier changes are undone and the response has no effect. Pushes and kicks, which cannot be undone, follow in order. So a
+//! push to the user or the topic reaches a session that the same response binds or adds to the topic.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -19,27 +19,27 @@ use crate::{
     session::{SessionError, SessionView},
 };
 
-/// Actions of one answer.
+/// The most actions of one response.
 const MOST_ACTIONS: usize = 1000;
-/// Users that one kick may name: they are kicked one after the other.
+/// The most users of one kick: they are kicked one after the other.
 const MOST_KICKED: usize = 1000;
-/// Bytes of a route, as on the wire to clients.
+/// The most bytes of a route, as on the wire to clients.
 const MOST_ROUTE: usize = 255;
 
-/// What becomes of the session's user.
+/// The change of the session's user.
 enum User {
     Stays,
     Bind(Uid),
     Unbind,
 }
 
-/// Into a topic, or out of it.
+/// A join or leave of a topic.
 enum Move {
     Join(String),
     Leave(String),
 }
 
-/// Who gets a push.
+/// The receivers of a push.
 enum To {
     Session,
     Users(Vec<Uid>),
@@ -63,7 +63,7 @@ enum Send {
     },
 }
 
-/// Actions that can be carried out, as far as can be known before.
+/// Actions that are valid as far as can be checked in advance.
 pub(super) struct Plan {
     user: User,
     changes: Map<String, Value>,
@@ -73,10 +73,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks every action.
+    /// Validates every action.
     ///
     /// # Errors
-    /// Which one cannot be carried out, and why.
+    /// The index of the first invalid action, and the reason.
     pub(super) fn check(view: &SessionView, actions: Vec<Action>) -> Result<Self, String> {
         let mut plan = Self {
             user: User::Stays,
@@ -88,12 +88,12 @@ impl Plan {
         if actions.len() > MOST_ACTIONS {
             let count = actions.len();
             return Err(format!(
-                "it has {count} actions; at most {MOST_ACTIONS} are possible, and none was carried out"
+                "it has {count} actions; at most {MOST_ACTIONS} are allowed, and none was executed"
             ));
         }
         for (number, action) in actions.into_iter().enumerate() {
             plan.add(view, action).map_err(|reason| {
-                format!("its action {} {reason}; none was carried out", number + 1)
+                format!("its action {} {reason}; none was executed", number + 1)
             })?;
         }
         let is_bound = match plan.user {
@@ -103,7 +103,7 @@ impl Plan {
         };
         if !is_bound && plan.moves.iter().any(|one| matches!(one, Move::Join(_))) {
             return Err(
-                "it joins a topic with a session that is bound to no user then; `bind` it, also in the same answer. None was carried out"
+                "it joins a topic with a session that is not bound; `bind` it first, which the same response may do. None was executed"
                     .to_owned(),
             );
         }
@@ -114,20 +114,20 @@ impl Plan {
         let bound = view.session().and_then(|session| session.uid());
         match action {
             Action::Bind(_) | Action::Unbind if !matches!(self.user, User::Stays) => {
-                return Err("is a second `bind` or `unbind`; one answer may have one".to_owned());
+                return Err("is a second `bind` or `unbind`; a response may contain one".to_owned());
             }
             Action::Bind(uid) => {
                 let uid = uid_of(uid)?;
                 if bound.is_some_and(|bound| bound != uid) {
                     return Err(
-                        "binds a session that is bound to another user; `unbind` it in an answer before"
+                        "binds a session that is bound to another user; `unbind` it in an earlier response"
                             .to_owned(),
                     );
                 }
                 self.user = User::Bind(uid);
             }
             Action::Unbind if bound.is_none() => {
-                return Err("unbinds a session that is bound to no user".to_owned());
+                return Err("unbinds a session that is not bound".to_owned());
             }
             Action::Unbind => self.user = User::Unbind,
             Action::Set(values) => {
@@ -160,7 +160,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Does everything. After an error nothing has been done.
+    /// Executes all actions. After an error the response has had no effect.
     pub(super) async fn carry_out(
         self,
         app: &AppHandle,
@@ -180,16 +180,16 @@ impl Plan {
             return Err(error);
         }
         for send in self.sends {
-            // Whom it does not reach is not there (any more): no reason to tell the client that its request failed.
+            // A receiver that is not reached has gone: the client's request has not failed for that reason.
             if let Err(error) = deliver(app, view, send).await {
-                shaddock_net::quiet!(warn, "an action of a backend reached no client", sid = %view.id(), error);
+                shaddock_net::quiet!(warn, "an action of a backend failed", sid = %view.id(), error);
             }
         }
         Ok(())
     }
 }
 
-/// What the settings were that an answer changes.
+/// The previous values of the settings that a response changes.
 struct Settings {
     old: Map<String, Value>,
     added: Vec<String>,
@@ -217,13 +217,14 @@ impl Settings {
 
     fn put_back(self, session: &Session) {
         if !self.old.is_empty() || !self.added.is_empty() {
-            // It fails only if the session is closed, and then nobody sees its settings.
+            // This fails only if the session is closed, and then its settings are no longer visible.
             let _ = session.change_settings(self.old, &self.added);
         }
     }
 }
 
-/// More topics than a user may be in. It is known before a bind, which may close a session elsewhere and cannot be undone then.
+/// Checks the limit of a user's topics. It is checked before a bind, because a bind may close a session on another frontend, which cannot
+/// be undone.
 fn check_count(moves: &[Move], limit: usize) -> Result<(), HandlerError> {
     let mut joined = HashSet::new();
     for one in moves {
@@ -233,7 +234,7 @@ fn check_count(moves: &[Move], limit: usize) -> Result<(), HandlerError> {
         };
         if joined.len() > limit {
             let text = format!(
-                "the user would be in more topics than one may be in: at most {limit} (`session.max_memberships`)"
+                "the user would exceed the limit of {limit} topics and channels (`session.max_memberships`)"
             );
             return Err(HandlerError::new(codes::UNKNOWN, text));
         }
@@ -241,7 +242,7 @@ fn check_count(moves: &[Move], limit: usize) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// After an error nothing has been done.
+/// After an error nothing has changed.
 async fn change_user_and_topics(
     app: &AppHandle,
     session: &Arc<Session>,
@@ -249,7 +250,7 @@ async fn change_user_and_topics(
     moves: Vec<Move>,
 ) -> Result<(), HandlerError> {
     if matches!(user, User::Unbind) {
-        // First, since a session without a user is in no topic that it could leave.
+        // First, because a session without a user is in no topic.
         let undo = move_all(app, session, moves).await?;
         let unbound = change_user(app, session, user).await;
         if unbound.is_err() {
@@ -261,19 +262,19 @@ async fn change_user_and_topics(
     change_user(app, session, user).await?;
     let done = move_all(app, session, moves).await;
     if let (Err(_), false, Some(uid)) = (&done, was_bound, session.uid()) {
-        // It fails only if the session is closed, and then it is nobody's.
+        // This fails only if the session is closed, and then it has no user.
         let _ = session.unbind(&uid);
     }
     done.map(drop)
 }
 
-/// Joins and leaves in their order; returns what undoes them. After an error those that were done are undone.
+/// Joins and leaves topics in order; returns the inverse changes. After an error the earlier changes are undone.
 async fn move_all(
     app: &AppHandle,
     session: &Arc<Session>,
     moves: Vec<Move>,
 ) -> Result<Vec<Move>, HandlerError> {
-    // With the user that it has now.
+    // With the session's current user.
     let view = SessionView::of_session(app, session);
     let mut undo = Vec::new();
     for one in moves {
@@ -302,7 +303,7 @@ async fn move_all(
 async fn take_back(app: &AppHandle, session: &Arc<Session>, undo: Vec<Move>) {
     let view = SessionView::of_session(app, session);
     for one in undo.into_iter().rev() {
-        // What cannot be undone is not there any more: the session closes.
+        // A change that cannot be undone no longer exists: the session is closing.
         match one {
             Move::Join(name) => drop(app.topic(&name).join(&view).await),
             Move::Leave(name) => drop(app.topic(&name).quit(&view).await),
@@ -310,7 +311,7 @@ async fn take_back(app: &AppHandle, session: &Arc<Session>, undo: Vec<Move>) {
     }
 }
 
-/// The client is told why: as of a bind that is refused.
+/// The client receives the reason, as for a rejected bind.
 fn not_joined(error: JoinError) -> HandlerError {
     match error {
         JoinError::Remote(error) => HandlerError::from_remote(error),
@@ -392,7 +393,7 @@ fn push_of(push: PushJson) -> Result<Send, String> {
     } = push;
     if route.is_empty() || route.len() > MOST_ROUTE {
         return Err(format!(
-            "pushes to a route of {} bytes; 1 to {MOST_ROUTE} are possible",
+            "pushes to a route of {} bytes; 1 to {MOST_ROUTE} are allowed",
             route.len()
         ));
     }
@@ -402,7 +403,7 @@ fn push_of(push: PushJson) -> Result<Send, String> {
     check_latest(latest.as_deref()).map_err(|text| format!("has a `latest` that {text}"))?;
     let to = match (users, topic) {
         (Some(_), Some(_)) => {
-            return Err("pushes to `users` and to a `topic`; a push has one of both".to_owned());
+            return Err("pushes to `users` and to a `topic`; write one of them".to_owned());
         }
         (_, None) if except.is_some() => {
             return Err("has an `except` without a `topic`".to_owned());
@@ -425,7 +426,7 @@ fn push_of(push: PushJson) -> Result<Send, String> {
 fn topic_of(name: String) -> Result<String, String> {
     if AudienceKey::topic(&name).is_none() {
         return Err(format!(
-            "names a topic of {} bytes; 1 to 256 are possible",
+            "names a topic of {} bytes; 1 to 256 are allowed",
             name.len()
         ));
     }
@@ -433,7 +434,7 @@ fn topic_of(name: String) -> Result<String, String> {
 }
 
 fn uid_of(text: String) -> Result<Uid, String> {
-    Uid::new(text).map_err(|error| format!("has a user that cannot be: {error}"))
+    Uid::new(text).map_err(|error| format!("has an invalid user: {error}"))
 }
 
 fn uids_of(texts: Vec<String>) -> Result<Vec<Uid>, String> {

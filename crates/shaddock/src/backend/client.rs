@@ -1,9 +1,9 @@
 //! One URL: its connections, the queue for them, and one exchange.
 //!
-//! HTTP/1.1 with keep-alive, one request on a connection at a time, or HTTP/2, where all requests share a connection. A connection for one request goes
-//! back to the others only when its answer has been read to the end; in every other case (too slow, too long, broken, nobody waits any more) it is
-//! closed. A request whose bytes may have left is never sent again: only an attempt to connect is repeated at another URL, and a connection that turns out
-//! to be closed before anything was written is replaced once.
+//! HTTP/1.1 with keep-alive, one request at a time on a connection, or HTTP/2, where all requests share a connection. A connection for one
+//! request is reused only if its response was read completely; in every other case (too slow, too long, malformed, cancelled) it is closed.
+//! A request whose bytes may have been sent is never repeated: only an attempt to connect is repeated at another URL, and a connection that
+//! turns out to be closed before anything was written is replaced once.
 
 use std::{
     sync::{
@@ -40,7 +40,7 @@ use super::{
 };
 use crate::app::AppHandle;
 
-/// How long a URL that did not accept a connection is left out.
+/// Time for which a URL that did not accept a connection is skipped.
 const ASIDE: Duration = Duration::from_secs(1);
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -50,9 +50,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const AGENT: &str = concat!("shaddock/", env!("CARGO_PKG_VERSION"));
 
-/// One request, ready to be sent. Its timestamp and signature are made when it is.
+/// A request that is ready to be sent. Its timestamp and signature are added when it is sent.
 pub(super) struct Outgoing {
-    /// Below the URL; with a slash in front, of the host.
+    /// The path below the URL; with a leading slash, below the host.
     pub(super) path: String,
     pub(super) body: Bytes,
     pub(super) id: String,
@@ -60,7 +60,7 @@ pub(super) struct Outgoing {
     pub(super) trace_state: Option<String>,
 }
 
-/// What asks whether a service is well: a GET without a body.
+/// A health check: a GET without a body.
 pub(super) fn question(path: &str) -> Outgoing {
     Outgoing {
         path: path.to_owned(),
@@ -71,26 +71,26 @@ pub(super) fn question(path: &str) -> Outgoing {
     }
 }
 
-/// A connection for one request that has none.
+/// An idle connection for one request at a time.
 struct Idle {
     sender: http1::SendRequest<Body>,
     since: Instant,
-    /// Where its task was started: there, an exchange wakes no other thread.
+    /// The thread on which its task was started: an exchange from there wakes no other thread.
     thread: ThreadId,
 }
 
-/// One URL at work.
+/// The state of one URL.
 pub(super) struct Target {
     connector: Arc<Connector>,
     seed: u64,
     places: Semaphore,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
-    /// The connection that all requests share, if the service speaks HTTP/2.
+    /// The connection that all requests share, if the service supports HTTP/2.
     shared: Mutex<Option<http2::SendRequest<Body>>>,
-    /// Where a connection may be shared, one request connects and the others wait for it.
+    /// If a connection may be shared, one request connects and the others wait for it.
     connecting: Semaphore,
-    /// The service was found to speak HTTP/1.1.
+    /// The service was found to support only HTTP/1.1.
     is_single: AtomicBool,
     aside: Mutex<Option<Instant>>,
     /// The last health check failed.
@@ -118,7 +118,7 @@ impl Target {
         &self.connector.url
     }
 
-    /// Orders the URLs for one user: when one is left out, only its users move.
+    /// Orders the URLs for one user: if one is skipped, only its users move.
     pub(super) fn weight(&self, key: u64) -> u64 {
         let mut both = [0; 16];
         both[..8].copy_from_slice(&self.seed.to_le_bytes());
@@ -131,7 +131,7 @@ impl Target {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether others are asked before this one.
+    /// Whether other URLs are tried before this one.
     pub(super) fn is_aside(&self) -> bool {
         self.is_sick.load(Ordering::Relaxed) || self.did_not_connect()
     }
@@ -148,12 +148,12 @@ impl Target {
         *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Asks whether the service is well. One that is not is asked last until it is.
+    /// Runs a health check. A URL that fails it is tried last until it succeeds.
     pub(super) async fn check(&self, app: &AppHandle, settings: &HttpBackend, path: &str) {
         let question = question(path);
         let asked = self.exchange(app, settings, &question);
         let failure = match tokio::time::timeout(settings.timeout, asked).await {
-            // Who has that much to do is well enough.
+            // A service with that many requests counts as healthy.
             Ok(Ok(_) | Err(Failure::Busy(_))) => None,
             Ok(Err(failure)) => Some(failure),
             Err(_) => Some(Failure::Slow(settings.timeout)),
@@ -168,7 +168,7 @@ impl Target {
         }
     }
 
-    /// Sends a request and reads its answer. Cancel-safe: nothing of it is left to others.
+    /// Sends a request and reads its response. Cancel-safe: the connection is not reused.
     pub(super) async fn exchange(
         &self,
         app: &AppHandle,
@@ -185,7 +185,7 @@ impl Target {
             match sender.send(request).await {
                 Ok(response) => break response,
                 Err(mut error) => {
-                    // With the request in hand nothing of it was written.
+                    // If the error returns the request, none of it was written.
                     let is_unsent = error.take_message().is_some();
                     if !is_unsent || !is_used {
                         return Err(self.failed(is_unsent, error.error()));
@@ -209,7 +209,7 @@ impl Target {
         Ok(body)
     }
 
-    /// A place among the connections. Cancel-safe.
+    /// Reserves a connection. Cancel-safe.
     async fn place(&self, queue: usize) -> Result<SemaphorePermit<'_>, Failure> {
         if let Ok(place) = self.places.try_acquire() {
             return Ok(place);
@@ -223,14 +223,14 @@ impl Target {
         place.map_err(|error| Failure::down(error.to_string()))
     }
 
-    /// A connection that was used before and still can be.
+    /// A connection that was used before and can be reused.
     async fn open_connection(&self, max_idle: Duration) -> Option<Sender> {
         if let Some(sender) = self.shared() {
             return Some(Sender::Two(sender));
         }
         loop {
             let mut idle = self.take_idle(max_idle)?;
-            // One that still writes its last request, which was answered before it was read, is closed and not waited for.
+            // A connection that is still writing its last request, whose response came early, is closed rather than awaited.
             let ready = std::future::poll_fn(|task| Poll::Ready(idle.sender.poll_ready(task)));
             if matches!(ready.await, Poll::Ready(Ok(()))) {
                 return Some(Sender::One(idle.sender));
@@ -238,7 +238,7 @@ impl Target {
         }
     }
 
-    /// The one of this thread that was used last, or of another thread: the rest grow old and are closed.
+    /// The connection of this thread that was used last, or of another thread: the others become stale and are closed.
     fn take_idle(&self, max_idle: Duration) -> Option<Idle> {
         let (here, now) = (thread::current().id(), Instant::now());
         let is_young = |idle: &Idle| now.saturating_duration_since(idle.since) <= max_idle;
@@ -250,7 +250,7 @@ impl Target {
             Some(at) => Some(all.remove(at)),
             None => all.pop(),
         };
-        // Closing them is for others to do, not under our lock.
+        // They are closed without holding the lock.
         drop((all, old));
         found
     }
@@ -272,7 +272,7 @@ impl Target {
                 let alone = self.connecting.acquire().await;
                 let alone = alone.map_err(|error| Failure::down(error.to_string()))?;
                 if self.did_not_connect() {
-                    let text = format!("{} could not be reached just now", self.url());
+                    let text = format!("{} could not be reached a moment ago", self.url());
                     return Err(Failure::down(text));
                 }
                 alone
@@ -284,7 +284,7 @@ impl Target {
         } else {
             None
         };
-        // On a worker, its runtime: then an exchange wakes no other thread.
+        // On the runtime of the worker: then an exchange wakes no other thread.
         let runtime = Handle::try_current().unwrap_or_else(|_| app.runtime().clone());
         let connected = self.connector.connect(&runtime, limit).await;
         let sender = connected.map_err(|error| {
@@ -308,7 +308,7 @@ impl Target {
         is_two: bool,
     ) -> Result<Request<Body>, Failure> {
         let url = self.url();
-        // HTTP/2 has no `Host`: the host is a part of what is asked for.
+        // HTTP/2 has no `Host`: the host is part of the URI.
         let root = if is_two { url.root() } else { String::new() };
         let mut request = Request::builder().header(USER_AGENT, HeaderValue::from_static(AGENT));
         if !is_two {
@@ -357,12 +357,12 @@ impl Target {
             return Failure::down(format!("{} closes connections: {error}", self.url()));
         }
         Failure::broken(format!(
-            "{} was sent the request and gave no answer: {error}",
+            "{} received the request and sent no response: {error}",
             self.url()
         ))
     }
 
-    /// The body of a good answer, at most so long.
+    /// Reads the body of a successful response, up to this length.
     async fn read(&self, response: Response<Incoming>, max: usize) -> Result<Bytes, Failure> {
         let status = response.status();
         let mut body = response.into_parts();
@@ -371,7 +371,7 @@ impl Target {
             _ if status.is_redirection() => {
                 let to = body.0.headers.get(LOCATION).and_then(|to| to.to_str().ok());
                 return Err(Failure::broken(format!(
-                    "{} answered {status} to {:?}; redirects are not followed, write the right URL into the configuration",
+                    "{} answered {status} to {:?}; redirects are not followed; correct the URL in the configuration",
                     self.url(),
                     to.unwrap_or_default()
                 )));
@@ -380,7 +380,7 @@ impl Target {
         }
         let too_long = || {
             Failure::broken(format!(
-                "the answer of {} is longer than {max} bytes (`max_body`)",
+                "the response of {} is longer than {max} bytes (`max_body`)",
                 self.url()
             ))
         };
@@ -392,7 +392,7 @@ impl Target {
         while let Some(frame) = body.1.frame().await {
             let frame = frame.map_err(|error| {
                 Failure::broken(format!(
-                    "the answer of {} ends in the middle: {}",
+                    "the response of {} is incomplete: {}",
                     self.url(),
                     with_cause(&error)
                 ))
@@ -407,7 +407,7 @@ impl Target {
                 text = data;
                 continue;
             }
-            // More than one piece is copied together.
+            // Several chunks are copied into one.
             parts.extend_from_slice(&std::mem::take(&mut text));
             parts.extend_from_slice(&data);
         }
@@ -419,7 +419,7 @@ impl Target {
     }
 }
 
-/// One that waits for a connection, as long as it does.
+/// Counts a request while it waits for a connection.
 struct Waiting<'a> {
     all: &'a AtomicUsize,
     ahead: usize,
@@ -445,7 +445,7 @@ fn with_cause(error: &hyper::Error) -> String {
     }
 }
 
-/// The same for everybody, on every start (FNV-1a, mixed once more).
+/// A hash that is the same on all servers and after each start (FNV-1a with a final mix).
 pub(super) fn hash_of(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in bytes {

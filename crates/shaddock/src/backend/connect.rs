@@ -1,4 +1,4 @@
-//! Connecting to a service: TCP or TLS, and HTTP/1.1 or HTTP/2 on it.
+//! Connects to a service: TCP or TLS, with HTTP/1.1 or HTTP/2.
 
 use std::{io, pin::Pin, sync::Arc, task, time::Duration};
 
@@ -24,31 +24,32 @@ use tokio_rustls::TlsConnector;
 
 use super::{BackendError, BackendUrl, Protocol};
 
-/// Bytes of the head of an answer.
+/// The most bytes of a response's head.
 const MAX_HEAD: u32 = 64 * 1024;
-/// While HTTP/2 requests wait for answers, the service is asked so often whether it is still there.
+/// The interval of pings while HTTP/2 requests wait for responses.
 const PING: Duration = Duration::from_secs(10);
-/// And has so long to say so. Then they fail, and the next request gets a new connection.
+/// The time limit for a response to a ping. Then the requests fail, and the next request opens a new connection.
 const PONG: Duration = Duration::from_secs(20);
 
-/// What is sent.
+/// The body of a request.
 pub(crate) type Body = Full<Bytes>;
 
-/// A connection that takes requests.
+/// A connection that accepts requests.
 pub(crate) enum Sender {
-    /// One at a time.
+    /// One request at a time.
     One(http1::SendRequest<Body>),
-    /// Many at a time.
+    /// Concurrent requests.
     Two(http2::SendRequest<Body>),
 }
 
 impl Sender {
-    /// Whether it speaks HTTP/2.
+    /// Whether the connection uses HTTP/2.
     pub(crate) const fn is_two(&self) -> bool {
         matches!(self, Self::Two(_))
     }
 
-    /// Sends a request. Dropped, it is given up: a connection for one request closes, of a connection for many the one request ends.
+    /// Sends a request. If the future is dropped, the request is cancelled: an HTTP/1.1 connection is closed, an HTTP/2 connection resets
+    /// the stream.
     pub(crate) async fn send(
         &mut self,
         request: Request<Body>,
@@ -60,7 +61,7 @@ impl Sender {
     }
 }
 
-/// How one URL is connected to.
+/// The way to connect to one URL.
 pub(crate) struct Connector {
     pub(crate) url: BackendUrl,
     protocol: Protocol,
@@ -87,7 +88,7 @@ impl Connector {
         }
     }
 
-    /// Whether a connection may turn out to be one for many requests.
+    /// Whether a connection may turn out to support concurrent requests.
     pub(crate) const fn may_be_two(&self) -> bool {
         match self.protocol {
             Protocol::Auto => self.url.is_tls,
@@ -96,7 +97,7 @@ impl Connector {
         }
     }
 
-    /// Connects within `limit`: a host that is gone says nothing, and would take the time of the URLs behind it. Dropped, it stops.
+    /// Connects within `limit`: a host that is gone does not respond, and would use up the time of the other URLs. Stops when dropped.
     pub(crate) fn connect(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -133,23 +134,23 @@ impl Connector {
     }
 }
 
-/// A certificate that is not trusted can be mended with a key of the configuration.
+/// Adds the key of the configuration to errors about certificates that are not trusted.
 fn explained(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(rustls::Error::InvalidCertificate(why)) => io::Error::other(format!(
-            "its certificate is not trusted ({why}); `ca` names a file of those that are"
+            "its certificate is not trusted ({why}); set `ca` to a file with trusted certificates"
         )),
         _ => error,
     }
 }
 
-/// Sends and receives in a task of the same runtime.
+/// Runs the connection in a task of the same runtime.
 async fn speak<S>(stream: S, is_two: bool) -> io::Result<Sender>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(stream);
-    // Whoever waits for an answer is told how a connection ends.
+    // The request that waits for a response receives the error of the connection.
     if is_two {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -171,7 +172,7 @@ where
     Ok(Sender::One(sender))
 }
 
-/// An attempt to connect, which ends with whoever wants the connection: their place goes to another one, who may try at once.
+/// An attempt to connect, which ends when its request is dropped: another request gets its slot and can try immediately.
 struct Attempt<T>(JoinHandle<io::Result<T>>);
 
 impl<T> Future for Attempt<T> {
@@ -202,7 +203,7 @@ pub(crate) fn system_tls() -> Result<ClientConfig, BackendError> {
     tls_with(roots)
 }
 
-/// TLS that trusts what is signed by the certificates of a PEM text.
+/// TLS that trusts certificates signed by those of a PEM text.
 pub(crate) fn pem_tls(pem: &[u8]) -> Result<ClientConfig, BackendError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {

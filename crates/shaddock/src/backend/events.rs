@@ -1,8 +1,9 @@
-//! What happens to sessions, told to a backend.
+//! Sends events of sessions to a backend.
 //!
-//! Binds, losses and returns of connections, and closes go through the app's listeners: in order for each session, beside other sessions, and bounded there. One is told until the backend
-//! says 200 or 204, for as long as a listener may take ([`AppConfig::event_timeout`](crate::app::AppConfig::event_timeout)), with the same
-//! `webhook-id` each time. Then it is given up, counted and logged. The actions of its answer are carried out. A handshake is asked once: its client waits.
+//! Binds, lost connections, returns and closes are sent by the app's listeners: in order for each session, concurrently for different
+//! sessions, and with the limits of listeners. An event is repeated until the backend responds with 200 or 204, within the time limit of a
+//! listener ([`AppConfig::event_timeout`](crate::app::AppConfig::event_timeout)), with the same `webhook-id` each time. Then it is dropped,
+//! counted and logged. The actions of the response are executed. A handshake is sent once, because its client waits.
 
 use std::{
     sync::Arc,
@@ -27,27 +28,27 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// For apps whose listeners may take for ever.
+/// The limit for apps whose listeners have none.
 const NO_LIMIT: Duration = Duration::from_secs(60);
 
-/// An event that a backend is told of.
+/// An event that is sent to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendEvent {
-    /// A client connects: the backend may refuse it, or answer with data for the client. A backend that does not answer lets nobody in.
+    /// A client connects: the backend may reject it, or return data for the client. If the backend does not respond, clients are rejected.
     Handshake,
     /// A session was bound to a user.
     Bound,
-    /// A session has lost its connection, and its client may come back to it.
+    /// A session has lost its connection, and its client may resume it.
     Suspended,
-    /// The client of a suspended session has come back.
+    /// The client of a suspended session has resumed it.
     Resumed,
     /// A session was closed.
     Closed,
 }
 
 impl BackendEvent {
-    /// All of them.
+    /// All events.
     pub const ALL: [Self; 5] = [
         Self::Handshake,
         Self::Bound,
@@ -56,7 +57,8 @@ impl BackendEvent {
         Self::Closed,
     ];
 
-    /// `handshake`, `bound`, `suspended`, `resumed` or `closed`: the last part of the URL, and the member `event` of the body.
+    /// The name: `handshake`, `bound`, `suspended`, `resumed` or `closed`. It is the last part of the URL, and the member `event` of the
+    /// body.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
@@ -69,7 +71,7 @@ impl BackendEvent {
 }
 
 impl App {
-    /// Tells the backend of the events that it wants.
+    /// Registers listeners for the events that the backend subscribes to.
     pub(super) fn listen_for(&mut self, backend: &Arc<Backend>) {
         let wants = |event| backend.settings.events.contains(&event);
         if wants(BackendEvent::Handshake) {
@@ -122,7 +124,7 @@ impl Backend {
                 if let Err(reason) = follow(app, event, &text).await.map_err(Excerpt::new) {
                     shaddock_net::quiet!(
                         warn,
-                        "the answer of a backend to an event",
+                        "the response of a backend to an event",
                         backend = &*self.server_type,
                         event = kind.name(),
                         %reason
@@ -135,7 +137,7 @@ impl Backend {
 
     fn missed(&self, app: &AppHandle, kind: BackendEvent, event: &SessionEvent, reason: &str) {
         app.stats().lost_events.add(1);
-        shaddock_net::quiet!(error, "a backend was not told of an event", backend = &*self.server_type, event = kind.name(), sid = %event.session().id(), reason);
+        shaddock_net::quiet!(error, "a backend was not notified of an event", backend = &*self.server_type, event = kind.name(), sid = %event.session().id(), reason);
     }
 
     async fn tell_until_heard(
@@ -149,7 +151,7 @@ impl Backend {
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            // The last attempt ends before the listener would be cut off.
+            // The last attempt ends before the time limit of the listener.
             let left = most.saturating_sub(start.elapsed()).mul_f32(0.9);
             let failure = match self.ask(app, key, outgoing, self.timeout().min(left)).await {
                 Ok(text) => return Ok(text),
@@ -174,7 +176,7 @@ impl Backend {
         let user: Option<&RawValue> = info.user_as().ok();
         let refused = |failure: Failure| {
             HandshakeReject::new(format!(
-                "the backend `{}` did not judge it: {failure}",
+                "the backend `{}` did not check it: {failure}",
                 self.server_type
             ))
         };
@@ -212,23 +214,22 @@ impl Backend {
     }
 }
 
-/// What a session that does not exist yet can begin with.
+/// Converts the actions of a handshake's response, which are possible before the session exists.
 fn login(list: Vec<Action>) -> Result<Accept, String> {
     let mut accept = Accept::new();
     let mut is_bound = false;
     for action in list {
         accept = match action {
-            Action::Bind(_) if is_bound => return Err("its answer binds twice".to_owned()),
+            Action::Bind(_) if is_bound => return Err("its response binds twice".to_owned()),
             Action::Bind(uid) => {
                 is_bound = true;
                 let uid = Uid::new(uid);
-                accept
-                    .bind(uid.map_err(|error| format!("it binds a user that cannot be: {error}"))?)
+                accept.bind(uid.map_err(|error| format!("it binds an invalid user: {error}"))?)
             }
             Action::Set(settings) => accept.settings(settings),
             _ => {
                 return Err(
-                    "its answer has an action other than `bind` and `set`, and there is no session yet"
+                    "its response contains an action other than `bind` and `set`, but there is no session yet"
                         .to_owned(),
                 );
             }
@@ -237,7 +238,7 @@ fn login(list: Vec<Action>) -> Result<Accept, String> {
     Ok(accept)
 }
 
-/// Carries out what the answer to an event asks for. It was heard: it is not told again, whatever comes of this.
+/// Executes the actions of an event's response. The event was received, so it is not repeated if they fail.
 async fn follow(app: &AppHandle, event: &SessionEvent, text: &Bytes) -> Result<(), String> {
     let answer = Answer::read(text)?;
     if let Some(Object(error)) = answer.error {

@@ -1,4 +1,4 @@
-//! Why there is no answer: one text for the log, another one for the client.
+//! Failures of an exchange, with a text for the log and another one for the client.
 
 use std::{fmt, time::Duration};
 
@@ -7,10 +7,10 @@ use crate::{
     metrics::NoAnswer,
 };
 
-/// Bytes of a text for the log: an answer may be a megabyte of one unknown name.
+/// The most bytes of a text for the log: a response may contain an unknown name of a megabyte.
 const MOST_TEXT: usize = 500;
 
-/// A text for the log that may repeat what a service wrote, cut off after [`MOST_TEXT`] bytes.
+/// A text for the log that may contain data of a service, truncated after [`MOST_TEXT`] bytes.
 #[derive(Debug)]
 pub(super) struct Excerpt(String);
 
@@ -32,16 +32,16 @@ impl fmt::Display for Excerpt {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Nothing was sent: no connection.
+    /// Nothing was sent: there is no connection.
     Down(Excerpt),
-    /// Nothing was sent: too many requests wait.
+    /// Nothing was sent: too many requests are waiting.
     Busy(usize),
-    /// No whole answer in time. What was sent may have been carried out.
+    /// The response was not complete in time. The request may have been executed.
     Slow(Duration),
-    /// An answer that is none.
+    /// The response is invalid.
     Broken(Excerpt),
 }
 
@@ -54,7 +54,7 @@ impl Failure {
         Self::Broken(Excerpt::new(reason))
     }
 
-    /// As what it is counted.
+    /// The reason for the counters.
     pub(super) const fn reason(&self) -> NoAnswer {
         match self {
             Self::Down(_) => NoAnswer::Down,
@@ -64,7 +64,7 @@ impl Failure {
         }
     }
 
-    /// For traces.
+    /// The name in traces.
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Down(_) => "down",
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// What the client is told: what kind of failure it is. Names and addresses are for the log.
+    /// The error for the client, which contains only the kind of failure. Names and addresses are logged.
     pub(super) fn into_error(self) -> HandlerError {
         match self {
             Self::Down(_) => HandlerError::new(
@@ -82,7 +82,7 @@ impl Failure {
                 "the backend cannot be reached; try again later",
             ),
             Self::Busy(_) => HandlerError::too_many("too many requests wait for the backend"),
-            Self::Slow(_) => HandlerError::timeout("the backend did not answer in time"),
+            Self::Slow(_) => HandlerError::timeout("the backend did not respond in time"),
             Self::Broken(_) => HandlerError::new(codes::INTERNAL, "the backend failed"),
         }
     }
@@ -96,7 +96,7 @@ impl fmt::Display for Failure {
                 f,
                 "all connections are in use, and {queue} requests wait for one (`max_connections`, `queue`)"
             ),
-            Self::Slow(limit) => write!(f, "no whole answer within {limit:?} (`timeout`)"),
+            Self::Slow(limit) => write!(f, "no complete response within {limit:?} (`timeout`)"),
         }
     }
 }
@@ -105,7 +105,7 @@ impl fmt::Display for Failure {
 mod tests {
     use super::*;
 
-    /// What a service writes is repeated in one line of the log, not in a megabyte of it.
+    /// Data of a service is truncated in the log.
     #[test]
     fn what_a_service_wrote_is_cut_off() {
         let long = "房".repeat(10_000);

@@ -1,19 +1,19 @@
-//! HTTP backends: a server type that is a URL.
+//! HTTP backends: server types that are implemented by HTTP services.
 //!
-//! A frontend forwards the requests of a type to another server of the cluster. A type that is named with [`App::http_backend`] (in a
-//! configuration: `[backends.<type>]`) leads to a service that speaks HTTP instead, in any language. The dispatcher (`dispatch.rs`) knows
-//! three ways for a route: a handler of its own, a backend, another server. Because the session is on this server, what a backend asks for
-//! (bind, settings, pushes, kicks) goes through the same [`SessionView`] as in a handler.
+//! A frontend forwards the requests of a type to another server of the cluster. A type that is registered with [`App::http_backend`] (in a
+//! configuration: `[backends.<type>]`) is an HTTP service instead, in any language. The dispatcher (`dispatch.rs`) knows three targets of a
+//! route: a handler of its own, a backend, another server. Because the session is on this server, the actions of a backend (bind, settings,
+//! pushes, kicks) use the same [`SessionView`] as handlers.
 //!
-//! - `wire.rs`: the JSON of a request and of an answer.
-//! - `url.rs`, `connect.rs`: where a service is, and how it is connected to.
-//! - `client.rs`: connections, queue, one exchange. What was sent is never sent again.
-//! - `failure.rs`: why there is no answer.
-//! - `actions.rs`: what an answer asks for is checked as a whole, then carried out, all or none.
+//! - `wire.rs`: the JSON of requests and responses.
+//! - `url.rs`, `connect.rs`: the URL of a service, and connecting to it.
+//! - `client.rs`: connections, queue, one exchange. A request that was sent is never repeated.
+//! - `failure.rs`: failures of an exchange.
+//! - `actions.rs`: the actions of a response are validated as a whole, then executed, all or none.
 //! - `sign.rs`: Standard Webhooks signatures.
 //! - `events.rs`: handshakes, binds and closes as requests of the same form.
 //!
-//! `docs/http-backends.md` says what a service sees.
+//! `docs/http-backends.md` describes the interface for services.
 //!
 //! ```no_run
 //! use shaddock::{backend::HttpBackend, prelude::*};
@@ -68,72 +68,72 @@ use crate::{
     telemetry::Span,
 };
 
-/// How many keys may sign at once: the new one and the old one.
+/// The most keys that sign at the same time: the new one and the old one.
 const MOST_SECRETS: usize = 2;
 
 /// The backends of an app, by server type.
 pub(crate) type Backends = HashMap<Box<str>, Arc<Backend>>;
 
-/// What cannot be a backend.
+/// The reason why the configuration of a backend is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// No URL was given.
-    #[error("a backend needs at least one URL, such as \"http://127.0.0.1:8000/shaddock\"")]
+    #[error("a backend requires at least one URL, such as \"http://127.0.0.1:8000/shaddock\"")]
     NoUrl,
-    /// The text is no URL of a backend.
+    /// The text is not a valid URL of a backend.
     #[error("\"{url}\" {reason}")]
     Url {
         /// The text.
         url: String,
-        /// What is wrong, and what to write.
+        /// The mistake, and how to correct it.
         reason: &'static str,
     },
-    /// The secret is no key. The text is not shown.
+    /// The secret is not a valid key. The text is not shown.
     #[error(
-        "a secret is \"whsec_\" and 24 to 64 bytes in base64; make one with: echo \"whsec_$(openssl rand -base64 32)\""
+        "a secret must be \"whsec_\" and 24 to 64 bytes in base64; generate one with: echo \"whsec_$(openssl rand -base64 32)\""
     )]
     Secret,
-    /// The certificates that are to be trusted cannot be.
+    /// The trusted certificates cannot be used.
     #[error(
-        "the certificates that a service over TLS is checked with cannot be used: {0}; name a PEM file of them (`ca`)"
+        "the certificate authorities for services over TLS cannot be used: {0}; set `ca` to a PEM file"
     )]
     Roots(String),
-    /// The path of the health check is none.
+    /// The path of the health check is invalid.
     #[error(
-        "\"{0}\" is no path for a health check; write it from the root of the host, such as \"/healthz\""
+        "\"{0}\" is not a path for a health check; write it from the root of the host, such as \"/healthz\""
     )]
     Health(String),
-    /// More keys than a rotation needs.
-    #[error("at most two secrets sign at once: the new one and the old one")]
+    /// More keys than a rotation requires.
+    #[error("at most two secrets may be set: the new one and the old one")]
     Secrets,
 }
 
-/// Which URL of a backend gets a request.
+/// The strategy that chooses a URL of a backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Balance {
-    /// One after the other.
+    /// Each URL in turn.
     #[default]
     RoundRobin,
-    /// The same one for the same user; a session without a user has its own.
+    /// The same URL for the same user; a session without a user has its own.
     UserHash,
 }
 
-/// What is spoken with a service.
+/// The HTTP version for a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// HTTP/2 where TLS agrees on it, otherwise HTTP/1.1.
+    /// HTTP/2 if TLS negotiates it, otherwise HTTP/1.1.
     #[default]
     Auto,
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2, without TLS too: the service must be known to speak it.
+    /// HTTP/2, also without TLS: the service must support it.
     Http2,
 }
 
-/// A service that is asked over HTTP, with bounds. Each has a default.
+/// An HTTP service, with limits. Each limit has a default.
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     urls: Vec<BackendUrl>,
@@ -142,45 +142,44 @@ pub struct HttpBackend {
     health: Option<Box<str>>,
     concurrent: HashSet<Box<str>>,
     pub(crate) events: Vec<BackendEvent>,
-    /// How long one request may take, with the wait for a connection. Default 2 s; then its client gets an error, and the connection is
+    /// Time limit of a request, including the wait for a connection. Default 2 s; then the client receives an error, and the connection is
     /// closed.
     pub timeout: Duration,
-    /// How long it may take to connect. Default 500 ms; then the URL counts as one that does not accept connections. Choose it shorter than
+    /// Time limit of connecting. Default 500 ms; then the URL counts as one that does not accept connections. Choose it shorter than
     /// `timeout`, so that there is time for another URL.
     pub connect_timeout: Duration,
-    /// Open connections to each URL. Default 64; then requests wait.
+    /// Open connections to each URL. Default 64; above this limit requests wait.
     pub max_connections: usize,
-    /// Requests that wait for a connection, for each URL. Default 256; others go to another URL if requests go round, and get an error at
-    /// once if there is none.
+    /// Requests that may wait for a connection, for each URL. Default 256. Further requests use another URL if the balance is round robin,
+    /// and fail immediately if there is none.
     pub queue: usize,
-    /// Bytes of an answer. Default 1 MiB; a longer one is not read, and its client gets an error.
+    /// The most bytes of a response. Default 1 MiB; a longer one is not read, and the client receives an error.
     pub max_body: usize,
-    /// How long an unused connection may be used again. Default 1 s: shorter than services keep theirs open, because a request that meets a
+    /// Time for which an unused connection may be reused. Default 1 s: shorter than the keep-alive time of services, because a request on a
     /// closing connection is not sent again.
     pub max_idle: Duration,
-    /// Which URL gets a request.
+    /// The strategy that chooses a URL.
     pub balance: Balance,
-    /// What is spoken with the service. With HTTP/2 all requests to a URL share a connection, and `max_connections` is how many are at work
-    /// at once.
+    /// The HTTP version. With HTTP/2 all requests to a URL share a connection, and `max_connections` is the number of concurrent requests.
     pub protocol: Protocol,
-    /// Time between health checks, if there are some ([`health`](Self::health)). Default 5 s.
+    /// Time between health checks, if there are any ([`health`](Self::health)). Default 5 s.
     pub health_interval: Duration,
 }
 
 impl HttpBackend {
-    /// A service at these URLs, which are equal: each gets a share of the requests. One that does not accept connections is left out for a
-    /// second, if there are others. For `https://` the root certificates of this system are read.
+    /// Creates a service with these equivalent URLs, among which requests are distributed. A URL that does not accept connections is
+    /// skipped for a second, if there are others. For `https://` the root certificates of the system are read.
     ///
     /// # Errors
-    /// [`BackendError`]: no URL, one that cannot be asked, or no root certificates.
+    /// [`BackendError`]: no URL, an invalid URL, or no root certificates.
     pub fn new<T: AsRef<str>>(urls: impl IntoIterator<Item = T>) -> Result<Self, BackendError> {
         Self::with_urls(urls)?.trust_system()
     }
 
-    /// As [`new`](Self::new). Over TLS it trusts what is signed by the certificates in this PEM text, and nothing else.
+    /// As [`new`](Self::new). Over TLS only certificates signed by those of this PEM text are trusted.
     ///
     /// # Errors
-    /// [`BackendError`]: as of `new`, or there is no certificate in the text.
+    /// [`BackendError`]: as for `new`, or the text contains no certificate.
     pub fn with_roots<T: AsRef<str>>(
         urls: impl IntoIterator<Item = T>,
         pem: &[u8],
@@ -200,7 +199,7 @@ impl HttpBackend {
         Ok(self)
     }
 
-    /// Without certificates.
+    /// Without reading certificates.
     pub(crate) fn with_urls<T: AsRef<str>>(
         urls: impl IntoIterator<Item = T>,
     ) -> Result<Self, BackendError> {
@@ -229,11 +228,11 @@ impl HttpBackend {
         })
     }
 
-    /// Asks each URL's host for this path, such as `/healthz`, every [`health_interval`](Self::health_interval) (GET, without a body). One that does
-    /// not say 200 or 204 within `timeout` gets requests only if the others do not either.
+    /// Sends a GET for this path, such as `/healthz`, to each URL's host every [`health_interval`](Self::health_interval). A URL that does
+    /// not respond with 200 or 204 within `timeout` receives requests only if the others are unhealthy too.
     ///
     /// # Errors
-    /// [`BackendError::Health`]: this is no path.
+    /// [`BackendError::Health`]: the path is invalid.
     pub fn health(mut self, path: &str) -> Result<Self, BackendError> {
         let is_path = path.starts_with('/') && path.parse::<PathAndQuery>().is_ok();
         if !is_path || path.contains('#') {
@@ -243,10 +242,10 @@ impl HttpBackend {
         Ok(self)
     }
 
-    /// Signs requests with one secret, or with two while services change from one to the other.
+    /// Signs requests with one secret, or with two during a rotation.
     ///
     /// # Errors
-    /// [`BackendError`]: a text that is no secret, or more than two.
+    /// [`BackendError`]: an invalid secret, or more than two.
     pub fn secrets<'a>(
         mut self,
         secrets: impl IntoIterator<Item = &'a Secret>,
@@ -259,7 +258,8 @@ impl HttpBackend {
         Ok(self)
     }
 
-    /// Requests to these routes (`handler.method`) do not wait for earlier requests of their session, nor later ones for them.
+    /// Requests to these routes (`handler.method`) do not wait for earlier requests of their session, and later requests do not wait for
+    /// them.
     #[must_use]
     pub fn concurrent<T: AsRef<str>>(mut self, routes: impl IntoIterator<Item = T>) -> Self {
         let routes = routes.into_iter().map(|route| route.as_ref().into());
@@ -267,7 +267,7 @@ impl HttpBackend {
         self
     }
 
-    /// Tells the service of these events.
+    /// Sends these events to the service.
     #[must_use]
     pub fn events(mut self, events: impl IntoIterator<Item = BackendEvent>) -> Self {
         self.events.extend(events);
@@ -276,8 +276,8 @@ impl HttpBackend {
 }
 
 impl App {
-    /// Asks a service over HTTP for all routes of this server type. Its [events](HttpBackend::events) are added to the app's listeners;
-    /// [`BackendEvent::Handshake`] takes the place of [`on_handshake`](Self::on_handshake).
+    /// Sends all requests of this server type to an HTTP service. Its [events](HttpBackend::events) are added to the app's listeners;
+    /// [`BackendEvent::Handshake`] replaces [`on_handshake`](Self::on_handshake).
     ///
     /// # Panics
     /// If the type is the app's own, or has a backend already.
@@ -289,7 +289,7 @@ impl App {
         );
         assert!(
             !self.backends.contains_key(server_type),
-            "there is a backend for `{server_type}` already"
+            "a backend for `{server_type}` exists already"
         );
         let backend = Arc::new(Backend::new(server_type, backend));
         self.listen_for(&backend);
@@ -319,13 +319,13 @@ impl App {
     }
 }
 
-/// A backend at work.
+/// A running backend.
 pub(crate) struct Backend {
     server_type: Box<str>,
     settings: HttpBackend,
     targets: Vec<Target>,
     next: AtomicUsize,
-    /// Numbers of requests, and a key that no other process has.
+    /// A counter of requests, and a key that is unique to this process.
     count: AtomicU64,
     random: RandomState,
     exchanges: Exchanges,
@@ -347,7 +347,7 @@ impl Backend {
         }
     }
 
-    /// What became of its requests.
+    /// The counters of its exchanges.
     pub(crate) const fn exchanges(&self) -> &Exchanges {
         &self.exchanges
     }
@@ -357,12 +357,12 @@ impl Backend {
         self.targets.iter().map(Target::waiting).sum()
     }
 
-    /// Number of its URLs.
+    /// The number of its URLs.
     pub(crate) fn urls(&self) -> usize {
         self.targets.len()
     }
 
-    /// Number of those that are asked last.
+    /// The number of URLs that are tried last.
     pub(crate) fn urls_aside(&self) -> usize {
         let aside = self.targets.iter().filter(|target| target.is_aside());
         aside.count()
@@ -372,15 +372,15 @@ impl Backend {
         self.settings.concurrent.contains(short_route)
     }
 
-    /// How long a request may take.
+    /// The time limit of a request.
     pub(crate) const fn timeout(&self) -> Duration {
         self.settings.timeout
     }
 
-    /// Makes the HTTP request for a request of a client.
+    /// Creates the HTTP request for a client's request.
     ///
     /// # Errors
-    /// Its body is no JSON, or its route has no place in a URL.
+    /// The body is not JSON, or the route cannot be part of a URL.
     pub(crate) fn call(
         self: &Arc<Self>,
         request: &RequestContext,
@@ -406,7 +406,7 @@ impl Backend {
         })
     }
 
-    /// Without a span it is in a trace of its own, which nobody records.
+    /// Without a span the request starts a trace that is not recorded.
     fn outgoing(&self, path: String, body: Vec<u8>, span: Option<&Span>) -> Outgoing {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let [one, two, three] = [0_u64, 1, 2].map(|part| self.random.hash_one((number, part)));
@@ -422,7 +422,7 @@ impl Backend {
         }
     }
 
-    /// What chooses the URL of a user.
+    /// The key that selects the URL of a user.
     fn key_of(&self, view: &SessionView) -> u64 {
         match (self.settings.balance, view.uid()) {
             (Balance::RoundRobin, _) => self.next.fetch_add(1, Ordering::Relaxed) as u64,
@@ -431,7 +431,7 @@ impl Backend {
         }
     }
 
-    /// The URLs in the order in which they are tried: those that do not accept connections come last.
+    /// The URLs in the order in which they are tried: those that do not accept connections are last.
     fn order(&self, key: u64) -> Vec<&Target> {
         let mut order: Vec<&Target> = self.targets.iter().collect();
         match self.settings.balance {
@@ -445,7 +445,7 @@ impl Backend {
         order
     }
 
-    /// Sends a request, once: another URL is tried only where nothing was sent.
+    /// Sends a request once: another URL is tried only if nothing was sent.
     async fn ask(
         &self,
         app: &AppHandle,
@@ -477,7 +477,7 @@ impl Backend {
     }
 }
 
-/// One request of a client on its way to a backend.
+/// A client's request that is sent to a backend.
 pub(crate) struct Call {
     backend: Arc<Backend>,
     key: u64,
@@ -486,12 +486,12 @@ pub(crate) struct Call {
     route: Box<str>,
     wants_value: bool,
     limit: Duration,
-    /// Until the answer is there.
+    /// Ends with the response.
     span: Option<Box<Span>>,
 }
 
 impl Call {
-    /// Asks, carries out the actions of the answer, and returns its body.
+    /// Sends the request, executes the actions of the response, and returns its body.
     pub(crate) async fn run(mut self) -> Outcome {
         let app = self.view.app().clone();
         let span = self.span.take();
@@ -539,10 +539,10 @@ impl Call {
     }
 }
 
-/// Why there is no reply.
+/// The reason why there is no response for the client.
 enum Stopped {
-    /// The service did not do its part. The client learns what kind of failure it is, the log the rest.
+    /// The service failed. The client receives the kind of failure, the log the details.
     Failure(Failure),
-    /// What the client is told.
+    /// The error for the client.
     Error(HandlerError),
 }

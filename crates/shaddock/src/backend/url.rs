@@ -1,4 +1,4 @@
-//! Where a service is.
+//! The URL of a service.
 
 use std::{fmt, str::FromStr};
 
@@ -6,16 +6,16 @@ use axum::http::{HeaderValue, Uri};
 
 use super::BackendError;
 
-/// Where a backend is: `http://host:port/path`, or `https://`.
+/// The URL of a backend: `http://host:port/path`, or `https://`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendUrl {
     pub(super) is_tls: bool,
-    /// As it is connected to.
+    /// The host for the connection.
     pub(super) host: String,
     pub(super) port: u16,
-    /// As it is written in the `Host` header.
+    /// The value of the `Host` header.
     pub(super) authority: HeaderValue,
-    /// Without a slash at the end.
+    /// The path, without a trailing slash.
     pub(super) path: String,
 }
 
@@ -25,7 +25,7 @@ impl BackendUrl {
         self.is_tls
     }
 
-    /// Without a slash at the end.
+    /// The path, without a trailing slash.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
@@ -39,7 +39,7 @@ impl BackendUrl {
         if self.is_tls { "https" } else { "http" }
     }
 
-    /// Scheme, host and port.
+    /// The scheme, host and port.
     pub(crate) fn root(&self) -> String {
         let authority = self.authority.to_str().unwrap_or_default();
         format!("{}://{authority}", self.scheme())
@@ -50,7 +50,7 @@ impl FromStr for BackendUrl {
     type Err = BackendError;
 
     fn from_str(text: &str) -> Result<Self, BackendError> {
-        // What stands before an `@` may be a password, and behind a `?` a token.
+        // The text before an `@` may be a password, and the text after a `?` a token.
         let shown = text.rsplit('@').next().unwrap_or_default();
         let shown = shown.split(['?', '#']).next().unwrap_or_default();
         let wrong = |reason| BackendError::Url {
@@ -59,7 +59,7 @@ impl FromStr for BackendUrl {
         };
         if text.contains('@') {
             return Err(wrong(
-                "has a user in it, which is not sent; use `secret`, so that the service can check signatures",
+                "contains a user, which is not sent; use `secret`, so that the service can check signatures",
             ));
         }
         if !text.contains("://") {
@@ -67,25 +67,25 @@ impl FromStr for BackendUrl {
                 "has no scheme; write it as \"http://127.0.0.1:8000/shaddock\"",
             ));
         }
-        let no_url = "is no URL; write it as \"http://127.0.0.1:8000/shaddock\"";
+        let no_url = "is not a URL; write it as \"http://127.0.0.1:8000/shaddock\"";
         let uri: Uri = text.parse().map_err(|_| wrong(no_url))?;
         let is_tls = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
             _ => {
                 return Err(wrong(
-                    "has a scheme that is not known; write \"http://\" or \"https://\"",
+                    "has an unknown scheme; write \"http://\" or \"https://\"",
                 ));
             }
         };
         if uri.query().is_some() || text.contains('#') {
             return Err(wrong(
-                "has a `?` or `#` behind it; the route is added to the path, so nothing can stand behind it",
+                "contains `?` or `#`; remove that part, because the route is appended to the path",
             ));
         }
         let authority = uri.authority().ok_or_else(|| wrong(no_url))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
-        // Behind the host stands nothing, or a colon and a port.
+        // The host is followed by nothing, or by a colon and a port.
         let port = match authority.as_str().strip_prefix(authority.host()) {
             Some("") if is_tls => 443,
             Some("") => 80,
@@ -145,13 +145,13 @@ mod tests {
         for (text, part) in [
             ("127.0.0.1:8000", "no scheme"),
             ("", "no scheme"),
-            ("ftp://a", "not known"),
-            ("http://", "is no URL"),
-            ("http:///x", "is no URL"),
-            ("http://a:", "is no URL"),
+            ("ftp://a", "unknown scheme"),
+            ("http://", "is not a URL"),
+            ("http:///x", "is not a URL"),
+            ("http://a:", "is not a URL"),
             ("http://a:0", "port 0"),
-            ("http://a:99999", "is no URL"),
-            ("http://a b", "is no URL"),
+            ("http://a:99999", "is not a URL"),
+            ("http://a b", "is not a URL"),
             ("http://a/?x=s3cret", "`?`"),
             ("http://a/#s3cret", "`#`"),
             ("http://user:s3cret@a/x", "`secret`"),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{error::HandlerError, request::RequestContext, session::SessionView};
 
-/// What a backend gets.
+/// The body of a request to a backend.
 #[derive(Serialize)]
 pub(super) struct Envelope<'a> {
     /// `request`, `notify` or `event`.
@@ -28,14 +28,14 @@ pub(super) struct Envelope<'a> {
     session: Option<SessionJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<ClientJson<'a>>,
-    /// How long the frontend waits, in milliseconds from when it sent the request.
+    /// The time that the frontend waits, in milliseconds from when it sent the request.
     timeout_ms: u64,
 }
 
 /// A session.
 #[derive(Serialize)]
 struct SessionJson<'a> {
-    /// A text: languages with floating-point numbers only would round it.
+    /// A string, because languages with floating-point numbers only would round it.
     sid: String,
     frontend: &'a str,
     uid: Option<&'a str>,
@@ -58,7 +58,7 @@ impl<'a> SessionJson<'a> {
     }
 }
 
-/// A client that has no session yet.
+/// A client without a session.
 #[derive(Serialize)]
 pub(super) struct ClientJson<'a> {
     #[serde(rename = "type")]
@@ -102,7 +102,7 @@ impl<'a> Envelope<'a> {
             None
         } else {
             let read = serde_json::from_slice(request.body());
-            Some(read.map_err(|_| HandlerError::bad_request("the body is no JSON"))?)
+            Some(read.map_err(|_| HandlerError::bad_request("the body is not JSON"))?)
         };
         let envelope = Self {
             route: Some(request.route().as_str()),
@@ -113,7 +113,7 @@ impl<'a> Envelope<'a> {
         envelope.to_json()
     }
 
-    /// Something that happened to a session.
+    /// An event of a session.
     pub(super) fn event(
         event: &'static str,
         view: &'a SessionView,
@@ -131,7 +131,7 @@ impl<'a> Envelope<'a> {
         envelope.to_json()
     }
 
-    /// A handshake: `user` is what the client sent with it.
+    /// A handshake: `user` is the data that the client sent with it.
     pub(super) fn handshake(
         client: ClientJson<'a>,
         user: Option<&'a RawValue>,
@@ -147,8 +147,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The last part of the URL's path: `handler.method`, with everything escaped that means something in a URL. It has a dot with text on both
-/// sides, so it is neither the way up nor the name of an event.
+/// The last part of the URL's path: `handler.method`, escaped. It contains a dot between other characters, so it is neither `..` nor the
+/// name of an event.
 pub(super) fn path_of(short: Option<&str>) -> Result<String, HandlerError> {
     let parts = short.and_then(|short| short.split_once('.'));
     let is_whole = |(handler, method): &(&str, &str)| {
@@ -177,7 +177,7 @@ fn escape(out: &mut String, text: &str) {
     }
 }
 
-/// A `T` as a JSON object. Derived types are read from a list of their members in order, too, which would make sense of what has none.
+/// A `T` as a JSON object. Derived types also accept a list of their members in order, which would accept malformed data.
 #[derive(Debug)]
 pub(super) struct Object<T>(pub(super) T);
 
@@ -201,7 +201,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// What a backend answers. A member that is not known is a mistake: it would be passed over in silence.
+/// The response of a backend. Unknown members are errors; otherwise they would be ignored silently.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Answer<'a> {
@@ -216,11 +216,11 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     pub(super) fn read(text: &'a [u8]) -> Result<Self, String> {
         let Object(answer): Object<Self> = serde_json::from_slice(text)
-            .map_err(|error| format!("its answer is not what is expected: {error}"))?;
+            .map_err(|error| format!("its response is invalid: {error}"))?;
         if let Some(Object(error)) = &answer.error {
             if answer.body.is_some() || !answer.actions.is_empty() {
                 return Err(
-                    "its answer has an `error` and also a `body` or `actions`; an answer has one of both"
+                    "its response contains both an `error` and a `body` or `actions`; write one of them"
                         .to_owned(),
                 );
             }
@@ -232,14 +232,14 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// An error that the client gets.
+/// An error for the client.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ErrorJson<'a> {
     code: String,
     #[serde(default)]
     message: String,
-    /// What Pomelo clients get instead of `{"code":500}`.
+    /// The body for Pomelo clients instead of `{"code":500}`.
     #[serde(borrow, default)]
     body: Option<&'a RawValue>,
 }
@@ -258,7 +258,7 @@ impl ErrorJson<'_> {
     }
 }
 
-/// What is to be done before the answer goes out.
+/// An action that is executed before the response is sent.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Action {
@@ -280,7 +280,7 @@ pub(super) enum Action {
     Kick(Object<KickJson>),
 }
 
-/// A message to the session itself, to all sessions of users, or to a topic.
+/// A push to the session itself, to all sessions of users, or to a topic.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PushJson {
@@ -290,15 +290,15 @@ pub(super) struct PushJson {
     pub(super) users: Option<Vec<String>>,
     #[serde(default)]
     pub(super) topic: Option<String>,
-    /// A member of the topic who does not get it.
+    /// A member of the topic that is skipped.
     #[serde(default)]
     pub(super) except: Option<String>,
-    /// The newest message of this key is enough.
+    /// The key of which only the newest message matters.
     #[serde(default)]
     pub(super) latest: Option<String>,
 }
 
-/// The end of the session itself, or of all sessions of users.
+/// The close of the session itself, or of all sessions of users.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KickJson {
@@ -311,7 +311,7 @@ pub(super) struct KickJson {
 mod tests {
     use super::*;
 
-    /// Whatever a client names, the path stays below the backend's URL, in one segment, and is no event.
+    /// For every route of a client, the path stays below the backend's URL, in one segment, and is never an event's.
     #[test]
     fn routes_cannot_leave_their_place() {
         for (short, path) in [
@@ -363,10 +363,10 @@ mod tests {
                 "unknown field `room`",
             ),
             (r#"{"actions":{"bind":"ann"}}"#, "invalid type"),
-            (r#"{"error":{"code":"A"},"body":1}"#, "one of both"),
+            (r#"{"error":{"code":"A"},"body":1}"#, "write one of them"),
             (
                 r#"{"error":{"code":"A"},"actions":["unbind"]}"#,
-                "one of both",
+                "write one of them",
             ),
             (r#"{"error":{"code":""}}"#, "is empty"),
             (r#"{"error":["A"]}"#, "expected a JSON object"),

@@ -112,7 +112,7 @@ impl AppHandle {
             }
             _ => Err(RemoteError::new(
                 shaddock_cluster::code::NOT_FOUND,
-                "this frontend does not know the operation",
+                "this frontend does not support the operation",
             )),
         };
         Box::pin(std::future::ready(answer))
@@ -145,7 +145,7 @@ impl AppHandle {
         tie: Option<&Tie>,
     ) -> Result<SessionAnswer, RemoteError> {
         if self.is_fenced() {
-            let why = "the frontend is cut off from the others now; try again";
+            let why = "the frontend is disconnected from the cluster; try again";
             return Ok(SessionAnswer::Joined(JoinAnswer::Refused(why.into())));
         }
         let uid = Uid::new(uid).map_err(SessionError::from)?;
@@ -226,7 +226,7 @@ impl AppHandle {
                 {
                     self.watchers().remove(&watcher, service);
                 }
-                tracing::debug!(%watcher, %error, "a server was not told who is in a channel or topic");
+                tracing::debug!(%watcher, %error, "a server was not notified of members of a channel or topic");
             }
         }
     }

@@ -53,7 +53,7 @@ pub enum JoinError {
 
 /// Not every frontend has said who is in.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{} did not say who is in", list(.silent))]
+#[error("{} did not report the members", list(.silent))]
 #[non_exhaustive]
 pub struct PartlyKnown {
     /// Those who are known to be in.
@@ -67,7 +67,7 @@ fn list(silent: &[(FrontendId, RemoteError)]) -> String {
     names.join(", ")
 }
 
-/// Who is in a channel or topic, as the frontends have said.
+/// The members of a channel or topic, as the frontends have said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Members {
@@ -143,7 +143,7 @@ impl AppHandle {
             SessionAnswer::Joined(JoinAnswer::Closed) => Err(JoinError::Closed),
             SessionAnswer::Joined(JoinAnswer::Refused(reason)) => Err(JoinError::Refused(reason)),
             _ => Err(JoinError::Refused(
-                "the frontend's answer is none to a join".into(),
+                "the frontend's reply does not match a join".into(),
             )),
         }
     }

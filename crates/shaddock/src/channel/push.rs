@@ -42,7 +42,7 @@ pub(crate) struct Message {
 pub(crate) fn check_latest(key: Option<&str>) -> Result<(), String> {
     match key {
         Some(key) if !(1..=MAX_LATEST_KEY).contains(&key.len()) => Err(format!(
-            "has {} bytes; 1 to {MAX_LATEST_KEY} are possible",
+            "has {} bytes; 1 to {MAX_LATEST_KEY} are allowed",
             key.len()
         )),
         _ => Ok(()),
@@ -112,7 +112,7 @@ impl Message {
 }
 
 /// A push that is on its way. Await it to learn who was not reached; dropping it does not take the push back.
-#[must_use = "the result names who was not reached; drop it explicitly if that does not matter"]
+#[must_use = "the result names the receivers that were not reached; drop it explicitly to ignore it"]
 pub struct Push(State);
 
 enum State {

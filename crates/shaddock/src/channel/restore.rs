@@ -57,7 +57,7 @@ impl AppHandle {
                 && !is_gone(&error)
             {
                 // If it was away, its channels are asked for when it is back.
-                tracing::debug!(%frontend, %error, "a frontend was not told of the end of a channel");
+                tracing::debug!(%frontend, %error, "a frontend was not notified of the end of a channel");
             }
         });
     }
@@ -90,12 +90,12 @@ impl AppHandle {
                 if !app.frontend_ids().contains(&frontend) {
                     return;
                 }
-                tracing::debug!(%frontend, %error, "a frontend that is back does not say yet who is in channels");
+                tracing::debug!(%frontend, %error, "a frontend that has returned has not reported the members of channels yet");
                 tokio::time::sleep(AGAIN).await;
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "members of a frontend that is back do not hear their channels");
+            tracing::warn!(%error, "members at a frontend that has returned do not receive the messages of their channels");
         }
     }
 
@@ -157,7 +157,7 @@ impl AppHandle {
         });
         if let Err(error) = spawned {
             settling.runs.store(false, Ordering::Release);
-            shaddock_net::quiet!(warn, "members of restored channels are asked for when the next frontend comes: raise `handlers.max_tasks`", %error);
+            shaddock_net::quiet!(warn, "members of restored channels are queried when the next frontend joins: raise `handlers.max_tasks`", %error);
         }
     }
 
@@ -242,7 +242,7 @@ impl AppHandle {
                         if matches!(error, JoinError::Remote(_)) {
                             look.silent.insert(group.frontend.clone());
                         }
-                        tracing::debug!(frontend = %id, %error, "a member of a restored channel is not settled");
+                        tracing::debug!(frontend = %id, %error, "a member of a restored channel is unknown");
                     }
                 }
             }

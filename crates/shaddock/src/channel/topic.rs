@@ -111,7 +111,8 @@ impl Topic {
             .map_err(|error| JoinError::Refused(error.to_string().into()))?;
         let frontend = ServerId::new(frontend).map_err(|_| RemoteError::server_not_found())?;
         if !self.app.membership()?.keeps_audiences(&frontend)? {
-            let why = "the frontend is a Pitaya server, which knows no topics; use a channel";
+            let why =
+                "the frontend is a Pitaya server, which does not support topics; use a channel";
             return Err(JoinError::Refused(why.into()));
         }
         self.app
@@ -258,7 +259,7 @@ impl Topic {
 }
 
 /// A push to a topic that is on its way. Dropping it does not take the push back.
-#[must_use = "the result says whether it was sent; drop it explicitly if that does not matter"]
+#[must_use = "the result says whether it was sent; drop it explicitly to ignore it"]
 pub struct TopicPush(State);
 
 enum State {

@@ -144,7 +144,7 @@ impl AppHandle {
                 match app.all_who_are_in(&asked).await {
                     Ok((parts, last)) => return app.learn(&asked, parts, last),
                     Err(error) if app.frontend_ids().contains(&asked) => {
-                        tracing::debug!(frontend = %asked, %error, "a frontend does not say who is in channels and topics");
+                        tracing::debug!(frontend = %asked, %error, "a frontend does not report the members of channels and topics");
                         tokio::time::sleep(AGAIN).await;
                     }
                     Err(_) => return app.unwatch_frontend(&asked),
@@ -152,7 +152,7 @@ impl AppHandle {
             }
         });
         if let Err(error) = spawned {
-            shaddock_net::quiet!(warn, "the members at a frontend are asked for later: raise `handlers.max_tasks`", %frontend, %error);
+            shaddock_net::quiet!(warn, "the members at a frontend are queried later: raise `handlers.max_tasks`", %frontend, %error);
             if let Some(view) = self.watch().lock().get_mut(frontend) {
                 (view.asking, view.must_ask) = (None, true);
             }

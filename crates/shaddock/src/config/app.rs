@@ -1,7 +1,7 @@
 //! The section `[app]`, read into a type of the application.
 //!
-//! Values of the environment and of flags come as text, and only the type of the field says what they mean: `SHADDOCK_APP__NAME=123` is text
-//! where a `String` is wanted, and a number where a `u32` is. Errors name the field and where its value was written.
+//! Values of the environment and of flags are text, and only the type of the field determines their meaning: `SHADDOCK_APP__NAME=123` is
+//! text for a `String` and a number for a `u32`. Errors name the field and the source of its value.
 
 use std::{collections::HashMap, fmt};
 
@@ -19,17 +19,17 @@ use super::{
     source::{self, Given},
 };
 
-/// What was given for the application.
+/// The values of the section.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct AppSection {
-    /// Everything, where text is read as TOML if it is that.
+    /// All values; text that is valid TOML is parsed.
     table: Table,
-    /// What was given as text, by key.
+    /// The values that were given as text, by key.
     texts: HashMap<String, String>,
 }
 
 impl AppSection {
-    /// Puts in a value. The error says why it cannot stand there.
+    /// Inserts a value. Returns the reason if the key cannot hold it.
     pub(super) fn put(&mut self, path: &[String], given: &Given) -> Result<(), &'static str> {
         let key = path.join(".");
         let Some((last, inner)) = path[1..].split_last() else {
@@ -40,9 +40,7 @@ impl AppSection {
             let next = table
                 .entry(name.clone())
                 .or_insert_with(|| Value::Table(Table::new()));
-            table = next
-                .as_table_mut()
-                .ok_or("this is below a value that is no table")?;
+            table = next.as_table_mut().ok_or("the key above is not a table")?;
         }
         let below = format!("{key}.");
         self.texts
@@ -63,7 +61,7 @@ impl AppSection {
         &self.table
     }
 
-    /// The keys right below the section whose values differ.
+    /// The keys directly below the section whose values differ.
     pub(super) fn changed(&self, newer: &Self) -> Vec<String> {
         let keys = self.table.keys().chain(newer.table.keys());
         let mut keys: Vec<_> = keys
@@ -77,9 +75,10 @@ impl AppSection {
 }
 
 impl Config {
-    /// The application's own section `[app]`, read into a type of its own.
+    /// Deserializes the application's section `[app]` into a type of the application.
     ///
-    /// Variables (`SHADDOCK_APP__ROOM_SIZE=8`) and flags (`--set app.room_size=8`) are read as what the field is: text, number, list with commas.
+    /// Variables (`SHADDOCK_APP__ROOM_SIZE=8`) and flags (`--set app.room_size=8`) are read as the type of the field: text, number, or list
+    /// with commas.
     ///
     /// ```
     /// # use shaddock::config::{Config, Sources};
@@ -111,7 +110,7 @@ impl Config {
         };
         T::deserialize(field).map_err(|error| {
             let key = error.key.unwrap_or_else(|| APPLICATION.to_owned());
-            // Of a value inside of a table or list the place of the whole is known.
+            // The source of a value inside a table or list is the source of the whole.
             let mut place = key.as_str();
             let origin = loop {
                 match (self.origins.get(place), place.rfind(['.', '['])) {
@@ -129,14 +128,14 @@ impl Config {
     }
 }
 
-/// A value on its way into a field.
+/// A value that is deserialized into a field.
 struct Field<'a> {
     value: &'a Value,
     key: String,
     texts: &'a HashMap<String, String>,
 }
 
-/// Why it does not fit.
+/// The reason why a value does not fit its field.
 #[derive(Debug)]
 struct Misfit {
     /// The innermost field.
@@ -180,7 +179,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Methods that a TOML value has for itself.
+/// Methods that a TOML value implements.
 macro_rules! as_toml {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
@@ -190,7 +189,7 @@ macro_rules! as_toml {
     )*};
 }
 
-/// Methods of what may be text.
+/// Methods for values that may be text.
 macro_rules! as_text {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
@@ -373,7 +372,7 @@ impl<'de> MapAccess<'de> for Members<'_> {
 struct Elements<'a> {
     parts: std::iter::Enumerate<std::vec::IntoIter<Value>>,
     field: Field<'a>,
-    /// Each is text, of which only the type says what it means.
+    /// Whether each element is text whose meaning the field's type determines.
     from_text: bool,
 }
 

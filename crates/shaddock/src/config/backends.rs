@@ -1,4 +1,4 @@
-//! `[backends.<type>]`: the one section that there may be several of.
+//! `[backends.<type>]`: the only section that may occur several times.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::backend::{BackendError, BackendEvent, Balance, HttpBackend, Protocol}
 
 pub(super) const SECTION: &str = "backends";
 
-/// A table as its keys, each of which may be wrong for itself; other entries as they are.
+/// Splits a table into its keys, so that each is checked separately; returns other entries unchanged.
 pub(super) fn keys_of(entry: Entry) -> Vec<Entry> {
     match (entry.path.as_slice(), &entry.value) {
         ([section, _], Given::Toml(Value::Table(table)))
@@ -73,7 +73,7 @@ impl Config {
         Ok(())
     }
 
-    /// The keys of all backends of two configurations, with their paths.
+    /// All backend keys of two configurations, with their paths.
     pub(super) fn backend_keys(&self, other: &Self) -> Vec<(String, KeyInfo)> {
         let types: BTreeSet<&String> = self.backends.keys().chain(other.backends.keys()).collect();
         let keys = BackendSettings::default().keys();
@@ -85,7 +85,7 @@ impl Config {
             .collect()
     }
 
-    /// What can be said of each backend without asking it: the key that is wrong, and why.
+    /// Checks each backend without reading files. Returns the invalid keys and the reasons.
     pub(super) fn backend_mistakes(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
         let mut judge: Option<&str> = None;
@@ -95,7 +95,7 @@ impl Config {
                 Ok(backend) if backend.events.contains(&BackendEvent::Handshake) => {
                     if let Some(other) = judge.replace(server_type) {
                         let text = format!(
-                            "`backends.{other}` judges handshakes already; one backend may"
+                            "`backends.{other}` already checks handshakes; only one backend can"
                         );
                         mistakes.push((path("events"), text));
                     }
@@ -107,7 +107,7 @@ impl Config {
         mistakes
     }
 
-    /// What stands in the way of a start besides: certificates that cannot be read.
+    /// Checks the files of each backend. Returns certificates that cannot be read.
     pub(super) fn backend_files(&self) -> Vec<(String, String)> {
         let missing = self.backends.iter().filter_map(|(server_type, settings)| {
             let error = settings.build().and_then(|one| settings.trust(one)).err()?;
@@ -117,11 +117,10 @@ impl Config {
         missing.collect()
     }
 
-    /// The services over HTTP, by server type.
+    /// The HTTP backends, by server type.
     ///
     /// # Errors
-    /// One cannot be used: most reasons are refused by [`load`](Self::load), files that cannot be read by
-    /// [`check_start`](Self::check_start).
+    /// A backend is invalid: [`load`](Self::load) reports most reasons, [`check_start`](Self::check_start) unreadable files.
     pub fn http_backends(&self) -> Result<Vec<(&str, HttpBackend)>, ConfigError> {
         let built = self.backends.iter().map(|(server_type, settings)| {
             let built = settings.build().and_then(|one| settings.trust(one));
@@ -139,7 +138,7 @@ impl Config {
     }
 }
 
-/// The key that is wrong.
+/// The key that the error is about.
 const fn key_of(error: &BackendError) -> &'static str {
     match error {
         BackendError::Secret | BackendError::Secrets => "secret",
@@ -150,7 +149,7 @@ const fn key_of(error: &BackendError) -> &'static str {
 }
 
 impl BackendSettings {
-    /// Without files.
+    /// Builds the backend without reading files.
     fn build(&self) -> Result<HttpBackend, BackendError> {
         let mut backend = HttpBackend::with_urls(&self.url.0)?
             .secrets(&self.secret.0)?
@@ -179,7 +178,7 @@ impl BackendSettings {
         Ok(backend)
     }
 
-    /// Reads the certificates that are trusted.
+    /// Reads the trusted certificates.
     fn trust(&self, backend: HttpBackend) -> Result<HttpBackend, BackendError> {
         if self.ca.as_os_str().is_empty() {
             return backend.trust_system();

@@ -1,4 +1,4 @@
-//! What single keys cannot know: values that do not go together, and what is outside of the configuration.
+//! Checks that no single key can make: values that contradict each other, and the environment of the process.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -9,7 +9,7 @@ use super::{
     ClusterMode, Config, ConfigError, CryptoSetting, DialectSetting, Network, Problem, Secret, Time,
 };
 
-/// Mistakes that are found.
+/// The mistakes found so far.
 struct Found<'a> {
     config: &'a Config,
     problems: &'a mut Vec<Problem>,
@@ -26,7 +26,7 @@ impl Found<'_> {
 }
 
 impl Config {
-    /// Values that do not go together.
+    /// Checks for values that contradict each other.
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         let mut found = Found {
             config: self,
@@ -48,15 +48,15 @@ impl Config {
         if !self.tls.address.is_empty()
             && (is_empty(&self.tls.certificate) || is_empty(&self.tls.key))
         {
-            found.wrong("tls.address", "needs `tls.certificate` and `tls.key`");
+            found.wrong("tls.address", "requires `tls.certificate` and `tls.key`");
         }
     }
 
-    /// What a server that starts with this configuration needs besides: addresses that do not meet, certificate and key that fit, a cluster
-    /// that can be named. Commands that only read a server's configuration do without, and may not even be allowed to read its key.
+    /// Checks what a server needs to start with this configuration: distinct addresses, a matching certificate and key, a cluster that can
+    /// be configured. Commands that only read a server's configuration skip these checks, and may not have permission to read its key.
     ///
     /// # Errors
-    /// All mistakes, as of [`load`](Self::load).
+    /// All mistakes, as in [`load`](Self::load).
     pub fn check_start(&self) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         let mut found = Found {
@@ -68,7 +68,7 @@ impl Config {
         if self.backends.contains_key(own) {
             found.wrong(
                 &format!("backends.{own}.url"),
-                format!("`{own}` is the type of this server itself (`server.server_type`), so no request would go to the backend; name one of the two otherwise"),
+                format!("`{own}` is the type of this server itself (`server.server_type`), so no request would reach the backend; rename one of the two"),
             );
         }
         for (key, message) in self.backend_files() {
@@ -90,7 +90,7 @@ impl Config {
             found.wrong(key, with_causes(&error));
         }
         if self.cluster.mode == ClusterMode::Nats && !is_empty(&self.cluster.nats_credentials) {
-            // As certificate and key, it is read when it is needed; then nobody may be looking.
+            // The file is read again at each login. A mistake would be noticed only then.
             if let Err(error) = std::fs::File::open(&self.cluster.nats_credentials) {
                 found.wrong(
                     "cluster.nats_credentials",
@@ -117,7 +117,7 @@ impl Config {
         if is_public && crate::admin::Tokens::of(&self.admin).is_empty() {
             found.wrong(
                 "admin.address",
-                "others can reach this address, so `admin.token` must be set (or use 127.0.0.1)",
+                "this address can be reached from other machines; set `admin.token`, or use 127.0.0.1",
             );
         }
     }
@@ -129,13 +129,13 @@ impl Config {
         if self.listen.proxy_protocol {
             found.wrong(
                 "listen.proxy_protocol",
-                "needs `access.trusted_proxies`: from nobody else such a head is believed",
+                "requires `access.trusted_proxies`: the header is trusted from these addresses only",
             );
         }
         if !self.listen.address_header.is_empty() {
             found.wrong(
                 "listen.address_header",
-                "needs `access.trusted_proxies`: from nobody else such a header is believed",
+                "requires `access.trusted_proxies`: the header is trusted from these addresses only",
             );
         }
     }
@@ -147,7 +147,7 @@ impl Config {
         if !access.allow.is_empty() && access.allow.iter().all(is_denied) {
             found.wrong(
                 "access.deny",
-                "denies all that `access.allow` lets in, so nobody could connect; take the networks that are meant out of one of the two",
+                "denies all networks of `access.allow`, so no client could connect; remove the networks from one of the two",
             );
         }
     }
@@ -161,7 +161,7 @@ impl Config {
         if interval.0.is_zero() && protocol.dialect == DialectSetting::Pomelo {
             found.wrong(
                 "protocol.heartbeat_timeout",
-                "there are no heartbeats; write `heartbeat = \"30s\"`, or leave the time-out out (silent clients have `protocol.idle_timeout`)",
+                "heartbeats are off; write `heartbeat = \"30s\"`, or remove the timeout (`protocol.idle_timeout` closes silent clients)",
             );
             return;
         }
@@ -175,7 +175,7 @@ impl Config {
             found.wrong(
                 "protocol.heartbeat_timeout",
                 format!(
-                    "{timeout} is not longer than the heartbeat interval{of}, {interval}: every client would be cut off between two heartbeats; write \"{twice}\", or \"0s\", which is twice the interval"
+                    "{timeout} is not longer than the heartbeat interval{of}, {interval}: every client would be disconnected between two heartbeats; write \"{twice}\", or \"0s\", which is twice the interval"
                 ),
             );
         }
@@ -189,7 +189,7 @@ impl Config {
         {
             found.wrong(
                 "protocol.crypto",
-                "Pitaya clients cannot sign, so all clients would be refused; write `crypto = \"off\"`, or `unsigned_pitaya = true`",
+                "Pitaya clients cannot sign, so all clients would be rejected; write `crypto = \"off\"`, or `unsigned_pitaya = true`",
             );
         }
     }
@@ -207,38 +207,38 @@ impl Config {
         if logins.iter().filter(|login| **login).count() > 1 {
             found.wrong(
                 "cluster.nats_user",
-                "one login is enough: `nats_user`, `nats_token`, `nats_nkey` or `nats_credentials`",
+                "only one login is allowed: `nats_user`, `nats_token`, `nats_nkey` or `nats_credentials`",
             );
         }
         if !pair(&cluster.nats_certificate, &cluster.nats_key) {
             found.wrong(
                 "cluster.nats_certificate",
-                "needs `cluster.nats_key`, and the other way round",
+                "requires `cluster.nats_key`, and the reverse",
             );
         }
         if !pair(&cluster.etcd_certificate, &cluster.etcd_key) {
             found.wrong(
                 "cluster.etcd_certificate",
-                "needs `cluster.etcd_key`, and the other way round",
+                "requires `cluster.etcd_key`, and the reverse",
             );
         }
         if !whole(&cluster.nats_user, &cluster.nats_password) {
             found.wrong(
                 "cluster.nats_user",
-                "needs `cluster.nats_password`, and the other way round",
+                "requires `cluster.nats_password`, and the reverse",
             );
         }
         if !whole(&cluster.etcd_user, &cluster.etcd_password) {
             found.wrong(
                 "cluster.etcd_user",
-                "needs `cluster.etcd_password`, and the other way round",
+                "requires `cluster.etcd_password`, and the reverse",
             );
         }
     }
 
     fn check_drain(&self, found: &mut Found<'_>) {
         let drain = &self.drain;
-        // Connections are closed in two rounds of waves: those that are not resumed, and after `drain.linger` the rest.
+        // Connections are closed in two rounds of waves: sessions that cannot be resumed, and the others after `drain.linger`.
         let rounds = if drain.linger.0.is_zero() { 1 } else { 2 };
         if drain.delay.0 + drain.spread.0 * rounds > drain.deadline.0 {
             let twice = if rounds == 2 {
@@ -264,7 +264,7 @@ impl Config {
         }
     }
 
-    /// Two listeners on one address: the second could not start, or would take half of what the first one is sent.
+    /// Checks for two listeners on one address: the second could not start, or would receive half of the connections of the first.
     fn check_addresses(&self, found: &mut Found<'_>) {
         let keys = [
             ("listen.address", &self.listen.address),
@@ -279,7 +279,7 @@ impl Config {
             if let Some((other, taken)) = seen.iter().find(|(_, other)| meet(*other, address)) {
                 found.wrong(
                     key,
-                    format!("{address} is taken by `{other}` ({taken}); write another port"),
+                    format!("{address} is already used by `{other}` ({taken}); write another port"),
                 );
             }
             seen.push((key, address));
@@ -287,22 +287,22 @@ impl Config {
     }
 }
 
-/// What Pitaya clients get when no interval is set: they cannot do without.
+/// The heartbeat interval of Pitaya clients if none is set: they require one.
 const PITAYA_HEARTBEAT: Time = Time(Duration::from_secs(30));
 
 fn is_empty(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
 
-/// Whether two listeners cannot have these addresses.
+/// Whether two listeners with these addresses conflict.
 fn meet(one: SocketAddr, other: SocketAddr) -> bool {
     let [one_ip, other_ip] = [one, other].map(|address| address.ip().to_canonical());
-    // The system chooses a port for 0. `[::]` takes IPv4 along, and the other way round nothing is lost by another port.
+    // The system chooses a port for 0. `[::]` includes IPv4.
     let all = one_ip.is_unspecified() || other_ip.is_unspecified();
     one.port() != 0 && one.port() == other.port() && (all || one_ip == other_ip)
 }
 
-/// What an error says, and then what its causes say that it has not said itself.
+/// The text of an error, followed by the texts of its causes that it does not contain.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -316,21 +316,18 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Whether each is an origin as browsers send it, which is compared as it stands.
+/// Checks that each is an origin as browsers send it, because origins are compared literally.
 pub(super) fn origins(list: &[String]) -> Result<(), String> {
     list.iter().try_for_each(|origin| check_origin(origin))
 }
 
 fn check_origin(origin: &str) -> Result<(), String> {
-    // What pages without an origin of their own send, such as those from a file.
+    // Sent by pages without an origin of their own, such as pages from a file.
     if origin == "null" {
         return Ok(());
     }
     if origin == "*" {
-        return Err(
-            "\"*\" is no origin; leave the list empty, `origins = []`, and all pages may connect"
-                .to_owned(),
-        );
+        return Err("\"*\" is not an origin; write `origins = []` to allow all pages".to_owned());
     }
     if origin.contains('*') {
         return Err(format!(
@@ -339,13 +336,13 @@ fn check_origin(origin: &str) -> Result<(), String> {
     }
     let Some((scheme, rest)) = origin.split_once("://") else {
         return Err(format!(
-            "\"{origin}\" is no origin; write it with its scheme, \"https://{origin}\""
+            "\"{origin}\" is not an origin; write it with its scheme, \"https://{origin}\""
         ));
     };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.is_empty() || origin.contains(char::is_whitespace) || host.contains('@') {
         return Err(format!(
-            "\"{origin}\" is no origin; write \"https://play.example.com\" or \"https://play.example.com:8443\""
+            "\"{origin}\" is not an origin; write \"https://play.example.com\" or \"https://play.example.com:8443\""
         ));
     }
     let scheme = match scheme.to_ascii_lowercase().as_str() {

@@ -1,4 +1,4 @@
-//! From settings to what the layers below are configured with.
+//! Converts settings into the configuration types of the layers below.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ fn unless_zero(time: Duration) -> Option<Duration> {
 }
 
 impl AdminSettings {
-    /// Bounds of the server's connections.
+    /// Limits of the admin server's connections.
     pub fn http_limits(&self) -> HttpLimits {
         HttpLimits {
             max_connections: self.max_connections,
@@ -35,7 +35,7 @@ impl AdminSettings {
         }
     }
 
-    /// Bounds of what operators ask of the whole cluster.
+    /// Limits of operators' requests about the whole cluster.
     pub fn view_config(&self) -> ViewConfig {
         ViewConfig {
             deadline: self.cluster_timeout.0,
@@ -45,12 +45,12 @@ impl AdminSettings {
 }
 
 impl Config {
-    /// Where the admin server listens, if there is one.
+    /// The address of the admin server, if it is enabled.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.address.parse().ok()
     }
 
-    /// Whether servers of other processes can be found.
+    /// Whether the cluster spans several processes.
     pub fn is_clustered(&self) -> bool {
         self.cluster.mode != ClusterMode::Local
     }
@@ -72,7 +72,7 @@ impl Config {
         }
     }
 
-    /// The bounds of sessions that outlive their sockets.
+    /// Limits of resumable sessions.
     fn resume_config(&self) -> ResumeConfig {
         let resume = &self.resume;
         ResumeConfig {
@@ -90,7 +90,7 @@ impl Config {
         }
     }
 
-    /// To whom sessions are granted that outlive their sockets.
+    /// The clients that get resumable sessions.
     pub fn resume_policy(&self) -> ResumePolicy {
         let resume = &self.resume;
         let bound = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -104,7 +104,7 @@ impl Config {
         }
     }
 
-    /// The bounds on what a client may send.
+    /// Limits on the data of a client.
     pub fn limits(&self) -> Limits {
         let protocol = &self.protocol;
         Limits {
@@ -116,7 +116,7 @@ impl Config {
         }
     }
 
-    /// How a frontend speaks; dictionary and schemas are the application's.
+    /// Encoding for a frontend's clients; dictionary and schemas are set by the application.
     pub fn codec_config(&self) -> CodecConfig {
         let protocol = &self.protocol;
         CodecConfig {
@@ -148,7 +148,7 @@ impl Config {
         }
     }
 
-    /// Bounds and times of an app.
+    /// Limits and times of an app.
     pub fn app_config(&self) -> AppConfig {
         let handlers = &self.handlers;
         AppConfig {
@@ -166,7 +166,7 @@ impl Config {
         }
     }
 
-    /// How servers of other types are chosen.
+    /// The strategy that chooses a server of another type.
     pub fn routing(&self) -> Strategy {
         match self.cluster.routing {
             RoutingSetting::Random => Strategy::Random,
@@ -175,7 +175,7 @@ impl Config {
         }
     }
 
-    /// How servers on NATS and etcd are reached.
+    /// The connection to NATS and etcd.
     #[cfg(feature = "nats")]
     pub fn nats_config(&self) -> shaddock_cluster::NatsConfig {
         use std::path::Path;
@@ -243,10 +243,10 @@ impl Config {
         config
     }
 
-    /// The cluster that `[cluster]` names. Nothing is connected yet.
+    /// The cluster that `[cluster]` describes. It is not connected yet.
     ///
     /// # Errors
-    /// A setting cannot be used, or this program was built without the feature `nats` and is told to use NATS.
+    /// A setting is invalid, or the program was built without the feature `nats` and the mode is `nats`.
     pub fn cluster(&self) -> Result<Arc<dyn Cluster>, ClusterError> {
         match self.cluster.mode {
             ClusterMode::Local => Ok(Arc::new(LocalCluster::with_request_timeout(
@@ -264,7 +264,7 @@ impl Config {
         }
     }
 
-    /// Address lists and numbers of connections.
+    /// Address lists and limits on the number of connections.
     pub fn access_policy(&self) -> AccessPolicy {
         let access = &self.access;
         AccessPolicy {
@@ -276,7 +276,7 @@ impl Config {
         }
     }
 
-    /// Bounds of one connection.
+    /// Limits of one connection.
     pub fn connection_limits(&self) -> ConnectionLimits {
         let listen = &self.listen;
         let mut limits = ConnectionLimits::default();
@@ -290,7 +290,7 @@ impl Config {
         limits
     }
 
-    /// Who may open a WebSocket.
+    /// The rules for WebSocket upgrades.
     pub fn upgrade_policy(&self) -> UpgradePolicy {
         let listen = &self.listen;
         UpgradePolicy {
@@ -301,7 +301,7 @@ impl Config {
         }
     }
 
-    /// A listener on `address` without TLS, with all bounds as configured.
+    /// A listener on `address` without TLS, with the configured limits.
     pub fn listen_config(&self, address: SocketAddr) -> ListenConfig {
         let listen = &self.listen;
         let mut config = ListenConfig::new(address);
@@ -317,7 +317,7 @@ impl Config {
     /// The listeners of `[listen]` and `[tls]`.
     ///
     /// # Errors
-    /// Certificate or key cannot be used.
+    /// The certificate or the key is invalid.
     pub fn listeners(&self) -> Result<Vec<ListenConfig>, TlsError> {
         let mut listeners = Vec::new();
         if let Ok(address) = self.listen.address.parse() {
@@ -331,7 +331,7 @@ impl Config {
         Ok(listeners)
     }
 
-    /// How many [`listeners`](Self::listeners) there are.
+    /// The number of [`listeners`](Self::listeners).
     pub(crate) fn listener_count(&self) -> usize {
         [&self.listen.address, &self.tls.address]
             .into_iter()

@@ -1,4 +1,4 @@
-//! What is in force in a process, for operators to read.
+//! The configuration in force in a process, for operators.
 
 use std::collections::BTreeSet;
 
@@ -13,27 +13,28 @@ use super::{Config, KeyInfo, Origin};
 pub struct EffectiveKey {
     /// `session.single_session`
     pub key: String,
-    /// The value in force, as TOML. Absent if it is not shown: it is a secret, or belongs to the application, and only that knows.
+    /// The value in force, as TOML. Absent if it is hidden: it is a secret, or belongs to the application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// Where it comes from.
+    /// The source of the value.
     pub origin: String,
-    /// Whether somebody has set it.
+    /// Whether the value was set, rather than a default.
     pub is_set: bool,
     /// Whether SIGHUP applies a change.
     pub live: bool,
-    /// The value that was read since and waits for a restart.
+    /// The value that was read later and takes effect after a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
-    /// What it is.
+    /// The key's documentation.
     pub about: String,
 }
 
-/// What stands in the place of a value that is not shown.
+/// Replaces a value that is hidden.
 const HIDDEN: &str = "(hidden)";
 
 impl Config {
-    /// What is in force in a process that began with this configuration and has read `newest` since: changes of `live` keys were applied, others wait.
+    /// The configuration in force in a process that started with this configuration and last read `newest`: changes of `live` keys are
+    /// applied, other changes are pending.
     pub(crate) fn effective(&self, newest: &Self) -> Vec<EffectiveKey> {
         let keys = Self::keys().into_iter().map(|key| (key.path(), key));
         let keys = keys.chain(self.backend_keys(newest));
@@ -69,7 +70,7 @@ impl Config {
         }
     }
 
-    /// The keys of `[app]`, whose values may be secret.
+    /// The keys of `[app]`. Their values may be secret.
     fn of_the_application(&self, newest: &Self) -> Vec<EffectiveKey> {
         let changed: BTreeSet<String> = self.app.changed(&newest.app).into_iter().collect();
         let tables = [self.app.table(), newest.app.table()];
@@ -92,7 +93,7 @@ impl Config {
     }
 }
 
-/// TOML of a value, without user and password of URLs in it.
+/// TOML of a value; user and password of URLs are removed.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     let (mut out, mut rest) = (String::new(), text.as_str());
@@ -141,7 +142,7 @@ mod tests {
         let flags: Vec<&str> = every.iter().map(String::as_str).collect();
         let (mut config, mut read) = (Config::default(), 0);
         for flag in &flags {
-            // Some do not go together; each alone is read.
+            // Some keys contradict each other, so each is read separately.
             let with = [*flag, "backends.chat.url=http://127.0.0.1:8000"];
             let sources = with
                 .iter()

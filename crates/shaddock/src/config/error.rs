@@ -1,25 +1,25 @@
-//! What is wrong with a configuration, and where.
+//! Errors of a configuration, with their places.
 
 use std::{fmt, io, path::PathBuf};
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
-    /// Nobody set it.
+    /// The default of shaddock.
     Default,
-    /// The program has a default of its own ([`Sources::preset`](super::Sources::preset)).
+    /// A default of the program ([`Sources::preset`](super::Sources::preset)).
     Preset,
     /// A line of the file, counted from 1.
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The line.
+        /// The number of the line.
         line: usize,
     },
     /// An environment variable.
     Environment {
-        /// Its name.
+        /// The name of the variable.
         variable: String,
     },
     /// A flag `--set key=value`.
@@ -42,11 +42,11 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Where it is.
+    /// The place of the mistake.
     pub origin: Origin,
-    /// The key, `session.single_session`; empty if the whole file is meant.
+    /// The key, such as `session.single_session`; empty if the mistake concerns the whole file.
     pub key: String,
-    /// What is wrong, and what would be right.
+    /// The mistake, and how to correct it.
     pub message: String,
 }
 
@@ -59,24 +59,24 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A configuration that cannot be used. Nothing of it was applied.
+/// An invalid configuration. None of it was applied.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration file {}: {source}", path.display())]
     Read {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// There are mistakes; all of them, so that one look is enough.
+    /// The configuration has mistakes; the list is complete.
     #[error("{}", list(.0))]
     Problems(Vec<Problem>),
 }
 
-/// Programs whose `main` returns it print it this way: what was wrong, for people.
+/// Formats as `Display`, because a program whose `main` returns the error prints it with `Debug`.
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -92,7 +92,7 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl ConfigError {
-    /// The mistakes, if it was possible to look for them.
+    /// The mistakes, unless the file could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Problems(problems) => problems,

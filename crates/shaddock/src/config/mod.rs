@@ -1,8 +1,8 @@
-//! Configuration: typed settings from a TOML file, environment variables and flags, in that order of weight.
+//! Configuration: typed settings from a TOML file, environment variables and flags. Later sources override earlier ones.
 //!
-//! [`Config::load`] reads all three. A mistake is reported with its key and its place (file and line, variable, or flag), all
-//! mistakes at once; an unknown key is refused with the key that was probably meant. `docs/configuration.md` is made of the
-//! same declarations (`sections.rs`), so it cannot be out of date.
+//! [`Config::load`] reads all three. It reports all mistakes at once, each with its key and its place (file and line, variable, or flag);
+//! for an unknown key, it suggests the key that was probably meant. `docs/configuration.md` is generated from the same declarations
+//! (`sections.rs`), so it is never outdated.
 //!
 //! ```
 //! use shaddock::config::{Config, Sources};
@@ -55,10 +55,10 @@ pub use self::{
     value::{Network, SecretTexts, Size, Texts, Time},
 };
 
-/// The section that belongs to the application: anything may stand there.
+/// The section of the application, which may contain any key.
 const APPLICATION: &str = "app";
 
-/// Where settings come from.
+/// The sources of settings.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     presets: Vec<String>,
@@ -68,11 +68,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The file `path`, the process's environment and `flags` (`section.key=value` each).
+    /// Reads the file `path`, the process's environment and `flags` (`section.key=value` each).
     ///
-    /// Without `path`, the file is the one that the variable `SHADDOCK_CONFIG` names, if it is set.
+    /// Without `path`, reads the file that the variable `SHADDOCK_CONFIG` names, if it is set.
     pub fn of_process(path: Option<PathBuf>, flags: Vec<String>) -> Self {
-        // What is no Unicode cannot be one of our values.
+        // Variables that are not Unicode are not settings.
         let environment: Vec<_> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("SHADDOCK_"))
@@ -89,7 +89,7 @@ impl Sources {
         }
     }
 
-    /// A default of the program's own, `section.key=value`: weighs less than everything else.
+    /// Sets a default of the program, `section.key=value`. All other sources override it.
     #[must_use]
     pub fn preset(mut self, setting: impl Into<String>) -> Self {
         self.presets.push(setting.into());
@@ -103,14 +103,14 @@ impl Sources {
         self
     }
 
-    /// As if the environment had this variable.
+    /// Adds an environment variable.
     #[must_use]
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// As if the flag `--set section.key=value` had been given.
+    /// Adds a flag `--set section.key=value`.
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
@@ -118,37 +118,37 @@ impl Sources {
     }
 }
 
-/// The settings of a process.
+/// All settings of a process.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Config {
     /// This process.
     pub server: ServerSettings,
-    /// Logs.
+    /// Logging.
     pub log: LogSettings,
     /// The admin server.
     pub admin: AdminSettings,
     /// Sessions.
     pub session: SessionSettings,
-    /// Sessions that outlive their sockets.
+    /// Resumable sessions.
     pub resume: ResumeSettings,
-    /// The language of clients.
+    /// The client protocol.
     pub protocol: ProtocolSettings,
     /// Listeners.
     pub listen: ListenSettings,
-    /// Who may connect.
+    /// Addresses that may connect, and numbers of connections.
     pub access: AccessSettings,
     /// TLS.
     pub tls: TlsSettings,
     /// Handlers.
     pub handlers: HandlerSettings,
-    /// Other servers.
+    /// Connection to other servers.
     pub cluster: ClusterSettings,
     /// Traces.
     pub telemetry: TelemetrySettings,
-    /// Going down.
+    /// The drain after SIGTERM.
     pub drain: DrainSettings,
-    /// Services over HTTP, by server type.
+    /// HTTP backends, by server type.
     pub backends: BTreeMap<String, BackendSettings>,
     app: AppSection,
     origins: HashMap<String, Origin>,
@@ -172,7 +172,7 @@ impl Config {
     /// Reads and checks all sources.
     ///
     /// # Errors
-    /// The file cannot be read, or there are mistakes: all of them, each with its place.
+    /// The file cannot be read, or the configuration has mistakes; the error lists all of them with their places.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut entries = source::from_flags(&sources.presets, &Origin::Preset, &mut problems);
@@ -235,7 +235,7 @@ impl Config {
         self.origins.get(path).unwrap_or(&Origin::Default)
     }
 
-    /// What differs between this configuration and `newer`. Of the application's section `[app]` the keys are named, without values.
+    /// The differences between this configuration and `newer`. Keys of the section `[app]` are listed without values.
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
         let single = Self::keys().into_iter().map(|key| (key.path(), key));
         single
@@ -256,7 +256,7 @@ impl Config {
             })
             .chain(self.app.changed(&newer.app).into_iter().map(|key| Change {
                 key,
-                // They may be secret, and only the application knows.
+                // The values may be secret; only the application can tell.
                 old: "(of the application)".to_owned(),
                 new: "(of the application)".to_owned(),
                 live: false,
@@ -347,7 +347,7 @@ impl Config {
     }
 }
 
-/// Tries what the text may stand for. The last attempt is the text as it is, and its message the one that people recognise.
+/// Tries all types that the text may have. The last attempt is plain text, whose error is the easiest to understand.
 fn put_text(section: &mut dyn Section, info: &KeyInfo, text: &str) -> Result<(), String> {
     let mut outcome = Ok(());
     for value in source::candidates(text, info.is_list) {
@@ -366,7 +366,7 @@ fn unknown(path: &str, section: &str, known: &[KeyInfo]) -> String {
     }
     match nearest(path, paths.iter().map(String::as_str)) {
         Some(near) => format!("unknown key; did you mean `{near}`?"),
-        None => "unknown key; `shaddock config` lists all. Keys of your own belong into the section `[app]`".to_owned(),
+        None => "unknown key; `shaddock config` lists all keys. Keys of the application belong in the section `[app]`".to_owned(),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The known name that somebody who misspelt one probably meant.
+//! Finds the known name that a misspelt name was probably meant to be.
 
-/// The closest of `known` to `name`, if it is close at all: every third letter may be wrong.
+/// The name of `known` closest to `name`, if at most every third letter differs.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // A key under the wrong section is a common slip: there the last part is right, and that counts for more than distance.
+    // A key in the wrong section is a common mistake: then the last part matches, and that outweighs the distance.
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let wanted = last(name);
     let (candidate, distance) = known
@@ -15,7 +15,7 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     (distance <= (wanted.chars().count() / 3).max(2)).then_some(candidate)
 }
 
-/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
+/// The number of insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();

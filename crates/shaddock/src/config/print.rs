@@ -1,4 +1,4 @@
-//! The configuration as a file for people, and the reference of all keys.
+//! Prints the configuration as a commented file, and the reference of all keys.
 
 use std::fmt::Write as _;
 
@@ -14,8 +14,8 @@ fn show(value: &Value) -> String {
 }
 
 impl Config {
-    /// The effective configuration as a TOML file with comments: what each key does, and where its value comes from.
-    /// Secrets are left out.
+    /// The effective configuration as a TOML file with comments: the meaning of each key, and the source of its value. Secrets are left
+    /// out.
     pub fn to_toml(&self) -> String {
         let mut out = String::from(
             "# The effective configuration. Lines that begin with `#` are defaults or explanations.\n",
@@ -40,9 +40,7 @@ impl Config {
                 );
             }
         }
-        out.push_str(
-            "\n# Settings of the application itself; it decides what may stand here.\n[app]\n",
-        );
+        out.push_str("\n# Settings of the application, which checks them itself.\n[app]\n");
         out.push_str(&self.app.table().to_string());
         out
     }

@@ -1,17 +1,17 @@
-//! One section of the configuration as a struct whose fields describe themselves.
+//! Declares a section of the configuration as a struct with documented fields.
 
 use toml::Value;
 
 use super::value::Setting;
 
-/// What is known of a key.
+/// The description of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyInfo {
     /// `session`
     pub section: &'static str,
     /// `single_session`
     pub name: &'static str,
-    /// What the value is, for people.
+    /// The type of the value, in words.
     pub kind: &'static str,
     /// The documentation, one entry per line.
     pub docs: &'static [&'static str],
@@ -38,9 +38,9 @@ impl KeyInfo {
 
 /// A section with its keys.
 pub(super) trait Section {
-    /// Its name in the file.
+    /// The name of the section in the file.
     fn name(&self) -> &'static str;
-    /// What it is about, one entry per line.
+    /// The description of the section, one entry per line.
     fn about(&self) -> &'static [&'static str];
     /// Its keys in the order of the documentation.
     fn keys(&self) -> Vec<KeyInfo>;
@@ -50,7 +50,7 @@ pub(super) trait Section {
     fn put(&mut self, key: &str, value: Value) -> Result<(), String>;
 }
 
-/// How a change of a key takes effect. (`live` or `restart` in [`section!`].)
+/// Whether a change of a key takes effect without a restart (`live` or `restart` in [`section!`]).
 macro_rules! is_live {
     (live) => {
         true
@@ -60,7 +60,7 @@ macro_rules! is_live {
     };
 }
 
-/// Declares a section: `key: Type = default;` with `live` or `restart` before it, and maybe `, check function` behind it.
+/// Declares a section: `key: Type = default;` preceded by `live` or `restart`, and optionally followed by `, check function`.
 macro_rules! section {
     (
         $(#[doc = $about:literal])*
@@ -133,10 +133,10 @@ pub(super) fn typed<T: Setting>(value: Value) -> Result<T, String> {
     let found = value.type_str();
     value.try_into().map_err(|error: toml::de::Error| {
         let message = error.message();
-        // What serde says of a wrong type names types of Rust.
+        // Errors of serde about a wrong type name Rust types.
         let of_type = message.starts_with("invalid type") || message.starts_with("expected");
         if of_type {
-            format!("{} is wanted, this is a TOML {found}", T::KIND)
+            format!("expected {}, found a TOML {found}", T::KIND)
         } else {
             message.to_owned()
         }
@@ -150,7 +150,7 @@ pub(super) fn checked<T>(
     check(value)
 }
 
-/// A check that a value lies within bounds, both included.
+/// Checks that a value lies in a range; both ends are included.
 pub(super) fn within<T: PartialOrd + std::fmt::Display>(
     low: T,
     high: T,
@@ -159,9 +159,7 @@ pub(super) fn within<T: PartialOrd + std::fmt::Display>(
         if *value >= low && *value <= high {
             return Ok(());
         }
-        Err(format!(
-            "{value} is out of bounds, which are {low} to {high}"
-        ))
+        Err(format!("{value} is outside of the range {low} to {high}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values from a file, the environment and flags, with the place each one was written.
+//! Reads values from a file, the environment and flags, with the place of each.
 
 use std::path::Path;
 
@@ -22,15 +22,15 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
 }
 
-/// A value as it was given.
+/// A value as it was written.
 #[derive(Debug, Clone)]
 pub(super) enum Given {
     Toml(Value),
-    /// Without the quotes that TOML wants: its type is guessed from the key.
+    /// Text without TOML quotes: the key determines its type.
     Text(String),
 }
 
-/// The line that byte `offset` of `text` is on, counted from 1.
+/// The line that contains byte `offset` of `text`, counted from 1.
 fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes()
         .iter()
@@ -40,10 +40,10 @@ fn line_of(text: &str, offset: usize) -> usize {
         + 1
 }
 
-/// Sections within sections.
+/// Sections inside sections.
 const NESTED: [&str; 1] = ["session.resume"];
 
-/// The values of a TOML file, two levels deep, and three in sections within sections.
+/// The values of a TOML file, two levels deep, and three in nested sections.
 pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Vec<Entry> {
     let origin = |offset| Origin::File {
         path: path.to_path_buf(),
@@ -100,7 +100,7 @@ pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
             }
         }
     }
-    // The parser sorts by name; people read from the top.
+    // The parser sorts by name; mistakes are reported in the order of the file.
     entries.sort_by_key(|entry| match entry.origin {
         Origin::File { line, .. } => line,
         _ => 0,
@@ -112,8 +112,8 @@ fn to_value(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
     Value::deserialize(ValueDeserializer::from(value)).map_err(|error| error.message().to_owned())
 }
 
-/// The prefix of our variables. One of ours has a double underscore behind its section; others with this prefix, such as the
-/// ones that Kubernetes sets for a service called `shaddock`, are not ours.
+/// The prefix of shaddock's variables. Their section is followed by a double underscore. Other variables with this prefix, such as those
+/// that Kubernetes sets for a service called `shaddock`, are ignored.
 const PREFIX: &str = "SHADDOCK_";
 
 /// The values of environment variables `SHADDOCK_SECTION__KEY`.
@@ -134,12 +134,12 @@ pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>
             })
         })
         .collect();
-    // The order in which an environment is listed means nothing; messages should not depend on it.
+    // The order of the environment is arbitrary; messages must not depend on it.
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     entries
 }
 
-/// Variables that are a key's but for the number of underscores: they would be passed over.
+/// Variables that differ from a key's variable only in the number of underscores. Without this check they would be ignored.
 pub(super) fn misspelt<'a>(
     variables: impl Iterator<Item = &'a str>,
     known: &[KeyInfo],
@@ -154,7 +154,7 @@ pub(super) fn misspelt<'a>(
         .filter_map(|variable| {
             let key = meant(variable)?;
             let message = format!(
-                "this variable means nothing; write `{}`, with two underscores behind the section",
+                "unknown variable; write `{}`, with two underscores after the section",
                 key.variable()
             );
             Some(Problem {
@@ -180,7 +180,8 @@ pub(super) fn from_flags(
         .iter()
         .filter_map(|flag| {
             let Some((key, text)) = flag.split_once('=') else {
-                let message = format!("\"{flag}\" sets nothing; write `--set section.key=value`");
+                let message =
+                    format!("\"{flag}\" is not a setting; write `--set section.key=value`");
                 problems.push(Problem {
                     origin: origin.clone(),
                     key: String::new(),
@@ -198,7 +199,7 @@ pub(super) fn from_flags(
         .collect()
 }
 
-/// A value written without its type: as TOML if it is TOML, else as text; a list may be written with commas.
+/// Candidates for a value without a type: TOML if it parses as TOML, else text; a list may be separated by commas.
 pub(super) fn candidates(text: &str, is_list: bool) -> Vec<Value> {
     let trimmed = text.trim();
     let mut values = Vec::new();

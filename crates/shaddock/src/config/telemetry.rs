@@ -1,4 +1,4 @@
-//! `[telemetry]`: from settings to what sends spans.
+//! `[telemetry]`: converts settings into the configuration of the exporter.
 
 use super::{Config, ConfigError, Problem, TelemetrySettings, TracedUsersSetting};
 use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TracedUsers};

@@ -2,7 +2,7 @@ use std::{io::Write as _, time::Duration};
 
 use super::*;
 
-/// A file that is gone with the test.
+/// A file that is deleted with the test.
 struct File(PathBuf);
 
 impl File {
@@ -109,11 +109,11 @@ fn every_mistake_is_named_with_key_and_line() {
             true,
         ),
         (
-            "FILE:4: `session.outbox_bytes`: \"12 parsecs\" is no size",
+            "FILE:4: `session.outbox_bytes`: \"12 parsecs\" is not a size",
             false,
         ),
         (
-            "FILE:7: `access.deny`: \"10.0.0.0/33\" is no network",
+            "FILE:7: `access.deny`: \"10.0.0.0/33\" is not a network",
             false,
         ),
         (
@@ -121,11 +121,11 @@ fn every_mistake_is_named_with_key_and_line() {
             false,
         ),
         (
-            "FILE:10: `protocol.max_package_size`: 1 is out of bounds, which are 1 KiB to",
+            "FILE:10: `protocol.max_package_size`: 1 is outside of the range 1 KiB to",
             false,
         ),
         (
-            "FILE:11: `protocol.idle_timeout`: a time span is wanted, this is a TOML boolean",
+            "FILE:11: `protocol.idle_timeout`: expected a time span, found a TOML boolean",
             true,
         ),
         (
@@ -231,10 +231,8 @@ fn values_that_do_not_go_together() {
             .fold(Sources::default(), |sources, flag| sources.flag(*flag));
         Config::load(&sources).unwrap_err().to_string()
     };
-    assert!(problem(&["admin.address=0.0.0.0:3005"]).contains("`admin.token` must be set"));
-    assert!(
-        problem(&["admin.address=[::ffff:10.0.0.1]:3005"]).contains("`admin.token` must be set")
-    );
+    assert!(problem(&["admin.address=0.0.0.0:3005"]).contains("set `admin.token`"));
+    assert!(problem(&["admin.address=[::ffff:10.0.0.1]:3005"]).contains("set `admin.token`"));
     assert!(problem(&["tls.address=0.0.0.0:3443"]).contains("tls.certificate"));
     assert!(problem(&["listen.proxy_protocol=true"]).contains("access.trusted_proxies"));
     assert!(problem(&["listen.address_header=x-real-ip"]).contains("access.trusted_proxies"));
@@ -248,7 +246,7 @@ fn values_that_do_not_go_together() {
     assert!(Config::load(&Sources::default().flag("admin.address=[::1]:3005")).is_ok());
 }
 
-/// What `config --check` says of these flags.
+/// The output of `config --check` for these flags.
 fn mistakes(flags: &str) -> String {
     let sources = flags.split('|').fold(Sources::default(), Sources::flag);
     Config::load(&sources)
@@ -288,12 +286,12 @@ fn what_can_never_work_is_refused_with_what_to_write() {
     for (flags, told) in [
         ("listen.address_header=Forwarded", "x-forwarded-for"),
         ("listen.address_header=x forwarded", "x-forwarded-for"),
-        ("listen.subprotocols=pomelo, a b", "\"a b\" is no name"),
+        ("listen.subprotocols=pomelo, a b", "\"a b\" is not a valid"),
         ("access.deny=10.0.0.5/8", "write \"10.0.0.0/8\""),
-        ("access.deny=localhost", "is no network"),
+        ("access.deny=localhost", "is not a network"),
         (
             "access.allow=10.1.0.0/16|access.deny=10.0.0.0/8",
-            "nobody could connect",
+            "no client could connect",
         ),
         ("listen.origins=*", "`origins = []`"),
         ("listen.origins=https://*.example.com", "write every origin"),
@@ -312,7 +310,7 @@ fn what_can_never_work_is_refused_with_what_to_write() {
             "listen.origins=wss://a.b:8443",
             "write \"https://a.b:8443\"",
         ),
-        ("listen.origins=https://", "is no origin"),
+        ("listen.origins=https://", "is not an origin"),
         (
             "protocol.heartbeat=30s|protocol.heartbeat_timeout=10s",
             "write \"1m\", or \"0s\"",
@@ -335,7 +333,7 @@ fn what_can_never_work_is_refused_with_what_to_write() {
         ),
         (
             "listen.address=127.0.0.1:4000|admin.address=127.0.0.1:4000",
-            "taken by `listen.address`",
+            "used by `listen.address`",
         ),
         (
             "listen.address=0.0.0.0:4000|admin.address=127.0.0.1:4000",
@@ -347,7 +345,7 @@ fn what_can_never_work_is_refused_with_what_to_write() {
         ),
         (
             "tls.address=0.0.0.0:3010|tls.certificate=a|tls.key=b",
-            "taken by `listen.address`",
+            "used by `listen.address`",
         ),
         (
             "tls.address=0.0.0.0:3443|tls.certificate=/nowhere/c.pem|tls.key=/nowhere/k.pem",
@@ -435,7 +433,7 @@ struct Within {
     port: u16,
 }
 
-/// Every kind of field, given as text, in the file, and wrong.
+/// Every kind of field, as text, in the file, and with an invalid value.
 #[test]
 fn fields_of_the_application_say_what_text_means() {
     let expected = Fields {
@@ -592,7 +590,7 @@ fn every_key_is_documented() {
     }
 }
 
-/// `docs/configuration.md` is made by `shaddock config --reference`.
+/// `docs/configuration.md` is the output of `shaddock config --reference`.
 #[test]
 fn the_reference_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
@@ -603,7 +601,7 @@ fn the_reference_is_up_to_date() {
     );
 }
 
-/// Whatever prints a configuration: no secret is in it.
+/// No output of a configuration contains a secret.
 #[test]
 fn secrets_are_in_no_text() {
     let secret = "s3cret-s3cret-s3cret";
@@ -715,7 +713,7 @@ fn backends_from_all_sources() {
             .any(|change| change.key == "backends.shop.url" && !change.live)
     );
     assert!(!format!("{changes:?}").contains(SIGNED));
-    // What is printed can be read again, but for its secrets.
+    // The output can be read again, except for its secrets.
     let again = File::new(
         "backends-again",
         &printed.replace("secret = (hidden)", "# secret = (hidden)"),
@@ -726,7 +724,7 @@ fn backends_from_all_sources() {
     );
 }
 
-/// What can never work is refused with what to write instead.
+/// Settings that can never work are rejected, with a correction.
 #[test]
 fn backends_that_cannot_work() {
     for (number, (text, part)) in [
@@ -740,13 +738,13 @@ fn backends_that_cannot_work() {
         ),
         (
             "[backends.chat]\ntimeout = \"1s\"",
-            "needs at least one URL",
+            "requires at least one URL",
         ),
         (
             "[backends.chat]\nurl = \"127.0.0.1:8000\"",
             "has no scheme; write it as",
         ),
-        ("[backends.chat]\nurl = \"ftp://a\"", "is not known"),
+        ("[backends.chat]\nurl = \"ftp://a\"", "unknown scheme"),
         ("[backends.chat]\nhealth = \"healthz\"", "from the root"),
         ("[backends.chat]\nprotocol = \"http3\"", "`http2`"),
         (
@@ -755,7 +753,7 @@ fn backends_that_cannot_work() {
         ),
         (
             "[backends.chat]\nurl = 7",
-            "text, or a list of texts is wanted",
+            "expected text, or a list of texts",
         ),
         ("[backends.\"a.b\"]\nurl = \"http://a\"", "a.b"),
         (
@@ -771,22 +769,28 @@ fn backends_that_cannot_work() {
             "[backends.chat]\nsecret = { env = \"whsec_abc\" }",
             "the secret itself is written without `env`",
         ),
-        ("[backends.chat]\nsecret = { file = \"x\" }", "is wanted"),
+        (
+            "[backends.chat]\nsecret = { file = \"x\" }",
+            "expected text",
+        ),
         (
             "[backends.chat]\nevents = [\"opened\"]",
             "`handshake`, `bound`, `suspended`, `resumed`, `closed`",
         ),
         (
             "[backends.chat]\nconcurrent = [\"chat.room.look\"]",
-            "leave the server type out",
+            "omit the server type",
         ),
-        ("[backends.chat]\nmax_connections = 0", "out of bounds"),
+        (
+            "[backends.chat]\nmax_connections = 0",
+            "outside of the range",
+        ),
     ]
     .into_iter()
     .enumerate()
     {
         let text = text.replace("[backends.chat]\n", BACKEND);
-        // A key may stand there once.
+        // A key may occur once.
         let text = match text.matches("url = ").count() {
             2 => text.replacen("url = \"http://127.0.0.1:8000/x\"\n", "", 1),
             _ if part.contains("at least") => {
@@ -808,13 +812,13 @@ fn backends_that_cannot_work() {
         "{BACKEND}events = [\"handshake\"]\n{}events = [\"handshake\"]",
         BACKEND.replace("chat", "shop")
     );
-    assert!(File::new("backends-two", &two).problems()[0].contains("judges handshakes already"));
+    assert!(File::new("backends-two", &two).problems()[0].contains("already checks handshakes"));
     let own = File::new("backends-own", &BACKEND.replace("chat", "connector"))
         .load()
         .unwrap();
     let error = own.check_start().unwrap_err().to_string();
     assert!(error.contains("type of this server itself"), "{error}");
-    // Files are read where a server starts.
+    // Files are read when a server starts.
     let secure = BACKEND.replace("http://", "https://") + "ca = \"/nowhere/ca.pem\"";
     let secure = File::new("backends-ca", &secure).load().unwrap();
     for error in [
@@ -843,14 +847,14 @@ fn telemetry_that_cannot_work() {
             "`telemetry.headers`",
         ),
         ("otlp = \"http://a?key=s3cret\"", "otlp", "contains `?`"),
-        ("ratio = 2", "ratio", "2 is out of bounds, which are 0 to 1"),
-        ("ratio = -0.1", "ratio", "out of bounds"),
-        ("ratio = nan", "ratio", "out of bounds"),
+        ("ratio = 2", "ratio", "2 is outside of the range 0 to 1"),
+        ("ratio = -0.1", "ratio", "outside of the range"),
+        ("ratio = nan", "ratio", "outside of the range"),
         ("users = \"all\"", "users", "`hashed`"),
-        ("queue = 0", "queue", "out of bounds"),
-        ("interval = \"1ms\"", "interval", "out of bounds"),
-        ("timeout = \"2m\"", "timeout", "out of bounds"),
-        ("service = \"\"", "service", "a name is wanted"),
+        ("queue = 0", "queue", "outside of the range"),
+        ("interval = \"1ms\"", "interval", "outside of the range"),
+        ("timeout = \"2m\"", "timeout", "outside of the range"),
+        ("service = \"\"", "service", "the name must not be empty"),
         (
             "headers = \"Bearer s3cret\"",
             "headers",
@@ -892,7 +896,7 @@ fn telemetry_that_cannot_work() {
         );
         assert!(!problems[0].contains("s3cret"), "{problems:?}");
     }
-    // Without a collector nothing else counts.
+    // Without a collector, the other keys have no effect.
     let none = File::new("telemetry-none", "[telemetry]\nheaders = \"x\"\n");
     assert!(none.load().unwrap().telemetry().unwrap().is_none());
     let text = format!("[telemetry]\n{COLLECTOR}headers = \"authorization=s3cret\"\nratio = 1\n");
@@ -908,7 +912,7 @@ fn telemetry_that_cannot_work() {
         .variable("SHADDOCK_TELEMETRY__HEADERS", "authorization=s3cret");
     let config = Config::load(&flags).unwrap();
     assert!((config.telemetry.ratio - 0.5).abs() < f64::EPSILON);
-    // Files are read where a server starts.
+    // Files are read when a server starts.
     let text = format!("[telemetry]\n{COLLECTOR}ca = \"/nowhere/ca.pem\"\n");
     let config = File::new("telemetry-ca", &text).load().unwrap();
     for error in [

@@ -1,4 +1,4 @@
-//! The types of values: how they are written in a file, in the environment and in a flag.
+//! The types of values, and how they are written in a file, in the environment and in a flag.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -25,7 +25,7 @@ const UNITS: [(&str, usize); 4] = [
 ];
 
 impl Size {
-    /// So many times 1,024 bytes.
+    /// Creates a size from a number of KiB (1,024 bytes).
     pub const fn kib(n: usize) -> Self {
         Self(n * 1024)
     }
@@ -47,8 +47,9 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("\"{text}\" is no size; write a number of bytes, or \"64 KiB\", \"1 MiB\"");
+        let wrong = || {
+            format!("\"{text}\" is not a size; write a number of bytes, or \"64 KiB\", \"1 MiB\"")
+        };
         let text_end = text.trim_end();
         let digits = text_end.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let unit = text_end[digits.len()..].trim();
@@ -68,12 +69,12 @@ impl FromStr for Size {
 }
 
 impl Time {
-    /// So many seconds.
+    /// Creates a time span from a number of seconds.
     pub const fn secs(n: u64) -> Self {
         Self(Duration::from_secs(n))
     }
 
-    /// So many milliseconds.
+    /// Creates a time span from a number of milliseconds.
     pub const fn millis(n: u64) -> Self {
         Self(Duration::from_millis(n))
     }
@@ -101,8 +102,9 @@ impl FromStr for Time {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("\"{text}\" is no time span; write \"250ms\", \"10s\", \"1m30s\", \"2h\"");
+        let wrong = || {
+            format!("\"{text}\" is not a time span; write \"250ms\", \"10s\", \"1m30s\", \"2h\"")
+        };
         let mut rest = text.trim();
         if rest.is_empty() {
             return Err(wrong());
@@ -150,7 +152,7 @@ impl FromStr for Network {
     }
 }
 
-/// One text or several.
+/// A text or a list of texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Texts(pub Vec<String>);
 
@@ -169,7 +171,7 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
-/// One secret or several, each as text or as the name of a variable of the environment.
+/// A secret or a list of secrets, each as text or as the name of an environment variable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SecretTexts(pub Vec<Secret>);
 
@@ -188,7 +190,7 @@ impl<'de> Deserialize<'de> for SecretTexts {
         #[serde(untagged)]
         enum SecretText {
             Text(Secret),
-            // No struct: serde reads one from a list too, and then a secret would be taken for a name, and named in an error.
+            // Not a struct: serde would also read one from a list, and treat the secret as a variable's name, which errors print.
             Variable(BTreeMap<VariableKey, String>),
         }
         #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,13 +218,14 @@ impl<'de> Deserialize<'de> for SecretTexts {
     }
 }
 
-/// What is wrong with a variable that has no secret. If the name does not look like one, it may be the secret itself.
+/// The error for a variable that is not set. Unless the name looks like a variable's, it is not printed, because it may be the secret
+/// itself.
 fn no_variable(name: &str) -> String {
     let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     if name.bytes().all(is_name) {
-        format!("the variable `{name}` is not set, or is no text")
+        format!("the variable `{name}` is not set, or is not UTF-8")
     } else {
-        "`env` names a variable that is not set, or is no text; the secret itself is written without `env`".to_owned()
+        "`env` names a variable that is not set, or is not UTF-8; the secret itself is written without `env`".to_owned()
     }
 }
 
@@ -274,9 +277,9 @@ macro_rules! serialize_as_text {
 
 serialize_as_text!(Size, Time, Network);
 
-/// A type that a key may have.
+/// A type of a key's value.
 pub(super) trait Setting: Serialize + DeserializeOwned {
-    /// What it is, for people.
+    /// The name of the type, in words.
     const KIND: &'static str;
     /// Whether commas separate several values in the environment and in flags.
     const IS_LIST: bool = false;
@@ -335,7 +338,7 @@ impl Setting for Secret {
     const IS_SECRET: bool = true;
 }
 
-/// Declares an enum whose values are written as words.
+/// Declares an enum whose values are written as names.
 macro_rules! choice {
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[$value_meta:meta])* $value:ident = $word:literal,)* }) => {
         $(#[$meta])*
@@ -351,7 +354,7 @@ macro_rules! choice {
     };
 }
 
-/// `"a", "b"` as a text for people.
+/// Joins the names as `"a", "b"`.
 macro_rules! words {
     ($first:literal $($word:literal)*) => {
         concat!("`", $first, "`" $(, ", `", $word, "`")*)

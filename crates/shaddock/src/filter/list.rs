@@ -169,7 +169,7 @@ where
     tokio::select! {
         biased;
         result = polled => result,
-        () = app.sleep(timeout) => Err(HandlerError::timeout("a filter did not answer in time")),
+        () = app.sleep(timeout) => Err(HandlerError::timeout("a filter did not finish in time")),
     }
 }
 

@@ -236,6 +236,6 @@ where
     let timer = timer.get_or_insert_with(|| request.app().sleep(timeout));
     ready!(timer.as_mut().poll(task));
     request.app().stats().timeouts.add(1);
-    shaddock_net::quiet!(warn, "a handler did not answer in time", route = request.route().as_str(), sid = %request.session().id(), ?timeout);
+    shaddock_net::quiet!(warn, "a handler did not finish in time", route = request.route().as_str(), sid = %request.session().id(), ?timeout);
     Poll::Ready(Err(HandlerError::too_late()))
 }

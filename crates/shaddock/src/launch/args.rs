@@ -37,7 +37,7 @@ pub(super) fn parse(
             Some(value) => Ok(value),
             None => arguments
                 .next()
-                .unwrap_or_else(|| Err(wrong(format!("`{flag}` wants {what} behind it")))),
+                .unwrap_or_else(|| Err(wrong(format!("`{flag}` must be followed by {what}")))),
         };
         match flag {
             "--config" => config = Some(PathBuf::from(take("a file")?)),
@@ -45,7 +45,7 @@ pub(super) fn parse(
             "--check" => check = true,
             "--version" | "-V" => return Ok(Wanted::Text(version(program))),
             "--help" | "-h" => return Ok(Wanted::Text(help(program))),
-            _ => return Err(wrong(format!("`{argument}` is no flag of this program"))),
+            _ => return Err(wrong(format!("`{argument}` is not a flag of this program"))),
         }
         if let Some(value) = value {
             return Err(wrong(format!(

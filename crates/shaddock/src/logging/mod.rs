@@ -175,12 +175,14 @@ fn parse_filter(text: &str) -> Result<Targets, String> {
     {
         if part.parse::<LevelFilter>().is_err() {
             return Err(format!(
-                "\"{part}\" is no level; write error, warn, info, debug, trace or off, or \"{part}=debug\" for a module"
+                "\"{part}\" is not a level; write error, warn, info, debug, trace or off, or \"{part}=debug\" for a module"
             ));
         }
     }
     text.parse().map_err(|error| {
-        format!("\"{text}\" is no filter ({error}); write a level, or \"info,shaddock_net=debug\"")
+        format!(
+            "\"{text}\" is not a filter ({error}); write a level, or \"info,shaddock_net=debug\""
+        )
     })
 }
 
@@ -207,7 +209,7 @@ mod tests {
         assert!(
             check_filter("info,shaddock=loud")
                 .unwrap_err()
-                .contains("no filter")
+                .contains("is not a filter")
         );
     }
 }

@@ -65,7 +65,7 @@ impl Page<'_, '_> {
             );
         }
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let help = "Time from a request to a service over HTTP to its answer, or to its failure";
+        let help = "Time from a request to a service over HTTP to its response or failure";
         self.family(
             "backend_seconds",
             help,
@@ -86,7 +86,7 @@ impl Page<'_, '_> {
         });
         self.counters(
             "backend_errors",
-            "Requests to services over HTTP without a whole answer, by reason",
+            "Requests to services over HTTP without a complete response, by reason",
             failed,
         )?;
         let each = |read: fn(&Backend) -> usize| {
@@ -105,7 +105,7 @@ impl Page<'_, '_> {
         )?;
         self.gauges(
             "backend_urls_aside",
-            "Those that are asked last, because they did not accept a connection or are not healthy",
+            "URLs that are tried last, because they did not accept a connection or are not healthy",
             each(Backend::urls_aside),
         )
     }

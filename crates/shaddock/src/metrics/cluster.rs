@@ -42,7 +42,7 @@ impl Page<'_, '_> {
         )?;
         self.gauges(
             "cluster_fenced",
-            "1 while this frontend is cut off from the others, so that its users may be served elsewhere",
+            "1 while this frontend is disconnected from the cluster, so that other frontends may serve its users",
             seen.iter()
                 .map(|one| (one.labels().to_vec(), u64::from(one.app.is_fenced()))),
         )?;
@@ -51,17 +51,17 @@ impl Page<'_, '_> {
         self.calls(seen)?;
         self.gauges(
             "cluster_calls",
-            "Calls of other servers that wait for an answer",
+            "Calls to other servers that wait for a reply",
             each(|status| status.pending_calls as u64),
         )?;
         self.gauges(
             "cluster_serving",
-            "Requests of other servers at work",
+            "Running requests of other servers",
             each(|status| status.serving as u64),
         )?;
         self.counters(
             "cluster_refused",
-            "Requests of other servers refused because too many were at work",
+            "Requests of other servers rejected because too many were running",
             each(|status| status.refused_busy),
         )?;
         self.gauges(
@@ -71,12 +71,12 @@ impl Page<'_, '_> {
         )?;
         self.counters(
             "cluster_expired",
-            "Messages to other servers that waited for too long and were not sent",
+            "Messages to other servers that expired before they were sent",
             each(|status| status.expired),
         )?;
         self.gauges(
             "cluster_etcd_bytes",
-            "Bytes of the database of etcd, of the member that answered last",
+            "Bytes of the database of etcd, at the member that replied last",
             each(|status| status.etcd_bytes),
         )?;
         self.gauges(
@@ -86,34 +86,34 @@ impl Page<'_, '_> {
         )?;
         self.gauges(
             "cluster_etcd_full",
-            "1 while etcd has reached its quota and takes no writes",
+            "1 while etcd has reached its quota and accepts no writes",
             each(|status| u64::from(status.etcd_full)),
         )?;
         self.counters(
             "cluster_too_late",
-            "Requests of other servers that were not run because their caller had given up",
+            "Requests of other servers that were dropped because their caller had timed out",
             each(|status| status.too_late),
         )?;
         self.counters(
             "cluster_outdated",
-            "Requests of other servers that were not run because another frontend owns their user",
+            "Requests of other servers that were dropped because another frontend owns their user",
             each(|status| status.outdated),
         )?;
         self.gauges(
             "cluster_suspects",
-            "Servers that do not answer this one",
+            "Servers that this one suspects",
             each(|status| status.suspects as u64),
         )?;
         self.counters(
             "cluster_suspected",
-            "How often a server was suspected",
+            "Times that a server was suspected",
             each(|status| status.suspected),
         )
     }
 
     fn lease_left(&mut self, statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
         let name = "cluster_lease_left_seconds";
-        let help = "How long etcd keeps the lease of this server if it is not renewed";
+        let help = "Time until the lease of this server expires at etcd if it is not renewed";
         self.family(name, help, MetricType::Gauge, |mut family| {
             for (labels, status) in statuses {
                 if let Some(left) = status.lease_left {
@@ -146,7 +146,7 @@ impl Page<'_, '_> {
         });
         self.gauges(
             "cluster_members",
-            "Servers in the list that this one knows, itself among them, by type",
+            "Servers in the list, including this one, by type",
             each,
         )
     }
@@ -155,7 +155,7 @@ impl Page<'_, '_> {
     fn calls(&mut self, seen: &[Seen]) -> fmt::Result {
         for (name, what, calls) in KINDS {
             let times = format!("cluster_{name}_seconds");
-            let help = format!("Time from {what} to its answer");
+            let help = format!("Time from {what} to its reply");
             self.family(&times, &help, MetricType::Histogram, |mut family| {
                 for one in seen {
                     let (sum, count, buckets) = calls(&one.app).times().read();
@@ -170,8 +170,7 @@ impl Page<'_, '_> {
                 reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), n))
             });
             let errors = format!("cluster_{name}_errors");
-            let help =
-                format!("Answers to {what} that are errors, or that did not come, by reason");
+            let help = format!("Calls ({what}) that failed or got no reply, by reason");
             self.counters(&errors, &help, failed)?;
         }
         Ok(())

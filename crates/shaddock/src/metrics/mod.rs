@@ -308,7 +308,7 @@ impl Page<'_, '_> {
     fn process(&mut self, operations: &Operations) -> fmt::Result {
         let none = Vec::new;
         let ready = u64::from(operations.phase() == Phase::Running);
-        self.gauges("ready", "Whether clients are let in", [(none(), ready)])?;
+        self.gauges("ready", "Whether clients are accepted", [(none(), ready)])?;
         let version = env!("CARGO_PKG_VERSION");
         self.gauges(
             "build_info",
@@ -318,7 +318,7 @@ impl Page<'_, '_> {
         let uptime = operations.uptime().as_secs();
         self.gauges(
             "uptime_seconds",
-            "Seconds since the process began",
+            "Seconds since the process started",
             [(none(), uptime)],
         )?;
         self.counters(
@@ -336,7 +336,7 @@ impl Page<'_, '_> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         self.counters(
             "telemetry_spans_exported",
-            "Spans that the collector took",
+            "Spans that the collector accepted",
             counts.map(|counts| (Vec::new(), read(&counts.exported))),
         )?;
         let dropped = counts.map(|counts| {
@@ -362,12 +362,12 @@ impl Page<'_, '_> {
         let work = operations.admin_work();
         self.gauges(
             "admin_jobs",
-            "Commands of operators that are carried out at a pace now",
+            "Running jobs: commands of operators with a pace",
             work.map(|work| (none(), work.jobs())),
         )?;
         self.counters(
             "admin_audit_lost",
-            "Lines that are not in the file of the audit log, but in the log of the process only",
+            "Audit lines that are missing in the audit file and are only in the log of the process",
             work.map(|work| (none(), work.lost_lines())),
         )
     }
@@ -415,7 +415,7 @@ impl Page<'_, '_> {
         self.counters("sessions_closed", "Sessions closed, by reason", closed)
     }
 
-    /// Sessions that outlive their sockets.
+    /// Resumable sessions.
     fn resume(&mut self, seen: &[Seen]) -> fmt::Result {
         let each = |read: fn(&ResumeStatistics) -> u64| {
             seen.iter().filter_map(move |one| {
@@ -425,7 +425,7 @@ impl Page<'_, '_> {
         };
         self.gauges(
             "sessions_suspended",
-            "Sessions that wait for their clients",
+            "Suspended sessions",
             each(|it| it.suspended as u64),
         )?;
         self.gauges(
@@ -441,48 +441,44 @@ impl Page<'_, '_> {
         });
         self.gauges(
             "resume_relays",
-            "Connections with the socket or the session here, and the other at another frontend",
+            "Relayed connections: the socket or the session is here, the other at another frontend",
             relays,
         )?;
         self.counters(
             "resume_granted",
-            "Sessions that outlive their sockets",
+            "Resumable sessions",
             each(|it| it.granted),
         )?;
         self.counters(
             "resume_resumed",
-            "Sessions that went on with a new connection",
+            "Sessions that were resumed with a new connection",
             each(|it| it.resumed),
         )?;
         self.counters(
             "resume_missed",
-            "Messages that clients were told they have missed",
+            "Messages that clients were reported to have missed",
             each(|it| it.missed),
         )?;
         self.counters(
             "resume_expired",
-            "Sessions whose clients did not come back in time",
+            "Suspended sessions whose clients did not return in time",
             each(|it| it.expired),
         )?;
         self.counters(
             "resume_evicted",
-            "Sessions closed because too many waited",
+            "Sessions closed because too many were suspended",
             each(|it| it.evicted),
         )?;
         self.counters(
             "resume_dismissed",
-            "Connections closed by a drain, so that clients come back through other frontends",
+            "Connections closed by a drain, so that clients resume through other frontends",
             each(|it| it.dismissed),
         )?;
         let refused = seen.iter().flat_map(|one| {
             let reasons = one.resume.iter().flat_map(|it| &it.refused);
             reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
         });
-        self.counters(
-            "resume_refused",
-            "Clients that came back and did not get their session, by reason",
-            refused,
-        )
+        self.counters("resume_refused", "Failed resumes, by reason", refused)
     }
 
     fn listeners(&mut self, seen: &[Seen]) -> fmt::Result {
@@ -505,7 +501,7 @@ impl Page<'_, '_> {
         };
         self.counters(
             "connections_accepted",
-            "Connections taken from the kernel",
+            "Accepted connections",
             each(|s| s.accepted),
         )?;
         self.counters("handshakes", "Handshakes completed", each(|s| s.opened))?;
@@ -525,7 +521,7 @@ impl Page<'_, '_> {
         };
         self.counters(
             "connections_refused",
-            "Connections turned away, by reason",
+            "Rejected connections, by reason",
             by_reason(|s| &s.refused),
         )?;
         self.counters(
@@ -547,12 +543,12 @@ impl Page<'_, '_> {
         };
         self.counters(
             "handled",
-            "Requests and notifies that came to the dispatcher, of clients and of other servers",
+            "Dispatched requests and notifies, of clients and of other servers",
             each(|app| app.stats().requests.get()),
         )?;
         self.counters(
             "handler_errors",
-            "Requests answered with an error",
+            "Requests with an error response",
             each(|app| app.stats().errors.get()),
         )?;
         self.counters(
@@ -562,22 +558,22 @@ impl Page<'_, '_> {
         )?;
         self.counters(
             "handler_timeouts",
-            "Handlers that did not answer in time",
+            "Handlers that did not finish in time",
             each(|app| app.stats().timeouts.get()),
         )?;
         self.counters(
             "pushes",
-            "Messages queued for clients that did not ask, one per receiver",
+            "Queued pushes, one per receiver",
             each(|app| app.stats().pushed.get()),
         )?;
         self.counters(
             "pushes_missed",
-            "Receivers of pushes who were not there",
+            "Receivers of pushes without a session",
             each(|app| app.stats().missing.get()),
         )?;
         self.counters(
             "lost_events",
-            "Events of sessions thrown away because listeners did not keep up",
+            "Session events dropped because listeners did not keep up",
             each(|app| app.stats().lost_events.get()),
         )
     }
@@ -597,7 +593,7 @@ impl Page<'_, '_> {
         };
         self.counters(
             "route_errors",
-            "Requests that were answered with an error, by route",
+            "Requests with an error response, by route",
             by_route(Histogram::errors),
         )?;
         self.counters(
@@ -611,7 +607,7 @@ impl Page<'_, '_> {
             by_route(Histogram::blocked),
         )?;
         let name = "handler_seconds";
-        let help = "Time from the first filter to the answer, by route";
+        let help = "Time from the first filter to the response, by route";
         self.family(name, help, MetricType::Histogram, |mut family| {
             for one in seen {
                 let Some(latencies) = one.app.get::<Latencies>() else {

@@ -79,7 +79,7 @@ impl Metrics {
     pub fn gauge(&self, name: &str, help: &str) -> Arc<Gauge> {
         assert!(
             !name.ends_with("_total"),
-            "`{name}`: names of counters end with `_total`; give the gauge another one"
+            "`{name}`: names of counters end with `_total`; rename the gauge"
         );
         match self.get(name, help, || Own::Gauge(Arc::default())) {
             Own::Gauge(gauge) => gauge,
@@ -92,13 +92,13 @@ impl Metrics {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         assert!(
             name.bytes().all(fine) && name.starts_with(|c: char| c.is_ascii_lowercase()),
-            "`{name}` is no name of a metric: write a letter, then letters from a to z, digits and `_`"
+            "`{name}` is not a valid metric name: write a letter, then letters from a to z, digits and `_`"
         );
         assert!(
             !["shaddock_", "process_"]
                 .iter()
                 .any(|own| name.starts_with(own)),
-            "`{name}`: such names are the framework's"
+            "`{name}`: this name is reserved for the framework"
         );
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, own)) = all.get(name) {

@@ -193,7 +193,7 @@ impl MemberQuery {
         match AudienceName::of(&self.key) {
             Some(_) => Ok(()),
             None => Err(format!(
-                "\"{}\" is no key; `/api/cluster/audiences` has those of channels and topics",
+                "\"{}\" is not a key; `/api/cluster/audiences` lists the keys of channels and topics",
                 self.key
             )),
         }
@@ -300,7 +300,7 @@ impl ClusterView {
         Ok(merge_audiences(answers, limit_of(query.limit), unanswered))
     }
 
-    /// Who is in a channel or topic.
+    /// The members of a channel or topic.
     ///
     /// # Errors
     /// The query makes no sense.

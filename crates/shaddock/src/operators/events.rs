@@ -1,4 +1,4 @@
-//! What happened to sessions lately, on all frontends.
+//! Recent events of sessions, on all frontends.
 
 use std::net::SocketAddr;
 
@@ -102,14 +102,16 @@ impl Wanted {
             && !EVENTS.contains(&event.as_str())
         {
             let known = EVENTS.join(", ");
-            return Err(format!("\"{event}\" is no event; there are {known}"));
+            return Err(format!(
+                "\"{event}\" is not an event; the events are {known}"
+            ));
         }
         if let Some(reason) = &query.reason
             && !CloseReason::NAMES.contains(&reason.as_str())
         {
             let known = CloseReason::NAMES.join(", ");
             return Err(format!(
-                "\"{reason}\" is no close reason; there are {known}"
+                "\"{reason}\" is not a close reason; the reasons are {known}"
             ));
         }
         let address = query.address.as_deref().map(AddressFilter::parse);
@@ -176,7 +178,7 @@ impl AppHandle {
 }
 
 impl ClusterView {
-    /// What happened to sessions lately, newest first.
+    /// Recent events of sessions, newest first.
     ///
     /// # Errors
     /// The query makes no sense.

@@ -20,7 +20,7 @@ pub(crate) fn limit_of(wanted: Option<usize>) -> usize {
 
 pub(crate) fn parse_sid(text: &str) -> Result<Sid, String> {
     text.parse()
-        .map_err(|_| format!("\"{text}\" is no session id"))
+        .map_err(|_| format!("\"{text}\" is not a session id"))
 }
 
 fn parse_transport(text: &str) -> Result<TransportKind, String> {
@@ -28,7 +28,7 @@ fn parse_transport(text: &str) -> Result<TransportKind, String> {
     [Tcp, Tls, WebSocket, WebSocketTls, Memory]
         .into_iter()
         .find(|transport| transport.name() == text)
-        .ok_or_else(|| format!("\"{text}\" is no transport; write tcp, tls, ws or wss"))
+        .ok_or_else(|| format!("\"{text}\" is not a transport; write tcp, tls, ws or wss"))
 }
 
 /// An address, an address with a port, or a network.
@@ -46,7 +46,7 @@ impl AddressFilter {
             .map_err(|error| match error {
                 NetworkError::HostBits { .. } => error.to_string(),
                 _ => format!(
-                    "\"{text}\" is no address; write 192.0.2.7, 192.0.2.7:4711 or 192.0.2.0/24"
+                    "\"{text}\" is not an address; write 192.0.2.7, 192.0.2.7:4711 or 192.0.2.0/24"
                 ),
             })
     }
@@ -204,6 +204,6 @@ mod tests {
         assert!(
             AddressFilter::parse("192.0.2.7/24").is_err_and(|text| text.contains("192.0.2.0/24"))
         );
-        assert!(AddressFilter::parse("here").is_err_and(|text| text.contains("is no address")));
+        assert!(AddressFilter::parse("here").is_err_and(|text| text.contains("is not an address")));
     }
 }

@@ -192,7 +192,7 @@ impl Select {
             Self::Sids(sids) => sids.iter().try_for_each(|sid| parse_sid(sid).map(drop)),
             Self::Users(uids) => uids.iter().try_for_each(|uid| {
                 let uid = Uid::new(uid.as_str()).map(drop);
-                uid.map_err(|error| format!("a user that cannot be: {error}"))
+                uid.map_err(|error| format!("an invalid user: {error}"))
             }),
             Self::Where(text) => Predicate::parse(text)
                 .map(drop)

@@ -106,15 +106,15 @@ fn kicked(n: u32) -> Bytes {
 }
 
 fn silent() -> RemoteError {
-    let text = "it did not answer in time";
+    let text = "it did not reply in time";
     RemoteError::of(RemoteErrorKind::Timeout, code::TIMEOUT, text)
 }
 
 fn unable(server: &ServerInfo) -> RemoteError {
     let text = if server.flags().next().is_none() {
-        "it is a Pitaya server, which cannot be asked this"
+        "it is a Pitaya server, which does not support this query"
     } else {
-        "its version of shaddock cannot be asked this"
+        "its version of shaddock does not support this query"
     };
     RemoteError::of(RemoteErrorKind::Refused, code::NOT_FOUND, text)
 }
@@ -123,7 +123,7 @@ fn unable(server: &ServerInfo) -> RemoteError {
 pub(crate) fn read<T: DeserializeOwned>(answer: Option<Answer>) -> Result<T, RemoteError> {
     let answer = answer.unwrap_or_else(|| Err(silent()))?;
     serde_json::from_slice(&answer).map_err(|error| {
-        let text = format!("its answer cannot be read: {error}");
+        let text = format!("its reply is malformed: {error}");
         RemoteError::of(RemoteErrorKind::BadAnswer, code::UNKNOWN, text)
     })
 }
@@ -133,17 +133,13 @@ pub(crate) fn unanswered(server: &str, error: &RemoteError) -> Unanswered {
     let (why, reason) = match error.kind() {
         RemoteErrorKind::NoResponder | RemoteErrorKind::NoServer => (
             WhyUnanswered::Gone,
-            "nobody listens there: it has just ended, and is in the list until its lease ends"
-                .to_owned(),
+            "it has just ended, and is in the list until its lease ends".to_owned(),
         ),
-        RemoteErrorKind::Timeout => (
-            WhyUnanswered::Silent,
-            "it did not answer in time".to_owned(),
-        ),
+        RemoteErrorKind::Timeout => (WhyUnanswered::Silent, "it did not reply in time".to_owned()),
         RemoteErrorKind::Refused => (WhyUnanswered::Unable, error.message().to_owned()),
         RemoteErrorKind::Remote if error.code() == code::NOT_FOUND => (
             WhyUnanswered::Unable,
-            "it does not know this operation".to_owned(),
+            "it does not support this operation".to_owned(),
         ),
         _ => (WhyUnanswered::Failed, error.message().to_owned()),
     };

@@ -55,7 +55,11 @@ impl Kick {
             (Some(uid), None, None) => Who::User(uid.clone()),
             (None, Some(sid), None) => Who::Session(parse_sid(sid)?),
             (None, None, Some(address)) => Who::Address(AddressFilter::parse(address)?),
-            _ => return Err("say who: exactly one of `uid`, `sid` and `address`".to_owned()),
+            _ => {
+                return Err(
+                    "name the sessions: exactly one of `uid`, `sid` and `address`".to_owned(),
+                );
+            }
         };
         Ok(Self {
             who,
@@ -99,10 +103,10 @@ impl AppHandle {
         let by = call.from.clone();
         Box::pin(async move {
             let ask = asked.map_err(|error| {
-                bad_request(format!("this server cannot do what was asked: {error}"))
+                bad_request(format!("this server does not support the request: {error}"))
             })?;
             if matches!(ask, Ask::Kick(_) | Ask::Do(_) | Ask::Drain { .. }) {
-                tracing::info!(app = app.id(), ?ask, ?by, "asked by an operator");
+                tracing::info!(app = app.id(), ?ask, ?by, "requested by an operator");
             }
             // The question itself is a request that is being served.
             app.operate(ask, 1).await
@@ -255,13 +259,13 @@ impl AppHandle {
         linger: Option<Time>,
     ) -> Result<DrainStarted, RemoteError> {
         let Some(operations) = self.operations() else {
-            let text = "its program was not started by a `Launcher` and cannot be drained from outside; send it SIGTERM";
+            let text = "its program was not started by a `Launcher`, so it cannot be drained remotely; send it SIGTERM";
             return Err(RemoteError::new(CONFLICT, text));
         };
         let process_shared_with = self.neighbours(Some(&operations));
         if !process_shared_with.is_empty() && !whole_process {
             let text = format!(
-                "its process also runs {}, which would end with it; say so with `--whole-process`",
+                "its process also runs {}, which would end too; confirm with `--whole-process`",
                 process_shared_with.join(", ")
             );
             return Err(RemoteError::new(CONFLICT, text));
@@ -270,7 +274,7 @@ impl AppHandle {
         let services = apps.iter().filter_map(|app| app.session_service());
         let sessions = services.map(SessionService::session_count).sum::<usize>();
         let plan = operations.drain_by_operator(linger);
-        tracing::info!(app = self.id(), sessions, linger = ?plan.linger, "an operator asked for a drain");
+        tracing::info!(app = self.id(), sessions, linger = ?plan.linger, "an operator requested a drain");
         Ok(DrainStarted {
             server: self.id().to_owned(),
             sessions: sessions as u64,
@@ -301,7 +305,7 @@ pub(super) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RemoteError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| {
-        let text = "the server could not finish this; its log says why";
+        let text = "the server failed to complete the request; see its log";
         RemoteError::new(code::INTERNAL, text)
     })
 }

@@ -57,7 +57,7 @@ pub enum OperatorError {
     #[error("{0}")]
     BadRequest(String),
     /// No server has this id.
-    #[error("no server \"{id}\"; there are: {known}")]
+    #[error("no server \"{id}\"; the servers are: {known}")]
     NoServer {
         /// The id that was asked for.
         id: String,

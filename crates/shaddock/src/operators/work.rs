@@ -181,7 +181,7 @@ impl ClusterView {
         }
     }
 
-    /// What one server does, route by route.
+    /// The work of one server, by route.
     ///
     /// # Errors
     /// It is not there, or did not answer.

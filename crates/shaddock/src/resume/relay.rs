@@ -343,7 +343,7 @@ impl AppHandle {
             Ok(SessionAnswer::Custom(answer)) => serde_json::from_slice(&answer).ok(),
             Ok(_) => None,
             Err(error) => {
-                shaddock_net::quiet!(warn, "a client comes back to a session of a frontend that does not answer", frontend = %home.id, %error);
+                shaddock_net::quiet!(warn, "a client resumes a session of a frontend that does not reply", frontend = %home.id, %error);
                 None
             }
         };

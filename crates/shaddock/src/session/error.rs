@@ -46,7 +46,7 @@ pub enum SessionError {
     #[error("the message cannot be encoded: {0}")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The request came without a session. No frontend sends such.
-    #[error("session not found: the request came without one")]
+    #[error("session not found: the request has none")]
     NoSession,
     /// This server is no frontend, or has stopped.
     #[error("this server holds no sessions")]
@@ -56,7 +56,7 @@ pub enum SessionError {
 impl SessionError {
     /// The frontend says why it cannot write a message for the client.
     pub(crate) fn refused(reason: Option<&str>) -> Self {
-        Self::Encode(reason.unwrap_or("the frontend does not say why").into())
+        Self::Encode(reason.unwrap_or("the frontend gave no reason").into())
     }
 }
 

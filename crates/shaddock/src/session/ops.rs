@@ -125,7 +125,7 @@ impl AppHandle {
             SessionOp::Custom { name, argument } => self.do_custom_op(service, &name, &argument),
             _ => Err(RemoteError::new(
                 code::NOT_FOUND,
-                "this frontend does not know the operation",
+                "this frontend does not support the operation",
             )),
         }
     }
@@ -149,7 +149,7 @@ impl AppHandle {
             }
             _ => Err(RemoteError::new(
                 code::NOT_FOUND,
-                "this frontend does not know the operation",
+                "this frontend does not support the operation",
             )),
         }
     }

@@ -32,7 +32,7 @@ pub trait Setting: Serialize + DeserializeOwned {
 /// A setting is there, and is not of its type: another server, or an older version of this one, has written something else. Or it cannot be
 /// written as JSON.
 #[derive(Debug, thiserror::Error)]
-#[error("the setting `{key}` is not of its type: {source}")]
+#[error("the setting `{key}` does not have its type: {source}")]
 pub struct WrongSetting {
     key: &'static str,
     source: serde_json::Error,

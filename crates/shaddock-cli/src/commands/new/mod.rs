@@ -29,7 +29,7 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
     let name = &args.name;
     if !is_name(name) {
         return Err(format!(
-            "\"{name}\" cannot name a project: write letters, digits, `-` and `_`, a letter first"
+            "\"{name}\" is not a valid project name: write letters, digits, `-` and `_`, a letter first"
         )
         .into());
     }
@@ -41,14 +41,14 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
         }
         None => Ok("git = \"https://github.com/shaddock-rs/shaddock\"".to_owned()),
     };
-    let clone = |error| format!("`--shaddock` is no clone of shaddock: {error}");
+    let clone = |error| format!("`--shaddock` is not a clone of shaddock: {error}");
     let manifest = MANIFEST
         .replace("{name}", name)
         .replace("{shaddock}", &source("shaddock").map_err(clone)?)
         .replace("{client}", &source("shaddock-client").map_err(clone)?);
     // Docker copies this folder, and no other one.
     let note = args.shaddock.as_ref().map_or("", |_| {
-        "# shaddock is a path outside of this folder, which Docker does not see: name its repository in Cargo.toml before you build an image.\n"
+        "# shaddock is a path outside of this folder, which Docker cannot read: write its repository in Cargo.toml before you build an image.\n"
     });
     let dockerfile = [note, &DOCKERFILE.replace("{name}", name)].concat();
     fs::create_dir(folder).map_err(|error| {

@@ -162,7 +162,7 @@ impl Fleet {
             if tokio::time::timeout(limit, self.gone(kind)).await.is_err() {
                 let late = self.names(kind).join(", ");
                 self.screen
-                    .say(&format!("killing what does not stop: {late}"));
+                    .say(&format!("killing servers that do not stop: {late}"));
                 self.kill_all(kind);
             }
         }

@@ -99,7 +99,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         let served = tokio::select! {
             served = parent.serve(&mut fleet) => served,
             name = signals.next() => {
-                fleet.screen().say(&format!("{name}: stopping, clients first; a second one ends at once"));
+                fleet.screen().say(&format!("{name}: stopping, clients first; a second signal ends the demo immediately"));
                 Ok(())
             }
         };
@@ -107,7 +107,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         tokio::select! {
             () = fleet.stop(patience) => {}
             name = signals.next() => {
-                fleet.screen().say(&format!("{name} again: ending at once"));
+                fleet.screen().say(&format!("{name} again: ending immediately"));
                 fleet.kill().await;
                 screen.flush();
                 return Ok(ExitCode::FAILURE);
@@ -317,11 +317,11 @@ async fn watch(fleet: &mut Fleet, plans: &[Plan]) -> Result<(), Error> {
             Some(plan) => {
                 let again = screen::command_line("shaddock", &plan.flags);
                 fleet.screen().say(&format!(
-                    "{name} {how}. The others go on. To bring it back, in another terminal:\n  {again}"
+                    "{name} {how}. The others continue. To restart it, in another terminal:\n  {again}"
                 ));
             }
             None => fleet.screen().say(&format!(
-                "{name} {how}. Servers that are there go on as docs/cluster.md says; it is not started again."
+                "{name} {how}. The servers continue as docs/cluster.md describes; it is not restarted."
             )),
         }
     }

@@ -468,7 +468,7 @@ var Bodies = class {
     const schema = schemaOf(this.D, route);
     if (schema) return encode(schema, this.D, body ?? {});
     const json = JSON.stringify(body ?? {});
-    if (json === void 0) throw new Error("the body is no JSON value");
+    if (json === void 0) throw new Error("the body is not JSON value");
     return utf8(json);
   }
   read(route, { body, zipped, error }) {

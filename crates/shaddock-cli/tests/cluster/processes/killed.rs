@@ -44,7 +44,7 @@ async fn a_backend_is_killed_with_requests_in_flight() {
         client.request::<_, Value>("room.room.slow", &slow).await
     }));
     let kill = async {
-        operators::says(&frontend, "requests are at work", |said| {
+        operators::says(&frontend, "requests are running", |said| {
             let at_work = operators::server(said, "room-1")["in_flight"].as_u64();
             at_work.is_some_and(|n| n > 0)
         })

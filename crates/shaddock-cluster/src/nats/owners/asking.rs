@@ -33,7 +33,7 @@ pub(super) async fn ask(core: &Arc<Core>, owner: ServerId, claim: (i64, i64), ui
         Err(error) if error.kind() == RemoteErrorKind::NoResponder => Word::Unheard,
         // This server's own link: etcd may still reach the owner.
         Err(error) => {
-            tracing::debug!(%error, "the owner of a user cannot be asked over NATS");
+            tracing::debug!(%error, "the owner of a user cannot be queried over NATS");
             Word::Silent
         }
     }

@@ -127,7 +127,7 @@ async fn audit(core: &Arc<Core>) {
         Ok(there) if there.ttl > 0 => there,
         // The lease has its own watchman.
         Ok(_) => return,
-        Err(error) => return tracing::debug!(%error, "the claims cannot be looked after now"),
+        Err(error) => return tracing::debug!(%error, "the claims cannot be maintained now"),
     };
     let keys: std::collections::HashSet<_> = there.keys.iter().map(|key| &**key).collect();
     let missing: Vec<_> = claims
@@ -145,7 +145,7 @@ async fn audit(core: &Arc<Core>) {
         }
     }
     if let Err(error) = check_claims(core, lease, missing).await {
-        tracing::debug!(%error, "the claims cannot be looked after now");
+        tracing::debug!(%error, "the claims cannot be maintained now");
     }
 }
 
@@ -160,7 +160,7 @@ pub(in crate::nats) async fn look_after_refused(
         };
         tracing::debug!(
             uid = &*uid,
-            "a request of a user was refused: another frontend owns them"
+            "a user's request was rejected: another frontend owns the user"
         );
         if let Err(error) = check_claims(&core, core.lease.state(), vec![(uid, number)]).await {
             tracing::debug!(%error, "who owns a user cannot be read");
@@ -176,7 +176,7 @@ pub(in crate::nats) fn say_fenced(core: &Core, fenced: bool) {
     }
     if core.said_fenced.swap(fenced, Ordering::AcqRel) != fenced {
         if fenced {
-            tracing::warn!(server = %core.info.id, "cut off: another frontend may own the users of this one");
+            tracing::warn!(server = %core.info.id, "disconnected from the cluster: another frontend may own the users of this one");
         } else {
             tracing::info!(server = %core.info.id, "sure again who owns the users of this frontend");
         }

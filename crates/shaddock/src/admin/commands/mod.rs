@@ -1,9 +1,9 @@
 //! The server API: commands for sessions of the whole cluster, one or many in a request.
 //!
-//! A request is understood and judged as a whole before anything is done. Then its commands are carried out in their order, each of which succeeds or
-//! fails for itself, in a task of its own: a caller who leaves does not cut a batch in two.
+//! A request is parsed and validated as a whole before anything is done. Then its commands are executed in order, each of which succeeds or
+//! fails independently, in a task of their own, so a caller that disconnects does not interrupt a batch.
 //!
-//! `types.rs` is the JSON, `prepare.rs` judges it, this file answers requests, and `run.rs` carries commands out.
+//! `types.rs` is the JSON, `prepare.rs` validates it, this file answers requests, and `run.rs` executes commands.
 
 mod prepare;
 mod run;
@@ -40,16 +40,16 @@ use crate::{
     operators::{ClusterView, ViewConfig},
 };
 
-/// Commands of one request.
+/// The most commands in one request.
 pub(super) const MOST_COMMANDS: usize = 100;
-/// Sessions, or users, that one command names.
+/// The most sessions, or users, that one command may name.
 pub(super) const MOST_NAMED: usize = 1000;
-/// Requests that are carried out at the same time. One more is answered with 429.
+/// Requests that are executed concurrently. Further requests receive 429.
 pub(super) const AT_ONCE: usize = 16;
-/// The header that makes a request one that is carried out once.
+/// The header that makes a request idempotent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What commands need.
+/// What the execution of commands needs.
 #[derive(Debug, Clone)]
 pub(super) struct Api {
     pub(super) operations: Operations,
@@ -57,7 +57,7 @@ pub(super) struct Api {
     pub(super) audit: Audit,
     pub(super) once: Once,
     pub(super) jobs: Jobs,
-    /// Places of [`AT_ONCE`].
+    /// Permits; [`AT_ONCE`] in total.
     pub(super) places: Arc<Semaphore>,
 }
 
@@ -74,17 +74,17 @@ impl Api {
     }
 }
 
-/// Reads a request, and judges whether this caller may make it.
+/// Parses a request, and checks that the caller's scope permits it.
 fn read(caller: &Caller, body: &[u8]) -> Result<(CallRequest, Vec<Prepared>), ApiError> {
     let request: CallRequest = serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!(
-            "the body is not what is expected: {error}; send {{\"commands\": [..]}}, as `GET /api/openapi.json` says"
+            "the body is invalid: {error}; send {{\"commands\": [..]}}, as `GET /api/openapi.json` says"
         ))
     })?;
     let count = request.commands.len();
     if !(1..=MOST_COMMANDS).contains(&count) {
         return Err(ApiError::bad_request(format!(
-            "there are {count} commands; a request has 1 to {MOST_COMMANDS}"
+            "{count} commands; a request may contain 1 to {MOST_COMMANDS}"
         )));
     }
     let mut prepared = Vec::with_capacity(count);
@@ -100,7 +100,7 @@ fn read(caller: &Caller, body: &[u8]) -> Result<(CallRequest, Vec<Prepared>), Ap
         }
         if !caller.scope.allows(one.scope) {
             return Err(ApiError::forbidden(format!(
-                "command {}: `{}` needs a token of scope `{}`, and this one has `{}`; nothing was done",
+                "command {}: `{}` requires a token with scope `{}`, and this token has `{}`; nothing was done",
                 number + 1,
                 one.name,
                 one.scope.name(),
@@ -121,7 +121,7 @@ pub(super) async fn call(
     let (request, prepared) = read(&caller, &body)?;
     let place = Arc::clone(&api.places).try_acquire_owned().map_err(|_| {
         let message =
-            format!("{AT_ONCE} requests are being carried out; nothing was done, ask again later");
+            format!("{AT_ONCE} requests are being executed; nothing was done, retry later");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message)
     })?;
     let key = headers.get(IDEMPOTENCY_KEY);
@@ -147,7 +147,7 @@ pub(super) async fn call(
         answer
     });
     let answer = working.await.map_err(|_| {
-        let message = "the server could not finish this; its log says why";
+        let message = "the server failed to complete the request; see its log";
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     })?;
     Ok(as_json(answer))

@@ -1,4 +1,4 @@
-//! Whether a command makes sense, before anything is done.
+//! Validates commands before anything is done.
 
 use serde_json::{Value, json};
 
@@ -12,15 +12,15 @@ use crate::{
     operators::{Act, Order, Select},
 };
 
-/// Characters of a kick's reason.
+/// The most characters of a kick's reason.
 const LONGEST_REASON: usize = 256;
 
-/// A command that makes sense.
+/// A valid command.
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub(super) name: &'static str,
     pub(super) scope: Scope,
-    /// As it was written, for the audit log.
+    /// The receivers as they were written, for the audit log.
     pub(super) to: Value,
     pub(super) what: Value,
     pub(super) kind: Kind,
@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Count(Select),
     Do {
         order: Order,
-        /// `all` was said.
+        /// Whether `all` was written.
         may_be_all: bool,
     },
     Topic {
@@ -44,10 +44,10 @@ pub(super) enum Kind {
 }
 
 impl To {
-    /// The sessions, for commands other than a push.
+    /// The selected sessions, for commands other than a push.
     fn select(&self) -> Result<Select, String> {
         if self.topic.is_some() || self.except.is_some() {
-            return Err("`topic` and `except` are for pushes".to_owned());
+            return Err("only pushes accept `topic` and `except`".to_owned());
         }
         let given = [
             self.sid.is_some(),
@@ -59,7 +59,7 @@ impl To {
         ];
         if given.iter().filter(|is_given| **is_given).count() != 1 {
             return Err(
-                "`to` says which sessions: exactly one of `sid`, `sids`, `uid`, `uids`, `where`, and `\"all\": true`"
+                "`to` selects the sessions: write exactly one of `sid`, `sids`, `uid`, `uids`, `where`, and `\"all\": true`"
                     .to_owned(),
             );
         }
@@ -128,7 +128,7 @@ impl Command {
             }
             Self::Set(SetCommand { to, values, remove }) => {
                 if values.is_empty() && remove.is_empty() {
-                    return Err("`set` needs `values` or `remove`".to_owned());
+                    return Err("`set` requires `values` or `remove`".to_owned());
                 }
                 let keys: Vec<&String> = values.keys().collect();
                 let what = json!({"values": keys, "remove": remove});
@@ -137,10 +137,10 @@ impl Command {
             }
             Self::Bind(BindCommand { to, uid }) => {
                 if to.sid.is_none() {
-                    return Err("`bind` is about one session: `to` is a `sid`".to_owned());
+                    return Err("`bind` takes one session: write its `sid` in `to`".to_owned());
                 }
                 shaddock_core::Uid::new(uid.as_str())
-                    .map_err(|error| format!("`uid` cannot be a user: {error}"))?;
+                    .map_err(|error| format!("`uid` is invalid: {error}"))?;
                 let what = json!({"uid": uid});
                 act("bind", to, what, Act::Bind { uid: uid.clone() })
             }
@@ -164,7 +164,7 @@ impl Command {
 impl PushCommand {
     fn prepare(&self) -> Result<Kind, String> {
         if self.route.is_empty() || self.route.len() > 255 {
-            return Err("`route` has 1 to 255 bytes".to_owned());
+            return Err("`route` must have 1 to 255 bytes".to_owned());
         }
         if self.body.is_null() {
             return Err(
@@ -185,7 +185,7 @@ impl PushCommand {
             };
             return Ok(Kind::Do {
                 order,
-                // A message to all is an ordinary thing to send.
+                // A message to all sessions needs no confirmation.
                 may_be_all: true,
             });
         };
@@ -197,7 +197,7 @@ impl PushCommand {
         };
         if serde_json::to_value(&rest).is_ok_and(|rest| rest != json!({})) {
             return Err(
-                "`to` has a `topic` and something else; a push has one receiver".to_owned(),
+                "`to` contains a `topic` and another receiver; write one of them".to_owned(),
             );
         }
         Ok(Kind::Topic {
@@ -214,7 +214,7 @@ fn check_topic(name: &str) -> Result<(), String> {
     match shaddock_cluster::AudienceKey::topic(name) {
         Some(_) => Ok(()),
         None => Err(format!(
-            "a topic has a name of 1 to 256 bytes, not {}",
+            "the name of a topic must have 1 to 256 bytes, this one has {}",
             name.len()
         )),
     }

@@ -1,4 +1,4 @@
-//! Carrying commands out.
+//! Executes commands.
 
 use axum::http::StatusCode;
 
@@ -153,7 +153,7 @@ impl Api {
                 ..CommandOutcome::default()
             });
         }
-        // Those that were found, and no others: the predicate may be true of more sessions by now.
+        // Only the sessions that were found: the predicate may match more sessions by now.
         let mut ended = outcome(view.obey_each(&all.sids, &order.act).await);
         ended.matched = Some(matched);
         for one in unanswered {
@@ -169,15 +169,15 @@ impl Api {
     }
 }
 
-/// Whether something may be done to what was found.
+/// Checks that the command may act on the sessions that were found.
 fn confirm(found: &Everywhere<Found>, is_guarded: bool) -> Result<(), ApiError> {
-    // One that is gone has no sessions, and one that cannot be asked this cannot be told anything either. All others may have sessions that
-    // nobody has counted.
+    // A frontend that is gone has no sessions, and one that does not support the query does not support the command either. All others may
+    // have sessions that were not counted.
     let is_open =
         |one: &&Unanswered| !matches!(one.why, WhyUnanswered::Gone | WhyUnanswered::Unable);
     if let Some(one) = found.unanswered.iter().find(is_open) {
         let message = format!(
-            "{} did not say which sessions it has, so nothing was done: {}; try again",
+            "{} did not report its sessions, so nothing was done: {}; try again",
             one.server, one.reason
         );
         return Err(ApiError::new(
@@ -189,14 +189,14 @@ fn confirm(found: &Everywhere<Found>, is_guarded: bool) -> Result<(), ApiError> 
     if found.all.more {
         let message = format!(
             "more than {MOST_FOUND} sessions are meant, so nothing was done; name fewer at a time (such as with `frontend = ..` or `age > ..` in `where`), \
-             or add `\"all\": true` (`--all`) and leave `per_second` out"
+             or add `\"all\": true` (`--all`) and omit `per_second`"
         );
         return Err(ApiError::new(StatusCode::CONFLICT, "too_many", message));
     }
     let (matched, total) = (found.all.sids.len() as u64, found.all.total);
     if is_guarded && matched >= total && total > 1 {
         let message = format!(
-            "`where` is true of all {total} sessions, so nothing was done; if that is meant, add `\"all\": true` (`--all`)"
+            "`where` matches all {total} sessions, so nothing was done; to confirm, add `\"all\": true` (`--all`)"
         );
         return Err(ApiError::new(StatusCode::CONFLICT, "everybody", message));
     }

@@ -1,4 +1,4 @@
-//! The JSON of commands and of what became of them.
+//! The JSON of commands and of their results.
 
 use std::collections::BTreeMap;
 
@@ -7,45 +7,45 @@ use serde_json::{Map, Value};
 
 use crate::{admin::error::ErrorInfo, operators::Unanswered};
 
-/// A request: commands, and how they are carried out.
+/// A request: commands, and options for their execution.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CallRequest {
-    /// What is to be done, in this order: 1 to 100.
+    /// The commands, in order: 1 to 100.
     pub commands: Vec<Command>,
-    /// Counts only: nothing is done.
+    /// Whether sessions are only counted, and nothing is changed.
     #[serde(default)]
     pub dry_run: bool,
-    /// So many sessions a second, in the background, if a command is about more; the answer then names a job. 0: all at once.
+    /// Sessions per second, in the background, if a command matches more; the response then names a job. 0: all at once.
     #[serde(default)]
     pub per_second: u64,
 }
 
-/// Something to be done.
+/// A command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Command {
-    /// How many sessions there are. Scope `read`.
+    /// Counts sessions. Scope `read`.
     Count(CountCommand),
     /// Sends a message. Scope `push`.
     Push(PushCommand),
-    /// Closes sessions. Scope `operate`, as all that follow.
+    /// Closes sessions. Scope `operate`, as all commands below.
     Kick(KickCommand),
     /// Changes settings.
     Set(SetCommand),
     /// Binds a session to a user.
     Bind(BindCommand),
-    /// Takes the user away; the sessions stay open.
+    /// Removes the user from sessions, which stay open.
     Unbind(CountCommand),
-    /// Lets the sessions' users into a topic.
+    /// Adds the sessions' users to a topic.
     Join(TopicCommand),
-    /// Takes them out of it.
+    /// Removes the sessions' users from a topic.
     Leave(TopicCommand),
 }
 
-/// Which sessions: exactly one of `sid`, `sids`, `uid`, `uids`, `where`, `all` and, for pushes, `topic`.
+/// The selected sessions: exactly one of `sid`, `sids`, `uid`, `uids`, `where`, `all` and, for pushes, `topic`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -56,47 +56,47 @@ pub struct To {
     /// These sessions, at most 1,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sids: Option<Vec<String>>,
-    /// Every session of this user.
+    /// All sessions of this user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// Every session of these users, at most 1,000.
+    /// All sessions of these users, at most 1,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uids: Option<Vec<String>>,
-    /// Every session of which this is true, such as `client.version < 1.4 and not uid = null`.
+    /// All sessions that match this predicate, such as `client.version < 1.4 and not uid = null`.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub predicate: Option<String>,
     /// The members of this topic; for pushes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// A member of the topic who is left out.
+    /// A member of the topic that is skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub except: Option<String>,
-    /// Every session. With `where` it confirms that the predicate may be true of every session.
+    /// All sessions. With `where`, it confirms that the predicate may match every session.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
 }
 
-/// A command without more.
+/// A command without parameters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CountCommand {
-    /// Which sessions.
+    /// The sessions.
     pub to: To,
 }
 
-/// A message.
+/// A push.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PushCommand {
-    /// Which sessions.
+    /// The receivers.
     pub to: To,
     /// The route that clients listen to.
     pub route: String,
-    /// What they get; not `null`.
+    /// The body; not `null`.
     pub body: Value,
-    /// A key of 1 to 128 bytes, if only the newest message of it matters to a client that cannot receive messages at the moment.
+    /// A key of 1 to 128 bytes. A client that cannot receive messages at the moment gets only the newest message of each key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<String>,
 }
@@ -106,24 +106,24 @@ pub struct PushCommand {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KickCommand {
-    /// Which sessions.
+    /// The sessions.
     pub to: To,
-    /// What clients are told. Default: `kicked by an operator`.
+    /// The reason that clients receive. Default: `kicked by an operator`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A change of settings, in one step for each session.
+/// A change of settings, atomic for each session.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SetCommand {
-    /// Which sessions.
+    /// The sessions.
     pub to: To,
     /// New values; other settings stay.
     #[serde(default)]
     pub values: Map<String, Value>,
-    /// Keys that go.
+    /// Keys to remove.
     #[serde(default)]
     pub remove: Vec<String>,
 }
@@ -135,64 +135,64 @@ pub struct SetCommand {
 pub struct BindCommand {
     /// The session: a `sid`.
     pub to: To,
-    /// Its user from now on.
+    /// The new user of the session.
     pub uid: String,
 }
 
-/// Into a topic or out of it.
+/// A join or leave of a topic.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TopicCommand {
-    /// Which sessions; those that are bound to no user cannot join.
+    /// The sessions; those that are not bound cannot join.
     pub to: To,
-    /// Its name.
+    /// The name of the topic.
     pub topic: String,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CallAnswer {
-    /// One for each command, in their order.
+    /// One result for each command, in order.
     pub results: Vec<CommandResult>,
 }
 
-/// What became of a command: one of both.
+/// The result of a command: one of both.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CommandResult {
-    /// It was carried out, or counted.
+    /// The command was executed, or counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ok: Option<CommandOutcome>,
-    /// It was not, and nothing of it was done.
+    /// The command was rejected; nothing was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorInfo>,
 }
 
-/// What a command did.
+/// The outcome of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CommandOutcome {
-    /// How many sessions are meant. Absent of a push to a topic, which is not counted.
+    /// The number of selected sessions. Absent for a push to a topic, which is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<u64>,
-    /// To how many it was done. Absent of a dry run and of a job.
+    /// The number of sessions on which the command succeeded. Absent for a dry run and for a job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
-    /// To how many it could not be done. Of sessions that were looked for before, those of a frontend that did not answer are among them.
+    /// The number of sessions on which the command failed. If sessions were searched first, it includes those of frontends without a reply.
     #[serde(default)]
     pub failed: u64,
-    /// Why, for the first of them.
+    /// The errors of the first failed sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
-    /// How many at which frontend.
+    /// The number of sessions per frontend.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_frontend: BTreeMap<String, u64>,
-    /// The job that goes on with it: `GET /api/cluster/jobs/{id}`.
+    /// The job that continues the command: `GET /api/cluster/jobs/{id}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// Frontends that may have such sessions and did not say what became of them.
+    /// Frontends that may have matching sessions but did not report an outcome.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unanswered: Vec<Unanswered>,
 }

@@ -1,4 +1,4 @@
-// What happened to sessions lately, and why they ended.
+// Recent events of sessions, and why they ended.
 
 import { ask, every } from "./api.js";
 import { h, newId, section } from "./dom.js";

@@ -1,4 +1,4 @@
-//! One of each type that is sent or answered, with all that it can have: a new member does not compile without its place here.
+//! An example of each type of the API with all optional members: a new member does not compile until it is added here.
 
 use std::net::SocketAddr;
 
@@ -30,13 +30,13 @@ use crate::{
     },
 };
 
-/// A type's name, the members that it must have, and a value of it with all that it can have.
+/// The name of a type, its required members, and an example with all members.
 pub(in crate::admin) type Example = (&'static str, &'static [&'static str], Value);
 
-/// A type, by a value of it with all that it can have.
+/// A type, described by an example with all members.
 pub(super) struct Type {
     pub(super) name: &'static str,
-    /// Members that it must have.
+    /// Required members.
     pub(super) required: Vec<String>,
     /// Members that may be `null`.
     pub(super) nullable: &'static [&'static str],
@@ -58,7 +58,7 @@ fn of((name, required, value): Example) -> Type {
     }
 }
 
-/// Something that is shown: it has all its members but those that are optional.
+/// A response type: all members are required except the optional ones.
 fn shown(
     name: &'static str,
     optional: &[&str],
@@ -96,7 +96,7 @@ fn unanswered() -> Unanswered {
     }
 }
 
-/// What is sent.
+/// Request types of commands.
 fn commands() -> Vec<Example> {
     let to = || To {
         sid: Some(text()),
@@ -167,7 +167,7 @@ fn commands() -> Vec<Example> {
     ]
 }
 
-/// What is answered.
+/// Response types of commands.
 fn answers() -> Vec<Example> {
     let info = || ErrorInfo {
         code: text(),
@@ -223,7 +223,7 @@ fn answers() -> Vec<Example> {
     ]
 }
 
-/// What operators see and do besides.
+/// The other types of the API.
 fn seen() -> Vec<Type> {
     let query = SessionQuery {
         predicate: Some(text()),
@@ -346,7 +346,7 @@ fn process() -> Vec<Type> {
 }
 
 fn sessions() -> Vec<Type> {
-    // The members that are shown: what a client sent under `user` is not.
+    // The claims that are shown; data that a client sent under `user` is not.
     let claims = json!({
         "kind": "text", "version": "text", "platform": "text", "library": "text", "build": "text",
     });

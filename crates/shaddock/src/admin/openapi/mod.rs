@@ -1,5 +1,5 @@
-//! What the admin server can be asked, as a table: the guard looks up scopes in it, the text for unknown paths lists it, and the OpenAPI
-//! document is made from it.
+//! The routes of the admin server as a table: the guard looks up scopes in it, the response for unknown paths lists it, and the OpenAPI
+//! document is generated from it.
 
 mod examples;
 mod schemas;
@@ -12,14 +12,14 @@ pub(super) use self::examples::{Example, value};
 use self::schemas::schemas;
 use super::tokens::Scope;
 
-/// Below it are routes of the application, of which those with GET change nothing.
+/// The prefix of the application's routes. Those with GET change nothing.
 const OWN: &str = "/api/app/";
 
-/// One thing to ask.
+/// A route of the admin server.
 pub(super) struct Route {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
-    /// `None`: any token will do; a command's own scope counts.
+    /// `None`: any token is accepted; a command has its own scope.
     pub(super) scope: Option<Scope>,
     summary: &'static str,
     /// Names of schemas.
@@ -58,7 +58,7 @@ const fn post(
     }
 }
 
-/// All that needs a token, where there are tokens.
+/// All routes that require a token if tokens are configured.
 pub(super) const ROUTES: &[Route] = &[
     Route {
         scope: None,
@@ -73,7 +73,7 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/cluster/jobs/{id}",
         "JobStatus",
-        "How far a paced command is",
+        "The progress of a paced command",
     ),
     post(
         "/api/cluster/jobs/{id}/stop",
@@ -119,7 +119,7 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/cluster/servers/{id}/work",
         "ServerWork",
-        "What one server does, route by route",
+        "The work of one server, by route",
     ),
     get(
         "/api/cluster/servers/{id}/config",
@@ -134,7 +134,7 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/cluster/events",
         "EventPage",
-        "What happened to sessions lately",
+        "Recent events of sessions",
     ),
     get(
         "/api/cluster/audiences",
@@ -144,11 +144,11 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/cluster/audiences/members",
         "MemberPage",
-        "Who is in a channel or topic",
+        "The members of a channel or topic",
     ),
     Route {
         scope: None,
-        ..get("/api/whoami", "WhoAmI", "What the token allows")
+        ..get("/api/whoami", "WhoAmI", "The scope of the token")
     },
     get("/api/sessions", "SessionPage", "Sessions of this process"),
     get(
@@ -168,7 +168,7 @@ pub(super) const ROUTES: &[Route] = &[
         "ServerList",
         "Servers that this process knows",
     ),
-    get("/api/stats", "Stats", "This process in numbers"),
+    get("/api/stats", "Stats", "Numbers of this process"),
     post(
         "/api/drain",
         "ProcessDrain",
@@ -184,7 +184,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/api/openapi.json", "Any", "This document"),
 ];
 
-/// What a request needs. What is not in the table, or is written in another way than there, needs everything.
+/// The scope that a request requires. Requests that are not in the table, or are not written exactly as there, require `operate`.
 pub(super) fn scope_of(method: &str, path: &str) -> Option<Scope> {
     let method = if method == "HEAD" { "GET" } else { method };
     if method == "GET" && path.starts_with(OWN) {
@@ -196,7 +196,7 @@ pub(super) fn scope_of(method: &str, path: &str) -> Option<Scope> {
     found.map_or(Some(Scope::Operate), |route| route.scope)
 }
 
-/// Whether a path is the one of the table, in which `{id}` stands for any part.
+/// Whether a path matches the one of the table, in which `{id}` stands for any segment.
 fn is_at(of_table: &str, path: &str) -> bool {
     let (mut one, mut two) = (of_table.split('/'), path.split('/'));
     loop {
@@ -209,7 +209,7 @@ fn is_at(of_table: &str, path: &str) -> bool {
     }
 }
 
-/// The paths, for one that there is not.
+/// The list of paths, for the response to unknown paths.
 pub(super) fn list() -> String {
     let mut text = "there are GET /healthz, GET /readyz, GET /console/ (for people)".to_owned();
     for route in ROUTES {
@@ -243,7 +243,7 @@ pub(super) fn document() -> Value {
     })
 }
 
-/// What may stand in the query.
+/// The parameters of the query.
 fn queries(path: &str) -> &'static [&'static str] {
     match path {
         "/api/sessions" | "/api/cluster/sessions" => &[
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(document["openapi"], "3.1.0");
     }
 
-    /// Every command that can be read has its place in the document, and no other.
+    /// The document contains every command that can be parsed, and no other.
     #[test]
     fn all_commands_are_there() {
         let error = serde_json::from_str::<Command>(r#"{"fly": {}}"#)

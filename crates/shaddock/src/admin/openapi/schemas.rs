@@ -1,5 +1,4 @@
-//! The schemas of the document. Each is made from a value of its type with all that it can have: so a new member is in the document or does not
-//! compile.
+//! The schemas of the document, each generated from an example with all members, so a new member that is not documented does not compile.
 
 use serde_json::{Map, Value, json};
 
@@ -77,7 +76,7 @@ pub(super) fn schemas() -> Value {
     ] {
         schemas[name]["properties"][member]["items"] = reference(to);
     }
-    // Free values and names.
+    // Members with arbitrary values and names.
     schemas["PushCommand"]["properties"]["body"] = json!({"description": "Any JSON but null."});
     schemas["SetCommand"]["properties"]["values"] = json!({"type": "object"});
     schemas["SessionInfo"]["properties"]["settings"] = json!({"type": "object"});
@@ -100,7 +99,7 @@ pub(super) fn schemas() -> Value {
     schemas
 }
 
-/// The schema of values like this one.
+/// The schema of values such as this one.
 fn schema_of(example: &Value) -> Value {
     match example {
         Value::Null => json!({}),

@@ -82,7 +82,7 @@ impl AppHandle {
         if options.filter.is_some()
             && serde_json::from_slice::<&serde_json::value::RawValue>(&message.body).is_err()
         {
-            let text = "a broadcast through the filters of frontends takes JSON only";
+            let text = "a broadcast through the filters of frontends must be JSON";
             let kind = RemoteErrorKind::Refused;
             return Push::failed(
                 RemoteError::of(kind, shaddock_cluster::code::UNKNOWN, text).into(),

@@ -119,7 +119,7 @@ pub enum PushError {
     #[error("the message cannot be serialised: {0}")]
     Value(#[source] serde_json::Error),
     /// The key of a push of which the newest is enough is empty or too long.
-    #[error("the key of `latest` has {len} bytes; 1 to {MAX_LATEST_KEY} are possible")]
+    #[error("the key of `latest` has {len} bytes; 1 to {MAX_LATEST_KEY} are allowed")]
     LatestKey {
         /// Its length.
         len: usize,

@@ -86,8 +86,11 @@ impl Parser {
             return Err(field.wrong(format!("a field is expected here: {FIELDS}")));
         };
         let name = name.clone();
-        let known = Known::of(&name)
-            .ok_or_else(|| field.wrong(format!("\"{name}\" is no field; there are {FIELDS}")))?;
+        let known = Known::of(&name).ok_or_else(|| {
+            field.wrong(format!(
+                "\"{name}\" is not a field; the fields are {FIELDS}"
+            ))
+        })?;
         let operator = self.next("an operator, such as `=`,")?;
         let Kind::Operator(operation) = operator.kind else {
             return Err(operator.wrong("an operator is expected here: =, !=, <, <=, >, >="));
@@ -99,7 +102,7 @@ impl Parser {
             _ => return Err(value.wrong("a value is expected here")),
         };
         let unordered =
-            |what: &str| operator.wrong(format!("{what} has no order; write `=` or `!=`"));
+            |what: &str| operator.wrong(format!("{what} is not ordered; write `=` or `!=`"));
         match known {
             Known::Text(_) if operation.is_order() => Err(unordered(&format!("`{name}`"))),
             Known::Text(field) => {
@@ -118,9 +121,9 @@ impl Parser {
                     .map(|number| Node::Number(field, operation, number))
                     .ok_or_else(|| {
                         value.wrong(if field == Field::Age {
-                            format!("\"{text}\" is no time; write 90s, 5m, 1h or 2d")
+                            format!("\"{text}\" is not a time; write 90s, 5m, 1h or 2d")
                         } else {
-                            format!("\"{text}\" is no number")
+                            format!("\"{text}\" is not a number")
                         })
                     })
             }
@@ -194,7 +197,7 @@ fn check_choice(field: Field, text: &str, value: &Token) -> Result<(), Predicate
         Field::Dialect => &["pomelo", "pitaya"],
         Field::State => &["open", "suspended"],
         Field::Sid if text.parse::<shaddock_core::Sid>().is_err() => {
-            return Err(value.wrong(format!("\"{text}\" is no session id")));
+            return Err(value.wrong(format!("\"{text}\" is not a session id")));
         }
         _ => return Ok(()),
     };

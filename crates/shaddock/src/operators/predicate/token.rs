@@ -63,7 +63,9 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, PredicateError> {
             (other, _) => {
                 return Err(PredicateError {
                     column,
-                    reason: format!("`{other}` means nothing here; texts with it stand in quotes"),
+                    reason: format!(
+                        "`{other}` is not allowed here; write texts that contain it in quotes"
+                    ),
                 });
             }
         };
