@@ -105,7 +105,7 @@ impl Side {
     }
 
     fn feed(&mut self, now: Millis, bytes: &[u8]) {
-        // Nobody reads from a client whose handshake is not answered; what was read before is kept.
+        // Data of a client whose handshake has no response yet is not read; what was read before is kept.
         self.pending = [&self.pending[..], bytes].concat().into();
         self.drain(now);
     }

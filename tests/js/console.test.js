@@ -316,7 +316,7 @@ test("one session in full, and a kick that counts first", { timeout: 240_000 }, 
   await page.click("button:has-text('Kick these')");
   await reads(page, "#kick-said", "4 would be kicked");
   await page.click("dialog button:has-text('Kick 4')");
-  await reads(page, "dialog .problem", "is true of all 4 sessions");
+  await reads(page, "dialog .problem", "matches all 4 sessions");
   assert.equal(await total(), 4, "nothing was done");
   await page.check("dialog input[type=checkbox]");
   await page.click("dialog button:has-text('Kick 4')");
@@ -387,7 +387,7 @@ test("a mistake in a predicate is shown at its column", { timeout: 180_000 }, as
     // The column is counted in characters: the orange is one of them, and two in JavaScript.
     await page.fill("input.where", 'uid = "\u{1f34a}" and age > soon');
     await page.press("input.where", "Enter");
-    await reads(page, ".problem", "\"soon\" is no time");
+    await reads(page, ".problem", "\"soon\" is not a time");
     assert.equal(await page.locator(".problem mark").textContent(), "s");
     assert.equal(await page.getAttribute("input.where", "aria-invalid"), "true");
     assert.equal(await page.evaluate(() => { const field = document.querySelector("input.where"); return field.value.slice(field.selectionStart); }), "soon");

@@ -68,8 +68,8 @@ impl ConfigSource {
 /// How long the end of the process waits for its error to be written. Nothing may read it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Writes on a thread of its own, which may wait for as long as a pipe is full and nothing reads it. Whoever calls this waits no longer
-/// than `limit`. A closed pipe is no reason to end.
+/// Writes on its own thread, which may block while a pipe is full and not read. The caller waits for at most `limit`. A closed pipe is not
+/// an error.
 pub(crate) fn print_within(mut out: impl Write + Send + 'static, text: String, limit: Duration) {
     let (done, is_done) = mpsc::channel::<()>();
     let written = std::thread::Builder::new().spawn(move || {

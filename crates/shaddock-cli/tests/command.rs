@@ -267,7 +267,10 @@ async fn sighup_rotates_tokens() {
     assert!(is_good(old) && !is_good(new));
     let kick = demo.shaddock("kick", &["--uid", "ann", "--token", old]);
     let said = text(&kick.stderr);
-    assert!(said.contains("needs a token of scope `operate`"), "{said}");
+    assert!(
+        said.contains("requires a token with scope `operate`"),
+        "{said}"
+    );
     file.write(&tokens(&format!("\"{new}\", \"{old}\"")));
     demo.signal("-HUP");
     eventually("both are good", async || is_good(new) && is_good(old)).await;
@@ -334,7 +337,7 @@ fn a_server_that_cannot_start_says_why() {
     let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = listen();
     let port = format!("listen.address={}", taken.local_addr().unwrap());
-    // Nobody listens there any more.
+    // The port is closed.
     let gone = listen().local_addr().unwrap();
     let gone = format!("cluster.etcd_endpoints={gone}");
     for (settings, reason) in [

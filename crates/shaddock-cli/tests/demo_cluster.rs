@@ -84,7 +84,7 @@ impl Cluster {
         eventually("the directory to go", async || !directory.exists()).await;
     }
 
-    /// Somebody in a room, on the first or the second connector.
+    /// A user in a room, on the first or the second connector.
     async fn enter(&self, connector: usize, name: &str, room: &str) -> Person {
         let port = self.demo.connectors[connector];
         let (client, answer) = Demo::enter(port, name, room).await;
@@ -225,7 +225,7 @@ async fn people_chat_on_while_servers_die_and_come_back() {
     bob.hears("ann", "are we back?").await;
     chat(&mut ann, &mut bob, "here we are").await;
 
-    // It comes back as its parent said, and so do its rooms. Nobody hears of members who came or left.
+    // It returns as its parent said, and so do its rooms. No join or leave is reported.
     let log = cluster.demo.log();
     let said = log
         .iter()

@@ -62,13 +62,13 @@ fn scratch(name: &str) -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// Two secrets, as somebody could write them: parts without a key are none, and no key with which everybody could sign.
+/// Two secrets with a common mistake: parts without a key are not keys, so an empty key never signs.
 fn secrets() -> String {
     format!(" {NEW}  whsec_ {OLD} ")
 }
 
-/// PHP's server takes no free port by itself: one is looked for, and another one if somebody was faster. It is there when it answers with this
-/// status to what is not signed.
+/// PHP's server cannot choose a free port: the test looks for one, and for another if that was taken meanwhile. The server is ready when it
+/// responds with this status to an unsigned request.
 fn chat_in_php(file: &str, secrets: &str, refuses: u16) -> Option<(Running, u16)> {
     let deadline = Instant::now() + LONG;
     let state = scratch("chat.json");

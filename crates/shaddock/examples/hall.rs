@@ -1,4 +1,4 @@
-//! A backend for `shaddock serve`: one hall, in which everybody hears everybody. `deploy/` runs it; any number of it may run.
+//! A backend for `shaddock serve`: one hall, in which every message goes to all users. `deploy/` runs it; any number of instances may run.
 //!
 //! ```sh
 //! shaddock serve &

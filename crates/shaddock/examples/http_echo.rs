@@ -53,7 +53,7 @@ async fn serve(port: u16) -> Result<(), Error> {
         tokio::spawn(async move {
             let served = server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service_fn(echo));
-            // Whoever closes has what they want.
+            // A connection that the client closes is finished.
             let _ = served.await;
         });
     }

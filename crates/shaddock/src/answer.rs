@@ -178,7 +178,7 @@ fn pomelo_error<'a>(codec: &Codec, error: &'a HandlerError) -> Cow<'a, [u8]> {
             serde_json::to_vec(&object).map_or(Cow::Borrowed(NO_BODY), Cow::Owned)
         }
         Ok(_) => Cow::Borrowed(body),
-        // Text that somebody made by hand, and that is no JSON.
+        // A text that was built by hand, and is not JSON.
         Err(_) => Cow::Borrowed(NO_BODY),
     }
 }

@@ -77,8 +77,8 @@ impl Complete for Refused {
     }
 }
 
-/// The stage around the app's own: requests that are forwarded, or not served at all. Nobody repairs its errors: those of another server have
-/// been through that server's error handler.
+/// The stage around the app's own: requests that are forwarded, or rejected. Its errors skip this server's error handler: those of another
+/// server have passed that server's error handler.
 #[derive(Default)]
 struct Outside;
 
@@ -205,7 +205,7 @@ impl AppHandle {
         exceptions.is_some() && !request.session().has_user() && !self.is_exception(request)
     }
 
-    /// Whether a route is for everybody, where the others are for users.
+    /// Whether a route is open to sessions without a user, while other routes require one.
     #[inline(never)]
     fn is_exception(&self, request: &RequestContext) -> bool {
         let route = request.route();
@@ -407,7 +407,8 @@ impl AppHandle {
                         Err(error) if error.kind() == RemoteErrorKind::NoResponder => {}
                         _ => break,
                     }
-                    // Nobody has it, so nothing is done twice. The dead server is not chosen again soon. Apart: every request is moved with what it may need.
+                    // The request was not delivered, so it can be repeated safely. The dead server is not chosen again soon. Boxed: every
+                    // request is moved with what it may need.
                     answer = Box::pin(app.forward_again(&forwarded, began.into())).await;
                 }
                 app.stats().forwards.end(began, &answer);

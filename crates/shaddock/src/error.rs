@@ -212,7 +212,7 @@ impl HandlerError {
         &self.0.message
     }
 
-    /// The metadata, empty unless somebody added to it.
+    /// The metadata; empty by default.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.0.metadata
     }

@@ -1,4 +1,4 @@
-//! Code of the application, where its panics harm nobody: what is called, what is polled, and what is dropped.
+//! Contains panics of application code in calls, polls and drops.
 //!
 //! A value of the application may panic when it is dropped as well as when it is used, and we drop many: a handler that is too late, what a
 //! filter left in a request, a hook whose client has gone. So a value that is kept is kept in a [`Guarded`], whose drop is caught like its
@@ -48,7 +48,7 @@ pub(crate) fn text_of(payload: &(dyn Any + Send)) -> &str {
         .unwrap_or("(no text)")
 }
 
-/// Is told of panics: counts and logs them.
+/// Counts and logs panics.
 pub(crate) trait Watch {
     fn panicked(&self, panic: &Panic);
 }

@@ -124,7 +124,7 @@ pub struct Accept {
     login: Option<Box<Login>>,
 }
 
-/// What a session begins with. Serialised for the frontend that has the session of a client which comes back.
+/// The initial values of a session. Serialized for the frontend that holds the session of a returning client.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Login {
     #[serde(default, with = "uid_text")]
@@ -353,7 +353,7 @@ fn refuse(session: &Arc<Session>, error: SessionError) {
     let reason = match error {
         SessionError::Refused(error) => CloseReason::kicked(error.message()),
         SessionError::Bind(error) => CloseReason::kicked(error.to_string()),
-        // It may come back: nobody can say now who owns the user.
+        // The client may return: the owner of the user cannot be determined now.
         _ => CloseReason::Internal,
     };
     session.close(reason);

@@ -38,7 +38,7 @@ use crate::{
 
 /// How long the end of a process waits for its last lines to be written. Nothing may read them.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// The same when somebody is in a hurry.
+/// The time limit after a second signal.
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 
 /// Why a process does not start, or does not go on.

@@ -40,7 +40,7 @@
 //! A connector decodes it on the thread of its connection, which is one of a few that only do this. There the [filters](filter) run and the
 //! handler is polled. A handler that is done at once costs one allocation for its future and one for its answer. One that waits keeps neither the
 //! connection from reading nor other sessions from being served, only the later requests of its own session. A handler that panics
-//! or takes too long gets its client an error answer, and harms nobody else.
+//! or takes too long gets its client an error response, and affects no other session.
 
 pub mod admin;
 mod answer;

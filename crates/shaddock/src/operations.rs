@@ -25,7 +25,7 @@ pub enum Phase {
     Starting,
     /// Clients are served. Only now is the process ready.
     Running,
-    /// Nobody new is let in; clients are told and closed.
+    /// No new clients are accepted; connected clients are notified and closed.
     Draining,
 }
 
@@ -54,10 +54,10 @@ struct DrainOrder {
     until: Option<Instant>,
 }
 
-/// What a drain does, as far as that is known when it is asked for.
+/// The plan of a drain at the time of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DrainPlan {
-    /// How long sessions go on whose clients can come back elsewhere. Zero: there is no other frontend, or it was asked for so.
+    /// Time for which sessions continue whose clients can resume elsewhere. Zero: there is no other frontend, or the request said so.
     pub(crate) linger: Duration,
     /// After this time the process has ended.
     pub(crate) ends_within: Duration,
@@ -256,7 +256,7 @@ impl Operations {
         self.0.error.get().map(String::as_str)
     }
 
-    /// Done when somebody asked for a drain. Cancel-safe.
+    /// Completes when a drain is requested. Cancel-safe.
     pub async fn drain_requested(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.0.drain.subscribe().wait_for(Option::is_some).await;

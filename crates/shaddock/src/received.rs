@@ -1,6 +1,6 @@
-//! What came with the request or call that is being served: calls made meanwhile pass it on, and wait no longer than somebody waits for them.
+//! The context of the request or call that is being served: calls made meanwhile propagate it, and wait no longer than its caller waits.
 //!
-//! It belongs to the future of the handler or remote. Work that a handler spawns has nothing of it: nobody waits for that.
+//! It belongs to the future of the handler or remote. Spawned work does not inherit it, because no caller waits for that work.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ pub(crate) fn serve<F: Future<Output: Send + 'static> + Send + 'static>(
     Box::pin(RECEIVED.scope(received, future))
 }
 
-/// As [`serve`], for a request of a client of this server, for which nobody waits.
+/// As [`serve`], for a request of a client of this server, which has no waiting caller.
 pub(crate) fn serve_client(context: Context, make: impl FnOnce() -> Flow) -> Flow {
     let received = Received {
         until: None,

@@ -94,8 +94,8 @@ pub struct Rpc {
 impl AppHandle {
     /// Starts a call of the remote `type.remote.method`. Without anything else it goes to the server that the routing of this app chooses.
     ///
-    /// Made by a handler or remote that another server asked for, it passes on what came with that request (`request.id`, trace ids, values of
-    /// the application), and waits no longer than somebody waits for the request.
+    /// Inside a handler or remote that another server called, the call propagates the context of that request (`request.id`, trace ids,
+    /// values of the application), and waits no longer than the caller of that request waits.
     pub fn rpc(&self, route: &str) -> Rpc {
         Rpc {
             app: self.clone(),

@@ -32,7 +32,7 @@ enum Repr {
 const SPARE_MAX: usize = 16 * 1024;
 
 thread_local! {
-    /// What the last reply was in.
+    /// The buffer of the last reply.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -78,7 +78,7 @@ impl Reply {
         !matches!(self.0, Repr::Empty)
     }
 
-    /// Whether it is text that was made by somebody else, and no value of a handler.
+    /// Whether the text comes from outside, and is not the value of a handler.
     pub(crate) const fn is_raw(&self) -> bool {
         matches!(self.0, Repr::Shared(_))
     }

@@ -23,7 +23,7 @@ use crate::{
     telemetry::Span,
 };
 
-/// A handler that holds its thread for so long without waiting is told of: everything else on that thread has waited for it.
+/// A handler that holds its thread for this time without waiting is reported: everything else on the thread has waited for it.
 const BLOCKED: Duration = Duration::from_millis(100);
 
 /// A request or notify of a client, as filters and extractors see it.
@@ -110,7 +110,7 @@ impl RequestContext {
     }
 
     /// Keeps a value until the request is over, however it ends: answered, refused by a later filter, failed, too late, or dropped with its
-    /// client. Then it is dropped, once. Nobody can take or replace it, and a request holds any number of values of one type.
+    /// client. Then it is dropped, once. It cannot be taken or replaced, and a request holds any number of values of one type.
     pub fn hold<T: Send + Sync + 'static>(&mut self, value: T) {
         self.extensions.push((None, Arc::new(value)));
     }
@@ -134,7 +134,7 @@ impl RequestContext {
         }
     }
 
-    /// How long the handler may take; zero is for ever. Nobody works longer than the server that forwarded the request waits.
+    /// The time limit of the handler; zero means none. It never exceeds the time that the forwarding server waits.
     pub fn timeout(&self) -> Duration {
         shorter(self.timeout, self.sender_waits)
     }
@@ -187,7 +187,7 @@ impl RequestContext {
         self.at_once.load(Ordering::Relaxed)
     }
 
-    /// Since when the thread has been held by this request, which is about to go on. `None` if nobody measures it.
+    /// The time since when this request, which is about to continue, has held the thread. `None` if it is not measured.
     pub(crate) fn goes_on(&self) -> Option<Instant> {
         let started = self.started?;
         Some(if self.is_at_once() {
@@ -205,7 +205,7 @@ impl RequestContext {
         }
     }
 
-    /// A request that held its thread for too long is told of.
+    /// Reports a request that held its thread for too long.
     pub(crate) fn look_at(&self, held: Duration) {
         if held >= BLOCKED {
             self.blocked(held);

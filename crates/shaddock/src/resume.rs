@@ -27,7 +27,7 @@ pub(crate) type ResumeHook = Arc<
         + Sync,
 >;
 
-/// To whom sessions are granted that outlive their sockets. How long they wait and what they keep is in
+/// The clients that get resumable sessions. How long these wait and what they keep is in
 /// [`SessionConfig::resume`](crate::session::SessionConfig::resume).
 ///
 /// ```
@@ -134,7 +134,7 @@ impl AppHandle {
         Some(ResumeTerms {
             window: config.window,
             ack: config.ack.max(1),
-            // Nobody reaches this frontend there any more.
+            // This frontend can no longer be reached there.
             address: policy.address.clone().filter(|_| !self.is_draining()),
         })
     }
@@ -169,7 +169,7 @@ impl AppHandle {
         request: &Arc<HandshakeRequest>,
         login: Option<&Login>,
     ) -> Handled<Result<(), ResumeRefusal>> {
-        // Somebody else is logged in by this handshake: they get a session of their own.
+        // The handshake has logged in another user, who gets a session of their own.
         if login.is_some_and(|login| login.is_of_another_user(session)) {
             return Handled::Now(Err(ResumeRefusal::Denied));
         }

@@ -1,4 +1,4 @@
-//! The last ten minutes of a process in numbers, so that a plot has a past when somebody opens it.
+//! The last ten minutes of a process in numbers, so that a new plot has a past.
 //!
 //! Every two seconds the process reads the counters that it has anyway, and keeps what they have grown by. Nothing is counted for it, and no
 //! request waits for it.
@@ -231,7 +231,7 @@ impl SeriesOfAll {
         }
     }
 
-    /// Takes samples until it is dropped, as soon as nobody else does.
+    /// Takes samples until it is dropped, unless another sampler is running.
     pub(crate) async fn keep(&self, apps: impl Fn() -> Vec<AppHandle>) {
         let _alone = self.sampler.lock().await;
         loop {

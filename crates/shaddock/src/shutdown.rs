@@ -1,4 +1,4 @@
-//! Going down without harm: not ready, nobody new, clients told and closed in waves, the rest flushed, backends answer what they have,
+//! A graceful shutdown: not ready, no new clients, clients notified and closed in waves, queues flushed, requests of backends completed,
 //! everything stopped.
 //!
 //! ```text
@@ -135,7 +135,7 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
     done
 }
 
-/// Frontends let nobody new in. Backends of this process go on: what happens when a client leaves may call them.
+/// Frontends accept no new clients. Backends of this process continue, because listeners of closed sessions may call them.
 async fn close_doors(apps: &[AppHandle]) {
     for app in apps.iter().filter(|app| app.is_frontend()) {
         app.stop_accepting();
@@ -240,7 +240,7 @@ async fn close_in_waves(
     };
     let mut working = Vec::new();
     for (n, wave) in sessions.chunks(size).enumerate() {
-        // Whoever has left by themselves needs no wave.
+        // Clients that have left need no wave.
         if wave.iter().all(|session| session.is_closed()) {
             continue;
         }

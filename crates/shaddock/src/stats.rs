@@ -64,7 +64,7 @@ pub struct AppStats {
     /// Times at which a handler held its thread for 100 ms or longer without waiting. Measured where
     /// [handlers are](crate::launch::Launcher::configure).
     pub blocked: Counter,
-    /// Replies of handlers to notifies, which nobody reads.
+    /// Replies of handlers to notifies, which are dropped.
     pub dropped_replies: Counter,
     /// Messages put into sessions' queues for clients that did not ask: pushes and broadcasts, one per receiver.
     pub pushed: Counter,

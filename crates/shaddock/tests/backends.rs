@@ -314,7 +314,7 @@ async fn errors_of_the_service_go_to_the_client() {
 #[tokio::test]
 async fn a_service_that_is_down() {
     let service = Service::start(|_| Say::Json(json!({"body": 1}))).await;
-    // Bound and not listening, so nobody else gets the port.
+    // Bound but not listening, so no other process gets the port.
     let down = tokio::net::TcpSocket::new_v4().unwrap();
     down.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nowhere = format!("http://{}", down.local_addr().unwrap());
@@ -403,7 +403,7 @@ async fn balancing() {
     }
 }
 
-/// A late answer is nobody's: its connection is closed.
+/// A late response is dropped: its connection is closed.
 #[tokio::test]
 async fn a_service_that_is_slow() {
     let service = Service::start(|_| Say::Nothing).await;
@@ -807,7 +807,7 @@ async fn more_topics_than_there_may_be_cost_no_session() {
     let mut ann = pitaya(&running);
     let (answer, is_error) = ann.answer("chat.room.many", json!({})).await;
     assert!(
-        is_error && answer["msg"].as_str().unwrap().contains("at most 2"),
+        is_error && answer["msg"].as_str().unwrap().contains("limit of 2"),
         "{answer}"
     );
     assert!(!old.session.is_closed() && ann.session.uid().is_none());
@@ -1010,7 +1010,7 @@ async fn a_shutdown_tells_the_service() {
     assert!(asked.iter().all(|one| one.path == "/shaddock/closed"));
 }
 
-/// A handshake is judged by the service; one that does not judge lets nobody in.
+/// A handshake is checked by the service; if the service does not respond, clients are rejected.
 #[tokio::test]
 async fn handshakes() {
     let service = Service::start(|asked| match asked.body["body"]["token"].as_str() {
@@ -1246,7 +1246,7 @@ async fn requests_to_services_are_counted() {
         _ => Say::Json(json!({"body": 1})),
     })
     .await;
-    // Bound and not listening, so nobody else gets the port.
+    // Bound but not listening, so no other process gets the port.
     let down = tokio::net::TcpSocket::new_v4().unwrap();
     down.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nowhere = format!("http://{}", down.local_addr().unwrap());

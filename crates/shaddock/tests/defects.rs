@@ -106,7 +106,7 @@ async fn defect_31_a_push_on_a_destroyed_channel_fails() {
     assert!(app.channels().get("lobby").is_none());
 }
 
-/// Users of a frontend that cannot be reached are named; nobody at all is an error; an empty channel is none.
+/// Users of a frontend that cannot be reached are named; a push that reaches no user is an error; a push to an empty channel is not.
 #[tokio::test]
 async fn defect_34_uids_of_an_unreachable_frontend_are_named() {
     let running = start([frontend("connector-1")]).await;
@@ -134,7 +134,7 @@ async fn defect_34_uids_of_an_unreachable_frontend_are_named() {
         .await
         .unwrap_err();
     assert_eq!(error.to_string(), "all uids push message fail");
-    // Nobody joins a channel at a frontend that is not there.
+    // A frontend that does not exist has no members.
     assert!(room.add(&uid("bob"), &front("gone-1")).await.is_err());
     let none = app
         .channels()

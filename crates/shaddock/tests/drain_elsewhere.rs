@@ -132,7 +132,7 @@ impl Player {
 
     /// How often its session has gone on until now.
     async fn resumed(&mut self) -> u64 {
-        // Whoever has polled much is told that nothing is there.
+        // A task that has used up its budget is polled as if nothing were ready.
         tokio::task::yield_now().await;
         let mut resumed = 0;
         while let Some(event) = futures_util::FutureExt::now_or_never(self.events.recv()) {
@@ -188,7 +188,7 @@ fn numbers_of(app: &AppHandle, reason: &str) -> u64 {
     closed.iter().find(|(name, _)| *name == reason).unwrap().1
 }
 
-/// Pushes to the topic, and to everybody, until it is told to stop.
+/// Pushes to the topic, and to all sessions, until it is stopped.
 async fn push(game: AppHandle, is_over: Arc<AtomicBool>, all: Arc<AtomicU64>) -> u64 {
     let mut n = 0;
     while !is_over.load(Ordering::Acquire) {

@@ -150,7 +150,7 @@ async fn a_pitaya_frontend_is_told_that_a_handler_has_no_value() {
             );
         }
         assert_eq!(runs.swap(0, Ordering::Relaxed), 1, "one did not run");
-        // Nobody waits for the value of a notify.
+        // The value of a notify is dropped.
         for route in ["game.room.tell", "game.room.try", "game.room.find"] {
             assert_eq!(ask(route, None, session.clone()).await, "", "{route}");
         }

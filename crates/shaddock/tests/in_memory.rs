@@ -71,7 +71,7 @@ fn sessions(servers: &TestServers) -> usize {
         .session_count()
 }
 
-/// Far more than may wait for one client, and every client reads: nobody is slow, and nothing is lost.
+/// Far more than may wait for one client, and every client reads: no client is slow, and no message is lost.
 #[tokio::test(start_paused = true)]
 async fn a_burst_to_a_room_of_readers_reaches_all_of_them() {
     let servers = started(connector()).await;
@@ -379,7 +379,7 @@ struct Token {
 async fn with_logins(policy: SessionConfig) -> TestServers {
     let mut app = App::new("connector", FRONT);
     app.listen("127.0.0.1:3010").set(policy);
-    // So that nobody is closed for their silence.
+    // So that no client is closed as silent.
     app.set(CodecConfig {
         heartbeat: Some(Duration::from_secs(30)),
         ..CodecConfig::default()

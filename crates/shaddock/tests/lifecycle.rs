@@ -498,7 +498,7 @@ async fn a_backend_answers_what_it_has_before_its_components_stop() {
 async fn one_request_that_hangs_keeps_the_stop_from_nothing_else() {
     let (held, dropped) = tokio::sync::oneshot::channel::<()>();
     let mut app = frontend("connector-1");
-    // Nobody waits so long for a test: the step is left when the test is over.
+    // Longer than any test: the step is dropped when the test ends.
     app.set(AppConfig {
         stop_timeout: Duration::from_secs(3600),
         ..AppConfig::default()

@@ -38,7 +38,7 @@ async fn login(
     Ok(Json(json!({ "sid": session.id().to_string() })))
 }
 
-/// What `think` waits for.
+/// The signal that `think` awaits.
 struct Gate(Semaphore);
 
 async fn think(State(gate): State<Gate>) -> Json<&'static str> {
@@ -222,7 +222,7 @@ async fn sessions_are_listed_filtered_and_shown() {
     })
     .await;
 
-    // Page by page, in the order of ids, nobody twice.
+    // Page by page, in the order of ids, each session once.
     let (mut sids, mut after) = (Vec::new(), String::new());
     loop {
         let (_, page) = world.get(&format!("/api/sessions?limit=1{after}")).await;

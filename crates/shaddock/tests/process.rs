@@ -273,7 +273,7 @@ impl Server {
         kill_process(pid, signal).unwrap();
     }
 
-    /// How it ended: it does.
+    /// The status of the process, which must end.
     fn ended(&mut self) -> ExitStatus {
         found("the end of the server", || self.child.try_wait().unwrap())
     }
@@ -323,7 +323,7 @@ fn free_address() -> SocketAddr {
 /// A pipe that is full and that nothing reads.
 fn full_pipe() -> (PipeReader, Stdio) {
     let (reader, mut writer) = std::io::pipe().unwrap();
-    // The size of a pipe on Linux, unless somebody asks for another one.
+    // The default size of a pipe on Linux.
     writer.write_all(&vec![b'.'; 64 * 1024]).unwrap();
     (reader, writer.into())
 }

@@ -136,7 +136,7 @@ async fn members_of_a_frontend_that_does_not_come_leave_after_a_minute() {
     tokio::time::sleep(SECOND * 15).await;
     assert_eq!(members(&lobby).await, [""; 0]);
     assert!(stored(&store).is_empty());
-    // Nobody is there, and that is no error.
+    // There are no receivers, which is not an error.
     let pushed = lobby.push_message("onText", "x").await.unwrap();
     assert_eq!((pushed.queued, pushed.failed.len()), (0, 0));
     running.shutdown().await;

@@ -74,7 +74,7 @@ fn server(ran: &Ran, certificate: Option<&Certificate>) -> App {
                     }
                     let ann = [(Uid::new("ann")?, FrontendId::new("connector-1").unwrap())];
                     let pushed = channels.push_message_by_uids("onN", &number, &ann).await;
-                    // Of a notify nobody would hear.
+                    // A notify has no response.
                     let queued = pushed.as_ref().map_or(0, |pushed| pushed.queued);
                     if queued != 1 {
                         println!("push {} has failed: {pushed:?}", number.n);

@@ -659,7 +659,7 @@ async fn the_frontend_with_the_session_has_the_last_word() {
     let (reason, _) = ends(&mut roamer).await;
     assert!(String::from_utf8_lossy(&reason).contains("enough"));
 
-    // Refused, forged, or of a frontend that nobody knows: a new session at the door.
+    // Rejected, forged, or of an unknown frontend: a new session at this frontend.
     for (user, change, why) in [
         (json!({"say": "no"}), 0, "denied"),
         (Value::Null, 40, "unknown"),

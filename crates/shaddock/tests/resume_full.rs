@@ -143,7 +143,7 @@ async fn senders_wait_for_a_time_and_as_much_again_is_kept() {
                 usize::try_from(n + 1).unwrap().min(2 * MAX)
             );
         }
-        // Nobody waits for anybody else.
+        // No sender waits for another.
         let _bob = away(&servers, "bob").await;
         let began = Instant::now();
         push(app, "bob", 1).await;

@@ -232,7 +232,7 @@ impl World {
         }
     }
 
-    /// Nobody is in any room, and no frontend has anything left of one.
+    /// No room has members, and no frontend has anything left of one.
     async fn nothing_is_left(self) {
         for member in &self.members {
             member.session.close(CloseReason::ClientClosed);
@@ -246,7 +246,7 @@ impl World {
 }
 
 /// Members stay or come and go while pushes are sent. Those who stay get each push once; those who come and go get each that is sent
-/// while they are in. In the end nobody is left.
+/// while they are in. In the end all have left.
 async fn under_load(is_topic: bool, load: Load) {
     let world = World::start(load.members).await;
     let room = world.room(is_topic, "lobby");
@@ -449,7 +449,7 @@ async fn a_push_is_as_long_for_many_as_for_few() {
     world.nothing_is_left().await;
 }
 
-/// The name of a room, and why somebody left.
+/// The name of a room, and the reason of a departure.
 type Line = (String, Option<Departure>);
 
 /// How long that server waits for frontends.
@@ -489,7 +489,8 @@ impl Told {
 }
 
 /// A frontend is cut off from NATS and etcd for longer than its lease and than it is waited for: it counts as dead, and its members are in no room. They are
-/// still connected, and hear their rooms again when it is back. Rooms that were destroyed meanwhile end. Listeners are told of both.
+/// still connected, and receive messages of their rooms again when it returns. Rooms that were destroyed meanwhile end. Listeners are
+/// notified of both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_of_a_frontend_that_was_away_are_in_their_rooms_again() {
     let backing = Backing::start();
@@ -588,7 +589,7 @@ async fn members_of_a_frontend_that_was_away_are_in_their_rooms_again() {
     fronts.shutdown().await;
 }
 
-/// A Pitaya frontend keeps no members: they are listed by name. When it is gone they have left, and nobody joins there any more.
+/// A Pitaya frontend keeps no members: they are listed by name. When it is gone they have left, and later joins fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_by_name_leave_with_their_frontend() {
     let backing = Backing::start();

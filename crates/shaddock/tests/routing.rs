@@ -99,7 +99,7 @@ async fn a_directory_is_asked_for_the_server() {
         let (error, is_error) = client.answer("chat.room.who", json!({})).await;
         assert!(is_error && error["code"] == "PIT-500", "{room}: {error}");
     }
-    // Other types are as ever.
+    // Other types are unaffected.
     let (error, _) = client.answer("nowhere.room.who", json!({})).await;
     assert_eq!(error["code"], "PIT-500");
 }

@@ -1,4 +1,4 @@
-//! The server API over a cluster of two frontends: who may do what, to whom it is done, and what is refused.
+//! The server API over a cluster of two frontends: permissions, receivers, and rejected commands.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -458,7 +458,7 @@ async fn everything_that_is_done_is_noted() {
             json!("secret"),
             400,
             "app",
-            json!({"error": "it was answered with 400 Bad Request"}),
+            json!({"error": "the response had status 400 Bad Request"}),
         ),
         (
             "/api/cluster/drain",
@@ -643,7 +643,7 @@ async fn requests_that_are_refused() {
         (kick(json!({"where": ""})), "`where`, column 1"),
         (
             kick(json!({"where": "age > soon"})),
-            "column 7: \"soon\" is no time",
+            "column 7: \"soon\" is not a time",
         ),
         (
             json!({"kick": {"to": {"uid": "ann"}, "reason": "x".repeat(257)}}),
@@ -789,7 +789,7 @@ async fn a_session_that_is_named_twice_counts_once() {
     assert!(ann.session.is_closed());
 }
 
-/// A predicate that is true of everybody is confirmed with `all`, or nothing is done. A dry run counts.
+/// A predicate that matches every session must be confirmed with `all`, or nothing is done. A dry run counts.
 #[tokio::test]
 async fn everybody_is_meant_only_if_it_is_said() {
     let world = World::start().await;
@@ -1043,7 +1043,7 @@ async fn paced_commands() {
     );
 }
 
-/// A service that calls the server API while its session waits for its answer: nobody waits for the other.
+/// A service that calls the server API while its session waits for its response: there is no deadlock.
 #[tokio::test]
 async fn a_backend_calls_from_inside_a_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -12,7 +12,7 @@ use shaddock::{
 };
 use support::{Client, eventually, frontend, start, uid};
 
-/// What both kinds of servers do with a session, by what the client asks for.
+/// The operations on a session that both kinds of servers execute for the client.
 async fn act(
     mut session: SessionView,
     Json(ask): Json<Value>,

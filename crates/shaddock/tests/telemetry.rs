@@ -1,4 +1,4 @@
-//! Traces: which spans there are, how they hang together across servers and services, and that a collector which fails costs nobody anything.
+//! Traces: the spans, their parents across servers and services, and a collector that fails without any effect on requests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[allow(dead_code, reason = "shared with other tests")]
@@ -126,7 +126,7 @@ fn is_child(child: &Span, of: &Span) {
     assert!(child.start >= of.start && child.end >= child.start);
 }
 
-/// Whatever a request causes is in its trace: calls, pushes, forwards, and requests to services, which are told of it.
+/// Everything that a request causes is in its trace: calls, pushes, forwards, and requests to services, which receive the trace id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_is_a_trace() {
     let collector = Collector::start();
@@ -438,7 +438,8 @@ fn dropped(operations: &Operations, reason: &str) -> u64 {
 
 const EXPORTED: &str = "shaddock_telemetry_spans_exported_total{}";
 
-/// A collector that says nothing, or is not there: requests are served as ever, what does not fit is counted, and the end does not wait for long.
+/// A collector that does not respond, or is not running: requests are served as before, spans above the limit are counted, and the shutdown
+/// is short.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_collector_holds_up_nobody() {
     let silent = Collector::saying(|_| Say::Nothing);
@@ -504,7 +505,7 @@ async fn what_the_collector_says_counts() {
             dropped(&operations, "queue_full"),
         ]
     };
-    // In turn: tried three times and taken but for one; tried three times in vain; refused for good; taken.
+    // In turn: tried three times and accepted except one; tried three times without success; rejected for good; accepted.
     for (requests, expected) in [
         (1, [0, 1, 0, 0]),
         (1, [0, 1, 1, 0]),

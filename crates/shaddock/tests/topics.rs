@@ -1,4 +1,4 @@
-//! Topics, and who is told of members: in one process.
+//! Topics, and listeners that are notified of members: in one process.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -373,7 +373,7 @@ async fn the_server_of_a_channel_is_told_and_its_store_follows() {
     .await;
     first.shutdown().await;
 
-    // While nobody looks, bob goes. The next life of the server asks who is there.
+    // While no watcher is running, bob leaves. The next run of the server queries the members.
     bob.session.close(CloseReason::ClientClosed);
     assert_eq!(stored(&store), ["connector-1:bob", "connector-1:eve"]);
     let second = start(chat(&heard, true)).await.unwrap();

@@ -1,4 +1,5 @@
-//! A push that cannot be written for clients is an error of the call, by whatever call and wherever they are; nobody who is there is missing.
+//! A push that cannot be encoded for clients is an error of every kind of call, for receivers on any server; no receiver is reported as
+//! missing.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

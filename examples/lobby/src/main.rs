@@ -41,7 +41,7 @@ impl Default for Settings {
     }
 }
 
-/// What the lobby knows. Everything is behind one lock, which nobody holds while waiting.
+/// The state of the lobby. Everything is behind one lock, which is never held across an await.
 #[derive(Default)]
 struct World(Mutex<Inner>);
 

@@ -28,7 +28,7 @@ pub(super) struct Admin {
 /// Why there is no good answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Nobody is there.
+    /// The server does not respond.
     NoServer(String),
     /// It is there and says that what is asked for is not.
     NotFound(String),
@@ -54,7 +54,7 @@ impl Failure {
 }
 
 impl Admin {
-    /// Whether somebody answers there.
+    /// Whether a server responds.
     pub(super) async fn probe(&self) -> Result<(), Failure> {
         let asked = self.exchange(Method::GET, "/healthz", Vec::new(), None);
         match tokio::time::timeout(PROBE, asked).await {

@@ -31,7 +31,7 @@ pub(crate) struct KickArgs {
     /// Every session; with --where: also if it is true of every session
     #[arg(long)]
     all: bool,
-    /// Count only: nobody is kicked
+    /// Count only: no session is kicked
     #[arg(long)]
     dry_run: bool,
     /// So many sessions a second
@@ -61,7 +61,7 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
             say(&said(&outcome));
         }
         let incomplete = warn(&outcome.unanswered);
-        // For scripts: a kick that hit nobody is told apart, and one of which that is not sure.
+        // For scripts: a kick that matched no session has its own status, and so has one whose outcome is unknown.
         Ok(ExitCode::from(match (incomplete, outcome.kicked) {
             (true, _) => 2,
             (false, 0) => 1,

@@ -14,5 +14,5 @@ mod table;
 
 use std::{error::Error, process::ExitCode};
 
-/// What a command ends with.
+/// The outcome of a command.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn Error + Send + Sync>>;

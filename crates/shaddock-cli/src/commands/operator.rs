@@ -32,13 +32,13 @@ const JOIN: Duration = Duration::from_secs(10);
 /// Operators of one process have its admin server. Without one there is only the cluster, unless the configuration says otherwise.
 const NATS: &str = "cluster.mode=nats";
 
-/// Who is asked. By default the admin server of the configuration, or the cluster of the configuration if nobody answers there.
+/// The server to query. By default the admin server of the configuration, or its cluster if that server does not respond.
 #[derive(Debug, Args)]
 pub(super) struct Target {
     #[command(flatten)]
     source: ConfigSource,
     /// Address of the admin server of any process of the cluster; default: `admin.address` of the configuration, or the cluster
-    /// itself if nobody answers there
+    /// itself if that server does not respond
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["nats", "etcd"])]
     admin: Option<String>,
     /// Token of the admin server; default: `admin.token` of the configuration (SHADDOCK_ADMIN__TOKEN)
@@ -55,7 +55,7 @@ pub(super) struct Target {
     pub(super) json: bool,
 }
 
-/// Runs a command that asks. Who joined the cluster for it leaves when it is over, however it ends; the command cannot forget to.
+/// Runs a command that queries the cluster. If it joined the cluster, it always leaves it at the end.
 pub(super) fn run(target: &Target, command: impl AsyncFnOnce(&Operator) -> Outcome) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -74,7 +74,7 @@ pub(super) fn run(target: &Target, command: impl AsyncFnOnce(&Operator) -> Outco
         }
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
-    // What did not end by itself is not waited for.
+    // Work that has not ended is not awaited.
     runtime.shutdown_background();
     outcome
 }

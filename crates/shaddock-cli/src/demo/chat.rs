@@ -64,7 +64,7 @@ struct Sent {
     code: u16,
 }
 
-/// `{rid, content, from, target}`: to everybody in the room of the sender (`target` is `*`), or to one of them.
+/// `{rid, content, from, target}`: to all users in the room of the sender (`target` is `*`), or to one of them.
 ///
 /// Sender and room come from the session; `rid` and `from` of the message are ignored.
 async fn send(

@@ -88,8 +88,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// The address of this machine from which packages go to `client`: the one that the client has reached us by, unless somebody
-/// translates addresses in between. No package is sent to find out.
+/// The address of this machine from which packages go to `client`: the one to which the client has connected, unless addresses are
+/// translated in between. No package is sent to find out.
 fn facing(client: Option<SocketAddr>) -> IpAddr {
     let ask = |client: SocketAddr| {
         let any: IpAddr = match client.ip() {

@@ -412,7 +412,7 @@ async fn nothing_that_we_send_ends_a_go_server() {
             let _ = player.request("room.room.call", call).await;
         }
     }
-    // An answer that NATS does not take is an error at once, not a caller that waits in vain.
+    // A reply that exceeds the limit of NATS is an immediate error, so its caller does not wait for the timeout.
     for (route, body) in [
         ("odd.room.body7", json!({})),
         ("room.room.call", json!({ "route": "odd.room.body7" })),
@@ -424,7 +424,7 @@ async fn nothing_that_we_send_ends_a_go_server() {
         ask_oddly(&*member, info).await;
     }
     operate_oddly(&*member, &front_info).await;
-    // Somebody starts a server under the name of one that is there.
+    // A second server starts with the id of a running one.
     for info in [&room_info, &front_info] {
         let mut twin = App::new(&info.server_type, info.id.as_str());
         if info.frontend {

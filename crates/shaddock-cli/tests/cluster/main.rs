@@ -225,7 +225,7 @@ async fn refused(client: &Client, route: &str, body: Value) -> ServerError {
     }
 }
 
-/// Asks until somebody answers: a server that just came is not known to all at once.
+/// Retries until a server replies: a server that has just joined is not known to all others immediately.
 async fn ask_soon(client: &Client, route: &str) {
     eventually(&format!("an answer of {route}"), async || {
         let text = json!({ "text": "hi" });

@@ -128,7 +128,7 @@ pub(crate) async fn says(
     last.unwrap()
 }
 
-/// Two frontends with a user each and a backend, as everybody sees them who asks `who`.
+/// Two frontends with a user each and a backend, as every server lists them.
 fn all_is_seen_by(who: &[&str], bob_sid: &str) {
     let said = shaddock(&[&["servers", "--json"], who].concat());
     assert_eq!(ids(&said), ["connector-1", "connector-2", "room-1"]);
@@ -286,7 +286,7 @@ async fn one_server_is_drained_and_the_others_go_on() {
 
     let missing = first.operate(&["drain", "connector-9"]);
     assert!(
-        missing.code == Some(1) && missing.err.contains("there are: connector-1"),
+        missing.code == Some(1) && missing.err.contains("servers are: connector-1"),
         "{missing:?}"
     );
     let said = first.operate(&["drain", "connector-2", "--wait"]);
@@ -456,7 +456,7 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
         "{said:?}"
     );
     assert!(
-        said.err.contains("connector-2: it did not answer"),
+        said.err.contains("connector-2: it did not reply"),
         "{said:?}"
     );
     let said = first.operate(&["kick", "--sid", &bob_sid]);

@@ -347,7 +347,7 @@ async fn go_and_rust_call_each_other_s_remotes() {
         let unknown = refused(&mut client, "echo", "x").await;
         assert_eq!(unknown.code, "PIT-404", "a handler is no remote");
         let late = refused(&mut client, "never", "x").await;
-        // Whoever says it first: the caller, or the called server, which knows the deadline too.
+        // The first to notice: the caller, or the called server, which knows the deadline too.
         assert!(["PIT-408", "PIT-500"].contains(&&*late.code), "{late:?}");
         assert_eq!(late.text, "rpc client: request timeout");
     }

@@ -75,7 +75,7 @@ impl Player {
         }
     }
 
-    /// Asks until somebody answers: a server that just came is not known to all at once.
+    /// Retries until a server replies: a server that has just joined is not known to all others immediately.
     pub(crate) async fn ask_soon(&mut self, route: &str) {
         eventually(&format!("an answer of {route}"), async || {
             self.request(route, json!({ "text": "hi" })).await.is_ok()

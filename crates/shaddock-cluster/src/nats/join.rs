@@ -41,7 +41,7 @@ pub(super) async fn join(
     let joined = joining.await;
     drop(end);
     let (member, held) = joined.unwrap_or(Err(ClusterError::Left))?;
-    // Not before: one who has joined and whom nobody waits for any more has not joined.
+    // Not before: a member whose caller has dropped the start has not joined.
     held.keep();
     Ok(member)
 }

@@ -103,7 +103,7 @@ async fn a_start_that_is_given_up_holds_no_id() {
     panic!("a start takes longer than a second");
 }
 
-/// The same for one that has joined, if nobody waits for that any more.
+/// The same for a server that has joined, if its caller dropped the start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_nobody_waits_for_holds_no_id() {
     let backing = Backing::start();

@@ -13,9 +13,34 @@ use super::{SchemaError, json};
 /// Root messages have keys of this form; all other keys are routes.
 const ROOT_MESSAGE: &str = "message ";
 
-pub(super) fn compile(
-    file: &[(alloc::string::String, SourceMessage)],
-) -> Result<Schema, SchemaError> {
+impl Schema {
+    /// Parses a schema file: one JSON object of routes and root messages. Malformed keys, and fields whose tag is taken, are skipped, as in
+    /// Pomelo.
+    ///
+    /// # Errors
+    /// If the text is not such a file, a tag is not a number from 0 to 2^29 - 1, or a type is not declared.
+    ///
+    /// # Example
+    /// ```
+    /// use shaddock_protocol::Schema;
+    /// let schema = Schema::parse(r#"{"onChat": {"required string from": 1, "repeated uInt32 to": 2}}"#)?;
+    /// assert_eq!(schema.encode("onChat", br#"{"from":"a","to":[1,2]}"#).unwrap(), b"\x0a\x01a\x10\x02\x01\x02");
+    /// # Ok::<(), shaddock_protocol::SchemaError>(())
+    /// ```
+    pub fn parse(json_text: &str) -> Result<Self, SchemaError> {
+        compile(&source::parse_file(json_text)?)
+    }
+
+    /// Parses the parsed form, which a server sends in its handshake (`sys.protos.client` and `.server`).
+    ///
+    /// # Errors
+    /// If the text is not a schema in this form.
+    pub fn from_parsed(json_text: &str) -> Result<Self, SchemaError> {
+        compile(&source::parse_parsed(json_text)?)
+    }
+}
+
+fn compile(file: &[(alloc::string::String, SourceMessage)]) -> Result<Schema, SchemaError> {
     let mut declared = Vec::new();
     let mut roots = HashMap::new();
     let mut routes = HashMap::new();

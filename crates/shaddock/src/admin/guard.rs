@@ -101,8 +101,8 @@ fn check_token(tokens: &Tokens, headers: &HeaderMap) -> Result<Caller, ApiError>
         })
 }
 
-/// The middleware of pages that have no data in them: anybody who reaches the address may read them. Without tokens only under a loopback name,
-/// so that a page of a stranger whose name resolves to 127.0.0.1 does not look like ours.
+/// The middleware of pages without data, which every client that reaches the address may read. Without tokens only under a loopback name, so that
+/// a page of another site whose name resolves to 127.0.0.1 is not served as this server's.
 pub(super) async fn guard_page(
     State(guard): State<Guard>,
     request: Request,

@@ -1,4 +1,4 @@
-//! The frontend's side of channels and topics: which of its users are in, and who is told of it.
+//! The frontend's part of channels and topics: its members, and the servers that are notified of changes.
 
 use std::{
     collections::HashMap,
@@ -24,13 +24,13 @@ pub(super) const GRACE: Duration = Duration::from_secs(60);
 /// Bytes of uids and keys in one answer. What is longer comes in several, or is counted and not named.
 const MOST_NAMED: usize = 256 * 1024;
 
-/// Servers that are told who joins and leaves.
+/// Servers that are notified of joins and leaves.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers(Mutex<HashMap<ServerId, Watcher>>);
 
 #[derive(Debug, Default)]
 struct Watcher {
-    /// What the keys begin with.
+    /// The prefixes of the keys.
     prefixes: Vec<String>,
     /// Of the last notice.
     number: u64,

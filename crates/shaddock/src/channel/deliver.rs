@@ -109,7 +109,7 @@ struct Sender<'a> {
     queued: usize,
     /// Why it cannot be written for some who are there.
     refused: Option<Arc<str>>,
-    /// For whom the sender is to wait.
+    /// The receivers that the sender waits for.
     full: Vec<RawSid>,
 }
 
@@ -329,7 +329,7 @@ impl AppHandle {
         sender.finish(Delivered::default())
     }
 
-    /// A broadcast that asks this frontend's filter for each session. Without a filter everybody gets it.
+    /// A broadcast that runs this frontend's filter for each session. Without a filter all sessions receive it.
     pub(crate) fn serve_filtered_broadcast(&self, broadcast: &FilteredBroadcast) -> Bytes {
         let message = Message {
             route: broadcast.route.as_str().into(),
@@ -339,7 +339,7 @@ impl AppHandle {
         let filter = self.scheduler().filter();
         let delivered =
             self.deliver_to_all(&message, broadcast.bound_only, |session| match &filter {
-                // A filter that panics lets nobody through.
+                // A filter that panics rejects the session.
                 Some(filter) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     filter(session, &broadcast.parameter)
                 }))

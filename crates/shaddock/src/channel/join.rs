@@ -96,7 +96,7 @@ impl Members {
     }
 }
 
-/// Who is meant by a view: user and session. An error if that can be said without asking anybody.
+/// The user and session of a view. Fails if a check without a query to a frontend fails.
 pub(super) fn who(view: &SessionView) -> Result<(Uid, Option<RawSid>), JoinError> {
     let uid = view.uid().cloned().ok_or(JoinError::NotBound)?;
     if view.frontend_id().is_empty() {
@@ -167,7 +167,7 @@ impl AppHandle {
         }
     }
 
-    /// Asks these frontends at the same time who of theirs is in. One that is gone has nobody.
+    /// Queries these frontends at the same time for their members. A frontend that is gone has none.
     pub(super) async fn who_is_in(
         &self,
         audience: &AudienceKey,

@@ -15,7 +15,7 @@ use crate::session::{SessionError, SessionView};
 /// While a client cannot take messages (its socket is full, or its session is [suspended](crate::session::SessionView::is_suspended)), only the newest
 /// message of each key waits for it, in its place in the order of messages; the older ones are not sent. A client that reads gets all of them.
 ///
-/// A key counts for one session, has 1 to 128 bytes, and is the same key whoever uses it and whatever the route is.
+/// A key belongs to one session and has 1 to 128 bytes; it is the same key for all senders and routes.
 ///
 /// ```
 /// use shaddock::prelude::*;

@@ -185,7 +185,7 @@ impl Channels {
         Latest::of(self, None).push_message_to_users(frontend_type, route, value, users)
     }
 
-    /// Sends a message to the clients of all frontends of a type. Nobody there is no error.
+    /// Sends a message to the clients of all frontends of a type. It is not an error if there are no clients.
     ///
     /// # Errors
     /// [`PushError`]: the value is empty or cannot be serialised, or there are frontends and none could be reached.
@@ -378,8 +378,8 @@ impl Channel {
         }
     }
 
-    /// Ends the channel: nobody can join or push any more, and its members leave. A new channel of that name is another one. False if it was
-    /// destroyed before.
+    /// Destroys the channel: joins and pushes fail, and its members leave. A new channel of that name is independent. Returns false if it
+    /// was destroyed before.
     pub fn destroy(&self) -> bool {
         let destroyed = self.data.destroy();
         if destroyed && let Some(key) = self.key() {

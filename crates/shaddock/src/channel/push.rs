@@ -125,7 +125,7 @@ impl Push {
         Self(State::Done(Some(Err(error))))
     }
 
-    /// In a span that ends when it is known who was reached, or when nobody wants to know.
+    /// Runs in a span that ends when the outcome is known, or when the future is dropped.
     pub(super) fn in_span(self, span: Option<Box<Span>>) -> Self {
         let Some(mut span) = span else {
             return self;

@@ -21,7 +21,7 @@ use crate::app::AppHandle;
 
 /// Time before a frontend that is back and did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Time between two looks for members by name of whom their frontends have not said yet whether they are there.
+/// The interval of queries for members by name whose frontends have not reported them yet.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The task that asks for members by name that a store remembers.
@@ -179,7 +179,7 @@ impl AppHandle {
                 continue;
             }
             settling.runs.store(false, Ordering::Release);
-            // Somebody may have called in between, and found that this runs.
+            // Another caller may have found meanwhile that this is running.
             let called = tokio::time::timeout(Duration::ZERO, settling.look.notified());
             if called.await.is_err() || settling.runs.swap(true, Ordering::AcqRel) {
                 return;

@@ -39,7 +39,7 @@ pub struct PushConfig {
     pub flush_interval: Duration,
     /// Chooses by route. Default: none. (Pomelo's scheduler `selector`.)
     pub by_route: Option<RouteSchedule>,
-    /// Decides who gets broadcasts that come with a filter parameter. Default: none, everybody. (Pomelo's `broadcastFilter`.)
+    /// Selects the receivers of broadcasts with a filter parameter. Default: none, all sessions receive them. (Pomelo's `broadcastFilter`.)
     pub filter: Option<BroadcastFilter>,
 }
 
@@ -128,7 +128,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether any push may be buffered: only then somebody has to flush.
+    /// Whether pushes may be buffered: only then they have to be flushed.
     pub(crate) fn may_buffer(&self) -> bool {
         self.config.schedule == Schedule::Buffered || self.config.by_route.is_some()
     }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{app::AppHandle, session::SessionView};
 
-/// A room that no server owns: any server lets users in and out, pushes, and asks who is in. [`AppHandle::topic`] gives it; it exists as long as
-/// somebody is in.
+/// A room without an owner: any server adds and removes users, pushes, and queries the members. [`AppHandle::topic`] returns it; it exists
+/// while it has members.
 ///
 /// ```
 /// use shaddock::prelude::*;
@@ -145,8 +145,8 @@ impl Topic {
         Ok(left > 0)
     }
 
-    /// Sends a message to all members: one message for all frontends that have some, which nobody answers. Messages of one sender to one
-    /// topic arrive in the order of the calls.
+    /// Sends a message to all members: one message for all frontends with members, without replies. Messages of one sender to one topic
+    /// arrive in the order of the calls.
     ///
     /// It is on its way when the call returns. Awaiting it tells whether it is, and waits where much is on its way already.
     pub fn push<T: Serialize + ?Sized>(&self, route: &str, value: &T) -> TopicPush {
@@ -205,7 +205,7 @@ impl Topic {
         Ok(self.ask(false, None).await?.count)
     }
 
-    /// Whether nobody is in.
+    /// Whether there are no members.
     ///
     /// # Errors
     /// As [`members`](Self::members).

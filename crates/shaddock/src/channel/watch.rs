@@ -1,4 +1,4 @@
-//! Servers that are told who joins and leaves.
+//! Servers that are notified of joins and leaves.
 //!
 //! A watcher asks every frontend for the members of what it watches; from then on the frontend sends it a notice of each change, on the
 //! path of everything it sends there. Notices are numbered: where one is missing, the watcher asks again, and tells what has changed meanwhile.
@@ -52,7 +52,7 @@ impl Watch {
 }
 
 impl AppHandle {
-    /// What this server watches; nothing if nobody listens.
+    /// The audiences that this server watches; none without listeners.
     fn watched(&self) -> Vec<String> {
         let hooks = &self.hooks().members;
         let topics = hooks.topics.iter().filter_map(|(prefix, _)| {
@@ -115,7 +115,7 @@ impl AppHandle {
         events.unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// A frontend has come. What is told of it from now on is news.
+    /// A frontend has joined. Notices about it are new from now on.
     pub(crate) fn watch_frontend(&self, frontend: &ServerId) {
         if self.is_watching() {
             self.watch()

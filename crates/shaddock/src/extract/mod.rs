@@ -16,9 +16,8 @@
 //!
 //! Remotes take the same arguments, except those that belong to a client's request.
 //!
-//! Extraction is synchronous and borrows the request. An extractor that refuses answers the request with its error.
-//! What an argument needs of the app is checked when the app starts (see [`Requirements`]), so a `State` that nobody set is an error at start-up
-//! and not in the first request.
+//! Extraction is synchronous and borrows the request. If an extractor fails, its error is the response. The requirements of an argument are
+//! checked when the app starts (see [`Requirements`]), so a `State` that was not set is an error at the start and not in the first request.
 
 mod body;
 mod parts;

@@ -124,7 +124,7 @@ impl FromParts for RoutePath {
     }
 }
 
-/// The client's number of this request; `None` for a notify, whose answer nobody reads.
+/// The client's number of this request; `None` for a notify, which has no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(pub Option<NonZeroU64>);
 

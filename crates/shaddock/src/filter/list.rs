@@ -28,7 +28,7 @@ pub(crate) enum Step {
 pub(crate) struct Pause {
     /// Its place.
     at: usize,
-    /// What it waits for. `None`: for what [`Filter::wait`] makes, which has the request.
+    /// The future to await. `None`: the future of [`Filter::wait`], which has the request.
     future: Option<Guarded<BoxFuture<Result<(), HandlerError>>, Part>>,
 }
 

@@ -164,7 +164,7 @@ impl<F: AsyncFilter> Filter for Waiter<F> {
     }
 }
 
-/// What an error handler answers with.
+/// The output of an error handler.
 #[must_use]
 pub enum ErrorFlow {
     /// This outcome, at once.

@@ -56,7 +56,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
     note = "put `#[shaddock::debug_handler]` on the function to see which argument is wrong"
 )]
 pub trait Handler<T>: Send + Sync + 'static {
-    /// What the handler answers with.
+    /// The output of the handler.
     type Reply: IntoReply;
     /// The handler at work.
     type Future: Future<Output = Self::Reply> + Send + 'static;

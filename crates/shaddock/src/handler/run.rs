@@ -23,7 +23,7 @@ use crate::{
 
 /// What happens with the outcome of a request.
 pub(crate) trait Complete: Send + 'static {
-    /// What the future of the request answers with.
+    /// The output of the request's future.
     type Output: Send + 'static;
 
     /// Called once, after the error handler.
@@ -36,7 +36,7 @@ pub(crate) trait Complete: Send + 'static {
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
 }
 
-/// Hands the outcome to whoever awaits the future: the cluster, or a later stage of the same request.
+/// Passes the outcome to the code that awaits the future: the cluster, or a later stage of the same request.
 #[derive(Default)]
 pub(crate) struct ToCaller;
 

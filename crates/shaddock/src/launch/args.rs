@@ -9,7 +9,7 @@ use std::{
 use super::LaunchError;
 use crate::config::Sources;
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug)]
 pub(super) enum Wanted {
     /// Servers.
@@ -136,9 +136,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (arguments, told) in [
-            (["--confg", "x"].as_slice(), "`--confg` is no flag"),
-            (&["lobby.toml"], "`lobby.toml` is no flag"),
-            (&["--config"], "`--config` wants a file"),
+            (["--confg", "x"].as_slice(), "`--confg` is not a flag"),
+            (&["lobby.toml"], "`lobby.toml` is not a flag"),
+            (&["--config"], "`--config` must be followed by a file"),
             (&["--check=yes"], "`--check` takes no value"),
         ] {
             let error = parsed(arguments).unwrap_err();

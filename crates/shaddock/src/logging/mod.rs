@@ -1,6 +1,6 @@
 //! Logs: for people or as JSON, on standard error, with levels by module that can be changed while the server runs.
 //!
-//! No line waits for whoever reads standard error: see [`LineQueue`]. Panics are lines of the log too.
+//! Logging never waits for the reader of standard error: see [`LineQueue`]. Panics are logged too.
 
 mod queue;
 

@@ -1,4 +1,4 @@
-//! Lines on their way to standard error: a queue with a bound in bytes, and a thread that writes. Whoever logs never waits.
+//! A queue of log lines with a limit in bytes, and a thread that writes them to standard error. Logging never waits.
 //!
 //! A terminal that was stopped, or a pipe that nothing reads, blocks the write for as long as it likes. Only the thread here may wait for
 //! it: a line that finds the queue full is dropped and counted, and when lines flow again the log says how many are missing.
@@ -21,7 +21,7 @@ const KEPT: usize = 64 * 1024;
 /// Until a write that would block (standard error is shared, and another process has made it non-blocking) is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
-/// A queue of lines with a bound in bytes, and a thread that writes them: whoever [pushes](Self::push) a line never waits for the reader.
+/// A queue of lines with a limit in bytes, and a thread that writes them: [`push`](Self::push) never waits for the reader.
 ///
 /// Cheap to clone. With the last handle the thread ends, when it has written what waits.
 ///
@@ -183,7 +183,7 @@ impl Shared {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     thread::sleep(TRY_AGAIN);
                 }
-                // Whoever read the log is gone, and that must not stop a drain.
+                // The reader of the log is gone, which must not stop a drain.
                 Ok(_) | Err(_) => {
                     let lines = chunk.split_inclusive(|byte| *byte == b'\n').count();
                     self.dropped.fetch_add(lines as u64, Ordering::Relaxed);

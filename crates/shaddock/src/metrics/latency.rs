@@ -160,7 +160,7 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// `None` where nobody measures.
+    /// `None` if it is not measured.
     pub(crate) fn of(app: &AppHandle, handler: usize) -> Option<Self> {
         Some(Self {
             latencies: app.get()?,

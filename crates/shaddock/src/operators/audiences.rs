@@ -51,7 +51,7 @@ pub struct MemberQuery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AudienceName {
-    /// What it is asked for by.
+    /// The criterion of the query.
     pub key: String,
     /// `topic` or `channel`.
     pub kind: String,
@@ -76,7 +76,7 @@ impl AudienceName {
         })
     }
 
-    /// What a user is in.
+    /// The audiences of a user.
     pub(crate) fn all_of(service: &SessionService, uid: &str) -> Vec<Self> {
         let mut keys = service.audiences_of(uid);
         keys.sort_unstable();
@@ -253,7 +253,7 @@ fn merge_audiences(
     }
 }
 
-/// As [`merge_audiences`]. A user who is on several frontends is not torn apart: the page ends before a user, whoever it is.
+/// As [`merge_audiences`]. The entries of a user on several frontends stay together: a page ends between two users.
 fn merge_members(
     answers: Vec<(String, MembersHere)>,
     limit: usize,

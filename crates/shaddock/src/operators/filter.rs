@@ -1,4 +1,4 @@
-//! Which sessions somebody means.
+//! Filters that select sessions.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 

@@ -11,7 +11,7 @@ use shaddock_cluster::{
     RemoteError, ServerInfo,
 };
 
-/// It serves nobody.
+/// A member without any service.
 struct Nobody;
 
 impl Node for Nobody {

@@ -162,7 +162,7 @@ impl AppHandle {
         }
     }
 
-    /// Looks at all sessions, or all channels and topics, where that holds up nobody. A server without sessions has nothing of it.
+    /// Visits all sessions, or all channels and topics, on a blocking thread. A server without sessions has none.
     async fn look_at<T: Default + Send + 'static>(
         &self,
         look: impl FnOnce(&SessionService) -> Result<T, String> + Send + 'static,
@@ -300,7 +300,7 @@ fn json(value: &impl Serialize) -> Answer {
         .map_err(|error| RemoteError::new(code::INTERNAL, error.to_string()))
 }
 
-/// Runs what looks at every session where it holds up nobody.
+/// Runs work that visits every session on a blocking thread, where it delays no other work.
 pub(super) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, RemoteError> {

@@ -77,7 +77,7 @@ pub enum ServerState {
     Running,
     /// It finishes what it has and will be gone.
     Draining,
-    /// It is in the list, and nobody can ask it: a Pitaya server.
+    /// The server is in the list but does not support queries: a Pitaya server.
     Listed,
     /// It is in the list and did not answer.
     Silent,
@@ -140,7 +140,7 @@ pub struct Unanswered {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WhyUnanswered {
-    /// Nobody listens there: it has just died, and will be in the list until its lease ends. It has no sessions.
+    /// The server has just died: it has no subscriber, and stays in the list until its lease ends. It has no sessions.
     Gone,
     /// No answer in time: it hangs, or the network does. It may have done what it was told.
     Silent,

@@ -53,7 +53,7 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperatorError {
-    /// The request makes no sense. Nobody was asked.
+    /// The request is invalid. No server was queried.
     #[error("{0}")]
     BadRequest(String),
     /// No server has this id.
@@ -137,7 +137,7 @@ impl ClusterView {
         })
     }
 
-    /// Joins the cluster without being listed: nobody routes to it. Call [`leave`](Self::leave) in the end.
+    /// Joins the cluster without being listed, so no requests are routed to it. Call [`leave`](Self::leave) at the end.
     ///
     /// # Errors
     /// The cluster cannot be reached.

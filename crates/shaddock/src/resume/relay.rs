@@ -2,7 +2,7 @@
 //!
 //! The session stays where it is, and the frontend with the socket relays: it asks the other one, which its token names, and from then on both move
 //! bytes. At the session's frontend the relay is a connection as any other ([`Relayed`]), which claims the session, is acknowledged, and can be lost.
-//! So nothing else has to know of it: order, counts, users, channels, fencing and whoever sends to the session are as before.
+//! So everything else is unaffected: order, counts, users, channels, fencing and all senders to the session work as before.
 //!
 //! Each direction is a row of operations, one at a time, each with its place in the stream; the answer says how much was taken, which is also
 //! the back-pressure. Whatever is not certain (an answer that does not come, a place that does not fit) breaks the relay, and then the connection is lost:
@@ -303,8 +303,8 @@ impl AppHandle {
         Some(Box::pin(async move { app.open_relay(&home, open).await }))
     }
 
-    /// Whether a frontend that was asked for a session, and did not say, may still have it. One that is only slow has: with many clients that come
-    /// back at once, not all are answered in time. Of one that is [suspected](shaddock_cluster::Members::is_suspect) nobody knows.
+    /// Whether a frontend that did not answer the request for a session may still have the session. A slow frontend has it: with many clients that
+    /// come back at once, not all are answered in time. A [suspected](shaddock_cluster::Members::is_suspect) frontend may have died.
     fn may_still_be_there(&self, home: &ServerId, error: &SessionError) -> bool {
         let SessionError::Remote(error) = error else {
             return false;

@@ -36,7 +36,7 @@ impl AppHandle {
         session: &Arc<Session>,
         uid: Uid,
     ) -> Result<(), SessionError> {
-        // What cannot succeed need not ask anybody. The last word is the service's.
+        // A bind that cannot succeed needs no query. The final check is the service's.
         match session.uid() {
             Some(bound) if bound == uid && !session.is_closed() => return Ok(()),
             Some(bound) if !session.is_closed() => {

@@ -135,7 +135,7 @@ impl AppHandle {
             frontend_type,
             event: raw,
         } = arrived;
-        // What the server asks for is what all its listeners ask for.
+        // The subscription of the server is the union of its listeners' interests.
         let hooks = self.hooks().cluster_events.hooks.iter();
         let asked = hooks.filter(|(interest, _)| interest.wants_event(&frontend_type, &raw));
         let hooks: Vec<&Hook> = asked.map(|(_, hook)| hook).collect();

@@ -182,7 +182,7 @@ impl AppHandle {
             self.stats().lost_events.add(1);
             return;
         };
-        // The queue is there as long as somebody works on it.
+        // The queue exists while a task works on it.
         shard.insert(sid, VecDeque::from([event]));
         drop(shard);
         let app = self.clone();
@@ -213,7 +213,7 @@ impl AppHandle {
     }
 }
 
-/// What happened, and to whom.
+/// The event and its session.
 trait About {
     fn about(&self) -> (EventKind, Option<&Uid>);
 }

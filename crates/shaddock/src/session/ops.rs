@@ -37,7 +37,7 @@ impl AppHandle {
         let Some(service) = self.session_service() else {
             return Box::pin(std::future::ready(Err(SessionError::NoFrontend.into())));
         };
-        // Only a bind has to wait for somebody.
+        // Only a bind may have to wait.
         if let SessionOp::Bind { sid, uid } = op {
             let app = self.clone();
             return Box::pin(async move {

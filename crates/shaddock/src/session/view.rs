@@ -22,13 +22,13 @@ use crate::{
 
 /// A session as a handler or filter sees it, for one request. See the [module](super).
 ///
-/// On the frontend nothing is copied before somebody asks for the user or a setting.
+/// On the frontend nothing is copied until the user or a setting is read.
 #[derive(Clone, Debug)]
 pub struct SessionView {
     app: AppHandle,
     id: Sid,
     place: Place,
-    /// Of the moment when somebody asked first.
+    /// As of the first read.
     copy: OnceLock<Copied>,
     /// Settings that were removed from the view, so that a push of them removes them from the session.
     removed: Vec<String>,

@@ -41,7 +41,7 @@ pub(crate) enum Say {
     Bytes(Vec<u8>),
     /// These bytes, and then the connection ends.
     Last(Vec<u8>),
-    /// Zeros until nobody reads, after these bytes.
+    /// Zeros until the reader is gone, after these bytes.
     Endless(Vec<u8>),
     /// Nothing, ever.
     Nothing,

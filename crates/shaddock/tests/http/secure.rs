@@ -37,7 +37,7 @@ pub(crate) enum Speaks {
     Tls(&'static [&'static [u8]]),
 }
 
-/// Everybody it serves says so here: what it has seen.
+/// Every connection reports here what it has seen.
 pub(crate) struct Secure {
     pub(crate) address: SocketAddr,
     pub(crate) pem: String,

@@ -25,7 +25,7 @@ pub(crate) enum Fate {
     Late(u64),
     /// It is refused, and nothing was done.
     Busy,
-    /// It does not arrive, and nobody answers.
+    /// The message does not arrive, and there is no reply.
     Lost,
     /// It arrives, and the answer does not.
     AnswerLost,

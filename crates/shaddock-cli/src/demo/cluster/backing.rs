@@ -26,7 +26,7 @@ use super::{
 const START: Duration = Duration::from_secs(30);
 /// Time between two looks whether it does.
 const LOOK: Duration = Duration::from_millis(25);
-/// Where Debian puts programs that are not in everybody's PATH.
+/// The folder of Debian's programs that are not in every user's PATH.
 const PLACES: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
 
 /// One of the two.

@@ -23,7 +23,7 @@ use super::{
 const WAITING: usize = 64;
 /// How long a keeper may take: its program has five seconds.
 const KEEPER: Duration = Duration::from_secs(8);
-/// How long keepers may take when somebody is in a hurry.
+/// Time limit of keepers after a second signal.
 const HURRY: Duration = Duration::from_secs(2);
 
 /// In which step of the stop a child's turn comes.

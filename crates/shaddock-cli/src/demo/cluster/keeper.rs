@@ -65,7 +65,7 @@ async fn run(args: &KeepArgs) -> Outcome {
         .stderr(log)
         .spawn()
         .map_err(|error| format!("{} cannot be started: {error}", name.display()))?;
-    // The parent shows it, so that a person can kill it. Nobody may listen any more.
+    // The parent prints it, so that an operator can kill the process. The parent may have stopped reading.
     let _ = writeln!(std::io::stdout(), "{}", child.id().unwrap_or_default());
     tokio::select! {
         status = child.wait() => return Err(last_words(name, status?, &args.directory)),

@@ -1,8 +1,8 @@
 //! `shaddock demo --cluster`: every server of the demo as a process of its own, on NATS and etcd.
 //!
 //! The parent starts NATS and etcd if none are configured (`backing`), then one child for each server (`fleet`), waits until every child
-//! sees all others in discovery, and then shows what they log. It restarts nobody: who was killed stays away until somebody runs
-//! `shaddock demo --only SERVER`.
+//! sees all others in discovery, and then prints their logs. It does not restart servers: a server that was killed stays away until an
+//! operator runs `shaddock demo --only SERVER`.
 //!
 //! Every child has a *lifeline*: its standard input is a pipe of which the parent holds the other end. When that end closes, the child
 //! stops as after SIGTERM (`lifeline`). So the parent stops them in order by letting go one lifeline after the other, and if the parent
@@ -58,7 +58,7 @@ const START: Duration = Duration::from_secs(60);
 /// How long servers may take to stop on top of `drain.deadline`.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// The first port for servers that nobody has named a port for, and the one behind the last.
+/// The first of the ports for servers without a configured port, and the one after the last.
 const PORTS: (u16, u16) = (20_000, 32_000);
 /// How many of them are tried.
 const TRIES: usize = 100;
@@ -328,7 +328,7 @@ async fn watch(fleet: &mut Fleet, plans: &[Plan]) -> Result<(), Error> {
     Err("no server is left".into())
 }
 
-/// A port that nobody uses now, and nobody else takes before the listener is dropped and the port taken by a child.
+/// A port that is free, and stays reserved until the listener is dropped and a child takes the port.
 ///
 /// The kernel would choose one of those that it gives to outgoing connections as well, which may happen in between. So it is one
 /// below them.

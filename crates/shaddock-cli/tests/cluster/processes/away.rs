@@ -1,4 +1,4 @@
-//! A frontend is cut off, or NATS or etcd is away for longer than anybody would like.
+//! A frontend is disconnected, or NATS or etcd is away for a long time.
 
 use std::time::{Duration, Instant};
 

@@ -50,7 +50,7 @@ async fn a_backend_is_killed_with_requests_in_flight() {
         })
         .await;
         kill(&backing, &dies, "room-1").await;
-        // The next ones go elsewhere: nobody is told of a server that is not there any more.
+        // The next ones go to other servers: no message is sent to a server that is gone.
         let other = connect(&frontend.address, Dialect::Pitaya).await;
         // It is in the list until its lease ends, in two seconds.
         for _ in 0..100 {
@@ -106,7 +106,7 @@ async fn a_frontend_is_killed_and_leaves_no_ghost() {
 
     dies.program.signal("-KILL");
     there[0].closed().await;
-    // One who comes back waits for the lease: that nobody listens there proves nothing.
+    // A user who returns waits for the lease: that the id has no subscriber proves nothing.
     let ann = connect(&lives.address, Dialect::Pomelo).await;
     let login = json!({ "uid": "ann" });
     eventually("bound", async || {
@@ -188,7 +188,7 @@ async fn go_servers_are_killed() {
             .unwrap()
             .is_empty()
     );
-    // And he can come back.
+    // And they can return.
     let again = connect(&ours.address, Dialect::Pitaya).await;
     ask(&again, "room.room.bind", json!({ "uid": "bob" })).await;
     assert_eq!(app.backend_sessions().locate("bob").await.unwrap().len(), 1);
@@ -269,7 +269,7 @@ async fn a_frontend_that_was_away_is_in_its_channels_again() {
     let lobby = app.channels().get("lobby").unwrap();
     stops.program.signal("-STOP");
     has_members(&lobby, 0).await;
-    // One goes while nobody looks.
+    // A user leaves while no watcher is running.
     drop(there.pop());
     stops.program.signal("-CONT");
     has_members(&lobby, 1).await;

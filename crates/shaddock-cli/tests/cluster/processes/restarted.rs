@@ -229,7 +229,7 @@ async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late()
     })
     .await;
     nats.heal();
-    // Nobody leaves on a suspicion: the next one is closed long after the test.
+    // A suspicion ends no membership: the next close is long after the test.
     has_members(&lobby, 1).await;
     let push = lobby.push_message("onText", &json!({ "text": "still" }));
     assert_eq!(push.await.unwrap().queued, 1, "the other one is there");

@@ -28,12 +28,12 @@ pub struct BroadcastOptions {
 }
 
 impl BroadcastOptions {
-    /// To everybody.
+    /// All sessions.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// To everybody who is bound to a user.
+    /// All sessions that are bound to a user.
     pub fn bound() -> Self {
         Self {
             bound_only: true,
@@ -73,7 +73,7 @@ impl AppHandle {
                 .cloned(),
         );
         servers.retain(|server| *server.server_type == *frontend_type);
-        // Either it can be sent to all, or nobody gets it.
+        // The message must be valid for all receivers, or none receives it.
         if servers.iter().any(|server| server.id.as_str() != self.id())
             && let Err(error) = membership.check_delivery(&message.route, &message.body)
         {

@@ -15,7 +15,7 @@ pub struct Delivered {
     pub queued: usize,
     /// Users without a session where they were looked for.
     pub missing: Vec<Uid>,
-    /// Users to whom it was sent through a Pitaya frontend, which does not say whether they are there.
+    /// Users whose message was sent through a Pitaya frontend, which does not report whether they are connected.
     pub unconfirmed: Vec<Uid>,
     /// Frontends that could not be reached or did not answer in time, and who was meant there.
     pub failed: Vec<FailedFrontend>,
@@ -41,14 +41,15 @@ pub struct AtFrontend {
 pub struct FailedFrontend {
     /// The frontend.
     pub frontend: FrontendId,
-    /// Who was meant; empty if everybody was, or the members of a channel.
+    /// The receivers; empty for a broadcast, and for the members of a channel.
     pub uids: Vec<Uid>,
     /// Why.
     pub error: RemoteError,
 }
 
 impl Delivered {
-    /// Everybody who is known not to have been reached: missing, or on a frontend that failed. (Pomelo's `fails`, without its defect 34.)
+    /// All receivers that are known not to have been reached: missing, or on a frontend that failed. (Pomelo's `fails`, without its defect
+    /// 34.)
     pub fn not_reached(&self) -> impl Iterator<Item = &Uid> {
         self.missing
             .iter()
@@ -95,7 +96,7 @@ impl Delivered {
         other.refused
     }
 
-    /// An error if there are frontends and nobody at any of them can have it.
+    /// An error if there are frontends and none of them can have reached a receiver.
     pub(super) fn unless_nobody(self) -> Result<Self, PushError> {
         let nobody = self.queued == 0 && self.missing.is_empty() && self.unconfirmed.is_empty();
         if nobody && !self.failed.is_empty() {
@@ -105,7 +106,7 @@ impl Delivered {
     }
 }
 
-/// Why nobody got a push.
+/// The reason why no receiver got a push.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {

@@ -24,7 +24,7 @@ impl AppHandle {
         if let [group] = plan.groups()
             && own(&group.frontend)
         {
-            // Everybody is here: nobody has to be waited for.
+            // All users are on this server, so there is nothing to wait for.
             let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
             return self.delivered_here(group.frontend.clone(), here);
         }
@@ -32,7 +32,7 @@ impl AppHandle {
             Ok(membership) => membership,
             Err(error) => return Push::failed(error.into()),
         };
-        // Either it can be sent to all, or nobody gets it.
+        // The message must be valid for all receivers, or none receives it.
         if !plan.groups().iter().all(|group| own(&group.frontend))
             && let Err(error) = membership.check_delivery(&message.route, &message.body)
         {

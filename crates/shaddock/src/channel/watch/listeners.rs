@@ -10,7 +10,7 @@ use crate::{app::AppHandle, handler::BoxFuture};
 /// A listener of the application.
 pub(crate) type MemberHook = Arc<dyn Fn(AppHandle, MemberEvent) -> BoxFuture<()> + Send + Sync>;
 
-/// Somebody joined or left a channel or topic.
+/// A user joined or left a channel or topic.
 #[derive(Debug, Clone)]
 pub struct MemberEvent {
     pub(super) audience: AudienceKey,

@@ -21,7 +21,7 @@ pub(super) struct View {
     pub(super) must_ask: bool,
 }
 
-/// Somebody has joined, or has left for this reason.
+/// A user has joined, or has left for this reason.
 pub(super) type Change = (AudienceKey, Arc<str>, Option<Departure>);
 
 impl View {
