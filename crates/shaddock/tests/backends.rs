@@ -23,7 +23,10 @@ use shaddock::{
     wire::{Dialect, Flow},
 };
 use shaddock_core::Conflict;
-use support::{Client, In, drive, frontend, login, start, uid};
+use support::{
+    Client, In, drive, frontend, login, start, uid,
+    wait::{eventually, until},
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const FRONT: &str = "connector-1";
@@ -37,15 +40,6 @@ async fn running(backend: HttpBackend) -> Running {
 /// A client that sees codes and texts of errors.
 fn pitaya(running: &Running) -> Client {
     Client::with_dialect(&running.apps()[0], Dialect::Pitaya)
-}
-
-/// Waits for what another thread does.
-async fn until(what: &str, check: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !check() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 #[tokio::test]
@@ -533,11 +527,7 @@ async fn order_of_one_session() {
         all.iter()
             .any(|one| matches!(one, In::Answer { id: 2, .. }))
     };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !has_answered(&mut client) {
-        assert!(Instant::now() < deadline, "it is not answered");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it is answered", || has_answered(&mut client)).await;
     work.await;
     client.wait_answer(1).await;
 }
@@ -1213,11 +1203,10 @@ async fn health_checks() {
         );
     }
     well.send(true).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while client.answer("chat.room.say", json!({})).await != (json!("sick"), false) {
-        assert!(Instant::now() < deadline, "it is not asked again");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    eventually("it is asked again", async || {
+        client.answer("chat.room.say", json!({})).await == (json!("sick"), false)
+    })
+    .await;
     both.shutdown().await;
 
     well.send(false).unwrap();

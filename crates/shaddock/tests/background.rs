@@ -126,13 +126,18 @@ async fn work_of_the_app_can_be_ended() {
     servers.shutdown().await;
 }
 
+/// Lets so much of the test's time pass: the clock is paused.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// A filter that waits, and then holds its thread.
 struct Waits(Duration);
 
 impl AsyncFilter for Waits {
     async fn before(&self, request: &mut RequestContext) -> Result<(), HandlerError> {
         if request.route().as_str().ends_with("filtered") {
-            tokio::time::sleep(self.0).await;
+            pass(self.0).await;
         }
         Ok(())
     }
@@ -154,15 +159,15 @@ async fn a_handler_that_holds_its_thread_is_counted_and_one_that_waits_is_not() 
     app.route("hold.long", async || hold_up(LONG));
     app.route("hold.short", async || hold_up(SHORT));
     app.route("hold.filtered", async || hold_up(SHORT));
-    app.route("hold.waiting", async || tokio::time::sleep(10 * LONG).await);
+    app.route("hold.waiting", async || pass(10 * LONG).await);
     app.route("hold.after", async || {
-        tokio::time::sleep(LONG).await;
+        pass(LONG).await;
         hold_up(LONG);
     });
     app.route("hold.between", async || {
-        tokio::time::sleep(LONG).await;
+        pass(LONG).await;
         hold_up(LONG);
-        tokio::time::sleep(LONG).await;
+        pass(LONG).await;
         hold_up(SHORT);
     });
     app.route("hold.apart", async || hold_up(LONG)).offload();

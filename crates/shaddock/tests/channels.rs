@@ -11,7 +11,7 @@ use shaddock::{
     prelude::*,
     wire::Dialect,
 };
-use support::{Client, In, eventually, front, frontend, login, start, uid};
+use support::{Client, In, eventually, front, frontend, login, pass, start, uid};
 
 fn pushes(client: &mut Client) -> Vec<Value> {
     client
@@ -146,13 +146,13 @@ async fn channels_of_a_server_that_has_left_the_list_end_when_it_is_gone() {
     let room = chat.channels().create("lobby").unwrap();
     assert!(room.add(&uid("ann"), &front("connector-1")).await.is_ok());
     chat.membership().unwrap().withdraw().await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    pass(Duration::from_secs(600)).await;
     room.push_message("onChat", &json!({"n": 1})).await.unwrap();
     assert_eq!(pushes(&mut ann), [json!({"n": 1})]);
 
     drop((chat, room));
     rooms.shutdown().await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    pass(Duration::from_secs(600)).await;
     let audiences = connector.session_service().unwrap().audiences(|_| true);
     assert!(audiences.is_empty(), "{audiences:?}");
     connectors.shutdown().await;

@@ -15,7 +15,7 @@ use shaddock::{
     wire::{Dialect, Flow, HandshakeRequest, Peer, TransportKind},
 };
 use shaddock_protocol::DialectChoice;
-use support::{Client, eventually, frontend, login, uid};
+use support::{Client, eventually, frontend, login, pass, uid};
 
 /// Panics when it is dropped.
 struct Bomb;
@@ -207,7 +207,7 @@ async fn requests() {
                 assert!(begun.is_err(), "{route}");
                 drop(flow);
                 // What another server works on ends with its time.
-                tokio::time::sleep(Duration::from_secs(60)).await;
+                pass(Duration::from_secs(60)).await;
                 assert!(client.drain().is_empty());
             } else {
                 flow.await;

@@ -21,7 +21,7 @@ use shaddock::{
     request::RequestContext,
     wire::{CodecConfig, Dialect, Flow, PomeloErrors},
 };
-use support::{Client, drive, eventually, frontend, start};
+use support::{Client, drive, eventually, frontend, pass, start};
 
 async fn echo(Json(body): Json<Value>) -> Json<Value> {
     Json(body)
@@ -463,7 +463,7 @@ async fn a_handler_that_never_answers_is_answered_for() {
     app.route("h.short", async || std::future::pending::<()>().await)
         .timeout(Duration::from_secs(1));
     app.route("h.slow", async || {
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        pass(Duration::from_secs(3600)).await;
     })
     .timeout(Duration::ZERO);
     let running = start([app]).await;

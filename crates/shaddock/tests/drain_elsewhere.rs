@@ -45,7 +45,7 @@ use shaddock::{
 use shaddock_client::{Client, CloseKind, Events, Reconnect, SessionEvent, Subscription};
 use support::{
     roaming::{self, JOINED, PATIENCE, Ran},
-    wait::{self, until},
+    wait::{self, breathe, until},
 };
 
 /// For `servers`: nothing to set up here.
@@ -179,7 +179,7 @@ async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        breathe().await;
     }
 }
 

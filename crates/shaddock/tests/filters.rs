@@ -19,7 +19,7 @@ use shaddock::{
     request::RequestContext,
     wire::{Dialect, Flow},
 };
-use support::{Client, drive, frontend, start};
+use support::{Client, drive, frontend, pass, start};
 
 /// Counts the requests that hold one of its values, and how often one was given back.
 #[derive(Clone, Default)]
@@ -215,7 +215,7 @@ async fn every_end(app: &AppHandle, server: &str, several: &Several) {
             second.await;
         }
         // What another server works on ends with its time.
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        pass(Duration::from_secs(60)).await;
         assert_eq!(several.at_work(), [0; 6], "{case}");
         let after = several.given_back();
         let taken: Vec<_> = after.iter().zip(&before).map(|(a, b)| a - b).collect();

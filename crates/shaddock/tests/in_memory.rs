@@ -71,6 +71,11 @@ fn sessions(servers: &TestServers) -> usize {
         .session_count()
 }
 
+/// Lets so much of the test's time pass, where a handler has no servers at hand: the clock is paused.
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Far more than may wait for one client, and every client reads: no client is slow, and no message is lost.
 #[tokio::test(start_paused = true)]
 async fn a_burst_to_a_room_of_readers_reaches_all_of_them() {
@@ -177,7 +182,7 @@ async fn a_session_waits_for_its_own_handlers_only() {
         let noted = Arc::clone(&noted);
         async move {
             noted.lock().unwrap().push(format!("begin {n}"));
-            tokio::time::sleep(Duration::from_millis(n)).await;
+            pass(Duration::from_millis(n)).await;
             noted.lock().unwrap().push(format!("end {n}"));
             Json(n)
         }
@@ -259,7 +264,7 @@ async fn events_of_a_session_come_in_order_however_long_their_listeners_take() {
     app.on_session_bound(move |_, event| {
         let noted = Arc::clone(&noted);
         async move {
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            pass(Duration::from_secs(5)).await;
             noted
                 .lock()
                 .unwrap()
@@ -400,7 +405,7 @@ async fn with_logins(policy: SessionConfig) -> TestServers {
     });
     app.before_bind(async |_, _, uid: Uid| {
         // Long enough for a first request to come before it is done.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pass(Duration::from_millis(50)).await;
         match uid.as_str() {
             "mallory" => Err(HandlerError::new("BANNED", "this account is closed")),
             _ => Ok(()),
@@ -589,11 +594,11 @@ async fn a_session_ends_with_its_token_unless_a_fresh_one_comes() {
     let lived = begin.elapsed().as_secs();
     assert!((59..=61).contains(&lived), "{lived} s");
     assert_eq!(sessions(&servers), 3);
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    servers.pass(Duration::from_secs(70)).await;
     for client in &fresh[..2] {
         assert_eq!(kicked(client.expect_end().await), "expired");
     }
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    servers.pass(Duration::from_secs(3600)).await;
     assert_eq!((sessions(&servers), fresh[2].close_kind()), (1, None));
     let service = servers.app(FRONT).session_service().unwrap().statistics();
     assert!(
@@ -623,21 +628,21 @@ async fn timers_run_until_they_are_ended() {
     let counted = Arc::clone(&ran);
     let slow = app.every("slow", Duration::from_secs(1), move |_| {
         counted[2].fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(2500))
+        pass(Duration::from_millis(2500))
     });
     let slow = slow.unwrap();
-    tokio::time::sleep(Duration::from_millis(10_050)).await;
+    servers.pass(Duration::from_millis(10_050)).await;
     let counts = || [0, 1, 2].map(|n: usize| ran[n].load(Ordering::Relaxed));
     // A slow one leaves out the runs that it overlaps: at 1, 4, 7 and 10 s.
     assert_eq!(counts(), [100, 10, 4]);
     assert_eq!(app.stats().panics.get(), 10, "and goes on");
     slow.abort();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    servers.pass(Duration::from_secs(10)).await;
     assert_eq!(counts(), [200, 20, 4]);
     assert!(slow.is_finished());
     servers.shutdown().await;
     let after = counts();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    pass(Duration::from_secs(10)).await;
     assert_eq!(counts(), after);
 }
 
@@ -658,7 +663,7 @@ async fn work_of_a_session_ends_with_it() {
         let spawned = session.spawn("watch", async move {
             let _guard = guard;
             loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                pass(Duration::from_secs(1)).await;
                 let _ = view.push_message("onTick", &"tick").await;
             }
         });
@@ -703,7 +708,7 @@ async fn messages_keep_their_order_behind_a_choice_that_waits() {
     let mut front = connector();
     front.async_route_fn("chat", async |_: AppHandle, request: RoutingRequest| {
         let millis: u64 = serde_json::from_slice(&request.body).unwrap();
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        pass(Duration::from_millis(millis)).await;
         Ok(request.server("chat-1"))
     });
     let mut chat = App::new("chat", "chat-1");

@@ -19,7 +19,7 @@ use shaddock_cluster::{
     BoxFuture, Cluster as _, ForwardedRequest, JoinAnswer, JoinOptions, Membership, Node,
     RemoteCall, RemoteError, ServerInfo, SessionAnswer, SessionOp,
 };
-use support::{eventually, front, uid};
+use support::{eventually, front, pass, uid};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIST: &str = "pomelo:channel:chat-1";
@@ -130,10 +130,10 @@ async fn members_of_a_frontend_that_does_not_come_leave_after_a_minute() {
     let store = remembering(&["connector-9:ann", "connector-9:bob"]);
     let cluster = LocalCluster::new();
     let (running, lobby) = chat(&cluster, &store).await;
-    tokio::time::sleep(SECOND * 55).await;
+    pass(SECOND * 55).await;
     assert_eq!(members(&lobby).await, ["ann", "bob"]);
     assert_eq!(stored(&store).len(), 2);
-    tokio::time::sleep(SECOND * 15).await;
+    pass(SECOND * 15).await;
     assert_eq!(members(&lobby).await, [""; 0]);
     assert!(stored(&store).is_empty());
     // There are no receivers, which is not an error.
@@ -148,13 +148,13 @@ async fn a_frontend_that_comes_in_time_is_asked() {
     let store = remembering(&["connector-9:ann", "connector-9:bob"]);
     let cluster = LocalCluster::new();
     let (running, lobby) = chat(&cluster, &store).await;
-    tokio::time::sleep(SECOND * 30).await;
+    pass(SECOND * 30).await;
     let (slow, _member) = Slow::join(&cluster, [Ok(JoinAnswer::Joined)]).await;
     eventually("ann is there, bob is not", || {
         stored(&store) == ["connector-9:ann"]
     })
     .await;
-    tokio::time::sleep(SECOND * 120).await;
+    pass(SECOND * 120).await;
     assert_eq!(slow.asked(), ["ann", "bob"], "each was asked for once");
     assert_eq!(stored(&store), ["connector-9:ann"]);
     drop((running, lobby));

@@ -13,7 +13,7 @@ use std::{
 use serde_json::{Value, json};
 use shaddock::{prelude::*, wire::CodecConfig};
 use shaddock_core::{Conflict, ResumeConfig, SessionState};
-use support::start;
+use support::{start, wait::breathe};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -133,7 +133,7 @@ async fn next(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            breathe().await;
         }
     };
     assert!(timeout(PATIENCE, wait).await.is_ok(), "{what}");

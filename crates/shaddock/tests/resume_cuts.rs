@@ -31,7 +31,7 @@ use shaddock::{
 use shaddock_client::{
     Client, ClientBuilder, Dialect, Events, Reconnect, SessionEvent, Subscription, TlsOptions,
 };
-use support::start;
+use support::{start, wait::breathe};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -70,7 +70,7 @@ fn server(ran: &Ran, certificate: Option<&Certificate>) -> App {
                     ran.lock().unwrap().push(number.n);
                     if number.n % 7 == 0 {
                         // It runs on while its client is away.
-                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        breathe().await;
                     }
                     let ann = [(Uid::new("ann")?, FrontendId::new("connector-1").unwrap())];
                     let pushed = channels.push_message_by_uids("onN", &number, &ann).await;

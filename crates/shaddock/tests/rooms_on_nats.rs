@@ -46,7 +46,7 @@ use shaddock::{
 use shaddock_core::{Drained, Flush, Session};
 use support::{
     Client, frontend, uid,
-    wait::{self, eventually, until},
+    wait::{self, breathe, eventually, until},
 };
 
 /// For `servers`: nothing to set up here.
@@ -227,7 +227,7 @@ impl World {
                     "{} has {last:?} of {n}",
                     member.uid
                 );
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                breathe().await;
             }
         }
     }

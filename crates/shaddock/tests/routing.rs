@@ -19,7 +19,7 @@ use shaddock::{
     remote::RpcError,
     wire::{Dialect, Flow},
 };
-use support::{Client, drive, eventually, frontend, start};
+use support::{Client, drive, eventually, frontend, pass, start};
 use tokio::{sync::Notify, time::Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ fn chat(id: &str) -> App {
     let mut app = App::new("chat", id);
     app.route("room.who", async |ctx: Ctx| Json(ctx.id().to_owned()));
     app.route("room.slow", async |ctx: Ctx, Json(secs): Json<u64>| {
-        tokio::time::sleep(SECOND * u32::try_from(secs).unwrap()).await;
+        pass(SECOND * u32::try_from(secs).unwrap()).await;
         Json(ctx.id().to_owned())
     });
     app.remote("room.who", async |ctx: Ctx| Json(ctx.id().to_owned()));
@@ -111,7 +111,7 @@ async fn calls_ask_too_and_the_last_word_counts() {
     front.async_route_fn("chat", async |_app: AppHandle, request: RoutingRequest| {
         assert_eq!(request.servers.len(), 2);
         if &request.body[..] == b"\"late\"" {
-            tokio::time::sleep(SECOND * 3600).await;
+            pass(SECOND * 3600).await;
         }
         Ok(request.server("chat-2"))
     });
@@ -143,7 +143,7 @@ async fn a_choice_takes_its_time_from_the_request() {
     front.async_route_fn("chat", async |_app: AppHandle, request: RoutingRequest| {
         let secs: u64 = serde_json::from_slice(&request.body).unwrap();
         let secs = if secs == 99 { secs } else { 3 };
-        tokio::time::sleep(Duration::from_secs(secs)).await;
+        pass(Duration::from_secs(secs)).await;
         Ok(request.server("chat-1"))
     });
     let running = start([front, chat("chat-1")]).await;

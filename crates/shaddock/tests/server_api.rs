@@ -29,7 +29,7 @@ use shaddock_cluster::{
     BoxFuture, Cluster as _, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall,
     RemoteError, ServerInfo,
 };
-use support::{Client, drive, eventually, frontend, login, uid};
+use support::{Client, drive, eventually, frontend, login, uid, wait::breathe};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -1000,7 +1000,7 @@ async fn paced_commands() {
             tokio::time::Instant::now() < deadline,
             "it does not end: {begun}"
         );
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        breathe().await;
     }
     if !job.is_empty() {
         let path = format!("/api/cluster/jobs/{job}");

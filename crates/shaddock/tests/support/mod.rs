@@ -221,6 +221,12 @@ fn read_message(bytes: Bytes) -> In {
     }
 }
 
+/// Lets so much of the test's time pass. The clock must be paused (`start_paused`): a test that would wait for real fails here.
+pub(crate) async fn pass(time: std::time::Duration) {
+    tokio::time::advance(std::time::Duration::ZERO).await;
+    tokio::time::sleep(time).await;
+}
+
 pub(crate) async fn drive(flow: Flow) {
     if let Flow::Later(future) = flow {
         future.await;

@@ -58,7 +58,7 @@ pub(crate) fn connector(id: &str, sessions: SessionConfig, ran: &Ran) -> App {
                 ran.lock().unwrap().entry(uid).or_default().push(n);
                 if n % 3 == 0 {
                     // One that waits: it may run on while its client is away.
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    super::wait::breathe().await;
                 }
                 Json(n)
             }
