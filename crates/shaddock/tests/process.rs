@@ -49,6 +49,15 @@ async fn hangs() {
     std::future::pending::<()>().await;
 }
 
+async fn faults() -> Result<(), HandlerError> {
+    Err(HandlerError::internal("the disk is full"))
+}
+
+/// Longer than 100 ms, in which nothing else runs on its thread.
+async fn holds() {
+    std::thread::sleep(Duration::from_millis(120));
+}
+
 async fn fails() -> Result<(), HandlerError> {
     Err(HandlerError::new("APP-1", "this handler fails"))
 }
@@ -62,6 +71,9 @@ struct ChildSettings {
     /// What it says when the configuration was read again.
     #[serde(default)]
     motd: String,
+    /// Whether it has no hook for that.
+    #[serde(default)]
+    deaf: bool,
 }
 
 /// A component that never starts, after one that does.
@@ -114,6 +126,8 @@ fn child() {
     app.route("h.panics", panics);
     app.route("h.fails", fails);
     app.route("h.breaks", breaks);
+    app.route("h.faults", faults);
+    app.route("h.holds", holds);
     app.route("h.hangs", hangs)
         .timeout(Duration::from_millis(1));
     app.on_handshake(async |info: HandshakeInfo| match info.user() {
@@ -121,12 +135,15 @@ fn child() {
         _ => Ok(None),
     });
     app.component(Starts);
-    app.on_reload(async |_, _| panic!("expected in this test"));
-    app.on_reload(async |_, config: Arc<Config>| {
-        let settings: ChildSettings = config.app().unwrap();
-        say(&format!("motd {}", settings.motd));
-    });
-    if launcher.config().app::<ChildSettings>().unwrap().hangs {
+    let settings: ChildSettings = launcher.config().app().unwrap();
+    if !settings.deaf {
+        app.on_reload(async |_, _| panic!("expected in this test"));
+        app.on_reload(async |_, config: Arc<Config>| {
+            let settings: ChildSettings = config.app().unwrap();
+            say(&format!("motd {}", settings.motd));
+        });
+    }
+    if settings.hangs {
         app.component(Hangs);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -488,29 +505,156 @@ async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
 /// SIGHUP reads the application's own settings again too; a mistake in the file changes nothing.
 #[test]
 fn an_application_hears_of_new_settings() {
-    let path = std::env::temp_dir().join(format!("shaddock-motd-{}.toml", std::process::id()));
-    // In one step: the server may read at any moment.
-    let write = |text: &str| {
-        let next = path.with_extension("next");
-        std::fs::write(&next, text).unwrap();
-        std::fs::rename(&next, &path).unwrap();
-    };
-    write("[app]\nmotd = \"one\"\n");
-    let file = format!("file:{}", path.display());
-    let mut server = Server::start(&[], &[&file], Stdio::null());
+    let file = Replaced::new("motd", "[app]\nmotd = \"one\"\n");
+    let mut server = Server::start(&[], &[&file.setting()], Stdio::null());
     for motd in ["two", "three"] {
-        write(&format!("[app]\nmotd = \"{motd}\"\n"));
+        file.write(&format!("[app]\nmotd = \"{motd}\"\n"));
         server.signal(Signal::HUP);
         assert_eq!(server.hears("motd"), format!("motd {motd}"));
     }
-    write("[app\n");
+    file.write("[app\n");
     server.signal(Signal::HUP);
-    write("[app]\nmotd = \"four\"\n");
+    file.write("[app]\nmotd = \"four\"\n");
     server.signal(Signal::HUP);
     assert_eq!(server.hears("motd"), "motd four");
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
-    std::fs::remove_file(&path).unwrap();
+}
+
+/// A configuration file that is replaced in one step: the server may read it at any moment.
+struct Replaced(std::path::PathBuf);
+
+impl Replaced {
+    fn new(name: &str, text: &str) -> Self {
+        let file = format!("shaddock-{name}-{}.toml", std::process::id());
+        let replaced = Self(std::env::temp_dir().join(file));
+        replaced.write(text);
+        replaced
+    }
+
+    fn write(&self, text: &str) {
+        let next = self.0.with_extension("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &self.0).unwrap();
+    }
+
+    fn setting(&self) -> String {
+        format!("file:{}", self.0.display())
+    }
+}
+
+impl Drop for Replaced {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The log of a server, line by line.
+struct Log {
+    lines: mpsc::Receiver<Value>,
+    read: Vec<Value>,
+}
+
+impl Log {
+    fn new() -> (Self, std::io::PipeWriter) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                // The harness of the tests writes there too.
+                if let Ok(line) = serde_json::from_str(&line) {
+                    let _ = sender.send(line);
+                }
+            }
+        });
+        let read = Vec::new();
+        (Self { lines, read }, writer)
+    }
+
+    /// Reads until a line contains this text, and returns that line.
+    fn until(&mut self, text: &str) -> Value {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no line with `{text}`: {:#?}", self.read));
+            self.read.push(line.clone());
+            if line.to_string().contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// The lines with this text, up to the end of the log.
+    fn with(&mut self, text: &str) -> Vec<Value> {
+        self.read.extend(self.lines.iter());
+        let lines = self.read.iter();
+        lines
+            .filter(|line| line.to_string().contains(text))
+            .cloned()
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_are_logged_with_their_text_and_blocked_threads_once_per_route() {
+    let (mut log, writer) = Log::new();
+    let mut server = Server::start(&[], &[], writer);
+    let client = server.client().await;
+    for route in ["faults", "holds", "faults", "holds", "holds"] {
+        let route = format!("connector.h.{route}");
+        let request = client.request::<Value, Value>(&route, &Value::Null);
+        let answer = tokio::time::timeout(PATIENCE, request).await;
+        let answer = answer.expect("an answer in time");
+        if route.ends_with("holds") {
+            answer.unwrap();
+        } else {
+            let error = format!("{:?}", answer.unwrap_err());
+            assert!(!error.contains("disk"), "the client was told: {error}");
+        }
+    }
+    let metrics = server.get("/metrics");
+    let blocked = metrics.lines().find(|line| {
+        line.starts_with("shaddock_route_blocked_total{") && line.contains("\"h.holds\"")
+    });
+    assert!(blocked.expect(&metrics).ends_with(" 3"), "{blocked:?}");
+    drop(client);
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
+    for (text, route, times) in [
+        ("the disk is full", "h.faults", 2),
+        ("held its thread", "h.holds", 1),
+    ] {
+        let mut lines = log.with(text);
+        // A machine with too much to do may hold any thread for so long.
+        lines.retain(|line| line.to_string().contains(route));
+        assert_eq!(lines.len(), times, "{text}: {:#?}", log.read);
+        assert!(
+            lines.iter().all(|line| line["level"] == "WARN"),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn sighup_names_changed_settings_of_the_application() {
+    for (deaf, level) in [(false, "INFO"), (true, "WARN")] {
+        let text =
+            |secret: &str| format!("[app]\ndeaf = {deaf}\nkey = \"{secret}\"\nmotd = \"one\"\n");
+        let file = Replaced::new(&format!("named-{deaf}"), &text("old"));
+        let (mut log, writer) = Log::new();
+        let mut server = Server::start(&[], &[&file.setting()], writer);
+        file.write(&text("new"));
+        server.signal(Signal::HUP);
+        let line = log.until("app.key");
+        assert_eq!(line["level"], level, "{line}");
+        let told = line.to_string().contains("on_reload");
+        assert_eq!(told, deaf, "{line}");
+        log.until("configuration reloaded");
+        server.signal(Signal::TERM);
+        assert_eq!(server.ended().code(), Some(0));
+        assert_eq!(log.with("app.motd"), [Value::Null; 0], "it has not changed");
+        // The framework does not know what is secret there.
+        assert_eq!(log.with("\"new\""), [Value::Null; 0]);
+    }
 }
 
 /// An admin server that others can reach asks for a token, whatever SIGHUP finds in the file: the address of the new file is not the one that
