@@ -26,9 +26,22 @@ pub(super) struct AppSection {
     table: Table,
     /// The values that were given as text, by key.
     texts: HashMap<String, String>,
+    /// Variables such as `SHADDOCK_APP_ROOM_SIZE`, which have one underscore behind the section and are no values.
+    ignored: Vec<String>,
 }
 
 impl AppSection {
+    /// Keeps the variables that could be meant for a field: the fields are known when the section is deserialized.
+    pub(super) fn ignore<'a>(&mut self, variables: impl Iterator<Item = (&'a str, &'a str)>) {
+        let ignored = variables.filter(|(name, value)| {
+            let rest = name.strip_prefix(source::APPLICATION_PREFIX);
+            // Kubernetes sets `SHADDOCK_APP_PORT` for a service called `shaddock-app`.
+            let is_link = value.starts_with("tcp://") || value.starts_with("udp://");
+            rest.is_some_and(|rest| !rest.contains("__") && !rest.starts_with('_')) && !is_link
+        });
+        self.ignored = ignored.map(|(name, _)| name.to_owned()).collect();
+    }
+
     /// Inserts a value. Returns the reason if the key cannot hold it.
     pub(super) fn put(&mut self, path: &[String], given: &Given) -> Result<(), &'static str> {
         let key = path.join(".");
@@ -100,16 +113,21 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// The section does not fit the type: the error names the field, and the file and line, variable or flag that its value comes from.
+    /// The section does not fit the type: the error names the field, and the file and line, variable or flag that its value comes from. A variable
+    /// that differs from a field's only in its underscores (`SHADDOCK_APP_ROOM_SIZE`) is an error too, because it would have no effect.
     pub fn app<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         let whole = Value::Table(self.app.table.clone());
         let field = Field {
             value: &whole,
             key: APPLICATION.to_owned(),
             texts: &self.app.texts,
+            ignored: &self.app.ignored,
         };
         T::deserialize(field).map_err(|error| {
             let key = error.key.unwrap_or_else(|| APPLICATION.to_owned());
+            let variable = error
+                .variable
+                .map(|variable| Origin::Environment { variable });
             // The source of a value inside a table or list is the source of the whole.
             let mut place = key.as_str();
             let origin = loop {
@@ -120,7 +138,7 @@ impl Config {
                 }
             };
             ConfigError::Problems(vec![Problem {
-                origin: origin.clone(),
+                origin: variable.unwrap_or_else(|| origin.clone()),
                 key,
                 message: error.message,
             }])
@@ -133,6 +151,7 @@ struct Field<'a> {
     value: &'a Value,
     key: String,
     texts: &'a HashMap<String, String>,
+    ignored: &'a [String],
 }
 
 /// The reason why a value does not fit its field.
@@ -140,6 +159,8 @@ struct Field<'a> {
 struct Misfit {
     /// The innermost field.
     key: Option<String>,
+    /// The variable that it is about, if it is not about the value of the field.
+    variable: Option<String>,
     message: String,
 }
 
@@ -155,6 +176,7 @@ impl serde::de::Error for Misfit {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self {
             key: None,
+            variable: None,
             message: message.to_string(),
         }
     }
@@ -176,6 +198,23 @@ impl Misfit {
 impl<'a> Field<'a> {
     fn text(&self) -> Option<&'a str> {
         self.texts.get(&self.key).map(String::as_str)
+    }
+
+    /// A variable that was meant for one of these fields, and has no effect.
+    fn misspelt(&self, fields: &[&str]) -> Result<(), Misfit> {
+        let plain = |text: &str| text.replace('_', "");
+        for name in fields {
+            let key = format!("{}.{name}", self.key);
+            let right = source::variable(&key);
+            if let Some(variable) = self.ignored.iter().find(|one| plain(one) == plain(&right)) {
+                return Err(Misfit {
+                    key: Some(key),
+                    variable: Some(variable.clone()),
+                    message: source::write_instead(&right),
+                });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -294,9 +333,10 @@ impl<'de> Deserializer<'de> for Field<'_> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Misfit> {
+        self.misspelt(fields)?;
         self.deserialize_map(visitor)
     }
 
@@ -363,6 +403,7 @@ impl<'de> MapAccess<'de> for Members<'_> {
             value,
             key: key.clone(),
             texts: self.field.texts,
+            ignored: self.field.ignored,
         };
         seed.deserialize(field).map_err(|error| error.at(&key))
     }
@@ -399,6 +440,7 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
             value: &value,
             key,
             texts: &texts,
+            ignored: &[],
         };
         seed.deserialize(field).map(Some)
     }

@@ -194,6 +194,10 @@ impl Config {
             &mut problems,
         ));
         let mut config = Self::default();
+        let variables = sources.environment.iter();
+        config
+            .app
+            .ignore(variables.map(|(name, value)| (&**name, &**value)));
         for entry in entries.into_iter().flat_map(backends::keys_of) {
             if let Err(problem) = config.apply(entry) {
                 problems.push(problem);

@@ -9,9 +9,11 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|candidate| {
             let whole = distance(name, candidate);
             let part = distance(&wanted, &last(candidate)).saturating_add(1);
-            (candidate, whole.min(part))
+            (candidate, whole.min(part), whole)
         })
-        .min_by_key(|&(_, distance)| distance)?;
+        // Of two that are as close, the one that is closer as a whole.
+        .min_by_key(|&(_, distance, whole)| (distance, whole))
+        .map(|(candidate, distance, _)| (candidate, distance))?;
     (distance <= (wanted.chars().count() / 3).max(2)).then_some(candidate)
 }
 
@@ -65,5 +67,9 @@ mod tests {
         );
         assert_eq!(find("max_connections"), Some("listen.max_connections"));
         assert_eq!(find("weather.tomorrow"), None);
+        // `SHADDOCK__LISTEN__ADDRESS`
+        let known = ["admin.address", "listen.address", "tls.address"];
+        let found = nearest("_listen.address", known.into_iter());
+        assert_eq!(found, Some("listen.address"));
     }
 }

@@ -116,6 +116,19 @@ fn to_value(value: Spanned<DeValue<'_>>) -> Result<Value, String> {
 /// that Kubernetes sets for a service called `shaddock`, are ignored.
 const PREFIX: &str = "SHADDOCK_";
 
+/// With this begin variables of the application, and those that are meant to be.
+pub(super) const APPLICATION_PREFIX: &str = "SHADDOCK_APP_";
+
+/// The variable of `section.key`.
+pub(super) fn variable(path: &str) -> String {
+    format!("{PREFIX}{}", path.replace('.', "__").to_uppercase())
+}
+
+/// Says what to write instead of a variable with too few underscores.
+pub(super) fn write_instead(right: &str) -> String {
+    format!("this variable has no effect; write `{right}`, with two underscores after the section")
+}
+
 /// The values of environment variables `SHADDOCK_SECTION__KEY`.
 pub(super) fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = variables
@@ -153,10 +166,7 @@ pub(super) fn misspelt<'a>(
     let mut problems: Vec<_> = variables
         .filter_map(|variable| {
             let key = meant(variable)?;
-            let message = format!(
-                "unknown variable; write `{}`, with two underscores after the section",
-                key.variable()
-            );
+            let message = write_instead(&key.variable());
             Some(Problem {
                 origin: Origin::Environment {
                     variable: variable.to_owned(),

@@ -671,6 +671,69 @@ fn a_variable_with_an_underscore_too_few_is_not_passed_over() {
     }
 }
 
+/// Which fields the application has is known only when it reads its section.
+#[test]
+fn a_variable_of_the_application_with_an_underscore_too_few_is_not_passed_over() {
+    #[derive(serde::Deserialize, Default, Debug)]
+    #[serde(default)]
+    struct Settings {
+        room_size: u32,
+        port: u16,
+        inner: Inner,
+    }
+    #[derive(serde::Deserialize, Default, Debug)]
+    #[serde(default)]
+    struct Inner {
+        most: u32,
+    }
+    let file = File::new("near", "[app]\nroom_size = 7\ninner.most = 1\n");
+    let read = |variable: &str, value: &str| {
+        let sources = Sources::default().file(&file.0).variable(variable, value);
+        Config::load(&sources).unwrap().app::<Settings>()
+    };
+    for (variable, key, meant) in [
+        (
+            "SHADDOCK_APP_ROOM_SIZE",
+            "app.room_size",
+            "SHADDOCK_APP__ROOM_SIZE",
+        ),
+        (
+            "SHADDOCK_APP_ROOMSIZE",
+            "app.room_size",
+            "SHADDOCK_APP__ROOM_SIZE",
+        ),
+        ("SHADDOCK_APP_PORT", "app.port", "SHADDOCK_APP__PORT"),
+        (
+            "SHADDOCK_APP_INNER_MOST",
+            "app.inner.most",
+            "SHADDOCK_APP__INNER__MOST",
+        ),
+    ] {
+        let error = read(variable, "8").unwrap_err();
+        let [problem] = error.problems() else {
+            panic!("{error}")
+        };
+        assert_eq!(problem.key, key);
+        assert!(problem.message.contains(&format!("`{meant}`")), "{error}");
+        let variable = variable.to_owned();
+        assert_eq!(problem.origin, Origin::Environment { variable }, "{error}");
+    }
+    // No fields, and what Kubernetes sets for a service called `shaddock-app`.
+    for (variable, value) in [
+        ("SHADDOCK_APP_OTHER", "8"),
+        ("SHADDOCK_APP_PORT", "tcp://10.0.0.1:80"),
+        ("SHADDOCK_APP_SERVICE_HOST", "10.0.0.1"),
+        ("SHADDOCK_APP__ROOM_SIZE", "7"),
+        ("SHADDOCK_APP__INNER__MOST", "1"),
+    ] {
+        let settings = read(variable, value).unwrap();
+        assert_eq!(
+            (settings.room_size, settings.port, settings.inner.most),
+            (7, 0, 1)
+        );
+    }
+}
+
 const BACKEND: &str = "[backends.chat]\nurl = \"http://127.0.0.1:8000/x\"\n";
 const SIGNED: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
