@@ -192,6 +192,33 @@ fn longer_code_of_the_guides_is_in_files_that_are_run() {
     assert!(checked >= 12, "{checked}");
 }
 
+/// Rustdoc hides lines that begin with `# `, and GitHub shows them: examples are read there.
+#[test]
+fn examples_have_no_hidden_lines() {
+    let mut pages = vec![root().join("README.md"), root().join("README.zh-CN.md")];
+    for folder in ["docs", "docs/protocol", "docs/zh-CN", "docs/zh-CN/protocol"] {
+        let entries = std::fs::read_dir(root().join(folder)).unwrap();
+        pages.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    let mut examples = 0;
+    for page in pages
+        .iter()
+        .filter(|page| page.extension().is_some_and(|end| end == "md"))
+    {
+        let text = std::fs::read_to_string(page).unwrap();
+        for block in text.split("\n```rust").skip(1) {
+            let code = block.split("\n```").next().unwrap();
+            let hidden = code
+                .lines()
+                .skip(1)
+                .find(|line| *line == "#" || line.starts_with("# "));
+            assert_eq!(hidden, None, "{}", page.display());
+            examples += 1;
+        }
+    }
+    assert!(examples > 80, "{examples}");
+}
+
 #[test]
 fn what_the_tables_name_exists() {
     let mut files = Vec::new();
