@@ -871,6 +871,11 @@ async fn scopes() {
         }
     }
     assert!(seen > 40, "{seen}");
+    let (status, answer) = world.ask(OPERATE, "DELETE", "/api/stats", "", "").await;
+    let text = answer["error"]["message"].as_str().unwrap();
+    assert_eq!(status, 405, "{text}");
+    let wanted = "/api/stats does not support DELETE; there are GET";
+    assert!(text.starts_with(wanted), "{text}");
     let to = json!({"uid": "ann"});
     let commands = [
         ("count", json!({"to": to})),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::{
     Extension, Json,
     extract::{Path, Query, State, rejection::JsonRejection, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     response::IntoResponse,
 };
 use serde_json::{Value, json};
@@ -332,6 +332,12 @@ pub(super) async fn drain(
 
 pub(super) async fn unknown() -> ApiError {
     ApiError::not_found(openapi::list())
+}
+
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let (path, list) = (uri.path(), openapi::list());
+    let message = format!("{path} does not support {method}; {list}");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }
 
 /// The caller, for programs that show only what its token permits.

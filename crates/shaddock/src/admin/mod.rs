@@ -192,6 +192,7 @@ fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Rou
         .merge(cluster::routes(settings.view_config(), operations.clone()))
         .merge(look::routes(settings.view_config(), operations.clone()))
         .fallback(api::unknown)
+        .method_not_allowed_fallback(api::wrong_method)
         .layer(Extension(audit))
         .layer(middleware::from_fn_with_state(guarded.clone(), guard))
         .merge(open)

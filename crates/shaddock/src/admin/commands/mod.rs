@@ -78,7 +78,7 @@ impl Api {
 fn read(caller: &Caller, body: &[u8]) -> Result<(CallRequest, Vec<Prepared>), ApiError> {
     let request: CallRequest = serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!(
-            "the body is invalid: {error}; send {{\"commands\": [..]}}, as `GET /api/openapi.json` says"
+            "the body is invalid: {error}; send {{\"commands\": [..]}} with `dry_run` and `per_second` beside `commands`, as `GET /api/openapi.json` says"
         ))
     })?;
     let count = request.commands.len();

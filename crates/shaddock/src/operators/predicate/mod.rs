@@ -221,6 +221,8 @@ mod tests {
                 "`null` is not ordered",
             ),
             ("settings.a > null", 12, "`null` is not ordered"),
+            ("client.version < abc", 18, "is not a version; write 1.4"),
+            ("client.version >= \"\"", 19, "is not a version; write 1.4"),
             ("房 = 1", 1, "is not a field"),
             ("uid = \"房\" and age > x", 21, "not a time"),
             ("age > 1y", 7, "write 90s"),

@@ -132,6 +132,13 @@ impl Parser {
                 if is_null && operation.is_order() {
                     return Err(unordered("`null`"));
                 }
+                // Every version is below a word: a typing error would select all sessions.
+                let number = text.strip_prefix(['v', 'V']).unwrap_or(&text);
+                if operation.is_order() && !number.starts_with(|c: char| c.is_ascii_digit()) {
+                    return Err(
+                        value.wrong(format!("\"{text}\" is not a version; write 1.4 or 1.4.0"))
+                    );
+                }
                 Ok(Node::Version(operation, (!is_null).then_some(text)))
             }
             Known::Address if operation.is_order() => Err(unordered("an address")),
