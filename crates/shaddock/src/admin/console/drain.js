@@ -11,7 +11,7 @@ export function drainDialog(server, begun) {
   const box = newId();
   const agree = shared.length > 0 && h("input", { type: "checkbox", id: box, onchange: () => (go.disabled = !agree.checked) });
   const lingerBox = newId();
-  const linger = h("input", { id: lingerBox, size: "8", placeholder: t("drain.linger-default"), spellcheck: "false" });
+  const linger = h("input", { id: lingerBox, size: "8", placeholder: "10m", spellcheck: "false" });
   const go = h("button", { type: "button", class: "danger", disabled: shared.length > 0 }, t("drain.go"));
   go.addEventListener("click", async () => {
     go.disabled = true;

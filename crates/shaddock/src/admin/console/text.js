@@ -114,7 +114,6 @@ export const TEXTS = {
   "drain.title": ["Drain {id}?", "排空 {id}？"],
   "drain.about": ["The server accepts no new connections, closes its {sessions} sessions in waves, and then its process ends. Clients can connect to other servers. Clients that resume come back to the same sessions through other servers, and the process ends when these sessions have ended. A drain cannot be undone.", "它不再接受新连接，分批关闭其 {sessions} 个会话，然后进程结束。客户端可以连接其他服务器。支持恢复的客户端经由其他服务器回到原来的会话，这些会话结束后进程才结束。此操作无法撤销。"],
   "drain.linger": ["Sessions of clients that resume go on for at most", "可恢复的会话最多继续"],
-  "drain.linger-default": ["10m", "10m"],
   "drain.elsewhere": ["{relayed} clients have come back through other servers, {away} are not back yet. The process ends in {time} at the latest.", "{relayed} 个客户端已经由其他服务器回来，{away} 个尚未回来。进程最迟在 {time} 后结束。"],
   "drain.shared": ["Its process also runs {ids}, which end with it. Yes, drain all of them.", "它的进程还运行着 {ids}，它们会一同结束。我确认。"],
   "drain.go": ["Drain", "排空"],
