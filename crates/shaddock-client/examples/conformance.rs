@@ -1,4 +1,4 @@
-//! What makes this client runnable by `clients/conformance`: commands come as lines of JSON, events go as lines of JSON.
+//! Adapter for `clients/conformance`: reads commands as lines of JSON, and writes events as lines of JSON.
 //!
 //! ```sh
 //! cargo build -p shaddock-client --example conformance

@@ -43,7 +43,7 @@ use crate::{
 /// Connections accepted in one go, before those that are open get their turn.
 const ACCEPTS_PER_POLL: usize = 32;
 
-/// How often in one go sessions move between the connections and those that wait, before the task is polled once more.
+/// Rounds of one poll in which sessions move between `connections` and `parked`. The rest waits for the next poll.
 const MOVES_PER_POLL: usize = 4;
 
 /// After an error of `accept` that concerns the process, such as no descriptors left, and before a task that panicked starts again.

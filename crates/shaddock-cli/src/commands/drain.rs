@@ -39,7 +39,7 @@ pub(crate) struct DrainArgs {
     /// Return when the drain has begun. Otherwise the command shows how it goes on and ends with the process; Ctrl-C ends only the command
     #[arg(long)]
     no_wait: bool,
-    /// What it does anyway
+    /// The default; kept for scripts of earlier versions
     #[arg(long, hide = true, conflicts_with = "no_wait")]
     wait: bool,
     /// How long to wait at most: `20s`, `10m`, or a number of seconds. Default: a minute longer than the server needs at most
@@ -146,7 +146,7 @@ async fn wait(
     }
 }
 
-/// What was shown of the progress.
+/// The progress that was printed last.
 struct Told {
     lines: usize,
     last: Instant,

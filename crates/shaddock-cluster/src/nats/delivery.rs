@@ -66,7 +66,7 @@ fn only_users() -> RemoteError {
     )
 }
 
-/// What became of a message here, when there is room for more.
+/// The report of a delivery, sent when there is room for more.
 fn after_room(
     core: &Core,
     mut delivered: Delivered,

@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// What was read once is the same the second time, and nothing of a request stays that is the request's own.
+    /// A known context equals a newly parsed one, and values that belong to one request are not remembered.
     #[test]
     fn contexts_are_read_once() {
         let mut contexts = Contexts::default();

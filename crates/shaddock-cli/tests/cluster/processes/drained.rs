@@ -42,7 +42,7 @@ const PATIENT: [&str; 8] = [
     "handlers.rpc_timeout=30s",
 ];
 
-/// What happened to a session, and how long its client was away, each time.
+/// The events of a session, and the time of each absence of its client.
 #[derive(Default)]
 struct Story {
     away: Vec<Duration>,
@@ -309,7 +309,7 @@ async fn thousands_of_sessions_outlive_the_drain_of_their_frontend() {
     .await;
 }
 
-/// Who drains by hand may say that nothing goes on, also later; a signal says it too.
+/// `--linger 0s` ends a drain by hand: at the beginning, during the drain, or by a signal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_by_hand_ends_when_it_is_told_to() {
     for how in ["at once", "later", "signal"] {
