@@ -52,7 +52,7 @@ pub enum RemoteErrorKind {
     Busy,
     /// The link to the other servers is down and the request was not sent.
     Disconnected,
-    /// The link broke after the request was sent. The other server may have done the work.
+    /// The link broke, or the other server died, after the request was sent. It may have done the work.
     LinkLost,
     /// This frontend is cut off, and another one may now own the user: requests of the user are rejected.
     Fenced,

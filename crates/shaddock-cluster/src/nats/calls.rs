@@ -10,11 +10,12 @@ use async_nats::Subject;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::detector::Probed;
 use super::health::Health;
 use super::link::{Link, disconnected};
 use super::wire;
 use crate::reply::Limit;
-use crate::{RemoteError, RemoteErrorKind, Reply, ServerInfo, code};
+use crate::{RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo, code};
 
 /// Calls of different threads rarely meet in one of so many locks.
 const SHARDS: usize = 16;
@@ -74,9 +75,20 @@ enum Call {
         sender: oneshot::Sender<Answer>,
         /// Sent, or still in its target's queue.
         sent: bool,
+        /// The called server. `None`: its answer does not show that it lives.
+        target: Option<Arc<Target>>,
     },
     /// Its caller went away, but its server works on it: it still has its place there.
     Abandoned { target: Arc<Target>, until: Instant },
+}
+
+impl Call {
+    fn target(&self) -> Option<&Arc<Target>> {
+        match self {
+            Self::Waiting { target, .. } => target.as_ref(),
+            Self::Abandoned { target, .. } => Some(target),
+        }
+    }
 }
 
 /// Digits of the largest number.
@@ -106,6 +118,8 @@ pub(crate) enum Answer {
     LinkLost,
     /// The connection broke before.
     NotSent,
+    /// The server died after the call was sent.
+    Died,
 }
 
 impl Answer {
@@ -124,6 +138,11 @@ impl Answer {
                 "the connection to NATS was lost before an answer came",
             )),
             Self::NotSent => Err(disconnected()),
+            Self::Died => Err(RemoteError::of(
+                RemoteErrorKind::LinkLost,
+                code::UNAVAILABLE,
+                "the server died before its answer came",
+            )),
         }
     }
 }
@@ -237,19 +256,25 @@ impl Calls {
         self: &Arc<Self>,
         sent: bool,
         timeout: Duration,
-        place: Option<Arc<Target>>,
+        target: Option<&Arc<Target>>,
+        has_place: bool,
     ) -> (oneshot::Receiver<Answer>, Guard) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.shard(number)
-            .insert(number, Call::Waiting { sender, sent });
+        let call = Call::Waiting {
+            sender,
+            sent,
+            target: target.cloned(),
+        };
+        self.shard(number).insert(number, call);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + timeout.min(LONGEST);
         let guard = Guard {
             calls: Arc::clone(self),
             number,
             until,
-            place,
+            target: target.cloned(),
+            has_place,
         };
         (receiver, guard)
     }
@@ -290,7 +315,7 @@ impl Calls {
     pub(crate) fn fail_before(&self, mark: u64) {
         for (number, call) in self.take_out(|number, _| number < mark) {
             match call {
-                Call::Waiting { sender, sent } => {
+                Call::Waiting { sender, sent, .. } => {
                     let _ = sender.send(if sent {
                         Answer::LinkLost
                     } else {
@@ -300,6 +325,35 @@ impl Calls {
                 Call::Abandoned { target, .. } => self.free_place(&target, number),
             }
         }
+    }
+
+    /// The server that is called by this id, if calls are on their way to it.
+    pub(super) fn target_of(&self, server: &ServerId) -> Option<Arc<Target>> {
+        self.shards.iter().find_map(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut targets = shard.values().filter_map(Call::target);
+            targets.find(|target| target.info.id == *server).cloned()
+        })
+    }
+
+    /// The server died: no answer will come to the calls that were sent to it. Returns how many.
+    pub(super) fn fail_calls_to(&self, server: &ServerId) -> usize {
+        let is_to = |_, call: &Call| call.target().is_some_and(|it| it.info.id == *server);
+        let calls = self.take_out(is_to);
+        let count = calls.len();
+        for (number, call) in calls {
+            match call {
+                Call::Waiting { sender, sent, .. } => {
+                    let _ = sender.send(if sent {
+                        Answer::Died
+                    } else {
+                        Answer::NoResponder
+                    });
+                }
+                Call::Abandoned { target, .. } => self.free_place(&target, number),
+            }
+        }
+        count
     }
 
     fn take_out(&self, which: impl Fn(u64, &Call) -> bool) -> Vec<(u64, Call)> {
@@ -340,14 +394,13 @@ impl Calls {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Asked, RemoteError> {
-        let (receiver, guard) = self.open(true, timeout, None);
+        let (receiver, guard) = self.open(true, timeout, peer, false);
         let reply = self.reply_subject(guard.number);
         self.link
             .publish_for(timeout, subject, Some(reply), payload)?;
         Ok(Asked {
             receiver,
             guard,
-            peer: peer.cloned(),
             timeout,
         })
     }
@@ -397,7 +450,7 @@ impl Calls {
                 text,
             ));
         }
-        let (receiver, guard) = self.open(now, timeout, Some(Arc::clone(target)));
+        let (receiver, guard) = self.open(now, timeout, Some(target), true);
         if now {
             gate.placed.insert(guard.number);
             drop(gate);
@@ -418,7 +471,6 @@ impl Calls {
         Ok(Asked {
             receiver,
             guard,
-            peer: Some(Arc::clone(target)),
             timeout,
         })
     }
@@ -471,8 +523,6 @@ impl Calls {
 pub(crate) struct Asked {
     receiver: oneshot::Receiver<Answer>,
     guard: Guard,
-    /// Who is asked.
-    peer: Option<Arc<Target>>,
     timeout: Duration,
 }
 
@@ -481,35 +531,39 @@ impl Asked {
     pub(crate) async fn answer(self) -> Option<Answer> {
         // Counted from the call, however late the future is polled.
         let until = tokio::time::Instant::from_std(self.guard.until);
-        let calls = &self.guard.calls;
+        let (calls, target) = (&self.guard.calls, &self.guard.target);
         let long = self.timeout.min(LONGEST).checked_sub(calls.patience);
-        let long = long.filter(|long| self.peer.is_some() && !long.is_zero());
+        let long = long.filter(|long| target.is_some() && !long.is_zero());
         let doubt = || {
-            if let Some(peer) = &self.peer
+            if let Some(target) = target
                 && calls.is_sent(self.guard.number)
             {
-                calls.health.doubt(peer);
+                calls.health.doubt(target);
             }
         };
         let answer = awaited(self.receiver, long.map(|long| until - long), until, doubt).await;
         // The sender is dropped only with an answer.
         let answer = answer.map(|answer| answer.unwrap_or(Answer::LinkLost));
-        if let Some(peer) = &self.peer {
+        if let Some(target) = target {
             match &answer {
-                Some(Answer::Payload(_)) => calls.health.answered(peer),
-                Some(Answer::NoResponder) => calls.health.nobody_there(peer),
+                Some(Answer::Payload(_)) => calls.health.answered(target),
+                Some(Answer::NoResponder) => calls.health.nobody_there(target),
                 None if self.timeout >= calls.fair_wait && calls.is_sent(self.guard.number) => {
-                    calls.health.timed_out(peer);
+                    calls.health.timed_out(target);
                 }
-                Some(Answer::LinkLost | Answer::NotSent) | None => {}
+                Some(Answer::LinkLost | Answer::NotSent | Answer::Died) | None => {}
             }
         }
         answer
     }
 
-    /// Whether an answer comes in time.
-    pub(crate) async fn has_answer(self) -> bool {
-        matches!(self.answer().await, Some(Answer::Payload(_)))
+    /// The answer to a probe.
+    pub(super) async fn probed(self) -> Probed {
+        match self.answer().await {
+            Some(Answer::Payload(_)) => Probed::Replied,
+            Some(Answer::NoResponder) => Probed::NoSubscriber,
+            _ => Probed::Silent,
+        }
     }
 }
 
@@ -535,8 +589,9 @@ struct Guard {
     number: u64,
     /// Its deadline, which its server knows too.
     until: Instant,
-    /// Where it takes a place.
-    place: Option<Arc<Target>>,
+    target: Option<Arc<Target>>,
+    /// It counts among the calls on their way to its target.
+    has_place: bool,
 }
 
 impl Guard {
@@ -554,7 +609,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let calls = &self.calls;
-        let place = self.place.take();
+        let place = self.target.take().filter(|_| self.has_place);
         {
             let mut shard = calls.shard(self.number);
             if let Some(call) = shard.get_mut(&self.number) {
@@ -626,10 +681,18 @@ mod tests {
             self.members.is_suspect("chat-1")
         }
 
-        async fn probe(&self, server: ServerId) -> (ServerId, bool) {
+        async fn probe(&self, server: ServerId) -> (ServerId, Probed) {
             self.probes.set(self.probes.get() + 1);
             let wait = tokio::time::timeout(seconds(2.0), pass(self.answers));
-            (server, wait.await.is_ok())
+            let replied = wait.await.is_ok();
+            (
+                server,
+                if replied {
+                    Probed::Replied
+                } else {
+                    Probed::Silent
+                },
+            )
         }
 
         /// A call that waits for so long, and gets its answer then if that is not too late.
@@ -653,7 +716,7 @@ mod tests {
         /// Runs a story while servers are probed.
         async fn run(&self, story: impl Future<Output = ()>) {
             tokio::select! {
-                () = probe_with(&self.health, |server| self.probe(server)) => {}
+                () = probe_with(&self.health, |server| self.probe(server), |_| {}) => {}
                 () = story => {}
             }
         }

@@ -225,7 +225,20 @@ impl Core {
             targets.remove(server);
             targets
         });
-        self.health.forget(server);
+        let called = self.calls.target_of(server);
+        self.health.forget(server, called.as_deref());
+    }
+
+    /// NATS has reported for a while that a server has no subscriber. If it has left the list too, no answers will come from it.
+    pub(super) fn is_absent(&self, server: &ServerId) {
+        self.not_there(server);
+        let called = self.calls.target_of(server);
+        // A Pitaya server that stops may answer after it has unsubscribed.
+        let is_over = called.is_some_and(|target| target.is_ours);
+        if is_over && self.members.server(server.as_str()).is_none() {
+            let calls = self.calls.fail_calls_to(server);
+            tracing::warn!(%server, calls, "a server has left without its answers: calls to it fail");
+        }
     }
 
     /// The list was read: what it holds is no news.

@@ -8,6 +8,8 @@
 //! A call with a long timeout detects a frozen server late. So a server whose call is pending for longer than most timeouts is *doubted*:
 //! it is probed while it still counts as healthy. If it replies to the probe, it is only slow; otherwise it is suspected, long before the
 //! call ends.
+//!
+//! Two probes in a row for which NATS reports no subscriber mean that the server is *absent*: it died, or NATS does not reach it.
 
 use std::time::Duration;
 
@@ -40,6 +42,18 @@ struct Record {
     pause: Duration,
     /// The probe of a server that is doubted and not suspected.
     doubt: Option<Doubt>,
+    /// The last probe had no subscriber.
+    was_absent: bool,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    Replied,
+    /// No reply in time, or it could not be sent.
+    Silent,
+    /// NATS reports that the server has no subscriber.
+    NoSubscriber,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +87,8 @@ impl State {
 pub(super) enum Verdict {
     Suspected,
     Cleared,
+    /// A suspect has had no subscriber for two probes.
+    Absent,
 }
 
 impl Detector {
@@ -156,22 +172,25 @@ impl Detector {
         times.min()
     }
 
-    /// A probe was answered, or was not.
+    /// A probe has ended.
     pub(super) fn probed(
         &mut self,
         server: &ServerId,
-        answered: bool,
+        probed: Probed,
         now: Duration,
     ) -> Option<Verdict> {
         // A call may have been answered meanwhile, or the server may be gone.
         let record = self.servers.get_mut(server)?;
+        let answered = probed == Probed::Replied;
+        let is_absent = probed == Probed::NoSubscriber;
+        let was_absent = std::mem::replace(&mut record.was_absent, is_absent);
         if record.state == State::Asked {
             if answered {
                 record.state = State::Probation;
                 return Some(Verdict::Cleared);
             }
             self.suspect(server, now);
-            return None;
+            return (was_absent && is_absent).then_some(Verdict::Absent);
         }
         if record.doubt != Some(Doubt::Asked) {
             return None;
@@ -198,6 +217,7 @@ impl Detector {
             state: State::Late(0),
             pause,
             doubt: None,
+            was_absent: false,
         })
     }
 
@@ -234,9 +254,9 @@ mod tests {
         ServerId::new(name).unwrap()
     }
 
-    /// Each step is what happens and at which second; `!` behind it: now the server is suspected, `+`: not any more. `asked` and `quiet` say
+    /// Each step is what happens and at which second; `!` behind it: now the server is suspected, `+`: not any more, `-`: it is absent. `asked` and `quiet` say
     /// whether a probe is due.
-    const STORIES: [(&str, &str); 13] = [
+    const STORIES: [(&str, &str); 16] = [
         ("three in a row", "late@0 late@0 late@0! late@0"),
         ("an answer between", "late@0 late@0 answer@0 late@0 late@0"),
         ("nobody listens", "nobody@0! nobody@0 quiet@0 asked@1"),
@@ -274,6 +294,18 @@ mod tests {
             "nobody@0! asked@1 answers@1+ doubt@5 asked@5 silent@6! quiet@7 asked@8",
         ),
         (
+            "dead",
+            "nobody@0! asked@1 absent@1 asked@3 absent@3- asked@7 absent@7-",
+        ),
+        (
+            "doubted and dead",
+            "doubt@5 asked@5 absent@5! asked@6 absent@6-",
+        ),
+        (
+            "away for one probe",
+            "nobody@0! asked@1 absent@1 asked@3 silent@3 asked@7 absent@7 asked@15 answers@15+",
+        ),
+        (
             "late, and a new life",
             "nobody@0! answer@0+ nobody@0! forget@0+",
         ),
@@ -285,7 +317,7 @@ mod tests {
             let (mut detector, server) = (detector(3), id("a"));
             for step in steps.split(' ') {
                 let (what, when) = step.split_once('@').unwrap();
-                let now = at(when.trim_end_matches(['!', '+']).parse().unwrap());
+                let now = at(when.trim_end_matches(['!', '+', '-']).parse().unwrap());
                 let said = match what {
                     "late" => detector.timed_out(&server, now),
                     "nobody" => detector.nobody_there(&server, now),
@@ -294,8 +326,9 @@ mod tests {
                         None
                     }
                     "answer" => detector.answered(&server),
-                    "answers" => detector.probed(&server, true, now),
-                    "silent" => detector.probed(&server, false, now),
+                    "answers" => detector.probed(&server, Probed::Replied, now),
+                    "silent" => detector.probed(&server, Probed::Silent, now),
+                    "absent" => detector.probed(&server, Probed::NoSubscriber, now),
                     "forget" => detector.forget(&server),
                     "asked" | "quiet" => {
                         let due = detector.due(now).len();
@@ -307,6 +340,7 @@ mod tests {
                 let expected = match when.chars().last() {
                     Some('!') => Some(Verdict::Suspected),
                     Some('+') => Some(Verdict::Cleared),
+                    Some('-') => Some(Verdict::Absent),
                     _ => None,
                 };
                 assert_eq!(said, expected, "{story}: {step}");
@@ -359,11 +393,16 @@ mod tests {
                         None
                     }
                     _ => {
-                        let answered = random.next().unwrap() % 2 == 0;
-                        let said = detector.probed(&server, answered, at(now));
+                        let ways = [Probed::Replied, Probed::Silent, Probed::NoSubscriber];
+                        let probed = ways[usize::try_from(random.next().unwrap() % 3).unwrap()];
+                        let answered = probed == Probed::Replied;
+                        let said = detector.probed(&server, probed, at(now));
                         match said {
                             Some(Verdict::Cleared) => assert!(asked && answered),
                             Some(Verdict::Suspected) => assert!(asked && !answered),
+                            Some(Verdict::Absent) => {
+                                assert!(asked && suspected && probed == Probed::NoSubscriber);
+                            }
                             None => {}
                         }
                         asked = false;
@@ -376,7 +415,7 @@ mod tests {
                         doubted = false;
                     }
                     Some(Verdict::Cleared) => assert!(std::mem::replace(&mut suspected, false)),
-                    None => {}
+                    Some(Verdict::Absent) | None => {}
                 }
                 assert_eq!(
                     detector.next_probe().is_some(),

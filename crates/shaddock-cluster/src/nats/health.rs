@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::calls::Target;
 use super::core::{Core, is_shaddock};
-use super::detector::{Detector, Rules, Verdict};
+use super::detector::{Detector, Probed, Rules, Verdict};
 use super::ops;
 use crate::{Members, ServerId};
 
@@ -65,9 +65,13 @@ impl Health {
     pub(super) fn doubt(&self, target: &Target) {
         let now = self.began.elapsed();
         // A server whose calls all take long is asked now and then, not for each of them.
-        if !target.may_doubt(now, self.pause) {
-            return;
+        if target.may_doubt(now, self.pause) {
+            self.probe_soon(target);
         }
+    }
+
+    /// The server is asked whether it replies.
+    fn probe_soon(&self, target: &Target) {
         target.in_doubt.store(true, Ordering::Relaxed);
         if self.detector().doubt(&target.info.id) {
             self.changed.notify_one();
@@ -91,32 +95,42 @@ impl Health {
         }
     }
 
-    pub(super) fn forget(&self, server: &ServerId) {
+    /// What was seen of a server does not count any more. `called`: calls are on their way to it, so it is asked whether it is there.
+    pub(super) fn forget(&self, server: &ServerId, called: Option<&Target>) {
         self.decide(server, Detector::forget);
+        if let Some(target) = called {
+            self.probe_soon(target);
+        }
     }
 
     fn decide(
         &self,
         server: &ServerId,
         ask: impl FnOnce(&mut Detector, &ServerId) -> Option<Verdict>,
-    ) {
+    ) -> Option<Verdict> {
         // Told under the lock, so that two verdicts on one server are told in their order.
         let mut detector = self.detector();
         let verdict = ask(&mut detector, server);
         if let Some(verdict) = verdict {
             self.tell(server, verdict);
         }
+        verdict
     }
 
     fn tell(&self, server: &ServerId, verdict: Verdict) {
-        let suspected = verdict == Verdict::Suspected;
-        self.members.suspect(server, suspected);
-        if suspected {
-            tracing::warn!(%server, "a server does not reply: it is suspected until it does");
-            self.suspected.fetch_add(1, Ordering::Relaxed);
-            self.changed.notify_one();
-        } else {
-            tracing::info!(%server, "a suspected server replies again");
+        match verdict {
+            Verdict::Suspected => {
+                self.members.suspect(server, true);
+                tracing::warn!(%server, "a server does not reply: it is suspected until it does");
+                self.suspected.fetch_add(1, Ordering::Relaxed);
+                self.changed.notify_one();
+            }
+            Verdict::Cleared => {
+                self.members.suspect(server, false);
+                tracing::info!(%server, "a suspected server replies again");
+            }
+            // It stays a suspect.
+            Verdict::Absent => {}
         }
     }
 }
@@ -124,13 +138,21 @@ impl Health {
 /// Asks suspects whether they answer again, and doubted servers whether they still do, for ever.
 pub(super) async fn probe_suspects(core: Arc<Core>) {
     let health = Arc::clone(&core.health);
-    probe_with(&health, |server| probe(&core, server)).await;
+    probe_with(
+        &health,
+        |server| probe(&core, server),
+        |server| core.is_absent(server),
+    )
+    .await;
 }
 
 /// Probes servers in this way, for ever. Each is asked once at a time.
-pub(super) async fn probe_with<F>(health: &Health, probe: impl Fn(ServerId) -> F)
-where
-    F: Future<Output = (ServerId, bool)>,
+pub(super) async fn probe_with<F>(
+    health: &Health,
+    probe: impl Fn(ServerId) -> F,
+    is_absent: impl Fn(&ServerId),
+) where
+    F: Future<Output = (ServerId, Probed)>,
 {
     let mut asked = FuturesUnordered::new();
     loop {
@@ -147,20 +169,28 @@ where
         tokio::select! {
             () = tokio::time::sleep(next) => {}
             () = health.changed.notified() => {}
-            Some((server, answered)) = asked.next(), if !asked.is_empty() => {
+            Some((server, probed)) = asked.next(), if !asked.is_empty() => {
                 let now = health.began.elapsed();
-                health.decide(&server, |detector, id| detector.probed(id, answered, now));
+                let verdict = health.decide(&server, |detector, id| detector.probed(id, probed, now));
+                if verdict == Some(Verdict::Absent) {
+                    is_absent(&server);
+                }
             }
         }
     }
 }
 
-async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, bool) {
-    let Ok(info) = core.frontend(&server) else {
-        return (server, false);
+async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, Probed) {
+    // Calls may be on their way to a server that is in no list any more.
+    let called = || core.calls.target_of(&server);
+    let info = core.frontend(&server).ok();
+    let info = info.or_else(|| called().map(|target| Arc::clone(&target.info)));
+    let Some(info) = info else {
+        core.health.forget(&server, None);
+        return (server, Probed::Silent);
     };
     let wait = core.config.push_timeout();
-    let answered = if is_shaddock(&info) {
+    let probed = if is_shaddock(&info) {
         ops::probe(core, &info, wait).await
     } else {
         // A call of a remote that it does not have: it says so.
@@ -169,9 +199,9 @@ async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, bool) {
             .calls
             .ask(None, subject, super::join::are_you_there(), wait)
         {
-            Ok(asked) => asked.has_answer().await,
-            Err(_) => false,
+            Ok(asked) => asked.probed().await,
+            Err(_) => Probed::Silent,
         }
     };
-    (server, answered)
+    (server, probed)
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::calls::Answer;
 use super::core::{Core, is_shaddock};
+use super::detector::Probed;
 use super::incoming::session_of;
 use super::lateness::Clocks;
 use super::serve::{Turn, decode, decode_or_log, is_busy, run, time_left, too_late};
@@ -147,7 +148,7 @@ pub(super) async fn tell_of(
 }
 
 /// Asks a server whether it reads what it is sent.
-pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Duration) -> bool {
+pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Duration) -> Probed {
     let op = Op {
         kind: OpKind::Probe as i32,
         from: core.info.id.as_str().to_owned(),
@@ -158,8 +159,8 @@ pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Durati
     // The detector hears of it from its own probe, not as of a call.
     let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
     match asked {
-        Ok(asked) => asked.has_answer().await,
-        Err(_) => false,
+        Ok(asked) => asked.probed().await,
+        Err(_) => Probed::Silent,
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, Unique};
+use bytes::Bytes;
+use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, SessionOp, Unique};
 
-use crate::support::node::{request, works};
+use crate::support::node::{call, request, works};
 use crate::support::servers::Backing;
 use crate::support::until;
 use crate::support::wait::PATIENCE;
@@ -31,7 +32,9 @@ async fn a_backend_dies_with_requests_in_flight() {
     dies.crash();
     for reply in replies {
         let error = reply.await.unwrap_err();
-        assert_eq!(error.kind(), RemoteErrorKind::Timeout, "{error}");
+        // Whichever is first: the deadline, or the end of the lease.
+        let kinds = [RemoteErrorKind::Timeout, RemoteErrorKind::LinkLost];
+        assert!(kinds.contains(&error.kind()), "{error}");
     }
     assert!(start.elapsed() < PATIENCE, "they end by their deadline");
     // Later callers are notified immediately, and after the lease no request is routed there.
@@ -48,6 +51,56 @@ async fn a_backend_dies_with_requests_in_flight() {
     at_rest(&front, 0);
     at_rest(&lives, 0);
     clean(&backing, &[&front, &lives]).await;
+}
+
+/// Requests, remote calls and session operations; a server that was listed, and one that had said goodbye and served what it had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_to_a_server_that_died_end_long_before_their_deadline() {
+    let backing = Backing::start();
+    let mut impatient = backing.config();
+    impatient.request_timeout = SECOND * 2;
+    let caller = join(&impatient, "front-1", "connector").await;
+    for has_said_goodbye in [false, true] {
+        let dies = join(&backing.config(), "front-2", "connector").await;
+        caller.sees("front-2").await;
+        let (info, hour) = (dies.info().clone(), Context::with_timeout(SECOND * 3600));
+        let member = &caller.member;
+        let mut never = request("connector.room.never", "");
+        never.context = hour.clone();
+        let mut remote = call("connector.room.never", "");
+        remote.context = hour.clone();
+        let op = SessionOp::Custom {
+            name: "never".into(),
+            argument: Bytes::new(),
+        };
+        let (request, remote) = (member.forward(&info, never), member.call(&info, remote));
+        let operation = member.session_op(&info.id, op, hour);
+        let operation = tokio::spawn(operation);
+        let are_there = || dies.member.status().serving >= 2 && dies.state().stuck == 1;
+        until("all three are there", are_there).await;
+        if has_said_goodbye {
+            dies.member.withdraw().await;
+            until("not listed", || {
+                member.members().server("front-2").is_none()
+            })
+            .await;
+        }
+        dies.crash();
+        let all = async {
+            [
+                request.await.err(),
+                remote.await.err(),
+                operation.await.unwrap().err(),
+            ]
+        };
+        let all = tokio::time::timeout(PATIENCE, all).await;
+        for error in all.expect("an hour is too long") {
+            let error = error.expect("a dead server does not answer");
+            assert_eq!(error.kind(), RemoteErrorKind::LinkLost, "{error}");
+        }
+        assert_eq!(caller.member.status().pending_calls, 0);
+    }
+    clean(&backing, &[&caller]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

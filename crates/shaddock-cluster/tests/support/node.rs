@@ -56,6 +56,8 @@ pub struct State {
     pub notices: Vec<MemberNotice>,
     /// Operations on audiences, as text.
     pub audience_ops: Vec<String>,
+    /// Operations that never end.
+    pub stuck: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -366,10 +368,14 @@ impl TestNode {
                     known.then(|| "127.0.0.1:4000".parse().unwrap()),
                 ))
             }
-            SessionOp::Custom { name, argument } => {
-                assert_eq!(&*name, "mirror");
-                Ok(SessionAnswer::Custom(argument))
-            }
+            SessionOp::Custom { name, argument } => match &*name {
+                "mirror" => Ok(SessionAnswer::Custom(argument)),
+                "never" => {
+                    self.state.lock().unwrap().stuck += 1;
+                    std::future::pending().await
+                }
+                other => panic!("{other}"),
+            },
             of_audiences => Ok(self.operate_audience(of_audiences)),
         }
     }
