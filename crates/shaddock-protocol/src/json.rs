@@ -68,8 +68,8 @@ struct Found {
 
 fn scan(text: &[u8]) -> Result<Found, JsonError> {
     let mut scanner = Scanner {
-        text,
-        at: 0,
+        len: text.len(),
+        left: text,
         lone: false,
         high: 0,
         nesting: Nesting::default(),
@@ -82,8 +82,10 @@ fn scan(text: &[u8]) -> Result<Found, JsonError> {
 }
 
 struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
+    /// The length of the whole text.
+    len: usize,
+    /// What follows.
+    left: &'a [u8],
     lone: bool,
     /// The bytes of strings, combined by OR: a high bit remains for non-ASCII bytes.
     high: u64,
@@ -118,24 +120,23 @@ impl Nesting {
 }
 
 impl Scanner<'_> {
+    #[inline]
     fn document(&mut self) -> Result<(), JsonError> {
         loop {
             self.value()?;
             // Everything that this value ends.
             loop {
-                self.skip_space();
+                let token = self.token();
                 if self.nesting.depth == 0 {
-                    return if self.at == self.text.len() {
-                        Ok(())
-                    } else {
-                        self.wrong()
+                    return match token {
+                        None => Ok(()),
+                        other => self.unexpected(other),
                     };
                 }
                 let object = self.nesting.in_object();
-                match self.bump() {
+                match token {
                     Some(b',') => {
                         if object {
-                            self.skip_space();
                             self.key()?;
                         }
                         break;
@@ -149,24 +150,25 @@ impl Scanner<'_> {
     }
 
     /// A scalar or an empty array or object; or the beginning of a non-empty one, up to its first value.
+    #[inline]
     fn value(&mut self) -> Result<(), JsonError> {
         loop {
-            self.skip_space();
-            match self.bump() {
+            match self.token() {
                 Some(b'"') => return self.string(),
                 Some(b'{') => {
                     self.nesting.open(true)?;
-                    self.skip_space();
-                    if self.eat(b'}') {
-                        self.nesting.close();
-                        return Ok(());
+                    match self.token() {
+                        Some(b'}') => {
+                            self.nesting.close();
+                            return Ok(());
+                        }
+                        Some(b'"') => self.rest_of_key()?,
+                        other => return self.unexpected(other),
                     }
-                    self.key()?;
                 }
                 Some(b'[') => {
                     self.nesting.open(false)?;
-                    self.skip_space();
-                    if self.eat(b']') {
+                    if self.is_next(b']') {
                         self.nesting.close();
                         return Ok(());
                     }
@@ -184,19 +186,69 @@ impl Scanner<'_> {
         }
     }
 
+    #[inline]
     fn key(&mut self) -> Result<(), JsonError> {
-        if !self.eat(b'"') {
-            return self.wrong();
+        match self.token() {
+            Some(b'"') => self.rest_of_key(),
+            other => self.unexpected(other),
         }
+    }
+
+    /// A key behind its first quote, and the colon.
+    #[inline]
+    fn rest_of_key(&mut self) -> Result<(), JsonError> {
         self.string()?;
-        self.skip_space();
-        if self.eat(b':') { Ok(()) } else { self.wrong() }
+        match self.token() {
+            Some(b':') => Ok(()),
+            other => self.unexpected(other),
+        }
+    }
+
+    /// The next byte that is not white space.
+    #[inline]
+    fn token(&mut self) -> Option<u8> {
+        loop {
+            let (&byte, left) = self.left.split_first()?;
+            self.left = left;
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+        }
+    }
+
+    /// Takes this byte, and white space before it, if it is the next one.
+    fn is_next(&mut self, byte: u8) -> bool {
+        let before = self.left;
+        if self.token() == Some(byte) {
+            return true;
+        }
+        self.left = before;
+        false
     }
 
     /// The rest of a string, behind its first quote.
+    #[inline]
     fn string(&mut self) -> Result<(), JsonError> {
+        // Most keys and many values end within a word.
+        if let Some(word) = self.left.first_chunk::<8>() {
+            let word = u64::from_le_bytes(*word);
+            let stop = stops(word);
+            let at = stop.trailing_zeros() as usize / 8;
+            if stop != 0 && self.left[at] == b'"' {
+                self.high |= word;
+                self.left = &self.left[at + 1..];
+                return Ok(());
+            }
+        }
+        self.long_string()
+    }
+
+    #[inline(never)]
+    fn long_string(&mut self) -> Result<(), JsonError> {
         loop {
-            self.at += plain_len(&self.text[self.at..], &mut self.high);
+            let (rest, high) = after_plain(self.left);
+            self.left = rest;
+            self.high |= high;
             match self.bump() {
                 Some(b'"') => return Ok(()),
                 Some(b'\\') => self.escape()?,
@@ -208,10 +260,10 @@ impl Scanner<'_> {
     fn escape(&mut self) -> Result<(), JsonError> {
         match self.bump() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
-            Some(b'u') => match escaped_unit(&self.text[self.at..]) {
+            Some(b'u') => match escaped_unit(self.left) {
                 Some((_, len, whole)) => {
                     self.lone |= !whole;
-                    self.at += len;
+                    self.left = &self.left[len..];
                     Ok(())
                 }
                 None => self.wrong(),
@@ -237,9 +289,9 @@ impl Scanner<'_> {
     }
 
     fn digits(&mut self) -> Result<(), JsonError> {
-        let start = self.at;
+        let start = self.left.len();
         self.skip_digits();
-        if self.at == start {
+        if self.left.len() == start {
             self.wrong()
         } else {
             Ok(())
@@ -247,50 +299,51 @@ impl Scanner<'_> {
     }
 
     fn skip_digits(&mut self) {
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
+        while let [b'0'..=b'9', left @ ..] = self.left {
+            self.left = left;
         }
     }
 
     fn literal(&mut self, rest: &[u8]) -> Result<(), JsonError> {
-        if self.text[self.at..].starts_with(rest) {
-            self.at += rest.len();
-            Ok(())
-        } else {
-            self.wrong()
+        match self.left.strip_prefix(rest) {
+            Some(left) => {
+                self.left = left;
+                Ok(())
+            }
+            None => self.wrong(),
         }
     }
 
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
-    }
-
+    #[inline]
     fn bump(&mut self) -> Option<u8> {
-        let byte = self.peek()?;
-        self.at += 1;
+        let (&byte, left) = self.left.split_first()?;
+        self.left = left;
         Some(byte)
     }
 
+    #[inline]
     fn eat(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
-        found
+        match self.left {
+            [first, left @ ..] if *first == byte => {
+                self.left = left;
+                true
+            }
+            _ => false,
+        }
     }
 
-    const fn wrong(&self) -> Result<(), JsonError> {
-        Err(JsonError::Syntax(self.at))
+    #[cold]
+    fn wrong(&self) -> Result<(), JsonError> {
+        Err(JsonError::Syntax(self.len - self.left.len()))
     }
 
     /// The byte that was just consumed is invalid, or the text ended.
+    #[cold]
     fn unexpected(&self, taken: Option<u8>) -> Result<(), JsonError> {
         let back = usize::from(taken.is_some());
-        Err(JsonError::Syntax(self.at.saturating_sub(back)))
+        Err(JsonError::Syntax(
+            (self.len - self.left.len()).saturating_sub(back),
+        ))
     }
 }
 
@@ -298,43 +351,48 @@ const ONES: u64 = u64::MAX / 255;
 /// The high bit of every byte of a word.
 const HIGHS: u64 = ONES << 7;
 
-/// The number of bytes before the first one that ends or interrupts a string. Two words of eight bytes are read in one step
-/// (`benches/hot_path.rs` has the numbers).
+/// The text from the first byte on that ends or interrupts a string, and the bytes before it, combined by OR: a high bit remains for non-ASCII
+/// bytes, also for a few that follow.
 ///
-/// The bytes that were read are combined into `high`; these can be a few more than the result.
-fn plain_len(text: &[u8], high: &mut u64) -> usize {
-    let (pairs, _) = text.as_chunks::<16>();
-    let mut at = 0;
-    for pair in pairs {
-        let (words, _) = pair.as_chunks::<8>();
-        let [low, up] = [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])];
-        *high |= low | up;
-        let [in_low, in_up] = [stops(low), stops(up)];
-        if in_low | in_up != 0 {
-            let (stop, before) = if in_low != 0 { (in_low, 0) } else { (in_up, 8) };
-            return at + before + stop.trailing_zeros() as usize / 8;
+/// 32 bytes are looked at in one step, without a branch, which compilers turn into vector instructions (`benches/hot_path.rs` has the numbers).
+#[inline]
+fn after_plain(mut text: &[u8]) -> (&[u8], u64) {
+    let mut non_ascii = 0;
+    while let Some((chunk, left)) = text.split_first_chunk::<32>() {
+        let (mut stop, mut high) = (0, 0);
+        for &byte in chunk {
+            stop |= u8::from(byte == b'"') | u8::from(byte == b'\\') | u8::from(byte < 0x20);
+            high |= u8::from(!byte.is_ascii());
         }
-        at += 16;
+        if stop != 0 {
+            break;
+        }
+        non_ascii |= high;
+        text = left;
     }
-    let (words, rest) = text[at..].as_chunks::<8>();
-    for word in words {
+    let mut high = if non_ascii == 0 { 0 } else { HIGHS };
+    while let Some((word, left)) = text.split_first_chunk::<8>() {
         let word = u64::from_le_bytes(*word);
-        *high |= word;
+        high |= word;
         let stop = stops(word);
         if stop != 0 {
-            return at + stop.trailing_zeros() as usize / 8;
+            return (&text[stop.trailing_zeros() as usize / 8..], high);
         }
-        at += 8;
+        text = left;
     }
-    let tail = rest.iter().position(|&byte| {
-        *high |= u64::from(byte);
-        matches!(byte, b'"' | b'\\' | ..0x20)
-    });
-    at + tail.unwrap_or(rest.len())
+    while let Some((&byte, left)) = text.split_first() {
+        if matches!(byte, b'"' | b'\\' | ..0x20) {
+            break;
+        }
+        high |= u64::from(byte);
+        text = left;
+    }
+    (text, high)
 }
 
 /// The high bit of the first byte that is a quote, a backslash or a control character; bits of later bytes are undefined. Zero if there is
 /// none.
+#[inline]
 const fn stops(word: u64) -> u64 {
     // With its second bit turned, a quote is 0x20, a control character still less, and everything else more.
     let quote_or_control = (word ^ (ONES * 0x02)).wrapping_sub(ONES * 0x21);
@@ -511,20 +569,16 @@ mod tests {
 
     #[test]
     fn plain_bytes_are_counted_exactly() {
-        // Two words at a time, one word, and bytes.
-        const LEN: usize = 3 * 16 + 13;
+        // Chunks, words, and bytes.
+        const LEN: usize = 2 * 32 + 3 * 8 + 5;
         for byte in 0..=255_u8 {
             for place in 0..LEN {
                 let mut text = [b'a'; LEN];
                 text[place] = byte;
                 let interrupts = matches!(byte, b'"' | b'\\' | ..0x20);
                 let expected = if interrupts { place } else { text.len() };
-                let mut high = 0;
-                assert_eq!(
-                    plain_len(&text, &mut high),
-                    expected,
-                    "{byte:02x} at {place}"
-                );
+                let (rest, high) = after_plain(&text);
+                assert_eq!(LEN - rest.len(), expected, "{byte:02x} at {place}");
                 assert_eq!(high & HIGHS != 0, !byte.is_ascii(), "{byte:02x} at {place}");
             }
         }
@@ -579,8 +633,8 @@ mod tests {
             bytes in proptest::collection::vec(prop_oneof![30 => 0x23..0x5c_u8, 1 => any::<u8>()], 0..120),
         ) {
             let naive = bytes.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..0x20));
-            let mut high = 0;
-            prop_assert_eq!(plain_len(&bytes, &mut high), naive.unwrap_or(bytes.len()));
+            let (rest, high) = after_plain(&bytes);
+            prop_assert_eq!(bytes.len() - rest.len(), naive.unwrap_or(bytes.len()));
             let read = naive.unwrap_or(bytes.len());
             prop_assert!(bytes[..read].is_ascii() || high & HIGHS != 0);
         }
