@@ -1,6 +1,6 @@
 //! Errors, one type per operation, and the reason for which a connection ended.
 
-use std::io;
+use std::{error::Error, fmt, io};
 
 use shaddock_protocol::{
     InflateError, MessageError, PackageError, PackageTooLarge, ProtobufError, SchemaError,
@@ -108,7 +108,7 @@ pub enum Violation {
 }
 
 /// Why no connection was established.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address is invalid. Nothing was sent.
@@ -231,7 +231,7 @@ pub enum DecodeError {
 }
 
 /// Why a request failed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
     /// The request cannot be encoded. It was not sent.
@@ -260,7 +260,7 @@ pub enum RequestError {
 }
 
 /// Why a notify was not sent.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotifyError {
     /// It cannot be encoded.
@@ -269,4 +269,61 @@ pub enum NotifyError {
     /// The connection has ended.
     #[error("no connection: {0}")]
     Closed(CloseKind),
+}
+
+/// What a program prints whose `main` returns the error: its text, for people, and the texts of its causes.
+fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some texts contain that of their cause.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    f.write_str(&text)
+}
+
+macro_rules! debug_with_causes {
+    ($($error:ty,)*) => {
+        $(
+            impl fmt::Debug for $error {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    with_causes(self, f)
+                }
+            }
+        )*
+    };
+}
+
+debug_with_causes! {
+    ConnectError,
+    RequestError,
+    NotifyError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_main_returns_are_for_people() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let text = format!("{:?}", ConnectError::Io(refused));
+        assert_eq!(text, "cannot connect: connection refused");
+        let json = EncodeError::Protobuf(ProtobufError::NotAnObject);
+        let twice = format!("{:?}", ConnectError::Encode(json.clone()));
+        assert_eq!(twice, ConnectError::Encode(json).to_string());
+        assert_eq!(
+            format!("{:?}", RequestError::Timeout),
+            "no answer within the timeout"
+        );
+        assert_eq!(
+            format!("{:?}", NotifyError::Closed(CloseKind::HeartbeatTimeout)),
+            "no connection: the server was silent for longer than the heartbeat timeout"
+        );
+    }
 }
