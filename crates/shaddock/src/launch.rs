@@ -86,6 +86,8 @@ pub struct Launcher {
     log: Option<LogHandle>,
     operations: Operations,
     telemetry: Option<Telemetry>,
+    /// The command line asks only whether the configuration is valid.
+    check: bool,
 }
 
 impl Launcher {
@@ -101,6 +103,7 @@ impl Launcher {
             config,
             log: None,
             operations: Operations::new(),
+            check: false,
         })
     }
 
@@ -110,8 +113,11 @@ impl Launcher {
     /// | --- | --- |
     /// | `--config FILE` | the configuration file; otherwise the one that `$SHADDOCK_CONFIG` names, if it is set |
     /// | `--set SECTION.KEY=VALUE` | one setting; may be repeated |
-    /// | `--check` | says whether the configuration has mistakes, and ends |
+    /// | `--check` | says whether the configuration has mistakes, and ends: here, or where the servers would start |
     /// | `--version`, `--help` | says what they say, and ends |
+    ///
+    /// With `--check` the program goes on to [`run`](Self::run) or [`serve`](Self::serve), which end the process successfully before anything starts. So
+    /// the mistakes that the program itself finds are reported too, such as those in [`Config::app`].
     ///
     /// A program with flags of its own reads them itself, and gives [`Launcher::new`] the [`Sources`].
     ///
@@ -123,8 +129,10 @@ impl Launcher {
         match args::parse(&program, arguments)? {
             Wanted::Run(sources) => Ok(Self::new(sources)?),
             Wanted::Check(sources) => {
-                Self::new(sources)?.config.check_start()?;
-                args::end_with("the configuration is valid\n")
+                let mut launcher = Self::new(sources)?;
+                launcher.config.check_start()?;
+                launcher.check = true;
+                Ok(launcher)
             }
             Wanted::Text(text) => args::end_with(&text),
         }
@@ -178,6 +186,7 @@ impl Launcher {
     /// # Errors
     /// Something does not start, or a server cannot go on (another one has its id); nothing is left running.
     pub fn run(mut self, servers: Servers) -> Result<(), LaunchError> {
+        self.end_if_checked();
         if self.log.is_none() {
             self.init_logs()?;
         }
@@ -204,6 +213,7 @@ impl Launcher {
         servers: Servers,
         ready: impl FnOnce(&Running) + Send,
     ) -> Result<(), LaunchError> {
+        self.end_if_checked();
         let log = self.log.clone();
         if let Some(log) = &log {
             self.operations.set_log(log.clone());
@@ -214,6 +224,13 @@ impl Launcher {
             let _ = tokio::task::spawn_blocking(flush).await;
         }
         served
+    }
+
+    /// The end of a program that was started with `--check`.
+    fn end_if_checked(&self) {
+        if self.check {
+            args::end_with("the configuration is valid\n");
+        }
     }
 
     async fn serve_all(
