@@ -1,7 +1,7 @@
 //! A small game lobby: players log in with their handshake, wait for a match, move in a world that is told ten times a second, and whisper.
 //!
-//! `cargo run -p lobby` runs connector and lobby in one process. With `--set cluster.mode=nats` they are found on NATS and etcd, and
-//! `--set app.servers=connector` or `=lobby` starts one of them: the same program is every server of the cluster.
+//! `cargo run -p lobby` runs connector and lobby in one process. As a cluster on NATS and etcd the same program is every server, by
+//! configuration alone: docs/cluster.md has the commands.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use shaddock::{
     app::BoxError,
+    cluster::owner_of,
     launch::{LaunchError, Launcher},
     prelude::*,
     session::Conflict,
@@ -23,15 +24,13 @@ const PLAYERS: usize = 2;
 /// Between two pushes of the world.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The section `[app]` of the configuration.
+/// The section `[app]` of the configuration: `connector`, `lobby` or both, and the number in their ids.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Settings {
-    /// `connector`, `lobby` or both.
     servers: String,
-    /// Number of the server, which makes its id.
     number: u32,
-    /// Where the lobby keeps scores.
+    /// Where this lobby keeps scores.
     scores: PathBuf,
 }
 
@@ -69,9 +68,11 @@ impl World {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Login {
     token: String,
+    world: String,
 }
 
 /// Ask your account service here. A token is `name.secret` in this example, and good for an hour.
@@ -84,13 +85,8 @@ fn account(token: &str) -> Option<(Uid, SystemTime)> {
 async fn log_in(info: HandshakeInfo) -> Result<Accept, HandshakeReject> {
     let login: Login = info.user_as().map_err(|_| HandshakeReject::new("no token"))?;
     let (uid, until) = account(&login.token).ok_or_else(|| HandshakeReject::new("wrong token"))?;
-    Ok(Accept::new().bind(uid).expires_at(until).reply(serde_json::json!({"tick_ms": 100})))
-}
-
-#[derive(Serialize, Deserialize, Debug, PartialEq)]
-struct Match {
-    room: String,
-    players: Vec<Uid>,
+    let accept = Accept::new().bind(uid).expires_at(until).settings([("world", login.world)]);
+    Ok(accept.reply(serde_json::json!({"tick_ms": 100})))
 }
 
 /// The player waits for others. When there are enough, all of them are told.
@@ -125,7 +121,7 @@ async fn join(
         }
     }
     app.metrics().counter("lobby_matches", "Matches begun").add(1);
-    channel.push_message("onMatch", &Match { room, players }).await?;
+    channel.push_message("onMatch", &serde_json::json!({"room": room, "players": players})).await?;
     Ok(())
 }
 
@@ -166,9 +162,8 @@ async fn tick(app: AppHandle) {
         }
     });
     for (room, places) in rooms {
-        let Some(channel) = app.channels().get(&room) else { continue };
-        if let Err(error) = channel.push_message("onWorld", &places).await {
-            tracing::debug!(%error, "a world was not notified");
+        if let Some(channel) = app.channels().get(&room) {
+            channel.push_message("onWorld", &places).forget();
         }
     }
 }
@@ -201,22 +196,24 @@ impl Component for Scores {
 
     async fn stop(&self, app: &AppHandle) {
         let Some(world) = app.get::<World>() else { return };
-        let saved = match world.with(|state| serde_json::to_vec(&state.scores)) {
-            Ok(text) => tokio::fs::write(&self.0, text).await,
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = saved {
+        let scores = world.with(|state| serde_json::json!(state.scores).to_string());
+        if let Err(error) = tokio::fs::write(&self.0, scores).await {
             tracing::error!(%error, "scores are lost");
         }
     }
 }
 
-pub(crate) fn connector(app: &mut App) {
+fn connector(app: &mut App) {
     app.modify(|all: &mut SessionConfig| (all.single_session, all.on_conflict) = (true, Conflict::ReplaceOld));
     app.on_handshake(log_in).require_user();
+    // Players of one world meet at one lobby, however many lobbies there are.
+    app.route_fn("lobby", |player, lobbies| {
+        let settings = player.session.data.to_map().ok()?;
+        owner_of(settings.get("world")?.as_str()?.as_bytes(), lobbies)
+    });
 }
 
-pub(crate) fn lobby(app: &mut App, scores: PathBuf) {
+fn lobby(app: &mut App, scores: PathBuf) {
     app.set(World::default()).component(Scores(scores)).every("world", TICK, tick);
     app.require_user();
     app.on_channel("match-", moved);

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 mod by_hand;
 mod hostile;
-mod lobby;
 mod operators;
 mod pitaya;
 mod player;
