@@ -26,20 +26,22 @@ pub(super) struct AppSection {
     table: Table,
     /// The values that were given as text, by key.
     texts: HashMap<String, String>,
-    /// Variables such as `SHADDOCK_APP_ROOM_SIZE`, which have one underscore behind the section and are no values.
-    ignored: Vec<String>,
+    /// The variables that begin with the section's name, also those that are no values, such as `SHADDOCK_APP_ROOM_SIZE`.
+    variables: Vec<String>,
 }
 
 impl AppSection {
     /// Keeps the variables that could be meant for a field: the fields are known when the section is deserialized.
-    pub(super) fn ignore<'a>(&mut self, variables: impl Iterator<Item = (&'a str, &'a str)>) {
-        let ignored = variables.filter(|(name, value)| {
+    pub(super) fn keep_names<'a>(&mut self, variables: impl Iterator<Item = (&'a str, &'a str)>) {
+        let meant = variables.filter(|(name, value)| {
             let rest = name.strip_prefix(source::APPLICATION_PREFIX);
             // Kubernetes sets `SHADDOCK_APP_PORT` for a service called `shaddock-app`.
             let is_link = value.starts_with("tcp://") || value.starts_with("udp://");
-            rest.is_some_and(|rest| !rest.contains("__") && !rest.starts_with('_')) && !is_link
+            rest.is_some_and(|rest| rest.starts_with('_') || !is_link)
         });
-        self.ignored = ignored.map(|(name, _)| name.to_owned()).collect();
+        self.variables = meant.map(|(name, _)| name.to_owned()).collect();
+        // The order of the environment is arbitrary.
+        self.variables.sort_unstable();
     }
 
     /// Inserts a value. Returns the reason if the key cannot hold it.
@@ -114,14 +116,15 @@ impl Config {
     ///
     /// # Errors
     /// The section does not fit the type: the error names the field, and the file and line, variable or flag that its value comes from. A variable
-    /// that differs from a field's only in its underscores (`SHADDOCK_APP_ROOM_SIZE`) is an error too, because it would have no effect.
+    /// that differs from a field's only in its underscores (`SHADDOCK_APP_ROOM_SIZE`, `SHADDOCK_APP__ROOMSIZE`) is an error too, because it would have
+    /// no effect.
     pub fn app<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         let whole = Value::Table(self.app.table.clone());
         let field = Field {
             value: &whole,
             key: APPLICATION.to_owned(),
             texts: &self.app.texts,
-            ignored: &self.app.ignored,
+            variables: &self.app.variables,
         };
         T::deserialize(field).map_err(|error| {
             let key = error.key.unwrap_or_else(|| APPLICATION.to_owned());
@@ -151,7 +154,7 @@ struct Field<'a> {
     value: &'a Value,
     key: String,
     texts: &'a HashMap<String, String>,
-    ignored: &'a [String],
+    variables: &'a [String],
 }
 
 /// The reason why a value does not fit its field.
@@ -200,17 +203,26 @@ impl<'a> Field<'a> {
         self.texts.get(&self.key).map(String::as_str)
     }
 
-    /// A variable that was meant for one of these fields, and has no effect.
+    /// A variable that was meant for one of these fields, and has no effect: it differs from that of the field only in underscores.
     fn misspelt(&self, fields: &[&str]) -> Result<(), Misfit> {
         let plain = |text: &str| text.replace('_', "");
+        let own = source::variable(&format!("{}.", self.key));
+        // Whether it is the variable of a field, or of something in it.
+        let has_effect = |variable: &str| {
+            let name = variable
+                .strip_prefix(&*own)
+                .and_then(|rest| rest.split("__").next());
+            name.is_some_and(|name| fields.iter().any(|field| field.to_uppercase() == name))
+        };
         for name in fields {
             let key = format!("{}.{name}", self.key);
             let right = source::variable(&key);
-            if let Some(variable) = self.ignored.iter().find(|one| plain(one) == plain(&right)) {
+            let misspelt = |one: &&String| plain(one) == plain(&right) && !has_effect(one);
+            if let Some(variable) = self.variables.iter().find(misspelt) {
                 return Err(Misfit {
                     key: Some(key),
                     variable: Some(variable.clone()),
-                    message: source::write_instead(&right),
+                    message: source::write_instead(variable, &right),
                 });
             }
         }
@@ -403,7 +415,7 @@ impl<'de> MapAccess<'de> for Members<'_> {
             value,
             key: key.clone(),
             texts: self.field.texts,
-            ignored: self.field.ignored,
+            variables: self.field.variables,
         };
         seed.deserialize(field).map_err(|error| error.at(&key))
     }
@@ -440,7 +452,7 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
             value: &value,
             key,
             texts: &texts,
-            ignored: &[],
+            variables: &[],
         };
         seed.deserialize(field).map(Some)
     }

@@ -197,7 +197,7 @@ impl Config {
         let variables = sources.environment.iter();
         config
             .app
-            .ignore(variables.map(|(name, value)| (&**name, &**value)));
+            .keep_names(variables.map(|(name, value)| (&**name, &**value)));
         for entry in entries.into_iter().flat_map(backends::keys_of) {
             if let Err(problem) = config.apply(entry) {
                 problems.push(problem);

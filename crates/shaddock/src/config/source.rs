@@ -124,9 +124,15 @@ pub(super) fn variable(path: &str) -> String {
     format!("{PREFIX}{}", path.replace('.', "__").to_uppercase())
 }
 
-/// Says what to write instead of a variable with too few underscores.
-pub(super) fn write_instead(right: &str) -> String {
-    format!("this variable has no effect; write `{right}`, with two underscores after the section")
+/// Says what to write instead of a variable with a wrong number of underscores.
+pub(super) fn write_instead(variable: &str, right: &str) -> String {
+    let is_divided = variable[PREFIX.len()..].contains("__");
+    let where_wrong = if is_divided {
+        ""
+    } else {
+        ", with two underscores after the section"
+    };
+    format!("this variable has no effect; write `{right}`{where_wrong}")
 }
 
 /// The values of environment variables `SHADDOCK_SECTION__KEY`.
@@ -166,7 +172,7 @@ pub(super) fn misspelt<'a>(
     let mut problems: Vec<_> = variables
         .filter_map(|variable| {
             let key = meant(variable)?;
-            let message = write_instead(&key.variable());
+            let message = write_instead(variable, &key.variable());
             Some(Problem {
                 origin: Origin::Environment {
                     variable: variable.to_owned(),

@@ -673,7 +673,7 @@ fn a_variable_with_an_underscore_too_few_is_not_passed_over() {
 
 /// Which fields the application has is known only when it reads its section.
 #[test]
-fn a_variable_of_the_application_with_an_underscore_too_few_is_not_passed_over() {
+fn a_variable_of_the_application_with_other_underscores_is_not_passed_over() {
     #[derive(serde::Deserialize, Default, Debug)]
     #[serde(default)]
     struct Settings {
@@ -685,6 +685,12 @@ fn a_variable_of_the_application_with_an_underscore_too_few_is_not_passed_over()
     #[serde(default)]
     struct Inner {
         most: u32,
+    }
+    #[derive(serde::Deserialize, Default, Debug)]
+    #[serde(default)]
+    struct Between {
+        inner_most: u32,
+        inner: Inner,
     }
     let file = File::new("near", "[app]\nroom_size = 7\ninner.most = 1\n");
     let read = |variable: &str, value: &str| {
@@ -708,6 +714,21 @@ fn a_variable_of_the_application_with_an_underscore_too_few_is_not_passed_over()
             "app.inner.most",
             "SHADDOCK_APP__INNER__MOST",
         ),
+        (
+            "SHADDOCK_APP__ROOMSIZE",
+            "app.room_size",
+            "SHADDOCK_APP__ROOM_SIZE",
+        ),
+        (
+            "SHADDOCK_APP__ROOM__SIZE",
+            "app.room_size",
+            "SHADDOCK_APP__ROOM_SIZE",
+        ),
+        (
+            "SHADDOCK_APP__INNER_MOST",
+            "app.inner.most",
+            "SHADDOCK_APP__INNER__MOST",
+        ),
     ] {
         let error = read(variable, "8").unwrap_err();
         let [problem] = error.problems() else {
@@ -718,9 +739,16 @@ fn a_variable_of_the_application_with_an_underscore_too_few_is_not_passed_over()
         let variable = variable.to_owned();
         assert_eq!(problem.origin, Origin::Environment { variable }, "{error}");
     }
+    // A table whose variable differs from another field's only in underscores.
+    let between = Sources::default()
+        .file(&file.0)
+        .variable("SHADDOCK_APP__INNER__MOST", "2");
+    let between: Between = Config::load(&between).unwrap().app().unwrap();
+    assert_eq!((between.inner.most, between.inner_most), (2, 0));
     // No fields, and what Kubernetes sets for a service called `shaddock-app`.
     for (variable, value) in [
         ("SHADDOCK_APP_OTHER", "8"),
+        ("SHADDOCK_APP__OTHER", "8"),
         ("SHADDOCK_APP_PORT", "tcp://10.0.0.1:80"),
         ("SHADDOCK_APP_SERVICE_HOST", "10.0.0.1"),
         ("SHADDOCK_APP__ROOM_SIZE", "7"),
