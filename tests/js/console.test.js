@@ -8,13 +8,12 @@ import { mkdir, readFile, readdir } from "node:fs/promises";
 import { request } from "node:http";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { binary, startDemo, until } from "./demo.js";
+import { PATIENCE, binary, startDemo, until } from "./demo.js";
 import { Player } from "./published-client.js";
 
 const OPERATE = "operate-operate-operate";
 const READ = "read-read-read-read-read";
 const PUSH = "push-push-push-push-push";
-const PATIENCE = 60_000;
 const MANY = Number(process.env.SHADDOCK_CONSOLE_SESSIONS ?? 10_000);
 const folder = new URL("../../crates/shaddock/src/admin/console/", import.meta.url);
 const pictures = process.env.SHADDOCK_SCREENSHOTS;
@@ -478,7 +477,7 @@ test("many sessions do not slow it", { timeout: 900_000 }, async (context) => {
 });
 
 test("a drain is watched to its end", { timeout: 240_000 }, async () => {
-  const other = await another({ flags: [...tokens, "--set", "drain.delay=10s"] });
+  const other = await another({ flags: [...tokens, "--set", "drain.delay=20s"] });
   await crowd(30, other.connectors[0], other);
   const page = await open({ server: other, token: OPERATE, path: "/servers/connector-1" });
   await reads(page, ".facts", "30");

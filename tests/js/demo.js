@@ -4,27 +4,14 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { randomBytes } from "node:crypto";
 import { rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { createInterface } from "node:readline";
+import { freePorts } from "./ports.js";
 
 const target = process.env.CARGO_TARGET_DIR ?? new URL("../../target", import.meta.url).pathname;
 const mode = process.env.SHADDOCK_DEMO_CLUSTER ? ["--cluster"] : [];
 const examples = new URL("../../examples/http/", import.meta.url).pathname;
 export const binary = process.env.SHADDOCK_BIN ?? `${target}/debug/shaddock`;
-
-async function freePorts(count) {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, "127.0.0.1");
-      await once(server, "listening");
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => once(server.close(), "close")));
-  return ports;
-}
 
 /** A chat of `examples/http` on a free port, by the name of its file. */
 export async function startExample(file) {
@@ -89,8 +76,11 @@ export async function startDemo({ flags = [], env = process.env } = {}) {
   };
 }
 
+/** Time for what must happen, on a machine that may be slow and busy. */
+export const PATIENCE = 60_000;
+
 /** Asks again until `look` gives something truthy. */
-export async function until(look, what, patience = 8000) {
+export async function until(look, what, patience = PATIENCE) {
   const end = Date.now() + patience;
   for (;;) {
     const found = await look();

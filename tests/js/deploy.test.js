@@ -151,7 +151,7 @@ test("prometheus: rules are read and fire when they should, quantiles are number
   promtool("test", "rules", "alerts.test.yml");
 });
 
-test("prometheus: promtool has nothing against the metrics of a server", { timeout: 60_000 }, async () => {
+test("prometheus: promtool has nothing against the metrics of a server", { timeout: 180_000 }, async () => {
   const demo = await startDemo();
   const answer = await fetch(`${demo.admin}/metrics`, { headers: { accept: "text/plain" } });
   assert.match(answer.headers.get("content-type"), /^text\/plain; version=0\.0\.4/);

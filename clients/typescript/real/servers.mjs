@@ -5,21 +5,11 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { connect as dial, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
+import { freePorts } from "../../../tests/js/ports.js";
 
 const modules = fileURLToPath(new URL("node_modules", import.meta.url));
 
-export async function freePorts(count) {
-  const servers = await Promise.all(
-    Array.from({ length: count }, async () => {
-      const server = createServer().listen(0, "127.0.0.1");
-      await once(server, "listening");
-      return server;
-    }),
-  );
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => once(server.close(), "close")));
-  return ports;
-}
+export { freePorts };
 
 /** A process; `stop()` ends it. */
 export function run(command, args, options = {}) {
@@ -44,7 +34,7 @@ export function run(command, args, options = {}) {
 }
 
 /** Waits until somebody listens there. */
-export async function listening(port, server, patience = 60_000) {
+export async function listening(port, server, patience = 120_000) {
   for (const end = Date.now() + patience; ; ) {
     const socket = dial(port, "127.0.0.1");
     const open = await new Promise((resolve) => socket.once("connect", () => resolve(true)).once("error", () => resolve(false)));
@@ -136,7 +126,7 @@ const LOG4JS = {
   pinus: { appenders: { c: { type: "console" } }, categories: { default: { appenders: ["c"], level: "info" } } },
 };
 
-/** Master and one connector: dictionary, protobuf, heartbeats of a second. */
+/** Master and one connector: dictionary, protobuf, heartbeats of three seconds. */
 export async function startPomelo(kind) {
   const [master, internal, port] = await freePorts(3);
   const folder = mkdtempSync(`${tmpdir()}/shaddock-${kind}-`);
@@ -166,7 +156,7 @@ export async function startPomelo(kind) {
       // The master starts this process and does not end it.
       const parent = process.ppid;
       setInterval(() => process.ppid === parent || process.exit(), 100);
-      app.set("connectorConfig", { connector: framework.connectors.hybridconnector, heartbeat: 1, useDict: true, useProtobuf: true });
+      app.set("connectorConfig", { connector: framework.connectors.hybridconnector, heartbeat: 3, useDict: true, useProtobuf: true });
     });
     app.start();`,
   );
