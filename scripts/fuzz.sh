@@ -17,7 +17,8 @@ cd "$(dirname "$0")/.."
 seconds=${1:-10}
 shift || true
 
-cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
+cargo fuzz --version >/dev/null 2>&1 || scripts/again cargo install cargo-fuzz --locked
+scripts/again cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml --target "$(rustc -vV | sed -n 's/^host: //p')"
 cargo fmt --manifest-path fuzz/Cargo.toml --check
 scripts/fuzz_seeds.py
 
