@@ -40,6 +40,8 @@ use crate::{
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// The time limit after a second signal.
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
+/// How long the admin server may take for its last responses.
+const LAST_RESPONSES: Duration = Duration::from_secs(5);
 
 /// Why a process does not start, or does not go on.
 #[derive(thiserror::Error)]
@@ -204,7 +206,7 @@ impl Launcher {
     /// SIGHUP reads the configuration again; SIGUSR1 and SIGUSR2 do nothing. A second SIGTERM or SIGINT ends the process at once, with
     /// status 1; in a drain that an operator asked for, the first one shortens it to `drain.linger`. One that comes before the servers have started ends the start.
     ///
-    /// The last lines of the log have a second to be written.
+    /// Requests to the admin server that are under way have five seconds to be answered, and the last lines of the log a second to be written.
     ///
     /// # Errors
     /// Something does not start, or a server cannot go on (another one has its id); nothing is left running.
@@ -284,9 +286,11 @@ impl Launcher {
         if let Some(telemetry) = &self.telemetry {
             telemetry.flush().await;
         }
-        hurry.abort();
         samples.abort();
-        drop(admin);
+        if let Some(admin) = admin {
+            admin.end().await;
+        }
+        hurry.abort();
         match self.operations.error() {
             None => Ok(()),
             Some(error) => Err(LaunchError::Ended(error.to_owned())),
@@ -294,17 +298,17 @@ impl Launcher {
     }
 
     /// The admin server, as long as the returned value lives.
-    async fn start_admin(&self) -> Result<Option<oneshot::Sender<()>>, LaunchError> {
+    async fn start_admin(&self) -> Result<Option<AdminServer>, LaunchError> {
         let Some(address) = self.config.admin_address() else {
             return Ok(None);
         };
         let admin = Admin::bind(address, &self.config.admin, self.operations()).await?;
         tracing::info!(address = %admin.local_addr(), "admin server listening");
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(admin.serve(async move {
+        let served = tokio::spawn(admin.serve(async move {
             let _ = stopped.await;
         }));
-        Ok(Some(stop))
+        Ok(Some(AdminServer { stop, served }))
     }
 
     /// Serves, and reloads at SIGHUP, until the end is asked for. Returns the configuration of that moment.
@@ -356,6 +360,27 @@ impl Launcher {
             }
             Some(newer)
         })
+    }
+}
+
+/// The admin server. Dropped, it stops, and its last responses may be cut off by the end of the process.
+struct AdminServer {
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl AdminServer {
+    /// Stops it and waits until its requests are answered, one of which may have asked for this end.
+    async fn end(self) {
+        drop(self.stop);
+        if tokio::time::timeout(LAST_RESPONSES, self.served)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "requests to the admin server were cut off: they took longer than {LAST_RESPONSES:?}"
+            );
+        }
     }
 }
 

@@ -5,12 +5,14 @@
 
 #[cfg(feature = "otlp")]
 mod otlp;
+#[path = "../../shaddock-cluster/tests/support/ports.rs"]
+mod ports;
 #[path = "../../shaddock-cluster/tests/support/wait.rs"]
 mod wait;
 
 use std::{
     io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -135,6 +137,16 @@ fn child() {
         _ => Ok(None),
     });
     app.component(Starts);
+    let operations = launcher.operations();
+    app.admin_route("leave", move |_, _| {
+        let operations = operations.clone();
+        async move {
+            operations.request_drain();
+            // Longer than the drain takes.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            "gone"
+        }
+    });
     let settings: ChildSettings = launcher.config().app().unwrap();
     if !settings.deaf {
         app.on_reload(async |_, _| panic!("expected in this test"));
@@ -333,8 +345,7 @@ impl Drop for Server {
 
 /// An address of this machine at which nothing listens.
 fn free_address() -> SocketAddr {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap()
+    ports::local(ports::free_port())
 }
 
 /// A pipe that is full and that nothing reads.
@@ -488,6 +499,15 @@ async fn sigterm_ends_a_process_whose_log_nothing_reads() {
     served(&client).await;
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
+}
+
+/// A request that asks the process to end is answered, also if the response is ready only when everything else has ended.
+#[test]
+fn the_process_ends_after_the_last_response_of_its_admin_server() {
+    let mut server = Server::start(&[], &[], Stdio::null());
+    let answer = server.get("/api/app/connector-1/leave");
+    assert!(answer.ends_with("\"gone\""), "{answer:?}");
+    assert!(server.ended().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
