@@ -334,11 +334,9 @@ fn the_configuration_is_printed_and_checked() {
 
 #[test]
 fn a_server_that_cannot_start_says_why() {
-    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = listen();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("listen.address={}", taken.local_addr().unwrap());
-    // The port is closed.
-    let gone = listen().local_addr().unwrap();
+    let gone = support::ports::local(support::ports::free_port());
     let gone = format!("cluster.etcd_endpoints={gone}");
     for (settings, reason) in [
         ([port.as_str(), "cluster.mode=local"], "in use"),

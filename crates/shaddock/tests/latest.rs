@@ -243,11 +243,7 @@ async fn while_a_client_is_away_the_newest_of_a_key_waits() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_client_is_away_the_newest_of_a_key_waits_over_nats() {
     let backing = servers::Backing::start();
-    let mut config = backing.config();
-    // This test shows no failures, and the machine may be slow.
-    config.lease_ttl = Duration::from_secs(60);
-    config.request_timeout = Duration::from_secs(30);
-    let cluster = shaddock::cluster::NatsCluster::new(config).unwrap();
+    let cluster = backing.cluster();
     let start = |app| Servers::new().add(app).cluster(cluster.clone()).start();
     away(
         start(connector()).await.unwrap(),

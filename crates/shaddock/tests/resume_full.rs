@@ -229,8 +229,7 @@ async fn over_nats_a_sender_waits_and_the_others_do_not() {
     use tokio::net::TcpStream;
 
     let backing = servers::Backing::start();
-    let mut config = backing.config();
-    config.lease_ttl = Duration::from_secs(60);
+    let mut config = backing.patient_config();
     config.request_timeout = Duration::from_secs(120);
     config.push_timeout = Duration::from_secs(60);
     let cluster = NatsCluster::new(config).unwrap();

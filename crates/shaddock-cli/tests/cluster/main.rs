@@ -140,7 +140,14 @@ struct Frontend {
 }
 
 impl Frontend {
+    /// With a lease that lasts for as long as a test: a machine may be slow, and must not look as if a server had died.
     fn start(backing: &Backing, id: &str, more: &[&str]) -> Self {
+        let more = [&["--set", "cluster.lease_ttl=300s"], more].concat();
+        Self::mortal(backing, id, &more)
+    }
+
+    /// With a short lease, for tests in which a server dies or is cut off.
+    fn mortal(backing: &Backing, id: &str, more: &[&str]) -> Self {
         Self::start_at(backing.nats.address, backing.etcd.address, id, more)
     }
 

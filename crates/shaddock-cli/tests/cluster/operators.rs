@@ -273,7 +273,7 @@ async fn one_server_is_drained_and_the_others_go_on() {
         "connector-2",
         &[
             "--set",
-            "drain.spread=1s",
+            "drain.spread=3s",
             "--set",
             "drain.wave_interval=500ms",
         ],
@@ -423,11 +423,7 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
         &["--set", "admin.cluster_timeout=1s"],
     );
     // In the list for as long as the test takes.
-    let second = Frontend::start(
-        &backing,
-        "connector-2",
-        &["--set", "cluster.lease_ttl=300s"],
-    );
+    let second = Frontend::start(&backing, "connector-2", &[]);
     let _room = launch_room(&backing, "room-1").await;
     let (ann, _) = enter(&first, "ann").await;
     let (bob, bob_sid) = enter(&second, "bob").await;

@@ -31,8 +31,7 @@ fn bodies(server: &Server) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_of_a_user_who_has_moved_is_not_run() {
     let backing = Backing::start();
-    let mut config = backing.config();
-    config.request_timeout = SECOND * 60;
+    let config = backing.patient_config();
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);
     let first = join_with(&config, "front-1", "connector", options()).await;
     let second = join_with(&config, "front-2", "connector", options()).await;
@@ -84,7 +83,7 @@ async fn a_request_of_a_user_who_has_moved_is_not_run() {
 async fn a_frontend_that_is_refused_closes_the_session() {
     let backing = Backing::start();
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);
-    let config = backing.config();
+    let config = backing.patient_config();
     let first = join_with(&config, "front-1", "connector", options()).await;
     let second = join_with(&config, "front-2", "connector", options()).await;
     let back = join(&config, "chat-1", "chat").await;

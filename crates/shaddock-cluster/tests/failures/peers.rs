@@ -20,7 +20,7 @@ use crate::{SECOND, clean, join, join_with};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_server_says_so_at_once() {
     let backing = Backing::start();
-    let mut config = backing.config();
+    let mut config = backing.patient_config();
     let front = join(&config, "front-1", "connector").await;
     config.max_serving = 10;
     let back = join(&config, "chat-1", "chat").await;
@@ -125,8 +125,8 @@ async fn pitaya_like(backing: &Backing, id: &str) -> PitayaLike {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pitaya_server_never_gets_more_than_it_can_take() {
     let backing = Backing::start();
-    let front = join(&backing.config(), "front-1", "connector").await;
-    let back = join(&backing.config(), "chat-1", "chat").await;
+    let front = join(&backing.patient_config(), "front-1", "connector").await;
+    let back = join(&backing.patient_config(), "chat-1", "chat").await;
     let peer = pitaya_like(&backing, "game-1").await;
     front.sees("game-1").await;
     front.sees("chat-1").await;
@@ -192,7 +192,7 @@ fn metadata(request: &[u8]) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pitaya_server_is_told_what_its_own_frontends_tell() {
     let backing = Backing::start();
-    let front = join(&backing.config(), "front-1", "connector").await;
+    let front = join(&backing.patient_config(), "front-1", "connector").await;
     let mut game = Peer::start(&backing, "game", "game-1").await;
     front.sees("game-1").await;
     let to = front.member.members().server("game-1").unwrap();
@@ -220,7 +220,7 @@ async fn a_pitaya_server_is_told_what_its_own_frontends_tell() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kicked_client_that_closes_first_was_kicked() {
     let backing = Backing::start();
-    let back = join(&backing.config(), "chat-1", "chat").await;
+    let back = join(&backing.patient_config(), "chat-1", "chat").await;
     let mut go = Peer::start(&backing, "gofront", "go-1").await;
     back.sees("go-1").await;
     let go_id = ServerId::new("go-1").unwrap();
@@ -254,8 +254,8 @@ async fn a_kicked_client_that_closes_first_was_kicked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_answers_late_twice_wrongly_and_unasked() {
     let backing = Backing::start();
-    let front = join(&backing.config(), "front-1", "connector").await;
-    let back = join(&backing.config(), "chat-1", "chat").await;
+    let front = join(&backing.patient_config(), "front-1", "connector").await;
+    let back = join(&backing.patient_config(), "chat-1", "chat").await;
     let mut peer = Peer::start(&backing, "game", "game-1").await;
     front.sees("game-1").await;
     front.sees("chat-1").await;
@@ -319,8 +319,8 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
     let unique = JoinOptions::new()
         .unique(Unique::ReplaceOld)
         .with_events_of(Interest::all());
-    let front = join_with(&backing.config(), "front-1", "connector", unique).await;
-    let back = join(&backing.config(), "chat-1", "chat").await;
+    let front = join_with(&backing.patient_config(), "front-1", "connector", unique).await;
+    let back = join(&backing.patient_config(), "chat-1", "chat").await;
     front.sees("chat-1").await;
     front.open(1);
     front.bind(1, "u").await.unwrap();
@@ -393,12 +393,12 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     let backing = Backing::start();
-    let mut config = backing.config();
+    let mut config = backing.patient_config();
     // Subscriptions go some time after the Pitaya server: twice as long as its last request may take.
     config.request_timeout = SECOND;
     let front = join(&config, "front-1", "connector").await;
     // What it pushes has more time than half of that.
-    let back = join(&backing.config(), "chat-1", "chat").await;
+    let back = join(&backing.patient_config(), "chat-1", "chat").await;
     for sid in 1..=5 {
         front.open(sid);
         front.bind(sid, &format!("user-{sid}")).await.unwrap();
@@ -436,7 +436,7 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
 async fn what_a_pitaya_server_pushes_when_it_is_first_called_arrives() {
     const USERS: u64 = 1500;
     let backing = Backing::start();
-    let front = Arc::new(join(&backing.config(), "front-1", "connector").await);
+    let front = Arc::new(join(&backing.patient_config(), "front-1", "connector").await);
     for sid in 1..=USERS {
         front.open(sid);
         front.bind(sid, &format!("user-{sid}")).await.unwrap();
@@ -488,7 +488,7 @@ async fn what_a_pitaya_server_pushes_when_it_is_first_called_arrives() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_of_a_type_with_frontends_of_both_kinds_are_pushed_to_once() {
     let backing = Backing::start();
-    let config = backing.config();
+    let config = backing.patient_config();
     let go = Peer::start(&backing, "connector", "go-1").await;
     let front = join(&config, "front-1", "connector").await;
     let back = join(&config, "chat-1", "chat").await;
@@ -530,7 +530,7 @@ async fn users_of_a_type_with_frontends_of_both_kinds_are_pushed_to_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
     let backing = Backing::start();
-    let config = backing.config();
+    let config = backing.patient_config();
     let _go = Peer::start(&backing, "connector", "go-1").await;
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);
     let first = join_with(&config, "front-1", "connector", options()).await;

@@ -112,7 +112,7 @@ async fn deadlines_are_kept_and_travel(world: World) {
     late.context = Context::with_timeout(Duration::from_millis(200));
     let start = Instant::now();
     let error = front.member.forward(back.info(), late).await.unwrap_err();
-    // Requests have 20 seconds unless they say otherwise.
+    // Requests have 20 seconds and more unless they say otherwise.
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(20));
     // Over a network either side may say it first.
@@ -120,10 +120,10 @@ async fn deadlines_are_kept_and_travel(world: World) {
     assert_eq!(error.message(), "rpc client: request timeout");
 
     let mut asked = call("chat.room.timeout", "");
-    asked.context = Context::with_timeout(Duration::from_millis(1500));
+    asked.context = Context::with_timeout(Duration::from_millis(61_500));
     assert_eq!(
         front.member.call(back.info(), asked).await.unwrap(),
-        "Some(1.5s)"
+        "Some(61.5s)"
     );
     until("nothing runs on", || back.member.status().serving == 0).await;
 }

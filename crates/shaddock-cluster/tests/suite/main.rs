@@ -33,7 +33,7 @@ use support::node::Server;
 pub(crate) struct World {
     cluster: Arc<dyn Cluster>,
     #[cfg(feature = "nats")]
-    _backing: Option<support::servers::Backing>,
+    backing: Option<support::servers::Backing>,
 }
 
 impl World {
@@ -43,7 +43,7 @@ impl World {
                 Duration::from_secs(20),
             )),
             #[cfg(feature = "nats")]
-            _backing: None,
+            backing: None,
         }
     }
 
@@ -52,7 +52,7 @@ impl World {
         let backing = support::servers::Backing::start();
         Self {
             cluster: Arc::new(backing.cluster()),
-            _backing: Some(backing),
+            backing: Some(backing),
         }
     }
 
@@ -67,6 +67,16 @@ impl World {
         options: JoinOptions,
     ) -> Server {
         Server::join(&*self.cluster, id, server_type, options).await
+    }
+
+    /// As [`join`](Self::join), with short times: the others miss it soon when it dies.
+    pub(crate) async fn join_mortal(&self, id: &str, server_type: &str) -> Server {
+        #[cfg(feature = "nats")]
+        if let Some(backing) = &self.backing {
+            let cluster = shaddock_cluster::NatsCluster::new(backing.config()).unwrap();
+            return Server::join(&cluster, id, server_type, JoinOptions::new()).await;
+        }
+        self.join(id, server_type).await
     }
 
     /// A frontend and a backend that know each other.

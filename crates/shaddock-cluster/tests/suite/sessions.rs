@@ -208,7 +208,7 @@ async fn a_user_is_found_and_kicked_everywhere(world: World) {
 }
 
 async fn sessions_tell_what_happens_to_them(world: World) {
-    let front = world.join("front-1", "connector").await;
+    let front = world.join_mortal("front-1", "connector").await;
     let asks = world
         .join_with(
             "chat-1",

@@ -421,11 +421,13 @@ impl Backing {
         }
     }
 
-    /// For tests that show no failures, on a machine that may be slow.
+    /// For servers that do not fail in a test: a machine may be slow, and must not look as if one had died or was cut off.
     pub fn patient_config(&self) -> NatsConfig {
         let mut config = self.config();
         config.lease_ttl = Duration::from_secs(60);
         config.request_timeout = Duration::from_secs(30);
+        config.etcd_timeout = Duration::from_secs(30);
+        config.nats_ping_interval = Duration::from_secs(30);
         config
     }
 
@@ -434,8 +436,9 @@ impl Backing {
         config(self.nats.address, self.etcd.address)
     }
 
+    /// With [`patient_config`](Self::patient_config).
     pub fn cluster(&self) -> NatsCluster {
-        NatsCluster::new(self.config()).unwrap()
+        NatsCluster::new(self.patient_config()).unwrap()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use serde_json::{Value, json};
-use shaddock::prelude::Uid;
+use shaddock::{cluster::NatsCluster, prelude::Uid};
 use shaddock_client::{Client, CloseKind, Dialect, RequestError};
 
 use super::{bind, clients, holds, stop, subscribed, users};
@@ -27,8 +27,8 @@ async fn a_frontend_is_cut_off_while_its_clients_stay() {
     let (nats_at, etcd_at) = (nats.address, etcd.address);
     let alone =
         tokio::task::block_in_place(|| Frontend::start_at(nats_at, etcd_at, "connector-1", &more));
-    let other = Frontend::start(&backing, "connector-2", &UNIQUE);
-    let room = room::start(backing.cluster(), "room-1").await;
+    let other = Frontend::mortal(&backing, "connector-2", &UNIQUE);
+    let room = room::start(NatsCluster::new(backing.config()).unwrap(), "room-1").await;
     let app = room.app("room-1").unwrap().clone();
     let [ann, amy]: [Client; 2] = clients(&alone.address, 2).await.try_into().unwrap();
     for (client, uid) in [(&ann, "ann"), (&amy, "amy")] {
@@ -106,7 +106,7 @@ struct Lobby {
 impl Lobby {
     async fn open() -> Self {
         let backing = Backing::start();
-        let frontend = Frontend::start(&backing, "connector-1", &UNIQUE);
+        let frontend = Frontend::mortal(&backing, "connector-1", &UNIQUE);
         let room = room::start_process(&backing, "room-1");
         let users = users(&frontend.address, 2).await;
         for client in &users {

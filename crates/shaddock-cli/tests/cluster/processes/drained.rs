@@ -133,8 +133,8 @@ impl World {
     async fn start(clients: usize, settings: &[&str]) -> Self {
         let backing = Backing::start();
         let settings = [&UNIQUE, &SPREAD[..], &PATIENT, settings].concat();
-        let first = Frontend::start(&backing, "connector-1", &settings);
-        let second = Frontend::start(&backing, "connector-2", &settings);
+        let first = Frontend::mortal(&backing, "connector-1", &settings);
+        let second = Frontend::mortal(&backing, "connector-2", &settings);
         let room = room::start_process_with(&backing, "room-1", "cluster.lease_ttl=30s");
         let address_of = |frontend: &Frontend| -> SocketAddr {
             let address = frontend.address.strip_prefix("tcp://");

@@ -30,7 +30,7 @@ async fn kill(backing: &Backing, program: &Program, id: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_is_killed_with_requests_in_flight() {
     let backing = Backing::start();
-    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    let frontend = Frontend::mortal(&backing, "connector-1", &[]);
     // Frontends wait for as long as the rooms say that their handlers may take.
     let start = |id| room::start_process_with(&backing, id, "handlers.timeout=12s");
     let (dies, _lives) = (start("room-1"), start("room-2"));
@@ -82,8 +82,8 @@ async fn a_backend_is_killed_with_requests_in_flight() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_is_killed_and_leaves_no_ghost() {
     let backing = Backing::start();
-    let dies = Frontend::start(&backing, "connector-1", &UNIQUE);
-    let lives = Frontend::start(&backing, "connector-2", &UNIQUE);
+    let dies = Frontend::mortal(&backing, "connector-1", &UNIQUE);
+    let lives = Frontend::mortal(&backing, "connector-2", &UNIQUE);
     let room = room::start(backing.cluster(), "room-1").await;
     let app = room.app("room-1").unwrap().clone();
     let mut there = Vec::new();
@@ -150,7 +150,7 @@ async fn a_frontend_is_killed_and_leaves_no_ghost() {
 async fn go_servers_are_killed() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
-    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let ours = Frontend::mortal(&backing, "connector-1", &UNIQUE);
     let lease = ["-ttl", "2s"];
     let theirs = GoServer::frontend(program, &backing, "connector", &lease);
     let go_room = GoServer::start(program, &backing, "room", &lease);
@@ -204,7 +204,7 @@ async fn go_servers_are_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_stands_still_for_a_while() {
     let backing = Backing::start();
-    let frontend = Frontend::start(&backing, "connector-1", &[]);
+    let frontend = Frontend::mortal(&backing, "connector-1", &[]);
     let start = |id| room::start_process_with(&backing, id, "handlers.timeout=3s");
     let (stands, _goes) = (start("room-1"), start("room-2"));
     let clients = clients(&frontend.address, 6).await;
@@ -255,7 +255,7 @@ async fn a_backend_stands_still_for_a_while() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_that_was_away_is_in_its_channels_again() {
     let backing = Backing::start();
-    let stops = Frontend::start(&backing, "connector-1", &UNIQUE);
+    let stops = Frontend::mortal(&backing, "connector-1", &UNIQUE);
     let room = room::start(backing.cluster(), "room-1").await;
     let app = room.app("room-1").unwrap().clone();
     let mut there = Vec::new();
