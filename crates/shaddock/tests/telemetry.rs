@@ -6,7 +6,6 @@ mod http;
 mod otlp;
 mod support;
 
-#[cfg(feature = "nats")]
 #[path = "../../shaddock-cluster/tests/support/ports.rs"]
 mod ports;
 #[cfg(feature = "nats")]
@@ -171,10 +170,7 @@ async fn a_request_is_a_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_goes_over_nats() {
     let backing = servers::Backing::start();
-    let mut nats = backing.config();
-    nats.lease_ttl = Duration::from_secs(60);
-    nats.request_timeout = Duration::from_secs(30);
-    let cluster = shaddock::cluster::NatsCluster::new(nats).unwrap();
+    let cluster = backing.cluster();
     let collector = Collector::start();
     let telemetry = Telemetry::new(config(&collector)).unwrap();
     let servers = apps(&telemetry, None)
@@ -443,10 +439,7 @@ const EXPORTED: &str = "shaddock_telemetry_spans_exported_total{}";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_collector_holds_up_nobody() {
     let silent = Collector::saying(|_| Say::Nothing);
-    let gone = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let gone = format!("http://{}", ports::local(ports::free_port()));
     // The queue of the silent one must fill up, whatever fails beside it.
     for (url, timeout, reason) in [
         (silent.url(), Duration::from_secs(5), "queue_full"),
