@@ -16,7 +16,7 @@ mod ports;
 mod servers;
 mod support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use shaddock::{channel::PushError, prelude::*, testing::TestServers};
