@@ -169,7 +169,10 @@ async fn a_client_that_closes_before_a_pitaya_frontend_does_was_kicked() {
         .subscribe("pitaya/servers/connector/go-1")
         .await
         .unwrap();
-    peer.flush().await.unwrap();
+    // Its own message comes back when NATS has the subscription; `flush` ends when it is sent.
+    let own = "pitaya/servers/connector/go-1";
+    peer.publish(own, Bytes::new()).await.unwrap();
+    kicks.next().await.unwrap();
     let go = r#"{"id":"go-1","type":"connector","metadata":{},"frontend":true,"hostname":""}"#;
     let put = ["put", "pitaya/servers/connector/go-1", go];
     backing.etcd.etcdctl(&put);

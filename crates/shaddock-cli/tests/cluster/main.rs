@@ -105,14 +105,17 @@ impl Program {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
+        let pid = self.0.id();
         assert!(
             Command::new("kill")
-                .args([name, &pid])
+                .args([name, &pid.to_string()])
                 .status()
                 .unwrap()
                 .success()
         );
+        if name == "-STOP" {
+            wait::stopped(pid);
+        }
     }
 
     fn wait(&mut self) -> std::process::ExitStatus {
@@ -160,7 +163,7 @@ impl Frontend {
         let text = format!(
             "[server]\nserver_type = \"connector\"\nid = \"{id}\"\n[listen]\naddress = \"127.0.0.1:0\"\n\
              [admin]\naddress = \"{admin}\"\n[drain]\nspread = \"0s\"\n\
-             [cluster]\nnats_urls = [\"nats://{nats}\"]\netcd_endpoints = [\"{etcd}\"]\nlease_ttl = \"2s\"\n"
+             [cluster]\nnats_urls = [\"nats://{nats}\"]\netcd_endpoints = [\"{etcd}\"]\nlease_ttl = \"5s\"\n"
         );
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(SHADDOCK);

@@ -430,7 +430,6 @@ async fn servers_that_hang_or_died_hold_up_nobody() {
     listed(&first, 3).await;
 
     second.program.signal("-STOP");
-    // On a busy machine it stops a moment after the signal.
     let said = says(&first, "connector-2 is silent", |said| {
         server(said, "connector-2")["state"] == "silent"
     })

@@ -107,7 +107,7 @@ fn be_a_room() {
         "cluster.mode=nats".to_owned(),
         format!("cluster.nats_urls=nats://{}", of("TEST_ROOM_NATS")),
         format!("cluster.etcd_endpoints={}", of("TEST_ROOM_ETCD")),
-        "cluster.lease_ttl=2s".to_owned(),
+        "cluster.lease_ttl=5s".to_owned(),
         "admin.address=".to_owned(),
         of("TEST_ROOM_SETTING"),
     ];

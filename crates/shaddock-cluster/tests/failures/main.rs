@@ -32,7 +32,7 @@ use support::servers::Backing;
 use support::until;
 
 /// The lease of the tests.
-pub(crate) const TTL: Duration = Duration::from_secs(2);
+pub(crate) const TTL: Duration = Duration::from_secs(4);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) async fn join(config: &NatsConfig, id: &str, server_type: &str) -> Server {
@@ -80,19 +80,19 @@ pub(crate) async fn clean(backing: &Backing, servers: &[&Server]) {
         backing.etcd.leases() == servers.len()
     })
     .await;
-    let of_servers: BTreeMap<String, usize> = servers
-        .iter()
-        .map(|server| {
+    let of_servers = || -> BTreeMap<String, usize> {
+        let named = servers.iter().map(|server| {
             let name = format!("{} {}", server.info().server_type, server.id());
             (name, server.member.status().subscriptions)
-        })
-        .collect();
+        });
+        named.collect()
+    };
     until("the subscriptions that the servers have", || {
         let mut at_nats = backing.nats.subscriptions();
         // Clients of the test itself.
         at_nats.remove("");
         let at_nats = at_nats.into_iter().map(|(name, list)| (name, list.len()));
-        at_nats.collect::<BTreeMap<_, _>>() == of_servers
+        at_nats.collect::<BTreeMap<_, _>>() == of_servers()
     })
     .await;
     for server in servers {

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::support::node::{call, raw, request, works};
 use crate::support::servers::Backing;
 use crate::support::until;
+use crate::support::wait::PATIENCE;
 use crate::{SECOND, clean, join, join_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,6 +51,16 @@ async fn nats(backing: &Backing) -> async_nats::Client {
     async_nats::connect(address).await.unwrap()
 }
 
+/// Waits until NATS has done all that this client has sent, subscriptions too. `flush` ends when it is sent.
+pub(crate) async fn arrived(client: &async_nats::Client) {
+    let inbox = client.new_inbox();
+    let mut back = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish(inbox, Bytes::new()).await.unwrap();
+    client.flush().await.unwrap();
+    let back = tokio::time::timeout(PATIENCE, back.next()).await;
+    back.expect("NATS answers").unwrap();
+}
+
 /// A server that is not one of ours, and does what a test wants.
 struct Peer {
     client: async_nats::Client,
@@ -62,7 +73,7 @@ impl Peer {
         let client = nats(backing).await;
         let name = format!("pitaya/servers/{server_type}/{id}");
         let requests = client.subscribe(name.clone()).await.unwrap();
-        client.flush().await.unwrap();
+        arrived(&client).await;
         let frontend = server_type.ends_with("front") || server_type == "connector";
         let value = format!(
             r#"{{"id":"{id}","type":"{server_type}","metadata":null,"frontend":{frontend},"hostname":"x"}}"#
@@ -141,7 +152,7 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
     drop(calls.drain(100..150));
     // What was sent before this answer is with NATS, and what NATS had before the other one is at the peer.
     works(&front, &back).await;
-    peer.client.flush().await.unwrap();
+    arrived(&peer.client).await;
     peer.gate.close();
     for call in calls {
         assert_eq!(call.await.unwrap(), "ok");
@@ -365,7 +376,7 @@ async fn hostile_bytes_on_every_subject_harm_nobody() {
                 .unwrap();
         }
     }
-    client.flush().await.unwrap();
+    arrived(&client).await;
     // Answers with garbage are an error of the caller.
     until("all read", || front.member.status().serving == 0).await;
     works(&front, &back).await;
@@ -503,7 +514,7 @@ async fn users_of_a_type_with_frontends_of_both_kinds_are_pushed_to_once() {
     let mut for_ours = go.client.subscribe(subject).await.unwrap();
     let plain = "pitaya/connector/user/cid/push";
     let mut for_cid = go.client.subscribe(plain).await.unwrap();
-    go.client.flush().await.unwrap();
+    arrived(&go.client).await;
 
     for body in ["1", "2"] {
         let uids = ["ann", "bob", "cid", "no name"].map(Arc::from);

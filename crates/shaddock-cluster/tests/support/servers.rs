@@ -9,7 +9,7 @@ use std::time::Duration;
 use shaddock_cluster::{NatsCluster, NatsConfig};
 
 use super::ports::{free_port, local};
-use super::wait::found;
+use super::wait::{found, stopped};
 
 /// A process that dies with this value.
 struct Process {
@@ -73,14 +73,17 @@ impl Process {
 
     /// Lets the process stand still, or go on.
     fn signal(&self, signal: &str) {
-        let pid = self.child.as_ref().expect("running").id().to_string();
+        let pid = self.child.as_ref().expect("running").id();
         assert!(
             Command::new("kill")
-                .args([signal, &pid])
+                .args([signal, &pid.to_string()])
                 .status()
                 .unwrap()
                 .success()
         );
+        if signal == "-STOP" {
+            stopped(pid);
+        }
     }
 }
 
@@ -447,12 +450,12 @@ pub fn config(nats: SocketAddr, etcd: SocketAddr) -> NatsConfig {
     let mut config = NatsConfig::default();
     config.nats_urls = vec![format!("nats://{nats}").into()];
     config.etcd_endpoints = vec![etcd.to_string().into()];
-    config.nats_ping_interval = Duration::from_millis(300);
+    config.nats_ping_interval = Duration::from_secs(1);
     config.nats_reconnect_delay = Duration::from_millis(50);
-    config.etcd_timeout = Duration::from_secs(3);
+    config.etcd_timeout = Duration::from_secs(10);
     config.etcd_retry_delay = Duration::from_millis(100);
-    config.lease_ttl = Duration::from_secs(2);
-    config.rejoin_grace = Duration::from_secs(3);
+    config.lease_ttl = Duration::from_secs(4);
+    config.rejoin_grace = Duration::from_secs(6);
     config.shutdown_delay = Duration::from_millis(100);
     config.request_timeout = Duration::from_secs(20);
     config

@@ -33,6 +33,20 @@ pub async fn throughout(time: Duration, what: &str, mut holds: impl AsyncFnMut()
     }
 }
 
+/// Waits until a process stands still that was sent SIGSTOP: on a busy machine its threads go on for a moment.
+pub fn stopped(pid: u32) {
+    found("the process stands still", || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let is_still = threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which can contain anything but this.
+            let state = stat.rsplit(')').next().unwrap_or_default();
+            state.trim_start().starts_with('T')
+        });
+        is_still.then_some(())
+    });
+}
+
 /// A moment for everything else on this machine: between two looks, between two requests of a load.
 pub async fn breathe() {
     tokio::time::sleep(LOOK).await;

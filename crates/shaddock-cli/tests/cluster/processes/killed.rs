@@ -151,7 +151,7 @@ async fn go_servers_are_killed() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
     let ours = Frontend::mortal(&backing, "connector-1", &UNIQUE);
-    let lease = ["-ttl", "2s"];
+    let lease = ["-ttl", "5s"];
     let theirs = GoServer::frontend(program, &backing, "connector", &lease);
     let go_room = GoServer::start(program, &backing, "room", &lease);
     let rust_room = room::start(backing.cluster(), "room-1").await;

@@ -16,7 +16,7 @@ use crate::{
     pitaya::{GoServer, UNIQUE, go_program},
     proxy::Proxy,
     room,
-    servers::{Backing, config},
+    servers::Backing,
     wait::{PATIENCE, breathe, until},
 };
 
@@ -60,7 +60,7 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_backends_are_restarted_under_load_and_nothing_is_lost() {
     let backing = Backing::start();
-    let frontend = Frontend::mortal(&backing, "connector-1", &UNIQUE);
+    let frontend = Frontend::start(&backing, "connector-1", &UNIQUE);
     let ids = ["room-1", "room-2", "room-3"];
     let mut rooms: Vec<_> = ids
         .iter()
@@ -101,7 +101,7 @@ async fn all_backends_are_restarted_under_load_and_nothing_is_lost() {
 async fn servers_of_both_kinds_are_restarted_in_one_cluster() {
     let Some(program) = go_program() else { return };
     let backing = Backing::start();
-    let ours = Frontend::mortal(&backing, "connector-1", &UNIQUE);
+    let ours = Frontend::start(&backing, "connector-1", &UNIQUE);
     let theirs = GoServer::frontend(program, &backing, "connector", &[]);
     let go_room = GoServer::start(program, &backing, "room", &[]);
     let rust_room = room::start_process(&backing, "room-1");
@@ -146,7 +146,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
         "--set",
         "drain.wave_interval=500ms",
     ];
-    let frontend = Frontend::mortal(&backing, "connector-1", &[&UNIQUE, &waves[..]].concat());
+    let frontend = Frontend::start(&backing, "connector-1", &[&UNIQUE, &waves[..]].concat());
     let _room = room::start_process(&backing, "room-1");
     let clients = users(&frontend.address, 12).await;
     let slow = json!({ "ms": 3000 });
@@ -201,10 +201,10 @@ async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late()
     let slow = ["spread=600s", "wave_interval=60s", "deadline=900s"];
     let slow = slow.map(|setting| ["--set".to_owned(), format!("drain.{setting}")]);
     let slow: Vec<&str> = slow.iter().flatten().map(String::as_str).collect();
-    let frontend = Frontend::mortal(&backing, "connector-1", &slow);
+    let frontend = Frontend::start(&backing, "connector-1", &slow);
     let nats = Proxy::to(backing.nats.address).await;
-    let mut patient = config(nats.address, backing.etcd.address);
-    patient.nats_ping_interval = SECOND * 60;
+    let mut patient = backing.patient_config();
+    patient.nats_urls = vec![format!("nats://{}", nats.address).into()];
     let room = room::start(NatsCluster::new(patient).unwrap(), "room-1").await;
     let app = room.app("room-1").unwrap().clone();
     let clients = users(&frontend.address, 2).await;
