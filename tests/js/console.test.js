@@ -109,7 +109,7 @@ async function open({ path = "/", language = "en", token, server = demo, ...opti
   page.on("console", (message) => {
     // An answer of the API that says no is a line of the console too.
     const isAnswer = message.text().startsWith("Failed to load resource: the server responded with a status of 4");
-    const isGone = page.mayLose && message.text().includes("net::ERR_");
+    const isGone = page.mayLose && /net::ERR_|status of 503/.test(message.text());
     if (message.type() === "error" && !isAnswer && !isGone) page.problems.push(message.text());
   });
   page.on("request", (asked) => {

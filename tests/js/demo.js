@@ -89,3 +89,19 @@ export async function until(look, what, patience = PATIENCE) {
     await new Promise((resolve) => setTimeout(resolve, 30));
   }
 }
+
+/** Fills in the form of the demo's page. */
+export async function join(page, name, room) {
+  await page.fill("#name", name);
+  await page.fill("#room", room);
+  await page.click("#join-button");
+}
+
+/** The same, until the page is in the room. The page gives up a server that is slow, and says so; a person would try again. */
+export async function joined(page, name, room) {
+  await until(async () => {
+    await join(page, name, room);
+    await page.waitForSelector("#room-view:not([hidden]), #notice:not([hidden]), #name-error:not([hidden])");
+    return page.locator("#room-view").isVisible();
+  }, `${name} to be in ${room}`);
+}

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { startDemo, startExample, until } from "./demo.js";
+import { join, joined, startDemo, startExample, until } from "./demo.js";
 import { Player } from "./published-client.js";
 
 const PATIENCE = 120_000;
@@ -20,16 +20,13 @@ before(async () => {
 
 after(() => browser?.close());
 
-async function joined(demo, name, room) {
+async function open(demo) {
   const context = await browser.newContext();
   context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   page.problems = [];
   page.on("pageerror", (error) => page.problems.push(String(error)));
   await page.goto(demo.page);
-  await page.fill("#name", name);
-  await page.fill("#room", room);
-  await page.click("#join-button");
   return page;
 }
 
@@ -44,10 +41,10 @@ const hears = (page, ...wanted) =>
   until(async () => JSON.stringify(await messages(page)) === JSON.stringify(wanted), `${wanted.length} messages`, PATIENCE);
 
 async function chat(demo) {
-  const ann = await joined(demo, "ann", "lobby");
-  await ann.waitForSelector("#room-view:not([hidden])");
-  const bob = await joined(demo, "bob", "lobby");
-  await bob.waitForSelector("#room-view:not([hidden])");
+  const ann = await open(demo);
+  await joined(ann, "ann", "lobby");
+  const bob = await open(demo);
+  await joined(bob, "bob", "lobby");
   await ann.waitForSelector("#members >> text=bob");
   assert.deepEqual(await bob.locator("#members li").allTextContents(), ["Aann", "Bbob (you)"]);
   await say(ann, "hello \u4f60\u597d \u{1f34a}");
@@ -55,7 +52,8 @@ async function chat(demo) {
   await say(bob, "just between us", "ann");
   await hears(ann, "hello \u4f60\u597d \u{1f34a}", "just between us");
   // A name is taken once in a room.
-  const other = await joined(demo, "ann", "lobby");
+  const other = await open(demo);
+  await join(other, "ann", "lobby");
   await other.waitForSelector("#name-error:not([hidden])");
   // The operator's half of the page knows users and rooms, and kicks.
   await ann.waitForSelector("#sessions tr:has-text('bob')");

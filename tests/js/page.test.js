@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
-import { PATIENCE, startDemo, until } from "./demo.js";
+import { PATIENCE, joined, startDemo, until } from "./demo.js";
 
 const pictures = process.env.SHADDOCK_SCREENSHOTS;
 let demo;
@@ -48,17 +48,6 @@ async function open({ query = "", ...options } = {}) {
   page.on("console", (message) => message.type() === "error" && page.problems.push(message.text()));
   await page.goto(`${demo.page}/${query}`);
   return page;
-}
-
-async function join(page, name, room) {
-  await page.fill("#name", name);
-  await page.fill("#room", room);
-  await page.click("#join-button");
-}
-
-async function joined(page, name, room) {
-  await join(page, name, room);
-  await page.waitForSelector("#room-view:not([hidden])");
 }
 
 async function say(page, text, target = "*") {
