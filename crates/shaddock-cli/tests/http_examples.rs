@@ -422,6 +422,72 @@ fn without_a_key_nothing_is_served() {
     }
 }
 
+/// SIGHUP rotates the secret: the service knows only the new one, and what is no secret changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_rotates_the_secret() {
+    let Some(mut chat) = chat_command("python3", "chat.py") else {
+        return;
+    };
+    let Some(chat) = start(chat.arg("0").env("CHAT_SECRET", NEW)) else {
+        return;
+    };
+    let port = chat.1.trim().strip_prefix("listening on ").unwrap();
+    let file = scratch("rotated.toml");
+    let write = |secrets: &str| {
+        let text = format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"\"\n[protocol]\npomelo_errors = \"text\"\n\
+             [backends.chat]\nurl = \"http://127.0.0.1:{port}\"\ntimeout = \"60s\"\nsecret = [{secrets}]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write(&format!("\"{OLD}\""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shaddock"));
+    let serve = start(command.arg("serve").arg("--config").arg(&file)).unwrap();
+    let (_, address) = serve.1.trim().rsplit_once(' ').unwrap();
+    let builder = Client::builder()
+        .connect_timeout(LONG)
+        .request_timeout(Some(LONG));
+    let client = builder.connect(&format!("tcp://{address}")).await.unwrap();
+    // In no room: the service's own error, if it accepts the signature.
+    let error = async || {
+        let body = json!({"content": "hi", "target": "*"});
+        let sent = client.request::<_, Value>("chat.chatHandler.send", &body);
+        match sent.await {
+            Err(RequestError::Server(error)) => error.json::<Value>().unwrap()["error"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let reload = || {
+        let pid = serve.0.id().to_string();
+        let sent = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(sent.unwrap().success());
+    };
+    let [accepted, rejected] = ["CHAT-401", "PIT-500"];
+    let wait_until = async |expected: &str| {
+        let deadline = Instant::now() + LONG;
+        while error().await != expected {
+            assert!(Instant::now() < deadline, "no {expected} in time");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    wait_until(rejected).await;
+    write(&format!("\"{NEW}\", \"{OLD}\""));
+    reload();
+    wait_until(accepted).await;
+    write("\"whsec_abc\"");
+    reload();
+    write(&format!("\"{NEW}\""));
+    reload();
+    wait_until(accepted).await;
+    write(&format!("\"{STRANGE}\""));
+    reload();
+    wait_until(rejected).await;
+    let _ = std::fs::remove_file(file);
+}
+
 #[test]
 fn signatures_in_php() {
     signatures("php", "chat.php");

@@ -27,7 +27,7 @@ use self::args::Wanted;
 use crate::{
     admin::{Admin, AdminError, Tokens},
     app::{App, AppHandle, Running, Servers, StartError},
-    config::{Config, ConfigError, Sources},
+    config::{Change, Config, ConfigError, Sources},
     logging::{self, LogHandle},
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
@@ -485,6 +485,9 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
     {
         tracing::error!(%error, "SIGHUP: the log filter is unchanged");
     }
+    if touches("backends.") {
+        set_secrets(new, &changes, apps);
+    }
     for frontend in apps.iter().filter(|app| app.is_frontend()) {
         if touches("access.") {
             frontend.set_access(&new.access_policy());
@@ -501,4 +504,22 @@ pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<
         }
     }
     tracing::info!(changes = changes.len(), "SIGHUP: configuration reloaded");
+}
+
+/// Gives the backends whose secrets were changed the new ones.
+fn set_secrets(config: &Config, changes: &[Change], apps: &[AppHandle]) {
+    for (server_type, settings) in &config.backends {
+        let key = format!("backends.{server_type}.secret");
+        if !changes
+            .iter()
+            .any(|change| change.live && change.key == key)
+        {
+            continue;
+        }
+        for app in apps {
+            if let Err(error) = app.set_backend_secrets(server_type, &settings.secret.0) {
+                tracing::error!(app = app.id(), key, %error, "SIGHUP: the secrets are unchanged");
+            }
+        }
+    }
 }

@@ -10,11 +10,13 @@ use std::{
 };
 
 use axum::http::Version;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{
     Asked, Say, Service, ok,
     secure::{Secure, Speaks},
     status,
 };
+use ring::hmac;
 use serde_json::{Value, json};
 use shaddock::{
     backend::{BackendEvent, Balance, HttpBackend, Protocol},
@@ -129,6 +131,104 @@ async fn two_secrets_sign_every_request() {
     let three = [secrets[0].clone(), secrets[1].clone(), secrets[0].clone()];
     let error = service.backend().secrets(&three).unwrap_err().to_string();
     assert!(error.contains("at most two"), "{error}");
+}
+
+/// The parts of a signature that `secret` made.
+fn is_signed_by(asked: &Asked, secret: &str) -> bool {
+    let key = secret.strip_prefix("whsec_").unwrap();
+    let key = BASE64_STANDARD.decode(key).unwrap();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let header = |name: &str| asked.headers[name].as_str();
+    let head = format!("{}.{}.", header("webhook-id"), header("webhook-timestamp"));
+    let signed = [head.as_bytes(), &asked.bytes].concat();
+    let made = BASE64_STANDARD.encode(hmac::sign(&key, &signed));
+    let mut parts = header("webhook-signature").split(' ');
+    parts.any(|part| part.strip_prefix("v1,") == Some(&made))
+}
+
+/// A rotation: the old secret, both, the new one. Requests after each step have its signatures, an event that is sent again too, and what
+/// is no secret changes nothing.
+#[tokio::test]
+async fn secrets_are_rotated_while_it_runs() {
+    let [old, new] = ["A", "B"].map(|letter| format!("whsec_{}", letter.repeat(32)));
+    let secret = |text: &String| shaddock::config::Secret::from(text.as_str());
+    let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let service = Service::start({
+        let is_up = std::sync::Arc::clone(&is_up);
+        move |_| match is_up.load(Ordering::SeqCst) {
+            true => Say::Json(json!({})),
+            false => Say::Bytes(status("401 Unauthorized", "")),
+        }
+    })
+    .await;
+    let backend = service.backend().secrets(&[secret(&old)]).unwrap();
+    let running = running(backend.events([BackendEvent::Bound])).await;
+    let app = running.apps()[0].clone();
+    let mut client = Client::connect(&app);
+    let signers = |asked: &Asked| [&old, &new].map(|secret| is_signed_by(asked, secret));
+    for (secrets, expected) in [
+        (vec![], [true, false]),
+        (vec![&new, &old], [true, true]),
+        (vec![&new], [false, true]),
+    ] {
+        if !secrets.is_empty() {
+            let secrets: Vec<_> = secrets.into_iter().map(secret).collect();
+            assert!(app.set_backend_secrets("chat", &secrets).unwrap());
+        }
+        client.request("chat.room.say", json!({})).await;
+        assert_eq!(signers(service.asked().last().unwrap()), expected);
+    }
+    let wrong = app
+        .set_backend_secrets("chat", &["abc".into()])
+        .unwrap_err();
+    assert!(wrong.to_string().contains("whsec_"), "{wrong}");
+    assert!(!app.set_backend_secrets("shop", &[secret(&old)]).unwrap());
+    client.request("chat.room.say", json!({})).await;
+    assert_eq!(signers(service.asked().last().unwrap()), [false, true]);
+    // The service refuses the event until the secret is right.
+    is_up.store(false, Ordering::SeqCst);
+    let before = service.asked().len();
+    let _ann = login(&app, "ann").await;
+    until("the event was refused", || service.asked().len() > before).await;
+    app.set_backend_secrets("chat", &[secret(&old)]).unwrap();
+    until("it is signed with the other secret", || {
+        signers(service.asked().last().unwrap()) == [true, false]
+    })
+    .await;
+    is_up.store(true, Ordering::SeqCst);
+}
+
+/// A client that sends nothing, and answers without a value: the service reads `null`, and clients `{}`. Pomelo clients read it for other
+/// falsy values too, as from Pomelo's servers.
+#[tokio::test]
+async fn bodies_that_are_empty() {
+    let service = Service::start(|asked| match asked.path.as_str() {
+        "/shaddock/room.null" => Say::Json(json!({"body": null})),
+        "/shaddock/room.none" => Say::Json(json!({})),
+        "/shaddock/room.nothing" => Say::Bytes(ok("")),
+        "/shaddock/room.object" => Say::Json(json!({"body": {}})),
+        "/shaddock/room.zero" => Say::Json(json!({"body": 0})),
+        _ => Say::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()),
+    })
+    .await;
+    let running = running(service.backend()).await;
+    for (dialect, zero) in [(Dialect::Pomelo, json!({})), (Dialect::Pitaya, json!(0))] {
+        let mut client = Client::with_dialect(&running.apps()[0], dialect);
+        let rows = ["null", "none", "nothing", "204", "object", "zero"];
+        for (id, route) in (1..).zip(rows) {
+            drive(client.start(Some(id), &format!("chat.room.{route}"), "")).await;
+            let expected = if route == "zero" {
+                zero.clone()
+            } else {
+                json!({})
+            };
+            let answer = client.wait_answer(id).await;
+            assert_eq!(answer, (expected, false), "{dialect:?} {route}");
+            let asked = service.asked();
+            let body = &asked.last().unwrap().body;
+            assert_eq!(body.get("body"), Some(&Value::Null), "{body}");
+        }
+    }
 }
 
 fn unix_seconds() -> u64 {

@@ -11,7 +11,10 @@ use serde_json::{Map, Value, value::RawValue};
 use shaddock_cluster::AudienceKey;
 use shaddock_core::{Session, Uid};
 
-use super::wire::{Action, KickJson, Object, PushJson};
+use super::{
+    failure::{Failure, Fault},
+    wire::{Action, KickJson, Object, PushJson},
+};
 use crate::{
     app::AppHandle,
     channel::{JoinError, Latest, check_latest},
@@ -77,7 +80,11 @@ impl Plan {
     ///
     /// # Errors
     /// The index of the first invalid action, and the reason.
-    pub(super) fn check(view: &SessionView, actions: Vec<Action>) -> Result<Self, String> {
+    pub(super) fn check(view: &SessionView, actions: Vec<Action>) -> Result<Self, Failure> {
+        Self::checked(view, actions).map_err(|reason| Failure::broken(Fault::Action, reason))
+    }
+
+    fn checked(view: &SessionView, actions: Vec<Action>) -> Result<Self, String> {
         let mut plan = Self {
             user: User::Stays,
             changes: Map::new(),

@@ -35,7 +35,7 @@ use tokio::{
 use super::{
     BackendUrl, HttpBackend,
     connect::{Body, Connector, Sender},
-    failure::Failure,
+    failure::{Failure, Fault},
     sign,
 };
 use crate::app::AppHandle;
@@ -161,7 +161,8 @@ impl Target {
         let was_sick = self.is_sick.swap(failure.is_some(), Ordering::Relaxed);
         match failure {
             Some(failure) if !was_sick => {
-                tracing::warn!(url = %self.url(), %failure, "a backend is not healthy");
+                let advice = failure.advice();
+                tracing::warn!(url = %self.url(), %failure, advice, "a backend is not healthy");
             }
             None if was_sick => tracing::info!(url = %self.url(), "a backend is healthy again"),
             _ => {}
@@ -320,7 +321,9 @@ impl Target {
         };
         request
             .body(Full::new(outgoing.body.clone()))
-            .map_err(|error| Failure::broken(format!("the request cannot be made: {error}")))
+            .map_err(|error| {
+                Failure::broken(Fault::Form, format!("the request cannot be made: {error}"))
+            })
     }
 
     fn head_of_post(
@@ -332,7 +335,12 @@ impl Target {
     ) -> Builder {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let timestamp = now.unwrap_or_default().as_secs().to_string();
-        let signed = sign::signature(&settings.keys, &outgoing.id, &timestamp, &outgoing.body);
+        let signed = sign::signature(
+            &settings.keys.load(),
+            &outgoing.id,
+            &timestamp,
+            &outgoing.body,
+        );
         let request = request
             .method(Method::POST)
             .uri(format!("{root}{}/{}", self.url().path, outgoing.path))
@@ -356,10 +364,13 @@ impl Target {
         if is_unsent {
             return Failure::down(format!("{} closes connections: {error}", self.url()));
         }
-        Failure::broken(format!(
-            "{} received the request and sent no response: {error}",
-            self.url()
-        ))
+        Failure::broken(
+            Fault::Cut,
+            format!(
+                "{} received the request and sent no response: {error}",
+                self.url()
+            ),
+        )
     }
 
     /// Reads the body of a successful response, up to this length.
@@ -370,19 +381,21 @@ impl Target {
             StatusCode::OK | StatusCode::NO_CONTENT => {}
             _ if status.is_redirection() => {
                 let to = body.0.headers.get(LOCATION).and_then(|to| to.to_str().ok());
-                return Err(Failure::broken(format!(
-                    "{} answered {status} to {:?}; redirects are not followed; correct the URL in the configuration",
+                let text = format!(
+                    "{} responded with {status} to {:?}",
                     self.url(),
                     to.unwrap_or_default()
-                )));
+                );
+                return Err(Failure::broken(Fault::Redirect, text));
             }
-            _ => return Err(Failure::broken(format!("{} answered {status}", self.url()))),
+            _ => {
+                let text = format!("{} responded with {status}", self.url());
+                return Err(Failure::broken(fault_of(status), text));
+            }
         }
         let too_long = || {
-            Failure::broken(format!(
-                "the response of {} is longer than {max} bytes (`max_body`)",
-                self.url()
-            ))
+            let text = format!("the response of {} is longer than {max} bytes", self.url());
+            Failure::broken(Fault::TooLong, text)
         };
         if body.1.size_hint().lower() > max as u64 {
             return Err(too_long());
@@ -391,11 +404,9 @@ impl Target {
         let mut parts: Vec<u8> = Vec::new();
         while let Some(frame) = body.1.frame().await {
             let frame = frame.map_err(|error| {
-                Failure::broken(format!(
-                    "the response of {} is incomplete: {}",
-                    self.url(),
-                    with_cause(&error)
-                ))
+                let cause = with_cause(&error);
+                let text = format!("the response of {} is incomplete: {cause}", self.url());
+                Failure::broken(Fault::Cut, text)
             })?;
             let Ok(data) = frame.into_data() else {
                 continue;
@@ -416,6 +427,16 @@ impl Target {
 
     fn lock_idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The fault of a response with this status, which is not that of a success or a redirect.
+fn fault_of(status: StatusCode) -> Fault {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Fault::Refused,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Fault::NoRoute,
+        _ if status.is_server_error() => Fault::ServerError,
+        _ => Fault::Status,
     }
 }
 

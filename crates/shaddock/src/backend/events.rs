@@ -17,7 +17,7 @@ use shaddock_core::{CloseReason, Uid};
 use super::{
     Backend, actions,
     client::{Outgoing, hash_of},
-    failure::{Excerpt, Failure},
+    failure::{Excerpt, Failure, Fault},
     wire::{Action, Answer, ClientJson, Envelope, Object},
 };
 use crate::{
@@ -113,13 +113,12 @@ impl Backend {
             Err(error) => return self.missed(app, kind, event, &error.to_string()),
         };
         let key = self.key_of(event.session());
-        let heard = self.tell_until_heard(app, key, &outgoing).await;
+        let heard = self.tell_until_heard(app, key, kind, &outgoing).await;
         if let (Some(span), Err(failure)) = (&span, &heard) {
             span.failed("unheard", failure);
         }
         drop(span);
         match heard {
-            Ok(text) if text.is_empty() => {}
             Ok(text) => {
                 if let Err(reason) = follow(app, event, &text).await.map_err(Excerpt::new) {
                     shaddock_net::quiet!(
@@ -144,6 +143,7 @@ impl Backend {
         &self,
         app: &AppHandle,
         key: u64,
+        kind: BackendEvent,
         outgoing: &Outgoing,
     ) -> Result<Bytes, String> {
         let most = app.config().event_timeout;
@@ -157,6 +157,7 @@ impl Backend {
                 Ok(text) => return Ok(text),
                 Err(failure) => failure,
             };
+            self.complain(kind.name(), &outgoing.id, &failure);
             if start.elapsed() + pause >= most.mul_f32(0.8) {
                 return Err(failure.to_string());
             }
@@ -174,15 +175,16 @@ impl Backend {
             transport: info.peer().transport.name(),
         };
         let user: Option<&RawValue> = info.user_as().ok();
-        let refused = |failure: Failure| {
+        let event = BackendEvent::Handshake.name();
+        let refused = |id: &str, failure: Failure| {
+            self.complain(event, id, &failure);
             HandshakeReject::new(format!(
                 "the backend `{}` did not check it: {failure}",
                 self.server_type
             ))
         };
         let body = Envelope::handshake(client, user, self.timeout())
-            .map_err(|error| refused(Failure::broken(error.to_string())))?;
-        let event = BackendEvent::Handshake.name();
+            .map_err(|error| refused("", Failure::broken(Fault::Form, error.to_string())))?;
         let span = info.app().span_of_backend(None, &self.server_type, event);
         let outgoing = self.outgoing(event.to_owned(), body, span.as_deref());
         let key = hash_of(info.address().ip().to_string().as_bytes());
@@ -193,21 +195,19 @@ impl Backend {
                 if let Some(span) = &span {
                     span.failed(failure.name(), &failure.to_string());
                 }
-                refused(failure)
+                refused(&outgoing.id, failure)
             })?;
         drop(span);
-        let broken = |reason: String| refused(Failure::broken(reason));
-        if text.is_empty() {
-            return Ok(Accept::new());
-        }
+        let broken = |failure| refused(&outgoing.id, failure);
         let answer = Answer::read(&text).map_err(broken)?;
         if let Some(Object(error)) = answer.error {
             return Err(HandshakeReject::new(Excerpt::new(error.text()).to_string()));
         }
-        let mut accept = login(answer.actions).map_err(broken)?;
+        let mut accept = login(answer.actions)
+            .map_err(|reason| broken(Failure::broken(Fault::Action, reason)))?;
         if let Some(body) = answer.body {
-            let data: serde_json::Value =
-                serde_json::from_str(body.get()).map_err(|error| broken(error.to_string()))?;
+            let data: serde_json::Value = serde_json::from_str(body.get())
+                .map_err(|error| broken(Failure::broken(Fault::Form, error.to_string())))?;
             accept = accept.reply(data);
         }
         Ok(accept)
@@ -240,11 +240,12 @@ fn login(list: Vec<Action>) -> Result<Accept, String> {
 
 /// Executes the actions of an event's response. The event was received, so it is not repeated if they fail.
 async fn follow(app: &AppHandle, event: &SessionEvent, text: &Bytes) -> Result<(), String> {
-    let answer = Answer::read(text)?;
+    let said = |failure: Failure| format!("{failure}; {}", failure.advice());
+    let answer = Answer::read(text).map_err(said)?;
     if let Some(Object(error)) = answer.error {
         return Err(error.text());
     }
-    let plan = actions::Plan::check(event.session(), answer.actions)?;
+    let plan = actions::Plan::check(event.session(), answer.actions).map_err(said)?;
     let done = plan.carry_out(app, event.session()).await;
     done.map_err(|error| error.to_string())
 }

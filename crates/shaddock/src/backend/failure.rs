@@ -1,6 +1,10 @@
-//! Failures of an exchange, with a text for the log and another one for the client.
+//! Failures of an exchange: the text and the advice for the log, and the error for the client.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use crate::{
     error::{HandlerError, codes},
@@ -42,16 +46,66 @@ pub(super) enum Failure {
     /// The response was not complete in time. The request may have been executed.
     Slow(Duration),
     /// The response is invalid.
-    Broken(Excerpt),
+    Broken(Fault, Excerpt),
+}
+
+/// What is invalid in a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The status is 401 or 403.
+    Refused,
+    /// The status is 404 or 405.
+    NoRoute,
+    /// The status is 500 or higher.
+    ServerError,
+    /// Another status, and not 200, 204 or a redirect.
+    Status,
+    Redirect,
+    /// The body is a page or other text.
+    NotJson,
+    /// The body is JSON, and not a response as the guide describes it.
+    Form,
+    /// An action is invalid.
+    Action,
+    /// The connection ended before the response was complete.
+    Cut,
+    TooLong,
 }
 
 impl Failure {
+    /// Numbers of [`kind`](Self::kind).
+    const KINDS: usize = 13;
+
     pub(super) fn down(reason: impl Into<String>) -> Self {
         Self::Down(Excerpt::new(reason))
     }
 
-    pub(super) fn broken(reason: impl Into<String>) -> Self {
-        Self::Broken(Excerpt::new(reason))
+    pub(super) fn broken(fault: Fault, reason: impl Into<String>) -> Self {
+        Self::Broken(fault, Excerpt::new(reason))
+    }
+
+    /// The kind of failure, less than [`KINDS`](Self::KINDS).
+    const fn kind(&self) -> usize {
+        match self {
+            Self::Down(_) => 0,
+            Self::Busy(_) => 1,
+            Self::Slow(_) => 2,
+            Self::Broken(fault, _) => 3 + *fault as usize,
+        }
+    }
+
+    /// What an operator or the author of the service can do.
+    pub(super) const fn advice(&self) -> &'static str {
+        match self {
+            Self::Down(_) => "start the service, or correct `url`",
+            Self::Busy(_) => {
+                "run the service more than once and list all its URLs in `url`, or raise `max_connections` or `queue`"
+            }
+            Self::Slow(_) => {
+                "raise `timeout`, or let the service respond at once and push the result later with the server API"
+            }
+            Self::Broken(fault, _) => fault.advice(),
+        }
     }
 
     /// The reason for the counters.
@@ -60,7 +114,7 @@ impl Failure {
             Self::Down(_) => NoAnswer::Down,
             Self::Busy(_) => NoAnswer::Busy,
             Self::Slow(_) => NoAnswer::Timeout,
-            Self::Broken(_) => NoAnswer::Broken,
+            Self::Broken(..) => NoAnswer::Broken,
         }
     }
 
@@ -70,7 +124,7 @@ impl Failure {
             Self::Down(_) => "down",
             Self::Busy(_) => "busy",
             Self::Slow(_) => "timeout",
-            Self::Broken(_) => "broken",
+            Self::Broken(..) => "broken",
         }
     }
 
@@ -83,7 +137,7 @@ impl Failure {
             ),
             Self::Busy(_) => HandlerError::too_many("too many requests wait for the backend"),
             Self::Slow(_) => HandlerError::timeout("the backend did not respond in time"),
-            Self::Broken(_) => HandlerError::new(codes::INTERNAL, "the backend failed"),
+            Self::Broken(..) => HandlerError::new(codes::INTERNAL, "the backend failed"),
         }
     }
 }
@@ -91,7 +145,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Down(reason) | Self::Broken(reason) => reason.fmt(f),
+            Self::Down(reason) | Self::Broken(_, reason) => reason.fmt(f),
             Self::Busy(queue) => write!(
                 f,
                 "all connections are in use, and {queue} requests wait for one (`max_connections`, `queue`)"
@@ -101,21 +155,127 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Fault {
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Refused => {
+                "the service rejects the signature or the caller: compare its key with `secret`, and its clock with this one"
+            }
+            Self::NoRoute => {
+                "compare the path of `url` with the paths that the service serves; a route that does not exist is better answered with 200 and an `error`"
+            }
+            Self::ServerError => {
+                "look for the `webhook-id` in the log of the service; 502, 503 and 504 often come from a proxy in front of it"
+            }
+            Self::Status => {
+                "respond with 200 and a JSON object, or with 204; an error for the client is 200 with {\"error\": {\"code\": .., \"message\": ..}}"
+            }
+            Self::Redirect => {
+                "set `url` to the address that the service redirects to: a redirect is not followed, because the request would be sent twice"
+            }
+            Self::NotJson => {
+                "respond with a JSON object such as {\"body\": ..} and nothing before it; check that `url` is not that of a web page, and that the language writes its warnings to a log"
+            }
+            Self::Form => {
+                "respond with {\"body\": .., \"actions\": [..]} or {\"error\": {\"code\": .., \"message\": ..}}; docs/http-backends.md lists the members"
+            }
+            Self::Action => {
+                "correct the action in the service; no action of this response was executed"
+            }
+            Self::Cut => {
+                "look for a crash or a limit in the log of the service or of a proxy; its keep-alive time must be longer than `max_idle`"
+            }
+            Self::TooLong => "respond with less, or raise `max_body`",
+        }
+    }
+}
+
+/// The time between two lines about the same kind of failure of one backend.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Limits the lines about failures of one backend: the first failure of each kind is logged at once, later ones once a minute. So a
+/// backend that fails all the time hides neither another failure nor another backend.
+#[derive(Debug, Default)]
+pub(super) struct Complaints(Mutex<[Complaint; Failure::KINDS]>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Complaint {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Complaints {
+    /// Whether a line about this failure is written; if so, the number of failures of this kind since the previous line, without it.
+    pub(super) fn allow(&self, failure: &Failure, now: Instant) -> Option<u64> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = all.get_mut(failure.kind())?;
+        if one
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < QUIET)
+        {
+            one.left_out += 1;
+            return None;
+        }
+        one.last = Some(now);
+        Some(std::mem::take(&mut one.left_out))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FAULTS: [Fault; 10] = [
+        Fault::Refused,
+        Fault::NoRoute,
+        Fault::ServerError,
+        Fault::Status,
+        Fault::Redirect,
+        Fault::NotJson,
+        Fault::Form,
+        Fault::Action,
+        Fault::Cut,
+        Fault::TooLong,
+    ];
+
+    /// Each kind has its own line and its own advice, and one that repeats is counted until its next line.
+    #[test]
+    fn each_kind_of_failure_is_told_once_a_minute() {
+        let mut all = vec![
+            Failure::down("a"),
+            Failure::Busy(1),
+            Failure::Slow(Duration::ZERO),
+        ];
+        all.extend(FAULTS.map(|fault| Failure::broken(fault, "a")));
+        assert_eq!(all.len(), Failure::KINDS);
+        let advice: std::collections::HashSet<_> = all.iter().map(Failure::advice).collect();
+        assert_eq!(advice.len(), all.len());
+        let (complaints, start) = (Complaints::default(), Instant::now());
+        for (count, after, said) in [(0, 0, true), (1, 59, false), (2, 59, false), (3, 60, true)] {
+            let now = start + Duration::from_secs(after);
+            for failure in &all {
+                let left_out = if count == 3 { 2 } else { 0 };
+                let expected = said.then_some(left_out);
+                assert_eq!(
+                    complaints.allow(failure, now),
+                    expected,
+                    "{failure:?}, {count}"
+                );
+            }
+        }
+    }
 
     /// Data of a service is truncated in the log.
     #[test]
     fn what_a_service_wrote_is_cut_off() {
         let long = "房".repeat(10_000);
-        for failure in [Failure::down(&long), Failure::broken(&long)] {
+        for failure in [Failure::down(&long), Failure::broken(Fault::Form, &long)] {
             let text = failure.to_string();
             assert!(
                 text.len() <= MOST_TEXT + 2 && text.ends_with(".."),
                 "{text}"
             );
         }
-        assert_eq!(Failure::broken("short").to_string(), "short");
+        assert_eq!(Failure::broken(Fault::Form, "short").to_string(), "short");
     }
 }

@@ -45,6 +45,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use axum::http::uri::PathAndQuery;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -53,7 +54,7 @@ use shaddock_cluster::Secret;
 
 use self::{
     client::{Outgoing, Target},
-    failure::Failure,
+    failure::{Complaints, Failure},
     sign::SigningKey,
     wire::{Envelope, Object},
 };
@@ -137,7 +138,8 @@ pub enum Protocol {
 #[derive(Debug, Clone)]
 pub struct HttpBackend {
     urls: Vec<BackendUrl>,
-    keys: Vec<SigningKey>,
+    /// Shared by the copies: a rotation reaches all of them.
+    keys: Arc<ArcSwap<Vec<SigningKey>>>,
     tls: Option<ClientConfig>,
     health: Option<Box<str>>,
     concurrent: HashSet<Box<str>>,
@@ -211,7 +213,7 @@ impl HttpBackend {
         }
         Ok(Self {
             urls,
-            keys: Vec::new(),
+            keys: Arc::default(),
             tls: None,
             health: None,
             concurrent: HashSet::new(),
@@ -250,11 +252,7 @@ impl HttpBackend {
         mut self,
         secrets: impl IntoIterator<Item = &'a Secret>,
     ) -> Result<Self, BackendError> {
-        let keys: Result<Vec<SigningKey>, _> = secrets.into_iter().map(SigningKey::new).collect();
-        self.keys = keys?;
-        if self.keys.len() > MOST_SECRETS {
-            return Err(BackendError::Secrets);
-        }
+        self.keys = Arc::new(ArcSwap::from_pointee(keys_of(secrets)?));
         Ok(self)
     }
 
@@ -299,6 +297,36 @@ impl App {
     }
 }
 
+fn keys_of<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+) -> Result<Vec<SigningKey>, BackendError> {
+    let keys: Result<Vec<SigningKey>, _> = secrets.into_iter().map(SigningKey::new).collect();
+    let keys = keys?;
+    if keys.len() > MOST_SECRETS {
+        return Err(BackendError::Secrets);
+    }
+    Ok(keys)
+}
+
+impl AppHandle {
+    /// Signs the requests to this type's HTTP backend with other secrets from now on, also those that are sent again; with two during a
+    /// rotation. `false` if the type has no HTTP backend. SIGHUP does this with `backends.<type>.secret`.
+    ///
+    /// # Errors
+    /// [`BackendError`]: an invalid secret, or more than two. The old secrets stay.
+    pub fn set_backend_secrets<'a>(
+        &self,
+        server_type: &str,
+        secrets: impl IntoIterator<Item = &'a Secret>,
+    ) -> Result<bool, BackendError> {
+        let keys = Arc::new(keys_of(secrets)?);
+        let backend = self.backends().get(server_type);
+        Ok(backend
+            .map(|backend| backend.settings.keys.store(keys))
+            .is_some())
+    }
+}
+
 impl App {
     fn check_health(&mut self, backend: &Arc<Backend>) {
         let Some(path) = backend.settings.health.clone() else {
@@ -329,6 +357,7 @@ pub(crate) struct Backend {
     count: AtomicU64,
     random: RandomState,
     exchanges: Exchanges,
+    complaints: Complaints,
 }
 
 impl Backend {
@@ -344,6 +373,7 @@ impl Backend {
             count: AtomicU64::new(0),
             random: RandomState::new(),
             exchanges: Exchanges::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -419,6 +449,17 @@ impl Backend {
                 None => format!("00-{one:016x}{two:016x}-{three:016x}-00"),
             },
             trace_state: span.and_then(|span| span.context().state().map(str::to_owned)),
+        }
+    }
+
+    /// Logs a failure with advice: once a minute for each kind of failure, others at level `debug`.
+    fn complain(&self, route: &str, id: &str, failure: &Failure) {
+        let (backend, advice) = (&*self.server_type, failure.advice());
+        match self.complaints.allow(failure, Instant::now()) {
+            Some(left_out) => {
+                tracing::warn!(backend, route, id, %failure, advice, left_out, "a backend failed");
+            }
+            None => tracing::debug!(backend, route, id, %failure, "a backend failed"),
         }
     }
 
@@ -512,18 +553,15 @@ impl Call {
                 if matches!(failure, Failure::Slow(_)) {
                     app.stats().timeouts.add(1);
                 }
-                shaddock_net::quiet!(warn, "a backend failed", backend = &*self.backend.server_type, route = &*self.route, id = self.outgoing.id, %failure);
+                self.backend
+                    .complain(&self.route, &self.outgoing.id, &failure);
                 Err(failure.into_error())
             }
         }
     }
 
     async fn carry_out(&self, app: &AppHandle, text: &Bytes) -> Result<Reply, Stopped> {
-        if text.is_empty() {
-            return Ok(Reply::empty());
-        }
-        let broken = |reason: String| Stopped::Failure(Failure::broken(reason));
-        let answer = wire::Answer::read(text).map_err(broken)?;
+        let answer = wire::Answer::read(text).map_err(Stopped::Failure)?;
         if let Some(Object(error)) = answer.error {
             return Err(Stopped::Error(error.into_error()));
         }
@@ -531,7 +569,7 @@ impl Call {
             Some(body) if self.wants_value => Reply::raw(text.slice_ref(body.get().as_bytes())),
             _ => Reply::empty(),
         };
-        let plan = actions::Plan::check(&self.view, answer.actions).map_err(broken)?;
+        let plan = actions::Plan::check(&self.view, answer.actions).map_err(Stopped::Failure)?;
         plan.carry_out(app, &self.view)
             .await
             .map_err(Stopped::Error)?;

@@ -8,7 +8,11 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
+use super::failure::{Failure, Fault};
 use crate::{error::HandlerError, request::RequestContext, session::SessionView};
+
+/// The most characters of a response that is not JSON in the log.
+const MOST_SHOWN: usize = 60;
 
 /// The body of a request to a backend.
 #[derive(Serialize)]
@@ -202,7 +206,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// The response of a backend. Unknown members are errors; otherwise they would be ignored silently.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Answer<'a> {
     #[serde(borrow, default)]
@@ -214,22 +218,46 @@ pub(super) struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn read(text: &'a [u8]) -> Result<Self, String> {
-        let Object(answer): Object<Self> = serde_json::from_slice(text)
-            .map_err(|error| format!("its response is invalid: {error}"))?;
+    /// Reads a response. An empty one has no body and no actions.
+    pub(super) fn read(text: &'a [u8]) -> Result<Self, Failure> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let Object(answer): Object<Self> =
+            serde_json::from_slice(text).map_err(|error| unreadable(text, &error))?;
+        let form = |reason: &str| Err(Failure::broken(Fault::Form, reason));
         if let Some(Object(error)) = &answer.error {
             if answer.body.is_some() || !answer.actions.is_empty() {
-                return Err(
-                    "its response contains both an `error` and a `body` or `actions`; write one of them"
-                        .to_owned(),
+                return form(
+                    "its response contains both an `error` and a `body` or `actions`; write one of them",
                 );
             }
             if error.code.is_empty() {
-                return Err("the `code` of its error is empty".to_owned());
+                return form("the `code` of its error is empty");
             }
         }
         Ok(answer)
     }
+}
+
+/// Tells a page or another text from JSON with a mistake.
+fn unreadable(text: &[u8], error: &serde_json::Error) -> Failure {
+    let start = text.trim_ascii_start();
+    if error.is_data() || matches!(start.first(), Some(b'{' | b'[')) {
+        return Failure::broken(Fault::Form, format!("its response is invalid: {error}"));
+    }
+    let what = match start.first() {
+        Some(b'<') => "HTML or XML",
+        _ => "text",
+    };
+    // A character has at most four bytes.
+    let shown = start.get(..MOST_SHOWN * 4).unwrap_or(start);
+    let shown: String = String::from_utf8_lossy(shown)
+        .chars()
+        .take(MOST_SHOWN)
+        .collect();
+    let reason = format!("its response is {what}, not JSON; it begins with {shown:?}");
+    Failure::broken(Fault::NotJson, reason)
 }
 
 /// An error for the client.
@@ -343,8 +371,14 @@ mod tests {
     #[test]
     fn answers_that_are_not_understood() {
         for (text, part) in [
-            ("", "EOF"),
-            ("<html>", "expected value"),
+            (" ", "is text, not JSON; it begins with \"\""),
+            (
+                "\n<html>Hello</html>",
+                r#"is HTML or XML, not JSON; it begins with "<html>Hello</html>""#,
+            ),
+            ("OK", r#"is text, not JSON; it begins with "OK""#),
+            ("\u{feff}{}", r#"it begins with "\u{feff}{}""#),
+            ("3", "expected a JSON object"),
             ("[]", "expected a JSON object"),
             ("{", "EOF"),
             ("{]", "key must be a string"),
@@ -378,7 +412,7 @@ mod tests {
             (r#"{"error":"A"}"#, "invalid type"),
             (r#"{"body":1} x"#, "trailing characters"),
         ] {
-            let error = Answer::read(text.as_bytes()).unwrap_err();
+            let error = Answer::read(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

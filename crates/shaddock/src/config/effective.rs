@@ -45,16 +45,14 @@ impl Config {
 
     fn effective_key(&self, newest: &Self, path: String, key: &KeyInfo) -> EffectiveKey {
         let (then, now) = (self.value(&path), newest.value(&path));
-        let waits = (!key.live && then != now).then(|| match &now {
+        // A backend that is not on both sides cannot be changed.
+        let is_live = key.live && then.is_some() == now.is_some();
+        let waits = (!is_live && then != now).then(|| match &now {
             _ if key.secret => HIDDEN.to_owned(),
             Some(value) => shown(value),
             None => "(none)".to_owned(),
         });
-        let (in_force, of) = if key.live {
-            (now, newest)
-        } else {
-            (then, self)
-        };
+        let (in_force, of) = if is_live { (now, newest) } else { (then, self) };
         let origin = of.origin(&path);
         let is_set = *origin != Origin::Default;
         EffectiveKey {

@@ -251,11 +251,13 @@ impl Config {
                     Some(_) if key.secret => "(hidden)".to_owned(),
                     Some(value) => value.to_string(),
                 };
+                let is_there = old.is_some() && new.is_some();
                 (old != new).then(|| Change {
                     key: path,
                     old: show(old),
                     new: show(new),
-                    live: key.live,
+                    // What does not exist on both sides cannot be changed.
+                    live: key.live && is_there,
                 })
             })
             .chain(self.app.changed(&newer.app).into_iter().map(|key| Change {

@@ -589,8 +589,9 @@ section! {
         /// Time limit of connecting. Another URL is tried when it expires: choose it shorter than `timeout`.
         restart connect_timeout: Time = Time::millis(500), check within(Time::millis(1), Time::secs(3600));
         /// Signs requests (Standard Webhooks): `whsec_` and 24 to 64 bytes in base64, or `{ env = "NAME" }` for an environment variable
-        /// that contains it. Two secrets while they are rotated.
-        restart secret: SecretTexts = SecretTexts::default();
+        /// that contains it. Two secrets while they are rotated. The variables of a running process do not change: to rotate a secret
+        /// without a restart, write it into the file.
+        live secret: SecretTexts = SecretTexts::default();
         /// Open connections to each URL. Above this limit requests wait.
         restart max_connections: usize = 64, check within(1, 65_536);
         /// Requests that wait for a connection, for each URL. Above this limit requests receive an error.

@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Value,
+    /// The body as it was sent.
+    pub(crate) bytes: Vec<u8>,
     pub(crate) connection: usize,
 }
 
@@ -189,12 +191,14 @@ async fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>, connection: usize) ->
                     _ => serde_json::from_slice(&bytes[end + 4..all]).unwrap(),
                 };
                 let (method, path) = (method.to_owned(), path.to_owned());
+                let whole = bytes[end + 4..all].to_vec();
                 bytes.drain(..all);
                 return Some(Asked {
                     method,
                     path,
                     headers,
                     body,
+                    bytes: whole,
                     connection,
                 });
             }
