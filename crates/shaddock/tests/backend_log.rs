@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Asked, Say, Service, status};
+use http::{
+    Asked, Say, Service,
+    secure::{Secure, Speaks},
+    status,
+};
 use serde_json::{Value, json};
 use shaddock::{
     backend::{BackendEvent, HttpBackend},
@@ -198,7 +202,7 @@ async fn a_service_that_is_down_or_slow_is_told() {
             "no complete response within 20ms (`timeout`)",
             "raise `timeout`",
         ),
-        ("down", "cannot be reached", "start the service"),
+        ("down", "cannot be reached", "check that the service runs"),
     ] {
         client.answer(&format!("{name}.room.say"), json!({})).await;
         let lines = lines(name, "a backend failed");
@@ -206,6 +210,45 @@ async fn a_service_that_is_down_or_slow_is_told() {
         let text = |key: &str| lines[0][key].as_str().unwrap();
         assert!(text("failure").contains(cause), "{lines:?}");
         assert!(text("advice").contains(advice), "{lines:?}");
+    }
+}
+
+/// Requests that wait for a connection over TLS fail with the cause too, whichever is told first.
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_told() {
+    collect();
+    let stranger = Secure::start(Speaks::Tls(&[b"h2"]), 1).await;
+    let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    for (name, is_ca, pem, cause) in [
+        (
+            "stranger",
+            rcgen::IsCa::NoCa,
+            Some(&stranger.pem),
+            "set `ca` to a file",
+        ),
+        (
+            "authority",
+            authority,
+            None,
+            "basicConstraints=critical,CA:FALSE",
+        ),
+    ] {
+        let service = Secure::with_certificate(Speaks::Tls(&[b"h2"]), 1, is_ca).await;
+        let mut app = frontend("connector-1");
+        app.http_backend(name, service.backend(pem.unwrap_or(&service.pem)));
+        let running = start([app]).await;
+        let route = format!("{name}.room.say");
+        let ask = async || {
+            let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
+            client.answer(&route, json!({})).await
+        };
+        for (answer, is_error) in futures_util::future::join_all((0..8).map(|_| ask())).await {
+            assert!(is_error && answer["code"] == "PIT-503", "{name}: {answer}");
+        }
+        let lines = lines(name, "a backend failed");
+        assert!(!lines.is_empty(), "{name}");
+        let failure = lines[0]["failure"].as_str().unwrap();
+        assert!(failure.contains(cause), "{failure}");
     }
 }
 

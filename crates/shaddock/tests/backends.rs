@@ -155,9 +155,12 @@ async fn secrets_are_rotated_while_it_runs() {
     let is_up = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let service = Service::start({
         let is_up = std::sync::Arc::clone(&is_up);
-        move |_| match is_up.load(Ordering::SeqCst) {
-            true => Say::Json(json!({})),
-            false => Say::Bytes(status("401 Unauthorized", "")),
+        move |_| {
+            if is_up.load(Ordering::SeqCst) {
+                Say::Json(json!({}))
+            } else {
+                Say::Bytes(status("401 Unauthorized", ""))
+            }
         }
     })
     .await;

@@ -79,6 +79,12 @@ struct Idle {
     thread: ThreadId,
 }
 
+/// A URL that did not accept a connection.
+struct Aside {
+    since: Instant,
+    reason: Arc<str>,
+}
+
 /// The state of one URL.
 pub(super) struct Target {
     connector: Arc<Connector>,
@@ -92,7 +98,7 @@ pub(super) struct Target {
     connecting: Semaphore,
     /// The service was found to support only HTTP/1.1.
     is_single: AtomicBool,
-    aside: Mutex<Option<Instant>>,
+    aside: Mutex<Option<Aside>>,
     /// The last health check failed.
     is_sick: AtomicBool,
 }
@@ -133,19 +139,24 @@ impl Target {
 
     /// Whether other URLs are tried before this one.
     pub(super) fn is_aside(&self) -> bool {
-        self.is_sick.load(Ordering::Relaxed) || self.did_not_connect()
+        self.is_sick.load(Ordering::Relaxed) || self.did_not_connect().is_some()
     }
 
-    fn did_not_connect(&self) -> bool {
+    /// The reason why a connection failed a moment ago.
+    fn did_not_connect(&self) -> Option<Arc<str>> {
         let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
-        if aside.is_some_and(|since| since.elapsed() >= ASIDE) {
+        if aside
+            .as_ref()
+            .is_some_and(|one| one.since.elapsed() >= ASIDE)
+        {
             *aside = None;
         }
-        aside.is_some()
+        aside.as_ref().map(|one| Arc::clone(&one.reason))
     }
 
-    fn put_aside(&self) {
-        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    fn put_aside(&self, reason: &str) {
+        let (since, reason) = (Instant::now(), Arc::from(reason));
+        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Aside { since, reason });
     }
 
     /// Runs a health check. A URL that fails it is tried last until it succeeds.
@@ -272,9 +283,8 @@ impl Target {
                 // It is never closed.
                 let alone = self.connecting.acquire().await;
                 let alone = alone.map_err(|error| Failure::down(error.to_string()))?;
-                if self.did_not_connect() {
-                    let text = format!("{} could not be reached a moment ago", self.url());
-                    return Err(Failure::down(text));
+                if let Some(reason) = self.did_not_connect() {
+                    return Err(Failure::down(&*reason));
                 }
                 alone
             };
@@ -289,8 +299,9 @@ impl Target {
         let runtime = Handle::try_current().unwrap_or_else(|_| app.runtime().clone());
         let connected = self.connector.connect(&runtime, limit).await;
         let sender = connected.map_err(|error| {
-            self.put_aside();
-            Failure::down(format!("{} cannot be reached: {error}", self.url()))
+            let reason = format!("{} cannot be reached: {error}", self.url());
+            self.put_aside(&reason);
+            Failure::down(reason)
         })?;
         match &sender {
             Sender::One(_) => self.is_single.store(true, Ordering::Relaxed),

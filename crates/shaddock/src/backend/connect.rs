@@ -137,6 +137,14 @@ impl Connector {
 /// Adds the key of the configuration to errors about certificates that are not trusted.
 fn explained(error: io::Error) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        // What `openssl req -x509` makes. The library has no variant for it.
+        Some(rustls::Error::InvalidCertificate(why))
+            if format!("{why:?}").contains("CaUsedAsEndEntity") =>
+        {
+            io::Error::other(
+                "its certificate is that of a certificate authority, not of a server; a self-signed one needs `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`",
+            )
+        }
         Some(rustls::Error::InvalidCertificate(why)) => io::Error::other(format!(
             "its certificate is not trusted ({why}); set `ca` to a file with trusted certificates"
         )),

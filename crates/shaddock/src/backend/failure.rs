@@ -97,7 +97,7 @@ impl Failure {
     /// What an operator or the author of the service can do.
     pub(super) const fn advice(&self) -> &'static str {
         match self {
-            Self::Down(_) => "start the service, or correct `url`",
+            Self::Down(_) => "check that the service runs, and that `url` is its address",
             Self::Busy(_) => {
                 "run the service more than once and list all its URLs in `url`, or raise `max_connections` or `queue`"
             }

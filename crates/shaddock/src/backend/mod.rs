@@ -455,11 +455,10 @@ impl Backend {
     /// Logs a failure with advice: once a minute for each kind of failure, others at level `debug`.
     fn complain(&self, route: &str, id: &str, failure: &Failure) {
         let (backend, advice) = (&*self.server_type, failure.advice());
-        match self.complaints.allow(failure, Instant::now()) {
-            Some(left_out) => {
-                tracing::warn!(backend, route, id, %failure, advice, left_out, "a backend failed");
-            }
-            None => tracing::debug!(backend, route, id, %failure, "a backend failed"),
+        if let Some(left_out) = self.complaints.allow(failure, Instant::now()) {
+            tracing::warn!(backend, route, id, %failure, advice, left_out, "a backend failed");
+        } else {
+            tracing::debug!(backend, route, id, %failure, "a backend failed");
         }
     }
 

@@ -65,14 +65,26 @@ struct Shared {
 impl Secure {
     /// `/shaddock/room.together` is answered when so many are there; `/shaddock/room.never` never.
     pub(crate) async fn start(speaks: Speaks, together: usize) -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        Self::with_certificate(speaks, together, rcgen::IsCa::NoCa).await
+    }
+
+    /// Shows a self-signed certificate, which may be that of an authority.
+    pub(crate) async fn with_certificate(
+        speaks: Speaks,
+        together: usize,
+        is_ca: rcgen::IsCa,
+    ) -> Self {
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        let mut wanted = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        wanted.is_ca = is_ca;
+        let cert = wanted.self_signed(&signing_key).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
+            .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         if let Speaks::Tls(names) = speaks {
             config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
@@ -108,7 +120,7 @@ impl Secure {
         });
         Self {
             address,
-            pem: made.cert.pem(),
+            pem: cert.pem(),
             is_tls: speaks != Speaks::PlainTwo,
             connections,
             versions: shared.versions,
