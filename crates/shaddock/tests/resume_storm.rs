@@ -19,7 +19,10 @@ use std::{
 use futures_util::{FutureExt as _, future::join_all};
 use shaddock::prelude::*;
 use shaddock_client::{Client, Events, Reconnect, SessionEvent, Subscription};
-use support::roaming::{self, PATIENCE, Ran};
+use support::{
+    roaming::{self, PATIENCE, Ran},
+    wait::breathe,
+};
 use tokio::{task::JoinHandle, time::timeout};
 
 /// Clients that are not cut.
@@ -154,7 +157,7 @@ async fn storm(clients: usize, watched: Duration) {
         for (n, player) in players.iter().enumerate() {
             player.client.interrupt();
             if n % clients.div_ceil(50) == 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                breathe().await;
             }
         }
         let end = Instant::now() + PATIENCE;
@@ -165,7 +168,7 @@ async fn storm(clients: usize, watched: Duration) {
                 break;
             }
             assert!(Instant::now() < end, "not all are back: {now:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            breathe().await;
         }
         println!(
             "{clients} clients back {:?} after the first was cut",
