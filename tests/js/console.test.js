@@ -2,7 +2,7 @@
 // With SHADDOCK_SCREENSHOTS=<folder> it leaves pictures of every page.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, readFile, readdir } from "node:fs/promises";
 import { request } from "node:http";
@@ -497,6 +497,87 @@ test("a drain is watched to its end", { timeout: 240_000 }, async () => {
   await shot(page, "15-drained");
   await close(page);
   assert.equal(await other.stop(), 0);
+});
+
+test("a kick whose answer is lost is done once", { timeout: 240_000 }, async () => {
+  const clients = await crowd(2, demo.connectors[0]);
+  const { sessions } = await api("sessions?limit=2");
+  const page = await open({ token: OPERATE, path: `/sessions/${sessions[0].sid}` });
+  const keys = [];
+  // First the server says that it failed, then its answer is lost on the way, and then it arrives.
+  await page.route("**/api/cluster/call", async (route) => {
+    if (route.request().postDataJSON().dry_run) return route.continue();
+    keys.push(route.request().headers()["idempotency-key"]);
+    if (keys.length === 1) {
+      const error = { code: "unanswered", message: "connector-2 did not say which sessions it has" };
+      return route.fulfill({ status: 200, json: { results: [{ error }] } });
+    }
+    const response = await route.fetch();
+    return keys.length === 2 ? route.abort() : route.fulfill({ response });
+  });
+  await page.click("button:has-text('Kick this session')");
+  await page.click("dialog button:has-text('Kick 1')");
+  await reads(page, "dialog .problem", "did not say which sessions it has");
+  await page.click("dialog button:has-text('Count again')");
+  page.mayLose = true;
+  await page.click("dialog button:has-text('Kick 1')");
+  await until(async () => (await total()) === 1, "the kick", PATIENCE);
+  await until(async () => (await page.locator("dialog .problem").textContent()) !== "", "the error", PATIENCE);
+  await page.click("dialog button:has-text('Kick 1')");
+  await reads(page, "#kick-said", "Done: 1 kicked.");
+  assert.equal(keys.length, 3);
+  assert.ok(keys[0] && keys[0] !== keys[1], "what failed is asked anew");
+  assert.equal(keys[1], keys[2], "what may have been done is the same request");
+  assert.equal(await total(), 1);
+  await close(page);
+  await clients.leave();
+});
+
+const lacks = ["nats-server", "etcd"].filter((program) => spawnSync(program, ["--version"]).error);
+
+test("several processes on NATS", { timeout: 600_000, skip: lacks.length > 0 && `${lacks} not installed` }, async () => {
+  const other = await another({ cluster: true, flags: [...tokens, "--set", "drain.delay=10s"] });
+  await crowd(20, other.connectors[0], other);
+  await crowd(10, other.connectors[1], other);
+  const page = await open({ server: other, token: OPERATE });
+  const cell = (server, column) => row(page, server).locator(`.c-${column}`).first().textContent();
+  for (const [server, sessions] of [["connector-1", "20"], ["connector-2", "10"]]) {
+    await until(async () => (await cell(server, "sessions")) === sessions, `the sessions of ${server}`, PATIENCE);
+    await until(async () => /MiB/.test(await cell(server, "memory")), `the memory of ${server}`, PATIENCE);
+  }
+  for (const server of ["gate-1", "connector-1", "connector-2", "chat-1"]) assert.match(await cell(server, "state"), /running/);
+  await shot(page, "16-cluster");
+
+  await page.click("nav a:has-text('Sessions')");
+  await reads(page, "#place", "of 30");
+  await page.fill("input.where", "frontend = connector-2");
+  await page.press("input.where", "Enter");
+  await reads(page, "#place", "of 10");
+  const sid = await page.locator("tbody a").first().textContent();
+  await page.click(`tbody a:has-text("${sid}")`);
+  await reads(page, "#about", "connector-2");
+  await page.click("button:has-text('Kick this session')");
+  await reads(page, "#kick-said", "1 would be kicked (connector-2: 1).");
+  assert.equal(await total("", other), 30, "nothing was done");
+  await page.click("dialog button:has-text('Kick 1')");
+  await reads(page, "#kick-said", "Done: 1 kicked.");
+  await page.click("dialog button:has-text('Close')");
+  await until(async () => (await total("", other)) === 29, "the kick", PATIENCE);
+
+  // The drain of another process than the one that serves the page.
+  await page.goto(`${other.admin}/console/#/servers/connector-2`);
+  await reads(page, ".facts", "9");
+  await page.click("button:has-text('Drain…')");
+  await reads(page, "dialog", "closes its 9 sessions");
+  await page.locator("dialog button.danger").click();
+  await reads(page, ".note", "connector-2 drains");
+  await reads(page, ".note", "9 sessions and 0 requests are left.");
+  await shot(page, "17-cluster-drain");
+  await reads(page, ".note", "Done: the server is gone.");
+  await page.goto(`${other.admin}/console/#/`);
+  await until(async () => (await total("", other)) === 20, "the other sessions to stay", PATIENCE);
+  await until(async () => (await cell("connector-1", "sessions")) === "20", "the table", PATIENCE);
+  await close(page);
 });
 
 // `SHADDOCK_CONSOLE_PICTURE=<file>`: the picture of the guide, with a minute of traffic.

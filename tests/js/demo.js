@@ -42,11 +42,11 @@ export async function startExample(file) {
 }
 
 /** A running demo: its ports, and `stop()`, which ends it as an operator would and gives the exit code. */
-export async function startDemo({ flags = [], env = process.env } = {}) {
+export async function startDemo({ flags = [], env = process.env, cluster = false } = {}) {
   const [gate, first, second, page, admin] = await freePorts(5);
   const ports = ["--gate-port", gate, "--connector-ports", `${first},${second}`, "--page-port", page];
   const settings = ["--set", `admin.address=127.0.0.1:${admin}`, "--set", "drain.spread=200ms"];
-  const child = spawn(binary, ["demo", ...mode, ...ports, ...settings, ...flags].map(String), {
+  const child = spawn(binary, ["demo", ...(cluster ? ["--cluster"] : mode), ...ports, ...settings, ...flags].map(String), {
     stdio: ["ignore", "pipe", "pipe"],
     env,
   });
