@@ -92,7 +92,10 @@ async fn nats_is_away_for_a_while() {
     }
     until("the request is over", || back.member.status().serving == 0).await;
     front.close(2);
-    assert_eq!((lasting(&front), lasting(&back)), before);
+    until("both hold what they held", || {
+        (lasting(&front), lasting(&back)) == before
+    })
+    .await;
     clean(&backing, &[&front, &back]).await;
 }
 
@@ -139,8 +142,8 @@ async fn nats_is_restarted_under_load() {
     until("served again", || more_than(&answered, before + 50)).await;
     done.store(true, Ordering::Relaxed);
     load.await.unwrap();
-    at_rest(&front, 0);
-    at_rest(&back, 0);
+    at_rest(&front, 0).await;
+    at_rest(&back, 0).await;
     clean(&backing, &[&front, &back]).await;
 }
 
@@ -172,8 +175,8 @@ async fn etcd_is_silent_longer_than_the_leases() {
             && back.member.status().listed
     })
     .await;
-    at_rest(&front, 0);
-    at_rest(&back, 0);
+    at_rest(&front, 0).await;
+    at_rest(&back, 0).await;
     clean(&backing, &[&front, &back]).await;
     // And a server that really leaves is seen.
     let third = join(&config, "chat-2", "chat").await;
@@ -214,7 +217,7 @@ async fn etcd_is_restarted() {
         status.listed && status.pending_calls == 0 && status.serving == 0
     })
     .await;
-    at_rest(&front, 2);
+    at_rest(&front, 2).await;
     assert!(front.state().left.is_empty());
     clean(&backing, &[&front, &back, &third]).await;
 }
@@ -243,7 +246,7 @@ async fn etcd_forgets_everything() {
             && backing.etcd.keys("pitaya/bindings/").len() == 1
     })
     .await;
-    at_rest(&front, 1);
+    at_rest(&front, 1).await;
     clean(&backing, &[&front, &back]).await;
 }
 

@@ -96,9 +96,9 @@ async fn partition(unique: Unique) {
         .unwrap();
     assert_eq!(alone.got(2), ["y"]);
     assert_eq!(backing.etcd.keys("pitaya/bindings/").len(), 2);
-    at_rest(&alone, 1);
-    at_rest(&other, 1);
-    at_rest(&back, 0);
+    at_rest(&alone, 1).await;
+    at_rest(&other, 1).await;
+    at_rest(&back, 0).await;
     clean(&backing, &[&alone, &other, &back]).await;
 }
 

@@ -48,8 +48,8 @@ async fn a_backend_dies_with_requests_in_flight() {
     })
     .await;
     works(&front, &lives).await;
-    at_rest(&front, 0);
-    at_rest(&lives, 0);
+    at_rest(&front, 0).await;
+    at_rest(&lives, 0).await;
     clean(&backing, &[&front, &lives]).await;
 }
 
@@ -136,7 +136,7 @@ async fn a_frontend_dies_and_leaves_no_ghost() {
     })
     .await;
     assert_eq!(backing.etcd.keys("pitaya/servers/").len(), 2);
-    at_rest(&lives, 1);
-    at_rest(&back, 0);
+    at_rest(&lives, 1).await;
+    at_rest(&back, 0).await;
     clean(&backing, &[&lives, &back]).await;
 }

@@ -24,12 +24,13 @@ mod two_owners;
 mod writes;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use shaddock_cluster::{JoinOptions, NatsCluster, NatsConfig};
+use shaddock_cluster::{JoinOptions, NatsCluster, NatsConfig, Status};
 use support::node::Server;
 use support::servers::Backing;
 use support::until;
+use support::wait::{PATIENCE, breathe};
 
 /// The lease of the tests.
 pub(crate) const TTL: Duration = Duration::from_secs(4);
@@ -61,17 +62,31 @@ pub(crate) async fn places(server: &Server, uid: &str) -> Vec<String> {
     ids.collect()
 }
 
-/// All servers hold exactly the state of a server without work and with this number of users.
-pub(crate) fn at_rest(server: &Server, users: usize) {
-    let status = server.member.status();
-    assert!(status.connected && status.listed, "{status:?}");
-    assert_eq!(
-        (status.pending_calls, status.serving, status.bound_users),
-        (0, 0, users),
-        "{status:?}"
-    );
-    // Users have none of their own: there is no Pitaya server.
-    assert!((3..=5).contains(&status.subscriptions), "{status:?}");
+/// Waits until a server holds exactly the state of a server without work and with this number of users.
+pub(crate) async fn at_rest(server: &Server, users: usize) {
+    settles(server, |status| {
+        let has = (status.pending_calls, status.serving, status.bound_users);
+        // Users have none of their own: there is no Pitaya server.
+        status.connected
+            && status.listed
+            && has == (0, 0, users)
+            && (3..=5).contains(&status.subscriptions)
+    })
+    .await;
+}
+
+/// Waits until the state of a server is so. A question of its own to a frontend that was cut off, which it asks without being told to, waits for
+/// an answer for some seconds more.
+async fn settles(server: &Server, is_so: impl Fn(&Status) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = server.member.status();
+        if is_so(&status) {
+            return;
+        }
+        assert!(Instant::now() < end, "{}: {status:?}", server.id());
+        breathe().await;
+    }
 }
 
 /// NATS and etcd themselves hold what these servers need, and nothing that others have left.
@@ -96,7 +111,9 @@ pub(crate) async fn clean(backing: &Backing, servers: &[&Server]) {
     })
     .await;
     for server in servers {
-        let status = server.member.status();
-        assert_eq!((status.pending_calls, status.serving), (0, 0), "{status:?}");
+        settles(server, |status| {
+            (status.pending_calls, status.serving) == (0, 0)
+        })
+        .await;
     }
 }

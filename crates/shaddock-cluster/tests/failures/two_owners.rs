@@ -77,8 +77,8 @@ async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
     assert_eq!(places(&two.second, "u").await, ["front-2"]);
     assert_eq!((two.owners(), &*two.claim()), ([false, true], "front-2"));
     assert!(two.sides.etcd.keys("pitaya/shaddock/asks/").is_empty());
-    at_rest(&two.first, 0);
-    at_rest(&two.second, 1);
+    at_rest(&two.first, 0).await;
+    at_rest(&two.second, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
