@@ -5,7 +5,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use shaddock_fuzz::{Choices, bounded};
 use shaddock_protocol::{
-    Dialect, DialectChoice, HandshakeRequest, MAX_TOKEN_LEN, ResumeAsked, RsaKey,
+    Dialect, DialectChoice, HandshakeRequest, MAX_TOKEN_LEN, ResumeRequest, RsaKey,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
     let user = whole.get("user").cloned().unwrap_or_default();
     assert_eq!(request.user(), user);
     assert_eq!(request.user_as::<serde_json::Value>().unwrap(), user);
-    if let ResumeAsked::Back(back) = &request.resume {
+    if let ResumeRequest::Back(back) = &request.resume {
         let resume = &whole["sys"]["resume"];
         assert!(back.token.len() <= MAX_TOKEN_LEN);
         assert!(back.token.is_empty() || resume["token"] == back.token);

@@ -113,7 +113,7 @@ fn impatient(server: &Server, flags: &str) -> Report {
 }
 
 #[test]
-fn a_session_goes_on_after_a_lost_answer() {
+fn a_session_continues_after_a_lost_answer() {
     // It waits once and again, and a third time.
     let duration = (TIMEOUT * 3).as_secs();
     let check = |flags: &str| {
@@ -179,14 +179,14 @@ fn a_refused_handshake_is_a_failed_connection() {
 }
 
 #[test]
-fn a_server_that_says_nothing_is_given_up() {
+fn a_silent_server_is_given_up() {
     let flags = "idle -c 3 --settle 0s --timeout 1s";
     let report = bench(&Server::tcp(Manners::Silent), flags);
     assert_eq!(report.failed, 3, "{report}");
 }
 
 #[test]
-fn nobody_there_is_a_failed_connection_not_a_hang() {
+fn an_unreachable_server_is_a_failed_connection_not_a_hang() {
     let server = Server::tcp(Manners::Good);
     let url = server.url();
     drop(server);
@@ -201,7 +201,7 @@ fn nobody_there_is_a_failed_connection_not_a_hang() {
 }
 
 #[test]
-fn pushes_reach_everybody_who_reads() {
+fn pushes_reach_every_client_that_reads() {
     for flags in [
         "--pushes 5",
         "--pushes 5 --rate 50",
@@ -315,7 +315,7 @@ fn a_push_that_comes_twice_or_not_at_all_is_counted() {
 }
 
 #[test]
-fn what_was_measured_is_said_also_if_the_process_of_the_server_ends() {
+fn results_are_reported_even_if_the_server_process_ends() {
     let server = Server::tcp(Manners::Good);
     let mut process = Command::new("sleep").arg("600").spawn().unwrap();
     let pid = process.id();
@@ -336,7 +336,7 @@ fn what_was_measured_is_said_also_if_the_process_of_the_server_ends() {
 }
 
 #[test]
-fn the_table_says_what_makes_sense() {
+fn the_table_has_only_meaningful_rows() {
     let server = Server::tcp(Manners::Good);
     let pid = std::process::id();
     let table = bench(&server, &format!("idle -c 3 --settle 0s --pid {pid}")).to_string();

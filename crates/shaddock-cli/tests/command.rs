@@ -333,7 +333,7 @@ fn the_configuration_is_printed_and_checked() {
 }
 
 #[test]
-fn a_server_that_cannot_start_says_why() {
+fn a_server_that_cannot_start_reports_the_reason() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("listen.address={}", taken.local_addr().unwrap());
     let gone = support::ports::local(support::ports::free_port());

@@ -185,7 +185,7 @@ impl Drop for Again {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_chat_on_while_servers_die_and_come_back() {
+async fn the_chat_continues_while_servers_die_and_return() {
     let mut cluster = Cluster::start(&["--set", "drain.spread=0s"]);
     let names: Vec<&str> = cluster.pids.keys().map(String::as_str).collect();
     let expected = [

@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::address::Address;
 use crate::client::{Client, Parts};
-use crate::come_back::{Resume, first_question};
+use crate::come_back::{Resume, first_resume_request};
 use crate::driver::{Driver, Shared, kick};
 use crate::handshake::{Agreed, answer, request};
 use crate::heartbeat::Heartbeat;
-use crate::resume::{Asked, Grant, Ledger};
+use crate::resume::{Grant, Ledger, ResumeRequest};
 use crate::transport::{BoxIo, Event, Stream, Transport, WebSocket};
 use crate::{CloseKind, ConnectError, HandshakeCache, Reconnect, SigningKey, TlsOptions};
 
@@ -259,7 +259,7 @@ impl ClientBuilder {
         setup: impl FnOnce(&Client) -> R,
     ) -> Result<(Client, R), ConnectError> {
         let way = async {
-            let greeted = self.greet(address, first_question(self)).await?;
+            let greeted = self.greet(address, first_resume_request(self)).await?;
             self.begin(greeted, Some(address), setup)
         };
         self.in_time(way).await
@@ -321,7 +321,7 @@ impl ClientBuilder {
     pub(crate) async fn greet(
         &self,
         address: &str,
-        asked: Option<Asked>,
+        asked: Option<ResumeRequest>,
     ) -> Result<Greeted, ConnectError> {
         let transport = self.open(&Address::parse(address)?).await?;
         self.handshake(transport, asked).await
@@ -331,7 +331,7 @@ impl ClientBuilder {
     pub(crate) async fn handshake(
         &self,
         mut transport: Transport,
-        asked: Option<Asked>,
+        asked: Option<ResumeRequest>,
     ) -> Result<Greeted, ConnectError> {
         let settings = &self.settings;
         transport.queue(request(settings, asked.as_ref())?);

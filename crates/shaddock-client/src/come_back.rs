@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::builder::{ClientBuilder, Greeted};
 use crate::driver::Driver;
 use crate::events::SessionEvent;
-use crate::resume::{Asked, Ledger, Outcome, Reconnect, STABLE};
+use crate::resume::{Ledger, Outcome, Reconnect, ResumeRequest, STABLE};
 use crate::transport::Transport;
 use crate::{CloseKind, ConnectError};
 
@@ -81,7 +81,9 @@ impl Driver {
             resume.attempts = 0;
         }
         self.shared.set_suspended(true);
-        self.shared.bell.tell(SessionEvent::Suspended(lost.clone()));
+        self.shared
+            .bell
+            .publish(SessionEvent::Suspended(lost.clone()));
         loop {
             let Some(wait) = resume.reconnect.wait(resume.attempts) else {
                 return Err(lost);
@@ -154,7 +156,7 @@ impl Driver {
             self.transport.queue(package.clone());
         }
         self.shared.set_suspended(false);
-        self.shared.bell.tell(SessionEvent::Resumed { missed });
+        self.shared.bell.publish(SessionEvent::Resumed { missed });
         Ok(())
     }
 
@@ -179,11 +181,13 @@ impl Driver {
         self.shared.set_resumable(self.resume.is_some());
         self.shared.restart(self.wire.clone());
         self.shared.set_suspended(false);
-        self.shared.bell.tell(SessionEvent::Restarted { why, lost });
+        self.shared
+            .bell
+            .publish(SessionEvent::Restarted { why, lost });
     }
 }
 
 /// The value of `sys.resume` for the first connection.
-pub(crate) fn first_question(builder: &ClientBuilder) -> Option<Asked> {
-    builder.settings.reconnect.map(|_| Asked::new())
+pub(crate) fn first_resume_request(builder: &ClientBuilder) -> Option<ResumeRequest> {
+    builder.settings.reconnect.map(|_| ResumeRequest::new())
 }

@@ -90,7 +90,7 @@ impl Shared {
     pub(crate) fn restart(&self, wire: Arc<Wire>) {
         let present = wire.generation;
         *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
-        self.pending.lose(present);
+        self.pending.fail_outdated(present);
     }
 
     pub(crate) fn set_suspended(&self, suspended: bool) {
@@ -161,7 +161,7 @@ impl Driver {
                 while let Ok(command) = self.commands.try_recv() {
                     self.send(command);
                 }
-                self.say_goodbye();
+                self.send_goodbye();
                 // The peer may not read; it then receives no goodbye.
                 let _ = timeout(CLOSE_TIME, self.transport.shutdown()).await;
             }
@@ -281,7 +281,7 @@ impl Driver {
     }
 
     /// Sends a goodbye: the server need not keep the session.
-    fn say_goodbye(&mut self) {
+    fn send_goodbye(&mut self) {
         if self.resume.is_some()
             && let Ok(package) = encode_package(PackageType::Kick, b"")
         {
@@ -446,7 +446,7 @@ mod tests {
         let builder = Client::builder().resume(Reconnect::default());
         let transport = Transport::Stream(Stream::new(Box::new(near)));
         let greeted = builder
-            .handshake(transport, Some(crate::resume::Asked::new()))
+            .handshake(transport, Some(crate::resume::ResumeRequest::new()))
             .await
             .unwrap();
         let (client, ()) = builder

@@ -81,7 +81,7 @@ impl Default for Bell {
 }
 
 impl Bell {
-    pub(crate) fn tell(&self, event: SessionEvent) {
+    pub(crate) fn publish(&self, event: SessionEvent) {
         if let Some(sender) = &*self.lock() {
             // An error means that there is no reader.
             let _ = sender.send(event);
@@ -116,11 +116,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_slow_reader_loses_the_oldest_and_the_end_is_told() {
+    async fn a_slow_reader_misses_the_oldest_events_and_receives_the_end() {
         let bell = Bell::default();
         let mut events = bell.subscribe();
         for missed in 0..70 {
-            bell.tell(SessionEvent::Resumed { missed });
+            bell.publish(SessionEvent::Resumed { missed });
         }
         bell.close();
         let mut seen = Vec::new();

@@ -10,7 +10,7 @@ use shaddock_protocol::{Dialect, PackageType, encode_package, inflate, looks_com
 
 use crate::builder::Settings;
 use crate::cache::{ProtosText, dictionary, protos};
-use crate::resume::{Asked, Grant};
+use crate::resume::{Grant, ResumeRequest};
 use crate::wire::Wire;
 use crate::{AnswerError, CloseKind, ConnectError, EncodeError, HandshakeCache, SigningKey};
 
@@ -44,7 +44,7 @@ enum RequestSys<'a> {
         proto_version: Version<'a>,
         rsa: Rsa<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        resume: Option<&'a Asked>,
+        resume: Option<&'a ResumeRequest>,
     },
     #[serde(rename_all = "camelCase")]
     Pitaya {
@@ -53,7 +53,7 @@ enum RequestSys<'a> {
         client_build_number: &'a str,
         client_version: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        resume: Option<&'a Asked>,
+        resume: Option<&'a ResumeRequest>,
     },
 }
 
@@ -96,7 +96,10 @@ struct AnswerSys {
 }
 
 /// The HANDSHAKE package.
-pub(crate) fn request(settings: &Settings, resume: Option<&Asked>) -> Result<Bytes, EncodeError> {
+pub(crate) fn request(
+    settings: &Settings,
+    resume: Option<&ResumeRequest>,
+) -> Result<Bytes, EncodeError> {
     // A resuming client names no versions: if its session is gone, it starts over with all data of the server.
     let none = HandshakeCache::default();
     let cache = match resume {
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_say() {
+    fn handshakes_of_clients() {
         let mut settings = ClientBuilder::new().client("rust", "1.2.3").settings;
         assert_eq!(
             text(&settings),
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_counts_only_if_the_server_says_so() {
+    fn a_cache_is_used_only_if_the_server_confirms_it() {
         let mut settings = settings();
         settings.cache =
             HandshakeCache::from_json(r#"{"dict":{"a":1},"dictVersion":"d"}"#).unwrap();

@@ -115,7 +115,7 @@ impl Pending {
     }
 
     /// A new session began: requests of earlier ones fail.
-    pub(crate) fn lose(&self, present: u32) {
+    pub(crate) fn fail_outdated(&self, present: u32) {
         let lost: Vec<Waiting> = {
             let mut state = self.lock();
             let of_old = state
@@ -196,7 +196,7 @@ mod tests {
         let pending = Pending::new(10);
         let mut old = pending.enter(0, None).unwrap();
         let new = pending.enter(1, None).unwrap();
-        pending.lose(1);
+        pending.fail_outdated(1);
         assert_eq!(old.answer().await, Err(RequestError::Lost));
         assert_eq!(pending.len(), 1);
         assert!(pending.take(new.id()).is_some());
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn closing_answers_everybody() {
+    async fn closing_fails_all_pending_requests() {
         let pending = Pending::new(10);
         let mut waiting = pending.enter(0, None).unwrap();
         pending.close(&CloseKind::HeartbeatTimeout);

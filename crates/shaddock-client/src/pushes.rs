@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_made_for_somebody_only() {
+    fn a_body_is_encoded_only_for_a_subscriber() {
         let hub = Arc::new(Hub::default());
         hub.deliver("onChat", || -> Result<Bytes, ()> { unreachable!() })
             .unwrap();

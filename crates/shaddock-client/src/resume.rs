@@ -78,7 +78,7 @@ impl Reconnect {
 
 /// `sys.resume` of this client's handshake.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Asked {
+pub(crate) struct ResumeRequest {
     v: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct Asked {
     sent: Option<u64>,
 }
 
-impl Asked {
+impl ResumeRequest {
     /// A resumable session.
     pub(crate) const fn new() -> Self {
         Self {
@@ -252,8 +252,8 @@ impl Ledger {
     }
 
     /// The resumption data for the next connection.
-    pub(crate) fn ask(&self) -> Asked {
-        Asked {
+    pub(crate) fn ask(&self) -> ResumeRequest {
+        ResumeRequest {
             v: 1,
             token: Some(self.grant.token.clone()),
             received: Some(self.received),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_are_owed_after_so_many_and_say_what_came() {
+    fn acknowledgements_are_due_after_a_number_of_messages_and_contain_the_position() {
         let mut ledger = Ledger::new(grant());
         assert_eq!(&ledger.put_heartbeat()[..], b"\x03\x00\x00\x00");
         assert!(!ledger.taken());
@@ -380,7 +380,7 @@ mod tests {
             asked,
             json!({"v": 1, "token": "secret", "received": 1, "sent": 3})
         );
-        let asked = serde_json::to_value(Asked::new()).unwrap();
+        let asked = serde_json::to_value(ResumeRequest::new()).unwrap();
         assert_eq!(asked, json!({"v": 1}));
         let mut next = grant();
         next.address = None;

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn pomelo_errors_are_told_by_their_code() {
+    fn pomelo_errors_are_recognised_by_their_code() {
         let error = by_code(r#"{"code":500,"error":true,"msg":"name taken"}"#).unwrap();
         assert_eq!((error.code(), error.message()), ("500", "name taken"));
         assert_eq!(

@@ -333,7 +333,7 @@ async fn what_servers_do_not_send_is_counted() {
 }
 
 #[tokio::test]
-async fn a_panicking_handler_harms_nobody() {
+async fn a_panicking_handler_affects_no_other_message() {
     let (client, mut peer) = plain_pair().await;
     client.on("onChat", |_| async { panic!("expected by the test") });
     let mut chat = client.subscribe("onChat");

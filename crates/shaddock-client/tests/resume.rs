@@ -141,7 +141,7 @@ async fn what_was_not_acknowledged_is_sent_again_in_order() {
 }
 
 #[tokio::test]
-async fn a_gap_is_told_and_counted_from() {
+async fn a_gap_is_reported_and_counting_continues_after_it() {
     let server = Server::start().await;
     let (_client, mut events, _pushes, peer) = begin(&server).await;
     drop(peer);
@@ -410,7 +410,7 @@ async fn the_servers_own_address_comes_first_then_the_other_in_turn() {
 }
 
 #[tokio::test]
-async fn not_asked_for_is_as_ever() {
+async fn clients_that_do_not_ask_for_resume_get_a_plain_session() {
     let server = Server::start().await;
     let address = server.address();
     let connect = Client::connect(&address);

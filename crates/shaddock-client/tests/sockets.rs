@@ -59,7 +59,7 @@ async fn tcp() {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn a_message_without_subscribers_is_dropped() {
     let (listener, port) = listen().await;
     drop(listener);
     for scheme in ["tcp", "ws"] {

@@ -422,7 +422,7 @@ pub trait Membership: Send + Sync + 'static {
     ///
     /// # Errors
     /// The server is not listed, or the link is down.
-    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+    fn notify_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
         let _ = (to, notice);
         Ok(())
     }

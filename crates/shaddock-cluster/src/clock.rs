@@ -24,7 +24,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn it_goes_on() {
+    fn a_session_continues() {
         let before = super::now();
         std::thread::sleep(Duration::from_millis(20));
         let passed = before.until(super::now());

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_context_are_told_apart() {
+    fn malformed_contexts_are_distinguished() {
         assert_eq!(
             Context::from_json(Bytes::new()).unwrap_err(),
             ContextError::Empty

@@ -124,12 +124,12 @@ pub struct ServerInfo {
     /// For people only.
     pub hostname: String,
     /// Parsed from the metadata on first use.
-    pub(crate) told: Told,
+    pub(crate) announced: Announced,
 }
 
 /// Announcements of a server about its routes. Derived from the metadata, so not part of comparisons.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Announced {
     concurrent: OnceLock<HashSet<Box<str>>>,
     timeouts: OnceLock<Timeouts>,
 }
@@ -141,13 +141,13 @@ struct Timeouts {
     routes: HashMap<Box<str>, u64>,
 }
 
-impl PartialEq for Told {
+impl PartialEq for Announced {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Told {}
+impl Eq for Announced {}
 
 impl ServerInfo {
     /// A server without metadata and host name.
@@ -164,7 +164,7 @@ impl ServerInfo {
             frontend,
             metadata: BTreeMap::new(),
             hostname: String::new(),
-            told: Told::default(),
+            announced: Announced::default(),
         })
     }
 
@@ -179,7 +179,7 @@ impl ServerInfo {
         // Texts always have a JSON form.
         let text = serde_json::to_string(&routes).unwrap_or_default();
         self.metadata.insert(CONCURRENT.to_owned(), text);
-        self.told = Told::default();
+        self.announced = Announced::default();
     }
 
     /// Announces timeouts of handlers: `others`, and for each route in `routes`, `handler.method`, its own timeout. Zero means no timeout.
@@ -201,13 +201,13 @@ impl ServerInfo {
         all.insert("", millis(others));
         let text = serde_json::to_string(&all).unwrap_or_default();
         self.metadata.insert(TIMEOUTS.to_owned(), text);
-        self.told = Told::default();
+        self.announced = Announced::default();
     }
 
     /// How long a frontend waits for the reply to a request of this route, `handler.method`: the announced timeout of its handler, at most
     /// an hour. `None` if nothing was announced, as by Pitaya servers.
     pub fn timeout_of(&self, short_route: &str) -> Option<Duration> {
-        let times = self.told.timeouts.get_or_init(|| {
+        let times = self.announced.timeouts.get_or_init(|| {
             let text = self.metadata.get(TIMEOUTS);
             // Invalid metadata of another server announce nothing.
             let mut routes: HashMap<Box<str>, u64> = text
@@ -227,7 +227,7 @@ impl ServerInfo {
 
     /// Whether the server announced this route, `handler.method`, as concurrent.
     pub fn is_concurrent(&self, short_route: &str) -> bool {
-        let routes = self.told.concurrent.get_or_init(|| {
+        let routes = self.announced.concurrent.get_or_init(|| {
             let text = self.metadata.get(CONCURRENT);
             // Invalid metadata of another server announce nothing.
             text.and_then(|text| serde_json::from_str(text).ok())
@@ -254,12 +254,12 @@ impl ServerInfo {
     }
 
     /// Whether this frontend announces that its sessions have ids of this node.
-    pub fn tells_node(&self, node: u16) -> bool {
+    pub fn announces_node(&self, node: u16) -> bool {
         self.may_be_node(node) && !self.may_be_node(node ^ 1)
     }
 
     /// Whether this frontend says what node the ids of its sessions have: it is one of shaddock.
-    pub fn tells_a_node(&self) -> bool {
+    pub fn announces_any_node(&self) -> bool {
         self.flags().any(|flag| flag.starts_with(NODE))
     }
 
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frontend_tells_its_node() {
+    fn a_frontend_announces_its_node() {
         let mut front = ServerInfo::new("connector-1", "connector", true).unwrap();
         assert!(front.may_be_node(471), "who does not tell must be asked");
         front.announce_node(4711);

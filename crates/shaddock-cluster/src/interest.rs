@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_of_a_frontend_concerns_all_who_ask_for_its_type() {
+    fn the_loss_of_a_frontend_reaches_all_subscribers_of_its_type() {
         let info = ServerInfo::new("connector-1", "connector", true).unwrap();
         let lost = SessionEvent::FrontendLost(info.into());
         assert!(Interest::of_users("bot-").wants_event("connector", &lost));

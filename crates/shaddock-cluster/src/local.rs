@@ -128,7 +128,7 @@ impl Shared {
             self.seats.store(Arc::new(seats));
         }
         if !seat.options.hidden && self.members.add(Arc::clone(&seat.info)) {
-            self.tell_others(&seat.info.id, &MemberChange::Joined(Arc::clone(&seat.info)));
+            self.notify_others(&seat.info.id, &MemberChange::Joined(Arc::clone(&seat.info)));
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Shared {
         self.seats.load().get(id).cloned()
     }
 
-    fn tell_others(&self, about: &ServerId, change: &MemberChange) {
+    fn notify_others(&self, about: &ServerId, change: &MemberChange) {
         for (id, seat) in self.seats.load().iter() {
             if id != about {
                 guarded("member_changed", || {
@@ -147,7 +147,7 @@ impl Shared {
         }
     }
 
-    fn tell_event(&self, frontend_type: &Arc<str>, event: &SessionEvent) {
+    fn publish_to_others(&self, frontend_type: &Arc<str>, event: &SessionEvent) {
         for seat in self.seats.load().values() {
             if seat
                 .options
@@ -166,7 +166,7 @@ impl Shared {
         let Some(info) = self.members.remove(id.as_str()) else {
             return false;
         };
-        self.tell_others(id, &MemberChange::Left(info));
+        self.notify_others(id, &MemberChange::Left(info));
         true
     }
 
@@ -399,7 +399,7 @@ impl Membership for LocalMember {
         }))
     }
 
-    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+    fn notify_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
         let seat = self.shared.seat(to.as_str());
         let seat = seat.ok_or_else(RemoteError::server_not_found)?;
         guarded("member_notice", || seat.node.member_notice(notice));
@@ -474,7 +474,8 @@ impl Membership for LocalMember {
     }
 
     fn publish_event(&self, event: SessionEvent) {
-        self.shared.tell_event(&self.seat.info.server_type, &event);
+        self.shared
+            .publish_to_others(&self.seat.info.server_type, &event);
     }
 
     fn is_fenced(&self) -> bool {
@@ -535,7 +536,8 @@ impl Drop for LocalMember {
             self.shared.users.forget(id);
             if self.seat.info.frontend {
                 let lost = SessionEvent::FrontendLost(Arc::clone(&self.seat.info));
-                self.shared.tell_event(&self.seat.info.server_type, &lost);
+                self.shared
+                    .publish_to_others(&self.seat.info.server_type, &lost);
             }
         }
     }

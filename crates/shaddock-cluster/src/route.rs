@@ -45,7 +45,7 @@ mod tests {
 
     /// All short texts of some characters.
     #[test]
-    fn the_quick_way_says_the_same() {
+    fn the_fast_path_gives_the_same_result() {
         let letters = ["a", "b", ".", " ", "\t", "\u{e9}", "\u{3000}", "\0"];
         let mut texts = vec![String::new()];
         for length in 0..6 {

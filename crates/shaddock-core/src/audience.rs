@@ -210,14 +210,14 @@ impl fmt::Debug for Audience {
 }
 
 /// The audiences of a user. Boxed: most users are in none, and every user pays for the field.
-pub(crate) type Hears = Option<Box<Few<Arc<Audience>>>>;
+pub(crate) type AudienceList = Option<Box<Few<Arc<Audience>>>>;
 
-pub(crate) fn heard(hears: &Hears) -> &[Arc<Audience>] {
-    hears.as_deref().map_or(&[], Few::as_slice)
+pub(crate) fn listed(list: &AudienceList) -> &[Arc<Audience>] {
+    list.as_deref().map_or(&[], Few::as_slice)
 }
 
-fn is_among(hears: &Hears, audience: &Arc<Audience>) -> bool {
-    heard(hears)
+fn is_among(list: &AudienceList, audience: &Arc<Audience>) -> bool {
+    listed(list)
         .iter()
         .any(|known| Arc::ptr_eq(known, audience))
 }
@@ -239,7 +239,7 @@ struct Changes {
     /// Some changes were dropped before the waiting ones.
     is_lost: bool,
     /// A thread is dispatching; other threads leave their changes to it.
-    telling: bool,
+    dispatching: bool,
 }
 
 /// Limit of changes that wait while one is dispatched. Beyond it all of them are dropped, and
@@ -265,7 +265,7 @@ impl Audiences {
     }
 
     /// Removes an audience if it is over. Without a lock, because its tie is dropped.
-    fn bury(&self, audience: &Arc<Audience>) {
+    fn retire(&self, audience: &Arc<Audience>) {
         let tie = {
             let mut members = audience.members.lock();
             if !members.is_over {
@@ -331,11 +331,11 @@ impl Inner {
             return Err(NotJoined::Closed);
         }
         let known = self.audiences.find(name);
-        if known.is_some_and(|audience| is_among(&user.hears, &audience)) {
+        if known.is_some_and(|audience| is_among(&user.audiences, &audience)) {
             return Ok(false);
         }
         let limit = self.config.max_memberships;
-        if heard(&user.hears).len() >= limit {
+        if listed(&user.audiences).len() >= limit {
             return Err(NotJoined::TooMany { limit });
         }
         let mut audience = self.audiences.obtain(name, None);
@@ -343,12 +343,12 @@ impl Inner {
             audience = self.audiences.obtain(name, Some(&audience));
         }
         self.audiences.note(&audience.name, uid, None);
-        match &mut user.hears {
-            Some(hears) => hears.push(audience),
+        match &mut user.audiences {
+            Some(list) => list.push(audience),
             none => *none = Some(Box::new(Few::One(audience))),
         }
         drop(shard);
-        self.tell_changes();
+        self.dispatch_changes();
         Ok(true)
     }
 
@@ -359,25 +359,31 @@ impl Inner {
         else {
             return false;
         };
-        if !is_among(&user.hears, &audience) {
+        if !is_among(&user.audiences, &audience) {
             return false;
         }
-        let hears = user.hears.as_mut();
-        let removed = hears.map(|hears| hears.remove(|known| Arc::ptr_eq(known, &audience)));
+        let list = user.audiences.as_mut();
+        let removed = list.map(|list| list.remove(|known| Arc::ptr_eq(known, &audience)));
         if removed == Some(Removed::Last) {
-            user.hears = None;
+            user.audiences = None;
         }
         audience.remove_user(user.bound.as_slice().iter().map(|session| session.id()));
         self.audiences.note(&audience.name, uid, Some(departure));
         drop(shard);
-        self.audiences.bury(&audience);
-        self.tell_changes();
+        self.audiences.retire(&audience);
+        self.dispatch_changes();
         true
     }
 
     /// Releases the lock of a user's shard, and completes the user's departure from all audiences with the last session.
     #[inline]
-    pub(crate) fn let_go(&self, shard: UidShard<'_>, uid: &Uid, left: Hears, departure: Departure) {
+    pub(crate) fn drop_memberships(
+        &self,
+        shard: UidShard<'_>,
+        uid: &Uid,
+        left: AudienceList,
+        departure: Departure,
+    ) {
         if let Some(left) = left {
             self.leave_all_of(shard, uid, left.as_slice(), departure);
         }
@@ -396,34 +402,34 @@ impl Inner {
         }
         drop(shard);
         for audience in left {
-            self.audiences.bury(audience);
+            self.audiences.retire(audience);
         }
-        self.tell_changes();
+        self.dispatch_changes();
     }
 
     /// Dispatches changes one after another. A thread that arrives while another one dispatches leaves its changes to that one.
-    fn tell_changes(&self) {
+    fn dispatch_changes(&self) {
         let audiences = &self.audiences;
         if !audiences.is_watched.load(Ordering::Acquire) {
             return;
         }
         let mut changes = audiences.changes.lock();
-        if std::mem::replace(&mut changes.telling, true) {
+        if std::mem::replace(&mut changes.dispatching, true) {
             return;
         }
         loop {
             let some = std::mem::take(&mut changes.waiting);
             let is_lost = std::mem::take(&mut changes.is_lost);
             if some.is_empty() && !is_lost {
-                changes.telling = false;
+                changes.dispatching = false;
                 return;
             }
             drop(changes);
             if is_lost {
-                self.tell_lost_changes();
+                self.notify_changes_lost();
             }
             for change in &some {
-                self.tell_change(change);
+                self.notify_change(change);
             }
             changes = audiences.changes.lock();
         }
@@ -500,8 +506,8 @@ impl SessionService {
                 continue;
             };
             let shard = inner.by_uid.lock(uid.as_str());
-            let mut hears = shard.hears(uid.as_str()).iter();
-            let is_member = hears.any(|known| Arc::ptr_eq(known, &audience));
+            let mut list = shard.audiences(uid.as_str()).iter();
+            let is_member = list.any(|known| Arc::ptr_eq(known, &audience));
             drop(shard);
             if is_member {
                 seen.insert(uid.clone());
@@ -521,7 +527,7 @@ impl SessionService {
     pub fn is_in_audience(&self, name: &str, uid: &str) -> bool {
         let shard = self.inner().by_uid.lock(uid);
         shard
-            .hears(uid)
+            .audiences(uid)
             .iter()
             .any(|audience| *audience.name == *name)
     }
@@ -529,8 +535,8 @@ impl SessionService {
     /// The names of a user's audiences, in no particular order.
     pub fn audiences_of(&self, uid: &str) -> Vec<Arc<str>> {
         let shard = self.inner().by_uid.lock(uid);
-        let hears = shard.hears(uid).iter();
-        hears.map(|audience| Arc::clone(&audience.name)).collect()
+        let list = shard.audiences(uid).iter();
+        list.map(|audience| Arc::clone(&audience.name)).collect()
     }
 
     /// The names of the audiences that `which` selects, in no particular order.

@@ -7,7 +7,7 @@ use crate::audience::Departure;
 use crate::event::Event;
 use crate::index::UidShard;
 use crate::service::Inner;
-use crate::session::Ending;
+use crate::session::PendingClose;
 use crate::{BindError, CloseReason, Conflict, Session, SessionState, Uid, UnbindError};
 use std::sync::Arc;
 
@@ -41,16 +41,16 @@ impl Inner {
         for rival in rivals {
             // The new session keeps the user in the audiences.
             let _none = shard.remove(uid.as_str(), rival.id());
-            if let Some(ending) = rival.begin_close(CloseReason::Replaced) {
-                replaced.push((rival, ending));
+            if let Some(pending) = rival.begin_close(CloseReason::Replaced) {
+                replaced.push((rival, pending));
             }
         }
         drop(shard);
 
-        for (rival, ending) in replaced {
-            rival.finish_close(Some(self), ending);
+        for (rival, pending) in replaced {
+            rival.finish_close(Some(self), pending);
         }
-        session.tell(Some(self), event);
+        session.dispatch(Some(self), event);
         Ok(())
     }
 
@@ -76,19 +76,19 @@ impl Inner {
         let event = record.offer(Event::Unbind(uid.clone()));
         drop(record);
         let left = shard.remove(uid.as_str(), session.id());
-        self.let_go(shard, uid, left, Departure::Unbound);
-        session.tell(Some(self), event);
+        self.drop_memberships(shard, uid, left, Departure::Unbound);
+        session.dispatch(Some(self), event);
         Ok(())
     }
 
     /// Removes a session from both indexes, and from the audiences of its user. Other sessions of the user are not affected.
-    pub(crate) fn forget(&self, session: &Session, ending: &Ending) {
-        if let Some(uid) = &ending.bound_to {
+    pub(crate) fn forget(&self, session: &Session, pending: &PendingClose) {
+        if let Some(uid) = &pending.bound_to {
             let mut shard = self.by_uid.lock(uid.as_str());
             let left = shard.remove(uid.as_str(), session.id());
-            self.let_go(shard, uid, left, Departure::Closed);
+            self.drop_memberships(shard, uid, left, Departure::Closed);
         }
         self.by_sid.remove(session.id());
-        self.count_closed(&ending.reason);
+        self.count_closed(&pending.reason);
     }
 }

@@ -68,7 +68,7 @@ pub enum ChannelError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelState {
     /// The channel can be used.
-    Inited,
+    Open,
     /// The channel was destroyed: users cannot join and pushes fail.
     Destroyed,
 }
@@ -134,7 +134,7 @@ impl Channel {
         if !self.enter(&service, uid, frontend) {
             return false;
         }
-        service.ask_store(|store| {
+        service.with_store(|store| {
             store.add(
                 &service.members_key(&self.name),
                 &member_text(uid.as_str(), frontend.as_str()),
@@ -152,9 +152,9 @@ impl Channel {
         }
         if let Some(service) = service
             .as_ref()
-            .filter(|_| self.state() == ChannelState::Inited)
+            .filter(|_| self.state() == ChannelState::Open)
         {
-            service.ask_store(|store| {
+            service.with_store(|store| {
                 let text = member_text(uid, frontend);
                 store.remove(&service.members_key(&self.name), &text)
             });
@@ -170,7 +170,7 @@ impl Channel {
         }
         data.plan = None;
         if let Some(service) = self.service.upgrade()
-            && data.state == ChannelState::Inited
+            && data.state == ChannelState::Open
         {
             service.unlink(uid, frontend, self);
         }
@@ -213,21 +213,21 @@ impl Channel {
 
     /// Records in the store, if any, that a user has joined on a frontend.
     pub fn store_join(&self, uid: &str, frontend: &str) {
-        self.tell_store(|store, key| store.add(key, &member_text(uid, frontend)));
+        self.update_store(|store, key| store.add(key, &member_text(uid, frontend)));
     }
 
     /// Records in the store, if any, that a user has left.
     pub fn store_leave(&self, uid: &str, frontend: &str) {
-        self.tell_store(|store, key| store.remove(key, &member_text(uid, frontend)));
+        self.update_store(|store, key| store.remove(key, &member_text(uid, frontend)));
     }
 
-    fn tell_store(&self, tell: impl FnOnce(&dyn ChannelStore, &str) -> Result<(), StoreError>) {
+    fn update_store(&self, update: impl FnOnce(&dyn ChannelStore, &str) -> Result<(), StoreError>) {
         let Some(service) = self.service.upgrade() else {
             return;
         };
         let _turn = service.turn(&self.name);
-        if self.state() == ChannelState::Inited {
-            service.ask_store(|store| tell(store, &service.members_key(&self.name)));
+        if self.state() == ChannelState::Open {
+            service.with_store(|store| update(store, &service.members_key(&self.name)));
         }
     }
 
@@ -247,13 +247,18 @@ impl Channel {
     }
 
     /// The frontends on which this user is a member by name.
-    pub fn member(&self, uid: &str) -> Vec<FrontendId> {
+    pub fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
         self.data.lock().members.frontends_of(uid)
     }
 
     /// Number of members by name.
-    pub fn user_amount(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.data.lock().members.len()
+    }
+
+    /// Whether there are no members by name.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The plan for a push to all members by name. Costs a pointer until the next join or leave.
@@ -264,7 +269,7 @@ impl Channel {
     pub fn fan_out(&self) -> Result<Arc<FanOut>, ChannelError> {
         let mut data = self.data.lock();
         match data.state {
-            ChannelState::Inited => Ok(data.plan()),
+            ChannelState::Open => Ok(data.plan()),
             ChannelState::Destroyed => Err(ChannelError::Destroyed),
         }
     }
@@ -323,8 +328,8 @@ impl Channel {
         drop(data);
         if let Some(service) = &service {
             service.forget(self);
-            service.ask_store(|store| store.remove_all(&service.members_key(&self.name)));
-            service.ask_store(|store| store.remove(&service.list_key(), &self.name));
+            service.with_store(|store| store.remove_all(&service.members_key(&self.name)));
+            service.with_store(|store| store.remove(&service.list_key(), &self.name));
         }
         Some(ends)
     }

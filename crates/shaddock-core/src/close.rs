@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_code_tells_whether_to_come_back() {
+    fn the_close_code_decides_about_reconnecting() {
         assert!(CloseReason::Draining.may_reconnect());
         assert!(CloseReason::SlowClient.may_reconnect());
         assert!(!CloseReason::kicked("cheat").may_reconnect());

@@ -120,7 +120,7 @@ impl Event {
     }
 
     /// Calls the hook of the service.
-    pub(crate) fn tell(&self, events: &dyn SessionEvents, session: &Arc<Session>) {
+    pub(crate) fn notify(&self, events: &dyn SessionEvents, session: &Arc<Session>) {
         match self {
             Self::Bind(uid) => events.bound(session, uid),
             Self::Unbind(uid) => events.unbound(session, uid),

@@ -1,6 +1,6 @@
 //! The two indexes: sessions by sid, and open bound sessions by uid. Each is split into shards with separate locks.
 
-use crate::audience::{Audience, Hears, heard};
+use crate::audience::{Audience, AudienceList, listed};
 use crate::few::{Few, Removed};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Session, Sid, Uid};
@@ -126,7 +126,7 @@ pub(crate) struct User {
     /// In the order of binding. Most users have one.
     pub(crate) bound: Few<Arc<Session>>,
     /// The user's audiences. They end with the last session, in the step that removes it.
-    pub(crate) hears: Hears,
+    pub(crate) audiences: AudienceList,
 }
 
 /// Open sessions that are bound, by uid. A user without a session has no entry.
@@ -197,8 +197,8 @@ impl UidShard<'_> {
     }
 
     /// The audiences of the user.
-    pub(crate) fn hears(&self, uid: &str) -> &[Arc<Audience>] {
-        self.user(uid).map_or(&[], |user| heard(&user.hears))
+    pub(crate) fn audiences(&self, uid: &str) -> &[Arc<Audience>] {
+        self.user(uid).map_or(&[], |user| listed(&user.audiences))
     }
 
     /// Appends a session to its user's sessions. It receives what the user's audiences receive.
@@ -213,7 +213,7 @@ impl UidShard<'_> {
             Entry::Occupied(mut user) => {
                 let user = user.get_mut();
                 user.bound.push(Arc::clone(session));
-                for audience in heard(&user.hears) {
+                for audience in listed(&user.audiences) {
                     audience.add_session(session);
                 }
             }
@@ -222,7 +222,7 @@ impl UidShard<'_> {
                 place.insert(User {
                     uid: uid.clone(),
                     bound,
-                    hears: None,
+                    audiences: None,
                 });
             }
         }
@@ -230,7 +230,7 @@ impl UidShard<'_> {
 
     /// Removes a session, if present, also from the audiences of its user. Returns the audiences that the user has left, if it was the last
     /// session; those that are over must be buried.
-    pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> Hears {
+    pub(crate) fn remove(&mut self, uid: &str, sid: Sid) -> AudienceList {
         let Ok(mut entry) = self.users.find_entry(self.hash, |user| user.uid == *uid) else {
             return None;
         };
@@ -240,13 +240,13 @@ impl UidShard<'_> {
         match removed {
             Removed::Nothing => return None,
             Removed::Some => {
-                for audience in heard(&user.hears) {
+                for audience in listed(&user.audiences) {
                     audience.remove_session(sid);
                 }
             }
             Removed::Last => {
-                left = entry.remove().0.hears;
-                for audience in heard(&left) {
+                left = entry.remove().0.audiences;
+                for audience in listed(&left) {
                     audience.remove_user([sid]);
                 }
                 if self.users.is_empty() && self.users.capacity() > KEPT {

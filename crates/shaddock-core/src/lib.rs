@@ -99,4 +99,6 @@ pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
 pub use view::{ExportedSession, FrontendSession};
 
-pub use shaddock_protocol::{ComingBack, Dialect, Millis, ProtocolError, ResumeRefusal, Variant};
+pub use shaddock_protocol::{
+    Dialect, Millis, ProtocolError, ResumeRefusal, ReturningClient, Variant,
+};

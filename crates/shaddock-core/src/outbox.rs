@@ -97,7 +97,7 @@ struct Queue {
     intake: Intake,
     driver: Driver,
     /// The last instruction to the driver.
-    told: Next,
+    announced: Next,
     /// Only for a resumable session.
     resume: Option<Box<Ledger>>,
 }
@@ -139,7 +139,7 @@ pub enum Next {
     CloseNow,
     /// Release the session, which continues without this connection, and close the connection without a goodbye. Only for resumable
     /// sessions.
-    LetGo,
+    Release,
 }
 
 /// The result of a poll of the driver.
@@ -291,7 +291,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
         // An accepted push can also cut the connection of a slow resumable client: its driver must be notified.
-        if result.is_err() || queue.must_let_go() {
+        if result.is_err() || queue.must_release() {
             Self::unlock_after(queue, &result);
         }
         result
@@ -408,13 +408,13 @@ impl Outbox {
                 ledger.give();
             }
         }
-        queue.told = match queue.intake {
-            Intake::Open if queue.must_let_go() => Next::LetGo,
+        queue.announced = match queue.intake {
+            Intake::Open if queue.must_release() => Next::Release,
             Intake::Open | Intake::Sealed => Next::Continue,
             Intake::Closing => Next::CloseAfterFlush,
             Intake::Aborted => Next::CloseNow,
         };
-        queue.told
+        queue.announced
     }
 
     /// The driver has written `bytes` of the taken data: they no longer count towards the limit.
@@ -429,10 +429,10 @@ impl Outbox {
     pub fn end_poll(&self, flush: Flush) -> bool {
         let mut queue = self.queue.lock();
         let ended = match queue.intake {
-            Intake::Open | Intake::Sealed => queue.is_untold_to_let_go(),
+            Intake::Open | Intake::Sealed => queue.owes_release(),
             // Also if the socket is full: the driver must be notified, or a client that never reads would never be closed.
-            Intake::Closing => queue.told == Next::Continue,
-            Intake::Aborted => queue.told != Next::CloseNow,
+            Intake::Closing => queue.announced == Next::Continue,
+            Intake::Aborted => queue.announced != Next::CloseNow,
         };
         let again = ended || (flush == Flush::Done && queue.queued > 0);
         queue.driver = match flush {
@@ -449,7 +449,7 @@ impl Outbox {
     pub fn release(&self) {
         let mut queue = self.queue.lock();
         queue.driver = Driver::Parked;
-        queue.told = Next::Continue;
+        queue.announced = Next::Continue;
         queue.in_flight = 0;
         let waker = queue.waker.take();
         drop(queue);
@@ -506,7 +506,7 @@ impl Outbox {
     #[cold]
     #[inline(never)]
     fn unlock_resumable(mut queue: MutexGuard<'_, Queue>) {
-        let lets_go = queue.is_untold_to_let_go();
+        let lets_go = queue.owes_release();
         let waker = queue.waker_to_call(lets_go);
         let garbage = queue.leftovers();
         drop(queue);

@@ -25,7 +25,7 @@ pub struct SessionService {
 }
 
 /// The state of the service that sessions use; one pointer in each of them.
-pub(crate) struct Home {
+pub(crate) struct SessionContext {
     pub(crate) frontend_id: FrontendId,
     pub(crate) service: Weak<Inner>,
     pub(crate) claims: KnownClaims,
@@ -33,7 +33,7 @@ pub(crate) struct Home {
 
 /// The state shared by all handles.
 pub(crate) struct Inner {
-    pub(crate) home: Arc<Home>,
+    pub(crate) context: Arc<SessionContext>,
     pub(crate) config: SessionConfig,
     pub(crate) by_sid: SidIndex,
     pub(crate) by_uid: UidIndex,
@@ -66,7 +66,7 @@ impl SessionService {
     /// Creates a service without sessions.
     pub fn new(frontend_id: FrontendId, sids: SidAllocator, config: SessionConfig) -> Self {
         let inner = Arc::new_cyclic(|service| Inner {
-            home: Arc::new(Home {
+            context: Arc::new(SessionContext {
                 frontend_id,
                 service: service.clone(),
                 claims: KnownClaims::default(),
@@ -103,7 +103,7 @@ impl SessionService {
 
     /// The frontend.
     pub fn frontend_id(&self) -> &FrontendId {
-        &self.inner.home.frontend_id
+        &self.inner.context.frontend_id
     }
 
     /// The effective policies and limits.
@@ -292,15 +292,15 @@ impl Inner {
         self.closed[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn tell_hook(&self, session: &Arc<Session>, event: &Event) {
+    pub(crate) fn call_hook(&self, session: &Arc<Session>, event: &Event) {
         if let Some(events) = self.events.get()
-            && let Err(message) = guarded(|| event.tell(&**events, session))
+            && let Err(message) = guarded(|| event.notify(&**events, session))
         {
             self.report_panic(session, event.kind(), &message);
         }
     }
 
-    pub(crate) fn tell_change(&self, change: &AudienceChange) {
+    pub(crate) fn notify_change(&self, change: &AudienceChange) {
         if let Some(events) = self.events.get()
             && guarded(|| events.audience_changed(change)).is_err()
         {
@@ -308,7 +308,7 @@ impl Inner {
         }
     }
 
-    pub(crate) fn tell_lost_changes(&self) {
+    pub(crate) fn notify_changes_lost(&self) {
         if let Some(events) = self.events.get()
             && guarded(|| events.audience_changes_lost()).is_err()
         {

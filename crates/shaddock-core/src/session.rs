@@ -5,7 +5,7 @@ mod events;
 use crate::error::SettingError;
 use crate::event::{Event, EventQueue, Listeners};
 use crate::resume::Ledger;
-use crate::service::{Home, Inner};
+use crate::service::{Inner, SessionContext};
 use crate::sync::Mutex;
 use crate::{
     BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis,
@@ -46,7 +46,7 @@ pub enum SessionState {
 /// memory only while there are any.
 pub struct Session {
     id: Sid,
-    home: Arc<Home>,
+    context: Arc<SessionContext>,
     /// Five bytes, so that it fits into a word with the three following ones.
     connected_at: [u8; 5],
     variant: Variant,
@@ -68,11 +68,11 @@ const MARKED: u8 = 2;
 pub(crate) struct Record {
     pub(crate) state: SessionState,
     /// A thread is dispatching events of this session: other threads enqueue theirs.
-    telling: bool,
+    dispatching: bool,
     transport: TransportKind,
     /// Without the IPv6 flow and scope of `SocketAddr`, which are twelve bytes of every session.
     address: Option<(IpAddr, u16)>,
-    /// The number in [`Home::claims`]; 0: none, or they are in `extra`.
+    /// The number in [`SessionContext::claims`]; 0: none, or they are in `extra`.
     claims: u8,
     /// Keeps its value after a close.
     pub(crate) uid: Option<Uid>,
@@ -92,7 +92,7 @@ struct Extra {
 
 /// A started close. Its holder must finish it.
 #[must_use = "the session is closed only in part"]
-pub(crate) struct Ending {
+pub(crate) struct PendingClose {
     /// The user of the session when it ended.
     pub(crate) bound_to: Option<Uid>,
     pub(crate) reason: CloseReason,
@@ -124,7 +124,7 @@ impl Session {
         };
         let record = Record {
             state: SessionState::Open,
-            telling: false,
+            dispatching: false,
             transport: info.transport,
             address: info.address.map(without_scope),
             claims: 0,
@@ -134,7 +134,7 @@ impl Session {
         };
         Arc::new(Self {
             id,
-            home: Arc::clone(&service.home),
+            context: Arc::clone(&service.context),
             connected_at: short(info.connected_at),
             variant: info.variant,
             is_working: AtomicBool::new(false),
@@ -153,7 +153,7 @@ impl Session {
 
     /// The frontend of the session.
     pub fn frontend_id(&self) -> &FrontendId {
-        &self.home.frontend_id
+        &self.context.frontend_id
     }
 
     /// The user of the session. Keeps its value after a close.
@@ -206,14 +206,14 @@ impl Session {
         }
         let number = record.claims;
         drop(record);
-        self.home.claims.get(number)
+        self.context.claims.get(number)
     }
 
     /// Stores the handshake data of the client. Sessions with equal data share them, unless they contain user data.
     pub fn set_claims(&self, claims: Option<ClientClaims>) {
         let number = claims
             .as_ref()
-            .and_then(|claims| self.home.claims.number_of(claims));
+            .and_then(|claims| self.context.claims.number_of(claims));
         let own = claims.filter(|_| number.is_none()).map(Arc::new);
         let mut record = self.record.lock();
         record.claims = number.unwrap_or_default();
@@ -289,7 +289,7 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.judge(self.outbox.offer(package))
+        self.close_if_slow(self.outbox.offer(package))
     }
 
     /// Enqueues several encoded packages without packages of others in between.
@@ -301,7 +301,8 @@ impl Session {
         self: &Arc<Self>,
         packages: impl IntoIterator<Item = Bytes>,
     ) -> Result<(), SendError> {
-        self.judge(self.outbox.offer_batch(packages)).map(drop)
+        self.close_if_slow(self.outbox.offer_batch(packages))
+            .map(drop)
     }
 
     /// Encodes one package directly into the queue, see [`Outbox::push_with`].
@@ -314,7 +315,7 @@ impl Session {
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
         match self.outbox.offer_with(encode) {
-            Err(PushError::Send(error)) => Ok(self.judge(Err(error)).map(drop)?),
+            Err(PushError::Send(error)) => Ok(self.close_if_slow(Err(error)).map(drop)?),
             Err(error) => Err(error),
             Ok(room) => {
                 self.note(room);
@@ -338,7 +339,7 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn offer_buffered(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.judge(self.outbox.offer_buffered(package))
+        self.close_if_slow(self.outbox.offer_buffered(package))
     }
 
     /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`] was false after every send since the last call.
@@ -359,7 +360,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn judge(
+    pub(crate) fn close_if_slow(
         self: &Arc<Self>,
         result: Result<Room, SendError>,
     ) -> Result<Room, SendError> {
@@ -450,7 +451,7 @@ impl Session {
         write: impl FnOnce(&mut Settings, T),
     ) -> Result<(), SettingError> {
         let limit = self
-            .home
+            .context
             .service
             .upgrade()
             .map_or(usize::MAX, |s| s.config.max_settings);
@@ -480,7 +481,7 @@ impl Session {
     /// See [`BindError`].
     pub fn bind(self: &Arc<Self>, uid: Uid) -> Result<(), BindError> {
         let service = self
-            .home
+            .context
             .service
             .upgrade()
             .ok_or(BindError::SessionClosed { sid: self.id })?;
@@ -494,7 +495,7 @@ impl Session {
     /// See [`UnbindError`].
     pub fn unbind(self: &Arc<Self>, uid: &Uid) -> Result<(), UnbindError> {
         let service = self
-            .home
+            .context
             .service
             .upgrade()
             .ok_or(UnbindError::SessionClosed { sid: self.id })?;
@@ -507,10 +508,10 @@ impl Session {
     /// readable; the KICK package is enqueued, if the reason has a text; the connection's driver is woken to flush and to close. If called
     /// from a listener of the same session, the last three happen when that listener returns.
     pub fn close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        let Some(ending) = self.begin_close(reason) else {
+        let Some(pending) = self.begin_close(reason) else {
             return false;
         };
-        self.finish_close(self.home.service.upgrade().as_deref(), ending);
+        self.finish_close(self.context.service.upgrade().as_deref(), pending);
         true
     }
 
@@ -525,7 +526,7 @@ impl Session {
     }
 
     pub(crate) fn service(&self) -> Option<Arc<Inner>> {
-        self.home.service.upgrade()
+        self.context.service.upgrade()
     }
 
     /// For [`binding`](crate::binding), which respects the lock order.
@@ -534,7 +535,7 @@ impl Session {
     }
 
     /// First step of a close: no other call can close or bind it from now on. `None` if it was already closed.
-    pub(crate) fn begin_close(&self, reason: CloseReason) -> Option<Ending> {
+    pub(crate) fn begin_close(&self, reason: CloseReason) -> Option<PendingClose> {
         let mut record = self.record.lock();
         if record.state == SessionState::Closed {
             return None;
@@ -542,21 +543,21 @@ impl Session {
         record.state = SessionState::Closed;
         record.extra().closed = Some(reason.clone());
         self.flags.fetch_or(CLOSED, Ordering::Release);
-        Some(Ending {
+        Some(PendingClose {
             bound_to: record.uid.clone(),
             reason,
         })
     }
 
     /// The other steps of a close. No lock is held.
-    pub(crate) fn finish_close(self: &Arc<Self>, service: Option<&Inner>, ending: Ending) {
+    pub(crate) fn finish_close(self: &Arc<Self>, service: Option<&Inner>, pending: PendingClose) {
         self.outbox.seal();
         if let Some(service) = service {
-            service.forget(self, &ending);
+            service.forget(self, &pending);
         }
         // Not before: listeners of `closed` must not find the session any more.
-        let event = self.record.lock().offer(Event::Closed(ending.reason));
-        self.tell(service, event);
+        let event = self.record.lock().offer(Event::Closed(pending.reason));
+        self.dispatch(service, event);
     }
 
     /// After all listeners of `closed`.
@@ -584,7 +585,7 @@ impl fmt::Debug for Session {
         let record = self.record.lock();
         f.debug_struct("Session")
             .field("id", &self.id)
-            .field("frontend_id", &self.home.frontend_id)
+            .field("frontend_id", &self.context.frontend_id)
             .field("uid", &record.uid)
             .field("state", &record.state)
             .finish_non_exhaustive()

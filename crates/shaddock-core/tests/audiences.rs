@@ -310,7 +310,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn audiences_are_as_lists_say(ops in ops(), limit in 1..4_usize, single in any::<bool>()) {
+    fn audiences_match_the_lists_of_a_model(ops in ops(), limit in 1..4_usize, single in any::<bool>()) {
         let mut world = World::new(limit, single);
         for op in &ops {
             world.apply(op);
@@ -490,7 +490,7 @@ impl SessionEvents for Busy {
 }
 
 #[test]
-fn changes_that_wait_are_bounded_and_their_loss_is_told() {
+fn waiting_changes_are_bounded_and_their_loss_is_reported() {
     let config = SessionConfig::default();
     let front = FrontendId::new("f").unwrap();
     let service = SessionService::new(front, SidAllocator::new(1, 1), config);

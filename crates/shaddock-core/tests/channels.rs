@@ -61,7 +61,7 @@ impl Naive {
             let f = (0..3).find(|&f| front(f) == group.frontend).unwrap();
             assert_eq!(group.uids, groups[&f], "in the order of joining");
         }
-        assert_eq!(self.channel.user_amount(), self.members.len());
+        assert_eq!(self.channel.len(), self.members.len());
         let flat: Vec<_> = plan
             .groups()
             .iter()
@@ -71,7 +71,7 @@ impl Naive {
         assert_eq!(self.channel.fan_out().is_err(), self.destroyed);
         for u in 0..12 {
             let fronts = self.members.iter().filter(|member| member.0 == u).count();
-            assert_eq!(self.channel.member(uid(u).as_str()).len(), fronts);
+            assert_eq!(self.channel.frontends_of(uid(u).as_str()).len(), fronts);
         }
     }
 }
@@ -186,16 +186,16 @@ proptest! {
         assert_eq!(restored.restore(), Ok(world.live.len()));
         for (name, &known) in &world.live {
             let channel = restored.channel(name).unwrap();
-            assert_eq!(channel.user_amount(), world.all[known].members.len());
+            assert_eq!(channel.len(), world.all[known].members.len());
             for &(u, f) in &world.all[known].members {
-                assert!(channel.member(uid(u).as_str()).contains(&front(f)));
+                assert!(channel.frontends_of(uid(u).as_str()).contains(&front(f)));
             }
         }
     }
 }
 
 #[test]
-fn a_plan_is_shared_until_somebody_joins_or_leaves() {
+fn a_plan_is_shared_until_a_member_joins_or_leaves() {
     let service = ChannelService::new("chat-1", ChannelConfig::default());
     let room = service.create_channel("lobby").unwrap();
     room.add(&uid(1), &front(1));
@@ -236,7 +236,7 @@ fn names_and_numbers_are_bounded() {
 }
 
 #[test]
-fn a_place_goes_when_its_frontend_has_no_members_unless_somebody_was_sent_there_since() {
+fn a_place_is_removed_with_its_last_member_unless_a_join_is_under_way() {
     let service = ChannelService::new("chat-1", ChannelConfig::default());
     let room = service.create_channel("lobby").unwrap();
     let place = |frontend, joins| Place { frontend, joins };
@@ -279,7 +279,7 @@ fn the_store_follows_members_at_frontends_too() {
     assert!(room.add(&uid(1), &front(1)));
     assert!(room.take_by_name(uid(1).as_str(), front(1).as_str()));
     assert!(!room.take_by_name(uid(1).as_str(), front(1).as_str()));
-    assert_eq!((room.user_amount(), stored().len()), (0, 1));
+    assert_eq!((room.len(), stored().len()), (0, 1));
     room.store_join(uid(2).as_str(), front(1).as_str());
     assert_eq!(stored().len(), 2);
     room.store_leave(uid(1).as_str(), front(1).as_str());

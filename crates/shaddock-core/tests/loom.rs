@@ -9,9 +9,9 @@
 use bytes::{Buf, Bytes};
 use loom::{model, thread};
 use shaddock_core::{
-    ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, ComingBack, Conflict, Drained,
-    Flush, FrontendId, Millis, Next, Outbox, ResumeSecret, SendError, Session, SessionConfig,
-    SessionEvents, SessionService, SessionState, SidAllocator, Uid, kick_package,
+    ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, Conflict, Drained, Flush,
+    FrontendId, Millis, Next, Outbox, ResumeSecret, ReturningClient, SendError, Session,
+    SessionConfig, SessionEvents, SessionService, SessionState, SidAllocator, Uid, kick_package,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
@@ -413,7 +413,7 @@ fn a_full_socket_does_not_hide_the_end() {
             loop {
                 match outbox.take(&mut drained) {
                     Next::Continue => {}
-                    Next::CloseAfterFlush | Next::LetGo => unreachable!("it was aborted"),
+                    Next::CloseAfterFlush | Next::Release => unreachable!("it was aborted"),
                     Next::CloseNow => return Poll::Ready(()),
                 }
                 is_full |= !drained.is_empty();
@@ -513,9 +513,9 @@ fn a_user_comes_back_while_the_old_session_leaves() {
 const SECRET: ResumeSecret = ResumeSecret([7; 16]);
 
 /// A session that can be resumed, and what its client shows.
-fn resumable(service: &SessionService) -> (Arc<Session>, ComingBack) {
+fn resumable(service: &SessionService) -> (Arc<Session>, ReturningClient) {
     let session = service.create_resumable(ClientInfo::default(), &SECRET);
-    let back = ComingBack {
+    let back = ReturningClient {
         token: SECRET.token(session.id()),
         received: 0,
         sent: 0,
@@ -665,7 +665,7 @@ fn a_push_against_a_take_over() {
         acknowledged.join().unwrap();
         pusher.join().unwrap();
         // The first connection is told, and lets go.
-        assert_eq!(drain(session.outbox()).1, Next::LetGo);
+        assert_eq!(drain(session.outbox()).1, Next::Release);
         assert!(session.suspend(&lost(), Millis(1)));
         session.hand_over(Box::new(7)).unwrap();
         assert!(matches!(

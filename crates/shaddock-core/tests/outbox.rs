@@ -107,7 +107,7 @@ fn a_full_socket_is_woken_by_the_end_only() {
 }
 
 #[test]
-fn a_driver_that_parks_beside_a_close_is_told() {
+fn a_driver_that_parks_during_a_close_is_woken() {
     for flush in [Flush::Done, Flush::Blocked] {
         let outbox = Outbox::new(1000);
         outbox.begin_poll(Waker::noop());
@@ -189,7 +189,7 @@ fn a_take_begins_with_nothing() {
 
 /// A client is slow only if its socket did not take what it was offered.
 #[test]
-fn what_was_not_offered_to_the_socket_makes_nobody_slow() {
+fn data_that_was_not_offered_to_the_socket_makes_no_client_slow() {
     let outbox = Outbox::new(100);
     let part = || Bytes::from(vec![b'x'; 25]);
     outbox.push(part()).unwrap();

@@ -41,8 +41,8 @@ fn data(id: u32, filler: usize) -> Bytes {
     encode_package(PackageType::Data, &body).unwrap()
 }
 
-fn back(token: &str, received: u64, sent: u64) -> ComingBack {
-    ComingBack {
+fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
+    ReturningClient {
         token: token.to_owned(),
         received,
         sent,
@@ -95,7 +95,7 @@ fn next_id(bytes: &mut VecDeque<u8>) -> Option<u32> {
 /// Everything that a connection does to take a session over from the one that has it. `None`: it does not get it.
 fn take_over(
     service: &SessionService,
-    back: &ComingBack,
+    back: &ReturningClient,
     n: u32,
 ) -> Option<(Arc<Session>, Resumption)> {
     let session = service.find_resumable(back, Dialect::Pomelo).ok()?;
@@ -426,7 +426,7 @@ impl Pair {
         }
         if has_connection {
             let mut drained = Drained::new();
-            assert_eq!(self.session.outbox().take(&mut drained), Next::LetGo);
+            assert_eq!(self.session.outbox().take(&mut drained), Next::Release);
             lose(&self.session);
             assert!(!self.session.is_dismissed());
         }
@@ -478,7 +478,8 @@ impl Pair {
         let last = other.len() - 1;
         other[last] = if other[last] == b'0' { b'1' } else { b'0' };
         let other = String::from_utf8(other).unwrap();
-        let find = |back: &ComingBack| self.service.find_resumable(back, Dialect::Pomelo).err();
+        let find =
+            |back: &ReturningClient| self.service.find_resumable(back, Dialect::Pomelo).err();
         for forged in [&other[..], &token[1..], "", &token.to_uppercase()] {
             if forged != token {
                 assert_eq!(
@@ -562,7 +563,7 @@ fn send(session: &Arc<Session>, ids: std::ops::RangeInclusive<u32>, filler: usiz
 }
 
 /// Comes back, and what is sent again.
-fn resumed(service: &SessionService, back: &ComingBack, n: u32) -> (Resumption, Vec<u32>) {
+fn resumed(service: &SessionService, back: &ReturningClient, n: u32) -> (Resumption, Vec<u32>) {
     let (session, resumption) = take_over(service, back, n).unwrap();
     assert!(session.go_live(&ClientInfo::default()));
     (resumption, take(&session))
@@ -666,7 +667,7 @@ fn a_hundred_thousand_wait_and_not_one_more() {
 }
 
 #[test]
-fn one_whose_client_is_about_to_come_back_does_not_end_for_another_one() {
+fn a_claimed_session_is_not_evicted_for_another() {
     let service = service_with(ResumeConfig {
         max_suspended: 2,
         ..ResumeConfig::default()
@@ -723,7 +724,7 @@ fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_
     let mut drained = Drained::new();
     assert_eq!(session.outbox().take(&mut drained), Next::Continue);
     send(&session, 31..=50, 100);
-    assert_eq!(session.outbox().take(&mut drained), Next::LetGo);
+    assert_eq!(session.outbox().take(&mut drained), Next::Release);
     lose_again(&session);
     let (resumption, again) = resumed(&service, &back(&token, 3, 0), 3);
     assert_eq!((resumption.position, resumption.missed), (48, 45));
@@ -772,7 +773,7 @@ fn a_slow_client_loses_its_connection_and_not_its_session() {
     send(&session, 2..=10, 1000);
     assert_eq!(session.state(), SessionState::Open);
     session.outbox().begin_poll(Waker::noop());
-    assert_eq!(session.outbox().take(&mut drained), Next::LetGo);
+    assert_eq!(session.outbox().take(&mut drained), Next::Release);
     lose(&session);
     let (resumption, again) = resumed(&service, &back(&token, 0, 0), 2);
     assert_eq!((resumption.missed, again.len()), (0, 10));

@@ -148,7 +148,7 @@ fn hooks_come_first_then_listeners_in_order() {
 }
 
 #[test]
-fn calls_from_a_listener_are_told_after_it_in_order() {
+fn calls_from_a_listener_are_dispatched_after_it_in_order() {
     let service = service();
     let notes = Notes::default();
     service.set_events(Arc::new(notes.clone()));
@@ -216,7 +216,7 @@ fn a_blocked_listener_holds_up_no_other_session() {
 }
 
 #[test]
-fn a_replaced_session_hears_of_it_before_the_new_one() {
+fn a_replaced_session_closes_before_the_new_one_is_bound() {
     for (conflict, bound) in [(Conflict::RejectNew, false), (Conflict::ReplaceOld, true)] {
         let config = SessionConfig {
             single_session: true,
@@ -258,7 +258,7 @@ fn a_replaced_session_hears_of_it_before_the_new_one() {
 }
 
 #[test]
-fn only_some_reasons_flush_and_tell() {
+fn only_some_reasons_flush_and_send_a_kick() {
     let queued = Bytes::from_static(b"queued");
     for (reason, expected, next) in [
         (

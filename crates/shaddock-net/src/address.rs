@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_told_with_what_to_write() {
+    fn a_malformed_network_is_an_error_with_a_hint() {
         let error = |text: &str| text.parse::<Network>().unwrap_err().to_string();
         assert!(error("10.0.0.5/8").contains("\"10.0.0.0/8\""));
         assert!(error("10.0.0.5/8").contains("\"10.0.0.5\""));

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_knows_its_latest_reading_and_takes_it_along() {
+    fn a_turn_keeps_its_latest_reading() {
         assert_ne!(latest(), latest(), "outside of a turn the clock is read");
         let turn = Turn::begin();
         let first = latest();

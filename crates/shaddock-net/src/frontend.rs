@@ -4,7 +4,9 @@ use std::{
     any::Any, future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration,
 };
 
-use shaddock_core::{CloseReason, ComingBack, ResumeRefusal, ResumeSecret, Session, TransportKind};
+use shaddock_core::{
+    CloseReason, ResumeRefusal, ResumeSecret, ReturningClient, Session, TransportKind,
+};
 use shaddock_protocol::{
     Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
 };
@@ -117,7 +119,7 @@ pub trait Frontend: Send + Sync + 'static {
     fn find_resumable(
         &self,
         peer: &Peer,
-        back: &ComingBack,
+        back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         let _ = (peer, back, dialect);
@@ -156,7 +158,7 @@ pub trait Frontend: Send + Sync + 'static {
     }
 
     /// A session continues on a connection whose handshake was accepted with `carried`.
-    fn came_back(&self, session: &Arc<Session>, carried: Carried) {
+    fn session_resumed(&self, session: &Arc<Session>, carried: Carried) {
         let _ = (session, carried);
     }
 

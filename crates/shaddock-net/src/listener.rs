@@ -100,30 +100,30 @@ const MAX_ARRIVALS: usize = 4096;
 struct Arrivals {
     /// Looked at by every poll of the worker's task.
     is_some: AtomicBool,
-    waiting: Mutex<Coming>,
+    waiting: Mutex<Arriving>,
 }
 
 #[derive(Default)]
-struct Coming {
+struct Arriving {
     list: Vec<Relayed>,
     waker: Option<Waker>,
     is_closed: bool,
 }
 
 impl Arrivals {
-    fn lock(&self) -> MutexGuard<'_, Coming> {
+    fn lock(&self) -> MutexGuard<'_, Arriving> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {
-        let mut coming = self.lock();
-        if coming.is_closed || coming.list.len() >= MAX_ARRIVALS {
+        let mut arriving = self.lock();
+        if arriving.is_closed || arriving.list.len() >= MAX_ARRIVALS {
             return Err(relayed);
         }
-        coming.list.push(*relayed);
+        arriving.list.push(*relayed);
         self.is_some.store(true, Ordering::Release);
-        let waker = coming.waker.clone();
-        drop(coming);
+        let waker = arriving.waker.clone();
+        drop(arriving);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -132,9 +132,9 @@ impl Arrivals {
 
     /// The task that takes them from now on.
     fn watch(&self, waker: &Waker) {
-        let mut coming = self.lock();
-        coming.is_closed = false;
-        coming.waker = Some(waker.clone());
+        let mut arriving = self.lock();
+        arriving.is_closed = false;
+        arriving.waker = Some(waker.clone());
     }
 
     #[inline]
@@ -142,24 +142,24 @@ impl Arrivals {
         if !self.is_some.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let mut coming = self.lock();
+        let mut arriving = self.lock();
         self.is_some.store(false, Ordering::Release);
-        std::mem::take(&mut coming.list)
+        std::mem::take(&mut arriving.list)
     }
 
     /// Takes none any more, unless some wait.
     fn close_if_empty(&self) -> bool {
-        let mut coming = self.lock();
-        coming.is_closed = coming.list.is_empty();
-        coming.is_closed
+        let mut arriving = self.lock();
+        arriving.is_closed = arriving.list.is_empty();
+        arriving.is_closed
     }
 
     /// Takes none any more. Those that wait find no session.
     fn close(&self) {
-        let mut coming = self.lock();
-        coming.is_closed = true;
-        let left = (std::mem::take(&mut coming.list), coming.waker.take());
-        drop(coming);
+        let mut arriving = self.lock();
+        arriving.is_closed = true;
+        let left = (std::mem::take(&mut arriving.list), arriving.waker.take());
+        drop(arriving);
         drop(left);
     }
 }

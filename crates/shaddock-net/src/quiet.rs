@@ -3,7 +3,7 @@
 //! An event that a client can cause any number of times must not be logged each time at a level that operators read. So each place in the
 //! code that writes such a line has a [`Quiet`]: ten lines a minute are written normally, others only at `debug`, and once a minute one
 //! line contains the number of the others. Its state is a few numbers in a `static`, however many clients there are, and it has no timer:
-//! [`tell`], called regularly, writes the remaining counts when no further event occurs.
+//! [`report`], called regularly, writes the remaining counts when no further event occurs.
 //!
 //! ```
 //! # let (route, error) = ("h.echo", "no database");
@@ -113,7 +113,7 @@ fn places() -> std::sync::MutexGuard<'static, Vec<&'static Quiet>> {
 }
 
 /// Writes how many lines were left out in periods that are over, for every place. To be called about once a minute.
-pub fn tell(now: Instant) {
+pub fn report(now: Instant) {
     let places = places().clone();
     for place in places {
         place.summarise(place.with_count(|count| count.end_period(now)));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told_when_nothing_more_happens() {
+    fn suppressed_lines_are_reported_at_the_end_of_the_period() {
         let (mut count, start) = fresh();
         assert_eq!(run(&mut count, start, [0; 12]), (10, 0));
         assert_eq!(count.end_period(start + SECOND * 59), 0);
@@ -202,7 +202,7 @@ mod tests {
             places.iter().filter(|one| one.line == PLACE.line).count()
         };
         assert_eq!(listed(), 1);
-        tell(start + PERIOD);
+        report(start + PERIOD);
         assert_eq!(PLACE.with_count(|count| count.left_out), 0, "told");
         assert_eq!(listed(), 1);
     }

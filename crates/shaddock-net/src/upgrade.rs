@@ -87,7 +87,7 @@ pub(crate) fn upgrade(
     let mut request = httparse::Request::new(&mut headers);
     let judged = match request.parse(seen) {
         Ok(Status::Complete(length)) => {
-            judge(&request, policy, proxies).map(|accepted| (length, accepted))
+            validate(&request, policy, proxies).map(|accepted| (length, accepted))
         }
         Ok(Status::Partial) if seen.len() < MAX_HTTP_HEAD => return Upgrade::NeedMore,
         Ok(Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
@@ -104,7 +104,7 @@ pub(crate) fn upgrade(
     }
 }
 
-fn judge(
+fn validate(
     request: &httparse::Request<'_, '_>,
     policy: &UpgradePolicy,
     proxies: Option<&AccessPolicy>,

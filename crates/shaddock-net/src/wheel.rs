@@ -182,7 +182,7 @@ mod tests {
 
     /// A poll between a deadline and its tick does not lose the deadline after it.
     #[test]
-    fn arming_again_before_the_tick_tells_the_tick() {
+    fn arming_again_before_the_tick_reports_the_tick() {
         let mut wheel = Wheel::new(Millis(0));
         let (key, woken) = task(&mut wheel);
         assert_eq!(wheel.arm(key, Millis(450)), Millis(500));

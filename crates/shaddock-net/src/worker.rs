@@ -169,17 +169,17 @@ impl Pace {
         } else {
             0
         };
-        self.lost(clock).max(past)
+        self.behind(clock).max(past)
     }
 
     /// What the clock has done since the last tick, and this time has not.
-    fn lost(self, clock: Millis) -> u64 {
+    fn behind(self, clock: Millis) -> u64 {
         let ticked = self.ticked.unwrap_or(clock);
         (clock - ticked).saturating_sub(AT_MOST)
     }
 
     fn tick(self, clock: Millis) -> Self {
-        let late = self.held_up(clock).min(self.lost(clock));
+        let late = self.held_up(clock).min(self.behind(clock));
         let (late, late_at) = if late > 0 {
             (late, clock)
         } else {

@@ -445,7 +445,7 @@ fn frames_for(server: &support::Server, bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 
 /// Over a socket: the answers to pings, and the status that a client hears.
 #[test]
-fn what_clients_hear() {
+fn clients_receive_pongs_and_close_statuses() {
     let server = support::start();
     let close = |status: u16| frame(FIN | CLOSE, &status.to_be_bytes());
     let heard = |bytes: &[u8]| {

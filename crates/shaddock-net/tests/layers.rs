@@ -297,7 +297,7 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable";
 
 /// Whatever a trusted proxy says or does not say, lists and limits are applied to an address that was read, or the client stays out.
 #[test]
-fn an_address_that_cannot_be_read_lets_nobody_in() {
+fn a_malformed_address_header_rejects_the_client() {
     let server = start_with(
         |config| {
             let access = &mut config.access;

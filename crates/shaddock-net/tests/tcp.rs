@@ -167,7 +167,7 @@ fn a_kick_comes_after_what_was_queued_and_before_the_end() {
 
 /// A server that goes down while a client joins tells it so, although there is no session.
 #[test]
-fn a_client_that_gets_no_session_is_told() {
+fn a_client_without_a_session_receives_the_reason() {
     let server = start();
     let mut client = connect(&server);
     client.send(
@@ -343,7 +343,7 @@ fn half_a_close_is_a_close_after_what_was_asked_is_answered() {
 }
 
 #[test]
-fn a_handler_that_never_returns_harms_nobody_and_does_not_keep_the_connection() {
+fn a_handler_that_never_returns_affects_no_other_session_and_keeps_no_connection() {
     let server = start();
     let mut client = joined(&server);
     client
@@ -475,7 +475,7 @@ fn a_port_in_use_is_an_error_although_workers_share_it() {
 
 /// A client that connects while open connections continue is refused by the system, and does not wait for an accept that never happens.
 #[test]
-fn nobody_new_is_let_in_while_connections_go_on() {
+fn a_closed_listener_admits_no_new_connection_while_others_continue() {
     let server = start();
     let mut client = joined(&server);
     server.listener.as_ref().unwrap().stop_accepting();

@@ -156,7 +156,7 @@ mod tests {
         b"\x1f\x8b\x08\x08\0\0\0\0\x02\x03a\0\xcbH\xcd\xc9\xc9\x07\0\x86\xa6\x106\x05\0\0\0";
 
     #[test]
-    fn gzip_and_zlib_are_told_apart() {
+    fn gzip_and_zlib_are_distinguished() {
         assert_eq!(inflate(GZIP, 5).unwrap(), b"hello");
         assert_eq!(inflate(&deflate_zlib(b"hello"), 5).unwrap(), b"hello");
         for head in [

@@ -2,7 +2,7 @@
 
 use crate::json::json_of_client;
 use crate::members::Members;
-use crate::{Dialect, DialectChoice, ResumeAsked};
+use crate::{Dialect, DialectChoice, ResumeRequest};
 use alloc::string::{String, ToString as _};
 use bytes::Bytes;
 use core::fmt;
@@ -37,7 +37,7 @@ pub struct HandshakeRequest {
     /// `sys.clientVersion` (Pitaya)
     pub client_version: Option<String>,
     /// `sys.resume`: whether the client requests a resumable session, or resumes one.
-    pub resume: ResumeAsked,
+    pub resume: ResumeRequest,
     /// The whole body, JSON text in UTF-8.
     pub raw: Bytes,
     /// The range of `user` in `raw`. It is parsed on demand: a tree takes up to a hundred times the memory of its text, and the client has
@@ -136,7 +136,7 @@ impl HandshakeRequest {
                 .0
                 .filter(|rsa| is_truthy_text(rsa))
                 .map(RsaParts::new),
-            resume: ResumeAsked::read(sys.resume.0),
+            resume: ResumeRequest::read(sys.resume.0),
             user,
             raw: Bytes::new(),
         };

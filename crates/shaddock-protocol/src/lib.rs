@@ -79,8 +79,8 @@ pub use package::{
 };
 pub use protobuf::{FieldProblem, ProtobufError, Protos, Schema, SchemaError};
 pub use resume::{
-    AcknowledgementError, ComingBack, MAX_TOKEN_LEN, ResumeAsked, ResumeGrant, ResumeOutcome,
-    ResumeRefusal, put_heartbeat, read_acknowledgement,
+    AcknowledgementError, MAX_TOKEN_LEN, ResumeGrant, ResumeOutcome, ResumeRefusal, ResumeRequest,
+    ReturningClient, put_heartbeat, read_acknowledgement,
 };
 pub use route::Route;
 pub use text::{escape_non_bmp, utf8_of_client};

@@ -148,7 +148,7 @@ impl PackageReader {
                 self.keep(input, HEADER_LEN);
                 return Ok(None);
             };
-            let (kind, len) = judge(head, max_body)?;
+            let (kind, len) = check_header(head, max_body)?;
             if input.len() - HEADER_LEN < len {
                 self.keep(input, HEADER_LEN + len);
                 return Ok(None);
@@ -178,7 +178,7 @@ impl PackageReader {
         let Some(&head) = self.partial.first_chunk::<HEADER_LEN>() else {
             return Ok(None);
         };
-        let (kind, len) = judge(head, max_body)?;
+        let (kind, len) = check_header(head, max_body)?;
         let missing = (HEADER_LEN + len).saturating_sub(self.partial.len());
         if input.len() < missing {
             self.keep(input, HEADER_LEN + len);
@@ -209,7 +209,10 @@ impl PackageReader {
     }
 }
 
-fn judge(head: [u8; HEADER_LEN], max_body: usize) -> Result<(PackageType, usize), PackageError> {
+fn check_header(
+    head: [u8; HEADER_LEN],
+    max_body: usize,
+) -> Result<(PackageType, usize), PackageError> {
     let kind = PackageType::try_from(head[0])?;
     let announced = usize::from(head[1]) << 16 | usize::from(head[2]) << 8 | usize::from(head[3]);
     if announced > max_body {

@@ -20,7 +20,7 @@ pub const MAX_TOKEN_LEN: usize = 128;
 
 /// The client's value of `sys.resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum ResumeAsked {
+pub enum ResumeRequest {
     /// Absent, or an unsupported version: a normal connection.
     #[default]
     No,
@@ -29,12 +29,12 @@ pub enum ResumeAsked {
     /// The client requests a resumable session.
     New,
     /// The client resumes a session.
-    Back(ComingBack),
+    Back(ReturningClient),
 }
 
 /// The credentials of a client that resumes its session.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ComingBack {
+pub struct ReturningClient {
     /// The token from the server. Empty if it is too long to be valid.
     pub token: String,
     /// The number of DATA packages that the client has received.
@@ -44,16 +44,16 @@ pub struct ComingBack {
 }
 
 /// Never prints the token, which is equivalent to a password.
-impl fmt::Debug for ComingBack {
+impl fmt::Debug for ReturningClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ComingBack")
+        f.debug_struct("ReturningClient")
             .field("received", &self.received)
             .field("sent", &self.sent)
             .finish_non_exhaustive()
     }
 }
 
-impl ResumeAsked {
+impl ResumeRequest {
     /// Parses the JSON text of the member; `No` if there is no such member.
     pub(crate) fn read(json: Option<&str>) -> Self {
         #[derive(Deserialize)]
@@ -78,7 +78,7 @@ impl ResumeAsked {
                 received: Some(received),
                 sent: Some(sent),
                 ..
-            }) => Self::Back(ComingBack {
+            }) => Self::Back(ReturningClient {
                 token: if token.len() > MAX_TOKEN_LEN {
                     String::new()
                 } else {
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_a_client_asks_for() {
         let back = |token: &str, received, sent| {
-            ResumeAsked::Back(ComingBack {
+            ResumeRequest::Back(ReturningClient {
                 token: token.to_string(),
                 received,
                 sent,
@@ -287,11 +287,11 @@ mod tests {
             "t".repeat(129)
         );
         for (json, expected) in [
-            (r#"{"v":1}"#, ResumeAsked::New),
-            (r#"{"v":1,"later":[{}]}"#, ResumeAsked::New),
-            (r#"{"v":1,"token":null}"#, ResumeAsked::New),
-            (r#"{"v":2}"#, ResumeAsked::No),
-            (r#"{"v":2,"token":"t"}"#, ResumeAsked::No),
+            (r#"{"v":1}"#, ResumeRequest::New),
+            (r#"{"v":1,"later":[{}]}"#, ResumeRequest::New),
+            (r#"{"v":1,"token":null}"#, ResumeRequest::New),
+            (r#"{"v":2}"#, ResumeRequest::No),
+            (r#"{"v":2,"token":"t"}"#, ResumeRequest::No),
             (
                 r#"{"v":1,"token":"t","received":2,"sent":3}"#,
                 back("t", 2, 3),
@@ -299,34 +299,34 @@ mod tests {
             (&long, back("", 0, 0)),
             (
                 r#"{"v":1,"token":"t","received":2}"#,
-                ResumeAsked::Malformed,
+                ResumeRequest::Malformed,
             ),
             (
                 r#"{"v":1,"token":"t","received":-1,"sent":0}"#,
-                ResumeAsked::Malformed,
+                ResumeRequest::Malformed,
             ),
             (
                 r#"{"v":1,"token":"t","received":0.5,"sent":0}"#,
-                ResumeAsked::Malformed,
+                ResumeRequest::Malformed,
             ),
             (
                 r#"{"v":1,"token":7,"received":0,"sent":0}"#,
-                ResumeAsked::Malformed,
+                ResumeRequest::Malformed,
             ),
-            (r#"{"v":"1"}"#, ResumeAsked::Malformed),
-            (r#"[1,"t",0,0]"#, ResumeAsked::Malformed),
-            ("{}", ResumeAsked::Malformed),
-            ("true", ResumeAsked::Malformed),
-            ("null", ResumeAsked::Malformed),
+            (r#"{"v":"1"}"#, ResumeRequest::Malformed),
+            (r#"[1,"t",0,0]"#, ResumeRequest::Malformed),
+            ("{}", ResumeRequest::Malformed),
+            ("true", ResumeRequest::Malformed),
+            ("null", ResumeRequest::Malformed),
         ] {
-            assert_eq!(ResumeAsked::read(Some(json)), expected, "{json}");
+            assert_eq!(ResumeRequest::read(Some(json)), expected, "{json}");
         }
-        assert_eq!(ResumeAsked::read(None), ResumeAsked::No);
+        assert_eq!(ResumeRequest::read(None), ResumeRequest::No);
     }
 
     #[test]
     fn a_token_is_not_written_to_logs() {
-        let back = ComingBack {
+        let back = ReturningClient {
             token: "secret".to_string(),
             received: 1,
             sent: 2,

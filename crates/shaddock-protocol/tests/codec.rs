@@ -263,7 +263,7 @@ fn browsers_read_emoji_in_schemas_and_routes() {
 }
 
 #[test]
-fn browsers_are_known_by_what_they_say() {
+fn browsers_are_recognised_by_their_handshake() {
     let codec_of = |kinds: &[&str]| {
         codec(CodecConfig {
             browser_clients: BrowserClients(kinds.iter().map(|&kind| kind.to_owned()).collect()),

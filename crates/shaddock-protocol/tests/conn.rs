@@ -12,8 +12,8 @@ use serde_json::json;
 use shaddock_protocol::{
     CodecConfig, ConnState, Dialect, DialectChoice, Dictionary, DropReason, Event, HandshakeError,
     HandshakeRequest, Limits, Millis, PITAYA_HEARTBEAT, PackageError, PackageType,
-    PitayaSerializer, ProtocolError, RejectCode, ResumeAsked, ResumeGrant, ResumeOutcome,
-    ResumeRefusal, TimeoutKind, deflate_zlib, inflate,
+    PitayaSerializer, ProtocolError, RejectCode, ResumeGrant, ResumeOutcome, ResumeRefusal,
+    ResumeRequest, TimeoutKind, deflate_zlib, inflate,
 };
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -376,10 +376,14 @@ fn two_handshakes_in_one_chunk_make_one_session() {
 #[test]
 fn kicks_and_unknown_packages_close_in_every_state_and_dialect() {
     for hello in [POMELO, PITAYA] {
-        for state in [ConnState::Inited, ConnState::WaitAck, ConnState::Working] {
+        for state in [
+            ConnState::WaitHandshake,
+            ConnState::WaitAck,
+            ConnState::Working,
+        ] {
             let link = || {
                 let mut link = Link::new(CodecConfig::default());
-                if state != ConnState::Inited {
+                if state != ConnState::WaitHandshake {
                     link.feed_accepting(&handshake(hello)).unwrap();
                 }
                 if state == ConnState::Working {
@@ -782,7 +786,7 @@ fn counted(config: CodecConfig, grant: &ResumeGrant) -> (Link, String) {
     let mut link = Link::new(config);
     let asked = r#"{"sys":{"type":"t","resume":{"v":1}}}"#;
     let request = handshake_of(only(link.feed(&handshake(asked))));
-    assert_eq!(request.resume, ResumeAsked::New);
+    assert_eq!(request.resume, ResumeRequest::New);
     link.conn
         .accept_resumable(link.now, None, grant, &mut link.out)
         .unwrap();
@@ -863,7 +867,7 @@ fn in_pitayas_answer_the_members_stay_sorted() {
 }
 
 #[test]
-fn a_counted_connection_tells_of_heartbeats_and_others_answer_them_as_ever() {
+fn heartbeats_of_counted_connections_are_events_and_others_are_answered_directly() {
     let (mut link, _) = counted(beating(), &grant(ResumeOutcome::Granted));
     assert!(matches!(only(link.feed(ACK)), Event::Open));
     assert_eq!(link.written_text().len(), 1, "the first heartbeat");

@@ -217,7 +217,7 @@ impl Complete for ToClient {
         answer_client(request, outcome);
     }
 
-    fn lost() {}
+    fn panicked_output() {}
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         let app = request.app().clone();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn pomelo_clients_can_be_told_more() {
+    fn pomelo_clients_can_receive_error_details() {
         let codec = Codec::new(CodecConfig {
             pomelo_errors: PomeloErrors::Text,
             ..CodecConfig::default()
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn pitaya_clients_read_what_another_server_said() {
+    fn pitaya_clients_can_decode_another_servers_answer() {
         let codec = Codec::new(CodecConfig::default());
         let read = |reply| {
             let outcome = Ok(reply);

@@ -65,7 +65,7 @@ impl Complete for Refused {
         answer_client(request, outcome);
     }
 
-    fn lost() {}
+    fn panicked_output() {}
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         request
@@ -89,7 +89,7 @@ impl Complete for Outside {
         answer_client(request, outcome);
     }
 
-    fn lost() {}
+    fn panicked_output() {}
 
     fn recover(_request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         ErrorFlow::Now(Err(error))

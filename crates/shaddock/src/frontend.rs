@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use shaddock_core::{ClientInfo, CloseReason, ComingBack, ResumeRefusal, Session};
+use shaddock_core::{ClientInfo, CloseReason, ResumeRefusal, ReturningClient, Session};
 use shaddock_net::{
     BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Pipe, ResumeTerms, Verdict,
 };
@@ -29,7 +29,7 @@ impl Frontend for AppFrontend {
     }
 
     fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
-        self.0.judge_handshake(peer, request)
+        self.0.check_handshake(peer, request)
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
@@ -71,7 +71,7 @@ impl Frontend for AppFrontend {
     fn find_resumable(
         &self,
         peer: &Peer,
-        back: &ComingBack,
+        back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         self.0.find_resumable(peer, back, dialect)
@@ -99,7 +99,7 @@ impl Frontend for AppFrontend {
         self.0.before_resume(session, peer, request, login)
     }
 
-    fn came_back(&self, session: &Arc<Session>, carried: Carried) {
+    fn session_resumed(&self, session: &Arc<Session>, carried: Carried) {
         if let Some(login) = login_in(&carried) {
             self.0.log_in_again(session, login);
         }

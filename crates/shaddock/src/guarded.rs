@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_panics_is_told_and_happens_once() {
+    fn a_panicking_drop_is_reported_and_happens_once() {
         let (log, drops) = (Log::default(), Cell::new(0));
         drop(Guarded::new(Bomb(&drops), &log));
         {

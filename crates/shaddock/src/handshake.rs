@@ -299,7 +299,7 @@ impl AppHandle {
     }
 
     /// Judges a handshake with the app's check and hook.
-    pub(crate) fn judge_handshake(
+    pub(crate) fn check_handshake(
         &self,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,

@@ -31,7 +31,7 @@ use crate::{
     logging::{self, LogHandle},
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
-    shutdown::{Signals, Told, drain},
+    shutdown::{Command, Signals, drain},
     telemetry::Telemetry,
     wire::TlsError,
 };
@@ -318,12 +318,12 @@ impl Launcher {
         loop {
             tokio::select! {
                 told = signals.next() => match told {
-                    Told::End(name) => {
+                    Command::End(name) => {
                         tracing::info!("{name}: draining; a second signal ends the process immediately");
                         return config;
                     }
-                    Told::Reload if reload.task.is_some() => reload.again = true,
-                    Told::Reload => reload.task = Some(self.reload(&config, apps)),
+                    Command::Reload if reload.task.is_some() => reload.again = true,
+                    Command::Reload => reload.task = Some(self.reload(&config, apps)),
                 },
                 () = self.operations.drain_requested() => return config,
                 newer = reload.done() => {
@@ -355,8 +355,8 @@ impl Launcher {
             operations.guard().set(Tokens::of(&newer.admin));
             operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
-            for app in apps.iter().filter(|app| app.hears_of_reloads()) {
-                app.runtime().block_on(app.tell_reload(&shared));
+            for app in apps.iter().filter(|app| app.has_reload_hooks()) {
+                app.runtime().block_on(app.run_reload_hooks(&shared));
             }
             Some(newer)
         })
@@ -451,7 +451,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
 /// Applies to running servers what differs, and logs what cannot be applied.
 pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
     let changes = old.changes(new);
-    let is_heard = apps.iter().any(AppHandle::hears_of_reloads);
+    let is_heard = apps.iter().any(AppHandle::has_reload_hooks);
     for change in &changes {
         let (key, old, new) = (&change.key, &change.old, &change.new);
         if key.starts_with("app.") {

@@ -361,7 +361,7 @@ mod tests {
         operations.drain_requested().await;
     }
     #[test]
-    fn whoever_asks_last_says_when_sessions_end() {
+    fn the_last_drain_request_decides_when_sessions_end() {
         let operations = Operations::new();
         let settings = DrainSettings::default();
         let (short, long) = (Duration::from_secs(5), Duration::from_secs(500));

@@ -188,7 +188,7 @@ impl RequestContext {
     }
 
     /// The time since when this request, which is about to continue, has held the thread. `None` if it is not measured.
-    pub(crate) fn goes_on(&self) -> Option<Instant> {
+    pub(crate) fn held_since(&self) -> Option<Instant> {
         let started = self.started?;
         Some(if self.is_at_once() {
             started
@@ -198,15 +198,15 @@ impl RequestContext {
     }
 
     /// The request waits now, or is done after it has waited: looks how long the thread was held since it went on at `since`.
-    pub(crate) fn lets_go(&self, since: Option<Instant>) {
+    pub(crate) fn thread_released(&self, since: Option<Instant>) {
         self.set_at_once(false);
         if let Some(since) = since {
-            self.look_at(clock::read().saturating_duration_since(since));
+            self.check_held(clock::read().saturating_duration_since(since));
         }
     }
 
     /// Reports a request that held its thread for too long.
-    pub(crate) fn look_at(&self, held: Duration) {
+    pub(crate) fn check_held(&self, held: Duration) {
         if held >= BLOCKED {
             self.blocked(held);
         }

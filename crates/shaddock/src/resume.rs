@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use shaddock_core::{ComingBack, ResumeRefusal, Session, TransportKind};
+use shaddock_core::{ResumeRefusal, ReturningClient, Session, TransportKind};
 use shaddock_net::{Handled, Peer, ResumeTerms, clock};
 use shaddock_protocol::{Dialect, HandshakeRequest, Millis};
 
@@ -148,7 +148,7 @@ impl AppHandle {
     pub(crate) fn find_resumable(
         &self,
         peer: &Peer,
-        back: &ComingBack,
+        back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         let service = self.session_service().ok_or(ResumeRefusal::Unknown)?;

@@ -30,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const SEND_AWAY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Time between lines of the log while sessions go on.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// The signals of a process: those that end it, and those that would if nothing handled them. (SIGPIPE is ignored in every Rust program.)
 pub(crate) struct Signals {
@@ -41,7 +41,7 @@ pub(crate) struct Signals {
 
 /// What a process was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Command {
     /// To end, by the signal of this name.
     End(&'static str),
     /// To read its configuration again.
@@ -63,18 +63,18 @@ impl Signals {
     }
 
     /// What the next one says. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Command {
         tokio::select! {
-            _ = self.interrupt.recv() => Told::End("SIGINT"),
-            _ = self.terminate.recv() => Told::End("SIGTERM"),
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.interrupt.recv() => Command::End("SIGINT"),
+            _ = self.terminate.recv() => Command::End("SIGTERM"),
+            _ = self.hangup.recv() => Command::Reload,
         }
     }
 
     /// The name of the next one that ends the process. Cancel-safe.
     pub(crate) async fn end(&mut self) -> &'static str {
         loop {
-            if let Told::End(name) = self.next().await {
+            if let Command::End(name) = self.next().await {
                 return name;
             }
         }
@@ -169,7 +169,7 @@ async fn linger(staying: &[&AppHandle], limit: Duration, rest: Duration, operati
     );
     let now = Instant::now();
     let end = || operations.drain_linger_until().unwrap_or(now + limit);
-    let (mut say, mut send_away) = (now + SAY_AGAIN, now);
+    let (mut say, mut send_away) = (now + LOG_PERIOD, now);
     while left() > 0 && Instant::now() < end() {
         operations.set_drain_end(end() + rest);
         for app in staying {
@@ -190,7 +190,7 @@ async fn linger(staying: &[&AppHandle], limit: Duration, rest: Duration, operati
                 sessions = left(),
                 "draining: waiting for resumable sessions"
             );
-            say += SAY_AGAIN;
+            say += LOG_PERIOD;
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -444,7 +444,7 @@ async fn a_service_that_is_down() {
 
 /// A host that is gone: nothing says no. The other URL gets the request, and from then on is asked first.
 #[tokio::test]
-async fn a_host_that_says_nothing() {
+async fn a_silent_host() {
     let service = Service::start(|_| Say::Json(json!({"body": 1}))).await;
     // The kernel answers no more connections than its queue holds.
     let full = tokio::net::TcpSocket::new_v4().unwrap();
@@ -770,7 +770,7 @@ async fn a_bind_that_is_refused_undoes_the_rest() {
 }
 
 #[tokio::test]
-async fn too_many_settings_bind_nobody() {
+async fn too_many_settings_fail_the_bind() {
     let service =
         Service::start(|_| actions(&json!([{"bind": "ann"}, {"set": {"a": 1, "b": 2}}]))).await;
     let mut app = frontend(FRONT);
@@ -960,7 +960,7 @@ async fn users_on_other_frontends() {
 
 /// Told again until the service has heard it, under one id, in order, with the session as it was.
 #[tokio::test]
-async fn events_are_told_until_they_are_heard() {
+async fn events_are_sent_until_they_are_accepted() {
     let failures = AtomicUsize::new(0);
     let service = Service::start(move |_| match failures.fetch_add(1, Ordering::Relaxed) {
         0 | 1 => Say::Bytes(status("500 Oops", "")),
@@ -1072,7 +1072,7 @@ async fn a_session_that_outlives_its_connection() {
 
 /// Who stops tells of the sessions that it closed, also a service that does not listen at once.
 #[tokio::test]
-async fn a_shutdown_tells_the_service() {
+async fn a_shutdown_notifies_the_service() {
     let count = AtomicUsize::new(0);
     let service = Service::start(move |_| match count.fetch_add(1, Ordering::Relaxed) {
         0 => Say::Last(Vec::new()),

@@ -296,7 +296,7 @@ async fn answered<T: DeserializeOwned + PartialEq + std::fmt::Debug>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_javascript_takes_for_false_comes_back_as_what_was_sent() {
+async fn falsy_values_of_javascript_are_answered_like_pomelo() {
     let mut app = connector();
     app.route("n.zero", async || Json(0));
     app.route("n.no", async || Json(false));

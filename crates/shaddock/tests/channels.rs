@@ -76,7 +76,7 @@ async fn a_push_reaches_members_on_all_frontends_once() {
 
 /// A client that reads nothing any more is a member until it is closed; what it does not take is counted, and named if that is asked for.
 #[tokio::test]
-async fn members_who_did_not_take_a_push_are_counted_and_named_when_asked() {
+async fn members_that_missed_a_push_are_counted_and_named_on_request() {
     let mut app = frontend("connector-1");
     app.set(SessionConfig {
         outbox_bytes: 4096,
@@ -110,7 +110,7 @@ async fn members_who_did_not_take_a_push_are_counted_and_named_when_asked() {
 
 /// A frontend that drains has left the list, and its clients are still there for a while.
 #[tokio::test]
-async fn members_of_a_frontend_that_drains_hear_until_they_are_closed() {
+async fn members_of_a_draining_frontend_receive_pushes_until_they_are_closed() {
     let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
     let connector = running.app("connector-1").unwrap();
     let mut ann = login(connector, "ann").await;
@@ -159,7 +159,7 @@ async fn channels_of_a_server_that_has_left_the_list_end_when_it_is_gone() {
 }
 
 #[tokio::test]
-async fn pushes_of_one_sender_keep_their_order_also_when_nobody_awaits() {
+async fn pushes_of_one_sender_keep_their_order_without_being_awaited() {
     let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
     let mut ann = login(running.app("connector-1").unwrap(), "ann").await;
     let room = running
@@ -412,7 +412,7 @@ impl std::task::Wake for Woken {
 }
 
 #[tokio::test]
-async fn one_message_that_nobody_can_take_is_said() {
+async fn a_message_too_large_for_every_receiver_is_an_error() {
     let running = start([frontend("connector-1")]).await;
     let app = &running.apps()[0];
     let ann = login(app, "ann").await;

@@ -135,7 +135,7 @@ fn texts(list: &Value, key: &str) -> Vec<String> {
 
 /// The page needs no token, is told to browsers as strictly as it is made, and is not shown under a stranger's name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_for_everybody_and_nothing_else_is() {
+async fn the_page_is_public_and_nothing_else_is() {
     for flags in [&TOKENS[..], &[]] {
         let world = World::with(flags, |_| {}).await;
         let get = async |path: &str, head: &str| exchange(world.address, "GET", path, head).await;
@@ -190,7 +190,7 @@ async fn the_page_is_for_everybody_and_nothing_else_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_is_told_what_it_allows() {
+async fn a_token_reports_its_scopes() {
     let world = World::start().await;
     for (token, scope) in [(OPERATE, "operate"), (PUSH, "push"), (READ, "read")] {
         let head = format!("authorization: Bearer {token}\r\n");
@@ -371,7 +371,7 @@ async fn channels_and_topics_are_listed_with_their_members() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happened_to_sessions_is_told_with_its_reason() {
+async fn events_of_sessions_have_their_reason() {
     let world = World::start().await;
     let ann = world.login(0, "ann").await;
     let bob = world.login(1, "bob").await;

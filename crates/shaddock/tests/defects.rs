@@ -15,7 +15,7 @@ use support::{Client, In, front, frontend, login, start, uid};
 
 /// A kick that names no reason still tells the client, also when another server asks for it.
 #[tokio::test]
-async fn defect_08_a_kick_without_a_reason_tells_the_client() {
+async fn defect_08_a_kick_without_a_reason_notifies_the_client() {
     let running = start([frontend("connector-1")]).await;
     let app = &running.apps()[0];
     let mut client = login(app, "ann").await;

@@ -67,7 +67,7 @@ fn answers() -> App {
 }
 
 #[tokio::test]
-async fn pomelo_clients_get_what_the_table_says() {
+async fn pomelo_clients_receive_the_codes_of_the_table() {
     let running = start([answers()]).await;
     let mut client = Client::connect(&running.apps()[0]);
     let cases = [
@@ -556,7 +556,7 @@ async fn a_forwarded_request_has_the_time_of_the_server_that_handles_it() {
 
 /// Every kind of failure, told apart by clients of Pomelo that are told more.
 #[tokio::test(start_paused = true)]
-async fn pomelo_clients_can_tell_errors_apart() {
+async fn pomelo_clients_can_distinguish_errors() {
     let mut app = answers();
     app.set(CodecConfig {
         pomelo_errors: PomeloErrors::Text,

@@ -389,7 +389,7 @@ async fn a_frontend_alone_closes_its_clients() {
 
 /// Who cannot come back is told so at once, and who is still there when the time is over hears it then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_is_closed_hears_why() {
+async fn closed_clients_receive_the_reason() {
     let meeting = Meeting::Here(LocalCluster::new());
     let ran = Ran::default();
     let home = meeting.start([connector("connector-1", &ran)]).await;

@@ -108,7 +108,7 @@ fn of_pitaya() -> ForwardedSession {
 }
 
 #[tokio::test]
-async fn a_pitaya_frontend_is_told_that_a_handler_has_no_value() {
+async fn a_pitaya_frontend_receives_an_error_for_a_handler_without_value() {
     let runs = Arc::new(AtomicUsize::new(0));
     let mut game = App::new("game", "game-1");
     let counted = Arc::clone(&runs);

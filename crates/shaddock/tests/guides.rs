@@ -274,7 +274,7 @@ fn what_the_tables_name_exists() {
 
 /// What is shown as small stays so.
 #[test]
-fn examples_are_as_short_as_the_guides_say() {
+fn examples_are_as_short_as_the_guides_claim() {
     for (file, most) in [
         ("examples/lobby/src/main.rs", 300),
         ("crates/shaddock-cli/src/demo/chat.rs", 200),

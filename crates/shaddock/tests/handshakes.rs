@@ -61,7 +61,7 @@ async fn long_answers_reach_the_client() {
 
 /// The hook's data does not fit into a package: that client is refused, and told so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hook_that_gives_too_much_refuses_its_client() {
+async fn a_hook_that_grants_too_much_rejects_its_client() {
     let mut app = connector([]);
     app.on_handshake(async |info: HandshakeInfo| {
         let length: usize = info.user_as().unwrap_or_default();

@@ -107,7 +107,7 @@ async fn a_burst_to_a_room_of_readers_reaches_all_of_them() {
 
 /// One that does not read ends, and the others do not notice.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_is_slow_and_harms_nobody() {
+async fn a_client_that_does_not_read_is_slow_and_affects_no_other() {
     let servers = started(connector()).await;
     let (stalled, reads) = (joined(&servers, "ann").await, joined(&servers, "bob").await);
     stalled.stall();
@@ -288,7 +288,7 @@ async fn events_of_a_session_come_in_order_however_long_their_listeners_take() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_tells_clients_and_ends() {
+async fn a_shutdown_notifies_clients_and_ends() {
     let mut app = connector();
     let closed = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&closed);
@@ -317,7 +317,7 @@ async fn a_shutdown_tells_clients_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_are_known_by_their_addresses_and_what_they_said() {
+async fn clients_are_described_by_address_and_handshake() {
     let mut app = connector();
     app.on_handshake(
         async |info: HandshakeInfo| match info.user()["token"].as_str() {
@@ -482,7 +482,7 @@ async fn a_handshake_logs_in_before_the_first_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_not_logged_in_is_not_served() {
+async fn requests_before_login_are_rejected() {
     let servers = with_logins(SessionConfig::default()).await;
     let builder = Client::builder().dialect(shaddock_client::Dialect::Pitaya);
     let stranger = servers.connect_with(FRONT, &builder).await.unwrap();

@@ -524,7 +524,7 @@ async fn one_request_that_hangs_keeps_the_stop_from_nothing_else() {
 }
 
 #[tokio::test]
-async fn listeners_that_are_behind_learn_who_is_bound_in_the_end() {
+async fn listeners_that_are_behind_converge_to_the_bound_users() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut app = frontend("connector-1");

@@ -737,7 +737,7 @@ async fn an_open_address_needs_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_tells_clients_and_closes_them_in_waves() {
+async fn a_drain_notifies_clients_and_closes_them_in_waves() {
     let flags = [
         "drain.delay=5s",
         "drain.spread=400ms",

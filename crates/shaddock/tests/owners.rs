@@ -221,7 +221,7 @@ async fn a_bind_that_is_given_up_is_taken_back() {
 }
 
 #[tokio::test]
-async fn a_user_who_was_lost_during_the_bind_loses_the_session() {
+async fn a_session_is_closed_if_its_user_is_claimed_elsewhere_during_the_bind() {
     let (running, word) = start().await;
     let app = &running.apps()[0];
     let mut client = Client::connect(app);

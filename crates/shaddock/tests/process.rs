@@ -184,7 +184,7 @@ fn plain_child() {
 }
 
 #[test]
-fn a_program_without_a_logger_says_where_it_listens() {
+fn a_program_without_a_logger_prints_its_addresses() {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["plain_child", "--exact", "--nocapture"])
         .env(PLAIN, "1")
@@ -409,7 +409,7 @@ async fn log_of(flood: impl AsyncFn(&Server, &Client)) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_client_writes_few_lines_however_often_it_makes_the_server_fail() {
+async fn repeated_failures_of_one_client_write_few_lines() {
     let cases = [
         ("connector.h.breaks", "a handler failed"),
         ("connector.h.panics", "a handler panicked"),
@@ -524,7 +524,7 @@ async fn signals_that_mean_nothing_to_a_server_do_not_kill_it() {
 
 /// SIGHUP reads the application's own settings again too; a mistake in the file changes nothing.
 #[test]
-fn an_application_hears_of_new_settings() {
+fn an_application_is_notified_of_new_settings() {
     let file = Replaced::new("motd", "[app]\nmotd = \"one\"\n");
     let mut server = Server::start(&[], &[&file.setting()], Stdio::null());
     for motd in ["two", "three"] {

@@ -177,7 +177,7 @@ async fn a_frontend_that_does_not_answer_is_asked_again() {
 
 /// Only frontends have members.
 #[tokio::test(start_paused = true)]
-async fn nobody_is_a_member_on_a_server_that_is_no_frontend() {
+async fn a_backend_has_no_members() {
     let cluster = LocalCluster::new();
     let (running, lobby) = chat(&cluster, &remembering(&[])).await;
     for server in ["chat-1", "connector-9"] {

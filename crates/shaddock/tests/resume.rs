@@ -299,7 +299,7 @@ async fn a_suspended_session_blocks_no_login() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_tokens_count_for_their_address_and_harm_nobody() {
+async fn wrong_tokens_are_limited_per_address() {
     let (mut app, _) = connector(SessionConfig::default());
     app.set(ResumePolicy {
         max_refused: 3,

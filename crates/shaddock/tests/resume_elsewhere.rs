@@ -775,7 +775,7 @@ async fn a_suspended_session_elsewhere_blocks_no_login_over_nats() {
 
 /// Another server hears of suspended sessions in the order of all else; who is in a topic stays in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_servers_hear_of_it_and_presence_does_not_flap() {
+async fn other_servers_are_notified_and_presence_does_not_flap() {
     let heard = Arc::new(Mutex::new(Vec::<String>::new()));
     let mut lobby = App::new("lobby", "lobby-1");
     let note = |heard: &Arc<Mutex<Vec<String>>>, text: String| heard.lock().unwrap().push(text);

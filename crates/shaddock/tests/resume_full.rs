@@ -105,7 +105,7 @@ async fn two(on_full: OnFull) -> TestServers {
 const SENDERS: [&str; 2] = ["connector-1", "chat-1"];
 
 #[tokio::test(start_paused = true)]
-async fn by_default_nobody_waits_and_there_is_a_gap() {
+async fn by_default_no_sender_waits_and_there_is_a_gap() {
     for sender in SENDERS {
         let servers = two(OnFull::Gap).await;
         let lost = away(&servers, "ann").await;

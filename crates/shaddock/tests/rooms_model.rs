@@ -261,7 +261,7 @@ async fn start_frontend(cluster: &LocalCluster, id: &str) -> Running {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rooms_are_as_lists_say() {
+async fn rooms_match_the_lists_of_a_model() {
     for seed in 1..=40_u64 {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut world = World::start().await;

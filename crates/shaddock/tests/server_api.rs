@@ -279,7 +279,7 @@ async fn pushes_of_which_the_newest_is_enough() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_if_a_frontend_does_not_say_which_sessions_it_has() {
+async fn no_command_runs_without_the_sessions_of_every_frontend() {
     let cluster = LocalCluster::new();
     let odd = Odd::new([Err(RemoteError::new("PIT-500", "its answer is too long"))]);
     let (_odd, _) = odd.join(&cluster).await;
@@ -791,7 +791,7 @@ async fn a_session_that_is_named_twice_counts_once() {
 
 /// A predicate that matches every session must be confirmed with `all`, or nothing is done. A dry run counts.
 #[tokio::test]
-async fn everybody_is_meant_only_if_it_is_said() {
+async fn a_push_to_all_sessions_is_explicit() {
     let world = World::start().await;
     let (ann, bob) = (world.client(0, "ann").await, world.client(1, "bob").await);
     let kick = |to: Value| json!({"kick": {"to": to}});
@@ -1179,7 +1179,7 @@ fn misfits(document: &Value, schema: &Value, value: &Value, place: &str, found: 
 
 /// Every route of the document is asked, and its answer is what the document promises, no less and no more.
 #[tokio::test]
-async fn answers_are_what_the_document_says() {
+async fn answers_match_the_openapi_document() {
     let world = World::start().await;
     let mut clients = Vec::new();
     for name in ["ann", "bob", "cid", "dan", "eve", "fay"] {

@@ -437,7 +437,7 @@ const EXPORTED: &str = "shaddock_telemetry_spans_exported_total{}";
 /// A collector that does not respond, or is not running: requests are served as before, spans above the limit are counted, and the shutdown
 /// is short.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_collector_holds_up_nobody() {
+async fn a_dead_collector_delays_no_request() {
     let silent = Collector::saying(|_| Say::Nothing);
     let gone = format!("http://{}", ports::local(ports::free_port()));
     // The queue of the silent one must fill up, whatever fails beside it.
@@ -472,7 +472,7 @@ async fn a_dead_collector_holds_up_nobody() {
 
 /// A collector that is busy gets the same spans again; what it says it did not take is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_collector_says_counts() {
+async fn the_response_of_the_collector_counts() {
     let collector = Collector::saying(|number| match number {
         0 => Say::Status("503 Service Unavailable"),
         1 => Say::Status("429 Too Many Requests"),

@@ -67,8 +67,11 @@ async fn any_server_lets_users_in_and_pushes() {
             (uid("bob"), front("connector-2"))
         ]
     );
-    assert_eq!(game.member("bob").await.unwrap(), [front("connector-2")]);
-    assert!(game.member("eve").await.unwrap().is_empty());
+    assert_eq!(
+        game.frontends_of("bob").await.unwrap(),
+        [front("connector-2")]
+    );
+    assert!(game.frontends_of("eve").await.unwrap().is_empty());
 
     for (n, sender) in [(1, "game-1"), (2, "chat-2"), (3, "connector-1")] {
         app(sender)
@@ -102,7 +105,7 @@ async fn any_server_lets_users_in_and_pushes() {
 }
 
 #[tokio::test]
-async fn joins_that_cannot_be_say_why() {
+async fn joins_that_cannot_succeed_report_the_reason() {
     let running = start([frontend("connector-1"), App::new("chat", "chat-1")]).await;
     let (connector, chat) = (
         running.app("connector-1").unwrap(),
@@ -242,7 +245,7 @@ fn listening(id: &str, heard: &Heard) -> App {
 }
 
 #[tokio::test]
-async fn one_server_of_a_type_is_told_who_comes_and_goes() {
+async fn one_server_of_a_type_receives_joins_and_leaves() {
     let heard = Heard::default();
     let cluster = LocalCluster::new();
     let start = |app| Servers::new().add(app).cluster(cluster.clone()).start();
@@ -320,7 +323,7 @@ async fn one_server_of_a_type_is_told_who_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn the_server_of_a_channel_is_told_and_its_store_follows() {
+async fn the_server_of_a_channel_is_notified_and_its_store_updated() {
     let store = Arc::new(MemoryStore::new());
     let stored = |store: &MemoryStore| {
         let mut members = store.load("pomelo:channel:chat-1:lobby").unwrap();
@@ -402,7 +405,7 @@ impl Component for Restores {
 }
 
 #[tokio::test]
-async fn listeners_are_told_what_they_asked_for_also_of_frontends_that_are_gone() {
+async fn listeners_receive_the_events_they_subscribed_to_also_of_dead_frontends() {
     let heard = Heard::default();
     let mut watcher = App::new("audit", "audit-1");
     for (name, interest) in [

@@ -256,7 +256,7 @@ mod tests {
 
     /// A handler is a function: no server is needed to call it.
     #[tokio::test]
-    async fn nobody_walks_outside_of_a_match() {
+    async fn moves_outside_of_a_match_are_rejected() {
         let world = State(std::sync::Arc::new(World::default()));
         walk(world.clone(), User(Uid::new("ann").unwrap()), Json([1, 0])).await.unwrap();
         assert!(world.with(|state| state.scores.is_empty()));

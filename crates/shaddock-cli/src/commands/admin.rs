@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_the_server_said() {
+    fn errors_contain_the_servers_message() {
         let text = br#"{"error":{"code":"bad_request","message":"say who"}}"#;
         let error = read::<u8>(StatusCode::BAD_REQUEST, text).unwrap_err();
         assert_eq!(error.to_string(), "say who");

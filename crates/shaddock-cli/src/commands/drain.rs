@@ -13,7 +13,7 @@ use super::{
     Outcome,
     admin::Failure,
     operator::{self, Operator, Target, print_json},
-    table::{count, say},
+    table::{count, print_line},
 };
 
 /// Time between two looks at a server that drains.
@@ -73,14 +73,14 @@ async fn drain(args: &DrainArgs, operator: &Operator) -> Outcome {
     if args.target.json {
         print_json(&started)?;
     } else {
-        say(&said(&started));
+        print_line(&summary(&started));
     }
     if !args.no_wait {
         let begun = Instant::now();
         wait(&started, operator, begun + patience(args, &started)).await?;
         if !args.target.json {
             let seconds = begun.elapsed().as_secs_f64();
-            say(&format!("{} is gone after {seconds:.1} s", started.server));
+            print_line(&format!("{} is gone after {seconds:.1} s", started.server));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -94,7 +94,7 @@ fn patience(args: &DrainArgs, started: &DrainStarted) -> Duration {
     }
 }
 
-fn said(started: &DrainStarted) -> String {
+fn summary(started: &DrainStarted) -> String {
     let sessions = count(started.sessions, "session");
     let mut text = if started.linger_ms == 0 {
         format!("{} drains: {sessions} to close", started.server)
@@ -123,7 +123,7 @@ async fn wait(
     operator: &Operator,
     end: Instant,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (mut told, mut uptime) = (Told::new(), 0);
+    let (mut progress, mut uptime) = (Progress::new(), 0);
     loop {
         match operator.server(&started.server).await {
             Ok(None) => return Ok(()),
@@ -131,7 +131,7 @@ async fn wait(
             Ok(Some(server)) if server.uptime_ms.is_some_and(|ms| ms < uptime) => return Ok(()),
             Ok(Some(server)) => {
                 uptime = server.uptime_ms.unwrap_or(uptime);
-                told.tell(&server);
+                progress.report(&server);
             }
             // Its own admin server was asked, which ended with it.
             Err(Failure::NoServer(_)) if started.here => return Ok(()),
@@ -147,13 +147,13 @@ async fn wait(
 }
 
 /// The progress that was printed last.
-struct Told {
+struct Progress {
     lines: usize,
     last: Instant,
     text: String,
 }
 
-impl Told {
+impl Progress {
     fn new() -> Self {
         Self {
             lines: 0,
@@ -162,7 +162,7 @@ impl Told {
         }
     }
 
-    fn tell(&mut self, server: &ServerStatus) {
+    fn report(&mut self, server: &ServerStatus) {
         let text = progress(server);
         let pause = match self.lines {
             0 => Duration::ZERO,

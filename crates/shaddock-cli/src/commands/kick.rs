@@ -9,7 +9,7 @@ use shaddock::{admin::KickRequest, operators::KickOutcome};
 use super::{
     Outcome,
     operator::{self, Target, print_json, warn},
-    table::{count, printable, say},
+    table::{count, print_line, printable},
 };
 
 /// Kick clients, wherever in the cluster they are.
@@ -58,7 +58,7 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
         if args.target.json {
             print_json(&outcome)?;
         } else {
-            say(&said(&outcome));
+            print_line(&summary(&outcome));
         }
         let incomplete = warn(&outcome.unanswered);
         // For scripts: a kick that matched no session has its own status, and so has one whose outcome is unknown.
@@ -130,7 +130,7 @@ fn by_command(args: &KickArgs) -> Outcome {
             count = job.done;
         }
         if !args.target.json {
-            say(&line(args.dry_run, count));
+            print_line(&line(args.dry_run, count));
         }
         Ok(ExitCode::from(match (incomplete, count) {
             (true, _) => 2,
@@ -148,7 +148,7 @@ fn line(is_dry: bool, kicked: u64) -> String {
     }
 }
 
-fn said(outcome: &KickOutcome) -> String {
+fn summary(outcome: &KickOutcome) -> String {
     if outcome.kicked == 0 {
         return "no session matched".to_owned();
     }

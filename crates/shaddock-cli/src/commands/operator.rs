@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     Outcome,
     admin::{Admin, Failure, escape},
-    table::{printable_json, say},
+    table::{print_line, printable_json},
 };
 use crate::ConfigSource;
 
@@ -318,7 +318,7 @@ pub(super) fn warn(unanswered: &[Unanswered]) -> bool {
 }
 
 pub(super) fn print_json(value: &impl Serialize) -> Outcome {
-    say(&printable_json(&serde_json::to_string(value)?));
+    print_line(&printable_json(&serde_json::to_string(value)?));
     Ok(ExitCode::SUCCESS)
 }
 

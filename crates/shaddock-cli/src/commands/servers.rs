@@ -8,7 +8,7 @@ use shaddock::operators::{ServerOverview, ServerStatus};
 use super::{
     Outcome,
     operator::{self, Target, print_json},
-    table::{age, count, or_dash, printable, say, table},
+    table::{age, count, or_dash, print_line, printable, table},
 };
 
 /// List the servers of the cluster.
@@ -54,12 +54,12 @@ const HEAD: [&str; 10] = [
 ];
 
 fn show(overview: &ServerOverview) {
-    say(&table(HEAD, overview.servers.iter().map(row)));
+    print_line(&table(HEAD, overview.servers.iter().map(row)));
     let total = |of: fn(&ServerStatus) -> Option<u64>| {
         let known = overview.servers.iter().filter_map(of);
         known.sum::<u64>()
     };
-    say(&format!(
+    print_line(&format!(
         "{}, {}, {}",
         count(overview.servers.len() as u64, "server"),
         count(total(|server| server.sessions), "session"),

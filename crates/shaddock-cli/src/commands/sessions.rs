@@ -8,7 +8,7 @@ use shaddock::admin::{SessionInfo, SessionQuery};
 use super::{
     Outcome,
     operator::{self, Target, print_json, warn},
-    table::{age, bytes, or_dash, printable, printable_json, say, table},
+    table::{age, bytes, or_dash, print_line, printable, printable_json, table},
 };
 
 /// List the sessions of the cluster.
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &SessionsArgs) -> Outcome {
     operator::run(&args.target, async |operator| {
         if let Some(sid) = &args.sid {
             let session = operator.session(sid).await?;
-            say(&printable_json(&serde_json::to_string_pretty(&session)?));
+            print_line(&printable_json(&serde_json::to_string_pretty(&session)?));
             return Ok(ExitCode::SUCCESS);
         }
         let page = operator.sessions(&query(args)).await?;
@@ -59,14 +59,14 @@ pub(crate) fn run(args: &SessionsArgs) -> Outcome {
         if args.target.json {
             return print_json(&page);
         }
-        say(&table(HEAD, page.sessions.iter().map(row)));
-        say(&format!(
+        print_line(&table(HEAD, page.sessions.iter().map(row)));
+        print_line(&format!(
             "{} of {} sessions",
             page.sessions.len(),
             page.total
         ));
         if let Some(next) = page.next {
-            say(&format!("more: --after {next}"));
+            print_line(&format!("more: --after {next}"));
         }
         Ok(ExitCode::SUCCESS)
     })

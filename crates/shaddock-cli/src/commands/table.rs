@@ -1,7 +1,7 @@
 //! What people read: tables, ages, sizes.
 
 /// A line, or lines, on standard output.
-pub(super) fn say(text: &str) {
+pub(super) fn print_line(text: &str) {
     use std::io::Write as _;
     // A pipe that is closed wants no more, and that is no mistake.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));

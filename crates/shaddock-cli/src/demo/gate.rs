@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_from_this_machine_is_sent_to_this_machine() {
+    fn local_clients_are_sent_to_a_local_address() {
         assert!(facing(Some(([127, 0, 0, 1], 4711).into())).is_loopback());
         assert!(facing(None).is_loopback());
     }

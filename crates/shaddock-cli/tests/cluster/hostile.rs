@@ -77,7 +77,7 @@ pub(crate) fn wire_error(response: &[u8]) -> Option<WireError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_hostile_request_of_the_vectors_is_answered_as_they_say() {
+async fn every_hostile_request_of_the_vectors_receives_the_expected_answer() {
     let backing = Backing::start();
     let mut game = App::new("game", "game-1");
     game.remote("stats.count", async || Reply::raw("7"));

@@ -415,7 +415,7 @@ async fn a_frontend_that_left_the_list_is_still_seen_and_its_clients_kicked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_hang_or_died_hold_up_nobody() {
+async fn hung_and_dead_servers_delay_no_query() {
     let backing = Backing::start();
     let first = Frontend::start(
         &backing,
@@ -517,7 +517,7 @@ async fn go_servers_are_listed_and_their_users_kicked() {
 }
 
 #[test]
-fn nobody_to_ask_is_said() {
+fn a_missing_cluster_is_reported() {
     let silent = crate::free_address();
     let said = shaddock(&["servers", "--admin", &silent]);
     assert!(

@@ -130,8 +130,8 @@ async fn the_room_works(room: &str, frontend: &str, ann: Seat<'_>, bob: Seat<'_>
     let (ann, bob) = (ann.player, bob.player);
     let text = json!({ "text": "h\u{e9}llo \u{1f600}" });
     assert_eq!(ann.ask(&of("echo"), text.clone()).await, text);
-    errors_are_told(ann, room).await;
-    errors_are_told(bob, room).await;
+    errors_reach_the_client(ann, room).await;
+    errors_reach_the_client(bob, room).await;
     bob.notify(&of("say"), json!({ "text": "psst" })).await;
     assert_eq!(heard(bob, &of("heard")).await, json!({ "text": "psst" }));
 
@@ -191,7 +191,7 @@ async fn tell(from: &mut Player, to: &mut Player, route: &str, mut whom: Value) 
     assert_eq!(to.push().await, json!({ "text": "hello" }));
 }
 
-async fn errors_are_told(player: &mut Player, room: &str) {
+async fn errors_reach_the_client(player: &mut Player, room: &str) {
     let door = json!({ "text": "door" });
     let failed = player.refused(&format!("{room}.room.fail"), door).await;
     let unknown = player

@@ -31,7 +31,7 @@ struct Job {
 /// Where transactions are handed in.
 pub(crate) struct Batches(mpsc::Sender<Job>);
 
-/// The transactions that wait, for [`Waiting::carry_out`].
+/// The transactions that wait, for [`Waiting::execute`].
 pub(crate) struct Waiting(mpsc::Receiver<Job>);
 
 impl Batches {
@@ -64,7 +64,7 @@ impl Batches {
 
 impl Waiting {
     /// Carries out what is handed in, for ever.
-    pub(crate) async fn carry_out(mut self, etcd: Etcd) {
+    pub(crate) async fn execute(mut self, etcd: Etcd) {
         let mut on_the_way = FuturesUnordered::new();
         let mut busy: HashSet<Arc<str>> = HashSet::new();
         // Taken from the queue, and not yet on the way: their keys are busy, or the batch was full.
@@ -114,7 +114,7 @@ fn next_batch(
 
 async fn send(etcd: Etcd, keys: Vec<Arc<str>>, jobs: Vec<Job>) -> Vec<Arc<str>> {
     let (txns, done): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.txn, job.done)).unzip();
-    let answers = carry_out(&etcd, txns).await;
+    let answers = execute(&etcd, txns).await;
     match answers {
         Ok((revision, answers)) => {
             for (done, answer) in done.into_iter().zip(answers) {
@@ -135,7 +135,7 @@ async fn send(etcd: Etcd, keys: Vec<Arc<str>>, jobs: Vec<Job>) -> Vec<Arc<str>> 
     keys
 }
 
-async fn carry_out(etcd: &Etcd, mut txns: Vec<TxnRequest>) -> EtcdResult<(i64, Vec<TxnResponse>)> {
+async fn execute(etcd: &Etcd, mut txns: Vec<TxnRequest>) -> EtcdResult<(i64, Vec<TxnResponse>)> {
     let revision =
         |answer: &TxnResponse| answer.header.as_ref().map_or(0, |header| header.revision);
     if txns.len() == 1 {

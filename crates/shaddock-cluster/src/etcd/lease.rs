@@ -50,7 +50,7 @@ pub(crate) struct LeaseState {
     /// Since when this etcd remembers.
     pub(crate) era: u64,
     /// When etcd answered again after a silence in which leases may have ended.
-    pub(crate) heard_again: Option<Instant>,
+    pub(crate) confirmed_again: Option<Instant>,
 }
 
 impl LeaseState {
@@ -132,7 +132,7 @@ impl Lease {
             id: 0,
             valid_until: Moment::default(),
             era: 0,
-            heard_again: None,
+            confirmed_again: None,
         };
         Self {
             etcd,
@@ -181,7 +181,7 @@ impl Lease {
         let state = self.state();
         self.is_fresh(&state)
             && state
-                .heard_again
+                .confirmed_again
                 .is_none_or(|since| since.elapsed() > grace)
     }
 
@@ -191,11 +191,11 @@ impl Lease {
     }
 
     /// etcd has the lease, and was asked at this moment.
-    fn heard(&self, id: i64, asked: Moment) {
-        self.fence.heard(id, asked, self.ttl);
+    fn confirmed(&self, id: i64, asked: Moment) {
+        self.fence.confirmed(id, asked, self.ttl);
         self.state.send_modify(|state| {
             if self.had_one.swap(true, Ordering::AcqRel) && !self.is_fresh(state) {
-                state.heard_again = Some(Instant::now());
+                state.confirmed_again = Some(Instant::now());
             }
             state.id = id;
             state.valid_until = asked.after(counts_for(self.ttl));
@@ -204,7 +204,7 @@ impl Lease {
 
     /// There is no lease any more. What hung on it is gone, however long it should have lasted.
     fn forget(&self) {
-        self.fence.lost();
+        self.fence.lease_lost();
         self.state
             .send_modify(|state| (state.id, state.valid_until) = (0, Moment::default()));
     }
@@ -247,7 +247,7 @@ impl Lease {
         match entered.await {
             Ok(true) => {
                 granted.keep();
-                self.heard(id, asked);
+                self.confirmed(id, asked);
                 Ok(())
             }
             Ok(false) => {
@@ -416,7 +416,7 @@ impl Lease {
         let answered = timeout(bound, asking).await.ok().flatten();
         match answered {
             Some(ttl) if ttl > 0 => {
-                self.heard(id, asked);
+                self.confirmed(id, asked);
                 Kept::Yes
             }
             Some(_) => Kept::Lost,
@@ -482,7 +482,7 @@ impl Lease {
             return;
         }
         // Nothing may be done in the name of users whose claims go now.
-        self.fence.lost();
+        self.fence.lease_lost();
         if let Err(error) = self.etcd.revoke(id).await {
             tracing::warn!(server = %self.info.id, %error, "cannot revoke the lease; it will expire");
         }

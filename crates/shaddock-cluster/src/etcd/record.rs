@@ -73,7 +73,7 @@ pub(crate) fn read_value(value: &[u8]) -> Result<ServerInfo, String> {
         frontend: record.frontend,
         metadata: record.metadata.unwrap_or_default(),
         hostname: record.hostname.into_owned(),
-        told: crate::info::Told::default(),
+        announced: crate::info::Announced::default(),
     })
 }
 

@@ -88,9 +88,9 @@ impl Watcher {
             let id = server.id.as_str();
             if has_forgotten {
                 // They have yet to find out, each when it keeps its lease alive.
-                self.doubt(id, self.grace + self.lease.ttl());
+                self.suspect(id, self.grace + self.lease.ttl());
             } else {
-                self.lost(id);
+                self.key_deleted(id);
             }
         }
         Ok(())
@@ -130,7 +130,7 @@ impl Watcher {
                     _ => return Ok(()),
                 },
                 () = sleep_until(deadline) => {
-                    self.give_up_missing();
+                    self.remove_missing();
                     if Instant::now() >= next_sync {
                         self.read_all().await?;
                         next_sync = Instant::now() + self.sync_interval;
@@ -162,7 +162,7 @@ impl Watcher {
         if *id == *self.own.id.as_str() {
             self.lease.restore();
         }
-        self.lost(id);
+        self.key_deleted(id);
     }
 
     /// A server is in the list. Says its id if it can be used.
@@ -195,22 +195,22 @@ impl Watcher {
         Some(id)
     }
 
-    fn lost(&mut self, id: &str) {
+    fn key_deleted(&mut self, id: &str) {
         if !self.lease.absence_counts(self.grace) && self.members.server(id).is_some() {
-            self.doubt(id, self.grace);
+            self.suspect(id, self.grace);
         } else {
             self.remove(id);
         }
     }
 
     /// A server may come back for so long.
-    fn doubt(&mut self, id: &str, time: Duration) {
+    fn suspect(&mut self, id: &str, time: Duration) {
         self.missing
             .entry(id.to_owned())
             .or_insert_with(|| Instant::now() + time);
     }
 
-    fn give_up_missing(&mut self) {
+    fn remove_missing(&mut self) {
         let now = Instant::now();
         let over: Vec<_> = self
             .missing

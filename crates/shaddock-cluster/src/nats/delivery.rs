@@ -10,7 +10,7 @@ use super::calls::{Answer, Asked};
 use super::core::{Core, is_shaddock};
 use super::serve::{decode, decode_or_log};
 use super::subject;
-use super::wire::{self, Everybody, MultiPush, MultiPushAnswer, Push};
+use super::wire::{self, MultiPush, MultiPushAnswer, Push, Recipients};
 use crate::clock;
 use crate::delivery::latest_key;
 use crate::reply::{Limit, guarded};
@@ -218,7 +218,7 @@ pub(super) fn parts(
     delivery: &Delivery,
     max_payload: usize,
 ) -> Result<Vec<MultiPush>, RemoteError> {
-    let part = |uids, sids, everybody: Everybody| MultiPush {
+    let part = |uids, sids, everybody: Recipients| MultiPush {
         route: delivery.route.to_string(),
         data: delivery.body.clone(),
         uids,
@@ -233,9 +233,9 @@ pub(super) fn parts(
     Ok(match &delivery.to {
         Receivers::All { bound_only } => {
             let who = if *bound_only {
-                Everybody::Bound
+                Recipients::Bound
             } else {
-                Everybody::All
+                Recipients::All
             };
             vec![part(Vec::new(), Vec::new(), who)]
         }
@@ -247,14 +247,14 @@ pub(super) fn parts(
             audience: key.as_str().to_owned(),
             except: except.as_deref().unwrap_or_default().to_owned(),
             name_missing: *name_missing,
-            ..part(Vec::new(), Vec::new(), Everybody::No)
+            ..part(Vec::new(), Vec::new(), Recipients::No)
         }],
         // A number takes at most ten bytes.
         Receivers::Sids(sids) => sids
             .chunks(room / 10)
             .map(|sids| {
                 let sids = sids.iter().map(|sid| sid.get()).collect();
-                part(Vec::new(), sids, Everybody::No)
+                part(Vec::new(), sids, Recipients::No)
             })
             .collect(),
         Receivers::Uids(uids) => {
@@ -263,14 +263,14 @@ pub(super) fn parts(
             for uid in uids.iter() {
                 // Tag and length take at most three bytes.
                 if size + uid.len() + 3 > room {
-                    chunks.push(part(std::mem::take(&mut chunk), Vec::new(), Everybody::No));
+                    chunks.push(part(std::mem::take(&mut chunk), Vec::new(), Recipients::No));
                     size = 0;
                 }
                 size += uid.len() + 3;
                 chunk.push(uid.to_string());
             }
             if !chunk.is_empty() {
-                chunks.push(part(chunk, Vec::new(), Everybody::No));
+                chunks.push(part(chunk, Vec::new(), Recipients::No));
             }
             chunks
         }
@@ -432,10 +432,10 @@ pub(super) fn received(core: &Core, message: Message) {
             name_missing: push.name_missing,
         });
     }
-    match Everybody::try_from(push.everybody).unwrap_or(Everybody::No) {
-        Everybody::No => {}
-        Everybody::All => deliver(Receivers::All { bound_only: false }),
-        Everybody::Bound => deliver(Receivers::All { bound_only: true }),
+    match Recipients::try_from(push.everybody).unwrap_or(Recipients::No) {
+        Recipients::No => {}
+        Recipients::All => deliver(Receivers::All { bound_only: false }),
+        Recipients::Bound => deliver(Receivers::All { bound_only: true }),
     }
     confirm(core, message.reply, delivered, watched);
 }

@@ -27,27 +27,27 @@ const SILENCE: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// So many frontends wait to be asked, and so many are asked at the same time. More than that at once count as gone without a question.
-const DOUBTS: usize = 1024;
+const MAX_SUSPECTS: usize = 1024;
 
 /// Servers that are leaving or have left.
 pub(super) struct Departing {
     table: Mutex<Departures>,
     /// Frontends to be asked.
-    doubts: mpsc::Sender<Doubt>,
+    suspects: mpsc::Sender<Suspect>,
     /// Questions that are being asked; each ends when its value here is dropped.
     asked: Mutex<HashMap<u64, (ServerId, oneshot::Sender<()>)>>,
 }
 
 /// A frontend to be asked whether it serves, the number of the question, and the end of it.
-pub(super) struct Doubt(Arc<ServerInfo>, u64, oneshot::Receiver<()>);
+pub(super) struct Suspect(Arc<ServerInfo>, u64, oneshot::Receiver<()>);
 
 impl Departing {
-    /// The table, and the frontends that [`ask_doubted`] is to ask.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Doubt>) {
-        let (doubts, asked) = mpsc::channel(DOUBTS);
+    /// The table, and the frontends that [`probe_departed`] is to ask.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Suspect>) {
+        let (suspects, asked) = mpsc::channel(MAX_SUSPECTS);
         let departing = Self {
             table: Mutex::default(),
-            doubts,
+            suspects,
             asked: Mutex::default(),
         };
         (departing, asked)
@@ -58,7 +58,7 @@ impl Departing {
         let (end, ended) = oneshot::channel();
         let asked = (frontend.id.clone(), end);
         self.questions().insert(question, asked);
-        let sent = self.doubts.try_send(Doubt(frontend, question, ended));
+        let sent = self.suspects.try_send(Suspect(frontend, question, ended));
         // Closed: this server leaves, and sends no further questions.
         !matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
     }
@@ -80,12 +80,12 @@ impl Departing {
 }
 
 /// Asks frontends that left the list without a word whether they serve, for ever.
-pub(super) async fn ask_doubted(core: Arc<Core>, mut doubts: mpsc::Receiver<Doubt>) {
+pub(super) async fn probe_departed(core: Arc<Core>, mut suspects: mpsc::Receiver<Suspect>) {
     let mut asked = FuturesUnordered::new();
     loop {
         tokio::select! {
-            doubt = doubts.recv(), if asked.len() < DOUBTS => match doubt {
-                Some(doubt) => asked.push(settle(&core, doubt)),
+            suspect = suspects.recv(), if asked.len() < MAX_SUSPECTS => match suspect {
+                Some(suspect) => asked.push(settle(&core, suspect)),
                 None => return,
             },
             Some(()) = asked.next(), if !asked.is_empty() => {}
@@ -93,7 +93,7 @@ pub(super) async fn ask_doubted(core: Arc<Core>, mut doubts: mpsc::Receiver<Doub
     }
 }
 
-async fn settle(core: &Arc<Core>, Doubt(frontend, question, ended): Doubt) {
+async fn settle(core: &Arc<Core>, Suspect(frontend, question, ended): Suspect) {
     tokio::select! {
         serves = serves(core, &frontend) => core.answered(&frontend.id, question, serves),
         _ = ended => {}
@@ -158,7 +158,7 @@ impl Core {
         if gone && !news.is_empty() {
             self.read_interests();
         }
-        self.carry_out(news);
+        self.execute(news);
     }
 
     /// A called server has no subscriber: if it had left the list, it is gone now.
@@ -166,7 +166,7 @@ impl Core {
         let news = self.departing.lock().not_there(server, clock::now());
         if !news.is_empty() {
             self.read_interests();
-            self.carry_out(news);
+            self.execute(news);
         }
     }
 
@@ -176,18 +176,18 @@ impl Core {
         let mut table = self.departing.lock();
         let news = table.answered(frontend, question, serves, now);
         drop(table);
-        self.carry_out(news);
+        self.execute(news);
     }
 
-    fn carry_out(&self, news: Vec<News>) {
+    fn execute(&self, news: Vec<News>) {
         for one in news {
             match one {
-                News::Joined(info) => self.tell(MemberChange::Joined(info)),
+                News::Joined(info) => self.notify(MemberChange::Joined(info)),
                 News::Returned(info) => {
                     tracing::warn!(server = %info.id, "a server returned that was considered gone");
-                    self.tell(MemberChange::Returned(info));
+                    self.notify(MemberChange::Returned(info));
                 }
-                News::Left(info) => self.tell(MemberChange::Left(info)),
+                News::Left(info) => self.notify(MemberChange::Left(info)),
                 News::Lost(info) => self.frontend_lost(&info),
                 News::Forget(server) => self.forget(&server),
                 News::Ask(info, question) => {
@@ -211,7 +211,7 @@ impl Core {
         }
     }
 
-    fn tell(&self, change: MemberChange) {
+    fn notify(&self, change: MemberChange) {
         guarded("member_changed", || self.node.member_changed(change));
     }
 
@@ -242,6 +242,6 @@ impl Core {
             // The list does not say so; it is found out here.
             MemberChange::Returned(_) => return,
         };
-        self.carry_out(news);
+        self.execute(news);
     }
 }

@@ -105,7 +105,7 @@ fn from_wire(event: Event) -> Option<SessionEvent> {
 }
 
 /// Tells a server who has joined or left what it watches.
-pub(super) fn tell_member(
+pub(super) fn notify_member(
     core: &Core,
     to: &ServerInfo,
     notice: &MemberNotice,

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_with_one_interest_cost_one_message_and_nobody_costs_none() {
+    fn servers_with_one_interest_cost_one_message_and_no_interest_costs_none() {
         let own = server("front-1", &Interest::all());
         let interests = Interests::default();
         let subjects = |servers: &[&Arc<ServerInfo>], uid| {

@@ -93,7 +93,7 @@ async fn enter(
     let (users, user_streams) = Users::new(Arc::clone(&info));
     let (topics, topic_streams) = Topics::new();
     let (batches, waiting) = Batches::new();
-    let (departing, doubts) = Departing::new();
+    let (departing, suspects) = Departing::new();
     let (refused, moved) = mpsc::channel(owners::REFUSALS);
     let parts = Parts {
         home,
@@ -120,10 +120,10 @@ async fn enter(
         &connection,
         topics::read_all(Arc::clone(&core), topic_streams),
     );
-    tasks.spawn(waiting.carry_out(core.etcd.clone()));
+    tasks.spawn(waiting.execute(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(watches::break_aloud(Arc::clone(&core)));
-    tasks.spawn(departing::ask_doubted(Arc::clone(&core), doubts));
+    tasks.spawn(departing::probe_departed(Arc::clone(&core), suspects));
     tasks.spawn(health::probe_suspects(Arc::clone(&core)));
     tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());
     enter_list(&core, &mut tasks).await?;
@@ -398,7 +398,7 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
                     .fail_before(core.moved_at.load(Ordering::Acquire));
             } else {
                 if core.is_unique() {
-                    core.lease.fence().doubt();
+                    core.lease.fence().suspect();
                     owners::say_fenced(&core, true);
                 }
                 core.link.forget_waiting();

@@ -75,7 +75,7 @@ impl Link {
         });
         let delay = config.nats_reconnect_delay;
         let watched = Arc::new(Watched::default());
-        let told = Arc::clone(&watched);
+        let watch = Arc::clone(&watched);
         let mut options = ConnectOptions::new()
             .name(&name)
             .connection_timeout(config.nats_connect_timeout)
@@ -86,7 +86,7 @@ impl Link {
             .skip_subject_validation(true)
             .reconnect_delay_callback(move |attempts| reconnect_delay(delay, attempts))
             .event_callback(move |event| {
-                told.tell(&name, &events, &event);
+                watch.record(&name, &events, &event);
                 std::future::ready(())
             });
         options = log_in(options, config.nats_login()?)

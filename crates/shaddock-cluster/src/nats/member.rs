@@ -288,12 +288,12 @@ impl Membership for NatsMember {
         Ok(Box::pin(std::future::ready(())))
     }
 
-    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+    fn notify_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
         let listed = self.core.members.server(to.as_str());
         let departing = || self.departing().into_iter().find(|info| info.id == *to);
         let to = listed.or_else(departing);
         let to = to.ok_or_else(RemoteError::server_not_found)?;
-        events::tell_member(&self.core, &to, &notice)
+        events::notify_member(&self.core, &to, &notice)
     }
 
     fn kick_user(

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::Subject;
 use tokio::time::sleep;
 
-use self::asking::{ask, tell};
+use self::asking::{ask, leave_notice};
 pub(super) use self::asking::{asked, bindings, notices};
 pub(super) use self::claims::delete_given_up;
 use self::claims::{read, write};
@@ -20,7 +20,7 @@ use super::subject;
 use super::wire::{self, BindMsg};
 use crate::etcd::EtcdError;
 use crate::etcd::pb::KeyValue;
-use crate::owners::{Found, Heard, Kind, Own, Step, Takeover};
+use crate::owners::{Found, Kind, Own, Step, StepOutcome, Takeover};
 use crate::quiet::quiet;
 use crate::reply::guarded;
 use crate::{BindError, ServerId};
@@ -40,7 +40,7 @@ pub(super) async fn claim(
     waits_for: &mut Option<ServerId>,
 ) -> Result<(), BindError> {
     let mut takeover = Takeover::new(core.options.unique);
-    let mut heard = Heard::Nothing;
+    let mut outcome = StepOutcome::Nothing;
     loop {
         if core.is_fenced() {
             wait_until_sure(core).await?;
@@ -50,8 +50,8 @@ pub(super) async fn claim(
             id: &core.info.id,
             lease: core.lease.state().id,
         };
-        let step = takeover.next(own, heard, |owner| kind(core, owner));
-        heard = match step {
+        let step = takeover.next(own, outcome, |owner| kind(core, owner));
+        outcome = match step {
             Step::Write(claim) => {
                 let seen = takeover.waits_for().cloned();
                 write(core, uid, claim, seen).await.map_err(unavailable)?
@@ -62,17 +62,17 @@ pub(super) async fn claim(
                 lease,
             } => {
                 waits_for.clone_from(&Some(owner.clone()));
-                Heard::Says(ask(core, owner, (revision, lease), uid).await)
+                StepOutcome::Replied(ask(core, owner, (revision, lease), uid).await)
             }
-            Step::Tell {
+            Step::Notify {
                 owner,
                 revision,
                 lease,
             } => {
-                tell(core, &owner, revision, lease, uid)
+                leave_notice(core, &owner, revision, lease, uid)
                     .await
                     .map_err(unavailable)?;
-                Heard::Told
+                StepOutcome::Notified
             }
             Step::Wait => {
                 sleep(LOOK).await;
@@ -84,7 +84,7 @@ pub(super) async fn claim(
                 if after_pitaya {
                     core.users.key_may_go.notify_one();
                 }
-                tell_pitaya(core, uid);
+                notify_pitaya(core, uid);
                 return Ok(());
             }
             Step::Taken(owner) => return Err(BindError::Taken(owner)),
@@ -129,7 +129,7 @@ fn kind(core: &Core, owner: &ServerId) -> Kind {
 }
 
 /// Pitaya frontends of this type learn of a bind by a broadcast.
-fn tell_pitaya(core: &Core, uid: &Arc<str>) {
+fn notify_pitaya(core: &Core, uid: &Arc<str>) {
     if core.has_pitaya_frontend(&core.info.server_type) {
         let bound = BindMsg {
             uid: uid.to_string(),
@@ -160,7 +160,7 @@ fn found(kv: &KeyValue) -> Found {
 }
 
 /// Another frontend owns this user now.
-fn lose(core: &Core, uid: &Arc<str>, owner: Option<&ServerId>) {
-    core.users.lose(uid);
+fn revoke_user(core: &Core, uid: &Arc<str>, owner: Option<&ServerId>) {
+    core.users.revoke(uid);
     guarded("bound_elsewhere", || core.node.bound_elsewhere(uid, owner));
 }

@@ -53,7 +53,7 @@ pub(super) fn send(
     };
     let home = core.home.clone();
     // It is sent here, whether or not the answers are awaited.
-    let answers = Box::pin(push.carry_out(plan, permit));
+    let answers = Box::pin(push.execute(plan, permit));
     Box::pin(GoesOn {
         work: Some(answers),
         home,
@@ -77,7 +77,7 @@ impl Push {
     }
 
     /// Sends it where the plan says. The future reads the answers, and sends it again to those who were not there.
-    fn carry_out(
+    fn execute(
         self,
         plan: Plan,
         permit: OwnedSemaphorePermit,
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_who_is_somewhere_is_not_missing_and_the_silent_are_named() {
+    fn a_user_found_on_any_frontend_is_not_missing_and_silent_frontends_are_named() {
         let uid = |n: u8| -> Arc<str> { n.to_string().into() };
         let uids = |list: &[u8]| list.iter().map(|n| uid(*n)).collect::<Vec<_>>();
         let from = |name: &str, queued, missing: &[u8]| {

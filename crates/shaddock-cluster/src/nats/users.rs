@@ -15,7 +15,7 @@ use super::link::Link;
 use super::serve::decode_or_log;
 use super::wire::KickMsg;
 use super::{delivery, owners, subject, watches};
-use crate::owners::{Asked, Asks, Extra, Hold, Number, Table};
+use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
 use crate::reply::guarded;
 use crate::uid::is_uid;
 use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
@@ -155,19 +155,19 @@ impl Users {
     }
 
     /// What is done when another frontend wants a user.
-    pub(super) fn asked(&self, uid: &str, asks: &Asks, own_lease: i64) -> Asked {
-        self.table().users.asked(uid, asks, own_lease)
+    pub(super) fn asked(&self, uid: &str, query: &ClaimQuery, own_lease: i64) -> ClaimAnswer {
+        self.table().users.asked(uid, query, own_lease)
     }
 
     /// Takes all sessions of a user away: another frontend owns the user. False if there was none here.
-    pub(super) fn lose(&self, uid: &str) -> bool {
+    pub(super) fn revoke(&self, uid: &str) -> bool {
         let mut table = self.table();
         if table.users.extra(uid).is_some()
             && let Some(reach) = table.users.extra_mut(uid)
         {
             reach.subscribed = None;
         }
-        table.users.lose(uid)
+        table.users.revoke(uid)
     }
 
     pub(super) fn unbind(&self, uid: &Arc<str>, sid: RawSid) {

@@ -84,7 +84,7 @@ impl Watched {
     }
 
     /// Something happened to the connection of a server.
-    pub(super) fn tell(&self, name: &str, state: &watch::Sender<LinkState>, event: &Event) {
+    pub(super) fn record(&self, name: &str, state: &watch::Sender<LinkState>, event: &Event) {
         match event {
             Event::Connected => {
                 tracing::info!(server = name, "connected to NATS");

@@ -123,7 +123,8 @@ pub(super) async fn keep_promises(core: &Arc<Core>, uid: &Arc<str>) {
     if servers.is_empty() {
         return;
     }
-    let told = futures_util::future::join_all(servers.iter().map(|server| tell(core, server, uid)));
+    let told =
+        futures_util::future::join_all(servers.iter().map(|server| notify(core, server, uid)));
     let told = told.await;
     for (server, told) in servers.iter().zip(told) {
         if !told {
@@ -134,7 +135,7 @@ pub(super) async fn keep_promises(core: &Arc<Core>, uid: &Arc<str>) {
     }
 }
 
-async fn tell(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
+async fn notify(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
     if *server == core.info.id {
         let unique = core.is_unique();
         core.directory

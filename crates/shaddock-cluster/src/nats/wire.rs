@@ -168,7 +168,7 @@ pub(crate) struct MultiPush {
     pub(crate) uids: Vec<String>,
     #[prost(uint64, repeated, tag = "4")]
     pub(crate) sids: Vec<u64>,
-    #[prost(enumeration = "Everybody", tag = "5")]
+    #[prost(enumeration = "Recipients", tag = "5")]
     pub(crate) everybody: i32,
     /// The sender, if it is to be told when one of the users is bound there.
     #[prost(string, tag = "6")]
@@ -191,7 +191,7 @@ pub(crate) struct MultiPush {
 /// Whether a [`MultiPush`] goes to all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
-pub(crate) enum Everybody {
+pub(crate) enum Recipients {
     No = 0,
     All = 1,
     Bound = 2,

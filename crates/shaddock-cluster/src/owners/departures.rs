@@ -282,7 +282,7 @@ mod tests {
 
     /// Who joins after the goodbye of a server is told by it.
     #[test]
-    fn a_server_that_left_before_this_one_came_is_known_by_its_own_word() {
+    fn a_server_that_left_before_this_one_joined_is_known_by_its_goodbye() {
         let mut departures = Departures::default();
         let front = Arc::new(ServerInfo::new("front-1", "connector", true).unwrap());
         let now = Moment(0);
@@ -309,7 +309,7 @@ mod tests {
 
     /// The next life of a server shows that the one that was leaving has ended.
     #[test]
-    fn who_serves_has_ended_when_the_next_life_is_there() {
+    fn a_server_stops_serving_before_its_successor_starts() {
         let life = |n: u16| {
             let mut info = ServerInfo::new("front-1", "connector", true).unwrap();
             info.announce_node(n);
@@ -333,7 +333,7 @@ mod tests {
 
     /// However many come and go: one that counts as gone is remembered for an hour, and the last ones are.
     #[test]
-    fn who_may_return_is_bounded() {
+    fn the_number_of_servers_that_may_return_is_bounded() {
         let mut departures = Departures::default();
         let server =
             |n: usize| Arc::new(ServerInfo::new(&format!("front-{n}"), "connector", true).unwrap());

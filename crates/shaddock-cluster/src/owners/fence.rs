@@ -48,14 +48,14 @@ struct State {
     /// The lease under which the claims were last read, 0 for none.
     sure_of: i64,
     /// Grows with each reason to read the claims again.
-    doubts: u64,
+    suspicions: u64,
 }
 
 /// What was known when the claims began to be read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
     lease: i64,
-    doubts: u64,
+    suspicions: u64,
 }
 
 impl Fence {
@@ -70,26 +70,26 @@ impl Fence {
     }
 
     /// etcd has this lease; it was asked at that moment.
-    pub(crate) fn heard(&self, lease: i64, asked: Moment, ttl: Duration) {
+    pub(crate) fn confirmed(&self, lease: i64, asked: Moment, ttl: Duration) {
         let mut state = self.state();
         (state.lease, state.until) = (lease, asked.after(counts_for(ttl)));
         self.publish(&state);
     }
 
     /// etcd says that the lease is no more, and with it all claims.
-    pub(crate) fn lost(&self) {
+    pub(crate) fn lease_lost(&self) {
         let mut state = self.state();
         state.lease = 0;
         state.sure_of = 0;
-        state.doubts += 1;
+        state.suspicions += 1;
         self.publish(&state);
     }
 
     /// Something may have been missed: closed until the claims were read again.
-    pub(crate) fn doubt(&self) {
+    pub(crate) fn suspect(&self) {
         let mut state = self.state();
         state.sure_of = 0;
-        state.doubts += 1;
+        state.suspicions += 1;
         self.publish(&state);
     }
 
@@ -98,15 +98,16 @@ impl Fence {
         let state = self.state();
         Ticket {
             lease: state.lease,
-            doubts: state.doubts,
+            suspicions: state.suspicions,
         }
     }
 
     /// All claims were read, and are this frontend's own under the ticket's lease. Opens, unless there is a new doubt since.
     pub(crate) fn settle(&self, ticket: Ticket, now: Moment) -> bool {
         let mut state = self.state();
-        let holds =
-            state.lease == ticket.lease && state.doubts == ticket.doubts && ticket.lease != 0;
+        let holds = state.lease == ticket.lease
+            && state.suspicions == ticket.suspicions
+            && ticket.lease != 0;
         if holds {
             state.sure_of = ticket.lease;
             self.publish(&state);
@@ -134,7 +135,7 @@ mod tests {
     fn it_closes_by_time_alone() {
         let fence = Fence::default();
         assert!(!fence.is_open(at(0)));
-        fence.heard(7, at(1), TTL);
+        fence.confirmed(7, at(1), TTL);
         assert!(!fence.is_open(at(1)), "the claims were not read");
         assert!(fence.settle(fence.begin(), at(1)));
         assert!(fence.is_open(at(49)));
@@ -143,24 +144,24 @@ mod tests {
             "a second before the lease ends at etcd"
         );
         // The same lease, so nothing can have been taken.
-        fence.heard(7, at(60), TTL);
+        fence.confirmed(7, at(60), TTL);
         assert!(fence.is_open(at(61)));
     }
 
     #[test]
     fn a_new_lease_opens_nothing_before_the_claims_were_read() {
         let fence = Fence::default();
-        fence.heard(7, at(0), TTL);
+        fence.confirmed(7, at(0), TTL);
         assert!(fence.settle(fence.begin(), at(0)));
         let early = fence.begin();
-        fence.heard(8, at(100), TTL);
+        fence.confirmed(8, at(100), TTL);
         assert!(!fence.is_open(at(100)));
         assert!(!fence.settle(early, at(100)), "read under the old lease");
         let ticket = fence.begin();
-        fence.doubt();
+        fence.suspect();
         assert!(!fence.settle(ticket, at(100)), "doubted meanwhile");
         assert!(fence.settle(fence.begin(), at(100)));
-        fence.lost();
+        fence.lease_lost();
         assert!(!fence.is_open(at(100)));
         assert!(!fence.settle(fence.begin(), at(100)), "there is no lease");
     }

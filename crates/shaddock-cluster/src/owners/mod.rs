@@ -13,7 +13,7 @@
 //! | the **life** (incarnation) of that frontend | the lease to which the key is attached | a server that was replaced by one with the same id owns nothing; its claims end with it |
 //! | the [`Number`] | the key's revision, after the era of this etcd | it grows with every change of owner: the fencing token |
 //!
-//! **A claim with a valid lease is never overwritten, except with its owner's consent.** The consent is sent over NATS ([`Word::GivesUp`]),
+//! **A claim with a valid lease is never overwritten, except with its owner's consent.** The consent is sent over NATS ([`OwnerReply::Released`]),
 //! or, if NATS does not reach the owner, over etcd: the claimant writes a notice below `<prefix>shaddock/asks/<owner>/`, which only that
 //! owner watches, and the owner closes its sessions and deletes the claim. A missing subscriber on NATS proves nothing ("no responders" is
 //! also the effect of a cut between two NATS servers). An owner that does not reply at all keeps the user until its lease ends; then etcd
@@ -70,10 +70,11 @@ pub(crate) use seats::{Hold, Seats};
 #[cfg(feature = "nats")]
 pub(crate) use seen::Seen;
 #[cfg(feature = "nats")]
-pub(crate) use table::{Asked, Asks, Extra, Table};
+pub(crate) use table::{ClaimAnswer, ClaimQuery, Extra, Table};
 #[cfg(feature = "nats")]
 pub(crate) use takeover::{
-    Claim, Entry, Found, Heard, Kind, Own, Step, Takeover, Verdict, Word, entry, verdict,
+    Claim, Entry, Found, Kind, Own, OwnerReply, Step, StepOutcome, Takeover, Verdict, entry,
+    verdict,
 };
 
 /// The fencing token of a claim: it grows with every change of owner.

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_who_has_lost_the_user_is_refused() {
+    fn the_frontend_that_lost_the_user_is_rejected() {
         let mut seen = Seen::default();
         assert!(seen.admits(1, "u", number(1, 5), at(0)));
         assert!(seen.admits(1, "u", number(1, 5), at(1)));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_was_set_back_locks_nobody_out_for_long() {
+    fn an_etcd_restored_from_a_backup_blocks_logins_for_a_short_time_only() {
         let mut seen = Seen::default();
         assert!(seen.admits(1, "u", number(1, 9), at(0)));
         assert!(!seen.admits(1, "u", number(1, 5), at(59)));

@@ -80,9 +80,9 @@ impl<X: Extra> User<X> {
 
 /// A question about a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asks {
+pub(crate) struct ClaimQuery {
     /// Whether the owner has sessions of the user; otherwise it is to give the user up.
-    pub(crate) only_whether: bool,
+    pub(crate) is_probe: bool,
     /// The revision of the claim, and the lease that it hangs on. 0 from frontends that do not say.
     pub(crate) revision: i64,
     pub(crate) lease: i64,
@@ -90,13 +90,13 @@ pub(crate) struct Asks {
 
 /// What a frontend does when another one wants a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ClaimAnswer {
     /// So many sessions are here, and stay.
     Keep(usize),
     /// There is no session.
     Free,
     /// All sessions of the user are closed, and then the other one may have the user.
-    Lose,
+    Revoke,
     /// Nothing: the claim that was asked about is no more.
     Outdated,
     /// It says nothing: the claim is another life's of this server, which answers for itself.
@@ -172,7 +172,7 @@ impl<X> Table<X> {
     }
 
     /// Takes all sessions of a user away: another frontend owns the user. The key at etcd is the new owner's to write. False if there was none.
-    pub(crate) fn lose(&mut self, uid: &str) -> bool {
+    pub(crate) fn revoke(&mut self, uid: &str) -> bool {
         let Some(user) = self.users.get_mut(uid) else {
             return false;
         };
@@ -241,23 +241,23 @@ impl<X> Table<X> {
     }
 
     /// Another frontend wants a user of this one, whose lease is `own`.
-    pub(crate) fn asked(&self, uid: &str, asks: &Asks, own: i64) -> Asked {
-        if asks.lease != 0 && asks.lease != own {
-            return Asked::Other;
+    pub(crate) fn asked(&self, uid: &str, query: &ClaimQuery, own: i64) -> ClaimAnswer {
+        if query.lease != 0 && query.lease != own {
+            return ClaimAnswer::Other;
         }
         let sessions = self.sessions(uid);
-        if asks.only_whether && sessions > 0 {
-            return Asked::Keep(sessions);
+        if query.is_probe && sessions > 0 {
+            return ClaimAnswer::Keep(sessions);
         }
-        let newer = |claim: Number| asks.revision != 0 && claim.revision > asks.revision;
+        let newer = |claim: Number| query.revision != 0 && claim.revision > query.revision;
         if self.claim(uid).is_some_and(newer) {
             // The question is older than the claim, which was made with its asker in mind.
-            return Asked::Outdated;
+            return ClaimAnswer::Outdated;
         }
-        if asks.only_whether {
-            Asked::Free
+        if query.is_probe {
+            ClaimAnswer::Free
         } else {
-            Asked::Lose
+            ClaimAnswer::Revoke
         }
     }
 
@@ -414,14 +414,14 @@ mod tests {
         let uid: Arc<str> = "u".into();
         let mut table = Table::<()>::default();
         let before = begin(&mut table, &uid, 1);
-        assert!(table.lose("u"));
+        assert!(table.revoke("u"));
         let after = begin(&mut table, &uid, 1);
         assert_eq!(table.undo("u", &before), None);
         assert_eq!(table.keep("u", &after, true), (true, None));
         assert!(table.is_bound("u", sid(1)));
         // Nor does it keep what is not its own.
         let late = begin(&mut table, &uid, 2);
-        assert!(table.lose("u"));
+        assert!(table.revoke("u"));
         assert_eq!(table.keep("u", &late, true), (false, None));
         assert_eq!(table.len(), 0);
     }

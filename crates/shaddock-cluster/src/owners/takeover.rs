@@ -41,15 +41,15 @@ pub(crate) enum Kind {
 
 /// What the owner says when it is asked over NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum OwnerReply {
     /// It has closed its sessions of the user, or has none.
-    GivesUp,
+    Released,
     /// It has sessions of the user, and new ones are rejected.
     Keeps,
     /// No reply in time.
-    Silent,
+    NoReply,
     /// NATS knows no subscriber. This is not a reply of the owner.
-    Unheard,
+    NoSubscriber,
 }
 
 /// What is done next.
@@ -64,7 +64,7 @@ pub(crate) enum Step {
         lease: i64,
     },
     /// Leave a notice for the owner at etcd, on the lease of its claim: the two end together.
-    Tell {
+    Notify {
         owner: ServerId,
         revision: i64,
         lease: i64,
@@ -90,7 +90,7 @@ pub(crate) enum Claim {
 
 /// What came of the last step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum StepOutcome {
     /// Nothing was done yet.
     Nothing,
     /// The claim was written at this revision.
@@ -98,9 +98,9 @@ pub(crate) enum Heard {
     /// The condition did not hold, or a moment has passed. What is there, and whether the notice is still there.
     Found { found: Option<Found>, notice: bool },
     /// The owner, or NATS in its place, has answered.
-    Says(Word),
+    Replied(OwnerReply),
     /// The notice is written.
-    Told,
+    Notified,
 }
 
 /// One attempt to own a user.
@@ -110,7 +110,7 @@ pub(crate) struct Takeover {
     /// The claim that is in the way, as it was read last.
     seen: Option<Found>,
     /// The owner of this claim has a notice.
-    told: Option<i64>,
+    notified: Option<i64>,
     /// The claim was to be written over on the condition that its owner has no living life.
     may_be_orphan: bool,
     /// The claim that is written over, if that works, is a Pitaya frontend's.
@@ -124,7 +124,7 @@ impl Takeover {
         Self {
             unique,
             seen: None,
-            told: None,
+            notified: None,
             may_be_orphan: false,
             after_pitaya: false,
             #[cfg(test)]
@@ -136,25 +136,25 @@ impl Takeover {
     pub(crate) fn next(
         &mut self,
         own: Own<'_>,
-        heard: Heard,
+        outcome: StepOutcome,
         kind: impl FnOnce(&ServerId) -> Kind,
     ) -> Step {
-        match heard {
-            Heard::Nothing
-            | Heard::Found {
+        match outcome {
+            StepOutcome::Nothing
+            | StepOutcome::Found {
                 found: None,
                 notice: _,
             } => Step::Write(Claim::Missing),
-            Heard::Written(revision) => Step::Owned {
+            StepOutcome::Written(revision) => Step::Owned {
                 revision,
                 after_pitaya: self.after_pitaya,
             },
-            Heard::Found {
+            StepOutcome::Found {
                 found: Some(found),
                 notice,
             } => self.found(own, &found, notice, kind),
-            Heard::Told => Step::Wait,
-            Heard::Says(word) => self.says(word),
+            StepOutcome::Notified => Step::Wait,
+            StepOutcome::Replied(word) => self.replied(word),
         }
     }
 
@@ -186,14 +186,14 @@ impl Takeover {
             return Step::Write(Claim::Unchanged(revision));
         }
         self.after_pitaya = false;
-        if self.told == Some(revision) && !notice && self.unique == Unique::RejectNew {
+        if self.notified == Some(revision) && !notice && self.unique == Unique::RejectNew {
             // The owner has read the notice, and its claim stays.
             return Step::Taken(owner);
         }
         if std::mem::take(&mut self.may_be_orphan)
             && before.is_some_and(|before| before.revision == revision)
         {
-            return self.tell(owner, revision, found.lease);
+            return self.notify(owner, revision, found.lease);
         }
         // Also after a notice: NATS may reach it by now.
         Step::Ask {
@@ -203,7 +203,7 @@ impl Takeover {
         }
     }
 
-    fn says(&mut self, word: Word) -> Step {
+    fn replied(&mut self, word: OwnerReply) -> Step {
         // An answer without a question cannot be; to begin again is always right.
         let Some(Found {
             owner: Some(owner),
@@ -214,22 +214,26 @@ impl Takeover {
             return Step::Write(Claim::Missing);
         };
         match word {
-            Word::GivesUp => Step::Write(Claim::Unchanged(revision)),
-            Word::Keeps => Step::Taken(owner),
+            OwnerReply::Released => Step::Write(Claim::Unchanged(revision)),
+            OwnerReply::Keeps => Step::Taken(owner),
             #[cfg(test)]
-            Word::Unheard if self.no_responder_is_death => Step::Write(Claim::Unchanged(revision)),
-            Word::Silent | Word::Unheard if self.told == Some(revision) => Step::Wait,
-            Word::Silent => self.tell(owner, revision, lease),
-            Word::Unheard => {
+            OwnerReply::NoSubscriber if self.no_responder_is_death => {
+                Step::Write(Claim::Unchanged(revision))
+            }
+            OwnerReply::NoReply | OwnerReply::NoSubscriber if self.notified == Some(revision) => {
+                Step::Wait
+            }
+            OwnerReply::NoReply => self.notify(owner, revision, lease),
+            OwnerReply::NoSubscriber => {
                 self.may_be_orphan = true;
                 Step::Write(Claim::Orphan { revision, owner })
             }
         }
     }
 
-    fn tell(&mut self, owner: ServerId, revision: i64, lease: i64) -> Step {
-        self.told = Some(revision);
-        Step::Tell {
+    fn notify(&mut self, owner: ServerId, revision: i64, lease: i64) -> Step {
+        self.notified = Some(revision);
+        Step::Notify {
             owner,
             revision,
             lease,
@@ -301,24 +305,24 @@ mod tests {
     }
 
     /// Plays a takeover: each line is what was heard and the step that must follow.
-    fn plays(unique: Unique, kind: Kind, lines: impl IntoIterator<Item = (Heard, Step)>) {
+    fn plays(unique: Unique, kind: Kind, lines: impl IntoIterator<Item = (StepOutcome, Step)>) {
         let own = id("front-1");
         let mut takeover = Takeover::new(unique);
-        for (n, (heard, step)) in lines.into_iter().enumerate() {
+        for (n, (outcome, step)) in lines.into_iter().enumerate() {
             let own = Own { id: &own, lease: 1 };
-            assert_eq!(takeover.next(own, heard, |_| kind), step, "line {n}");
+            assert_eq!(takeover.next(own, outcome, |_| kind), step, "line {n}");
         }
     }
 
-    fn there(owner: &str, lease: i64, revision: i64, notice: bool) -> Heard {
-        Heard::Found {
+    fn there(owner: &str, lease: i64, revision: i64, notice: bool) -> StepOutcome {
+        StepOutcome::Found {
             found: Some(found(owner, lease, revision)),
             notice,
         }
     }
 
-    fn start() -> (Heard, Step) {
-        (Heard::Nothing, Step::Write(Claim::Missing))
+    fn start() -> (StepOutcome, Step) {
+        (StepOutcome::Nothing, Step::Write(Claim::Missing))
     }
 
     fn ask(revision: i64) -> Step {
@@ -339,7 +343,7 @@ mod tests {
         plays(
             Unique::RejectNew,
             Kind::Ours,
-            [start(), (Heard::Written(9), OWNED)],
+            [start(), (StepOutcome::Written(9), OWNED)],
         );
         for lease in [0, 1] {
             let own = (
@@ -349,7 +353,7 @@ mod tests {
             plays(
                 Unique::ReplaceOld,
                 Kind::Ours,
-                [start(), own, (Heard::Written(9), OWNED)],
+                [start(), own, (StepOutcome::Written(9), OWNED)],
             );
         }
         let odd = (
@@ -362,8 +366,8 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_nobody_hears_is_told_over_etcd_and_waited_for() {
-        let tell = Step::Tell {
+    fn an_unreachable_owner_is_notified_over_etcd_and_waited_for() {
+        let tell = Step::Notify {
             owner: id("front-2"),
             revision: 3,
             lease: 2,
@@ -372,53 +376,56 @@ mod tests {
             revision: 3,
             owner: id("front-2"),
         });
-        let until_told = |word, step: &Step| {
+        let until_notified = |word, step: &Step| {
             vec![
                 start(),
                 (there("front-2", 2, 3, false), ask(3)),
-                (Heard::Says(word), step.clone()),
+                (StepOutcome::Replied(word), step.clone()),
             ]
         };
         for unique in [Unique::ReplaceOld, Unique::RejectNew] {
-            let mut unheard = until_told(Word::Unheard, &orphan);
+            let mut unheard = until_notified(OwnerReply::NoSubscriber, &orphan);
             unheard.extend([
                 (there("front-2", 2, 3, false), tell.clone()),
-                (Heard::Told, Step::Wait),
+                (StepOutcome::Notified, Step::Wait),
                 (there("front-2", 2, 3, true), ask(3)),
-                (Heard::Says(Word::Unheard), Step::Wait),
+                (StepOutcome::Replied(OwnerReply::NoSubscriber), Step::Wait),
                 (
-                    Heard::Found {
+                    StepOutcome::Found {
                         found: None,
                         notice: false,
                     },
                     Step::Write(Claim::Missing),
                 ),
-                (Heard::Written(9), OWNED),
+                (StepOutcome::Written(9), OWNED),
             ]);
             plays(unique, Kind::Ours, unheard);
-            let mut silent = until_told(Word::Silent, &tell);
+            let mut silent = until_notified(OwnerReply::NoReply, &tell);
             silent.extend([
-                (Heard::Told, Step::Wait),
+                (StepOutcome::Notified, Step::Wait),
                 (there("front-2", 2, 3, true), ask(3)),
-                (Heard::Says(Word::GivesUp), Step::Write(Claim::Unchanged(3))),
+                (
+                    StepOutcome::Replied(OwnerReply::Released),
+                    Step::Write(Claim::Unchanged(3)),
+                ),
                 // It was bound there anew.
                 (there("front-2", 2, 5, false), ask(5)),
             ]);
             plays(unique, Kind::Ours, silent);
         }
-        let mut keeps = until_told(Word::Silent, &tell);
+        let mut keeps = until_notified(OwnerReply::NoReply, &tell);
         keeps.extend([
-            (Heard::Told, Step::Wait),
+            (StepOutcome::Notified, Step::Wait),
             (there("front-2", 2, 3, false), Step::Taken(id("front-2"))),
         ]);
         plays(Unique::RejectNew, Kind::Ours, keeps);
-        let mut dead = until_told(Word::Unheard, &orphan);
-        dead.push((Heard::Written(9), OWNED));
+        let mut dead = until_notified(OwnerReply::NoSubscriber, &orphan);
+        dead.push((StepOutcome::Written(9), OWNED));
         plays(Unique::RejectNew, Kind::Ours, dead);
     }
 
     #[test]
-    fn a_pitaya_frontend_is_told_afterwards() {
+    fn a_pitaya_frontend_is_notified_afterwards() {
         let over = (
             there("front-2", 2, 3, false),
             Step::Write(Claim::Unchanged(3)),
@@ -430,7 +437,7 @@ mod tests {
         plays(
             Unique::ReplaceOld,
             Kind::Pitaya,
-            [start(), over, (Heard::Written(9), owned)],
+            [start(), over, (StepOutcome::Written(9), owned)],
         );
         let taken = (there("front-2", 2, 3, false), Step::Taken(id("front-2")));
         plays(Unique::RejectNew, Kind::Pitaya, [start(), taken]);

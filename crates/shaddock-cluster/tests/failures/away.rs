@@ -251,7 +251,7 @@ async fn etcd_forgets_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn somebody_deletes_a_server_and_a_lease_at_etcd() {
+async fn a_server_key_and_a_lease_are_deleted_at_etcd() {
     let backing = Backing::start();
     let config = backing.config();
     let front = join(&config, "front-1", "connector").await;

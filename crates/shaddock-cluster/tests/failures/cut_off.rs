@@ -205,7 +205,7 @@ async fn the_link_blinks_while_another_takes_the_user() {
 /// A recovered frontend may still be unknown to a part of a NATS cluster: a frontend that claims a user there asks no other server, and its
 /// claim in etcd is written after the recovered frontend has read its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_is_taken_right_after_the_cut_is_given_up() {
+async fn a_user_that_is_claimed_right_after_the_cut_is_given_up() {
     let backing = Backing::start();
     let nats = Proxy::to(backing.nats.address).await;
     let options = JoinOptions::new().unique(Unique::ReplaceOld);

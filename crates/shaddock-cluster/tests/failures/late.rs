@@ -30,7 +30,7 @@ fn bodies(server: &Server) -> Vec<String> {
 
 /// A request that was on its way for long, as behind a broken network: it comes when the next owner has begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_of_a_user_who_has_moved_is_not_run() {
+async fn a_request_of_a_user_that_has_moved_is_not_run() {
     let backing = Backing::start();
     let config = backing.patient_config();
     let options = || JoinOptions::new().unique(Unique::ReplaceOld);

@@ -107,7 +107,7 @@ async fn a_frontend_that_left_without_a_word_is_asked() {
 
 /// NATS is silent for longer than a frontend is waited for; its goodbye still counts when it comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_goodbye_counts_when_its_frontend_was_given_up() {
+async fn a_goodbye_of_a_given_up_frontend_counts() {
     let backing = Backing::start();
     let (front, back, nats) = held_back(&backing).await;
     nats.cut();

@@ -19,7 +19,7 @@ use crate::support::wait::PATIENCE;
 use crate::{SECOND, clean, join, join_with};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_server_says_so_at_once() {
+async fn a_busy_server_replies_immediately() {
     let backing = Backing::start();
     let mut config = backing.patient_config();
     let front = join(&config, "front-1", "connector").await;
@@ -201,7 +201,7 @@ fn metadata(request: &[u8]) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pitaya_server_is_told_what_its_own_frontends_tell() {
+async fn a_pitaya_server_receives_the_events_of_pitaya_frontends() {
     let backing = Backing::start();
     let front = join(&backing.patient_config(), "front-1", "connector").await;
     let mut game = Peer::start(&backing, "game", "game-1").await;
@@ -325,7 +325,7 @@ async fn a_peer_answers_late_twice_wrongly_and_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_bytes_on_every_subject_harm_nobody() {
+async fn hostile_bytes_on_every_subject_affect_no_session() {
     let backing = Backing::start();
     let unique = JoinOptions::new()
         .unique(Unique::ReplaceOld)

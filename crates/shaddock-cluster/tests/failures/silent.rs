@@ -29,7 +29,7 @@ fn users(from: u64, to: u64) -> Arc<[Arc<str>]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_push_reaches_the_others_and_names_who_failed() {
+async fn a_push_reaches_the_other_receivers_and_names_the_failed_ones() {
     let backing = Backing::start();
     let front = join(&backing.config(), "front-1", "connector").await;
     let (hung, nats) = join_behind(&backing, "front-2", "connector").await;

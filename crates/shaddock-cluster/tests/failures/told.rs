@@ -119,7 +119,7 @@ async fn servers_leave_a_nats_server_before_it_ends() {
 
 /// A frontend that is not sure of its users, as just after a start or a short cut, lets a bind wait for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bind_waits_until_its_frontend_is_sure() {
+async fn a_bind_waits_until_its_frontend_is_no_longer_fenced() {
     let backing = Backing::start();
     let nats = Proxy::to(backing.nats.address).await;
     let mut config = config(nats.address, backing.etcd.address);

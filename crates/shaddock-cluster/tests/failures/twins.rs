@@ -105,7 +105,7 @@ async fn a_start_that_is_given_up_holds_no_id() {
 
 /// The same for a server that has joined, if its caller dropped the start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_nobody_waits_for_holds_no_id() {
+async fn an_abandoned_start_holds_no_id() {
     let backing = Backing::start();
     let mut config = backing.config();
     config.lease_ttl = SECOND * 300;
@@ -250,7 +250,7 @@ async fn what_was_sent_to_the_next_life_is_not_served() {
         uid: "u".into(),
         departure: None,
     };
-    other.member.tell_member(&to.id, notice).unwrap();
+    other.member.notify_member(&to.id, notice).unwrap();
     let session = ForwardedSession {
         frontend: Some(other.id()),
         ..ForwardedSession::default()

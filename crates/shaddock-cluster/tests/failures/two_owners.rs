@@ -82,7 +82,7 @@ async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_that_is_not_heard_keeps_the_user_if_new_sessions_are_rejected() {
+async fn an_unreachable_owner_keeps_the_user_if_new_sessions_are_rejected() {
     let two = TwoSides::apart(Unique::RejectNew).await;
     two.second.open(2);
     let refused = two.second.bind(2, "u").await.unwrap_err();
@@ -98,7 +98,7 @@ async fn an_owner_that_is_not_heard_keeps_the_user_if_new_sessions_are_rejected(
 /// The owner is unreachable over NATS and over etcd, but alive: it keeps the user until its lease has ended, and does nothing for the user
 /// after that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_that_says_nothing_keeps_the_user_until_its_lease_ends() {
+async fn a_silent_owner_keeps_the_user_until_its_lease_ends() {
     let backing = Backing::start();
     let (nats, etcd) = (
         Proxy::to(backing.nats.address).await,

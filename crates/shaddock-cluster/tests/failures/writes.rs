@@ -31,7 +31,7 @@ async fn log_in_and_out(server: &Server, users: u64, at_once: usize) {
     logins.buffer_unordered(at_once).collect::<Vec<()>>().await;
 }
 
-async fn nobody_is_claimed(backing: &Backing) {
+async fn no_user_is_claimed(backing: &Backing) {
     until("all claims are deleted", || {
         backing.etcd.keys("pitaya/bindings/").is_empty()
     })
@@ -73,13 +73,13 @@ async fn a_login_is_one_write_and_a_logout_another() {
     for sid in 1..=21 {
         front.close(sid);
     }
-    nobody_is_claimed(&backing).await;
+    no_user_is_claimed(&backing).await;
     let logouts = backing.etcd.revision() - before;
     assert!((1..=20).contains(&logouts), "{logouts}");
 
     let before = backing.etcd.revision();
     log_in_and_out(&front, USERS, usize::try_from(USERS).unwrap()).await;
-    nobody_is_claimed(&backing).await;
+    no_user_is_claimed(&backing).await;
     let together = backing.etcd.revision() - before;
     let writes = i64::try_from(USERS).unwrap() * 2;
     println!("{together} revisions for {writes} writes at once");

@@ -155,14 +155,19 @@ async fn notices_arrive_in_order(world: World) {
         };
         front
             .member
-            .tell_member(&back.id(), notice.clone())
+            .notify_member(&back.id(), notice.clone())
             .unwrap();
         sent.push(notice);
     }
     until("all notices", || back.state().notices.len() == sent.len()).await;
     assert_eq!(back.state().notices, sent);
     let nobody = "nobody".try_into().unwrap();
-    assert!(front.member.tell_member(&nobody, sent[0].clone()).is_err());
+    assert!(
+        front
+            .member
+            .notify_member(&nobody, sent[0].clone())
+            .is_err()
+    );
 }
 
 async fn what_is_pushed_to_a_topic_comes_while_it_is_held(world: World) {

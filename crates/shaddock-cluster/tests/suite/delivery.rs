@@ -9,16 +9,16 @@ use crate::support::node::{delivery, raw, uids};
 use crate::support::until;
 
 for_both! {
-    one_delivery_reaches_many_and_says_who_is_missing
+    one_delivery_reaches_many_and_names_the_missing_users
     deliveries_keep_their_order
-    a_frontend_says_what_it_cannot_write
-    one_sender_is_heard_in_order_whatever_the_call
+    a_frontend_reports_packages_that_it_cannot_encode
+    messages_of_one_sender_arrive_in_order_for_every_kind_of_call
     every_session_of_a_user_is_counted
     pushes_find_users_who_move
 }
 
 /// Who is there and does not get it is not missing.
-async fn a_frontend_says_what_it_cannot_write(world: World) {
+async fn a_frontend_reports_packages_that_it_cannot_encode(world: World) {
     let (front, back) = world.pair().await;
     // With two frontends and one user, NATS is asked where the user is.
     let other = world.join("front-2", "connector").await;
@@ -49,7 +49,7 @@ async fn a_frontend_says_what_it_cannot_write(world: World) {
     }
 }
 
-async fn one_delivery_reaches_many_and_says_who_is_missing(world: World) {
+async fn one_delivery_reaches_many_and_names_the_missing_users(world: World) {
     let (front, back) = world.pair().await;
     for sid in 1..=4 {
         front.open(sid);
@@ -156,7 +156,7 @@ async fn deliveries_keep_their_order(world: World) {
 }
 
 /// Every way to a session, one after the other, and two frontends, so that more than one server may have the user.
-async fn one_sender_is_heard_in_order_whatever_the_call(world: World) {
+async fn messages_of_one_sender_arrive_in_order_for_every_kind_of_call(world: World) {
     let (front, back) = world.pair().await;
     let other = world.join("front-2", "connector").await;
     back.sees("front-2").await;

@@ -17,8 +17,8 @@ for_both! {
     each_start_of_a_frontend_has_a_number
     a_server_that_leaves_finishes_what_it_has
     a_frontend_that_drains_still_serves_its_clients
-    a_frontend_that_left_the_list_is_known_to_those_who_join_later
-    who_departs_is_known_until_it_is_gone
+    a_frontend_that_left_the_list_is_known_to_later_servers
+    a_departing_server_is_known_until_it_is_gone
     a_hidden_server_is_not_listed
 }
 
@@ -153,7 +153,7 @@ async fn leaves_the_list(front: &Server, back: &Server) {
 }
 
 /// Servers that join after the goodbye of a frontend know it too: its clients receive broadcasts, and can be looked up.
-async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: World) {
+async fn a_frontend_that_left_the_list_is_known_to_later_servers(world: World) {
     let (front, back) = world.pair().await;
     front.open(1);
     front.bind(1, "u").await.unwrap();
@@ -176,7 +176,7 @@ async fn a_frontend_that_left_the_list_is_known_to_those_who_join_later(world: W
     until("gone", || !known()).await;
 }
 
-async fn who_departs_is_known_until_it_is_gone(world: World) {
+async fn a_departing_server_is_known_until_it_is_gone(world: World) {
     let (front, back) = world.pair().await;
     let tool = world
         .join_with("tool-1", "tool", JoinOptions::new().hidden())

@@ -17,8 +17,8 @@ for_both! {
     session_operations
     a_frontend_is_asked_while_its_request_is_pending
     a_user_is_found_and_kicked_everywhere
-    sessions_tell_what_happens_to_them
-    servers_are_told_what_they_asked_for
+    sessions_emit_events
+    servers_receive_the_events_they_subscribed_to
 }
 
 async fn session_operations(world: World) {
@@ -207,7 +207,7 @@ async fn a_user_is_found_and_kicked_everywhere(world: World) {
     );
 }
 
-async fn sessions_tell_what_happens_to_them(world: World) {
+async fn sessions_emit_events(world: World) {
     let front = world.join_mortal("front-1", "connector").await;
     let asks = world
         .join_with(
@@ -256,7 +256,7 @@ async fn sessions_tell_what_happens_to_them(world: World) {
 
 /// Events of sessions of two types of frontends and several users, for servers with every kind of interest: each receives exactly the
 /// events it subscribed to, once; a frontend that subscribes receives its own events, too.
-async fn servers_are_told_what_they_asked_for(world: World) {
+async fn servers_receive_the_events_they_subscribed_to(world: World) {
     let interests = [
         ("none", Interest::none()),
         ("all", Interest::all()),

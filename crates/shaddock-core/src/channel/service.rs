@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// assert_eq!(room.fan_out()?.receivers(), 1);
 ///
 /// channels.remove_member_everywhere("ann", "connector-1");
-/// assert_eq!(room.user_amount(), 0);
+/// assert_eq!(room.len(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -79,7 +79,7 @@ impl ChannelService {
         let _turn = inner.turn(name);
         let (channel, new) = Inner::obtain(inner, name)?;
         if new {
-            inner.ask_store(|store| store.add(&inner.list_key(), name));
+            inner.with_store(|store| store.add(&inner.list_key(), name));
         }
         Ok(channel)
     }
@@ -87,7 +87,7 @@ impl ChannelService {
     /// The channel with this name.
     pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
         let found = self.inner.names(name).get(name).cloned();
-        found.filter(|channel| channel.state() == ChannelState::Inited)
+        found.filter(|channel| channel.state() == ChannelState::Open)
     }
 
     /// The same as [`create_channel`](Self::create_channel): Pomelo's `getChannel(name, true)`.
@@ -252,7 +252,7 @@ impl Inner {
         let mut names = this.names(name);
         // A channel that is being destroyed is replaced.
         let old = names.get(name);
-        if let Some(known) = old.filter(|channel| channel.state() == ChannelState::Inited) {
+        if let Some(known) = old.filter(|channel| channel.state() == ChannelState::Open) {
             return Ok((Arc::clone(known), false));
         }
         let limit = this.config.max_channels;
@@ -267,7 +267,7 @@ impl Inner {
         }
         let name: Arc<str> = name.into();
         let data = Data {
-            state: ChannelState::Inited,
+            state: ChannelState::Open,
             members: ChannelMembers::new(),
             places: Vec::new(),
             plan: None,
@@ -328,12 +328,12 @@ impl Inner {
     }
 
     /// Calls the store, if there is one. The store is the application's: its errors and panics are counted, and do not fail the operation.
-    pub(super) fn ask_store(&self, ask: impl FnOnce(&dyn ChannelStore) -> Result<(), StoreError>) {
+    pub(super) fn with_store(&self, run: impl FnOnce(&dyn ChannelStore) -> Result<(), StoreError>) {
         let Some(store) = &self.config.store else {
             return;
         };
         let mut done = false;
-        let asked = guarded(|| done = ask(&**store).is_ok());
+        let asked = guarded(|| done = run(&**store).is_ok());
         if asked.is_err() || !done {
             self.store_errors.fetch_add(1, Ordering::Relaxed);
         }

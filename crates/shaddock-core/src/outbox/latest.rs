@@ -70,7 +70,7 @@ impl Outbox {
     ) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push_latest(key, &mut package).map(|()| queue.room());
-        if result.is_err() || queue.must_let_go() {
+        if result.is_err() || queue.must_release() {
             Self::unlock_after(queue, &result);
         }
         result
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_package_or_too_much_is_queued_as_ever() {
+    fn other_bytes_and_large_packages_are_queued_unchanged() {
         let outbox = blocked(1 << 20);
         let two = [data("1"), data("2")].concat();
         for _ in 0..2 {

@@ -38,7 +38,7 @@ impl Outbox {
 
     /// The connection is gone: what is queued goes, and what is kept stays. `away` makes the entry of a session that begins to wait, and gets the one of a
     /// session that waits already. False if the session has ended, or cannot be resumed.
-    pub(crate) fn lose(&self, away: impl FnOnce(Option<Away>) -> Away) -> bool {
+    pub(crate) fn connection_lost(&self, away: impl FnOnce(Option<Away>) -> Away) -> bool {
         let mut queue = self.queue.lock();
         if queue.intake != Intake::Open {
             return false;
@@ -46,11 +46,11 @@ impl Outbox {
         let Some(ledger) = queue.resume.as_deref_mut() else {
             return false;
         };
-        ledger.lose();
+        ledger.connection_lost();
         ledger.set_away(away);
         queue.drop_queued();
         queue.in_flight = 0;
-        queue.told = Next::Continue;
+        queue.announced = Next::Continue;
         Self::unlock_and_wake(queue);
         true
     }
@@ -86,8 +86,8 @@ impl Outbox {
 impl Queue {
     /// Whether the connection must release the session, which continues without it.
     #[inline]
-    pub(super) fn must_let_go(&self) -> bool {
-        self.resume.as_deref().is_some_and(Ledger::must_let_go)
+    pub(super) fn must_release(&self) -> bool {
+        self.resume.as_deref().is_some_and(Ledger::must_release)
     }
 
     /// Whether there is room for what is kept, if that is what counts.
@@ -249,8 +249,8 @@ impl Queue {
 
     /// Whether a parking driver must check again, because it must release the session and was not notified.
     #[inline]
-    pub(super) fn is_untold_to_let_go(&self) -> bool {
-        self.told != Next::LetGo && self.must_let_go()
+    pub(super) fn owes_release(&self) -> bool {
+        self.announced != Next::Release && self.must_release()
     }
 }
 
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_are_told_apart() {
+    fn packages_are_distinguished() {
         assert_eq!(first_len(b"\x04\x00\x00\x02ab\x03\x00\x00\x00"), 6);
         assert_eq!(first_len(b"\x04\x00\x00\x02a"), 5);
         assert_eq!(first_len(b"\x04\x00"), 2);

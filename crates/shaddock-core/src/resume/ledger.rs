@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Whether the connection that has the session must release it.
-    pub(crate) fn must_let_go(&self) -> bool {
+    pub(crate) fn must_release(&self) -> bool {
         match self.link {
             // The close notifies the driver.
             Link::Ended => false,
@@ -209,7 +209,7 @@ impl Ledger {
         let Some(package) = self.kept.take_back(key, self.given) else {
             return false;
         };
-        self.pool.let_go(before - self.kept.bytes());
+        self.pool.release(before - self.kept.bytes());
         self.rare().garbage.push(package);
         true
     }
@@ -263,7 +263,7 @@ impl Ledger {
     fn forget_first(&mut self) {
         let before = self.kept.bytes();
         let package = self.kept.forget_first();
-        self.pool.let_go(before - self.kept.bytes());
+        self.pool.release(before - self.kept.bytes());
         if let Some(package) = package {
             self.rare().garbage.push(package);
         }
@@ -307,7 +307,7 @@ impl Ledger {
     // ---- state of the connection
 
     /// The connection is gone.
-    pub(crate) fn lose(&mut self) {
+    pub(crate) fn connection_lost(&mut self) {
         self.link = Link::Away;
         self.is_relayed = false;
         self.settle();
@@ -535,7 +535,7 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        self.pool.let_go(self.kept.bytes());
+        self.pool.release(self.kept.bytes());
         self.is_back();
     }
 }

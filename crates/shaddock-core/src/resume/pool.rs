@@ -152,7 +152,7 @@ impl ResumePool {
         self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn let_go(&self, bytes: usize) {
+    pub(crate) fn release(&self, bytes: usize) {
         self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 

@@ -12,7 +12,7 @@ use crate::{
     SessionState,
 };
 use bytes::Bytes;
-use shaddock_protocol::{ComingBack, ResumeRefusal};
+use shaddock_protocol::{ResumeRefusal, ReturningClient};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -48,7 +48,7 @@ impl SessionService {
     /// The reason for the client. It is counted.
     pub fn find_resumable(
         &self,
-        back: &ComingBack,
+        back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         let found = token::read(&back.token).ok_or(ResumeRefusal::Unknown);
@@ -124,7 +124,7 @@ impl Session {
         key: &Arc<str>,
         package: Bytes,
     ) -> Result<Room, SendError> {
-        self.judge(self.outbox().offer_latest(key, package))
+        self.close_if_slow(self.outbox().offer_latest(key, package))
     }
 
     /// As [`offer_latest`](Self::offer_latest), and leaves as what is [buffered](Self::offer_buffered).
@@ -137,7 +137,7 @@ impl Session {
         key: &Arc<str>,
         package: Bytes,
     ) -> Result<Room, SendError> {
-        self.judge(self.outbox().offer_latest_buffered(key, package))
+        self.close_if_slow(self.outbox().offer_latest_buffered(key, package))
     }
 
     /// Whether as much is kept for its client as may be, and senders that can wait do ([`Room::Full`]).
@@ -175,7 +175,7 @@ impl Session {
             return false;
         };
         let pool = &service.resume;
-        let waits = self.outbox().lose(|known| match known {
+        let waits = self.outbox().connection_lost(|known| match known {
             None => Away {
                 since: now,
                 reason: reason.clone(),
@@ -199,7 +199,7 @@ impl Session {
                 }
                 is_news.then(|| record.offer(Event::Suspended)).flatten()
             };
-            self.tell(Some(&service), event);
+            self.dispatch(Some(&service), event);
         }
         while let Some(oldest) = pool.pop_excess() {
             if let Some(oldest) = oldest.upgrade()
@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// The connection is to go without a word, and the session to wait for its client, which comes back through another frontend: this one will
-    /// not be reached any more. The driver is told to let go ([`Next::LetGo`](crate::Next::LetGo)). False if it has no connection, has one
+    /// not be reached any more. The driver is told to let go ([`Next::Release`](crate::Next::Release)). False if it has no connection, has one
     /// through [another frontend](Self::set_relayed), or cannot be resumed.
     pub fn dismiss(&self) -> bool {
         self.outbox()
@@ -251,11 +251,11 @@ impl Session {
     /// Decided under the lock, as in [`close_suspended`](Self::close_suspended).
     fn end_suspended(
         self: &Arc<Self>,
-        judge: impl FnOnce(&mut Ledger) -> Option<CloseReason>,
+        decide: impl FnOnce(&mut Ledger) -> Option<CloseReason>,
     ) -> bool {
         let given_up = self.outbox().ledger(|ledger| {
             let tokens = ledger.tokens();
-            Some((judge(ledger)?, tokens))
+            Some((decide(ledger)?, tokens))
         });
         let Some((reason, tokens)) = given_up.flatten() else {
             return false;
@@ -274,7 +274,7 @@ impl Session {
     }
 
     /// A new connection of the client claims the session. The connection that has it is asked to release it
-    /// ([`Next::LetGo`](crate::Next::LetGo)), and an earlier claim becomes void, as does this one if it is not the latest.
+    /// ([`Next::Release`](crate::Next::Release)), and an earlier claim becomes void, as does this one if it is not the latest.
     /// [`poll_claim`](Self::poll_claim) returns the result.
     ///
     /// # Errors
@@ -283,7 +283,7 @@ impl Session {
     pub fn claim(
         &self,
         number: u64,
-        back: &ComingBack,
+        back: &ReturningClient,
         waker: &Waker,
     ) -> Result<(), ResumeRefusal> {
         let claimed = token::read(&back.token)
@@ -342,7 +342,7 @@ impl Session {
     /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones.
     ///
     /// `None`: token or counts are invalid, or the session is closed.
-    pub fn resume_from(&self, back: &ComingBack, secret: &ResumeSecret) -> Option<Resumption> {
+    pub fn resume_from(&self, back: &ReturningClient, secret: &ResumeSecret) -> Option<Resumption> {
         let (_, shown) = token::read(&back.token)?;
         let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
         let resume =
@@ -369,7 +369,7 @@ impl Session {
             if let Some(service) = &service {
                 service.resume.count_resumed();
             }
-            self.tell(service.as_deref(), event);
+            self.dispatch(service.as_deref(), event);
         }
         true
     }

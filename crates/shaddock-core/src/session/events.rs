@@ -11,11 +11,11 @@ impl Record {
     /// Registers an event in the order of the changes. `Some`: the caller dispatches it (and the following ones) with [`Session::tell`],
     /// after it has released all locks. `None`: another thread does.
     pub(crate) fn offer(&mut self, event: Event) -> Option<Event> {
-        if self.telling {
+        if self.dispatching {
             self.extra().events.push(event);
             return None;
         }
-        self.telling = true;
+        self.dispatching = true;
         Some(event)
     }
 }
@@ -76,7 +76,7 @@ impl Session {
 
     fn listen(&self, listener: Listener) -> Result<ListenerId, ListenerError> {
         let limit = self
-            .home
+            .context
             .service
             .upgrade()
             .map_or(usize::MAX, |s| s.config.max_listeners);
@@ -92,18 +92,18 @@ impl Session {
     }
 
     /// Dispatches `event` and those that arrive meanwhile, one after another.
-    pub(crate) fn tell(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
+    pub(crate) fn dispatch(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
         while let Some(now) = event {
-            self.tell_one(service, &now);
+            self.dispatch_one(service, &now);
             let mut record = self.record.lock();
             event = record.extra.as_mut().and_then(|extra| extra.events.pop());
-            record.telling = event.is_some();
+            record.dispatching = event.is_some();
         }
     }
 
-    fn tell_one(self: &Arc<Self>, service: Option<&Inner>, event: &Event) {
+    fn dispatch_one(self: &Arc<Self>, service: Option<&Inner>, event: &Event) {
         if let Some(service) = service {
-            service.tell_hook(self, event);
+            service.call_hook(self, event);
         }
         let record = self.record.lock();
         let listeners = record

@@ -324,7 +324,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         match event {
-            Event::Handshake(request) => self.judge(cx, now, Arc::new(*request), scratch),
+            Event::Handshake(request) => self.check_handshake(cx, now, Arc::new(*request), scratch),
             Event::Open => self.open(cx, now),
             Event::Refused { id, route, reason } => {
                 self.check_rate()?;
@@ -390,7 +390,7 @@ impl Driver {
                     let flow = self.local.frontend.begin(&session, carried);
                     self.run(cx, flow);
                 }
-                Some(carried) => self.local.frontend.came_back(&session, carried),
+                Some(carried) => self.local.frontend.session_resumed(&session, carried),
                 None => {}
             }
             return Ok(());

@@ -320,7 +320,12 @@ impl Driver {
         scratch: &mut Scratch,
         flush_first: bool,
     ) -> Result<bool, CloseReason> {
-        if self.io.poll_ready(cx).map_err(lost)?.is_pending() {
+        if self
+            .io
+            .poll_ready(cx)
+            .map_err(transport_error)?
+            .is_pending()
+        {
             self.check_silence(now)?;
             return Ok(false);
         }
@@ -388,7 +393,7 @@ impl Driver {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn lost(error: io::Error) -> CloseReason {
+fn transport_error(error: io::Error) -> CloseReason {
     CloseReason::Transport(error.kind())
 }
 

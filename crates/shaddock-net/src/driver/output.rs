@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{CloseReason, Drained, Flush, Next};
 use shaddock_protocol::Millis;
 
-use super::{Driver, Phase, input::Wire, lost};
+use super::{Driver, Phase, input::Wire, transport_error};
 use crate::{worker::Scratch, ws};
 
 /// Slices of one vectored write; more leave in the next one.
@@ -183,7 +183,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<Flushed, CloseReason> {
         let written = self.local.stats.bytes_out.get();
-        let flushed = self.flush(cx, now, scratch).map_err(lost)?;
+        let flushed = self.flush(cx, now, scratch).map_err(transport_error)?;
         match flushed {
             Flushed::Blocked => self.look_at_outbox(),
             Flushed::Everything | Flushed::Ended => self.note_outbox(false),
@@ -214,7 +214,7 @@ impl Driver {
                 Some(session) => session.outbox().take(&mut drained),
                 None => Next::Continue,
             };
-            if matches!(next, Next::CloseNow | Next::LetGo) {
+            if matches!(next, Next::CloseNow | Next::Release) {
                 return Ok(Flushed::Ended);
             }
             if !drained.is_empty() {

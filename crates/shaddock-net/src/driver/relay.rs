@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use super::{
     Driver, Phase, READS_PER_POLL,
     input::{Wire, max_message},
-    lost,
     output::Flushed,
     silence::LOOK,
+    transport_error,
     work::Work,
 };
 use crate::{
@@ -148,13 +148,13 @@ impl Driver {
         };
         self.write_to_session(&waiting.input);
         let relayed = self.relay_frames(now, waiting.frames);
-        relayed.inspect_err(|reason| self.say_fault(reason))
+        relayed.inspect_err(|reason| self.send_fault(reason))
     }
 
     /// A client that breaks the rules of WebSocket ends its session, as on any other connection.
-    fn say_fault(&self, reason: &CloseReason) {
+    fn send_fault(&self, reason: &CloseReason) {
         if let CloseReason::Framing(_) | CloseReason::RateLimited = reason {
-            self.say_last(NO_PACKAGE);
+            self.send_last(NO_PACKAGE);
         }
     }
 
@@ -182,7 +182,7 @@ impl Driver {
         match moved {
             Ok(()) => Poll::Pending,
             Err(reason) => {
-                self.say_fault(&reason);
+                self.send_fault(&reason);
                 self.begin_close(now, &reason);
                 Poll::Ready(())
             }
@@ -196,7 +196,7 @@ impl Driver {
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         loop {
-            if self.flush(cx, now, scratch).map_err(lost)? == Flushed::Blocked {
+            if self.flush(cx, now, scratch).map_err(transport_error)? == Flushed::Blocked {
                 return Ok(());
             }
             let Phase::Relaying(relaying) = &mut self.phase else {
@@ -242,7 +242,7 @@ impl Driver {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => return Err(CloseReason::ClientClosed),
                 Poll::Ready(Ok(n)) => n,
-                Poll::Ready(Err(error)) => return Err(lost(error)),
+                Poll::Ready(Err(error)) => return Err(transport_error(error)),
             };
             self.local.stats.bytes_in.add(n as u64);
             let chunk = &mut scratch.read[..n];
@@ -278,7 +278,7 @@ impl Driver {
                     ws.goodbye = status;
                     ws.is_closed = true;
                     if matches!(status, None | Some(1000)) {
-                        self.say_last(PackageType::Kick as u8);
+                        self.send_last(PackageType::Kick as u8);
                     }
                     return Err(CloseReason::ClientClosed);
                 }
@@ -287,7 +287,7 @@ impl Driver {
     }
 
     /// How the client ends its session, in the words of a connection without WebSocket: an empty package of this kind.
-    fn say_last(&self, kind: u8) {
+    fn send_last(&self, kind: u8) {
         if let Phase::Relaying(relaying) = &self.phase {
             let _ = relaying.pipe.write(&[kind, 0, 0, 0]);
             relaying.pipe.finish();

@@ -12,11 +12,12 @@ use std::{
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use shaddock_core::{
-    Claimed, ClientInfo, CloseReason, ComingBack, Flush, Handover, ResumeRefusal, ResumeSecret,
-    Resumption, Session,
+    Claimed, ClientInfo, CloseReason, Flush, Handover, ResumeRefusal, ResumeSecret, Resumption,
+    ReturningClient, Session,
 };
 use shaddock_protocol::{
-    HandshakeRequest, Millis, ProtocolError, ResumeAsked, ResumeGrant, ResumeOutcome, put_heartbeat,
+    HandshakeRequest, Millis, ProtocolError, ResumeGrant, ResumeOutcome, ResumeRequest,
+    put_heartbeat,
 };
 
 use super::{
@@ -63,7 +64,7 @@ impl Away {
 /// A client that comes back, while its handshake waits for the answer.
 pub(super) struct Returning {
     session: Arc<Session>,
-    back: ComingBack,
+    back: ReturningClient,
     /// For the answer.
     user: Option<serde_json::Value>,
     terms: ResumeTerms,
@@ -124,22 +125,22 @@ impl Driver {
             return Err(CloseReason::Internal);
         };
         let terms = match request.resume {
-            ResumeAsked::No => None,
-            ResumeAsked::Malformed => {
+            ResumeRequest::No => None,
+            ResumeRequest::Malformed => {
                 self.local.stats.count(Group::Dropped, "malformed_resume");
                 None
             }
-            ResumeAsked::New | ResumeAsked::Back(_) => {
+            ResumeRequest::New | ResumeRequest::Back(_) => {
                 self.local.frontend.resume_terms(&peer, &request)
             }
         };
         match (&request.resume, terms) {
-            (ResumeAsked::New, Some(terms)) => {
+            (ResumeRequest::New, Some(terms)) => {
                 let outcome = ResumeOutcome::Granted;
                 self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)
             }
-            (ResumeAsked::Back(back), Some(terms)) => {
-                self.come_back(cx, now, (user, terms), (back, peer, &request), scratch)
+            (ResumeRequest::Back(back), Some(terms)) => {
+                self.resume_session(cx, now, (user, terms), (back, peer, &request), scratch)
             }
             // The frontend that has accepted it offers what this one does not: there it gets a new session.
             _ if self.is_relayed() => self.refuse_relayed(ResumeRefusal::Unknown),
@@ -147,12 +148,12 @@ impl Driver {
         }
     }
 
-    fn come_back(
+    fn resume_session(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         (user, terms): (Option<serde_json::Value>, ResumeTerms),
-        (back, peer, request): (&ComingBack, Peer, &Arc<HandshakeRequest>),
+        (back, peer, request): (&ReturningClient, Peer, &Arc<HandshakeRequest>),
         scratch: &mut Scratch,
     ) -> Result<(), CloseReason> {
         let frontend = &self.local.frontend;
@@ -239,7 +240,7 @@ impl Driver {
                     self.adopt(left);
                     return Err(self.end_reason());
                 }
-                Claimed::Yours(left) => self.go_on_with(cx, now, left, scratch)?,
+                Claimed::Yours(left) => self.continue_with(cx, now, left, scratch)?,
             }
             return Ok(true);
         }
@@ -266,7 +267,7 @@ impl Driver {
     }
 
     /// The session is this driver's: the client is told where both go on.
-    fn go_on_with(
+    fn continue_with(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
@@ -479,7 +480,7 @@ impl Driver {
                 carried: opening.carried.take(),
             })
         });
-        self.let_go_of_socket(reason);
+        self.release_socket(reason);
         self.phase = Phase::Suspended(Box::new(Away {
             until: Some(until),
             claim: None,
@@ -501,7 +502,7 @@ impl Driver {
                 if !matches!(stage, Stage::Claimed) {
                     return false;
                 }
-                self.let_go_of_socket(reason);
+                self.release_socket(reason);
                 self.phase = Phase::Suspended(Box::new(Away {
                     until: None,
                     claim: Some((session, number)),
@@ -530,7 +531,7 @@ impl Driver {
             | CloseReason::HandshakeTimeout
             | CloseReason::Idle
             | CloseReason::SlowClient => true,
-            CloseReason::ClientClosed => !self.said_goodbye(),
+            CloseReason::ClientClosed => !self.has_sent_goodbye(),
             // Of a session that is closed because the server goes, nothing is left.
             CloseReason::Draining => {
                 let session = self.session.as_ref();
@@ -540,7 +541,7 @@ impl Driver {
         }
     }
 
-    fn said_goodbye(&self) -> bool {
+    fn has_sent_goodbye(&self) -> bool {
         let closed = match &self.wire {
             Wire::Ws(ws) => ws.is_closed && matches!(ws.goodbye, None | Some(1000)),
             _ => false,
@@ -548,7 +549,7 @@ impl Driver {
         closed || self.conn.has_left()
     }
 
-    fn let_go_of_socket(&mut self, reason: &CloseReason) {
+    fn release_socket(&mut self, reason: &CloseReason) {
         self.local.stats.count(Group::Closed, detail(reason));
         tracing::debug!(
             address = self.address(),

@@ -32,14 +32,14 @@ impl Driver {
             self.look_at_unread(now)?;
         }
         match self.conn.deadline() {
-            Some(deadline) if now >= deadline => self.judge_silence(now),
+            Some(deadline) if now >= deadline => self.check_deadlines(now),
             _ => Ok(()),
         }
     }
 
     /// A deadline of the protocol has passed.
     #[cold]
-    fn judge_silence(&mut self, now: Millis) -> Result<(), CloseReason> {
+    fn check_deadlines(&mut self, now: Millis) -> Result<(), CloseReason> {
         // It has said something, and the news has not come to this task yet.
         if self.session.is_some() && self.unread().is_none() && self.io.unread() > 0 {
             return Ok(());
@@ -66,7 +66,7 @@ impl Driver {
         }
         let seen = self.io.unread();
         if seen >= FULL || last.is_none_or(|last| seen != last.seen) {
-            self.conn.heard(now);
+            self.conn.data_received(now);
         }
         if let Some(waiting) = &mut self.waiting {
             waiting.unread = Some(Unread {

@@ -136,14 +136,14 @@ impl Driver {
                 }
                 Work::Handler(_) => {
                     if !self.poll_handler(cx) {
-                        return self.go_on_opening(cx, now, scratch);
+                        return self.advance_opening(cx, now, scratch);
                     }
                 }
                 Work::Idle => {
                     if !self.has_input() {
                         return Ok(());
                     }
-                    self.go_on(cx, now, scratch)?;
+                    self.advance(cx, now, scratch)?;
                     if self.waiting.is_none() && matches!(self.work, Work::Idle) {
                         return Ok(());
                     }
@@ -170,7 +170,7 @@ impl Driver {
 
     /// The client of a session for which something runs comes back: what was read behind its handshake holds the acknowledgement, which does not
     /// wait for that.
-    fn go_on_opening(
+    fn advance_opening(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
@@ -188,7 +188,7 @@ impl Driver {
     }
 
     /// Serves the next message that waits, or reads on where input was held back.
-    fn go_on(
+    fn advance(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
@@ -212,12 +212,12 @@ impl Driver {
         if matches!(self.work, Work::Idle) && self.waiting.is_none() {
             self.start(cx, message);
         } else {
-            self.let_wait(&message);
+            self.enqueue(&message);
         }
     }
 
     #[inline(never)]
-    fn let_wait(&mut self, message: &Inbound) {
+    fn enqueue(&mut self, message: &Inbound) {
         let message = Inbound {
             id: message.id,
             route: message.route.detach(),
@@ -261,7 +261,7 @@ impl Driver {
     }
 
     /// Gives a handshake to the application.
-    pub(super) fn judge(
+    pub(super) fn check_handshake(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,

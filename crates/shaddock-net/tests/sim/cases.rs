@@ -430,7 +430,7 @@ fn a_client_that_only_listens_is_not_idle() {
 
 /// What came while the worker was held up came over that time, however much at once it is now.
 #[test]
-fn a_worker_that_was_held_up_blames_nobody() {
+fn a_delayed_worker_closes_no_connection() {
     for held in [0, 3000] {
         run(async move || {
             let mut world = World::new(|config, _| {
@@ -547,7 +547,7 @@ impl Frontend for Fragile {
 }
 
 #[test]
-fn a_listener_that_panics_starts_again_and_says_so() {
+fn a_listener_that_panics_restarts_and_logs_it() {
     run(async || {
         let script = World::plain().script;
         let fragile = Arc::new(Fragile {

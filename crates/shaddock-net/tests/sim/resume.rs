@@ -441,7 +441,7 @@ fn send_away(world: &World) -> usize {
 }
 
 #[test]
-fn what_waits_runs_while_nobody_is_there() {
+fn waiting_messages_run_while_the_session_is_suspended() {
     run(async || {
         let (world, mut traveller) = arrived(bounds(), false).await;
         for method in ["wait", "echo", "echo", "wait", "echo"] {
@@ -468,7 +468,7 @@ fn what_waits_runs_while_nobody_is_there() {
 }
 
 #[test]
-fn a_gap_is_told_and_what_follows_is_complete() {
+fn a_gap_is_reported_and_later_messages_are_complete() {
     run(async || {
         let bounds = ResumeConfig {
             max_messages: 4,
@@ -660,7 +660,7 @@ fn what_was_read_with_the_handshake_comes_before_what_follows() {
 }
 
 #[test]
-fn old_clients_are_granted_nothing_and_end_as_ever() {
+fn old_clients_are_granted_nothing_and_close_with_their_socket() {
     run(async || {
         let mut world = World::resumable(bounds(), Some(Duration::from_secs(3)));
         for websocket in [false, true] {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use shaddock_core::{
-    ClientInfo, CloseReason, ComingBack, FrontendId, ResumeConfig, ResumeRefusal, SendError,
+    ClientInfo, CloseReason, FrontendId, ResumeConfig, ResumeRefusal, ReturningClient, SendError,
     Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
@@ -22,7 +22,7 @@ use shaddock_net::{
 };
 use shaddock_protocol::{
     Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, PackageType, RefuseReason,
-    RejectCode, ResumeAsked, Route, encode_package,
+    RejectCode, ResumeRequest, Route, encode_package,
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -148,7 +148,7 @@ impl Future for PanicsLater {
 /// Sessions that can be resumed begin with something.
 fn accept(request: &HandshakeRequest) -> Verdict {
     match request.resume {
-        ResumeAsked::No => Verdict::Accept(None),
+        ResumeRequest::No => Verdict::Accept(None),
         _ => Verdict::AcceptWith(None, Box::new(())),
     }
 }
@@ -229,7 +229,7 @@ impl Frontend for Front {
     fn find_resumable(
         &self,
         _: &Peer,
-        back: &ComingBack,
+        back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         self.0.sessions.find_resumable(back, dialect)

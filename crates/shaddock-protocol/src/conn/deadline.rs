@@ -86,7 +86,7 @@ impl Clock {
     ) -> Option<(Millis, TimeoutKind)> {
         let step = match state {
             ConnState::Closed => return None,
-            ConnState::Inited => TimeoutKind::Handshake,
+            ConnState::WaitHandshake => TimeoutKind::Handshake,
             ConnState::Answering => TimeoutKind::Answer,
             ConnState::WaitAck => TimeoutKind::Ack,
             ConnState::Working => {

@@ -71,7 +71,7 @@ impl Conn {
             reader: PackageReader::new(),
             key: None,
             clock: Clock::new(now),
-            state: ConnState::Inited,
+            state: ConnState::WaitHandshake,
             dialect: choice.fixed().unwrap_or_default(),
             choice,
             wanted: Wanted::default(),
@@ -129,7 +129,7 @@ impl Conn {
     fn max_body(&self) -> usize {
         let limits = self.codec.limits();
         match self.state {
-            ConnState::Inited => limits.max_handshake_size.min(limits.max_package_size),
+            ConnState::WaitHandshake => limits.max_handshake_size.min(limits.max_package_size),
             _ => limits.max_package_size,
         }
     }
@@ -154,7 +154,7 @@ impl Conn {
                 self.put_heartbeat(out);
                 return Ok(None);
             }
-            (PackageType::Handshake, ConnState::Inited) => {
+            (PackageType::Handshake, ConnState::WaitHandshake) => {
                 return Ok(Some(self.handshake(now, package.body, out)?));
             }
             (PackageType::HandshakeAck, ConnState::WaitAck) => {
@@ -310,7 +310,7 @@ impl Conn {
     }
 
     /// Resets the heartbeat and idle timeouts, because the client is alive although its data were not read.
-    pub fn heard(&mut self, now: Millis) {
+    pub fn data_received(&mut self, now: Millis) {
         self.clock.touch(now);
         self.clock.package(now);
     }

@@ -10,7 +10,7 @@ use core::num::NonZeroU64;
 #[non_exhaustive]
 pub enum ConnState {
     /// Accepted; no HANDSHAKE yet.
-    Inited,
+    WaitHandshake,
     /// The application has received the HANDSHAKE and has neither accepted nor rejected it. No input is consumed.
     Answering,
     /// The response was written; no ACK yet.

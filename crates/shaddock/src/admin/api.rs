@@ -27,7 +27,7 @@ use crate::{
     config::Time,
     metrics::{self, Walk},
     operations::{LONGEST_LINGER, Operations},
-    operators::{Filter, Kick, Predicate, Who, parse_sid},
+    operators::{Filter, Kick, KickTarget, Predicate, parse_sid},
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -120,9 +120,9 @@ pub(super) async fn kick(
     let request = read_body(request)?;
     let kick = Kick::new(&request).map_err(ApiError::bad_request)?;
     to_its_end(async move {
-        let ended = match &kick.who {
-            Who::User(uid) => kick_uid(&operations, uid, &kick.reason).await,
-            Who::Session(_) | Who::Address(_) => {
+        let ended = match &kick.target {
+            KickTarget::User(uid) => kick_uid(&operations, uid, &kick.reason).await,
+            KickTarget::Session(_) | KickTarget::Address(_) => {
                 let (services, kick) = (services(&operations), kick.clone());
                 visit(move || services.iter().map(|service| kick.apply(service)).sum()).await
             }

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_calls_a_public_server_without_tokens() {
+    fn a_public_server_requires_tokens() {
         for address in [
             "0.0.0.0",
             "192.0.2.7",

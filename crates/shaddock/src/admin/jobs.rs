@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_in_a_second_than_was_said() {
+    fn per_second_limits_the_rate() {
         let odd = [0, 1, 2, 3, 4, 5, 6, 7, 11, 999, 5000, 5001, 123_457];
         for per_second in odd.into_iter().chain([u64::MAX - 1, u64::MAX]) {
             let (step, pause) = pace(per_second);

@@ -14,9 +14,9 @@ const PERIOD: Duration = Duration::from_secs(60);
 
 /// The counts that were logged last.
 #[derive(Debug, Default)]
-struct Told(HashMap<(SocketAddr, &'static str), u64>);
+struct Logged(HashMap<(SocketAddr, &'static str), u64>);
 
-impl Told {
+impl Logged {
     /// Rejections since the last call: listener, reason, number.
     fn news(
         &mut self,
@@ -25,10 +25,10 @@ impl Told {
         let mut news = Vec::new();
         for (listener, stats) in listeners {
             for (reason, count) in stats.refused {
-                let told = self.0.entry((listener, reason)).or_default();
-                if count > *told {
-                    news.push((listener, reason, count - *told));
-                    *told = count;
+                let logged = self.0.entry((listener, reason)).or_default();
+                if count > *logged {
+                    news.push((listener, reason, count - *logged));
+                    *logged = count;
                 }
             }
         }
@@ -37,18 +37,18 @@ impl Told {
 }
 
 /// Logs summaries until the app stops or is dropped, including the number of suppressed lines.
-pub(super) async fn tell(app: Weak<AppInner>) {
-    let mut told = Told::default();
+pub(super) async fn log_summaries(app: Weak<AppInner>) {
+    let mut logged = Logged::default();
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        quiet::tell(clock::latest());
+        quiet::report(clock::latest());
         let Some(app) = app.upgrade().map(AppHandle::from_inner) else {
             return;
         };
         let listeners = app.local_addrs().into_iter().zip(app.net_stats());
-        for (listener, reason, connections) in told.news(listeners) {
+        for (listener, reason, connections) in logged.news(listeners) {
             tracing::info!(
                 app = app.id(),
                 %listener,
@@ -73,20 +73,20 @@ mod tests {
             stats.refused.insert("too_many_connections", too_many);
             [(listener, stats)]
         };
-        let mut told = Told::default();
+        let mut logged = Logged::default();
         assert_eq!(
-            told.news(stats(53_736, 1)),
+            logged.news(stats(53_736, 1)),
             [
                 (listener, "denied", 53_736),
                 (listener, "too_many_connections", 1)
             ]
         );
-        assert_eq!(told.news(stats(53_736, 1)), []);
+        assert_eq!(logged.news(stats(53_736, 1)), []);
         assert_eq!(
-            told.news(stats(53_740, 1)),
+            logged.news(stats(53_740, 1)),
             [(listener, "denied", 4)],
             "only what is new"
         );
-        assert_eq!(told.news([]), [], "the listeners are closed");
+        assert_eq!(logged.news([]), [], "the listeners are closed");
     }
 }

@@ -64,12 +64,12 @@ impl App {
 
 impl AppHandle {
     /// Whether the application has a reload hook.
-    pub(crate) fn hears_of_reloads(&self) -> bool {
+    pub(crate) fn has_reload_hooks(&self) -> bool {
         !self.hooks().reloads.is_empty()
     }
 
     /// Runs the reload hooks. Completes when all hooks have completed or timed out.
-    pub(crate) async fn tell_reload(&self, config: &Arc<Config>) {
+    pub(crate) async fn run_reload_hooks(&self, config: &Arc<Config>) {
         for hook in &self.hooks().reloads {
             let (app, hook, config) = (self.clone(), Arc::clone(hook), Arc::clone(config));
             let limit = self.config().event_timeout;

@@ -67,7 +67,7 @@ impl Running {
     }
 
     /// Prints the addresses of the listeners to standard error if the program has no logger.
-    pub(super) fn say_where(&self) {
+    pub(super) fn print_addresses(&self) {
         if tracing::dispatcher::has_been_set() {
             return;
         }
@@ -215,7 +215,7 @@ impl AppHandle {
     async fn finish_work(&self) {
         let all = [self.requests(), self.events(), self.tasks()];
         for tasks in all {
-            tasks.tell_stop();
+            tasks.signal_stop();
         }
         let ended = async {
             for tasks in all {

@@ -143,7 +143,7 @@ impl Servers {
     /// [`StartError`].
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), StartError> {
         let running = self.start().await?;
-        running.say_where();
+        running.print_addresses();
         stop.await;
         running.shutdown().await;
         Ok(())
@@ -246,7 +246,7 @@ async fn bring_up(
         }
     }
     for app in running.apps() {
-        let (stopped, telling) = (app.stopping(), refusals::tell(app.downgrade()));
+        let (stopped, telling) = (app.stopping(), refusals::log_summaries(app.downgrade()));
         app.runtime().spawn(async move {
             tokio::select! {
                 () = stopped => {}

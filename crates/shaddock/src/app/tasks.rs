@@ -202,7 +202,7 @@ impl Tasks {
     }
 
     /// Accepts no more tasks, and notifies the running ones.
-    pub(crate) fn tell_stop(&self) {
+    pub(crate) fn signal_stop(&self) {
         self.0.gate.close();
         self.0.stop.send_replace(true);
     }
@@ -288,7 +288,7 @@ mod tests {
                 .unwrap(),
             Some(7)
         );
-        tasks.tell_stop();
+        tasks.signal_stop();
         tasks.idle().await;
         assert_eq!(forever.await.unwrap(), None);
         assert_eq!(
@@ -302,7 +302,7 @@ mod tests {
     const ROUNDS: usize = 1000;
 
     #[test]
-    fn nobody_comes_in_after_the_gate_was_closed_and_found_empty() {
+    fn a_closed_and_empty_gate_admits_no_task() {
         for _ in 0..ROUNDS {
             let (gate, over) = (Gate::new(1000), AtomicBool::new(false));
             let start = Barrier::new(3);

@@ -168,7 +168,7 @@ impl Plan {
     }
 
     /// Executes all actions. After an error the response has had no effect.
-    pub(super) async fn carry_out(
+    pub(super) async fn execute(
         self,
         app: &AppHandle,
         view: &SessionView,

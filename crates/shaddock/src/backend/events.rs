@@ -78,14 +78,14 @@ impl App {
             let backend = Arc::clone(backend);
             self.on_handshake(move |info| {
                 let backend = Arc::clone(&backend);
-                async move { backend.judge(info).await }
+                async move { backend.check_login(info).await }
             });
         }
         for event in BackendEvent::ALL.into_iter().filter(|event| wants(*event)) {
             let backend = Arc::clone(backend);
             let tell = move |app: AppHandle, what: SessionEvent| {
                 let backend = Arc::clone(&backend);
-                async move { backend.tell(&app, event, &what).await }
+                async move { backend.send_event(&app, event, &what).await }
             };
             match event {
                 BackendEvent::Handshake => continue,
@@ -99,7 +99,7 @@ impl App {
 }
 
 impl Backend {
-    async fn tell(&self, app: &AppHandle, kind: BackendEvent, event: &SessionEvent) {
+    async fn send_event(&self, app: &AppHandle, kind: BackendEvent, event: &SessionEvent) {
         let body = Envelope::event(
             kind.name(),
             event.session(),
@@ -113,7 +113,7 @@ impl Backend {
             Err(error) => return self.missed(app, kind, event, &error.to_string()),
         };
         let key = self.key_of(event.session());
-        let heard = self.tell_until_heard(app, key, kind, &outgoing).await;
+        let heard = self.send_until_accepted(app, key, kind, &outgoing).await;
         if let (Some(span), Err(failure)) = (&span, &heard) {
             span.failed("unheard", failure);
         }
@@ -139,7 +139,7 @@ impl Backend {
         shaddock_net::quiet!(error, "a backend was not notified of an event", backend = &*self.server_type, event = kind.name(), sid = %event.session().id(), reason);
     }
 
-    async fn tell_until_heard(
+    async fn send_until_accepted(
         &self,
         app: &AppHandle,
         key: u64,
@@ -166,7 +166,7 @@ impl Backend {
         }
     }
 
-    async fn judge(&self, info: HandshakeInfo) -> Result<Accept, HandshakeReject> {
+    async fn check_login(&self, info: HandshakeInfo) -> Result<Accept, HandshakeReject> {
         let request = info.request();
         let client = ClientJson {
             client_type: request.client_type.as_deref(),
@@ -246,6 +246,6 @@ async fn follow(app: &AppHandle, event: &SessionEvent, text: &Bytes) -> Result<(
         return Err(error.text());
     }
     let plan = actions::Plan::check(event.session(), answer.actions).map_err(said)?;
-    let done = plan.carry_out(app, event.session()).await;
+    let done = plan.execute(app, event.session()).await;
     done.map_err(|error| error.to_string())
 }

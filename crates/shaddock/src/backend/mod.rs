@@ -542,7 +542,7 @@ impl Call {
         }
         drop(span);
         let done = match asked {
-            Ok(text) => self.carry_out(&app, &text).await,
+            Ok(text) => self.execute(&app, &text).await,
             Err(failure) => Err(Stopped::Failure(failure)),
         };
         match done {
@@ -559,7 +559,7 @@ impl Call {
         }
     }
 
-    async fn carry_out(&self, app: &AppHandle, text: &Bytes) -> Result<Reply, Stopped> {
+    async fn execute(&self, app: &AppHandle, text: &Bytes) -> Result<Reply, Stopped> {
         let answer = wire::Answer::read(text).map_err(Stopped::Failure)?;
         if let Some(Object(error)) = answer.error {
             return Err(Stopped::Error(error.into_error()));
@@ -569,7 +569,7 @@ impl Call {
             _ => Reply::empty(),
         };
         let plan = actions::Plan::check(&self.view, answer.actions).map_err(Stopped::Failure)?;
-        plan.carry_out(app, &self.view)
+        plan.execute(app, &self.view)
             .await
             .map_err(Stopped::Error)?;
         Ok(reply)

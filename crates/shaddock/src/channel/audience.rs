@@ -219,7 +219,7 @@ impl AppHandle {
                 uid: Arc::clone(change.uid.shared()),
                 departure: change.departure.map(departure),
             };
-            if let Err(error) = membership.tell_member(&watcher, notice) {
+            if let Err(error) = membership.notify_member(&watcher, notice) {
                 // The number that is missing tells it to ask, also if it counted as gone and was forgotten here.
                 if is_gone(&error)
                     && let Some(service) = self.session_service()

@@ -382,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_push_is_encoded_once_for_all_who_read_the_same() {
+    fn a_push_is_encoded_once_for_each_variant() {
         let server = r#"{"onChat": {"required string msg": 1}}"#;
         let protos = Protos::new(
             Schema::parse(server).expect("a schema"),

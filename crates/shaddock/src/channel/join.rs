@@ -97,7 +97,7 @@ impl Members {
 }
 
 /// The user and session of a view. Fails if a check without a query to a frontend fails.
-pub(super) fn who(view: &SessionView) -> Result<(Uid, Option<RawSid>), JoinError> {
+pub(super) fn user_of(view: &SessionView) -> Result<(Uid, Option<RawSid>), JoinError> {
     let uid = view.uid().cloned().ok_or(JoinError::NotBound)?;
     if view.frontend_id().is_empty() {
         return Err(JoinError::Closed);
@@ -168,7 +168,7 @@ impl AppHandle {
     }
 
     /// Queries these frontends at the same time for their members. A frontend that is gone has none.
-    pub(super) async fn who_is_in(
+    pub(super) async fn query_members(
         &self,
         audience: &AudienceKey,
         frontends: Vec<FrontendId>,

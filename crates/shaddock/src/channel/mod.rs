@@ -47,7 +47,7 @@ pub use shaddock_core::{
 };
 use shaddock_core::{FrontendId, Uid};
 
-use self::join::who;
+use self::join::user_of;
 pub(crate) use self::{
     audience::{LIFE, Watchers},
     counted::RecentCounts,
@@ -228,7 +228,7 @@ impl Channel {
     /// # Errors
     /// [`JoinError`].
     pub async fn join(&self, session: &SessionView) -> Result<Joined, JoinError> {
-        let (uid, sid) = who(session)?;
+        let (uid, sid) = user_of(session)?;
         self.enter(&uid, session.frontend_id(), sid).await
     }
 
@@ -280,7 +280,7 @@ impl Channel {
             return Ok(Joined::New);
         }
         match self.data.state() {
-            ChannelState::Inited => Ok(Joined::Already),
+            ChannelState::Open => Ok(Joined::Already),
             ChannelState::Destroyed => Err(JoinError::Destroyed),
         }
     }
@@ -328,30 +328,54 @@ impl Channel {
         self.ask(true, None).await
     }
 
-    /// How many members there are. Asks the frontends that have some. (Pomelo `getUserAmount`.)
+    /// How many members there are. Asks the frontends that have some.
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn len(&self) -> Result<usize, PartlyKnown> {
+        Ok(self.ask(false, None).await?.count)
+    }
+
+    /// Whether there are no members.
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn is_empty(&self) -> Result<bool, PartlyKnown> {
+        Ok(self.len().await? == 0)
+    }
+
+    /// Pomelo's name for [`len`](Self::len).
     ///
     /// # Errors
     /// As [`members`](Self::members).
     pub async fn user_amount(&self) -> Result<usize, PartlyKnown> {
-        Ok(self.ask(false, None).await?.count)
+        self.len().await
     }
 
     /// The frontends on which a user is a member.
     ///
     /// # Errors
     /// As [`members`](Self::members).
-    pub async fn member(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
+    pub async fn frontends_of(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
         let found = self.ask(true, Some(uid)).await?;
         Ok((found.list.into_iter())
             .map(|(_, frontend)| frontend)
             .collect())
     }
 
+    /// Pomelo's name (`getMember`) for [`frontends_of`](Self::frontends_of).
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn member(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
+        self.frontends_of(uid).await
+    }
+
     async fn ask(&self, named: bool, only: Option<&str>) -> Result<Members, PartlyKnown> {
         let places = self.data.places();
         let frontends: Vec<FrontendId> = places.into_iter().map(|p| p.frontend).collect();
         let asked = match self.key().filter(|_| !frontends.is_empty()) {
-            Some(key) => self.app.who_is_in(&key, frontends, named, only).await,
+            Some(key) => self.app.query_members(&key, frontends, named, only).await,
             None => Ok(Members::default()),
         };
         let plan = self.data.members_by_frontend();

@@ -13,7 +13,7 @@ use shaddock_cluster::{AudienceKey, BoxFuture, RemoteError, ServerId, ServerInfo
 use shaddock_core::{ChannelError, FrontendId, Uid};
 
 use super::{
-    join::{JoinError, Joined, Members, PartlyKnown, who},
+    join::{JoinError, Joined, Members, PartlyKnown, user_of},
     push::{Content, PushError, ToMembers},
 };
 use crate::{app::AppHandle, session::SessionView};
@@ -88,7 +88,7 @@ impl Topic {
     /// # Errors
     /// [`JoinError`]. Frontends that are Pitaya servers refuse.
     pub async fn join(&self, session: &SessionView) -> Result<Joined, JoinError> {
-        let (uid, sid) = who(session)?;
+        let (uid, sid) = user_of(session)?;
         self.enter(&uid, session.frontend_id(), sid).await
     }
 
@@ -231,13 +231,21 @@ impl Topic {
     ///
     /// # Errors
     /// As [`members`](Self::members).
-    pub async fn member(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
+    pub async fn frontends_of(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
         let found = self.ask(true, Some(uid)).await?;
         Ok(found
             .list
             .into_iter()
             .map(|(_, frontend)| frontend)
             .collect())
+    }
+
+    /// The earlier name of [`frontends_of`](Self::frontends_of).
+    ///
+    /// # Errors
+    /// As [`members`](Self::members).
+    pub async fn member(&self, uid: &str) -> Result<Vec<FrontendId>, PartlyKnown> {
+        self.frontends_of(uid).await
     }
 
     async fn ask(&self, named: bool, only: Option<&str>) -> Result<Members, PartlyKnown> {
@@ -254,7 +262,9 @@ impl Topic {
         let ids = frontends
             .iter()
             .filter_map(|info| FrontendId::new(info.id.as_str()).ok());
-        self.app.who_is_in(key, ids.collect(), named, only).await
+        self.app
+            .query_members(key, ids.collect(), named, only)
+            .await
     }
 }
 

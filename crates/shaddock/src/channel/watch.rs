@@ -85,14 +85,14 @@ impl AppHandle {
             .unwrap_or_else(PoisonError::into_inner) = Some(sender);
         let app = self.clone();
         self.start_task("members of channels and topics", async move {
-            app.tell_members(events).await;
+            app.dispatch_member_events(events).await;
         })?;
         let app = self.clone();
         self.start_task("looks for lost notices", async move {
-            app.look_for_lost_notices().await;
+            app.check_for_gaps().await;
         })?;
         for frontend in self.frontend_ids() {
-            self.ask_who_is_in(&frontend);
+            self.start_query(&frontend);
         }
         Ok(())
     }
@@ -123,12 +123,12 @@ impl AppHandle {
                 .entry(frontend.clone())
                 .or_default()
                 .is_known = true;
-            self.ask_who_is_in(frontend);
+            self.start_query(frontend);
         }
     }
 
     /// Asks a frontend who is in what this server watches, unless it is being asked.
-    fn ask_who_is_in(&self, frontend: &ServerId) {
+    fn start_query(&self, frontend: &ServerId) {
         {
             let mut frontends = self.watch().lock();
             let view = frontends.entry(frontend.clone()).or_default();
@@ -141,7 +141,7 @@ impl AppHandle {
         let (app, asked) = (self.clone(), frontend.clone());
         let spawned = self.spawn("who is in channels and topics", async move {
             loop {
-                match app.all_who_are_in(&asked).await {
+                match app.query_all_members(&asked).await {
                     Ok((parts, last)) => return app.learn(&asked, parts, last),
                     Err(error) if app.frontend_ids().contains(&asked) => {
                         tracing::debug!(frontend = %asked, %error, "a frontend does not report the members of channels and topics");
@@ -159,7 +159,7 @@ impl AppHandle {
         }
     }
 
-    async fn all_who_are_in(
+    async fn query_all_members(
         &self,
         frontend: &ServerId,
     ) -> Result<(Vec<AudiencePart>, u64), RemoteError> {
@@ -204,7 +204,7 @@ impl AppHandle {
             is_whole
         };
         if !is_whole {
-            self.ask_who_is_in(frontend);
+            self.start_query(frontend);
         }
     }
 
@@ -232,7 +232,7 @@ impl AppHandle {
             }
         };
         if !is_whole {
-            self.ask_who_is_in(&frontend);
+            self.start_query(&frontend);
         }
     }
 
@@ -281,7 +281,7 @@ impl AppHandle {
         owner_of(topic.as_bytes(), &servers).is_none_or(|owner| owner.id == self.info().id)
     }
 
-    async fn tell_members(&self, mut events: mpsc::Receiver<MemberEvent>) {
+    async fn dispatch_member_events(&self, mut events: mpsc::Receiver<MemberEvent>) {
         while let Some(event) = events.recv().await {
             if event.departure.is_some()
                 && event.audience.as_topic().is_none()
@@ -304,14 +304,14 @@ impl AppHandle {
         }
     }
 
-    async fn look_for_lost_notices(&self) {
+    async fn check_for_gaps(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
             // A frontend that had left the list before this server joined, and of which another server's notice came later.
             for frontend in self.frontend_ids() {
                 let is_watched = self.watch().lock().contains_key(&frontend);
                 if !is_watched {
-                    self.ask_who_is_in(&frontend);
+                    self.start_query(&frontend);
                 }
             }
             let known: Vec<ServerId> = self.watch().lock().keys().cloned().collect();
@@ -330,7 +330,7 @@ impl AppHandle {
                             })
                         };
                         if is_behind {
-                            self.ask_who_is_in(&frontend);
+                            self.start_query(&frontend);
                         }
                     }
                     Ok(_) => {}

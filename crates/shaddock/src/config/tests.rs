@@ -435,7 +435,7 @@ struct Within {
 
 /// Every kind of field, as text, in the file, and with an invalid value.
 #[test]
-fn fields_of_the_application_say_what_text_means() {
+fn fields_of_the_application_define_the_type_of_text() {
     let expected = Fields {
         name: "007".to_owned(),
         count: 7,
@@ -561,7 +561,7 @@ fn what_is_printed_can_be_read_again() {
 }
 
 #[test]
-fn changes_tell_what_waits_for_a_restart() {
+fn changes_that_need_a_restart_are_named() {
     let newer = Config::load(
         &Sources::default()
             .flag("access.max_connections=7")

@@ -30,7 +30,7 @@ pub(crate) trait Complete: Send + 'static {
     fn complete(self, request: &mut RequestContext, outcome: Outcome) -> Self::Output;
 
     /// What the future answers with if that panicked.
-    fn lost() -> Self::Output;
+    fn panicked_output() -> Self::Output;
 
     /// Lets the error handler of this stage look at an error.
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
@@ -53,7 +53,7 @@ impl Complete for ToCaller {
         outcome
     }
 
-    fn lost() -> Outcome {
+    fn panicked_output() -> Outcome {
         Err(failed())
     }
 
@@ -185,7 +185,7 @@ fn finish<K: Complete>(rest: &mut Rest<K>, outcome: Outcome) -> K::Output {
     };
     caught(|| done.complete(&mut request, outcome)).unwrap_or_else(|panic| {
         request.panicked(&panic);
-        K::lost()
+        K::panicked_output()
     })
 }
 
@@ -220,11 +220,11 @@ where
     Fut: Future,
     Fut::Output: IntoReply,
 {
-    let since = request.goes_on();
+    let since = request.held_since();
     let polled = future.poll(task);
     // A request that has not waited is measured as a whole, where its answer is: the clock is read once.
     if polled.is_pending() || !request.is_at_once() {
-        request.lets_go(since);
+        request.thread_released(since);
     }
     if let Poll::Ready(reply) = polled {
         return Poll::Ready(reply.into_reply());

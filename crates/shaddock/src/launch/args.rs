@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_who_it_is() {
+    fn version_names_the_program() {
         let text = |flag| match parsed(&[flag]) {
             Ok(Wanted::Text(text)) => text,
             other => panic!("{other:?}"),

@@ -204,7 +204,7 @@ impl Filter for LatencyFilter {
             let took = clock::read().saturating_duration_since(started);
             histogram.record(took);
             if request.is_at_once() {
-                request.look_at(took);
+                request.check_held(took);
             }
             if outcome.is_err() {
                 histogram.errors.add(1);

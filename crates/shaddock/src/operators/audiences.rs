@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_filtered_and_mistakes_are_told() {
+    fn names_are_filtered_and_mistakes_are_reported() {
         let service = service();
         for key in ["t/lobby", "t/arena", "c/chat-1/1f/2/lobby"] {
             join(&service, "ann", key);

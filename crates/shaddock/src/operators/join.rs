@@ -12,9 +12,9 @@ use shaddock_cluster::{
 };
 
 /// A member without any service.
-struct Nobody;
+struct NoServices;
 
-impl Node for Nobody {
+impl Node for NoServices {
     fn serve_request(
         self: Arc<Self>,
         request: ForwardedRequest,
@@ -42,6 +42,6 @@ pub(crate) async fn hidden(cluster: &dyn Cluster) -> Result<Arc<dyn Membership>,
         reason: error.to_string(),
     })?;
     cluster
-        .join(info, JoinOptions::new().hidden(), Arc::new(Nobody))
+        .join(info, JoinOptions::new().hidden(), Arc::new(NoServices))
         .await
 }

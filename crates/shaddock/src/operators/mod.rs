@@ -41,7 +41,7 @@ pub(crate) use self::{
     filter::{Filter, parse_sid},
     order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
     predicate::Predicate,
-    serve::{Kick, Who},
+    serve::{Kick, KickTarget},
 };
 pub use crate::{config::EffectiveKey, series::Series};
 

@@ -474,7 +474,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_tells_what_and_not_with_which_values() {
+    fn the_log_names_changed_keys_and_no_values() {
         let secret = || "hush-hush".to_owned();
         let values = json!({"hush-hush": "hush-hush"});
         let Value::Object(map) = values.clone() else {

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_whether_the_server_may_have_sessions() {
+    fn a_failure_distinguishes_servers_that_may_have_sessions() {
         let why =
             |kind, code: &'static str| unanswered("s", &RemoteError::of(kind, code, "text")).why;
         assert_eq!(why(Kind::NoResponder, ""), WhyUnanswered::Gone);

@@ -29,7 +29,7 @@ type Answer = Result<Bytes, RemoteError>;
 
 /// Who is to be kicked.
 #[derive(Debug, Clone)]
-pub(crate) enum Who {
+pub(crate) enum KickTarget {
     User(String),
     Session(Sid),
     Address(AddressFilter),
@@ -38,7 +38,7 @@ pub(crate) enum Who {
 /// A kick that makes sense.
 #[derive(Debug, Clone)]
 pub(crate) struct Kick {
-    pub(crate) who: Who,
+    pub(crate) target: KickTarget,
     pub(crate) reason: String,
 }
 
@@ -51,10 +51,10 @@ impl Kick {
                 "`reason` may have at most {LONGEST_REASON} characters"
             ));
         }
-        let who = match (&request.uid, &request.sid, &request.address) {
-            (Some(uid), None, None) => Who::User(uid.clone()),
-            (None, Some(sid), None) => Who::Session(parse_sid(sid)?),
-            (None, None, Some(address)) => Who::Address(AddressFilter::parse(address)?),
+        let target = match (&request.uid, &request.sid, &request.address) {
+            (Some(uid), None, None) => KickTarget::User(uid.clone()),
+            (None, Some(sid), None) => KickTarget::Session(parse_sid(sid)?),
+            (None, None, Some(address)) => KickTarget::Address(AddressFilter::parse(address)?),
             _ => {
                 return Err(
                     "name the sessions: exactly one of `uid`, `sid` and `address`".to_owned(),
@@ -62,7 +62,7 @@ impl Kick {
             }
         };
         Ok(Self {
-            who,
+            target,
             reason: reason.to_owned(),
         })
     }
@@ -70,12 +70,12 @@ impl Kick {
     /// Kicks sessions of this service; the number of those that were open.
     pub(crate) fn apply(&self, service: &SessionService) -> u64 {
         let close = CloseReason::kicked(self.reason.as_str());
-        let closed = match &self.who {
-            Who::User(uid) => service.close_by_uid(uid, &close),
-            Who::Session(sid) => {
+        let closed = match &self.target {
+            KickTarget::User(uid) => service.close_by_uid(uid, &close),
+            KickTarget::Session(sid) => {
                 usize::from(service.kick_by_session_id(*sid, Some(self.reason.as_str())))
             }
-            Who::Address(filter) => {
+            KickTarget::Address(filter) => {
                 let mut found = Vec::new();
                 service.visit_sessions(|session| {
                     if filter.matches(session) {

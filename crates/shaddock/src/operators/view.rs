@@ -19,7 +19,7 @@ use super::{
     join, merge,
     question::{self, Question, unanswered},
     report,
-    serve::{CONFLICT, Kick, Who},
+    serve::{CONFLICT, Kick, KickTarget},
 };
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},
@@ -237,9 +237,9 @@ impl ClusterView {
     /// The request makes no sense. Frontends that did not answer are named in the result.
     pub async fn kick(&self, request: &KickRequest) -> Result<KickOutcome, OperatorError> {
         let kick = Kick::new(request).map_err(OperatorError::BadRequest)?;
-        let targets = match kick.who {
-            Who::Session(sid) => self.holders(sid.node()),
-            Who::User(_) | Who::Address(_) => self.frontends(),
+        let targets = match kick.target {
+            KickTarget::Session(sid) => self.holders(sid.node()),
+            KickTarget::User(_) | KickTarget::Address(_) => self.frontends(),
         };
         let said = self.ask(&targets, &Ask::Kick(request.clone())).await;
         let (said, mut unanswered) = sort::<KickReport>(&targets, said);
@@ -249,7 +249,7 @@ impl ClusterView {
             .collect();
         let kicked = by_frontend.values().sum();
         // A server that is gone has no sessions, and a session that was found is nowhere else.
-        let found = kicked > 0 && matches!(kick.who, Who::Session(_));
+        let found = kicked > 0 && matches!(kick.target, KickTarget::Session(_));
         unanswered.retain(|one| one.why != WhyUnanswered::Gone && !found);
         Ok(KickOutcome {
             kicked,

@@ -24,7 +24,9 @@ use shaddock_cluster::{
 };
 use shaddock_core::{ResumeRefusal, Sid, TransportKind};
 use shaddock_net::{Carried, Peer, Piece, Pipe, RelayAnswer, Relayed, clock};
-use shaddock_protocol::{ComingBack, HandshakeRequest, PackageType, ResumeAsked, encode_package};
+use shaddock_protocol::{
+    HandshakeRequest, PackageType, ResumeRequest, ReturningClient, encode_package,
+};
 use tokio::sync::oneshot;
 
 use crate::{app::AppHandle, handshake::Login, session::SessionError};
@@ -238,7 +240,7 @@ fn broken() -> RemoteError {
 /// # The frontend with the socket
 impl AppHandle {
     /// The frontend that has the session of a client which comes back, if it is another one of the type.
-    fn home_of(&self, back: &ComingBack) -> Option<Arc<ServerInfo>> {
+    fn home_of(&self, back: &ReturningClient) -> Option<Arc<ServerInfo>> {
         if !self.resume_policy().other_frontends {
             return None;
         }
@@ -259,7 +261,7 @@ impl AppHandle {
             server.frontend
                 && *server.server_type == *self.server_type()
                 && server.id.as_str() != self.id()
-                && server.tells_node(node)
+                && server.announces_node(node)
         })
     }
 
@@ -271,7 +273,7 @@ impl AppHandle {
         user: Option<&Value>,
         login: Option<&Login>,
     ) -> Option<BoxFuture<'static, Result<Option<Pipe>, ResumeRefusal>>> {
-        let ResumeAsked::Back(back) = &request.resume else {
+        let ResumeRequest::Back(back) = &request.resume else {
             return None;
         };
         let home = self.home_of(back)?;
@@ -381,7 +383,7 @@ impl AppHandle {
         };
         let relays = |server: &Arc<ServerInfo>| {
             let is_ours = but.iter().any(|app| app.id() == server.id.as_str());
-            server.frontend && !is_ours && server.tells_a_node()
+            server.frontend && !is_ours && server.announces_any_node()
         };
         let others = membership.members().servers_of(self.server_type());
         policy.enabled && policy.other_frontends && others.iter().any(relays)

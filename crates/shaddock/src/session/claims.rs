@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_object_says_nothing() {
+    fn an_empty_object_has_no_claims() {
         let browser = r#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
         let claims = claims_of(&said(browser), 1024).unwrap();
         assert_eq!(

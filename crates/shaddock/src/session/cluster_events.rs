@@ -110,7 +110,7 @@ impl AppHandle {
         let app = self.clone();
         self.start_task("events of sessions of the cluster", async move {
             while let Some(event) = waiting.recv().await {
-                app.tell_cluster_event(event).await;
+                app.dispatch_cluster_event(event).await;
             }
         })
     }
@@ -130,7 +130,7 @@ impl AppHandle {
         }
     }
 
-    async fn tell_cluster_event(&self, arrived: Arrived) {
+    async fn dispatch_cluster_event(&self, arrived: Arrived) {
         let Arrived {
             frontend_type,
             event: raw,

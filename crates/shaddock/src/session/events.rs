@@ -186,10 +186,13 @@ impl AppHandle {
         shard.insert(sid, VecDeque::from([event]));
         drop(shard);
         let app = self.clone();
-        slot.finish("session events", async move { app.tell_events(sid).await });
+        slot.finish(
+            "session events",
+            async move { app.dispatch_events(sid).await },
+        );
     }
 
-    async fn tell_events(&self, sid: Sid) {
+    async fn dispatch_events(&self, sid: Sid) {
         while let Some(event) = self.next_event(sid) {
             for hook in self.hooks().events.of(event.kind) {
                 let (app, hook, event) = (self.clone(), Arc::clone(hook), event.clone());
@@ -419,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_that_are_behind_hear_a_true_story() {
+    fn listeners_that_are_behind_receive_consistent_events() {
         // A small generator of our own: the seed is the case.
         for seed in 0..4000_u64 {
             let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

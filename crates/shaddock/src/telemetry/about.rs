@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_told_apart_and_not_named() {
+    fn users_are_distinguished_and_not_named() {
         // `printf ann | sha256sum`
         assert_eq!(hashed("ann"), "49915e0d7d4b402e");
         assert_ne!(hashed("ann"), hashed("bob"));

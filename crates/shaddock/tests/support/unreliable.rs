@@ -181,8 +181,8 @@ impl Membership for Place {
     ) -> Result<BoxFuture<'static, ()>, RemoteError> {
         self.0.deliver_to_topic(topic, delivery)
     }
-    fn tell_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
-        self.0.tell_member(to, notice)
+    fn notify_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
+        self.0.notify_member(to, notice)
     }
     fn kick_user(
         &self,

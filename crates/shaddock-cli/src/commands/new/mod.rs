@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Outcome, table::say};
+use super::{Outcome, table::print_line};
 
 const MANIFEST: &str = include_str!("template/Cargo.toml.txt");
 const PROGRAM: &str = include_str!("template/main.rs");
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &NewArgs) -> Outcome {
     ] {
         fs::write(folder.join(file), text)?;
     }
-    say(&format!(
+    print_line(&format!(
         "{name} is there. Next:\n\n    cd {name}\n    cargo test\n    cargo run -- --config server.toml\n"
     ));
     Ok(ExitCode::SUCCESS)

@@ -158,29 +158,29 @@ impl Fleet {
             (Kind::Backend, patience),
             (Kind::Keeper, KEEPER),
         ] {
-            self.let_go(kind).await;
+            self.release(kind).await;
             if tokio::time::timeout(limit, self.gone(kind)).await.is_err() {
                 let late = self.names(kind).join(", ");
                 self.screen
-                    .say(&format!("killing servers that do not stop: {late}"));
+                    .print(&format!("killing servers that do not stop: {late}"));
                 self.kill_all(kind);
             }
         }
-        self.screen.say("stopped");
+        self.screen.print("stopped");
     }
 
     /// Ends the servers at once. NATS and etcd get a moment to do the same.
     pub(super) async fn kill(&mut self) {
         self.kill_all(Kind::Frontend);
         self.kill_all(Kind::Backend);
-        self.let_go(Kind::Keeper).await;
+        self.release(Kind::Keeper).await;
         let _ = tokio::time::timeout(HURRY, self.gone(Kind::Keeper)).await;
     }
 
-    async fn let_go(&mut self, kind: Kind) {
+    async fn release(&mut self, kind: Kind) {
         let of_kind = self.members.values_mut().filter(|one| one.kind == kind);
         for lifeline in of_kind.filter_map(|one| one.lifeline.take()) {
-            lifeline::let_go(lifeline).await;
+            lifeline::release(lifeline).await;
         }
     }
 
@@ -190,7 +190,7 @@ impl Fleet {
             if let News::Ended(name, how) = self.next().await
                 && how != describe(ExitStatus::default())
             {
-                self.screen.say(&format!("{name} {how}"));
+                self.screen.print(&format!("{name} {how}"));
             }
         }
     }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_stop_is_killed() {
+    async fn a_process_that_does_not_stop_is_killed() {
         let mut fleet = Fleet::new(Screen::new().unwrap());
         let mut command = Command::new("sleep");
         fleet

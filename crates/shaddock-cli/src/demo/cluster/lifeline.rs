@@ -36,7 +36,7 @@ pub(super) async fn cut() -> io::Result<Cut> {
 }
 
 /// Lets go of a child.
-pub(super) async fn let_go(mut lifeline: ChildStdin) {
+pub(super) async fn release(mut lifeline: ChildStdin) {
     // A child that is gone reads nothing.
     let _ = lifeline.write_all(STOP).await;
 }

@@ -99,7 +99,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         let served = tokio::select! {
             served = parent.serve(&mut fleet) => served,
             name = signals.next() => {
-                fleet.screen().say(&format!("{name}: stopping, clients first; a second signal ends the demo immediately"));
+                fleet.screen().print(&format!("{name}: stopping, clients first; a second signal ends the demo immediately"));
                 Ok(())
             }
         };
@@ -107,7 +107,7 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         tokio::select! {
             () = fleet.stop(patience) => {}
             name = signals.next() => {
-                fleet.screen().say(&format!("{name} again: ending immediately"));
+                fleet.screen().print(&format!("{name} again: ending immediately"));
                 fleet.kill().await;
                 screen.flush();
                 return Ok(ExitCode::FAILURE);
@@ -316,11 +316,11 @@ async fn watch(fleet: &mut Fleet, plans: &[Plan]) -> Result<(), Error> {
         match plans.iter().find(|plan| plan.id == name) {
             Some(plan) => {
                 let again = screen::command_line("shaddock", &plan.flags);
-                fleet.screen().say(&format!(
+                fleet.screen().print(&format!(
                     "{name} {how}. The others continue. To restart it, in another terminal:\n  {again}"
                 ));
             }
-            None => fleet.screen().say(&format!(
+            None => fleet.screen().print(&format!(
                 "{name} {how}. The servers continue as docs/cluster.md describes; it is not restarted."
             )),
         }

@@ -47,7 +47,7 @@ impl Screen {
     }
 
     /// Says something as the parent.
-    pub(super) fn say(&self, text: &str) {
+    pub(super) fn print(&self, text: &str) {
         for line in text.lines() {
             self.line("demo", 1, line.as_bytes());
         }

@@ -311,7 +311,7 @@ async fn thousands_of_sessions_outlive_the_drain_of_their_frontend() {
 
 /// `--linger 0s` ends a drain by hand: at the beginning, during the drain, or by a signal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_by_hand_ends_when_it_is_told_to() {
+async fn a_manual_drain_ends_on_request() {
     for how in ["at once", "later", "signal"] {
         let mut world = World::start(3, &[]).await;
         let drain = |more: &[&str]| {
@@ -344,7 +344,7 @@ async fn a_drain_by_hand_ends_when_it_is_told_to() {
 
 /// The old frontend is killed while it lingers: its sessions are gone, and each client hears it and has a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_drains_and_is_killed_takes_its_sessions_with_it_and_clients_hear_of_it() {
+async fn killing_a_draining_frontend_closes_its_sessions_and_clients_notice() {
     const CLIENTS: usize = 20;
     let world = World::start(CLIENTS, &LINGER).await;
     world.first.program.signal("-TERM");

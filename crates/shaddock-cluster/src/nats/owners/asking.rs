@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
-use super::{ASK_OWNER, binding_key, found, lose, notice_key};
+use super::{ASK_OWNER, binding_key, found, notice_key, revoke_user};
 use crate::etcd::EtcdResult;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
 use crate::nats::core::{Core, is_shaddock};
@@ -14,11 +14,16 @@ use crate::nats::inbox::Inbox;
 use crate::nats::ops;
 use crate::nats::serve::decode_or_log;
 use crate::nats::wire::{BindMsg, Op, OpKind};
-use crate::owners::{Asked, Asks, Claim, Own, Verdict, Word, verdict};
+use crate::owners::{Claim, ClaimAnswer, ClaimQuery, Own, OwnerReply, Verdict, verdict};
 use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
 
 /// Asks the owner over NATS whether it gives the user up.
-pub(super) async fn ask(core: &Arc<Core>, owner: ServerId, claim: (i64, i64), uid: &str) -> Word {
+pub(super) async fn ask(
+    core: &Arc<Core>,
+    owner: ServerId,
+    claim: (i64, i64),
+    uid: &str,
+) -> OwnerReply {
     let listed = core.members.server(owner.as_str());
     let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
     let kind = if core.options.unique == Unique::RejectNew {
@@ -27,14 +32,14 @@ pub(super) async fn ask(core: &Arc<Core>, owner: ServerId, claim: (i64, i64), ui
         OpKind::Release
     };
     match ops::ask_owner(core, &info, kind, uid, claim, ASK_OWNER).await {
-        Ok(Some(0)) => Word::GivesUp,
-        Ok(Some(_)) => Word::Keeps,
-        Ok(None) => Word::Silent,
-        Err(error) if error.kind() == RemoteErrorKind::NoResponder => Word::Unheard,
+        Ok(Some(0)) => OwnerReply::Released,
+        Ok(Some(_)) => OwnerReply::Keeps,
+        Ok(None) => OwnerReply::NoReply,
+        Err(error) if error.kind() == RemoteErrorKind::NoResponder => OwnerReply::NoSubscriber,
         // This server's own link: etcd may still reach the owner.
         Err(error) => {
             tracing::debug!(%error, "the owner of a user cannot be queried over NATS");
-            Word::Silent
+            OwnerReply::NoReply
         }
     }
 }
@@ -46,47 +51,47 @@ fn of_same_type(core: &Core, id: ServerId) -> ServerInfo {
         frontend: true,
         metadata: std::collections::BTreeMap::new(),
         hostname: String::new(),
-        told: crate::info::Told::default(),
+        announced: crate::info::Announced::default(),
     }
 }
 
 /// Leaves the owner a notice at etcd, on the lease of its claim.
-pub(super) async fn tell(
+pub(super) async fn leave_notice(
     core: &Core,
     owner: &ServerId,
     revision: i64,
     lease: i64,
     uid: &str,
 ) -> EtcdResult<()> {
-    let only_whether = core.options.unique == Unique::RejectNew;
-    let what = if only_whether { "probe" } else { "release" };
+    let is_probe = core.options.unique == Unique::RejectNew;
+    let what = if is_probe { "probe" } else { "release" };
     let notice = format!("{what} {revision} {}", core.info.id);
-    let told = core
+    let written = core
         .etcd
         .put(notice_key(core, owner, uid), notice, lease)
         .await;
-    match told {
+    match written {
         // The claim is gone too.
         Err(error) if error.is_no_lease() => Ok(()),
-        told => told,
+        written => written,
     }
 }
 
 /// Another frontend asks about a user, over NATS. The answer is how many of the user's sessions stay here; `None` is none.
 pub(in crate::nats) fn asked(core: &Core, kind: OpKind, op: &Op) -> Option<u32> {
-    let asks = Asks {
-        only_whether: kind == OpKind::Probe,
+    let query = ClaimQuery {
+        is_probe: kind == OpKind::Probe,
         revision: op.revision,
         lease: op.lease,
     };
     Some(
-        match core.users.asked(&op.uid, &asks, core.lease.state().id) {
-            Asked::Other => return None,
-            Asked::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
-            Asked::Free | Asked::Outdated => 0,
-            Asked::Lose => {
+        match core.users.asked(&op.uid, &query, core.lease.state().id) {
+            ClaimAnswer::Other => return None,
+            ClaimAnswer::Keep(sessions) => u32::try_from(sessions).unwrap_or(u32::MAX),
+            ClaimAnswer::Free | ClaimAnswer::Outdated => 0,
+            ClaimAnswer::Revoke => {
                 let owner = ServerId::new(op.from.as_str()).ok();
-                lose(core, &Arc::from(op.uid.as_str()), owner.as_ref());
+                revoke_user(core, &Arc::from(op.uid.as_str()), owner.as_ref());
                 0
             }
         },
@@ -131,24 +136,24 @@ async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
         String::from_utf8_lossy(&kv.value),
     );
     let mut words = value.split(' ');
-    let only_whether = words.next() == Some("probe");
+    let is_probe = words.next() == Some("probe");
     let revision = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
     let from = words.next().unwrap_or_default();
     let Some(uid) = key.strip_prefix(prefix) else {
         return Ok(());
     };
-    let asks = Asks {
-        only_whether,
+    let query = ClaimQuery {
+        is_probe,
         revision,
         // It hangs on the lease of the claim.
         lease: kv.lease,
     };
-    let gives_up = match core.users.asked(uid, &asks, core.lease.state().id) {
-        Asked::Other => return Ok(()),
-        Asked::Keep(_) | Asked::Outdated => false,
-        Asked::Free => true,
-        Asked::Lose => {
-            lose(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
+    let gives_up = match core.users.asked(uid, &query, core.lease.state().id) {
+        ClaimAnswer::Other => return Ok(()),
+        ClaimAnswer::Keep(_) | ClaimAnswer::Outdated => false,
+        ClaimAnswer::Free => true,
+        ClaimAnswer::Revoke => {
+            revoke_user(core, &Arc::from(uid), ServerId::new(from).ok().as_ref());
             true
         }
     };
@@ -182,7 +187,7 @@ pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
         if from_shaddock {
             bound_at(&core, &bound.uid, owner.as_ref()).await;
         } else {
-            lose(&core, &bound.uid.into(), owner.as_ref());
+            revoke_user(&core, &bound.uid.into(), owner.as_ref());
         }
     }
 }
@@ -207,6 +212,6 @@ async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
         Verdict::Lost(owner) => owner,
     };
     if core.users.claim(uid) == Some(claim) {
-        lose(core, &Arc::from(uid), owner.as_ref());
+        revoke_user(core, &Arc::from(uid), owner.as_ref());
     }
 }

@@ -10,15 +10,15 @@ use crate::ServerId;
 use crate::etcd::pb::{Compare, RequestOp, TxnRequest, TxnResponse};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::nats::core::Core;
-use crate::owners::{Claim, Heard, Number, Own, Verdict, verdict};
+use crate::owners::{Claim, Number, Own, StepOutcome, Verdict, verdict};
 
 /// The result of a transaction's reads: the claim, and whether there is a notice.
-fn heard_of(answer: TxnResponse) -> Heard {
+fn outcome_of(answer: TxnResponse) -> StepOutcome {
     let mut ranges = answer.responses.into_iter().map(|response| {
         let range = response.range.unwrap_or_default();
         range.kvs.into_iter().next()
     });
-    Heard::Found {
+    StepOutcome::Found {
         found: ranges.next().flatten().as_ref().map(found),
         notice: ranges.next().flatten().is_some(),
     }
@@ -30,13 +30,17 @@ fn reads(core: &Core, uid: &str, owner: Option<&ServerId>) -> Vec<RequestOp> {
     gets
 }
 
-pub(super) async fn read(core: &Core, uid: &str, owner: Option<&ServerId>) -> EtcdResult<Heard> {
+pub(super) async fn read(
+    core: &Core,
+    uid: &str,
+    owner: Option<&ServerId>,
+) -> EtcdResult<StepOutcome> {
     // Without a condition it always succeeds.
     let txn = TxnRequest {
         success: reads(core, uid, owner),
         ..TxnRequest::default()
     };
-    Ok(heard_of(core.etcd.txn(txn).await?))
+    Ok(outcome_of(core.etcd.txn(txn).await?))
 }
 
 /// Writes this server as the owner if the condition holds. When this completes, the written claim is in the table, even if the caller no longer waits.
@@ -45,7 +49,7 @@ pub(super) async fn write(
     uid: &Arc<str>,
     claim: Claim,
     seen: Option<ServerId>,
-) -> EtcdResult<Heard> {
+) -> EtcdResult<StepOutcome> {
     let lease = core.lease.state();
     if !lease.is_valid() {
         return Err(NO_LEASE);
@@ -87,9 +91,9 @@ fn settled(
     uid: &Arc<str>,
     lease: LeaseState,
     (revision, answer): (i64, TxnResponse),
-) -> EtcdResult<Heard> {
+) -> EtcdResult<StepOutcome> {
     if !answer.succeeded {
-        return Ok(heard_of(answer));
+        return Ok(outcome_of(answer));
     }
     if core.lease.state().id != lease.id {
         // It went with the lease under which it was written; the claims that count were read after that.
@@ -100,7 +104,7 @@ fn settled(
         revision,
     };
     core.users.claimed(uid, number);
-    Ok(Heard::Written(revision))
+    Ok(StepOutcome::Written(revision))
 }
 
 /// Deletes claims that are no longer needed, unless another frontend has written over them.

@@ -9,14 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::claims::write;
-use super::{ASK_OWNER, LOOK, NO_LEASE, binding_key, found, lose};
+use super::{ASK_OWNER, LOOK, NO_LEASE, binding_key, found, revoke_user};
 use crate::ServerId;
 use crate::clock;
 use crate::etcd::pb::{RequestOp, TxnRequest};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::nats::core::Core;
 use crate::nats::join::LinkState;
-use crate::owners::{Claim, Heard, Number, Own, Verdict, verdict};
+use crate::owners::{Claim, Number, Own, StepOutcome, Verdict, verdict};
 use crate::reply::guarded;
 
 /// When a frontend looks once more that was cut off, or got a user from a Pitaya frontend, which deletes the claim when it closes its session.
@@ -232,7 +232,7 @@ async fn check_some(
             }
             Verdict::Holds(_) => {}
             Verdict::Missing(claim) => again.push(claim_again(core, uid, *number, claim)),
-            Verdict::Lost(owner) => lost(core, uid, *number, owner.as_ref()),
+            Verdict::Lost(owner) => claim_taken(core, uid, *number, owner.as_ref()),
         }
     }
     futures_util::future::try_join_all(again).await.map(drop)
@@ -270,7 +270,7 @@ async fn claim_again(
         if core.users.claim(uid) != Some(number) {
             return Ok(());
         }
-        let Heard::Found { found: seen, .. } = write(core, uid, claim, None).await? else {
+        let StepOutcome::Found { found: seen, .. } = write(core, uid, claim, None).await? else {
             return Ok(());
         };
         let lease = core.lease.state();
@@ -285,7 +285,7 @@ async fn claim_again(
                 return Ok(());
             }
             Verdict::Lost(owner) => {
-                lost(core, uid, number, owner.as_ref());
+                claim_taken(core, uid, number, owner.as_ref());
                 return Ok(());
             }
             Verdict::Missing(claim) => claim,
@@ -295,8 +295,8 @@ async fn claim_again(
 }
 
 /// A key names another owner. It may have been read before its user was bound here anew.
-fn lost(core: &Core, uid: &Arc<str>, number: Number, owner: Option<&ServerId>) {
+fn claim_taken(core: &Core, uid: &Arc<str>, number: Number, owner: Option<&ServerId>) {
     if core.users.claim(uid) == Some(number) {
-        lose(core, uid, owner);
+        revoke_user(core, uid, owner);
     }
 }

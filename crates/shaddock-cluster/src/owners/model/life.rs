@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{
-    Asked, Asks, Claim, Entry, Fence, Found, Heard, Hold, Kind, Moment, Number, Own, Step, Table,
-    Takeover, Verdict, Word, entry, fence::Ticket, verdict,
+    Claim, ClaimAnswer, ClaimQuery, Entry, Fence, Found, Hold, Kind, Moment, Number, Own,
+    OwnerReply, Step, StepOutcome, Table, Takeover, Verdict, entry, fence::Ticket, verdict,
 };
 use super::etcd::{Answer, If, Kv, Op, found};
 use super::{Fault, MS, TTL};
@@ -22,7 +22,7 @@ pub(super) enum Out {
         call: u64,
         owner: ServerId,
         uid: Arc<str>,
-        asks: Asks,
+        query: ClaimQuery,
     },
     /// Wake it up with this number after this long on its own clock.
     Timer(u64, Duration),
@@ -52,9 +52,9 @@ enum Wait {
         uid: Arc<str>,
         lease: i64,
     },
-    Told(u64),
+    Notified(u64),
     Looked(u64),
-    Said(u64),
+    Replied(u64),
     Pause(u64),
     Checked {
         uid: Arc<str>,
@@ -217,7 +217,7 @@ impl Life {
 
     pub(super) fn link_lost(&mut self) {
         if !self.ended {
-            self.fence.doubt();
+            self.fence.suspect();
             self.flag = true;
         }
     }
@@ -225,7 +225,7 @@ impl Life {
     fn entered(&mut self, asked: Moment, lease: i64) {
         self.registering = false;
         self.lease = lease;
-        self.fence.heard(lease, asked, TTL);
+        self.fence.confirmed(lease, asked, TTL);
         if self.fault == Fault::OpensUnread {
             self.fence.settle(self.fence.begin(), self.now);
         }
@@ -237,7 +237,7 @@ impl Life {
 
     fn expelled(&mut self) {
         self.ended = true;
-        self.fence.lost();
+        self.fence.lease_lost();
         self.table.clear();
         self.sessions.clear();
         self.binds.clear();
@@ -254,10 +254,10 @@ impl Life {
         match (wait, answer) {
             (Wait::Kept { asked, lease }, Some(Answer::Kept(kept))) if lease == self.lease => {
                 if kept {
-                    self.fence.heard(lease, asked, TTL);
+                    self.fence.confirmed(lease, asked, TTL);
                 } else {
                     self.lease = 0;
-                    self.fence.lost();
+                    self.fence.lease_lost();
                     self.flag = true;
                 }
             }
@@ -294,26 +294,28 @@ impl Life {
                 self.registering = false;
             }
             (Wait::Written { bind, uid, lease }, answer) => {
-                let heard = self.settled(&uid, lease, answer);
+                let outcome = self.settled(&uid, lease, answer);
                 if let Some(bind) = bind {
-                    self.go_on(bind, heard);
+                    self.go_on(bind, outcome);
                 }
             }
-            (Wait::Told(bind), answer) => self.go_on(bind, answer.map(|_| Heard::Told)),
+            (Wait::Notified(bind), answer) => {
+                self.go_on(bind, answer.map(|_| StepOutcome::Notified));
+            }
             (Wait::Looked(bind), answer) => {
-                let heard = match answer {
-                    Some(Answer::Txn(_, _, read)) => Some(heard_of(&read)),
+                let outcome = match answer {
+                    Some(Answer::Txn(_, _, read)) => Some(outcome_of(&read)),
                     _ => None,
                 };
-                self.go_on(bind, heard);
+                self.go_on(bind, outcome);
             }
             (Wait::Checked { uid, number }, answer) => self.checked(&uid, number, answer),
             (Wait::CheckedAgain { uid, number, lease }, answer) => {
                 let ok = match self.settled(&uid, lease, answer) {
-                    Some(Heard::Written(_)) => true,
-                    Some(Heard::Found { found, .. }) => {
+                    Some(StepOutcome::Written(_)) => true,
+                    Some(StepOutcome::Found { found, .. }) => {
                         if let Verdict::Lost(_) = self.verdict(found.as_ref()) {
-                            self.lost(&uid, number);
+                            self.claim_taken(&uid, number);
                         }
                         matches!(
                             self.verdict(found.as_ref()),
@@ -341,10 +343,10 @@ impl Life {
     }
 
     /// NATS, or the owner, has answered a question.
-    pub(super) fn said(&mut self, call: u64, word: Word) {
-        if let Some(&Wait::Said(bind)) = self.waits.get(&call) {
+    pub(super) fn replied(&mut self, call: u64, word: OwnerReply) {
+        if let Some(&Wait::Replied(bind)) = self.waits.get(&call) {
             self.waits.remove(&call);
-            self.go_on(bind, Some(Heard::Says(word)));
+            self.go_on(bind, Some(StepOutcome::Replied(word)));
         }
     }
 
@@ -364,16 +366,21 @@ impl Life {
     }
 
     /// A claim was written under this lease, or was not.
-    fn settled(&mut self, uid: &Arc<str>, lease: i64, answer: Option<Answer>) -> Option<Heard> {
+    fn settled(
+        &mut self,
+        uid: &Arc<str>,
+        lease: i64,
+        answer: Option<Answer>,
+    ) -> Option<StepOutcome> {
         match answer {
             Some(Answer::Txn(true, revision, _)) if lease == self.lease => {
                 let number = Number { era: 1, revision };
                 if !self.table.claimed(uid, number) {
                     self.give_up(uid, Some(number));
                 }
-                Some(Heard::Written(revision))
+                Some(StepOutcome::Written(revision))
             }
-            Some(Answer::Txn(false, _, read)) => Some(heard_of(&read)),
+            Some(Answer::Txn(false, _, read)) => Some(outcome_of(&read)),
             _ => {
                 self.maybe_claimed(uid);
                 None
@@ -427,7 +434,7 @@ impl Life {
             && !bind.runs
         {
             bind.runs = true;
-            self.go_on(first, Some(Heard::Nothing));
+            self.go_on(first, Some(StepOutcome::Nothing));
         }
     }
 
@@ -452,28 +459,28 @@ impl Life {
         }
     }
 
-    fn go_on(&mut self, number: u64, heard: Option<Heard>) {
+    fn go_on(&mut self, number: u64, outcome: Option<StepOutcome>) {
         let (open, unique) = (self.may_act(), self.unique);
         let (id, lease) = (self.id.clone(), self.lease);
         let Some(bind) = self.binds.get_mut(&number) else {
             return;
         };
-        let Some(mut heard) = heard.filter(|_| open) else {
+        let Some(mut outcome) = outcome.filter(|_| open) else {
             return self.drop_bind(number);
         };
         if let (
             true,
-            Heard::Found {
+            StepOutcome::Found {
                 found: Some(found), ..
             },
-        ) = ((self.fault == Fault::IdWithoutCondition), &mut heard)
+        ) = ((self.fault == Fault::IdWithoutCondition), &mut outcome)
             && found.owner.as_ref() == Some(&id)
         {
             found.lease = lease;
         }
         let uid = Arc::clone(&bind.uid);
         let own = Own { id: &id, lease };
-        let step = bind.takeover.next(own, heard, |_| Kind::Ours);
+        let step = bind.takeover.next(own, outcome, |_| Kind::Ours);
         let probe = unique == Unique::RejectNew;
         match step {
             Step::Write(claim) => {
@@ -493,9 +500,9 @@ impl Life {
                 revision,
                 lease,
             } => {
-                let call = self.wait(Wait::Said(number));
-                let asks = Asks {
-                    only_whether: probe,
+                let call = self.wait(Wait::Replied(number));
+                let query = ClaimQuery {
+                    is_probe: probe,
                     revision,
                     lease,
                 };
@@ -503,10 +510,10 @@ impl Life {
                     call,
                     owner,
                     uid,
-                    asks,
+                    query,
                 });
             }
-            Step::Tell {
+            Step::Notify {
                 owner,
                 revision,
                 lease,
@@ -517,7 +524,7 @@ impl Life {
                     format!("{what} {revision}"),
                     lease,
                 );
-                self.txn(Wait::Told(number), vec![], vec![notice], vec![], vec![]);
+                self.txn(Wait::Notified(number), vec![], vec![notice], vec![], vec![]);
             }
             Step::Wait => {
                 let call = self.wait(Wait::Pause(number));
@@ -600,34 +607,34 @@ impl Life {
     // ------------------------------------------------------------ what others ask
 
     /// Asked over NATS, or by a notice. Whether the user is given up.
-    pub(super) fn asked(&mut self, uid: &Arc<str>, asks: &Asks) -> Option<bool> {
+    pub(super) fn asked(&mut self, uid: &Arc<str>, query: &ClaimQuery) -> Option<bool> {
         let lease = if self.fault == Fault::AnswersForOthers {
-            asks.lease
+            query.lease
         } else {
             self.lease
         };
-        Some(match self.table.asked(uid, asks, lease) {
-            Asked::Other => return None,
-            Asked::Keep(_) => false,
-            Asked::Free | Asked::Outdated => true,
-            Asked::Lose => {
-                self.lose(uid);
+        Some(match self.table.asked(uid, query, lease) {
+            ClaimAnswer::Other => return None,
+            ClaimAnswer::Keep(_) => false,
+            ClaimAnswer::Free | ClaimAnswer::Outdated => true,
+            ClaimAnswer::Revoke => {
+                self.revoke_user(uid);
                 true
             }
         })
     }
 
-    pub(super) fn noticed(&mut self, uid: &Arc<str>, asks: &Asks) {
+    pub(super) fn noticed(&mut self, uid: &Arc<str>, query: &ClaimQuery) {
         if self.ended {
             return;
         }
-        let outdated = self.table.asked(uid, asks, self.lease) == Asked::Outdated;
-        let Some(gives_up) = self.asked(uid, asks) else {
+        let outdated = self.table.asked(uid, query, self.lease) == ClaimAnswer::Outdated;
+        let Some(gives_up) = self.asked(uid, query) else {
             return;
         };
         let gives_up = gives_up && !outdated;
         if gives_up {
-            let unchanged = vec![If::Unchanged(key(uid), asks.revision)];
+            let unchanged = vec![If::Unchanged(key(uid), query.revision)];
             self.txn(Wait::Nothing, unchanged, vec![], vec![key(uid)], vec![]);
         }
         self.delete_notice(uid);
@@ -639,8 +646,8 @@ impl Life {
         self.txn(wait, vec![], vec![], vec![notice], vec![]);
     }
 
-    fn lose(&mut self, uid: &Arc<str>) {
-        self.table.lose(uid);
+    fn revoke_user(&mut self, uid: &Arc<str>) {
+        self.table.revoke(uid);
         self.sessions
             .retain(|_, session| !(session.bound && session.uid == *uid));
     }
@@ -678,7 +685,7 @@ impl Life {
         match self.verdict(seen.as_ref()) {
             Verdict::Holds(_) => self.check_ended(true),
             Verdict::Lost(_) => {
-                self.lost(uid, number);
+                self.claim_taken(uid, number);
                 self.check_ended(true);
             }
             Verdict::Missing(_) if self.table.claim(uid) != Some(number) => self.check_ended(true),
@@ -695,9 +702,9 @@ impl Life {
         }
     }
 
-    fn lost(&mut self, uid: &Arc<str>, number: Number) {
+    fn claim_taken(&mut self, uid: &Arc<str>, number: Number) {
         if self.table.claim(uid) == Some(number) {
-            self.lose(uid);
+            self.revoke_user(uid);
         }
     }
 
@@ -739,8 +746,8 @@ impl Life {
     }
 }
 
-fn heard_of(read: &[Option<Kv>]) -> Heard {
-    Heard::Found {
+fn outcome_of(read: &[Option<Kv>]) -> StepOutcome {
+    StepOutcome::Found {
         found: read[0].as_ref().map(found),
         notice: read.get(1).is_some_and(Option::is_some),
     }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use self::etcd::{Answer, Etcd, Op};
 use self::life::{Life, Out, PATIENCE, Session};
 use self::watcher::{Wants, Watcher};
-use super::{Asks, Moment, Number, Seen, Word};
+use super::{ClaimQuery, Moment, Number, OwnerReply, Seen};
 use crate::{ServerId, Unique};
 
 const MS: u64 = 1_000_000;
@@ -90,15 +90,15 @@ enum Event {
     Answered(usize, u64, Answer),
     /// Nothing was heard in time: from etcd, or from an owner.
     Late(usize, u64),
-    Asked {
+    ClaimAsked {
         to: usize,
         from: usize,
         call: u64,
         uid: Arc<str>,
-        asks: Asks,
+        query: ClaimQuery,
     },
-    Said(usize, u64, Word),
-    Notice(usize, Arc<str>, Asks),
+    Replied(usize, u64, OwnerReply),
+    Notice(usize, Arc<str>, ClaimQuery),
     Timer(usize, u64),
     Finish(usize, u64),
     Tick(usize),
@@ -289,8 +289,8 @@ impl World {
         match event {
             Event::Answered(n, ..)
             | Event::Late(n, _)
-            | Event::Asked { to: n, .. }
-            | Event::Said(n, ..)
+            | Event::ClaimAsked { to: n, .. }
+            | Event::Replied(n, ..)
             | Event::Notice(n, ..)
             | Event::Timer(n, _)
             | Event::Finish(n, _)
@@ -311,7 +311,7 @@ impl World {
             }
             self.slots[n].life.now = self.local(n);
             self.hand_to_life(n, event);
-            self.carry_out(n);
+            self.execute(n);
             return;
         }
         match event {
@@ -344,34 +344,38 @@ impl World {
                 }
             }
             Event::Late(_, call) => {
-                self.slots[n].life.said(call, Word::Silent);
+                self.slots[n].life.replied(call, OwnerReply::NoReply);
                 self.slots[n].life.answer(call, None);
             }
-            Event::Asked {
+            Event::ClaimAsked {
                 from,
                 call,
                 uid,
-                asks,
+                query,
                 ..
             } => {
                 if self.slots[n].life.ended {
                     return;
                 }
-                let Some(gives_up) = self.slots[n].life.asked(&uid, &asks) else {
+                let Some(gives_up) = self.slots[n].life.asked(&uid, &query) else {
                     return;
                 };
-                self.trace(|| format!("life {n} is asked for {uid}, {asks:?}: {gives_up}"));
-                let word = if gives_up { Word::GivesUp } else { Word::Keeps };
+                self.trace(|| format!("life {n} is asked for {uid}, {query:?}: {gives_up}"));
+                let word = if gives_up {
+                    OwnerReply::Released
+                } else {
+                    OwnerReply::Keeps
+                };
                 if self.hears(n, from) {
-                    self.soon(Event::Said(from, call, word));
+                    self.soon(Event::Replied(from, call, word));
                 }
             }
-            Event::Said(_, call, word) => self.slots[n].life.said(call, word),
-            Event::Notice(_, uid, asks) => {
+            Event::Replied(_, call, word) => self.slots[n].life.replied(call, word),
+            Event::Notice(_, uid, query) => {
                 if self.slots[n].etcd {
-                    self.slots[n].life.noticed(&uid, &asks);
+                    self.slots[n].life.noticed(&uid, &query);
                 } else {
-                    self.slots[n].held.push(Event::Notice(n, uid, asks));
+                    self.slots[n].held.push(Event::Notice(n, uid, query));
                 }
             }
             Event::Timer(_, call) => self.slots[n].life.timer(call),
@@ -398,7 +402,7 @@ impl World {
         from.nats && to.nats && !to.crashed && (self.nats_is_whole || from.half == to.half)
     }
 
-    fn carry_out(&mut self, n: usize) {
+    fn execute(&mut self, n: usize) {
         for out in std::mem::take(&mut self.slots[n].life.out) {
             match out {
                 Out::Etcd(call, op) => {
@@ -417,32 +421,32 @@ impl World {
                     call,
                     owner,
                     uid,
-                    asks,
-                } => self.ask(n, call, &owner, &uid, asks),
+                    query,
+                } => self.ask(n, call, &owner, &uid, query),
             }
         }
     }
 
-    fn ask(&mut self, n: usize, call: u64, owner: &ServerId, uid: &Arc<str>, asks: Asks) {
+    fn ask(&mut self, n: usize, call: u64, owner: &ServerId, uid: &Arc<str>, query: ClaimQuery) {
         if !self.slots[n].nats {
-            return self.soon(Event::Said(n, call, Word::Silent));
+            return self.soon(Event::Replied(n, call, OwnerReply::NoReply));
         }
         let listeners: Vec<usize> = (0..self.slots.len())
             .filter(|&to| self.slots[to].life.id == *owner && !self.slots[to].life.ended)
             .filter(|&to| self.hears(n, to))
             .collect();
         if listeners.is_empty() {
-            return self.soon(Event::Said(n, call, Word::Unheard));
+            return self.soon(Event::Replied(n, call, OwnerReply::NoSubscriber));
         }
         self.at(self.now + SECOND, Event::Late(n, call));
         for to in listeners {
             let uid = Arc::clone(uid);
-            self.soon(Event::Asked {
+            self.soon(Event::ClaimAsked {
                 to,
                 from: n,
                 call,
                 uid,
-                asks,
+                query,
             });
         }
     }
@@ -463,12 +467,12 @@ impl World {
                     .and_then(|key| key.split_once('/'));
                 if let Some((owner, uid)) = notice {
                     let (what, revision) = value.split_once(' ').unwrap();
-                    let asks = Asks {
-                        only_whether: what == "probe",
+                    let query = ClaimQuery {
+                        is_probe: what == "probe",
                         revision: revision.parse().unwrap(),
                         lease: *lease,
                     };
-                    notices.push((owner.to_owned(), Arc::<str>::from(uid), asks));
+                    notices.push((owner.to_owned(), Arc::<str>::from(uid), query));
                 }
             }
         }
@@ -480,10 +484,10 @@ impl World {
             self.trace(|| format!("etcd, of life {n}: {text} -> {answer:?}"));
         }
         if matches!(answer, Answer::Txn(true, ..)) {
-            for (owner, uid, asks) in notices {
+            for (owner, uid, query) in notices {
                 for to in 0..self.slots.len() {
                     if self.slots[to].life.id.as_str() == owner {
-                        self.soon(Event::Notice(to, Arc::clone(&uid), asks));
+                        self.soon(Event::Notice(to, Arc::clone(&uid), query));
                     }
                 }
             }
@@ -663,7 +667,7 @@ impl World {
                     self.slots[n].life.now = self.local(n);
                     self.note(|| format!("session {sid} of life {n} closes"));
                     self.slots[n].life.close(sid);
-                    self.carry_out(n);
+                    self.execute(n);
                 }
             }
             11..13 => {
@@ -708,7 +712,7 @@ impl World {
             };
             self.at(self.now + patience, Event::GiveUp(n, bind));
         }
-        self.carry_out(n);
+        self.execute(n);
     }
 
     /// Everything that waited for the process comes at once, in any order, behind what was there to be read first.
@@ -827,8 +831,8 @@ impl World {
                 return Err(format!("the users of life {n} are {what}"));
             }
         }
-        let asks = self.etcd.keys.keys().any(|key| key.starts_with("asks/"));
-        if asks {
+        let query = self.etcd.keys.keys().any(|key| key.starts_with("asks/"));
+        if query {
             Err("a notice was left".to_owned())
         } else {
             Ok(())

@@ -136,7 +136,7 @@ pub(super) async fn call(
     let working = tokio::spawn(async move {
         let mut results = Vec::with_capacity(prepared.len());
         for command in &prepared {
-            results.push(api.carry_out(&caller, &request, command).await);
+            results.push(api.execute(&caller, &request, command).await);
         }
         let answer = serde_json::to_vec(&CallAnswer { results }).unwrap_or_default();
         let answer = Bytes::from(answer);

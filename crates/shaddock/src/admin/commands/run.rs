@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Api {
-    pub(super) async fn carry_out(
+    pub(super) async fn execute(
         &self,
         caller: &Caller,
         request: &CallRequest,

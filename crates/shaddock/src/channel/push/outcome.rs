@@ -97,7 +97,7 @@ impl Delivered {
     }
 
     /// An error if there are frontends and none of them can have reached a receiver.
-    pub(super) fn unless_nobody(self) -> Result<Self, PushError> {
+    pub(super) fn unless_unreached(self) -> Result<Self, PushError> {
         let nobody = self.queued == 0 && self.missing.is_empty() && self.unconfirmed.is_empty();
         if nobody && !self.failed.is_empty() {
             return Err(PushError::NobodyReached(self));

@@ -74,7 +74,7 @@ impl AppHandle {
                 let mut delivered = Delivered::default();
                 let refused = delivered.add(answer.await?);
                 match refused {
-                    None => delivered.unless_nobody(),
+                    None => delivered.unless_unreached(),
                     refused => outcome(delivered, refused),
                 }
             }))),

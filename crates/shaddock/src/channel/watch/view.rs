@@ -246,7 +246,7 @@ mod tests {
 
     /// Notices are lost, and come before and after answers: a listener hears a true story, and in the end all of it.
     #[test]
-    fn whatever_is_lost_the_listener_hears_a_true_story() {
+    fn lost_notices_never_make_events_inconsistent() {
         for seed in 1..3000_u64 {
             let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let mut world = World::default();

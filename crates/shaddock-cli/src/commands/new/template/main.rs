@@ -47,7 +47,7 @@ mod tests {
     use shaddock_client::Client;
 
     #[tokio::test(start_paused = true)]
-    async fn who_logs_in_says_hello() {
+    async fn a_login_is_greeted() {
         let mut app = App::new("connector", "connector-1");
         app.listen("127.0.0.1:3010");
         server(&mut app);
