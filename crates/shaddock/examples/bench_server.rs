@@ -107,9 +107,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         heartbeat: flags.heartbeat,
         ..CodecConfig::default()
     });
-    app.route("echo.echo", echo);
-    app.route("echo.bind", bind);
-    app.route("echo.push", push);
+    app.handle("echo.echo", echo);
+    app.handle("echo.bind", bind);
+    app.handle("echo.push", push);
     println!("pid {}", std::process::id());
     let servers = Servers::new().add(app);
     match flags.workers {

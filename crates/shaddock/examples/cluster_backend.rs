@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ok_or("cluster_backend CONFIG.toml")?;
     let config = Config::load(&Sources::default().file(file))?;
     let mut app = App::new("bench", "bench-1");
-    app.route("echo.echo", echo);
+    app.handle("echo.echo", echo);
     println!("pid {}", std::process::id());
     Servers::new()
         .add(app)

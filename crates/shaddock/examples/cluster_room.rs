@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (members, pushes): (usize, usize) = (word()?.parse()?, word()?.parse()?);
     let joined = Arc::new(AtomicUsize::new(0));
     let mut app = App::new("bench", "bench-1");
-    app.route(
+    app.handle(
         "echo.bind",
         move |channels: Channels, mut session: SessionView, Json(login): Json<Login>| {
             let joined = Arc::clone(&joined);

@@ -11,6 +11,6 @@ async fn echo(Json(body): Json<serde_json::Value>) -> Json<serde_json::Value> {
 fn main() -> Result<(), StartError> {
     let mut app = App::new("connector", "connector-1");
     app.listen("127.0.0.1:3010");
-    app.route("entryHandler.echo", echo);
+    app.handle("entryHandler.echo", echo);
     Servers::new().add(app).run_blocking()
 }

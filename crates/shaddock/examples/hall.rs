@@ -75,8 +75,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut app = App::new("hall", &id);
     launcher.configure(&mut app);
-    app.route("hall.enter", enter);
-    app.route("hall.say", say);
+    app.handle("hall.enter", enter);
+    app.handle("hall.say", say);
     launcher.run(Servers::new().add(app))?;
     Ok(())
 }

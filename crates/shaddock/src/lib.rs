@@ -15,7 +15,7 @@
 //! fn main() -> Result<(), StartError> {
 //!     let mut app = App::new("connector", "connector-1");
 //!     app.listen("127.0.0.1:3010");
-//!     app.route("entryHandler.echo", echo);
+//!     app.handle("entryHandler.echo", echo);
 //!     Servers::new().add(app).run_blocking()
 //! }
 //! ```
@@ -43,6 +43,7 @@
 //! or takes too long gets its client an error response, and affects no other session.
 
 pub mod admin;
+mod aliases;
 mod answer;
 pub mod app;
 pub mod backend;

@@ -16,7 +16,7 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?.block_on(async {
 //! // #[tokio::test(start_paused = true)]
 //! let mut app = App::new("connector", "connector-1");
-//! app.listen("127.0.0.1:3010").route("math.add", add);
+//! app.listen("127.0.0.1:3010").handle("math.add", add);
 //! let servers = TestServers::start(Servers::new().add(app)).await?;
 //!
 //! let ann = servers.connect("connector-1").await?;

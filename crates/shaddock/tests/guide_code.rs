@@ -49,11 +49,11 @@ mod first_server {
         let mut connector = App::new("connector", "connector-1");
         connector.listen(address);
         connector.require_user().except("entryHandler.enter");
-        connector.route("entryHandler.enter", enter);
+        connector.handle("entryHandler.enter", enter);
 
         let mut chat = App::new("chat", "chat-1");
-        chat.route("roomHandler.join", join);
-        chat.route("roomHandler.say", say);
+        chat.handle("roomHandler.join", join);
+        chat.handle("roomHandler.say", say);
 
         Servers::new().add(connector).add(chat)
     }
@@ -139,9 +139,9 @@ mod testing {
         front.listen("127.0.0.1:3010");
         front.on_handshake(log_in).require_user();
         let mut room = App::new("room", "room-1");
-        room.route("room.enter", enter);
-        room.route("room.tell", tell);
-        room.route("room.slow", slow);
+        room.handle("room.enter", enter);
+        room.handle("room.tell", tell);
+        room.handle("room.slow", slow);
         TestServers::start(Servers::new().add(front).add(room)).await.unwrap()
     }
 
@@ -267,9 +267,9 @@ mod timers {
         app.listen("127.0.0.1:3010");
         app.set(World::default()).component(Saves);
         app.every("world", Duration::from_millis(100), tick);
-        app.route("round.open", open);
-        app.route("player.hints", hints);
-        app.route("text.digest", digest);
+        app.handle("round.open", open);
+        app.handle("player.hints", hints);
+        app.handle("text.digest", digest);
         app
     }
 

@@ -207,7 +207,7 @@ fn connector(app: &mut App) {
     app.modify(|all: &mut SessionConfig| (all.single_session, all.on_conflict) = (true, Conflict::ReplaceOld));
     app.on_handshake(log_in).require_user();
     // Players of one world meet at one lobby, however many lobbies there are.
-    app.route_fn("lobby", |player, lobbies| {
+    app.balance("lobby", |player, lobbies| {
         let settings = player.session.data.to_map().ok()?;
         owner_of(settings.get("world")?.as_str()?.as_bytes(), lobbies)
     });
@@ -217,9 +217,9 @@ fn lobby(app: &mut App, scores: PathBuf) {
     app.set(World::default()).component(Scores(scores)).every("world", TICK, tick);
     app.require_user();
     app.on_channel("match-", moved);
-    app.route("match.join", join);
-    app.route("world.walk", walk);
-    app.route("chat.whisper", whisper);
+    app.handle("match.join", join);
+    app.handle("world.walk", walk);
+    app.handle("chat.whisper", whisper);
 }
 
 fn main() -> Result<(), LaunchError> {

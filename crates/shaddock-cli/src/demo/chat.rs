@@ -11,7 +11,7 @@ pub(super) const RID: &str = "rid";
 const ROOM: &str = "room:";
 
 pub(super) fn install(app: &mut App) {
-    app.route("chatHandler.send", send);
+    app.handle("chatHandler.send", send);
     app.on_topic(ROOM, lost);
 }
 

@@ -21,10 +21,10 @@ pub(super) fn install(app: &mut App, config: &Config) {
         single_session: true,
         ..config.session_config()
     });
-    app.route("entryHandler.enter", enter);
+    app.handle("entryHandler.enter", enter);
     app.on_session_closed(left);
     // The messages of one room go to one chat server, so that they keep their order.
-    app.route_fn("chat", |target, servers| {
+    app.balance("chat", |target, servers| {
         let settings = target.session.data.to_map().ok()?;
         match settings.get(RID).and_then(Value::as_str) {
             Some(rid) => owner_of(rid.as_bytes(), servers),
@@ -62,7 +62,7 @@ async fn enter(
     }
     let room = room(&app, &login.rid);
     session.set(RID, login.rid);
-    session.push(RID).await?;
+    session.save(RID).await?;
     if let Err(error) = room.join(&session).await {
         tracing::warn!(%error, uid = uid.as_str(), "a user could not enter a room");
         session.unbind().await?;

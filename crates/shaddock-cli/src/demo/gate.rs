@@ -36,7 +36,7 @@ pub(super) fn install(app: &mut App, connectors: &'static str, public_host: Opti
         connectors,
         public_host,
     });
-    app.route("gateHandler.queryEntry", query_entry);
+    app.handle("gateHandler.queryEntry", query_entry);
 }
 
 /// `{uid}` → `{code: 200, host, port}`; without a uid, or without a connector, `{code: 500}`.

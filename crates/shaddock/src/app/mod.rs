@@ -83,7 +83,7 @@ use crate::{
 /// let mut app = App::new("connector", "connector-1");
 /// app.listen("127.0.0.1:0");
 /// app.set(SessionConfig { single_session: true, ..SessionConfig::default() });
-/// app.route("entryHandler.echo", echo);
+/// app.handle("entryHandler.echo", echo);
 /// ```
 pub struct App {
     pub(crate) info: ServerInfo,
@@ -231,7 +231,7 @@ impl App {
     /// # Panics
     /// If the route is malformed, of another server type, or registered already.
     #[track_caller]
-    pub fn route<H, T>(&mut self, route: &str, handler: H) -> RouteEntry<'_>
+    pub fn handle<H, T>(&mut self, route: &str, handler: H) -> RouteEntry<'_>
     where
         H: Handler<T>,
         T: 'static,
@@ -243,7 +243,7 @@ impl App {
     /// Registers a remote, which other servers call as `type.remote.method`. See [`crate::remote`].
     ///
     /// # Panics
-    /// As [`route`](Self::route).
+    /// As [`handle`](Self::handle).
     #[track_caller]
     pub fn remote<H, T>(&mut self, route: &str, remote: H) -> RemoteEntry<'_>
     where
@@ -321,19 +321,19 @@ impl App {
 
     /// Sets the function that chooses the server of type `server_type` for a request (Pomelo's `app.route`). The servers are sorted by id
     /// and never empty; for `None` the request receives an error response. Asynchronous functions are set with
-    /// [`async_route_fn`](Self::async_route_fn).
-    pub fn route_fn<F>(&mut self, server_type: &str, choose: F) -> &mut Self
+    /// [`balance_async`](Self::balance_async).
+    pub fn balance<F>(&mut self, server_type: &str, choose: F) -> &mut Self
     where
         F: for<'a> Fn(&RoutingTarget<'a>, &'a [Arc<ServerInfo>]) -> Option<&'a Arc<ServerInfo>>
             + Send
             + Sync
             + 'static,
     {
-        self.route_by(server_type, Strategy::Function(Arc::new(choose)))
+        self.balance_by(server_type, Strategy::Function(Arc::new(choose)))
     }
 
-    /// Sets the strategy for server types without one of their own ([`route_by`](Self::route_by)). Default: random.
-    pub fn route_others_by(&mut self, strategy: Strategy) -> &mut Self {
+    /// Sets the strategy for server types without one of their own ([`balance_by`](Self::balance_by)). Default: random.
+    pub fn balance_others_by(&mut self, strategy: Strategy) -> &mut Self {
         self.routing.set_default(strategy);
         self
     }
@@ -374,7 +374,7 @@ impl App {
     /// # async fn login() {}
     /// # let mut app = App::new("connector", "connector-1");
     /// app.require_user().except("entryHandler.login").except("news.board.read");
-    /// # app.route("entryHandler.login", login);
+    /// # app.handle("entryHandler.login", login);
     /// ```
     pub fn require_user(&mut self) -> UserRequired<'_> {
         let own = self.info.server_type.to_string();

@@ -14,7 +14,7 @@ use crate::{
     session::SessionView,
 };
 
-/// A message of a client, or a call, for which [`App::async_route_fn`] chooses a server.
+/// A message of a client, or a call, for which [`App::balance_async`] chooses a server.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RoutingRequest {
@@ -60,13 +60,13 @@ impl Choosers {
 }
 
 impl App {
-    /// As [`route_fn`](Self::route_fn), with an asynchronous function that receives the app, for example for a directory that knows the
-    /// server of each room. The last call for a type counts, also of `route_fn` or [`route_by`](Self::route_by).
+    /// As [`balance`](Self::balance), with an asynchronous function that receives the app, for example for a directory that knows the
+    /// server of each room. The last call for a type counts, also of `balance` or [`balance_by`](Self::balance_by).
     ///
     /// ```
     /// # use shaddock::prelude::*;
     /// # let mut app = App::new("connector", "connector-1");
-    /// app.async_route_fn("chat", async |app: AppHandle, request: RoutingRequest| {
+    /// app.balance_async("chat", async |app: AppHandle, request: RoutingRequest| {
     ///     let room = request.session.get_as::<String>("room").unwrap_or_default();
     ///     let id: String = app.rpc("directory.rooms.find").call(&room).await?;
     ///     Ok(request.server(&id))
@@ -77,7 +77,7 @@ impl App {
     /// `handlers.timeout` of this server (or the limit that a filter chose), then what remains of the limit of the chosen server's route. A
     /// choice that takes too long fails with `PIT-408`. `None`, and a server of another type or one that has left the list, are handled as
     /// if there were no server; an error is the response. If the session is closed before the choice is made, the message is not sent.
-    pub fn async_route_fn<F, Fut>(&mut self, server_type: &str, choose: F) -> &mut Self
+    pub fn balance_async<F, Fut>(&mut self, server_type: &str, choose: F) -> &mut Self
     where
         F: Fn(AppHandle, RoutingRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Option<Arc<ServerInfo>>, HandlerError>> + Send + 'static,
@@ -89,7 +89,7 @@ impl App {
     }
 
     /// Sets the strategy for a server type. Types without one use a random server. The last call for a type counts.
-    pub fn route_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
+    pub fn balance_by(&mut self, server_type: &str, strategy: Strategy) -> &mut Self {
         self.hooks.choosers.0.remove(server_type);
         self.routing.set(server_type, strategy);
         self

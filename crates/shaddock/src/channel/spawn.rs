@@ -36,7 +36,7 @@ impl Channel {
     ///     })?;
     ///     Ok(())
     /// }
-    /// # App::new("lobby", "lobby-1").route("room.open", open);
+    /// # App::new("lobby", "lobby-1").handle("room.open", open);
     /// ```
     ///
     /// # Errors

@@ -52,7 +52,7 @@ impl<T: Send + Sync + 'static> FromParts for State<T> {
 /// async fn who(User(uid): User) -> Json<Uid> {
 ///     Json(uid)
 /// }
-/// # App::new("game", "game-1").route("hero.who", who);
+/// # App::new("game", "game-1").handle("hero.who", who);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User(pub Uid);

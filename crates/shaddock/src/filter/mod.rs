@@ -44,7 +44,7 @@
 //! }
 //!
 //! let mut app = App::new("game", "game-1");
-//! app.async_filter(LoadPlayer).route("hero.who", who);
+//! app.async_filter(LoadPlayer).handle("hero.who", who);
 //! ```
 //!
 //! A filter that does not wait costs no allocation.

@@ -15,7 +15,7 @@
 //!     Ok(Json(enter.name))
 //! }
 //! # let mut app = App::new("connector", "connector-1");
-//! app.route("entryHandler.enter", enter);
+//! app.handle("entryHandler.enter", enter);
 //! ```
 //!
 //! Arguments are extracted before the future is made, from a borrowed request. So the future holds the typed values only, and not the

@@ -49,7 +49,7 @@ pub(crate) enum Own {
 ///     app.metrics().counter("lobby_matches", "Matches begun").add(1);
 ///     app.metrics().gauge("lobby_waiting", "Players who wait for a match").set(0);
 /// }
-/// # App::new("lobby", "lobby-1").route("match.begin", begin);
+/// # App::new("lobby", "lobby-1").handle("match.begin", begin);
 /// ```
 ///
 /// `/metrics` shows them as `lobby_matches_total` and `lobby_waiting`, with the labels `server` and `server_type`. Keep what you get where it is

@@ -167,7 +167,7 @@ impl BackendSessions {
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub async fn push(
+    pub async fn save(
         &self,
         frontend: &str,
         sid: Sid,
@@ -176,14 +176,14 @@ impl BackendSessions {
     ) -> Result<(), SessionError> {
         let mut settings = Map::new();
         settings.insert(key.to_owned(), value.into());
-        self.push_all(frontend, sid, settings).await
+        self.save_all(frontend, sid, settings).await
     }
 
     /// Sets several settings of a session and keeps the others.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
-    pub async fn push_all(
+    pub async fn save_all(
         &self,
         frontend: &str,
         sid: Sid,

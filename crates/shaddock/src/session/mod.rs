@@ -1,7 +1,7 @@
 //! Sessions as applications see them.
 //!
 //! [`SessionView`] is what handlers get, wherever they run. It is a view, as in Pomelo: user and settings are those of the moment it was made,
-//! [`set`](SessionView::set) changes the view only, and [`push`](SessionView::push) writes a setting back to the session, over the cluster
+//! [`set`](SessionView::set) changes the view only, and [`save`](SessionView::save) writes a setting back to the session, over the cluster
 //! if the session is on another server. What goes to the *client* is called [`push_message`](SessionView::push_message).
 //!
 //! [`FrontendSession`] and [`BackendSession`] are the same view, for handlers to which it matters where they run.

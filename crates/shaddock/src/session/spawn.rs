@@ -36,7 +36,7 @@ impl FrontendSession {
     ///     })?;
     ///     Ok(())
     /// }
-    /// # App::new("connector", "connector-1").route("entryHandler.watch", watch);
+    /// # App::new("connector", "connector-1").handle("entryHandler.watch", watch);
     /// ```
     ///
     /// # Errors

@@ -19,10 +19,10 @@ use super::{SessionError, SessionView};
 ///
 /// async fn level_up(mut session: SessionView) -> Result<Json<u32>, HandlerError> {
 ///     let Level(level) = session.setting()?.unwrap_or(Level(0));
-///     session.push_setting(&Level(level + 1)).await?;
+///     session.save_setting(&Level(level + 1)).await?;
 ///     Ok(Json(level + 1))
 /// }
-/// # App::new("connector", "connector-1").route("user.levelUp", level_up);
+/// # App::new("connector", "connector-1").handle("user.levelUp", level_up);
 /// ```
 pub trait Setting: Serialize + DeserializeOwned {
     /// The name that it has among the settings: what servers in other languages read and write.
@@ -70,9 +70,9 @@ impl SessionView {
     /// Sets it in the view and writes it to the session.
     ///
     /// # Errors
-    /// [`SessionError`], as [`push`](Self::push), or it cannot be written as JSON.
-    pub async fn push_setting<S: Setting>(&mut self, setting: &S) -> Result<(), SessionError> {
+    /// [`SessionError`], as [`save`](Self::save), or it cannot be written as JSON.
+    pub async fn save_setting<S: Setting>(&mut self, setting: &S) -> Result<(), SessionError> {
         self.set_setting(setting)?;
-        self.push(S::KEY).await
+        self.save(S::KEY).await
     }
 }

@@ -169,7 +169,7 @@ impl SessionView {
         T::deserialize(self.get(key)?).ok()
     }
 
-    /// Sets one in the view only; [`push`](Self::push) writes it to the session.
+    /// Sets one in the view only; [`save`](Self::save) writes it to the session.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.copy_mut().settings.set(key, value);
     }
@@ -179,7 +179,7 @@ impl SessionView {
         self.copy_mut().settings.set_all(values);
     }
 
-    /// Removes one from the view only; [`push`](Self::push) of the key removes it from the session.
+    /// Removes one from the view only; [`save`](Self::save) of the key removes it from the session.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let old = self.copy_mut().settings.remove(key)?;
         self.removed.push(key.to_owned());
@@ -225,11 +225,11 @@ impl SessionView {
         Ok(())
     }
 
-    /// Writes one setting of the view to the session. The last push of a key wins.
+    /// Writes one setting of the view to the session. The last save of a key wins.
     ///
     /// # Errors
     /// [`SessionError`]: the view never had such a setting, the session is closed, or it has too many.
-    pub async fn push(&self, key: &str) -> Result<(), SessionError> {
+    pub async fn save(&self, key: &str) -> Result<(), SessionError> {
         let mut changes = Map::new();
         let mut removed = Vec::new();
         match self.get(key) {
@@ -252,7 +252,7 @@ impl SessionView {
     ///
     /// # Errors
     /// [`SessionError`]: the session is closed, or would have too many settings.
-    pub async fn push_all(&self) -> Result<(), SessionError> {
+    pub async fn save_all(&self) -> Result<(), SessionError> {
         let removed: Vec<String> = self
             .removed
             .iter()

@@ -48,12 +48,12 @@ async fn remote(_caller: Caller, _state: State<String>) {}
 /// An app with all of them.
 pub(crate) fn app() -> App {
     let mut app = App::new("chat", "chat-1");
-    app.route("h.nothing", nothing).concurrent();
-    app.route("h.last", last_is_any);
-    app.route("h.nine", nine);
-    app.route("h.errors", other_errors);
-    app.route("h.byHand", by_hand);
-    app.route("h.closure", async |Json(n): Json<u8>| Json(n));
+    app.handle("h.nothing", nothing).concurrent();
+    app.handle("h.last", last_is_any);
+    app.handle("h.nine", nine);
+    app.handle("h.errors", other_errors);
+    app.handle("h.byHand", by_hand);
+    app.handle("h.closure", async |Json(n): Json<u8>| Json(n));
     app.remote("r.remote", remote);
     app
 }

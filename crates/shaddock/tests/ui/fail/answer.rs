@@ -9,5 +9,5 @@ async fn handler() -> Point {
 
 fn main() {
     let mut app = App::new("chat", "chat-1");
-    app.route("h.m", handler);
+    app.handle("h.m", handler);
 }

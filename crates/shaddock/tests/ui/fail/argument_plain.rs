@@ -5,5 +5,5 @@ async fn handler(_name: String) {}
 
 fn main() {
     let mut app = App::new("chat", "chat-1");
-    app.route("h.m", handler);
+    app.handle("h.m", handler);
 }

@@ -7,5 +7,5 @@ fn handler(Json(body): Json<u8>) -> Json<u8> {
 
 fn main() {
     let mut app = App::new("chat", "chat-1");
-    app.route("h.m", handler);
+    app.handle("h.m", handler);
 }

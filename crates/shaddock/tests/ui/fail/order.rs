@@ -5,5 +5,5 @@ async fn handler(Json(_body): Json<u8>, _session: SessionView) {}
 
 fn main() {
     let mut app = App::new("chat", "chat-1");
-    app.route("h.m", handler);
+    app.handle("h.m", handler);
 }

@@ -28,7 +28,7 @@ async fn say(User(uid): User, Json(text): Json<String>) -> Json<String> {
 /// The routes and hooks of the server, which its configuration does not change.
 fn server(app: &mut App) {
     app.on_handshake(log_in).require_user();
-    app.route("hello.say", say);
+    app.handle("hello.say", say);
 }
 
 fn main() -> Result<(), LaunchError> {
