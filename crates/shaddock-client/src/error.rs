@@ -7,6 +7,7 @@ use shaddock_protocol::{
 };
 
 use crate::ServerError;
+use crate::body::DecodeError;
 
 /// Why a connection ended. All pending calls receive the same reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,21 +214,6 @@ pub enum EncodeError {
     /// The key cannot sign.
     #[error("signing failed")]
     Signing,
-}
-
-/// A body that cannot be decoded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// Not JSON, or not of the requested type.
-    #[error("the body is not JSON of the type asked for: {0}")]
-    Json(String),
-    /// The body does not match the route's protobuf schema.
-    #[error("the body does not match its schema: {0}")]
-    Protobuf(#[from] ProtobufError),
-    /// The compressed body is invalid or becomes too long.
-    #[error(transparent)]
-    Compression(#[from] InflateError),
 }
 
 /// Why a request failed.

@@ -60,6 +60,7 @@
 //! | `transport`, `tls`, `address` | sockets |
 
 mod address;
+mod body;
 mod builder;
 mod cache;
 mod client;
@@ -78,12 +79,13 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use body::DecodeError;
 pub use builder::ClientBuilder;
 pub use cache::HandshakeCache;
 pub use client::{Client, Stats};
 pub use error::{
-    AddressError, AnswerError, CloseKind, CloseStatus, ConnectError, DecodeError, EncodeError,
-    NotifyError, RequestError, Violation,
+    AddressError, AnswerError, CloseKind, CloseStatus, ConnectError, EncodeError, NotifyError,
+    RequestError, Violation,
 };
 pub use events::{Events, SessionEvent};
 pub use pushes::{Handler, Push, Subscription};

@@ -12,8 +12,7 @@ use futures_util::Stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::DecodeError;
-use crate::server_error::from_json;
+use crate::body::{DecodeError, from_json};
 
 /// A message that the server sent without a request. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::DecodeError;
+use crate::body::{DecodeError, from_json};
 
 /// An error response of a server.
 ///
@@ -126,10 +126,6 @@ impl fmt::Display for ServerError {
 }
 
 impl std::error::Error for ServerError {}
-
-pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(body).map_err(|error| DecodeError::Json(error.to_string()))
-}
 
 /// The response for every value that is false in JavaScript.
 const NO_VALUE: &[u8] = b"{}";

@@ -7,7 +7,7 @@ pub use service::ChannelService;
 
 use crate::store::member_text;
 use crate::sync::Mutex;
-use crate::{ChannelMembers, ChannelStore, FanOut, FrontendId, MAX_ID_BYTES, StoreError, Uid};
+use crate::{ChannelError, ChannelMembers, ChannelStore, FanOut, FrontendId, StoreError, Uid};
 use service::Inner;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -41,27 +41,6 @@ impl fmt::Debug for ChannelConfig {
             .field("store", &self.store.is_some())
             .finish()
     }
-}
-
-/// A failed call on a channel. Nothing changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChannelError {
-    /// The name is empty or longer than 256 bytes.
-    #[error("a channel name must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
-    BadName {
-        /// The length in bytes.
-        len: usize,
-    },
-    /// There are already [`max_channels`](ChannelConfig::max_channels) channels.
-    #[error("there may be at most {limit} channels")]
-    TooMany {
-        /// The limit.
-        limit: usize,
-    },
-    /// The channel was destroyed.
-    #[error("channel is not running now")]
-    Destroyed,
 }
 
 /// Whether a channel can be used.

@@ -1,6 +1,6 @@
 //! Errors of session calls. The texts are Pomelo's, because handlers compare them.
 
-use crate::{Sid, Uid};
+use crate::{MAX_ID_BYTES, Sid, Uid};
 
 /// A session was not bound to a user. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,4 +96,25 @@ pub enum ListenerError {
         /// The limit.
         limit: usize,
     },
+}
+
+/// A failed call on a channel. Nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The name is empty or longer than 256 bytes.
+    #[error("a channel name must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
+    BadName {
+        /// The length in bytes.
+        len: usize,
+    },
+    /// There are already [`max_channels`](crate::ChannelConfig::max_channels) channels.
+    #[error("there may be at most {limit} channels")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The channel was destroyed.
+    #[error("channel is not running now")]
+    Destroyed,
 }

@@ -76,13 +76,13 @@ mod sync;
 mod view;
 
 pub use audience::{AudienceChange, Departure, NotJoined, Tie};
-pub use channel::{Channel, ChannelConfig, ChannelError, ChannelService, ChannelState, Place};
+pub use channel::{Channel, ChannelConfig, ChannelService, ChannelState, Place};
 pub use claims::ClientClaims;
 pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};
 pub use drained::Drained;
-pub use error::{BindError, ListenerError, SettingError, UnbindError};
+pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
 pub use event::{EventKind, ListenerId, SessionEvents};
 pub use fanout::{FanOut, FanOutGroup, FanOutReport, NobodyReached};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};

@@ -1,12 +1,13 @@
 //! Handshake responses. Texts that do not depend on the client are built once.
 
-use crate::codec::EncodeError;
 use crate::compress::deflate_zlib;
 use crate::dictionary::push_json_string;
 use crate::handshake::is_truthy;
 use crate::package::header;
 use crate::text::escape_non_bmp;
-use crate::{CodecConfig, Dialect, PITAYA_HEARTBEAT, PackageType, RejectCode, ResumeGrant};
+use crate::{
+    CodecConfig, Dialect, EncodeError, PITAYA_HEARTBEAT, PackageType, RejectCode, ResumeGrant,
+};
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;

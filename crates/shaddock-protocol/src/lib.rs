@@ -42,6 +42,7 @@ extern crate alloc;
 
 mod answers;
 mod codec;
+mod codec_config;
 mod compress;
 mod conn;
 mod crypto;
@@ -59,8 +60,9 @@ mod route;
 mod text;
 mod time;
 
-pub use codec::{
-    Codec, CodecConfig, EncodeError, PITAYA_HEARTBEAT, PitayaSerializer, PomeloErrors,
+pub use codec::Codec;
+pub use codec_config::{
+    CodecConfig, EncodeError, PITAYA_HEARTBEAT, PitayaSerializer, PomeloErrors,
 };
 pub use compress::{InflateError, deflate_zlib, inflate, looks_compressed};
 pub use conn::{

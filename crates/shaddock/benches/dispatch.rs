@@ -104,9 +104,9 @@ impl Load {
 fn connector(id: &str) -> App {
     let mut app = App::new("connector", id);
     app.frontend();
-    app.route("h.echo", echo);
-    app.route("h.nothing", nothing);
-    app.route("h.view", view);
+    app.handle("h.echo", echo);
+    app.handle("h.nothing", nothing);
+    app.handle("h.view", view);
     app
 }
 
@@ -116,7 +116,7 @@ async fn main() -> Result<(), StartError> {
     filtered.global_filter(TimeFilter::default());
     filtered.filter(TooBusyFilter::new(1000));
     let mut chat = App::new("chat", "chat-1");
-    chat.route("h.echo", echo);
+    chat.handle("h.echo", echo);
     let running = Servers::new()
         .add(connector("connector-1"))
         .add(filtered)

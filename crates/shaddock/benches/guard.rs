@@ -319,7 +319,7 @@ fn run(name: &str, rounds: usize, app: &AppHandle) -> Result<(), String> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut app = App::new("connector", "connector-1");
     app.frontend();
-    app.route("h.echo", echo);
+    app.handle("h.echo", echo);
     let running = Servers::new().workers(1).add(app).start().await?;
     let app = &running.apps()[0];
     // Cargo says `--bench` when it runs this itself.

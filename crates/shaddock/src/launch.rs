@@ -11,21 +11,23 @@
 //!     let launcher = Launcher::from_args()?;
 //!     let mut app = App::new("connector", "connector-1");
 //!     launcher.configure_frontend(&mut app)?;
-//!     app.route("entryHandler.echo", echo);
+//!     app.handle("entryHandler.echo", echo);
 //!     launcher.run(Servers::new().add(app))
 //! }
 //! ```
 
 mod args;
+mod error;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shaddock_net::descriptors;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use self::args::Wanted;
+pub use self::error::LaunchError;
 use crate::{
-    admin::{Admin, AdminError, Tokens},
+    admin::{Admin, Tokens},
     app::{App, AppHandle, Running, Servers, StartError},
     config::{Change, Config, ConfigError, Sources},
     logging::{self, LogHandle},
@@ -33,7 +35,6 @@ use crate::{
     operations::Operations,
     shutdown::{Command, Signals, drain},
     telemetry::Telemetry,
-    wire::TlsError,
 };
 
 /// How long the end of a process waits for its last lines to be written. Nothing may read them.
@@ -42,43 +43,6 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
 /// How long the admin server may take for its last responses.
 const LAST_RESPONSES: Duration = Duration::from_secs(5);
-
-/// Why a process does not start, or does not go on.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum LaunchError {
-    /// The command line cannot be understood.
-    #[error("{0}; `--help` lists the flags")]
-    Arguments(String),
-    /// The configuration has mistakes.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Logging cannot be set up.
-    #[error(transparent)]
-    Log(#[from] logging::LogError),
-    /// The admin server does not start.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// A server does not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// Certificate or key cannot be used.
-    #[error("{0} (`tls.certificate`, `tls.key`)")]
-    Tls(#[from] TlsError),
-    /// It ran, and could not go on; it has drained.
-    #[error("the server ended: {0}")]
-    Ended(String),
-    /// The operating system refuses a runtime or signals.
-    #[error("the process cannot be initialized: {0}")]
-    System(#[from] io::Error),
-}
-
-/// Programs whose `main` returns it print it this way: what was wrong, for people.
-impl std::fmt::Debug for LaunchError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
 
 /// Everything around the servers of a process.
 #[derive(Debug)]
@@ -443,7 +407,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
         .set(config.resume_policy())
         .set(config.codec_config())
         .set(config.app_config())
-        .route_others_by(config.routing())
+        .balance_others_by(config.routing())
         .set_shared(Arc::clone(&latencies))
         .filter(LatencyFilter(latencies));
 }

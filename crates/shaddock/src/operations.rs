@@ -1,6 +1,8 @@
 //! What an operator sees of a process: its phase, its servers, their sessions. Shared by the admin server, the metrics and the
 //! drain.
 
+mod phase;
+
 use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
@@ -16,29 +18,7 @@ use crate::{
     series::SeriesOfAll,
 };
 
-/// What a process is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Phase {
-    /// Components start and ports are opened.
-    Starting,
-    /// Clients are served. Only now is the process ready.
-    Running,
-    /// No new clients are accepted; connected clients are notified and closed.
-    Draining,
-}
-
-impl Phase {
-    /// `starting`, `running` or `draining`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Draining => "draining",
-        }
-    }
-}
+pub use self::phase::Phase;
 
 /// How long sessions may go on in a drain that an operator asks for, if neither they nor `drain.linger` say.
 pub(crate) const LINGER: Time = Time::secs(600);

@@ -1,9 +1,9 @@
 //! One run: threads, the phases of each scenario, and the result.
 
 mod run;
+mod setup;
 
 use std::{
-    io,
     sync::{Arc, atomic::AtomicU64, mpsc::channel},
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,11 @@ use mio::Waker;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use self::run::{Run, Window};
+pub use self::setup::BenchError;
+use self::{
+    run::{Run, Window},
+    setup::Setup,
+};
 use crate::{
     args::{
         BenchArgs, ChurnArgs, EchoArgs, FanoutArgs, IdleArgs, MixArgs, ResumeArgs, ScenarioArgs,
@@ -26,45 +30,11 @@ use crate::{
     report::{Latency, Report, ServerCost},
     scenario::{Churn, Echo, Fanout, FanoutShared, Idle, Mix, Resume, Scenario, Script, Share},
     tally::{Harvest, Tally},
-    target::{Routes, Target, TargetError},
+    target::{Routes, Target},
 };
 
 /// Files that a run needs besides its connections.
 const SPARE_FILES: usize = 64;
-
-/// Why a run failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BenchError {
-    /// Invalid flags.
-    #[error("{0}")]
-    Target(#[from] TargetError),
-    /// The script of `mix` is invalid.
-    #[error("{0}")]
-    Script(String),
-    /// More connections than files may be open.
-    #[error("{wanted} connections need more files than this process may open ({limit})")]
-    Files {
-        /// Connections that were asked for.
-        wanted: usize,
-        /// The hard limit.
-        limit: u64,
-    },
-    /// The server's process cannot be inspected.
-    #[error("process {pid}: {error}")]
-    Process {
-        /// The process that was named.
-        pid: u32,
-        /// The error of the operating system.
-        error: io::Error,
-    },
-    /// Another error of the operating system.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// A thread of the load tester panicked, which is a bug.
-    #[error("a thread of the load tester panicked")]
-    Panicked,
-}
 
 pub(crate) fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let target = args.target();
@@ -241,13 +211,6 @@ fn used(scenario: &ScenarioArgs, routes: &Routes) -> Vec<Bytes> {
 
 /// The waker of the first thread.
 type Waker0 = Arc<Waker>;
-
-/// State for all scenarios.
-struct Setup<'a> {
-    args: &'a TargetArgs,
-    target: Arc<Target>,
-    server: Option<Processes>,
-}
 
 impl<'a> Setup<'a> {
     fn new(args: &'a TargetArgs, scenario: &ScenarioArgs) -> Result<Self, BenchError> {

@@ -14,7 +14,7 @@ use std::{
 
 use mio::Waker;
 
-use super::{BenchError, Setup};
+use super::setup::{BenchError, Setup};
 use crate::{
     phase::{Phase, SharedPhase},
     procfs::{Machine, Process, Processes, Usage},

@@ -17,11 +17,10 @@ use slab::Slab;
 
 use crate::{
     body::Bodies,
-    conn::{Away, Conn, Requests, State},
+    conn::{Away, Conn, Pending, Requests, State},
     counts::Counts,
     link::Link,
     phase::{Phase, SharedPhase},
-    scenario::{Gone, Scenario},
     tally::{Harvest, Tally},
     target::Target,
     timers::{Alarm, Timer, Timers},
@@ -33,6 +32,54 @@ const EVENTS: usize = 1024;
 const READ_SIZE: usize = 64 * 1024;
 /// Timeout for the server to close after a goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Slots from here on are plain connections beside the load: they only perform a handshake.
+pub(crate) const PLAIN: usize = usize::MAX / 2;
+
+/// Why a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// It was never established.
+    Failed,
+    /// The server closed it, or violated the protocol.
+    Ended,
+    /// The client closed it, and the server confirmed.
+    Closed,
+}
+
+/// The behaviour of the connections of one thread. Called by the engine on its thread.
+pub(crate) trait Scenario {
+    /// The run has entered a phase.
+    fn phase(&mut self, engine: &mut Engine, phase: Phase);
+    /// A session is open: its ack is sent together with requests made here.
+    fn opened(&mut self, engine: &mut Engine, key: usize);
+    /// A session has resumed on a new socket, and unreceived messages were sent again.
+    fn resumed(&mut self, _engine: &mut Engine, _key: usize) {}
+    /// A plain connection received a heartbeat, the first package that servers send after the ACK.
+    fn greeted(&mut self, _engine: &mut Engine, _key: usize) {}
+    /// A response arrived, right or wrong. The engine has checked the body and counted faults.
+    fn answered(&mut self, engine: &mut Engine, key: usize, pending: Pending);
+    /// A request has timed out, which the engine has counted.
+    fn unanswered(&mut self, _engine: &mut Engine, _key: usize, _pending: Pending) {}
+    /// A push arrived.
+    fn pushed(&mut self, _engine: &mut Engine, _key: usize, _route: &[u8], _body: &[u8]) {}
+    /// A session has ended, and its key is invalid.
+    fn gone(&mut self, engine: &mut Engine, slot: usize, why: Gone);
+    /// A timer of the scenario has expired.
+    fn timer(&mut self, _engine: &mut Engine, _number: u64) {}
+    /// The next time at which [`pace`](Self::pace) should be called, to the microsecond.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+    /// The time has been reached.
+    fn pace(&mut self, _engine: &mut Engine, _now: Instant) {}
+    /// The end of each iteration of the loop.
+    fn turn(&mut self, _engine: &mut Engine) {}
+    /// Whether the scenario has finished its current phase.
+    fn is_settled(&self, engine: &Engine) -> bool;
+    /// The run is over: missing messages are counted here.
+    fn finish(&mut self, _engine: &mut Engine) {}
+}
 
 /// The events of a socket, besides readable data.
 #[derive(Clone, Copy, Debug)]

@@ -12,13 +12,12 @@ use shaddock_protocol::{
     MAX_BODY, Message, MessageType, Package, PackageType, WireRoute, inflate, looks_compressed,
 };
 
-use super::{Engine, Ready};
+use super::{Engine, PLAIN, Ready, Scenario};
 use crate::{
     body::is_error,
     conn::{Pending, RequestKind, State, Stray},
     counts::{Counts, Outcome},
     link::{Filled, LinkError},
-    scenario::{PLAIN, Scenario},
     timers::Timer,
 };
 

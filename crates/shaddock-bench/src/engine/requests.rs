@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use shaddock_protocol::{Message, MessageType, PackageType, WireRoute, put_package_header};
 
-use super::Engine;
+use super::{Engine, Scenario};
 use crate::{
     conn::{Pending, RequestKind, State},
-    scenario::Scenario,
     timers::Timer,
 };
 

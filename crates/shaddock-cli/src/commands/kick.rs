@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use shaddock::{admin::KickRequest, operators::KickOutcome};
 
 use super::{
@@ -73,8 +73,8 @@ pub(crate) fn run(args: KickArgs) -> Outcome {
 /// Time between two looks at a kick that takes its time.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// With the server API, which knows predicates, dry runs and a pace.
-fn by_command(args: &KickArgs) -> Outcome {
+/// The request to the server API, which knows predicates, dry runs and a pace.
+fn request(args: &KickArgs) -> Value {
     let predicate = args.predicate.clone().or_else(|| {
         let address = args.address.as_ref()?;
         Some(format!(
@@ -99,11 +99,16 @@ fn by_command(args: &KickArgs) -> Outcome {
     if let Some(reason) = &args.reason {
         kick["reason"] = json!(reason);
     }
-    let request = json!({
+    json!({
         "commands": [{ "kick": kick }],
         "dry_run": args.dry_run,
         "per_second": args.per_second.unwrap_or_default(),
-    });
+    })
+}
+
+/// Kicks with the server API.
+fn by_command(args: &KickArgs) -> Outcome {
+    let request = request(args);
     operator::run(&args.target, async |operator| {
         let answer = operator.call(&request, None).await?;
         if args.target.json {

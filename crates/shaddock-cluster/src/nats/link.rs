@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::inbox::Inbox;
 use super::waiting::{Place, Waits};
-use super::watched::Watched;
+use super::watched::{LinkState, Watched};
 use super::{NatsConfig, NatsLogin};
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
@@ -45,14 +45,6 @@ struct Outgoing {
     subject: Subject,
     reply: Option<Subject>,
     payload: Bytes,
-}
-
-/// What is known of the connection. A state and no list of events: however often it breaks, nothing piles up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LinkState {
-    pub(crate) up: bool,
-    /// How often it was lost: a short loss is one too.
-    pub(crate) losses: u64,
 }
 
 /// Tells when the connection goes up or down.

@@ -8,12 +8,18 @@ use std::time::{Duration, Instant};
 use async_nats::{Event, ServerError};
 use tokio::sync::{Notify, watch};
 
-use super::link::LinkState;
-
 /// Subjects that are remembered as not allowed: the last ones.
 const DENIED: usize = 16;
 /// A publish that was refused counts for so long. A subscription is missing until the connection is made anew.
 const PUBLISH_COUNTS: Duration = Duration::from_secs(60);
+
+/// What is known of the connection. A state and no list of events: however often it breaks, nothing piles up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) up: bool,
+    /// How often it was lost: a short loss is one too.
+    pub(crate) losses: u64,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Watched {

@@ -1,13 +1,14 @@
 //! The channels of one server: names, members' index, store.
 
-use super::{Channel, ChannelConfig, ChannelError, ChannelState, Data};
+use super::{Channel, ChannelConfig, ChannelState, Data};
 use crate::event::guarded;
 use crate::few::{Few, Removed};
 use crate::index::Shards;
 use crate::store::parse_member;
 use crate::sync::{Mutex, MutexGuard};
 use crate::{
-    ChannelMembers, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError, Uid,
+    ChannelError, ChannelMembers, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError,
+    Uid,
 };
 use hashbrown::{DefaultHashBuilder, HashMap};
 use std::fmt;

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::LaunchError;
+use super::error::LaunchError;
 use crate::config::Sources;
 
 /// The request of the command line.

@@ -8,7 +8,7 @@ use std::{
 
 use prometheus_client::{encoding::NoLabelSet, metrics::MetricType};
 
-use super::{Labels, Page, Seen, latency::Histogram, with};
+use super::{Labels, Page, Seen, histogram::Histogram, with};
 use crate::backend::Backend;
 
 /// Why a service gave no answer.

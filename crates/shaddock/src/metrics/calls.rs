@@ -8,7 +8,7 @@ use std::{
 use shaddock_cluster::{RemoteError, RemoteErrorKind};
 use shaddock_net::clock;
 
-use super::latency::Histogram;
+use super::histogram::Histogram;
 
 /// The reasons for which calls fail, as labels.
 const REASONS: [&str; 11] = [

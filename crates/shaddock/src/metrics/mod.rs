@@ -6,6 +6,7 @@
 mod backends;
 mod calls;
 mod cluster;
+mod histogram;
 mod latency;
 mod own;
 pub(crate) mod process;
@@ -27,9 +28,8 @@ use shaddock_net::NetStats;
 
 pub(crate) use self::backends::{Exchanges, NoAnswer};
 pub(crate) use self::calls::Calls;
-pub(crate) use self::latency::{
-    Histogram, Latencies, LatencyFilter, Times, answer_times, bounds_us,
-};
+pub(crate) use self::histogram::{Histogram, bounds_us};
+pub(crate) use self::latency::{Latencies, LatencyFilter, Times, answer_times};
 use self::own::Own;
 pub use self::own::{Gauge, Metrics};
 pub use crate::stats::Counter;

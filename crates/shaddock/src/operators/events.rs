@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use shaddock_core::CloseReason;
 
 use super::{
+    address::AddressFilter,
     ask::Ask,
-    filter::{AddressFilter, limit_of, parse_sid},
+    filter::{limit_of, parse_sid},
     types::Unanswered,
     view::{ClusterView, OperatorError, sort},
 };

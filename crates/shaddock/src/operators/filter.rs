@@ -1,11 +1,10 @@
 //! Filters that select sessions.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use shaddock_core::{Session, SessionService, Sid, TransportKind};
-use shaddock_net::{Network, NetworkError, canonical};
 
-use super::predicate::Predicate;
+use super::{address::AddressFilter, predicate::Predicate};
 use crate::admin::{SessionInfo, SessionPage, SessionQuery};
 
 /// Rows of one page, if the caller does not say.
@@ -29,42 +28,6 @@ fn parse_transport(text: &str) -> Result<TransportKind, String> {
         .into_iter()
         .find(|transport| transport.name() == text)
         .ok_or_else(|| format!("\"{text}\" is not a transport; write tcp, tls, ws or wss"))
-}
-
-/// An address, an address with a port, or a network.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum AddressFilter {
-    Whole(SocketAddr),
-    Network(Network),
-}
-
-impl AddressFilter {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map(|address| Self::Whole(canonical(address)))
-            .or_else(|_| text.parse().map(Self::Network))
-            .map_err(|error| match error {
-                NetworkError::HostBits { .. } => error.to_string(),
-                _ => format!(
-                    "\"{text}\" is not an address; write 192.0.2.7, 192.0.2.7:4711 or 192.0.2.0/24"
-                ),
-            })
-    }
-
-    pub(crate) fn matches(&self, session: &Session) -> bool {
-        session
-            .client_address()
-            .is_some_and(|address| self.holds(address))
-    }
-
-    pub(super) fn holds(&self, address: SocketAddr) -> bool {
-        let address = canonical(address);
-        match self {
-            // The scope of a link-local address is not part of what is written.
-            Self::Whole(wanted) => (wanted.ip(), wanted.port()) == (address.ip(), address.port()),
-            Self::Network(network) => network.contains(address.ip()),
-        }
-    }
 }
 
 /// Which sessions a query is about.
@@ -175,35 +138,5 @@ impl Filter {
             next: last.filter(|_| more),
             sessions,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What `/api/sessions` prints is found, in any form of the same address.
-    #[test]
-    fn addresses_are_found_in_every_form() {
-        let session: SocketAddr = "[::ffff:192.0.2.7]:4711".parse().unwrap();
-        for (text, finds) in [
-            ("192.0.2.7", true),
-            ("::ffff:192.0.2.7", true),
-            ("192.0.2.7:4711", true),
-            ("[::ffff:192.0.2.7]:4711", true),
-            ("192.0.2.0/24", true),
-            ("::ffff:192.0.2.0/120", true),
-            ("192.0.2.7:4712", false),
-            ("192.0.2.8", false),
-            ("2001:db8::/32", false),
-        ] {
-            let filter = AddressFilter::parse(text).unwrap();
-            assert_eq!(filter.holds(session), finds, "{text}");
-            assert_eq!(filter.holds(canonical(session)), finds, "{text}");
-        }
-        assert!(
-            AddressFilter::parse("192.0.2.7/24").is_err_and(|text| text.contains("192.0.2.0/24"))
-        );
-        assert!(AddressFilter::parse("here").is_err_and(|text| text.contains("is not an address")));
     }
 }

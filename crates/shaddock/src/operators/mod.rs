@@ -8,7 +8,9 @@
 //! The admin server of any process has a view ([`crate::admin`]). A tool outside of the cluster joins without being listed
 //! ([`ClusterView::join`]) and has the same one.
 
+mod address;
 mod ask;
+mod audience_name;
 mod audiences;
 mod events;
 mod filter;
@@ -26,9 +28,8 @@ mod work;
 use shaddock_cluster::ServerInfo;
 
 pub use self::{
-    audiences::{
-        AudienceInfo, AudienceName, AudiencePage, AudienceQuery, Member, MemberPage, MemberQuery,
-    },
+    audience_name::AudienceName,
+    audiences::{AudienceInfo, AudiencePage, AudienceQuery, Member, MemberPage, MemberQuery},
     events::{EventPage, EventQuery, SessionRecord},
     types::{
         DrainRequest, DrainStarted, DrainStatus, KickOutcome, ServerOverview, ServerState,

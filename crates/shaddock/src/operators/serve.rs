@@ -9,8 +9,9 @@ use shaddock_core::{CloseReason, Session, SessionService, Sid};
 
 use super::{
     OPERATE,
+    address::AddressFilter,
     ask::{Ask, Departing, Report},
-    filter::{AddressFilter, Filter, parse_sid},
+    filter::{Filter, parse_sid},
     types::{DrainStarted, DrainStatus, ServerState},
 };
 use crate::{

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Error,
     fleet::{Fleet, Kind, News},
-    free_address,
+    ports::free_address,
 };
 
 /// How long NATS or etcd may take to answer.

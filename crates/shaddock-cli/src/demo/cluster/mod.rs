@@ -16,16 +16,10 @@ mod fleet;
 mod keeper;
 mod lifeline;
 mod only;
+mod ports;
 mod screen;
 
-use std::{
-    ffi::OsString,
-    hash::{BuildHasher as _, RandomState},
-    io::IsTerminal as _,
-    net::{IpAddr, SocketAddr, TcpListener},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Args;
 use shaddock::config::{Config, LogFormat, Sources};
@@ -37,6 +31,7 @@ use tokio::{
 use self::{
     backing::Backing,
     fleet::{Fleet, Kind, News},
+    ports::free_address,
     screen::Screen,
 };
 pub(crate) use self::{
@@ -57,11 +52,6 @@ const CHATS: usize = 2;
 const START: Duration = Duration::from_secs(60);
 /// How long servers may take to stop on top of `drain.deadline`.
 const SLACK: Duration = Duration::from_secs(5);
-
-/// The first of the ports for servers without a configured port, and the one after the last.
-const PORTS: (u16, u16) = (20_000, 32_000);
-/// How many of them are tried.
-const TRIES: usize = 100;
 
 /// What the parent tells its children.
 #[derive(Debug, Args)]
@@ -326,25 +316,4 @@ async fn watch(fleet: &mut Fleet, plans: &[Plan]) -> Result<(), Error> {
         }
     }
     Err("no server is left".into())
-}
-
-/// A port that is free, and stays reserved until the listener is dropped and a child takes the port.
-///
-/// The kernel would choose one of those that it gives to outgoing connections as well, which may happen in between. So it is one
-/// below them.
-fn free_address(host: IpAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let mut last = None;
-    for _ in 0..TRIES {
-        // The standard library's hasher has a random key.
-        let random = RandomState::new().hash_one(std::process::id()) % u64::from(PORTS.1 - PORTS.0);
-        let port = PORTS.0 + u16::try_from(random).unwrap_or_default();
-        match TcpListener::bind((host, port)) {
-            Ok(listener) => {
-                let address = listener.local_addr()?;
-                return Ok((listener, address));
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
 }

@@ -6,7 +6,7 @@ use super::{
     token::{Kind, Token},
     types::{Field, Net, Node, PredicateError, Test},
 };
-use crate::operators::filter::AddressFilter;
+use crate::operators::address::AddressFilter;
 
 /// How deep parentheses and `not` may be nested.
 const DEEPEST: usize = 32;

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use crate::operators::filter::AddressFilter;
+use crate::operators::address::AddressFilter;
 
 /// What is wrong with a predicate, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
