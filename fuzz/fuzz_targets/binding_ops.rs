@@ -329,7 +329,7 @@ impl Pair {
             let Some(channel) = channel else { continue };
             for user in USERS {
                 let mut found: Vec<_> = channel
-                    .member(user)
+                    .frontends_of(user)
                     .iter()
                     .map(ToString::to_string)
                     .collect();
