@@ -180,7 +180,7 @@ impl Target {
     pub(crate) fn new(info: Arc<ServerInfo>, capacity: usize, max_queued: usize) -> Self {
         let subject = Subject::from(super::subject::server(&info.server_type, info.id.as_str()));
         Self {
-            is_ours: super::core::is_shaddock(&info),
+            is_ours: info.is_shaddock(),
             info,
             subject,
             capacity,

@@ -34,19 +34,10 @@ use crate::{
     ServerInfo, Unique, code,
 };
 
-/// What this crate's servers can do beyond Pitaya's protocol: all of it, told by one flag each.
-pub(super) const CAPABILITIES: [&str; 4] = ["mpush", "bysid", "direct", AUDIENCES];
-/// Of frontends: a user has one session at most.
-pub(super) const UNIQUE: &str = "unique";
 /// How long users keep their subscriptions after the last Pitaya server has left the list: it may still finish what it has.
 const LINGER: u32 = 2;
 /// How long a Pitaya server is kept out of the list of this server until all users have their subscriptions.
 const SUBSCRIBE: Duration = Duration::from_secs(5);
-/// The one that says that a frontend keeps audiences.
-pub(super) const AUDIENCES: &str = "audiences";
-/// The one that says that a server understands this crate's own subjects.
-pub(super) const DIRECT: &str = "direct";
-
 /// Answers to deliveries that wait for room at the same time ([`Node::kept_room`](crate::Node::kept_room)). More are sent at once.
 const MAX_WAITS: usize = 1024;
 
@@ -195,7 +186,7 @@ impl Core {
         if let Some(target) = self.targets.load().get(&to.id) {
             return Arc::clone(target);
         }
-        let capacity = if is_shaddock(to) {
+        let capacity = if to.is_shaddock() {
             self.config.calls_per_server
         } else {
             self.config.calls_per_pitaya_server
@@ -304,7 +295,7 @@ impl Core {
         }
         if let (Some(uid), Some(frontend)) = (&session.uid, &session.frontend)
             && let Some(info) = self.members.server(frontend.as_str())
-            && is_shaddock(&info)
+            && info.is_shaddock()
             && self
                 .directory
                 .facts(&self.members, &info.server_type)
@@ -317,7 +308,11 @@ impl Core {
     /// Whether a server may push to a user without knowing the user's frontend.
     fn need_user_subjects(&self) -> bool {
         !self.config.lazy_user_subjects
-            || self.members.all().iter().any(|server| !is_shaddock(server))
+            || self
+                .members
+                .all()
+                .iter()
+                .any(|server| !server.is_shaddock())
     }
 
     /// Whether a frontend of this type is a Pitaya server.
@@ -325,7 +320,7 @@ impl Core {
         self.members
             .servers_of(frontend_type)
             .iter()
-            .any(|server| server.frontend && !is_shaddock(server))
+            .any(|server| server.frontend && !server.is_shaddock())
     }
 
     /// Whether sessions of a user are unique.
@@ -431,9 +426,4 @@ impl PlainMetadata {
         }
         make()
     }
-}
-
-/// Whether a server understands this crate's own subjects.
-pub(super) fn is_shaddock(info: &ServerInfo) -> bool {
-    info.can(DIRECT)
 }

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use futures_util::future::Either;
 
 use super::calls::{Answer, Asked};
-use super::core::{Core, is_shaddock};
-use super::serve::{decode, decode_or_log};
+use super::core::Core;
 use super::subject;
-use super::wire::{self, MultiPush, MultiPushAnswer, Push, Recipients};
+use super::wire::{self, MultiPush, MultiPushAnswer, Push, Recipients, decode, decode_or_log};
 use crate::clock;
 use crate::delivery::latest_key;
 use crate::reply::{Limit, guarded};
@@ -38,7 +37,7 @@ pub(super) fn send(core: &Arc<Core>, frontend: &ServerInfo, delivery: &Delivery)
         let delivered = deliver_here(core, delivery.clone());
         return Box::pin(after_room(core, delivered));
     }
-    if is_shaddock(frontend) {
+    if frontend.is_shaddock() {
         return match parts(delivery, core.link.max_payload()) {
             Ok(parts) => {
                 let answer = send_parts(core, frontend, parts);
@@ -142,7 +141,7 @@ pub(super) fn send_unconfirmed(
         deliver_here(core, delivery.clone());
         return Ok(());
     }
-    if is_shaddock(frontend) {
+    if frontend.is_shaddock() {
         for part in parts(delivery, core.link.max_payload())? {
             publish_part(core, frontend, &part)?;
         }

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::{Core, is_shaddock};
+use super::core::Core;
 use super::wire::OpKind;
 use super::{events, ops};
 use crate::clock;
@@ -235,7 +235,7 @@ impl Core {
         let news = match change {
             MemberChange::Joined(info) => self.departing.lock().listed(info, now),
             MemberChange::Left(info) => {
-                let can_be_asked = is_shaddock(&info);
+                let can_be_asked = info.is_shaddock();
                 let mut table = self.departing.lock();
                 table.unlisted(info, can_be_asked, now)
             }

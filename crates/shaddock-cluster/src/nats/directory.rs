@@ -165,11 +165,13 @@ impl Directory {
         {
             return Arc::clone(facts);
         }
-        let is_ours = |server: &Arc<ServerInfo>| super::core::is_shaddock(server);
+        let is_ours = |server: &Arc<ServerInfo>| server.is_shaddock();
         let facts = Arc::new(Facts {
             several: servers.len() > 1,
             has_pitaya: !servers.iter().all(is_ours),
-            unique: servers.iter().all(|server| server.can(super::core::UNIQUE)),
+            unique: servers
+                .iter()
+                .all(|server| server.can(super::capabilities::UNIQUE)),
             servers,
         });
         // Only of types that are there, so that callers cannot fill it.

@@ -7,10 +7,10 @@ use futures_util::StreamExt;
 
 use super::core::Core;
 use super::inbox::Inbox;
-use super::incoming::session_of;
-use super::serve::decode_or_log;
-use super::wire::{self, Event, EventKind, Goodbye, Notice};
-use super::{ops, subject};
+use super::subject;
+use super::wire::{
+    self, Event, EventKind, Goodbye, Notice, decode_or_log, session_of, session_to_wire,
+};
 use crate::etcd::record;
 use crate::reply::guarded;
 use crate::{
@@ -41,7 +41,7 @@ pub(super) fn publish(core: &Core, event: &SessionEvent) {
     let event = Event {
         kind: kind as i32,
         frontend: core.info.id.as_str().to_owned(),
-        session: Some(ops::session_to_wire(session)),
+        session: Some(session_to_wire(session)),
         text: text.to_owned(),
         frontend_type: own_type.to_string(),
     };

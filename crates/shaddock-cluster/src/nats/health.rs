@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::calls::Target;
-use super::core::{Core, is_shaddock};
+use super::core::Core;
 use super::detector::{Detector, Probed, Rules, Verdict};
 use super::ops;
 use crate::{Members, ServerId};
@@ -190,7 +190,7 @@ async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, Probed) {
         return (server, Probed::Silent);
     };
     let wait = core.config.push_timeout();
-    let probed = if is_shaddock(&info) {
+    let probed = if info.is_shaddock() {
         ops::probe(core, &info, wait).await
     } else {
         // A call of a remote that it does not have: it says so.

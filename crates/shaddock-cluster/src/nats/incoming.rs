@@ -1,17 +1,16 @@
 //! What a received request asks for: checked in the order that all servers keep, before anything runs.
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
 
-use super::wire::{KickMsg, MsgType, Request, RpcType, Session, Stamp};
+use super::wire::{KickMsg, MsgType, Request, RpcType, Session, Stamp, raw_sid, session_of};
 use crate::context::is_json_object;
 use crate::{
-    Context, ContextError, ForwardedRequest, ForwardedSession, RawSid, RemoteCall, RemoteError,
-    ServerId, SessionData, SessionOp, code, split_route,
+    Context, ContextError, ForwardedRequest, RemoteCall, RemoteError, ServerId, SessionData,
+    SessionOp, code, split_route,
 };
 
 /// A request, ready to run.
@@ -131,20 +130,6 @@ fn incoming(request: Request, frontend: bool, contexts: &mut Contexts) -> Incomi
             })
         }
     }
-}
-
-/// A session as it travels.
-pub(crate) fn session_of(session: Session, frontend: Option<ServerId>) -> ForwardedSession {
-    ForwardedSession {
-        frontend,
-        sid: raw_sid(session.id),
-        uid: (!session.uid.is_empty()).then(|| Arc::from(session.uid)),
-        data: SessionData::from_json(session.data),
-    }
-}
-
-fn raw_sid(id: i64) -> Option<RawSid> {
-    u64::try_from(id).ok().and_then(RawSid::new)
 }
 
 /// The three remotes of a Pitaya frontend. Other `sys` routes are not found.

@@ -8,15 +8,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::core::{CAPABILITIES, Core, Parts, UNIQUE, is_shaddock};
+use super::capabilities::{CAPABILITIES, UNIQUE};
+use super::core::{Core, Parts};
 use super::departing::{self, Departing};
 use super::inbox::Inbox;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
+use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
 use super::topics::{self, Topics};
 use super::users::{self, Users};
-pub(super) use super::watched::LinkState;
+use super::watched::LinkState;
 use super::{NatsConfig, etcd_size, events, health, moving, owners, serve, subject, watches, wire};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
@@ -243,21 +245,7 @@ impl Subjects {
             requests.await;
             let _ = done.send(());
         });
-        Requests { stop, finished }
-    }
-}
-
-/// The task that takes requests of others.
-pub(super) struct Requests {
-    stop: oneshot::Sender<()>,
-    finished: oneshot::Receiver<()>,
-}
-
-impl Requests {
-    /// Takes what is on its way, and nothing more. Waits for that no longer than this.
-    pub(super) async fn end(self, within: Duration) {
-        let _ = self.stop.send(());
-        let _ = tokio::time::timeout(within, self.finished).await;
+        Requests::new(stop, finished)
     }
 }
 
@@ -272,7 +260,7 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
     };
     let comes = Arc::downgrade(core);
     let before = move |info: &ServerInfo| -> Option<BoxFuture<'static, ()>> {
-        let core = comes.upgrade().filter(|_| !is_shaddock(info))?;
+        let core = comes.upgrade().filter(|_| !info.is_shaddock())?;
         Some(Box::pin(async move { core.expect_pitaya().await }))
     };
     let own = Arc::clone(&core.info);
@@ -415,32 +403,5 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
         if events.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Background work of a membership; ends with it.
-#[derive(Default)]
-pub(super) struct Tasks(Vec<AbortHandle>);
-
-impl Tasks {
-    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_on(&Handle::current(), task);
-    }
-
-    fn spawn_on(&mut self, runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.push(runtime.spawn(task).abort_handle());
-    }
-}
-
-impl Tasks {
-    /// Ends all of it.
-    pub(super) fn stop(&self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.stop();
     }
 }

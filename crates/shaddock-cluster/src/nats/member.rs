@@ -8,9 +8,10 @@ use async_nats::Subject;
 use bytes::Bytes;
 
 use super::calls::Target;
-use super::core::{AUDIENCES, Core, is_shaddock};
+use super::capabilities::AUDIENCES;
+use super::core::Core;
 use super::encode::{RequestParts, SessionParts};
-use super::join::{Requests, Tasks};
+use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
 use super::{delivery, events, ops, subject, to_users, topics, users};
@@ -80,7 +81,7 @@ impl NatsMember {
     ) -> impl Future<Output = Vec<(ServerId, Result<SessionAnswer, RemoteError>)>> + Send + use<>
     {
         let frontends = self.core.frontends();
-        let ours = frontends.iter().filter(|frontend| is_shaddock(frontend));
+        let ours = frontends.iter().filter(|frontend| frontend.is_shaddock());
         let context = Context::with_timeout(self.core.config.push_timeout());
         let (ids, asked): (Vec<_>, Vec<_>) = ours
             .map(|frontend| {
@@ -511,7 +512,7 @@ async fn at_pitaya(core: &Core, uid: &str) -> Result<Vec<Located>, RemoteError> 
             .map(|kv| String::from_utf8_lossy(&kv.value));
         let listed = owner
             .and_then(|owner| core.members.server(&owner))
-            .filter(|info| !is_shaddock(info));
+            .filter(|info| !info.is_shaddock());
         if let Some(info) = listed {
             places.push(Located {
                 frontend: info.id.clone(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{BoxFuture, Cluster, ClusterError, JoinOptions, Membership, Node, ServerInfo};
 
 mod calls;
+mod capabilities;
 mod config;
 mod core;
 mod delivery;
@@ -31,6 +32,7 @@ mod request_id;
 mod scale_tests;
 mod serve;
 pub(crate) mod subject;
+mod tasks;
 mod thread;
 mod to_users;
 mod topics;

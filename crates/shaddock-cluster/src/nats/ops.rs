@@ -7,21 +7,20 @@ use async_nats::{Message, Subject};
 use bytes::Bytes;
 
 use super::calls::Answer;
-use super::core::{Core, is_shaddock};
+use super::core::Core;
 use super::detector::Probed;
-use super::incoming::session_of;
 use super::lateness::Clocks;
-use super::serve::{Turn, decode, decode_or_log, is_busy, run, time_left, too_late};
+use super::serve::{Turn, is_busy, run, time_left, too_late};
 use super::wire::{
-    self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session,
+    self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session, decode,
+    decode_or_log, session_of, session_to_wire,
 };
 use super::{owners, subject};
 use crate::clock;
 use crate::reply::{Limit, guarded};
 use crate::{
-    AudienceKey, AudiencePart, BoxFuture, Context, ForwardedSession, JoinAnswer, RawSid,
-    RemoteError, RemoteErrorKind, Reply, ServerId, ServerInfo, SessionAnswer, SessionData,
-    SessionOp, code,
+    AudienceKey, AudiencePart, BoxFuture, Context, JoinAnswer, RawSid, RemoteError,
+    RemoteErrorKind, Reply, ServerId, ServerInfo, SessionAnswer, SessionData, SessionOp, code,
 };
 
 /// What a Pitaya frontend says that has kicked a client, wants to close its session, and finds it closed.
@@ -37,7 +36,7 @@ pub(super) fn send(
     context: &Context,
 ) -> Answering {
     let timeout = context.timeout().unwrap_or(core.config.request_timeout);
-    if is_shaddock(frontend) {
+    if frontend.is_shaddock() {
         return ask(core, frontend, to_wire(op, timeout), timeout);
     }
     match to_pitaya(op) {
@@ -494,18 +493,6 @@ fn from_wire_answer(
         },
         _ => SessionAnswer::Done,
     })
-}
-
-/// A session as it travels; its frontend is said elsewhere.
-pub(super) fn session_to_wire(session: &ForwardedSession) -> Session {
-    Session {
-        id: session
-            .sid
-            .and_then(|sid| i64::try_from(sid.get()).ok())
-            .unwrap_or(0),
-        uid: session.uid.as_deref().unwrap_or_default().to_owned(),
-        data: session.data.to_json(),
-    }
 }
 
 /// Route and argument of a remote of a Pitaya frontend, which has three.

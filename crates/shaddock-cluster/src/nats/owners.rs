@@ -15,7 +15,7 @@ pub(super) use self::asking::{asked, bindings, notices};
 pub(super) use self::claims::delete_given_up;
 use self::claims::{read, write};
 pub(super) use self::guard::{REFUSALS, guard, look_after_refused, say_fenced};
-use super::core::{Core, is_shaddock};
+use super::core::Core;
 use super::subject;
 use super::wire::{self, BindMsg};
 use crate::etcd::EtcdError;
@@ -123,7 +123,7 @@ pub(super) fn took_too_long(waits_for: Option<ServerId>) -> BindError {
 
 fn kind(core: &Core, owner: &ServerId) -> Kind {
     match core.members.server(owner.as_str()) {
-        Some(info) if !is_shaddock(&info) => Kind::Pitaya,
+        Some(info) if !info.is_shaddock() => Kind::Pitaya,
         _ => Kind::Ours,
     }
 }

@@ -151,7 +151,7 @@ impl World {
                 (format!("chat-{}", n - size.frontends), "chat")
             };
             let mut info = ServerInfo::new(&id, server_type, server_type == TYPE).unwrap();
-            for flag in super::core::CAPABILITIES {
+            for flag in super::capabilities::CAPABILITIES {
                 info.announce(flag);
             }
             if kind == Kind::Before {

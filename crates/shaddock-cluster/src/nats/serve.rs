@@ -392,23 +392,3 @@ async fn begins_late(
     })
     .await
 }
-
-/// Reads an answer of one of our own calls.
-pub(super) fn decode<M: prost::Message + Default>(payload: Bytes) -> Result<M, RemoteError> {
-    M::decode(payload).map_err(|e| {
-        RemoteError::of(
-            crate::RemoteErrorKind::BadAnswer,
-            code::UNKNOWN,
-            e.to_string(),
-        )
-    })
-}
-
-/// Reads a message of a subject that only this crate's servers use, or logs that it cannot be read.
-pub(super) fn decode_or_log<M: prost::Message + Default>(message: &Message) -> Option<M> {
-    M::decode(message.payload.clone())
-        .inspect_err(
-            |error| quiet!(warn, "a malformed message", subject = %message.subject, %error),
-        )
-        .ok()
-}

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::core::{Core, is_shaddock};
+use super::core::Core;
 use super::delivery::{self, Delivering, fail};
 use super::directory::{Plan, Question};
 use crate::clock;
@@ -264,7 +264,7 @@ impl Drop for GoesOn {
 /// All shaddock frontends of a type that may have clients.
 fn frontends_of(core: &Core, frontend_type: &str) -> Vec<Arc<ServerInfo>> {
     let mut frontends = core.frontends();
-    frontends.retain(|one| *one.server_type == *frontend_type && is_shaddock(one));
+    frontends.retain(|one| *one.server_type == *frontend_type && one.is_shaddock());
     frontends
 }
 
@@ -279,7 +279,7 @@ fn send_to_all(
     let of_type = frontends
         .iter()
         .filter(|frontend| *frontend.server_type == *frontend_type);
-    let (ours, others): (Vec<_>, Vec<_>) = of_type.partition(|frontend| is_shaddock(frontend));
+    let (ours, others): (Vec<_>, Vec<_>) = of_type.partition(|frontend| frontend.is_shaddock());
     let sends: Vec<_> = ours
         .iter()
         .map(|ours| (ours.id.clone(), delivery::send(core, ours, delivery)))

@@ -12,8 +12,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 
 use super::core::Core;
 use super::link::Link;
-use super::serve::decode_or_log;
-use super::wire::KickMsg;
+use super::wire::{KickMsg, decode_or_log};
 use super::{delivery, owners, subject, watches};
 use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
 use crate::reply::guarded;

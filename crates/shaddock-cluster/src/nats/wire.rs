@@ -4,12 +4,14 @@
 //! is the order on the wire.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::{Enumeration, Message};
 
 use crate::owners::Number;
-use crate::{RemoteError, RemoteErrorKind, code};
+use crate::quiet::quiet;
+use crate::{ForwardedSession, RawSid, RemoteError, RemoteErrorKind, ServerId, SessionData, code};
 
 /// The target of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -438,6 +440,48 @@ pub(crate) fn decode_answer(payload: Bytes) -> Result<Bytes, RemoteError> {
     Response::decode(payload)
         .map_err(|e| RemoteError::of(RemoteErrorKind::BadAnswer, code::UNKNOWN, e.to_string()))?
         .into_result()
+}
+
+/// Reads the payload of a reply from another shaddock server.
+pub(crate) fn decode<M: Message + Default>(payload: Bytes) -> Result<M, RemoteError> {
+    M::decode(payload)
+        .map_err(|e| RemoteError::of(RemoteErrorKind::BadAnswer, code::UNKNOWN, e.to_string()))
+}
+
+/// Reads a message from a subject that only shaddock servers use, or logs that it is malformed.
+pub(crate) fn decode_or_log<M: Message + Default>(message: &async_nats::Message) -> Option<M> {
+    M::decode(message.payload.clone())
+        .inspect_err(
+            |error| quiet!(warn, "a malformed message", subject = %message.subject, %error),
+        )
+        .ok()
+}
+
+/// The session in a request, an answer or an event of this frontend.
+pub(crate) fn session_of(session: Session, frontend: Option<ServerId>) -> ForwardedSession {
+    ForwardedSession {
+        frontend,
+        sid: raw_sid(session.id),
+        uid: (!session.uid.is_empty()).then(|| Arc::from(session.uid)),
+        data: SessionData::from_json(session.data),
+    }
+}
+
+/// The id of a session, unless the number cannot be one.
+pub(crate) fn raw_sid(id: i64) -> Option<RawSid> {
+    u64::try_from(id).ok().and_then(RawSid::new)
+}
+
+/// A session without its frontend, which the message names elsewhere.
+pub(crate) fn session_to_wire(session: &ForwardedSession) -> Session {
+    Session {
+        id: session
+            .sid
+            .and_then(|sid| i64::try_from(sid.get()).ok())
+            .unwrap_or(0),
+        uid: session.uid.as_deref().unwrap_or_default().to_owned(),
+        data: session.data.to_json(),
+    }
 }
 
 /// The bytes of a message.

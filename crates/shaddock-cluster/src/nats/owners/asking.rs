@@ -9,11 +9,10 @@ use tokio::time::sleep;
 use super::{ASK_OWNER, binding_key, found, notice_key, revoke_user};
 use crate::etcd::EtcdResult;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
-use crate::nats::core::{Core, is_shaddock};
+use crate::nats::core::Core;
 use crate::nats::inbox::Inbox;
 use crate::nats::ops;
-use crate::nats::serve::decode_or_log;
-use crate::nats::wire::{BindMsg, Op, OpKind};
+use crate::nats::wire::{BindMsg, Op, OpKind, decode_or_log};
 use crate::owners::{Claim, ClaimAnswer, ClaimQuery, Own, OwnerReply, Verdict, verdict};
 use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
 
@@ -179,7 +178,7 @@ pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
         let from_shaddock = core
             .members
             .server(&bound.fid)
-            .is_some_and(|info| is_shaddock(&info));
+            .is_some_and(|info| info.is_shaddock());
         if *core.info.id.as_str() == *bound.fid {
             continue;
         }

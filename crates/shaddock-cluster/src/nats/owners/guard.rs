@@ -15,7 +15,7 @@ use crate::clock;
 use crate::etcd::pb::{RequestOp, TxnRequest};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::nats::core::Core;
-use crate::nats::join::LinkState;
+use crate::nats::watched::LinkState;
 use crate::owners::{Claim, Number, Own, StepOutcome, Verdict, verdict};
 use crate::reply::guarded;
 

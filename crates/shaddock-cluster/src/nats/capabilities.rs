@@ -1,0 +1,19 @@
+//! What servers of this crate announce that they can do beyond Pitaya's protocol.
+
+use crate::ServerInfo;
+
+/// A server understands this crate's own subjects.
+const DIRECT: &str = "direct";
+/// A frontend keeps audiences.
+pub(super) const AUDIENCES: &str = "audiences";
+/// On a frontend, a user has one session at most. Announced only where that is configured.
+pub(super) const UNIQUE: &str = "unique";
+/// What each server of this version announces.
+pub(super) const CAPABILITIES: [&str; 4] = ["mpush", "bysid", DIRECT, AUDIENCES];
+
+impl ServerInfo {
+    /// Whether this server understands this crate's own subjects. A Pitaya server does not.
+    pub(crate) fn is_shaddock(&self) -> bool {
+        self.can(DIRECT)
+    }
+}
