@@ -34,10 +34,6 @@ use crate::{
     ServerInfo, Unique, code,
 };
 
-/// How long users keep their subscriptions after the last Pitaya server has left the list: it may still finish what it has.
-const LINGER: u32 = 2;
-/// How long a Pitaya server is kept out of the list of this server until all users have their subscriptions.
-const SUBSCRIBE: Duration = Duration::from_secs(5);
 /// Answers to deliveries that wait for room at the same time ([`Node::kept_room`](crate::Node::kept_room)). More are sent at once.
 const MAX_WAITS: usize = 1024;
 
@@ -209,83 +205,14 @@ impl Core {
         target
     }
 
-    /// Forgets where a server was called.
-    pub(super) fn forget(&self, server: &ServerId) {
-        self.targets.rcu(|targets| {
-            let mut targets = HashMap::clone(targets);
-            targets.remove(server);
-            targets
-        });
-        let called = self.calls.target_of(server);
-        self.health.forget(server, called.as_deref());
-    }
-
-    /// NATS has reported for a while that a server has no subscriber. If it has left the list too, no answers will come from it.
-    pub(super) fn is_absent(&self, server: &ServerId) {
-        self.not_there(server);
-        let called = self.calls.target_of(server);
-        // A Pitaya server that stops may answer after it has unsubscribed.
-        let is_over = called.is_some_and(|target| target.is_ours);
-        if is_over && self.members.server(server.as_str()).is_none() {
-            let calls = self.calls.fail_calls_to(server);
-            tracing::warn!(%server, calls, "a server has left without its answers: calls to it fail");
-        }
-    }
-
-    /// The list was read: what it holds is no news.
-    pub(super) fn entered(self: &Arc<Self>) {
-        self.check_user_subjects();
-        self.read_interests();
+    /// The list was read: from now on the node is notified of changes.
+    pub(super) fn set_entered(&self) {
         self.entered.store(true, Ordering::Release);
     }
 
+    /// Whether the list was read once.
     pub(super) fn has_entered(&self) -> bool {
         self.entered.load(Ordering::Acquire)
-    }
-
-    /// The session events that are sent depend on the listed servers and on those that still serve.
-    pub(super) fn read_interests(&self) {
-        if self.info.frontend {
-            self.interests.read(&self.info, || {
-                let mut servers = self.members.all();
-                servers.extend(self.departing());
-                servers
-            });
-        }
-    }
-
-    /// Whether users need subscriptions of their own depends on who is there.
-    pub(super) fn check_user_subjects(self: &Arc<Self>) {
-        if self.need_user_subjects() {
-            if self.users.are_needed() {
-                let core = Arc::clone(self);
-                tokio::spawn(async move { core.users.subscribe_all(&core.link).await });
-            }
-        } else if !self.has_entered() {
-            self.users.give_subscriptions_up(0);
-        } else if let Some(count) = self.users.are_not_needed() {
-            let (core, linger) = (Arc::downgrade(self), self.config.request_timeout * LINGER);
-            tokio::spawn(async move {
-                tokio::time::sleep(linger).await;
-                if let Some(core) = core.upgrade() {
-                    core.users.give_subscriptions_up(count);
-                }
-            });
-        }
-    }
-
-    /// A Pitaya server is about to be in the list: users get their subscriptions before anything is sent to it.
-    pub(super) async fn expect_pitaya(&self) {
-        if !(self.info.frontend && self.users.are_needed()) {
-            return;
-        }
-        let subscribed = async {
-            self.users.subscribe_all(&self.link).await;
-            self.link.round_trip(SUBSCRIBE).await
-        };
-        if !matches!(tokio::time::timeout(SUBSCRIBE, subscribed).await, Ok(true)) {
-            tracing::warn!(server = %self.info.id, "a Pitaya server has joined before it can reach all users");
-        }
     }
 
     /// A request came of a session: its user is there, which is worth knowing for a server that pushes to users by name.
@@ -305,8 +232,17 @@ impl Core {
         }
     }
 
+    /// Forgets where a server was called.
+    pub(super) fn forget_target(&self, server: &ServerId) {
+        self.targets.rcu(|targets| {
+            let mut targets = HashMap::clone(targets);
+            targets.remove(server);
+            targets
+        });
+    }
+
     /// Whether a server may push to a user without knowing the user's frontend.
-    fn need_user_subjects(&self) -> bool {
+    pub(super) fn need_user_subjects(&self) -> bool {
         !self.config.lazy_user_subjects
             || self
                 .members

@@ -8,8 +8,8 @@ use futures_util::future::Either;
 
 use super::calls::{Answer, Asked};
 use super::core::Core;
-use super::subject;
 use super::wire::{self, MultiPush, MultiPushAnswer, Push, Recipients, decode, decode_or_log};
+use super::{servers, subject};
 use crate::clock;
 use crate::delivery::latest_key;
 use crate::reply::{Limit, guarded};
@@ -351,7 +351,7 @@ async fn part_answer(
 ) -> Result<MultiPushAnswer, RemoteError> {
     let answer = asked?.answer().await.ok_or_else(|| limit.error())?;
     if matches!(answer, Answer::NoResponder) {
-        core.not_there(&limit.target);
+        servers::not_there(core, &limit.target);
     }
     decode(answer.into_payload()?)
 }

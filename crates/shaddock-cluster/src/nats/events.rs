@@ -7,10 +7,10 @@ use futures_util::StreamExt;
 
 use super::core::Core;
 use super::inbox::Inbox;
-use super::subject;
 use super::wire::{
     self, Event, EventKind, Goodbye, Notice, decode_or_log, session_of, session_to_wire,
 };
+use super::{servers, subject};
 use crate::etcd::record;
 use crate::reply::guarded;
 use crate::{
@@ -63,11 +63,7 @@ pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
             // It was told without a way over NATS.
             continue;
         }
-        let frontend_type = type_of(&event, || {
-            let departing = || core.departing().into_iter();
-            (core.members.server(&event.frontend))
-                .or_else(|| departing().find(|info| info.id.as_str() == event.frontend))
-        });
+        let frontend_type = type_of(&event, || servers::find(&core, &event.frontend));
         let Some(event) = from_wire(event) else {
             tracing::debug!(%frontend_type, "an event of a session cannot be read");
             continue;
@@ -201,7 +197,7 @@ pub(super) async fn goodbyes(core: Arc<Core>, mut inbox: Inbox) {
             }
             let told = record::read_value(goodbye.listed.as_bytes()).ok();
             let told = told.filter(|told| told.id == server).map(Arc::new);
-            core.goodbye(&server, told, goodbye.gone);
+            servers::goodbye(&core, &server, told, goodbye.gone);
         }
     }
 }

@@ -1,25 +1,22 @@
-//! Applies the decisions of the [detector](super::detector) to the routing of servers, and sends the probes that it requests.
+//! Applies the decisions of the [detector](super::detector) to the routing of servers, and says when probes are due.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::Subject;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::calls::Target;
-use super::core::Core;
 use super::detector::{Detector, Probed, Rules, Verdict};
-use super::ops;
 use crate::{Members, ServerId};
 
 /// The longest interval between checks for due probes.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 
-/// Who answers, as far as this server has seen.
+/// Which servers reply, as far as this server has seen.
 pub(super) struct Health {
     detector: Mutex<Detector>,
     /// A server is doubted again after this time at the earliest.
@@ -135,18 +132,8 @@ impl Health {
     }
 }
 
-/// Asks suspects whether they answer again, and doubted servers whether they still do, for ever.
-pub(super) async fn probe_suspects(core: Arc<Core>) {
-    let health = Arc::clone(&core.health);
-    probe_with(
-        &health,
-        |server| probe(&core, server),
-        |server| core.is_absent(server),
-    )
-    .await;
-}
-
-/// Probes servers in this way, for ever. Each is asked once at a time.
+/// Probes servers with `probe` when they are due, for ever. Each has one probe at a time. `is_absent` is called for a server that has had no
+/// subscriber twice.
 pub(super) async fn probe_with<F>(
     health: &Health,
     probe: impl Fn(ServerId) -> F,
@@ -178,30 +165,4 @@ pub(super) async fn probe_with<F>(
             }
         }
     }
-}
-
-async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, Probed) {
-    // Calls may be on their way to a server that is in no list any more.
-    let called = || core.calls.target_of(&server);
-    let info = core.frontend(&server).ok();
-    let info = info.or_else(|| called().map(|target| Arc::clone(&target.info)));
-    let Some(info) = info else {
-        core.health.forget(&server, None);
-        return (server, Probed::Silent);
-    };
-    let wait = core.config.push_timeout();
-    let probed = if info.is_shaddock() {
-        ops::probe(core, &info, wait).await
-    } else {
-        // A call of a remote that it does not have: it says so.
-        let subject = Subject::from(super::subject::server(&info.server_type, info.id.as_str()));
-        match core
-            .calls
-            .ask(None, subject, super::join::are_you_there(), wait)
-        {
-            Ok(asked) => asked.probed().await,
-            Err(_) => Probed::Silent,
-        }
-    };
-    (server, probed)
 }

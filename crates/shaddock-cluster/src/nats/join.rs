@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::capabilities::{CAPABILITIES, UNIQUE};
 use super::core::{Core, Parts};
-use super::departing::{self, Departing};
+use super::departing::Departing;
 use super::inbox::Inbox;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
@@ -19,7 +19,10 @@ use super::thread::Thread;
 use super::topics::{self, Topics};
 use super::users::{self, Users};
 use super::watched::LinkState;
-use super::{NatsConfig, etcd_size, events, health, moving, owners, serve, subject, watches, wire};
+use super::{
+    NatsConfig, etcd_size, events, list_changes, moving, owners, probes, questions, serve, subject,
+    watches,
+};
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
 use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
@@ -125,8 +128,8 @@ async fn enter(
     tasks.spawn(waiting.execute(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
     tasks.spawn(watches::break_aloud(Arc::clone(&core)));
-    tasks.spawn(departing::probe_departed(Arc::clone(&core), suspects));
-    tasks.spawn(health::probe_suspects(Arc::clone(&core)));
+    tasks.spawn(probes::probe_departed(Arc::clone(&core), suspects));
+    tasks.spawn(probes::probe_suspects(Arc::clone(&core)));
     tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());
     enter_list(&core, &mut tasks).await?;
     // There are no claims yet.
@@ -255,13 +258,15 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
     let follower = Arc::downgrade(core);
     let changed = move |change| {
         if let Some(core) = follower.upgrade() {
-            core.member_changed(change);
+            list_changes::member_changed(&core, change);
         }
     };
     let comes = Arc::downgrade(core);
     let before = move |info: &ServerInfo| -> Option<BoxFuture<'static, ()>> {
         let core = comes.upgrade().filter(|_| !info.is_shaddock())?;
-        Some(Box::pin(async move { core.expect_pitaya().await }))
+        Some(Box::pin(
+            async move { list_changes::expect_pitaya(&core).await },
+        ))
     };
     let own = Arc::clone(&core.info);
     let mut watcher = Watcher::new(
@@ -284,7 +289,7 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
     if !core.options.hidden {
         core.members.add(Arc::clone(&core.info));
     }
-    core.entered();
+    list_changes::entered(core);
     let keeper = Arc::clone(core);
     tasks.spawn(async move {
         lease.keep().await;
@@ -315,7 +320,10 @@ async fn take_id(
             .split_once(' ')
             .map_or(&*info.server_type, |(_, kind)| kind);
         let subject = subject::server(other_type, info.id.as_str());
-        if link.is_heard(subject, are_you_there(), SAME_ID).await {
+        if link
+            .is_heard(subject, questions::are_you_there(), SAME_ID)
+            .await
+        {
             return taken();
         }
         let rest = lease.rest_of(&holder).await;
@@ -349,19 +357,6 @@ async fn start_number(
     let started = etcd.count_start(info.id.as_str()).await;
     let started = started.map_err(|e| unreachable(config, &e))?;
     Ok(u16::try_from(started & 0xffff).unwrap_or_default())
-}
-
-/// A call of a remote that no server has. Complete, because a Pitaya server ends when it gets a request without a message.
-pub(super) fn are_you_there() -> bytes::Bytes {
-    wire::encode(&wire::Request {
-        r#type: wire::RpcType::User as i32,
-        msg: Some(wire::Msg {
-            route: "sys.arethere".to_owned(),
-            ..wire::Msg::default()
-        }),
-        metadata: bytes::Bytes::from_static(b"{}"),
-        ..wire::Request::default()
-    })
 }
 
 /// 64 random bits: std's hasher has a new key each time.

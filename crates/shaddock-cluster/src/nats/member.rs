@@ -14,7 +14,7 @@ use super::encode::{RequestParts, SessionParts};
 use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
-use super::{delivery, events, ops, subject, to_users, topics, users};
+use super::{delivery, events, ops, servers, subject, to_users, topics, users};
 use crate::clock;
 use crate::reply::Limit;
 use crate::{
@@ -80,7 +80,7 @@ impl NatsMember {
         op: &SessionOp,
     ) -> impl Future<Output = Vec<(ServerId, Result<SessionAnswer, RemoteError>)>> + Send + use<>
     {
-        let frontends = self.core.frontends();
+        let frontends = servers::frontends(&self.core);
         let ours = frontends.iter().filter(|frontend| frontend.is_shaddock());
         let context = Context::with_timeout(self.core.config.push_timeout());
         let (ids, asked): (Vec<_>, Vec<_>) = ours
@@ -154,7 +154,7 @@ impl Membership for NatsMember {
     }
 
     fn departing(&self) -> Vec<Arc<ServerInfo>> {
-        self.core.departing()
+        servers::departing(&self.core)
     }
 
     fn forward(&self, to: &ServerInfo, request: ForwardedRequest) -> Reply {
@@ -220,7 +220,7 @@ impl Membership for NatsMember {
         op: SessionOp,
         context: Context,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
-        match self.core.frontend(frontend) {
+        match servers::frontend(&self.core, frontend) {
             Ok(frontend) => ops::send(&self.core, &frontend, op, &context),
             Err(error) => fail(error),
         }
@@ -231,7 +231,7 @@ impl Membership for NatsMember {
         frontend: &ServerId,
         delivery: Delivery,
     ) -> BoxFuture<'static, Result<Delivered, RemoteError>> {
-        match self.core.frontend(frontend) {
+        match servers::frontend(&self.core, frontend) {
             Ok(frontend) => delivery::send(&self.core, &frontend, &delivery),
             Err(error) => fail(error),
         }
@@ -250,7 +250,11 @@ impl Membership for NatsMember {
         frontend: &ServerId,
         delivery: Delivery,
     ) -> Result<(), RemoteError> {
-        delivery::send_unconfirmed(&self.core, &*self.core.frontend(frontend)?, &delivery)
+        delivery::send_unconfirmed(
+            &self.core,
+            &*servers::frontend(&self.core, frontend)?,
+            &delivery,
+        )
     }
 
     fn deliver_to_type(
@@ -265,7 +269,7 @@ impl Membership for NatsMember {
     }
 
     fn keeps_audiences(&self, frontend: &ServerId) -> Result<bool, RemoteError> {
-        let info = self.core.frontend(frontend)?;
+        let info = servers::frontend(&self.core, frontend)?;
         if info.frontend {
             Ok(info.can(AUDIENCES))
         } else {
@@ -290,10 +294,8 @@ impl Membership for NatsMember {
     }
 
     fn notify_member(&self, to: &ServerId, notice: MemberNotice) -> Result<(), RemoteError> {
-        let listed = self.core.members.server(to.as_str());
-        let departing = || self.departing().into_iter().find(|info| info.id == *to);
-        let to = listed.or_else(departing);
-        let to = to.ok_or_else(RemoteError::server_not_found)?;
+        let to =
+            servers::find(&self.core, to.as_str()).ok_or_else(RemoteError::server_not_found)?;
         events::notify_member(&self.core, &to, &notice)
     }
 
@@ -347,7 +349,7 @@ impl Membership for NatsMember {
                 else {
                     continue;
                 };
-                let Ok(info) = core.frontend(&frontend) else {
+                let Ok(info) = servers::frontend(&core, &frontend) else {
                     continue;
                 };
                 let sids = sessions.iter().filter_map(|session| session.sid).collect();

@@ -8,14 +8,13 @@ use bytes::Bytes;
 
 use super::calls::Answer;
 use super::core::Core;
-use super::detector::Probed;
 use super::lateness::Clocks;
 use super::serve::{Turn, is_busy, run, time_left, too_late};
 use super::wire::{
     self, BUSY, KickMsg, Msg, MsgType, Op, OpAnswer, OpKind, Request, RpcType, Session, decode,
     decode_or_log, session_of, session_to_wire,
 };
-use super::{owners, subject};
+use super::{owners, servers, subject};
 use crate::clock;
 use crate::reply::{Limit, guarded};
 use crate::{
@@ -83,7 +82,7 @@ fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -
             async move {
                 let answer = asked.answer().await.ok_or_else(|| limit.error())?;
                 if matches!(answer, Answer::NoResponder) {
-                    core.not_there(&frontend_id);
+                    servers::not_there(&core, &frontend_id);
                 }
                 let data = wire::decode_answer(answer.into_payload()?)?;
                 from_wire_answer(kind, decode(data)?, &frontend_id)
@@ -92,78 +91,7 @@ fn ask(core: &Arc<Core>, frontend: &ServerInfo, mut op: Op, timeout: Duration) -
     }
 }
 
-/// Asks the owner of a user about them; nothing in time is `Ok(None)`.
-pub(super) async fn ask_owner(
-    core: &Arc<Core>,
-    owner: &ServerInfo,
-    kind: OpKind,
-    uid: &str,
-    (revision, lease): (i64, i64),
-    timeout: Duration,
-) -> Result<Option<u32>, RemoteError> {
-    let op = Op {
-        kind: kind as i32,
-        uid: uid.to_owned(),
-        from: core.info.id.as_str().to_owned(),
-        timeout_ms: millis(timeout),
-        revision,
-        lease,
-        ..Op::default()
-    };
-    let subject = Subject::from(subject::operation(owner));
-    let target = core.target(owner);
-    let asked = core
-        .calls
-        .ask(Some(&target), subject, wire::encode(&op), timeout)?;
-    let Some(answer) = asked.answer().await else {
-        return Ok(None);
-    };
-    let data = wire::decode_answer(answer.into_payload()?)?;
-    Ok(Some(decode::<OpAnswer>(data)?.count))
-}
-
-/// Tells a server that a user whom it watches is being bound here. True if it says that it knows.
-pub(super) async fn tell_of(
-    core: &Arc<Core>,
-    server: &ServerInfo,
-    uid: &str,
-    timeout: Duration,
-) -> bool {
-    let op = Op {
-        kind: OpKind::Here as i32,
-        uid: uid.to_owned(),
-        name: core.info.server_type.to_string(),
-        from: core.info.id.as_str().to_owned(),
-        timeout_ms: millis(timeout),
-        ..Op::default()
-    };
-    let subject = Subject::from(subject::operation(server));
-    let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
-    let Ok(asked) = asked else { return false };
-    let Some(Answer::Payload(payload)) = asked.answer().await else {
-        return false;
-    };
-    wire::decode_answer(payload).is_ok()
-}
-
-/// Asks a server whether it reads what it is sent.
-pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Duration) -> Probed {
-    let op = Op {
-        kind: OpKind::Probe as i32,
-        from: core.info.id.as_str().to_owned(),
-        timeout_ms: millis(timeout),
-        ..Op::default()
-    };
-    let subject = Subject::from(subject::operation(server));
-    // The detector hears of it from its own probe, not as of a call.
-    let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
-    match asked {
-        Ok(asked) => asked.probed().await,
-        Err(_) => Probed::Silent,
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::core::Core;
 use super::delivery::{self, Delivering, fail};
 use super::directory::{Plan, Question};
+use super::servers;
 use crate::clock;
 use crate::{
     BoxFuture, Delivered, Delivery, FailedDelivery, Receivers, RemoteError, ServerId, ServerInfo,
@@ -40,7 +41,7 @@ pub(super) fn send(
     let Some(permit) = core.directory.permit() else {
         return send_to_all(core, frontend_type, delivery, uids);
     };
-    let is_there = |id: &ServerId| core.frontend(id).is_ok();
+    let is_there = |id: &ServerId| servers::frontend(core, id).is_ok();
     let now = clock::now();
     let plan = core
         .directory
@@ -85,7 +86,7 @@ impl Push {
         let mut sent = Vec::with_capacity(plan.known.len());
         for (frontend, uids) in plan.known {
             let uids: Arc<[_]> = uids.into();
-            let answer = match self.core.frontend(&frontend) {
+            let answer = match servers::frontend(&self.core, &frontend) {
                 Ok(info) => delivery::send(&self.core, &info, &self.to(&uids)),
                 Err(error) => fail(error),
             };
@@ -263,7 +264,7 @@ impl Drop for GoesOn {
 
 /// All shaddock frontends of a type that may have clients.
 fn frontends_of(core: &Core, frontend_type: &str) -> Vec<Arc<ServerInfo>> {
-    let mut frontends = core.frontends();
+    let mut frontends = servers::frontends(core);
     frontends.retain(|one| *one.server_type == *frontend_type && one.is_shaddock());
     frontends
 }
@@ -275,7 +276,7 @@ fn send_to_all(
     delivery: &Delivery,
     uids: &Arc<[Arc<str>]>,
 ) -> Delivering {
-    let frontends = core.frontends();
+    let frontends = servers::frontends(core);
     let of_type = frontends
         .iter()
         .filter(|frontend| *frontend.server_type == *frontend_type);

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::core::Core;
 use super::directory::LEASE;
-use super::{events, ops};
+use super::{events, questions, servers};
 use crate::clock;
 use crate::owners::Moment;
 use crate::{ServerId, Unique};
@@ -142,10 +142,8 @@ async fn notify(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
             .came(&core.info.server_type, uid, server, unique);
         return true;
     }
-    let departing = || core.departing().into_iter().find(|one| one.id == *server);
-    let listed = core.members.server(server.as_str());
-    match listed.or_else(departing) {
-        Some(info) => ops::tell_of(core, &info, uid, TELL).await,
+    match servers::find(core, server.as_str()) {
+        Some(info) => questions::tell_bound_here(core, &info, uid, TELL).await,
         None => false,
     }
 }

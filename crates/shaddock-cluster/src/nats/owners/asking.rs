@@ -11,7 +11,7 @@ use crate::etcd::EtcdResult;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
 use crate::nats::core::Core;
 use crate::nats::inbox::Inbox;
-use crate::nats::ops;
+use crate::nats::questions;
 use crate::nats::wire::{BindMsg, Op, OpKind, decode_or_log};
 use crate::owners::{Claim, ClaimAnswer, ClaimQuery, Own, OwnerReply, Verdict, verdict};
 use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
@@ -30,7 +30,7 @@ pub(super) async fn ask(
     } else {
         OpKind::Release
     };
-    match ops::ask_owner(core, &info, kind, uid, claim, ASK_OWNER).await {
+    match questions::ask_owner(core, &info, kind, uid, claim, ASK_OWNER).await {
         Ok(Some(0)) => OwnerReply::Released,
         Ok(Some(_)) => OwnerReply::Keeps,
         Ok(None) => OwnerReply::NoReply,
