@@ -16,12 +16,12 @@ use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
-use super::topics::{self, Topics};
-use super::users::{self, Users};
+use super::topics::Topics;
+use super::users::Users;
 use super::watched::LinkState;
 use super::{
-    NatsConfig, etcd_size, events, list_changes, moving, owners, probes, questions, serve, subject,
-    watches,
+    NatsConfig, delivery, etcd_size, events, list_changes, moving, owners, probes, promises,
+    questions, serve, subject, user_messages,
 };
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
@@ -120,14 +120,14 @@ async fn enter(
     let core = Arc::new(Core::new(parts, token));
     let mut tasks = Tasks::default();
     let requests = subjects.read(&core, &mut tasks, &connection);
-    tasks.spawn(users::read_all(Arc::clone(&core), user_streams));
+    tasks.spawn(user_messages::read_all(Arc::clone(&core), user_streams));
     tasks.spawn_on(
         &connection,
-        topics::read_all(Arc::clone(&core), topic_streams),
+        delivery::read_topics(Arc::clone(&core), topic_streams),
     );
     tasks.spawn(waiting.execute(core.etcd.clone()));
     tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
-    tasks.spawn(watches::break_aloud(Arc::clone(&core)));
+    tasks.spawn(promises::revoke_broken(Arc::clone(&core)));
     tasks.spawn(probes::probe_departed(Arc::clone(&core), suspects));
     tasks.spawn(probes::probe_suspects(Arc::clone(&core)));
     tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());

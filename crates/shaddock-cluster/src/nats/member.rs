@@ -14,7 +14,7 @@ use super::encode::{RequestParts, SessionParts};
 use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
 use super::wire::{self, KickMsg, MsgType, RpcType};
-use super::{delivery, events, ops, servers, subject, to_users, topics, users};
+use super::{bind, delivery, events, ops, servers, subject, to_users};
 use crate::clock;
 use crate::reply::Limit;
 use crate::{
@@ -281,7 +281,7 @@ impl Membership for NatsMember {
         if self.core.left.load(Ordering::Acquire) {
             return fail(RemoteError::server_not_found());
         }
-        topics::hold(&self.core, topic)
+        self.core.topics.hold(&self.core.link, topic)
     }
 
     fn deliver_to_topic(
@@ -289,7 +289,7 @@ impl Membership for NatsMember {
         topic: &str,
         delivery: Delivery,
     ) -> Result<BoxFuture<'static, ()>, RemoteError> {
-        topics::publish(&self.core, topic, &delivery)?;
+        delivery::publish_to_topic(&self.core, topic, &delivery)?;
         Ok(Box::pin(std::future::ready(())))
     }
 
@@ -372,7 +372,7 @@ impl Membership for NatsMember {
         if self.core.left.load(Ordering::Acquire) {
             return Box::pin(std::future::ready(Err(BindError::Left)));
         }
-        Box::pin(users::bind(Arc::clone(&self.core), uid, sid))
+        Box::pin(bind::bind(Arc::clone(&self.core), uid, sid))
     }
 
     fn is_bound(&self, uid: &str, sid: RawSid) -> bool {

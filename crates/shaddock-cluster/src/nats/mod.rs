@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{BoxFuture, Cluster, ClusterError, JoinOptions, Membership, Node, ServerInfo};
 
+mod bind;
 mod calls;
 mod capabilities;
 mod config;
@@ -29,6 +30,7 @@ mod ops;
 mod owners;
 mod pace;
 mod probes;
+mod promises;
 mod questions;
 mod request_id;
 #[cfg(test)]
@@ -40,6 +42,7 @@ mod tasks;
 mod thread;
 mod to_users;
 mod topics;
+mod user_messages;
 mod users;
 mod waiting;
 mod watched;

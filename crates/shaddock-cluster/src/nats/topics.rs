@@ -1,4 +1,4 @@
-//! Topics on a frontend: one subscription for each topic that has members here, and the reader of all of them.
+//! Topics on a frontend: one subscription for each topic that has members here.
 //!
 //! A topic is held by each holder of a [`Tie`]: its audience, and each join in progress. The first holder subscribes, and holding completes
 //! when NATS has the subscription: later publications arrive here. The last one ends it.
@@ -8,15 +8,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_nats::{Message, Subject};
-use futures_util::stream::SelectAll;
+use async_nats::Message;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
-use super::core::Core;
 use super::link::{Link, disconnected};
-use super::{delivery, subject};
-use crate::{BoxFuture, Delivery, RemoteError, Tie};
+use super::subject;
+use crate::{BoxFuture, RemoteError, Tie};
 
 /// Subscriptions that wait for the task that reads them. At the bound a join waits.
 const OPENED: usize = 1024;
@@ -42,7 +40,7 @@ struct Topic {
 }
 
 impl Topics {
-    /// The table, and the subscriptions that [`read_all`] is to read.
+    /// The table, and the subscriptions that [`delivery::read_topics`](super::delivery::read_topics) is to read.
     pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<TopicStream>) {
         let (opened, streams) = mpsc::channel(OPENED);
         let held = Mutex::default();
@@ -56,6 +54,21 @@ impl Topics {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Holds a topic. Completes when pushes to it arrive here.
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        name: &str,
+    ) -> BoxFuture<'static, Result<Tie, RemoteError>> {
+        let topic = self.obtain(name);
+        let (topics, link) = (Arc::clone(self), Arc::clone(link));
+        Box::pin(async move {
+            let open = || topics.open(&link, &topic.name);
+            topic.subscribed.get_or_try_init(open).await?;
+            Ok(topic as Tie)
+        })
     }
 
     fn obtain(self: &Arc<Self>, name: &str) -> Arc<Topic> {
@@ -99,48 +112,6 @@ impl Drop for Topic {
             .is_some_and(|it| it.strong_count() == 0)
         {
             held.remove(&*self.name);
-        }
-    }
-}
-
-/// Holds a topic. Done when pushes to it come here.
-pub(super) fn hold(core: &Core, name: &str) -> BoxFuture<'static, Result<Tie, RemoteError>> {
-    let topic = core.topics.obtain(name);
-    let (topics, link) = (Arc::clone(&core.topics), Arc::clone(&core.link));
-    Box::pin(async move {
-        let open = || topics.open(&link, &topic.name);
-        topic.subscribed.get_or_try_init(open).await?;
-        Ok(topic as Tie)
-    })
-}
-
-/// Publishes to all frontends that have members.
-pub(super) fn publish(core: &Core, name: &str, delivery: &Delivery) -> Result<(), RemoteError> {
-    let life = core.config.request_timeout;
-    for part in delivery::parts(delivery, core.link.max_payload())? {
-        let subject = Subject::from(subject::topic(name));
-        let payload = super::wire::encode(&part);
-        core.link.publish_for(life, subject, None, payload)?;
-    }
-    Ok(())
-}
-
-/// Reads all topics, for ever.
-pub(super) async fn read_all(core: Arc<Core>, mut opened: mpsc::Receiver<TopicStream>) {
-    let mut all = SelectAll::new();
-    loop {
-        tokio::select! {
-            stream = opened.recv() => match stream {
-                Some(stream) => all.push(stream),
-                None => return,
-            },
-            Some(message) = all.next(), if !all.is_empty() => {
-                delivery::received(&core, message);
-                // A burst does not outrun the sockets of clients that read. It ends soon, whatever clients do.
-                if let Some(room) = core.node.room() {
-                    room.await;
-                }
-            }
         }
     }
 }

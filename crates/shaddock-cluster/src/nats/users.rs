@@ -6,18 +6,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::SelectAll;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 
-use super::core::Core;
 use super::link::Link;
-use super::wire::{KickMsg, decode_or_log};
-use super::{delivery, owners, subject, watches};
+use super::subject;
 use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
-use crate::reply::guarded;
-use crate::uid::is_uid;
-use crate::{BindError, Bound, RawSid, ServerInfo, SessionOp, Unique};
+use crate::{BindError, RawSid, ServerInfo, Unique};
 
 /// How long a bind waits to hear that NATS has its subscriptions.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -78,7 +73,7 @@ pub(super) enum ForUser {
 pub(super) type UserStream = Pin<Box<dyn Stream<Item = ForUser> + Send>>;
 
 impl Users {
-    /// The table, and the subscriptions that [`read_all`] is to read.
+    /// The table, and the subscriptions that [`user_messages`](super::user_messages) is to read.
     pub(super) fn new(info: Arc<ServerInfo>) -> (Self, mpsc::Receiver<UserStream>) {
         let (opened, opened_reader) = mpsc::channel(OPENED);
         let table = Mutex::new(Inner {
@@ -213,7 +208,7 @@ impl Users {
     }
 
     /// Enters a session of a user; it counts from now on, also while it waits for its turn.
-    fn begin(
+    pub(super) fn begin(
         &self,
         uid: &Arc<str>,
         sid: RawSid,
@@ -229,8 +224,30 @@ impl Users {
         }
     }
 
+    /// Whether a bind still has its session in the table: no other frontend took the user.
+    pub(super) fn holds(&self, uid: &str, hold: &Hold) -> bool {
+        self.table().users.holds(uid, hold)
+    }
+
+    /// A bind is over; `is_bound` says whether its session is bound. Returns whether the user is still this frontend's.
+    pub(super) fn keep(&self, uid: &Arc<str>, hold: &Hold, is_bound: &dyn Fn() -> bool) -> bool {
+        let (kept, free) = {
+            let mut table = self.table();
+            let is_bound = is_bound();
+            table.users.keep(uid, hold, is_bound)
+        };
+        self.give_up(uid, free);
+        kept
+    }
+
+    /// A bind was given up: takes away what it has added, and nothing else.
+    pub(super) fn undo(&self, uid: &Arc<str>, hold: &Hold) {
+        let free = self.table().users.undo(uid, hold);
+        self.give_up(uid, free);
+    }
+
     /// Subscribes to a user's subjects and waits until NATS has done it, unless that is done or not needed.
-    async fn subscribe(&self, link: &Link, uid: &Arc<str>) -> Result<(), BindError> {
+    pub(super) async fn subscribe(&self, link: &Link, uid: &Arc<str>) -> Result<(), BindError> {
         if self.open(link, uid).await? {
             // Every server that is notified of the bind, in any way, can push to the user.
             link.round_trip(ROUND_TRIP).await;
@@ -328,127 +345,4 @@ async fn subscribe(
     let (stop, stopped) = oneshot::channel();
     let messages = futures_util::stream::select(push.map(ForUser::Push), kick.map(ForUser::Kick));
     Ok((Box::pin(messages.take_until(stopped)), stop))
-}
-
-/// A bind that is not decided yet: what it has added to the table. Dropped, it takes that away, and nothing else.
-struct Binding {
-    core: Arc<Core>,
-    uid: Arc<str>,
-    hold: Hold,
-    open: bool,
-}
-
-impl Binding {
-    /// The bind is over. Whether the user is still this frontend's.
-    fn keep(mut self, is_bound: &dyn Fn() -> bool) -> bool {
-        self.open = false;
-        let users = &self.core.users;
-        let (kept, free) = {
-            let mut table = users.table();
-            let is_bound = is_bound();
-            table.users.keep(&self.uid, &self.hold, is_bound)
-        };
-        users.give_up(&self.uid, free);
-        kept
-    }
-}
-
-impl Drop for Binding {
-    fn drop(&mut self) {
-        if self.open {
-            let free = self.core.users.table().users.undo(&self.uid, &self.hold);
-            self.core.users.give_up(&self.uid, free);
-        }
-    }
-}
-
-/// Binds a user at this frontend.
-///
-/// Binds on two frontends that ask each other to give the user up at the same time would both be lost. So a lost one begins again
-/// after a while that differs, as if it had come later.
-pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<Bound, BindError> {
-    if !is_uid(&uid) {
-        return Err(BindError::IllegalUid);
-    }
-    let end = tokio::time::Instant::now() + core.config.takeover_timeout;
-    let mut longest = 10;
-    loop {
-        let bound = attempt(&core, &uid, sid).await;
-        if !matches!(bound, Err(BindError::Lost)) || tokio::time::Instant::now() > end {
-            return bound;
-        }
-        let pause = crate::routing::random_below(longest) as u64;
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        longest = (longest * 2).min(500);
-    }
-}
-
-async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound, BindError> {
-    let unique = if core.info.frontend {
-        core.options.unique
-    } else {
-        Unique::No
-    };
-    let (hold, turn) = core.users.begin(uid, sid, unique)?;
-    let binding = Binding {
-        core: Arc::clone(core),
-        uid: Arc::clone(uid),
-        hold,
-        open: true,
-    };
-    let mut waits_for = None;
-    let settle = async {
-        let turn = turn.lock_owned().await;
-        core.users.subscribe(&core.link, uid).await?;
-        if unique != Unique::No {
-            owners::claim(core, uid, &mut waits_for).await?;
-        }
-        watches::keep_promises(core, uid).await;
-        Ok(turn)
-    };
-    let settled = tokio::time::timeout(core.config.takeover_timeout, settle).await;
-    let turn = settled.unwrap_or_else(|_| Err(owners::took_too_long(waits_for)))?;
-    if !core.users.table().users.holds(uid, &binding.hold) {
-        // Another frontend took the user while we settled.
-        return Err(BindError::Lost);
-    }
-    Ok(Bound::new(move |is_bound| {
-        // The next bind of this user waits for the end of this one, so no other bind can come in between.
-        let _turn = turn;
-        is_bound.is_some_and(|is_bound| binding.keep(is_bound))
-    }))
-}
-
-/// Reads all users' subjects, for ever.
-pub(super) async fn read_all(core: Arc<Core>, mut tasks: mpsc::Receiver<UserStream>) {
-    let mut all = SelectAll::new();
-    loop {
-        tokio::select! {
-            opened = tasks.recv() => match opened {
-                Some(stream) => all.push(stream),
-                None => return,
-            },
-            Some(message) = all.next(), if !all.is_empty() => match message {
-                ForUser::Push(message) => delivery::received_plain(&core, message),
-                ForUser::Kick(message) => kicked(&core, &message),
-            },
-        }
-    }
-}
-
-fn kicked(core: &Core, message: &async_nats::Message) {
-    let Some(kick) = decode_or_log::<KickMsg>(message) else {
-        return;
-    };
-    if kick.not_for_shaddock {
-        return;
-    }
-    // Pitaya has no reasons, and always a KICK package.
-    let op = SessionOp::KickUser {
-        uid: kick.user_id.into(),
-        reason: Some("kick".into()),
-    };
-    if let Some(operation) = guarded("session_op", || Some(Arc::clone(&core.node).session_op(op))) {
-        core.home.spawn(operation);
-    }
 }

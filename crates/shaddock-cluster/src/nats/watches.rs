@@ -1,8 +1,6 @@
 //! A frontend's promises to senders: to notify them if one of these users is bound here ([`directory`](super::directory)).
 //!
-//! A promise is kept before the bind completes, so later pushes to the user find this frontend. A promise that cannot be kept (the sender
-//! does not reply in time, or the link is down) is revoked explicitly: all servers are notified that leases are void, repeatedly until NATS
-//! has accepted the message.
+//! The table of promises; [`promises`](super::promises) keeps them. No IO.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::core::Core;
 use super::directory::LEASE;
-use super::{events, questions, servers};
-use crate::clock;
 use crate::owners::Moment;
 use crate::{ServerId, Unique};
 
@@ -26,18 +21,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const SERVERS: usize = 2;
 const SERVERS_IF_UNIQUE: usize = 1;
 
-/// How long a server may take to say that it has been told.
-const TELL: Duration = Duration::from_secs(1);
-/// Time between attempts to say that promises were broken.
-const AGAIN: Duration = Duration::from_millis(250);
-
 /// The promises by user.
 pub(super) struct Watches {
     table: Mutex<Table>,
     /// Servers that are notified about one user.
     servers: usize,
     /// A promise could not be kept.
-    broken: Notify,
+    pub(super) broken: Notify,
 }
 
 #[derive(Default)]
@@ -114,48 +104,6 @@ impl Watches {
             watches.retain(|watch| watch.server != *server);
             !watches.is_empty()
         });
-    }
-}
-
-/// Tells those who were promised it that a user is being bound here. It is done when they know.
-pub(super) async fn keep_promises(core: &Arc<Core>, uid: &Arc<str>) {
-    let servers = core.watches.of(uid, clock::now());
-    if servers.is_empty() {
-        return;
-    }
-    let told =
-        futures_util::future::join_all(servers.iter().map(|server| notify(core, server, uid)));
-    let told = told.await;
-    for (server, told) in servers.iter().zip(told) {
-        if !told {
-            // It will hear that no promise counts any more.
-            core.watches.forget(server);
-            core.watches.broken.notify_one();
-        }
-    }
-}
-
-async fn notify(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
-    if *server == core.info.id {
-        let unique = core.is_unique();
-        core.directory
-            .came(&core.info.server_type, uid, server, unique);
-        return true;
-    }
-    match servers::find(core, server.as_str()) {
-        Some(info) => questions::tell_bound_here(core, &info, uid, TELL).await,
-        None => false,
-    }
-}
-
-/// Says that promises were broken, whenever one was, for ever.
-pub(super) async fn break_aloud(core: Arc<Core>) {
-    loop {
-        core.watches.broken.notified().await;
-        tracing::debug!(server = %core.info.id, "not every server could be notified of a user's frontend; all servers are asked to forget the frontends of users");
-        while !(events::end_leases(&core) && core.link.round_trip(TELL).await) {
-            tokio::time::sleep(AGAIN).await;
-        }
     }
 }
 
