@@ -33,6 +33,7 @@ mod probes;
 mod promises;
 mod questions;
 mod request_id;
+mod run;
 #[cfg(test)]
 mod scale_tests;
 mod serve;

@@ -2,11 +2,13 @@
 //! broadcast.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
-use super::{ASK_OWNER, binding_key, found, notice_key, revoke_user};
+use super::keys::{binding_key, found, notice_key};
+use super::revoke::revoke_user;
 use crate::etcd::EtcdResult;
 use crate::etcd::pb::{Compare, KeyValue, RequestOp, TxnRequest};
 use crate::nats::core::Core;
@@ -15,6 +17,9 @@ use crate::nats::questions;
 use crate::nats::wire::{BindMsg, Op, OpKind, decode_or_log};
 use crate::owners::{Claim, ClaimAnswer, ClaimQuery, Own, OwnerReply, Verdict, verdict};
 use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
+
+/// How long each question to the owner of a user waits for the reply.
+pub(super) const ASK_OWNER: Duration = Duration::from_secs(1);
 
 /// Asks the owner over NATS whether it gives the user up.
 pub(super) async fn ask(

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::{NO_LEASE, binding_key, found, notice_key};
+use super::keys::{binding_key, found, notice_key};
 use crate::ServerId;
 use crate::etcd::pb::{Compare, RequestOp, TxnRequest, TxnResponse};
 use crate::etcd::{EtcdError, EtcdResult, LeaseState};
 use crate::nats::core::Core;
 use crate::owners::{Claim, Number, Own, StepOutcome, Verdict, verdict};
+
+/// Without a lease nothing can be claimed.
+pub(super) const NO_LEASE: EtcdError = EtcdError::Odd("this server has no lease");
 
 /// The result of a transaction's reads: the claim, and whether there is a notice.
 fn outcome_of(answer: TxnResponse) -> StepOutcome {

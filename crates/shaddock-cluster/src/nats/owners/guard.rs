@@ -8,8 +8,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::claims::write;
-use super::{ASK_OWNER, LOOK, NO_LEASE, binding_key, found, revoke_user};
+use super::asking::ASK_OWNER;
+use super::claim::LOOK;
+use super::claims::{NO_LEASE, write};
+use super::keys::{binding_key, found};
+use super::revoke::revoke_user;
 use crate::ServerId;
 use crate::clock;
 use crate::etcd::pb::{RequestOp, TxnRequest};
