@@ -1,6 +1,8 @@
 //! The HTTP servers of ours (the admin server, the demo's page), with bounds: a stranger who connects and says nothing, or reads nothing,
 //! takes one of a few places for a few seconds, and no more.
 
+mod places;
+
 use std::{
     future::Future,
     io,
@@ -25,10 +27,12 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, Sleep},
 };
+
+use places::{Place, Places};
 
 /// Bytes of a request's head. Above it the answer is 431.
 const MAX_HEAD: usize = 16 * 1024;
@@ -39,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpLimits {
-    /// Open connections. Others wait in the kernel until one ends.
+    /// Open connections. For another one the oldest without a request is closed; while all have requests, new ones wait in the kernel.
     pub max_connections: usize,
     /// Time for the head of a request, also of the next one on the same connection. Then the connection is closed.
     pub head_timeout: Duration,
@@ -66,37 +70,46 @@ pub async fn serve(
     limits: HttpLimits,
     stop: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let mut places = Places::default();
     let (stopping, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
+    let mut next = None;
     let mut stop = std::pin::pin!(stop);
     loop {
+        if connections.len() < limits.max_connections
+            && let Some((stream, peer)) = next.take()
+        {
+            let (place, router) = (places.take(), router.clone());
+            connections.spawn(connection(
+                stream,
+                peer,
+                router,
+                limits,
+                place,
+                stopped.clone(),
+            ));
+        }
         tokio::select! {
             () = &mut stop => break,
             Some(_) = connections.join_next() => {}
-            (place, stream, peer) = accept(&listener, &places) => {
-                let served = connection(stream, peer, router.clone(), limits, stopped.clone());
-                connections.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
+            accepted = accept(&listener), if next.is_none() => {
+                next = Some(accepted);
+                if connections.len() >= limits.max_connections {
+                    places.make_room();
+                }
             }
+            () = places.any_idle(), if next.is_some() => places.make_room(),
         }
     }
     drop((listener, stopping));
     while connections.join_next().await.is_some() {}
 }
 
-/// The next connection, once there is a place for it. Cancel-safe.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, TcpStream, SocketAddr) {
-    // An error would mean that the semaphore was closed, which it is not.
-    let place = places.clone().acquire_owned().await.ok();
+/// The next connection. Cancel-safe.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (place, stream, peer),
+            Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::debug!(%error, "an HTTP connection cannot be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -110,20 +123,23 @@ async fn connection(
     peer: SocketAddr,
     router: Router,
     limits: HttpLimits,
+    place: Arc<Place>,
     mut stopped: watch::Receiver<()>,
 ) {
     let service = TowerToHyperService::new(router);
+    let requests = Arc::clone(&place);
     let answer = service_fn(move |mut request: Request<Incoming>| {
+        let serving = requests.request();
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = hyper::service::Service::call(&service, request);
         async move {
             match tokio::time::timeout(limits.idle_timeout, answer).await {
-                Ok(answered) => answered,
+                Ok(answered) => answered.map(|response| serving.until_sent(response)),
                 Err(_) => Ok::<Response, _>(StatusCode::REQUEST_TIMEOUT.into_response()),
             }
         }
     });
-    let stream = Stalling::new(stream, limits.idle_timeout);
+    let stream = Stalling::new(stream, limits.idle_timeout, Arc::clone(&place));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
@@ -132,6 +148,7 @@ async fn connection(
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
+        () = place.ended() => return,
         _ = stopped.changed() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -148,15 +165,17 @@ struct Stalling<S> {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
     is_waiting: bool,
+    place: Arc<Place>,
 }
 
 impl<S> Stalling<S> {
-    fn new(stream: S, limit: Duration) -> Self {
+    fn new(stream: S, limit: Duration, place: Arc<Place>) -> Self {
         Self {
             stream,
             limit,
             timer: Box::pin(tokio::time::sleep(limit)),
             is_waiting: false,
+            place,
         }
     }
 
@@ -200,6 +219,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.place.wrote(polled.is_pending());
         this.watch(cx, polled)
     }
 
@@ -210,6 +230,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.place.wrote(polled.is_pending());
         this.watch(cx, polled)
     }
 
@@ -354,7 +375,7 @@ mod tests {
             .expect("the server closes");
     }
 
-    /// Above the bound connections wait; nothing of them is read.
+    /// While all connections have requests, others wait; nothing of them is read.
     #[tokio::test]
     async fn connections_have_a_bound() {
         let limits = HttpLimits {
@@ -363,15 +384,47 @@ mod tests {
             idle_timeout: LONG,
         };
         let server = server(limits).await;
-        let first = ask(&server, b"").await;
-        let mut second = ask(&server, ASK).await;
-        answer(&mut second).await;
+        let body = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab";
+        let first = ask(&server, body).await;
+        let _second = ask(&server, b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let mut third = ask(&server, ASK).await;
         let mut byte = [0];
         let early = tokio::time::timeout(SHORT, third.read(&mut byte)).await;
         assert!(early.is_err(), "there was no place");
         drop(first);
         assert!(answer(&mut third).await.starts_with("HTTP/1.1 200"));
+    }
+
+    /// However many connect and say nothing, or no more: who asks is answered.
+    #[tokio::test]
+    async fn connections_without_a_request_make_room_at_once() {
+        let limits = HttpLimits {
+            max_connections: 3,
+            head_timeout: LONG,
+            idle_timeout: LONG,
+        };
+        let server = server(limits).await;
+        let mut held = Vec::new();
+        for bytes in [&b""[..], b"GET / HTTP/1.1\r\nX: ", ASK] {
+            for _ in 0..50 {
+                held.push(ask(&server, bytes).await);
+            }
+            let mut asking = ask(&server, ASK).await;
+            assert!(answer(&mut asking).await.starts_with("HTTP/1.1 200"));
+            held.push(asking);
+        }
+        let mut late = ask(
+            &server,
+            b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na",
+        )
+        .await;
+        for _ in 0..50 {
+            let mut asking = ask(&server, ASK).await;
+            answer(&mut asking).await;
+            held.push(asking);
+        }
+        late.write_all(b"b").await.unwrap();
+        assert!(answer(&mut late).await.ends_with('2'), "it had a request");
     }
 
     /// A body that does not come, an answer that does not come, and one that is not read: each gives its place back.

@@ -159,7 +159,7 @@ section! {
         restart kept_events: usize = 4096, check within(0, 1_000_000);
         /// Bytes of a request body. Longer bodies are rejected with 413.
         restart max_body: Size = Size::kib(64), check within(Size(1024), Size(16 << 20));
-        /// Open connections. Above this limit new connections wait in the kernel.
+        /// Open connections. Above this limit the oldest one without a request is closed; if all have requests, new connections wait in the kernel.
         restart max_connections: usize = 64, check within(1, 10_000);
         /// Time limit for receiving the head of a request, also of the next request on the connection. The connection is closed when it
         /// expires.
