@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     /// Connections whose descriptor has this number or a higher one are refused.
     first_reserved: Option<u64>,
     live: RwLock<Arc<Live>>,
+    /// Nothing is waited for but sessions and handlers.
+    ends: AtomicBool,
 }
 
 impl Shared {
@@ -122,12 +124,17 @@ impl Arrivals {
         }
         arriving.list.push(*relayed);
         self.is_some.store(true, Ordering::Release);
-        let waker = arriving.waker.clone();
         drop(arriving);
+        self.wake();
+        Ok(())
+    }
+
+    /// Has the task look at what has changed.
+    fn wake(&self) {
+        let waker = self.lock().waker.clone();
         if let Some(waker) = waker {
             waker.wake();
         }
-        Ok(())
     }
 
     /// The task that takes them from now on.
@@ -234,6 +241,7 @@ impl Listener {
                 limits: config.limits.clone(),
                 upgrade: config.upgrade.clone(),
             })),
+            ends: AtomicBool::new(false),
             config,
         });
         let stats = StatsBoard::new(workers.count());
@@ -338,9 +346,14 @@ impl Listener {
         self.stop.send_replace(());
     }
 
-    /// Stops accepting and waits until every connection has ended. Cancel-safe: dropping the future only stops the wait.
+    /// Stops accepting and waits until every session and every handler has ended. Connections on which no session has begun are closed: a
+    /// client that says nothing holds up no stop. Cancel-safe: dropping the future only stops the wait.
     pub async fn closed(self) {
         self.stop_accepting();
+        self.shared.ends.store(true, Ordering::Release);
+        for arrivals in &self.arrivals {
+            arrivals.wake();
+        }
         for task in self.tasks {
             // An error means that the worker was stopped, and its connections with it.
             let _ = task.await;
@@ -678,6 +691,17 @@ impl Serve {
         cx.waker().wake_by_ref();
     }
 
+    /// Whether nothing is left that is worth waiting for.
+    fn is_over(&self) -> bool {
+        if self.listener.is_some() || !self.parked.is_empty() {
+            return false;
+        }
+        let is_unopened = |one: &Connection| one.0.as_ref().is_some_and(Driver::is_unopened);
+        self.connections.is_empty()
+            || self.local.shared.ends.load(Ordering::Acquire)
+                && self.connections.iter().all(is_unopened)
+    }
+
     /// True if there are new connections.
     fn poll_parked(&mut self, cx: &mut Context<'_>) -> bool {
         let mut is_any = false;
@@ -705,7 +729,7 @@ impl Future for Serve {
         if worker::owes_flushes() {
             cx.waker().wake_by_ref();
         }
-        if this.listener.is_some() || !this.connections.is_empty() || !this.parked.is_empty() {
+        if !this.is_over() {
             return Poll::Pending;
         }
         if this.arrivals.close_if_empty() {

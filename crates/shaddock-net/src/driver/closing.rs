@@ -3,6 +3,7 @@
 use std::{
     io,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use shaddock_core::{CloseReason, Flush};
@@ -14,6 +15,9 @@ use crate::{io::Io, stats::Group, worker::Scratch};
 /// Bytes that are read and thrown away while a connection closes, so that the client's last bytes do not turn our close into
 /// a reset that would take the kick with it.
 const DRAIN_LIMIT: usize = 256 * 1024;
+
+/// For a close that waits for nothing: until the next tick.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// A socket that closes.
 pub(super) struct Closing {
@@ -53,11 +57,13 @@ impl Driver {
         if let Work::Handshake(_) | Work::Returning(_) | Work::Elsewhere(_) = self.work {
             self.work = Work::Idle;
         }
-        let is_lost = matches!(reason, CloseReason::Transport(_) | CloseReason::SlowClient);
-        let until = if is_lost || self.io.is_accepting() {
-            now
-        } else {
-            now + self.live.limits.linger
+        let linger = self.live.limits.linger;
+        let until = match reason {
+            CloseReason::Transport(_) | CloseReason::SlowClient => now,
+            _ if self.io.is_accepting() => now,
+            // It had its time. What the socket takes at once is sent, a close frame for example.
+            CloseReason::HandshakeTimeout => now + linger.min(AT_ONCE),
+            _ => now + linger,
         };
         self.phase = Phase::Closing(Box::new(Closing {
             until,

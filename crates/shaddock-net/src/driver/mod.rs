@@ -355,6 +355,11 @@ impl Driver {
         Ok(false)
     }
 
+    /// Whether the socket is open and no session has begun on it.
+    pub(crate) fn is_unopened(&self) -> bool {
+        self.session.is_none() && matches!(self.phase, Phase::Open { .. })
+    }
+
     /// Fails if the session is closed, for any reason.
     fn check_closed(&self) -> Result<(), CloseReason> {
         match &self.session {

@@ -508,6 +508,56 @@ fn a_silent_tls_connection_does_not_linger() {
     });
 }
 
+/// Whatever a client has said before, and however it says nothing now: it costs the handshake timeout and no linger.
+#[test]
+fn a_silent_client_does_not_linger() {
+    let cases: [(bool, &[u8]); 4] = [
+        (false, b""),
+        (false, b"\x01\0\0\x40{\"sys\""),
+        (false, b"GET / HT"),
+        (true, b""),
+    ];
+    for (websocket, said) in cases {
+        run(async move || {
+            let mut world = World::new(|_, codec| {
+                codec.limits.handshake_timeout = Duration::from_secs(3);
+            });
+            let silent = world.connect(websocket);
+            silent.send_raw(said);
+            pass(2900).await;
+            assert_eq!(world.open_connections(), 1, "{said:?}");
+            pass(500).await;
+            assert_eq!(world.open_connections(), 0, "{said:?}");
+            drop(silent);
+        });
+    }
+}
+
+/// A stop waits for sessions, and for nothing that strangers do or do not do.
+#[test]
+fn a_stop_waits_for_no_client_without_a_session() {
+    run(async || {
+        let mut world = World::plain();
+        let strangers = [
+            world.connect(false),
+            world.connect(true),
+            world.connect(false),
+        ];
+        strangers[2].send_raw(b"\x01\0\0\x40{\"sys\"");
+        let client = world.joined(false).await;
+        let listener = world.listener.lock().unwrap().take().unwrap();
+        let mut stopped = std::pin::pin!(listener.closed());
+        let wait = Duration::from_secs(5);
+        let early = tokio::time::timeout(wait, stopped.as_mut()).await;
+        assert!(early.is_err(), "there is a session");
+        world.session(&client).unwrap().close(CloseReason::Draining);
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(1), stopped).await;
+        assert!(ended.is_ok(), "strangers are left, and nobody else");
+        drop(strangers);
+    });
+}
+
 /// A frontend that panics once at an unexpected place.
 struct Fragile {
     front: Front,

@@ -87,6 +87,19 @@ async fn work_of_a_channel_ends_with_it() {
 }
 
 /// Tasks that end by themselves leave nothing behind: a channel may have any number of them, one after the other.
+/// Not even an error in the log: a stop takes no longer because of a client that says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_does_not_hold_up_a_stop() {
+    let servers = started(connector()).await;
+    let silent = servers.connect_raw(FRONT);
+    let _client = servers.connect(FRONT).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    servers.shutdown().await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    drop(silent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_is_forgotten_by_its_channel() {
     let servers = started(connector()).await;
