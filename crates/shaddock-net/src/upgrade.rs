@@ -111,8 +111,8 @@ fn validate(
 ) -> Result<(Vec<u8>, Client), No> {
     let head = Head(request.headers);
     let is_current = request.version == Some(1);
-    // HTTP/1.1 demands it (RFC 9112, 3.2), and one only.
-    if is_current && head.one("host").is_none() {
+    // HTTP/1.1 demands it, and one only, that can be one (RFC 9112, 3.2).
+    if is_current && !head.one("host").is_some_and(is_host) {
         return Err(No(BAD_REQUEST, "http_without_host"));
     }
     if !head.names("upgrade", "websocket") {
@@ -177,6 +177,12 @@ impl<'a> Head<'a> {
                 .lines("content-length")
                 .any(|length| length.trim_ascii() != b"0")
     }
+}
+
+/// Made of the characters that a name, an address and a port can have (RFC 3986, 3.2.2 and 3.2.3).
+fn is_host(host: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte);
+    host.iter().all(is_part)
 }
 
 /// 16 bytes in base64 (RFC 6455, 4.1).

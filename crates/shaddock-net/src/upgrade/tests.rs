@@ -107,6 +107,13 @@ fn heads_as_the_standards_have_them() {
         (HOST, "", "http_without_host"),
         (HOST, "Host: a\r\nHost: b\r\n", "http_without_host"),
         (HOST, "Host:\r\n", "accepted"),
+        (HOST, "Host: [2001:db8::1]:3010\r\n", "accepted"),
+        (HOST, "Host: a_b.example:3010\r\n", "accepted"),
+        (HOST, "Host: a b\r\n", "http_without_host"),
+        (HOST, "Host: a/b\r\n", "http_without_host"),
+        (HOST, "Host: u@a\r\n", "http_without_host"),
+        (HOST, "Host: \"a\"\r\n", "http_without_host"),
+        (HOST, "Host: \u{e9}\r\n", "http_without_host"),
         (VERSION, "", "websocket_version"),
         (VERSION, "Sec-WebSocket-Version: 8\r\n", "websocket_version"),
         (

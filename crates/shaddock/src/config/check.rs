@@ -345,6 +345,11 @@ fn check_origin(origin: &str) -> Result<(), String> {
             "\"{origin}\" is not an origin; write \"https://play.example.com\" or \"https://play.example.com:8443\""
         ));
     }
+    if !origin.is_ascii() {
+        return Err(format!(
+            "browsers never send \"{origin}\" as the origin of a page: they write names outside of ASCII as \"xn--..\"; write it that way"
+        ));
+    }
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "ws" => "http".to_owned(),
         "wss" => "https".to_owned(),

@@ -311,6 +311,7 @@ fn what_can_never_work_is_refused_with_what_to_write() {
             "write \"https://a.b:8443\"",
         ),
         ("listen.origins=https://", "is not an origin"),
+        ("listen.origins=https://m\u{fc}nchen.example", "\"xn--..\""),
         (
             "protocol.heartbeat=30s|protocol.heartbeat_timeout=10s",
             "write \"1m\", or \"0s\"",
