@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::{
-    BindError, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession, Interest,
-    Located, MemberNotice, Members, RawSid, RemoteError, Reply, ServerId, ServerInfo,
-    SessionAnswer, SessionEvent, SessionOp, Tie,
+    BindError, Bound, BoxFuture, ClusterError, Context, Delivered, Delivery, ForwardedSession,
+    Interest, Located, MemberNotice, Members, RawSid, RemoteError, Reply, ServerId, ServerInfo,
+    SessionAnswer, SessionEvent, SessionOp, Status, Tie,
 };
 
 /// A message of a client that its frontend forwards to another server.
@@ -218,41 +218,6 @@ impl JoinOptions {
     pub fn background_on(mut self, runtime: Handle) -> Self {
         self.background = Some(runtime);
         self
-    }
-}
-
-/// A bind that is already registered in the cluster. Dropping it reverts the changes of this bind, and nothing else: another bind of the
-/// same session stays.
-#[must_use]
-pub struct Bound(Option<End>);
-
-type End = Box<dyn FnOnce(Option<&dyn Fn() -> bool>) -> bool + Send>;
-
-impl Bound {
-    /// `end` is called once: with a check when the bind is kept, and without one when it is reverted. It returns whether the user still
-    /// belongs to this frontend.
-    pub fn new(end: impl FnOnce(Option<&dyn Fn() -> bool>) -> bool + Send + 'static) -> Self {
-        Self(Some(Box::new(end)))
-    }
-
-    /// Keeps the bind if the session is bound to the user at this moment; it may have closed since. The check runs under a lock and only
-    /// inspects the session. Returns false if another frontend has claimed the user since the bind: the session must then be closed.
-    pub fn keep(mut self, is_bound: impl Fn() -> bool) -> bool {
-        self.0.take().is_some_and(|end| end(Some(&is_bound)))
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        if let Some(end) = self.0.take() {
-            end(None);
-        }
-    }
-}
-
-impl std::fmt::Debug for Bound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bound").finish_non_exhaustive()
     }
 }
 
@@ -490,45 +455,4 @@ pub trait Membership: Send + Sync + 'static {
 
     /// Leaves: withdraws, finishes accepted requests (up to the request timeout), and releases everything. A second call has no effect.
     fn leave(&self) -> BoxFuture<'_, ()>;
-}
-
-/// The current state of a membership.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status {
-    /// The link for calls is up.
-    pub connected: bool,
-    /// The server is listed with a valid lease (in one process: has not left).
-    pub listed: bool,
-    /// Pending calls.
-    pub pending_calls: usize,
-    /// Requests of others that are being served.
-    pub serving: usize,
-    /// Users bound here.
-    pub bound_users: usize,
-    /// Subscriptions held at NATS.
-    pub subscriptions: usize,
-    /// Requests rejected with "busy" because too many were waiting.
-    pub refused_busy: u64,
-    /// Bytes that wait to be sent to others.
-    pub waiting_bytes: usize,
-    /// Messages that expired while waiting and were not sent.
-    pub expired: u64,
-    /// Servers that this one suspects.
-    pub suspects: usize,
-    /// How often a server was suspected.
-    pub suspected: u64,
-    /// Requests of others that were not run, because their caller had timed out.
-    pub too_late: u64,
-    /// Requests of others that were not run, because another frontend now owns their user.
-    pub outdated: u64,
-    /// Size in bytes of the database of the etcd member that replied last. 0: none has.
-    pub etcd_bytes: u64,
-    /// The part in use; the rest is free after a defragmentation.
-    pub etcd_bytes_in_use: u64,
-    /// etcd has reached its quota and accepts no writes.
-    pub etcd_full: bool,
-    /// How long etcd certainly keeps the lease of this server without a renewal; `None` in one process. Renewals begin at two thirds of the
-    /// lease.
-    pub lease_left: Option<std::time::Duration>,
 }

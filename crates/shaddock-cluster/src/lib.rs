@@ -14,6 +14,7 @@
 
 mod api;
 mod audience;
+mod bound;
 #[cfg(feature = "nats")]
 mod clock;
 mod context;
@@ -38,6 +39,7 @@ mod routing;
 )]
 mod secret;
 mod session;
+mod status;
 #[cfg_attr(
     not(feature = "nats"),
     allow(dead_code, reason = "much of it is for NATS and etcd")
@@ -51,12 +53,12 @@ mod uid;
 mod vectors;
 
 pub use api::{
-    Bound, Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall,
-    Status, Unique,
+    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Unique,
 };
 pub use audience::{
     AudienceKey, AudiencePart, Departure, JoinAnswer, MAX_AUDIENCE_NAME, MemberNotice, Tie,
 };
+pub use bound::Bound;
 pub use context::{Context, ContextError, format_duration, parse_duration};
 pub use delivery::{Delivered, Delivery, FailedDelivery, MAX_LATEST_KEY, Receivers};
 pub use error::{BindError, ClusterError, RemoteError, RemoteErrorKind, code};
@@ -75,6 +77,7 @@ pub use secret::{Address, Secret};
 pub use session::{
     ForwardedSession, Located, RawSid, SessionAnswer, SessionData, SessionEvent, SessionOp,
 };
+pub use status::Status;
 
 /// A future on the heap that can be sent between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

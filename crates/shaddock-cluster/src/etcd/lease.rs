@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Exchange;
+use super::granted::Granted;
 use super::pb::{Compare, KeyValue, LeaseRequest, LeaseResponse, RequestOp, TxnRequest};
 use super::{Etcd, EtcdError, EtcdResult, record};
 use crate::nats::NatsConfig;
@@ -73,40 +73,6 @@ pub(crate) enum EnterError {
     /// Another life holds the id. Its key, to be asked about.
     #[error("another server holds the id")]
     Taken(Box<KeyValue>),
-}
-
-/// A lease that was just granted. Nothing hangs on it for longer than it is of use: if it is dropped before, the lease is revoked.
-struct Granted<'a> {
-    etcd: &'a Etcd,
-    id: i64,
-    is_open: bool,
-}
-
-impl<'a> Granted<'a> {
-    const fn new(etcd: &'a Etcd, id: i64) -> Self {
-        let is_open = true;
-        Self { etcd, id, is_open }
-    }
-
-    /// The server keeps it alive from now on.
-    fn keep(mut self) {
-        self.is_open = false;
-    }
-
-    async fn hand_back(mut self) {
-        // It ends by itself otherwise.
-        let _ = self.etcd.revoke(self.id).await;
-        self.is_open = false;
-    }
-}
-
-impl Drop for Granted<'_> {
-    fn drop(&mut self) {
-        if let (true, Ok(runtime)) = (self.is_open, Handle::try_current()) {
-            let (etcd, id) = (self.etcd.clone(), self.id);
-            runtime.spawn(async move { etcd.revoke(id).await });
-        }
-    }
 }
 
 /// A stream on which the lease is kept alive.

@@ -1,10 +1,11 @@
-//! Who is there, in etcd: this server's lease and key, and the list of all servers.
+//! The servers of the cluster in etcd: this server's lease and key, and the list of all servers.
 
 use crate::ClusterError;
 use crate::nats::NatsConfig;
 
 mod batch;
 mod client;
+mod granted;
 mod groups;
 mod lease;
 pub(crate) mod pb;

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Subject;
 use bytes::Bytes;
 
 use super::calls::Target;
@@ -13,14 +12,14 @@ use super::core::Core;
 use super::encode::{RequestParts, SessionParts};
 use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
-use super::wire::{self, KickMsg, MsgType, RpcType};
-use super::{bind, delivery, events, ops, servers, subject, to_users};
+use super::wire::{MsgType, RpcType};
+use super::{bind, delivery, events, everywhere, ops, servers, to_users};
 use crate::clock;
 use crate::reply::Limit;
 use crate::{
     BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located,
-    MemberNotice, Members, Membership, RawSid, Receivers, RemoteCall, RemoteError, RemoteErrorKind,
-    Reply, ServerId, ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, Tie, code,
+    MemberNotice, Members, Membership, RawSid, Receivers, RemoteCall, RemoteError, Reply, ServerId,
+    ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, Tie,
 };
 
 pub(super) struct NatsMember {
@@ -71,59 +70,6 @@ impl NatsMember {
             self.core.info.id.as_str()
         } else {
             ""
-        }
-    }
-
-    /// Asks all shaddock frontends the same. Each answers for itself, and none is waited for as long as a request may take.
-    fn ask_all(
-        &self,
-        op: &SessionOp,
-    ) -> impl Future<Output = Vec<(ServerId, Result<SessionAnswer, RemoteError>)>> + Send + use<>
-    {
-        let frontends = servers::frontends(&self.core);
-        let ours = frontends.iter().filter(|frontend| frontend.is_shaddock());
-        let context = Context::with_timeout(self.core.config.push_timeout());
-        let (ids, asked): (Vec<_>, Vec<_>) = ours
-            .map(|frontend| {
-                let answer = ops::send(&self.core, frontend, op.clone(), &context);
-                (frontend.id.clone(), answer)
-            })
-            .unzip();
-        let answers = futures_util::future::join_all(asked);
-        async move { ids.into_iter().zip(answers.await).collect() }
-    }
-}
-
-/// Frontends that did not answer a question to all of them.
-#[derive(Default)]
-struct Silent {
-    ids: Vec<String>,
-    first: Option<RemoteError>,
-}
-
-impl Silent {
-    /// The answer of a frontend. One that is just dying has no sessions any more.
-    fn unless<T>(&mut self, frontend: &ServerId, answer: Result<T, RemoteError>) -> Option<T> {
-        match answer {
-            Ok(answer) => Some(answer),
-            Err(error) if error.kind() == RemoteErrorKind::NoResponder => None,
-            Err(error) => {
-                self.ids.push(frontend.to_string());
-                self.first.get_or_insert(error);
-                None
-            }
-        }
-    }
-
-    /// What the others answered, or an error that names those that did not.
-    fn result<T>(
-        self,
-        answers: T,
-        say: impl FnOnce(RemoteError) -> RemoteError,
-    ) -> Result<T, RemoteError> {
-        match self.first {
-            None => Ok(answers),
-            Some(error) => Err(say(error.with("failed", self.ids.join(",")))),
         }
     }
 }
@@ -304,64 +250,11 @@ impl Membership for NatsMember {
         uid: Arc<str>,
         reason: Option<Arc<str>>,
     ) -> BoxFuture<'static, Result<u32, RemoteError>> {
-        let kicks = self.ask_all(&SessionOp::KickUser {
-            uid: Arc::clone(&uid),
-            reason,
-        });
-        let kick = wire::encode(&KickMsg {
-            user_id: uid.to_string(),
-            not_for_shaddock: true,
-        });
-        for server_type in self.core.members.types() {
-            if self.core.has_pitaya_frontend(&server_type) && crate::uid::is_plain(&uid) {
-                let subject = Subject::from(subject::kick(&server_type, &uid));
-                if let Err(error) = self.core.link.publish(subject, None, kick.clone()) {
-                    return fail(error);
-                }
-            }
-        }
-        Box::pin(async move {
-            let (mut closed, mut silent) = (0, Silent::default());
-            for (frontend, answer) in kicks.await {
-                if let Some(SessionAnswer::Kicked(count)) = silent.unless(&frontend, answer) {
-                    closed += count;
-                }
-            }
-            silent.result(closed, |error| error.with("closed", closed.to_string()))
-        })
+        everywhere::kick_user(&self.core, &uid, reason)
     }
 
     fn where_is(&self, uid: Arc<str>) -> BoxFuture<'static, Result<Vec<Located>, RemoteError>> {
-        let asked = self.ask_all(&SessionOp::GetByUid {
-            uid: Arc::clone(&uid),
-        });
-        let core = Arc::clone(&self.core);
-        Box::pin(async move {
-            let (mut places, mut silent) = (Vec::new(), Silent::default());
-            for (frontend, answer) in asked.await {
-                let Some(SessionAnswer::Sessions(sessions)) = silent.unless(&frontend, answer)
-                else {
-                    continue;
-                };
-                let Some(frontend) = sessions
-                    .first()
-                    .and_then(|session| session.frontend.clone())
-                else {
-                    continue;
-                };
-                let Ok(info) = servers::frontend(&core, &frontend) else {
-                    continue;
-                };
-                let sids = sessions.iter().filter_map(|session| session.sid).collect();
-                places.push(Located {
-                    frontend,
-                    server_type: Arc::clone(&info.server_type),
-                    sids,
-                });
-            }
-            places.extend(at_pitaya(&core, &uid).await?);
-            silent.result(places, |error| error)
-        })
+        everywhere::where_is(&self.core, uid)
     }
 
     fn bind_user(
@@ -488,40 +381,4 @@ impl Membership for NatsMember {
             self.core.calls.fail_all();
         })
     }
-}
-
-/// Looks into the directory that Pitaya frontends may write, if there are any.
-async fn at_pitaya(core: &Core, uid: &str) -> Result<Vec<Located>, RemoteError> {
-    let mut places = Vec::new();
-    for server_type in core.members.types() {
-        if !core.has_pitaya_frontend(&server_type) || !crate::uid::is_plain(uid) {
-            continue;
-        }
-        let found = core
-            .etcd
-            .get(&core.etcd.binding_key(&server_type, uid))
-            .await;
-        let found = found.map_err(|e| {
-            RemoteError::of(
-                RemoteErrorKind::Disconnected,
-                code::UNAVAILABLE,
-                e.to_string(),
-            )
-        })?;
-        let owner = found
-            .kvs
-            .first()
-            .map(|kv| String::from_utf8_lossy(&kv.value));
-        let listed = owner
-            .and_then(|owner| core.members.server(&owner))
-            .filter(|info| !info.is_shaddock());
-        if let Some(info) = listed {
-            places.push(Located {
-                frontend: info.id.clone(),
-                server_type,
-                sids: Vec::new(),
-            });
-        }
-    }
-    Ok(places)
 }

@@ -16,6 +16,7 @@ mod directory;
 pub(crate) mod encode;
 mod etcd_size;
 mod events;
+mod everywhere;
 mod health;
 mod inbox;
 mod incoming;
