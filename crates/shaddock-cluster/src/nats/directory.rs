@@ -411,5 +411,4 @@ impl Directory {
 }
 
 #[cfg(test)]
-#[path = "directory_tests.rs"]
 mod tests;

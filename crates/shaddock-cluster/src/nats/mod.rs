@@ -35,12 +35,12 @@ mod promises;
 mod questions;
 mod request_id;
 mod run;
-#[cfg(test)]
-mod scale_tests;
 mod serve;
 mod servers;
 pub(crate) mod subject;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod to_users;
 mod topics;

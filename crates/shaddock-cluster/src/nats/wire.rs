@@ -490,5 +490,4 @@ pub(crate) fn encode(message: &impl Message) -> Bytes {
 }
 
 #[cfg(test)]
-#[path = "wire_tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 //! Ownership of users with unique sessions: the decisions, without IO, tasks or a clock.
 //!
 //! `nats/` and `etcd/` execute these decisions. All inputs are arguments (the content of etcd, answers of other frontends, the time), so
-//! that `model.rs` can test the types with cuts, hangs, twins and drifting clocks, by seed.
+//! that `tests/model/` can test the types with cuts, hangs, twins and drifting clocks, by seed.
 //!
 //! # Design
 //!
@@ -60,7 +60,7 @@ mod table;
 mod takeover;
 
 #[cfg(all(test, feature = "nats"))]
-mod model;
+mod tests;
 
 #[cfg(feature = "nats")]
 pub(crate) use departures::{Departures, News};

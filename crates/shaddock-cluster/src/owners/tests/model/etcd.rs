@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::Found;
 use crate::ServerId;
+use crate::owners::Found;
 
 #[derive(Clone, Debug)]
 pub(super) struct Kv {

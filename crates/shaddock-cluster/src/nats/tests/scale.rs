@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::directory::{Directory, Plan, Question};
-use super::encode::{RequestParts, SessionParts};
-use super::interest::Interests;
-use super::watches::Watches;
-use super::wire::{
+use super::super::directory::{Directory, Plan, Question};
+use super::super::encode::{RequestParts, SessionParts};
+use super::super::interest::Interests;
+use super::super::watches::Watches;
+use super::super::wire::{
     self, MsgType, MultiPush, MultiPushAnswer, Op, OpAnswer, OpKind, RpcType, Stamp,
 };
-use super::{encode, subject};
+use super::super::{encode, subject};
 use crate::owners::{Moment, Table};
 use crate::{Interest, RawSid, ServerId, ServerInfo, Unique};
 
@@ -151,7 +151,7 @@ impl World {
                 (format!("chat-{}", n - size.frontends), "chat")
             };
             let mut info = ServerInfo::new(&id, server_type, server_type == TYPE).unwrap();
-            for flag in super::capabilities::CAPABILITIES {
+            for flag in super::super::capabilities::CAPABILITIES {
                 info.announce(flag);
             }
             if kind == Kind::Before {

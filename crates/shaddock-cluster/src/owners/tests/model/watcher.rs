@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::super::{Departures, Moment, News};
 use super::Fault;
 use crate::ServerInfo;
+use crate::owners::{Departures, Moment, News};
 
 #[derive(Default)]
 pub(super) struct Watcher {

@@ -1,0 +1,3 @@
+//! Tests of the decisions together.
+
+mod model;
