@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn clients_get_the_bodies_of_the_vectors() {
-        let vectors = crate::vectors::vectors();
+        let vectors = crate::tests::vectors::vectors();
         let late = |route: &str, server: &str, peer: &str| {
             crate::reply::Limit {
                 timeout: std::time::Duration::from_secs(5),

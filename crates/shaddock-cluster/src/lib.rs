@@ -40,17 +40,13 @@ mod routing;
 mod secret;
 mod session;
 mod status;
+#[cfg(test)]
+mod tests;
 #[cfg_attr(
     not(feature = "nats"),
     allow(dead_code, reason = "much of it is for NATS and etcd")
 )]
 mod uid;
-#[cfg(test)]
-#[cfg_attr(
-    not(feature = "nats"),
-    allow(dead_code, reason = "the bytes are those of NATS")
-)]
-mod vectors;
 
 pub use api::{
     Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Unique,

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let vectors = crate::vectors::vectors();
+        let vectors = crate::tests::vectors::vectors();
         for v in vectors["routes"].as_array().unwrap() {
             let route = v["route"].as_str().unwrap();
             if let Some(error) = v["error"].as_str() {

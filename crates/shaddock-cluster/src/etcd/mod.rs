@@ -13,7 +13,7 @@ pub(crate) mod record;
 mod size;
 mod watcher;
 
-pub(crate) use batch::Batches;
+pub(crate) use batch::{Batches, Waiting};
 pub(crate) use client::{Etcd, EtcdError, EtcdResult};
 pub use groups::{GroupError, Groups};
 pub(crate) use lease::{EnterError, Lease, LeaseState};

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn vectors() {
-        let vectors = crate::vectors::vectors();
+        let vectors = crate::tests::vectors::vectors();
         let mut seen = 0;
         for v in vectors["etcd"].as_array().unwrap() {
             let (name, key, value) = (

@@ -200,7 +200,7 @@ mod tests {
     fn read(payload: Bytes, frontend: bool) -> Incoming {
         super::read(payload, frontend, &mut Contexts::default()).1
     }
-    use crate::vectors::{hex, vectors};
+    use crate::tests::vectors::{hex, vectors};
 
     fn refusal(incoming: Incoming) -> RemoteError {
         match incoming {

@@ -10,21 +10,21 @@ use tokio::task::AbortHandle;
 
 use super::capabilities::{CAPABILITIES, UNIQUE};
 use super::core::{Core, Parts};
-use super::departing::Departing;
+use super::departing::{Departing, Suspect};
 use super::inbox::Inbox;
 use super::link::{Link, LinkEvents};
 use super::member::NatsMember;
 use super::tasks::{Requests, Tasks};
 use super::thread::Thread;
-use super::topics::Topics;
-use super::users::Users;
+use super::topics::{TopicStream, Topics};
+use super::users::{UserStream, Users};
 use super::watched::LinkState;
 use super::{
     NatsConfig, delivery, etcd_size, events, list_changes, moving, owners, probes, promises,
     questions, serve, subject, user_messages,
 };
 use crate::clock;
-use crate::etcd::{Batches, EnterError, Etcd, Lease, Watcher, unreachable};
+use crate::etcd::{Batches, EnterError, Etcd, Lease, Waiting, Watcher, unreachable};
 use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
 /// How long a server that is listed under the same id may take to show that it lives.
@@ -62,76 +62,144 @@ impl Drop for AbortOnDrop {
 
 async fn enter(
     config: Arc<NatsConfig>,
-    mut info: ServerInfo,
+    info: ServerInfo,
     options: JoinOptions,
     node: Arc<dyn Node>,
     home: Handle,
     thread: Thread,
 ) -> Result<(Arc<dyn Membership>, TakenId), ClusterError> {
-    for flag in CAPABILITIES {
-        info.announce(flag);
-    }
-    if info.frontend && options.unique != Unique::No {
-        info.announce(UNIQUE);
-    }
-    info.announce_interest(&options.session_events);
-    let etcd = Etcd::new(&config)?;
-    let start_number = start_number(&config, &etcd, &info).await?;
-    info.announce_node(start_number);
-    let info = Arc::new(info);
-    let name = format!("{} {}", info.server_type, info.id);
-    let connection = options.connection.clone();
-    let connection = connection.unwrap_or_else(Handle::current);
-    let (link, link_events) = connect(&config, name, &connection).await?;
-    let token = token();
-    let lease = Arc::new(Lease::new(
-        etcd.clone(),
-        Arc::clone(&info),
-        &config,
-        !options.hidden,
-        &token,
-    ));
-    let held = TakenId(Some((Arc::clone(&lease), Handle::current())));
-    take_id(&config, &link, &lease, &info).await?;
-
-    let subjects = Subjects::open(&config, &link, &info, &options).await?;
-    let (users, user_streams) = Users::new(Arc::clone(&info));
+    let place = Place::take(&config, info, &options).await?;
+    let subjects = Subjects::open(&config, &place.link, &place.info, &options).await?;
+    let (users, user_streams) = Users::new(Arc::clone(&place.info));
     let (topics, topic_streams) = Topics::new();
-    let (batches, waiting) = Batches::new();
+    let (batches, writes) = Batches::new();
     let (departing, suspects) = Departing::new();
     let (refused, moved) = mpsc::channel(owners::REFUSALS);
+    let connection = place.connection;
     let parts = Parts {
         home,
-        info,
+        info: place.info,
         options,
-        start_number,
+        start_number: place.start_number,
         node,
-        config: Arc::clone(&config),
-        link,
-        etcd,
+        config,
+        link: place.link,
+        etcd: place.etcd,
         batches,
-        lease,
+        lease: place.lease,
         users,
         topics,
         departing,
         own_subscriptions: subjects.count(),
         refused,
     };
-    let core = Arc::new(Core::new(parts, token));
+    let core = Arc::new(Core::new(parts, place.token));
     let mut tasks = Tasks::default();
     let requests = subjects.read(&core, &mut tasks, &connection);
-    tasks.spawn(user_messages::read_all(Arc::clone(&core), user_streams));
-    tasks.spawn_on(
-        &connection,
-        delivery::read_topics(Arc::clone(&core), topic_streams),
-    );
-    tasks.spawn(waiting.execute(core.etcd.clone()));
-    tasks.spawn(owners::delete_given_up(Arc::clone(&core)));
-    tasks.spawn(promises::revoke_broken(Arc::clone(&core)));
-    tasks.spawn(probes::probe_departed(Arc::clone(&core), suspects));
-    tasks.spawn(probes::probe_suspects(Arc::clone(&core)));
-    tasks.spawn_on(&connection, Arc::clone(&core.link).send_waiting());
+    let queues = Queues {
+        user_streams,
+        topic_streams,
+        writes,
+        suspects,
+    };
+    queues.read(&core, &mut tasks, &connection);
     enter_list(&core, &mut tasks).await?;
+    stay(&core, &mut tasks, place.link_events, moved);
+    let member = NatsMember::new(core, tasks, requests, thread);
+    Ok((Arc::new(member), place.held))
+}
+
+/// The place of a server in the cluster, before it is listed: its id, and its connections.
+struct Place {
+    info: Arc<ServerInfo>,
+    start_number: u16,
+    etcd: Etcd,
+    link: Arc<Link>,
+    link_events: LinkEvents,
+    /// The runtime of the connection to NATS.
+    connection: Handle,
+    lease: Arc<Lease>,
+    token: String,
+    held: TakenId,
+}
+
+impl Place {
+    async fn take(
+        config: &Arc<NatsConfig>,
+        mut info: ServerInfo,
+        options: &JoinOptions,
+    ) -> Result<Self, ClusterError> {
+        for flag in CAPABILITIES {
+            info.announce(flag);
+        }
+        if info.frontend && options.unique != Unique::No {
+            info.announce(UNIQUE);
+        }
+        info.announce_interest(&options.session_events);
+        let etcd = Etcd::new(config)?;
+        let start_number = start_number(config, &etcd, &info).await?;
+        info.announce_node(start_number);
+        let info = Arc::new(info);
+        let name = format!("{} {}", info.server_type, info.id);
+        let connection = options.connection.clone();
+        let connection = connection.unwrap_or_else(Handle::current);
+        let (link, link_events) = connect(config, name, &connection).await?;
+        let token = token();
+        let lease = Arc::new(Lease::new(
+            etcd.clone(),
+            Arc::clone(&info),
+            config,
+            !options.hidden,
+            &token,
+        ));
+        let held = TakenId(Some((Arc::clone(&lease), Handle::current())));
+        take_id(config, &link, &lease, &info).await?;
+        Ok(Self {
+            info,
+            start_number,
+            etcd,
+            link,
+            link_events,
+            connection,
+            lease,
+            token,
+            held,
+        })
+    }
+}
+
+/// What the parts of a membership hand to its tasks.
+struct Queues {
+    user_streams: mpsc::Receiver<UserStream>,
+    topic_streams: mpsc::Receiver<TopicStream>,
+    writes: Waiting,
+    suspects: mpsc::Receiver<Suspect>,
+}
+
+impl Queues {
+    /// Starts the tasks that a server has before it is listed.
+    fn read(self, core: &Arc<Core>, tasks: &mut Tasks, connection: &Handle) {
+        tasks.spawn(user_messages::read_all(Arc::clone(core), self.user_streams));
+        tasks.spawn_on(
+            connection,
+            delivery::read_topics(Arc::clone(core), self.topic_streams),
+        );
+        tasks.spawn(self.writes.execute(core.etcd.clone()));
+        tasks.spawn(owners::delete_given_up(Arc::clone(core)));
+        tasks.spawn(promises::revoke_broken(Arc::clone(core)));
+        tasks.spawn(probes::probe_departed(Arc::clone(core), self.suspects));
+        tasks.spawn(probes::probe_suspects(Arc::clone(core)));
+        tasks.spawn_on(connection, Arc::clone(&core.link).send_waiting());
+    }
+}
+
+/// Starts the tasks that keep a listed server in the cluster.
+fn stay(
+    core: &Arc<Core>,
+    tasks: &mut Tasks,
+    link_events: LinkEvents,
+    moved: mpsc::Receiver<Arc<str>>,
+) {
     // There are no claims yet.
     let fence = core.lease.fence();
     fence.settle(fence.begin(), clock::now());
@@ -139,16 +207,14 @@ async fn enter(
         up: true,
         losses: 0,
     });
-    tasks.spawn(follow_link(Arc::clone(&core), link_events, state));
-    tasks.spawn(moving::move_over(Arc::clone(&core)));
-    tasks.spawn(etcd_size::watch(Arc::clone(&core)));
+    tasks.spawn(follow_link(Arc::clone(core), link_events, state));
+    tasks.spawn(moving::move_over(Arc::clone(core)));
+    tasks.spawn(etcd_size::watch(Arc::clone(core)));
     if core.is_unique() {
-        tasks.spawn(owners::guard(Arc::clone(&core), link_state));
-        tasks.spawn(owners::notices(Arc::clone(&core)));
-        tasks.spawn(owners::look_after_refused(Arc::clone(&core), moved));
+        tasks.spawn(owners::guard(Arc::clone(core), link_state));
+        tasks.spawn(owners::notices(Arc::clone(core)));
+        tasks.spawn(owners::look_after_refused(Arc::clone(core), moved));
     }
-    let member = NatsMember::new(core, tasks, requests, thread);
-    Ok((Arc::new(member), held))
 }
 
 /// The id of a joining server. If the join fails, or its caller no longer waits, the id is released: otherwise the next start would have to

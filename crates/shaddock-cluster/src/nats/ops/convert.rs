@@ -20,8 +20,38 @@ pub(super) fn to_wire(op: SessionOp, timeout: Duration) -> Op {
         timeout_ms: millis(timeout),
         ..Op::default()
     };
-    let mut sid_of = |sid: RawSid| wire.sid = sid.get();
     let kind = match op {
+        SessionOp::KickUser { uid, reason } => {
+            wire.uid = uid.to_string();
+            wire.reason = reason.map(|r| r.to_string());
+            OpKind::KickUser
+        }
+        SessionOp::GetByUid { uid } => {
+            wire.uid = uid.to_string();
+            OpKind::GetByUid
+        }
+        SessionOp::Custom { name, argument } => {
+            wire.name = name.to_string();
+            wire.data = argument;
+            OpKind::Custom
+        }
+        of_one @ (SessionOp::Bind { .. }
+        | SessionOp::Unbind { .. }
+        | SessionOp::Merge { .. }
+        | SessionOp::Replace { .. }
+        | SessionOp::Kick { .. }
+        | SessionOp::Get { .. }
+        | SessionOp::ClientAddress { .. }) => op_on_session(&mut wire, of_one),
+        of_audiences => audience_op(&mut wire, of_audiences),
+    };
+    wire.kind = kind as i32;
+    wire
+}
+
+/// The operations on one session.
+fn op_on_session(wire: &mut Op, op: SessionOp) -> OpKind {
+    let mut sid_of = |sid: RawSid| wire.sid = sid.get();
+    match op {
         SessionOp::Bind { sid, uid } => {
             sid_of(sid);
             wire.uid = uid.to_string();
@@ -57,32 +87,16 @@ pub(super) fn to_wire(op: SessionOp, timeout: Duration) -> Op {
             wire.reason = reason.map(|r| r.to_string());
             OpKind::Kick
         }
-        SessionOp::KickUser { uid, reason } => {
-            wire.uid = uid.to_string();
-            wire.reason = reason.map(|r| r.to_string());
-            OpKind::KickUser
-        }
         SessionOp::Get { sid } => {
             sid_of(sid);
             OpKind::Get
-        }
-        SessionOp::GetByUid { uid } => {
-            wire.uid = uid.to_string();
-            OpKind::GetByUid
         }
         SessionOp::ClientAddress { sid } => {
             sid_of(sid);
             OpKind::ClientAddress
         }
-        SessionOp::Custom { name, argument } => {
-            wire.name = name.to_string();
-            wire.data = argument;
-            OpKind::Custom
-        }
-        of_audiences => audience_op(&mut wire, of_audiences),
-    };
-    wire.kind = kind as i32;
-    wire
+        _ => OpKind::Unknown,
+    }
 }
 
 /// The operations on audiences.

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::*;
 use crate::info::is_name;
 use crate::nats::subject;
+use crate::tests::vectors::{hex, vectors};
 use crate::uid::is_plain;
-use crate::vectors::{hex, vectors};
 use crate::{format_duration, parse_duration};
 
 fn text(fields: &Value, key: &str) -> String {

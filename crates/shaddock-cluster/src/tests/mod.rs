@@ -1,0 +1,7 @@
+//! What unit tests of several modules use.
+
+#[cfg_attr(
+    not(feature = "nats"),
+    allow(dead_code, reason = "the bytes are those of NATS")
+)]
+pub(crate) mod vectors;
