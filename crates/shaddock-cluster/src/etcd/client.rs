@@ -153,12 +153,12 @@ impl Etcd {
         format!("{}shaddock/era", self.prefix)
     }
 
-    /// Counts starts of frontends: each call has a number of its own, the next one. `who` is for people who look at the key.
-    pub(crate) async fn count_start(&self, who: &str) -> EtcdResult<i64> {
+    /// Counts starts of frontends: each call has a number of its own, the next one. `server` is the value of the key, for operators.
+    pub(crate) async fn count_start(&self, server: &str) -> EtcdResult<i64> {
         // Not under `servers/`, where Pitaya's servers look.
         let key = format!("{}shaddock/starts", self.prefix);
         let counted = TxnRequest {
-            success: vec![RequestOp::put(&key, who, 0), RequestOp::get(&key)],
+            success: vec![RequestOp::put(&key, server, 0), RequestOp::get(&key)],
             ..TxnRequest::default()
         };
         let answer = self.txn(counted).await?;

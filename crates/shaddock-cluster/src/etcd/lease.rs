@@ -447,7 +447,7 @@ impl Lease {
         if id == 0 {
             return;
         }
-        // Nothing may be done in the name of users whose claims go now.
+        // No request may be sent for users whose claims end now.
         self.fence.lease_lost();
         if let Err(error) = self.etcd.revoke(id).await {
             tracing::warn!(server = %self.info.id, %error, "cannot revoke the lease; it will expire");

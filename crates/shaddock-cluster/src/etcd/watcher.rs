@@ -165,7 +165,7 @@ impl Watcher {
         self.key_deleted(id);
     }
 
-    /// A server is in the list. Says its id if it can be used.
+    /// A server is in the list. Returns its id if its entry can be used.
     async fn put(&mut self, kv: &KeyValue, servers_key: &str) -> Option<String> {
         let key = String::from_utf8_lossy(&kv.key);
         let info = match record::read(&key, &kv.value, servers_key) {

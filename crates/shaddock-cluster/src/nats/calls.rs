@@ -34,9 +34,9 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Calls {
     link: Arc<Link>,
     health: Arc<Health>,
-    /// A time-out of a call that had less time says nothing about its server.
+    /// The shortest timeout that counts against a server.
     fair_wait: Duration,
-    /// A call that waits for longer than this makes its server doubted.
+    /// A call that is pending for longer than this causes an early probe of its server.
     patience: Duration,
     table: CallTable,
     /// In front of the number in reply subjects.
@@ -196,7 +196,8 @@ impl Calls {
         })
     }
 
-    /// Calls a server, or queues the call behind those that are on their way. `user`: in whose name, if their claim has a number.
+    /// Calls a server, or queues the call behind those that are on their way. `user` is the user of the request, if the number of their claim
+    /// goes with it.
     pub(super) fn call(
         self: &Arc<Self>,
         target: &Arc<Target>,
@@ -309,20 +310,20 @@ impl Asked {
         let (calls, target) = (&self.guard.calls, &self.guard.target);
         let long = self.timeout.min(LONGEST).checked_sub(calls.patience);
         let long = long.filter(|long| target.is_some() && !long.is_zero());
-        let doubt = || {
+        let slow = || {
             if let Some(target) = target
                 && calls.table.is_sent(self.guard.number)
             {
-                calls.health.doubt(target);
+                calls.health.call_is_slow(target);
             }
         };
-        let answer = awaited(self.receiver, long.map(|long| until - long), until, doubt).await;
+        let answer = awaited(self.receiver, long.map(|long| until - long), until, slow).await;
         // The sender is dropped only with an answer.
         let answer = answer.map(|answer| answer.unwrap_or(Answer::LinkLost));
         if let Some(target) = target {
             match &answer {
-                Some(Answer::Payload(_)) => calls.health.answered(target),
-                Some(Answer::NoResponder) => calls.health.nobody_there(target),
+                Some(Answer::Payload(_)) => calls.health.replied(target),
+                Some(Answer::NoResponder) => calls.health.no_subscriber(target),
                 None if self.timeout >= calls.fair_wait
                     && calls.table.is_sent(self.guard.number) =>
                 {
@@ -344,18 +345,18 @@ impl Asked {
     }
 }
 
-/// Waits for an answer until the deadline. If there is none at `patience_ends` it says so, once, and waits on.
+/// Waits for an answer until the deadline. Calls `slow` once if there is none at `patience_ends`.
 async fn awaited<T>(
     mut answer: oneshot::Receiver<T>,
     patience_ends: Option<tokio::time::Instant>,
     until: tokio::time::Instant,
-    doubt: impl FnOnce(),
+    slow: impl FnOnce(),
 ) -> Option<Result<T, oneshot::error::RecvError>> {
     if let Some(end) = patience_ends {
         if let Ok(answer) = tokio::time::timeout_at(end, &mut answer).await {
             return Some(answer);
         }
-        doubt();
+        slow();
     }
     tokio::time::timeout_at(until, answer).await.ok()
 }
@@ -390,7 +391,7 @@ impl Drop for Guard {
                 .filter(|_| is_served)
                 .map(|target| (target, self.until))
         };
-        // A call whose server works on it still counts there.
+        // A call still counts for a server that works on it.
         if calls.table.caller_left(self.number, served_by) {
             return;
         }

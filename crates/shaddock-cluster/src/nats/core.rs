@@ -91,7 +91,7 @@ pub(super) struct Core {
     pub(super) paces: Paces,
     /// The first call that may have been sent by the present connection, if the server went to it of its own will.
     pub(super) moved_at: AtomicU64,
-    /// This server is sure again who owns its users.
+    /// Notified when the claims of this server were verified again.
     pub(super) sure: Notify,
     /// What is known of etcd's size.
     pub(super) etcd_size: EtcdSize,
@@ -283,12 +283,12 @@ impl Core {
         self.is_unique() && !self.lease.fence().is_open(clock::now())
     }
 
-    /// As [`is_fenced`](Self::is_fenced), for one who has read the clock.
+    /// As [`is_fenced`](Self::is_fenced), at a time that was read before.
     pub(super) fn is_fenced_at(&self, now: Moment) -> bool {
         self.is_unique() && !self.lease.fence().is_open(now)
     }
 
-    /// What goes with a request to a server of ours that is made now, in the name of the user whose claim has this number.
+    /// The stamp of a request to a shaddock server that is made now, for a user whose claim has this number.
     pub(super) fn stamp(&self, now: Moment, claim: Option<Number>) -> Stamp {
         let claim = claim.unwrap_or_default();
         let sent = self.clock_from.until(now).as_micros();

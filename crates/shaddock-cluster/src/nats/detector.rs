@@ -5,8 +5,8 @@
 //! timeout makes it a suspect again, and the time until the next probe doubles, so that a server that replies only to probes costs less and
 //! less. The first reply to anything but a probe ends the probation.
 //!
-//! A call with a long timeout detects a frozen server late. So a server whose call is pending for longer than most timeouts is *doubted*:
-//! it is probed while it still counts as healthy. If it replies to the probe, it is only slow; otherwise it is suspected, long before the
+//! A call with a long timeout detects a frozen server late. So a server whose call is pending for longer than most timeouts gets an *early
+//! probe*, while it still counts as healthy. If it replies to the probe, it is only slow; otherwise it is suspected, long before the
 //! call ends.
 //!
 //! Two probes in a row for which NATS reports no subscriber mean that the server is *absent*: it died, or NATS does not reach it.
@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 /// The longest time between two probes of one suspect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// When a server is suspected, and how often a suspect is asked.
+/// When a server is suspected, and how often a suspect is probed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     /// Time-outs in a row. 0: servers are never suspected for time-outs.
@@ -28,7 +28,7 @@ pub(super) struct Rules {
     pub(super) pause: Duration,
 }
 
-/// What is remembered of the servers that did not answer. Those that do have no entry.
+/// The servers that did not reply. A server that replies has no entry.
 #[derive(Debug)]
 pub(super) struct Detector {
     rules: Rules,
@@ -40,8 +40,8 @@ struct Record {
     state: State,
     /// Time until the next probe, should the server be suspected.
     pause: Duration,
-    /// The probe of a server that is doubted and not suspected.
-    doubt: Option<Doubt>,
+    /// The early probe of a server that is not suspected.
+    early_probe: Option<EarlyProbe>,
     /// The last probe had no subscriber.
     was_absent: bool,
 }
@@ -57,32 +57,32 @@ pub(super) enum Probed {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
-    /// It is to be asked.
+enum EarlyProbe {
+    /// It is due.
     Due,
-    /// It is being asked.
-    Asked,
+    /// It was sent.
+    Sent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It did not answer so many calls in a row.
-    Late(u32),
+    /// So many calls in a row timed out.
+    Unanswered(u32),
     Suspect {
         next_probe: Duration,
     },
     /// A probe is under way.
-    Asked,
+    Probing,
     Probation,
 }
 
 impl State {
     const fn is_suspected(self) -> bool {
-        matches!(self, Self::Suspect { .. } | Self::Asked)
+        matches!(self, Self::Suspect { .. } | Self::Probing)
     }
 }
 
-/// What changed for others.
+/// A change that the caller has to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Suspected,
@@ -99,7 +99,7 @@ impl Detector {
         }
     }
 
-    /// A call was not answered in time.
+    /// A call timed out.
     pub(super) fn timed_out(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
         let allowed = self.rules.timeouts;
         if allowed == 0 {
@@ -107,30 +107,30 @@ impl Detector {
         }
         let record = self.record(server);
         match record.state {
-            State::Late(before) if before + 1 < allowed => {
-                record.state = State::Late(before + 1);
+            State::Unanswered(before) if before + 1 < allowed => {
+                record.state = State::Unanswered(before + 1);
                 None
             }
-            State::Late(_) | State::Probation => Some(self.suspect(server, now)),
-            State::Suspect { .. } | State::Asked => None,
+            State::Unanswered(_) | State::Probation => Some(self.suspect(server, now)),
+            State::Suspect { .. } | State::Probing => None,
         }
     }
 
-    /// A call has waited for longer than most calls may, and still waits. True if the server is to be probed for that.
-    pub(super) fn doubt(&mut self, server: &ServerId) -> bool {
+    /// A call is pending for longer than most timeouts. True if an early probe is due for that.
+    pub(super) fn call_is_slow(&mut self, server: &ServerId) -> bool {
         if self.rules.timeouts == 0 {
             return false;
         }
         let record = self.record(server);
-        let is_new = record.doubt.is_none() && !record.state.is_suspected();
+        let is_new = record.early_probe.is_none() && !record.state.is_suspected();
         if is_new {
-            record.doubt = Some(Doubt::Due);
+            record.early_probe = Some(EarlyProbe::Due);
         }
         is_new
     }
 
     /// NATS reports that the server has no subscriber.
-    pub(super) fn nobody_there(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
+    pub(super) fn no_subscriber(&mut self, server: &ServerId, now: Duration) -> Option<Verdict> {
         let record = self.servers.get(server);
         if record.is_some_and(|record| record.state.is_suspected()) {
             return None;
@@ -138,37 +138,37 @@ impl Detector {
         Some(self.suspect(server, now))
     }
 
-    /// It answered a call.
-    pub(super) fn answered(&mut self, server: &ServerId) -> Option<Verdict> {
+    /// A call was answered.
+    pub(super) fn replied(&mut self, server: &ServerId) -> Option<Verdict> {
         let record = self.servers.remove(server)?;
         record.state.is_suspected().then_some(Verdict::Cleared)
     }
 
-    /// The servers to be asked now. Each is named once; then [`probed`](Self::probed) must say how that ended.
+    /// The servers whose probes are due. Each is returned once; then [`probed`](Self::probed) must be called with the result.
     pub(super) fn due(&mut self, now: Duration) -> Vec<ServerId> {
         let mut due = Vec::new();
         for (id, record) in &mut self.servers {
             if matches!(record.state, State::Suspect { next_probe } if next_probe <= now) {
-                record.state = State::Asked;
+                record.state = State::Probing;
                 due.push(id.clone());
-            } else if record.doubt == Some(Doubt::Due) {
-                record.doubt = Some(Doubt::Asked);
+            } else if record.early_probe == Some(EarlyProbe::Due) {
+                record.early_probe = Some(EarlyProbe::Sent);
                 due.push(id.clone());
             }
         }
         due
     }
 
-    /// When the next server is to be asked; zero: now.
+    /// When the next probe is due; zero: now.
     pub(super) fn next_probe(&self) -> Option<Duration> {
-        let times = self
-            .servers
-            .values()
-            .filter_map(|record| match (record.state, record.doubt) {
-                (State::Suspect { next_probe }, _) => Some(next_probe),
-                (_, Some(Doubt::Due)) => Some(Duration::ZERO),
-                _ => None,
-            });
+        let times =
+            self.servers
+                .values()
+                .filter_map(|record| match (record.state, record.early_probe) {
+                    (State::Suspect { next_probe }, _) => Some(next_probe),
+                    (_, Some(EarlyProbe::Due)) => Some(Duration::ZERO),
+                    _ => None,
+                });
         times.min()
     }
 
@@ -184,7 +184,7 @@ impl Detector {
         let answered = probed == Probed::Replied;
         let is_absent = probed == Probed::NoSubscriber;
         let was_absent = std::mem::replace(&mut record.was_absent, is_absent);
-        if record.state == State::Asked {
+        if record.state == State::Probing {
             if answered {
                 record.state = State::Probation;
                 return Some(Verdict::Cleared);
@@ -192,15 +192,15 @@ impl Detector {
             self.suspect(server, now);
             return (was_absent && is_absent).then_some(Verdict::Absent);
         }
-        if record.doubt != Some(Doubt::Asked) {
+        if record.early_probe != Some(EarlyProbe::Sent) {
             return None;
         }
-        record.doubt = None;
+        record.early_probe = None;
         if !answered {
             return Some(self.suspect(server, now));
         }
-        // It is only slow.
-        if record.state == State::Late(0) {
+        // The server is only slow.
+        if record.state == State::Unanswered(0) {
             self.servers.remove(server);
         }
         None
@@ -208,24 +208,24 @@ impl Detector {
 
     /// The server is gone, or another one has its id.
     pub(super) fn forget(&mut self, server: &ServerId) -> Option<Verdict> {
-        self.answered(server)
+        self.replied(server)
     }
 
     fn record(&mut self, server: &ServerId) -> &mut Record {
         let pause = self.rules.pause;
         self.servers.entry(server.clone()).or_insert(Record {
-            state: State::Late(0),
+            state: State::Unanswered(0),
             pause,
-            doubt: None,
+            early_probe: None,
             was_absent: false,
         })
     }
 
     fn suspect(&mut self, server: &ServerId, now: Duration) -> Verdict {
         let record = self.record(server);
-        record.state = match record.doubt.take() {
+        record.state = match record.early_probe.take() {
             // That probe is the first one of the suspect.
-            Some(Doubt::Asked) => State::Asked,
+            Some(EarlyProbe::Sent) => State::Probing,
             _ => State::Suspect {
                 next_probe: now + record.pause,
             },
@@ -259,55 +259,55 @@ mod tests {
     const STORIES: [(&str, &str); 16] = [
         ("three in a row", "late@0 late@0 late@0! late@0"),
         ("an answer between", "late@0 late@0 answer@0 late@0 late@0"),
-        ("nobody listens", "nobody@0! nobody@0 quiet@0 asked@1"),
+        ("no subscriber", "gone@0! gone@0 quiet@0 asked@1"),
         (
             "asked once at a time",
-            "nobody@0! asked@1 quiet@9 answers@9+ quiet@99",
+            "gone@0! asked@1 quiet@9 answers@9+ quiet@99",
         ),
         (
             "asked less and less often",
-            "nobody@0! asked@1 silent@1 quiet@2 asked@3 silent@3 quiet@6 asked@7",
+            "gone@0! asked@1 silent@1 quiet@2 asked@3 silent@3 quiet@6 asked@7",
         ),
         (
             "on probation one is enough",
-            "nobody@0! asked@1 answers@1+ late@5! quiet@6 asked@7",
+            "gone@0! asked@1 answers@1+ late@5! quiet@6 asked@7",
         ),
         (
             "an answer ends it",
-            "nobody@0! asked@1 answers@1+ answer@1 late@5",
+            "gone@0! asked@1 answers@1+ answer@1 late@5",
         ),
         (
-            "doubted and frozen",
-            "doubt@5 asked@5 quiet@6 doubt@6 silent@7! asked@8 answers@8+",
+            "slow and frozen",
+            "slow@5 asked@5 quiet@6 slow@6 silent@7! asked@8 answers@8+",
         ),
         (
-            "doubted and slow",
-            "doubt@5 asked@5 answers@5 quiet@6 late@6 late@6 late@6! asked@7",
+            "slow and alive",
+            "slow@5 asked@5 answers@5 quiet@6 late@6 late@6 late@6! asked@7",
         ),
-        ("answered before it was asked", "doubt@5 answer@5 quiet@5"),
+        ("answered before it was asked", "slow@5 answer@5 quiet@5"),
         (
-            "suspected while it is asked for a doubt",
-            "doubt@5 asked@5 nobody@6! quiet@7 doubt@7 quiet@7 answers@8+",
+            "suspected during an early probe",
+            "slow@5 asked@5 gone@6! quiet@7 slow@7 quiet@7 answers@8+",
         ),
         (
-            "doubted on probation",
-            "nobody@0! asked@1 answers@1+ doubt@5 asked@5 silent@6! quiet@7 asked@8",
+            "slow on probation",
+            "gone@0! asked@1 answers@1+ slow@5 asked@5 silent@6! quiet@7 asked@8",
         ),
         (
             "dead",
-            "nobody@0! asked@1 absent@1 asked@3 absent@3- asked@7 absent@7-",
+            "gone@0! asked@1 absent@1 asked@3 absent@3- asked@7 absent@7-",
         ),
         (
-            "doubted and dead",
-            "doubt@5 asked@5 absent@5! asked@6 absent@6-",
+            "slow and dead",
+            "slow@5 asked@5 absent@5! asked@6 absent@6-",
         ),
         (
             "away for one probe",
-            "nobody@0! asked@1 absent@1 asked@3 silent@3 asked@7 absent@7 asked@15 answers@15+",
+            "gone@0! asked@1 absent@1 asked@3 silent@3 asked@7 absent@7 asked@15 answers@15+",
         ),
         (
             "late, and a new life",
-            "nobody@0! answer@0+ nobody@0! forget@0+",
+            "gone@0! answer@0+ gone@0! forget@0+",
         ),
     ];
 
@@ -320,12 +320,12 @@ mod tests {
                 let now = at(when.trim_end_matches(['!', '+', '-']).parse().unwrap());
                 let said = match what {
                     "late" => detector.timed_out(&server, now),
-                    "nobody" => detector.nobody_there(&server, now),
-                    "doubt" => {
-                        detector.doubt(&server);
+                    "gone" => detector.no_subscriber(&server, now),
+                    "slow" => {
+                        detector.call_is_slow(&server);
                         None
                     }
-                    "answer" => detector.answered(&server),
+                    "answer" => detector.replied(&server),
                     "answers" => detector.probed(&server, Probed::Replied, now),
                     "silent" => detector.probed(&server, Probed::Silent, now),
                     "absent" => detector.probed(&server, Probed::NoSubscriber, now),
@@ -349,10 +349,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_number_nobody_is_suspected_for_time_outs() {
+    fn without_a_number_no_server_is_suspected_for_time_outs() {
         let (mut detector, server) = (detector(0), id("a"));
         assert!((0..100).all(|n| detector.timed_out(&server, at(n)).is_none()));
-        assert!(!detector.doubt(&server));
+        assert!(!detector.call_is_slow(&server));
         assert!(detector.servers.is_empty());
     }
 
@@ -368,7 +368,7 @@ mod tests {
                 id("a"),
             );
             let (mut suspected, mut asked, mut now, mut in_a_row) = (false, false, 0, 0);
-            let mut doubted = false;
+            let mut early_probe = false;
             for _ in 0..60 {
                 now += random.next().unwrap() % 3;
                 let said = match random.next().unwrap() % 7 {
@@ -376,20 +376,23 @@ mod tests {
                         in_a_row += 1;
                         detector.timed_out(&server, at(now))
                     }
-                    2 => detector.nobody_there(&server, at(now)),
+                    2 => detector.no_subscriber(&server, at(now)),
                     3 => {
-                        (asked, doubted, in_a_row) = (false, false, 0);
-                        detector.answered(&server)
+                        (asked, early_probe, in_a_row) = (false, false, 0);
+                        detector.replied(&server)
                     }
                     4 => {
                         let due = detector.due(at(now));
-                        assert!(due.is_empty() || (suspected || doubted) && !asked);
-                        assert!(!doubted || !due.is_empty(), "a doubt is followed at once");
-                        (asked, doubted) = (asked || !due.is_empty(), false);
+                        assert!(due.is_empty() || (suspected || early_probe) && !asked);
+                        assert!(
+                            !early_probe || !due.is_empty(),
+                            "an early probe is due at once"
+                        );
+                        (asked, early_probe) = (asked || !due.is_empty(), false);
                         None
                     }
                     5 => {
-                        doubted |= detector.doubt(&server);
+                        early_probe |= detector.call_is_slow(&server);
                         None
                     }
                     _ => {
@@ -412,18 +415,18 @@ mod tests {
                 match said {
                     Some(Verdict::Suspected) => {
                         assert!(!std::mem::replace(&mut suspected, true));
-                        doubted = false;
+                        early_probe = false;
                     }
                     Some(Verdict::Cleared) => assert!(std::mem::replace(&mut suspected, false)),
                     Some(Verdict::Absent) | None => {}
                 }
                 assert_eq!(
                     detector.next_probe().is_some(),
-                    (suspected || doubted) && !asked
+                    (suspected || early_probe) && !asked
                 );
                 assert!(suspected || in_a_row == 0 || !detector.servers.is_empty());
             }
-            detector.answered(&server);
+            detector.replied(&server);
             assert!(detector.servers.is_empty());
         }
     }

@@ -1,4 +1,4 @@
-//! What frontends tell of their sessions, and servers of themselves.
+//! Events of sessions, notices about members, and announcements of servers.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     AudienceKey, Departure, MemberNotice, RemoteError, ServerId, ServerInfo, SessionEvent,
 };
 
-/// Tells what happened to a session of this frontend to those who asked.
+/// Publishes an event of a session of this frontend to the servers that subscribed to it.
 pub(super) fn publish(core: &Core, event: &SessionEvent) {
     let own_type = &core.info.server_type;
     if core.options.session_events.wants_event(own_type, event) {
@@ -60,7 +60,7 @@ pub(super) async fn sessions(core: Arc<Core>, mut inbox: Inbox) {
             continue;
         };
         if event.frontend == core.info.id.as_str() {
-            // It was told without a way over NATS.
+            // This server was notified directly, not over NATS.
             continue;
         }
         let frontend_type = type_of(&event, || servers::find(&core, &event.frontend));
@@ -100,7 +100,7 @@ fn from_wire(event: Event) -> Option<SessionEvent> {
     }
 }
 
-/// Tells a server who has joined or left what it watches.
+/// Notifies a server that a user joined or left an audience that it watches.
 pub(super) fn notify_member(
     core: &Core,
     to: &ServerInfo,
@@ -147,7 +147,7 @@ pub(super) fn member(core: &Core, message: &async_nats::Message) {
     }
 }
 
-/// Says what becomes of this server.
+/// Announces that this server leaves the list, or is gone.
 pub(super) fn say_goodbye(core: &Core, gone: bool) {
     let goodbye = Goodbye {
         server: core.info.id.as_str().to_owned(),
@@ -159,7 +159,7 @@ pub(super) fn say_goodbye(core: &Core, gone: bool) {
             record::write(&core.info)
         },
     };
-    // Who does not hear it finds out by the list.
+    // A server that does not receive it finds out by the list.
     let _ = core.link.publish(
         Subject::from_static(subject::GOODBYES),
         None,
@@ -167,7 +167,7 @@ pub(super) fn say_goodbye(core: &Core, gone: bool) {
     );
 }
 
-/// Says that what this frontend has promised to tell of users does not count any more. False if it cannot be sent now.
+/// Revokes the promises of this frontend to notify others of binds. False if that cannot be sent now.
 pub(super) fn end_leases(core: &Core) -> bool {
     let broken = Goodbye {
         server: core.info.id.as_str().to_owned(),
@@ -181,7 +181,7 @@ pub(super) fn end_leases(core: &Core) -> bool {
         .is_ok()
 }
 
-/// Reads what becomes of others, until the subscription ends.
+/// Reads announcements of other servers, until the subscription ends.
 pub(super) async fn goodbyes(core: Arc<Core>, mut inbox: Inbox) {
     while let Some(message) = inbox.next().await {
         let Some(goodbye) = decode_or_log::<Goodbye>(&message) else {

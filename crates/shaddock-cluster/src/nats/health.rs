@@ -19,12 +19,12 @@ const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 /// Which servers reply, as far as this server has seen.
 pub(super) struct Health {
     detector: Mutex<Detector>,
-    /// A server is doubted again after this time at the earliest.
+    /// The shortest time between two early probes of a server.
     pause: Duration,
     members: Members,
     /// Times of the detector count from here.
     began: Instant,
-    /// There is a new suspect, or a new doubt.
+    /// A probe is due earlier than before.
     changed: Notify,
     /// How often a server was suspected.
     suspected: AtomicU64,
@@ -51,48 +51,49 @@ impl Health {
         self.suspected.load(Ordering::Relaxed)
     }
 
-    /// A call was not answered, although it had the time that servers have.
+    /// A call with a fair timeout was not answered in time.
     pub(super) fn timed_out(&self, target: &Target) {
-        target.in_doubt.store(true, Ordering::Relaxed);
+        target.is_silent.store(true, Ordering::Relaxed);
         let now = self.began.elapsed();
         self.decide(&target.info.id, |detector, id| detector.timed_out(id, now));
     }
 
-    /// A call waits for longer than most calls may, and goes on waiting: the server is asked whether it is only slow.
-    pub(super) fn doubt(&self, target: &Target) {
+    /// A call is pending for longer than most timeouts: the server gets an early probe.
+    pub(super) fn call_is_slow(&self, target: &Target) {
         let now = self.began.elapsed();
-        // A server whose calls all take long is asked now and then, not for each of them.
-        if target.may_doubt(now, self.pause) {
+        // A server whose calls all take long is probed from time to time, and not for each of them.
+        if target.may_probe_early(now, self.pause) {
             self.probe_soon(target);
         }
     }
 
-    /// The server is asked whether it replies.
+    /// Probes the server as soon as possible.
     fn probe_soon(&self, target: &Target) {
-        target.in_doubt.store(true, Ordering::Relaxed);
-        if self.detector().doubt(&target.info.id) {
+        target.is_silent.store(true, Ordering::Relaxed);
+        if self.detector().call_is_slow(&target.info.id) {
             self.changed.notify_one();
         }
     }
 
     /// NATS reports that the server has no subscriber.
-    pub(super) fn nobody_there(&self, target: &Target) {
-        target.in_doubt.store(true, Ordering::Relaxed);
+    pub(super) fn no_subscriber(&self, target: &Target) {
+        target.is_silent.store(true, Ordering::Relaxed);
         let now = self.began.elapsed();
         self.decide(&target.info.id, |detector, id| {
-            detector.nobody_there(id, now)
+            detector.no_subscriber(id, now)
         });
     }
 
-    /// A call was answered. Costs one look at a flag unless the server failed to answer before.
-    pub(super) fn answered(&self, target: &Target) {
-        if target.in_doubt.load(Ordering::Relaxed) && target.in_doubt.swap(false, Ordering::Relaxed)
+    /// A call was answered. Reads one flag unless the server failed to reply before.
+    pub(super) fn replied(&self, target: &Target) {
+        if target.is_silent.load(Ordering::Relaxed)
+            && target.is_silent.swap(false, Ordering::Relaxed)
         {
-            self.decide(&target.info.id, Detector::answered);
+            self.decide(&target.info.id, Detector::replied);
         }
     }
 
-    /// What was seen of a server does not count any more. `called`: calls are on their way to it, so it is asked whether it is there.
+    /// Forgets the history of a server. `called` is given if calls are on their way to it; then it is probed.
     pub(super) fn forget(&self, server: &ServerId, called: Option<&Target>) {
         self.decide(server, Detector::forget);
         if let Some(target) = called {
@@ -103,18 +104,18 @@ impl Health {
     fn decide(
         &self,
         server: &ServerId,
-        ask: impl FnOnce(&mut Detector, &ServerId) -> Option<Verdict>,
+        input: impl FnOnce(&mut Detector, &ServerId) -> Option<Verdict>,
     ) -> Option<Verdict> {
-        // Told under the lock, so that two verdicts on one server are told in their order.
+        // Applied under the lock, so that two verdicts on one server are applied in their order.
         let mut detector = self.detector();
-        let verdict = ask(&mut detector, server);
+        let verdict = input(&mut detector, server);
         if let Some(verdict) = verdict {
-            self.tell(server, verdict);
+            self.apply(server, verdict);
         }
         verdict
     }
 
-    fn tell(&self, server: &ServerId, verdict: Verdict) {
+    fn apply(&self, server: &ServerId, verdict: Verdict) {
         match verdict {
             Verdict::Suspected => {
                 self.members.suspect(server, true);
@@ -126,7 +127,7 @@ impl Health {
                 self.members.suspect(server, false);
                 tracing::info!(%server, "a suspected server replies again");
             }
-            // It stays a suspect.
+            // The server stays a suspect.
             Verdict::Absent => {}
         }
     }

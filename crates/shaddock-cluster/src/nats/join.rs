@@ -286,7 +286,7 @@ impl Subjects {
             },
             bindings: open(unique, subject::bindings(&info.server_type)).await?,
         };
-        // Who finds us in the list can call us.
+        // A server that finds this one in the list can call it.
         link.round_trip(config.nats_connect_timeout).await;
         Ok(subjects)
     }
@@ -318,7 +318,7 @@ impl Subjects {
     }
 }
 
-/// Reads who is there, then becomes one of them.
+/// Reads the list of servers, then enters it.
 async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterError> {
     let (lease, members) = (Arc::clone(&core.lease), core.members.clone());
     let follower = Arc::downgrade(core);
@@ -453,7 +453,7 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
                 core.link.forget_waiting();
                 core.calls.fail_all();
             }
-            // What was told meanwhile is lost.
+            // Promises that were kept meanwhile are lost.
             core.directory.end_leases();
             losses = now.losses;
         }

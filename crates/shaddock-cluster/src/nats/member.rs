@@ -41,7 +41,7 @@ impl NatsMember {
         }
     }
 
-    /// `user`: whom the request is from, if the number of their claim goes with it.
+    /// `user` is the user of the request, if the number of their claim goes with it.
     fn send(
         &self,
         to: &Arc<Target>,

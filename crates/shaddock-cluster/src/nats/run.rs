@@ -39,8 +39,8 @@ impl Turn {
         }
     }
 
-    /// Makes work and polls it once. Also says how long that took. If it is not done, its own task polls it again, which is when it learns whom to
-    /// wake.
+    /// Makes work and polls it once. Also returns how long that took. If it is not done, its own task polls it again, with the waker of that
+    /// task.
     fn begin(
         &mut self,
         home: &Handle,

@@ -77,7 +77,7 @@ impl Push {
         }
     }
 
-    /// Sends it where the plan says. The future reads the answers, and sends it again to those who were not there.
+    /// Sends it according to the plan. The future reads the answers, and sends it again to users that were not there.
     fn execute(
         self,
         plan: Plan,
@@ -188,7 +188,7 @@ impl Push {
         self.ask(uids.into(), question, except).await
     }
 
-    /// Sends it to all frontends, which answer who is there.
+    /// Sends it to all frontends, whose answers name the missing users.
     fn ask(
         &self,
         uids: Arc<[Arc<str>]>,

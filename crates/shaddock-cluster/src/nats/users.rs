@@ -177,14 +177,14 @@ impl Users {
             if given_up.len() >= GIVEN_UP && !given_up.contains_key(uid) {
                 return;
             }
-            // Not to know comes first: it makes sure.
+            // An unknown number comes first: then etcd is read.
             let known = given_up.entry(Arc::clone(uid)).or_insert(number);
             *known = number.min(*known);
         }
         self.gave_up.notify_one();
     }
 
-    /// It is not known whether a claim was written: it is looked after soon.
+    /// It is not known whether a claim was written: etcd is read soon.
     pub(super) fn maybe_claimed(&self, uid: &Arc<str>) {
         self.give_up(uid, Some(Number::default()));
     }
@@ -314,7 +314,7 @@ impl Users {
         });
     }
 
-    /// Subscribes for all who are bound; ends early if that is not needed any more.
+    /// Subscribes for all bound users; ends early if that is not needed any more.
     pub(super) async fn subscribe_all(&self, link: &Link) {
         let uids: Vec<_> = self.table().users.uids().cloned().collect();
         tracing::info!(

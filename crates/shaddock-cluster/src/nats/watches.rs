@@ -12,7 +12,7 @@ use super::directory::LEASE;
 use crate::owners::Moment;
 use crate::{ServerId, Unique};
 
-/// Users who are watched. Of more than that nothing is promised: pushes to them go to all frontends.
+/// The limit of watched users. Above it nothing is promised: pushes to other users go to all frontends.
 const USERS: usize = 65_536;
 /// Time between looks for promises that have ended, when the table is full.
 const LOOK: Duration = Duration::from_secs(1);

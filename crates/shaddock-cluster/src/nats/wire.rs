@@ -172,7 +172,7 @@ pub(crate) struct MultiPush {
     pub(crate) sids: Vec<u64>,
     #[prost(enumeration = "Recipients", tag = "5")]
     pub(crate) everybody: i32,
-    /// The sender, if it is to be told when one of the users is bound there.
+    /// The sender, if it is to be notified when one of the users is bound there.
     #[prost(string, tag = "6")]
     pub(crate) watched_by: String,
     /// The key of an audience. Its members are not named: the frontend knows them.
@@ -181,7 +181,7 @@ pub(crate) struct MultiPush {
     /// Of an audience: a member who does not get it.
     #[prost(string, tag = "8")]
     pub(crate) except: String,
-    /// Of an audience: whether the answer names who is missing.
+    /// Of an audience: whether the answer names missing members.
     #[prost(bool, tag = "9")]
     pub(crate) name_missing: bool,
     /// The newest message of this key is enough for a client that cannot take messages at the moment. Empty: all are needed. Frontends that do not
@@ -199,7 +199,7 @@ pub(crate) enum Recipients {
     Bound = 2,
 }
 
-/// What became of a [`MultiPush`] or of a [`Push`] that asked for an answer.
+/// The result of a [`MultiPush`], or of a [`Push`] with a reply subject.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct MultiPushAnswer {
     #[prost(uint64, tag = "1")]
@@ -208,10 +208,10 @@ pub(crate) struct MultiPushAnswer {
     pub(crate) missing_uids: Vec<String>,
     #[prost(uint64, repeated, tag = "3")]
     pub(crate) missing_sids: Vec<u64>,
-    /// Why it cannot be written for clients who are there; empty if it can.
+    /// Why it cannot be encoded for connected clients; empty if it can.
     #[prost(string, tag = "4")]
     pub(crate) refused: String,
-    /// The sender will be told when one of the users is bound there.
+    /// The sender will be notified when one of the users is bound there.
     #[prost(bool, tag = "5")]
     pub(crate) watched: bool,
     /// Members of an audience who did not take it.
@@ -365,7 +365,7 @@ pub(crate) enum EventKind {
     Resumed = 5,
 }
 
-/// A server says what becomes of it. Subject `shaddock.servers`.
+/// A server announces that it leaves, is gone, or has broken promises. Subject `shaddock.servers`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Goodbye {
     #[prost(string, tag = "1")]
@@ -373,7 +373,7 @@ pub(crate) struct Goodbye {
     /// It is gone; otherwise it leaves the list and still serves its clients.
     #[prost(bool, tag = "2")]
     pub(crate) gone: bool,
-    /// Neither: it could not tell of a user whom others watch, and what it has promised does not count any more.
+    /// Neither: it could not notify a server of the bind of a watched user, so its promises are revoked.
     #[prost(bool, tag = "3")]
     pub(crate) promises_broken: bool,
     /// What it was listed with, for servers that have joined since it left the list: the value of its key at etcd. Only of one that still serves.

@@ -55,7 +55,7 @@ pub(crate) enum News {
     Returned(Arc<ServerInfo>),
     /// The node is told: it has left.
     Left(Arc<ServerInfo>),
-    /// Those who asked for events of its sessions are told: they are gone with it.
+    /// The subscribers to events of its sessions are notified: the sessions are gone with it.
     Lost(Arc<ServerInfo>),
     /// What is known of calls to it does not count any more.
     Forget(ServerId),

@@ -24,17 +24,17 @@ pub(in crate::nats) struct Target {
     /// Calls that may wait for a place.
     pub(super) max_queued: usize,
     gate: Mutex<Gate>,
-    /// It did not answer a call (in time), and has answered none since.
-    pub(in crate::nats) in_doubt: AtomicBool,
-    /// When it was last doubted because a call takes long, in milliseconds; 0: never.
-    doubted: AtomicU64,
+    /// It failed to answer a call in time, and has answered none since.
+    pub(in crate::nats) is_silent: AtomicBool,
+    /// The time of its last early probe, in milliseconds; 0: it had none.
+    probed_early: AtomicU64,
 }
 
 #[derive(Default)]
 pub(super) struct Gate {
     /// The calls that are on their way.
     pub(super) placed: HashSet<u64, BuildNumberHasher>,
-    /// Those that wait for a place, by number, which is their order. A call leaves with its caller, so all that are here are waited for.
+    /// The calls that wait for a place, by number, which is their order. A call leaves with its caller.
     pub(super) queue: BTreeMap<u64, Queued>,
 }
 
@@ -55,19 +55,19 @@ impl Target {
             capacity,
             max_queued,
             gate: Mutex::default(),
-            in_doubt: AtomicBool::new(false),
-            doubted: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
+            probed_early: AtomicU64::new(0),
         }
     }
 
-    /// Whether a call that takes long makes the server doubted at this moment: not again before the pause is over.
-    pub(in crate::nats) fn may_doubt(&self, now: Duration, pause: Duration) -> bool {
+    /// Whether a slow call causes an early probe at this moment: not again before the pause is over.
+    pub(in crate::nats) fn may_probe_early(&self, now: Duration, pause: Duration) -> bool {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let now = millis(now).saturating_add(1);
-        let last = self.doubted.load(Ordering::Relaxed);
+        let last = self.probed_early.load(Ordering::Relaxed);
         let may = last == 0 || now >= last.saturating_add(millis(pause));
         if may {
-            self.doubted.store(now, Ordering::Relaxed);
+            self.probed_early.store(now, Ordering::Relaxed);
         }
         may
     }

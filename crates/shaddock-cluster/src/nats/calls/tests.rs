@@ -61,14 +61,14 @@ impl World {
         let (sender, receiver) = oneshot::channel();
         let answer = async {
             pass(answered_after).await;
-            self.health.answered(&self.target);
+            self.health.replied(&self.target);
             let _ = sender.send(());
             std::future::pending::<()>().await;
         };
-        let doubt = || self.health.doubt(&self.target);
+        let slow = || self.health.call_is_slow(&self.target);
         let (patience, until) = (start + seconds(5.0), start + seconds(30.0));
         tokio::select! {
-            answered = awaited(receiver, Some(patience), until, doubt) => answered.is_some(),
+            answered = awaited(receiver, Some(patience), until, slow) => answered.is_some(),
             () = answer => false,
         }
     }
@@ -136,7 +136,7 @@ async fn a_slow_server_is_asked_now_and_then_and_never_suspected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_that_are_answered_soon_raise_no_doubt() {
+async fn calls_that_are_answered_soon_cause_no_early_probe() {
     let world = World::new(NEVER);
     let calls = async {
         for _ in 0..10 {

@@ -8,7 +8,7 @@ use crate::{Delivered, Delivery, Receivers, RemoteError, ServerId};
 /// What a frontend answered.
 pub(in crate::nats) struct Answered {
     pub(in crate::nats) delivered: Delivered,
-    /// It tells if one of the users is bound there.
+    /// The frontend will notify this server if one of the users is bound there.
     pub(in crate::nats) watched: bool,
 }
 
@@ -43,7 +43,7 @@ fn deliver_fenced(core: &Core, delivery: Delivery) -> Delivered {
     refused
 }
 
-/// Delivers to users here, and promises to tell if one of them is bound here.
+/// Delivers to users here, and promises to notify `by` if one of them is bound here.
 pub(super) fn deliver_watched(core: &Core, delivery: Delivery, by: &ServerId) -> Answered {
     let Receivers::Uids(uids) = &delivery.to else {
         let delivered = deliver_here(core, delivery);
@@ -52,10 +52,10 @@ pub(super) fn deliver_watched(core: &Core, delivery: Delivery, by: &ServerId) ->
             watched: false,
         };
     };
-    // Before anyone is found missing: a bind that comes later finds the promise.
+    // Before users are found missing: a bind that comes later finds the promise.
     let promised = core.watches.promise(uids, by, clock::now());
     let delivered = deliver_here(core, delivery);
-    // And a bind that came before is known, even if its session does not hear yet.
+    // And a bind that came before is known, even if its session does not receive messages yet.
     let mut missing = delivered.missing_uids.iter();
     let watched = promised && !missing.any(|uid| core.users.knows(uid));
     Answered { delivered, watched }

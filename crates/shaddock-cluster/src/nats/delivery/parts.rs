@@ -56,12 +56,12 @@ pub(super) fn parts(
     let room = room(&delivery.route, &delivery.body, max_payload)?;
     Ok(match &delivery.to {
         Receivers::All { bound_only } => {
-            let who = if *bound_only {
+            let recipients = if *bound_only {
                 Recipients::Bound
             } else {
                 Recipients::All
             };
-            vec![part(Vec::new(), Vec::new(), who)]
+            vec![part(Vec::new(), Vec::new(), recipients)]
         }
         Receivers::Audience {
             key,

@@ -60,7 +60,7 @@ fn only_users() -> RemoteError {
     )
 }
 
-/// Sends to users at a frontend of ours, and asks to be told if one of them is bound there.
+/// Sends to users at a shaddock frontend, and asks it to notify this server if one of them is bound there.
 pub(in crate::nats) fn send_watching(
     core: &Arc<Core>,
     frontend: &ServerInfo,
@@ -86,7 +86,7 @@ pub(in crate::nats) fn send_watching(
     }
 }
 
-/// Sends without waiting for what becomes of it.
+/// Sends without waiting for a confirmation.
 pub(in crate::nats) fn send_unconfirmed(
     core: &Core,
     frontend: &ServerInfo,

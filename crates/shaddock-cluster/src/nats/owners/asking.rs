@@ -204,7 +204,7 @@ async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
     };
     let seen = match core.etcd.get(&binding_key(core, uid)).await {
         Ok(answer) => answer.kvs.first().map(found),
-        Err(error) => return tracing::debug!(%error, "who owns a user cannot be read"),
+        Err(error) => return tracing::debug!(%error, "the claim on a user cannot be read"),
     };
     let own = Own {
         id: &core.info.id,

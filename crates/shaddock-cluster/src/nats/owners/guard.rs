@@ -32,7 +32,7 @@ const READS: usize = 8;
 const WRITES: usize = 2048;
 /// How often a claim that is written again may change in that moment.
 const TRIES: usize = 3;
-/// Users who are another's, as a server has said, and are not looked at yet.
+/// The limit of users whose claims wait to be checked because a server rejected a request.
 pub(in crate::nats) const REFUSALS: usize = 1024;
 
 /// Looks after the claims of this frontend while it cannot be sure that it owns its users, and now and then, for ever.
@@ -105,7 +105,7 @@ async fn make_sure(
             Ok(()) if core.lease.fence().settle(ticket, clock::now()) => return (lease.id, losses),
             Ok(()) => {}
             Err(error) => {
-                tracing::debug!(%error, "still unsure who owns the users of this frontend");
+                tracing::debug!(%error, "the claims of this frontend are still not verified");
             }
         }
         sleep(core.config.etcd_retry_delay.min(LOOK)).await;
@@ -152,7 +152,8 @@ async fn audit(core: &Arc<Core>) {
     }
 }
 
-/// Looks at etcd for users in whose name this frontend was refused to act: they are another's, and their sessions here are closed. For ever.
+/// Checks the claims on users whose requests other servers rejected: if another frontend owns the user, their sessions here are closed. For
+/// ever.
 pub(in crate::nats) async fn look_after_refused(
     core: Arc<Core>,
     mut refused: mpsc::Receiver<Arc<str>>,
@@ -166,7 +167,7 @@ pub(in crate::nats) async fn look_after_refused(
             "a user's request was rejected: another frontend owns the user"
         );
         if let Err(error) = check_claims(&core, core.lease.state(), vec![(uid, number)]).await {
-            tracing::debug!(%error, "who owns a user cannot be read");
+            tracing::debug!(%error, "the claim on a user cannot be read");
         }
     }
 }
@@ -181,14 +182,14 @@ pub(in crate::nats) fn say_fenced(core: &Core, fenced: bool) {
         if fenced {
             tracing::warn!(server = %core.info.id, "disconnected from the cluster: another frontend may own the users of this one");
         } else {
-            tracing::info!(server = %core.info.id, "sure again who owns the users of this frontend");
+            tracing::info!(server = %core.info.id, "the claims of this frontend are verified again");
         }
         guarded("fenced", || core.node.fenced(fenced));
         core.sure.notify_waiters();
     }
 }
 
-/// Reads who owns these users; gives up those who are others', and writes the missing claims again.
+/// Reads the claims on these users. Revokes users that other frontends own, and writes missing claims again.
 async fn check_claims(
     core: &Arc<Core>,
     lease: LeaseState,
