@@ -37,7 +37,7 @@ pub(crate) struct Etcd {
     token: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
 }
 
-/// An operation failed: what etcd said, or that it said nothing in time.
+/// The error of an operation: that of etcd, or a timeout.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum EtcdError {
     #[error("etcd does not respond")]
@@ -217,7 +217,7 @@ impl Etcd {
         self.unary("/etcdserverpb.KV/Txn", txn).await
     }
 
-    /// What the member that is asked says of itself.
+    /// The status of the member that is asked.
     pub(crate) async fn status(&self) -> EtcdResult<StatusResponse> {
         self.unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
             .await

@@ -80,9 +80,9 @@ type Keeping = Exchange<LeaseRequest, LeaseResponse>;
 
 enum Kept {
     Yes,
-    /// etcd says that there is no such lease.
+    /// etcd has no such lease.
     Lost,
-    /// Nothing was heard.
+    /// No reply.
     Unknown,
 }
 

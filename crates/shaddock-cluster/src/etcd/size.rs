@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::pb::StatusResponse;
 
-/// What the member of etcd that answered last has said of itself.
+/// The status of the member of etcd that replied last.
 #[derive(Debug, Default)]
 pub(crate) struct EtcdSize {
     bytes: AtomicU64,

@@ -12,7 +12,7 @@ use crate::nats::NatsConfig;
 use crate::quiet::quiet;
 use crate::{BoxFuture, MemberChange, Members, ServerInfo};
 
-/// Keeps [`Members`] like the list in etcd, and tells of each change.
+/// Keeps [`Members`] equal to the list in etcd, and reports each change.
 pub(crate) struct Watcher {
     etcd: Etcd,
     lease: Arc<Lease>,

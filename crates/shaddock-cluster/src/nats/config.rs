@@ -45,25 +45,25 @@ pub struct NatsConfig {
     pub sync_interval: Duration,
     /// Time between attempts to reach etcd again. Default 1 s. There is no last attempt.
     pub etcd_retry_delay: Duration,
-    /// After etcd was silent: how long a server that is missing in its list is still believed to be there, so that it can
+    /// After an outage of etcd: how long a server that is missing in the list still counts as listed, so that it can
     /// register again. Default 10 s.
     pub rejoin_grace: Duration,
-    /// Server types that are ignored, one's own apart.
+    /// Server types that are ignored. The server's own type never is.
     pub ignored_types: Vec<String>,
-    /// How long to serve on after leaving the list, so that others notice. Default 300 ms.
+    /// How long a server still serves after it has left the list, so that others notice. Default 300 ms.
     pub shutdown_delay: Duration,
 
-    /// How long a caller waits who does not say. Default 5 s.
+    /// The timeout of callers that do not set one. Default 5 s.
     pub request_timeout: Duration,
     /// How long a push, and a question to all frontends at once, waits for the answer of a frontend. Never more than half of
     /// [`request_timeout`](Self::request_timeout), so that a handler that pushes can still answer. Default 2 s.
     pub push_timeout: Duration,
-    /// After so many time-outs in a row a server is suspected: others of its type are chosen and pushes to it are not waited for, until it
-    /// answers again. A call that has waited for [`request_timeout`](Self::request_timeout) and goes on waiting has its server asked whether it
-    /// answers; if not, it is suspected too. 0 turns both off. Default 3.
+    /// After so many timeouts in a row a server is suspected: until it replies again, other servers of its type are chosen, and pushes to it
+    /// are not awaited. A server whose call is pending for longer than [`request_timeout`](Self::request_timeout) is probed, and suspected if
+    /// it does not reply. 0 turns both off. Default 3.
     pub suspect_after: u32,
-    /// Time until a suspected server is asked whether it answers. Doubles with each time that it does not, up to 30 s. A server whose calls take long
-    /// is asked no more often either. Default 1 s.
+    /// Time until a suspected server is probed. Doubles with each probe without a reply, up to 30 s. A server whose calls take long is probed
+    /// no more often either. Default 1 s.
     pub probe_interval: Duration,
     /// Calls in flight to one Pitaya server, which handles 30 at a time and drops what exceeds 75 more. Default 25.
     pub calls_per_pitaya_server: usize,
@@ -74,7 +74,7 @@ pub struct NatsConfig {
     /// Requests of others that are served at the same time; above, a request is answered `PIT-503 server busy`. Default
     /// 4096.
     pub max_serving: usize,
-    /// How long a bind may take to settle who owns the user, when the present owner does not answer. Default 20 s.
+    /// How long a bind may wait for the present owner of the user, if that does not reply. Default 20 s.
     pub takeover_timeout: Duration,
     /// Subscribe to the subjects of each bound user only while a server that needs them (a Pitaya server) is in the list. That server is
     /// sent nothing before the subscriptions are there; only what it pushes of its own accord in its first moments can be lost. Off, each bound user

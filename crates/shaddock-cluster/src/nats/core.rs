@@ -42,14 +42,14 @@ pub(super) struct Core {
     pub(super) options: JoinOptions,
     pub(super) start_number: u16,
     pub(super) node: Arc<dyn Node>,
-    /// Where the server joined: what is not done at once is worked on there, not where the connection is.
+    /// The runtime in which the server joined: work that does not complete at once runs there, not in the runtime of the connection.
     pub(super) home: Handle,
     pub(super) config: Arc<NatsConfig>,
     pub(super) members: Members,
     pub(super) link: Arc<Link>,
     pub(super) calls: Arc<Calls>,
     pub(super) health: Arc<Health>,
-    /// The metadata of requests that say nothing but their sender and its timeout.
+    /// The metadata of requests with nothing but their sender and its timeout.
     plain_metadata: PlainMetadata,
     /// Tells this life of the server from an earlier one with its id.
     pub(super) token: String,
@@ -215,7 +215,7 @@ impl Core {
         self.entered.load(Ordering::Acquire)
     }
 
-    /// A request came of a session: its user is there, which is worth knowing for a server that pushes to users by name.
+    /// A request of a session was received: the directory learns the frontend of its user.
     pub(super) fn saw(&self, session: &ForwardedSession) {
         if !self.directory.is_used() {
             return;
@@ -266,7 +266,7 @@ impl Core {
 
     /// Another life holds the id of this server: it is out of the cluster, and nothing of it reaches others.
     pub(super) fn expelled(&self) {
-        // First: what is on its way to the id is for the other life ([`Inbox`](super::inbox::Inbox)).
+        // First: messages on their way to the id are for the other incarnation ([`Inbox`](super::inbox::Inbox)).
         self.link.close();
         if self.left.swap(true, Ordering::AcqRel) {
             return;

@@ -11,10 +11,10 @@
 //!   is no promise; then all frontends are asked again. Only with unique sessions an entry counts without a lease: the user has no other
 //!   session.
 //!
-//! With a lease, "nowhere" is an answer too: a push to a user who is not connected is no message at all.
+//! With a lease, "nowhere" is an answer too: a push to a user without a connection costs no message.
 //!
-//! What ends all leases at once: a frontend that joins (it has promised nothing), a frontend that could not keep a promise and says so, and a loss of the
-//! own link (what was told meanwhile is lost).
+//! All leases end when a frontend joins (it has promised nothing), when a frontend revokes its promises because it could not keep one, and
+//! when the own link is lost (and notifications with it).
 //!
 //! No IO, no tasks, no clock: the time is an argument.
 
@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::owners::{Moment, counts_for};
 use crate::{Members, ServerId, ServerInfo};
 
-/// How long a frontend keeps the promise to tell of a user. Who was promised it counts a little less, from before asking.
+/// How long a frontend keeps the promise to notify a server of a user's bind. That server counts a little less, from before its question.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 
 /// Users rarely meet in one of so many locks.
@@ -54,7 +54,7 @@ pub(super) struct Directory {
     permits: Arc<Semaphore>,
 }
 
-/// What is to be known of a type of frontends. Made anew when a server of the type comes or leaves.
+/// Properties of a type of frontends. Made anew when a server of the type joins or leaves.
 #[derive(Debug)]
 pub(super) struct Facts {
     servers: Arc<[Arc<ServerInfo>]>,
@@ -106,9 +106,9 @@ pub(super) struct Plan {
     pub(super) known: Vec<(ServerId, Vec<Arc<str>>)>,
     /// Users at several frontends, and at how many.
     pub(super) several: HashMap<Arc<str>, usize>,
-    /// Users who are known to be nowhere.
+    /// Users without a frontend.
     pub(super) nowhere: Vec<Arc<str>>,
-    /// Users who have to be asked for.
+    /// Users whose frontends have to be asked for.
     pub(super) unknown: Vec<Arc<str>>,
     pub(super) question: Question,
 }
@@ -157,7 +157,7 @@ impl Directory {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// What is to be known of a type of frontends.
+    /// The properties of a type of frontends.
     pub(super) fn facts(&self, members: &Members, frontend_type: &str) -> Arc<Facts> {
         let servers = members.servers_of(frontend_type);
         if let Some(facts) = self.facts.load().get(frontend_type)
@@ -312,7 +312,8 @@ impl Directory {
         question
     }
 
-    /// A question is over. `found` says where each user is, as far as frontends have answered; `leased` that all have, and promised to tell.
+    /// A question has ended. `found` has the frontends of each user, as far as frontends have answered; `leased` means that all have answered,
+    /// and promised to notify this server.
     pub(super) fn settle(
         &self,
         frontend_type: &str,
@@ -352,8 +353,8 @@ impl Directory {
         }
     }
 
-    /// A user is not at a frontend, or it is not known whether the user is there. The whole entry is forgotten, and not that frontend alone: the answer may
-    /// be older than the news that the user is being bound there, which will not come again.
+    /// A user is not at a frontend, or that is not known. Forgets the whole entry, and not that frontend alone: the answer may be older than
+    /// the notification that the user is being bound there, which will not be repeated.
     pub(super) fn missed(&self, frontend_type: &str, uid: &str, frontend: &ServerId) {
         self.entry(frontend_type, uid, |users| {
             if let Some(Entry::Known { places, .. }) = users.get_mut(uid, self.capacity)
@@ -364,7 +365,7 @@ impl Directory {
         });
     }
 
-    /// A frontend keeps its promise: it is binding a user who was asked for. With unique sessions the user is nowhere else.
+    /// A frontend has notified this server that it is binding a user. With unique sessions the user is at no other frontend.
     pub(super) fn came(&self, frontend_type: &str, uid: &str, frontend: &ServerId, unique: bool) {
         if !self.is_used() {
             return;
@@ -380,7 +381,7 @@ impl Directory {
         });
     }
 
-    /// Whether a server that serves requests need say where they come from.
+    /// Whether this server pushes to users by uid, so that the frontends of requests are worth knowing.
     pub(super) fn is_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
     }

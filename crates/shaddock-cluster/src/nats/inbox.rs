@@ -1,4 +1,4 @@
-//! What comes for this server.
+//! Messages to this server.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl<S> Inbox<S> {
 }
 
 impl Inbox {
-    /// Ends the subscription. The stream goes on with what NATS has passed on before. False if that cannot be asked for.
+    /// Ends the subscription. The stream continues with messages that NATS has delivered before. False if the request cannot be sent.
     pub(crate) async fn drain(&mut self) -> bool {
         self.messages.drain().await.is_ok()
     }

@@ -1,4 +1,4 @@
-//! Who asked for events of sessions, as frontends see it.
+//! Subscriptions of servers to session events, as frontends see them.
 //!
 //! All servers with the same [`Interest`] share one subject, so an event is published once for each different interest that it matches, however many
 //! servers have it, and not at all if it matches none. A server's interest is part of what it announces in the list; a frontend knows of it from
@@ -17,14 +17,14 @@ use crate::{Interest, ServerInfo};
 #[derive(Default)]
 pub(super) struct Interests(ArcSwap<Vec<Group>>);
 
-/// Servers that ask for the same.
+/// Servers with the same interest.
 struct Group {
     interest: Interest,
     subject: Subject,
 }
 
 impl Interests {
-    /// Reads what the servers ask for that are there. They are read again if another thread has changed the result meanwhile.
+    /// Reads the interests of the present servers, and again if another thread has changed the result meanwhile.
     pub(super) fn read(&self, own: &ServerInfo, servers: impl Fn() -> Vec<Arc<ServerInfo>>) {
         self.0.rcu(|_| {
             let servers = servers();

@@ -365,7 +365,7 @@ async fn enter_list(core: &Arc<Core>, tasks: &mut Tasks) -> Result<(), ClusterEr
     Ok(())
 }
 
-/// Takes the id of this server at etcd. Where an earlier life of it has died, that is when its lease has ended; a server that is heard there lives.
+/// Takes the id of this server at etcd. Where an earlier life of it has died, that is when its lease has ended; a server that replies there lives.
 async fn take_id(
     config: &NatsConfig,
     link: &Link,
@@ -438,11 +438,11 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
     loop {
         let now = *events.borrow_and_update();
         if now.losses != losses {
-            // Pitaya's frontends tell of their users over NATS only, and it may have been in this moment.
+            // Pitaya's frontends announce their users over NATS only, perhaps in this moment.
             let matters = core.is_unique() && core.has_pitaya_frontend(&core.info.server_type);
             if core.link.has_moved() && now.losses == losses + 1 && !matters {
                 moves += 1;
-                // The answers to what the old connection sent come to that one.
+                // The answers to calls over the old connection arrive at that one.
                 core.calls
                     .fail_before(core.moved_at.load(Ordering::Acquire));
             } else {

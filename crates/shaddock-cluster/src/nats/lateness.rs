@@ -1,9 +1,9 @@
 //! How late a request is: whether its caller still waits for it. No IO and no clock, time is an argument.
 //!
-//! A sender of ours says in each request when it was made, by its own clock, and how long its caller waits. Two clocks that run equally fast differ
+//! A request of a shaddock server carries the time at which it was made, by the clock of its sender, and how long its caller waits. Two clocks that run equally fast differ
 //! by a constant. So the smallest difference that was seen lately between a sender's time and the time of arrival is that constant and the
-//! shortest time that a message takes; what another message takes longer than that, it has waited somewhere: in a queue of the sender, in NATS, or
-//! here. Neither the time of day nor a common clock is needed, and what is not known counts as not late.
+//! shortest time that a message takes; if another message takes longer, it has waited for the rest: in a queue of the sender, in NATS, or
+//! here. Neither the time of day nor a common clock is needed, and an unknown delay counts as none.
 
 use std::time::Duration;
 

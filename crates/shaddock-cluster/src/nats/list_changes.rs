@@ -34,7 +34,7 @@ pub(super) fn member_changed(core: &Arc<Core>, change: MemberChange) {
         core.directory.end_leases();
     }
     if matches!(change, MemberChange::Joined(_)) && is_withdrawn(core) {
-        // It has not heard the goodbye, and sends nothing to a server that it does not know.
+        // It has not received the goodbye, and sends nothing to a server that it does not know.
         events::say_goodbye(core, false);
     }
     let now = clock::now();
@@ -45,7 +45,7 @@ pub(super) fn member_changed(core: &Arc<Core>, change: MemberChange) {
             let mut table = core.departing.lock();
             table.unlisted(info, can_be_asked, now)
         }
-        // The list does not say so; it is found out here.
+        // The list has no such change; it is decided here.
         MemberChange::Returned(_) => return,
     };
     servers::execute(core, news);

@@ -48,7 +48,7 @@ async fn probe(core: &Arc<Core>, server: ServerId) -> (ServerId, Probed) {
     let probed = if info.is_shaddock() {
         questions::probe(core, &info, wait).await
     } else {
-        // A call of a remote that it does not have: it says so.
+        // A call of a remote that it does not have: it replies with an error.
         let subject = Subject::from(subject::server(&info.server_type, info.id.as_str()));
         match core
             .calls
@@ -90,7 +90,7 @@ async fn serves(core: &Arc<Core>, frontend: &ServerInfo) -> bool {
         match questions::ask_owner(core, frontend, OpKind::Probe, "", (0, 0), SILENCE).await {
             Ok(answer) => return answer.is_some(),
             Err(error) if error.kind() == RemoteErrorKind::NoResponder => return false,
-            // The own link is down, which says nothing of others.
+            // The own link is down: that is no evidence about others.
             Err(_) if Instant::now() < end => tokio::time::sleep(ASK_AGAIN).await,
             Err(_) => return false,
         }

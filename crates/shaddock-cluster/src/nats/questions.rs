@@ -77,7 +77,7 @@ pub(super) async fn probe(core: &Arc<Core>, server: &ServerInfo, timeout: Durati
         ..Op::default()
     };
     let subject = Subject::from(subject::operation(server));
-    // The detector hears of it from its own probe, not as of a call.
+    // The result goes to the detector as that of a probe, not of a call.
     let asked = core.calls.ask(None, subject, wire::encode(&op), timeout);
     match asked {
         Ok(asked) => asked.probed().await,

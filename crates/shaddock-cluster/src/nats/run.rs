@@ -48,7 +48,7 @@ impl Turn {
     ) -> (Begun, Duration) {
         let before = clock::now();
         let first_poll = || {
-            // What it spawns and what it waits for belongs there and not to the thread of the connection.
+            // Its tasks and timers belong to that runtime and not to the thread of the connection.
             let _home = home.enter();
             let mut work = make()?;
             let mut context = std::task::Context::from_waker(Waker::noop());
@@ -70,7 +70,7 @@ type Answer = Result<Bytes, RemoteError>;
 /// The work of a request, after its handler was called.
 pub(super) type Working = BoxFuture<'static, Answer>;
 
-/// What came of the first poll.
+/// The result of the first poll.
 enum Begun {
     Done(Answer),
     Waits(Working),
@@ -124,7 +124,7 @@ pub(super) fn run(
     });
 }
 
-/// Work that begins in a task of its own. How long its first poll takes says where the next one of its route may begin.
+/// Work that begins in a task of its own. The duration of its first poll decides where the next request of its route may begin.
 async fn begins_late(
     core: Arc<Core>,
     route: Option<Arc<str>>,
@@ -158,7 +158,7 @@ pub(super) fn is_busy(core: &Core) -> bool {
     busy
 }
 
-/// How long the caller of what came still waits. Of a sender that says nothing of its clock, it is as if it had just sent.
+/// How long the caller of a request still waits. A request without a clock counts as sent just now.
 pub(super) fn time_left(
     clocks: &mut Clocks,
     stamp: &Stamp,
@@ -175,7 +175,7 @@ pub(super) fn time_left(
     timeout.checked_sub(delay).filter(|left| !left.is_zero())
 }
 
-/// The caller has given up: it is not run, and should the caller wait after all, it is told.
+/// The caller has timed out: the request is not run, and is answered with an error in case the caller still waits.
 pub(super) fn too_late(core: &Core, reply: Option<Subject>) {
     core.too_late.fetch_add(1, Ordering::Relaxed);
     core.answer(reply, &Err(late()));

@@ -23,7 +23,7 @@ use crate::quiet::quiet;
 use crate::reply::guarded;
 use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
 
-/// Reads the subject on which all kinds of servers call this one, until it is told to stop and what is on its way has come.
+/// Reads the subject on which all kinds of servers call this one, until `stop`, and then the requests that are on their way.
 pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
     let mut reader = Reader {
         turn: Turn::start(),
@@ -79,7 +79,7 @@ impl Reader {
     }
 }
 
-/// Reads what only shaddock servers send: deliveries, session operations, and answers. In the order in which it came.
+/// Reads the messages that only shaddock servers send: deliveries, session operations, and answers. In order of arrival.
 pub(super) async fn own(core: Arc<Core>, mut inbox: Inbox) {
     let prefix = subject::own_all(&core.info).len() - 1;
     let mut clocks = Clocks::default();

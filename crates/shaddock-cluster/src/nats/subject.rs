@@ -17,13 +17,13 @@ pub(crate) fn kick(frontend_type: &str, uid: &str) -> String {
     crate::uid::subject(frontend_type, uid, "kick")
 }
 
-/// Where binds of a frontend type are told.
+/// Where binds of a frontend type are announced.
 pub(crate) fn bindings(frontend_type: &str) -> String {
     format!("pitaya/{frontend_type}/bindings")
 }
 
-/// All that only shaddock servers say to one server: deliveries, session operations and answers to its calls. One
-/// subscription, so that what one sender says stays in order: a push before an answer, a kick after a push.
+/// All messages that only shaddock servers send to one server: deliveries, session operations and answers to its calls. One
+/// subscription, so that messages of one sender stay in order: a push before an answer, a kick after a push.
 pub(crate) fn own_all(info: &ServerInfo) -> String {
     own(info, ">")
 }
@@ -43,7 +43,7 @@ pub(crate) fn answers(info: &ServerInfo, token: &str) -> String {
     own(info, &format!("{ANSWER}.{token}."))
 }
 
-/// Who has joined or left what a server watches.
+/// Notices that users joined or left audiences that a server watches.
 pub(crate) fn member(info: &ServerInfo) -> String {
     own(info, MEMBER)
 }
@@ -66,7 +66,7 @@ pub(crate) const OPERATION: &str = "op";
 pub(crate) const ANSWER: &str = "r";
 pub(crate) const MEMBER: &str = "member";
 
-/// What becomes of servers, and of what they have promised.
+/// Announcements of servers that leave, are gone, or revoke their promises.
 pub(crate) const GOODBYES: &str = "shaddock.servers";
 
 /// Events of sessions for all servers that announce this interest.

@@ -1,4 +1,4 @@
-//! The thread on which a server does what it owes the others: so blocked code of the application stops neither its lease nor its link.
+//! The thread of a server's cluster tasks: blocked code of the application stops neither its lease nor its link.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::ClusterError;
 
-/// How long the thread goes on when its server is gone, for what was sent at the end.
+/// How long the thread runs after its server is gone, for messages that were sent last.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long it goes on at most for what is still under way then, such as an id that is given back to a slow etcd.
+/// How long it runs at most for work that is pending then, such as the release of an id at a slow etcd.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// A thread with a runtime. It ends soon after this value.

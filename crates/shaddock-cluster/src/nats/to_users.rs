@@ -22,9 +22,9 @@ use crate::{
 
 /// Sends to users of a type, wherever they are: where the [directory](super::directory) knows it, one message for each of their frontends.
 ///
-/// Each shaddock frontend gets it by its own subject, as everything that is sent to that frontend: messages of one sender come in their
-/// order only because there is one path. (The subjects of users, which Pitaya servers know, would be another one.) Only what has to be sent again, because a
-/// user was not where the directory said, comes later than what was sent to the user's new session meanwhile.
+/// Each shaddock frontend receives it by its own subject, as all messages to that frontend: messages of one sender arrive in order only
+/// because there is one path. (The subjects of users, which Pitaya servers know, would be another one.) Only a message that has to be sent
+/// again, because the directory was wrong, arrives later than messages that were sent to the user's new session meanwhile.
 pub(super) fn send(
     core: &Arc<Core>,
     frontend_type: &str,
@@ -121,7 +121,7 @@ impl Push {
                     *not_at.entry(uid).or_default() += 1;
                 }
             }
-            // Who had several sessions and has none of them any more.
+            // Users that had several sessions, and have none of them any more.
             let gone: Vec<_> = not_at
                 .into_iter()
                 .filter(|(uid, times)| several.get(uid).is_none_or(|places| times >= places))
@@ -134,8 +134,8 @@ impl Push {
         }
     }
 
-    /// Reads the answer of a frontend that was thought to have these users. Returns what became of the push, and those who have been thought to be at other
-    /// frontends, too, and are not at this one.
+    /// Reads the answer of a frontend that has these users by the directory. Returns the result of the push, and the users that are not at
+    /// this frontend, but have others in the directory.
     async fn follow(
         &self,
         frontend: ServerId,

@@ -1,8 +1,8 @@
-//! What waits for the connection to NATS: bounded in bytes and in number, and what has waited for longer than it is worth is not sent.
+//! Messages that wait for the connection to NATS: bounded in bytes and in number. Expired messages are not sent.
 //!
 //! The client of NATS has a queue of its own that is bounded in messages only and forgets nothing. So it is given no more than a window of
-//! bytes at a time; what comes while the window is full waits here, in order. As long as NATS keeps up nothing does, and sending a message
-//! costs two looks at counters and takes no lock.
+//! bytes at a time; messages that are sent while the window is full wait here, in order. As long as NATS keeps up none waits, and sending a
+//! message reads two counters and takes no lock.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! What the NATS server says of a connection besides its messages: that it is about to end, and what it does not allow.
+//! Events of the connection to NATS: lost, lame duck mode, missing permissions.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ struct Denied {
 }
 
 impl Watched {
-    /// From now on nothing is sent, and nothing that comes is read.
+    /// From now on nothing is sent, and nothing that arrives is read.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -52,7 +52,7 @@ impl Watched {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What NATS does not let this server do, if there is something.
+    /// The permission that this server lacks at NATS, if there is one.
     pub(super) fn trouble(&self) -> Option<String> {
         let mut denied = self.denied();
         denied.retain(|one| one.published.is_none_or(|at| at.elapsed() < PUBLISH_COUNTS));
@@ -80,7 +80,7 @@ impl Watched {
         if denied.len() >= DENIED {
             denied.pop_back();
         }
-        // Subscriptions first: without them nothing comes.
+        // Subscriptions first: without them nothing arrives.
         let one = Denied { subject, published };
         if one.published.is_none() {
             denied.push_front(one);

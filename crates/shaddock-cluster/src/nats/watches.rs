@@ -59,7 +59,7 @@ impl Watches {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Promises to tell a server of these users. False if that is not possible for all of them.
+    /// Promises to notify a server of binds of these users. False if that is not possible for all of them.
     pub(super) fn promise(&self, uids: &[Arc<str>], server: &ServerId, now: Moment) -> bool {
         let mut table = self.table();
         let Table { users, looked } = &mut *table;

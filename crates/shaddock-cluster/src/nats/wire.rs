@@ -74,10 +74,10 @@ pub(crate) struct Request {
     pub(crate) stamp: Option<Stamp>,
 }
 
-/// When a request was made, and under which claim: what servers of ours tell each other with it.
+/// When a request was made, and under which claim. Only shaddock servers send it.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Stamp {
-    /// The clock of the sender's life; 0 for a stamp that says nothing of the time.
+    /// The clock of the sender's incarnation; 0 for a stamp without a time.
     #[prost(fixed64, tag = "1")]
     pub(crate) clock: u64,
     /// The time on that clock, in microseconds.
@@ -138,7 +138,7 @@ pub(crate) struct Push {
 pub(crate) struct KickMsg {
     #[prost(string, tag = "1")]
     pub(crate) user_id: String,
-    /// Not in Pitaya, which skips it: shaddock frontends were told by a call of their own.
+    /// Not in Pitaya, which skips it: shaddock frontends were called separately.
     #[prost(bool, tag = "1000")]
     pub(crate) not_for_shaddock: bool,
 }
@@ -250,7 +250,7 @@ pub(crate) struct Op {
     /// Of `Probe` and `Release`: the claim that is asked about.
     #[prost(int64, tag = "10")]
     pub(crate) revision: i64,
-    /// Of the same: the lease that the claim hangs on. Another life of the server says nothing.
+    /// Of the same: the lease to which the claim is attached. Another incarnation of the server does not answer.
     #[prost(int64, tag = "11")]
     pub(crate) lease: i64,
     #[prost(message, optional, tag = "12")]
@@ -398,7 +398,7 @@ impl From<&RemoteError> for Error {
 impl From<Error> for RemoteError {
     fn from(error: Error) -> Self {
         let metadata: BTreeMap<_, _> = error.metadata.into_iter().collect();
-        // Only the serving side of the cluster itself says these, before anything was started.
+        // Only the serving side of the cluster itself sends these, before anything was started.
         let kind = match (&*error.code, &*error.msg) {
             (code::UNAVAILABLE, BUSY) => RemoteErrorKind::Busy,
             (code::UNAVAILABLE, MOVED) => RemoteErrorKind::Fenced,
@@ -410,7 +410,7 @@ impl From<Error> for RemoteError {
 
 /// The text of a server that has too much to do.
 pub(crate) const BUSY: &str = "server busy";
-/// The text of a server that has heard of the user from a frontend that owns them since.
+/// The text of a server that has served a later owner of the user.
 pub(crate) const MOVED: &str = "another frontend owns this user now";
 
 impl Response {

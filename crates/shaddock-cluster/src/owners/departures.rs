@@ -1,4 +1,4 @@
-//! What becomes of servers that leave the list: most still serve what they have, some are dead, and some that counted as dead come back.
+//! Servers that leave the list: most still serve their pending requests, some are dead, and some that counted as dead return.
 //!
 //! A server says goodbye on NATS and then leaves the list at etcd. Either notification may arrive first, so a frontend that left without a
 //! goodbye is asked: its sessions count as lost when it has no subscriber, and not before. If the same incarnation is listed again, it was
@@ -11,21 +11,21 @@ use std::time::Duration;
 use super::Moment;
 use crate::{ServerId, ServerInfo};
 
-/// How long one that counts as gone may come back as the same life of it, and how many are remembered for that.
+/// How long a server that counts as gone may return as the same incarnation, and how many are remembered for that.
 const LATEST_RETURN: Duration = Duration::from_secs(3600);
 const RETURNS: usize = 1024;
 
-/// No backend takes longer to leave: one that said goodbye and crashed is forgotten. (Frontends are kept until a question to them fails,
-/// because they may have sessions.)
+/// No backend takes longer to leave: a backend that said goodbye and then crashed is forgotten after this. (Frontends are kept until a probe of
+/// them fails, because they may have sessions.)
 const LONGEST_DEPARTURE: Duration = Duration::from_secs(2 * 3600);
 
 /// Servers that are leaving or have left.
 #[derive(Debug, Default)]
 pub(crate) struct Departures {
-    /// Those that may still serve.
+    /// Servers that may still serve.
     servers: HashMap<ServerId, Server>,
-    /// Those that count as gone, the last ones at the end. Their word may still be on its way, and they may come back: also when another life has had
-    /// their id meanwhile.
+    /// Servers that count as gone, the last ones at the end. Their goodbye may still be on its way, and they may return: also after another
+    /// incarnation has had their id.
     gone: VecDeque<(Arc<ServerInfo>, Moment)>,
     /// Counts questions.
     questions: u64,
@@ -46,20 +46,20 @@ enum State {
     Doubted(u64),
 }
 
-/// What this server does about another one, in this order.
+/// What this server has to do about another one, in this order.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
-    /// The node is told: it is there.
+    /// The node is notified that the server has joined.
     Joined(Arc<ServerInfo>),
-    /// The node is told: it is back, and is the same life of it.
+    /// The node is notified that the server has returned, as the same incarnation.
     Returned(Arc<ServerInfo>),
-    /// The node is told: it has left.
+    /// The node is notified that the server has left.
     Left(Arc<ServerInfo>),
     /// The subscribers to events of its sessions are notified: the sessions are gone with it.
     Lost(Arc<ServerInfo>),
-    /// What is known of calls to it does not count any more.
+    /// Forgets its calls and its health.
     Forget(ServerId),
-    /// It is asked whether it serves; [`Departures::answered`] follows, with this number.
+    /// Probes whether it serves; [`Departures::answered`] follows, with this number.
     Ask(Arc<ServerInfo>, u64),
 }
 
@@ -93,7 +93,7 @@ impl Departures {
         self.gone.len() < before
     }
 
-    /// Those that may have clients: also one that left without a word and is being asked. If it has none it says so.
+    /// Servers that may have clients: also one that left without a goodbye and is being probed.
     pub(crate) fn may_serve(&self) -> Vec<Arc<ServerInfo>> {
         let serving = self.servers.values();
         serving.map(|one| Arc::clone(&one.info)).collect()
@@ -115,7 +115,7 @@ impl Departures {
     pub(crate) fn listed(&mut self, info: Arc<ServerInfo>, now: Moment) -> Vec<News> {
         let mut news = Vec::new();
         if let Some(before) = self.servers.remove(&info.id) {
-            // The start number of a frontend is part of what it says of itself: what is equal is the same life.
+            // The start number of a frontend is part of its entry: an equal entry is the same incarnation.
             match before.state {
                 // Its absence was not noticed.
                 State::Doubted(_) if before.info == info => return news,
@@ -160,7 +160,7 @@ impl Departures {
         news
     }
 
-    /// Whether a server serves that was asked. It may have said goodbye meanwhile, or be listed again: then the answer is of no interest.
+    /// The result of a probe. The server may have said goodbye meanwhile, or be listed again: then the result is ignored.
     pub(crate) fn answered(
         &mut self,
         server: &ServerId,
@@ -185,8 +185,8 @@ impl Departures {
         news
     }
 
-    /// A server says goodbye; `listed` is its entry in the list, if it is still there, and `told` is what it says of itself, if it does: for one that
-    /// had left the list before this server came. It serves what it has until it says that it is gone.
+    /// A server says goodbye; `listed` is its entry in the list, if it is still there, and `told` is the entry in its goodbye, if it has one: for a
+    /// server that had left the list before this one joined. It serves its pending requests until it announces that it is gone.
     pub(crate) fn goodbye(
         &mut self,
         server: &ServerId,
@@ -212,7 +212,7 @@ impl Departures {
             self.comes_back(&info);
             let before = self.set(&info, State::Serves, now);
             if matches!(before, Some(State::Doubted(_))) {
-                // What was not told as long as it was in doubt.
+                // The notification was held back until its state was known.
                 news.push(News::Left(info));
             }
         }
@@ -296,7 +296,7 @@ mod tests {
             departures.serving(&front.id).is_none(),
             "nothing is known of it"
         );
-        // It was never there for this server, so it does not leave.
+        // It has never joined for this server, so it does not leave.
         for _ in 0..2 {
             let news = departures.goodbye(&front.id, None, told(), false, now);
             assert!(news.is_empty(), "{news:?}");

@@ -76,7 +76,7 @@ impl Fence {
         self.publish(&state);
     }
 
-    /// etcd says that the lease is no more, and with it all claims.
+    /// The lease has ended at etcd, and all claims with it.
     pub(crate) fn lease_lost(&self) {
         let mut state = self.state();
         state.lease = 0;
@@ -102,7 +102,7 @@ impl Fence {
         }
     }
 
-    /// All claims were read, and are this frontend's own under the ticket's lease. Opens, unless there is a new doubt since.
+    /// All claims were read, and are this frontend's own under the ticket's lease. Opens the fence, unless the link or the lease was lost since.
     pub(crate) fn settle(&self, ticket: Ticket, now: Moment) -> bool {
         let mut state = self.state();
         let holds = state.lease == ticket.lease

@@ -104,7 +104,7 @@ impl Seats {
         }
     }
 
-    /// The session is unbound or closed. Binds of it that still run hold on to what they have.
+    /// The session is unbound or closed. Binds of it that still run keep what they have added.
     pub(crate) fn unbind(&mut self, sid: RawSid) {
         if let Some(seat) = self.all_mut().iter_mut().find(|seat| seat.sid == sid) {
             seat.kept = false;

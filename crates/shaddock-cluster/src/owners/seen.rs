@@ -1,4 +1,4 @@
-//! The numbers under which a server was asked to act for users: a request with a smaller one comes from a frontend that has lost the user.
+//! The numbers of claims in requests of users: a request with a smaller number than seen before is from a frontend that has lost the user.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -13,13 +13,13 @@ const WAYS: usize = 4;
 /// short enough that an etcd restored from an old backup does not lock users out for long.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// The largest number seen of each user, for the users that were last heard of. Takes 2 MiB from the first number on, whatever comes.
+/// The largest number seen of each user, for the users that were seen last. Takes 2 MiB from the first number on, and never more.
 ///
-/// At the bound the user of its set who was not heard of for the longest time is forgotten; then a late request of a frontend that
+/// At the limit the user of its set that was not seen for the longest time is forgotten; then a late request of a frontend that
 /// has lost that user is served, as if the new owner had sent nothing yet.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Empty before the first number. In each set the last one heard of comes first.
+    /// Empty before the first number. In each set the user that was seen last is first.
     sets: Vec<[Entry; WAYS]>,
     /// Keyed randomly, so that clients cannot choose colliding users.
     hasher: RandomState,

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::{Hold, Number, Seats};
 use crate::{RawSid, Unique};
 
-/// Who is bound here. `X` is what the carrier of the messages keeps for some users.
+/// The users who are bound here. `X` is data that the transport keeps for some users.
 #[derive(Debug)]
 pub(crate) struct Table<X> {
     users: HashMap<Arc<str>, User<X>>,
@@ -15,13 +15,13 @@ pub(crate) struct Table<X> {
     seats: u32,
 }
 
-/// What the carrier keeps for a user.
+/// Data that the transport keeps for a user.
 pub(crate) trait Extra: Default {
-    /// No bind of the user runs any more. Whether anything is left to keep.
+    /// No bind of the user runs any more. Returns whether the data is still needed.
     fn binds_ended(&mut self) -> bool;
 }
 
-/// A frontend has many users: what most of them do not need is boxed.
+/// A frontend has many users: data that most of them do not need is boxed.
 #[derive(Debug)]
 struct User<X> {
     seats: Seats,
@@ -29,7 +29,7 @@ struct User<X> {
     rare: Option<Box<Rare<X>>>,
 }
 
-/// There while a bind of the user runs, and as long as the carrier keeps something.
+/// Present while a bind of the user runs, and while the transport keeps data.
 #[derive(Debug, Default)]
 struct Rare<X> {
     /// Binds that wait or run. The record of the user stays while there is one.
@@ -83,23 +83,23 @@ impl<X: Extra> User<X> {
 pub(crate) struct ClaimQuery {
     /// Whether the owner has sessions of the user; otherwise it is to give the user up.
     pub(crate) is_probe: bool,
-    /// The revision of the claim, and the lease that it hangs on. 0 from frontends that do not say.
+    /// The revision of the claim, and the lease to which it is attached. 0 from frontends of older versions.
     pub(crate) revision: i64,
     pub(crate) lease: i64,
 }
 
-/// What a frontend does when another one wants a user.
+/// The answer of a frontend when another one claims a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimAnswer {
-    /// So many sessions are here, and stay.
+    /// The user keeps so many sessions here.
     Keep(usize),
     /// There is no session.
     Free,
-    /// All sessions of the user are closed, and then the other one may have the user.
+    /// All sessions of the user are closed here, and then the other frontend owns the user.
     Revoke,
-    /// Nothing: the claim that was asked about is no more.
+    /// The claim in the question does not exist any more.
     Outdated,
-    /// It says nothing: the claim is another life's of this server, which answers for itself.
+    /// No answer: the claim is that of another incarnation of this server, which answers for itself.
     Other,
 }
 
@@ -157,7 +157,7 @@ impl<X: Extra> Table<X> {
         self.clean(uid)
     }
 
-    /// What is kept for a user who is bound or is being bound. Made if there is nothing yet.
+    /// The data of a user who is bound or is being bound. Made if there is none yet.
     pub(crate) fn extra_mut(&mut self, uid: &str) -> Option<&mut X> {
         let user = self.users.get_mut(uid)?;
         Some(&mut user.rare.get_or_insert_default().extra)
@@ -171,7 +171,7 @@ impl<X> Table<X> {
         self.clean(uid)
     }
 
-    /// Takes all sessions of a user away: another frontend owns the user. The key at etcd is the new owner's to write. False if there was none.
+    /// Removes all sessions of a user: another frontend owns the user, and writes the key at etcd. False if there was no session.
     pub(crate) fn revoke(&mut self, uid: &str) -> bool {
         let Some(user) = self.users.get_mut(uid) else {
             return false;
@@ -240,7 +240,7 @@ impl<X> Table<X> {
         user.is_some_and(|user| user.seats.holds(hold))
     }
 
-    /// Another frontend wants a user of this one, whose lease is `own`.
+    /// Another frontend asks for a user of this one, whose lease is `own`.
     pub(crate) fn asked(&self, uid: &str, query: &ClaimQuery, own: i64) -> ClaimAnswer {
         if query.lease != 0 && query.lease != own {
             return ClaimAnswer::Other;

@@ -1,4 +1,4 @@
-//! How a frontend becomes the owner of a user, one step after the other, and what it makes of what it reads at etcd.
+//! How a frontend becomes the owner of a user, one step after the other, and how it interprets the content of etcd.
 
 use crate::{ServerId, Unique};
 
@@ -7,7 +7,7 @@ use crate::{ServerId, Unique};
 pub(crate) struct Found {
     /// `None` if the value cannot be the id of a server.
     pub(crate) owner: Option<ServerId>,
-    /// The lease that it hangs on: the owner's life. 0 for none.
+    /// The lease to which it is attached: the incarnation of the owner. 0 for none.
     pub(crate) lease: i64,
     pub(crate) revision: i64,
 }
@@ -30,16 +30,17 @@ impl Own<'_> {
     }
 }
 
-/// What an owner is, as far as the list of servers says.
+/// The kind of an owner, by the list of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// It follows the rules of this module, or it is not listed.
     Ours,
-    /// It learns by a broadcast, afterwards, that it has lost the user, and when it closes the session it deletes the key, whosever that is then.
+    /// It is notified by a broadcast, afterwards, that it has lost the user. When it closes the session it deletes the key, even if that is
+    /// another frontend's by then.
     Pitaya,
 }
 
-/// What the owner says when it is asked over NATS.
+/// The reply of the owner to a question over NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OwnerReply {
     /// It has closed its sessions of the user, or has none.
@@ -52,7 +53,7 @@ pub(crate) enum OwnerReply {
     NoSubscriber,
 }
 
-/// What is done next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Write the claim on this condition. If it does not hold: read the key, and the notice if there is one.
@@ -77,7 +78,7 @@ pub(crate) enum Step {
     Taken(ServerId),
 }
 
-/// On what condition a claim is written: what is there.
+/// The condition on which a claim is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// There is none.
@@ -88,14 +89,14 @@ pub(crate) enum Claim {
     Orphan { revision: i64, owner: ServerId },
 }
 
-/// What came of the last step.
+/// The result of the last step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StepOutcome {
     /// Nothing was done yet.
     Nothing,
     /// The claim was written at this revision.
     Written(i64),
-    /// The condition did not hold, or a moment has passed. What is there, and whether the notice is still there.
+    /// The condition did not hold, or the wait is over. The claim that was found, and whether the notice still exists.
     Found { found: Option<Found>, notice: bool },
     /// The owner, or NATS in its place, has answered.
     Replied(OwnerReply),
@@ -132,7 +133,7 @@ impl Takeover {
         }
     }
 
-    /// The next step. `kind` says what an owner is.
+    /// The next step. `kind` returns the kind of an owner.
     pub(crate) fn next(
         &mut self,
         own: Own<'_>,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::nats::link::disconnected;
 use crate::{RemoteError, RemoteErrorKind, code};
 
-/// What came for a call.
+/// The end of a call.
 #[derive(Debug)]
 pub(in crate::nats) enum Answer {
     Payload(Bytes),
@@ -20,7 +20,7 @@ pub(in crate::nats) enum Answer {
 }
 
 impl Answer {
-    /// The payload of an answer that came.
+    /// The payload, or the error of a call without an answer.
     pub(in crate::nats) fn into_payload(self) -> Result<Bytes, RemoteError> {
         match self {
             Self::Payload(payload) => Ok(payload),

@@ -174,7 +174,7 @@ async fn noticed(core: &Core, prefix: &str, kv: &KeyValue) -> EtcdResult<()> {
     core.etcd.txn(txn).await.map(drop)
 }
 
-/// Reads what Pitaya frontends of this type broadcast, until the subscription ends.
+/// Reads the broadcasts of Pitaya frontends of this type, until the subscription ends.
 pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
     while let Some(message) = inbox.next().await {
         let Some(bound) = decode_or_log::<BindMsg>(&message) else {
@@ -196,8 +196,8 @@ pub(in crate::nats) async fn bindings(core: Arc<Core>, mut inbox: Inbox) {
     }
 }
 
-/// Another frontend of ours says that a user is its own. Among themselves these settle it at etcd before; but if a Pitaya frontend has deleted
-/// the key of this one, this server was not asked.
+/// Another shaddock frontend announces that it owns a user. Shaddock frontends settle that at etcd before; but if a Pitaya frontend has
+/// deleted the key of this one, this server was not asked.
 async fn bound_at(core: &Core, uid: &str, owner: Option<&ServerId>) {
     let Some(claim) = core.users.claim(uid) else {
         return;

@@ -78,7 +78,7 @@ pub(in crate::nats) async fn claim(
     }
 }
 
-/// A bind that comes before this frontend is sure of its users waits for that, and not longer than a push would wait.
+/// A bind waits until the claims of this frontend are verified, and not longer than a push would wait.
 async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
     let sure = async {
         loop {

@@ -1,4 +1,4 @@
-//! Whether the claims of this frontend are still its own: looked at after each cut, now and then, and when another server says no.
+//! Verifies that the claims of this frontend are still its own: after each cut, periodically, and when another server rejects a request.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -64,7 +64,7 @@ pub(in crate::nats) async fn guard(core: Arc<Core>, mut link: watch::Receiver<Li
             return;
         }
         say_fenced(&core, false);
-        // A frontend of an older version takes users whose owner it does not hear, and may do so until it hears this one.
+        // A frontend of an older version takes users whose owner it does not reach, until it reaches this one.
         looks_again = true;
     }
 }
@@ -87,7 +87,7 @@ async fn make_sure(
             Ok(state) => state.losses,
             Err(_) => break,
         };
-        // Pitaya's frontends take users without asking, and tell of it over NATS only.
+        // Pitaya's frontends take users without asking, and announce it over NATS only.
         if !core.link.round_trip(ASK_OWNER).await {
             sleep(LOOK).await;
             continue;
