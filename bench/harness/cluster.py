@@ -38,10 +38,13 @@ def build_ours(root: Path) -> Path:
     target = target_dir() if root == ROOT else root / "target"
     example = root / "crates/shaddock/examples/cluster_room.rs"
     if root != ROOT and not example.exists():
-        # A commit that does not have it gets ours. `join` was no future there.
+        # A commit that does not have it gets ours, in its own words.
         source = (ROOT / "crates/shaddock/examples/cluster_room.rs").read_text()
-        is_future = "pub async fn join(" in (root / "crates/shaddock/src/channel/mod.rs").read_text()
-        example.write_text(source if is_future else source.replace(".join(&session).await?;", ".join(&session);"))
+        if "pub async fn join(" not in (root / "crates/shaddock/src/channel/mod.rs").read_text():
+            source = source.replace(".join(&session).await?;", ".join(&session);")
+        if "pub fn handle<" not in (root / "crates/shaddock/src/app/mod.rs").read_text():
+            source = source.replace("app.handle(", "app.route(")
+        example.write_text(source)
     cargo = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
     for what in (["-p", "shaddock-cli"], ["-p", "shaddock", "--example", "cluster_backend", "--example", "cluster_room"]):
         subprocess.run([*cargo, *what], cwd=root, check=True)

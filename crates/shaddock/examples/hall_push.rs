@@ -46,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let launcher = Launcher::from_args()?;
     let mut app = App::new("bench", "bench-1");
     launcher.configure_frontend(&mut app)?;
-    app.route("hall.enter", enter);
-    app.route("hall.say", say);
+    app.handle("hall.enter", enter);
+    app.handle("hall.say", say);
     launcher.run(Servers::new().add(app))?;
     Ok(())
 }
