@@ -1,4 +1,4 @@
-//! Plans for pushes to many users by frontend, and their results.
+//! Plans for pushes to many users, by frontend.
 
 use crate::{FrontendId, Uid};
 use hashbrown::{HashMap, HashSet};
@@ -73,60 +73,5 @@ impl FanOut {
     /// Number of receivers; a user on two frontends counts twice.
     pub fn receivers(&self) -> usize {
         self.groups.iter().map(|group| group.uids.len()).sum()
-    }
-}
-
-/// Collects the answers of the frontends of a [`FanOut`].
-///
-/// Every user that was not reached is named, including those on unreachable frontends.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FanOutReport {
-    answered: usize,
-    unreachable: usize,
-    failed: Vec<Uid>,
-}
-
-/// No frontend could be reached, so no user received the push.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("all uids push message fail")]
-pub struct NobodyReached {
-    /// All intended receivers.
-    pub failed: Vec<Uid>,
-}
-
-impl FanOutReport {
-    /// Creates a report without answers.
-    pub const fn new() -> Self {
-        Self {
-            answered: 0,
-            unreachable: 0,
-            failed: Vec::new(),
-        }
-    }
-
-    /// A frontend accepted the push; `failed` have no session there.
-    pub fn answered(&mut self, failed: impl IntoIterator<Item = Uid>) {
-        self.answered += 1;
-        self.failed.extend(failed);
-    }
-
-    /// A frontend could not be reached: none of its users received the push.
-    pub fn unreachable(&mut self, group: &FanOutGroup) {
-        self.unreachable += 1;
-        self.failed.extend(group.uids.iter().cloned());
-    }
-
-    /// Returns the users that were not reached. A plan without receivers succeeds with an empty list.
-    ///
-    /// # Errors
-    ///
-    /// There were receivers, and no frontend could be reached.
-    pub fn finish(self) -> Result<Vec<Uid>, NobodyReached> {
-        if self.answered == 0 && self.unreachable > 0 {
-            return Err(NobodyReached {
-                failed: self.failed,
-            });
-        }
-        Ok(self.failed)
     }
 }

@@ -84,7 +84,7 @@ pub use config::{Conflict, SessionConfig};
 pub use drained::Drained;
 pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
 pub use event::{EventKind, ListenerId, SessionEvents};
-pub use fanout::{FanOut, FanOutGroup, FanOutReport, NobodyReached};
+pub use fanout::{FanOut, FanOutGroup};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use members::ChannelMembers;
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
@@ -95,7 +95,7 @@ pub use resume::{
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};
 pub use settings::Settings;
-pub use stats::{ConnectionGuard, ConnectionStats, LoginRecord, StatisticsInfo};
+pub use stats::{ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
 pub use view::{ExportedSession, FrontendSession};
 

@@ -1,4 +1,4 @@
-//! Connections and logins of a server (Pomelo's `ConnectionService`).
+//! Logins of a server (Pomelo's `ConnectionService`).
 
 use crate::few::{Few, Removed};
 use crate::index::Shards;
@@ -9,9 +9,8 @@ use serde_json::{Map, Value};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts connections and remembers logins of one server. A clone is a handle to the same counts.
+/// Remembers the logins of one server. A clone is a handle to the same logins.
 #[derive(Clone, Debug)]
 pub struct ConnectionStats {
     inner: Arc<Inner>,
@@ -20,7 +19,6 @@ pub struct ConnectionStats {
 #[derive(Debug)]
 struct Inner {
     server_id: FrontendId,
-    connections: AtomicUsize,
     logins: Shards<Logins>,
     hasher: DefaultHashBuilder,
 }
@@ -47,19 +45,6 @@ impl Login {
             address: self.address.map(SocketAddr::from),
             info: self.info.as_deref().cloned().unwrap_or_default(),
         }
-    }
-}
-
-/// A counted connection. Dropping the guard ends the count, however the connection ends.
-#[derive(Debug)]
-#[must_use = "a connection is counted only while its guard lives"]
-pub struct ConnectionGuard {
-    inner: Arc<Inner>,
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.inner.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,52 +84,16 @@ pub struct StatisticsInfo {
 }
 
 impl ConnectionStats {
-    /// Creates statistics without connections.
+    /// Creates statistics without logins.
     pub fn new(server_id: FrontendId) -> Self {
         let inner = Inner {
             server_id,
-            connections: AtomicUsize::new(0),
             logins: Shards::default(),
             hasher: DefaultHashBuilder::default(),
         };
         Self {
             inner: Arc::new(inner),
         }
-    }
-
-    /// Counts a connection for as long as the guard lives.
-    pub fn connect(&self) -> ConnectionGuard {
-        self.inner.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionGuard {
-            inner: Arc::clone(&self.inner),
-        }
-    }
-
-    /// Counts a connection, unless there are already `max`. A rejected one is never counted.
-    ///
-    /// ```
-    /// # use shaddock_core::*;
-    /// let stats = ConnectionStats::new(FrontendId::new("connector-1")?);
-    /// let first = stats.try_connect(1).unwrap();
-    /// assert!(stats.try_connect(1).is_none());
-    /// drop(first);
-    /// assert!(stats.try_connect(1).is_some());
-    /// # Ok::<(), InvalidId>(())
-    /// ```
-    pub fn try_connect(&self, max: usize) -> Option<ConnectionGuard> {
-        let one_more = |count| (count < max).then_some(count + 1);
-        let counter = &self.inner.connections;
-        counter
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .ok()?;
-        Some(ConnectionGuard {
-            inner: Arc::clone(&self.inner),
-        })
-    }
-
-    /// Number of connections.
-    pub fn connections(&self) -> usize {
-        self.inner.connections.load(Ordering::Relaxed)
     }
 
     /// Remembers a login. A second one of the same session replaces the first.
@@ -200,20 +149,9 @@ impl ConnectionStats {
         true
     }
 
-    /// The logged-in sessions of a user.
-    pub fn logins_of(&self, uid: &str) -> Vec<LoginRecord> {
-        let logins = self.inner.shard(uid);
-        let Some((uid, few)) = logins.get_key_value(uid) else {
-            return Vec::new();
-        };
-        few.as_slice()
-            .iter()
-            .map(|login| login.to_record(uid))
-            .collect()
-    }
-
-    /// All statistics, for operators. The list is built under short locks, one for each part of it.
-    pub fn statistics(&self) -> StatisticsInfo {
+    /// All statistics, for operators, with the number of open connections, which their listeners count. The list is built under short locks,
+    /// one for each part of it.
+    pub fn statistics(&self, connections: usize) -> StatisticsInfo {
         let mut list: Vec<LoginRecord> = Vec::new();
         for shard in self.inner.logins.each() {
             let latest =
@@ -223,7 +161,7 @@ impl ConnectionStats {
         list.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
         StatisticsInfo {
             server_id: self.inner.server_id.clone(),
-            connections: self.connections(),
+            connections,
             logins: list.len(),
             list,
         }

@@ -73,7 +73,6 @@ fn everything_is_shareable() {
     check::<ChannelService>();
     check::<Channel>();
     check::<ConnectionStats>();
-    check::<ConnectionGuard>();
 }
 
 #[test]

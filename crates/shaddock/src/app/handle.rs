@@ -189,9 +189,8 @@ impl AppHandle {
 
     /// Connections and logins, for operators; `None` on servers that are no frontends. (Pomelo `connectionService.getStatisticsInfo`.)
     pub fn connection_statistics(&self) -> Option<StatisticsInfo> {
-        let mut info = self.0.connections.as_ref()?.statistics();
-        info.connections = self.open_connections();
-        Some(info)
+        let stats = self.0.connections.as_ref()?;
+        Some(stats.statistics(self.open_connections()))
     }
 
     /// The place of this server in the cluster.
