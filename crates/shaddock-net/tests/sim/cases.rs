@@ -11,12 +11,12 @@ use std::{
 
 use crate::{
     client::{Client, package},
+    tls::certificate,
     world::{Front, Then, World, pass, run, settle},
 };
 use shaddock_core::{CloseReason, Session, Uid};
 use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, TlsFiles, TlsReloader, Verdict,
-    Workers, clock::hold_up,
+    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers, clock::hold_up,
 };
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, PackageType, RefuseReason, Route};
 
@@ -476,19 +476,6 @@ fn a_long_answer_to_a_handshake_goes_out() {
             assert!(world.session(&client).is_some());
         });
     }
-}
-
-fn certificate() -> Arc<TlsReloader> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let folder = std::env::temp_dir().join(format!("shaddock-sim-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let files = TlsFiles {
-        certificate: folder.join("cert.pem"),
-        key: folder.join("key.pem"),
-    };
-    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
-    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    TlsReloader::new(files).unwrap()
 }
 
 /// It costs exactly the handshake timeout: there is no session for a goodbye.

@@ -6,6 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use shaddock_net::memory::{Faults, MemorySocket};
 use shaddock_protocol::{Package, PackageReader, PackageType, encode_package};
 
+use crate::tls::ClientTls;
+
 const UPGRADE: &[u8] =
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -17,6 +19,7 @@ pub struct Client {
     pub socket: Option<MemorySocket>,
     pub faults: Faults,
     websocket: bool,
+    tls: Option<ClientTls>,
     input: BytesMut,
     upgraded: bool,
     reader: PackageReader,
@@ -46,6 +49,7 @@ impl Client {
             socket: Some(socket),
             faults,
             websocket,
+            tls: None,
             input: BytesMut::new(),
             upgraded: !websocket,
             reader: PackageReader::new(),
@@ -64,6 +68,36 @@ impl Client {
             client.send_raw(UPGRADE);
         }
         client
+    }
+
+    /// Over TLS. Nothing is sent before the first bytes are [sealed](Self::seal).
+    pub fn over_tls(
+        address: SocketAddr,
+        socket: MemorySocket,
+        faults: Faults,
+        websocket: bool,
+    ) -> Self {
+        let mut client = Self::new(address, socket, faults, false);
+        client.tls = Some(ClientTls::new());
+        (client.websocket, client.upgraded) = (websocket, !websocket);
+        client
+    }
+
+    /// What is on the wire for these bytes: themselves, or records of TLS. Also what TLS has to say by itself.
+    pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        match &mut self.tls {
+            Some(tls) => tls.seal(bytes),
+            None => bytes.to_vec(),
+        }
+    }
+
+    /// How a WebSocket connection over TLS begins.
+    pub fn upgrade(&self) -> &'static [u8] {
+        if self.websocket && self.tls.is_some() {
+            UPGRADE
+        } else {
+            b""
+        }
     }
 
     pub fn send_raw(&self, bytes: &[u8]) {
@@ -125,7 +159,10 @@ impl Client {
             return;
         };
         match socket.receive() {
-            Some(bytes) => self.input.extend_from_slice(&bytes),
+            Some(bytes) => match &mut self.tls {
+                Some(tls) => self.garbage = tls.open(&bytes, &mut self.input).err(),
+                None => self.input.extend_from_slice(&bytes),
+            },
             None => self.ended = true,
         }
         while let Some(mut bytes) = self.next_message() {

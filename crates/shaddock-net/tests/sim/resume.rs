@@ -11,6 +11,7 @@ use shaddock_protocol::{Dialect, PackageType};
 
 use crate::{
     client::{package, request},
+    tls::certificate,
     traveller::{Cut, Traveller},
     world::{Then, World, pass, run, settle},
 };
@@ -46,6 +47,43 @@ enum Where {
     FromServer(usize),
     /// When the client has.
     FromClient(usize, Cut),
+}
+
+/// How a client comes to its session.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    websocket: bool,
+    tls: bool,
+    dialect: Dialect,
+    relayed: bool,
+}
+
+impl Way {
+    fn tcp(dialect: Dialect) -> Self {
+        Self {
+            websocket: false,
+            tls: false,
+            dialect,
+            relayed: false,
+        }
+    }
+
+    fn ws(dialect: Dialect) -> Self {
+        let websocket = true;
+        Self {
+            websocket,
+            ..Self::tcp(dialect)
+        }
+    }
+
+    fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    fn relayed(self) -> Self {
+        let relayed = true;
+        Self { relayed, ..self }
+    }
 }
 
 /// Comes back when the connection is lost.
@@ -139,20 +177,25 @@ async fn depart(world: World, mut traveller: Traveller) -> Result<(), String> {
 }
 
 /// One conversation with a cut. Gives back what the first connection wrote in both directions.
-async fn journey(
-    at: Where,
-    websocket: bool,
-    dialect: Dialect,
-    relayed: bool,
-) -> Result<(usize, usize), String> {
-    let mut world = World::resumable(bounds(), Some(Duration::from_secs(3)));
+async fn journey(at: Where, way: Way) -> Result<(usize, usize), String> {
+    let Way {
+        websocket,
+        tls,
+        dialect,
+        relayed,
+    } = way;
+    let certificate = tls.then(certificate);
+    let mut world = World::resumable_over(certificate, bounds(), Some(Duration::from_secs(3)));
     let mut traveller = Traveller::new(address(), websocket, dialect);
+    traveller.tls = tls;
     if relayed {
         world = world.with_door();
         // The session is there; what is cut is the connection that comes back to the other frontend.
         traveller.connect(&world);
-        settle().await;
-        traveller.read();
+        for _ in 0..5 {
+            settle().await;
+            traveller.read();
+        }
         settle().await;
         traveller.forget_link();
     }
@@ -214,56 +257,83 @@ async fn journey(
 }
 
 /// All cuts of one kind of connection. `EVERY=1` in the environment takes each byte, otherwise one in 29, from another one for each kind.
-fn cut_everywhere(websocket: bool, dialect: Dialect, first: usize, relayed: bool) {
-    let whole = run(async move || journey(Where::Nowhere, websocket, dialect, relayed).await);
+fn cut_everywhere(way: Way, first: usize) {
+    let whole = run(async move || journey(Where::Nowhere, way).await);
     let (from_server, from_client) = whole.expect("without a cut");
-    assert!(from_server > 500 && from_client > 200);
+    // A handshake of TLS alone is more than that.
+    let least = if way.tls { 600 } else { 200 };
+    assert!(
+        from_server > 300 + least && from_client > least,
+        "{from_server}, {from_client}"
+    );
     let every = std::env::var("EVERY").is_ok();
     let (first, step) = if every { (0, 1) } else { (first, 29) };
     // The first answer to "big" is most of the bytes: of it fewer are enough.
-    let server = (first..from_server).filter(|at| every || *at < 1500 || at % 17 == 0);
+    let server = (first..from_server).filter(|at| every || *at < 900 + 3 * least || at % 17 == 0);
     let mut cuts: Vec<_> = server.step_by(step).map(Where::FromServer).collect();
     for cut in [Cut::Reset, Cut::Finish, Cut::Forget] {
         let client = (first..from_client).step_by(step);
         cuts.extend(client.map(|at| Where::FromClient(at, cut)));
     }
     for at in cuts {
-        let result = run(async move || journey(at, websocket, dialect, relayed).await);
-        assert!(
-            result.is_ok(),
-            "{at:?}, websocket: {websocket}, {dialect}, relayed: {relayed}: {result:?}"
-        );
+        let result = run(async move || journey(at, way).await);
+        assert!(result.is_ok(), "{at:?}, {way:?}: {result:?}");
     }
 }
 
 #[test]
 fn cut_at_every_byte_tcp_pomelo() {
-    cut_everywhere(false, Dialect::Pomelo, 0, false);
+    cut_everywhere(Way::tcp(Dialect::Pomelo), 0);
 }
 
 #[test]
 fn cut_at_every_byte_tcp_pitaya() {
-    cut_everywhere(false, Dialect::Pitaya, 3, false);
+    cut_everywhere(Way::tcp(Dialect::Pitaya), 3);
 }
 
 #[test]
 fn cut_at_every_byte_ws_pomelo() {
-    cut_everywhere(true, Dialect::Pomelo, 7, false);
+    cut_everywhere(Way::ws(Dialect::Pomelo), 7);
 }
 
 #[test]
 fn cut_at_every_byte_ws_pitaya() {
-    cut_everywhere(true, Dialect::Pitaya, 10, false);
+    cut_everywhere(Way::ws(Dialect::Pitaya), 10);
+}
+
+#[test]
+fn cut_at_every_byte_tls_pomelo() {
+    cut_everywhere(Way::tcp(Dialect::Pomelo).over_tls(), 1);
+}
+
+#[test]
+fn cut_at_every_byte_tls_pitaya() {
+    cut_everywhere(Way::tcp(Dialect::Pitaya).over_tls(), 4);
+}
+
+#[test]
+fn cut_at_every_byte_wss_pomelo() {
+    cut_everywhere(Way::ws(Dialect::Pomelo).over_tls(), 8);
+}
+
+#[test]
+fn cut_at_every_byte_wss_pitaya() {
+    cut_everywhere(Way::ws(Dialect::Pitaya).over_tls(), 11);
 }
 
 #[test]
 fn cut_at_every_byte_of_a_relay_tcp() {
-    cut_everywhere(false, Dialect::Pomelo, 5, true);
+    cut_everywhere(Way::tcp(Dialect::Pomelo).relayed(), 5);
 }
 
 #[test]
 fn cut_at_every_byte_of_a_relay_ws() {
-    cut_everywhere(true, Dialect::Pitaya, 2, true);
+    cut_everywhere(Way::ws(Dialect::Pitaya).relayed(), 2);
+}
+
+#[test]
+fn cut_at_every_byte_of_a_relay_wss() {
+    cut_everywhere(Way::ws(Dialect::Pomelo).over_tls().relayed(), 6);
 }
 
 /// A client that has come in, of a server with these bounds.

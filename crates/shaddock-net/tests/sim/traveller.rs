@@ -24,6 +24,7 @@ pub enum Cut {
 pub struct Traveller {
     pub address: SocketAddr,
     pub websocket: bool,
+    pub tls: bool,
     pub dialect: Dialect,
     pub link: Option<Client>,
     /// Connections that it has turned away from, and that the server may think alive.
@@ -61,6 +62,7 @@ impl Traveller {
         Self {
             address,
             websocket,
+            tls: false,
             dialect,
             link: None,
             old: Vec::new(),
@@ -97,7 +99,12 @@ impl Traveller {
         };
         let worker = self.connections / (1 + usize::from(world.door.is_some()));
         let (socket, faults) = connector.connect(worker, self.address);
-        let mut client = Client::new(self.address, socket, faults, self.websocket);
+        let client = if self.tls {
+            Client::over_tls
+        } else {
+            Client::new
+        };
+        let mut client = client(self.address, socket, faults, self.websocket);
         client.acknowledges = false;
         self.link = Some(client);
         (self.working, self.handled, self.beats, self.wrote) = (false, 0, 0, 0);
@@ -116,7 +123,10 @@ impl Traveller {
         if self.eager {
             hello.extend_from_slice(&package(PackageType::HandshakeAck, b""));
         }
-        self.send(&hello);
+        if let Some(link) = &self.link {
+            let hello = [link.upgrade(), &link.framed(&hello)].concat();
+            self.write(&hello);
+        }
     }
 
     /// Turns away from its connection, which it does not close.
@@ -128,6 +138,13 @@ impl Traveller {
     pub fn send(&mut self, packages: &[u8]) {
         let Some(link) = &self.link else { return };
         let bytes = link.framed(packages);
+        self.write(&bytes);
+    }
+
+    /// Writes to its connection, until the fuse blows.
+    fn write(&mut self, bytes: &[u8]) {
+        let Some(link) = &mut self.link else { return };
+        let bytes = link.seal(bytes);
         if let Some((left, cut)) = &mut self.fuse {
             if *left < bytes.len() {
                 link.send_raw(&bytes[..*left]);
@@ -187,6 +204,9 @@ impl Traveller {
             let Some(link) = &mut self.link else { return };
             link.read();
             assert_eq!(link.garbage, None);
+            // The handshake of TLS goes on.
+            self.write(b"");
+            let Some(link) = &mut self.link else { return };
             if let Some(package) = link.packages.get(self.handled).cloned() {
                 self.handled += 1;
                 match package.kind {

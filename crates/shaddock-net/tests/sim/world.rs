@@ -17,7 +17,7 @@ use shaddock_core::{
 };
 use shaddock_net::{
     BoxFuture, Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Pipe,
-    RelayAnswer, Relayed, ResumeTerms, Verdict, Workers,
+    RelayAnswer, Relayed, ResumeTerms, TlsReloader, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
@@ -337,6 +337,8 @@ pub struct World {
     /// Another frontend, which asks the first one for sessions.
     pub door: Option<(Listener, Connector)>,
     workers: Workers,
+    /// Of both frontends.
+    tls: Option<Arc<TlsReloader>>,
     clients: u16,
 }
 
@@ -358,12 +360,22 @@ impl World {
 
     /// Sessions that outlive their sockets, with these bounds.
     pub fn resumable(resume: ResumeConfig, heartbeat: Option<Duration>) -> Self {
+        Self::resumable_over(None, resume, heartbeat)
+    }
+
+    /// As [`resumable`](Self::resumable), over TLS if there is a certificate.
+    pub fn resumable_over(
+        tls: Option<Arc<TlsReloader>>,
+        resume: ResumeConfig,
+        heartbeat: Option<Duration>,
+    ) -> Self {
         let codec = CodecConfig {
             heartbeat,
             ..CodecConfig::default()
         };
         let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
         config.limits.waiting_messages = 5;
+        config.tls = tls;
         let sessions = SessionConfig {
             outbox_bytes: 256 * 1024,
             resume,
@@ -383,6 +395,7 @@ impl World {
             log: Arc::default(),
         });
         let workers = Workers::on_this_thread(2);
+        let tls = config.tls.clone();
         let front = Arc::new(Front(script.clone()));
         let (listener, connector) = Listener::in_memory(&workers, config, front).unwrap();
         Self {
@@ -391,6 +404,7 @@ impl World {
             connector,
             door: None,
             workers,
+            tls,
             clients: 0,
         }
     }
@@ -410,7 +424,8 @@ impl World {
             front: Front(script),
             home: Arc::clone(&self.listener),
         };
-        let config = ListenConfig::new("127.0.0.1:3011".parse().unwrap());
+        let mut config = ListenConfig::new("127.0.0.1:3011".parse().unwrap());
+        config.tls.clone_from(&self.tls);
         let door = Listener::in_memory(&self.workers, config, Arc::new(door)).unwrap();
         self.door = Some(door);
         self
