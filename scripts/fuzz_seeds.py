@@ -234,8 +234,24 @@ def bindings():
         seed("binding_ops", data)
 
 
+def resumptions():
+    def step(client, op, *more):
+        return bytes([client, op, *more])
+
+    push, hear, ack, ask = step(0, 0, 9), step(0, 3, 0), step(0, 5), step(0, 6)
+    half, lose, back, lost_answer = step(0, 3, 20), step(0, 7), step(0, 8, 0, 0), step(0, 8, 1, 0)
+    lost_ack, live, wrong_ack = step(0, 8, 0, 1), step(0, 10), step(0, 12, 0, 99)
+    lies = [step(0, 11, kind, 40, 7) for kind in range(8)]
+    seed("resume_ops", push * 3 + hear + ack + ask * 4 + lose + push + back + hear)
+    seed("resume_ops", push * 2 + half + push * 9 + lost_answer + push + lost_ack + push * 9 + live + hear + ack)
+    seed("resume_ops", (push + step(0, 2, 9, 0) + lose + step(0, 2, 9, 0) * 3 + back + hear) * 3)
+    seed("resume_ops", push + hear + ack + wrong_ack + b"".join(lies) + lose + b"".join(lies) + back + b"".join(lies))
+    seed("resume_ops", b"".join(step(client, 7) for client in range(4)) + b"".join(step(client, 8, 0, 0) for client in range(4)))
+    seed("resume_ops", lost_answer * 12 + lose + step(0, 13, 0) + back + push + step(0, 13, 1) + back + step(0, 13, 2) + push + hear + back)
+
+
 def main():
-    for make in (packages, messages, protobufs, handshakes, signatures, streams, texts, connections, frames, proxies, upgrades, bindings):
+    for make in (packages, messages, protobufs, handshakes, signatures, streams, texts, connections, frames, proxies, upgrades, bindings, resumptions):
         make()
 
 
