@@ -339,6 +339,10 @@ fn cut_at_every_byte_of_a_relay_wss() {
 /// A client that has come in, of a server with these bounds.
 async fn arrived(bounds: ResumeConfig, websocket: bool) -> (World, Traveller) {
     let world = World::resumable(bounds, Some(Duration::from_secs(3)));
+    arrived_in(world, websocket).await
+}
+
+async fn arrived_in(world: World, websocket: bool) -> (World, Traveller) {
     let mut traveller = Traveller::new(address(), websocket, Dialect::Pomelo);
     traveller.connect(&world);
     settle().await;
@@ -535,6 +539,51 @@ fn waiting_messages_run_while_the_session_is_suspended() {
         arrive(&world, &mut traveller).await.unwrap();
         depart(world, traveller).await.unwrap();
     });
+}
+
+/// A client gets no new messages a second by coming back: of rate limits the session's count.
+#[test]
+fn the_rate_is_that_of_the_session() {
+    // Its driver goes on until the client is back, or it is parked meanwhile, or it was parked and the connection after it is lost, too.
+    for case in ["a handler waits", "parked", "parked twice"] {
+        run(async move || {
+            let world = World::resumable_with(bounds(), None, |config| {
+                config.limits.messages_per_second = 1;
+                config.limits.burst = 8;
+            });
+            let (world, mut traveller) = arrived_in(world, false).await;
+            for method in ["echo", "echo", "echo", "wait"] {
+                traveller.ask(method);
+            }
+            settle().await;
+            if case != "a handler waits" {
+                world.release(0, Then::Answer);
+            }
+            settle().await;
+            traveller.read();
+            let losses = if case == "parked twice" { 2 } else { 1 };
+            for loss in 1..=losses {
+                traveller.link.as_ref().unwrap().faults.reset();
+                settle().await;
+                assert_eq!(state(&world), [SessionState::Suspended], "{case}");
+                traveller.link = None;
+                traveller.connect(&world);
+                settle().await;
+                traveller.read();
+                settle().await;
+                assert_eq!((traveller.working, traveller.resumed), (true, loss));
+            }
+            // Its acknowledgements count as well. Of a count of its own, a connection would have taken as many.
+            for _ in 0..6 {
+                traveller.ask("echo");
+            }
+            settle().await;
+            let closed = world.script.log().closed.get(&address()).cloned();
+            assert_eq!(closed, Some(vec![CloseReason::RateLimited]), "{case}");
+            assert_eq!(state(&world), []);
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
 }
 
 #[test]

@@ -369,13 +369,21 @@ impl World {
         resume: ResumeConfig,
         heartbeat: Option<Duration>,
     ) -> Self {
+        Self::resumable_with(resume, heartbeat, |config| config.tls = tls)
+    }
+
+    pub fn resumable_with(
+        resume: ResumeConfig,
+        heartbeat: Option<Duration>,
+        configure: impl FnOnce(&mut ListenConfig),
+    ) -> Self {
         let codec = CodecConfig {
             heartbeat,
             ..CodecConfig::default()
         };
         let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
         config.limits.waiting_messages = 5;
-        config.tls = tls;
+        configure(&mut config);
         let sessions = SessionConfig {
             outbox_bytes: 256 * 1024,
             resume,
