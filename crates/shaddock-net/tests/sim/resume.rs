@@ -16,7 +16,7 @@ use crate::{
     world::{Then, World, pass, run, settle},
 };
 
-fn bounds() -> ResumeConfig {
+pub fn bounds() -> ResumeConfig {
     ResumeConfig {
         window: Duration::from_secs(20),
         ack: 3,
@@ -24,12 +24,12 @@ fn bounds() -> ResumeConfig {
     }
 }
 
-fn address() -> SocketAddr {
+pub fn address() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 4000))
 }
 
 /// A push for the session whose token the client has. A session whose response never arrived receives none, because no client would see it.
-fn push(world: &World, traveller: &Traveller, body: &str) {
+pub fn push(world: &World, traveller: &Traveller, body: &str) {
     let Some(token) = &traveller.token else {
         return;
     };
@@ -152,7 +152,7 @@ async fn arrive(world: &World, traveller: &mut Traveller) -> Result<(), String> 
 }
 
 /// The client says goodbye: nothing is left.
-async fn depart(world: World, mut traveller: Traveller) -> Result<(), String> {
+pub async fn depart(world: World, mut traveller: Traveller) -> Result<(), String> {
     traveller.goodbye();
     settle().await;
     let left = world.script.sessions.session_count();
@@ -337,12 +337,12 @@ fn cut_at_every_byte_of_a_relay_wss() {
 }
 
 /// A client that has come in, of a server with these bounds.
-async fn arrived(bounds: ResumeConfig, websocket: bool) -> (World, Traveller) {
+pub async fn arrived(bounds: ResumeConfig, websocket: bool) -> (World, Traveller) {
     let world = World::resumable(bounds, Some(Duration::from_secs(3)));
     arrived_in(world, websocket).await
 }
 
-async fn arrived_in(world: World, websocket: bool) -> (World, Traveller) {
+pub async fn arrived_in(world: World, websocket: bool) -> (World, Traveller) {
     let mut traveller = Traveller::new(address(), websocket, Dialect::Pomelo);
     traveller.connect(&world);
     settle().await;
@@ -352,7 +352,7 @@ async fn arrived_in(world: World, websocket: bool) -> (World, Traveller) {
     (world, traveller)
 }
 
-fn state(world: &World) -> Vec<SessionState> {
+pub fn state(world: &World) -> Vec<SessionState> {
     let mut states = Vec::new();
     let sessions = &world.script.sessions;
     sessions.for_each_session(|session| states.push(session.state()));

@@ -35,6 +35,8 @@ pub struct Traveller {
     beats: usize,
     pub token: Option<String>,
     pub version: &'static str,
+    /// What it says of resumption in the place of the truth.
+    pub lie: Option<Value>,
     /// It acknowledges the answer to its handshake before it has it.
     pub eager: bool,
     ack: u64,
@@ -71,6 +73,7 @@ impl Traveller {
             beats: 0,
             token: None,
             version: "1",
+            lie: None,
             eager: false,
             ack: 0,
             received: 0,
@@ -114,6 +117,7 @@ impl Traveller {
             }
             None => json!({"v": 1}),
         };
+        let resume = self.lie.take().unwrap_or(resume);
         let sys = match self.dialect {
             Dialect::Pomelo => json!({"type": "test", "version": self.version, "resume": resume}),
             Dialect::Pitaya => json!({"platform": "test", "libVersion": "1", "resume": resume}),
