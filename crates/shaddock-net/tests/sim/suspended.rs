@@ -1,6 +1,6 @@
 //! What happens to a session between its connections, at each step of the way from one to the next; and handshakes that ask for what there is not.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use serde_json::{Value, json};
 use shaddock_core::{CloseReason, ResumeConfig, SessionState};
@@ -15,11 +15,23 @@ use crate::{
 /// More turns than anything takes that happens without time.
 const TURNS: usize = 40;
 
-/// Lets the other tasks have so many turns.
-async fn turns(n: usize) {
-    for _ in 0..n {
-        tokio::task::yield_now().await;
-    }
+/// Does something when other tasks have had so many turns: in the middle of what they do together, which `settle` waits for.
+fn after_turns(n: usize, then: impl FnOnce() + Send + 'static) {
+    tokio::spawn(async move {
+        for _ in 0..n {
+            let mut is_polled = false;
+            // Not `yield_now`, which lets all others run until they rest.
+            poll_fn(|cx| {
+                if std::mem::replace(&mut is_polled, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        }
+        then();
+    });
 }
 
 fn stats_of(world: &World, group: &str, name: &str) -> u64 {
@@ -228,9 +240,12 @@ fn a_close_at_each_step_of_a_hand_over() {
                 if late {
                     pass(50).await;
                 }
-                turns(turn).await;
-                assert!(first.close(CloseReason::kicked("told to")));
+                let session = Arc::clone(&first);
+                after_turns(turn, move || {
+                    session.close(CloseReason::kicked("told to"));
+                });
                 settle().await;
+                assert!(first.is_closed());
                 assert!(world.release(0, Then::Answer));
                 settle().await;
                 let finished = world.script.log().finished;
@@ -254,10 +269,10 @@ fn a_loss_at_each_step_of_a_hand_over() {
                 if late {
                     pass(50).await;
                 }
-                turns(turn).await;
-                traveller.link.as_ref().unwrap().faults.reset();
-                traveller.link = None;
+                let faults = traveller.link.as_ref().unwrap().faults.clone();
+                after_turns(turn, move || faults.reset());
                 settle().await;
+                traveller.link = None;
                 assert_eq!(state(&world), [SessionState::Suspended], "{turn}");
                 let suspended = world.script.sessions.resume_statistics().suspended;
                 assert_eq!(suspended, 1);
