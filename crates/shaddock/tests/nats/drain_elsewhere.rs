@@ -79,8 +79,8 @@ impl Player {
         }
     }
 
-    /// Asks without a pause until it is told to stop: each request has its answer.
-    async fn play(&mut self, is_over: &AtomicBool) {
+    /// Asks, with this pause, until it is told to stop: each request has its answer.
+    async fn play(&mut self, pause: Duration, is_over: &AtomicBool) {
         while !is_over.load(Ordering::Acquire) {
             self.asked += 1;
             let answer: u64 = match self.client.request("connector.h.count", &self.asked).await {
@@ -88,7 +88,7 @@ impl Player {
                 Err(error) => panic!("{}, {}: {error}", self.name, self.asked),
             };
             assert_eq!(answer, self.asked);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -171,7 +171,12 @@ fn numbers_of(app: &AppHandle, reason: &str) -> u64 {
 }
 
 /// Pushes to the topic, and to all sessions, until it is stopped.
-async fn push(game: AppHandle, is_over: Arc<AtomicBool>, all: Arc<AtomicU64>) -> u64 {
+async fn push(
+    game: AppHandle,
+    pause: Duration,
+    is_over: Arc<AtomicBool>,
+    all: Arc<AtomicU64>,
+) -> u64 {
     let mut n = 0;
     while !is_over.load(Ordering::Acquire) {
         n += 1;
@@ -179,7 +184,7 @@ async fn push(game: AppHandle, is_over: Arc<AtomicBool>, all: Arc<AtomicU64>) ->
         if n % 4 == 0 {
             to_all(&game, &all).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(pause).await;
     }
     n += 1;
     game.topic("lobby").push("onN", &n).await.unwrap();
@@ -246,13 +251,19 @@ async fn drains(meeting: Meeting, clients: usize) {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    let pushing = tokio::spawn(push(game, Arc::clone(&is_over), Arc::clone(&all)));
+    // As much in all, however many they are: 4,000 requests and 20,000 pushes a second at most. Pushes wait for no client: with a pause of 10 ms,
+    // 4,000 clients would be sent 400,000 a second.
+    let each = Duration::from_secs(1) * u32::try_from(clients).unwrap();
+    let pause = Duration::from_millis(5).max(each / 4000);
+    let pushes = Duration::from_millis(10).max(each / 20_000);
+    let pushing = push(game, pushes, Arc::clone(&is_over), Arc::clone(&all));
+    let pushing = tokio::spawn(pushing);
     let playing: Vec<_> = players
         .into_iter()
         .map(|mut player| {
             let is_over = Arc::clone(&is_over);
             tokio::spawn(async move {
-                player.play(&is_over).await;
+                player.play(pause, &is_over).await;
                 player
             })
         })
