@@ -132,7 +132,7 @@ fn check(world: &World, traveller: &Traveller) -> Result<(), String> {
 }
 
 /// Waits until the client has seen all and the server has all.
-async fn arrive(world: &World, traveller: &mut Traveller) -> Result<(), String> {
+pub async fn arrive(world: &World, traveller: &mut Traveller) -> Result<(), String> {
     let mut result = Ok(());
     for _ in 0..60 {
         settle().await;

@@ -7,7 +7,7 @@ use shaddock_core::{CloseReason, ResumeConfig, SessionState};
 use shaddock_protocol::Dialect;
 
 use crate::{
-    resume::{address, arrived, arrived_in, bounds, depart, push, state},
+    resume::{address, arrive, arrived, arrived_in, bounds, depart, push, state},
     traveller::Traveller,
     world::{Script, Then, World, pass, run, settle},
 };
@@ -292,6 +292,30 @@ fn a_loss_at_each_step_of_a_hand_over() {
                 depart(world, traveller).await.unwrap();
             });
         }
+    }
+}
+
+/// More than may wait was sent, so the rest was not taken: it runs once, when the client has sent it again.
+#[test]
+fn what_was_read_and_not_taken_runs_once() {
+    for websocket in [false, true] {
+        run(async move || {
+            let (world, mut traveller) = arrived(bounds(), websocket).await;
+            traveller.ask("wait");
+            for _ in 0..12 {
+                traveller.ask("echo");
+            }
+            settle().await;
+            traveller.link.as_ref().unwrap().faults.reset();
+            settle().await;
+            traveller.link = None;
+            traveller.working = false;
+            assert_eq!(state(&world), [SessionState::Suspended]);
+            traveller.connect(&world);
+            arrive(&world, &mut traveller).await.unwrap();
+            assert_eq!(traveller.seen.len(), 13);
+            depart(world, traveller).await.unwrap();
+        });
     }
 }
 
