@@ -21,6 +21,7 @@ pub enum Cut {
     Forget,
 }
 
+#[allow(clippy::struct_excessive_bools)]
 pub struct Traveller {
     pub address: SocketAddr,
     pub websocket: bool,
