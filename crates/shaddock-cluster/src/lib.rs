@@ -30,6 +30,7 @@ mod members;
 mod nats;
 mod owners;
 mod quiet;
+mod random;
 mod reply;
 mod route;
 mod routing;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::random::random_below;
 use crate::{ForwardedSession, Members, RemoteError, RemoteErrorKind, ServerInfo, code};
 
 /// The inputs of a routing function.
@@ -156,24 +156,6 @@ pub fn call_target(
 
 const LOCAL_CALL: &str = "you are making a rpc that may be processed locally, either specify a different server type or \
                           specify a server id";
-
-/// A number below `len`, which is not 0. Good enough to spread load: std's hasher with a new key each time.
-pub(crate) fn random_below(len: usize) -> usize {
-    if len == 1 {
-        return 0;
-    }
-    thread_local! {
-        static STATE: (std::hash::RandomState, std::cell::Cell<u64>) =
-            (std::hash::RandomState::new(), std::cell::Cell::new(0));
-    }
-    let random = STATE.with(|(key, counter)| {
-        let n = counter.get().wrapping_add(1);
-        counter.set(n);
-        key.hash_one(n)
-    });
-    // The remainder of a 64-bit number by a short list length has no bias worth a name.
-    usize::try_from(random % len as u64).unwrap_or(0)
-}
 
 /// The server that a key belongs to: the same one on every machine that knows the same servers. When a server comes or leaves,
 /// only its share of the keys moves. For routing functions: rooms by their id, for example. `None` if there is no server.

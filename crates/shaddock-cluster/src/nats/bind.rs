@@ -48,7 +48,7 @@ pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<
         if !matches!(bound, Err(BindError::Lost)) || tokio::time::Instant::now() > end {
             return bound;
         }
-        let pause = crate::routing::random_below(longest) as u64;
+        let pause = crate::random::random_below(longest) as u64;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         longest = (longest * 2).min(500);
     }

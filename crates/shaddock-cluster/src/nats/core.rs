@@ -28,6 +28,7 @@ use super::{NatsConfig, encode, subject};
 use crate::clock;
 use crate::etcd::{Batches, Etcd, EtcdSize, Lease};
 use crate::owners::{Moment, Number};
+use crate::random::random;
 use crate::reply::{ServingCount, guarded};
 use crate::{
     ClusterError, Context, ForwardedSession, JoinOptions, Members, Node, RemoteError, ServerId,
@@ -147,7 +148,7 @@ impl Core {
             health,
             plain_metadata: PlainMetadata::default(),
             token,
-            clock: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).max(1),
+            clock: random().max(1),
             clock_from: clock::now(),
             scope,
             etcd: parts.etcd,

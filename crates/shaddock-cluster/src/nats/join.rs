@@ -25,6 +25,7 @@ use super::{
 };
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Waiting, Watcher, unreachable};
+use crate::random::random;
 use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
 
 /// How long a server that is listed under the same id may take to show that it lives.
@@ -144,7 +145,7 @@ impl Place {
         let connection = options.connection.clone();
         let connection = connection.unwrap_or_else(Handle::current);
         let (link, link_events) = connect(config, name, &connection).await?;
-        let token = token();
+        let token = format!("{:x}", random());
         let lease = Arc::new(Lease::new(
             etcd.clone(),
             Arc::clone(&info),
@@ -423,14 +424,6 @@ async fn start_number(
     let started = etcd.count_start(info.id.as_str()).await;
     let started = started.map_err(|e| unreachable(config, &e))?;
     Ok(u16::try_from(started & 0xffff).unwrap_or_default())
-}
-
-/// 64 random bits: std's hasher has a new key each time.
-fn token() -> String {
-    format!(
-        "{:x}",
-        std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id())
-    )
 }
 
 async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Sender<LinkState>) {

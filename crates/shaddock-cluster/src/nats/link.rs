@@ -14,6 +14,7 @@ use super::inbox::Inbox;
 use super::waiting::{Place, Waits};
 use super::watched::{LinkState, Watched};
 use super::{NatsConfig, NatsLogin};
+use crate::random::random_below;
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
 /// Messages that wait for the connection. Above, sending fails.
@@ -400,6 +401,6 @@ fn reconnect_delay(delay: Duration, attempts: usize) -> Duration {
         return Duration::ZERO;
     }
     // Servers that lost the same NATS do not come back in the same moment.
-    let jitter = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), attempts) % 100;
-    delay + delay.mul_f64(f64::from(u32::try_from(jitter).unwrap_or(0)) / 1000.0)
+    let jitter = u32::try_from(random_below(100)).unwrap_or(0);
+    delay + delay.mul_f64(f64::from(jitter) / 1000.0)
 }

@@ -27,7 +27,7 @@ pub(super) async fn move_over(core: Arc<Core>) {
             continue;
         }
         let spread = usize::try_from(SPREAD.as_millis()).unwrap_or(usize::MAX);
-        let pause = crate::routing::random_below(spread) as u64;
+        let pause = crate::random::random_below(spread) as u64;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let quiet = async {
             while core.calls.pending() > 0 || core.serving.now() > 0 {
