@@ -41,6 +41,7 @@ mod routing;
 mod secret;
 mod session;
 mod status;
+mod sync;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(

@@ -2,11 +2,12 @@
 
 use hashbrown::{HashMap, HashSet};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::sync::Mutex;
 use crate::{ServerId, ServerInfo};
 
 /// The shared list of servers. Cheap to clone; reading takes no lock.
@@ -119,7 +120,7 @@ impl Members {
         allow(dead_code, reason = "servers of one process answer")
     )]
     pub(crate) fn suspect(&self, id: &ServerId, suspected: bool) {
-        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.0.writer.lock();
         let old = self.0.now.load();
         let mut suspects = old.suspects.clone();
         let changed = if suspected {
@@ -193,7 +194,7 @@ impl Members {
     }
 
     fn change(&self, edit: impl FnOnce(&mut HashMap<ServerId, Arc<ServerInfo>>) -> bool) -> bool {
-        let _writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.0.writer.lock();
         let old = self.0.now.load();
         let mut by_id = old.by_id.clone();
         if !edit(&mut by_id) {

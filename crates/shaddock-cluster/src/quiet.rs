@@ -4,8 +4,9 @@
 //! of them a minute. Others are written only at `debug`, and the first line after that minute says how many those were.
 //! (The layer of sockets has the same in `shaddock_net::quiet`, which this crate does not know.)
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::sync::Mutex;
 
 /// Lines of one place in one [`PERIOD`].
 const LINES: u32 = 10;
@@ -34,7 +35,7 @@ impl Quiet {
 
     /// If a line may be written now: how many were left out since the last one.
     pub(crate) fn allow(&self, now: Instant) -> Option<u64> {
-        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = self.0.lock();
         if count
             .began
             .is_none_or(|began| now.saturating_duration_since(began) >= PERIOD)

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -22,6 +22,7 @@ use super::pb::{
 };
 use super::unreachable;
 use crate::nats::{NatsConfig, TlsFiles};
+use crate::sync::Mutex;
 use crate::{ClusterError, Secret, ServerInfo};
 
 /// A list of many servers is larger than gRPC's default bound of 4 MiB.
@@ -370,7 +371,7 @@ impl Etcd {
         request
             .metadata_mut()
             .insert("hasleader", MetadataValue::from_static("true"));
-        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(token) = &*self.token.lock() {
             request.metadata_mut().insert("token", token.clone());
         }
     }
@@ -388,7 +389,7 @@ impl Etcd {
             .token
             .parse()
             .map_err(|_| Status::internal("the token is not ASCII"))?;
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        *self.token.lock() = Some(token);
         Ok(())
     }
 

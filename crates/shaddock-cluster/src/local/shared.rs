@@ -1,14 +1,15 @@
 //! What the servers of a local cluster share.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::users::Users;
 use crate::reply::{ServingCount, guarded};
+use crate::sync::Mutex;
 use crate::{
     ClusterError, JoinOptions, MemberChange, Members, Node, ServerId, ServerInfo, SessionEvent,
 };
@@ -58,7 +59,7 @@ impl Shared {
 
     pub(super) fn enter(&self, seat: &Arc<Seat>) -> Result<(), ClusterError> {
         {
-            let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let _writer = self.writer.lock();
             let mut seats = HashMap::clone(&self.seats.load());
             if seats.contains_key(&seat.info.id) {
                 return Err(ClusterError::IdTaken(seat.info.id.clone()));
@@ -110,7 +111,7 @@ impl Shared {
     }
 
     pub(super) fn remove_seat(&self, id: &ServerId) {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.writer.lock();
         let mut seats = HashMap::clone(&self.seats.load());
         seats.remove(id);
         self.seats.store(Arc::new(seats));

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::owners::{Hold, Seats};
+use crate::sync::{Mutex, MutexGuard};
 use crate::uid::is_uid;
 use crate::{BindError, Located, RawSid, ServerId, ServerInfo, Unique};
 
@@ -44,9 +45,7 @@ impl Place {
 impl Users {
     fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
         let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
-        self.shards[n]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[n].lock()
     }
 
     /// Binds, and says which other frontends have lost the user by it. The hold has to go back.
@@ -174,7 +173,7 @@ impl Users {
     /// How many users a frontend has. Walks over all: for status pages and tests.
     pub(super) fn count(&self, frontend: &ServerId) -> usize {
         let of_shard = |shard: &Mutex<Shard>| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             shard
                 .values()
                 .filter(|places| places.iter().any(|place| place.frontend == *frontend))
@@ -186,13 +185,10 @@ impl Users {
     /// A frontend is gone.
     pub(super) fn forget(&self, frontend: &ServerId) {
         for shard in &self.shards {
-            shard
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|_, places| {
-                    places.retain(|place| place.frontend != *frontend);
-                    !places.is_empty()
-                });
+            shard.lock().retain(|_, places| {
+                places.retain(|place| place.frontend != *frontend);
+                !places.is_empty()
+            });
         }
     }
 }

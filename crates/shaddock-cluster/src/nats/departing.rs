@@ -1,11 +1,12 @@
 //! Servers that are leaving or have left the list ([`Departures`]), and the frontends among them that are to be probed. No IO.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::owners::Departures;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{ServerId, ServerInfo};
 
 /// The limit of frontends that wait for their probe, and of probes at the same time. A frontend above it counts as gone without a probe.
@@ -64,10 +65,10 @@ impl Departing {
     }
 
     fn questions(&self) -> MutexGuard<'_, HashMap<u64, (ServerId, oneshot::Sender<()>)>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Departures> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }

@@ -20,14 +20,15 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::owners::{Moment, counts_for};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Members, ServerId, ServerInfo};
 
 /// How long a frontend keeps the promise to notify a server of a user's bind. That server counts a little less, from before its question.
@@ -187,9 +188,7 @@ impl Directory {
 
     fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
         let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
-        self.shards[n]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[n].lock()
     }
 
     fn entry<T>(

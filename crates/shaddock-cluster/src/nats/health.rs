@@ -1,7 +1,6 @@
 //! Applies the decisions of the [detector](super::detector) to the routing of servers, and says when probes are due.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::calls::Target;
 use super::detector::{Detector, Probed, Rules, Verdict};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Members, ServerId};
 
 /// The longest interval between checks for due probes.
@@ -43,7 +43,7 @@ impl Health {
     }
 
     fn detector(&self) -> MutexGuard<'_, Detector> {
-        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
+        self.detector.lock()
     }
 
     /// How often a server was suspected since the start.

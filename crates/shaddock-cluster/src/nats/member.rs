@@ -1,7 +1,7 @@
 //! The membership of one server.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::wire::{MsgType, RpcType};
 use super::{bind, delivery, events, everywhere, ops, servers, to_users};
 use crate::clock;
 use crate::reply::Limit;
+use crate::sync::Mutex;
 use crate::{
     BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located,
     MemberNotice, Members, Membership, RawSid, Receivers, RemoteCall, RemoteError, Reply, ServerId,
@@ -344,11 +345,7 @@ impl Membership for NatsMember {
 
     fn finish(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let requests = self
-                .requests
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let requests = self.requests.lock().take();
             if let Some(requests) = requests {
                 requests.end(self.core.config.nats_connect_timeout).await;
             }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_nats::Message;
@@ -14,6 +14,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::link::{Link, disconnected};
 use super::subject;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{BoxFuture, RemoteError, Tie};
 
 /// Subscriptions that wait for the task that reads them. At the bound a join waits.
@@ -48,7 +49,7 @@ impl Topics {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Topic>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     /// How many there are.

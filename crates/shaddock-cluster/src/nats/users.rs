@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -12,6 +12,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use super::link::Link;
 use super::subject;
 use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{BindError, RawSid, ServerInfo, Unique};
 
 /// How long a bind waits to hear that NATS has its subscriptions.
@@ -94,7 +95,7 @@ impl Users {
     }
 
     fn table(&self) -> MutexGuard<'_, Inner> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     pub(super) fn count(&self) -> usize {
@@ -173,7 +174,7 @@ impl Users {
     fn give_up(&self, uid: &Arc<str>, claim: Option<Number>) {
         let Some(number) = claim else { return };
         {
-            let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut given_up = self.given_up.lock();
             if given_up.len() >= GIVEN_UP && !given_up.contains_key(uid) {
                 return;
             }
@@ -191,12 +192,12 @@ impl Users {
 
     /// The claims that were given up since the last call.
     pub(super) fn take_given_up(&self) -> HashMap<Arc<str>, Number> {
-        std::mem::take(&mut *self.given_up.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.given_up.lock())
     }
 
     /// They could not be deleted.
     pub(super) fn give_up_again(&self, uid: &Arc<str>, number: Number) {
-        let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given_up = self.given_up.lock();
         if given_up.len() < GIVEN_UP {
             given_up.entry(Arc::clone(uid)).or_insert(number);
         }

@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes that the client is given before it has sent what it was given before.
 const WINDOW_BYTES: usize = 1024 * 1024;
@@ -68,7 +69,7 @@ impl<M> Waits<M> {
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Waiting<M>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Bytes that wait.

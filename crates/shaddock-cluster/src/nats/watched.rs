@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::{Event, ServerError};
 use tokio::sync::{Notify, watch};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Subjects that are remembered as not allowed: the last ones.
 const DENIED: usize = 16;
@@ -49,7 +50,7 @@ impl Watched {
     }
 
     fn denied(&self) -> MutexGuard<'_, VecDeque<Denied>> {
-        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+        self.denied.lock()
     }
 
     /// The permission that this server lacks at NATS, if there is one.

@@ -3,13 +3,14 @@
 //! The table of promises; [`promises`](super::promises) keeps them. No IO.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::directory::LEASE;
 use crate::owners::Moment;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{ServerId, Unique};
 
 /// The limit of watched users. Above it nothing is promised: pushes to other users go to all frontends.
@@ -56,7 +57,7 @@ impl Watches {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Promises to notify a server of binds of these users. False if that is not possible for all of them.

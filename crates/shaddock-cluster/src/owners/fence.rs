@@ -1,8 +1,9 @@
 //! Whether a frontend may act for its users now.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// A moment on this machine's clock, in nanoseconds. The clock counts the time in which the machine was suspended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,7 +61,7 @@ pub(crate) struct Ticket {
 
 impl Fence {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn publish(&self, state: &State) {

@@ -1,7 +1,7 @@
 //! The table of calls by number. No IO: [`Calls`](super::Calls) sends.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -10,6 +10,7 @@ use super::answer::Answer;
 use super::number::ByNumber;
 use super::target::Target;
 use crate::ServerId;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Calls of different threads rarely meet in one of so many locks.
 const SHARDS: usize = 16;
@@ -83,9 +84,7 @@ impl CallTable {
 
     fn shard(&self, number: u64) -> MutexGuard<'_, ByNumber<Call>> {
         let n = usize::try_from(number).unwrap_or(usize::MAX) % SHARDS;
-        self.shards[n]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[n].lock()
     }
 
     /// Enters a call whose caller waits. Returns its number.
@@ -117,7 +116,7 @@ impl CallTable {
     pub(super) fn take_out(&self, matches: impl Fn(u64, &Call) -> bool) -> Vec<(u64, Call)> {
         let mut out = Vec::new();
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             out.extend(shard.extract_if(|number, call| matches(*number, call)));
         }
         for (_, call) in &out {
@@ -138,7 +137,7 @@ impl CallTable {
     /// The server with this id, if calls are on their way to it.
     pub(super) fn target_of(&self, server: &ServerId) -> Option<Arc<Target>> {
         self.shards.iter().find_map(|shard| {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             let mut targets = shard.values().filter_map(Call::target);
             targets.find(|target| target.info.id == *server).cloned()
         })

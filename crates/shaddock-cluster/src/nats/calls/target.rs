@@ -1,8 +1,8 @@
 //! A server that is called, and the calls on the way to it.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::number::BuildNumberHasher;
 use crate::ServerInfo;
 use crate::nats::subject;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A server that is called: where, and what is on the way to it.
 pub(in crate::nats) struct Target {
@@ -73,6 +74,6 @@ impl Target {
     }
 
     pub(super) fn gate(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gate.lock()
     }
 }

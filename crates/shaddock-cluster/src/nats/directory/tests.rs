@@ -340,7 +340,7 @@ fn it_does_not_grow_beyond_its_size() {
         directory.seen(TYPE, &format!("user-{n}").into(), &front);
     }
     let users = |shard: &Mutex<Shard>| {
-        let shard = shard.lock().unwrap();
+        let shard = shard.lock();
         shard[TYPE].young.len() + shard[TYPE].old.len()
     };
     let users: usize = directory.shards.iter().map(users).sum();

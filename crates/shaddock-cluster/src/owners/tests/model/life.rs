@@ -1,4 +1,4 @@
-//! One life of a frontend: what `nats/owners.rs` and `etcd/lease.rs` do, on the same decisions, one event after the other.
+//! One life of a frontend: what `nats/owners/` and `etcd/lease.rs` do, on the same decisions, one event after the other.
 
 mod answers;
 mod binds;
