@@ -79,7 +79,7 @@ pub(super) struct Core {
     /// Requests that were rejected because another frontend owns their user.
     pub(super) outdated: AtomicU64,
     /// The node was notified that this server may not act for its users.
-    pub(super) said_fenced: AtomicBool,
+    pub(super) fence_notified: AtomicBool,
     pub(super) left: AtomicBool,
     /// The list was read once; from now on the node is notified of changes.
     entered: AtomicBool,
@@ -93,7 +93,7 @@ pub(super) struct Core {
     /// The first call that may have been sent by the present connection, if the server went to it of its own will.
     pub(super) moved_at: AtomicU64,
     /// Notified when the claims of this server were verified again.
-    pub(super) sure: Notify,
+    pub(super) claims_verified: Notify,
     /// What is known of etcd's size.
     pub(super) etcd_size: EtcdSize,
 }
@@ -164,7 +164,7 @@ impl Core {
             refused_busy: AtomicU64::new(0),
             too_late: AtomicU64::new(0),
             outdated: AtomicU64::new(0),
-            said_fenced: AtomicBool::new(false),
+            fence_notified: AtomicBool::new(false),
             left: AtomicBool::new(false),
             entered: AtomicBool::new(false),
             own_subscriptions: parts.own_subscriptions,
@@ -173,7 +173,7 @@ impl Core {
             request_ids: RequestIds::default(),
             paces: Paces::default(),
             moved_at: AtomicU64::new(0),
-            sure: Notify::new(),
+            claims_verified: Notify::new(),
             etcd_size: EtcdSize::default(),
         }
     }
@@ -217,7 +217,7 @@ impl Core {
     }
 
     /// A request of a session was received: the directory learns the frontend of its user.
-    pub(super) fn saw(&self, session: &ForwardedSession) {
+    pub(super) fn learn_frontend(&self, session: &ForwardedSession) {
         if !self.directory.is_used() {
             return;
         }

@@ -365,7 +365,13 @@ impl Directory {
     }
 
     /// A frontend has notified this server that it is binding a user. With unique sessions the user is at no other frontend.
-    pub(super) fn came(&self, frontend_type: &str, uid: &str, frontend: &ServerId, unique: bool) {
+    pub(super) fn bound_at(
+        &self,
+        frontend_type: &str,
+        uid: &str,
+        frontend: &ServerId,
+        unique: bool,
+    ) {
         if !self.is_used() {
             return;
         }

@@ -195,9 +195,9 @@ pub(super) async fn goodbyes(core: Arc<Core>, mut inbox: Inbox) {
             if goodbye.gone {
                 core.watches.forget(&server);
             }
-            let told = record::read_value(goodbye.listed.as_bytes()).ok();
-            let told = told.filter(|told| told.id == server).map(Arc::new);
-            servers::goodbye(&core, &server, told, goodbye.gone);
+            let entry = record::read_value(goodbye.listed.as_bytes()).ok();
+            let entry = entry.filter(|entry| entry.id == server).map(Arc::new);
+            servers::goodbye(&core, &server, entry, goodbye.gone);
         }
     }
 }

@@ -441,7 +441,7 @@ async fn follow_link(core: Arc<Core>, mut events: LinkEvents, state: watch::Send
             } else {
                 if core.is_unique() {
                     core.lease.fence().suspect();
-                    owners::say_fenced(&core, true);
+                    owners::notify_fenced(&core, true);
                 }
                 core.link.forget_waiting();
                 core.calls.fail_all();

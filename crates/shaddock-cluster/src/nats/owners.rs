@@ -10,4 +10,4 @@ mod revoke;
 pub(super) use self::asking::{asked, bindings, notices};
 pub(super) use self::claim::{claim, took_too_long};
 pub(super) use self::claims::delete_given_up;
-pub(super) use self::guard::{REFUSALS, guard, look_after_refused, say_fenced};
+pub(super) use self::guard::{REFUSALS, guard, look_after_refused, notify_fenced};

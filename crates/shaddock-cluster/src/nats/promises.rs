@@ -39,7 +39,7 @@ async fn notify(core: &Arc<Core>, server: &ServerId, uid: &Arc<str>) -> bool {
     if *server == core.info.id {
         let unique = core.is_unique();
         core.directory
-            .came(&core.info.server_type, uid, server, unique);
+            .bound_at(&core.info.server_type, uid, server, unique);
         return true;
     }
     match servers::find(core, server.as_str()) {

@@ -146,7 +146,7 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
                 core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, MOVED)));
                 return;
             }
-            core.saw(&request.session);
+            core.learn_frontend(&request.session);
             let notify = request.id.is_none();
             let route = Some(Arc::clone(&request.route));
             let handler = move || guarded("serve_request", || Some(node.serve_request(request)));

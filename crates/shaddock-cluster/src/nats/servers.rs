@@ -47,15 +47,15 @@ pub(super) fn not_there(core: &Core, server: &ServerId) {
     }
 }
 
-/// A server has announced that it leaves or is gone. `told` is its entry in the list, if it named it.
-pub(super) fn goodbye(core: &Core, server: &ServerId, told: Option<Arc<ServerInfo>>, gone: bool) {
+/// A server has announced that it leaves or is gone. `entry` is its entry in the list, if it named it.
+pub(super) fn goodbye(core: &Core, server: &ServerId, entry: Option<Arc<ServerInfo>>, gone: bool) {
     let listed = core.members.server(server.as_str());
     let now = clock::now();
     let mut table = core.departing.lock();
-    let is_told = told.as_ref().is_some_and(|info| info.frontend);
-    let news = table.goodbye(server, listed, told, gone, now);
+    let is_frontend = entry.as_ref().is_some_and(|info| info.frontend);
+    let news = table.goodbye(server, listed, entry, gone, now);
     drop(table);
-    if is_told {
+    if is_frontend {
         // As one that joins: it has promised nothing.
         core.directory.end_leases();
     }

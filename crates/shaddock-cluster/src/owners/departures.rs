@@ -185,13 +185,13 @@ impl Departures {
         news
     }
 
-    /// A server says goodbye; `listed` is its entry in the list, if it is still there, and `told` is the entry in its goodbye, if it has one: for a
+    /// A server says goodbye; `listed` is its entry in the list, if it is still there, and `entry` is the one in its goodbye, if it has one: for a
     /// server that had left the list before this one joined. It serves its pending requests until it announces that it is gone.
     pub(crate) fn goodbye(
         &mut self,
         server: &ServerId,
         listed: Option<Arc<ServerInfo>>,
-        told: Option<Arc<ServerInfo>>,
+        entry: Option<Arc<ServerInfo>>,
         gone: bool,
         now: Moment,
     ) -> Vec<News> {
@@ -208,7 +208,7 @@ impl Departures {
             let gone = || gone.find(|info| info.id == *server).cloned();
             self.serving(server).or_else(gone)
         };
-        if let Some(info) = listed.or_else(unlisted).or(told) {
+        if let Some(info) = listed.or_else(unlisted).or(entry) {
             self.comes_back(&info);
             let before = self.set(&info, State::Serves, now);
             if matches!(before, Some(State::Doubted(_))) {

@@ -175,7 +175,7 @@ impl World {
             if let Some(sender) = to_tell.pop() {
                 let sender: usize = sender.as_str()[5..].parse().unwrap();
                 let front = server("front", frontend);
-                self.senders[sender].came(TYPE, &Self::uid(user), &front, self.unique);
+                self.senders[sender].bound_at(TYPE, &Self::uid(user), &front, self.unique);
                 return;
             }
             let place = self.binding.swap_remove(n).place;

@@ -39,7 +39,8 @@ pub(in crate::nats) fn received(core: &Arc<Core>, message: Message, clocks: &mut
         let told = ServerId::new(op.from)
             .map(|frontend| {
                 let unique = core.directory.facts(&core.members, &op.name).unique;
-                core.directory.came(&op.name, &op.uid, &frontend, unique);
+                core.directory
+                    .bound_at(&op.name, &op.uid, &frontend, unique);
             })
             .map(|()| wire::encode(&OpAnswer::default()))
             .map_err(|e| RemoteError::new(code::BAD_REQUEST, e.to_string()));

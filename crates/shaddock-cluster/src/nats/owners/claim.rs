@@ -29,7 +29,7 @@ pub(in crate::nats) async fn claim(
     let mut outcome = StepOutcome::Nothing;
     loop {
         if core.is_fenced() {
-            wait_until_sure(core).await?;
+            wait_until_verified(core).await?;
         }
         let unavailable = |e: EtcdError| BindError::Unavailable(e.to_string());
         let own = Own {
@@ -79,20 +79,20 @@ pub(in crate::nats) async fn claim(
 }
 
 /// A bind waits until the claims of this frontend are verified, and not longer than a push would wait.
-async fn wait_until_sure(core: &Core) -> Result<(), BindError> {
-    let sure = async {
+async fn wait_until_verified(core: &Core) -> Result<(), BindError> {
+    let verified = async {
         loop {
-            let sure = core.sure.notified();
+            let verified = core.claims_verified.notified();
             if !core.is_fenced() {
                 return;
             }
             // The lease alone may be restored, which is not reported.
-            let _ = tokio::time::timeout(LOOK, sure).await;
+            let _ = tokio::time::timeout(LOOK, verified).await;
         }
     };
     let cut_off =
         |_| BindError::Unavailable("this server is disconnected from the cluster".to_owned());
-    tokio::time::timeout(core.config.push_timeout(), sure)
+    tokio::time::timeout(core.config.push_timeout(), verified)
         .await
         .map_err(cut_off)
 }

@@ -35,15 +35,15 @@ const TRIES: usize = 3;
 /// The limit of users whose claims wait to be checked because a server rejected a request.
 pub(in crate::nats) const REFUSALS: usize = 1024;
 
-/// Looks after the claims of this frontend while it cannot be sure that it owns its users, and now and then, for ever.
+/// Verifies the claims of this frontend when it may have lost users, and periodically, for ever.
 pub(in crate::nats) async fn guard(core: Arc<Core>, mut link: watch::Receiver<LinkState>) {
-    let mut sure = (core.lease.state().id, link.borrow().losses);
+    let mut verified = (core.lease.state().id, link.borrow().losses);
     let mut next_audit = Instant::now() + core.config.sync_interval;
     let mut looks_again = false;
     loop {
         tokio::select! {
-            () = core.lease.until_doubtful(sure.0) => {}
-            lost = lost_again(&mut link, sure.1) => if !lost { return },
+            () = core.lease.until_doubtful(verified.0) => {}
+            lost = lost_again(&mut link, verified.1) => if !lost { return },
             () = look_again(&core), if looks_again => {
                 looks_again = false;
                 continue;
@@ -58,12 +58,12 @@ pub(in crate::nats) async fn guard(core: Arc<Core>, mut link: watch::Receiver<Li
                 continue;
             }
         }
-        say_fenced(&core, true);
-        sure = make_sure(&core, &mut link, sure.0).await;
+        notify_fenced(&core, true);
+        verified = verify_claims(&core, &mut link, verified.0).await;
         if core.left.load(Ordering::Acquire) {
             return;
         }
-        say_fenced(&core, false);
+        notify_fenced(&core, false);
         // A frontend of an older version takes users whose owner it does not reach, until it reaches this one.
         looks_again = true;
     }
@@ -77,7 +77,7 @@ async fn lost_again(link: &mut watch::Receiver<LinkState>, losses: u64) -> bool 
 
 /// Waits until this frontend may act for its users again. Returns its lease, and how often the link was lost before.
 /// `before` is the lease on which the claims hung.
-async fn make_sure(
+async fn verify_claims(
     core: &Arc<Core>,
     link: &mut watch::Receiver<LinkState>,
     before: i64,
@@ -113,7 +113,7 @@ async fn make_sure(
     (0, 0)
 }
 
-/// Checks the claims a second time, a while after this frontend became sure of them, or after it got a user from a Pitaya frontend.
+/// Checks the claims a second time, a while after they were verified, or after this frontend got a user from a Pitaya frontend.
 async fn look_again(core: &Arc<Core>) {
     sleep(LOOK_AGAIN).await;
     while let Err(error) = check_claims(core, core.lease.state(), core.users.claims()).await {
@@ -172,20 +172,20 @@ pub(in crate::nats) async fn look_after_refused(
     }
 }
 
-/// Tells the node whether this frontend may act for its users.
-pub(in crate::nats) fn say_fenced(core: &Core, fenced: bool) {
+/// Notifies the node when it changes whether this frontend may act for its users.
+pub(in crate::nats) fn notify_fenced(core: &Core, fenced: bool) {
     if fenced && core.left.load(Ordering::Acquire) {
-        // Its lease ends because it goes.
+        // Its lease ends because this server leaves.
         return;
     }
-    if core.said_fenced.swap(fenced, Ordering::AcqRel) != fenced {
+    if core.fence_notified.swap(fenced, Ordering::AcqRel) != fenced {
         if fenced {
             tracing::warn!(server = %core.info.id, "disconnected from the cluster: another frontend may own the users of this one");
         } else {
             tracing::info!(server = %core.info.id, "the claims of this frontend are verified again");
         }
         guarded("fenced", || core.node.fenced(fenced));
-        core.sure.notify_waiters();
+        core.claims_verified.notify_waiters();
     }
 }
 

@@ -298,7 +298,7 @@ impl World {
             self.ask(frontend, to, &subject, &here, &done);
             let id = self.servers[frontend].info.id.clone();
             let unique = self.kind == Kind::Unique;
-            self.servers[to].directory.came(TYPE, &uid, &id, unique);
+            self.servers[to].directory.bound_at(TYPE, &uid, &id, unique);
         }
         let _ = self.servers[frontend].users.keep(&uid, &hold, true);
         if self.kind == Kind::Before {
