@@ -516,6 +516,26 @@ async fn go_servers_are_listed_and_their_users_kicked() {
     );
 }
 
+/// A member that left has no lease any more; one that only ended keeps it for the time of a lease.
+#[test]
+fn commands_leave_the_cluster_however_they_end() {
+    let backing = Backing::start();
+    let nats = format!("nats://{}", backing.nats.address);
+    let etcd = backing.etcd.address.to_string();
+    for (command, code) in [
+        (&["servers"][..], 0),
+        (&["servers", "nobody-1"], 1),
+        (&["sessions", "--after", "nonsense"], 2),
+        (&["kick", "--sid", "nonsense"], 2),
+        (&["kick", "--uid", "nobody"], 1),
+        (&["drain", "nobody-1"], 1),
+    ] {
+        let said = shaddock(&[command, &["--nats", &nats, "--etcd", &etcd]].concat());
+        assert_eq!(said.code, Some(code), "{command:?}: {said:?}");
+        assert_eq!(backing.etcd.leases(), 0, "{command:?}");
+    }
+}
+
 #[test]
 fn a_missing_cluster_is_reported() {
     let silent = crate::free_address();
