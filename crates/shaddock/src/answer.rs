@@ -59,7 +59,7 @@ pub(crate) fn answer_client(request: &mut RequestContext, mut outcome: Outcome) 
     }
     match (request.id(), request.session().session()) {
         (Some(id), Some(session)) => {
-            app.write_answer(session, id, request.route().as_str(), &outcome);
+            Answers::of(app).write(session, id, request.route().as_str(), &outcome);
         }
         _ => {
             if outcome
@@ -91,9 +91,19 @@ fn run_after(
     }
 }
 
-impl AppHandle {
-    fn write_answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, outcome: &Outcome) {
-        let codec = self.codec();
+/// Sends the responses of an app to its clients.
+#[derive(Clone, Copy)]
+pub(crate) struct Answers<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Answers<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
+    fn write(self, session: &Arc<Session>, id: NonZeroU64, route: &str, outcome: &Outcome) {
+        let codec = self.app.codec();
         let variant = session.variant();
         let write = |outcome: &Outcome| {
             let (body, is_error) = answer(codec, variant.dialect(), outcome);
@@ -115,18 +125,18 @@ impl AppHandle {
     }
 
     /// Answers a request that never became one.
-    pub(crate) fn refuse_client(
-        &self,
+    pub(crate) fn refuse(
+        self,
         session: &Arc<Session>,
         id: NonZeroU64,
         route: Option<&Route>,
         reason: RefuseReason,
     ) {
-        self.stats().requests.add(1);
-        self.stats().errors.add(1);
+        self.app.stats().requests.add(1);
+        self.app.stats().errors.add(1);
         let route = route.map_or("", Route::as_str);
         tracing::debug!(route, sid = %session.id(), reason = reason.name(), "a request was rejected");
-        self.write_answer(
+        self.write(
             session,
             id,
             route,

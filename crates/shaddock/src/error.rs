@@ -3,13 +3,13 @@
 //! A [`HandlerError`] knows no dialect. What a client reads of it is decided where the answer is written (see [`crate::reply`]): a Pomelo
 //! client reads the body, or `{"code":500}` when there is none; a Pitaya client reads `{"code","msg","metadata"}` with the error flag set.
 
-use std::{any::Any, borrow::Cow, collections::BTreeMap, fmt};
+mod convert;
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use serde::Serialize;
 use shaddock_cluster::RemoteError;
-
-use crate::{channel::PushError, remote::RpcError, session::SessionError};
 
 /// What clients read of errors that are not for them.
 const INTERNAL_ERROR: &str = "internal error";
@@ -42,8 +42,9 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Every standard error converts into it, and so do `anyhow::Error`, `String` and `&'static str`: `?` works in handlers. Such an error has code
 /// [`codes::UNKNOWN`] and message `internal error`: its own text goes to the log and never to a client, as in Pomelo. Only errors that another server answered with
-/// ([`RpcError`], [`RemoteError`]) and refusals of the app's own hook ([`SessionError::Refused`]) keep code and text, and those of operations on
-/// sessions ([`SessionError`]) their text, as behind Pitaya's own servers. It does not implement [`std::error::Error`] itself, for
+/// ([`RpcError`](crate::remote::RpcError), [`RemoteError`]) and refusals of the app's own hook
+/// ([`SessionError::Refused`](crate::session::SessionError::Refused)) keep code and text, and those of operations on sessions
+/// ([`SessionError`](crate::session::SessionError)) their text, as behind Pitaya's own servers. It does not implement [`std::error::Error`] itself, for
 /// the same reason that `anyhow::Error` does not.
 ///
 /// ```
@@ -108,6 +109,11 @@ impl HandlerError {
     /// a broken one: `found.map(Json).ok_or_else(HandlerError::no_value)`.
     pub fn no_value() -> Self {
         Self::new(codes::UNKNOWN, "reply must not be null")
+    }
+
+    /// What a client learns of a panic of a handler or filter. The log contains more.
+    pub(crate) fn handler_failed() -> Self {
+        Self::panicked("the handler failed")
     }
 
     /// A handler or remote panicked, which has no code in Pitaya. What the panic says is for the log.
@@ -250,57 +256,6 @@ impl fmt::Display for HandlerError {
     }
 }
 
-impl<E> From<E> for HandlerError
-where
-    E: Into<Source> + 'static,
-{
-    fn from(error: E) -> Self {
-        // There can be one conversion only, so the few types that are treated otherwise are found here.
-        let mut error = Some(error);
-        let slot: &mut dyn Any = &mut error;
-        let known = if let Some(rpc) = slot.downcast_mut::<Option<RpcError>>() {
-            match rpc.take() {
-                Some(RpcError::Remote(remote)) => Some(Self::from_remote(remote)),
-                other => {
-                    *rpc = other;
-                    None
-                }
-            }
-        } else if let Some(session) = slot.downcast_mut::<Option<SessionError>>() {
-            match session.take() {
-                Some(SessionError::Refused(refused)) => Some(refused),
-                Some(SessionError::Remote(remote)) => Some(Self::from_remote(remote)),
-                // The texts are ours, and Pitaya's clients read them from Go servers too.
-                Some(error) if !matches!(error, SessionError::Encode(_)) => {
-                    Some(Self::new(codes::UNKNOWN, error.to_string()))
-                }
-                other => {
-                    *session = other;
-                    None
-                }
-            }
-        } else if let Some(push) = slot.downcast_mut::<Option<PushError>>() {
-            match push.take() {
-                Some(PushError::Cluster(remote)) => Some(Self::from_remote(remote)),
-                other => {
-                    *push = other;
-                    None
-                }
-            }
-        } else {
-            slot.downcast_mut::<Option<RemoteError>>()
-                .and_then(Option::take)
-                .map(Self::from_remote)
-        };
-        let plain = Self::new(codes::UNKNOWN, INTERNAL_ERROR);
-        match (known, error) {
-            (Some(known), _) => known,
-            (None, Some(error)) => plain.with_source(error),
-            (None, None) => plain,
-        }
-    }
-}
-
 /// What may stand in the `Err` of a handler's result: [`HandlerError`], every standard error, `anyhow::Error`, `String` and `&'static str`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a handler",
@@ -322,6 +277,7 @@ impl<E: Into<HandlerError>> IntoHandlerError for E {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::SessionError;
 
     #[test]
     fn a_standard_error_keeps_its_text_from_clients() {

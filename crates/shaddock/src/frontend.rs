@@ -9,7 +9,15 @@ use shaddock_net::{
 };
 use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, Route};
 
-use crate::{app::AppHandle, guarded::caught, handshake::Login, session::claims_of};
+use crate::{
+    answer::Answers,
+    app::AppHandle,
+    dispatch::{Dispatcher, LeftBehind},
+    guarded::caught,
+    handshake::{Login, Logins},
+    resume::{Resumes, relay::SocketSide},
+    session::claims_of,
+};
 
 /// What the handshake hook has said of the client.
 fn login_in(carried: &Carried) -> Option<&Login> {
@@ -25,11 +33,11 @@ impl Frontend for AppFrontend {
     }
 
     fn codec(&self) -> Arc<Codec> {
-        self.0.connection_codec()
+        self.0.codecs().of_connection()
     }
 
     fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
-        self.0.check_handshake(peer, request)
+        Logins::of(&self.0).check(peer, request)
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
@@ -55,17 +63,17 @@ impl Frontend for AppFrontend {
 
     fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
         match carried.downcast::<Login>() {
-            Ok(login) => self.0.log_in_at_once(session, *login),
+            Ok(login) => Logins::of(&self.0).begin(session, *login),
             Err(_) => Flow::Done,
         }
     }
 
     fn resume_terms(&self, peer: &Peer, _: &HandshakeRequest) -> Option<ResumeTerms> {
-        self.0.resume_terms(peer)
+        Resumes::of(&self.0).terms(peer)
     }
 
     fn resume_window(&self) -> Duration {
-        self.0.resume_window()
+        Resumes::of(&self.0).window()
     }
 
     fn find_resumable(
@@ -74,7 +82,7 @@ impl Frontend for AppFrontend {
         back: &ReturningClient,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        self.0.find_resumable(peer, back, dialect)
+        Resumes::of(&self.0).find(peer, back, dialect)
     }
 
     fn find_elsewhere(
@@ -85,7 +93,7 @@ impl Frontend for AppFrontend {
         carried: Option<&Carried>,
     ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
         let login = carried.and_then(login_in);
-        self.0.find_elsewhere(peer, request, user, login)
+        SocketSide::of(&self.0).find_elsewhere(peer, request, user, login)
     }
 
     fn before_resume(
@@ -96,12 +104,12 @@ impl Frontend for AppFrontend {
         carried: Option<&Carried>,
     ) -> Handled<Result<(), ResumeRefusal>> {
         let login = carried.and_then(login_in);
-        self.0.before_resume(session, peer, request, login)
+        Resumes::of(&self.0).before_resume(session, peer, request, login)
     }
 
     fn session_resumed(&self, session: &Arc<Session>, carried: Carried) {
         if let Some(login) = login_in(&carried) {
-            self.0.log_in_again(session, login);
+            Logins::of(&self.0).begin_again(session, login);
         }
     }
 
@@ -114,19 +122,18 @@ impl Frontend for AppFrontend {
     fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
         let id = message.id;
         // Code of the application is guarded where it is called. This is the last net under the framework's own.
-        caught(|| self.0.serve_client(session, message)).unwrap_or_else(|panic| {
+        caught(|| Dispatcher::of(&self.0).serve_client(session, message)).unwrap_or_else(|panic| {
             shaddock_net::quiet!(error, "the dispatcher panicked", sid = %session.id(), panic = panic.text());
             self.0.stats().panics.add(1);
             if let Some(id) = id {
-                self.0
-                    .refuse_client(session, id, None, RefuseReason::BadRoute);
+                Answers::of(&self.0).refuse(session, id, None, RefuseReason::BadRoute);
             }
             Flow::Done
         })
     }
 
     fn outlives_client(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
-        self.0.left_behind(handler)
+        LeftBehind::count(&self.0, handler)
     }
 
     fn refused(
@@ -136,6 +143,6 @@ impl Frontend for AppFrontend {
         route: Option<Route>,
         reason: RefuseReason,
     ) {
-        self.0.refuse_client(session, id, route.as_ref(), reason);
+        Answers::of(&self.0).refuse(session, id, route.as_ref(), reason);
     }
 }

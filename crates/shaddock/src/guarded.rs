@@ -16,8 +16,6 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-use crate::app::AppHandle;
-
 /// The text of a panic that was caught.
 #[derive(Debug)]
 pub(crate) struct Panic(String);
@@ -56,20 +54,6 @@ pub(crate) trait Watch {
 impl<W: Watch + ?Sized> Watch for &W {
     fn panicked(&self, panic: &Panic) {
         (**self).panicked(panic);
-    }
-}
-
-/// Part of an app that is no request: a hook, a listener.
-pub(crate) struct Part {
-    pub(crate) app: AppHandle,
-    pub(crate) name: &'static str,
-}
-
-impl Watch for Part {
-    fn panicked(&self, panic: &Panic) {
-        self.app.stats().panics.add(1);
-        let (name, panic) = (self.name, panic.text());
-        shaddock_net::quiet!(error, "code of the application panicked", name, panic);
     }
 }
 

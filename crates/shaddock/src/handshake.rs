@@ -1,29 +1,17 @@
 //! Handshakes as the application sees them: check the client, answer with data.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod logins;
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shaddock_core::{CloseReason, Session, Uid};
-use shaddock_net::{Flow, Handled, Peer, Verdict};
+use shaddock_core::{Session, Uid};
+use shaddock_net::Peer;
 use shaddock_protocol::{Dialect, HandshakeRequest, RejectCode};
 
-use crate::{
-    app::AppHandle,
-    guarded::{Part, guard},
-    handler::BoxFuture,
-    session::SessionError,
-};
-
-/// Judges clients by kind and version.
-pub(crate) type ClientCheck = Arc<dyn Fn(Option<&str>, Option<&str>) -> bool + Send + Sync>;
-/// Judges handshakes.
-pub(crate) type HandshakeHook =
-    Arc<dyn Fn(HandshakeInfo) -> BoxFuture<Result<Accept, HandshakeReject>> + Send + Sync>;
+pub(crate) use self::logins::Logins;
+use crate::app::AppHandle;
 
 /// What a client said before it has a session.
 #[derive(Debug, Clone)]
@@ -255,106 +243,4 @@ impl HandshakeReject {
             reason: reason.into(),
         }
     }
-}
-
-impl AppHandle {
-    /// The session begins as the handshake hook said. Its first message waits.
-    pub(crate) fn log_in_at_once(&self, session: &Arc<Session>, login: Login) -> Flow {
-        let Login {
-            uid,
-            settings,
-            expires_at,
-        } = login;
-        let begun = session.set_all(settings).map_err(SessionError::from);
-        let begun = begun.and_then(|()| match expires_at {
-            Some(when) => {
-                let left = when.duration_since(SystemTime::now());
-                self.expire_at(session, Some(left.unwrap_or(Duration::ZERO)))
-            }
-            None => Ok(()),
-        });
-        if let Err(error) = begun {
-            refuse(session, error);
-            return Flow::Done;
-        }
-        let Some(uid) = uid else {
-            return Flow::Done;
-        };
-        let (app, session) = (self.clone(), Arc::clone(session));
-        Flow::Later(Box::pin(async move {
-            if let Err(error) = app.bind_here(&session, uid).await {
-                refuse(&session, error);
-            }
-        }))
-    }
-
-    /// The client has come back to its session with this handshake. A later end of its token counts from now on. The settings are those of the session.
-    pub(crate) fn log_in_again(&self, session: &Arc<Session>, login: &Login) {
-        // Bound since the session was given to this client.
-        if login.is_of_another_user(session) {
-            session.close(CloseReason::kicked("the session belongs to another user"));
-        } else if let Some(when) = login.expires_at {
-            self.expire_later(session, when);
-        }
-    }
-
-    /// Judges a handshake with the app's check and hook.
-    pub(crate) fn check_handshake(
-        &self,
-        peer: &Peer,
-        request: &Arc<HandshakeRequest>,
-    ) -> Handled<Verdict> {
-        let hooks = self.hooks();
-        if let Some(check) = hooks.client_check.get() {
-            let part = Part {
-                app: self.clone(),
-                name: "client check",
-            };
-            let judged = guard(&part, || {
-                check(request.client_type.as_deref(), request.version.as_deref())
-            });
-            if !judged.unwrap_or(false) {
-                return Handled::Now(Verdict::Reject(RejectCode::OldClient));
-            }
-        }
-        let Some(hook) = hooks.handshake.get() else {
-            return Handled::Now(Verdict::Accept(None));
-        };
-        let info = HandshakeInfo::new(self, request, peer);
-        let address = peer.address;
-        let hook = Arc::clone(hook);
-        let app = self.clone();
-        Handled::Later(Box::pin(async move {
-            match app
-                .limited(
-                    "handshake hook",
-                    app.config().handshake_timeout,
-                    move || hook(info),
-                )
-                .await
-            {
-                Some(Ok(Accept { reply, login })) => match login {
-                    None => Verdict::Accept(reply),
-                    Some(login) => Verdict::AcceptWith(reply, login),
-                },
-                Some(Err(reject)) => {
-                    shaddock_net::quiet!(info, "handshake refused", %address, %reject);
-                    Verdict::Reject(reject.code)
-                }
-                None => Verdict::Reject(RejectCode::Failed),
-            }
-        }))
-    }
-}
-
-/// The session cannot be what the handshake hook wants it to be.
-fn refuse(session: &Arc<Session>, error: SessionError) {
-    shaddock_net::quiet!(info, "a client is rejected after its handshake", sid = %session.id(), %error);
-    let reason = match error {
-        SessionError::Refused(error) => CloseReason::kicked(error.message()),
-        SessionError::Bind(error) => CloseReason::kicked(error.to_string()),
-        // The client may return: the owner of the user cannot be determined now.
-        _ => CloseReason::Internal,
-    };
-    session.close(reason);
 }

@@ -28,7 +28,7 @@ use self::args::Wanted;
 pub use self::error::LaunchError;
 use crate::{
     admin::{Admin, Tokens},
-    app::{App, AppHandle, Running, Servers, StartError},
+    app::{App, AppHandle, ReloadHooks, Running, Servers, StartError},
     config::{Change, Config, ConfigError, Sources},
     logging::{self, LogHandle},
     metrics::{Latencies, LatencyFilter},
@@ -319,8 +319,8 @@ impl Launcher {
             operations.guard().set(Tokens::of(&newer.admin));
             operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
-            for app in apps.iter().filter(|app| app.has_reload_hooks()) {
-                app.runtime().block_on(app.run_reload_hooks(&shared));
+            for app in apps.iter().filter(|app| !ReloadHooks::of(app).is_empty()) {
+                app.runtime().block_on(ReloadHooks::of(app).run(&shared));
             }
             Some(newer)
         })
@@ -415,7 +415,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
 /// Applies to running servers what differs, and logs what cannot be applied.
 pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
     let changes = old.changes(new);
-    let is_heard = apps.iter().any(AppHandle::has_reload_hooks);
+    let is_heard = apps.iter().any(|app| !ReloadHooks::of(app).is_empty());
     for change in &changes {
         let (key, old, new) = (&change.key, &change.old, &change.new);
         if key.starts_with("app.") {

@@ -47,6 +47,7 @@ mod aliases;
 mod answer;
 pub mod app;
 pub mod backend;
+mod boxed;
 pub mod channel;
 pub mod config;
 mod dispatch;

@@ -15,6 +15,7 @@ use crate::{
     app::AppHandle,
     config::{Config, DrainSettings, Time},
     logging::LogHandle,
+    resume::relay::SessionSide,
     series::SeriesOfAll,
 };
 
@@ -84,6 +85,11 @@ impl Default for Operations {
 }
 
 impl Operations {
+    /// The process of a server, if a launcher manages it.
+    pub(crate) fn of(app: &AppHandle) -> Option<Self> {
+        app.get::<WeakOperations>()?.upgrade()
+    }
+
     /// A process that starts, with no servers yet.
     pub fn new() -> Self {
         Self::default()
@@ -178,7 +184,9 @@ impl Operations {
             };
         }
         let apps = self.apps();
-        let goes_on = apps.iter().any(|app| app.is_relayed_by_others(&apps));
+        let goes_on = apps
+            .iter()
+            .any(|app| SessionSide::of(app).is_relayed_by_others(&apps));
         let linger = if goes_on { chosen } else { Duration::ZERO };
         DrainPlan {
             linger,

@@ -10,7 +10,7 @@ use shaddock_cluster::Context;
 use shaddock_net::Flow;
 use tokio::task::JoinHandle;
 
-use crate::{app::Slot, handler::BoxFuture, telemetry::TraceContext};
+use crate::{app::Slot, boxed::BoxFuture, telemetry::TraceContext};
 
 /// What the caller of a call that is late already is given: it learns from the answer, and not from a call without a limit.
 const LEAST: Duration = Duration::from_millis(1);

@@ -25,6 +25,8 @@
 //! }
 //! ```
 
+mod serve;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -32,19 +34,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use shaddock_cluster::{
     Context, ForwardedSession, RemoteCall, RemoteError, RoutingTarget, ServerId, ServerInfo,
 };
-use shaddock_protocol::Route;
 use tokio::time::Instant;
 
+pub(crate) use self::serve::Remotes;
 use crate::{
-    app::AppHandle,
+    app::{AppHandle, Choice},
     error::HandlerError,
-    guarded::{Guarded, Panic, Watch, guard},
-    handler::BoxFuture,
     metrics::Calls,
     received,
-    reply::Outcome,
     session::{SessionView, Uid},
-    telemetry::Span,
+    telemetry::{Span, Spans},
 };
 
 pub use crate::received::received_value;
@@ -91,80 +90,18 @@ pub struct Rpc {
     context: Context,
 }
 
-impl AppHandle {
-    /// Starts a call of the remote `type.remote.method`. Without anything else it goes to the server that the routing of this app chooses.
-    ///
-    /// Inside a handler or remote that another server called, the call propagates the context of that request (`request.id`, trace ids,
-    /// values of the application), and waits no longer than the caller of that request waits.
-    pub fn rpc(&self, route: &str) -> Rpc {
-        Rpc {
-            app: self.clone(),
+impl Rpc {
+    pub(crate) fn of(app: &AppHandle, route: &str) -> Self {
+        Self {
+            app: app.clone(),
             route: route.into(),
             to: None,
             elsewhere: false,
             session: ForwardedSession::default(),
-            context: received::for_call(self.config().rpc_timeout),
+            context: received::for_call(app.config().rpc_timeout),
         }
     }
 
-    /// Runs a remote that another server calls.
-    pub(crate) fn serve_remote(&self, call: &RemoteCall) -> BoxFuture<Outcome> {
-        let route = Route::new(Arc::clone(&call.route));
-        let Some(entry) = route.short().and_then(|short| self.remotes().get(short)) else {
-            let error = RemoteError::remote_not_found(route.short().unwrap_or_default());
-            return Box::pin(std::future::ready(Err(HandlerError::from_remote(error))));
-        };
-        let senders = call.context.timeout();
-        // The cluster gives the call up by itself when its sender does, and answers the sender.
-        let is_senders = entry.options.timeout.is_none() && senders.is_some();
-        let own = entry.options.timeout.or(senders);
-        let limit = own.unwrap_or(self.config().rpc_timeout);
-        let app = self.clone();
-        let watch = RemoteWatch {
-            app: self.clone(),
-            route: route.clone(),
-        };
-        let made = guard(&watch, || entry.handler.to_remote(self, call));
-        let future = made.unwrap_or_else(|| Box::pin(std::future::ready(Err(failed()))));
-        let future = Guarded::new(future, watch);
-        Box::pin(async move {
-            let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
-            if limit.is_zero() {
-                return polled.await;
-            }
-            tokio::select! {
-                biased;
-                outcome = polled => outcome,
-                () = app.sleep(limit) => {
-                    app.stats().timeouts.add(1);
-                    if is_senders {
-                        return std::future::pending().await;
-                    }
-                    Err(HandlerError::too_late())
-                }
-            }
-        })
-    }
-}
-
-fn failed() -> HandlerError {
-    HandlerError::panicked("the remote failed")
-}
-
-struct RemoteWatch {
-    app: AppHandle,
-    route: Route,
-}
-
-impl Watch for RemoteWatch {
-    fn panicked(&self, panic: &Panic) {
-        self.app.stats().panics.add(1);
-        let (route, panic) = (self.route.as_str(), panic.text());
-        shaddock_net::quiet!(error, "a remote panicked", route, panic);
-    }
-}
-
-impl Rpc {
     /// Calls this server. It must be of the route's type.
     pub fn to(mut self, server_id: impl Into<String>) -> Self {
         self.to = Some(server_id.into());
@@ -315,9 +252,14 @@ impl Rpc {
             Some(chooser) => {
                 let limit = self.context.timeout().unwrap_or_default();
                 let session = SessionView::of_forwarded(&self.app, self.session.clone());
-                let message = (session, Arc::clone(&self.route), body.clone());
+                let choice = Choice {
+                    app: &self.app,
+                    chooser,
+                    server_type,
+                    limit,
+                };
                 let began = Instant::now();
-                let chosen = self.app.choose(chooser, server_type, message, limit);
+                let chosen = choice.make(session, Arc::clone(&self.route), body.clone());
                 // Apart, so that calls without such a function are as small as before.
                 let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
                 if !limit.is_zero() {
@@ -342,7 +284,7 @@ impl Rpc {
     /// The call of this server, and the span that it is in.
     fn request(&self, server: &ServerInfo, body: Bytes) -> (Option<Box<Span>>, RemoteCall) {
         let mut context = self.context.clone();
-        let span = self.app.span_of_call(&self.route, server);
+        let span = Spans::of(&self.app).map(|spans| Box::new(spans.of_call(&self.route, server)));
         if let Some(span) = &span {
             span.context().write(&mut context);
         }

@@ -9,10 +9,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{
-    error::{HandlerError, IntoHandlerError},
-    extract::Json,
-};
+use crate::error::{HandlerError, IntoHandlerError};
 
 /// The answer to a request: JSON text, perhaps empty (which clients read as `{}`).
 #[derive(Debug, Clone, Default)]
@@ -111,7 +108,7 @@ impl From<Bytes> for Reply {
 
 /// What a handler may return.
 ///
-/// Implemented for [`Json`], `()`, strings, [`serde_json::Value`], [`Reply`], `Option<T>` (`None` is an empty reply) and `Result<T, E>`.
+/// Implemented for [`Json`](crate::extract::Json), `()`, strings, [`serde_json::Value`], [`Reply`], `Option<T>` (`None` is an empty reply) and `Result<T, E>`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the answer of a handler",
     label = "this is what the handler returns",
@@ -141,12 +138,6 @@ impl IntoReply for () {
 
     fn into_reply(self) -> Outcome {
         Ok(Reply::empty())
-    }
-}
-
-impl<T: Serialize> IntoReply for Json<T> {
-    fn into_reply(self) -> Outcome {
-        Reply::json(&self.0)
     }
 }
 
@@ -192,6 +183,7 @@ impl<T: IntoReply, E: IntoHandlerError> IntoReply for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extract::Json;
 
     fn text(reply: impl IntoReply) -> String {
         String::from_utf8(reply.into_reply().unwrap().as_slice().to_vec()).unwrap()

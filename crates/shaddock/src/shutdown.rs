@@ -18,9 +18,10 @@ use shaddock_core::{CloseReason, Session, SessionService};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    app::{AppHandle, Running},
+    app::{AppHandle, Running, Stopping},
     config::DrainSettings,
     operations::{Operations, Phase, drain_deadline},
+    resume::relay::SessionSide,
 };
 
 /// Time between looks at sessions that wait for an answer.
@@ -139,7 +140,7 @@ pub async fn drain(running: Running, settings: &DrainSettings, operations: &Oper
 async fn close_doors(apps: &[AppHandle]) {
     for app in apps.iter().filter(|app| app.is_frontend()) {
         app.stop_accepting();
-        app.withdraw().await;
+        Stopping::of(app).withdraw().await;
     }
 }
 
@@ -148,7 +149,8 @@ fn staying(apps: &[AppHandle], linger: Duration) -> Vec<&AppHandle> {
     if linger.is_zero() {
         return Vec::new();
     }
-    let stays = |app: &&AppHandle| app.is_frontend() && app.is_relayed_by_others(apps);
+    let stays =
+        |app: &&AppHandle| app.is_frontend() && SessionSide::of(app).is_relayed_by_others(apps);
     let staying: Vec<_> = apps.iter().filter(stays).collect();
     for app in &staying {
         app.open_no_session();

@@ -41,6 +41,7 @@ mod commands;
 mod console;
 mod error;
 mod guard;
+mod hook;
 mod jobs;
 mod look;
 mod once;
@@ -60,7 +61,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 
-pub(crate) use self::own::AdminHooks;
+pub(crate) use self::hook::AdminHooks;
 use self::{audit::Audit, commands::Api, guard::guard};
 pub use self::{
     commands::{
@@ -68,8 +69,8 @@ pub use self::{
         KickCommand, PushCommand, SetCommand, To, TopicCommand,
     },
     error::{ErrorBody, ErrorInfo},
+    hook::AdminRequest,
     jobs::JobStatus,
-    own::AdminRequest,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
         SessionQuery, Stats,

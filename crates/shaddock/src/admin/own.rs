@@ -9,57 +9,20 @@ use axum::{
     http::{Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
     audit::Line,
     error::{ApiError, ErrorBody, ErrorInfo},
+    hook::{AdminHook, AdminRequest},
     trail::Trail,
 };
 use crate::{
-    app::{App, AppHandle},
+    app::{App, AppHandle, Part},
     error::{HandlerError, codes},
-    handler::BoxFuture,
     operations::Operations,
-    reply::{IntoReply, Outcome},
+    reply::IntoReply,
 };
-
-/// A function of an app that serves an admin route.
-pub(crate) type AdminHook =
-    Arc<dyn Fn(AppHandle, AdminRequest) -> BoxFuture<Outcome> + Send + Sync>;
-
-/// The admin routes of an app, by path.
-pub(crate) type AdminHooks = BTreeMap<String, AdminHook>;
-
-/// An operator's request to a route of [`App::admin_route`](crate::App::admin_route).
-#[derive(Debug, Clone)]
-pub struct AdminRequest {
-    is_post: bool,
-    query: BTreeMap<String, String>,
-    body: Bytes,
-}
-
-impl AdminRequest {
-    /// Whether the request may change something: it is a `POST`. A `GET` only reads.
-    pub const fn is_post(&self) -> bool {
-        self.is_post
-    }
-
-    /// A parameter of the query: `"7"` for `level` in `?level=7`.
-    pub fn query(&self, name: &str) -> Option<&str> {
-        self.query.get(name).map(String::as_str)
-    }
-
-    /// Deserializes the body of a `POST`, which is JSON.
-    ///
-    /// # Errors
-    /// The body does not fit the type: the operator receives 400.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| HandlerError::bad_request(format!("the body: {error}")))
-    }
-}
 
 impl App {
     /// Registers a route for operators, `/api/app/{server}/{path}` of the admin server, behind its token and its protection against web
@@ -170,8 +133,8 @@ pub(super) async fn serve(
 async fn answer(app: &AppHandle, hook: AdminHook, request: AdminRequest) -> Response {
     let (one, name) = (app.clone(), "an admin route");
     // The admin server closes the connection after `admin.idle_timeout`.
-    let answered = app
-        .limited(name, Duration::ZERO, move || hook(one, request))
+    let answered = Part::of(app, name)
+        .run(Duration::ZERO, move || hook(one, request))
         .await;
     match answered {
         Some(Ok(reply)) if reply.as_slice().is_empty() => StatusCode::NO_CONTENT.into_response(),

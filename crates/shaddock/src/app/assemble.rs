@@ -1,6 +1,6 @@
 //! Builds a running app from an [`App`].
 
-use std::sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool};
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use shaddock_core::{
     ChannelConfig, ChannelService, ConnectionStats, FrontendId, SessionConfig, SessionService,
@@ -9,7 +9,7 @@ use shaddock_net::ListenConfig;
 use tokio::runtime::Handle;
 
 use super::{
-    App, AppConfig, AppHandle, AppInner, ErasedComponent, StartError, Tasks,
+    App, AppConfig, AppHandle, AppInner, Codecs, ErasedComponent, Listeners, StartError, Tasks,
     check::{announce_routes, codec_of},
     context::Shared,
     info::sid_allocator,
@@ -19,7 +19,7 @@ use crate::{
     history::History,
     metrics::Metrics,
     operators,
-    resume::{ResumePolicy, Returns, relay::Relays},
+    resume::{Relays, ResumePolicy, Returns},
     session::{Expiries, FrontendEvents},
     stats::AppStats,
     telemetry::Telemetry,
@@ -37,7 +37,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         .get::<AppConfig>()
         .map(Arc::unwrap_or_clone)
         .unwrap_or_default();
-    let codec = Arc::new(codec_of(&app, routes)?);
+    let codecs = Codecs::new(codec_of(&app, routes)?);
     let (mut sessions, mut connections) = (None, None);
     if let (true, Ok(id)) = (app.is_frontend(), FrontendId::new(app.id())) {
         let policy = app
@@ -74,7 +74,9 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
     let runtime = Handle::current();
     let telemetry = app.values.get::<Telemetry>();
     let tracer = telemetry.map(|telemetry| telemetry.begin(&runtime));
+    let tasks = Tasks::new(runtime.clone(), config.max_tasks);
     let inner = AppInner {
+        expiries: Expiries::new(sessions.clone(), tasks.clone()),
         channels: ChannelService::new(app.id(), channels),
         life,
         watchers: crate::channel::Watchers::default(),
@@ -84,7 +86,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         info: Arc::new(app.info),
         values: Shared::new(app.values),
         requests: Tasks::new(runtime.clone(), config.max_concurrent),
-        tasks: Tasks::new(runtime.clone(), config.max_tasks),
+        tasks,
         events: Tasks::new(runtime, MOST_EVENTS),
         history: History::new(config.kept_events),
         config,
@@ -95,15 +97,13 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         hooks: app.hooks,
         backends: app.backends,
         stats: AppStats::default(),
-        connection_codec: RwLock::new(Arc::clone(&codec)),
-        codec,
+        codecs,
         sessions,
         connections,
         scheduler: Scheduler::new(pushes),
         membership: OnceLock::new(),
-        listeners: Mutex::default(),
+        listeners: Listeners::default(),
         draining: AtomicBool::new(false),
-        expiries: Expiries::default(),
         metrics: Metrics::default(),
         resume,
         returns: Returns::default(),

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use shaddock_protocol::{Codec, CodecConfig, Dictionary, MAX_BODY};
 
-use super::{App, AppConfig, DictionaryConfig, StartError, requirements::Requirements};
+use super::{
+    App, AppConfig, DictionaryConfig, StartError, info::MOST_METADATA, requirements::Requirements,
+};
 use crate::handler::HandlerTable;
-
-/// The most bytes of a server's metadata.
-pub(super) const MOST_METADATA: usize = 64 * 1024;
 
 /// Checks that the app has everything that its handlers and remotes require.
 pub(super) fn check(app: &App) -> Result<(), StartError> {

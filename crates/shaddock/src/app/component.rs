@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use super::AppHandle;
-use crate::handler::BoxFuture;
+use crate::boxed::BoxFuture;
 
 /// Any error, for callers that only report it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

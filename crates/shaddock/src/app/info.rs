@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// The most bytes of a server's metadata.
+pub(super) const MOST_METADATA: usize = 64 * 1024;
+
 use shaddock_core::SidAllocator;
 
 /// 2024-01-01T00:00:00Z in seconds since 1970.

@@ -10,18 +10,21 @@ use shaddock_cluster::{
 use shaddock_core::CloseReason;
 use shaddock_protocol::Route;
 
-use super::{AppHandle, AppInner};
+use super::{AppHandle, AppInner, Part};
 use crate::{
     answer::for_other_server,
+    channel::{Audiences, Deliveries, OwnChannels, Watching, kept_room},
+    dispatch::Dispatcher,
     error::{HandlerError, codes},
-    guarded::{Part, guard},
-    handler::failed,
-    operations::WeakOperations,
+    guarded::guard,
+    operations::Operations,
+    operators::Operator,
     received,
+    remote::Remotes,
     reply::Outcome,
     request::RequestContext,
-    session::SessionView,
-    telemetry::TraceContext,
+    session::{ClusterEvents, SessionOps, SessionView},
+    telemetry::{Spans, TraceContext},
 };
 
 /// The app as other servers use it. It must not keep the app alive, because the app holds its membership in the cluster.
@@ -41,7 +44,7 @@ fn gone() -> RemoteError {
     RemoteError::server_not_found()
 }
 
-fn answer(app: AppHandle, outcome: Outcome) -> Result<Bytes, RemoteError> {
+fn answer(app: &AppHandle, outcome: Outcome) -> Result<Bytes, RemoteError> {
     match outcome {
         Ok(reply) => Ok(reply.into_bytes()),
         Err(error) => Err(to_remote(app, error)),
@@ -49,12 +52,10 @@ fn answer(app: AppHandle, outcome: Outcome) -> Result<Bytes, RemoteError> {
 }
 
 /// The source of the error belongs to the application: it is logged and dropped here.
-fn to_remote(app: AppHandle, error: HandlerError) -> RemoteError {
-    let part = Part {
-        app,
-        name: "an error's source",
-    };
-    guard(&part, || error.into_remote()).unwrap_or_else(|| failed().into_remote())
+fn to_remote(app: &AppHandle, error: HandlerError) -> RemoteError {
+    let part = Part::of(app, "an error's source");
+    guard(&part, || error.into_remote())
+        .unwrap_or_else(|| HandlerError::handler_failed().into_remote())
 }
 
 /// The error of a Pitaya server when a handler or remote is too slow, which its callers expect.
@@ -91,14 +92,14 @@ impl Node for AppNode {
             context.set_sender_waits(timeout);
         }
         let mut passed = request.context;
-        if let Some(tracer) = app.tracer() {
+        if let Some(spans) = Spans::of(&app) {
             let parent = TraceContext::read(&passed);
-            let span = app.span_of_request(tracer, &context, parent.as_ref());
+            let span = spans.of_request(&context, parent.as_ref());
             span.context().write(&mut passed);
             context.insert(span);
         }
         received::serve(passed, || {
-            let future = app.serve_forwarded(context, wants_value);
+            let future = Dispatcher::of(&app).serve_forwarded(context, wants_value);
             async move {
                 match future.await {
                     Ok(reply) if wants_value && !reply.has_value() => {
@@ -106,8 +107,8 @@ impl Node for AppNode {
                     }
                     Ok(reply) => Ok(for_other_server(reply)),
                     // A shaddock frontend passes the code on to its client.
-                    Err(error) if !wants_value => Err(to_remote(app, error)),
-                    Err(error) => Err(to_remote(app, in_pitayas_words(error))),
+                    Err(error) if !wants_value => Err(to_remote(&app, error)),
+                    Err(error) => Err(to_remote(&app, in_pitayas_words(error))),
                 }
             }
         })
@@ -120,19 +121,19 @@ impl Node for AppNode {
         let Some(app) = self.app() else {
             return Box::pin(std::future::ready(Err(gone())));
         };
-        if AppHandle::is_for_operators(&call) {
-            return app.serve_operator(&call);
+        if Operator::is_addressed(&call) {
+            return Operator::of(&app).serve(&call);
         }
         let mut passed = call.context.clone();
-        let span = app.tracer().and_then(|_| {
-            let span = app.span_of_remote(&call.route, TraceContext::read(&passed).as_ref())?;
+        let span = Spans::of(&app).map(|spans| {
+            let span = spans.of_remote(&call.route, TraceContext::read(&passed).as_ref());
             span.context().write(&mut passed);
-            Some(span)
+            Box::new(span)
         });
         received::serve(passed, || {
-            let future = app.serve_remote(&call);
+            let future = Remotes::of(&app).serve(&call);
             async move {
-                let answer = answer(app, future.await.map_err(in_pitayas_words));
+                let answer = answer(&app, future.await.map_err(in_pitayas_words));
                 if let (Some(span), Err(error)) = (&span, &answer) {
                     span.failed(error.code(), error.message());
                 }
@@ -147,7 +148,7 @@ impl Node for AppNode {
         op: SessionOp,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
         match self.app() {
-            Some(app) => app.serve_session_op(op),
+            Some(app) => SessionOps::of(&app).serve(op),
             None => Box::pin(std::future::ready(Err(gone()))),
         }
     }
@@ -159,14 +160,14 @@ impl Node for AppNode {
 
     fn kept_room(&self, sessions: Vec<RawSid>) -> BoxFuture<'static, ()> {
         match self.app() {
-            Some(app) => Box::pin(app.kept_room(sessions)),
+            Some(app) => Box::pin(kept_room(app.session_service().cloned(), sessions)),
             None => Box::pin(std::future::ready(())),
         }
     }
 
     fn deliver(&self, delivery: Delivery) -> Delivered {
         self.app()
-            .map(|app| app.deliver_here(delivery))
+            .map(|app| Deliveries::of(&app).deliver(delivery))
             .unwrap_or_default()
     }
 
@@ -194,9 +195,7 @@ impl Node for AppNode {
             }
         }
         // Ends the process, if a `Launcher` started it.
-        if let Some(process) = app.get::<WeakOperations>()
-            && let Some(operations) = process.upgrade()
-        {
+        if let Some(operations) = Operations::of(&app) {
             operations.request_end(error.to_string());
         }
     }
@@ -208,29 +207,29 @@ impl Node for AppNode {
             // A server that has said goodbye still has its clients; their sessions leave channels one by one when they close.
             MemberChange::Left(info) => {
                 if info.frontend && !app.is_departing(&info.id) {
-                    app.forget_frontend(&info.id);
-                    app.unwatch_frontend(&info.id);
+                    OwnChannels::of(&app).forget_frontend(&info.id);
+                    Watching::of(&app).unwatch_frontend(&info.id);
                 }
-                app.forget_owner(&info);
+                Audiences::of(&app).forget_owner(&info);
             }
             MemberChange::Joined(info) if info.frontend => {
-                app.watch_frontend(&info.id);
-                app.settle_restored();
+                Watching::of(&app).watch_frontend(&info.id);
+                OwnChannels::of(&app).settle_restored();
             }
-            MemberChange::Returned(info) => app.remember_frontend(&info.id),
+            MemberChange::Returned(info) => OwnChannels::of(&app).remember_frontend(&info.id),
             _ => {}
         }
     }
 
     fn session_event(&self, frontend_type: &Arc<str>, event: SessionEvent) {
         if let Some(app) = self.app() {
-            app.cluster_event(frontend_type, event);
+            ClusterEvents::of(&app).event(frontend_type, event);
         }
     }
 
     fn member_notice(&self, notice: MemberNotice) {
         if let Some(app) = self.app() {
-            app.member_notice(notice);
+            Watching::of(&app).notice(notice);
         }
     }
 }

@@ -8,12 +8,18 @@
 
 mod assemble;
 mod check;
+mod chooser;
+mod codecs;
 mod component;
 mod config;
 mod context;
+mod facade;
 mod handle;
+mod hooks;
 mod info;
 mod join;
+mod listeners;
+mod part;
 mod place;
 mod refusals;
 mod reload;
@@ -24,6 +30,7 @@ mod servers;
 mod single;
 mod start_error;
 mod tasks;
+mod timer;
 
 use std::{
     future::Future,
@@ -36,39 +43,44 @@ use std::{
 use shaddock_cluster::{Interest, Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
-pub(crate) use self::{
-    component::ErasedComponent,
-    context::TypeMap,
-    handle::AppInner,
-    reload::ReloadHook,
-    routing::{Chooser, Choosers},
-    single::Single,
-    tasks::{Slot, Tasks, until},
-};
+use self::hooks::{BindHook, HandshakeHook, ResumeHook};
+pub(crate) use self::running::Stopping;
 pub use self::{
+    chooser::RoutingRequest,
     component::{BoxError, Component},
     config::{AppConfig, DictionaryConfig},
     handle::AppHandle,
-    routing::RoutingRequest,
     running::Running,
     servers::Servers,
     start_error::StartError,
     tasks::{SpawnError, Task},
 };
+pub(crate) use self::{
+    chooser::{Chooser, Choosers},
+    codecs::Codecs,
+    component::ErasedComponent,
+    context::TypeMap,
+    handle::AppInner,
+    hooks::Hooks,
+    listeners::Listeners,
+    part::Part,
+    reload::ReloadHooks,
+    routing::Choice,
+    single::Single,
+    start_error::start_task,
+    tasks::{Slot, Tasks, until},
+    timer::{Timer, Work},
+};
 use crate::{
-    admin::AdminHooks,
     backend::Backends,
-    channel::{MemberEvent, MemberHooks},
+    boxed::BoxFuture,
+    channel::MemberEvent,
     error::IntoHandlerError,
     filter::{AsyncFilter, ErrorHandler, Filter, Filters, Waiter},
-    handler::{BoxFuture, Handler, HandlerTable, RemoteEntry, RouteEntry},
-    handshake::{ClientCheck, HandshakeHook, HandshakeInfo, HandshakeReject, IntoAccept},
+    handler::{Handler, HandlerTable, RemoteEntry, RouteEntry, Typed},
+    handshake::{HandshakeInfo, HandshakeReject, IntoAccept},
     operators::OPERATE,
-    resume::ResumeHook,
-    session::{
-        BindHook, ClusterEventHooks, ClusterSessionEvent, EventHook, EventHooks, EventKind,
-        FrontendSession, SessionEvent, Uid,
-    },
+    session::{ClusterSessionEvent, EventHook, EventKind, FrontendSession, SessionEvent, Uid},
 };
 
 /// The configuration of one server. Pomelo's `app`, before `app.start()`.
@@ -96,35 +108,6 @@ pub struct App {
     pub(crate) components: Vec<Arc<dyn ErasedComponent>>,
     pub(crate) hooks: Hooks,
     pub(crate) backends: Backends,
-}
-
-/// The work of a timer.
-pub(crate) type Work = Arc<dyn Fn(AppHandle) -> BoxFuture<()> + Send + Sync>;
-
-/// Work that is repeated.
-#[derive(Clone)]
-pub(crate) struct Timer {
-    pub(crate) name: &'static str,
-    pub(crate) period: Duration,
-    pub(crate) work: Work,
-}
-
-/// The hooks of the application.
-#[derive(Default)]
-pub(crate) struct Hooks {
-    pub(crate) client_check: Single<ClientCheck>,
-    pub(crate) handshake: Single<HandshakeHook>,
-    pub(crate) before_bind: Single<BindHook>,
-    pub(crate) before_resume: Single<ResumeHook>,
-    pub(crate) events: EventHooks,
-    pub(crate) members: MemberHooks,
-    pub(crate) cluster_events: ClusterEventHooks,
-    pub(crate) timers: Vec<Timer>,
-    pub(crate) admin_routes: AdminHooks,
-    pub(crate) reloads: Vec<ReloadHook>,
-    pub(crate) choosers: Choosers,
-    /// Requests of sessions without a user are rejected, except for these routes.
-    pub(crate) users_only: Option<Vec<String>>,
 }
 
 impl App {
@@ -237,7 +220,7 @@ impl App {
         T: 'static,
     {
         let short = self.own_route(route);
-        self.handlers.insert(short, handler, Location::caller())
+        Typed::add_to(&mut self.handlers, short, handler, Location::caller())
     }
 
     /// Registers a remote, which other servers call as `type.remote.method`. See [`crate::remote`].
@@ -255,9 +238,7 @@ impl App {
             short != OPERATE,
             "the remote `{OPERATE}` is answered by the framework"
         );
-        self.remotes
-            .insert(short, remote, Location::caller())
-            .into_remote()
+        Typed::add_to(&mut self.remotes, short, remote, Location::caller()).into_remote()
     }
 
     #[track_caller]

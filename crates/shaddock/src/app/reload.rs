@@ -2,11 +2,8 @@
 
 use std::{future::Future, sync::Arc};
 
-use super::{App, AppHandle};
-use crate::{config::Config, handler::BoxFuture};
-
-/// A hook that runs after the configuration was reloaded.
-pub(crate) type ReloadHook = Arc<dyn Fn(AppHandle, Arc<Config>) -> BoxFuture<()> + Send + Sync>;
+use super::{App, AppHandle, Part, hooks::ReloadHook};
+use crate::config::Config;
 
 impl App {
     /// Changes a value of the context, such as configuration that was read from a file; fields that are not changed keep their values. If
@@ -62,20 +59,27 @@ impl App {
     }
 }
 
-impl AppHandle {
-    /// Whether the application has a reload hook.
-    pub(crate) fn has_reload_hooks(&self) -> bool {
-        !self.hooks().reloads.is_empty()
+/// The reload hooks of a running app.
+pub(crate) struct ReloadHooks<'a>(&'a AppHandle);
+
+impl<'a> ReloadHooks<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self(app)
     }
 
-    /// Runs the reload hooks. Completes when all hooks have completed or timed out.
-    pub(crate) async fn run_reload_hooks(&self, config: &Arc<Config>) {
-        for hook in &self.hooks().reloads {
-            let (app, hook, config) = (self.clone(), Arc::clone(hook), Arc::clone(config));
-            let limit = self.config().event_timeout;
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.hooks().reloads.is_empty()
+    }
+
+    /// Runs the hooks. Completes when all hooks have completed or timed out.
+    pub(crate) async fn run(&self, config: &Arc<Config>) {
+        for hook in &self.0.hooks().reloads {
+            let (app, hook, config) = (self.0.clone(), Arc::clone(hook), Arc::clone(config));
+            let limit = app.config().event_timeout;
             // A panic or a timeout was logged.
-            let _ = self
-                .limited("reload", limit, move || hook(app, config))
+            let _ = Part::of(self.0, "reload")
+                .run(limit, move || hook(app, config))
                 .await;
         }
     }

@@ -1,63 +1,17 @@
 //! Asynchronous choice of the server for a message by the application. Synchronous functions are part of the [cluster
 //! crate](shaddock_cluster::Strategy).
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shaddock_cluster::{RemoteError, ServerInfo, Strategy};
 
-use super::{App, AppHandle};
+use super::{App, AppHandle, Chooser, Part, RoutingRequest};
 use crate::{
     error::HandlerError,
-    guarded::{Guarded, Part, guard},
-    handler::{BoxFuture, failed},
+    guarded::{Guarded, guard},
     session::SessionView,
 };
-
-/// A message of a client, or a call, for which [`App::balance_async`] chooses a server.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct RoutingRequest {
-    /// The session that sent it. For a call without [`by_session`](crate::remote::Rpc::by_session), it has no sid, and only the user of
-    /// [`by_uid`](crate::remote::Rpc::by_uid).
-    pub session: SessionView,
-    /// The full route.
-    pub route: Arc<str>,
-    /// The body, or the argument of the call.
-    pub body: Bytes,
-    /// The servers of the type, sorted by id and never empty. Suspected servers are left out while there are others.
-    pub servers: Arc<[Arc<ServerInfo>]>,
-}
-
-impl RoutingRequest {
-    /// Returns the server with this id, if it is one of them.
-    pub fn server(&self, id: &str) -> Option<Arc<ServerInfo>> {
-        let mut all = self.servers.iter();
-        all.find(|server| server.id.as_str() == id).cloned()
-    }
-}
-
-/// A function that chooses a server.
-pub(crate) type Chooser = Arc<
-    dyn Fn(AppHandle, RoutingRequest) -> BoxFuture<Result<Option<Arc<ServerInfo>>, HandlerError>>
-        + Send
-        + Sync,
->;
-
-/// The functions of the application, by server type.
-#[derive(Default)]
-pub(crate) struct Choosers(BTreeMap<String, Chooser>);
-
-impl Choosers {
-    /// The function for a type. Most applications have none, which costs one comparison.
-    #[inline]
-    pub(crate) fn of(&self, server_type: &str) -> Option<&Chooser> {
-        if self.0.is_empty() {
-            return None;
-        }
-        self.0.get(server_type)
-    }
-}
 
 impl App {
     /// As [`balance`](Self::balance), with an asynchronous function that receives the app, for example for a directory that knows the
@@ -96,17 +50,31 @@ impl App {
     }
 }
 
-impl AppHandle {
-    /// Calls the application's function for the type, for at most `limit` (zero: no limit).
-    pub(crate) async fn choose(
-        &self,
-        chooser: &Chooser,
-        server_type: &str,
-        (session, route, body): (SessionView, Arc<str>, Bytes),
-        limit: Duration,
+/// A choice by a function of the application.
+pub(crate) struct Choice<'a> {
+    pub(crate) app: &'a AppHandle,
+    pub(crate) chooser: &'a Chooser,
+    pub(crate) server_type: &'a str,
+    /// The longest time that the function may take; zero: no limit.
+    pub(crate) limit: Duration,
+}
+
+impl Choice<'_> {
+    /// Calls the function for a message.
+    pub(crate) async fn make(
+        self,
+        session: SessionView,
+        route: Arc<str>,
+        body: Bytes,
     ) -> Result<Arc<ServerInfo>, HandlerError> {
+        let Self {
+            app,
+            chooser,
+            server_type,
+            limit,
+        } = self;
         let no_server = || HandlerError::from_remote(RemoteError::no_server());
-        let members = self
+        let members = app
             .membership()
             .map_err(HandlerError::from_remote)?
             .members();
@@ -119,11 +87,9 @@ impl AppHandle {
         if request.servers.is_empty() {
             return Err(no_server());
         }
-        let part = Part {
-            app: self.clone(),
-            name: "async_route_fn",
-        };
-        let begun = guard(&part, || chooser(self.clone(), request)).ok_or_else(failed)?;
+        let part = Part::of(app, "async_route_fn");
+        let begun = guard(&part, || chooser(app.clone(), request))
+            .ok_or_else(HandlerError::handler_failed)?;
         let polled = Guarded::new(begun, part);
         let chosen = if limit.is_zero() {
             polled.await
@@ -131,14 +97,14 @@ impl AppHandle {
             tokio::select! {
                 biased;
                 chosen = polled => chosen,
-                () = self.sleep(limit) => {
-                    self.stats().timeouts.add(1);
+                () = app.sleep(limit) => {
+                    app.stats().timeouts.add(1);
                     shaddock_net::quiet!(warn, "a server was not chosen in time", server_type, ?limit);
                     return Err(HandlerError::too_late());
                 }
             }
         };
-        let chosen = chosen.unwrap_or_else(|| Err(failed()))?;
+        let chosen = chosen.unwrap_or_else(|| Err(HandlerError::handler_failed()))?;
         // The server may have left the list meanwhile.
         let listed = chosen.and_then(|server| members.server(server.id.as_str()));
         listed

@@ -1,12 +1,7 @@
 //! Running servers, and their shutdown.
 
 use std::{
-    fmt::Write as _,
-    future::Future,
-    io::Write as _,
-    net::SocketAddr,
-    sync::{Arc, PoisonError, atomic::Ordering},
-    time::Duration,
+    fmt::Write as _, future::Future, io::Write as _, net::SocketAddr, sync::Arc, time::Duration,
 };
 
 use shaddock_core::CloseReason;
@@ -124,19 +119,20 @@ impl Running {
             self.apps.iter().partition(|app| app.is_frontend());
         for app in &frontends {
             app.stop_accepting();
-            app.withdraw().await;
+            Stopping::of(app).withdraw().await;
         }
         for app in &frontends {
-            app.close_clients().await;
+            Stopping::of(app).close_clients().await;
         }
         for app in &frontends {
-            app.finish_work().await;
+            Stopping::of(app).finish_work().await;
         }
         for app in &backends {
-            app.withdraw().await;
+            Stopping::of(app).withdraw().await;
         }
         for app in &backends {
-            app.finish_serving(limit.unwrap_or(app.config().stop_timeout))
+            Stopping::of(app)
+                .finish_serving(limit.unwrap_or(app.config().stop_timeout))
                 .await;
         }
         for app in &backends {
@@ -144,7 +140,7 @@ impl Running {
                 // Before the components stop, because handlers may need them.
                 within(app, "answer what was asked", membership.finish()).await;
             }
-            app.finish_work().await;
+            Stopping::of(app).finish_work().await;
         }
         for one in self.components.iter().rev().filter(|one| one.is_up) {
             within(
@@ -169,7 +165,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         for app in &self.apps {
             // A listener holds its app.
-            drop(app.take_listeners());
+            drop(app.listeners().take());
         }
     }
 }
@@ -182,17 +178,27 @@ impl std::fmt::Debug for Running {
     }
 }
 
-impl AppHandle {
+/// The steps of the shutdown of an app.
+#[derive(Clone, Copy)]
+pub(crate) struct Stopping<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Stopping<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
     /// Other servers no longer choose this one.
-    pub(crate) async fn withdraw(&self) {
-        if let Ok(membership) = self.membership() {
-            within(self, "withdraw from the cluster", membership.withdraw()).await;
+    pub(crate) async fn withdraw(self) {
+        if let Ok(membership) = self.app.membership() {
+            within(self.app, "withdraw from the cluster", membership.withdraw()).await;
         }
     }
 
     /// Waits for requests of other servers. Operators can still query the progress.
-    async fn finish_serving(&self, limit: Duration) {
-        let Ok(membership) = self.membership() else {
+    async fn finish_serving(self, limit: Duration) {
+        let Ok(membership) = self.app.membership() else {
             return;
         };
         let idle = async {
@@ -203,7 +209,7 @@ impl AppHandle {
         if tokio::time::timeout(limit, idle).await.is_err() {
             let left = membership.status().serving;
             tracing::warn!(
-                app = self.id(),
+                app = self.app.id(),
                 left,
                 "requests of other servers did not end"
             );
@@ -212,8 +218,8 @@ impl AppHandle {
 
     /// Waits for running requests and events, and cancels background work. All are notified before the first is awaited, and share the same
     /// time limit, so that one that hangs does not delay the others.
-    async fn finish_work(&self) {
-        let all = [self.requests(), self.events(), self.tasks()];
+    async fn finish_work(self) {
+        let all = [self.app.requests(), self.app.events(), self.app.tasks()];
         for tasks in all {
             tasks.signal_stop();
         }
@@ -222,11 +228,11 @@ impl AppHandle {
                 tasks.idle().await;
             }
         };
-        let limit = self.config().stop_timeout;
+        let limit = self.app.config().stop_timeout;
         if tokio::time::timeout(limit, ended).await.is_err() {
             let [requests, events, tasks] = all.map(Tasks::count);
             tracing::warn!(
-                app = self.id(),
+                app = self.app.id(),
                 requests,
                 events,
                 tasks,
@@ -235,30 +241,15 @@ impl AppHandle {
         }
     }
 
-    /// Clients in the middle of their handshake no longer get sessions, except for clients that resume one.
-    pub(crate) fn open_no_session(&self) {
-        self.inner().draining.store(true, Ordering::Release);
-    }
-
-    fn take_listeners(&self) -> Vec<shaddock_net::Listener> {
-        std::mem::take(
-            &mut *self
-                .inner()
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
-    }
-
     /// Notifies all clients of the shutdown, and waits until their connections are closed. All at once: [`crate::shutdown::drain`] closes
     /// sessions in waves before.
-    async fn close_clients(&self) {
-        let Some(service) = self.session_service() else {
+    async fn close_clients(self) {
+        let Some(service) = self.app.session_service() else {
             return;
         };
-        self.open_no_session();
-        self.flush_pushes();
-        let listeners = self.take_listeners();
+        self.app.open_no_session();
+        self.app.flush_pushes();
+        let listeners = self.app.listeners().take();
         let gone = async move {
             for listener in listeners {
                 listener.closed().await;
@@ -269,7 +260,7 @@ impl AppHandle {
             loop {
                 // Again, because a session may have opened just before the flag was set.
                 service.close_all(&CloseReason::Draining);
-                self.relays().cut_sockets();
+                self.app.relays().cut_sockets();
                 if tokio::time::timeout(LOOK_AGAIN, gone.as_mut())
                     .await
                     .is_ok()
@@ -278,7 +269,7 @@ impl AppHandle {
                 }
             }
         };
-        within(self, "close the clients", close).await;
+        within(self.app, "close the clients", close).await;
     }
 }
 

@@ -8,9 +8,13 @@ use shaddock_net::ListenConfig;
 
 use super::{
     App, AppHandle, Running, StartError, assemble::assemble, check::check, join::AppNode,
-    place::Place, refusals,
+    place::Place, refusals, start_task,
 };
-use crate::shutdown::Signals;
+use crate::{
+    channel::{OwnChannels, Watching},
+    session::ClusterEvents,
+    shutdown::Signals,
+};
 
 /// The servers of one process.
 ///
@@ -212,7 +216,7 @@ async fn bring_up(
         None
     };
     for (number, (app, configs)) in listening.iter().enumerate() {
-        app.start_cluster_events()?;
+        ClusterEvents::of(app).start()?;
         let mut options = join_options(app);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
             // Forwarding requests of this worker's sessions then wakes no other thread (docs/performance.md).
@@ -226,10 +230,13 @@ async fn bring_up(
         }
         // Set once, here.
         let _ = app.inner().membership.set(membership);
-        app.start_watching()?;
-        app.settle_restored();
+        Watching::of(app).start()?;
+        OwnChannels::of(app).settle_restored();
         if app.scheduler().may_buffer() {
-            app.start_task("push scheduler", app.clone().flush_forever())?;
+            let flushing = app.clone();
+            start_task(app, "push scheduler", async move {
+                flushing.scheduler().flush_forever().await;
+            })?;
         }
     }
     if let Some(workers) = workers {
@@ -237,11 +244,7 @@ async fn bring_up(
             for config in configs {
                 let listener = place.listen(workers, config, &app)?;
                 tracing::info!(app = app.id(), address = %listener.local_addr(), "listening");
-                app.inner()
-                    .listeners
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .push(listener);
+                app.listeners().add(listener);
             }
         }
     }
@@ -257,7 +260,7 @@ async fn bring_up(
     running.after_start().await?;
     for app in running.apps() {
         for timer in &app.hooks().timers {
-            if let Err(error) = app.repeat(timer) {
+            if let Err(error) = timer.clone().start(app) {
                 tracing::error!(app = app.id(), timer = timer.name, %error, "a timer does not start");
             }
         }

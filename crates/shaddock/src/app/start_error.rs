@@ -1,10 +1,12 @@
 //! Errors of the start.
 
+use std::future::Future;
+
 use shaddock_cluster::ClusterError;
 use shaddock_net::ListenError;
 use shaddock_protocol::{DictionaryError, MAX_BODY};
 
-use super::{BoxError, SpawnError, check::MOST_METADATA};
+use super::{AppHandle, BoxError, SpawnError, info::MOST_METADATA};
 
 /// The reason why servers did not start. Everything that was started before has been stopped.
 #[derive(thiserror::Error)]
@@ -120,4 +122,21 @@ impl std::fmt::Debug for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)
     }
+}
+
+/// Starts a task that the app requires while it runs.
+pub(crate) fn start_task<F>(
+    app: &AppHandle,
+    task: &'static str,
+    future: F,
+) -> Result<(), StartError>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let started = app.tasks().spawn(task, future).map(drop);
+    started.map_err(|error| StartError::Task {
+        app: app.id().to_owned(),
+        task,
+        error,
+    })
 }

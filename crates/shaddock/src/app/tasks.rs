@@ -2,16 +2,19 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::{AbortHandle, JoinHandle},
+    time::Sleep,
 };
 
 use crate::guarded::{Guarded, Panic, Watch};
@@ -161,6 +164,15 @@ impl Tasks {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.0.runtime
+    }
+
+    /// A timer of the runtime that polls it, or of this one if there is none.
+    pub(crate) fn sleep(&self, duration: Duration) -> Pin<Box<Sleep>> {
+        if Handle::try_current().is_ok() {
+            return Box::pin(tokio::time::sleep(duration));
+        }
+        let _runtime = self.runtime().enter();
+        Box::pin(tokio::time::sleep(duration))
     }
 
     /// Reserves a slot for a task.

@@ -19,7 +19,7 @@ use crate::{
     app::AppHandle,
     channel::{JoinError, Latest, check_latest},
     error::{HandlerError, codes},
-    session::{SessionError, SessionView},
+    session::{Binder, SessionError, SessionView},
 };
 
 /// The most actions of one response.
@@ -333,7 +333,7 @@ async fn change_user(
 ) -> Result<(), SessionError> {
     match user {
         User::Stays => Ok(()),
-        User::Bind(uid) => app.bind_here(session, uid).await,
+        User::Bind(uid) => Binder::of(app).bind(session, uid).await,
         User::Unbind => match session.uid() {
             Some(uid) => Ok(session.unbind(&uid)?),
             None => Err(SessionError::NotBound),

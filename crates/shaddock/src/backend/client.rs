@@ -38,7 +38,7 @@ use super::{
     failure::{Failure, Fault},
     sign,
 };
-use crate::app::AppHandle;
+use crate::app::Tasks;
 
 /// Time for which a URL that did not accept a connection is skipped.
 const ASIDE: Duration = Duration::from_secs(1);
@@ -160,9 +160,9 @@ impl Target {
     }
 
     /// Runs a health check. A URL that fails it is tried last until it succeeds.
-    pub(super) async fn check(&self, app: &AppHandle, settings: &HttpBackend, path: &str) {
+    pub(super) async fn check(&self, tasks: &Tasks, settings: &HttpBackend, path: &str) {
         let question = question(path);
-        let asked = self.exchange(app, settings, &question);
+        let asked = self.exchange(tasks, settings, &question);
         let failure = match tokio::time::timeout(settings.timeout, asked).await {
             // A service with that many requests counts as healthy.
             Ok(Ok(_) | Err(Failure::Busy(_))) => None,
@@ -183,14 +183,14 @@ impl Target {
     /// Sends a request and reads its response. Cancel-safe: the connection is not reused.
     pub(super) async fn exchange(
         &self,
-        app: &AppHandle,
+        tasks: &Tasks,
         settings: &HttpBackend,
         outgoing: &Outgoing,
     ) -> Result<Bytes, Failure> {
         let place = self.place(settings.queue).await?;
         let (mut sender, mut is_used) = match self.open_connection(settings.max_idle).await {
             Some(sender) => (sender, true),
-            None => (self.connect(app, settings.connect_timeout).await?, false),
+            None => (self.connect(tasks, settings.connect_timeout).await?, false),
         };
         let response = loop {
             let request = self.request(settings, outgoing, sender.is_two())?;
@@ -202,7 +202,8 @@ impl Target {
                     if !is_unsent || !is_used {
                         return Err(self.failed(is_unsent, error.error()));
                     }
-                    (sender, is_used) = (self.connect(app, settings.connect_timeout).await?, false);
+                    (sender, is_used) =
+                        (self.connect(tasks, settings.connect_timeout).await?, false);
                 }
             }
         };
@@ -275,7 +276,7 @@ impl Target {
         shared.clone()
     }
 
-    async fn connect(&self, app: &AppHandle, limit: Duration) -> Result<Sender, Failure> {
+    async fn connect(&self, tasks: &Tasks, limit: Duration) -> Result<Sender, Failure> {
         let _alone = if self.connector.may_be_two() && !self.is_single.load(Ordering::Relaxed) {
             let alone = if let Ok(alone) = self.connecting.try_acquire() {
                 alone
@@ -296,7 +297,7 @@ impl Target {
             None
         };
         // On the runtime of the worker: then an exchange wakes no other thread.
-        let runtime = Handle::try_current().unwrap_or_else(|_| app.runtime().clone());
+        let runtime = Handle::try_current().unwrap_or_else(|_| tasks.runtime().clone());
         let connected = self.connector.connect(&runtime, limit).await;
         let sender = connected.map_err(|error| {
             let reason = format!("{} cannot be reached: {error}", self.url());

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use shaddock_core::{CloseReason, Uid};
 
 use super::{
-    Backend, actions,
+    Backend, BackendEvent, actions,
     client::{Outgoing, hash_of},
     failure::{Excerpt, Failure, Fault},
     wire::{Action, Answer, ClientJson, Envelope, Object},
@@ -24,51 +24,13 @@ use crate::{
     app::{App, AppHandle},
     handshake::{Accept, HandshakeInfo, HandshakeReject},
     session::SessionEvent,
+    telemetry::Spans,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The limit for apps whose listeners have none.
 const NO_LIMIT: Duration = Duration::from_secs(60);
-
-/// An event that is sent to a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BackendEvent {
-    /// A client connects: the backend may reject it, or return data for the client. If the backend does not respond, clients are rejected.
-    Handshake,
-    /// A session was bound to a user.
-    Bound,
-    /// A session has lost its connection, and its client may resume it.
-    Suspended,
-    /// The client of a suspended session has resumed it.
-    Resumed,
-    /// A session was closed.
-    Closed,
-}
-
-impl BackendEvent {
-    /// All events.
-    pub const ALL: [Self; 5] = [
-        Self::Handshake,
-        Self::Bound,
-        Self::Suspended,
-        Self::Resumed,
-        Self::Closed,
-    ];
-
-    /// The name: `handshake`, `bound`, `suspended`, `resumed` or `closed`. It is the last part of the URL, and the member `event` of the
-    /// body.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Bound => "bound",
-            Self::Suspended => "suspended",
-            Self::Resumed => "resumed",
-            Self::Closed => "closed",
-        }
-    }
-}
 
 impl App {
     /// Registers listeners for the events that the backend subscribes to.
@@ -107,12 +69,13 @@ impl Backend {
             event.reason().map(CloseReason::name),
             self.timeout(),
         );
-        let span = app.span_of_backend(None, &self.server_type, kind.name());
+        let span =
+            Spans::of(app).map(|spans| spans.of_backend(None, &self.server_type, kind.name()));
         let outgoing = match body {
-            Ok(body) => self.outgoing(kind.name().to_owned(), body, span.as_deref()),
+            Ok(body) => self.outgoing(kind.name().to_owned(), body, span.as_ref()),
             Err(error) => return self.missed(app, kind, event, &error.to_string()),
         };
-        let key = self.key_of(event.session());
+        let key = self.key_of(event.session().uid(), event.session().id());
         let heard = self.send_until_accepted(app, key, kind, &outgoing).await;
         if let (Some(span), Err(failure)) = (&span, &heard) {
             span.failed("unheard", failure);
@@ -153,7 +116,10 @@ impl Backend {
         loop {
             // The last attempt ends before the time limit of the listener.
             let left = most.saturating_sub(start.elapsed()).mul_f32(0.9);
-            let failure = match self.ask(app, key, outgoing, self.timeout().min(left)).await {
+            let failure = match self
+                .ask(app.tasks(), key, outgoing, self.timeout().min(left))
+                .await
+            {
                 Ok(text) => return Ok(text),
                 Err(failure) => failure,
             };
@@ -185,11 +151,12 @@ impl Backend {
         };
         let body = Envelope::handshake(client, user, self.timeout())
             .map_err(|error| refused("", Failure::broken(Fault::Form, error.to_string())))?;
-        let span = info.app().span_of_backend(None, &self.server_type, event);
-        let outgoing = self.outgoing(event.to_owned(), body, span.as_deref());
+        let span =
+            Spans::of(info.app()).map(|spans| spans.of_backend(None, &self.server_type, event));
+        let outgoing = self.outgoing(event.to_owned(), body, span.as_ref());
         let key = hash_of(info.address().ip().to_string().as_bytes());
         let text = self
-            .ask(info.app(), key, &outgoing, self.timeout())
+            .ask(info.app().tasks(), key, &outgoing, self.timeout())
             .await
             .map_err(|failure| {
                 if let Some(span) = &span {

@@ -1,10 +1,6 @@
 //! The frontend's part of channels and topics: its members, and the servers that are notified of changes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use shaddock_cluster::{
     AudienceKey, AudiencePart, BoxFuture, Departure, JoinAnswer, MemberNotice, RawSid, RemoteError,
@@ -12,7 +8,7 @@ use shaddock_cluster::{
 };
 use shaddock_core::{AudienceChange, Departure as CoreDeparture, SessionService, Sid, Uid};
 
-use super::join::is_gone;
+use super::{gone::is_gone, watchers::Watcher};
 use crate::{app::AppHandle, session::SessionError};
 
 /// Key of a server's metadata: a number that no other life of it has. Its channels are those of this life.
@@ -24,50 +20,20 @@ pub(super) const GRACE: Duration = Duration::from_secs(60);
 /// Bytes of uids and keys in one answer. What is longer comes in several, or is counted and not named.
 const MOST_NAMED: usize = 256 * 1024;
 
-/// Servers that are notified of joins and leaves.
-#[derive(Debug, Default)]
-pub(crate) struct Watchers(Mutex<HashMap<ServerId, Watcher>>);
-
-#[derive(Debug, Default)]
-struct Watcher {
-    /// The prefixes of the keys.
-    prefixes: Vec<String>,
-    /// Of the last notice.
-    number: u64,
+/// The audiences of a frontend: what other servers ask of them, and their notices.
+#[derive(Clone, Copy)]
+pub(crate) struct Audiences<'a> {
+    app: &'a AppHandle,
 }
 
-impl Watchers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Watcher>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl<'a> Audiences<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
     }
 
-    /// The number of the next notice; 0 for a server that is none.
-    fn next(&self, watcher: &ServerId) -> u64 {
-        self.lock().get(watcher).map_or(0, |known| known.number + 1)
-    }
-
-    fn put(&self, watcher: &ServerId, prefixes: &[String], service: &SessionService) -> u64 {
-        let mut all = self.lock();
-        // Under the lock, as its end in `remove`: while there is a watcher, changes are noted.
-        service.watch_audiences(true);
-        let known = all.entry(watcher.clone()).or_default();
-        known.prefixes = prefixes.to_vec();
-        known.number
-    }
-
-    fn remove(&self, watcher: &ServerId, service: &SessionService) {
-        let mut all = self.lock();
-        all.remove(watcher);
-        if all.is_empty() {
-            service.watch_audiences(false);
-        }
-    }
-}
-
-impl AppHandle {
     /// Does what another server asks of an audience of this frontend.
-    pub(crate) fn serve_audience_op(
-        &self,
+    pub(crate) fn serve(
+        self,
         service: &SessionService,
         op: SessionOp,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
@@ -108,7 +74,7 @@ impl AppHandle {
                 watcher,
             } => Ok(self.audiences_answer(service, &prefixes, &after, named, watcher.as_ref())),
             SessionOp::NextNotice { watcher } => {
-                Ok(SessionAnswer::Count(self.watchers().next(&watcher)))
+                Ok(SessionAnswer::Count(self.app.watchers().next(&watcher)))
             }
             _ => Err(RemoteError::new(
                 shaddock_cluster::code::NOT_FOUND,
@@ -120,31 +86,31 @@ impl AppHandle {
 
     /// The first member of a topic waits until pushes to it come here, and is let in then.
     fn join_topic(
-        &self,
+        self,
         topic: String,
         audience: AudienceKey,
         uid: Arc<str>,
         sid: Option<RawSid>,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
-        let app = self.clone();
+        let app = self.app.clone();
         Box::pin(async move {
             let tie = app.membership()?.hold_topic(&topic).await?;
             let Some(service) = app.session_service() else {
                 return Err(SessionError::NoFrontend.into());
             };
-            app.join_now(service, &audience, uid, sid, Some(&tie))
+            Audiences::of(&app).join_now(service, &audience, uid, sid, Some(&tie))
         })
     }
 
     fn join_now(
-        &self,
+        self,
         service: &SessionService,
         audience: &AudienceKey,
         uid: Arc<str>,
         sid: Option<RawSid>,
         tie: Option<&Tie>,
     ) -> Result<SessionAnswer, RemoteError> {
-        if self.is_fenced() {
+        if self.app.is_fenced() {
             let why = "the frontend is disconnected from the cluster; try again";
             return Ok(SessionAnswer::Joined(JoinAnswer::Refused(why.into())));
         }
@@ -164,7 +130,7 @@ impl AppHandle {
     }
 
     fn audiences_answer(
-        &self,
+        self,
         service: &SessionService,
         prefixes: &[String],
         after: &str,
@@ -172,7 +138,9 @@ impl AppHandle {
         watcher: Option<&ServerId>,
     ) -> SessionAnswer {
         // First: what changes while the list is made is told too.
-        let notices = watcher.map_or(0, |watcher| self.watchers().put(watcher, prefixes, service));
+        let notices = watcher.map_or(0, |watcher| {
+            self.app.watchers().put(watcher, prefixes, service)
+        });
         let is_wanted = |key: &str| prefixes.iter().any(|prefix| key.starts_with(prefix));
         let mut keys = service.audiences(|key| is_wanted(key) && key > after);
         keys.sort_unstable();
@@ -192,12 +160,12 @@ impl AppHandle {
         }
     }
 
-    pub(crate) fn audience_changed(&self, change: &AudienceChange) {
+    pub(crate) fn changed(self, change: &AudienceChange) {
         let Some(audience) = AudienceKey::parse(&change.audience) else {
             return;
         };
         let told: Vec<(ServerId, u64)> = {
-            let mut watchers = self.watchers().lock();
+            let mut watchers = self.app.watchers().lock();
             let wanting = watchers.iter_mut().filter(|(_, watcher)| {
                 let mut prefixes = watcher.prefixes.iter();
                 prefixes.any(|prefix| change.audience.starts_with(prefix))
@@ -208,12 +176,12 @@ impl AppHandle {
             };
             wanting.map(number).collect()
         };
-        let Ok(membership) = self.membership() else {
+        let Ok(membership) = self.app.membership() else {
             return;
         };
         for (watcher, number) in told {
             let notice = MemberNotice {
-                frontend: self.info().id.clone(),
+                frontend: self.app.info().id.clone(),
                 number,
                 audience: audience.clone(),
                 uid: Arc::clone(change.uid.shared()),
@@ -222,9 +190,9 @@ impl AppHandle {
             if let Err(error) = membership.notify_member(&watcher, notice) {
                 // The number that is missing tells it to ask, also if it counted as gone and was forgotten here.
                 if is_gone(&error)
-                    && let Some(service) = self.session_service()
+                    && let Some(service) = self.app.session_service()
                 {
-                    self.watchers().remove(&watcher, service);
+                    self.app.watchers().remove(&watcher, service);
                 }
                 tracing::debug!(%watcher, %error, "a server was not notified of members of a channel or topic");
             }
@@ -232,18 +200,18 @@ impl AppHandle {
     }
 
     /// Changes are lost: a number that no watcher is sent makes them ask.
-    pub(crate) fn audience_changes_lost(&self) {
-        for watcher in self.watchers().lock().values_mut() {
+    pub(crate) fn changes_lost(self) {
+        for watcher in self.app.watchers().lock().values_mut() {
             watcher.number += 1;
         }
     }
 
     /// A server has left: it is told nothing more, and if it does not come back, its channels end here.
-    pub(crate) fn forget_owner(&self, server: &Arc<ServerInfo>) {
-        let Some(service) = self.session_service() else {
+    pub(crate) fn forget_owner(self, server: &Arc<ServerInfo>) {
+        let Some(service) = self.app.session_service() else {
             return;
         };
-        self.watchers().remove(&server.id, service);
+        self.app.watchers().remove(&server.id, service);
         let Some(life) = life_of(server) else { return };
         let channels = AudienceKey::channels(server.id.as_str(), life);
         // One that drains still lets members in.
@@ -253,35 +221,37 @@ impl AppHandle {
         if !has_members && !self.is_departing_life(&server.id, life) {
             return;
         }
-        let (app, server) = (self.clone(), Arc::clone(server));
-        let spawned = self.spawn("channels of a server that left", async move {
-            tokio::time::sleep(GRACE).await;
-            // One that drains may take long, and has its channels until it is gone.
-            while app.is_departing_life(&server.id, life) {
+        let (app, server) = (self.app.clone(), Arc::clone(server));
+        let spawned = self
+            .app
+            .spawn("channels of a server that left", async move {
                 tokio::time::sleep(GRACE).await;
-            }
-            app.end_channels_of(&server, life);
-        });
+                // One that drains may take long, and has its channels until it is gone.
+                while Audiences::of(&app).is_departing_life(&server.id, life) {
+                    tokio::time::sleep(GRACE).await;
+                }
+                Audiences::of(&app).end_channels_of(&server, life);
+            });
         if let Err(error) = spawned {
             tracing::debug!(%error, "the channels of a server that left end with their members");
         }
     }
 
     /// Whether this life of a server has left the list and still serves.
-    fn is_departing_life(&self, server: &ServerId, life: u64) -> bool {
-        self.membership().is_ok_and(|membership| {
+    fn is_departing_life(self, server: &ServerId, life: u64) -> bool {
+        self.app.membership().is_ok_and(|membership| {
             let departing = membership.departing();
             let mut same = departing.iter().filter(|info| info.id == *server);
             same.any(|info| life_of(info) == Some(life))
         })
     }
 
-    fn end_channels_of(&self, server: &Arc<ServerInfo>, life: u64) {
-        let is_back = self.membership().is_ok_and(|membership| {
+    fn end_channels_of(self, server: &Arc<ServerInfo>, life: u64) {
+        let is_back = self.app.membership().is_ok_and(|membership| {
             let listed = membership.members().server(server.id.as_str());
             listed.and_then(|info| life_of(&info)) == Some(life)
         });
-        let Some(service) = self.session_service().filter(|_| !is_back) else {
+        let Some(service) = self.app.session_service().filter(|_| !is_back) else {
             return;
         };
         let channels = AudienceKey::channels(server.id.as_str(), life);

@@ -212,39 +212,49 @@ fn missing(service: &SessionService, not_taken: &[Arc<Session>]) -> Vec<Arc<str>
     missing
 }
 
-impl AppHandle {
+/// Delivers messages to sessions of this frontend.
+#[derive(Clone, Copy)]
+pub(crate) struct Deliveries<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Deliveries<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
     /// Delivers to sessions of this frontend.
-    pub(crate) fn deliver_here(&self, delivery: Delivery) -> Delivered {
+    pub(crate) fn deliver(self, delivery: Delivery) -> Delivered {
         let message = Message {
             route: delivery.route,
             body: delivery.body,
             latest: delivery.latest,
         };
         match delivery.to {
-            Receivers::Uids(uids) => self.deliver_to_uids(&message, uids.iter()),
-            Receivers::Sids(sids) => self.deliver_to_sids(&message, &sids),
+            Receivers::Uids(uids) => self.to_uids(&message, uids.iter()),
+            Receivers::Sids(sids) => self.to_sids(&message, &sids),
             Receivers::Audience {
                 key,
                 except,
                 name_missing,
-            } => self.deliver_to_audience(&message, &key, except.as_deref(), name_missing),
-            Receivers::All { bound_only } => self.deliver_to_all(&message, bound_only, |_| true),
+            } => self.to_audience(&message, &key, except.as_deref(), name_missing),
+            Receivers::All { bound_only } => self.to_all(&message, bound_only, |_| true),
             _ => Delivered::default(),
         }
     }
 
     /// To every session of each user. A user counts as missing if no session of theirs is there to take the message.
-    pub(super) fn deliver_to_uids<'a>(
-        &self,
+    pub(super) fn to_uids<'u>(
+        self,
         message: &Message,
-        uids: impl Iterator<Item = &'a Arc<str>>,
+        uids: impl Iterator<Item = &'u Arc<str>>,
     ) -> Delivered {
         let mut delivered = Delivered::default();
-        let Some(service) = self.session_service() else {
+        let Some(service) = self.app.session_service() else {
             delivered.missing_uids = uids.cloned().collect();
             return delivered;
         };
-        let mut sender = Sender::new(self, message);
+        let mut sender = Sender::new(self.app, message);
         for uid in uids {
             let mut is_there = false;
             service.for_each_session_of(uid, |session| {
@@ -259,19 +269,19 @@ impl AppHandle {
     }
 
     /// To every session of each member. A member counts as missing if no session of theirs took it.
-    pub(super) fn deliver_to_audience(
-        &self,
+    pub(super) fn to_audience(
+        self,
         message: &Message,
         key: &AudienceKey,
         except: Option<&str>,
         name_missing: bool,
     ) -> Delivered {
         let mut delivered = Delivered::default();
-        let Some(service) = self.session_service() else {
+        let Some(service) = self.app.session_service() else {
             delivered.no_audience = true;
             return delivered;
         };
-        let mut sender = Sender::new(self, message);
+        let mut sender = Sender::new(self.app, message);
         let mut not_taken: Vec<Arc<Session>> = Vec::new();
         let members = service.visit_audience(key.as_str(), |session| {
             let is_meant =
@@ -290,10 +300,10 @@ impl AppHandle {
         sender.finish(delivered)
     }
 
-    fn deliver_to_sids(&self, message: &Message, sids: &[RawSid]) -> Delivered {
+    fn to_sids(self, message: &Message, sids: &[RawSid]) -> Delivered {
         let mut delivered = Delivered::default();
-        let service = self.session_service();
-        let mut sender = Sender::new(self, message);
+        let service = self.app.session_service();
+        let mut sender = Sender::new(self.app, message);
         for raw in sids {
             let session = service
                 .as_ref()
@@ -306,16 +316,16 @@ impl AppHandle {
         sender.finish(delivered)
     }
 
-    fn deliver_to_all(
-        &self,
+    fn to_all(
+        self,
         message: &Message,
         bound_only: bool,
         wants: impl Fn(&Arc<Session>) -> bool,
     ) -> Delivered {
-        let Some(service) = self.session_service() else {
+        let Some(service) = self.app.session_service() else {
             return Delivered::default();
         };
-        let mut sender = Sender::new(self, message);
+        let mut sender = Sender::new(self.app, message);
         let each = |session: &Arc<Session>| {
             if wants(session) {
                 let _ = sender.send(session);
@@ -330,22 +340,21 @@ impl AppHandle {
     }
 
     /// A broadcast that runs this frontend's filter for each session. Without a filter all sessions receive it.
-    pub(crate) fn serve_filtered_broadcast(&self, broadcast: &FilteredBroadcast) -> Bytes {
+    pub(crate) fn filtered_broadcast(self, broadcast: &FilteredBroadcast) -> Bytes {
         let message = Message {
             route: broadcast.route.as_str().into(),
             body: Bytes::copy_from_slice(broadcast.body.get().as_bytes()),
             latest: broadcast.latest.as_deref().map(Arc::from),
         };
-        let filter = self.scheduler().filter();
-        let delivered =
-            self.deliver_to_all(&message, broadcast.bound_only, |session| match &filter {
-                // A filter that panics rejects the session.
-                Some(filter) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    filter(session, &broadcast.parameter)
-                }))
-                .unwrap_or(false),
-                None => true,
-            });
+        let filter = self.app.scheduler().filter();
+        let delivered = self.to_all(&message, broadcast.bound_only, |session| match &filter {
+            // A filter that panics rejects the session.
+            Some(filter) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                filter(session, &broadcast.parameter)
+            }))
+            .unwrap_or(false),
+            None => true,
+        });
         let answer = FilteredAnswer {
             queued: delivered.queued,
             refused: delivered.refused.map(|reason| reason.to_string()),
@@ -356,12 +365,12 @@ impl AppHandle {
     }
 
     /// Sends a message to one session of this frontend. True: the sender is to wait for room.
-    pub(crate) fn send_to(
-        &self,
+    pub(crate) fn to_session(
+        self,
         session: &Arc<Session>,
         message: &Message,
     ) -> Result<bool, SessionError> {
-        let mut sender = Sender::new(self, message);
+        let mut sender = Sender::new(self.app, message);
         if sender.must_not_reach(session) {
             return Err(RemoteError::fenced().into());
         }

@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use shaddock_cluster::{
-    AudienceKey, BoxFuture, JoinAnswer, RawSid, RemoteError, RemoteErrorKind, ServerId,
-    SessionAnswer, SessionOp,
+    AudienceKey, BoxFuture, JoinAnswer, RawSid, RemoteError, ServerId, SessionAnswer, SessionOp,
 };
 use shaddock_core::{FrontendId, Uid};
 
+use super::gone::is_gone;
 use crate::{
     app::AppHandle,
     received,
-    session::{SessionView, raw_sid},
+    session::{SessionOps, SessionView, raw_sid},
 };
 
 /// A user has joined.
@@ -105,27 +105,37 @@ pub(super) fn user_of(view: &SessionView) -> Result<(Uid, Option<RawSid>), JoinE
     Ok((uid, Some(raw_sid(view.id()))))
 }
 
-impl AppHandle {
+/// The calls of a server to the frontends that have the members of its channels and of topics.
+#[derive(Clone, Copy)]
+pub(crate) struct AudienceCalls<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> AudienceCalls<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
     /// Asks a frontend, which may be this server. It was sent when this returns.
-    pub(super) fn ask_audience(
-        &self,
+    pub(super) fn ask(
+        self,
         frontend: &ServerId,
         op: SessionOp,
         at_most: Option<Duration>,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
-        if frontend == &self.info().id {
-            return self.serve_session_op(op);
+        if frontend == &self.app.info().id {
+            return SessionOps::of(self.app).serve(op);
         }
-        let wait = self.config().rpc_timeout;
+        let wait = self.app.config().rpc_timeout;
         let wait = at_most.map_or(wait, |limit| limit.min(wait));
-        match self.membership() {
+        match self.app.membership() {
             Ok(membership) => membership.session_op(frontend, op, received::for_call(wait)),
             Err(error) => Box::pin(std::future::ready(Err(error))),
         }
     }
 
-    pub(super) async fn join_audience(
-        &self,
+    pub(super) async fn join(
+        self,
         frontend: &ServerId,
         audience: AudienceKey,
         uid: &Uid,
@@ -136,7 +146,7 @@ impl AppHandle {
             uid: Arc::clone(uid.shared()),
             sid,
         };
-        match self.ask_audience(frontend, op, None).await? {
+        match self.ask(frontend, op, None).await? {
             SessionAnswer::Joined(JoinAnswer::Joined) => Ok(Joined::New),
             SessionAnswer::Joined(JoinAnswer::Already) => Ok(Joined::Already),
             SessionAnswer::Joined(JoinAnswer::NotBound) => Err(JoinError::NotBound),
@@ -149,8 +159,8 @@ impl AppHandle {
     }
 
     /// How many audiences the user has left.
-    pub(super) async fn leave_audience(
-        &self,
+    pub(super) async fn leave(
+        self,
         frontend: &ServerId,
         audience: Arc<str>,
         is_prefix: bool,
@@ -161,21 +171,22 @@ impl AppHandle {
             is_prefix,
             uid: uid.into(),
         };
-        match self.ask_audience(frontend, op, None).await? {
+        match self.ask(frontend, op, None).await? {
             SessionAnswer::Count(left) => Ok(usize::try_from(left).unwrap_or(usize::MAX)),
             _ => Ok(0),
         }
     }
 
     /// Queries these frontends at the same time for their members. A frontend that is gone has none.
-    pub(super) async fn query_members(
-        &self,
+    pub(super) async fn members(
+        self,
         audience: &AudienceKey,
         frontends: Vec<FrontendId>,
         named: bool,
         only: Option<&str>,
     ) -> Result<Members, PartlyKnown> {
         let limit = self
+            .app
             .membership()
             .map(|membership| membership.push_timeout());
         let ask = |frontend: FrontendId| {
@@ -185,10 +196,7 @@ impl AppHandle {
                 named,
                 only: only.map(Arc::from),
             };
-            Some((
-                frontend,
-                self.ask_audience(&id, op, limit.as_ref().ok().copied()),
-            ))
+            Some((frontend, self.ask(&id, op, limit.as_ref().ok().copied())))
         };
         let asked: Vec<_> = frontends.into_iter().filter_map(ask).collect();
         let (mut members, mut silent) = (Members::default(), Vec::new());
@@ -205,12 +213,4 @@ impl AppHandle {
             Err(PartlyKnown { members, silent })
         }
     }
-}
-
-/// Whether an error says that the frontend is not there, and so has no sessions.
-pub(super) fn is_gone(error: &RemoteError) -> bool {
-    matches!(
-        error.kind(),
-        RemoteErrorKind::NoServer | RemoteErrorKind::NoResponder
-    )
 }

@@ -5,7 +5,7 @@ use shaddock_core::{ChannelError, FanOut, FrontendId, Uid};
 
 use super::{
     BroadcastOptions, Channel, Channels, Push, PushError, Topic, TopicPush,
-    push::{Content, ToMembers},
+    push::{Content, Pushes, ToMembers},
 };
 use crate::session::{SessionError, SessionView};
 
@@ -97,8 +97,8 @@ impl Latest<'_, Channels> {
             return Push::failed(PushError::NoReceivers);
         }
         let plan = FanOut::from_targets(users.iter().cloned());
-        let span = self.sender.0.span_of_push(route, "users", None);
-        let pushed = self.sender.0.push_to(&self.content(route, value), &plan);
+        let span = Pushes::of(&self.sender.0).span(route, "users", None);
+        let pushed = Pushes::of(&self.sender.0).to_plan(&self.content(route, value), &plan);
         pushed.in_span(span)
     }
 
@@ -117,8 +117,8 @@ impl Latest<'_, Channels> {
             return Push::failed(PushError::NoReceivers);
         }
         let content = self.content(route, value);
-        let span = self.sender.0.span_of_push(route, "users", None);
-        let pushed = self.sender.0.push_to_users(frontend_type, &content, users);
+        let span = Pushes::of(&self.sender.0).span(route, "users", None);
+        let pushed = Pushes::of(&self.sender.0).to_users(frontend_type, &content, users);
         pushed.in_span(span)
     }
 
@@ -138,8 +138,8 @@ impl Latest<'_, Channels> {
         options: BroadcastOptions,
     ) -> Push {
         let content = self.content(route, value);
-        let span = (self.sender.0).span_of_push(route, "all", Some(frontend_type));
-        let pushed = self.sender.0.broadcast(frontend_type, &content, &options);
+        let span = Pushes::of(&self.sender.0).span(route, "all", Some(frontend_type));
+        let pushed = Pushes::of(&self.sender.0).broadcast(frontend_type, &content, &options);
         pushed.in_span(span)
     }
 }
@@ -192,8 +192,8 @@ impl Latest<'_, Channel> {
             name_missing,
         };
         let Channel { app, data } = self.sender;
-        let span = app.span_of_push(route, "channel", Some(to.key.name()));
-        let pushed = app.push_to_channel(&self.content(route, value), data, &to);
+        let span = Pushes::of(app).span(route, "channel", Some(to.key.name()));
+        let pushed = Pushes::of(app).to_channel(&self.content(route, value), data, &to);
         pushed.in_span(span)
     }
 
@@ -212,8 +212,8 @@ impl Latest<'_, Channel> {
             name_missing: false,
         };
         let Channel { app, data } = self.sender;
-        let span = app.span_of_push(route, "channel", Some(to.key.name()));
-        let pushed = app.push_to_channel_unconfirmed(&self.content(route, value), data, &to);
+        let span = Pushes::of(app).span(route, "channel", Some(to.key.name()));
+        let pushed = Pushes::of(app).to_channel_unconfirmed(&self.content(route, value), data, &to);
         if let (Some(span), Err(error)) = (&span, &pushed) {
             span.failed("push", &error.to_string());
         }

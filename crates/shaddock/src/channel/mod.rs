@@ -28,15 +28,19 @@
 mod audience;
 mod counted;
 mod deliver;
+mod gone;
 mod join;
+mod kept;
 mod latest;
 mod pressure;
 mod push;
 mod restore;
 mod schedule;
+mod settling;
 mod spawn;
 mod topic;
 mod watch;
+mod watchers;
 
 use std::sync::Arc;
 
@@ -49,13 +53,17 @@ use shaddock_core::{FrontendId, Uid};
 
 use self::join::user_of;
 pub(crate) use self::{
-    audience::{LIFE, Watchers},
+    audience::{Audiences, LIFE},
     counted::RecentCounts,
-    deliver::BROADCAST,
-    push::{Content, Message, check_latest},
-    restore::Settling,
+    deliver::{BROADCAST, Deliveries},
+    join::AudienceCalls,
+    kept::kept_room,
+    push::{Content, Message, Pushes, check_latest},
+    restore::OwnChannels,
     schedule::Scheduler,
-    watch::{MemberHooks, Watch},
+    settling::Settling,
+    watch::{MemberHooks, Watch, Watching},
+    watchers::Watchers,
 };
 pub use self::{
     join::{JoinError, Joined, Members, PartlyKnown},
@@ -65,31 +73,17 @@ pub use self::{
     topic::{Topic, TopicPush},
     watch::{Departure, MemberEvent},
 };
-use crate::{
-    app::AppHandle,
-    error::HandlerError,
-    extract::{FromParts, Parts},
-    session::SessionView,
-};
+use crate::{app::AppHandle, session::SessionView};
 
 /// The channels of an app, and pushes without a channel. Pomelo's `channelService`. An extractor; also [`AppHandle::channels`].
 #[derive(Debug, Clone)]
 pub struct Channels(AppHandle);
 
-impl AppHandle {
-    /// The channels of this app.
-    pub fn channels(&self) -> Channels {
-        Channels(self.clone())
-    }
-}
-
-impl FromParts for Channels {
-    fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
-        Ok(parts.app().channels())
-    }
-}
-
 impl Channels {
+    pub(crate) fn of(app: &AppHandle) -> Self {
+        Self(app.clone())
+    }
+
     /// The channel of that name, a new one if there is none. (Pomelo `createChannel`, `getChannel(name, true)`.)
     ///
     /// # Errors
@@ -132,7 +126,9 @@ impl Channels {
             return Ok(by_name);
         }
         let all = AudienceKey::channels(self.0.id(), self.0.life());
-        let left = self.0.leave_audience(&id, all.into(), true, uid).await?;
+        let left = AudienceCalls::of(&self.0)
+            .leave(&id, all.into(), true, uid)
+            .await?;
         Ok(by_name + left)
     }
 
@@ -147,7 +143,7 @@ impl Channels {
     /// The store failed or holds something else; then nothing was restored.
     pub fn restore(&self) -> Result<usize, RestoreError> {
         let restored = self.0.channel_data().restore()?;
-        self.0.settle_restored();
+        OwnChannels::of(&self.0).settle_restored();
         Ok(restored)
     }
 
@@ -219,7 +215,7 @@ impl Channel {
     }
 
     fn key(&self) -> Option<AudienceKey> {
-        self.app.key_of(&self.data)
+        OwnChannels::of(&self.app).key_of(&self.data)
     }
 
     /// Makes the user of this session a member, at the session's frontend. When it is done, every push that begins later reaches them; they
@@ -263,9 +259,11 @@ impl Channel {
         if !self.data.enter_place(&place) {
             return Err(JoinError::Destroyed);
         }
-        let joined = self.app.join_audience(&id, key.clone(), uid, sid).await?;
+        let joined = AudienceCalls::of(&self.app)
+            .join(&id, key.clone(), uid, sid)
+            .await?;
         if !self.data.enter_place(&place) {
-            self.app.end_audience(&id, key);
+            OwnChannels::of(&self.app).end_audience(&id, key);
             return Err(JoinError::Destroyed);
         }
         if joined.is_new() {
@@ -313,7 +311,10 @@ impl Channel {
             return Ok(false);
         };
         let key = Arc::clone(key.shared());
-        let left = self.app.leave_audience(&id, key, false, uid).await? > 0;
+        let left = AudienceCalls::of(&self.app)
+            .leave(&id, key, false, uid)
+            .await?
+            > 0;
         if left {
             self.data.store_leave(uid, frontend);
         }
@@ -375,7 +376,11 @@ impl Channel {
         let places = self.data.places();
         let frontends: Vec<FrontendId> = places.into_iter().map(|p| p.frontend).collect();
         let asked = match self.key().filter(|_| !frontends.is_empty()) {
-            Some(key) => self.app.query_members(&key, frontends, named, only).await,
+            Some(key) => {
+                AudienceCalls::of(&self.app)
+                    .members(&key, frontends, named, only)
+                    .await
+            }
             None => Ok(Members::default()),
         };
         let plan = self.data.members_by_frontend();
@@ -409,7 +414,7 @@ impl Channel {
         if destroyed && let Some(key) = self.key() {
             for place in self.data.places() {
                 if let Ok(id) = ServerId::new(place.frontend.as_str()) {
-                    self.app.end_audience(&id, key.clone());
+                    OwnChannels::of(&self.app).end_audience(&id, key.clone());
                 }
             }
         }

@@ -9,42 +9,7 @@ use std::{
     time::Duration,
 };
 
-use shaddock_cluster::RawSid;
-use shaddock_core::{Session, Sid};
-
-use crate::app::AppHandle;
-
-/// How often is looked whether a client has taken what is kept for it.
-const LOOK: Duration = Duration::from_millis(10);
-
-impl AppHandle {
-    /// The wait until there is room for more in what is kept for each of these clients ([`OnFull::Wait`](shaddock_core::OnFull)), for a time that
-    /// the configuration has.
-    pub(crate) fn kept_room(
-        &self,
-        sessions: Vec<RawSid>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let app = self.clone();
-        async move {
-            let Some(service) = app.session_service() else {
-                return;
-            };
-            let is_full = |sid: &RawSid| {
-                let session = Sid::new(sid.get()).and_then(|sid| service.get(sid));
-                session.is_some_and(|session| session.is_full())
-            };
-            let all_have_room = async {
-                for sid in &sessions {
-                    while is_full(sid) {
-                        tokio::time::sleep(LOOK).await;
-                    }
-                }
-            };
-            let limit = service.config().resume.max_wait;
-            let _ = tokio::time::timeout(limit, all_have_room).await;
-        }
-    }
-}
+use shaddock_core::Session;
 
 /// The longest wait. A connection has its turn within microseconds; one that has none for so long has no driver at the moment.
 const AT_MOST: u32 = 100;

@@ -26,8 +26,11 @@ pub use self::{
     broadcast::BroadcastOptions,
     outcome::{AtFrontend, Delivered, FailedFrontend, PushError},
 };
-use super::join::is_gone;
-use crate::{app::AppHandle, telemetry::Span};
+use super::{gone::is_gone, kept::kept_room};
+use crate::{
+    app::AppHandle,
+    telemetry::{Span, Spans},
+};
 
 /// A route and a body, serialised once.
 #[derive(Debug, Clone)]
@@ -242,15 +245,35 @@ fn collect(sent: Vec<Sent>) -> Push {
     })))
 }
 
-impl AppHandle {
+/// Sends pushes to the frontends of their receivers.
+#[derive(Clone, Copy)]
+pub(crate) struct Pushes<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Pushes<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
+    /// The span of a push, with telemetry.
+    pub(crate) fn span(
+        self,
+        route: &str,
+        to: &'static str,
+        name: Option<&str>,
+    ) -> Option<Box<Span>> {
+        Spans::of(self.app).map(|spans| Box::new(spans.of_push(route, to, name)))
+    }
+
     /// The result of a push whose receivers are all on this server.
-    fn delivered_here(&self, frontend: FrontendId, here: ClusterDelivered) -> Push {
+    fn delivered_here(self, frontend: FrontendId, here: ClusterDelivered) -> Push {
         let mut delivered = Delivered::default();
         let full = here.full.clone();
         let refused = delivered.add_from(frontend, here);
         let result = outcome(delivered, refused);
-        let room = self.scheduler().pressure().wait();
-        let kept = (!full.is_empty()).then(|| self.kept_room(full));
+        let room = self.app.scheduler().pressure().wait();
+        let kept = (!full.is_empty()).then(|| kept_room(self.app.session_service().cloned(), full));
         Push(match (room, kept) {
             (None, None) => State::Done(Some(result)),
             (room, kept) => State::Waiting(Box::pin(async move {
@@ -265,18 +288,18 @@ impl AppHandle {
         })
     }
 
-    fn is_here(&self, frontend: &FrontendId) -> bool {
-        frontend.as_str() == self.id() && self.is_frontend()
+    fn is_here(self, frontend: &FrontendId) -> bool {
+        frontend.as_str() == self.app.id() && self.app.is_frontend()
     }
 
     fn send(
-        &self,
+        self,
         frontend: &FrontendId,
         delivery: Delivery,
     ) -> BoxFuture<'static, Result<ClusterDelivered, RemoteError>> {
         let sent = ServerId::new(frontend.as_str())
             .map_err(|_| RemoteError::server_not_found())
-            .and_then(|id| Ok(self.membership()?.deliver(&id, delivery)));
+            .and_then(|id| Ok(self.app.membership()?.deliver(&id, delivery)));
         sent.unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
     }
 }

@@ -2,35 +2,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use shaddock_cluster::{AudienceKey, ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{Channel, FrontendId};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
-use super::{
-    audience::GRACE,
-    join::{JoinError, is_gone},
-};
+use super::{AudienceCalls, audience::GRACE, gone::is_gone, join::JoinError, watch::Watching};
 use crate::app::AppHandle;
 
 /// Time before a frontend that is back and did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// The interval of queries for members by name whose frontends have not reported them yet.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// The task that asks for members by name that a store remembers.
-#[derive(Debug, Default)]
-pub(crate) struct Settling {
-    runs: AtomicBool,
-    /// Something has changed: it looks at once.
-    look: Notify,
-}
 
 /// One look at all members by name that are not settled.
 #[derive(Default)]
@@ -41,18 +27,34 @@ struct Look {
     silent: HashSet<FrontendId>,
 }
 
-impl AppHandle {
+/// The channels of this server, and the frontends that have members of them.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnChannels<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> OwnChannels<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
     /// The audience of a channel of this server.
-    pub(super) fn key_of(&self, channel: &Channel) -> Option<AudienceKey> {
+    pub(super) fn key_of(self, channel: &Channel) -> Option<AudienceKey> {
         // The name was checked when it was made.
-        AudienceKey::channel(self.id(), self.life(), channel.number(), channel.name())
+        AudienceKey::channel(
+            self.app.id(),
+            self.app.life(),
+            channel.number(),
+            channel.name(),
+        )
     }
 
     /// Ends an audience at a frontend; it is on its way when this returns.
-    pub(super) fn end_audience(&self, frontend: &ServerId, audience: AudienceKey) {
-        let ended = self.ask_audience(frontend, SessionOp::EndAudience { audience }, None);
+    pub(super) fn end_audience(self, frontend: &ServerId, audience: AudienceKey) {
+        let ended =
+            AudienceCalls::of(self.app).ask(frontend, SessionOp::EndAudience { audience }, None);
         let frontend = frontend.clone();
-        let _ = self.spawn("end of a channel", async move {
+        let _ = self.app.spawn("end of a channel", async move {
             if let Err(error) = ended.await
                 && !is_gone(&error)
             {
@@ -63,9 +65,9 @@ impl AppHandle {
     }
 
     /// A frontend is gone, or seems to be: it is no place of any channel, and members by name there have left.
-    pub(crate) fn forget_frontend(&self, frontend: &ServerId) {
-        for name in self.channel_data().names() {
-            let Some(channel) = self.channel_data().channel(&name) else {
+    pub(crate) fn forget_frontend(self, frontend: &ServerId) {
+        for name in self.app.channel_data().names() {
+            let Some(channel) = self.app.channel_data().channel(&name) else {
                 continue;
             };
             channel.forget_place(frontend.as_str());
@@ -79,15 +81,15 @@ impl AppHandle {
     }
 
     /// A frontend that seemed to be gone is back, with the members that it has kept: it says in which channels they are.
-    pub(crate) fn remember_frontend(&self, frontend: &ServerId) {
-        if self.channel_data().channel_count() == 0 {
+    pub(crate) fn remember_frontend(self, frontend: &ServerId) {
+        if self.app.channel_data().channel_count() == 0 {
             return;
         }
-        let (app, frontend) = (self.clone(), frontend.clone());
-        let spawned = self.spawn("channels of a frontend that is back", async move {
+        let (app, frontend) = (self.app.clone(), frontend.clone());
+        let spawned = self.app.spawn("channels of a frontend that is back", async move {
             // It is back in the list; NATS may reach it later.
-            while let Err(error) = app.ask_channels_of(&frontend).await {
-                if !app.frontend_ids().contains(&frontend) {
+            while let Err(error) = OwnChannels::of(&app).ask_channels_of(&frontend).await {
+                if !Watching::of(&app).frontend_ids().contains(&frontend) {
                     return;
                 }
                 tracing::debug!(%frontend, %error, "a frontend that has returned has not reported the members of channels yet");
@@ -100,13 +102,13 @@ impl AppHandle {
     }
 
     async fn ask_channels_of(
-        &self,
+        self,
         frontend: &ServerId,
     ) -> Result<(), shaddock_cluster::RemoteError> {
         let Ok(place) = FrontendId::new(frontend.as_str()) else {
             return Ok(());
         };
-        let all = AudienceKey::channels(self.id(), self.life());
+        let all = AudienceKey::channels(self.app.id(), self.app.life());
         let mut after: Arc<str> = "".into();
         loop {
             let op = SessionOp::Audiences {
@@ -115,7 +117,7 @@ impl AppHandle {
                 named: false,
                 watcher: None,
             };
-            let answer = self.ask_audience(frontend, op, None).await?;
+            let answer = AudienceCalls::of(self.app).ask(frontend, op, None).await?;
             let SessionAnswer::Audiences { parts, more, .. } = answer else {
                 return Ok(());
             };
@@ -126,7 +128,7 @@ impl AppHandle {
                 .iter()
                 .filter_map(|part| AudienceKey::parse(&part.audience))
             {
-                let channel = self.channel_data().channel(key.name());
+                let channel = self.app.channel_data().channel(key.name());
                 let channel = channel.filter(|channel| Some(channel.number()) == key.number());
                 if !channel.is_some_and(|channel| channel.enter_place(&place)) {
                     // It was destroyed meanwhile.
@@ -142,18 +144,18 @@ impl AppHandle {
 
     /// Asks the frontends of members by name that a store remembers whether they are there, until all are known: a frontend that does not answer is
     /// asked again, and one that is not there for [`GRACE`] has no members.
-    pub(crate) fn settle_restored(&self) {
-        if self.channel_data().channel_count() == 0 || self.membership().is_err() {
+    pub(crate) fn settle_restored(self) {
+        if self.app.channel_data().channel_count() == 0 || self.app.membership().is_err() {
             return;
         }
-        let settling = self.settling();
+        let settling = self.app.settling();
         settling.look.notify_one();
         if settling.runs.swap(true, Ordering::AcqRel) {
             return;
         }
-        let app = self.clone();
-        let spawned = self.spawn("members of restored channels", async move {
-            app.settle_all().await;
+        let app = self.app.clone();
+        let spawned = self.app.spawn("members of restored channels", async move {
+            OwnChannels::of(&app).settle_all().await;
         });
         if let Err(error) = spawned {
             settling.runs.store(false, Ordering::Release);
@@ -161,19 +163,19 @@ impl AppHandle {
         }
     }
 
-    async fn settle_all(&self) {
+    async fn settle_all(self) {
         // Frontends that are not there, and since when.
         let mut missing: HashMap<FrontendId, Instant> = HashMap::new();
         loop {
             let mut unsettled = 0;
             let mut look = Look::default();
-            for name in self.channel_data().names() {
-                if let Some(channel) = self.channel_data().channel(&name) {
+            for name in self.app.channel_data().names() {
+                if let Some(channel) = self.app.channel_data().channel(&name) {
                     unsettled += self.settle(&channel, &mut missing, &mut look).await;
                 }
             }
             missing.retain(|frontend, _| look.missing.contains(frontend));
-            let settling = self.settling();
+            let settling = self.app.settling();
             if unsettled > 0 {
                 let _ = tokio::time::timeout(LOOK, settling.look.notified()).await;
                 continue;
@@ -189,7 +191,7 @@ impl AppHandle {
 
     /// Returns how many members by name it is not known of whether they are there.
     async fn settle(
-        &self,
+        self,
         channel: &Arc<Channel>,
         missing: &mut HashMap<FrontendId, Instant>,
         look: &mut Look,
@@ -202,7 +204,7 @@ impl AppHandle {
             else {
                 continue;
             };
-            match self.membership().and_then(|m| m.keeps_audiences(&id)) {
+            match self.app.membership().and_then(|m| m.keeps_audiences(&id)) {
                 Ok(true) => {}
                 // Members at Pitaya frontends stay members by name.
                 Ok(false) => continue,
@@ -231,7 +233,9 @@ impl AppHandle {
                 {
                     continue;
                 }
-                let joined = self.join_audience(&id, key.clone(), uid, None).await;
+                let joined = AudienceCalls::of(self.app)
+                    .join(&id, key.clone(), uid, None)
+                    .await;
                 match joined {
                     Ok(_) if channel.enter_place(&group.frontend) => {}
                     Ok(_) => self.end_audience(&id, key.clone()),

@@ -11,7 +11,6 @@ use shaddock_core::{Session, Sid};
 use tokio::sync::Notify;
 
 use super::pressure::Pressure;
-use crate::app::AppHandle;
 
 /// When a push leaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -132,15 +131,13 @@ impl Scheduler {
     pub(crate) fn may_buffer(&self) -> bool {
         self.config.schedule == Schedule::Buffered || self.config.by_route.is_some()
     }
-}
 
-impl AppHandle {
-    /// Flushes buffered pushes until the app stops.
-    pub(crate) async fn flush_forever(self) {
+    /// Flushes buffered pushes, for as long as it is polled.
+    pub(crate) async fn flush_forever(&self) {
         loop {
-            self.scheduler().some.notified().await;
-            tokio::time::sleep(self.scheduler().config.flush_interval).await;
-            self.scheduler().flush();
+            self.some.notified().await;
+            tokio::time::sleep(self.config.flush_interval).await;
+            self.flush();
         }
     }
 }

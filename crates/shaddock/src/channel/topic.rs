@@ -13,8 +13,8 @@ use shaddock_cluster::{AudienceKey, BoxFuture, RemoteError, ServerId, ServerInfo
 use shaddock_core::{ChannelError, FrontendId, Uid};
 
 use super::{
-    join::{JoinError, Joined, Members, PartlyKnown, user_of},
-    push::{Content, PushError, ToMembers},
+    join::{AudienceCalls, JoinError, Joined, Members, PartlyKnown, user_of},
+    push::{Content, PushError, Pushes, ToMembers},
 };
 use crate::{app::AppHandle, session::SessionView};
 
@@ -39,24 +39,17 @@ pub struct Topic {
     key: Result<AudienceKey, usize>,
 }
 
-impl AppHandle {
-    /// The topic of that name: a room that no server owns, and the same one for all servers. Nothing is made or kept here. It begins with its first
-    /// member, on whichever frontend, and ends with its last; members leave with their sessions.
-    ///
-    /// Use a topic where several servers push to the same room, or where it must survive the server that opened it, and a
-    /// [channel](crate::channel::Channels::create) where one server owns the room.
-    ///
-    /// A name may be any text of 1 to 256 bytes; with another one every call fails.
-    pub fn topic(&self, name: &str) -> Topic {
-        Topic {
-            app: self.clone(),
+impl Topic {
+    pub(crate) fn of(app: &AppHandle, name: &str) -> Self {
+        Self {
+            app: app.clone(),
             key: AudienceKey::topic(name).ok_or(name.len()),
         }
     }
 
     /// The frontends that may have members of topics.
     fn frontends(&self) -> Result<Vec<Arc<ServerInfo>>, RemoteError> {
-        let membership = self.membership()?;
+        let membership = self.app.membership()?;
         let mut frontends = membership.members().frontends();
         for departing in membership.departing() {
             if departing.frontend && !frontends.iter().any(|known| known.id == departing.id) {
@@ -68,9 +61,7 @@ impl AppHandle {
         frontends.retain(keeps);
         Ok(frontends)
     }
-}
 
-impl Topic {
     /// Its name.
     pub fn name(&self) -> &str {
         self.key.as_ref().map_or("", AudienceKey::name)
@@ -115,8 +106,8 @@ impl Topic {
                 "the frontend is a Pitaya server, which does not support topics; use a channel";
             return Err(JoinError::Refused(why.into()));
         }
-        self.app
-            .join_audience(&frontend, key.clone(), uid, sid)
+        AudienceCalls::of(&self.app)
+            .join(&frontend, key.clone(), uid, sid)
             .await
     }
 
@@ -141,7 +132,9 @@ impl Topic {
         };
         let frontend = ServerId::new(frontend).map_err(|_| RemoteError::server_not_found())?;
         let key = Arc::clone(key.shared());
-        let left = self.app.leave_audience(&frontend, key, false, uid).await?;
+        let left = AudienceCalls::of(&self.app)
+            .leave(&frontend, key, false, uid)
+            .await?;
         Ok(left > 0)
     }
 
@@ -174,10 +167,9 @@ impl Topic {
                 except,
                 name_missing: false,
             };
-            let span = self
-                .app
-                .span_of_push(content.route, "topic", Some(key.name()));
-            let pushed = self.app.push_to_topic(content, key.name(), to.receivers());
+            let sender = Pushes::of(&self.app);
+            let span = sender.span(content.route, "topic", Some(key.name()));
+            let pushed = sender.to_topic(content, key.name(), to.receivers());
             if let (Some(span), Err(error)) = (&span, &pushed) {
                 span.failed("push", &error.to_string());
             }
@@ -252,7 +244,7 @@ impl Topic {
         let Ok(key) = self.key() else {
             return Ok(Members::default());
         };
-        let frontends = self.app.frontends().map_err(|error| {
+        let frontends = self.frontends().map_err(|error| {
             let id = FrontendId::new(self.app.id()).ok();
             PartlyKnown {
                 members: Members::default(),
@@ -262,8 +254,8 @@ impl Topic {
         let ids = frontends
             .iter()
             .filter_map(|info| FrontendId::new(info.id.as_str()).ok());
-        self.app
-            .query_members(key, ids.collect(), named, only)
+        AudienceCalls::of(&self.app)
+            .members(key, ids.collect(), named, only)
             .await
     }
 }

@@ -1,10 +1,13 @@
 //! Extractors that read the body.
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{FromBody, Parts, ViaBody};
-use crate::error::HandlerError;
+use crate::{
+    error::HandlerError,
+    reply::{IntoReply, Outcome, Reply},
+};
 
 /// A value that travels as JSON: as an argument the body of the request, as a result the answer.
 ///
@@ -29,6 +32,12 @@ impl<T: DeserializeOwned + Send + 'static> FromBody<ViaBody> for Json<T> {
             )
             .with_source(error)),
         }
+    }
+}
+
+impl<T: Serialize> IntoReply for Json<T> {
+    fn into_reply(self) -> Outcome {
+        Reply::json(&self.0)
     }
 }
 

@@ -24,6 +24,7 @@ mod parts;
 #[cfg(feature = "protobuf")]
 mod protobuf;
 mod raw;
+mod services;
 
 use bytes::Bytes;
 use shaddock_cluster::RemoteCall;

@@ -6,10 +6,10 @@ use shaddock_core::Sid;
 
 use super::{BeforeFlow, ErrorFlow, ErrorHandler, Filter};
 use crate::{
-    app::{AppHandle, Single},
+    app::{AppHandle, Part, Single},
+    boxed::BoxFuture,
     error::HandlerError,
-    guarded::{Guarded, Part, Watch as _, caught, guard},
-    handler::{BoxFuture, failed},
+    guarded::{Guarded, Watch as _, caught, guard},
     reply::Outcome,
     request::RequestContext,
 };
@@ -75,7 +75,7 @@ impl FilterList {
         for (index, filter) in self.filters.iter().enumerate().skip(first) {
             let flow = caught(|| filter.before(request)).unwrap_or_else(|panic| {
                 request.panicked(&panic);
-                BeforeFlow::refuse(failed())
+                BeforeFlow::refuse(HandlerError::handler_failed())
             });
             match flow {
                 BeforeFlow::Now(Ok(())) => {}
@@ -127,7 +127,7 @@ impl FilterList {
         let (app, timeout) = (request.app().clone(), request.timeout());
         let part = part(&app);
         let Some(future) = guard(&part, || filter.wait(request)) else {
-            return Err(failed());
+            return Err(HandlerError::handler_failed());
         };
         in_time(&app, timeout, Guarded::new(future, part)).await
     }
@@ -137,7 +137,7 @@ impl FilterList {
         for filter in self.filters.iter().rev() {
             if let Err(panic) = caught(|| filter.after(request, outcome)) {
                 request.panicked(&panic);
-                *outcome = Err(failed());
+                *outcome = Err(HandlerError::handler_failed());
             }
         }
     }
@@ -148,7 +148,7 @@ impl FilterList {
         };
         caught(|| handler.handle(request, error)).unwrap_or_else(|panic| {
             request.panicked(&panic);
-            ErrorFlow::Now(Err(failed()))
+            ErrorFlow::Now(Err(HandlerError::handler_failed()))
         })
     }
 }
@@ -162,7 +162,11 @@ async fn in_time<F>(
 where
     F: Future<Output = Result<(), HandlerError>>,
 {
-    let polled = async move { future.await.unwrap_or_else(|| Err(failed())) };
+    let polled = async move {
+        future
+            .await
+            .unwrap_or_else(|| Err(HandlerError::handler_failed()))
+    };
     if timeout.is_zero() {
         return polled.await;
     }
@@ -174,8 +178,5 @@ where
 }
 
 fn part(app: &AppHandle) -> Part {
-    Part {
-        app: app.clone(),
-        name: "a filter",
-    }
+    Part::of(app, "a filter")
 }

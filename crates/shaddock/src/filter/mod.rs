@@ -65,7 +65,7 @@ pub use self::{
     limit::{RateLimitFilter, TooBusyFilter},
     time::{TimeFilter, TimeoutFilter},
 };
-use crate::{error::HandlerError, handler::BoxFuture, reply::Outcome, request::RequestContext};
+use crate::{boxed::BoxFuture, error::HandlerError, reply::Outcome, request::RequestContext};
 
 /// What a filter decides before the handler.
 #[must_use]

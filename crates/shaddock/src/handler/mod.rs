@@ -26,22 +26,22 @@
 
 mod run;
 mod table;
+mod typed;
 
-use std::{future::Future, pin::Pin};
+use std::future::Future;
 
 pub use self::table::{RemoteEntry, RouteEntry};
 pub(crate) use self::{
-    run::{Complete, ToCaller, Work, failed},
+    run::{Complete, ToCaller, Work},
     table::{Erased, HandlerEntry, HandlerTable},
+    typed::Typed,
 };
+pub use crate::boxed::BoxFuture;
 use crate::{
     error::HandlerError,
     extract::{FromBody, FromParts, Parts, Requirements},
     reply::IntoReply,
 };
-
-/// A future on the heap, as the framework passes them on.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// An async function that serves a route.
 ///

@@ -54,18 +54,13 @@ impl Complete for ToCaller {
     }
 
     fn panicked_output() -> Outcome {
-        Err(failed())
+        Err(HandlerError::handler_failed())
     }
 
     fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
         let app = request.app().clone();
         app.filters().recover(request, error)
     }
-}
-
-/// What a client learns of a panic. The log learns more.
-pub(crate) fn failed() -> HandlerError {
-    HandlerError::panicked("the handler failed")
 }
 
 pin_project! {
@@ -108,7 +103,7 @@ impl<Fut, K: Complete> Work<Fut, K> {
     {
         let called = caught(|| call(&request)).unwrap_or_else(|panic| {
             request.panicked(&panic);
-            Err(failed())
+            Err(HandlerError::handler_failed())
         });
         let state = match called {
             Ok(future) => State::Handler {
@@ -152,7 +147,7 @@ where
                 .run(|state, rest| poll_state(state, rest, task));
             let outcome = match polled {
                 Some(polled) => ready!(polled),
-                None => Err(failed()),
+                None => Err(HandlerError::handler_failed()),
             };
             // Whatever the handler left is dropped while its panic can still be told whose it is.
             state.as_mut().clear();

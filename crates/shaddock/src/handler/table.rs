@@ -1,17 +1,15 @@
 //! The routes of one app, under `handler.method`: looked up with one hash of a part of the route's text, no string is built. So a route
 //! with the own server type and Pitaya's short one find the same handler.
 
-use std::{marker::PhantomData, panic::Location, sync::Arc, time::Duration};
+use std::{panic::Location, sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 use shaddock_cluster::RemoteCall;
 
-use super::{BoxFuture, Complete, Handler, ToCaller, Work};
 use crate::{
-    answer::ToClient,
-    app::AppHandle,
-    extract::{Parts, Requirements},
-    reply::{IntoReply as _, Outcome},
+    app::{AppHandle, requirements::Requirements},
+    boxed::BoxFuture,
+    reply::Outcome,
     request::RequestContext,
 };
 
@@ -32,40 +30,6 @@ pub(crate) trait Erased: Send + Sync {
     fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome>;
     fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome>;
     fn requirements(&self, needs: &mut Requirements);
-}
-
-struct Typed<H, T> {
-    handler: H,
-    arguments: PhantomData<fn(T)>,
-}
-
-impl<H: Handler<T>, T: 'static> Typed<H, T> {
-    fn start<K: Complete>(&self, request: Box<RequestContext>, done: K) -> BoxFuture<K::Output> {
-        Box::pin(Work::start(request, done, |request| {
-            self.handler.call(&Parts::of_request(request))
-        }))
-    }
-}
-
-impl<H: Handler<T>, T: 'static> Erased for Typed<H, T> {
-    fn to_client(&self, request: Box<RequestContext>) -> BoxFuture<()> {
-        self.start(request, ToClient)
-    }
-
-    fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome> {
-        self.start(request, ToCaller)
-    }
-
-    fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome> {
-        match self.handler.call(&Parts::of_call(app, call)) {
-            Ok(future) => Box::pin(async move { future.await.into_reply() }),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
-    }
-
-    fn requirements(&self, needs: &mut Requirements) {
-        H::requirements(needs);
-    }
 }
 
 /// One route of the table.
@@ -94,28 +58,22 @@ impl HandlerTable {
         self.entries.iter().map(|(route, entry)| (&**route, entry))
     }
 
-    /// Adds `handler` under `route`, which is `handler.method`.
+    /// Adds a handler under `route`, which is `handler.method`. `tells`: whether it can answer with a value or an error.
     ///
     /// # Panics
     /// If the route is taken.
-    pub(crate) fn insert<H, T>(
+    pub(super) fn insert(
         &mut self,
         route: String,
-        handler: H,
+        handler: Arc<dyn Erased>,
+        tells: bool,
         at: &Location<'_>,
-    ) -> RouteEntry<'_>
-    where
-        H: Handler<T>,
-        T: 'static,
-    {
+    ) -> RouteEntry<'_> {
         let entry = HandlerEntry {
             number: self.entries.len(),
-            handler: Arc::new(Typed {
-                handler,
-                arguments: PhantomData,
-            }),
+            handler,
             options: RouteOptions::default(),
-            tells: H::Reply::TELLS,
+            tells,
         };
         match self.entries.entry(route.into_boxed_str()) {
             hashbrown::hash_map::Entry::Occupied(taken) => {

@@ -1,56 +1,11 @@
-//! Requests to services over HTTP: how long they take, and why they fail.
+//! The metrics of the services of HTTP backends.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::fmt;
 
 use prometheus_client::{encoding::NoLabelSet, metrics::MetricType};
 
-use super::{Labels, Page, Seen, histogram::Histogram, with};
+use super::{Labels, Page, Seen, with};
 use crate::backend::Backend;
-
-/// Why a service gave no answer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum NoAnswer {
-    Down,
-    Busy,
-    Timeout,
-    Broken,
-}
-
-impl NoAnswer {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Down, "down"),
-        (Self::Busy, "busy"),
-        (Self::Timeout, "timeout"),
-        (Self::Broken, "broken"),
-    ];
-}
-
-/// Requests to one backend, events and handshakes among them.
-#[derive(Debug, Default)]
-pub(crate) struct Exchanges {
-    times: Histogram,
-    failed: [AtomicU64; NoAnswer::ALL.len()],
-}
-
-impl Exchanges {
-    /// One has ended.
-    pub(crate) fn end(&self, took: Duration, failed: Option<NoAnswer>) {
-        self.times.record(took);
-        if let Some(failed) = failed {
-            self.failed[failed as usize].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn failed(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        NoAnswer::ALL
-            .into_iter()
-            .map(|(reason, name)| (name, self.failed[reason as usize].load(Ordering::Relaxed)))
-    }
-}
 
 impl Page<'_, '_> {
     /// The services of the HTTP backends.

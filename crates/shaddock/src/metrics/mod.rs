@@ -6,6 +6,7 @@
 mod backends;
 mod calls;
 mod cluster;
+mod exchanges;
 mod histogram;
 mod latency;
 mod own;
@@ -26,8 +27,8 @@ use prometheus_client::{
 use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
-pub(crate) use self::backends::{Exchanges, NoAnswer};
 pub(crate) use self::calls::Calls;
+pub(crate) use self::exchanges::{Exchanges, NoAnswer};
 pub(crate) use self::histogram::{Histogram, bounds_us};
 pub(crate) use self::latency::{Latencies, LatencyFilter, Times, answer_times};
 use self::own::Own;

@@ -12,7 +12,7 @@ use super::{
     types::Unanswered,
     view::{ClusterView, OperatorError, sort},
 };
-use crate::{app::AppHandle, history::Entry};
+use crate::history::{Entry, History};
 
 const EVENTS: [&str; 5] = ["bound", "unbound", "suspended", "resumed", "closed"];
 
@@ -163,14 +163,17 @@ impl SessionRecord {
     }
 }
 
-impl AppHandle {
-    /// Events of this server's sessions. The text of an error says what is wrong with the query.
-    pub(super) fn recent_events(&self, query: &EventQuery) -> Result<EventPage, String> {
+impl EventPage {
+    /// Events of the sessions of one server. The text of an error says what is wrong with the query.
+    pub(super) fn here(
+        history: &History,
+        server: &str,
+        query: &EventQuery,
+    ) -> Result<Self, String> {
         let wanted = Wanted::new(query)?;
-        let history = self.history();
         let (entries, since_ms) = history.find(wanted.sid, wanted.limit, |one| wanted.is(one));
-        let record = |entry: &Entry| SessionRecord::of(entry, self.id());
-        Ok(EventPage {
+        let record = |entry: &Entry| SessionRecord::of(entry, server);
+        Ok(Self {
             events: entries.iter().map(record).collect(),
             since_ms,
             unanswered: Vec::new(),

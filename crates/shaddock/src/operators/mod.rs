@@ -42,7 +42,7 @@ pub(crate) use self::{
     filter::{Filter, parse_sid},
     order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
     predicate::Predicate,
-    serve::{Kick, KickTarget},
+    serve::{Kick, KickTarget, Operator},
 };
 pub use crate::{config::EffectiveKey, series::Series};
 

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     app::AppHandle,
-    channel::Content,
-    session::{SessionError, SessionView, raw_sid},
+    channel::{Content, Deliveries},
+    session::{Binder, SessionError, SessionView, raw_sid},
 };
 
 /// After so many sessions others get their turn on the thread.
@@ -240,9 +240,19 @@ impl Select {
     }
 }
 
-impl AppHandle {
-    async fn selected(&self, select: Select) -> Result<(Vec<Arc<Session>>, usize), RemoteError> {
-        let Some(service) = self.session_service().cloned() else {
+/// Executes the orders of operators at this server.
+#[derive(Clone, Copy)]
+pub(crate) struct Orders<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Orders<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
+    async fn selected(self, select: Select) -> Result<(Vec<Arc<Session>>, usize), RemoteError> {
+        let Some(service) = self.app.session_service().cloned() else {
             return Ok((Vec::new(), 0));
         };
         let found = aside(move || select.find(&service)).await?;
@@ -250,7 +260,7 @@ impl AppHandle {
     }
 
     /// Which sessions of this server are meant.
-    pub(super) async fn find(&self, find: Find) -> Result<Found, RemoteError> {
+    pub(super) async fn find(self, find: Find) -> Result<Found, RemoteError> {
         let (found, total) = self.selected(find.select).await?;
         let after = find.after.as_deref().map(parse_sid).transpose();
         let after = after.map_err(|text| RemoteError::new(code::BAD_REQUEST, text))?;
@@ -265,7 +275,7 @@ impl AppHandle {
     }
 
     /// Does something to sessions of this server.
-    pub(super) async fn obey(&self, order: Order) -> Result<Obeyed, RemoteError> {
+    pub(super) async fn obey(self, order: Order) -> Result<Obeyed, RemoteError> {
         let (sessions, _) = self.selected(order.select).await?;
         let mut done = Obeyed {
             matched: sessions.len() as u64,
@@ -287,8 +297,8 @@ impl AppHandle {
                 .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))?;
             let sids = sessions.iter().map(|session| raw_sid(session.id()));
             let delivery = message.to(Receivers::Sids(sids.collect()));
-            let app = self.clone();
-            let delivered = aside(move || app.deliver_here(delivery)).await?;
+            let app = self.app.clone();
+            let delivered = aside(move || Deliveries::of(&app).deliver(delivery)).await?;
             done.done = delivered.queued as u64;
             done.failed = done.matched - done.done.min(done.matched);
             done.errors
@@ -308,8 +318,8 @@ impl AppHandle {
     }
 
     /// Whether that changed something.
-    async fn act_on(&self, session: &Arc<Session>, act: &Act) -> Result<bool, String> {
-        let view = || SessionView::of_session(self, session);
+    async fn act_on(self, session: &Arc<Session>, act: &Act) -> Result<bool, String> {
+        let view = || SessionView::of_session(self.app, session);
         let text = |error: SessionError| error.to_string();
         match act {
             Act::Kick { reason } => Ok(session.close(CloseReason::kicked(reason.as_str()))),
@@ -319,7 +329,10 @@ impl AppHandle {
                 .map_err(|error| error.to_string()),
             Act::Bind { uid } => {
                 let uid = Uid::new(uid.as_str()).map_err(|error| error.to_string())?;
-                self.bind_here(session, uid).await.map_err(text)?;
+                Binder::of(self.app)
+                    .bind(session, uid)
+                    .await
+                    .map_err(text)?;
                 Ok(true)
             }
             Act::Unbind => match session.uid() {
@@ -331,11 +344,11 @@ impl AppHandle {
                 None => Ok(false),
             },
             Act::Join { topic } => {
-                let joined = self.topic(topic).join(&view()).await;
+                let joined = self.app.topic(topic).join(&view()).await;
                 Ok(joined.map_err(|error| error.to_string())?.is_new())
             }
             Act::Leave { topic } => {
-                let left = self.topic(topic).quit(&view()).await;
+                let left = self.app.topic(topic).quit(&view()).await;
                 left.map_err(|error| error.message().to_owned())
             }
             Act::Push { .. } => Ok(false),

@@ -8,17 +8,19 @@ use shaddock_cluster::{BoxFuture, RemoteCall, RemoteError, code, split_route};
 use shaddock_core::{CloseReason, Session, SessionService, Sid};
 
 use super::{
-    OPERATE,
+    EventPage, OPERATE,
     address::AddressFilter,
     ask::{Ask, Departing, Report},
     filter::{Filter, parse_sid},
+    order::Orders,
     types::{DrainStarted, DrainStatus, ServerState},
+    work::Workload,
 };
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo},
     app::AppHandle,
     config::Time,
-    operations::{Operations, Phase, WeakOperations},
+    operations::{Operations, Phase},
 };
 
 /// Characters of a kick's reason.
@@ -91,15 +93,25 @@ impl Kick {
     }
 }
 
-impl AppHandle {
-    /// Whether a call of another server is for [`serve_operator`](Self::serve_operator).
-    pub(crate) fn is_for_operators(call: &RemoteCall) -> bool {
+/// Answers the requests of operators to this server.
+#[derive(Clone, Copy)]
+pub(crate) struct Operator<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Operator<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
+    /// Whether a call of another server is for [`serve`](Self::serve).
+    pub(crate) fn is_addressed(call: &RemoteCall) -> bool {
         split_route(&call.route).is_ok_and(|(_, short)| short == OPERATE)
     }
 
     /// Answers an operator who asks through another server.
-    pub(crate) fn serve_operator(&self, call: &RemoteCall) -> BoxFuture<'static, Answer> {
-        let app = self.clone();
+    pub(crate) fn serve(self, call: &RemoteCall) -> BoxFuture<'static, Answer> {
+        let app = self.app.clone();
         let asked = serde_json::from_slice::<Ask>(&call.body);
         let by = call.from.clone();
         Box::pin(async move {
@@ -110,17 +122,17 @@ impl AppHandle {
                 tracing::info!(app = app.id(), ?ask, ?by, "requested by an operator");
             }
             // The question itself is a request that is being served.
-            app.operate(ask, 1).await
+            Operator::of(&app).operate(ask, 1).await
         })
     }
 
     /// Answers an operator. `own` requests at work are the question itself.
-    pub(crate) async fn operate(&self, ask: Ask, own: u64) -> Answer {
+    pub(crate) async fn operate(self, ask: Ask, own: u64) -> Answer {
         match ask {
             Ask::Report => json(&self.report(own)),
             Ask::Sessions(query) => {
                 let filter = Filter::new(&query).map_err(bad_request)?;
-                let services: Vec<_> = self.session_service().cloned().into_iter().collect();
+                let services: Vec<_> = self.app.session_service().cloned().into_iter().collect();
                 json(&aside(move || filter.page(&services)).await?)
             }
             Ask::Session(sid) => {
@@ -128,19 +140,19 @@ impl AppHandle {
                 let whole = |service: &SessionService| {
                     Some(SessionInfo::whole(service, &service.get(sid)?))
                 };
-                json(&self.session_service().and_then(whole))
+                json(&self.app.session_service().and_then(whole))
             }
             Ask::Kick(request) => {
                 let kick = Kick::new(&request).map_err(bad_request)?;
-                let service = self.session_service().cloned();
+                let service = self.app.session_service().cloned();
                 let kicked = aside(move || service.map_or(0, |service| kick.apply(&service)));
                 json(&KickReport {
                     kicked: kicked.await?,
                 })
             }
             Ask::Events(query) => {
-                let app = self.clone();
-                let found = aside(move || app.recent_events(&query)).await?;
+                let app = self.app.clone();
+                let found = aside(move || EventPage::here(app.history(), app.id(), &query)).await?;
                 json(&found.map_err(bad_request)?)
             }
             Ask::Audiences(query) => {
@@ -151,11 +163,11 @@ impl AppHandle {
                 let here = self.look_at(move |service| query.here(service)).await?;
                 json(&here)
             }
-            Ask::Load(after_ms) => json(&self.load(after_ms)),
-            Ask::Work => json(&self.work()),
-            Ask::Config => json(&self.effective_config()?),
-            Ask::Find(find) => json(&self.find(find).await?),
-            Ask::Do(order) => json(&self.obey(order).await?),
+            Ask::Load(after_ms) => json(&Workload::of(self.app).series(after_ms)),
+            Ask::Work => json(&Workload::of(self.app).work()),
+            Ask::Config => json(&Workload::of(self.app).config()?),
+            Ask::Find(find) => json(&Orders::of(self.app).find(find).await?),
+            Ask::Do(order) => json(&Orders::of(self.app).obey(order).await?),
             Ask::Drain {
                 whole_process,
                 linger,
@@ -165,27 +177,23 @@ impl AppHandle {
 
     /// Visits all sessions, or all channels and topics, on a blocking thread. A server without sessions has none.
     async fn look_at<T: Default + Send + 'static>(
-        &self,
+        self,
         look: impl FnOnce(&SessionService) -> Result<T, String> + Send + 'static,
     ) -> Result<T, RemoteError> {
-        match self.session_service().cloned() {
+        match self.app.session_service().cloned() {
             Some(service) => aside(move || look(&service)).await?.map_err(bad_request),
             None => Ok(T::default()),
         }
     }
 
-    /// The process, if a launcher manages it.
-    pub(super) fn operations(&self) -> Option<Operations> {
-        self.get::<WeakOperations>()?.upgrade()
-    }
-
-    fn report(&self, own: u64) -> Report {
-        let operations = self.operations();
+    fn report(self, own: u64) -> Report {
+        let operations = Operations::of(self.app);
         let status = self
+            .app
             .membership()
             .map(|membership| membership.status())
             .unwrap_or_default();
-        let statistics = self.session_service().map(SessionService::statistics);
+        let statistics = self.app.session_service().map(SessionService::statistics);
         let serving = (status.serving as u64).saturating_sub(own);
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -193,37 +201,38 @@ impl AppHandle {
             uptime_ms: operations
                 .as_ref()
                 .map(|process| u64::try_from(process.uptime().as_millis()).unwrap_or(u64::MAX)),
-            connections: self.open_connections() as u64,
+            connections: self.app.open_connections() as u64,
             sessions: statistics.as_ref().map_or(0, |s| s.sessions as u64),
-            sessions_relayed: self.relays().count().1 as u64,
+            sessions_relayed: self.app.relays().count().1 as u64,
             drain: operations.as_ref().and_then(|all| self.drain_status(all)),
             users: statistics.as_ref().map_or(0, |s| s.users as u64),
             in_flight: serving + status.pending_calls as u64,
-            addresses: self.local_addrs(),
+            addresses: self.app.local_addrs(),
             shared_with: self.neighbours(operations.as_ref()),
             departing: self.departing(),
             suspects: self.suspects(),
         }
     }
 
-    fn state(&self, operations: Option<&Operations>) -> ServerState {
+    fn state(self, operations: Option<&Operations>) -> ServerState {
         match operations.map(Operations::phase) {
             Some(Phase::Starting) => ServerState::Starting,
             Some(Phase::Draining) => ServerState::Draining,
-            _ if self.is_draining() => ServerState::Draining,
+            _ if self.app.is_draining() => ServerState::Draining,
             _ => ServerState::Running,
         }
     }
 
     /// Other servers of the process.
-    fn neighbours(&self, operations: Option<&Operations>) -> Vec<String> {
+    fn neighbours(self, operations: Option<&Operations>) -> Vec<String> {
         let apps = operations.map_or_else(Vec::new, Operations::apps);
-        let others = apps.iter().filter(|app| app.id() != self.id());
+        let others = apps.iter().filter(|app| app.id() != self.app.id());
         others.map(|app| app.id().to_owned()).collect()
     }
 
-    fn suspects(&self) -> Vec<String> {
+    fn suspects(self) -> Vec<String> {
         let suspects = self
+            .app
             .membership()
             .map(|membership| membership.members().suspects());
         let mut ids: Vec<_> = suspects
@@ -235,8 +244,8 @@ impl AppHandle {
         ids
     }
 
-    fn departing(&self) -> Vec<Departing> {
-        let Ok(membership) = self.membership() else {
+    fn departing(self) -> Vec<Departing> {
+        let Ok(membership) = self.app.membership() else {
             return Vec::new();
         };
         let departing = membership.departing();
@@ -244,9 +253,9 @@ impl AppHandle {
     }
 
     /// How far the drain of this process is, as far as it concerns this server.
-    fn drain_status(&self, operations: &Operations) -> Option<DrainStatus> {
+    fn drain_status(self, operations: &Operations) -> Option<DrainStatus> {
         let end = operations.drain_end()?;
-        let resumable = self.session_service()?.resume_statistics();
+        let resumable = self.app.session_service()?.resume_statistics();
         Some(DrainStatus {
             ends_within_ms: millis(end.saturating_duration_since(Instant::now())),
             disconnected: resumable.dismissed,
@@ -255,11 +264,11 @@ impl AppHandle {
     }
 
     fn begin_drain(
-        &self,
+        self,
         whole_process: bool,
         linger: Option<Time>,
     ) -> Result<DrainStarted, RemoteError> {
-        let Some(operations) = self.operations() else {
+        let Some(operations) = Operations::of(self.app) else {
             let text = "its program was not started by a `Launcher`, so it cannot be drained remotely; send it SIGTERM";
             return Err(RemoteError::new(CONFLICT, text));
         };
@@ -275,9 +284,9 @@ impl AppHandle {
         let services = apps.iter().filter_map(|app| app.session_service());
         let sessions = services.map(SessionService::session_count).sum::<usize>();
         let plan = operations.drain_by_operator(linger);
-        tracing::info!(app = self.id(), sessions, linger = ?plan.linger, "an operator requested a drain");
+        tracing::info!(app = self.app.id(), sessions, linger = ?plan.linger, "an operator requested a drain");
         Ok(DrainStarted {
-            server: self.id().to_owned(),
+            server: self.app.id().to_owned(),
             sessions: sessions as u64,
             process_shared_with,
             here: false,

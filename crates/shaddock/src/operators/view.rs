@@ -19,7 +19,7 @@ use super::{
     join, merge,
     question::{self, Question, unanswered},
     report,
-    serve::{CONFLICT, Kick, KickTarget},
+    serve::{CONFLICT, Kick, KickTarget, Operator},
 };
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},
@@ -375,7 +375,7 @@ impl ClusterView {
         let mut answers: Vec<Option<Result<Bytes, RemoteError>>> = Vec::new();
         for target in targets {
             answers.push(match &target.here {
-                Some(app) => Some(app.operate(ask.clone(), 0).await),
+                Some(app) => Some(Operator::of(app).operate(ask.clone(), 0).await),
                 None => None,
             });
         }

@@ -18,6 +18,7 @@ use crate::{
     config::EffectiveKey,
     history::unix_ms,
     metrics::{self, Calls, Latencies},
+    operations::Operations,
     series::{STEP_MS, Series},
 };
 
@@ -94,23 +95,33 @@ impl RouteWork {
     }
 }
 
-impl AppHandle {
+/// The work of this server, for operators.
+#[derive(Clone, Copy)]
+pub(crate) struct Workload<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Workload<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
     /// Samples of this server after that time.
-    pub(super) fn load(&self, after_ms: u64) -> Series {
-        let process = self.operations();
+    pub(super) fn series(self, after_ms: u64) -> Series {
+        let process = Operations::of(self.app);
         process.map_or_else(Series::default, |process| {
-            process.series().after(self.id(), after_ms)
+            process.series().after(self.app.id(), after_ms)
         })
     }
 
-    pub(super) fn work(&self) -> ServerWork {
+    pub(super) fn work(self) -> ServerWork {
         let mut work = ServerWork {
             time_ms: unix_ms(),
             bounds_us: metrics::bounds_us(),
             ..ServerWork::default()
         };
-        if let Some(latencies) = self.get::<Latencies>() {
-            let routes = latencies.read(self).into_iter();
+        if let Some(latencies) = self.app.get::<Latencies>() {
+            let routes = latencies.read(self.app).into_iter();
             let routes = routes.map(|(route, times)| RouteWork {
                 route: route.to_owned(),
                 errors: times.errors(),
@@ -120,7 +131,7 @@ impl AppHandle {
             });
             work.routes = routes.collect();
         }
-        let stats = self.stats();
+        let stats = self.app.stats();
         work.calls = [
             ("forward", &stats.forwards),
             ("http", &stats.asked),
@@ -128,11 +139,11 @@ impl AppHandle {
         ]
         .map(|(name, calls)| RouteWork::of_calls(name, calls))
         .into();
-        if let Some(statistics) = self.session_service().map(SessionService::statistics) {
+        if let Some(statistics) = self.app.session_service().map(SessionService::statistics) {
             let closed = statistics.closed.into_iter().filter(|(_, n)| *n > 0);
             work.closed = closed.map(|(reason, n)| (reason.to_owned(), n)).collect();
         }
-        for net in self.net_stats() {
+        for net in self.app.net_stats() {
             for (sums, counts) in [
                 (&mut work.refused, net.refused),
                 (&mut work.dropped, net.dropped),
@@ -145,8 +156,8 @@ impl AppHandle {
         work
     }
 
-    pub(super) fn effective_config(&self) -> Result<Vec<EffectiveKey>, RemoteError> {
-        let config = self.operations().and_then(|process| process.config());
+    pub(super) fn config(self) -> Result<Vec<EffectiveKey>, RemoteError> {
+        let config = Operations::of(self.app).and_then(|process| process.config());
         match config {
             Some((started, newest)) => Ok(started.effective(&newest)),
             None => Err(RemoteError::new(

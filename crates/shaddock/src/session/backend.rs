@@ -7,14 +7,10 @@ use shaddock_cluster::{Located, ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{Sid, Uid};
 
 use super::{
-    SessionError, SessionView,
+    SessionCalls, SessionError, SessionView,
     view::{data_of, raw},
 };
-use crate::{
-    app::AppHandle,
-    error::HandlerError,
-    extract::{FromParts, Parts},
-};
+use crate::app::AppHandle;
 
 /// Sessions anywhere in the cluster. An extractor; also [`AppHandle::backend_sessions`].
 ///
@@ -23,24 +19,15 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct BackendSessions(AppHandle);
 
-impl AppHandle {
-    /// Sessions anywhere in the cluster.
-    pub fn backend_sessions(&self) -> BackendSessions {
-        BackendSessions(self.clone())
-    }
-}
-
-impl FromParts for BackendSessions {
-    fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
-        Ok(parts.app().backend_sessions())
-    }
-}
-
 impl BackendSessions {
+    pub(crate) fn of(app: &AppHandle) -> Self {
+        Self(app.clone())
+    }
+
     async fn ask(&self, frontend: &str, op: SessionOp) -> Result<SessionAnswer, SessionError> {
         let frontend = ServerId::new(frontend)
             .map_err(|_| shaddock_cluster::RemoteError::server_not_found())?;
-        self.0.ask_frontend(&frontend, op).await
+        SessionCalls::of(&self.0).ask(&frontend, op).await
     }
 
     /// A view of one session, if it is there.

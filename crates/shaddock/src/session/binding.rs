@@ -6,8 +6,11 @@ use bytes::Bytes;
 use shaddock_cluster::{ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{BindError, CloseReason, Session, SessionService, SessionState, Sid, Uid};
 
-use super::{FrontendSession, SessionError, SessionView, view::raw};
-use crate::{app::AppHandle, error::HandlerError, handler::BoxFuture};
+use super::{FrontendSession, SessionCalls, SessionError, SessionView, view::raw};
+use crate::{
+    app::{AppHandle, Part},
+    error::HandlerError,
+};
 
 /// The operation that asks a frontend to let go of a user whose session waits for its client.
 pub(super) const END_SUSPENDED: &str = "shaddock.end_suspended";
@@ -15,27 +18,26 @@ pub(super) const END_SUSPENDED: &str = "shaddock.end_suspended";
 /// The longest pause before a bind is tried once more, of pauses that double. All together are twice as long.
 const RELEASED: Duration = Duration::from_secs(1);
 
-/// Asked before a session is bound; may refuse.
-pub(crate) type BindHook = Arc<
-    dyn Fn(AppHandle, FrontendSession, Uid) -> BoxFuture<Result<(), HandlerError>> + Send + Sync,
->;
+/// Binds sessions of this frontend to users.
+#[derive(Clone, Copy)]
+pub(crate) struct Binder<'a> {
+    app: &'a AppHandle,
+}
 
-impl AppHandle {
-    /// Binds a session of this frontend to a user, as [`SessionView::bind`] does. For code that has no view, such as background work.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub async fn bind(&self, sid: Sid, uid: Uid) -> Result<(), SessionError> {
-        let service = self.session_service().ok_or(SessionError::NoFrontend)?;
-        let session = service.get(sid).ok_or(BindError::NoSuchSession { sid })?;
-        self.bind_here(&session, uid).await
+impl<'a> Binder<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
     }
 
-    pub(crate) async fn bind_here(
-        &self,
-        session: &Arc<Session>,
-        uid: Uid,
-    ) -> Result<(), SessionError> {
+    /// Binds the session with this id.
+    pub(crate) async fn bind_sid(self, sid: Sid, uid: Uid) -> Result<(), SessionError> {
+        let service = self.app.session_service().ok_or(SessionError::NoFrontend)?;
+        let session = service.get(sid).ok_or(BindError::NoSuchSession { sid })?;
+        self.bind(&session, uid).await
+    }
+
+    /// Binds a session.
+    pub(crate) async fn bind(self, session: &Arc<Session>, uid: Uid) -> Result<(), SessionError> {
         // A bind that cannot succeed needs no query. The final check is the service's.
         match session.uid() {
             Some(bound) if bound == uid && !session.is_closed() => return Ok(()),
@@ -47,10 +49,10 @@ impl AppHandle {
             }
             _ => {}
         }
-        self.ask_bind_hook(session, &uid).await?;
-        self.end_suspended_rivals(&uid);
+        self.ask_hook(session, &uid).await?;
+        self.end_rivals(&uid);
         let user: Arc<str> = Arc::clone(uid.shared());
-        let membership = self.membership()?;
+        let membership = self.app.membership()?;
         let mut pause = Duration::from_millis(10);
         // Undone if the bind fails, or if this future is dropped while it waits (the request's deadline, its client).
         let bound = loop {
@@ -60,7 +62,7 @@ impl AppHandle {
             {
                 Ok(bound) => break bound,
                 Err(shaddock_cluster::BindError::Taken(owner))
-                    if self.end_suspended_at(&owner, &uid, &mut pause).await => {}
+                    if self.end_rival_at(&owner, &uid, &mut pause).await => {}
                 Err(error) => return Err(owner_error(error, &uid)),
             }
         };
@@ -76,8 +78,8 @@ impl AppHandle {
 
     /// With unique sessions, the session of a user that waits for its client blocks no login of the same user: the one who logs in is here, and
     /// the one of that session is not.
-    fn end_suspended_rivals(&self, uid: &Uid) {
-        let Some(service) = self.session_service() else {
+    fn end_rivals(self, uid: &Uid) {
+        let Some(service) = self.app.session_service() else {
             return;
         };
         if service.config().single_session {
@@ -88,41 +90,38 @@ impl AppHandle {
     }
 
     /// The same at another frontend. False: it has a client there, or that frontend cannot be asked, or does not let go in time.
-    async fn end_suspended_at(&self, owner: &ServerId, uid: &Uid, pause: &mut Duration) -> bool {
-        if owner.as_str() == self.id() || *pause > RELEASED {
+    async fn end_rival_at(self, owner: &ServerId, uid: &Uid, pause: &mut Duration) -> bool {
+        if owner.as_str() == self.app.id() || *pause > RELEASED {
             return false;
         }
         let op = SessionOp::Custom {
             name: END_SUSPENDED.into(),
             argument: serde_json::to_vec(uid.as_str()).unwrap_or_default().into(),
         };
-        let ended = match self.ask_frontend(owner, op).await {
+        let ended = match SessionCalls::of(self.app).ask(owner, op).await {
             Ok(SessionAnswer::Custom(answer)) => &answer[..] == b"true",
             _ => false,
         };
         if ended {
             // Where the owner is a key at etcd, it is let go of after the session.
-            self.sleep(*pause).await;
+            self.app.sleep(*pause).await;
             *pause *= 2;
         }
         ended
     }
 
-    async fn ask_bind_hook(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {
-        let Some(hook) = self.hooks().before_bind.get() else {
+    async fn ask_hook(self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {
+        let Some(hook) = self.app.hooks().before_bind.get() else {
             return Ok(());
         };
-        let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self, session))
+        let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self.app, session))
         else {
             return Err(SessionError::NoFrontend);
         };
-        let (app, hook, uid) = (self.clone(), Arc::clone(hook), uid.clone());
-        match self
-            .limited("bind hook", self.config().handler_timeout, move || {
-                hook(app, view, uid)
-            })
-            .await
-        {
+        let (app, hook, uid) = (self.app.clone(), Arc::clone(hook), uid.clone());
+        let limit = app.config().handler_timeout;
+        let part = Part::of(self.app, "bind hook");
+        match part.run(limit, move || hook(app, view, uid)).await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(SessionError::Refused(error)),
             None => Err(SessionError::Refused(HandlerError::internal(

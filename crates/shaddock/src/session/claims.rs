@@ -1,14 +1,9 @@
 //! What clients said of themselves, kept with their sessions.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shaddock_cluster::{RawSid, RemoteError, SessionAnswer, SessionOp};
+use shaddock_cluster::{RawSid, SessionAnswer};
 use shaddock_core::{ClientClaims, SessionService};
 use shaddock_protocol::HandshakeRequest;
-
-use super::{SessionError, SessionView, view::raw};
 
 /// The operation that asks a frontend for them.
 pub(super) const CLAIMS: &str = "shaddock.claims";
@@ -44,45 +39,6 @@ pub(super) struct Which {
     pub(super) sid: RawSid,
 }
 
-impl SessionView {
-    /// What the client said of itself in its handshake: kind, version, platform and user data. `None` if it said nothing, or the session is gone.
-    ///
-    /// Up to [`AppConfig::handshake_bytes`](crate::app::AppConfig::handshake_bytes) of user data are kept. Nothing of it was checked, except by
-    /// your own hooks.
-    ///
-    /// # Errors
-    /// [`SessionError::Remote`] if the frontend cannot be asked, or is a Pitaya server.
-    pub async fn claims(&self) -> Result<Option<Arc<ClientClaims>>, SessionError> {
-        if let Some(session) = self.session() {
-            return Ok(session.claims());
-        }
-        let which = Which {
-            sid: raw(self.id()),
-        };
-        let answer = self.ask_custom(CLAIMS, &which).await?;
-        serde_json::from_slice::<Option<ClientClaims>>(&answer)
-            .map(|claims| claims.map(Arc::new))
-            .map_err(|error| SessionError::Remote(RemoteError::new("PIT-500", error.to_string())))
-    }
-
-    /// Asks the frontend of a session on another server for something that only ours can do.
-    pub(super) async fn ask_custom<T: Serialize>(
-        &self,
-        name: &'static str,
-        argument: &T,
-    ) -> Result<Bytes, SessionError> {
-        let argument = serde_json::to_vec(argument).unwrap_or_default();
-        let op = SessionOp::Custom {
-            name: name.into(),
-            argument: argument.into(),
-        };
-        match self.app().ask_frontend(self.holder()?, op).await? {
-            SessionAnswer::Custom(answer) => Ok(answer),
-            _ => Ok(Bytes::from_static(b"null")),
-        }
-    }
-}
-
 /// Answers a server that asks.
 pub(super) fn serve_claims(service: &SessionService, which: &Which) -> SessionAnswer {
     let session = shaddock_core::Sid::new(which.sid.get()).and_then(|sid| service.get(sid));
@@ -93,6 +49,7 @@ pub(super) fn serve_claims(service: &SessionService, which: &Which) -> SessionAn
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use shaddock_protocol::DialectChoice;
 
     use super::*;

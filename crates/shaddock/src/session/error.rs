@@ -3,7 +3,6 @@
 use shaddock_cluster::RemoteError;
 use shaddock_core::{BindError, InvalidId, SendError, SettingError, UnbindError};
 
-use super::WrongSetting;
 use crate::error::HandlerError;
 
 /// Something could not be done to a session. Nothing has changed then, except that a [`Remote`](Self::Remote) timeout leaves it unknown.
@@ -69,4 +68,13 @@ impl From<SessionError> for RemoteError {
             other => Self::new(shaddock_cluster::code::UNKNOWN, other.to_string()),
         }
     }
+}
+
+/// A setting is there, and is not of its type: another server, or an older version of this one, has written something else. Or it cannot be
+/// written as JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("the setting `{key}` does not have its type: {source}")]
+pub struct WrongSetting {
+    pub(super) key: &'static str,
+    pub(super) source: serde_json::Error,
 }

@@ -15,15 +15,18 @@ use shaddock_cluster::{RawSid, RemoteError, SessionAnswer};
 use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{SessionError, SessionView, view::raw};
-use crate::app::AppHandle;
+use super::SessionError;
+use crate::app::Tasks;
 
 /// The operation that tells a frontend when a session of it expires.
 pub(super) const EXPIRE: &str = "shaddock.expire";
 
 /// When sessions of this frontend expire. At most one entry for each open session.
-#[derive(Default)]
-pub(crate) struct Expiries {
+pub(crate) struct Expiries(Arc<Shared>);
+
+struct Shared {
+    sessions: Option<SessionService>,
+    tasks: Tasks,
     entries: Mutex<Entries>,
     changed: Notify,
     is_watched: AtomicBool,
@@ -44,11 +47,64 @@ impl Entries {
 }
 
 impl Expiries {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Expiries of the sessions of `sessions`; they are watched while `tasks` run.
+    pub(crate) fn new(sessions: Option<SessionService>, tasks: Tasks) -> Self {
+        Self(Arc::new(Shared {
+            sessions,
+            tasks,
+            entries: Mutex::default(),
+            changed: Notify::new(),
+            is_watched: AtomicBool::new(false),
+        }))
     }
 
-    fn set(&self, session: &Session, at: Option<Instant>) {
+    /// Does what another server requests.
+    pub(super) fn serve(&self, expire: &Expire) -> Result<SessionAnswer, RemoteError> {
+        let sid = Sid::new(expire.sid.get()).ok_or_else(RemoteError::session_not_found)?;
+        let session = self.session(sid);
+        let session =
+            session.ok_or_else(|| SessionError::from(SettingError::NoSuchSession { sid }))?;
+        self.set(&session, expire.millis.map(Duration::from_millis))?;
+        Ok(SessionAnswer::Done)
+    }
+
+    fn session(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.0.sessions.as_ref()?.get(sid)
+    }
+
+    /// Ends a session after this time from now; `None` is never.
+    pub(crate) fn set(
+        &self,
+        session: &Arc<Session>,
+        after: Option<Duration>,
+    ) -> Result<(), SessionError> {
+        let sid = session.id();
+        if session.is_closed() {
+            return Err(SettingError::NoSuchSession { sid }.into());
+        }
+        // A time that is too far away to be told is never.
+        let at = after.and_then(|after| Instant::now().checked_add(after));
+        self.note(session, at);
+        if at.is_some() && !self.0.is_watched.swap(true, Ordering::AcqRel) {
+            let (all, stopped) = (Self(Arc::clone(&self.0)), self.0.tasks.stopped());
+            self.0.tasks.runtime().spawn(async move {
+                tokio::select! {
+                    () = stopped => {}
+                    () = all.close_expired() => {}
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, session: &Session, at: Option<Instant>) {
         let sid = session.id();
         let mut entries = self.lock();
         entries.remove(sid);
@@ -61,11 +117,12 @@ impl Expiries {
         if session.is_closed() {
             self.forget(sid);
         }
-        self.changed.notify_one();
+        self.0.changed.notify_one();
     }
 
-    /// Puts the end of a session off; `None` is for ever. One without an end, and one that ends later, stays as it is.
-    fn put_off(&self, sid: Sid, at: Option<Instant>) {
+    /// Puts the end of a session off until this time. One without an end, and one that ends later, stays as it is.
+    pub(crate) fn put_off(&self, session: &Session, when: SystemTime) {
+        let (sid, at) = (session.id(), Instant::now().checked_add(until(when)));
         let mut entries = self.lock();
         let is_later = |known: &Instant| at.is_none_or(|at| at > *known);
         if !entries.by_sid.get(&sid).is_some_and(is_later) {
@@ -101,94 +158,12 @@ impl Expiries {
         }
         if due.is_empty() { Err(None) } else { Ok(due) }
     }
-}
-
-/// Which session, and in how many milliseconds; none: never.
-#[derive(Serialize, Deserialize)]
-pub(super) struct Expire {
-    sid: RawSid,
-    millis: Option<u64>,
-}
-
-/// From now; nothing if it is past.
-fn until(when: SystemTime) -> Duration {
-    when.duration_since(SystemTime::now()).unwrap_or_default()
-}
-
-impl SessionView {
-    /// The session ends at this time, with the reason [`CloseReason::Expired`], unless it is told another time before: `None` is never. A handler
-    /// that gets a fresh token from the client sets the time of that one.
-    ///
-    /// # Errors
-    /// [`SessionError`]: the session is closed, or its frontend cannot be asked or is a Pitaya server.
-    pub async fn set_expires_at(&self, when: Option<SystemTime>) -> Result<(), SessionError> {
-        if let Some(session) = self.session() {
-            return self.app().expire_at(session, when.map(until));
-        }
-        let millis = when.map(|when| u64::try_from(until(when).as_millis()).unwrap_or(u64::MAX));
-        let expire = Expire {
-            sid: raw(self.id()),
-            millis,
-        };
-        self.ask_custom(EXPIRE, &expire).await.map(drop)
-    }
-}
-
-impl AppHandle {
-    pub(super) fn serve_expire(
-        &self,
-        service: &SessionService,
-        expire: &Expire,
-    ) -> Result<SessionAnswer, RemoteError> {
-        let sid = Sid::new(expire.sid.get()).ok_or_else(RemoteError::session_not_found)?;
-        let session = service.get(sid);
-        let session =
-            session.ok_or_else(|| SessionError::from(SettingError::NoSuchSession { sid }))?;
-        self.expire_at(&session, expire.millis.map(Duration::from_millis))?;
-        Ok(SessionAnswer::Done)
-    }
-
-    /// From now on; `None` is never.
-    pub(crate) fn expire_at(
-        &self,
-        session: &Arc<Session>,
-        after: Option<Duration>,
-    ) -> Result<(), SessionError> {
-        let sid = session.id();
-        if session.is_closed() {
-            return Err(SettingError::NoSuchSession { sid }.into());
-        }
-        // A time that is too far away to be told is never.
-        let at = after.and_then(|after| Instant::now().checked_add(after));
-        let expiries = self.expiries();
-        expiries.set(session, at);
-        if at.is_some() && !expiries.is_watched.swap(true, Ordering::AcqRel) {
-            let (app, stopped) = (self.clone(), self.stopping());
-            self.runtime().spawn(async move {
-                tokio::select! {
-                    () = stopped => {}
-                    () = app.close_expired() => {}
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// A client has come back with a token that ends at this time.
-    pub(crate) fn expire_later(&self, session: &Session, when: SystemTime) {
-        let at = Instant::now().checked_add(until(when));
-        self.expiries().put_off(session.id(), at);
-    }
 
     async fn close_expired(&self) {
-        let expiries = self.expiries();
         loop {
-            let next = match expiries.due(Instant::now()) {
+            let next = match self.due(Instant::now()) {
                 Ok(due) => {
-                    for session in due
-                        .into_iter()
-                        .filter_map(|sid| self.session_service()?.get(sid))
-                    {
+                    for session in due.into_iter().filter_map(|sid| self.session(sid)) {
                         session.close(CloseReason::Expired);
                     }
                     continue;
@@ -203,8 +178,20 @@ impl AppHandle {
             };
             tokio::select! {
                 () = wait => {}
-                () = expiries.changed.notified() => {}
+                () = self.0.changed.notified() => {}
             }
         }
     }
+}
+
+/// Which session, and in how many milliseconds; none: never.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Expire {
+    pub(super) sid: RawSid,
+    pub(super) millis: Option<u64>,
+}
+
+/// From now; nothing if it is past.
+pub(super) fn until(when: SystemTime) -> Duration {
+    when.duration_since(SystemTime::now()).unwrap_or_default()
 }

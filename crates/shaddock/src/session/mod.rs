@@ -11,13 +11,20 @@
 //! [`AppHandle::bind`](crate::app::AppHandle::bind), not through the service: the service knows this frontend only, while the view also asks the
 //! app's [hook](crate::App::before_bind) and makes the user known to the other servers.
 
+mod actions;
 mod backend;
 mod binding;
+mod calls;
 mod claims;
+mod cluster_event;
 mod cluster_events;
+mod cluster_listeners;
 mod error;
+mod event;
+mod event_kind;
 mod events;
 mod expiry;
+mod listeners;
 mod ops;
 mod spawn;
 mod typed;
@@ -32,17 +39,22 @@ pub use shaddock_core::{
 
 pub use self::{
     backend::BackendSessions,
-    cluster_events::{ClusterEventKind, ClusterSessionEvent},
-    error::SessionError,
-    events::{EventKind, SessionEvent},
-    typed::{Setting, WrongSetting},
+    cluster_event::{ClusterEventKind, ClusterSessionEvent},
+    error::{SessionError, WrongSetting},
+    event::SessionEvent,
+    event_kind::EventKind,
+    typed::Setting,
     view::{BackendSession, FrontendSession, SessionView},
 };
 pub(crate) use self::{
-    binding::BindHook,
+    binding::Binder,
+    calls::SessionCalls,
     claims::claims_of,
-    cluster_events::ClusterEventHooks,
-    events::{EventHook, EventHooks, FrontendEvents},
+    cluster_events::ClusterEvents,
+    cluster_listeners::ClusterEventHooks,
+    events::FrontendEvents,
     expiry::Expiries,
+    listeners::{EventHook, EventHooks},
+    ops::SessionOps,
     view::raw as raw_sid,
 };

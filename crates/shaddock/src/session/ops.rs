@@ -5,44 +5,47 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 use shaddock_cluster::{
-    BoxFuture, ForwardedSession, RawSid, RemoteError, ServerId, SessionAnswer, SessionData,
-    SessionOp, code,
+    BoxFuture, ForwardedSession, RawSid, RemoteError, SessionAnswer, SessionData, SessionOp, code,
 };
 use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid, Uid};
 
 use super::{
-    SessionError, SessionView,
+    Binder, SessionError, SessionView,
     binding::{END_SUSPENDED, serve_end_suspended},
     claims::{CLAIMS, serve_claims},
     expiry::EXPIRE,
 };
-use crate::{app::AppHandle, received, resume::relay};
+use crate::{
+    app::AppHandle,
+    channel::{Audiences, Deliveries},
+    resume::relay::{self, Mover, SessionSide},
+};
 
-impl AppHandle {
-    /// Asks the frontend of a session to do something to it.
-    pub(crate) async fn ask_frontend(
-        &self,
-        frontend: &ServerId,
-        op: SessionOp,
-    ) -> Result<SessionAnswer, SessionError> {
-        let context = received::for_call(self.config().rpc_timeout);
-        Ok(self.membership()?.session_op(frontend, op, context).await?)
+/// Operations on sessions of this frontend, which other servers request.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionOps<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> SessionOps<'a> {
+    pub(crate) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
     }
 
     /// Does what another server asks.
-    pub(crate) fn serve_session_op(
-        &self,
+    pub(crate) fn serve(
+        self,
         op: SessionOp,
     ) -> BoxFuture<'static, Result<SessionAnswer, RemoteError>> {
-        let Some(service) = self.session_service() else {
+        let Some(service) = self.app.session_service() else {
             return Box::pin(std::future::ready(Err(SessionError::NoFrontend.into())));
         };
         // Only a bind may have to wait.
         if let SessionOp::Bind { sid, uid } = op {
-            let app = self.clone();
+            let app = self.app.clone();
             return Box::pin(async move {
                 let uid = Uid::new(uid).map_err(SessionError::from)?;
-                app.bind(sid_of(sid)?, uid).await?;
+                Binder::of(&app).bind_sid(sid_of(sid)?, uid).await?;
                 Ok(SessionAnswer::Done)
             });
         }
@@ -52,22 +55,22 @@ impl AppHandle {
             | SessionOp::EndAudience { .. }
             | SessionOp::Audience { .. }
             | SessionOp::Audiences { .. }
-            | SessionOp::NextNotice { .. } => self.serve_audience_op(service, op),
+            | SessionOp::NextNotice { .. } => Audiences::of(self.app).serve(service, op),
             SessionOp::Custom { name, argument } if *name == *relay::OPEN => {
                 match parse(&argument) {
-                    Ok(open) => self.serve_relay(open),
+                    Ok(open) => SessionSide::of(self.app).serve_relay(open),
                     Err(error) => Box::pin(std::future::ready(Err(error))),
                 }
             }
             SessionOp::Custom { name, argument } if *name == *relay::BYTES => {
-                self.serve_relay_bytes(argument)
+                Mover::of(self.app).serve_relay_bytes(argument)
             }
-            op => Box::pin(std::future::ready(self.do_session_op(service, op))),
+            op => Box::pin(std::future::ready(self.execute(service, op))),
         }
     }
 
-    fn do_session_op(
-        &self,
+    fn execute(
+        self,
         service: &SessionService,
         op: SessionOp,
     ) -> Result<SessionAnswer, RemoteError> {
@@ -122,7 +125,7 @@ impl AppHandle {
                     .ok()
                     .and_then(|sid| service.client_address_by_session_id(sid)),
             )),
-            SessionOp::Custom { name, argument } => self.do_custom_op(service, &name, &argument),
+            SessionOp::Custom { name, argument } => self.execute_custom(service, &name, &argument),
             _ => Err(RemoteError::new(
                 code::NOT_FOUND,
                 "this frontend does not support the operation",
@@ -130,21 +133,21 @@ impl AppHandle {
         }
     }
 
-    fn do_custom_op(
-        &self,
+    fn execute_custom(
+        self,
         service: &SessionService,
         name: &str,
         argument: &Bytes,
     ) -> Result<SessionAnswer, RemoteError> {
         match name {
             CLAIMS => Ok(serve_claims(service, &parse(argument)?)),
-            EXPIRE => self.serve_expire(service, &parse(argument)?),
+            EXPIRE => self.app.expiries().serve(&parse(argument)?),
             END_SUSPENDED => {
                 let uid: String = parse(argument)?;
                 Ok(serve_end_suspended(service, &uid))
             }
             crate::channel::BROADCAST => {
-                let answer = self.serve_filtered_broadcast(&parse(argument)?);
+                let answer = Deliveries::of(self.app).filtered_broadcast(&parse(argument)?);
                 Ok(SessionAnswer::Custom(answer))
             }
             _ => Err(RemoteError::new(
@@ -154,18 +157,9 @@ impl AppHandle {
         }
     }
 
-    /// Whether a session of this frontend has closed since its data was taken for a request that is forwarded.
-    pub(crate) fn has_closed(&self, session: &ForwardedSession) -> bool {
-        let sid = session.sid.and_then(|sid| sid_of(sid).ok());
-        let service = self.session_service();
-        service
-            .zip(sid)
-            .is_some_and(|(service, sid)| service.get(sid).is_none())
-    }
-
     /// A session as other servers see it.
-    pub(crate) fn export(&self, session: &Arc<Session>) -> ForwardedSession {
-        SessionView::of_session(self, session).export()
+    fn export(self, session: &Arc<Session>) -> ForwardedSession {
+        SessionView::of_session(self.app, session).export()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{SessionError, SessionView};
+use super::{SessionError, SessionView, WrongSetting};
 
 /// A setting of sessions that has a type, and its name in one place.
 ///
@@ -27,15 +27,6 @@ use super::{SessionError, SessionView};
 pub trait Setting: Serialize + DeserializeOwned {
     /// The name that it has among the settings: what servers in other languages read and write.
     const KEY: &'static str;
-}
-
-/// A setting is there, and is not of its type: another server, or an older version of this one, has written something else. Or it cannot be
-/// written as JSON.
-#[derive(Debug, thiserror::Error)]
-#[error("the setting `{key}` does not have its type: {source}")]
-pub struct WrongSetting {
-    key: &'static str,
-    source: serde_json::Error,
 }
 
 impl SessionView {

@@ -1,24 +1,18 @@
 //! The view of a session that handlers get.
 
 use std::{
-    net::SocketAddr,
     ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
-use shaddock_cluster::{ForwardedSession, ServerId, SessionAnswer, SessionData, SessionOp};
-use shaddock_core::{Session, SessionState, SettingError, Settings, Sid, Uid};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use shaddock_cluster::{ForwardedSession, ServerId, SessionData};
+use shaddock_core::{Session, SessionState, Settings, Sid, Uid};
 use shaddock_protocol::Dialect;
 
 use super::SessionError;
-use crate::{
-    app::AppHandle,
-    channel::Message,
-    error::HandlerError,
-    extract::{FromParts, Parts, Requirements},
-};
+use crate::app::AppHandle;
 
 /// A session as a handler or filter sees it, for one request. See the [module](super).
 ///
@@ -58,8 +52,8 @@ impl Forwarded {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Copied {
-    uid: Option<Uid>,
+pub(super) struct Copied {
+    pub(super) uid: Option<Uid>,
     settings: Settings,
 }
 
@@ -129,6 +123,11 @@ impl SessionView {
         }
     }
 
+    /// Settings that were removed from the view.
+    pub(super) fn removed(&self) -> &[String] {
+        &self.removed
+    }
+
     /// Whether the session is bound to a user, without a copy.
     pub(crate) fn has_user(&self) -> bool {
         match (&self.place, self.copy.get()) {
@@ -186,177 +185,6 @@ impl SessionView {
         Some(old)
     }
 
-    /// Binds the session to a user. When it is done, pushes to the user reach this session. Bound to this user already: nothing happens.
-    ///
-    /// # Errors
-    /// [`SessionError`]: bound to another user, closed, refused by the app's hook, or the user has a session already and may have one only.
-    pub async fn bind(&mut self, uid: Uid) -> Result<(), SessionError> {
-        match &self.place {
-            Place::Here(session) => self.app.bind_here(session, uid.clone()).await?,
-            Place::There(there) => {
-                let op = SessionOp::Bind {
-                    sid: raw(self.id),
-                    uid: Arc::clone(uid.shared()),
-                };
-                self.app.ask_frontend(there.frontend()?, op).await?;
-            }
-        }
-        self.copy_mut().uid = Some(uid);
-        Ok(())
-    }
-
-    /// Takes the user away from the session. The connection stays.
-    ///
-    /// # Errors
-    /// [`SessionError`]: not bound to the user that this view knows, or closed.
-    pub async fn unbind(&mut self) -> Result<(), SessionError> {
-        let uid = self.uid().cloned().ok_or(SessionError::NotBound)?;
-        match &self.place {
-            Place::Here(session) => session.unbind(&uid)?,
-            Place::There(there) => {
-                let op = SessionOp::Unbind {
-                    sid: raw(self.id),
-                    uid: Arc::clone(uid.shared()),
-                };
-                self.app.ask_frontend(there.frontend()?, op).await?;
-            }
-        }
-        self.copy_mut().uid = None;
-        Ok(())
-    }
-
-    /// Writes one setting of the view to the session. The last save of a key wins.
-    ///
-    /// # Errors
-    /// [`SessionError`]: the view never had such a setting, the session is closed, or it has too many.
-    pub async fn save(&self, key: &str) -> Result<(), SessionError> {
-        let mut changes = Map::new();
-        let mut removed = Vec::new();
-        match self.get(key) {
-            Some(value) => drop(changes.insert(key.to_owned(), value.clone())),
-            None if self.removed.iter().any(|removed| removed == key) => {
-                removed.push(key.to_owned());
-            }
-            None => {
-                return Err(SettingError::NoSuchSetting {
-                    key: key.to_owned(),
-                }
-                .into());
-            }
-        }
-        self.write_settings(changes, removed).await
-    }
-
-    /// Writes all settings of the view to the session, and removes from it what was removed from the view. Other settings of the session stay.
-    /// All or none.
-    ///
-    /// # Errors
-    /// [`SessionError`]: the session is closed, or would have too many settings.
-    pub async fn save_all(&self) -> Result<(), SessionError> {
-        let removed: Vec<String> = self
-            .removed
-            .iter()
-            .filter(|key| !self.settings().contains_key(key))
-            .cloned()
-            .collect();
-        if self.settings().is_empty() && removed.is_empty() {
-            return Ok(());
-        }
-        self.write_settings(self.settings().to_map(), removed).await
-    }
-
-    /// One step, wherever the session is.
-    async fn write_settings(
-        &self,
-        changes: Map<String, Value>,
-        removed: Vec<String>,
-    ) -> Result<(), SessionError> {
-        match &self.place {
-            Place::Here(session) => Ok(session.change_settings(changes, &removed)?),
-            Place::There(there) => {
-                let op = SessionOp::Merge {
-                    sid: raw(self.id),
-                    changes: Arc::new(changes),
-                    removed,
-                    // An object, also if it is empty: it replaces what a Pitaya frontend has.
-                    view: SessionData::from(Arc::new(self.settings().to_map())),
-                };
-                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
-            }
-        }
-    }
-
-    /// Sends a message to the client of this very session. It is in the session's queue, or on its way to the frontend, when this is done; the
-    /// order of messages to one session is the order of the calls.
-    ///
-    /// # Errors
-    /// [`SessionError`]: the value cannot be serialised, or the session is closed.
-    pub async fn push_message<T: Serialize + ?Sized>(
-        &self,
-        route: &str,
-        value: &T,
-    ) -> Result<(), SessionError> {
-        self.send_message(Message::new(route, value)?).await
-    }
-
-    pub(crate) async fn send_message(&self, message: Message) -> Result<(), SessionError> {
-        match &self.place {
-            Place::Here(session) => {
-                if self.app.send_to(session, &message)? {
-                    self.app.kept_room(vec![raw(self.id)]).await;
-                }
-                if let Some(room) = self.app.scheduler().pressure().wait() {
-                    room.await;
-                }
-                Ok(())
-            }
-            Place::There(there) => {
-                self.app
-                    .send_there(there.frontend()?, self.id, self.uid(), message)
-                    .await
-            }
-        }
-    }
-
-    /// Closes the session. Its client gets everything that is queued, then a KICK with the reason. Nothing happens if it is closed already.
-    ///
-    /// # Errors
-    /// [`SessionError::Remote`] if the frontend cannot be asked.
-    pub async fn kick(&self, reason: &str) -> Result<(), SessionError> {
-        match &self.place {
-            Place::Here(session) => {
-                session.close(shaddock_core::CloseReason::kicked(reason));
-                Ok(())
-            }
-            Place::There(there) => {
-                let uid = self.uid().map(|uid| Arc::clone(uid.shared()));
-                let op = SessionOp::Kick {
-                    sid: raw(self.id),
-                    uid,
-                    reason: Some(reason.into()),
-                };
-                self.app.ask_frontend(there.frontend()?, op).await.map(drop)
-            }
-        }
-    }
-
-    /// Where the client comes from; `None` if the session is gone or not from the network.
-    ///
-    /// # Errors
-    /// [`SessionError::Remote`] if the frontend cannot be asked.
-    pub async fn client_address(&self) -> Result<Option<SocketAddr>, SessionError> {
-        match &self.place {
-            Place::Here(session) => Ok(session.client_address()),
-            Place::There(there) => {
-                let op = SessionOp::ClientAddress { sid: raw(self.id) };
-                match self.app.ask_frontend(there.frontend()?, op).await? {
-                    SessionAnswer::Address(address) => Ok(address),
-                    _ => Ok(None),
-                }
-            }
-        }
-    }
-
     /// The session as it travels to other servers.
     pub(crate) fn export(&self) -> ForwardedSession {
         let copy = self.copy();
@@ -401,7 +229,8 @@ impl SessionView {
         })
     }
 
-    fn copy_mut(&mut self) -> &mut Copied {
+    /// The copy, to be changed.
+    pub(super) fn copy_mut(&mut self) -> &mut Copied {
         self.copy();
         match self.copy.get_mut() {
             Some(copy) => copy,
@@ -423,18 +252,8 @@ pub(super) fn data_of(settings: &Settings) -> SessionData {
         .map_or_else(SessionData::empty, SessionData::from)
 }
 
-impl FromParts for SessionView {
-    fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
-        Ok(parts.request()?.session().clone())
-    }
-
-    fn requirements(needs: &mut Requirements) {
-        needs.request("SessionView");
-    }
-}
-
 macro_rules! view_of {
-    ($(#[$doc:meta])* $name:ident, $text:literal, $here:literal, $need:ident) => {
+    ($(#[$doc:meta])* $name:ident, $here:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $name(SessionView);
@@ -463,33 +282,18 @@ macro_rules! view_of {
                 &mut self.0
             }
         }
-
-        impl FromParts for $name {
-            fn from_parts(parts: &Parts<'_>) -> Result<Self, HandlerError> {
-                Self::try_from_view(parts.request()?.session().clone()).ok_or_else(|| HandlerError::internal($text))
-            }
-
-            fn requirements(needs: &mut Requirements) {
-                needs.request(stringify!($name));
-                needs.$need(stringify!($name));
-            }
-        }
     };
 }
 
 view_of!(
     /// A [`SessionView`] of a session on this server. As an argument it makes the app refuse to start unless it listens for clients.
     FrontendSession,
-    "the session is on another server",
-    true,
-    frontend
+    true
 );
 view_of!(
     /// A [`SessionView`] of a session on another server. As an argument it makes the app refuse to start if it listens for clients.
     BackendSession,
-    "the session is on this server",
-    false,
-    backend
+    false
 );
 
 impl FrontendSession {

@@ -6,7 +6,7 @@
 //!
 //! - `context.rs`: the propagated trace context.
 //! - `span.rs`: spans and sampling.
-//! - `about.rs`: names and attributes of the framework's spans.
+//! - `spans.rs`: names and attributes of the framework's spans.
 //! - `wire.rs`: OTLP messages.
 //! - `export.rs`: the export queue and its task.
 //!
@@ -28,11 +28,11 @@
 //! # fn main() {}
 //! ```
 
-mod about;
 mod context;
 #[cfg(feature = "otlp")]
 mod export;
 mod span;
+mod spans;
 #[cfg(feature = "otlp")]
 mod wire;
 
@@ -47,6 +47,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 pub(crate) use self::{
     context::TraceContext,
     span::{Kind, Span, Tracer},
+    spans::Spans,
 };
 use crate::backend::BackendUrl;
 

@@ -10,9 +10,8 @@ use shaddock_cluster::{
 };
 use shaddock_core::FrontendId;
 
-use super::{Content, Push, Sent, collect};
+use super::{Content, Push, Pushes, Sent, collect};
 use crate::{
-    app::AppHandle,
     channel::deliver::{BROADCAST, FilteredAnswer, FilteredBroadcast},
     received,
 };
@@ -49,16 +48,16 @@ impl BroadcastOptions {
     }
 }
 
-impl AppHandle {
+impl Pushes<'_> {
     pub(in crate::channel) fn broadcast<T: Serialize + ?Sized>(
-        &self,
+        self,
         frontend_type: &str,
         content: &Content<'_, T>,
         options: &BroadcastOptions,
     ) -> Push {
         let (message, membership) = match content
             .message()
-            .and_then(|message| Ok((message, self.membership()?)))
+            .and_then(|message| Ok((message, self.app.membership()?)))
         {
             Ok(both) => both,
             Err(error) => return Push::failed(error),
@@ -74,7 +73,9 @@ impl AppHandle {
         );
         servers.retain(|server| *server.server_type == *frontend_type);
         // The message must be valid for all receivers, or none receives it.
-        if servers.iter().any(|server| server.id.as_str() != self.id())
+        if servers
+            .iter()
+            .any(|server| server.id.as_str() != self.app.id())
             && let Err(error) = membership.check_delivery(&message.route, &message.body)
         {
             return Push::failed(error.into());
@@ -108,7 +109,7 @@ impl AppHandle {
                             name: BROADCAST.into(),
                             argument: broadcast.to_json(),
                         };
-                        let wait = self.config().rpc_timeout.min(membership.push_timeout());
+                        let wait = self.app.config().rpc_timeout.min(membership.push_timeout());
                         let asked = membership.session_op(&server.id, op, received::for_call(wait));
                         Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
                     }

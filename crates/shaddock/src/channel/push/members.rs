@@ -6,8 +6,8 @@ use serde::Serialize;
 use shaddock_cluster::{AudienceKey, BoxFuture, Receivers, RemoteError, ServerId};
 use shaddock_core::{Channel, FanOut, Place};
 
-use super::{Content, Delivered, FailedFrontend, Push, PushError, Sent, collect};
-use crate::{app::AppHandle, channel::join::is_gone};
+use super::{Content, Delivered, FailedFrontend, Push, PushError, Pushes, Sent, collect};
+use crate::channel::{Deliveries, gone::is_gone};
 
 /// Which members of a channel or topic get a message.
 pub(in crate::channel) struct ToMembers<'a> {
@@ -38,10 +38,10 @@ impl ToMembers<'_> {
     }
 }
 
-impl AppHandle {
+impl Pushes<'_> {
     /// Sends one message to each frontend that has members of a channel, and to members by name as to other users.
-    pub(in crate::channel) fn push_to_channel<T: Serialize + ?Sized>(
-        &self,
+    pub(in crate::channel) fn to_channel<T: Serialize + ?Sized>(
+        self,
         content: &Content<'_, T>,
         channel: &Arc<Channel>,
         to: &ToMembers<'_>,
@@ -57,13 +57,14 @@ impl AppHandle {
         if let ([place], true) = (&places[..], plan.is_empty())
             && self.is_here(&place.frontend)
         {
-            let here = self.deliver_to_audience(&message, &to.key, to.except, to.name_missing);
+            let here =
+                Deliveries::of(self.app).to_audience(&message, &to.key, to.except, to.name_missing);
             if here.no_audience {
                 channel.leave_place(place.frontend.as_str(), place.joins);
             }
             return self.delivered_here(place.frontend.clone(), here);
         }
-        let membership = match self.membership() {
+        let membership = match self.app.membership() {
             Ok(membership) => membership,
             Err(error) => return Push::failed(error.into()),
         };
@@ -92,16 +93,16 @@ impl AppHandle {
         collect(sent)
     }
 
-    /// As [`push_to_channel`](Self::push_to_channel), without answers. An error if no frontend could be reached.
-    pub(in crate::channel) fn push_to_channel_unconfirmed<T: Serialize + ?Sized>(
-        &self,
+    /// As [`to_channel`](Self::to_channel), without answers. An error if no frontend could be reached.
+    pub(in crate::channel) fn to_channel_unconfirmed<T: Serialize + ?Sized>(
+        self,
         content: &Content<'_, T>,
         channel: &Channel,
         to: &ToMembers<'_>,
     ) -> Result<(), PushError> {
         let plan = channel.fan_out()?;
         let message = content.message()?;
-        let membership = self.membership()?;
+        let membership = self.app.membership()?;
         let places = channel.places();
         let (mut reached, mut delivered) =
             (places.is_empty() && plan.is_empty(), Delivered::default());
@@ -141,14 +142,14 @@ impl AppHandle {
     }
 
     /// Sends to the members of a topic, wherever they are. It is on its way when this returns.
-    pub(in crate::channel) fn push_to_topic<T: Serialize + ?Sized>(
-        &self,
+    pub(in crate::channel) fn to_topic<T: Serialize + ?Sized>(
+        self,
         content: &Content<'_, T>,
         topic: &str,
         receivers: Receivers,
     ) -> Result<BoxFuture<'static, ()>, PushError> {
         let message = content.message()?;
-        let membership = self.membership()?;
+        let membership = self.app.membership()?;
         Ok(membership.deliver_to_topic(topic, message.to(receivers))?)
     }
 }

@@ -6,13 +6,13 @@ use serde::Serialize;
 use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
 use shaddock_core::{FanOut, FrontendId, Sid, Uid};
 
-use super::{Content, Delivered, Message, Push, Sent, State, collect, outcome::outcome};
-use crate::{app::AppHandle, session::SessionError};
+use super::{Content, Delivered, Message, Push, Pushes, Sent, State, collect, outcome::outcome};
+use crate::{channel::Deliveries, session::SessionError};
 
-impl AppHandle {
+impl Pushes<'_> {
     /// Sends one message per group.
-    pub(in crate::channel) fn push_to<T: Serialize + ?Sized>(
-        &self,
+    pub(in crate::channel) fn to_plan<T: Serialize + ?Sized>(
+        self,
         content: &Content<'_, T>,
         plan: &FanOut,
     ) -> Push {
@@ -20,15 +20,17 @@ impl AppHandle {
             Ok(message) => message,
             Err(error) => return Push::failed(error),
         };
-        let own = |frontend: &FrontendId| frontend.as_str() == self.id() && self.is_frontend();
+        let own =
+            |frontend: &FrontendId| frontend.as_str() == self.app.id() && self.app.is_frontend();
         if let [group] = plan.groups()
             && own(&group.frontend)
         {
             // All users are on this server, so there is nothing to wait for.
-            let here = self.deliver_to_uids(&message, group.uids.iter().map(Uid::shared));
+            let here =
+                Deliveries::of(self.app).to_uids(&message, group.uids.iter().map(Uid::shared));
             return self.delivered_here(group.frontend.clone(), here);
         }
-        let membership = match self.membership() {
+        let membership = match self.app.membership() {
             Ok(membership) => membership,
             Err(error) => return Push::failed(error.into()),
         };
@@ -58,8 +60,8 @@ impl AppHandle {
         collect(sent.collect())
     }
 
-    pub(in crate::channel) fn push_to_users<T: Serialize + ?Sized>(
-        &self,
+    pub(in crate::channel) fn to_users<T: Serialize + ?Sized>(
+        self,
         frontend_type: &str,
         content: &Content<'_, T>,
         users: &[Uid],
@@ -67,7 +69,10 @@ impl AppHandle {
         let sent = content.message().and_then(|message| {
             let uids = users.iter().map(|uid| Arc::clone(uid.shared())).collect();
             let delivery = message.to(Receivers::Uids(uids));
-            Ok(self.membership()?.deliver_to_type(frontend_type, delivery))
+            Ok(self
+                .app
+                .membership()?
+                .deliver_to_type(frontend_type, delivery))
         });
         match sent {
             Ok(answer) => Push(State::Waiting(Box::pin(async move {
@@ -83,14 +88,14 @@ impl AppHandle {
     }
 
     /// Sends a message to one session of another frontend; where that is a Pitaya server, which only knows users, to its user.
-    pub(crate) async fn send_there(
-        &self,
+    pub(crate) async fn to_session(
+        self,
         frontend: &ServerId,
         sid: Sid,
         uid: Option<&Uid>,
         message: Message,
     ) -> Result<(), SessionError> {
-        let membership = self.membership()?;
+        let membership = self.app.membership()?;
         let session = Receivers::Sids(Arc::from([crate::session::raw_sid(sid)]));
         let sent = membership.deliver(frontend, message.to(session)).await;
         let delivered = match (sent, uid) {

@@ -1,45 +1,14 @@
-//! What listeners are told, and which of them.
+//! The application's listeners of changes.
 
 use std::sync::Arc;
 
-use shaddock_cluster::{AudienceKey, Departure};
-use shaddock_core::{FrontendId, Uid};
+use shaddock_cluster::AudienceKey;
 
-use crate::{app::AppHandle, handler::BoxFuture};
+use super::MemberEvent;
+use crate::{app::AppHandle, boxed::BoxFuture};
 
 /// A listener of the application.
 pub(crate) type MemberHook = Arc<dyn Fn(AppHandle, MemberEvent) -> BoxFuture<()> + Send + Sync>;
-
-/// A user joined or left a channel or topic.
-#[derive(Debug, Clone)]
-pub struct MemberEvent {
-    pub(super) audience: AudienceKey,
-    pub(super) uid: Uid,
-    pub(super) frontend: FrontendId,
-    pub(super) departure: Option<Departure>,
-}
-
-impl MemberEvent {
-    /// The name of the channel or topic.
-    pub fn name(&self) -> &str {
-        self.audience.name()
-    }
-
-    /// Who.
-    pub const fn uid(&self) -> &Uid {
-        &self.uid
-    }
-
-    /// The frontend on which they joined or left.
-    pub const fn frontend(&self) -> &FrontendId {
-        &self.frontend
-    }
-
-    /// Why they left; `None` if they joined. After a gap in the news it is not known, and given as [`Departure::Closed`].
-    pub const fn departure(&self) -> Option<Departure> {
-        self.departure
-    }
-}
 
 /// The application's listeners, each with what the keys begin with.
 #[derive(Default)]

@@ -1,0 +1,56 @@
+//! The hooks of the application.
+
+use std::sync::Arc;
+
+use shaddock_core::Uid;
+
+use super::{AppHandle, Choosers, Single, Timer};
+use crate::{
+    admin::AdminHooks,
+    boxed::BoxFuture,
+    channel::MemberHooks,
+    config::Config,
+    error::HandlerError,
+    handshake::{Accept, HandshakeInfo, HandshakeReject},
+    session::{ClusterEventHooks, EventHooks, FrontendSession},
+};
+
+/// Checks clients by kind and version.
+pub(crate) type ClientCheck = Arc<dyn Fn(Option<&str>, Option<&str>) -> bool + Send + Sync>;
+
+/// Decides on handshakes.
+pub(crate) type HandshakeHook =
+    Arc<dyn Fn(HandshakeInfo) -> BoxFuture<Result<Accept, HandshakeReject>> + Send + Sync>;
+
+/// Runs before a session is bound, and may reject the bind.
+pub(crate) type BindHook = Arc<
+    dyn Fn(AppHandle, FrontendSession, Uid) -> BoxFuture<Result<(), HandlerError>> + Send + Sync,
+>;
+
+/// Runs before a client resumes its session, and may reject it.
+pub(crate) type ResumeHook = Arc<
+    dyn Fn(AppHandle, FrontendSession, HandshakeInfo) -> BoxFuture<Result<(), HandshakeReject>>
+        + Send
+        + Sync,
+>;
+
+/// Runs after the configuration was reloaded.
+pub(crate) type ReloadHook = Arc<dyn Fn(AppHandle, Arc<Config>) -> BoxFuture<()> + Send + Sync>;
+
+/// The hooks of one app.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) client_check: Single<ClientCheck>,
+    pub(crate) handshake: Single<HandshakeHook>,
+    pub(crate) before_bind: Single<BindHook>,
+    pub(crate) before_resume: Single<ResumeHook>,
+    pub(crate) events: EventHooks,
+    pub(crate) members: MemberHooks,
+    pub(crate) cluster_events: ClusterEventHooks,
+    pub(crate) timers: Vec<Timer>,
+    pub(crate) admin_routes: AdminHooks,
+    pub(crate) reloads: Vec<ReloadHook>,
+    pub(crate) choosers: Choosers,
+    /// Requests of sessions without a user are rejected, except for these routes.
+    pub(crate) users_only: Option<Vec<String>>,
+}

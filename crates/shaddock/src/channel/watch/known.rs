@@ -1,0 +1,26 @@
+//! What a watcher knows of the frontends.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use shaddock_cluster::ServerId;
+use tokio::sync::mpsc;
+
+use super::{event::MemberEvent, view::View};
+
+/// What a watcher knows.
+#[derive(Default)]
+pub(crate) struct Watch {
+    pub(super) frontends: Mutex<HashMap<ServerId, View>>,
+    pub(super) events: Mutex<Option<mpsc::Sender<MemberEvent>>>,
+}
+
+impl Watch {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, View>> {
+        self.frontends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,227 @@
+//! Requests whose route belongs to another server.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use shaddock_cluster::{
+    Context, ForwardedRequest, ForwardedSession, RemoteError, RemoteErrorKind, RoutingTarget,
+    ServerInfo,
+};
+use shaddock_core::{Session, Sid};
+use shaddock_net::Flow;
+use tokio::time::Instant;
+
+use super::stage::{Outside, fail, no_room};
+use crate::{
+    app::{AppHandle, Choice, Chooser},
+    error::HandlerError,
+    handler::Work,
+    metrics::Calls,
+    received,
+    reply::Reply,
+    request::RequestContext,
+    session::SessionView,
+    telemetry::Spans,
+};
+
+/// How many other servers a request is sent to when its server has just died.
+const OTHER_SERVERS: usize = 2;
+
+/// Sends requests to other servers.
+#[derive(Clone, Copy)]
+pub(super) struct Forwarder<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Forwarder<'a> {
+    pub(super) const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
+    }
+
+    /// Sends the request to a server of the type that its route names.
+    pub(super) fn forward(self, request: Box<RequestContext>) -> Flow {
+        let server_type = request.route().server_type().unwrap_or_default();
+        match self.app.hooks().choosers.of(server_type) {
+            None => self.forward_to(None, request),
+            Some(chooser) => self.choose_and_forward(chooser, request),
+        }
+    }
+
+    /// Sends the request to the server that a function of the application chooses, for which the session waits.
+    fn choose_and_forward(self, chooser: &Chooser, request: Box<RequestContext>) -> Flow {
+        let (app, chooser) = (self.app.clone(), Arc::clone(chooser));
+        Flow::Later(Box::pin(async move {
+            request.set_at_once(false);
+            let limit = match request.own_timeout() {
+                Some(timeout) if !timeout.is_zero() => timeout,
+                _ => app.config().handler_timeout,
+            };
+            let began = Instant::now();
+            let (session, route) = (request.session().clone(), request.route().clone());
+            let choice = Choice {
+                app: &app,
+                chooser: &chooser,
+                server_type: route.server_type().unwrap_or_default(),
+                limit,
+            };
+            let body = request.body().clone();
+            let chosen = choice.make(session, route.as_str().into(), body).await;
+            let is_closed = |session: &Arc<Session>| session.is_closed();
+            if request.session().session().is_some_and(is_closed) {
+                return;
+            }
+            match chosen {
+                Ok(server) => {
+                    let spent = began.elapsed();
+                    if let Flow::Later(rest) =
+                        Forwarder::of(&app).forward_to(Some((server, spent)), request)
+                    {
+                        rest.await;
+                    }
+                }
+                Err(error) => fail::<Outside>(request, error).await,
+            }
+        }))
+    }
+
+    /// Sends the request to this server, whose choice took so long, or to the one that the strategy chooses. The session does not wait for it if
+    /// that server says so of the route.
+    fn forward_to(
+        self,
+        server: Option<(Arc<ServerInfo>, Duration)>,
+        mut request: Box<RequestContext>,
+    ) -> Flow {
+        let app = self.app.clone();
+        let limit = request.own_timeout().filter(|timeout| !timeout.is_zero());
+        // The cluster watches the time: no second timer is made here.
+        request.set_timeout(Duration::ZERO);
+        let mut slot = None;
+        let work = Work::start(request, Outside, |request| {
+            let route = request.route();
+            let session = request.session().export();
+            let server_type = route.server_type().unwrap_or_default();
+            let membership = app.membership().map_err(HandlerError::from_remote)?;
+            let (server, spent) = if let Some(chosen) = server {
+                chosen
+            } else {
+                let target = RoutingTarget::new(&session, route.as_str(), request.body());
+                let picked = app
+                    .routing()
+                    .pick(membership.members(), server_type, &target)
+                    .map_err(HandlerError::from_remote)?;
+                (picked, Duration::ZERO)
+            };
+            let short = route.short().unwrap_or_default();
+            if server.is_concurrent(short) {
+                slot = Some(app.requests().slot().map_err(|error| no_room(&error))?);
+            }
+            // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
+            // answer has the cluster's request timeout.
+            let mut context = match limit.or_else(|| server.timeout_of(short)) {
+                Some(timeout) if !timeout.is_zero() => {
+                    let left = timeout.saturating_sub(spent);
+                    if left.is_zero() {
+                        return Err(HandlerError::too_late());
+                    }
+                    Context::with_timeout(left)
+                }
+                Some(forever) => Context::with_timeout(forever),
+                None => Context::new(),
+            };
+            let span = Spans::of_forward(request, &server).map(Box::new);
+            if let Some(span) = &span {
+                span.context().write(&mut context);
+            }
+            let forwarded = ForwardedRequest {
+                route: Arc::from(route.as_str()),
+                body: request.body().clone(),
+                id: request.id(),
+                session,
+                context,
+            };
+            let began = Calls::begin();
+            let answer = membership.forward(&server, forwarded.clone());
+            Ok(async move {
+                let mut answer = answer.await;
+                for _ in 0..OTHER_SERVERS {
+                    match &answer {
+                        Err(error) if error.kind() == RemoteErrorKind::NoResponder => {}
+                        _ => break,
+                    }
+                    // The request was not delivered, so it can be repeated safely. The dead server is not chosen again soon. Boxed: every
+                    // request is moved with what it may need.
+                    answer =
+                        Box::pin(Forwarder::of(&app).forward_again(&forwarded, began.into())).await;
+                }
+                app.stats().forwards.end(began, &answer);
+                if let (Some(span), Err(error)) = (&span, &answer) {
+                    span.failed(error.code(), error.message());
+                }
+                drop(span);
+                answer.map(Reply::raw).map_err(HandlerError::from_forward)
+            })
+        });
+        match slot {
+            None => Flow::Later(Box::pin(work)),
+            Some(slot) => {
+                drop(received::finish(slot, "request", work));
+                Flow::Done
+            }
+        }
+    }
+
+    /// Sends a request that its server did not get to another one, in what is left of its time.
+    async fn forward_again(
+        self,
+        forwarded: &ForwardedRequest,
+        began: Instant,
+    ) -> Result<Bytes, RemoteError> {
+        let membership = self.app.membership()?;
+        let left = |limit: Duration| match limit.saturating_sub(began.elapsed()) {
+            _ if limit.is_zero() => Ok(limit),
+            left if left.is_zero() => Err(HandlerError::too_late().into_remote()),
+            left => Ok(left),
+        };
+        let (server_type, _) = forwarded.route.split_once('.').unwrap_or_default();
+        let server = match self.app.hooks().choosers.of(server_type) {
+            None => {
+                let (session, route) = (&forwarded.session, &forwarded.route);
+                let target = RoutingTarget::new(session, route, &forwarded.body);
+                let members = membership.members();
+                self.app.routing().pick(members, server_type, &target)?
+            }
+            Some(chooser) => {
+                let session = SessionView::of_forwarded(self.app, forwarded.session.clone());
+                let limit = forwarded.context.timeout();
+                let choice = Choice {
+                    app: self.app,
+                    chooser,
+                    server_type,
+                    limit: left(limit.unwrap_or(self.app.config().handler_timeout))?,
+                };
+                let (route, body) = (Arc::clone(&forwarded.route), forwarded.body.clone());
+                let chosen = choice.make(session, route, body);
+                // Apart, so that requests without such a function are as small as before.
+                let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
+                if self.has_closed(&forwarded.session) {
+                    return Err(RemoteError::session_not_found());
+                }
+                chosen
+            }
+        };
+        let mut forwarded = forwarded.clone();
+        if let Some(limit) = forwarded.context.timeout() {
+            forwarded.context.set_timeout(left(limit)?);
+        }
+        membership.forward(&server, forwarded).await
+    }
+
+    /// Whether a session of this frontend has closed since its data was taken for a request that is forwarded.
+    fn has_closed(self, session: &ForwardedSession) -> bool {
+        let sid = session.sid.and_then(|sid| Sid::new(sid.get()));
+        let service = self.app.session_service();
+        service
+            .zip(sid)
+            .is_some_and(|(service, sid)| service.get(sid).is_none())
+    }
+}

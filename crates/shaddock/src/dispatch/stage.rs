@@ -1,0 +1,99 @@
+//! The stages that a request can end in.
+
+use std::future::Ready;
+
+use crate::{
+    answer::{ToClient, answer_client},
+    app::SpawnError,
+    boxed::BoxFuture,
+    error::HandlerError,
+    filter::ErrorFlow,
+    handler::{Complete, Erased, ToCaller, Work},
+    reply::Outcome,
+    request::RequestContext,
+};
+
+/// A stage that a request can end in: who gets the outcome, and which handler calls go there.
+pub(crate) trait Stage: Complete + Default {
+    /// Calls the handler so that the outcome ends in this stage.
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<Self::Output>;
+}
+
+impl Stage for ToClient {
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<()> {
+        handler.to_client(request)
+    }
+}
+
+impl Stage for ToCaller {
+    fn handle(handler: &dyn Erased, request: Box<RequestContext>) -> BoxFuture<Outcome> {
+        handler.to_caller(request)
+    }
+}
+
+/// The stage of requests that a global before-filter refused. Its errors are the global handler's.
+#[derive(Default)]
+pub(super) struct Refused;
+
+impl Complete for Refused {
+    type Output = ();
+
+    fn complete(self, request: &mut RequestContext, outcome: Outcome) {
+        answer_client(request, outcome);
+    }
+
+    fn panicked_output() {}
+
+    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+        request
+            .app()
+            .clone()
+            .filters()
+            .global
+            .recover(request, error)
+    }
+}
+
+/// The stage around the app's own: requests that are forwarded, or rejected. Its errors skip this server's error handler: those of another
+/// server have passed that server's error handler.
+#[derive(Default)]
+pub(super) struct Outside;
+
+impl Complete for Outside {
+    type Output = ();
+
+    fn complete(self, request: &mut RequestContext, outcome: Outcome) {
+        answer_client(request, outcome);
+    }
+
+    fn panicked_output() {}
+
+    fn recover(_request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+        ErrorFlow::Now(Err(error))
+    }
+}
+
+/// Ends a request in this stage with an error.
+pub(super) fn fail<S: Complete + Default>(
+    request: Box<RequestContext>,
+    error: HandlerError,
+) -> BoxFuture<S::Output> {
+    Box::pin(Work::<Ready<Outcome>, S>::failed(
+        request,
+        S::default(),
+        error,
+    ))
+}
+
+/// The error of a request for which there is no task.
+pub(super) fn no_room(error: &SpawnError) -> HandlerError {
+    match error {
+        SpawnError::TooMany => HandlerError::too_many("too many requests are running"),
+        SpawnError::Stopping | SpawnError::Session(_) | SpawnError::ChannelDestroyed => {
+            HandlerError::new(
+                shaddock_cluster::code::UNAVAILABLE,
+                "this server is stopping; try again later",
+            )
+        }
+    }
+}
