@@ -67,6 +67,7 @@ pub mod logging;
 pub mod metrics;
 pub mod operations;
 pub mod operators;
+mod random;
 mod received;
 pub mod remote;
 pub mod reply;

@@ -41,6 +41,7 @@ use crate::{
     app::{AppHandle, Choice},
     error::HandlerError,
     metrics::Calls,
+    random::random,
     received,
     session::{SessionView, Uid},
     telemetry::{Span, Spans},
@@ -274,8 +275,7 @@ impl Rpc {
         }
         let all = membership.members().servers_of(server_type);
         let others: Vec<_> = all.iter().filter(|one| one.id != picked.id).collect();
-        let hash = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ());
-        let chosen = usize::try_from(hash).unwrap_or(0) % others.len().max(1);
+        let chosen = usize::try_from(random()).unwrap_or(0) % others.len().max(1);
         let other = others.get(chosen).copied();
         let other = other.cloned().ok_or_else(RemoteError::no_server)?;
         Ok((other, left))

@@ -19,6 +19,7 @@ use crate::{
     history::History,
     metrics::Metrics,
     operators,
+    random::random,
     resume::{Relays, ResumePolicy, Returns},
     session::{Expiries, FrontendEvents},
     stats::AppStats,
@@ -52,8 +53,7 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         (sessions, connections) = (Some(service), Some(stats));
     }
     operators::announce(&mut app.info);
-    // 64 random bits: the hasher of std has a new key each time.
-    let life = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    let life = random();
     app.metadata(crate::channel::LIFE, format!("{life:x}"));
     announce_routes(&mut app, &config)?;
     let channels = app

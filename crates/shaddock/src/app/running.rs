@@ -8,6 +8,7 @@ use shaddock_core::CloseReason;
 use shaddock_net::Workers;
 
 use super::{AppHandle, ErasedComponent, StartError, Tasks};
+use crate::guarded::caught;
 
 /// Running servers. Call [`shutdown`](Self::shutdown): dropping closes the listeners and stops nothing else.
 #[must_use = "servers stop listening when this is dropped"]
@@ -295,11 +296,16 @@ async fn within(app: &AppHandle, step: &str, work: impl Future<Output = ()>) {
     let work = std::pin::pin!(work);
     let mut work = work;
     let guarded = std::future::poll_fn(|task| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(task)))
-            .unwrap_or_else(|_panic| {
-                tracing::error!(app = app.id(), step, "a step of the shutdown panicked");
-                std::task::Poll::Ready(())
-            })
+        caught(|| work.as_mut().poll(task)).unwrap_or_else(|panic| {
+            let panic = panic.text();
+            tracing::error!(
+                app = app.id(),
+                step,
+                panic,
+                "a step of the shutdown panicked"
+            );
+            std::task::Poll::Ready(())
+        })
     });
     if tokio::time::timeout(app.config().stop_timeout, guarded)
         .await

@@ -10,7 +10,11 @@ use shaddock_core::{Room, SendError, Session, SessionService, Sid};
 use shaddock_protocol::{Codec, Variant};
 
 use super::{Schedule, push::Message};
-use crate::{app::AppHandle, session::SessionError};
+use crate::{
+    app::{AppHandle, Part},
+    guarded::guard,
+    session::SessionError,
+};
 
 /// Sessions that one push waits for, with `on_full = "wait"`. Others may be as full; the next push to them finds out.
 const MAX_WAITED: usize = 64;
@@ -347,14 +351,13 @@ impl<'a> Deliveries<'a> {
             latest: broadcast.latest.as_deref().map(Arc::from),
         };
         let filter = self.app.scheduler().filter();
-        let delivered = self.to_all(&message, broadcast.bound_only, |session| match &filter {
+        let part = Part::of(self.app, "broadcast filter");
+        let wants = |session: &Arc<Session>| match &filter {
             // A filter that panics rejects the session.
-            Some(filter) => std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                filter(session, &broadcast.parameter)
-            }))
-            .unwrap_or(false),
+            Some(filter) => guard(&part, || filter(session, &broadcast.parameter)).unwrap_or(false),
             None => true,
-        });
+        };
+        let delivered = self.to_all(&message, broadcast.bound_only, wants);
         let answer = FilteredAnswer {
             queued: delivered.queued,
             refused: delivered.refused.map(|reason| reason.to_string()),

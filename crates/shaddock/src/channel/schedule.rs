@@ -11,6 +11,7 @@ use shaddock_core::{Session, Sid};
 use tokio::sync::Notify;
 
 use super::pressure::Pressure;
+use crate::guarded::caught;
 
 /// When a push leaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,8 +94,16 @@ impl Scheduler {
             .by_route
             .as_ref()
             .map_or(self.config.schedule, |choose| {
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| choose(route)))
-                    .unwrap_or(self.config.schedule)
+                caught(|| choose(route)).unwrap_or_else(|panic| {
+                    let panic = panic.text();
+                    shaddock_net::quiet!(
+                        error,
+                        "the function that schedules pushes panicked",
+                        route,
+                        panic
+                    );
+                    self.config.schedule
+                })
             })
     }
 

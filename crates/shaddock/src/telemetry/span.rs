@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -13,6 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{TraceContext, TracedUsers};
+use crate::random::random;
 
 /// The kind of a span, with the numbers of OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +243,7 @@ fn now() -> u64 {
 /// A random number other than 0. Each thread has a generator (SplitMix64) with a seed from the operating system.
 fn some_number() -> u64 {
     thread_local! {
-        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(std::thread::current().id()));
+        static STATE: Cell<u64> = Cell::new(random());
     }
     let next = || {
         let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);

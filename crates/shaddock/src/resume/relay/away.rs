@@ -1,6 +1,6 @@
 //! The frontend with the socket: it finds the frontend that has the session, and requests it there.
 
-use std::{hash::BuildHasher as _, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value, value::RawValue};
 use shaddock_cluster::{
@@ -17,14 +17,10 @@ use super::{
 use crate::{
     app::AppHandle,
     handshake::Login,
+    random::random,
     resume::relays::Key,
     session::{SessionCalls, SessionError},
 };
-
-/// A number that was not used before, by this start of the server or by an earlier one.
-fn new_number() -> u64 {
-    std::hash::RandomState::new().hash_one(std::process::id())
-}
 
 /// The frontend with the socket.
 #[derive(Clone, Copy)]
@@ -90,7 +86,8 @@ impl<'a> SocketSide<'a> {
         let text = std::str::from_utf8(&request.raw).ok()?.to_owned();
         let open = Open {
             from: self.app.id().to_owned(),
-            number: new_number(),
+            // Not used before, by this start of the server or by an earlier one.
+            number: random(),
             handshake: RawValue::from_string(text).ok()?,
             user: user.cloned(),
             login: login.cloned(),
