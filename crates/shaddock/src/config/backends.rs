@@ -8,8 +8,8 @@ use super::{
     BackendSettings, BalanceSetting, Config, ConfigError, KeyInfo, Problem, ProtocolSetting,
     nearest::nearest,
     put_text,
+    rules::server_name,
     section::Section as _,
-    sections::server_name,
     source::{Entry, Given},
 };
 use crate::backend::{BackendError, BackendEvent, Balance, HttpBackend, Protocol};

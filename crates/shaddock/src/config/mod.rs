@@ -14,13 +14,16 @@
 //! ```
 
 mod app;
+mod app_section;
 mod backends;
 mod check;
+mod choices;
 mod convert;
 mod effective;
 mod error;
 mod nearest;
 mod print;
+mod rules;
 mod section;
 mod sections;
 mod source;
@@ -36,27 +39,27 @@ pub use shaddock_cluster::{Address, Secret};
 use toml::Value;
 
 use self::{
-    app::AppSection,
+    app_section::{APPLICATION, AppSection},
     nearest::nearest,
     section::Section,
     source::{Entry, Given},
 };
 pub use self::{
+    choices::{
+        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnConflict,
+        OnFullSetting, PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer,
+        TracedUsersSetting,
+    },
     effective::EffectiveKey,
     error::{ConfigError, Origin, Problem},
     section::KeyInfo,
     sections::{
-        AccessSettings, AdminSettings, BackendSettings, BalanceSetting, ClusterMode,
-        ClusterSettings, CryptoSetting, DialectSetting, DrainSettings, HandlerSettings,
-        ListenSettings, LogFormat, LogSettings, OnConflict, OnFullSetting, PomeloErrorsSetting,
-        ProtocolSetting, ProtocolSettings, ResumeSettings, RoutingSetting, Serializer,
-        ServerSettings, SessionSettings, TelemetrySettings, TlsSettings, TracedUsersSetting,
+        AccessSettings, AdminSettings, BackendSettings, ClusterSettings, DrainSettings,
+        HandlerSettings, ListenSettings, LogSettings, ProtocolSettings, ResumeSettings,
+        ServerSettings, SessionSettings, TelemetrySettings, TlsSettings,
     },
     value::{Network, SecretTexts, Size, Texts, Time},
 };
-
-/// The section of the application, which may contain any key.
-const APPLICATION: &str = "app";
 
 /// The sources of settings.
 #[derive(Debug, Clone, Default)]

@@ -6,108 +6,20 @@ use shaddock_cluster::{Address, Secret};
 use shaddock_protocol::BrowserClients;
 
 use super::{
+    choices::{
+        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnConflict,
+        OnFullSetting, PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer,
+        TracedUsersSetting,
+    },
+    rules::{
+        address_header, address_or_empty, event_names, id_or_empty, lease, list_of_tokens,
+        not_empty, origins, prefix, server_name, short_routes, some, token, tokens, url_or_empty,
+        whole_seconds,
+    },
     section::{section, within},
-    value::{Network, SecretTexts, Size, Texts, Time, choice},
+    value::{Network, SecretTexts, Size, Texts, Time},
 };
-use crate::backend::BackendEvent;
-
-choice! {
-    /// The format of logs.
-    pub enum LogFormat {
-        /// Human-readable if standard error is a terminal, otherwise JSON.
-        Auto = "auto",
-        /// One human-readable line per event, in colour on a terminal.
-        Human = "human",
-        /// One JSON object per line.
-        Json = "json",
-    }
-}
-
-choice! {
-    /// The session that is closed when a second session of a user binds and each user may have one session.
-    pub enum OnConflict {
-        /// The new bind fails; the old session stays.
-        RejectNew = "reject_new",
-        /// The old session is closed; the new one is bound.
-        ReplaceOld = "replace_old",
-    }
-}
-
-choice! {
-    /// The policy when the kept messages of a client have reached their limits.
-    pub enum OnFullSetting {
-        /// The oldest message is discarded, and the client receives the number of missed messages.
-        Gap = "gap",
-        /// Senders that await their pushes wait, at most `max_wait`; meanwhile up to twice the limits is kept. Above that as `gap`.
-        Wait = "wait",
-    }
-}
-
-choice! {
-    /// The client protocols that are accepted.
-    pub enum DialectSetting {
-        /// Chosen by the handshake.
-        Auto = "auto",
-        /// Pomelo and Pinus clients.
-        Pomelo = "pomelo",
-        /// Pitaya and nano clients.
-        Pitaya = "pitaya",
-    }
-}
-
-choice! {
-    /// The encoding of bodies for Pitaya clients.
-    pub enum Serializer {
-        /// JSON.
-        Json = "json",
-        /// Google protobuf, passed through unchanged.
-        Protobuf = "protobuf",
-    }
-}
-
-choice! {
-    /// The error format for Pomelo clients.
-    pub enum PomeloErrorsSetting {
-        /// `{"code":500}`.
-        Code = "code",
-        /// Code and text.
-        Text = "text",
-    }
-}
-
-choice! {
-    /// Signatures of Pomelo clients.
-    pub enum CryptoSetting {
-        /// No signature is required.
-        Off = "off",
-        /// SHA-256 or SHA-512.
-        Sha2 = "sha2",
-        /// SHA-1 and MD5 too. Both are broken.
-        Legacy = "legacy",
-    }
-}
-
-choice! {
-    /// The way in which the servers of an application find each other.
-    pub enum ClusterMode {
-        /// All servers are in this process.
-        Local = "local",
-        /// Over NATS and etcd, together with Pitaya v3 servers if there are any.
-        Nats = "nats",
-    }
-}
-
-choice! {
-    /// The strategy that chooses a server of a type for a message.
-    pub enum RoutingSetting {
-        /// A random server.
-        Random = "random",
-        /// Each server in turn.
-        RoundRobin = "round_robin",
-        /// The same server for the same user.
-        ConsistentHash = "consistent_hash",
-    }
-}
+use crate::logging::check_filter;
 
 section! {
     /// The current process.
@@ -128,7 +40,7 @@ section! {
         restart format: LogFormat = LogFormat::Auto;
         /// The levels that are logged: `error`, `warn`, `info`, `debug`, `trace`, `off`, or levels by module, such as
         /// `info,shaddock_net=debug`.
-        live filter: String = "info".to_owned(), check |text: &String| crate::logging::check_filter(text);
+        live filter: String = "info".to_owned(), check |text: &String| check_filter(text);
         /// Bytes of log lines that may wait while standard error is not read. Above this limit lines are dropped and counted; servers do
         /// not wait.
         restart queue_bytes: Size = Size::kib(1024), check within(Size::kib(16), Size(1 << 30));
@@ -288,7 +200,7 @@ section! {
         restart proxy_protocol: bool = false;
         /// Web pages that may open a WebSocket, such as `https://play.example.com`. Empty: all pages. Clients that are not browsers are
         /// always allowed.
-        live origins: Vec<String> = Vec::new(), check |list: &Vec<String>| super::check::origins(list);
+        live origins: Vec<String> = Vec::new(), check |list: &Vec<String>| origins(list);
         /// Header with the client's address, such as `x-forwarded-for`, trusted only from `access.trusted_proxies`: the last address that
         /// is not a trusted proxy is used. Proxies must send it: a WebSocket without a readable address is rejected. Empty: no header is
         /// read.
@@ -459,18 +371,6 @@ section! {
     }
 }
 
-choice! {
-    /// The form of users in traces.
-    pub enum TracedUsersSetting {
-        /// The hash of the uid.
-        Hashed = "hashed",
-        /// The uid.
-        Plain = "plain",
-        /// Users are left out.
-        Left = "none",
-    }
-}
-
 section! {
     /// Traces of requests, sent to an OpenTelemetry collector. [Monitoring](monitoring.md#traces) lists the spans.
     pub struct TelemetrySettings in "telemetry" {
@@ -511,64 +411,6 @@ section! {
         /// resume, if there is another frontend of the type. The process ends when the last of them has ended, or after this time. 0: they
         /// are closed with the others. In a drain by `shaddock drain` it is 10 minutes unless it is set.
         live linger: Time = Time::secs(0), check within(Time::secs(0), Time::secs(86_400));
-    }
-}
-
-fn address_or_empty(text: &str) -> Result<(), String> {
-    if text.is_empty() || text.parse::<std::net::SocketAddr>().is_ok() {
-        return Ok(());
-    }
-    Err(format!(
-        "\"{text}\" is not a valid IP:PORT; write \"127.0.0.1:3005\", \"0.0.0.0:3005\" or \"[::1]:3005\""
-    ))
-}
-
-fn address_header(text: &str) -> Result<(), String> {
-    if text.eq_ignore_ascii_case("forwarded") {
-        return Err(
-            "the `Forwarded` header is not read; let the proxy send the address alone, and write \"x-forwarded-for\" or \"x-real-ip\""
-                .to_owned(),
-        );
-    }
-    if text.is_empty() || shaddock_net::is_token(text.as_bytes()) {
-        return Ok(());
-    }
-    Err(format!(
-        "\"{text}\" is not a valid header name; write \"x-forwarded-for\""
-    ))
-}
-
-fn tokens(list: &[String]) -> Result<(), String> {
-    match list
-        .iter()
-        .find(|name| !shaddock_net::is_token(name.as_bytes()))
-    {
-        None => Ok(()),
-        Some(name) => Err(format!(
-            "\"{name}\" is not a valid subprotocol; write letters, digits and `-`, `.` or `_`, such as \"pomelo\""
-        )),
-    }
-}
-
-choice! {
-    /// The strategy that chooses a URL of a backend.
-    pub enum BalanceSetting {
-        /// Each URL in turn.
-        RoundRobin = "round_robin",
-        /// The same URL for the same user.
-        UserHash = "user_hash",
-    }
-}
-
-choice! {
-    /// The HTTP version for a backend.
-    pub enum ProtocolSetting {
-        /// HTTP/2 if TLS negotiates it, otherwise HTTP/1.1.
-        Auto = "auto",
-        /// HTTP/1.1.
-        Http1 = "http1",
-        /// HTTP/2.
-        Http2 = "http2",
     }
 }
 
@@ -613,108 +455,4 @@ section! {
         /// Events that are sent to the service: `handshake`, `bound`, `suspended`, `resumed`, `closed`.
         restart events: Vec<String> = Vec::new(), check |list: &Vec<String>| event_names(list);
     }
-}
-
-fn not_empty(text: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Err("the name must not be empty".to_owned());
-    }
-    Ok(())
-}
-
-fn short_routes(list: &[String]) -> Result<(), String> {
-    let is_short = |route: &str| {
-        let parts: Vec<&str> = route.split('.').collect();
-        parts.len() == 2 && parts.iter().all(|part| !part.is_empty())
-    };
-    match list.iter().find(|route| !is_short(route)) {
-        None => Ok(()),
-        Some(route) => Err(format!(
-            "\"{route}\" is not a route `handler.method`; omit the server type"
-        )),
-    }
-}
-
-fn event_names(list: &[String]) -> Result<(), String> {
-    let known = BackendEvent::ALL.map(BackendEvent::name);
-    match list.iter().find(|name| !known.contains(&name.as_str())) {
-        None => Ok(()),
-        Some(name) => Err(format!(
-            "\"{name}\" is not an event; the events are `{}`",
-            known.join("`, `")
-        )),
-    }
-}
-
-pub(super) fn server_name(text: &str) -> Result<(), String> {
-    shaddock_cluster::ServerId::new(text)
-        .map(drop)
-        .map_err(|error| error.to_string())
-}
-
-fn url_or_empty(text: &str) -> Result<(), String> {
-    let schemes = ["ws://", "wss://", "tcp://", "tls://"];
-    if text.len() > 256 {
-        return Err("this is longer than 256 characters".to_owned());
-    }
-    if text.is_empty() || schemes.iter().any(|scheme| text.starts_with(scheme)) {
-        return Ok(());
-    }
-    Err(format!(
-        "\"{text}\" is not an address for clients; write it with its scheme, such as \"wss://c1.example.com\""
-    ))
-}
-
-fn id_or_empty(text: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    server_name(text)
-}
-
-fn some(list: &[Address]) -> Result<(), String> {
-    if list.is_empty() || list.iter().any(Address::is_empty) {
-        return Err("write at least one address, and no empty one".to_owned());
-    }
-    Ok(())
-}
-
-fn prefix(text: &str) -> Result<(), String> {
-    if text.is_empty() || text.ends_with('/') {
-        return Ok(());
-    }
-    Err(format!("\"{text}\" must end in `/`"))
-}
-
-fn lease(time: Time) -> Result<(), String> {
-    if time.0.subsec_nanos() != 0 {
-        return Err(format!("{time} is not a number of whole seconds"));
-    }
-    within(Time::secs(1), Time::secs(3600))(&time)
-}
-
-fn token(text: &str) -> Result<(), String> {
-    let fine =
-        text.is_empty() || text.len() >= 16 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    fine.then_some(()).ok_or_else(|| {
-        "a token needs at least 16 visible ASCII characters; try `openssl rand -hex 32`".to_owned()
-    })
-}
-
-fn list_of_tokens(list: &SecretTexts) -> Result<(), String> {
-    list.0.iter().try_for_each(|one| {
-        if one.is_empty() {
-            return Err("a token must not be empty; remove it".to_owned());
-        }
-        token(one.expose())
-    })
-}
-
-fn whole_seconds(time: Time) -> Result<(), String> {
-    if time.0.subsec_nanos() != 0 {
-        return Err(format!(
-            "{time} is not a number of whole seconds, which is all that C and Go clients can read"
-        ));
-    }
-    within(Time::secs(0), Time::secs(3600))(&time)
 }

@@ -2,6 +2,7 @@
 //!
 //! Logging never waits for the reader of standard error: see [`LineQueue`]. Panics are logged too.
 
+mod filter;
 mod queue;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Subscriber, level_filters::LevelFilter};
+use tracing::Subscriber;
 use tracing_subscriber::{
     Layer, Registry,
     filter::Targets,
@@ -22,6 +23,8 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
+pub(crate) use self::filter::check_filter;
+use self::filter::parse_filter;
 pub use self::queue::{Line, LineQueue};
 use crate::{
     config::{LogFormat, LogSettings},
@@ -159,57 +162,4 @@ where
         .flatten_event(true)
         .log_internal_errors(SAY_SO)
         .with_writer(queue)
-}
-
-/// Whether `text` is a filter; the message says what is wrong.
-pub(crate) fn check_filter(text: &str) -> Result<(), String> {
-    parse_filter(text).map(drop)
-}
-
-fn parse_filter(text: &str) -> Result<Targets, String> {
-    // A lone word that is no level would be taken for a module, and silence all others.
-    for part in text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty() && !part.contains('='))
-    {
-        if part.parse::<LevelFilter>().is_err() {
-            return Err(format!(
-                "\"{part}\" is not a level; write error, warn, info, debug, trace or off, or \"{part}=debug\" for a module"
-            ));
-        }
-    }
-    text.parse().map_err(|error| {
-        format!(
-            "\"{text}\" is not a filter ({error}); write a level, or \"info,shaddock_net=debug\""
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters() {
-        for text in [
-            "info",
-            "off",
-            "info,shaddock_net=debug",
-            "shaddock=trace,warn",
-            "",
-        ] {
-            assert!(check_filter(text).is_ok(), "{text}");
-        }
-        assert!(
-            check_filter("verbose")
-                .unwrap_err()
-                .contains("\"verbose=debug\"")
-        );
-        assert!(
-            check_filter("info,shaddock=loud")
-                .unwrap_err()
-                .contains("is not a filter")
-        );
-    }
 }
