@@ -4,6 +4,7 @@
 mod phase;
 
 use std::{
+    fmt,
     sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    admin::{AdminWork, Guard},
+    admin::Guard,
     app::AppHandle,
     config::{Config, DrainSettings, Time},
     logging::LogHandle,
@@ -63,7 +64,7 @@ struct Inner {
     series: SeriesOfAll,
     /// The configuration at the start, and the newest.
     config: RwLock<Option<(Config, Config)>>,
-    admin_work: OnceLock<AdminWork>,
+    admin_counters: OnceLock<AdminCounters>,
 }
 
 impl Default for Operations {
@@ -79,7 +80,7 @@ impl Default for Operations {
             guard: Guard::default(),
             series: SeriesOfAll::default(),
             config: RwLock::default(),
-            admin_work: OnceLock::new(),
+            admin_counters: OnceLock::new(),
         }))
     }
 }
@@ -295,12 +296,12 @@ impl Operations {
     }
 
     /// What the admin server does is among the metrics. Set once: a process has one admin server.
-    pub(crate) fn set_admin_work(&self, work: AdminWork) {
-        let _ = self.0.admin_work.set(work);
+    pub(crate) fn set_admin_counters(&self, counters: AdminCounters) {
+        let _ = self.0.admin_counters.set(counters);
     }
 
-    pub(crate) fn admin_work(&self) -> Option<&AdminWork> {
-        self.0.admin_work.get()
+    pub(crate) fn admin_counters(&self) -> Option<&AdminCounters> {
+        self.0.admin_counters.get()
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
@@ -322,6 +323,23 @@ pub(crate) fn drain_deadline(settings: &DrainSettings, linger: Duration) -> Dura
     let rounds = if linger.is_zero() { 1 } else { 2 };
     let waves = settings.delay.0 + settings.spread.0 * rounds;
     settings.deadline.0.max(waves + Duration::from_secs(1))
+}
+
+/// Reads a counter.
+type Count = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// Counters of the admin server, for the metrics.
+pub(crate) struct AdminCounters {
+    /// The number of running jobs.
+    pub(crate) jobs: Count,
+    /// Lines that are missing in the audit log's file.
+    pub(crate) lost_lines: Count,
+}
+
+impl fmt::Debug for AdminCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminCounters").finish_non_exhaustive()
+    }
 }
 
 /// How a server finds its process, for as long as that is there.

@@ -227,7 +227,8 @@ impl RequestContext {
 
     /// What is counted of its route.
     fn times(&self) -> Option<Times> {
-        Times::of(self.app(), self.handler?)
+        let (app, handler) = (self.app(), self.handler?);
+        Some(Times::of(app.get()?, app.handlers().len(), handler))
     }
 
     /// Notes when work on the request began. The first mark stays.

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use shaddock_core::SessionService;
 
 use super::{
+    answers::{DrainReport, ProcessDrain, WhoAmI},
     audit::Line,
     error::ApiError,
     openapi,
-    tokens::{Caller, Scope},
+    tokens::Caller,
     trail::Trail,
     types::{
         KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
@@ -24,7 +25,6 @@ use super::{
 };
 use crate::{
     app::AppHandle,
-    config::Time,
     metrics::{self, Walk},
     operations::{LONGEST_LINGER, Operations},
     operators::{Filter, Kick, KickTarget, Predicate, parse_sid},
@@ -278,22 +278,6 @@ fn server_stats(app: &AppHandle) -> ServerStats {
     stats
 }
 
-/// The state of a drain.
-#[derive(serde::Serialize)]
-pub(super) struct DrainReport {
-    pub(super) draining: bool,
-    pub(super) sessions: usize,
-}
-
-/// How this process is to drain.
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ProcessDrain {
-    /// As in [`DrainRequest`](crate::operators::DrainRequest).
-    #[serde(default)]
-    pub(super) linger: Option<Time>,
-}
-
 pub(super) async fn drain(
     State(operations): State<Operations>,
     trail: Trail,
@@ -338,17 +322,6 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     let (path, list) = (uri.path(), openapi::list());
     let message = format!("{path} does not support {method}; {list}");
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
-}
-
-/// The caller, for programs that show only what its token permits.
-#[derive(serde::Serialize)]
-pub(super) struct WhoAmI {
-    pub(super) scope: Scope,
-    /// The caller's name, as in the audit log.
-    pub(super) name: String,
-    pub(super) version: &'static str,
-    /// The servers of this process.
-    pub(super) servers: Vec<String>,
 }
 
 pub(super) async fn whoami(

@@ -21,7 +21,7 @@ use axum::{
 
 use super::{
     error::ApiError,
-    openapi,
+    openapi::scope_of,
     tokens::{Caller, Tokens},
 };
 
@@ -77,7 +77,7 @@ impl Guard {
         };
         check_origin(headers)?;
         check_body_type(method, headers)?;
-        match openapi::scope_of(method.as_str(), path) {
+        match scope_of(method.as_str(), path) {
             Some(wanted) if !caller.scope.allows(wanted) => Err(ApiError::forbidden(format!(
                 "this requires a token with scope `{}`, and this token has `{}`",
                 wanted.name(),

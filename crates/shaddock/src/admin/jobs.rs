@@ -14,12 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     audit::{self, Audit, Line},
-    commands::Api,
     error::ApiError,
 };
 use crate::{
     guarded::{Guarded, Panic, Watch},
-    operations::Phase,
     operators::{Act, Everywhere, Obeyed},
 };
 
@@ -48,6 +46,22 @@ pub(super) struct Job {
     pub(super) per_second: u64,
     /// The command, for the line in the audit log when the job ends.
     pub(super) line: Line,
+}
+
+/// What a job needs of the process that executes it.
+pub(super) trait Host: Send + Sync + 'static {
+    /// Whether the process drains, so that jobs end.
+    fn is_draining(&self) -> bool;
+
+    /// Executes one step, for these sessions.
+    fn step(
+        &self,
+        sids: &[String],
+        act: &Act,
+    ) -> impl Future<Output = Result<Everywhere<Obeyed>, ApiError>> + Send;
+
+    /// The audit log.
+    fn audit(&self) -> &Audit;
 }
 
 /// The progress of a job.
@@ -107,10 +121,10 @@ impl Jobs {
     }
 
     /// Starts a job, and returns its id.
-    pub(super) fn start(&self, api: Api, job: Job) -> Result<String, ApiError> {
+    pub(super) fn start(&self, host: impl Host, job: Job) -> Result<String, ApiError> {
         let running = self.begin(job.line.command, job.sids.len() as u64)?;
         let id = running.id.to_string();
-        tokio::spawn(running.work(api, job));
+        tokio::spawn(running.work(host, job));
         Ok(id)
     }
 
@@ -178,14 +192,14 @@ impl Watch for Running {
 }
 
 impl Running {
-    async fn work(self, api: Api, job: Job) {
+    async fn work(self, host: impl Host, job: Job) {
         self.watched(
-            self.steps(&api, &job),
+            self.steps(&host, &job),
             job.sids.len() as u64,
             job.line.clone(),
         )
         .await
-        .note(&api.audit)
+        .note(host.audit())
         .await;
     }
 
@@ -216,23 +230,22 @@ impl Running {
     }
 
     /// Executes the job step by step; returns the reason if it ended early.
-    async fn steps(&self, api: &Api, job: &Job) -> Option<String> {
+    async fn steps(&self, host: &impl Host, job: &Job) -> Option<String> {
         let (step, pause) = pace(job.per_second);
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for some in job.sids.chunks(step) {
             ticks.tick().await;
-            if api.operations.phase() != Phase::Running {
+            if host.is_draining() {
                 return Some("the process drains".to_owned());
             }
             if !self.goes_on() {
                 return Some("it was stopped".to_owned());
             }
-            let ended = match api.view() {
-                Ok(view) => view.obey_each(some, &job.act).await,
+            match host.step(some, &job.act).await {
+                Ok(ended) => self.took(some.len() as u64, ended),
                 Err(error) => return Some(error.into_info().message),
-            };
-            self.took(some.len() as u64, ended);
+            }
         }
         None
     }

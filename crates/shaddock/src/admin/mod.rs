@@ -34,6 +34,7 @@
 //! Errors are [`ErrorBody`]. The server listens on a loopback address by default; any other address requires a token. `guard.rs` describes
 //! the protection against web pages.
 
+mod answers;
 mod api;
 mod audit;
 mod cluster;
@@ -80,7 +81,7 @@ pub(crate) use self::{guard::Guard, tokens::Tokens, types::state_name};
 use crate::{
     config::AdminSettings,
     http::{self, HttpLimits},
-    operations::Operations,
+    operations::{AdminCounters, Operations},
     operators::ViewConfig,
 };
 
@@ -133,31 +134,13 @@ fn api_routes() -> Router<Operations> {
         .route("/api/stats", get(api::stats))
 }
 
-/// Counters of the admin server, for the metrics.
-#[derive(Debug)]
-pub(crate) struct AdminWork {
-    audit: Audit,
-    jobs: jobs::Jobs,
-}
-
-impl AdminWork {
-    /// The number of running jobs.
-    pub(crate) fn jobs(&self) -> u64 {
-        self.jobs.running()
-    }
-
-    /// Lines that are missing in the audit log's file.
-    pub(crate) fn lost_lines(&self) -> u64 {
-        self.audit.lost_lines()
-    }
-}
-
 fn router(operations: Operations, settings: &AdminSettings, audit: Audit) -> Router {
     let guarded = operations.guard().clone();
     let jobs = jobs::Jobs::default();
-    operations.set_admin_work(AdminWork {
-        audit: audit.clone(),
-        jobs: jobs.clone(),
+    let (counted, written) = (jobs.clone(), audit.clone());
+    operations.set_admin_counters(AdminCounters {
+        jobs: Box::new(move || counted.running()),
+        lost_lines: Box::new(move || written.lost_lines()),
     });
     let api = Api {
         operations: operations.clone(),

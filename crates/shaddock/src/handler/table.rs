@@ -58,6 +58,16 @@ impl HandlerTable {
         self.entries.iter().map(|(route, entry)| (&**route, entry))
     }
 
+    /// The number of handlers.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Short routes with the numbers of their handlers, in no order.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.entries().map(|(route, entry)| (route, entry.number))
+    }
+
     /// Adds a handler under `route`, which is `handler.method`. `tells`: whether it can answer with a value or an error.
     ///
     /// # Panics

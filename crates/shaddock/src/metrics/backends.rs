@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::{encoding::NoLabelSet, metrics::MetricType};
 
-use super::{Labels, Page, Seen, with};
+use super::page::{Labels, Page, Seen, with};
 use crate::backend::Backend;
 
 impl Page<'_, '_> {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use prometheus_client::{encoding::NoLabelSet, metrics::MetricType};
 use shaddock_cluster::Status;
 
-use super::{Calls, Labels, Page, Seen, with};
+use super::{
+    Calls,
+    page::{Labels, Page, Seen, with},
+};
 use crate::app::AppHandle;
 
 /// Calls of one kind: their name in metrics, what one is, and where they are counted.

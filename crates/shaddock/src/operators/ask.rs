@@ -15,6 +15,9 @@ use crate::{
     config::Time,
 };
 
+/// Code of an error that says that the state of the server forbids it.
+pub(crate) const CONFLICT: &str = "SHADDOCK-409";
+
 /// A question. The answer is of the type that is named.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", content = "with", rename_all = "snake_case")]

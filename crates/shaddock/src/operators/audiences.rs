@@ -5,13 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use shaddock_core::SessionService;
 
-use super::{
-    ask::Ask,
-    audience_name::AudienceName,
-    filter::limit_of,
-    types::Unanswered,
-    view::{ClusterView, OperatorError, sort},
-};
+use super::{audience_name::AudienceName, filter::limit_of, types::Unanswered};
 
 /// Which channels and topics. All conditions that are given must hold.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -116,7 +110,7 @@ pub(crate) struct MembersHere {
 }
 
 impl AudienceQuery {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         match self.kind.as_deref() {
             None | Some("topic" | "channel") => Ok(()),
             Some(kind) => Err(format!("\"{kind}\" is neither topic nor channel")),
@@ -152,7 +146,7 @@ impl AudienceQuery {
 }
 
 impl MemberQuery {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         match AudienceName::of(&self.key) {
             Some(_) => Ok(()),
             None => Err(format!(
@@ -179,7 +173,7 @@ impl MemberQuery {
 
 /// One page out of one of each frontend, all of them after the same key. A frontend that has more has given at least as many as a page
 /// holds, so none that belongs on this page is missing.
-fn merge_audiences(
+pub(super) fn merge_audiences(
     answers: Vec<(String, AudiencesHere)>,
     limit: usize,
     unanswered: Vec<Unanswered>,
@@ -217,7 +211,7 @@ fn merge_audiences(
 }
 
 /// As [`merge_audiences`]. The entries of a user on several frontends stay together: a page ends between two users.
-fn merge_members(
+pub(super) fn merge_members(
     answers: Vec<(String, MembersHere)>,
     limit: usize,
     unanswered: Vec<Unanswered>,
@@ -247,32 +241,6 @@ fn merge_members(
         members,
         total,
         unanswered,
-    }
-}
-
-impl ClusterView {
-    /// Channels and topics that have members.
-    ///
-    /// # Errors
-    /// The query makes no sense.
-    pub async fn audiences(&self, query: &AudienceQuery) -> Result<AudiencePage, OperatorError> {
-        query.check().map_err(OperatorError::BadRequest)?;
-        let targets = self.frontends();
-        let said = self.ask(&targets, &Ask::Audiences(query.clone())).await;
-        let (answers, unanswered) = sort::<AudiencesHere>(&targets, said);
-        Ok(merge_audiences(answers, limit_of(query.limit), unanswered))
-    }
-
-    /// The members of a channel or topic.
-    ///
-    /// # Errors
-    /// The query makes no sense.
-    pub async fn members(&self, query: &MemberQuery) -> Result<MemberPage, OperatorError> {
-        query.check().map_err(OperatorError::BadRequest)?;
-        let targets = self.frontends();
-        let said = self.ask(&targets, &Ask::Members(query.clone())).await;
-        let (answers, unanswered) = sort::<MembersHere>(&targets, said);
-        Ok(merge_members(answers, limit_of(query.limit), unanswered))
     }
 }
 

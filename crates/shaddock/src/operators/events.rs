@@ -7,10 +7,8 @@ use shaddock_core::CloseReason;
 
 use super::{
     address::AddressFilter,
-    ask::Ask,
     filter::{limit_of, parse_sid},
     types::Unanswered,
-    view::{ClusterView, OperatorError, sort},
 };
 use crate::history::{Entry, History};
 
@@ -87,18 +85,18 @@ pub struct EventPage {
 }
 
 /// A query that makes sense.
-struct Wanted {
-    sid: Option<shaddock_core::Sid>,
+pub(super) struct Wanted {
+    pub(super) sid: Option<shaddock_core::Sid>,
     uid: Option<String>,
     address: Option<AddressFilter>,
     event: Option<String>,
     reason: Option<String>,
-    limit: usize,
+    pub(super) limit: usize,
 }
 
 impl Wanted {
     /// The text of an error says what is wrong with the query.
-    fn new(query: &EventQuery) -> Result<Self, String> {
+    pub(super) fn new(query: &EventQuery) -> Result<Self, String> {
         if let Some(event) = &query.event
             && !EVENTS.contains(&event.as_str())
         {
@@ -178,33 +176,5 @@ impl EventPage {
             since_ms,
             unanswered: Vec::new(),
         })
-    }
-}
-
-impl ClusterView {
-    /// Recent events of sessions, newest first.
-    ///
-    /// # Errors
-    /// The query makes no sense.
-    pub async fn events(&self, query: &EventQuery) -> Result<EventPage, OperatorError> {
-        let wanted = Wanted::new(query).map_err(OperatorError::BadRequest)?;
-        let targets = match wanted.sid {
-            Some(sid) => self.holders(sid.node()),
-            None => self.frontends(),
-        };
-        let said = self.ask(&targets, &Ask::Events(query.clone())).await;
-        let (answers, unanswered) = sort::<EventPage>(&targets, said);
-        let mut page = EventPage {
-            unanswered,
-            ..EventPage::default()
-        };
-        for (_, part) in answers {
-            page.since_ms = page.since_ms.max(part.since_ms);
-            page.events.extend(part.events);
-        }
-        page.events
-            .sort_by_key(|event| std::cmp::Reverse(event.time_ms));
-        page.events.truncate(wanted.limit);
-        Ok(page)
     }
 }

@@ -1,15 +1,14 @@
 //! A tool that joins the cluster without being listed.
 
-use std::{
-    hash::{BuildHasher as _, Hasher as _},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shaddock_cluster::{
     BoxFuture, Cluster, ClusterError, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall,
     RemoteError, ServerInfo,
 };
+
+use crate::random::random;
 
 /// A member without any service.
 struct NoServices;
@@ -34,9 +33,7 @@ impl Node for NoServices {
 
 /// Joins under a new id of type `operator`.
 pub(crate) async fn hidden(cluster: &dyn Cluster) -> Result<Arc<dyn Membership>, ClusterError> {
-    // The standard library's hasher has a random key.
-    let random = std::hash::RandomState::new().build_hasher().finish();
-    let info = ServerInfo::new(&format!("operator-{random:016x}"), "operator", false);
+    let info = ServerInfo::new(&format!("operator-{:016x}", random()), "operator", false);
     let info = info.map_err(|error| ClusterError::Setting {
         key: "id",
         reason: error.to_string(),

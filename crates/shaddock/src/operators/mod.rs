@@ -9,14 +9,17 @@
 //! ([`ClusterView::join`]) and has the same one.
 
 mod address;
+mod aside;
 mod ask;
 mod audience_name;
 mod audiences;
 mod events;
 mod filter;
 mod join;
+mod kick;
 mod merge;
 mod order;
+mod orders;
 mod predicate;
 mod question;
 mod report;
@@ -24,6 +27,7 @@ mod serve;
 mod types;
 mod view;
 mod work;
+mod workload;
 
 use shaddock_cluster::ServerInfo;
 
@@ -40,9 +44,11 @@ pub use self::{
 };
 pub(crate) use self::{
     filter::{Filter, parse_sid},
-    order::{Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select},
+    kick::{Kick, KickTarget},
+    order::{Act, Find, Found, Obeyed, Order, Select},
     predicate::Predicate,
-    serve::{Kick, KickTarget, Operator},
+    serve::Operator,
+    view::{Everywhere, MOST_FOUND},
 };
 pub use crate::{config::EffectiveKey, series::Series};
 

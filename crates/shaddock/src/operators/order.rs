@@ -1,40 +1,15 @@
 //! What an operator has done to sessions, wherever they are: which ones, and what. Each frontend does it to its own.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shaddock_cluster::{Receivers, RemoteError, code};
-use shaddock_core::{CloseReason, Session, SessionService, Sid, Uid};
+use shaddock_core::{Session, SessionService, Uid};
 
-use super::{
-    ask::Ask,
-    filter::parse_sid,
-    predicate::Predicate,
-    serve::aside,
-    types::Unanswered,
-    view::{ClusterView, Target, sort},
-};
-use crate::{
-    app::AppHandle,
-    channel::{Content, Deliveries},
-    session::{Binder, SessionError, SessionView, raw_sid},
-};
+use super::{filter::parse_sid, predicate::Predicate};
 
-/// After so many sessions others get their turn on the thread.
-const AT_A_TIME: usize = 256;
 /// Errors that are repeated in an answer; the rest are counted.
 const MOST_ERRORS: usize = 3;
-/// Sessions that one frontend names in an answer: less than half of what NATS takes as one message.
-const PAGE: usize = 20_000;
-/// Sessions that are named in an order.
-const STEP: usize = 1000;
-/// Sessions of all frontends that are named. Above it nothing is done to them one by one.
-pub(crate) const MOST_FOUND: usize = 200_000;
 
 /// Which sessions.
 #[derive(Clone, Serialize, Deserialize)]
@@ -159,7 +134,7 @@ pub(crate) struct Obeyed {
 }
 
 impl Obeyed {
-    fn failed(&mut self, error: String) {
+    pub(super) fn failed(&mut self, error: String) {
         self.failed += 1;
         if self.errors.len() < MOST_ERRORS {
             self.errors.push(error);
@@ -174,14 +149,6 @@ impl Obeyed {
         let room = MOST_ERRORS.saturating_sub(self.errors.len());
         self.errors.extend(other.errors.into_iter().take(room));
     }
-}
-
-/// What all frontends have, or did: the sum, each one's share, and who did not say.
-#[derive(Debug, Default)]
-pub(crate) struct Everywhere<T> {
-    pub(crate) all: T,
-    pub(crate) by_frontend: BTreeMap<String, u64>,
-    pub(crate) unanswered: Vec<Unanswered>,
 }
 
 impl Select {
@@ -202,7 +169,10 @@ impl Select {
     }
 
     /// Looks at every session, unless they are named: not for a thread that others wait for. With how many sessions there are.
-    fn find(&self, service: &SessionService) -> Result<(Vec<Arc<Session>>, usize), String> {
+    pub(super) fn find(
+        &self,
+        service: &SessionService,
+    ) -> Result<(Vec<Arc<Session>>, usize), String> {
         let mut found = Vec::new();
         // Of the same walk: one that counts later would take those who came meanwhile for sessions of which the predicate is not true.
         let mut seen = None;
@@ -240,251 +210,11 @@ impl Select {
     }
 }
 
-/// Executes the orders of operators at this server.
-#[derive(Clone, Copy)]
-pub(crate) struct Orders<'a> {
-    app: &'a AppHandle,
-}
-
-impl<'a> Orders<'a> {
-    pub(crate) const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
-    }
-
-    async fn selected(self, select: Select) -> Result<(Vec<Arc<Session>>, usize), RemoteError> {
-        let Some(service) = self.app.session_service().cloned() else {
-            return Ok((Vec::new(), 0));
-        };
-        let found = aside(move || select.find(&service)).await?;
-        found.map_err(|text| RemoteError::new(code::BAD_REQUEST, text))
-    }
-
-    /// Which sessions of this server are meant.
-    pub(super) async fn find(self, find: Find) -> Result<Found, RemoteError> {
-        let (found, total) = self.selected(find.select).await?;
-        let after = find.after.as_deref().map(parse_sid).transpose();
-        let after = after.map_err(|text| RemoteError::new(code::BAD_REQUEST, text))?;
-        let sids = found.iter().filter(|_| find.list).map(|one| one.id());
-        let (sids, more) = page(sids.collect(), after, PAGE);
-        Ok(Found {
-            matched: found.len() as u64,
-            total: total as u64,
-            sids: sids.iter().map(ToString::to_string).collect(),
-            more,
-        })
-    }
-
-    /// Does something to sessions of this server.
-    pub(super) async fn obey(self, order: Order) -> Result<Obeyed, RemoteError> {
-        let (sessions, _) = self.selected(order.select).await?;
-        let mut done = Obeyed {
-            matched: sessions.len() as u64,
-            ..Obeyed::default()
-        };
-        if let Act::Push {
-            route,
-            body,
-            latest,
-        } = &order.act
-        {
-            let content = Content {
-                route,
-                value: body,
-                latest: latest.as_deref(),
-            };
-            let message = content
-                .message()
-                .map_err(|error| RemoteError::new(code::BAD_REQUEST, error.to_string()))?;
-            let sids = sessions.iter().map(|session| raw_sid(session.id()));
-            let delivery = message.to(Receivers::Sids(sids.collect()));
-            let app = self.app.clone();
-            let delivered = aside(move || Deliveries::of(&app).deliver(delivery)).await?;
-            done.done = delivered.queued as u64;
-            done.failed = done.matched - done.done.min(done.matched);
-            done.errors
-                .extend(delivered.refused.map(|why| why.to_string()));
-            return Ok(done);
-        }
-        for (number, session) in sessions.iter().enumerate() {
-            if number % AT_A_TIME == AT_A_TIME - 1 {
-                tokio::task::yield_now().await;
-            }
-            match self.act_on(session, &order.act).await {
-                Ok(has_changed) => done.done += u64::from(has_changed),
-                Err(error) => done.failed(error),
-            }
-        }
-        Ok(done)
-    }
-
-    /// Whether that changed something.
-    async fn act_on(self, session: &Arc<Session>, act: &Act) -> Result<bool, String> {
-        let view = || SessionView::of_session(self.app, session);
-        let text = |error: SessionError| error.to_string();
-        match act {
-            Act::Kick { reason } => Ok(session.close(CloseReason::kicked(reason.as_str()))),
-            Act::Set { values, remove } => session
-                .change_settings(values.clone(), remove)
-                .map(|()| true)
-                .map_err(|error| error.to_string()),
-            Act::Bind { uid } => {
-                let uid = Uid::new(uid.as_str()).map_err(|error| error.to_string())?;
-                Binder::of(self.app)
-                    .bind(session, uid)
-                    .await
-                    .map_err(text)?;
-                Ok(true)
-            }
-            Act::Unbind => match session.uid() {
-                Some(uid) => {
-                    let unbound = session.unbind(&uid);
-                    unbound.map_err(|error| error.to_string())?;
-                    Ok(true)
-                }
-                None => Ok(false),
-            },
-            Act::Join { topic } => {
-                let joined = self.app.topic(topic).join(&view()).await;
-                Ok(joined.map_err(|error| error.to_string())?.is_new())
-            }
-            Act::Leave { topic } => {
-                let left = self.app.topic(topic).quit(&view()).await;
-                left.map_err(|error| error.message().to_owned())
-            }
-            Act::Push { .. } => Ok(false),
-        }
-    }
-}
-
-/// The first `most` above `after`, each once, in ascending order, and whether there are more.
-fn page(mut sids: Vec<Sid>, after: Option<Sid>, most: usize) -> (Vec<Sid>, bool) {
-    sids.retain(|sid| after.is_none_or(|after| *sid > after));
-    sids.sort_unstable();
-    sids.dedup();
-    let more = sids.len() > most;
-    sids.truncate(most);
-    (sids, more)
-}
-
-impl ClusterView {
-    /// Which sessions of all frontends are meant. If they are listed, all are, in several answers where there are many; `more` says
-    /// that they were above [`MOST_FOUND`].
-    pub(crate) async fn find(&self, find: &Find) -> Everywhere<Found> {
-        let targets = self.holders_of(&find.select);
-        let said = self.ask(&targets, &Ask::Find(find.clone())).await;
-        let (answers, unanswered) = sort::<Found>(&targets, said);
-        let mut everywhere = Everywhere::<Found> {
-            unanswered,
-            ..Everywhere::default()
-        };
-        for (server, found) in answers {
-            if found.matched > 0 {
-                everywhere.by_frontend.insert(server.clone(), found.matched);
-            }
-            everywhere.all.matched += found.matched;
-            everywhere.all.total += found.total;
-            let mut last = found.sids.last().filter(|_| found.more).cloned();
-            everywhere.all.sids.extend(found.sids);
-            let target = targets.iter().find(|target| target.is(&server));
-            while let (Some(after), Some(target)) = (last.take(), target) {
-                if everywhere.all.sids.len() > MOST_FOUND {
-                    break;
-                }
-                last = self.find_more(find, target, after, &mut everywhere).await;
-            }
-        }
-        everywhere.all.more = everywhere.all.sids.len() > MOST_FOUND;
-        everywhere
-    }
-
-    /// The next sessions of a frontend; returns the last of them if there are more.
-    async fn find_more(
-        &self,
-        find: &Find,
-        target: &Target,
-        after: String,
-        found: &mut Everywhere<Found>,
-    ) -> Option<String> {
-        let next = Find {
-            after: Some(after),
-            ..find.clone()
-        };
-        let target = std::slice::from_ref(target);
-        let said = self.ask(target, &Ask::Find(next)).await;
-        let (answers, unanswered) = sort::<Found>(target, said);
-        found.unanswered.extend(unanswered);
-        let (_, answer) = answers.into_iter().next()?;
-        let last = answer.sids.last().filter(|_| answer.more).cloned();
-        found.all.sids.extend(answer.sids);
-        last
-    }
-
-    /// Does something to sessions of all frontends, at the same time.
-    pub(crate) async fn obey(&self, order: &Order) -> Everywhere<Obeyed> {
-        let targets = self.holders_of(&order.select);
-        self.obey_at(&targets, order).await
-    }
-
-    async fn obey_at(&self, targets: &[Target], order: &Order) -> Everywhere<Obeyed> {
-        let said = self.ask(targets, &Ask::Do(order.clone())).await;
-        let (answers, unanswered) = sort::<Obeyed>(targets, said);
-        let mut everywhere = Everywhere::<Obeyed> {
-            unanswered,
-            ..Everywhere::default()
-        };
-        for (server, done) in answers {
-            if done.done > 0 {
-                everywhere.by_frontend.insert(server, done.done);
-            }
-            everywhere.all.add(done);
-        }
-        everywhere
-    }
-
-    /// Does something to these sessions and no others. Those of a frontend that does not answer count as failed, and it is not asked again.
-    pub(crate) async fn obey_each(&self, sids: &[String], act: &Act) -> Everywhere<Obeyed> {
-        let mut sum = Everywhere::<Obeyed>::default();
-        for some in sids.chunks(STEP) {
-            let order = Order {
-                select: Select::Sids(some.to_vec()),
-                act: act.clone(),
-            };
-            let mut targets = self.holders_of(&order.select);
-            let before = targets.len();
-            targets.retain(|target| !sum.unanswered.iter().any(|one| target.is(&one.server)));
-            let is_whole = targets.len() == before;
-            let one = self.obey_at(&targets, &order).await;
-            if !is_whole || !one.unanswered.is_empty() {
-                sum.all.failed += (some.len() as u64).saturating_sub(one.all.matched);
-            }
-            for (server, done) in one.by_frontend {
-                *sum.by_frontend.entry(server).or_default() += done;
-            }
-            sum.unanswered.extend(one.unanswered);
-            sum.all.add(one.all);
-        }
-        sum
-    }
-
-    /// The frontends that may have such sessions.
-    fn holders_of(&self, select: &Select) -> Vec<Target> {
-        let mut targets = self.frontends();
-        if let Select::Sids(sids) = select {
-            let nodes: Vec<u16> = sids
-                .iter()
-                .filter_map(|sid| Some(sid.parse::<Sid>().ok()?.node()))
-                .collect();
-            targets.retain(|target| nodes.iter().any(|node| target.may_hold(*node)));
-        }
-        targets
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::ask::Ask, *};
 
     #[test]
     fn the_log_names_changed_keys_and_no_values() {
@@ -527,25 +257,6 @@ mod tests {
                     "{text}"
                 );
             }
-        }
-    }
-
-    #[test]
-    fn pages_have_every_session_once() {
-        let sid = |n: u64| n.to_string().parse::<Sid>().unwrap();
-        let all: Vec<Sid> = [7, 3, 9, 3, 1, 8].map(sid).to_vec();
-        for most in 1..8 {
-            let (mut listed, mut after) = (Vec::new(), None);
-            loop {
-                let (some, more) = page(all.clone(), after, most);
-                assert!(some.len() <= most);
-                after = some.last().copied();
-                listed.extend(some);
-                if !more {
-                    break;
-                }
-            }
-            assert_eq!(listed, [1, 3, 7, 8, 9].map(sid), "{most}");
         }
     }
 }

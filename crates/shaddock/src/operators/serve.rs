@@ -5,93 +5,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 use shaddock_cluster::{BoxFuture, RemoteCall, RemoteError, code, split_route};
-use shaddock_core::{CloseReason, Session, SessionService, Sid};
+use shaddock_core::SessionService;
 
 use super::{
     EventPage, OPERATE,
-    address::AddressFilter,
-    ask::{Ask, Departing, Report},
+    aside::aside,
+    ask::{Ask, CONFLICT, Departing, Report},
     filter::{Filter, parse_sid},
-    order::Orders,
+    kick::Kick,
+    orders::Orders,
     types::{DrainStarted, DrainStatus, ServerState},
-    work::Workload,
+    workload::Workload,
 };
 use crate::{
-    admin::{KickReport, KickRequest, SessionInfo},
+    admin::{KickReport, SessionInfo},
     app::AppHandle,
     config::Time,
     operations::{Operations, Phase},
 };
 
-/// Characters of a kick's reason.
-const LONGEST_REASON: usize = 256;
-/// Code of an error that says that the state of the server forbids it.
-pub(crate) const CONFLICT: &str = "SHADDOCK-409";
-
 type Answer = Result<Bytes, RemoteError>;
-
-/// Who is to be kicked.
-#[derive(Debug, Clone)]
-pub(crate) enum KickTarget {
-    User(String),
-    Session(Sid),
-    Address(AddressFilter),
-}
-
-/// A kick that makes sense.
-#[derive(Debug, Clone)]
-pub(crate) struct Kick {
-    pub(crate) target: KickTarget,
-    pub(crate) reason: String,
-}
-
-impl Kick {
-    /// The text of an error says what is wrong with the request.
-    pub(crate) fn new(request: &KickRequest) -> Result<Self, String> {
-        let reason = request.reason.as_deref().unwrap_or("kicked by an operator");
-        if reason.chars().count() > LONGEST_REASON {
-            return Err(format!(
-                "`reason` may have at most {LONGEST_REASON} characters"
-            ));
-        }
-        let target = match (&request.uid, &request.sid, &request.address) {
-            (Some(uid), None, None) => KickTarget::User(uid.clone()),
-            (None, Some(sid), None) => KickTarget::Session(parse_sid(sid)?),
-            (None, None, Some(address)) => KickTarget::Address(AddressFilter::parse(address)?),
-            _ => {
-                return Err(
-                    "name the sessions: exactly one of `uid`, `sid` and `address`".to_owned(),
-                );
-            }
-        };
-        Ok(Self {
-            target,
-            reason: reason.to_owned(),
-        })
-    }
-
-    /// Kicks sessions of this service; the number of those that were open.
-    pub(crate) fn apply(&self, service: &SessionService) -> u64 {
-        let close = CloseReason::kicked(self.reason.as_str());
-        let closed = match &self.target {
-            KickTarget::User(uid) => service.close_by_uid(uid, &close),
-            KickTarget::Session(sid) => {
-                usize::from(service.kick_by_session_id(*sid, Some(self.reason.as_str())))
-            }
-            KickTarget::Address(filter) => {
-                let mut found = Vec::new();
-                service.visit_sessions(|session| {
-                    if filter.matches(session) {
-                        found.push(std::sync::Arc::clone(session));
-                    }
-                });
-                let closes = |session: &std::sync::Arc<Session>| session.close(close.clone());
-                found.iter().filter(|session| closes(session)).count()
-            }
-        };
-        closed as u64
-    }
-}
 
 /// Answers the requests of operators to this server.
 #[derive(Clone, Copy)]
@@ -308,14 +241,4 @@ fn json(value: &impl Serialize) -> Answer {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|error| RemoteError::new(code::INTERNAL, error.to_string()))
-}
-
-/// Runs work that visits every session on a blocking thread, where it delays no other work.
-pub(super) async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, RemoteError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        let text = "the server failed to complete the request; see its log";
-        RemoteError::new(code::INTERNAL, text)
-    })
 }

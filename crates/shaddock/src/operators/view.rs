@@ -1,5 +1,10 @@
 //! All servers of a cluster, asked at the same time.
 
+mod audiences;
+mod events;
+mod orders;
+mod work;
+
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
@@ -11,15 +16,18 @@ use serde::de::DeserializeOwned;
 use shaddock_cluster::{Cluster, ClusterError, Membership, RemoteError, ServerInfo};
 use tokio::time::Instant;
 
+pub(crate) use self::orders::{Everywhere, MOST_FOUND};
 use super::{
     DrainRequest, DrainStarted, KickOutcome, ServerOverview, ServerStatus, SessionOverview,
     Unanswered, WhyUnanswered,
-    ask::{Ask, Departing, Report},
+    ask::{Ask, CONFLICT, Departing, Report},
     filter::{Filter, parse_sid},
-    join, merge,
+    join,
+    kick::{Kick, KickTarget},
+    merge,
     question::{self, Question, unanswered},
     report,
-    serve::{CONFLICT, Kick, KickTarget, Operator},
+    serve::Operator,
 };
 use crate::{
     admin::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},

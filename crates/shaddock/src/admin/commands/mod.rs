@@ -42,8 +42,6 @@ use crate::{
 
 /// The most commands in one request.
 pub(super) const MOST_COMMANDS: usize = 100;
-/// The most sessions, or users, that one command may name.
-pub(super) const MOST_NAMED: usize = 1000;
 /// Requests that are executed concurrently. Further requests receive 429.
 pub(super) const AT_ONCE: usize = 16;
 /// The header that makes a request idempotent.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
+use super::types::{
     BindCommand, Command, CountCommand, KickCommand, MOST_NAMED, PushCommand, SetCommand, To,
     TopicCommand,
 };

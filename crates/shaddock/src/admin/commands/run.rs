@@ -8,16 +8,31 @@ use super::{
 };
 use crate::{
     admin::{
-        audit::{self, Line},
+        audit::{self, Audit, Line},
         error::ApiError,
-        jobs::Job,
+        jobs::{Host, Job},
         tokens::Caller,
     },
     channel::Latest,
+    operations::Phase,
     operators::{
-        Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select, Unanswered, WhyUnanswered,
+        Act, Everywhere, Find, Found, MOST_FOUND, Obeyed, Order, Select, Unanswered, WhyUnanswered,
     },
 };
+
+impl Host for Api {
+    fn is_draining(&self) -> bool {
+        self.operations.phase() != Phase::Running
+    }
+
+    async fn step(&self, sids: &[String], act: &Act) -> Result<Everywhere<Obeyed>, ApiError> {
+        Ok(self.view()?.obey_each(sids, act).await)
+    }
+
+    fn audit(&self) -> &Audit {
+        &self.audit
+    }
+}
 
 impl Api {
     pub(super) async fn execute(

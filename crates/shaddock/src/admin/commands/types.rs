@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{admin::error::ErrorInfo, operators::Unanswered};
 
+/// The most sessions, or users, that one command may name.
+pub(super) const MOST_NAMED: usize = 1000;
 /// A request: commands, and options for their execution.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

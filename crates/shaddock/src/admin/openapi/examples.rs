@@ -1,5 +1,7 @@
 //! An example of each type of the API with all optional members: a new member does not compile until it is added here.
 
+mod console;
+
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -8,14 +10,13 @@ use shaddock_core::ClientClaims;
 
 use crate::{
     admin::{
-        api::{DrainReport, ProcessDrain, WhoAmI},
+        answers::{DrainReport, ProcessDrain, WhoAmI},
         commands::{
             BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult,
             CountCommand, KickCommand, PushCommand, SetCommand, To, TopicCommand,
         },
         error::{ErrorBody, ErrorInfo},
         jobs::JobStatus,
-        look,
         tokens::Scope,
         types::{
             KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// The name of a type, its required members, and an example with all members.
-pub(in crate::admin) type Example = (&'static str, &'static [&'static str], Value);
+pub(super) type Example = (&'static str, &'static [&'static str], Value);
 
 /// A type, described by an example with all members.
 pub(super) struct Type {
@@ -46,7 +47,7 @@ pub(super) struct Type {
 /// All types.
 pub(super) fn all() -> impl Iterator<Item = Type> {
     let given = commands().into_iter().chain(answers());
-    given.chain(look::examples()).map(of).chain(seen())
+    given.chain(console::examples()).map(of).chain(seen())
 }
 
 fn of((name, required, value): Example) -> Type {
@@ -76,7 +77,7 @@ fn shown(
     }
 }
 
-pub(in crate::admin) fn value(of: &impl Serialize) -> Value {
+pub(super) fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).unwrap_or_default()
 }
 
