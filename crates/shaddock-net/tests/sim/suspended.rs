@@ -4,9 +4,10 @@ use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use serde_json::{Value, json};
 use shaddock_core::{CloseReason, ResumeConfig, SessionState};
-use shaddock_protocol::Dialect;
+use shaddock_protocol::{Dialect, PackageType};
 
 use crate::{
+    client::{package, request},
     resume::{address, arrive, arrived, arrived_in, bounds, depart, push, state},
     traveller::Traveller,
     world::{Script, Then, World, pass, run, settle},
@@ -99,6 +100,53 @@ fn what_is_no_request_for_resumption_is_as_if_it_were_absent_and_counted() {
             assert_eq!(stats_of(&world, "dropped", "malformed_resume"), count);
             let granted = world.script.sessions.resume_statistics().granted;
             assert_eq!(granted, 0);
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
+}
+
+/// What a client calls itself, or whether it says anything, decides nothing: not what it is granted, and not whether it comes back.
+#[test]
+fn the_type_of_a_client_changes_nothing() {
+    let kinds = [
+        None,
+        Some(json!("")),
+        Some(json!("no such type")),
+        Some(json!(5)),
+        Some(json!(null)),
+        Some(json!(["js-websocket"])),
+        Some(json!("x".repeat(2000))),
+    ];
+    for (first, second) in kinds.iter().zip(kinds.iter().cycle().skip(1)) {
+        let (first, second) = (first.clone(), second.clone());
+        run(async move || {
+            let mut world = World::resumable(bounds(), None);
+            let mut token = json!(null);
+            for (kind, resumed) in [(first, false), (second, true)] {
+                let resume = match &token {
+                    Value::Null => json!({"v": 1}),
+                    token => json!({"v": 1, "token": token, "received": 0, "sent": 0}),
+                };
+                let mut sys = json!({"resume": resume});
+                if let Some(kind) = &kind {
+                    sys["type"] = kind.clone();
+                }
+                let mut client = world.connect(false);
+                let body = json!({"sys": sys}).to_string();
+                client.send(&package(PackageType::Handshake, body.as_bytes()));
+                settle().await;
+                client.read();
+                settle().await;
+                let answer: Value = serde_json::from_slice(&client.packages[0].body).unwrap();
+                let granted = &answer["sys"]["resume"];
+                assert_eq!(granted["resumed"] == true, resumed, "{kind:?}: {answer}");
+                token = granted["token"].clone();
+                assert!(token.is_string());
+                assert_eq!(state(&world), [SessionState::Open]);
+                client.faults.reset();
+                settle().await;
+                assert_eq!(state(&world), [SessionState::Suspended]);
+            }
             world.finish(Vec::new()).await.unwrap();
         });
     }
@@ -305,6 +353,9 @@ fn what_was_read_and_not_taken_runs_once() {
             for _ in 0..12 {
                 traveller.ask("echo");
             }
+            // And a part of one more, which must not come before what the next connection says.
+            let link = traveller.link.as_ref().unwrap();
+            link.send_raw(&link.framed(&request(99, "a.b.echo", "{}"))[..9]);
             settle().await;
             traveller.link.as_ref().unwrap().faults.reset();
             // The socket is not read, so it takes a while until its end is seen.
@@ -419,4 +470,35 @@ fn a_client_that_asks_for_nothing_is_told_nothing() {
         assert_eq!(state(&world), []);
         world.finish(vec![client]).await.unwrap();
     });
+}
+
+/// The frontend with the session says no: its reason comes through the one with the socket, which opens a session of its own. There is none besides.
+#[test]
+fn a_refusal_comes_through_a_relay() {
+    for why in ["denied", "unknown"] {
+        run(async move || {
+            let (world, mut traveller) = arrived(bounds(), false).await;
+            let world = world.with_door();
+            traveller.link.as_ref().unwrap().faults.reset();
+            settle().await;
+            let token = traveller.token.clone().unwrap();
+            if why == "denied" {
+                traveller.version = "banned";
+            } else {
+                traveller.token = Some(token[..16].to_owned() + &"A".repeat(token.len() - 16));
+            }
+            traveller.link = None;
+            traveller.connect(&world);
+            settle().await;
+            traveller.read();
+            settle().await;
+            assert_eq!(traveller.restarted, [why]);
+            assert!(traveller.working);
+            assert_eq!(state(&world), [SessionState::Suspended]);
+            assert_eq!(world.script.log().sessions.len(), 1);
+            traveller.goodbye();
+            settle().await;
+            world.finish(Vec::new()).await.unwrap();
+        });
+    }
 }

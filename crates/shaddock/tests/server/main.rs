@@ -29,6 +29,7 @@ mod resume;
 mod resume_cuts;
 mod resume_login;
 mod resume_storm;
+mod resume_types;
 mod rooms_model;
 mod routing;
 mod server_api;
