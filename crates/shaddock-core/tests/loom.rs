@@ -680,3 +680,130 @@ fn a_push_against_a_take_over() {
         assert_eq!(heard.of(&session), ["suspended", "resumed"]);
     });
 }
+
+// ---- a suspended session that is parked: nothing runs for it, and something must wake it (`shaddock-net/src/driver/parked.rs`)
+
+/// Waits as a parked session does, until there is something for a driver to do.
+fn park(session: &Session) {
+    loom::future::block_on(poll_fn(|cx| {
+        session.outbox().begin_poll(cx.waker());
+        let has_news =
+            session.is_closed() || session.is_claimed() || session.outbox().end_poll(Flush::Done);
+        if has_news {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }));
+}
+
+/// What a connection that has claimed the session gets.
+fn wait_for_claim(session: &Session, number: u64) -> Claimed {
+    loom::future::block_on(poll_fn(|cx| match session.poll_claim(number, cx.waker()) {
+        Claimed::Pending => Poll::Pending,
+        claimed => Poll::Ready(claimed),
+    }))
+}
+
+/// What the driver of a session that was parked does for a claim. False: it is closed, and there is nothing to give.
+fn give(session: &Session) -> bool {
+    session.outbox().release();
+    session.hand_over(Box::new(7)).is_ok()
+}
+
+/// A wake that is lost is a deadlock, which loom reports.
+#[test]
+fn a_parked_session_is_woken_by_a_claim() {
+    model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claimant = {
+            let (session, back) = (Arc::clone(&session), back.clone());
+            thread::spawn(move || {
+                session.claim(1, &back, Waker::noop()).unwrap();
+                wait_for_claim(&session, 1)
+            })
+        };
+        park(&session);
+        assert!(session.is_claimed() && give(&session));
+        assert!(matches!(claimant.join().unwrap(), Claimed::Yours(_)));
+    });
+}
+
+#[test]
+fn a_parked_session_is_woken_by_its_close() {
+    model(|| {
+        let (service, heard) = service(None);
+        let (session, _) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let closer = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.close(CloseReason::kicked("x")))
+        };
+        // The outbox says that it ends before the session is closed.
+        while !session.is_closed() {
+            park(&session);
+            thread::yield_now();
+        }
+        assert!(closer.join().unwrap());
+        session.outbox().release();
+        assert_eq!(heard.of(&session), ["suspended", "closed kicked"]);
+        check_nothing_is_left(&service);
+    });
+}
+
+/// A session that parks while a message is sent to it and its client comes back: the client gets the session, and the message is kept for it.
+#[test]
+fn a_parked_session_is_woken_by_a_claim_whatever_is_sent_to_it() {
+    bounded_model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claimant = {
+            let (session, back) = (Arc::clone(&session), back.clone());
+            thread::spawn(move || {
+                session.claim(1, &back, Waker::noop()).unwrap();
+                wait_for_claim(&session, 1)
+            })
+        };
+        let pusher = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.send(data("x")).unwrap())
+        };
+        while !session.is_claimed() {
+            park(&session);
+        }
+        assert!(give(&session));
+        pusher.join().unwrap();
+        assert!(matches!(claimant.join().unwrap(), Claimed::Yours(_)));
+        assert_eq!(session.kept().map(|(messages, _)| messages), Some(1));
+    });
+}
+
+/// The window ends while the client comes back: one of them gets the session, and the other one hears of it.
+#[test]
+fn the_end_of_the_window_of_a_parked_session_against_a_claim() {
+    model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claimant = {
+            let (session, back) = (Arc::clone(&session), back.clone());
+            thread::spawn(move || {
+                let claimed = session.claim(1, &back, Waker::noop());
+                claimed.is_ok().then(|| wait_for_claim(&session, 1))
+            })
+        };
+        // As its driver decides: a claim comes first.
+        let is_given = session.is_claimed() && give(&session);
+        let has_ended = !is_given && session.expire();
+        assert!(is_given ^ has_ended);
+        match claimant.join().unwrap() {
+            Some(Claimed::Yours(_)) => assert!(is_given),
+            Some(Claimed::Closed(None)) | None => assert!(has_ended),
+            _ => unreachable!("there is no other claim"),
+        }
+        assert_eq!(session.is_closed(), has_ended);
+    });
+}
