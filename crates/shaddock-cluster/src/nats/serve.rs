@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode};
+use async_nats::{Message, StatusCode, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::owners::{Moment, Seen};
 use crate::quiet::quiet;
 use crate::reply::guarded;
-use crate::{BoxFuture, Node, RemoteError, SessionAnswer, SessionOp, code};
+use crate::{BoxFuture, ForwardedRequest, Node, RemoteError, SessionAnswer, SessionOp, code};
 
 /// Reads the subject on which all kinds of servers call this one, until `stop`, and then the requests that are on their way.
 pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: oneshot::Receiver<()>) {
@@ -136,29 +136,7 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
             quiet!(warn, "a malformed request was dropped", reason);
         }
         Incoming::Refused(error) => core.answer(reply, &Err(error)),
-        Incoming::Handler(request) => {
-            let timeout = request.context.timeout().unwrap_or(default);
-            let Some(left) = reader.left(&stamp, timeout, now) else {
-                return too_late(core, reply);
-            };
-            if !reader.admits(&stamp, request.session.uid.as_deref(), now) {
-                core.outdated.fetch_add(1, Ordering::Relaxed);
-                core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, MOVED)));
-                return;
-            }
-            core.learn_frontend(&request.session);
-            let notify = request.id.is_none();
-            let route = Some(Arc::clone(&request.route));
-            let handler = move || guarded("serve_request", || Some(node.serve_request(request)));
-            let done = move |body| {
-                if notify {
-                    Bytes::from_static(b"ack")
-                } else {
-                    body
-                }
-            };
-            run(core, (reply, left, route), &mut reader.turn, handler, done);
-        }
+        Incoming::Handler(request) => forwarded(core, (reply, stamp, now), request, reader),
         Incoming::Remote(call) => {
             let timeout = call.context.timeout().unwrap_or(default);
             let Some(left) = reader.left(&stamp, timeout, now) else {
@@ -189,6 +167,38 @@ fn request(core: &Arc<Core>, message: Message, reader: &mut Reader) {
             run(core, (reply, timeout, None), turn, operation, |body| body);
         }
     }
+}
+
+/// A message of a client, forwarded by its frontend: runs the handler, unless the request is late or its user has moved.
+fn forwarded(
+    core: &Arc<Core>,
+    (reply, stamp, now): (Option<Subject>, Stamp, Moment),
+    request: ForwardedRequest,
+    reader: &mut Reader,
+) {
+    let timeout = request.context.timeout();
+    let timeout = timeout.unwrap_or(core.config.request_timeout);
+    let Some(left) = reader.left(&stamp, timeout, now) else {
+        return too_late(core, reply);
+    };
+    if !reader.admits(&stamp, request.session.uid.as_deref(), now) {
+        core.outdated.fetch_add(1, Ordering::Relaxed);
+        core.answer(reply, &Err(RemoteError::new(code::UNAVAILABLE, MOVED)));
+        return;
+    }
+    core.learn_frontend(&request.session);
+    let notify = request.id.is_none();
+    let route = Some(Arc::clone(&request.route));
+    let node = Arc::clone(&core.node);
+    let handler = move || guarded("serve_request", || Some(node.serve_request(request)));
+    let done = move |body| {
+        if notify {
+            Bytes::from_static(b"ack")
+        } else {
+            body
+        }
+    };
+    run(core, (reply, left, route), &mut reader.turn, handler, done);
 }
 
 /// An operation that a Pitaya server asks for, refused when and as Pitaya's own frontends refuse it. To ours a second bind to the same user is none.

@@ -81,24 +81,30 @@ pub(super) fn parts(
                 part(Vec::new(), sids, Recipients::No)
             })
             .collect(),
-        Receivers::Uids(uids) => {
-            let mut chunks = Vec::new();
-            let (mut chunk, mut size) = (Vec::new(), 0);
-            for uid in uids.iter() {
-                // Tag and length take at most three bytes.
-                if size + uid.len() + 3 > room {
-                    chunks.push(part(std::mem::take(&mut chunk), Vec::new(), Recipients::No));
-                    size = 0;
-                }
-                size += uid.len() + 3;
-                chunk.push(uid.to_string());
-            }
-            if !chunk.is_empty() {
-                chunks.push(part(chunk, Vec::new(), Recipients::No));
-            }
-            chunks
-        }
+        Receivers::Uids(uids) => chunks(uids, room)
+            .into_iter()
+            .map(|uids| part(uids, Vec::new(), Recipients::No))
+            .collect(),
     })
+}
+
+/// Users in groups that take no more than `room` bytes in a message.
+fn chunks(uids: &[Arc<str>], room: usize) -> Vec<Vec<String>> {
+    let mut chunks = Vec::new();
+    let (mut chunk, mut size) = (Vec::new(), 0);
+    for uid in uids {
+        // Tag and length take at most three bytes.
+        if size + uid.len() + 3 > room {
+            chunks.push(std::mem::take(&mut chunk));
+            size = 0;
+        }
+        size += uid.len() + 3;
+        chunk.push(uid.to_string());
+    }
+    if !chunk.is_empty() {
+        chunks.push(chunk);
+    }
+    chunks
 }
 
 /// The message for one user, as Pitaya servers know it.
