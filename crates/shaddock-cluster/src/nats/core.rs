@@ -233,11 +233,11 @@ impl Core {
         }
     }
 
-    /// Forgets where a server was called.
-    pub(super) fn forget_target(&self, server: &ServerId) {
+    /// Forgets where a server was called, unless it was the incarnation that is listed: calls may be on their way to it already, and count.
+    pub(super) fn forget_target(&self, server: &ServerId, listed: Option<&ServerInfo>) {
         self.targets.rcu(|targets| {
             let mut targets = HashMap::clone(targets);
-            targets.remove(server);
+            targets.retain(|id, target| id != server || listed == Some(&*target.info));
             targets
         });
     }

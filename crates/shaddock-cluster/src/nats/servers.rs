@@ -111,11 +111,13 @@ fn notify(core: &Core, change: MemberChange) {
     guarded("member_changed", || core.node.member_changed(change));
 }
 
-/// A server is gone: forgets its calls and its health.
+/// A server is gone, or a new incarnation of it has joined: forgets the calls and the health of the old one.
 fn forget(core: &Core, server: &ServerId) {
-    core.forget_target(server);
+    let listed = core.members.server(server.as_str());
+    core.forget_target(server, listed.as_deref());
     let called = core.calls.target_of(server);
-    core.health.forget(server, called.as_deref());
+    let old = called.filter(|target| listed.as_ref() != Some(&target.info));
+    core.health.forget(server, old.as_deref());
 }
 
 /// NATS has reported for a while that a server has no subscriber. If it has left the list too, no answers will come from it.
