@@ -156,7 +156,7 @@ impl World {
         }
         let session = found.expect("it is open");
         assert!(Arc::ptr_eq(&session, &player.session));
-        let number = session.next_claim();
+        let number = self.service.next_claim();
         session.claim(number, &honest, Waker::noop()).unwrap();
         assert!(session.is_claimed());
         // The connection that has it lets go.
@@ -241,7 +241,7 @@ impl World {
         if lie == back(&player.token, player.received, player.sent) {
             return;
         }
-        let number = player.session.next_claim();
+        let number = self.service.next_claim();
         assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
         assert!(!player.session.is_claimed());
         let claimed = player.session.poll_claim(number, Waker::noop());

@@ -99,7 +99,7 @@ fn take_over(
     n: u32,
 ) -> Option<(Arc<Session>, Resumption)> {
     let session = service.find_resumable(back, Dialect::Pomelo).ok()?;
-    let number = session.next_claim();
+    let number = service.next_claim();
     session.claim(number, back, Waker::noop()).ok()?;
     assert!(matches!(
         session.poll_claim(number, Waker::noop()),
@@ -499,7 +499,7 @@ impl Pair {
             let back = back(token, received, sent);
             let claimed = self
                 .session
-                .claim(self.session.next_claim(), &back, Waker::noop());
+                .claim(self.service.next_claim(), &back, Waker::noop());
             assert_eq!(claimed, Err(ResumeRefusal::Unknown));
         }
     }
@@ -687,7 +687,7 @@ fn a_claimed_session_is_not_evicted_for_another() {
     lose(session(1));
     // Its client has shown its token, and the connection that has the session has not let go yet.
     let back = back(&all[0].1, 0, 0);
-    let number = session(0).next_claim();
+    let number = service.next_claim();
     session(0).claim(number, &back, Waker::noop()).unwrap();
     lose(session(2));
     assert_eq!(states(), [waits, waits, waits, open, open]);
@@ -785,7 +785,7 @@ fn the_later_connection_wins_whichever_the_application_is_done_with_first() {
     let (session, token) = joined(&service, 1);
     lose(&session);
     let back = back(&token, 0, 0);
-    let (first, second) = (session.next_claim(), session.next_claim());
+    let (first, second) = (service.next_claim(), service.next_claim());
     session.claim(second, &back, Waker::noop()).unwrap();
     session.claim(first, &back, Waker::noop()).unwrap();
     let poll = |number| session.poll_claim(number, Waker::noop());
@@ -797,7 +797,7 @@ fn the_later_connection_wins_whichever_the_application_is_done_with_first() {
         "nobody wants it any more"
     );
     // One that was handed over goes to the latest as well.
-    let (third, fourth) = (session.next_claim(), session.next_claim());
+    let (third, fourth) = (service.next_claim(), service.next_claim());
     session.claim(third, &back, Waker::noop()).unwrap();
     assert!(session.hand_over(Box::new(3)).is_ok());
     session.claim(fourth, &back, Waker::noop()).unwrap();
@@ -811,7 +811,7 @@ fn what_was_handed_over_is_not_lost_when_the_session_ends() {
         let service = service_with(ResumeConfig::default());
         let (session, token) = joined(&service, 1);
         lose(&session);
-        let number = session.next_claim();
+        let number = service.next_claim();
         let back = back(&token, 0, 0);
         session.claim(number, &back, Waker::noop()).unwrap();
         if handed_first {
@@ -827,7 +827,7 @@ fn what_was_handed_over_is_not_lost_when_the_session_ends() {
         assert_eq!(left.is_some(), handed_first);
         assert!(
             session
-                .claim(session.next_claim(), &back, Waker::noop())
+                .claim(service.next_claim(), &back, Waker::noop())
                 .is_err()
         );
     }
@@ -877,7 +877,7 @@ fn an_acknowledgement_after_a_later_claim_does_not_lock_the_later_one_out() {
     lose(&session);
     let back = back(&token, 0, 0);
     take_over(&service, &back, 2).unwrap();
-    let later = session.next_claim();
+    let later = service.next_claim();
     session.claim(later, &back, Waker::noop()).unwrap();
     assert!(!session.go_live(&ClientInfo::default()));
     assert!(session.hand_over(Box::new(())).is_ok());
@@ -892,7 +892,7 @@ fn an_acknowledgement_after_a_later_claim_does_not_lock_the_later_one_out() {
 fn a_connection_rests_between_the_two_steps_of_a_close() {
     let service = service_with(ResumeConfig::default());
     let (session, token) = joined(&service, 1);
-    let claim = session.next_claim();
+    let claim = service.next_claim();
     session
         .claim(claim, &back(&token, 0, 0), Waker::noop())
         .unwrap();

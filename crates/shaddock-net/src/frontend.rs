@@ -112,6 +112,13 @@ pub trait Frontend: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// The number of a client's claim to a session, asked for when its handshake arrives, before anything that may take time: numbers increase,
+    /// and of two connections the one with the higher number receives the session
+    /// ([`SessionService::next_claim`](shaddock_core::SessionService::next_claim)).
+    fn next_claim(&self) -> u64 {
+        0
+    }
+
     /// Finds the session that a client resumes.
     ///
     /// # Errors

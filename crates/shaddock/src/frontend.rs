@@ -3,7 +3,9 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use shaddock_core::{ClientInfo, CloseReason, ResumeRefusal, ReturningClient, Session};
+use shaddock_core::{
+    ClientInfo, CloseReason, ResumeRefusal, ReturningClient, Session, SessionService,
+};
 use shaddock_net::{
     BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Pipe, ResumeTerms, Verdict,
 };
@@ -74,6 +76,11 @@ impl Frontend for AppFrontend {
 
     fn resume_window(&self) -> Duration {
         Resumes::of(&self.0).window()
+    }
+
+    fn next_claim(&self) -> u64 {
+        let service = self.0.session_service();
+        service.map_or(0, SessionService::next_claim)
     }
 
     fn find_resumable(

@@ -68,6 +68,12 @@ impl SessionService {
         found.inspect_err(|why| self.count_resume_refused(*why))
     }
 
+    /// A number for a claim. Take it when the handshake arrives: of two connections the later one receives the session, in whatever order
+    /// the application finishes with them.
+    pub fn next_claim(&self) -> u64 {
+        self.inner.resume.next_claim()
+    }
+
     /// Counts a client that could not resume its session.
     pub fn count_resume_refused(&self, why: ResumeRefusal) {
         self.inner.resume.count_refused(why);
@@ -264,13 +270,6 @@ impl Session {
             service.resume.remember_gone(self.id(), tokens);
         }
         self.close(reason)
-    }
-
-    /// A number for a claim. Take it when the handshake arrives: of two connections the later one receives the session, in whatever order
-    /// the application finishes with them.
-    pub fn next_claim(&self) -> u64 {
-        self.service()
-            .map_or(0, |service| service.resume.next_claim())
     }
 
     /// A new connection of the client claims the session. The connection that has it is asked to release it

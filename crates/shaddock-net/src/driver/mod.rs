@@ -107,6 +107,8 @@ struct Opening {
     is_new: bool,
     /// When the window of a session ends that has come back, unless its client acknowledges the handshake.
     until: Option<Millis>,
+    /// The number of its claim, if its handshake asks for a session that was there before.
+    claim: u64,
     /// Another frontend has accepted the connection.
     relayed: Option<Box<Accepted>>,
 }
@@ -122,6 +124,7 @@ impl Opening {
             received: 0,
             is_new: false,
             until: None,
+            claim: 0,
             relayed: None,
         }
     }

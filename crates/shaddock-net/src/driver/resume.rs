@@ -180,7 +180,7 @@ impl Driver {
             Handled::Later(judged) => judged,
         };
         self.work = Work::Returning(Box::new(Returning {
-            number: session.next_claim(),
+            number: opening.map_or(0, |opening| opening.claim),
             session,
             back: back.clone(),
             user,

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use shaddock_core::CloseReason;
-use shaddock_protocol::{HandshakeRequest, Inbound, Millis};
+use shaddock_protocol::{HandshakeRequest, Inbound, Millis, ResumeRequest};
 
 use super::{Driver, Phase, relay::Elsewhere, resume::Returning, silence::Unread};
 use crate::{
@@ -271,6 +271,9 @@ impl Driver {
         let Some(opening) = &mut self.opening else {
             return Err(CloseReason::Internal);
         };
+        if matches!(request.resume, ResumeRequest::Back(_)) {
+            opening.claim = self.local.frontend.next_claim();
+        }
         let handled = match &mut opening.relayed {
             // The other frontend has asked its application.
             Some(relayed) => Handled::Now(match relayed.carried.take() {

@@ -472,6 +472,31 @@ fn a_client_that_asks_for_nothing_is_told_nothing() {
     });
 }
 
+/// The application judges the first of two connections last. The later one has the session by then, and keeps it.
+#[test]
+fn the_later_connection_keeps_the_session_that_an_earlier_one_is_judged_for() {
+    run(async || {
+        let (world, mut traveller) = arrived(bounds(), false).await;
+        traveller.forget_link();
+        traveller.version = "late";
+        traveller.connect(&world);
+        settle().await;
+        let first = traveller.link.take().unwrap();
+        traveller.version = "1";
+        traveller.connect(&world);
+        // It has its answer, and has not acknowledged it: both tokens are good.
+        pass(100).await;
+        assert_eq!(first.socket.as_ref().unwrap().receive(), None);
+        traveller.read();
+        assert_eq!((traveller.working, traveller.resumed), (true, 1));
+        traveller.ask("echo");
+        settle().await;
+        traveller.read();
+        assert_eq!((traveller.seen.len(), traveller.connections), (1, 3));
+        depart(world, traveller).await.unwrap();
+    });
+}
+
 /// The frontend with the session says no: its reason comes through the one with the socket, which opens a session of its own. There is none besides.
 #[test]
 fn a_refusal_comes_through_a_relay() {

@@ -226,6 +226,10 @@ impl Frontend for Front {
         self.0.sessions.config().resume.window
     }
 
+    fn next_claim(&self) -> u64 {
+        self.0.sessions.next_claim()
+    }
+
     fn find_resumable(
         &self,
         _: &Peer,
