@@ -17,7 +17,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A cluster of servers that share a process. Cheap to clone; every clone is the same cluster.
 ///
-/// A call is the target's own future, polled by the task that awaits the [`Reply`]: no task is started, nothing is serialised. A deadline
+/// A call is the target's own future, polled by the task that awaits the [`Reply`](crate::Reply): no task is started, nothing is serialised. A deadline
 /// costs a timer only if the target does not complete immediately. Several clusters in one process are independent.
 #[derive(Clone, Debug)]
 pub struct LocalCluster(Arc<Shared>);

@@ -3,7 +3,7 @@
 //! A frontend forwards the requests of a type to another server of the cluster. A type that is registered with [`App::http_backend`] (in a
 //! configuration: `[backends.<type>]`) is an HTTP service instead, in any language. The dispatcher (`dispatch.rs`) knows three targets of a
 //! route: a handler of its own, a backend, another server. Because the session is on this server, the actions of a backend (bind, settings,
-//! pushes, kicks) use the same [`SessionView`] as handlers.
+//! pushes, kicks) use the same [`SessionView`](crate::session::SessionView) as handlers.
 //!
 //! - `wire.rs`: the JSON of requests and responses.
 //! - `url.rs`, `connect.rs`: the URL of a service, and connecting to it.

@@ -174,7 +174,7 @@ impl SessionView {
         }
     }
 
-    /// The session ends at this time, with the reason [`CloseReason::Expired`], unless it is told another time before: `None` is never. A handler
+    /// The session ends at this time, with the reason [`CloseReason::Expired`](crate::session::CloseReason::Expired), unless it is told another time before: `None` is never. A handler
     /// that gets a fresh token from the client sets the time of that one.
     ///
     /// # Errors
