@@ -304,15 +304,15 @@ impl Driver {
         });
         self.answer_relay(match answered {
             Some(_) => RelayAnswer::Accepted,
-            None => RelayAnswer::Refused(ResumeRefusal::Unknown),
+            None => RelayAnswer::Superseded,
         });
         self.begin_session(cx, session, false);
         self.adopt(left);
-        match answered {
-            Some(answered) => answered,
-            // Counts that cannot be: nothing that follows could be in order.
-            None => Err(CloseReason::Protocol(ProtocolError::Acknowledgement)),
-        }
+        // The counts were right when the session was claimed, and the client has gone on since on the connection that had the session then: this
+        // one is older, and its handshake came late. Only the connection ends; the session waits for the client.
+        answered.unwrap_or(Err(CloseReason::Transport(
+            std::io::ErrorKind::ConnectionAborted,
+        )))
     }
 
     /// The client gets a new session at the frontend that has accepted its connection.
@@ -466,7 +466,7 @@ impl Driver {
         let Some(session) = &self.session else {
             return false;
         };
-        if !self.conn.is_counted()
+        if !session.is_resumable()
             || !self.is_loss(reason)
             || !session.suspend(reason, clock::now())
         {

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -902,21 +902,27 @@ fn stories_of_two_frontends() {
     tell(true);
 }
 
+/// Seeds that found a fault once. 16,450: the counts of an older connection, whose handshake came late, fitted when it claimed the session and no
+/// longer when it received it; the session was closed.
+const FOUND: [u64; 1] = [16_450];
+
 fn tell(relayed: bool) {
     let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(100),
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed],
+        None => FOUND
+            .into_iter()
+            .chain(0..number("SEEDS").unwrap_or(100))
+            .collect(),
     };
-    let next = AtomicU64::new(seeds.start);
+    let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         return;
-                    }
+                    };
                     let result = run(async move || story(seed, relayed).await);
                     assert_eq!(result, Ok(()), "SEED={seed}");
                 }
