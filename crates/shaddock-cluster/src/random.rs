@@ -1,4 +1,5 @@
-//! Random numbers: good enough to spread load and to name things, not for secrets.
+//! Random numbers: good enough to spread load and to name incarnations of servers, not for secrets. (`fastrand` seeds each thread from the clock
+//! and the thread's id, which two machines can share.)
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};

@@ -697,7 +697,7 @@ fn park(session: &Session) {
     }));
 }
 
-/// What a connection that has claimed the session gets.
+/// Waits for the result of a claim.
 fn wait_for_claim(session: &Session, number: u64) -> Claimed {
     loom::future::block_on(poll_fn(|cx| match session.poll_claim(number, cx.waker()) {
         Claimed::Pending => Poll::Pending,
@@ -705,7 +705,16 @@ fn wait_for_claim(session: &Session, number: u64) -> Claimed {
     }))
 }
 
-/// What the driver of a session that was parked does for a claim. False: it is closed, and there is nothing to give.
+/// Claims the session on a thread of its own and waits for the result.
+fn claim_apart(session: &Arc<Session>, back: &ReturningClient) -> thread::JoinHandle<Claimed> {
+    let (session, back) = (Arc::clone(session), back.clone());
+    thread::spawn(move || {
+        session.claim(1, &back, Waker::noop()).unwrap();
+        wait_for_claim(&session, 1)
+    })
+}
+
+/// Hands a parked session over to its claimant, as its driver does. False: the session is closed.
 fn give(session: &Session) -> bool {
     session.outbox().release();
     session.hand_over(Box::new(7)).is_ok()
@@ -718,13 +727,7 @@ fn a_parked_session_is_woken_by_a_claim() {
         let (service, _) = service(None);
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
-        let claimant = {
-            let (session, back) = (Arc::clone(&session), back.clone());
-            thread::spawn(move || {
-                session.claim(1, &back, Waker::noop()).unwrap();
-                wait_for_claim(&session, 1)
-            })
-        };
+        let claimant = claim_apart(&session, &back);
         park(&session);
         assert!(session.is_claimed() && give(&session));
         assert!(matches!(claimant.join().unwrap(), Claimed::Yours(_)));
@@ -760,13 +763,7 @@ fn a_parked_session_is_woken_by_a_claim_whatever_is_sent_to_it() {
         let (service, _) = service(None);
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
-        let claimant = {
-            let (session, back) = (Arc::clone(&session), back.clone());
-            thread::spawn(move || {
-                session.claim(1, &back, Waker::noop()).unwrap();
-                wait_for_claim(&session, 1)
-            })
-        };
+        let claimant = claim_apart(&session, &back);
         let pusher = {
             let session = Arc::clone(&session);
             thread::spawn(move || session.send(data("x")).unwrap())

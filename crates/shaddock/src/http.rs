@@ -264,6 +264,8 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(90);
+    /// Hyper's default time for a head.
+    const HYPERS: Duration = Duration::from_secs(30);
     /// How long a test waits for what must happen.
     const PATIENCE: Duration = Duration::from_secs(30);
     const SHORT: Duration = Duration::from_millis(200);
@@ -329,6 +331,8 @@ mod tests {
             idle_timeout: LONG,
         };
         let server = server(limits).await;
+        // Before hyper's own limit for a head, which would close them too.
+        let began = Instant::now();
         let mut silent = Vec::new();
         for bytes in [&b""[..], b"G", b"GET / HTTP/1.1\r\nX: "] {
             silent.push(ask(&server, bytes).await);
@@ -345,6 +349,7 @@ mod tests {
             rest(stream).await;
         }
         rest(&mut asked).await;
+        assert!(began.elapsed() < HYPERS, "closed by another limit");
     }
 
     #[tokio::test]
@@ -395,7 +400,7 @@ mod tests {
         assert!(answer(&mut third).await.starts_with("HTTP/1.1 200"));
     }
 
-    /// However many connect and say nothing, or no more: who asks is answered.
+    /// A request is answered, however many connections are silent or have had their response.
     #[tokio::test]
     async fn connections_without_a_request_make_room_at_once() {
         let limits = HttpLimits {

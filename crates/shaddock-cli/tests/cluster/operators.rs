@@ -501,7 +501,7 @@ async fn go_servers_are_listed_and_their_users_kicked() {
         said.code == Some(0) && said.err.contains("Pitaya server"),
         "{said:?}"
     );
-    let said = ours.operate(&["kick", "--uid", "nobody"]);
+    let said = ours.operate(&["kick", "--uid", "absent"]);
     assert_eq!((said.code, said.err.as_str()), (Some(1), ""));
     let said = ours.operate(&["kick", "--uid", "ann"]);
     assert!(
@@ -524,11 +524,11 @@ fn commands_leave_the_cluster_however_they_end() {
     let etcd = backing.etcd.address.to_string();
     for (command, code) in [
         (&["servers"][..], 0),
-        (&["servers", "nobody-1"], 1),
+        (&["servers", "absent-1"], 1),
         (&["sessions", "--after", "nonsense"], 2),
         (&["kick", "--sid", "nonsense"], 2),
-        (&["kick", "--uid", "nobody"], 1),
-        (&["drain", "nobody-1"], 1),
+        (&["kick", "--uid", "absent"], 1),
+        (&["drain", "absent-1"], 1),
     ] {
         let said = shaddock(&[command, &["--nats", &nats, "--etcd", &etcd]].concat());
         assert_eq!(said.code, Some(code), "{command:?}: {said:?}");

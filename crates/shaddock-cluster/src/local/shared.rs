@@ -1,4 +1,4 @@
-//! What the servers of a local cluster share.
+//! The state that the servers of a local cluster share.
 
 use std::collections::HashMap;
 use std::sync::Arc;

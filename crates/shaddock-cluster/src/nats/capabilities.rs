@@ -1,4 +1,4 @@
-//! What servers of this crate announce that they can do beyond Pitaya's protocol.
+//! The capabilities beyond Pitaya's protocol that servers of this crate announce.
 
 use crate::ServerInfo;
 
@@ -8,7 +8,7 @@ const DIRECT: &str = "direct";
 pub(super) const AUDIENCES: &str = "audiences";
 /// On a frontend, a user has one session at most. Announced only where that is configured.
 pub(super) const UNIQUE: &str = "unique";
-/// What each server of this version announces.
+/// The capabilities of each server of this version.
 pub(super) const CAPABILITIES: [&str; 4] = ["mpush", "bysid", DIRECT, AUDIENCES];
 
 impl ServerInfo {

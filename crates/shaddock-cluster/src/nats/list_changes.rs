@@ -1,4 +1,4 @@
-//! What this server does when the list of servers changes.
+//! Applies changes of the list of servers to this server.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

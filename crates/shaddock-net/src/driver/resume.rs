@@ -308,8 +308,8 @@ impl Driver {
         });
         self.begin_session(cx, session, false);
         self.adopt(left);
-        // The counts were right when the session was claimed, and the client has gone on since on the connection that had the session then: this
-        // one is older, and its handshake came late. Only the connection ends; the session waits for the client.
+        // Token and counts were valid when the session was claimed. Meanwhile the client has gone on over the connection that had the session:
+        // this one is older, and its handshake arrived late. Only this connection ends; the session waits for the client.
         answered.unwrap_or(Err(CloseReason::Transport(
             std::io::ErrorKind::ConnectionAborted,
         )))

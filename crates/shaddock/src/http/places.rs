@@ -1,4 +1,4 @@
-//! Who may stay connected to an HTTP server of ours: so many at a time, and a stranger who says nothing is the first to go.
+//! Limits the open connections of an HTTP server. At the limit a new connection replaces the oldest one without a request.
 
 use std::{
     pin::Pin,
@@ -24,7 +24,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// A connection, until what is returned is dropped.
+    /// Adds a connection. It counts until the returned place is dropped.
     pub(super) fn take(&mut self) -> Arc<Place> {
         self.forget_ended();
         let place = Arc::new(Place {
@@ -49,7 +49,7 @@ impl Places {
         }
     }
 
-    /// Completes when a connection has no request any more. Cancel-safe.
+    /// Completes when a connection has become idle. Cancel-safe.
     pub(super) async fn any_idle(&self) {
         self.idle.notified().await;
     }
@@ -61,9 +61,9 @@ impl Places {
 
 /// One open connection.
 pub(super) struct Place {
-    /// Those whose heads have arrived and whose responses were not taken whole.
+    /// Requests whose heads have arrived and whose responses were not sent completely.
     requests: AtomicUsize,
-    /// The client has not read what was sent.
+    /// The last write waits for the client to read.
     is_blocked: AtomicBool,
     ended: Notify,
     idle: Arc<Notify>,
@@ -86,7 +86,7 @@ impl Place {
         self.ended.notified().await;
     }
 
-    /// A request, until what is returned is dropped.
+    /// Adds a request. It counts until the returned value is dropped.
     pub(super) fn request(self: &Arc<Self>) -> Serving {
         self.requests.fetch_add(1, Ordering::AcqRel);
         Serving(Arc::clone(self))

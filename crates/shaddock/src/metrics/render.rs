@@ -24,7 +24,7 @@ use crate::{
     telemetry::Tracer,
 };
 
-/// What [`render`] writes.
+/// The format that [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics of the process in the OpenMetrics text format.
@@ -47,7 +47,7 @@ pub fn render(operations: &Operations) -> String {
     out
 }
 
-/// What [`classic`] makes.
+/// The output of [`classic`].
 pub(crate) const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The same in the older text format of Prometheus, which names counters with their `_total`: for programs that read nothing else, among them
@@ -74,7 +74,7 @@ pub(crate) fn classic(text: &str) -> String {
     out
 }
 
-/// What applications count.
+/// The metrics of applications.
 #[derive(Debug)]
 struct Applications(Operations);
 

@@ -7,7 +7,7 @@ use crate::admin::KickRequest;
 
 /// Characters of a kick's reason.
 const LONGEST_REASON: usize = 256;
-/// Who is to be kicked.
+/// The sessions to kick.
 #[derive(Debug, Clone)]
 pub(crate) enum KickTarget {
     User(String),

@@ -16,7 +16,7 @@ const MINUTE: u64 = 60_000;
 /// Addresses that are counted apart. Those that come when there are so many are counted together.
 const MAX_ADDRESSES: usize = 10_000;
 
-/// Who came back in this minute, by address.
+/// The number of clients that returned in this minute, by address.
 #[derive(Debug, Default)]
 pub(crate) struct Returns(Mutex<Counts>);
 

@@ -36,7 +36,7 @@ pub struct ClusterSessionEvent {
 }
 
 impl ClusterSessionEvent {
-    /// What happened.
+    /// The kind of the event.
     pub const fn kind(&self) -> &ClusterEventKind {
         &self.kind
     }

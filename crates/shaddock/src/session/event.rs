@@ -29,7 +29,7 @@ impl SessionEvent {
         self.reason.as_ref()
     }
 
-    /// What happened.
+    /// The kind of the event.
     pub const fn kind(&self) -> EventKind {
         self.kind
     }

@@ -1,6 +1,6 @@
-//! What can happen to a session.
+//! The kinds of session events.
 
-/// What happened.
+/// The kind of a session event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {

@@ -5,7 +5,7 @@ use crate::nats::core::Core;
 use crate::reply::guarded;
 use crate::{Delivered, Delivery, Receivers, RemoteError, ServerId};
 
-/// What a frontend answered.
+/// The reply of a frontend.
 pub(in crate::nats) struct Answered {
     pub(in crate::nats) delivered: Delivered,
     /// The frontend will notify this server if one of the users is bound there.

@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// What NATS takes unless it is told otherwise.
+    /// The default limit of NATS for a message.
     const MAX_PAYLOAD: usize = 1024 * 1024;
 
     fn some_uids(n: usize) -> Arc<[Arc<str>]> {

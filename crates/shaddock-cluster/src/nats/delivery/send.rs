@@ -18,7 +18,7 @@ use crate::{
     ServerInfo, code,
 };
 
-/// What becomes of a delivery.
+/// The outcome of a delivery.
 pub(in crate::nats) type Delivering = BoxFuture<'static, Result<Delivered, RemoteError>>;
 
 /// Sends a message to clients of a frontend.

@@ -18,7 +18,7 @@ impl MemberEvent {
         self.audience.name()
     }
 
-    /// Who.
+    /// The member.
     pub const fn uid(&self) -> &Uid {
         &self.uid
     }

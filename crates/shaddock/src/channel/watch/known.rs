@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{event::MemberEvent, view::View};
 
-/// What a watcher knows.
+/// The members that a watcher knows, by frontend.
 #[derive(Default)]
 pub(crate) struct Watch {
     pub(super) frontends: Mutex<HashMap<ServerId, View>>,

@@ -14,7 +14,7 @@ use crate::owners::fence::Ticket;
 use crate::owners::{ClaimQuery, Fence, Hold, Moment, Number, StepOutcome, Table, Takeover};
 use crate::{RawSid, ServerId, Unique};
 
-/// What a life does to the world.
+/// The actions of a life on the world.
 #[derive(Debug)]
 pub(super) enum Out {
     /// To etcd; the answer has this number.

@@ -1,4 +1,4 @@
-//! What must hold.
+//! The checks after each step.
 
 use std::sync::Arc;
 

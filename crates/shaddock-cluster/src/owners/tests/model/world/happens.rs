@@ -1,4 +1,4 @@
-//! What happens to lives and their clients.
+//! The events that lives and their clients undergo.
 
 use std::sync::Arc;
 
