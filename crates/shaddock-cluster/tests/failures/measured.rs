@@ -1,6 +1,7 @@
-//! Numbers of `docs/cluster.md`, measured on request: `cargo test -p shaddock-cluster --test failures -- --ignored --nocapture measured`.
+//! Numbers of `docs/cluster.md`. The second test only measures: `cargo test -p shaddock-cluster --test failures -- --ignored --nocapture
+//! measured`. The first one also runs in CI, with few users; `SHADDOCK_TEST_USERS=50000` and `--release` give the number in the guide.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use shaddock_cluster::{JoinOptions, Unique};
@@ -10,16 +11,26 @@ use crate::support::servers::Backing;
 use crate::support::until;
 use crate::{SECOND, join_with};
 
-const USERS: u64 = 50_000;
+/// Users whose claims are lost in CI.
+const FEW: u64 = 5000;
+/// Claims in one transaction.
+const BATCH: u64 = 120;
+/// All of them are back within this time.
+const BOUND: Duration = Duration::from_secs(5);
 
-async fn with_users(backing: &Backing) -> Server {
+fn users() -> u64 {
+    let users = std::env::var("SHADDOCK_TEST_USERS").ok();
+    users.map_or(FEW, |users| users.parse().unwrap())
+}
+
+async fn with_users(backing: &Backing, users: u64) -> Server {
     let mut config = backing.config();
     config.lazy_user_subjects = true;
     config.lease_ttl = SECOND * 15;
     config.takeover_timeout = SECOND * 120;
     let unique = JoinOptions::new().unique(Unique::ReplaceOld);
     let front = join_with(&config, "front-1", "connector", unique).await;
-    let binds = stream::iter(1..=USERS).map(|sid| {
+    let binds = stream::iter(1..=users).map(|sid| {
         front.open(sid);
         let member = front.member.clone();
         async move {
@@ -31,37 +42,47 @@ async fn with_users(backing: &Backing) -> Server {
     });
     let start = Instant::now();
     binds.buffer_unordered(2000).collect::<Vec<()>>().await;
-    println!("{USERS} users bound in {:?}", start.elapsed());
+    println!("{users} users bound in {:?}", start.elapsed());
     front
 }
 
-async fn is_back(what: &str, front: &Server, start: Instant) {
+/// Waits until the frontend acts for its users again. Returns how long it did not.
+async fn is_back(what: &str, front: &Server, start: Instant) -> Duration {
     until("fenced", || front.member.is_fenced()).await;
     let fenced = start.elapsed();
     until("a new lease", || front.member.status().listed).await;
-    println!("{what}: a new lease after {:?}", start.elapsed());
     until("sure again", || !front.member.is_fenced()).await;
     let took = start.elapsed().saturating_sub(fenced);
-    println!("{what}: fenced after {fenced:?}, {USERS} users back after {took:?} more");
-    assert!(took < SECOND * 5 || cfg!(debug_assertions), "{took:?}");
+    println!("{what}: fenced after {fenced:?}, users back after {took:?} more");
+    took
+}
+
+/// All claims are there again, written many at a time: entries in etcd's log do not depend on the speed of the machine.
+fn are_claimed(backing: &Backing, users: u64, revisions: i64) {
+    assert_eq!(backing.etcd.keys("pitaya/bindings/").len() as u64, users);
+    println!("{revisions} revisions for {users} claims");
+    let revisions = u64::try_from(revisions).unwrap();
+    assert!(revisions <= users / BATCH * 2 + 50, "{revisions}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it measures"]
-async fn claims_are_written_again() {
+async fn lost_claims_are_written_again_in_batches_within_five_seconds() {
     let mut backing = Backing::start();
-    let front = with_users(&backing).await;
+    let users = users();
+    let front = with_users(&backing, users).await;
     let leases = backing.etcd.etcdctl(&["lease", "list"]);
     let lease = leases.lines().nth(1).unwrap().to_owned();
+    let before = backing.etcd.revision();
     let start = Instant::now();
     backing.etcd.etcdctl(&["lease", "revoke", &lease]);
-    println!("revoked after {:?}", start.elapsed());
-    is_back("the lease is revoked", &front, start).await;
-    assert_eq!(backing.etcd.keys("pitaya/bindings/").len() as u64, USERS);
+    let took = is_back("the lease is revoked", &front, start).await;
+    are_claimed(&backing, users, backing.etcd.revision() - before);
+    assert!(took < BOUND, "{took:?}");
     let start = Instant::now();
     backing.etcd.forget_everything();
-    is_back("etcd is wiped", &front, start).await;
-    assert_eq!(backing.etcd.keys("pitaya/bindings/").len() as u64, USERS);
+    let took = is_back("etcd is wiped", &front, start).await;
+    are_claimed(&backing, users, backing.etcd.revision());
+    assert!(took < BOUND, "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
