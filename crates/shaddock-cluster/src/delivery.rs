@@ -58,7 +58,8 @@ pub enum Receivers {
 pub struct Delivered {
     /// The number of sessions whose outbox accepted it.
     pub queued: usize,
-    /// The number of members of an audience that did not receive it. They are named in `missing_uids` if that was requested.
+    /// The number of members of an audience that did not receive it. They are named in `missing_uids` if that was requested, as many as fit
+    /// in one message between servers.
     pub missing: usize,
     /// There is no such audience: it has no members there.
     pub no_audience: bool,

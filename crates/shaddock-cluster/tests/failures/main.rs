@@ -16,6 +16,7 @@ mod rows;
 mod secured;
 mod sides;
 mod silent;
+mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 mod told;

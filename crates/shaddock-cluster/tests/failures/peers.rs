@@ -62,14 +62,14 @@ pub(crate) async fn arrived(client: &async_nats::Client) {
 }
 
 /// A server that is not one of ours, and does what a test wants.
-struct Peer {
-    client: async_nats::Client,
-    requests: async_nats::Subscriber,
+pub(crate) struct Peer {
+    pub(crate) client: async_nats::Client,
+    pub(crate) requests: async_nats::Subscriber,
 }
 
 impl Peer {
     /// Listens, then lists itself.
-    async fn start(backing: &Backing, server_type: &str, id: &str) -> Self {
+    pub(crate) async fn start(backing: &Backing, server_type: &str, id: &str) -> Self {
         let client = nats(backing).await;
         let name = format!("pitaya/servers/{server_type}/{id}");
         let requests = client.subscribe(name.clone()).await.unwrap();
@@ -87,7 +87,7 @@ impl Peer {
         self.requests.next().await.unwrap().reply.unwrap()
     }
 
-    async fn answer(&self, to: async_nats::Subject, payload: &'static [u8]) {
+    pub(crate) async fn answer(&self, to: async_nats::Subject, payload: &'static [u8]) {
         let payload = Bytes::from_static(payload);
         self.client.publish(to, payload).await.unwrap();
         self.client.flush().await.unwrap();

@@ -540,6 +540,13 @@ impl Node for TestNode {
                 name_missing,
             } => {
                 let except = except.map(|uid| uid.to_string());
+                if message.1 == "nobody gets it" {
+                    delivered.missing_uids =
+                        (0..1000).map(|n| format!("{n:0>50}").into()).collect();
+                    delivered.missing = 1000;
+                    delivered.queued = 3;
+                    return delivered;
+                }
                 state.heard.push((key, except, message.1));
                 delivered.queued = 3;
                 delivered.missing = 2;

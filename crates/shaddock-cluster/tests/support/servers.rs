@@ -174,6 +174,16 @@ impl NatsServer {
         Self::start_with(&words)
     }
 
+    /// With a file of settings, which it has read when this returns.
+    pub fn start_with_config(settings: &str) -> Self {
+        let name = format!("shaddock-nats-{}-{}.conf", std::process::id(), free_port());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, settings).unwrap();
+        let server = Self::start_with(&["-c".to_owned(), file.display().to_string()]);
+        std::fs::remove_file(file).unwrap();
+        server
+    }
+
     /// With more arguments for the program.
     pub fn start_with(more: &[String]) -> Self {
         let (address, monitor) = (local(free_port()), local(free_port()));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use crate::delivery::latest_key;
 use crate::nats::wire::{self, MultiPush, MultiPushAnswer, Push, Recipients};
@@ -149,6 +150,22 @@ pub(super) fn to_wire(delivered: &Delivered, watched: bool) -> MultiPushAnswer {
         missing: delivered.missing as u64,
         no_audience: delivered.no_audience,
     }
+}
+
+/// The reply as bytes, no longer than NATS takes. Missing members of an audience for whose names there is no room are only counted. (Missing
+/// users and sessions of other receivers are part of the message that is replied to, so there is room.)
+pub(super) fn reply_within(mut answer: MultiPushAnswer, max_payload: usize) -> Bytes {
+    let length = answer.encoded_len();
+    if length > max_payload {
+        let mut over = length - max_payload;
+        while over > 0
+            && let Some(uid) = answer.missing_uids.pop()
+        {
+            // With a tag and a length of at least one byte each.
+            over = over.saturating_sub(uid.len() + 2);
+        }
+    }
+    wire::encode(&answer)
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use futures_util::stream::SelectAll;
 use tokio::sync::mpsc;
 
 use super::here::{deliver_here, deliver_watched};
-use super::parts::to_wire;
+use super::parts::{reply_within, to_wire};
 use crate::delivery::latest_key;
 use crate::nats::core::Core;
 use crate::nats::topics::TopicStream;
-use crate::nats::wire::{self, MultiPush, Push, Recipients, decode_or_log};
+use crate::nats::wire::{MultiPush, Push, Recipients, decode_or_log};
 use crate::{AudienceKey, Delivered, Delivery, RawSid, Receivers, ServerId};
 
 /// A message for clients of this frontend came.
@@ -94,7 +94,7 @@ fn confirm(core: &Core, reply: Option<Subject>, mut delivered: Delivered, watche
         return;
     };
     let full = std::mem::take(&mut delivered.full);
-    let answer = wire::encode(&to_wire(&delivered, watched));
+    let answer = reply_within(to_wire(&delivered, watched), core.link.max_payload());
     let (link, life) = (Arc::clone(&core.link), core.config.request_timeout);
     let answer = move || {
         if let Err(error) = link.publish_for(life, reply, None, answer) {
