@@ -46,7 +46,7 @@ def build_ours(root: Path) -> Path:
             source = source.replace("app.handle(", "app.route(")
         example.write_text(source)
     cargo = ["cargo", "build", "--release", "--quiet", "--target-dir", str(target)]
-    for what in (["-p", "shaddock-cli"], ["-p", "shaddock", "--example", "cluster_backend", "--example", "cluster_room"]):
+    for what in (["-p", "shaddock-cli"], ["-p", "shaddock", "--features", "nats", "--example", "cluster_backend", "--example", "cluster_room"]):
         subprocess.run([*cargo, *what], cwd=root, check=True)
     return target / "release"
 
@@ -55,7 +55,7 @@ def build(wanted: list[str]) -> None:
     cargo = ["cargo", "build", "--release", "--quiet"]
     run([*cargo, "-p", "shaddock-cli", "-p", "shaddock-bench"])
     run([*cargo, "-p", "shaddock-cluster", "--features", "nats", "--example", "nats_pair"])
-    run([*cargo, "-p", "shaddock", "--example", "bench_server", "--example", "cluster_backend"])
+    run([*cargo, "-p", "shaddock", "--features", "nats", "--example", "bench_server", "--example", "cluster_backend"])
     if "pitaya" in wanted:
         run([str(BENCH / "peers/pitaya-cluster/install")])
 

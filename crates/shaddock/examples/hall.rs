@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! shaddock serve &
-//! cargo run -p shaddock --example hall
+//! cargo run -p shaddock --features admin,logs,nats --example hall
 //! ```
 //!
 //! Clients of the frontend ask for `hall.hall.enter` with `{"name": ..}`, then send `hall.hall.say` with `{"text": ..}` and hear `onSay`. It wants

@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{Method, Request, Response, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::http::{Method, Request, Response, header};
 use hyper::{body::Incoming, client, server, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -69,7 +69,7 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
         Err(error) => (400, error.to_string()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+    *response.status_mut() = hyper::http::StatusCode::from_u16(status).unwrap_or_default();
     Ok(response)
 }
 

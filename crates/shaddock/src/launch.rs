@@ -1,5 +1,8 @@
 //! From a `main` to a server that an operator can live with: configuration, logs, admin server, signals, reload, drain.
 //!
+//! Logs need the feature `logs` of this crate, the admin server needs `admin`. Without them the program is silent unless it sets up logs itself,
+//! and has no admin server.
+//!
 //! ```no_run
 //! use shaddock::{launch::Launcher, prelude::*};
 //!
@@ -16,21 +19,24 @@
 //! }
 //! ```
 
+#[cfg(feature = "admin")]
+mod admin;
 mod args;
 mod error;
 
 use std::{sync::Arc, time::Duration};
 
 use shaddock_net::descriptors;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::task::JoinHandle;
 
+#[cfg(feature = "admin")]
+use self::admin::AdminServer;
 use self::args::Wanted;
 pub use self::error::LaunchError;
 use crate::{
-    admin::{Admin, Tokens},
     app::{App, AppHandle, ReloadHooks, Running, Servers, StartError},
     config::{Change, Config, ConfigError, Sources},
-    logging::{self, LogHandle},
+    logging::LogHandle,
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
     shutdown::{Command, Signals, drain},
@@ -41,8 +47,6 @@ use crate::{
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// The time limit after a second signal.
 const LAST_LINES_IN_A_HURRY: Duration = Duration::from_millis(100);
-/// How long the admin server may take for its last responses.
-const LAST_RESPONSES: Duration = Duration::from_secs(5);
 
 /// Everything around the servers of a process.
 #[derive(Debug)]
@@ -104,12 +108,13 @@ impl Launcher {
         }
     }
 
-    /// Sets up logs as configured. Without it the process is silent, or logs as the program itself has set up.
+    /// Sets up logs as configured. Without it the process is silent, or logs as the program itself has set up. Needs the feature `logs`.
     ///
     /// # Errors
     /// The process has a logger already.
-    pub fn init_logs(&mut self) -> Result<(), logging::LogError> {
-        self.log = Some(logging::init(&self.config.log)?);
+    #[cfg(feature = "logs")]
+    pub fn init_logs(&mut self) -> Result<(), crate::logging::LogError> {
+        self.log = Some(crate::logging::init(&self.config.log)?);
         Ok(())
     }
 
@@ -147,12 +152,17 @@ impl Launcher {
         Ok(())
     }
 
-    /// Sets up logs, runs the servers on a runtime of its own until a signal or an operator ends them, and drains.
+    /// Sets up logs (with the feature `logs`), runs the servers on a runtime of its own until a signal or an operator ends them, and drains.
     ///
     /// # Errors
     /// Something does not start, or a server cannot go on (another one has its id); nothing is left running.
+    #[cfg_attr(
+        not(feature = "logs"),
+        expect(unused_mut, reason = "there are no logs to set up")
+    )]
     pub fn run(mut self, servers: Servers) -> Result<(), LaunchError> {
         self.end_if_checked();
+        #[cfg(feature = "logs")]
         if self.log.is_none() {
             self.init_logs()?;
         }
@@ -207,7 +217,8 @@ impl Launcher {
         let mut signals = Signals::new()?;
         raise_descriptors();
         warn_unless_fits(&self.config);
-        let admin = self.start_admin().await?;
+        #[cfg(feature = "admin")]
+        let admin = AdminServer::start(&self.config, self.operations()).await?;
         let servers = match self.config.server.workers {
             0 => servers,
             count => servers.workers(usize::from(count)),
@@ -251,6 +262,7 @@ impl Launcher {
             telemetry.flush().await;
         }
         samples.abort();
+        #[cfg(feature = "admin")]
         if let Some(admin) = admin {
             admin.end().await;
         }
@@ -259,20 +271,6 @@ impl Launcher {
             None => Ok(()),
             Some(error) => Err(LaunchError::Ended(error.to_owned())),
         }
-    }
-
-    /// The admin server, as long as the returned value lives.
-    async fn start_admin(&self) -> Result<Option<AdminServer>, LaunchError> {
-        let Some(address) = self.config.admin_address() else {
-            return Ok(None);
-        };
-        let admin = Admin::bind(address, &self.config.admin, self.operations()).await?;
-        tracing::info!(address = %admin.local_addr(), "admin server listening");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(admin.serve(async move {
-            let _ = stopped.await;
-        }));
-        Ok(Some(AdminServer { stop, served }))
     }
 
     /// Serves, and reloads at SIGHUP, until the end is asked for. Returns the configuration of that moment.
@@ -316,7 +314,8 @@ impl Launcher {
                 }
             };
             apply(&config, &newer, &apps, log.as_ref());
-            operations.guard().set(Tokens::of(&newer.admin));
+            #[cfg(feature = "admin")]
+            admin::set_tokens(&operations, &newer.admin);
             operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
             for app in apps.iter().filter(|app| !ReloadHooks::of(app).is_empty()) {
@@ -324,27 +323,6 @@ impl Launcher {
             }
             Some(newer)
         })
-    }
-}
-
-/// The admin server. Dropped, it stops, and its last responses may be cut off by the end of the process.
-struct AdminServer {
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<()>,
-}
-
-impl AdminServer {
-    /// Stops it and waits until its requests are answered, one of which may have asked for this end.
-    async fn end(self) {
-        drop(self.stop);
-        if tokio::time::timeout(LAST_RESPONSES, self.served)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "requests to the admin server were cut off: they took longer than {LAST_RESPONSES:?}"
-            );
-        }
     }
 }
 

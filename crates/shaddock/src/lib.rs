@@ -35,6 +35,19 @@
 //! | join several processes | [`cluster`] |
 //! | have configuration, logs, an admin server and a drain | [`launch`], [`config`], [`admin`], [`metrics`] |
 //!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `admin` | no | the [admin server](admin) of a [`Launcher`](launch::Launcher): health checks, metrics, the API for operators, the console; [`App::admin_route`] |
+//! | `logs` | no | [`logging`]: a `Launcher` sets up logs as configured. Without it the program installs its own subscriber of `tracing` |
+//! | `nats` | no | a [cluster] on NATS and etcd: `cluster.mode = "nats"` |
+//! | `otlp` | no | export of [traces](telemetry) to an OpenTelemetry collector |
+//! | `protobuf` | yes | typed protobuf messages in handlers and calls |
+//! | `testing` | no | [`testing`]: servers in memory, with virtual time |
+//!
+//! A configuration that sets keys of a part that the program was built without is a mistake, which names the feature.
+//!
 //! # How a request goes
 //!
 //! A connector decodes it on the thread of its connection, which is one of a few that only do this. There the [filters](filter) run and the
@@ -56,14 +69,19 @@ pub mod extract;
 pub mod filter;
 mod frontend;
 mod guarded;
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "admin", feature = "nats"))]
 mod guide;
 pub mod handler;
 pub mod handshake;
 mod history;
+#[cfg(feature = "admin")]
 pub mod http;
 pub mod launch;
+#[cfg(feature = "logs")]
 pub mod logging;
+#[cfg(not(feature = "logs"))]
+#[path = "logging/absent.rs"]
+mod logging;
 pub mod metrics;
 pub mod operations;
 pub mod operators;

@@ -11,8 +11,9 @@ use std::{
 
 use tokio::sync::watch;
 
+#[cfg(feature = "admin")]
+use crate::admin::Guard;
 use crate::{
-    admin::Guard,
     app::AppHandle,
     config::{Config, DrainSettings, Time},
     logging::LogHandle,
@@ -59,6 +60,7 @@ struct Inner {
     error: OnceLock<String>,
     apps: RwLock<Vec<AppHandle>>,
     log: OnceLock<LogHandle>,
+    #[cfg(feature = "admin")]
     guard: Guard,
     /// The last minutes in numbers.
     series: SeriesOfAll,
@@ -77,6 +79,7 @@ impl Default for Operations {
             error: OnceLock::new(),
             apps: RwLock::default(),
             log: OnceLock::new(),
+            #[cfg(feature = "admin")]
             guard: Guard::default(),
             series: SeriesOfAll::default(),
             config: RwLock::default(),
@@ -262,6 +265,7 @@ impl Operations {
     }
 
     /// Who may call the admin server of the process.
+    #[cfg(feature = "admin")]
     pub(crate) fn guard(&self) -> &Guard {
         &self.0.guard
     }
@@ -296,6 +300,7 @@ impl Operations {
     }
 
     /// What the admin server does is among the metrics. Set once: a process has one admin server.
+    #[cfg(feature = "admin")]
     pub(crate) fn set_admin_counters(&self, counters: AdminCounters) {
         let _ = self.0.admin_counters.set(counters);
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use shaddock_core::Uid;
 
 use super::{AppHandle, Choosers, Single, Timer};
+#[cfg(feature = "admin")]
+use crate::admin::AdminHooks;
 use crate::{
-    admin::AdminHooks,
     boxed::BoxFuture,
     channel::MemberHooks,
     config::Config,
@@ -48,6 +49,7 @@ pub(crate) struct Hooks {
     pub(crate) members: MemberHooks,
     pub(crate) cluster_events: ClusterEventHooks,
     pub(crate) timers: Vec<Timer>,
+    #[cfg(feature = "admin")]
     pub(crate) admin_routes: AdminHooks,
     pub(crate) reloads: Vec<ReloadHook>,
     pub(crate) choosers: Choosers,

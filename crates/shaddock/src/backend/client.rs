@@ -15,13 +15,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use axum::http::{
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::http::{
     HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE, HOST, LOCATION, USER_AGENT},
     request::Builder,
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::{Body as _, Incoming},
     client::conn::{http1, http2},

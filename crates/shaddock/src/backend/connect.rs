@@ -2,9 +2,9 @@
 
 use std::{io, pin::Pin, sync::Arc, task, time::Duration};
 
-use axum::http::{Request, Response};
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::http::{Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use axum::http::uri::PathAndQuery;
 use hashbrown::HashSet;
+use hyper::http::uri::PathAndQuery;
 use rustls::ClientConfig;
 use shaddock_cluster::Secret;
 

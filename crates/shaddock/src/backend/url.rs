@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use axum::http::{HeaderValue, Uri};
+use hyper::http::{HeaderValue, Uri};
 
 use super::BackendError;
 

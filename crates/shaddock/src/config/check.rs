@@ -6,13 +6,27 @@ use shaddock_cluster::ClusterError;
 use shaddock_net::TlsError;
 
 use super::{
-    ClusterMode, Config, ConfigError, CryptoSetting, DialectSetting, Network, Problem, Secret, Time,
+    ClusterMode, Config, ConfigError, CryptoSetting, DialectSetting, KeyInfo, Network, Origin,
+    Problem, Secret, Time, section::Section as _,
 };
 
 /// The mistakes found so far.
-struct Found<'a> {
-    config: &'a Config,
-    problems: &'a mut Vec<Problem>,
+pub(super) struct Found<'a> {
+    pub(super) config: &'a Config,
+    pub(super) problems: &'a mut Vec<Problem>,
+}
+
+/// The optional parts that a program was built with.
+pub(super) struct Built {
+    pub(super) admin: bool,
+    pub(super) logs: bool,
+}
+
+impl Built {
+    const HERE: Self = Self {
+        admin: cfg!(feature = "admin"),
+        logs: cfg!(feature = "logs"),
+    };
 }
 
 impl Found<'_> {
@@ -32,6 +46,7 @@ impl Config {
             config: self,
             problems,
         };
+        self.check_features(&Built::HERE, &mut found);
         self.check_admin(&mut found);
         self.check_proxies(&mut found);
         self.check_networks(&mut found);
@@ -110,11 +125,32 @@ impl Config {
         }
     }
 
+    /// Checks for settings of parts that the program was built without.
+    pub(super) fn check_features(&self, built: &Built, found: &mut Found<'_>) {
+        let is_set = |key: &str| *self.origin(key) != Origin::Default;
+        let mut missing = |key: &str, feature: &str| {
+            found.wrong(
+                key,
+                format!("this program was built without the feature `{feature}` of the crate `shaddock`; add it in Cargo.toml, or remove the key"),
+            );
+        };
+        if !built.admin && is_set("admin.address") && !self.admin.address.is_empty() {
+            missing("admin.address", "admin");
+        }
+        if !built.logs {
+            for key in self.log.keys().iter().map(KeyInfo::path) {
+                if is_set(&key) {
+                    missing(&key, "logs");
+                }
+            }
+        }
+    }
+
     fn check_admin(&self, found: &mut Found<'_>) {
         let is_public = self
             .admin_address()
             .is_some_and(|address| !address.ip().to_canonical().is_loopback());
-        if is_public && crate::admin::Tokens::of(&self.admin).is_empty() {
+        if is_public && !self.admin.has_tokens() {
             found.wrong(
                 "admin.address",
                 "this address can be reached from other machines; set `admin.token`, or use 127.0.0.1",

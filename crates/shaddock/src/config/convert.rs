@@ -15,7 +15,7 @@ use super::{
     AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
     OnFullSetting, PomeloErrorsSetting, RoutingSetting, Serializer,
 };
-use crate::{app::AppConfig, http::HttpLimits, operators::ViewConfig, resume::ResumePolicy};
+use crate::{app::AppConfig, operators::ViewConfig, resume::ResumePolicy};
 
 fn networks(list: &[Network]) -> Vec<shaddock_net::Network> {
     list.iter().map(|network| network.0).collect()
@@ -26,13 +26,20 @@ fn unless_zero(time: Duration) -> Option<Duration> {
 }
 
 impl AdminSettings {
-    /// Limits of the admin server's connections.
-    pub fn http_limits(&self) -> HttpLimits {
-        HttpLimits {
+    /// Limits of the admin server's connections. Needs the feature `admin`.
+    #[cfg(feature = "admin")]
+    pub fn http_limits(&self) -> crate::http::HttpLimits {
+        crate::http::HttpLimits {
             max_connections: self.max_connections,
             head_timeout: self.head_timeout.0,
             idle_timeout: self.idle_timeout.0,
         }
+    }
+
+    /// Whether callers need a token.
+    pub(crate) fn has_tokens(&self) -> bool {
+        let lists = [&self.operate_tokens, &self.push_tokens, &self.read_tokens];
+        !self.token.is_empty() || lists.iter().any(|list| !list.0.is_empty())
     }
 
     /// Limits of operators' requests about the whole cluster.
@@ -45,9 +52,10 @@ impl AdminSettings {
 }
 
 impl Config {
-    /// The address of the admin server, if it is enabled.
+    /// The address of the admin server, if it is enabled. `None` without the feature `admin`.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.address.parse().ok()
+        let is_built = cfg!(feature = "admin");
+        self.admin.address.parse().ok().filter(|_| is_built)
     }
 
     /// Whether the cluster spans several processes.

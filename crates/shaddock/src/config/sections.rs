@@ -34,7 +34,7 @@ section! {
 }
 
 section! {
-    /// Logs on standard error.
+    /// Logs on standard error. Programs of your own need the cargo feature `logs`.
     pub struct LogSettings in "log" {
         /// `auto` is `human` on a terminal and `json` elsewhere.
         restart format: LogFormat = LogFormat::Auto;
@@ -48,7 +48,7 @@ section! {
 }
 
 section! {
-    /// The admin server: health checks, metrics and the API for operators.
+    /// The admin server: health checks, metrics and the API for operators. Programs of your own need the cargo feature `admin`.
     pub struct AdminSettings in "admin" {
         /// Address and port. Empty: no admin server. An address that is not a loopback address requires `token`.
         restart address: String = "127.0.0.1:3005".to_owned(), check |text: &String| address_or_empty(text);
@@ -280,7 +280,8 @@ section! {
 }
 
 section! {
-    /// Other servers: in this process, or on NATS and etcd. Limits and times apply to a cluster on NATS.
+    /// Other servers: in this process, or on NATS and etcd. Limits and times apply to a cluster on NATS, for which programs of your own need the
+    /// cargo feature `nats`.
     pub struct ClusterSettings in "cluster" {
         /// `local`: all servers are in this process. `nats`: they are on NATS and etcd, together with Pitaya v3 servers if there are any.
         restart mode: ClusterMode = ClusterMode::Local;

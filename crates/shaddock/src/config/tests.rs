@@ -1,3 +1,5 @@
+#![cfg(all(feature = "admin", feature = "logs"))]
+
 use std::{io::Write as _, time::Duration};
 
 use super::*;
@@ -59,6 +61,40 @@ fn defaults_are_those_of_the_layers_below() {
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     let codec = shaddock_protocol::CodecConfig::default();
     assert_eq!(format!("{:?}", config.codec_config()), format!("{codec:?}"));
+}
+
+/// A program without the admin server and without logs says so, instead of ignoring what is configured.
+#[test]
+fn keys_of_a_part_that_was_not_built_are_mistakes() {
+    use super::check::{Built, Found};
+
+    let problems = |built: Built, flags: &[&str]| {
+        let sources = flags
+            .iter()
+            .fold(Sources::default(), |all, flag| all.flag(*flag));
+        let (config, mut problems) = (Config::load(&sources).unwrap(), Vec::new());
+        config.check_features(
+            &built,
+            &mut Found {
+                config: &config,
+                problems: &mut problems,
+            },
+        );
+        let texts: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        texts.join("\n")
+    };
+    let built = |admin, logs| Built { admin, logs };
+    let all = ["admin.address=127.0.0.1:4000", "log.filter=debug"];
+    assert_eq!(problems(built(true, true), &all), "");
+    let text = problems(built(false, true), &all);
+    assert!(text.contains("`admin.address`: this program was built without the feature `admin`"));
+    assert!(!text.contains("log.filter"), "{text}");
+    let text = problems(built(true, false), &all);
+    assert!(text.contains("`log.filter`: this program was built without the feature `logs`"));
+    assert!(!text.contains("admin.address"), "{text}");
+    // Defaults, and a configuration that turns the server off, are right for every program.
+    assert_eq!(problems(built(false, false), &[]), "");
+    assert_eq!(problems(built(false, false), &["admin.address="]), "");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{admin::AdminError, app::StartError, config::ConfigError, logging, wire::TlsError};
+use crate::{app::StartError, config::ConfigError, wire::TlsError};
 
 /// Why a process does not start, or does not go on.
 #[derive(thiserror::Error)]
@@ -15,11 +15,13 @@ pub enum LaunchError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Logging cannot be set up.
+    #[cfg(feature = "logs")]
     #[error(transparent)]
-    Log(#[from] logging::LogError),
+    Log(#[from] crate::logging::LogError),
     /// The admin server does not start.
+    #[cfg(feature = "admin")]
     #[error(transparent)]
-    Admin(#[from] AdminError),
+    Admin(#[from] crate::admin::AdminError),
     /// A server does not start.
     #[error(transparent)]
     Start(#[from] StartError),

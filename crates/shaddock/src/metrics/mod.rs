@@ -26,11 +26,14 @@ pub(crate) use self::{
     histogram::{Histogram, bounds_us},
     latency::{Latencies, Times},
     latency_filter::LatencyFilter,
-    render::{CLASSIC_TYPE, classic},
-    walk::Walk,
 };
 pub use self::{
     own::{Gauge, Metrics},
     render::{CONTENT_TYPE, render},
+};
+#[cfg(feature = "admin")]
+pub(crate) use self::{
+    render::{CLASSIC_TYPE, classic},
+    walk::Walk,
 };
 pub use crate::stats::Counter;

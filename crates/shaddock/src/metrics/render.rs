@@ -48,10 +48,12 @@ pub fn render(operations: &Operations) -> String {
 }
 
 /// The output of [`classic`].
+#[cfg(feature = "admin")]
 pub(crate) const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The same in the older text format of Prometheus, which names counters with their `_total`: for programs that read nothing else, among them
 /// `promtool check metrics`.
+#[cfg(feature = "admin")]
 pub(crate) fn classic(text: &str) -> String {
     use fmt::Write as _;
 

@@ -31,6 +31,7 @@ mod workload;
 
 use shaddock_cluster::ServerInfo;
 
+pub(crate) use self::serve::Operator;
 pub use self::{
     audience_name::AudienceName,
     audiences::{AudienceInfo, AudiencePage, AudienceQuery, Member, MemberPage, MemberQuery},
@@ -42,12 +43,12 @@ pub use self::{
     view::{ClusterView, OperatorError, ViewConfig},
     work::{LoadReport, RouteWork, ServerLoad, ServerWork},
 };
+#[cfg(feature = "admin")]
 pub(crate) use self::{
     filter::{Filter, parse_sid},
     kick::{Kick, KickTarget},
     order::{Act, Find, Found, Obeyed, Order, Select},
     predicate::Predicate,
-    serve::Operator,
     view::{Everywhere, MOST_FOUND},
 };
 pub use crate::{config::EffectiveKey, series::Series};

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use shaddock_core::{Session, SessionService, Uid};
+use shaddock_core::{Session, SessionService};
 
 use super::{filter::parse_sid, predicate::Predicate};
 
@@ -142,6 +142,7 @@ impl Obeyed {
     }
 
     /// Adds what came of other sessions.
+    #[cfg(feature = "admin")]
     pub(crate) fn add(&mut self, other: Self) {
         self.matched += other.matched;
         self.done += other.done;
@@ -154,11 +155,12 @@ impl Obeyed {
 impl Select {
     /// # Errors
     /// What is wrong with it.
+    #[cfg(feature = "admin")]
     pub(crate) fn check(&self) -> Result<(), String> {
         match self {
             Self::Sids(sids) => sids.iter().try_for_each(|sid| parse_sid(sid).map(drop)),
             Self::Users(uids) => uids.iter().try_for_each(|uid| {
-                let uid = Uid::new(uid.as_str()).map(drop);
+                let uid = shaddock_core::Uid::new(uid.as_str()).map(drop);
                 uid.map_err(|error| format!("an invalid user: {error}"))
             }),
             Self::Where(text) => Predicate::parse(text)

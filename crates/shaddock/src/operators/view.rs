@@ -2,6 +2,7 @@
 
 mod audiences;
 mod events;
+#[cfg(feature = "admin")]
 mod orders;
 mod work;
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use shaddock_cluster::{Cluster, ClusterError, Membership, RemoteError, ServerInfo};
 use tokio::time::Instant;
 
+#[cfg(feature = "admin")]
 pub(crate) use self::orders::{Everywhere, MOST_FOUND};
 use super::{
     DrainRequest, DrainStarted, KickOutcome, ServerOverview, ServerStatus, SessionOverview,

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use axum::http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, HOST, USER_AGENT},
-};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HOST, USER_AGENT},
+};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},

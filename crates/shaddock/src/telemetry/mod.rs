@@ -40,7 +40,7 @@ mod wire;
 use std::sync::{Mutex, PoisonError};
 use std::{fmt, sync::Arc, time::Duration};
 
-use axum::http::{HeaderName, HeaderValue};
+use hyper::http::{HeaderName, HeaderValue};
 use shaddock_cluster::Secret;
 use tokio::{runtime::Handle, sync::mpsc};
 

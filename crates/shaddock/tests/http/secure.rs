@@ -9,9 +9,9 @@ use std::{
     },
 };
 
-use axum::http::{Request, Response, Version};
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::http::{Request, Response, Version};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::Version;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use hyper::http::Version;
 use ring::hmac;
 use serde_json::{Value, json};
 use shaddock::{
