@@ -125,6 +125,12 @@ impl RemoteError {
         Self::of(RemoteErrorKind::Fenced, code::UNAVAILABLE, text)
     }
 
+    /// A call that its own server could serve, in Pitaya's words, which refuses such calls.
+    pub fn local_call() -> Self {
+        let text = "you are making a rpc that may be processed locally, either specify a different server type or specify a server id";
+        Self::of(RemoteErrorKind::Refused, code::UNKNOWN, text)
+    }
+
     /// No handler has this route, which is the full route from the client.
     pub fn handler_not_found(route: &str) -> Self {
         Self::new(

@@ -125,27 +125,22 @@ pub fn call_target(
     route: &str,
     server: Option<&str>,
 ) -> Result<Arc<ServerInfo>, RemoteError> {
-    let refuse = |text: &'static str| {
-        Err(RemoteError::of(
-            RemoteErrorKind::Refused,
-            code::UNKNOWN,
-            text,
-        ))
-    };
     if let Some(id) = server {
         if own.id == *id {
-            return refuse(LOCAL_CALL);
+            return Err(RemoteError::local_call());
         }
         return members.server(id).ok_or_else(RemoteError::server_not_found);
     }
     let mut parts = route.split('.');
     let (Some(server_type), Some(_), Some(_)) = (parts.next(), parts.next(), parts.next()) else {
-        return refuse(
+        return Err(RemoteError::of(
+            RemoteErrorKind::Refused,
+            code::UNKNOWN,
             "no server type chosen for sending RPC, send a full route in the format server.service.component",
-        );
+        ));
     };
     if *own.server_type == *server_type {
-        return refuse(LOCAL_CALL);
+        return Err(RemoteError::local_call());
     }
     let servers = members.choices_of(server_type);
     if servers.is_empty() {
@@ -153,9 +148,6 @@ pub fn call_target(
     }
     Ok(Arc::clone(&servers[random_below(servers.len())]))
 }
-
-const LOCAL_CALL: &str = "you are making a rpc that may be processed locally, either specify a different server type or \
-                          specify a server id";
 
 /// The server that a key belongs to: the same one on every machine that knows the same servers. When a server comes or leaves,
 /// only its share of the keys moves. For routing functions: rooms by their id, for example. `None` if there is no server.

@@ -87,6 +87,8 @@ pub struct Rpc {
     to: Option<String>,
     /// Not this very server.
     elsewhere: bool,
+    /// Not servers of this server's type.
+    other_type: bool,
     session: ForwardedSession,
     context: Context,
 }
@@ -98,6 +100,7 @@ impl Rpc {
             route: route.into(),
             to: None,
             elsewhere: false,
+            other_type: false,
             session: ForwardedSession::default(),
             context: received::for_call(app.config().rpc_timeout),
         }
@@ -113,6 +116,13 @@ impl Rpc {
     /// refuses calls of the own type that name no server.) [`call_all`](Self::call_all) then leaves this server out.
     pub fn elsewhere(mut self) -> Self {
         self.elsewhere = true;
+        self
+    }
+
+    /// Fails as in Pitaya if the route is of this server's own type and no server is named with [`to`](Self::to): with `PIT-000` "you are making a
+    /// rpc that may be processed locally ..". Nothing is sent then.
+    pub fn to_other_type(mut self) -> Self {
+        self.other_type = true;
         self
     }
 
@@ -242,6 +252,9 @@ impl Rpc {
                 .filter(|server| !self.elsewhere || server.id.as_str() != here)
                 .map(|server| (server, None))
                 .ok_or_else(|| RemoteError::server_not_found().into());
+        }
+        if self.other_type && *self.app.info().server_type == *server_type {
+            return Err(RemoteError::local_call().into());
         }
         let mut left = None;
         let picked = match self.app.hooks().choosers.of(server_type) {

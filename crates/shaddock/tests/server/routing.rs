@@ -133,6 +133,26 @@ async fn calls_ask_too_and_the_last_word_counts() {
     assert!(any.is_ok(), "{any:?}");
 }
 
+/// Pitaya refuses a call of the own type that names no server; so does `to_other_type`.
+#[tokio::test(start_paused = true)]
+async fn a_call_of_the_own_type_can_be_refused() {
+    let running = start([chat("chat-1"), chat("chat-2")]).await;
+    let app = running.app("chat-1").unwrap();
+    let rpc = || app.rpc("chat.room.who");
+    let any = rpc().call::<Value>(&()).await;
+    assert!(any.is_ok(), "{any:?}");
+    let named = rpc().to_other_type().to("chat-2").call::<Value>(&()).await;
+    assert_eq!(named.unwrap(), "chat-2");
+    match rpc().to_other_type().call::<Value>(&()).await {
+        Err(RpcError::Remote(error)) => {
+            assert_eq!(error.code(), "PIT-000");
+            let text = "you are making a rpc that may be processed locally, either specify a different server type or specify a server id";
+            assert_eq!(error.message(), text);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A choice and what is done with it have the time of one request together.
 #[tokio::test(start_paused = true)]
 async fn a_choice_takes_its_time_from_the_request() {
