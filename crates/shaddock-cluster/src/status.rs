@@ -18,6 +18,12 @@ pub struct Status {
     pub subscriptions: usize,
     /// Requests rejected with "busy" because too many were waiting.
     pub refused_busy: u64,
+    /// Own calls that were rejected with "busy" because too many waited for the same server (`waiting_calls_per_server`).
+    pub rejected_calls: u64,
+    /// Own messages that were rejected with "busy" because too much waited to be sent (`nats_waiting_bytes`).
+    pub rejected_sends: u64,
+    /// Own writes of claims that were rejected because too many waited for etcd: logins that failed.
+    pub rejected_writes: u64,
     /// Bytes that wait to be sent to others.
     pub waiting_bytes: usize,
     /// Messages that expired while waiting and were not sent.

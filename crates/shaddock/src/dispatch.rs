@@ -82,7 +82,10 @@ impl<'a> Dispatcher<'a> {
     fn serve_filtered(self, mut request: Box<RequestContext>) -> Flow {
         if self.app.stats().left_behind.load(Ordering::Relaxed) >= self.app.config().max_concurrent
         {
-            return Flow::Later(fail::<Outside>(request, no_room(&SpawnError::TooMany)));
+            return Flow::Later(fail::<Outside>(
+                request,
+                no_room(self.app, &SpawnError::TooMany),
+            ));
         }
         match self.app.filters().global.run_before(&mut request, 0) {
             Step::Through => self.dispatch_client(request),
@@ -129,7 +132,7 @@ impl<'a> Dispatcher<'a> {
         // Before the handler is called: a request that cannot run is answered, and its handler has not begun.
         let slot = match self.app.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(&error))),
+            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(self.app, &error))),
         };
         let handler = self.run_own::<ToClient>(entry, request);
         let running = received::finish(slot, "request", handler);
@@ -194,7 +197,7 @@ impl<'a> Dispatcher<'a> {
     fn run_apart(self, entry: &HandlerEntry, request: Box<RequestContext>) -> BoxFuture<Outcome> {
         let slot = match self.app.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return fail::<ToCaller>(request, no_room(&error)),
+            Err(error) => return fail::<ToCaller>(request, no_room(self.app, &error)),
         };
         let handler = received::carry(self.run_own::<ToCaller>(entry, request));
         let running = slot.finish("request", handler);
@@ -268,7 +271,7 @@ impl<'a> Dispatcher<'a> {
                     self.app
                         .requests()
                         .slot()
-                        .map_err(|error| no_room(&error))?,
+                        .map_err(|error| no_room(self.app, &error))?,
                 );
             }
             let (app, began) = (self.app.clone(), Calls::begin());

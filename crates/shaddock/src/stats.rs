@@ -15,6 +15,8 @@ pub struct AppStats {
     pub requests: Counter,
     /// Those answered with an error.
     pub errors: Counter,
+    /// Requests rejected because [`max_concurrent`](crate::app::AppConfig::max_concurrent) were running.
+    pub rejected: Counter,
     /// Handlers, filters and listeners that panicked.
     pub panics: Counter,
     /// Handlers that did not answer in time.

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::client::{Etcd, EtcdError, EtcdResult};
 use super::pb::{RequestOp, TxnRequest, TxnResponse};
+use crate::quiet::quiet;
 
 /// Transactions in one. etcd's default bound is 128 operations; those inside have what is left of it, and here each has at most two.
 const BATCH: usize = 120;
@@ -29,7 +31,11 @@ struct Job {
 }
 
 /// Where transactions are handed in.
-pub(crate) struct Batches(mpsc::Sender<Job>);
+pub(crate) struct Batches {
+    jobs: mpsc::Sender<Job>,
+    /// Transactions that were rejected because too many waited.
+    rejected: AtomicU64,
+}
 
 /// The transactions that wait, for [`Waiting::execute`].
 pub(crate) struct Waiting(mpsc::Receiver<Job>);
@@ -37,7 +43,16 @@ pub(crate) struct Waiting(mpsc::Receiver<Job>);
 impl Batches {
     pub(crate) fn new() -> (Self, Waiting) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), Waiting(receiver))
+        let this = Self {
+            jobs: sender,
+            rejected: AtomicU64::new(0),
+        };
+        (this, Waiting(receiver))
+    }
+
+    /// How many transactions were rejected because too many waited.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     /// Hands in a transaction that writes this key and no other. Those of one key are carried out in the order in which they were handed in.
@@ -52,9 +67,17 @@ impl Batches {
             txn,
             done: Box::new(done),
         };
-        if let Err(refused) = self.0.try_send(job) {
+        if let Err(refused) = self.jobs.try_send(job) {
             let (job, reason) = match refused {
-                mpsc::error::TrySendError::Full(job) => (job, "too many writes wait for etcd"),
+                mpsc::error::TrySendError::Full(job) => {
+                    self.rejected.fetch_add(1, Ordering::Relaxed);
+                    quiet!(
+                        warn,
+                        "a login was rejected because too many wait for etcd",
+                        waiting = QUEUE
+                    );
+                    (job, "too many writes wait for etcd")
+                }
                 mpsc::error::TrySendError::Closed(job) => (job, "this server has left"),
             };
             (job.done)(Err(EtcdError::Odd(reason)));

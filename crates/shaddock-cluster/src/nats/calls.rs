@@ -6,6 +6,7 @@ mod table;
 mod target;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
@@ -21,6 +22,7 @@ use super::detector::Probed;
 use super::health::Health;
 use super::link::{Link, disconnected};
 use super::wire;
+use crate::quiet::quiet;
 use crate::reply::Limit;
 use crate::{RemoteError, RemoteErrorKind, Reply, ServerId, code};
 
@@ -44,6 +46,8 @@ pub(super) struct Calls {
     /// Users of requests that a called server rejected because another frontend owns the user. At the limit a rejection is not passed on; the
     /// next one is.
     refused: mpsc::Sender<Arc<str>>,
+    /// How many were rejected because too many waited.
+    rejected: AtomicU64,
 }
 
 impl Calls {
@@ -63,12 +67,33 @@ impl Calls {
             table: CallTable::new(),
             answers,
             refused,
+            rejected: AtomicU64::new(0),
         }
     }
 
     /// How many calls wait.
     pub(super) fn pending(&self) -> usize {
         self.table.waiting()
+    }
+
+    /// How many calls were rejected because too many waited for their server.
+    pub(super) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Rejects a call: counts it, and names the limit in the log.
+    fn too_many(&self, target: &Target) -> RemoteError {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        let server = &target.info.id;
+        quiet!(
+            warn,
+            "a call was rejected because too many wait for its server: it is slow, or calls_per_server or waiting_calls_per_server of [cluster] is too low",
+            %server,
+            in_flight = target.capacity,
+            waiting = target.max_queued
+        );
+        let text = format!("too many calls wait for server {server}");
+        RemoteError::of(RemoteErrorKind::Busy, code::UNAVAILABLE, text)
     }
 
     fn reply_subject(&self, number: u64) -> Subject {
@@ -235,12 +260,8 @@ impl Calls {
         let mut gate = target.gate();
         let now = gate.placed.len() < target.capacity;
         if !now && gate.queue.len() >= target.max_queued {
-            let text = format!("too many calls wait for server {}", target.info.id);
-            return Err(RemoteError::of(
-                RemoteErrorKind::Busy,
-                code::UNAVAILABLE,
-                text,
-            ));
+            drop(gate);
+            return Err(self.too_many(target));
         }
         let (receiver, guard) = self.open(now, timeout, Some(target), true);
         if now {

@@ -1,7 +1,7 @@
 //! The one connection of a server to NATS.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -14,6 +14,7 @@ use super::inbox::Inbox;
 use super::waiting::{Place, Waits};
 use super::watched::{LinkState, Watched};
 use super::{NatsConfig, NatsLogin};
+use crate::quiet::quiet;
 use crate::random::random_below;
 use crate::{ClusterError, RemoteError, RemoteErrorKind, code};
 
@@ -40,6 +41,8 @@ pub(crate) struct Link {
     moving: AtomicBool,
     /// Times that it has gone, of which the loss of the old connection was not taken note of yet.
     moves: AtomicUsize,
+    /// Messages that were rejected because too much waited.
+    rejected: AtomicU64,
 }
 
 struct Outgoing {
@@ -106,6 +109,7 @@ impl Link {
             watched,
             moving: AtomicBool::new(false),
             moves: AtomicUsize::new(0),
+            rejected: AtomicU64::new(0),
         };
         Ok((Arc::new(link), receiver))
     }
@@ -215,7 +219,7 @@ impl Link {
         match self.waits.place(message, size, life, self.taken()) {
             Place::Now(message) => self.give(message),
             Place::Later => Ok(()),
-            Place::Full => Err(too_much()),
+            Place::Full => Err(self.too_much()),
         }
     }
 
@@ -243,9 +247,26 @@ impl Link {
             }
             None => {
                 self.waits.not_given();
-                Err(too_much())
+                Err(self.too_much())
             }
         }
+    }
+
+    /// Rejects a message: counts it, and names the limit in the log.
+    fn too_much(&self) -> RemoteError {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        quiet!(
+            warn,
+            "a message was rejected because too much waits to be sent: NATS is slow, or nats_waiting_bytes of [cluster] is too low",
+            waiting_bytes = self.waits.bytes()
+        );
+        let text = "the send queue is full";
+        RemoteError::of(RemoteErrorKind::Busy, code::UNAVAILABLE, text)
+    }
+
+    /// How many messages were rejected because too much waited.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     /// Bytes that wait because NATS does not take them.
@@ -376,14 +397,6 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     // A task that has done much still gets its message off.
     tokio::task::unconstrained(future).now_or_never()
-}
-
-fn too_much() -> RemoteError {
-    RemoteError::of(
-        RemoteErrorKind::Busy,
-        code::UNAVAILABLE,
-        "the send queue is full",
-    )
 }
 
 /// The link to other servers is down; nothing was sent.

@@ -314,6 +314,9 @@ impl Membership for NatsMember {
                     + self.core.topics.count()
             },
             refused_busy: self.core.refused_busy.load(Ordering::Relaxed),
+            rejected_calls: self.core.calls.rejected(),
+            rejected_sends: self.core.link.rejected(),
+            rejected_writes: self.core.batches.rejected(),
             waiting_bytes: self.core.link.waiting_bytes(),
             expired: self.core.link.expired(),
             suspects: self.core.members.suspects().len(),

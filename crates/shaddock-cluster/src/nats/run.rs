@@ -17,6 +17,7 @@ use super::lateness::Clocks;
 use super::wire::Stamp;
 use crate::clock;
 use crate::owners::Moment;
+use crate::quiet::quiet;
 use crate::reply::panicked;
 use crate::{BoxFuture, RemoteError, code};
 
@@ -154,6 +155,11 @@ pub(super) fn is_busy(core: &Core) -> bool {
     let busy = core.serving.now() >= core.config.max_serving;
     if busy {
         core.refused_busy.fetch_add(1, Ordering::Relaxed);
+        quiet!(
+            warn,
+            "a request of another server was rejected because too many are running: handlers are slow, or max_serving of [cluster] is too low",
+            max_serving = core.config.max_serving
+        );
     }
     busy
 }

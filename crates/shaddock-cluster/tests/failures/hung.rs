@@ -1,5 +1,6 @@
 //! NATS stands still: it takes nothing, and its connections stay open.
 
+use crate::overload::logged;
 use crate::support::node::{delivery, raw, request};
 use crate::support::servers::Backing;
 use crate::support::until;
@@ -32,21 +33,29 @@ async fn what_waits_for_nats_is_bounded_in_bytes_and_not_sent_when_it_is_too_old
         back.member
             .deliver_unconfirmed(&front.id(), delivery(body, to))
     };
-    let mut sent = 0;
+    let (mut sent, mut rejected, mut log) = (0, 0, String::new());
     until("some wait for so long that they are thrown away", || {
-        let refused = loop {
-            assert!(sent * long.len() < 256 * MIB, "{sent} were taken");
-            match push(&long) {
-                Ok(()) => sent += 1,
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(refused.kind(), RemoteErrorKind::Busy);
+        log += &logged(|| {
+            let refused = loop {
+                assert!(sent * long.len() < 256 * MIB, "{sent} were taken");
+                match push(&long) {
+                    Ok(()) => sent += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(refused.kind(), RemoteErrorKind::Busy);
+            rejected += 1;
+        });
         let status = back.member.status();
         assert!(status.waiting_bytes <= 8 * MIB, "{status:?}");
         status.expired > 0
     })
     .await;
+    assert_eq!(back.member.status().rejected_sends, rejected);
+    assert!(
+        log.contains("nats_waiting_bytes of [cluster] is too low"),
+        "{log}"
+    );
     // Requests with a deadline, too: their callers are told.
     let late = front.request(back.info(), "chat.room.echo", "late").await;
     assert_eq!(late.unwrap_err().kind(), RemoteErrorKind::Timeout);

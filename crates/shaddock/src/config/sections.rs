@@ -173,8 +173,8 @@ section! {
         live crypto: CryptoSetting = CryptoSetting::Off;
         /// With `crypto`: whether clients that identify as Pitaya clients are accepted without signatures.
         live unsigned_pitaya: bool = false;
-        /// Error format for Pomelo clients, for errors without a body: `{"code":500}` (`code`, as in Pomelo), or
-        /// `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
+        /// Error format for Pomelo clients, for errors without a body: `{"code":500}` (`code`, as in Pomelo; with `"error"` if it is
+        /// `PIT-429` or `PIT-503`), or `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
         restart pomelo_errors: PomeloErrorsSetting = PomeloErrorsSetting::Code;
         /// Kinds of clients (`sys.type` in the handshake) that decode text as UTF-16 units, as Pomelo's browser client does. In bodies with
         /// a protobuf schema, characters such as emoji are sent to them as two groups of three bytes, and to all other clients as UTF-8.
@@ -355,7 +355,7 @@ section! {
         restart calls_per_pitaya_server: usize = 25, check within(1, 1_000_000);
         /// Concurrent calls to one shaddock server. Above this limit calls wait.
         restart calls_per_server: usize = 1024, check within(1, 1_000_000);
-        /// Calls that wait for their turn, per server. Above this limit calls fail immediately.
+        /// Calls that wait for their turn, per server. Above this limit calls fail immediately with `PIT-503`.
         restart waiting_calls_per_server: usize = 4096, check within(0, 10_000_000);
         /// Running requests of other servers. Above this limit requests receive `PIT-503`.
         restart max_serving: usize = 4096, check within(1, 10_000_000);

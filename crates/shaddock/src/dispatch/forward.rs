@@ -113,7 +113,11 @@ impl<'a> Forwarder<'a> {
             };
             let short = route.short().unwrap_or_default();
             if server.is_concurrent(short) {
-                slot = Some(app.requests().slot().map_err(|error| no_room(&error))?);
+                slot = Some(
+                    app.requests()
+                        .slot()
+                        .map_err(|error| no_room(&app, &error))?,
+                );
             }
             // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
             // answer has the cluster's request timeout.

@@ -4,7 +4,7 @@ use std::future::Ready;
 
 use crate::{
     answer::{ToClient, answer_client},
-    app::SpawnError,
+    app::{AppHandle, SpawnError},
     boxed::BoxFuture,
     error::HandlerError,
     filter::ErrorFlow,
@@ -86,9 +86,18 @@ pub(super) fn fail<S: Complete + Default>(
 }
 
 /// The error of a request for which there is no task.
-pub(super) fn no_room(error: &SpawnError) -> HandlerError {
+pub(super) fn no_room(app: &AppHandle, error: &SpawnError) -> HandlerError {
     match error {
-        SpawnError::TooMany => HandlerError::too_many("too many requests are running"),
+        SpawnError::TooMany => {
+            app.stats().rejected.add(1);
+            shaddock_net::quiet!(
+                warn,
+                "a request was rejected because too many are running: handlers are slow, or handlers.max_concurrent is too low",
+                server = %app.id(),
+                max_concurrent = app.config().max_concurrent
+            );
+            HandlerError::too_many("too many requests are running")
+        }
         SpawnError::Stopping | SpawnError::Session(_) | SpawnError::ChannelDestroyed => {
             HandlerError::new(
                 shaddock_cluster::code::UNAVAILABLE,

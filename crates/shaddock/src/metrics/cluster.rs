@@ -67,6 +67,19 @@ impl Page<'_, '_> {
             "Requests of other servers rejected because too many were running",
             each(|status| status.refused_busy),
         )?;
+        let limits: [(&str, fn(&Status) -> u64); 3] = [
+            ("waiting_calls_per_server", |status| status.rejected_calls),
+            ("nats_waiting_bytes", |status| status.rejected_sends),
+            ("etcd_writes", |status| status.rejected_writes),
+        ];
+        let rejected = statuses.iter().flat_map(|(labels, status)| {
+            limits.map(|(limit, read)| (with(labels, &[("limit", limit)]), read(status)))
+        });
+        self.counters(
+            "cluster_rejected",
+            "What this server could not send because a limit was reached, by limit",
+            rejected,
+        )?;
         self.gauges(
             "cluster_waiting_bytes",
             "Bytes that wait to be sent to other servers",

@@ -27,6 +27,11 @@ impl Page<'_, '_> {
             each(|app| app.stats().errors.get()),
         )?;
         self.counters(
+            "requests_rejected",
+            "Requests rejected because handlers.max_concurrent were running",
+            each(|app| app.stats().rejected.get()),
+        )?;
+        self.counters(
             "handler_panics",
             "Handlers, filters and listeners that panicked",
             each(|app| app.stats().panics.get()),
