@@ -148,4 +148,16 @@ async fn bytes_for_a_login(backing: &Backing, front: &Server) {
             "{at_once} at once: {each} bytes for a login and a logout, so 2 GiB last for {last}"
         );
     }
+    let before = backing.etcd.in_use();
+    let logins = stream::iter(1..=LOGINS).map(|sid| {
+        let member = front.member.clone();
+        async move {
+            let uid: std::sync::Arc<str> = format!("user-{sid:016}").into();
+            let bound = member.bind_user(uid, raw(sid)).await;
+            assert!(bound.unwrap().keep(|| true));
+        }
+    });
+    logins.buffer_unordered(1000).collect::<Vec<()>>().await;
+    let login = (backing.etcd.in_use() - before) / LOGINS;
+    println!("a login alone: {login} bytes");
 }
