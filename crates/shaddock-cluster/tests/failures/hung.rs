@@ -33,9 +33,9 @@ async fn what_waits_for_nats_is_bounded_in_bytes_and_not_sent_when_it_is_too_old
         back.member
             .deliver_unconfirmed(&front.id(), delivery(body, to))
     };
-    let (mut sent, mut rejected, mut log) = (0, 0, String::new());
+    let (mut sent, mut rejected, mut lines) = (0, 0, String::new());
     until("some wait for so long that they are thrown away", || {
-        log += &logged(|| {
+        lines += &logged(|| {
             let refused = loop {
                 assert!(sent * long.len() < 256 * MIB, "{sent} were taken");
                 match push(&long) {
@@ -53,8 +53,8 @@ async fn what_waits_for_nats_is_bounded_in_bytes_and_not_sent_when_it_is_too_old
     .await;
     assert_eq!(back.member.status().rejected_sends, rejected);
     assert!(
-        log.contains("nats_waiting_bytes of [cluster] is too low"),
-        "{log}"
+        lines.contains("nats_waiting_bytes of [cluster] is too low"),
+        "{lines}"
     );
     // Requests with a deadline, too: their callers are told.
     let late = front.request(back.info(), "chat.room.echo", "late").await;

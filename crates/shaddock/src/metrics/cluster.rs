@@ -67,19 +67,7 @@ impl Page<'_, '_> {
             "Requests of other servers rejected because too many were running",
             each(|status| status.refused_busy),
         )?;
-        let limits: [(&str, fn(&Status) -> u64); 3] = [
-            ("waiting_calls_per_server", |status| status.rejected_calls),
-            ("nats_waiting_bytes", |status| status.rejected_sends),
-            ("etcd_writes", |status| status.rejected_writes),
-        ];
-        let rejected = statuses.iter().flat_map(|(labels, status)| {
-            limits.map(|(limit, read)| (with(labels, &[("limit", limit)]), read(status)))
-        });
-        self.counters(
-            "cluster_rejected",
-            "What this server could not send because a limit was reached, by limit",
-            rejected,
-        )?;
+        self.rejected(&statuses)?;
         self.gauges(
             "cluster_waiting_bytes",
             "Bytes that wait to be sent to other servers",
@@ -124,6 +112,23 @@ impl Page<'_, '_> {
             "cluster_suspected",
             "Times that a server was suspected",
             each(|status| status.suspected),
+        )
+    }
+
+    /// What this server could not send.
+    fn rejected(&mut self, statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
+        let rejected = statuses.iter().flat_map(|(labels, status)| {
+            [
+                ("waiting_calls_per_server", status.rejected_calls),
+                ("nats_waiting_bytes", status.rejected_sends),
+                ("etcd_writes", status.rejected_writes),
+            ]
+            .map(|(limit, count)| (with(labels, &[("limit", limit)]), count))
+        });
+        self.counters(
+            "cluster_rejected",
+            "What this server could not send because a limit was reached, by limit",
+            rejected,
         )
     }
 
