@@ -883,7 +883,8 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
     traveller.forget_link();
     arrive(&world, &mut traveller).await?;
     drop(std::mem::take(&mut traveller.old));
-    settle().await;
+    // The hooks of a late handshake may still wait: then its session is there, before sessions are counted.
+    pass(200).await;
     // Handshakes whose responses never arrived have left sessions that no client resumes.
     if world.script.sessions.session_count() == 1 {
         depart(world, traveller).await?;
