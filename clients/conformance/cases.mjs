@@ -20,7 +20,8 @@ export async function greet(accept, sys = {}, { check = () => {} } = {}) {
 }
 
 const resumed = (n, more) => ({ resume: grant(n, { resumed: true, missed: 0, ...more }) });
-const asks = (n, received, sent) => ({ check: (sys) => same(sys.resume, { v: 1, token: token(n), received, sent }) });
+// `early` is the client's choice.
+const asks = (n, received, sent) => ({ check: ({ resume: { early, ...rest } }) => same(rest, { v: 1, token: token(n), received, sent }) });
 const begin = async ({ client, accept }, sys = { resume: grant(1) }, options = {}) => {
   await client.do("connect", options);
   const connection = await greet(accept, sys);
@@ -277,6 +278,21 @@ export const cases = {
     await t.quiet(second, 150);
     second.data(response(id, { ok: true }));
     await t.client.see("answer", { id: 1, body: { ok: true } });
+  },
+  "resume: what is sent again comes behind the answer, if the client takes it early": async (t) => {
+    const first = await begin(t);
+    first.data(...pushes(1, 2));
+    await seeNumbers(t.client, 1, 2);
+    await cut(first, t.client);
+    const second = await t.accept();
+    const { sys } = JSON.parse((await second.expect(KIND.handshake)).toString());
+    second.send(KIND.handshake, Buffer.from(JSON.stringify({ code: 200, sys: resumed(2, { received: 0, position: 2 }) })));
+    if (sys.resume.early === true) second.data(...pushes(3, 4));
+    await second.expect(KIND.ack);
+    if (sys.resume.early !== true) second.data(...pushes(3, 4));
+    await seeNumbers(t.client, 3, 4);
+    await cut(second, t.client);
+    await greet(t.accept, resumed(3, { received: 0, position: 4 }), asks(2, 4, 0));
   },
   "resume: what is said while suspended follows what is re-sent": async (t) => {
     const first = await begin(t);

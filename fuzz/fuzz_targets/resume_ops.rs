@@ -27,8 +27,20 @@ const CLIENTS: usize = 4;
 enum Link {
     /// The answer to the handshake is not acknowledged.
     Waiting,
+    /// The same, and what follows it was sent with it.
+    Early,
     Live,
     Away,
+}
+
+impl Link {
+    fn is_answered(self) -> bool {
+        matches!(self, Self::Waiting | Self::Early)
+    }
+
+    fn is_sending(self) -> bool {
+        matches!(self, Self::Early | Self::Live)
+    }
 }
 
 /// A client that keeps to the protocol, and its session.
@@ -76,6 +88,7 @@ fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
         token: token.to_owned(),
         received,
         sent,
+        early: false,
     }
 }
 
@@ -140,10 +153,13 @@ impl World {
     }
 
     /// The whole way of a client that comes back. Whether the answer arrives, and whether its acknowledgement does.
-    fn come_back(&mut self, at: usize, answer_arrives: bool, ack_arrives: bool) {
+    fn come_back(&mut self, at: usize, early: bool, answer_arrives: bool, ack_arrives: bool) {
         let next = self.secret();
         let player = &mut self.players[at];
-        let honest = back(&player.token, player.received, player.sent);
+        let honest = ReturningClient {
+            early,
+            ..back(&player.token, player.received, player.sent)
+        };
         let found = self.service.find_resumable(&honest, Dialect::Pomelo);
         if player.session.is_closed() {
             let why = found.expect_err("it is closed");
@@ -175,7 +191,7 @@ impl World {
         assert_eq!(told.received, player.taken);
         assert_eq!(told.position, player.received + told.missed);
         assert!(told.position <= player.accepted);
-        player.link = Link::Waiting;
+        player.link = if early { Link::Early } else { Link::Waiting };
         player.hears = false;
         player.acknowledged = player.received;
         let token = next.token(session.id());
@@ -192,7 +208,7 @@ impl World {
     /// The client's acknowledgement arrives, and what it sends again.
     fn go_live(&mut self, at: usize) {
         let player = &mut self.players[at];
-        if player.link != Link::Waiting || !player.hears {
+        if !player.link.is_answered() || !player.hears {
             return;
         }
         if !player.session.go_live(&ClientInfo::default()) {
@@ -285,7 +301,7 @@ impl World {
                 }
                 (player.link, player.hears) = (Link::Away, false);
             }
-            8 | 9 => self.come_back(at, !choices.flag(), !choices.flag()),
+            8 | 9 => self.come_back(at, choices.flag(), !choices.flag(), !choices.flag()),
             10 => self.go_live(at),
             11 => self.lie(at, choices),
             12 => {
@@ -327,7 +343,7 @@ impl World {
             }
             assert!(*bytes <= 2048 && !(player.session.is_closed() && *bytes > 0));
         }
-        let waiting = |player: &&Player| player.link == Link::Waiting;
+        let waiting = |player: &&Player| player.link.is_answered();
         let coming = self.players.iter().filter(waiting).count();
         assert!(known.suspended <= MAX_SUSPENDED + coming);
     }
@@ -343,7 +359,7 @@ impl Player {
         match pushed {
             Ok(()) => {}
             // The driver has not tried to write yet.
-            Err(SendError::Busy) if self.link == Link::Live => return,
+            Err(SendError::Busy) if self.link.is_sending() => return,
             Err(error) => {
                 assert!(self.session.is_closed(), "{error}");
                 return;
@@ -355,7 +371,7 @@ impl Player {
 
     /// The server writes; so many bytes arrive, and then the connection is lost for the client.
     fn deliver(&mut self, most: u8) {
-        if self.link != Link::Live {
+        if !self.link.is_sending() {
             return;
         }
         let outbox = self.session.outbox();

@@ -85,9 +85,9 @@ export class Ledger {
     return body;
   }
 
-  /** What a new connection says of this session. */
+  /** What a new connection says of this session. Early: what the server sends again may come directly behind its answer. */
   request(): object {
-    return { v: 1, token: this.grant.token, received: this.received, sent: this.sent };
+    return { v: 1, token: this.grant.token, received: this.received, sent: this.sent, early: true };
   }
 
   /** The server goes on with the session. What follows `unacknowledged()` is to be sent again. */

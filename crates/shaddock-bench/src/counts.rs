@@ -46,7 +46,7 @@ impl Counts {
 
     /// `sys.resume` of the handshake that resumes this session.
     pub(crate) fn ask(&self) -> Value {
-        json!({"v": 1, "token": self.token, "received": self.received, "sent": self.sent})
+        json!({"v": 1, "token": self.token, "received": self.received, "sent": self.sent, "early": true})
     }
 
     pub(crate) fn keep(&mut self, package: Bytes) {

@@ -86,6 +86,9 @@ pub(crate) struct ResumeRequest {
     received: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sent: Option<u64>,
+    /// Take what is sent again directly behind the response, and not after its acknowledgement: a round trip less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    early: Option<bool>,
 }
 
 impl ResumeRequest {
@@ -96,6 +99,7 @@ impl ResumeRequest {
             token: None,
             received: None,
             sent: None,
+            early: None,
         }
     }
 
@@ -258,6 +262,7 @@ impl Ledger {
             token: Some(self.grant.token.clone()),
             received: Some(self.received),
             sent: Some(self.sent),
+            early: Some(true),
         }
     }
 

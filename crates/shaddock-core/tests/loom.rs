@@ -519,6 +519,7 @@ fn resumable(service: &SessionService) -> (Arc<Session>, ReturningClient) {
         token: SECRET.token(session.id()),
         received: 0,
         sent: 0,
+        early: false,
     };
     (session, back)
 }
@@ -644,6 +645,39 @@ fn the_end_of_the_window_against_a_client_that_is_back() {
         assert_eq!(session.is_closed(), !is_back);
         check_index(&service, &[&session]);
         check_nothing_is_left(&service);
+    });
+}
+
+/// What is sent with the response, and a push meanwhile, arrive once and in order: before the client acknowledges, or after that.
+#[test]
+fn a_push_against_an_early_return() {
+    model(|| {
+        let (service, heard) = service(None);
+        let (session, back) = resumable(&service);
+        let back = ReturningClient {
+            early: true,
+            ..back
+        };
+        session.go_live(&ClientInfo::default());
+        session.send(data("x")).unwrap();
+        assert!(session.suspend(&lost(), Millis(1)));
+        session.claim(1, &back, Waker::noop()).unwrap();
+        session.hand_over(Box::new(7)).unwrap();
+        let Claimed::Yours(_) = session.poll_claim(1, Waker::noop()) else {
+            unreachable!("nobody else wants it");
+        };
+        session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        let pusher = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.send(data("y")).unwrap())
+        };
+        let early = drain(session.outbox()).0;
+        assert!(early.starts_with(&data("x")));
+        assert!(session.go_live(&ClientInfo::default()));
+        pusher.join().unwrap();
+        let all = [&early[..], &drain(session.outbox()).0[..]].concat();
+        assert_eq!(all, [data("x"), data("y")].concat());
+        assert_eq!(heard.of(&session), ["suspended", "resumed"]);
     });
 }
 

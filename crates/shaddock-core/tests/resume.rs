@@ -46,6 +46,7 @@ fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
         token: token.to_owned(),
         received,
         sent,
+        early: false,
     }
 }
 
@@ -136,8 +137,8 @@ enum Op {
     Cut,
     /// The frontend goes, and sends the client away; so many messages come before the connection has gone.
     Dismiss(usize),
-    /// Whether the answer arrives, and whether the acknowledgement does.
-    Resume(bool, bool),
+    /// Whether the answer arrives, how much of what was sent with it if the client wants that, and whether the acknowledgement does.
+    Resume(bool, Option<usize>, bool),
     /// The same, with the token of a session that is gone or of another.
     Forge,
     Expire,
@@ -155,7 +156,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => any::<bool>().prop_map(Op::ClientSends),
         3 => Just(Op::Cut),
         2 => (0..9_usize).prop_map(Op::Dismiss),
-        6 => (prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(|(a, b)| Op::Resume(a, b)),
+        6 => (prop::bool::weighted(0.8), prop::option::of(0..9_usize), prop::bool::weighted(0.8))
+            .prop_map(|(answer, early, ack)| Op::Resume(answer, early, ack)),
         1 => Just(Op::Forge),
         1 => Just(Op::Expire),
         1 => Just(Op::Kick),
@@ -182,13 +184,20 @@ struct Naive {
 enum Link {
     #[default]
     Waiting,
+    Early,
     Live,
     Away,
 }
 
+impl Link {
+    fn is_sending(self) -> bool {
+        matches!(self, Self::Early | Self::Live)
+    }
+}
+
 impl Naive {
     fn push(&mut self, id: u32, key: Option<usize>) {
-        let key = key.filter(|_| self.link != Link::Live || self.is_blocked);
+        let key = key.filter(|_| !self.link.is_sending() || self.is_blocked);
         if key.is_some() {
             let from = self.given.max(self.gone).min(self.all.len());
             let old = self.all[from..].iter().position(|known| known.1 == key);
@@ -228,6 +237,8 @@ struct Pair {
     session: Arc<Session>,
     naive: Naive,
     wire: VecDeque<u8>,
+    /// The server's answer on the latest connection has arrived, and so does what follows it.
+    hears: bool,
     token: String,
     received: u64,
     sent: u64,
@@ -279,6 +290,7 @@ impl Pair {
                 ..Naive::default()
             },
             wire: VecDeque::new(),
+            hears: true,
             token,
             received: 0,
             sent: 0,
@@ -309,7 +321,7 @@ impl Pair {
                 self.naive.push(self.next, Some(key));
             }
             Op::Block => {
-                if self.naive.link == Link::Live {
+                if self.naive.link.is_sending() {
                     self.session.outbox().begin_poll(Waker::noop());
                     assert!(!self.session.outbox().end_poll(Flush::Blocked));
                     self.naive.is_blocked = true;
@@ -341,7 +353,7 @@ impl Pair {
             }
             Op::Cut => self.cut(),
             Op::Dismiss(messages) => self.dismiss(messages),
-            Op::Resume(answer, acknowledgement) => self.resume(answer, acknowledgement),
+            Op::Resume(answer, early, ack) => self.resume(answer, early, ack),
             Op::Forge => self.forge(),
             Op::Expire => {
                 if self.naive.link == Link::Away {
@@ -374,7 +386,7 @@ impl Pair {
     }
 
     fn deliver(&mut self, n: usize) {
-        if self.naive.link != Link::Live {
+        if !self.naive.link.is_sending() {
             assert!(take(&self.session).is_empty(), "nobody is there");
             return;
         }
@@ -384,6 +396,9 @@ impl Pair {
         self.naive.give();
         let bytes = drained.copy_to_bytes(drained.remaining());
         self.session.outbox().written(bytes.len());
+        if !self.hears {
+            return;
+        }
         self.wire.extend(bytes);
         for _ in 0..n {
             let Some(id) = next_id(&mut self.wire) else {
@@ -433,16 +448,23 @@ impl Pair {
         self.cut();
     }
 
-    fn resume(&mut self, answer: bool, acknowledgement: bool) {
+    fn resume(&mut self, answer: bool, early: Option<usize>, acknowledgement: bool) {
         self.wire.clear();
         let n = self.secrets;
         self.secrets += 1;
-        let back = back(&self.token, self.received, self.sent);
+        let back = ReturningClient {
+            early: early.is_some(),
+            ..back(&self.token, self.received, self.sent)
+        };
         let (session, resumption) = take_over(&self.service, &back, n).expect("its token");
         assert!(Arc::ptr_eq(&session, &self.session));
         self.naive.lose();
         self.naive.acknowledge(self.received);
         self.naive.link = Link::Waiting;
+        if early.is_some() {
+            self.naive.link = Link::Early;
+            self.naive.give();
+        }
         let position = self.received.max(self.naive.gone as u64);
         let expected = Resumption {
             received: self.naive.received,
@@ -451,16 +473,22 @@ impl Pair {
         };
         assert_eq!(resumption, expected);
         self.told = self.naive.received;
+        self.hears = answer;
         if !answer {
             // The connection stays as it is until it is cut, or the client returns.
             return;
         }
         self.received = position;
         self.token = secret(n).token(self.session.id());
+        if let Some(arrive) = early {
+            self.deliver(arrive);
+        }
         if acknowledgement {
             assert!(self.session.go_live(&ClientInfo::default()));
+            if early.is_none() {
+                self.naive.give();
+            }
             self.naive.link = Link::Live;
-            self.naive.give();
             self.naive.bound();
             // The client sends again what the server has not.
             while self.naive.received < self.sent {
@@ -522,7 +550,7 @@ impl Pair {
 
     /// The client comes back a last time: it has all that was not told to be missing.
     fn end(mut self) {
-        self.resume(true, true);
+        self.resume(true, None, true);
         self.deliver(1000);
         assert_eq!(self.received, self.naive.all.len() as u64);
         assert_eq!(self.naive.received, self.sent);

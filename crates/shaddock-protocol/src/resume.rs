@@ -41,6 +41,8 @@ pub struct ReturningClient {
     pub received: u64,
     /// The number of DATA packages that the client has sent.
     pub sent: u64,
+    /// The client takes what is sent again directly behind the response: it need not wait until the client has acknowledged the response.
+    pub early: bool,
 }
 
 /// Never prints the token, which is equivalent to a password.
@@ -49,6 +51,7 @@ impl fmt::Debug for ReturningClient {
         f.debug_struct("ReturningClient")
             .field("received", &self.received)
             .field("sent", &self.sent)
+            .field("early", &self.early)
             .finish_non_exhaustive()
     }
 }
@@ -62,6 +65,8 @@ impl ResumeRequest {
             token: Option<String>,
             received: Option<u64>,
             sent: Option<u64>,
+            #[serde(default)]
+            early: bool,
         }
         let Some(json) = json else {
             return Self::No;
@@ -77,6 +82,7 @@ impl ResumeRequest {
                 token: Some(token),
                 received: Some(received),
                 sent: Some(sent),
+                early,
                 ..
             }) => Self::Back(ReturningClient {
                 token: if token.len() > MAX_TOKEN_LEN {
@@ -86,6 +92,7 @@ impl ResumeRequest {
                 },
                 received,
                 sent,
+                early,
             }),
             _ => Self::Malformed,
         }
@@ -280,8 +287,15 @@ mod tests {
                 token: token.to_string(),
                 received,
                 sent,
+                early: false,
             })
         };
+        let early = ResumeRequest::Back(ReturningClient {
+            token: "t".to_string(),
+            received: 2,
+            sent: 3,
+            early: true,
+        });
         let long = alloc::format!(
             r#"{{"v":1,"token":"{}","received":0,"sent":0}}"#,
             "t".repeat(129)
@@ -295,6 +309,14 @@ mod tests {
             (
                 r#"{"v":1,"token":"t","received":2,"sent":3}"#,
                 back("t", 2, 3),
+            ),
+            (
+                r#"{"v":1,"token":"t","received":2,"sent":3,"early":false}"#,
+                back("t", 2, 3),
+            ),
+            (
+                r#"{"v":1,"token":"t","received":2,"sent":3,"early":true}"#,
+                early.clone(),
             ),
             (&long, back("", 0, 0)),
             (
@@ -311,6 +333,10 @@ mod tests {
             ),
             (
                 r#"{"v":1,"token":7,"received":0,"sent":0}"#,
+                ResumeRequest::Malformed,
+            ),
+            (
+                r#"{"v":1,"token":"t","received":0,"sent":0,"early":1}"#,
                 ResumeRequest::Malformed,
             ),
             (r#"{"v":"1"}"#, ResumeRequest::Malformed),
@@ -330,6 +356,7 @@ mod tests {
             token: "secret".to_string(),
             received: 1,
             sent: 2,
+            early: false,
         };
         let grant = ResumeGrant {
             token: "secret".to_string(),

@@ -2,7 +2,6 @@
 
 use super::{Driver, Intake, Outbox, Queue, Room, SendError, bytes_u32};
 use crate::drained::Insert;
-use crate::resume::Link;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -81,7 +80,7 @@ impl Queue {
     /// What is left in `package` is dropped by the caller, without the lock.
     fn push_latest(&mut self, key: &Arc<str>, package: &mut Bytes) -> Result<(), SendError> {
         let is_live = match self.resume.as_deref() {
-            Some(ledger) => ledger.link() == Link::Live,
+            Some(ledger) => ledger.is_sending(),
             None => true,
         };
         // Also while the driver polls: it has taken what the socket did not take.

@@ -2,7 +2,7 @@
 
 use super::{Intake, Next, Outbox, Queue, Room, SendError, bytes_u32};
 use crate::pool;
-use crate::resume::{Away, Ledger, Link, Piece};
+use crate::resume::{Away, Ledger, Link, Piece, Resumption};
 use bytes::Bytes;
 use shaddock_protocol::{HEADER_LEN, PackageType};
 use std::sync::Arc;
@@ -55,6 +55,25 @@ impl Outbox {
         true
     }
 
+    /// The session continues with a connection, if `resume` says so. Kept data, and all later ones, are queued now if the client wants them
+    /// `early`, and otherwise when it [acknowledges](Self::go_live) its handshake.
+    pub(crate) fn resume_from(
+        &self,
+        early: bool,
+        resume: impl FnOnce(&mut Ledger) -> Option<Resumption>,
+    ) -> Option<Resumption> {
+        let mut queue = self.queue.lock();
+        let mut ledger = queue.resume.take()?;
+        let resumption = resume(&mut ledger);
+        if early && resumption.is_some() && queue.intake == Intake::Open {
+            queue.append_kept(&ledger);
+            ledger.go_early();
+        }
+        queue.resume = Some(ledger);
+        Self::unlock_and_wake(queue);
+        resumption
+    }
+
     /// The client has acknowledged its handshake: kept data are sent, and all later ones. Returns false if the session has ended, or if
     /// another connection has claimed it.
     pub(crate) fn go_live(&self) -> bool {
@@ -63,11 +82,11 @@ impl Outbox {
             return false;
         };
         // Not if it must release the session: the token and the counts with which the next connection was checked must stay valid.
-        let goes =
-            queue.intake == Intake::Open && ledger.link() == Link::Waiting && !ledger.is_claimed();
+        let is_answered = matches!(ledger.link(), Link::Waiting | Link::Early);
+        let goes = queue.intake == Intake::Open && is_answered && !ledger.is_claimed();
         if goes {
-            for piece in ledger.pieces() {
-                queue.append_again(&piece);
+            if ledger.link() == Link::Waiting {
+                queue.append_kept(&ledger);
             }
             ledger.go_live();
             ledger.settle();
@@ -183,7 +202,7 @@ impl Queue {
                 return Ok(false);
             }
             Link::Cut | Link::Dismissed | Link::Away => return Ok(false),
-            Link::Live => {}
+            Link::Live | Link::Early => {}
         }
         match self.admit(len) {
             // The socket is lost, the session is not.
@@ -218,19 +237,19 @@ impl Queue {
         }
     }
 
-    /// Enqueues data that were accepted before and are sent again.
-    fn append_again(&mut self, piece: &Piece<'_>) {
-        match piece {
-            Piece::Own(package) => {
-                self.queued += bytes_u32(package.len());
-                self.append_own(package);
-            }
-            Piece::Shared(package) => {
-                self.queued += bytes_u32(package.len());
-                let at = self.own.len();
-                self.more
-                    .get_or_insert_default()
-                    .push(at, (*package).clone());
+    /// Enqueues all kept data. They were accepted before.
+    fn append_kept(&mut self, ledger: &Ledger) {
+        for piece in ledger.pieces() {
+            match piece {
+                Piece::Own(package) => {
+                    self.queued += bytes_u32(package.len());
+                    self.append_own(package);
+                }
+                Piece::Shared(package) => {
+                    self.queued += bytes_u32(package.len());
+                    let at = self.own.len();
+                    self.more.get_or_insert_default().push(at, package.clone());
+                }
             }
         }
     }

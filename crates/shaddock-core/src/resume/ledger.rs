@@ -19,6 +19,8 @@ pub(crate) enum Link {
     /// The handshake response was sent and not acknowledged yet. Nothing is sent, and nothing may be discarded, because the client knows
     /// the next position.
     Waiting,
+    /// As waiting, and what the client waits for was sent with the handshake response. Accepted packages are sent.
+    Early,
     /// Accepted packages are sent.
     Live,
     /// The connection must be cut: its client does not read.
@@ -172,7 +174,7 @@ impl Ledger {
             // The close notifies the driver.
             Link::Ended => false,
             Link::Cut | Link::Dismissed => true,
-            Link::Waiting | Link::Live | Link::Away => self.is_claimed(),
+            Link::Waiting | Link::Early | Link::Live | Link::Away => self.is_claimed(),
         }
     }
 
@@ -217,9 +219,15 @@ impl Ledger {
     /// The connection has taken all that was queued for it.
     #[inline]
     pub(crate) fn give(&mut self) {
-        if self.link == Link::Live {
+        if self.is_sending() {
             self.given = self.kept.last();
         }
+    }
+
+    /// Whether accepted packages are sent.
+    #[inline]
+    pub(crate) fn is_sending(&self) -> bool {
+        matches!(self.link, Link::Live | Link::Early)
     }
 
     /// Bytes that are kept.
@@ -255,7 +263,7 @@ impl Ledger {
         is_over
             && match self.link {
                 Link::Live => self.kept.len() >= usize::from(config.ack),
-                Link::Waiting | Link::Cut | Link::Dismissed | Link::Away => true,
+                Link::Waiting | Link::Early | Link::Cut | Link::Dismissed | Link::Away => true,
                 Link::Ended => false,
             }
     }
@@ -320,7 +328,7 @@ impl Ledger {
 
     /// The connection is to go, and the session to wait for its client. False if it has none here, is about to get another one, or goes already.
     pub(crate) fn dismiss(&mut self) -> bool {
-        let has_one = matches!(self.link, Link::Waiting | Link::Live);
+        let has_one = matches!(self.link, Link::Waiting | Link::Early | Link::Live);
         let goes = has_one && !self.is_relayed && !self.is_claimed();
         if goes {
             // What is queued may still be taken.
@@ -347,10 +355,17 @@ impl Ledger {
         }
     }
 
-    /// The client has acknowledged its handshake: its positions are valid.
-    pub(crate) fn go_live(&mut self) {
-        self.link = Link::Live;
+    /// What is kept was queued for the connection, before the client has acknowledged its handshake.
+    pub(crate) fn go_early(&mut self) {
+        self.link = Link::Early;
         self.give();
+    }
+
+    /// The client has acknowledged its handshake: its positions are valid. What is kept was queued for the connection.
+    pub(crate) fn go_live(&mut self) {
+        if std::mem::replace(&mut self.link, Link::Live) != Link::Early {
+            self.give();
+        }
         self.is_back();
         if let Some(rare) = &mut self.rare {
             if let Some(token) = rare.issued.pop() {
@@ -436,7 +451,7 @@ impl Ledger {
     /// lost.
     pub(crate) fn give_up(&mut self) -> Option<CloseReason> {
         let reason = self.away()?.reason.clone();
-        if !matches!(self.link, Link::Away | Link::Waiting) {
+        if !matches!(self.link, Link::Away | Link::Waiting | Link::Early) {
             return None;
         }
         self.link = Link::Ended;
@@ -446,7 +461,8 @@ impl Ledger {
     /// Too many sessions wait, and this one for the longest time: gives it up, unless its client is about to come back. (Then it is off the list until it
     /// waits again.)
     pub(crate) fn evict(&mut self) -> Option<CloseReason> {
-        let is_coming = self.claim_of().is_some() || self.link == Link::Waiting;
+        let is_coming =
+            self.claim_of().is_some() || matches!(self.link, Link::Waiting | Link::Early);
         if !is_coming {
             return self.give_up();
         }

@@ -338,7 +338,8 @@ impl Session {
     }
 
     /// Continues the session with a connection to which it was handed over, when the client acknowledges the response
-    /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones.
+    /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones. For a client that wants
+    /// it [early](ReturningClient::early), what is kept and all that follows is queued now: the response must leave before the outbox.
     ///
     /// `None`: token or counts are invalid, or the session is closed.
     pub fn resume_from(&self, back: &ReturningClient, secret: &ResumeSecret) -> Option<Resumption> {
@@ -346,10 +347,11 @@ impl Session {
         let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
         let resume =
             |ledger: &mut Ledger| ledger.resume_from(back.received, back.sent, shown, next);
-        self.outbox().ledger(resume).flatten()
+        self.outbox().resume_from(back.early, resume)
     }
 
-    /// The client has acknowledged the response: kept packages are sent, then all later ones. Returns false if the session is closed.
+    /// The client has acknowledged the response: kept packages are sent, then all later ones, if they were not
+    /// [early](Self::resume_from). Returns false if the session is closed.
     pub fn go_live(self: &Arc<Self>, info: &ClientInfo) -> bool {
         if !self.outbox().go_live() {
             return false;

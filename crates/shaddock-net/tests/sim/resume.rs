@@ -56,6 +56,7 @@ struct Way {
     tls: bool,
     dialect: Dialect,
     relayed: bool,
+    early: bool,
 }
 
 impl Way {
@@ -65,6 +66,7 @@ impl Way {
             tls: false,
             dialect,
             relayed: false,
+            early: false,
         }
     }
 
@@ -83,6 +85,11 @@ impl Way {
     fn relayed(self) -> Self {
         let relayed = true;
         Self { relayed, ..self }
+    }
+
+    fn early(self) -> Self {
+        let early = true;
+        Self { early, ..self }
     }
 }
 
@@ -183,11 +190,13 @@ async fn journey(at: Where, way: Way) -> Result<(usize, usize), String> {
         tls,
         dialect,
         relayed,
+        early,
     } = way;
     let certificate = tls.then(certificate);
     let mut world = World::resumable_over(certificate, bounds(), Some(Duration::from_secs(3)));
     let mut traveller = Traveller::new(address(), websocket, dialect);
     traveller.tls = tls;
+    traveller.early = early;
     if relayed {
         world = world.with_door();
         // The session is there; what is cut is the connection that comes back to the other frontend.
@@ -302,6 +311,16 @@ fn cut_at_every_byte_ws_pitaya() {
 }
 
 #[test]
+fn cut_at_every_byte_early_tcp() {
+    cut_everywhere(Way::tcp(Dialect::Pomelo).early(), 6);
+}
+
+#[test]
+fn cut_at_every_byte_early_ws() {
+    cut_everywhere(Way::ws(Dialect::Pitaya).early(), 9);
+}
+
+#[test]
 fn cut_at_every_byte_tls_pomelo() {
     cut_everywhere(Way::tcp(Dialect::Pomelo).over_tls(), 1);
 }
@@ -324,6 +343,11 @@ fn cut_at_every_byte_wss_pitaya() {
 #[test]
 fn cut_at_every_byte_of_a_relay_tcp() {
     cut_everywhere(Way::tcp(Dialect::Pomelo).relayed(), 5);
+}
+
+#[test]
+fn cut_at_every_byte_of_a_relay_early() {
+    cut_everywhere(Way::ws(Dialect::Pomelo).relayed().early(), 3);
 }
 
 #[test]
@@ -432,6 +456,43 @@ fn what_suspends_and_what_ends() {
             traveller.goodbye();
             settle().await;
             world.finish(Vec::new()).await.unwrap();
+        });
+    }
+}
+
+/// What is sent again comes with the answer if the client wants it so, and otherwise when it has acknowledged the answer. It is the same, once.
+#[test]
+fn what_is_sent_again_may_come_with_the_answer() {
+    for (websocket, early) in [(false, false), (false, true), (true, false), (true, true)] {
+        run(async move || {
+            let (world, mut traveller) = arrived(bounds(), websocket).await;
+            traveller.forget_link();
+            settle().await;
+            for n in 1..=3 {
+                push(&world, &traveller, &n.to_string());
+            }
+            traveller.early = early;
+            for missing in ["the answer", "the acknowledgement"] {
+                traveller.connect(&world);
+                settle().await;
+                let link = traveller.link.as_mut().unwrap();
+                link.read();
+                let kinds: Vec<_> = link.packages.iter().map(|package| package.kind).collect();
+                let data = if early { 3 } else { 0 };
+                assert_eq!(kinds[0], PackageType::Handshake);
+                assert_eq!(kinds[1..], vec![PackageType::Data; data], "{missing}");
+                assert_eq!(state(&world), [SessionState::Suspended]);
+                if missing == "the acknowledgement" {
+                    // It has read all, and is lost before the server knows.
+                    traveller.fuse = Some((0, Cut::Reset));
+                    traveller.read();
+                }
+                traveller.forget_link();
+            }
+            push(&world, &traveller, "4");
+            arrive(&world, &mut traveller).await.unwrap();
+            assert_eq!((traveller.seen.len(), traveller.received), (4, 4));
+            depart(world, traveller).await.unwrap();
         });
     }
 }
@@ -861,6 +922,7 @@ async fn story(seed: u64, relayed: bool) -> Result<(), String> {
                     link.faults.set_step([1, 7, 65_536][rng.below(3)]);
                 }
             }
+            15 if rng.below(2) == 0 => traveller.early = !traveller.early,
             // A drain: whatever the connection is at, it goes without a word.
             15 => {
                 send_away(&world);

@@ -40,6 +40,8 @@ pub struct Traveller {
     pub lie: Option<Value>,
     /// It acknowledges the answer to its handshake before it has it.
     pub eager: bool,
+    /// It takes what is sent again directly behind the answer.
+    pub early: bool,
     ack: u64,
     pub received: u64,
     told: u64,
@@ -76,6 +78,7 @@ impl Traveller {
             version: "1",
             lie: None,
             eager: false,
+            early: false,
             ack: 0,
             received: 0,
             told: 0,
@@ -114,7 +117,8 @@ impl Traveller {
         (self.working, self.handled, self.beats, self.wrote) = (false, 0, 0, 0);
         let resume = match &self.token {
             Some(token) => {
-                json!({"v": 1, "token": token, "received": self.received, "sent": self.sent})
+                let (received, sent) = (self.received, self.sent);
+                json!({"v": 1, "token": token, "received": received, "sent": sent, "early": self.early})
             }
             None => json!({"v": 1}),
         };
