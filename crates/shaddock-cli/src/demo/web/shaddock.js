@@ -626,9 +626,9 @@ var Ledger = class {
     putVarint(body, this.received);
     return body;
   }
-  /** What a new connection says of this session. */
+  /** What a new connection says of this session. Early: what the server sends again may come directly behind its answer. */
   request() {
-    return { v: 1, token: this.grant.token, received: this.received, sent: this.sent };
+    return { v: 1, token: this.grant.token, received: this.received, sent: this.sent, early: true };
   }
   /** The server goes on with the session. What follows `unacknowledged()` is to be sent again. */
   resume(grant) {
