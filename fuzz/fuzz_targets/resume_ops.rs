@@ -156,10 +156,7 @@ impl World {
     fn come_back(&mut self, at: usize, early: bool, answer_arrives: bool, ack_arrives: bool) {
         let next = self.secret();
         let player = &mut self.players[at];
-        let honest = ReturningClient {
-            early,
-            ..back(&player.token, player.received, player.sent)
-        };
+        let honest = back(&player.token, player.received, player.sent);
         let found = self.service.find_resumable(&honest, Dialect::Pomelo);
         if player.session.is_closed() {
             let why = found.expect_err("it is closed");
@@ -191,7 +188,11 @@ impl World {
         assert_eq!(told.received, player.taken);
         assert_eq!(told.position, player.received + told.missed);
         assert!(told.position <= player.accepted);
-        player.link = if early { Link::Early } else { Link::Waiting };
+        player.link = Link::Waiting;
+        if early {
+            session.send_early();
+            player.link = Link::Early;
+        }
         player.hears = false;
         player.acknowledged = player.received;
         let token = next.token(session.id());

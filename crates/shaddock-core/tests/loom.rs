@@ -654,10 +654,6 @@ fn a_push_against_an_early_return() {
     model(|| {
         let (service, heard) = service(None);
         let (session, back) = resumable(&service);
-        let back = ReturningClient {
-            early: true,
-            ..back
-        };
         session.go_live(&ClientInfo::default());
         session.send(data("x")).unwrap();
         assert!(session.suspend(&lost(), Millis(1)));
@@ -667,6 +663,7 @@ fn a_push_against_an_early_return() {
             unreachable!("nobody else wants it");
         };
         session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        session.send_early();
         let pusher = {
             let session = Arc::clone(&session);
             thread::spawn(move || session.send(data("y")).unwrap())

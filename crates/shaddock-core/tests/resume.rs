@@ -452,16 +452,14 @@ impl Pair {
         self.wire.clear();
         let n = self.secrets;
         self.secrets += 1;
-        let back = ReturningClient {
-            early: early.is_some(),
-            ..back(&self.token, self.received, self.sent)
-        };
+        let back = back(&self.token, self.received, self.sent);
         let (session, resumption) = take_over(&self.service, &back, n).expect("its token");
         assert!(Arc::ptr_eq(&session, &self.session));
         self.naive.lose();
         self.naive.acknowledge(self.received);
         self.naive.link = Link::Waiting;
         if early.is_some() {
+            session.send_early();
             self.naive.link = Link::Early;
             self.naive.give();
         }

@@ -2,7 +2,7 @@
 
 use super::{Intake, Next, Outbox, Queue, Room, SendError, bytes_u32};
 use crate::pool;
-use crate::resume::{Away, Ledger, Link, Piece, Resumption};
+use crate::resume::{Away, Ledger, Link, Piece};
 use bytes::Bytes;
 use shaddock_protocol::{HEADER_LEN, PackageType};
 use std::sync::Arc;
@@ -55,23 +55,18 @@ impl Outbox {
         true
     }
 
-    /// The session continues with a connection, if `resume` says so. Kept data, and all later ones, are queued now if the client wants them
-    /// `early`, and otherwise when it [acknowledges](Self::go_live) its handshake.
-    pub(crate) fn resume_from(
-        &self,
-        early: bool,
-        resume: impl FnOnce(&mut Ledger) -> Option<Resumption>,
-    ) -> Option<Resumption> {
+    /// The client takes kept data, and all later ones, before it has acknowledged its handshake.
+    pub(crate) fn send_early(&self) {
         let mut queue = self.queue.lock();
-        let mut ledger = queue.resume.take()?;
-        let resumption = resume(&mut ledger);
-        if early && resumption.is_some() && queue.intake == Intake::Open {
+        let Some(mut ledger) = queue.resume.take() else {
+            return;
+        };
+        if queue.intake == Intake::Open && ledger.link() == Link::Waiting {
             queue.append_kept(&ledger);
             ledger.go_early();
         }
         queue.resume = Some(ledger);
         Self::unlock_and_wake(queue);
-        resumption
     }
 
     /// The client has acknowledged its handshake: kept data are sent, and all later ones. Returns false if the session has ended, or if

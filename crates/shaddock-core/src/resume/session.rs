@@ -338,8 +338,7 @@ impl Session {
     }
 
     /// Continues the session with a connection to which it was handed over, when the client acknowledges the response
-    /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones. For a client that wants
-    /// it [early](ReturningClient::early), what is kept and all that follows is queued now: the response must leave before the outbox.
+    /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones.
     ///
     /// `None`: token or counts are invalid, or the session is closed.
     pub fn resume_from(&self, back: &ReturningClient, secret: &ResumeSecret) -> Option<Resumption> {
@@ -347,11 +346,17 @@ impl Session {
         let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
         let resume =
             |ledger: &mut Ledger| ledger.resume_from(back.received, back.sent, shown, next);
-        self.outbox().resume_from(back.early, resume)
+        self.outbox().ledger(resume).flatten()
+    }
+
+    /// After the response was queued: kept packages are queued, and all later ones, for a client that takes them
+    /// [early](ReturningClient::early). The session still counts as suspended.
+    pub fn send_early(&self) {
+        self.outbox().send_early();
     }
 
     /// The client has acknowledged the response: kept packages are sent, then all later ones, if they were not
-    /// [early](Self::resume_from). Returns false if the session is closed.
+    /// [early](Self::send_early). Returns false if the session is closed.
     pub fn go_live(self: &Arc<Self>, info: &ClientInfo) -> bool {
         if !self.outbox().go_live() {
             return false;

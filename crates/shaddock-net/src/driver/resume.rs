@@ -287,6 +287,8 @@ impl Driver {
         if self.is_relayed() {
             session.set_relayed();
         }
+        // Before the response, which goes through its outbox: what follows it leaves in the same write.
+        self.begin_session(cx, Arc::clone(&session), false);
         let answered = new_secret().and_then(|secret| {
             let Resumption {
                 received,
@@ -299,14 +301,15 @@ impl Driver {
                 missed,
             };
             let grant = grant(&terms, secret.token(session.id()), outcome);
-            // Before the session is there: the answer is no package of it.
             Some(self.put_answer(now, user.as_ref(), Some(&grant), scratch))
         });
         self.answer_relay(match answered {
             Some(_) => RelayAnswer::Accepted,
             None => RelayAnswer::Superseded,
         });
-        self.begin_session(cx, session, false);
+        if back.early && matches!(answered, Some(Ok(()))) {
+            session.send_early();
+        }
         self.adopt(left);
         // Token and counts were valid when the session was claimed. Meanwhile the client has gone on over the connection that had the session:
         // this one is older, and its handshake arrived late. Only this connection ends; the session waits for the client.
