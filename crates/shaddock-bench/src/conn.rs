@@ -68,7 +68,7 @@ pub(crate) struct Conn {
     pub(crate) requests: Requests,
     /// Only for a resumable session.
     pub(crate) counts: Option<Box<Counts>>,
-    /// The session is resuming, and has received no message yet.
+    /// The session has resumed, the server has responses for it, and none of them has arrived yet.
     pub(crate) is_returning: bool,
 }
 
@@ -104,6 +104,11 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// Whether any request has no response yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Records a request that is about to be sent.
     pub(crate) fn begin(&mut self, kind: RequestKind, sent: u64) -> Pending {
         self.last_id += 1;

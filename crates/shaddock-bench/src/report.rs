@@ -49,12 +49,11 @@ pub struct Report {
     /// Descriptions of the first failures.
     pub notes: Vec<String>,
     /// Latency of responses and deliveries; for `churn`, from the start of the connection to the ack; for `resume`, from the start of the
-    /// new connection to the first message of the old session.
+    /// new connection to the first message that the server sends again, if there is one.
     pub latency: Option<Latency>,
     /// `resume`: from the start of a plain connection to the same server, made in between, to its handshake response.
     pub plain: Option<Latency>,
-    /// `resume`: of the same connections, to the first package after their ACK, a heartbeat. The first message of a resumed session arrives at
-    /// the same point.
+    /// `resume`: of the same connections, to the first package after their ACK, a heartbeat.
     pub plain_open: Option<Latency>,
     /// The server's cost, if its process id was given.
     pub server: Option<ServerCost>,

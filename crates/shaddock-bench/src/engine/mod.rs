@@ -311,7 +311,7 @@ impl Engine {
                     started,
                     heartbeat: Duration::ZERO,
                     requests,
-                    is_returning: counts.is_some(),
+                    is_returning: false,
                     counts,
                 });
             }

@@ -179,6 +179,11 @@ impl Engine {
             }
             None => false,
         };
+        let sends_all_again = conn
+            .counts
+            .as_ref()
+            .is_some_and(|counts| counts.kept().next().is_none());
+        conn.is_returning = is_back && sends_all_again && conn.requests.is_pending();
         conn.heartbeat = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         conn.state = State::Open;
         conn.link
@@ -202,7 +207,8 @@ impl Engine {
         }
     }
 
-    /// A DATA package arrived: acknowledges if due, and measures the time to the first one after a resumption.
+    /// A DATA package arrived: acknowledges if due, and measures the time to the first one after a resumption, if it is one that the server
+    /// had for the client.
     fn count_received(&mut self, key: usize) {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
