@@ -1,8 +1,8 @@
 //! Sessions that lose their sockets and resume.
 //!
 //! All sessions are bound. Then each one repeatedly sends a burst of requests, loses its socket immediately or after the first response
-//! (alternately), resumes, and waits for all its responses; in between a plain connection is opened and closed, to which resuming is
-//! compared. The session of slot 0 pushes to all sessions after each of its cuts, so every session knows the number of expected pushes, on
+//! (alternately), resumes, and waits for all its responses; in between, after the same pause, a plain connection is opened and closed, to
+//! which resuming is compared. The session of slot 0 pushes to all sessions after each of its cuts, so every session knows the number of expected pushes, on
 //! any thread.
 
 use std::{
@@ -32,6 +32,9 @@ pub(crate) struct Resume {
     places: Vec<Place>,
     /// Sessions to be resumed, the earliest first.
     away: VecDeque<(Instant, Away)>,
+    /// Slots for which a plain connection is to be opened, the earliest first: after the same pause, which lets the server and its machine
+    /// go to sleep.
+    plain: VecDeque<(Instant, usize)>,
     /// Handshakes in progress: of resuming sessions, and plain ones.
     connecting: usize,
     limit: usize,
@@ -80,6 +83,7 @@ impl Resume {
             is_running: false,
             places: vec![Place::default(); sessions],
             away: VecDeque::new(),
+            plain: VecDeque::new(),
             connecting: 0,
             limit: share.connecting,
             unfinished: sessions,
@@ -131,7 +135,7 @@ impl Resume {
         }
     }
 
-    /// Resumes sessions whose time has come, up to the limit of handshakes.
+    /// Resumes sessions, and opens plain connections, whose time has come, up to the limit of handshakes.
     fn pump(&mut self, engine: &mut Engine) {
         while self.connecting < self.limit
             && let Some((at, _)) = self.away.front()
@@ -140,6 +144,14 @@ impl Resume {
         {
             self.connecting += 1;
             engine.come_back(away);
+        }
+        while self.connecting < self.limit
+            && let Some(&(at, slot)) = self.plain.front()
+            && at <= engine.now()
+        {
+            self.plain.pop_front();
+            self.connecting += 1;
+            engine.connect(PLAIN + slot, false);
         }
     }
 
@@ -155,8 +167,9 @@ impl Resume {
 
     fn compare(&mut self, engine: &mut Engine, slot: usize) {
         if self.is_compared {
-            self.connecting += 1;
-            engine.connect(PLAIN + slot, false);
+            let at = engine.now() + self.away_time;
+            self.plain.push_back((at, slot));
+            engine.timers.add(at, Timer::Scenario(0));
         } else {
             self.go_on(engine, slot);
         }
