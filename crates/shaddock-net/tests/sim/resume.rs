@@ -51,6 +51,7 @@ enum Where {
 
 /// How a client comes to its session.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)]
 struct Way {
     websocket: bool,
     tls: bool,
