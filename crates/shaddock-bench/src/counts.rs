@@ -136,13 +136,13 @@ mod tests {
         assert!(!counts.taken());
         assert!(counts.taken());
         assert_eq!(&counts.heartbeat()[..], b"\x03\x00\x00\x01\x02");
-        let asked = json!({"v": 1, "token": "a", "received": 2, "sent": 3});
+        let asked = json!({"v": 1, "token": "a", "received": 2, "sent": 3, "early": true});
         assert_eq!(counts.ask(), asked);
         let answer =
             json!({"token": "b", "resumed": true, "received": 2, "position": 3, "missed": 1});
         assert_eq!(counts.returned(&answer), Ok(Outcome::Resumed { missed: 1 }));
         assert_eq!(counts.kept().map(|kept| kept[0]).collect::<Vec<_>>(), [3]);
-        let asked = json!({"v": 1, "token": "b", "received": 3, "sent": 3});
+        let asked = json!({"v": 1, "token": "b", "received": 3, "sent": 3, "early": true});
         assert_eq!(counts.ask(), asked);
         assert!(counts.returned(&answer.clone()).is_ok());
         let behind =

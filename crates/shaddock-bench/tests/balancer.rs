@@ -125,8 +125,10 @@ fn run(clients: usize, cuts: usize) {
     );
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.messages, (clients * cuts * 4) as u64);
-    let resumed: u64 = statistics.iter().map(|one| one.resumed).sum();
-    assert!(resumed >= (clients * cuts) as u64, "{resumed} came back");
+    let granted: u64 = statistics.iter().map(|one| one.granted).sum();
+    assert_eq!(granted, clients as u64, "nobody began again");
+    let connections = balancer.connections();
+    assert!(connections >= clients * (cuts + 1), "{connections}");
     for one in running {
         runtime.block_on(one.shutdown());
     }

@@ -383,7 +383,7 @@ mod tests {
         let asked = serde_json::to_value(ledger.ask()).unwrap();
         assert_eq!(
             asked,
-            json!({"v": 1, "token": "secret", "received": 1, "sent": 3})
+            json!({"v": 1, "token": "secret", "received": 1, "sent": 3, "early": true})
         );
         let asked = serde_json::to_value(ResumeRequest::new()).unwrap();
         assert_eq!(asked, json!({"v": 1}));
@@ -400,7 +400,7 @@ mod tests {
         let asked = serde_json::to_value(ledger.ask()).unwrap();
         assert_eq!(
             asked,
-            json!({"v": 1, "token": "other", "received": 5, "sent": 3})
+            json!({"v": 1, "token": "other", "received": 5, "sent": 3, "early": true})
         );
     }
 

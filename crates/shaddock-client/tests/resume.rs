@@ -126,7 +126,7 @@ async fn what_was_not_acknowledged_is_sent_again_in_order() {
     let (mut peer, said) = server.greet(resumed("t2", 2, 3, 0)).await;
     assert_eq!(
         said,
-        json!({"v": 1, "token": "t1", "received": 3, "sent": 4})
+        json!({"v": 1, "token": "t1", "received": 3, "sent": 4, "early": true})
     );
     assert_eq!(
         next(&mut events).await,
@@ -156,7 +156,7 @@ async fn a_gap_is_reported_and_counting_continues_after_it() {
     let (_peer, said) = server.greet(resumed("t3", 0, 7, 0)).await;
     assert_eq!(
         said,
-        json!({"v": 1, "token": "t2", "received": 7, "sent": 0})
+        json!({"v": 1, "token": "t2", "received": 7, "sent": 0, "early": true})
     );
 }
 
@@ -205,7 +205,7 @@ async fn the_token_of_an_answer_counts_also_if_the_ack_is_lost() {
     let (_peer, said) = server.greet(resumed("t3", 0, 5, 0)).await;
     assert_eq!(
         said,
-        json!({"v": 1, "token": "t2", "received": 5, "sent": 0})
+        json!({"v": 1, "token": "t2", "received": 5, "sent": 0, "early": true})
     );
 }
 
@@ -247,7 +247,7 @@ async fn a_new_session_ends_the_requests_of_the_old_one_and_the_client_goes_on()
     let (_peer, said) = server.greet(resumed("u2", 1, 1, 0)).await;
     assert_eq!(
         said,
-        json!({"v": 1, "token": "u1", "received": 1, "sent": 1})
+        json!({"v": 1, "token": "u1", "received": 1, "sent": 1, "early": true})
     );
 }
 
