@@ -39,16 +39,30 @@ struct Life {
     told: Vec<String>,
 }
 
+/// A call that a listener of binds (true) or of unbinds makes.
+type Deed = (Sid, bool, Arc<dyn Fn() + Send + Sync>);
+
 #[derive(Default)]
-struct Heard(Mutex<BTreeMap<Sid, Life>>);
+struct Heard {
+    lives: Mutex<BTreeMap<Sid, Life>>,
+    deeds: Mutex<Vec<Deed>>,
+}
 
 impl Heard {
     fn note(&self, session: &Session, f: impl FnOnce(&mut Life) -> String) {
-        let mut lives = self.0.lock().unwrap();
+        let mut lives = self.lives.lock().unwrap();
         let life = lives.entry(session.id()).or_default();
         assert!(!life.closed, "nothing after closed");
         let told = f(life);
         life.told.push(told);
+    }
+
+    fn act(&self, session: &Session, bound: bool) {
+        let wanted = |(sid, kind, _): &&Deed| (*sid, *kind) == (session.id(), bound);
+        let deeds: Vec<_> = self.deeds.lock().unwrap().iter().filter(wanted).cloned().collect();
+        for (_, _, deed) in deeds {
+            deed();
+        }
     }
 }
 
@@ -58,6 +72,7 @@ impl SessionEvents for Heard {
             assert_eq!(life.uid.replace(uid.to_string()), None, "bound twice");
             format!("bind {uid}")
         });
+        self.act(session, true);
     }
 
     fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
@@ -69,6 +84,7 @@ impl SessionEvents for Heard {
             );
             format!("unbind {uid}")
         });
+        self.act(session, false);
     }
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
@@ -158,9 +174,10 @@ impl Pair {
             }
             2 => {
                 let bytes = self.bytes(choices);
-                let reached = self
-                    .service
-                    .send_message_by_uid(user, &bytes.clone().into());
+                let mut reached = 0;
+                self.service.for_each_session_of(user, |session| {
+                    reached += usize::from(session.send(bytes.clone().into()).is_ok());
+                });
                 let naive = self.naive.send_to_user(user, &bytes);
                 self.same(reached, naive);
             }
@@ -200,10 +217,7 @@ impl Pair {
             }
             10 => {
                 let key = KEYS[usize::from(choices.below(4))];
-                let set = self
-                    .service
-                    .import(session.id(), key, i32::from(op))
-                    .is_ok();
+                let set = session.set(key, i32::from(op)).is_ok();
                 let naive = self.naive.set(s, &[(key, i32::from(op))]);
                 self.same(set, naive);
             }
@@ -212,7 +226,7 @@ impl Pair {
                 let sent = if op == 11 {
                     session.send(bytes.clone().into())
                 } else {
-                    session.send_buffered(bytes.clone().into())
+                    session.offer_buffered(bytes.clone().into()).map(drop)
                 };
                 let naive = self.naive.send(s, &bytes, false);
                 self.same(sent, naive);
@@ -272,11 +286,13 @@ impl Pair {
                 _ => std::panic::resume_unwind(Box::new("a listener may panic")),
             }
         };
-        let _ = match choices.below(3) {
-            0 => session.on_bind(move |_, _| act()),
-            1 => session.on_unbind(move |_, _| act()),
-            _ => session.on_closed(move |_, _| act()),
-        };
+        match choices.below(3) {
+            2 => _ = session.on_closed(move |_, _| act()),
+            kind => {
+                let deed: Deed = (session.id(), kind == 0, Arc::new(act));
+                self.heard.deeds.lock().unwrap().push(deed);
+            }
+        }
     }
 
     fn channel(&mut self, op: u8, user: &'static str, choices: &mut Choices<'_>) {
@@ -284,7 +300,7 @@ impl Pair {
         let number = usize::from(choices.below(3));
         match (op, choices.below(4)) {
             (4, 0..=2) => {
-                if let Ok(channel) = self.channels.get_or_create(name) {
+                if let Ok(channel) = self.channels.create_channel(name) {
                     let added = channel.add(&uid(user), &frontend(number));
                     assert_eq!(
                         added,
@@ -315,7 +331,10 @@ impl Pair {
                 assert_eq!(places, naive);
             }
             _ => {
-                let destroyed = self.channels.destroy_channel(name);
+                let destroyed = self
+                    .channels
+                    .channel(name)
+                    .is_some_and(|channel| channel.destroy());
                 let naive = self
                     .members
                     .remove(name)
@@ -385,7 +404,7 @@ impl Pair {
             );
             assert!(!service.config().single_session || found.len() <= 1);
         }
-        let lives = self.heard.0.lock().unwrap();
+        let lives = self.heard.lives.lock().unwrap();
         for session in &self.sessions {
             let life = lives.get(&session.id());
             assert_eq!(life.is_some_and(|life| life.closed), session.is_closed());

@@ -32,7 +32,7 @@ impl Inner {
             return Err(BindError::SingleSession { uid });
         }
         record.uid = Some(uid.clone());
-        let event = record.offer(Event::Bind(uid.clone()));
+        let event = record.offer(Event::Bound(uid.clone()));
         drop(record);
 
         // First, so that the user always has a session, and keeps the memberships.
@@ -73,7 +73,7 @@ impl Inner {
             return Err(UnbindError::NotBound { uid: uid.clone() });
         }
         record.uid = None;
-        let event = record.offer(Event::Unbind(uid.clone()));
+        let event = record.offer(Event::Unbound(uid.clone()));
         drop(record);
         let left = shard.remove(uid.as_str(), session.id());
         self.drop_memberships(shard, uid, left, Departure::Unbound);

@@ -5,9 +5,10 @@ mod service;
 
 pub use service::ChannelService;
 
+use crate::members::ChannelMembers;
 use crate::store::member_text;
 use crate::sync::Mutex;
-use crate::{ChannelError, ChannelMembers, ChannelStore, FanOut, FrontendId, StoreError, Uid};
+use crate::{ChannelError, ChannelStore, FanOut, FrontendId, StoreError, Uid};
 use service::Inner;
 use std::fmt;
 use std::sync::{Arc, Weak};

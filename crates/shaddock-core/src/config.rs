@@ -29,11 +29,11 @@ pub struct SessionConfig {
     ///
     /// Above it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). From a quarter of it on the
     /// client's further input waits. [`Outbox`](crate::Outbox) has the complete table. A single message longer than this is rejected, and
-    /// the session stays open. Never more than [`Outbox::MAX_LIMIT`](crate::Outbox::MAX_LIMIT).
+    /// the session stays open. Never more than 1 GiB.
     pub outbox_bytes: usize,
     /// Maximum number of listeners on one session. Default: 64. Above it registration fails.
     pub max_listeners: usize,
-    /// Maximum number of settings of one session. Default: 1,024. Above it `set` and `import` fail.
+    /// Maximum number of settings of one session. Default: 1,024. Above it `set` fails.
     pub max_settings: usize,
     /// Maximum number of channels and topics of one user on this frontend. Default: 1,024. Above it a join fails.
     pub max_memberships: usize,

@@ -66,7 +66,7 @@ pub enum SettingError {
         /// The requested sid.
         sid: Sid,
     },
-    /// The view has no such setting to push.
+    /// The view has no such setting to save.
     #[error("view has no setting {key}")]
     NoSuchSetting {
         /// The requested name.

@@ -1,57 +1,17 @@
-//! Events of a session: registration and dispatch of listeners.
+//! Events of sessions: their kinds, their receiver, and the queue of those that wait for it.
 
 use crate::{AudienceChange, CloseReason, Session, Uid};
 use std::any::Any;
 use std::collections::VecDeque;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// Identifies a listener of one session, for [`Session::off`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerId(pub(crate) u32);
-
-/// The events of a session, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EventKind {
-    /// The session was bound to a user.
-    Bind,
-    /// The session was unbound; the connection stays open.
-    Unbind,
-    /// The connection was lost, and the session waits for its client.
-    Suspended,
-    /// The client has resumed its suspended session.
-    Resumed,
-    /// The session is closed. Emitted exactly once, and last.
-    Closed,
-}
-
-impl EventKind {
-    /// `bind`, `unbind`, `suspended`, `resumed` or `closed`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bind => "bind",
-            Self::Unbind => "unbind",
-            Self::Suspended => "suspended",
-            Self::Resumed => "resumed",
-            Self::Closed => "closed",
-        }
-    }
-}
-
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// The events of all sessions of a service, for the layer above. See [`SessionService::set_events`].
 ///
-/// Called before the listeners of the session itself, without any lock, by the thread that caused the event or by one that is dispatching
-/// an earlier event of the same session: the events of one session are dispatched one after another and in order. A panic is caught and
-/// reported to [`on_listener_panic`](Self::on_listener_panic). A blocking call blocks the caller of `bind`, `unbind` or `close`, but no
-/// other session.
+/// Called before the listeners of the session itself ([`Session::on_closed`]), without any lock, by the thread that caused the event or by
+/// one that is dispatching an earlier event of the same session: the events of one session are dispatched one after another and in order. A
+/// panic is caught and reported to [`on_listener_panic`](Self::on_listener_panic). A blocking call blocks the caller of `bind`, `unbind` or
+/// `close`, but no other session.
 ///
 /// [`SessionService::set_events`]: crate::SessionService::set_events
 pub trait SessionEvents: Send + Sync + 'static {
@@ -92,38 +52,38 @@ pub trait SessionEvents: Send + Sync + 'static {
     /// them again. Called in place of the lost changes.
     fn audience_changes_lost(&self) {}
 
-    /// A listener or a method of this trait panicked with `message`.
-    fn on_listener_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
+    /// A listener or a method of this trait panicked with `message`. The event is `bound`, `unbound`, `suspended`, `resumed` or `closed`.
+    fn on_listener_panic(&self, session: &Arc<Session>, event: &str, message: &str) {
         let _ = (session, event, message);
     }
 }
 
-/// An event to be dispatched to listeners.
+/// An event to be dispatched.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Bind(Uid),
-    Unbind(Uid),
+    Bound(Uid),
+    Unbound(Uid),
     Suspended,
     Resumed,
     Closed(CloseReason),
 }
 
 impl Event {
-    pub(crate) const fn kind(&self) -> EventKind {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
-            Self::Bind(_) => EventKind::Bind,
-            Self::Unbind(_) => EventKind::Unbind,
-            Self::Suspended => EventKind::Suspended,
-            Self::Resumed => EventKind::Resumed,
-            Self::Closed(_) => EventKind::Closed,
+            Self::Bound(_) => "bound",
+            Self::Unbound(_) => "unbound",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
+            Self::Closed(_) => "closed",
         }
     }
 
     /// Calls the hook of the service.
     pub(crate) fn notify(&self, events: &dyn SessionEvents, session: &Arc<Session>) {
         match self {
-            Self::Bind(uid) => events.bound(session, uid),
-            Self::Unbind(uid) => events.unbound(session, uid),
+            Self::Bound(uid) => events.bound(session, uid),
+            Self::Unbound(uid) => events.unbound(session, uid),
             Self::Suspended => events.suspended(session),
             Self::Resumed => events.resumed(session),
             Self::Closed(reason) => events.closed(session, reason),
@@ -131,46 +91,20 @@ impl Event {
     }
 }
 
-type OfUid = dyn Fn(&Arc<Session>, &Uid) + Send + Sync;
-type OfReason = dyn Fn(&Arc<Session>, &CloseReason) + Send + Sync;
+/// Identifies a listener of one session, for [`Session::off`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(u32);
 
-/// A closure and its event.
-#[derive(Clone)]
-pub(crate) enum Listener {
-    Bind(Arc<OfUid>),
-    Unbind(Arc<OfUid>),
-    Closed(Arc<OfReason>),
-}
+type Listener = Box<dyn FnOnce(&Arc<Session>, &CloseReason) + Send>;
 
-impl Listener {
-    fn wants(&self, event: &Event) -> bool {
-        matches!(
-            (self, event),
-            (Self::Bind(_), Event::Bind(_))
-                | (Self::Unbind(_), Event::Unbind(_))
-                | (Self::Closed(_), Event::Closed(_))
-        )
-    }
-
-    pub(crate) fn call(&self, session: &Arc<Session>, event: &Event) {
-        match (self, event) {
-            (Self::Bind(f), Event::Bind(uid)) | (Self::Unbind(f), Event::Unbind(uid)) => {
-                f(session, uid);
-            }
-            (Self::Closed(f), Event::Closed(reason)) => f(session, reason),
-            _ => {}
-        }
-    }
-}
-
-/// The listeners of one session, in the order of registration.
+/// The listeners for the close of one session, in the order of registration.
 #[derive(Default)]
-pub(crate) struct Listeners {
+pub(crate) struct ClosedListeners {
     list: Vec<(ListenerId, Listener)>,
     next: u32,
 }
 
-impl Listeners {
+impl ClosedListeners {
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
@@ -187,18 +121,10 @@ impl Listeners {
         Some(self.list.remove(at).1)
     }
 
-    /// The listeners for `event`, to be called without a lock.
-    pub(crate) fn waiting_for(&self, event: &Event) -> Vec<Listener> {
-        let wanting = self
-            .list
-            .iter()
-            .filter(|(_, listener)| listener.wants(event));
-        wanting.map(|(_, listener)| listener.clone()).collect()
-    }
-
-    /// Removes all listeners: there is no event after `closed`, and listeners often hold the session.
-    pub(crate) fn take_all(&mut self) -> Vec<(ListenerId, Listener)> {
-        std::mem::take(&mut self.list)
+    /// Removes all listeners, to be called without a lock.
+    pub(crate) fn take_all(&mut self) -> Vec<Listener> {
+        let all = std::mem::take(&mut self.list);
+        all.into_iter().map(|(_, listener)| listener).collect()
     }
 }
 

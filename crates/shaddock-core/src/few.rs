@@ -27,13 +27,6 @@ impl<T: Clone> Few<T> {
         }
     }
 
-    pub(crate) fn last_mut(&mut self) -> Option<&mut T> {
-        match self {
-            Self::One(thing) => Some(thing),
-            Self::Many(things) => things.last_mut(),
-        }
-    }
-
     /// Removes all values that `gone` selects.
     pub(crate) fn remove(&mut self, gone: impl Fn(&T) -> bool) -> Removed {
         match self {

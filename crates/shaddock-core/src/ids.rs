@@ -160,7 +160,7 @@ impl SidAllocator {
     }
 
     /// Allocates the next sid.
-    pub fn allocate(&self) -> Sid {
+    pub(crate) fn allocate(&self) -> Sid {
         loop {
             let ticket = self.next.fetch_add(1, Ordering::Relaxed) & Self::TICKET_BITS;
             // Zero occurs once in 2^47 tickets on node 0; the loop ends with the next one.

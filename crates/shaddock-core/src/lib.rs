@@ -32,8 +32,7 @@
 //! | `session` | [`Session`], the record of one client |
 //! | `binding` | bind, unbind, close: the steps that keep the two indexes right |
 //! | `audience` | membership of channels and topics on this frontend; ends with the session |
-//! | `view` | [`FrontendSession`] and [`ExportedSession`], the views for handlers |
-//! | `event`, `close` | listeners and hooks; close reasons |
+//! | `event`, `close` | events of sessions and their receiver; close reasons |
 //! | `outbox`, `drained`, `pool` | bounded queue of bytes for one client; the data taken by its driver; spare buffers |
 //! | `resume` | resumable sessions: counts and kept messages, tokens, take-over |
 //! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
@@ -73,7 +72,6 @@ mod settings;
 mod stats;
 mod store;
 mod sync;
-mod view;
 
 pub use audience::{AudienceChange, Departure, NotJoined, Tie};
 pub use channel::{Channel, ChannelConfig, ChannelService, ChannelState, Place};
@@ -83,10 +81,9 @@ pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig};
 pub use drained::Drained;
 pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
-pub use event::{EventKind, ListenerId, SessionEvents};
+pub use event::{ListenerId, SessionEvents};
 pub use fanout::{FanOut, FanOutGroup};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
-pub use members::ChannelMembers;
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{
     BadAcknowledgement, Claimed, Handover, OnFull, ResumeConfig, ResumeSecret, ResumeStatistics,
@@ -97,7 +94,6 @@ pub use session::{Session, SessionState};
 pub use settings::Settings;
 pub use stats::{ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
-pub use view::{ExportedSession, FrontendSession};
 
 pub use shaddock_protocol::{
     Dialect, Millis, ProtocolError, ResumeRefusal, ReturningClient, Variant,

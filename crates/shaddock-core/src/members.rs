@@ -7,18 +7,8 @@ use hashbrown::HashMap;
 ///
 /// A member is a user on a frontend, and occurs at most once; the same user on two frontends is two members. Adding and removing take
 /// constant time on average, independent of the size.
-///
-/// ```
-/// use shaddock_core::{ChannelMembers, FrontendId, Uid};
-/// let (ann, front) = (Uid::new("ann")?, FrontendId::new("connector-1")?);
-/// let mut members = ChannelMembers::new();
-/// assert!(members.add(&ann, &front));
-/// assert!(!members.add(&ann, &front));
-/// assert_eq!(members.len(), 1);
-/// # Ok::<(), shaddock_core::InvalidId>(())
-/// ```
 #[derive(Clone, Debug, Default)]
-pub struct ChannelMembers {
+pub(crate) struct ChannelMembers {
     /// In the order of insertion. There are few, so the search is linear.
     groups: Vec<Group>,
     len: usize,
@@ -35,25 +25,20 @@ struct Group {
 
 impl ChannelMembers {
     /// No members.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             groups: Vec::new(),
             len: 0,
         }
     }
 
-    /// Number of members.
-    pub const fn len(&self) -> usize {
+    /// The number of members.
+    pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no members.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Adds a member. Returns false for an existing member.
-    pub fn add(&mut self, uid: &Uid, frontend: &FrontendId) -> bool {
+    pub(crate) fn add(&mut self, uid: &Uid, frontend: &FrontendId) -> bool {
         let known = self
             .groups
             .iter_mut()
@@ -68,7 +53,7 @@ impl ChannelMembers {
     }
 
     /// Removes a member. Returns false if there is no such member.
-    pub fn remove(&mut self, uid: &str, frontend: &str) -> bool {
+    pub(crate) fn remove(&mut self, uid: &str, frontend: &str) -> bool {
         let Some(place) = self
             .groups
             .iter()
@@ -86,14 +71,8 @@ impl ChannelMembers {
         true
     }
 
-    /// Whether this user on this frontend is a member.
-    pub fn contains(&self, uid: &str, frontend: &str) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| group.frontend == *frontend && group.places.contains_key(uid))
-    }
-
     /// The frontends on which a user is a member.
-    pub fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
+    pub(crate) fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
         let with = self
             .groups
             .iter()
@@ -102,14 +81,14 @@ impl ChannelMembers {
     }
 
     /// All members, grouped by frontend, each group in the order of joining.
-    pub fn iter(&self) -> impl Iterator<Item = (&Uid, &FrontendId)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Uid, &FrontendId)> {
         self.groups
             .iter()
             .flat_map(|group| group.iter().map(|uid| (uid, &group.frontend)))
     }
 
     /// The plan for a push to all members.
-    pub fn fan_out(&self) -> FanOut {
+    pub(crate) fn fan_out(&self) -> FanOut {
         let group_of = |group: &Group| FanOutGroup {
             frontend: group.frontend.clone(),
             uids: group.iter().cloned().collect(),
@@ -190,6 +169,6 @@ mod tests {
         for n in expected {
             assert!(members.remove(user(n).as_str(), front.as_str()));
         }
-        assert!(members.is_empty() && members.groups.is_empty());
+        assert!(members.len() == 0 && members.groups.is_empty());
     }
 }

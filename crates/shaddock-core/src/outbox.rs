@@ -220,9 +220,9 @@ pub struct OutboxStats {
 
 impl Outbox {
     /// The largest limit: 1 GiB.
-    pub const MAX_LIMIT: usize = 1 << 30;
+    pub(crate) const MAX_LIMIT: usize = 1 << 30;
 
-    /// Creates an empty outbox for at most `limit` bytes, and never more than [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// Creates an empty outbox for at most `limit` bytes, and never more than 1 GiB.
     pub fn new(limit: usize) -> Self {
         Self {
             queue: Mutex::new(Queue {
@@ -232,47 +232,14 @@ impl Outbox {
         }
     }
 
-    /// Enqueues a package that is shared with other sessions.
+    /// Enqueues a package that is shared with other sessions, and returns whether there is room for more.
     ///
     /// # Errors
     ///
     /// See [`SendError`]. An empty package is accepted and ignored.
-    pub fn push(&self, package: Bytes) -> Result<(), SendError> {
-        self.offer(package).map(drop)
-    }
-
-    /// As [`push`](Self::push), and returns whether there is [room](Room) for more.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    pub fn offer(&self, mut package: Bytes) -> Result<Room, SendError> {
+    pub fn push(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
-        Self::unlock_after(queue, &result);
-        result
-    }
-
-    /// Enqueues several packages without packages of others in between.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push). Packages accepted before the error stay queued, unless the error is `SlowClient`.
-    pub fn push_batch(&self, packages: impl IntoIterator<Item = Bytes>) -> Result<(), SendError> {
-        self.offer_batch(packages).map(drop)
-    }
-
-    pub(crate) fn offer_batch(
-        &self,
-        packages: impl IntoIterator<Item = Bytes>,
-    ) -> Result<Room, SendError> {
-        // Before the lock: an iterator is code of its caller.
-        let mut packages: Vec<Bytes> = packages.into_iter().collect();
-        let mut queue = self.queue.lock();
-        let result = packages
-            .iter_mut()
-            .try_for_each(|package| queue.push(package))
-            .map(|()| queue.room());
         Self::unlock_after(queue, &result);
         result
     }
@@ -283,11 +250,7 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn push_buffered(&self, package: Bytes) -> Result<(), SendError> {
-        self.offer_buffered(package).map(drop)
-    }
-
-    pub(crate) fn offer_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
+    pub fn push_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
         // An accepted push can also cut the connection of a slow resumable client: its driver must be notified.
@@ -309,15 +272,8 @@ impl Outbox {
     /// # Errors
     ///
     /// [`PushError::Encode`] is the error of `encode`, [`PushError::Send`] as for [`push`](Self::push), but never `Busy`.
-    pub fn push_with<E>(
-        &self,
-        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
-    ) -> Result<(), PushError<E>> {
-        self.offer_with(encode).map(drop)
-    }
-
     #[inline]
-    pub(crate) fn offer_with<E>(
+    pub fn push_with<E>(
         &self,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<Room, PushError<E>> {

@@ -2,15 +2,13 @@
 
 use crate::audience::{AudienceChange, Audiences};
 use crate::claims::KnownClaims;
-use crate::event::{Event, EventKind, guarded};
+use crate::event::{Event, guarded};
 use crate::index::{SidIndex, UidIndex};
 use crate::resume::{Ledger, ResumePool};
 use crate::{
-    BindError, ClientInfo, CloseReason, FrontendId, SendError, Session, SessionConfig,
-    SessionEvents, SettingError, Sid, SidAllocator, Uid, UnbindError,
+    BindError, ClientInfo, CloseReason, FrontendId, Session, SessionConfig, SessionEvents, Sid,
+    SidAllocator, Uid, UnbindError,
 };
-use bytes::Bytes;
-use serde_json::Value;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,30 +155,6 @@ impl SessionService {
         self.inner.unbind(&session, uid)
     }
 
-    /// Sets one setting of a session.
-    ///
-    /// # Errors
-    ///
-    /// There is no such session, or it has too many settings.
-    pub fn import(&self, sid: Sid, key: &str, value: impl Into<Value>) -> Result<(), SettingError> {
-        let session = self.get(sid).ok_or(SettingError::NoSuchSession { sid })?;
-        session.set(key, value)
-    }
-
-    /// Sets several settings of a session and keeps the others. Atomic.
-    ///
-    /// # Errors
-    ///
-    /// There is no such session, or it would have too many settings.
-    pub fn import_all(
-        &self,
-        sid: Sid,
-        settings: impl IntoIterator<Item = (String, Value)>,
-    ) -> Result<(), SettingError> {
-        let session = self.get(sid).ok_or(SettingError::NoSuchSession { sid })?;
-        session.set_all(settings)
-    }
-
     /// Closes every session of a user on this frontend, and returns their number. Each client receives a KICK package with the reason, by
     /// default `kick`.
     pub fn kick(&self, uid: &str, reason: Option<&str>) -> usize {
@@ -217,24 +191,6 @@ impl SessionService {
     pub fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
         self.get(sid)
             .filter(|session| session.close(CloseReason::Removed))
-    }
-
-    /// Enqueues an encoded package for one session.
-    ///
-    /// # Errors
-    ///
-    /// See [`SendError`]; `Closed` also if there is no such session. After `SlowClient` the session is closed.
-    pub fn send_message(&self, sid: Sid, package: Bytes) -> Result<(), SendError> {
-        self.get(sid).ok_or(SendError::Closed)?.send(package)
-    }
-
-    /// Enqueues an encoded package for each session of a user, and returns how many accepted it.
-    pub fn send_message_by_uid(&self, uid: &str, package: &Bytes) -> usize {
-        let mut taken = 0;
-        self.for_each_session_of(uid, |session| {
-            taken += usize::from(session.send(package.clone()).is_ok());
-        });
-        taken
     }
 
     /// Calls `f` for all sessions, ascending by sid. No lock is held: `f` may close them.
@@ -296,7 +252,7 @@ impl Inner {
         if let Some(events) = self.events.get()
             && let Err(message) = guarded(|| event.notify(&**events, session))
         {
-            self.report_panic(session, event.kind(), &message);
+            self.report_panic(session, event.name(), &message);
         }
     }
 
@@ -316,7 +272,7 @@ impl Inner {
         }
     }
 
-    pub(crate) fn report_panic(&self, session: &Arc<Session>, event: EventKind, message: &str) {
+    pub(crate) fn report_panic(&self, session: &Arc<Session>, event: &str, message: &str) {
         self.listener_panics.fetch_add(1, Ordering::Relaxed);
         if let Some(events) = self.events.get() {
             // A panic in the reporter is counted by the line above; nothing else can be done.

@@ -3,13 +3,13 @@
 mod events;
 
 use crate::error::SettingError;
-use crate::event::{Event, EventQueue, Listeners};
+use crate::event::{ClosedListeners, Event, EventQueue};
 use crate::resume::Ledger;
 use crate::service::{Inner, SessionContext};
 use crate::sync::Mutex;
 use crate::{
-    BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, FrontendSession, Millis,
-    Outbox, PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError, Variant,
+    BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, Millis, Outbox,
+    PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError, Variant,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -37,7 +37,7 @@ pub enum SessionState {
 /// [`create_resumable`](crate::SessionService::create_resumable), another connection can replace it ([`suspend`](Self::suspend),
 /// [`claim`](Self::claim)).
 ///
-/// Handlers receive a [`FrontendSession`] instead, whose settings are a copy.
+/// Handlers receive a view instead (`SessionView` in the crate `shaddock`), with a copy of the settings.
 ///
 /// # Memory
 ///
@@ -83,7 +83,7 @@ pub(crate) struct Record {
 /// State that most sessions never have.
 #[derive(Default)]
 struct Extra {
-    listeners: Listeners,
+    on_closed: ClosedListeners,
     events: EventQueue,
     closed: Option<CloseReason>,
     /// Claims that only this client has.
@@ -289,20 +289,7 @@ impl Session {
     ///
     /// As [`send`](Self::send).
     pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.offer(package))
-    }
-
-    /// Enqueues several encoded packages without packages of others in between.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn send_batch(
-        self: &Arc<Self>,
-        packages: impl IntoIterator<Item = Bytes>,
-    ) -> Result<(), SendError> {
-        self.close_if_slow(self.outbox.offer_batch(packages))
-            .map(drop)
+        self.close_if_slow(self.outbox.push(package))
     }
 
     /// Encodes one package directly into the queue, see [`Outbox::push_with`].
@@ -314,7 +301,7 @@ impl Session {
         self: &Arc<Self>,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), PushError<E>> {
-        match self.outbox.offer_with(encode) {
+        match self.outbox.push_with(encode) {
             Err(PushError::Send(error)) => Ok(self.close_if_slow(Err(error)).map(drop)?),
             Err(error) => Err(error),
             Ok(room) => {
@@ -324,22 +311,13 @@ impl Session {
         }
     }
 
-    /// Enqueues an encoded package without waking the connection, see [`Outbox::push_buffered`].
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn send_buffered(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        self.offer_buffered(package).map(drop)
-    }
-
-    /// As [`send_buffered`](Self::send_buffered), and says whether there is room for more.
+    /// As [`offer`](Self::offer), but does not wake the connection: the package is sent with the next data, or with [`Outbox::flush`].
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send).
     pub fn offer_buffered(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.offer_buffered(package))
+        self.close_if_slow(self.outbox.push_buffered(package))
     }
 
     /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`] was false after every send since the last call.
@@ -380,6 +358,12 @@ impl Session {
     /// The current settings. Shares the memory.
     pub fn settings(&self) -> Settings {
         self.record.lock().settings.clone()
+    }
+
+    /// The user and the settings at one moment.
+    pub fn uid_and_settings(&self) -> (Option<Uid>, Settings) {
+        let record = self.record.lock();
+        (record.uid.clone(), record.settings.clone())
     }
 
     /// The value of one setting.
@@ -513,16 +497,6 @@ impl Session {
         };
         self.finish_close(self.context.service.upgrade().as_deref(), pending);
         true
-    }
-
-    /// A view with the current values, for one request.
-    pub fn to_frontend_session(self: &Arc<Self>) -> FrontendSession {
-        let record = self.record.lock();
-        FrontendSession::new(
-            Arc::clone(self),
-            record.uid.clone(),
-            record.settings.clone(),
-        )
     }
 
     pub(crate) fn service(&self) -> Option<Arc<Inner>> {

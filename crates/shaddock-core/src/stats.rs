@@ -5,7 +5,6 @@ use crate::index::Shards;
 use crate::{FrontendId, Sid, Uid};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,8 +31,6 @@ struct Login {
     time: u64,
     /// Without the IPv6 flow and scope of `SocketAddr`.
     address: Option<(IpAddr, u16)>,
-    /// Most applications add nothing.
-    info: Option<Box<Map<String, Value>>>,
 }
 
 impl Login {
@@ -43,7 +40,6 @@ impl Login {
             sid: self.sid,
             login_time: self.time,
             address: self.address.map(SocketAddr::from),
-            info: self.info.as_deref().cloned().unwrap_or_default(),
         }
     }
 }
@@ -60,9 +56,6 @@ pub struct LoginRecord {
     pub login_time: u64,
     /// The client's network address. The flow and the scope of an IPv6 address are not kept.
     pub address: Option<SocketAddr>,
-    /// Data added by the application.
-    #[serde(flatten)]
-    pub info: Map<String, Value>,
 }
 
 /// The result of [`ConnectionStats::statistics`]. As JSON it has Pomelo's names.
@@ -103,13 +96,11 @@ impl ConnectionStats {
             sid,
             login_time,
             address,
-            info,
         } = login;
         let login = Login {
             sid,
             time: login_time,
             address: address.map(|address| (address.ip(), address.port())),
-            info: (!info.is_empty()).then(|| Box::new(info)),
         };
         let mut logins = self.inner.shard(uid.as_str());
         match logins.get_mut(&uid) {
@@ -137,16 +128,6 @@ impl ConnectionStats {
             logins.remove(uid);
         }
         removed != Removed::Nothing
-    }
-
-    /// Adds data to a user's latest login. Returns false if the user is not logged in.
-    pub fn update_user_info(&self, uid: &str, info: Map<String, Value>) -> bool {
-        let mut logins = self.inner.shard(uid);
-        let Some(latest) = logins.get_mut(uid).and_then(Few::last_mut) else {
-            return false;
-        };
-        latest.info.get_or_insert_default().extend(info);
-        true
     }
 
     /// All statistics, for operators, with the number of open connections, which their listeners count. The list is built under short locks,

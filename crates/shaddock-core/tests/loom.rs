@@ -402,7 +402,7 @@ fn a_full_socket_does_not_hide_the_end() {
                 // The driver never gets rid of the first one: this passes the bound, or the driver has not tried yet.
                 match outbox.push(Bytes::from_static(b"2")) {
                     Err(SendError::SlowClient) => {}
-                    Ok(()) | Err(SendError::Busy) => outbox.abort(),
+                    Ok(_) | Err(SendError::Busy) => outbox.abort(),
                     Err(other) => unreachable!("{other}"),
                 }
             })

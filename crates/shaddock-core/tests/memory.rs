@@ -134,7 +134,6 @@ fn a_login_costs_an_entry() {
             sid: Sid::new(n).unwrap(),
             login_time: 1_764_000_000_000,
             address: Some("192.0.2.1:4000".parse().unwrap()),
-            info: serde_json::Map::new(),
         });
     }
     let each = (held() - before).cast_unsigned() / SESSIONS;

@@ -43,7 +43,6 @@ enum Op {
     ViewSet(usize, i32),
     ViewPush(usize),
     ViewPushAll,
-    ViewBind(usize),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -63,14 +62,13 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         3 => (s.clone(), 0..70_usize).prop_map(|(s, n)| Op::Send(s, n)),
         3 => (s.clone(), 0..70_usize).prop_map(|(s, n)| Op::Encode(s, n)),
         1 => (s.clone(), 0..30_usize).prop_map(|(s, n)| Op::Buffer(s, n)),
-        2 => (u.clone(), 0..30_usize).prop_map(|(u, n)| Op::SendToUser(u, n)),
+        2 => (u, 0..30_usize).prop_map(|(u, n)| Op::SendToUser(u, n)),
         1 => (0..30_usize).prop_map(Op::Broadcast),
         4 => (s.clone(), 0..70_usize).prop_map(|(s, n)| Op::Drain(s, n)),
         2 => s.clone().prop_map(Op::View),
         2 => (k.clone(), any::<i32>()).prop_map(|(k, v)| Op::ViewSet(k, v)),
         2 => k.prop_map(Op::ViewPush),
         1 => Just(Op::ViewPushAll),
-        1 => u.prop_map(Op::ViewBind),
     ];
     prop::collection::vec(op, 1..80)
 }
@@ -83,7 +81,8 @@ struct Pair {
     sessions: Vec<Arc<Session>>,
     /// What the driver of each took and did not write yet.
     taken: Vec<Vec<u8>>,
-    view: Option<(usize, FrontendSession)>,
+    /// A session, and a copy of its settings, as a handler has it.
+    view: Option<(Arc<Session>, Settings)>,
     naive: Naive,
     /// Distinct bytes for each message.
     next: u8,
@@ -166,7 +165,10 @@ impl Pair {
             }
             Op::SendToUser(u, len) => {
                 let bytes = self.bytes(len);
-                let n = self.service.send_message_by_uid(USERS[u], &bytes);
+                let mut n = 0;
+                self.service.for_each_session_of(USERS[u], |session| {
+                    n += usize::from(session.send(bytes.clone()).is_ok());
+                });
                 assert_eq!(n, self.naive.send_to_user(USERS[u], &bytes));
             }
             Op::Broadcast(len) => {
@@ -175,7 +177,7 @@ impl Pair {
                     .visit_sessions(|session| _ = session.send(bytes.clone()));
                 self.naive.broadcast(&bytes);
             }
-            Op::ViewSet(..) | Op::ViewPush(_) | Op::ViewPushAll | Op::ViewBind(_) => {
+            Op::ViewSet(..) | Op::ViewPush(_) | Op::ViewPushAll => {
                 self.apply_to_view(op);
             }
             _ if self.sessions.is_empty() => {}
@@ -221,13 +223,13 @@ impl Pair {
                 );
             }
             Op::Set(s, k, v) => {
-                let result = self.service.import(self.sessions[s % all].id(), KEYS[k], v);
+                let result = self.sessions[s % all].set(KEYS[k], v);
                 assert_eq!(result.is_ok(), self.naive.set(s % all, &[(KEYS[k], v)]));
             }
             Op::SetTwo(s, k, v) => {
                 let two = [(KEYS[k], v), (KEYS[(k + 1) % KEYS.len()], v)];
                 let values = two.map(|(key, value)| (key.to_owned(), json!(value)));
-                let result = self.service.import_all(self.sessions[s % all].id(), values);
+                let result = self.sessions[s % all].set_all(values);
                 assert_eq!(result.is_ok(), self.naive.set(s % all, &two));
             }
             Op::Unset(s, k) => {
@@ -245,7 +247,9 @@ impl Pair {
             }
             Op::Drain(s, n) => self.drain(s % all, n),
             Op::View(s) => {
-                self.view = Some((s % all, self.sessions[s % all].to_frontend_session()));
+                let session = Arc::clone(&self.sessions[s % all]);
+                let settings = session.settings();
+                self.view = Some((session, settings));
                 self.naive.view(s % all);
             }
             _ => unreachable!("{op:?} is for all"),
@@ -253,9 +257,14 @@ impl Pair {
     }
 
     fn bind(&mut self, s: usize, u: usize) {
-        let result = self.service.bind(self.sessions[s].id(), uid(u));
+        // Both ways to bind, by the parity of the last message.
+        let result = if self.next.is_multiple_of(2) {
+            self.service.bind(self.sessions[s].id(), uid(u))
+        } else {
+            self.sessions[s].bind(uid(u))
+        };
         let result = result.map_err(|error| match error {
-            BindError::NoSuchSession { .. } => "gone".to_owned(),
+            BindError::NoSuchSession { .. } | BindError::SessionClosed { .. } => "gone".to_owned(),
             BindError::AlreadyBound { uid } => format!("bound to {uid}"),
             BindError::SingleSession { uid } => format!("taken {uid}"),
             other => panic!("{other:?} without a race"),
@@ -268,7 +277,7 @@ impl Pair {
         let session = &self.sessions[s];
         let result = match op {
             Op::Send(..) => session.send(bytes.clone()),
-            Op::Buffer(..) => session.send_buffered(bytes.clone()),
+            Op::Buffer(..) => session.offer_buffered(bytes.clone()).map(drop),
             _ => {
                 // An encoder that fails leaves nothing behind.
                 let failed = session.send_with(|buf| {
@@ -311,21 +320,22 @@ impl Pair {
     }
 
     fn apply_to_view(&mut self, op: &Op) {
-        let Some((_, view)) = &mut self.view else {
+        let Some((session, settings)) = &mut self.view else {
             return;
         };
         match *op {
             Op::ViewSet(k, v) => {
-                view.set(KEYS[k], v);
+                settings.set(KEYS[k], v);
                 self.naive.view_set(KEYS[k], v);
             }
             Op::ViewPush(k) => {
-                assert_eq!(view.push(KEYS[k]).is_ok(), self.naive.view_push(KEYS[k]));
+                let value = settings.get(KEYS[k]).cloned();
+                let pushed = value.is_some_and(|value| session.set(KEYS[k], value).is_ok());
+                assert_eq!(pushed, self.naive.view_push(KEYS[k]));
             }
-            Op::ViewPushAll => assert_eq!(view.push_all().is_ok(), self.naive.view_push_all()),
-            Op::ViewBind(u) => {
-                assert_eq!(view.bind(uid(u)).is_ok(), self.naive.view_bind(USERS[u]));
-                assert_eq!(view.uid().map(Uid::as_str), self.naive.view_uid());
+            Op::ViewPushAll => {
+                let pushed = session.set_all(settings.to_map()).is_ok();
+                assert_eq!(pushed, self.naive.view_push_all());
             }
             _ => unreachable!("{op:?} is not for views"),
         }

@@ -308,9 +308,9 @@ fn another_driver_takes_over_what_is_queued() {
 #[test]
 fn counts_go_up() {
     let outbox = Outbox::new(100);
-    outbox
-        .push_batch(["a", "", "bc"].map(Bytes::from_static_str))
-        .unwrap();
+    for text in ["a", "", "bc"] {
+        outbox.push(Bytes::from(text)).unwrap();
+    }
     outbox.push_with(append(b"")).unwrap();
     outbox.push_with(append(b"d")).unwrap();
     take_all(&outbox);
@@ -319,21 +319,11 @@ fn counts_go_up() {
     assert_eq!((stats.queued_bytes, stats.in_flight_bytes), (0, 0));
 }
 
-trait FromText {
-    fn from_static_str(text: &'static str) -> Self;
-}
-
-impl FromText for Bytes {
-    fn from_static_str(text: &'static str) -> Self {
-        Self::from_static(text.as_bytes())
-    }
-}
-
 #[derive(Clone, Debug)]
 enum Op {
     Push(usize),
     Encode(usize),
-    Batch(Vec<usize>),
+    Buffer(Vec<usize>),
     Take,
     Write(usize),
     WriteVectored(usize),
@@ -344,7 +334,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => len().prop_map(Op::Push),
         3 => len().prop_map(Op::Encode),
-        1 => prop::collection::vec(len(), 0..4).prop_map(Op::Batch),
+        1 => prop::collection::vec(len(), 0..4).prop_map(Op::Buffer),
         3 => Just(Op::Take),
         2 => (0..900_usize).prop_map(Op::Write),
         2 => (1..6_usize).prop_map(Op::WriteVectored),
@@ -366,11 +356,12 @@ proptest! {
         };
         for op in ops {
             match op {
-                Op::Push(len) => outbox.push(message(len)).unwrap(),
-                Op::Encode(len) => outbox.push_with(append(&message(len))).unwrap(),
-                Op::Batch(lens) => {
-                    let batch: Vec<_> = lens.into_iter().map(&mut message).collect();
-                    outbox.push_batch(batch).unwrap();
+                Op::Push(len) => _ = outbox.push(message(len)).unwrap(),
+                Op::Encode(len) => _ = outbox.push_with(append(&message(len))).unwrap(),
+                Op::Buffer(lens) => {
+                    for len in lens {
+                        outbox.push_buffered(message(len)).unwrap();
+                    }
                 }
                 Op::Take => {
                     // A driver writes what it took, or keeps it, before it takes again.
@@ -428,21 +419,12 @@ fn memory_of_the_application_ends_without_the_lock() {
             let _ = outbox.push(owned(len));
             let _ = outbox.push_buffered(owned(len));
         }
-        // The iterator looks too; what comes behind an error is not queued.
-        let batch = [3, 2000, 3]
-            .map(owned)
-            .into_iter()
-            .inspect(|_| assert!(outbox.stats().messages > 0));
-        assert!(outbox.push_batch(batch).is_err());
         // The socket is full, and everything that waits is dropped.
         outbox.begin_poll(Waker::noop());
         assert!(!outbox.end_poll(Flush::Blocked));
         assert_eq!(outbox.push(owned(999)), Err(SendError::SlowClient));
         assert_eq!(outbox.push(owned(3)), Err(SendError::Closed));
-        assert_eq!(
-            outbox.push_batch([owned(3), owned(3)]),
-            Err(SendError::Closed)
-        );
+        assert_eq!(outbox.push_buffered(owned(3)), Err(SendError::Closed));
         let _ = done.send(());
     });
     let ended = finished.recv_timeout(std::time::Duration::from_secs(60));

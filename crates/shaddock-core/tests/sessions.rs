@@ -66,8 +66,6 @@ fn everything_is_shareable() {
     fn check<T: Send + Sync + 'static>() {}
     check::<SessionService>();
     check::<Session>();
-    check::<FrontendSession>();
-    check::<ExportedSession>();
     check::<Outbox>();
     check::<Drained>();
     check::<ChannelService>();
@@ -90,12 +88,10 @@ fn a_close_goes_step_by_step() {
         assert_eq!(session.close_reason().as_ref(), Some(reason));
         // Not to be found any more, but readable.
         assert!(inner.get(session.id()).is_none() && inner.get_by_uid("ann").is_empty());
-        let view = session.to_frontend_session();
         assert_eq!(
-            (view.uid(), view.get("rid")),
-            (Some(&uid("ann")), Some(&json!("lobby")))
+            (session.uid(), session.get("rid")),
+            (Some(uid("ann")), Some(json!("lobby")))
         );
-        assert!(!view.is_online());
         // Nothing is accepted any more, and the kick is not written yet.
         assert_eq!(
             session.send(Bytes::from_static(b"late")),
@@ -113,31 +109,22 @@ fn a_close_goes_step_by_step() {
 }
 
 #[test]
-fn hooks_come_first_then_listeners_in_order() {
+fn the_hook_comes_first_then_listeners_in_order() {
     let service = service();
     let notes = Notes::default();
     assert!(service.set_events(Arc::new(notes.clone())));
     assert!(!service.set_events(Arc::new(notes.clone())));
     let session = create(&service);
     for n in 1..=2 {
-        let (a, b, c) = (notes.clone(), notes.clone(), notes.clone());
+        let words = notes.clone();
         session
-            .on_bind(move |_, uid| a.note(format!("{n} bind {uid}")))
-            .unwrap();
-        session
-            .on_unbind(move |_, uid| b.note(format!("{n} unbind {uid}")))
-            .unwrap();
-        session
-            .on_closed(move |_, reason| c.note(format!("{n} {}", reason.name())))
+            .on_closed(move |_, reason| words.note(format!("{n} {}", reason.name())))
             .unwrap();
     }
     session.bind(uid("ann")).unwrap();
-    assert_eq!(notes.take(), ["hook bind ann", "1 bind ann", "2 bind ann"]);
+    assert_eq!(notes.take(), ["hook bind ann"]);
     session.unbind(&uid("ann")).unwrap();
-    assert_eq!(
-        notes.take(),
-        ["hook unbind ann", "1 unbind ann", "2 unbind ann"]
-    );
+    assert_eq!(notes.take(), ["hook unbind ann"]);
     session.bind(uid("bob")).unwrap();
     notes.take();
     // No unbind event on a close.
@@ -146,23 +133,50 @@ fn hooks_come_first_then_listeners_in_order() {
     assert_eq!(notes.take(), [closed, "1 idle", "2 idle"]);
 }
 
+/// Notes the events, and calls a function in each bind.
+struct OnBind<F> {
+    notes: Notes,
+    call: F,
+}
+
+impl<F: Fn(&Arc<Session>, &Uid) + Send + Sync + 'static> SessionEvents for OnBind<F> {
+    fn bound(&self, session: &Arc<Session>, uid: &Uid) {
+        self.notes.bound(session, uid);
+        (self.call)(session, uid);
+    }
+
+    fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
+        self.notes.unbound(session, uid);
+    }
+
+    fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
+        self.notes.closed(session, reason);
+    }
+}
+
 #[test]
 fn calls_from_a_listener_are_dispatched_after_it_in_order() {
     let service = service();
     let notes = Notes::default();
-    service.set_events(Arc::new(notes.clone()));
-    let session = create(&service);
     let words = notes.clone();
     let react = move |session: &Arc<Session>, uid: &Uid| {
         words.note("listener begins");
         session.unbind(uid).unwrap();
         session.close(CloseReason::Attack);
-        // Gone at once; told and kicked later.
+        // Removed at once; the event and the KICK follow.
         assert!(session.is_closed());
         assert_eq!(session.outbox().stats().queued_bytes, 0);
         words.note("listener ends");
     };
-    session.on_bind(react).unwrap();
+    service.set_events(Arc::new(OnBind {
+        notes: notes.clone(),
+        call: react,
+    }));
+    let session = create(&service);
+    let words = notes.clone();
+    session
+        .on_closed(move |_, reason| words.note(reason.name()))
+        .unwrap();
     assert_eq!(session.bind(uid("ann")), Ok(()));
     assert_eq!(
         notes.take(),
@@ -172,6 +186,7 @@ fn calls_from_a_listener_are_dispatched_after_it_in_order() {
             "listener ends",
             "hook unbind ann",
             "hook closed asked for the method `constructor`",
+            "attack",
         ]
     );
     assert_eq!(
@@ -187,11 +202,17 @@ fn a_blocked_listener_holds_up_no_other_session() {
     let (reached, is_reached) = mpsc::channel();
     let (release, is_released) = mpsc::channel::<()>();
     let is_released = Mutex::new(is_released);
-    let block = move |_: &Arc<Session>, _: &Uid| {
-        reached.send(()).unwrap();
-        is_released.lock().unwrap().recv().unwrap();
+    let first = blocked.id();
+    let block = move |session: &Arc<Session>, _: &Uid| {
+        if session.id() == first {
+            reached.send(()).unwrap();
+            is_released.lock().unwrap().recv().unwrap();
+        }
     };
-    blocked.on_bind(block).unwrap();
+    service.set_events(Arc::new(OnBind {
+        notes: Notes::default(),
+        call: block,
+    }));
     std::thread::scope(|scope| {
         scope.spawn(|| blocked.bind(uid("ann")).unwrap());
         is_reached.recv().unwrap();
@@ -201,7 +222,7 @@ fn a_blocked_listener_holds_up_no_other_session() {
         assert_eq!(service.get_by_uid("ann").len(), 2);
         assert_eq!(service.kick("ann", None), 2);
         assert_eq!(received(&other).1, Next::CloseAfterFlush);
-        // Its end is told after the event that is being told now.
+        // Its close is dispatched after the event that is being dispatched now.
         assert_eq!(
             received(&blocked),
             (Bytes::from_static(b"x"), Next::Continue)
@@ -301,8 +322,10 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
     let fast = create(&service);
     for send in [
         |session: &Arc<Session>| session.send(Bytes::from_static(b"67890x")),
-        |session: &Arc<Session>| session.send_batch([Bytes::from_static(b"67890x")]),
-        |session: &Arc<Session>| session.send_buffered(Bytes::from_static(b"67890x")),
+        |session: &Arc<Session>| {
+            let package = Bytes::from_static(b"67890x");
+            session.offer_buffered(package).map(drop)
+        },
         |session: &Arc<Session>| {
             let encode = |buf: &mut bytes::BytesMut| {
                 buf.extend_from_slice(b"67890x");
@@ -323,13 +346,10 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
         assert!(service.get(slow.id()).is_none());
         assert_eq!(received(&slow), (Bytes::new(), Next::CloseNow));
         let too_large = SendError::TooLarge { len: 11, limit: 10 };
-        assert_eq!(
-            service.send_message(fast.id(), Bytes::from(vec![0; 11])),
-            Err(too_large)
-        );
+        assert_eq!(fast.send(Bytes::from(vec![0; 11])), Err(too_large));
     }
     assert_eq!(service.session_count(), 1);
-    assert!(service.statistics().closed.contains(&("slow_client", 4)));
+    assert!(service.statistics().closed.contains(&("slow_client", 3)));
 }
 
 #[test]
@@ -342,24 +362,23 @@ fn settings_are_bounded_and_written_all_or_none() {
     session.set("a", 1).unwrap();
     let three = ["a", "b", "c"].map(|key| (key.to_owned(), json!(2)));
     let too_many = SettingError::TooMany { limit: 2 };
-    assert_eq!(
-        service.import_all(session.id(), three.clone()),
-        Err(too_many)
-    );
+    assert_eq!(session.set_all(three.clone()), Err(too_many));
     assert_eq!(session.get("a"), Some(json!(1)));
-    service
-        .import_all(session.id(), three[..2].to_vec())
-        .unwrap();
-    service.import(session.id(), "a", 3).unwrap();
+    session.set_all(three[..2].to_vec()).unwrap();
+    session.set("a", 3).unwrap();
     assert_eq!(
         serde_json::to_string(&session.settings()).unwrap(),
         r#"{"a":3,"b":2}"#
     );
-    let unknown = Sid::new(1).unwrap();
-    let gone = SettingError::NoSuchSession { sid: unknown };
-    assert_eq!(gone.to_string(), "session does not exist, sid: 1");
-    assert_eq!(service.import(unknown, "a", 1), Err(gone.clone()));
-    assert_eq!(service.import_all(unknown, []), Err(gone));
+    session.close(CloseReason::Removed);
+    let sid = session.id();
+    let gone = SettingError::NoSuchSession { sid };
+    assert_eq!(
+        gone.to_string(),
+        format!("session does not exist, sid: {sid}")
+    );
+    assert_eq!(session.set("a", 1), Err(gone.clone()));
+    assert_eq!(session.set_all([]), Err(gone));
 }
 
 #[test]

@@ -73,7 +73,11 @@ fn churn(service: &SessionService, seed: u64) {
             4 => _ = session.unbind(&uid),
             5 => _ = service.kick(uid.as_str(), None),
             6 => _ = session.close(CloseReason::ClientClosed),
-            7 => _ = service.send_message_by_uid(uid.as_str(), &Bytes::from_static(b"hello")),
+            7 => {
+                let hello = Bytes::from_static(b"hello");
+                let greet = |session: &Arc<Session>| _ = session.send(hello.clone());
+                service.for_each_session_of(uid.as_str(), greet);
+            }
             8 => service.for_each_bound_session(|session| _ = session.set("x", 1)),
             9..=10 => _ = service.join(["a", "b"][mix.below(2)], &uid, None, None),
             _ => _ = service.end_audience("b"),

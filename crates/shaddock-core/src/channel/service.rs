@@ -4,12 +4,10 @@ use super::{Channel, ChannelConfig, ChannelState, Data};
 use crate::event::guarded;
 use crate::few::{Few, Removed};
 use crate::index::Shards;
+use crate::members::ChannelMembers;
 use crate::store::parse_member;
 use crate::sync::{Mutex, MutexGuard};
-use crate::{
-    ChannelError, ChannelMembers, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError,
-    Uid,
-};
+use crate::{ChannelError, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError, Uid};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use std::fmt;
 use std::hash::BuildHasher;
@@ -91,21 +89,6 @@ impl ChannelService {
         found.filter(|channel| channel.state() == ChannelState::Open)
     }
 
-    /// The same as [`create_channel`](Self::create_channel): Pomelo's `getChannel(name, true)`.
-    ///
-    /// # Errors
-    ///
-    /// The name is invalid, or there are too many channels.
-    pub fn get_or_create(&self, name: &str) -> Result<Arc<Channel>, ChannelError> {
-        self.channel(name)
-            .map_or_else(|| self.create_channel(name), Ok)
-    }
-
-    /// Destroys the channel with this name. Returns false if there is none.
-    pub fn destroy_channel(&self, name: &str) -> bool {
-        self.channel(name).is_some_and(|channel| channel.destroy())
-    }
-
     /// The names of all channels, in no particular order.
     pub fn names(&self) -> Vec<Arc<str>> {
         let mut names = Vec::new();
@@ -118,15 +101,6 @@ impl ChannelService {
     /// Number of channels.
     pub fn channel_count(&self) -> usize {
         self.inner.count.load(Ordering::Relaxed)
-    }
-
-    /// The channels in which a user on a frontend is a member.
-    pub fn channels_of(&self, uid: &Uid, frontend: &FrontendId) -> Vec<Arc<Channel>> {
-        let member = (uid.clone(), frontend.clone());
-        let joined = self.inner.joined(uid.as_str(), frontend.as_str());
-        joined
-            .get(&member)
-            .map_or_else(Vec::new, |known| known.as_slice().to_vec())
     }
 
     /// Removes a user on a frontend from all channels that list the member by name, and returns their number.

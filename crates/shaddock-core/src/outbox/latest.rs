@@ -47,13 +47,13 @@ impl More {
 }
 
 impl Outbox {
-    /// As [`offer`](Self::offer), for a package of which the newest of its `key` is enough: a position, a score. While the client cannot take it
+    /// As [`push`](Self::push), for a package of which the newest of its `key` is enough: a position, a score. While the client cannot take it
     /// (its socket is full, or its session is suspended), it goes in the place of the one before it, at the end of what waits. One that the driver has
     /// taken is not taken back.
     ///
     /// # Errors
     ///
-    /// As [`offer`](Self::offer).
+    /// As [`push`](Self::push).
     pub fn offer_latest(&self, key: &Arc<str>, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push_latest(key, &mut package).map(|()| queue.room());

@@ -58,7 +58,6 @@ pub(crate) struct NaiveSession {
 
 struct View {
     session: usize,
-    uid: Option<String>,
     settings: BTreeMap<&'static str, i32>,
 }
 
@@ -249,11 +248,9 @@ impl Naive {
     }
 
     pub(crate) fn view(&mut self, s: usize) {
-        let NaiveSession { uid, settings, .. } = &self.all[s];
         self.view = Some(View {
             session: s,
-            uid: uid.clone(),
-            settings: settings.clone(),
+            settings: self.all[s].settings.clone(),
         });
     }
 
@@ -283,20 +280,5 @@ impl Naive {
             .map(|(key, value)| (*key, *value))
             .collect();
         self.set(view.session, &values)
-    }
-
-    pub(crate) fn view_bind(&mut self, user: &str) -> bool {
-        let Some(session) = self.view.as_ref().map(|view| view.session) else {
-            return false;
-        };
-        let bound = self.bind(session, user).is_ok();
-        if let (Some(view), true) = (&mut self.view, bound) {
-            view.uid = Some(user.to_owned());
-        }
-        bound
-    }
-
-    pub(crate) fn view_uid(&self) -> Option<&str> {
-        self.view.as_ref()?.uid.as_deref()
     }
 }

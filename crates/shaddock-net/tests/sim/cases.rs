@@ -14,7 +14,7 @@ use crate::{
     tls::certificate,
     world::{Front, Then, World, pass, run, settle},
 };
-use shaddock_core::{CloseReason, Session, Uid};
+use shaddock_core::{CloseReason, Session, SessionEvents, Uid};
 use shaddock_net::{
     Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers, clock::hold_up,
 };
@@ -275,7 +275,17 @@ fn messages_that_wait_do_not_pin_chunks() {
     });
 }
 
-/// The driver ends a session whose events another thread is telling: the KICK comes when that thread is done, and must not be lost.
+/// Reports that a bind is being dispatched, and waits.
+struct HeldBind(mpsc::Sender<()>, std::sync::Mutex<mpsc::Receiver<()>>);
+
+impl SessionEvents for HeldBind {
+    fn bound(&self, _: &Arc<Session>, _: &Uid) {
+        self.0.send(()).unwrap();
+        self.1.lock().unwrap().recv().unwrap();
+    }
+}
+
+/// The driver ends a session whose events another thread is dispatching: the KICK comes when that thread is done, and must not be lost.
 #[test]
 fn a_kick_waits_for_listeners_on_another_thread() {
     run(async || {
@@ -287,13 +297,8 @@ fn a_kick_waits_for_listeners_on_another_thread() {
         let session = world.session(&client).unwrap();
         let (at_work, is_at_work) = mpsc::channel();
         let (go_on, wait) = mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
-        session
-            .on_bind(move |_, _| {
-                at_work.send(()).unwrap();
-                wait.lock().unwrap().recv().unwrap();
-            })
-            .unwrap();
+        let held = HeldBind(at_work, std::sync::Mutex::new(wait));
+        assert!(world.script.sessions.set_events(Arc::new(held)));
         let thread = std::thread::spawn(move || session.bind(Uid::new("ann").unwrap()));
         is_at_work.recv().unwrap();
         for _ in 0..5 {

@@ -6,10 +6,7 @@ use std::{
 };
 
 use shaddock_cluster::{ForwardedSession, SessionEvent as ClusterEvent};
-use shaddock_core::{
-    AudienceChange, CloseReason, EventKind as CoreEvent, LoginRecord, Session, SessionEvents, Sid,
-    Uid,
-};
+use shaddock_core::{AudienceChange, CloseReason, LoginRecord, Session, SessionEvents, Sid, Uid};
 
 use super::{EventKind, FrontendSession, SessionEvent, SessionView, listeners::put, view::raw};
 use crate::{
@@ -50,7 +47,6 @@ impl<'a> Emitter<'a> {
                 sid: session.id(),
                 login_time: unix_ms(),
                 address: session.client_address(),
-                info: serde_json::Map::new(),
             });
         }
     }
@@ -231,10 +227,10 @@ impl SessionEvents for FrontendEvents {
         }
     }
 
-    fn on_listener_panic(&self, session: &Arc<Session>, event: CoreEvent, message: &str) {
+    fn on_listener_panic(&self, session: &Arc<Session>, event: &str, message: &str) {
         if let Some(app) = self.app() {
             app.stats().panics.add(1);
         }
-        shaddock_net::quiet!(error, "a listener of a session panicked", sid = %session.id(), %event, panic = message);
+        shaddock_net::quiet!(error, "a listener of a session panicked", sid = %session.id(), event, panic = message);
     }
 }

@@ -216,8 +216,8 @@ impl SessionView {
     fn copy(&self) -> &Copied {
         self.copy.get_or_init(|| match &self.place {
             Place::Here(session) => {
-                let view = session.to_frontend_session();
-                Copied { uid: view.uid().cloned(), settings: view.settings().clone() }
+                let (uid, settings) = session.uid_and_settings();
+                Copied { uid, settings }
             }
             Place::There(there) => {
                 let settings = there.data.to_map().unwrap_or_else(|error| {
