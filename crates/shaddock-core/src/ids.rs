@@ -38,6 +38,12 @@ impl Sid {
         self.0.get()
     }
 
+    /// Whether a shaddock frontend can have allocated this sid: those have the time in the upper bits, and frontends of Pitaya count from 1.
+    /// Wrong only for the 2^40th session of a Pitaya frontend.
+    pub const fn has_time(self) -> bool {
+        self.0.get() >> 40 > 0
+    }
+
     /// The number of the node that allocated it, see [`SidAllocator::new`].
     pub const fn node(self) -> u16 {
         // The mask makes the cast exact.

@@ -1,11 +1,13 @@
 //! The outbound queue of one session: the only way to send bytes to a client.
 
+mod connection;
 mod latest;
+mod result;
 mod resumable;
 
 pub(crate) use latest::More;
+pub use result::{Flush, Next, OutboxStats, PushError, Room, SendError};
 
-use crate::drained::Drained;
 use crate::pool;
 use crate::resume::Ledger;
 use crate::sync::{Mutex, MutexGuard};
@@ -127,97 +129,6 @@ enum Driver {
     Blocked,
 }
 
-/// The next step of the driver after it has written the taken data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Next {
-    /// Continue.
-    #[default]
-    Continue,
-    /// Close the connection after all taken data are written. No further data follow.
-    CloseAfterFlush,
-    /// Close the connection immediately, without writing.
-    CloseNow,
-    /// Release the session, which continues without this connection, and close the connection without a goodbye. Only for resumable
-    /// sessions.
-    Release,
-}
-
-/// The result of a poll of the driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// All taken data were written.
-    Done,
-    /// The socket is full; the driver waits until it is writable.
-    Blocked,
-}
-
-/// Whether a sender should wait, if it can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// There is room.
-    Enough,
-    /// So much is queued that it should be offered to the connection first ([`Outbox::is_pressed`]).
-    Pressed,
-    /// The same amount is queued, for a socket that is full: waiting would mean waiting for the client.
-    Stalled,
-    /// The client has no connection at the moment. The message is kept for it.
-    Kept,
-    /// The message is kept, and as much is kept for the client as may be: to wait means to wait for the client, which
-    /// [`OnFull::Wait`](crate::OnFull::Wait) asks for.
-    Full,
-}
-
-/// A message was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The session is closed or closing, or does not exist.
-    #[error("session is closed")]
-    Closed,
-    /// The client does not read: its socket is full, and this message exceeds the limit. Returned once; the session ends.
-    #[error("client does not read, too many bytes are queued")]
-    SlowClient,
-    /// More was pushed than the connection had a chance to write. The message is not queued; the session stays open. Senders that await
-    /// their pushes do not receive this error.
-    #[error(
-        "pushes arrive faster than the connection can write; await them, or send less at a time"
-    )]
-    Busy,
-    /// The message alone is longer than the limit. The session stays open.
-    #[error("message of {len} bytes, at most {limit} can be queued for a client")]
-    TooLarge {
-        /// Length of the message in bytes.
-        len: usize,
-        /// The limit in bytes.
-        limit: usize,
-    },
-}
-
-/// A message was not encoded or not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PushError<E> {
-    /// The outbox rejected the message.
-    #[error(transparent)]
-    Send(#[from] SendError),
-    /// The encoder failed. Nothing was queued.
-    #[error("message was not encoded: {0}")]
-    Encode(E),
-}
-
-/// The content of an outbox, and totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutboxStats {
-    /// Bytes queued and not taken by the driver.
-    pub queued_bytes: usize,
-    /// Bytes taken by the driver and not written.
-    pub in_flight_bytes: usize,
-    /// Messages accepted so far.
-    pub messages: u64,
-    /// Bytes written so far, without the framing of the transport.
-    pub written_bytes: u64,
-}
-
 impl Outbox {
     /// The largest limit: 1 GiB.
     pub(crate) const MAX_LIMIT: usize = 1 << 30;
@@ -332,84 +243,6 @@ impl Outbox {
         Self::unlock_and_wake(queue);
         // Not under the lock: a package may be memory of the application, with a destructor of the application.
         drop(dropped);
-    }
-
-    /// The driver starts to poll: pushes do not wake it until [`end_poll`](Self::end_poll). `waker` is woken after that. Returns
-    /// [`is_above_mark`](Self::is_above_mark).
-    pub fn begin_poll(&self, waker: &Waker) -> bool {
-        let mut queue = self.queue.lock();
-        queue.driver = Driver::Polling;
-        let old = match &queue.waker {
-            Some(known) if known.will_wake(waker) => None,
-            _ => queue.waker.replace(waker.clone()),
-        };
-        let is_above_mark = queue.is_above_mark();
-        drop(queue);
-        // A waker may free its task: not under the lock.
-        drop(old);
-        is_above_mark
-    }
-
-    /// Moves all queued data into `drained`, and returns the next step. Remaining data in `drained` are discarded first: they can only be
-    /// another session's, and must not reach this one's client.
-    pub fn take(&self, drained: &mut Drained) -> Next {
-        drained.clear();
-        let mut queue = self.queue.lock();
-        if queue.queued > 0 {
-            queue.in_flight += std::mem::take(&mut queue.queued);
-            let queue = &mut *queue;
-            let more = queue.more.take();
-            drained.fill(queue.first.take(), std::mem::take(&mut queue.own), more);
-            if let Some(ledger) = queue.resume.as_deref_mut() {
-                ledger.give();
-            }
-        }
-        queue.announced = match queue.intake {
-            Intake::Open if queue.must_release() => Next::Release,
-            Intake::Open | Intake::Sealed => Next::Continue,
-            Intake::Closing => Next::CloseAfterFlush,
-            Intake::Aborted => Next::CloseNow,
-        };
-        queue.announced
-    }
-
-    /// The driver has written `bytes` of the taken data: they no longer count towards the limit.
-    pub fn written(&self, bytes: usize) {
-        let mut queue = self.queue.lock();
-        queue.in_flight = queue.in_flight.saturating_sub(bytes_u32(bytes));
-        queue.written += bytes as u64;
-    }
-
-    /// The driver is about to park. If this returns true, it must take and write again first.
-    #[must_use = "if true, the driver has to take again before it parks"]
-    pub fn end_poll(&self, flush: Flush) -> bool {
-        let mut queue = self.queue.lock();
-        let ended = match queue.intake {
-            Intake::Open | Intake::Sealed => queue.owes_release(),
-            // Also if the socket is full: the driver must be notified, or a client that never reads would never be closed.
-            Intake::Closing => queue.announced == Next::Continue,
-            Intake::Aborted => queue.announced != Next::CloseNow,
-        };
-        let again = ended || (flush == Flush::Done && queue.queued > 0);
-        queue.driver = match flush {
-            _ if again => Driver::Polling,
-            Flush::Done => Driver::Parked,
-            Flush::Blocked => Driver::Blocked,
-        };
-        again
-    }
-
-    /// The driver goes away: its waker is dropped, and data that it took and did not write are discarded.
-    ///
-    /// Queued data stay for the next driver.
-    pub fn release(&self) {
-        let mut queue = self.queue.lock();
-        queue.driver = Driver::Parked;
-        queue.announced = Next::Continue;
-        queue.in_flight = 0;
-        let waker = queue.waker.take();
-        drop(queue);
-        drop(waker);
     }
 
     /// Whether nothing is queued. Data that the driver took and did not write yet do not count.

@@ -1,18 +1,17 @@
 //! The record of one client.
 
 mod events;
+mod sending;
+mod settings;
 
-use crate::error::SettingError;
 use crate::event::{ClosedListeners, Event, EventQueue};
 use crate::resume::Ledger;
 use crate::service::{Inner, SessionContext};
 use crate::sync::Mutex;
 use crate::{
     BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, Millis, Outbox,
-    PushError, Room, SendError, Settings, Sid, TransportKind, Uid, UnbindError, Variant,
+    Settings, Sid, TransportKind, Uid, UnbindError, Variant,
 };
-use bytes::{Bytes, BytesMut};
-use serde_json::{Map, Value};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -269,190 +268,6 @@ impl Session {
     /// The number of bytes from the client.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
-    }
-}
-
-/// # Sending
-impl Session {
-    /// Enqueues an encoded package.
-    ///
-    /// # Errors
-    ///
-    /// See [`SendError`]. After `SlowClient` the session is closed.
-    pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        self.offer(package).map(drop)
-    }
-
-    /// As [`send`](Self::send), and returns whether there is room for more.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.push(package))
-    }
-
-    /// Encodes one package directly into the queue, see [`Outbox::push_with`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Outbox::push_with`]. After `SlowClient` the session is closed.
-    pub fn send_with<E>(
-        self: &Arc<Self>,
-        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
-    ) -> Result<(), PushError<E>> {
-        match self.outbox.push_with(encode) {
-            Err(PushError::Send(error)) => Ok(self.close_if_slow(Err(error)).map(drop)?),
-            Err(error) => Err(error),
-            Ok(room) => {
-                self.note(room);
-                Ok(())
-            }
-        }
-    }
-
-    /// As [`offer`](Self::offer), but does not wake the connection: the package is sent with the next data, or with [`Outbox::flush`].
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn offer_buffered(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.push_buffered(package))
-    }
-
-    /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`] was false after every send since the last call.
-    /// Costs one load, and returns true once after each time that it was above the mark.
-    pub fn take_marked(&self) -> bool {
-        let marked = self.flags.load(Ordering::Acquire) & MARKED != 0;
-        if marked {
-            self.flags.fetch_and(!MARKED, Ordering::AcqRel);
-        }
-        marked
-    }
-
-    /// Records that the outbox is above its mark, for [`take_marked`](Self::take_marked).
-    #[inline]
-    pub(crate) fn note(&self, room: Room) {
-        if matches!(room, Room::Pressed | Room::Stalled | Room::Full) {
-            self.flags.fetch_or(MARKED, Ordering::AcqRel);
-        }
-    }
-
-    pub(crate) fn close_if_slow(
-        self: &Arc<Self>,
-        result: Result<Room, SendError>,
-    ) -> Result<Room, SendError> {
-        match result {
-            Ok(room) => self.note(room),
-            Err(SendError::SlowClient) => {
-                self.close(CloseReason::SlowClient);
-            }
-            Err(_) => {}
-        }
-        result
-    }
-}
-
-/// # Settings
-impl Session {
-    /// The current settings. Shares the memory.
-    pub fn settings(&self) -> Settings {
-        self.record.lock().settings.clone()
-    }
-
-    /// The user and the settings at one moment.
-    pub fn uid_and_settings(&self) -> (Option<Uid>, Settings) {
-        let record = self.record.lock();
-        (record.uid.clone(), record.settings.clone())
-    }
-
-    /// The value of one setting.
-    pub fn get(&self, key: &str) -> Option<Value> {
-        self.record.lock().settings.get(key).cloned()
-    }
-
-    /// Sets one setting.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, or has too many settings.
-    pub fn set(&self, key: &str, value: impl Into<Value>) -> Result<(), SettingError> {
-        self.set_all([(key.to_owned(), value.into())])
-    }
-
-    /// Sets every member of `values` and keeps the other settings. Atomic.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, or would have too many settings.
-    pub fn set_all(
-        &self,
-        values: impl IntoIterator<Item = (String, Value)>,
-    ) -> Result<(), SettingError> {
-        self.change_settings(values, &[])
-    }
-
-    /// Removes the settings `removed`, sets every member of `values`, and keeps the others. Atomic; only the result is checked against the
-    /// limit.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, or would have too many settings.
-    pub fn change_settings(
-        &self,
-        values: impl IntoIterator<Item = (String, Value)>,
-        removed: &[String],
-    ) -> Result<(), SettingError> {
-        let values: Map<String, Value> = values.into_iter().collect();
-        self.write_settings(
-            values,
-            |settings, values| settings.len_after(values, removed),
-            |settings, values| {
-                for key in removed {
-                    settings.remove(key);
-                }
-                settings.set_all(values);
-            },
-        )
-    }
-
-    /// Replaces all settings. Atomic.
-    ///
-    /// # Errors
-    ///
-    /// The session is closed, or would have too many settings.
-    pub fn replace_settings(&self, values: impl Into<Settings>) -> Result<(), SettingError> {
-        let values = values.into();
-        let put = |settings: &mut Settings, values| *settings = values;
-        self.write_settings(values, |_, values| values.len(), put)
-    }
-
-    /// Performs a fallible write of settings: a check, then the change, under one lock. Both closures are internal.
-    fn write_settings<T>(
-        &self,
-        values: T,
-        len_after: impl FnOnce(&Settings, &T) -> usize,
-        write: impl FnOnce(&mut Settings, T),
-    ) -> Result<(), SettingError> {
-        let limit = self
-            .context
-            .service
-            .upgrade()
-            .map_or(usize::MAX, |s| s.config.max_settings);
-        let mut record = self.record.lock();
-        if record.state == SessionState::Closed {
-            return Err(SettingError::NoSuchSession { sid: self.id });
-        }
-        if len_after(&record.settings, &values) > limit {
-            return Err(SettingError::TooMany { limit });
-        }
-        write(&mut record.settings, values);
-        Ok(())
-    }
-
-    /// Removes one setting, and returns its value. (Pomelo deleted a member of the session object instead.)
-    pub fn remove(&self, key: &str) -> Option<Value> {
-        self.record.lock().settings.remove(key)
     }
 }
 

@@ -7,7 +7,7 @@ use shaddock_cluster::{
     BoxFuture, ClusterError, Delivered, Delivery, ForwardedRequest, MemberChange, MemberNotice,
     Node, RawSid, RemoteCall, RemoteError, ServerId, SessionAnswer, SessionEvent, SessionOp, code,
 };
-use shaddock_core::CloseReason;
+use shaddock_core::{CloseReason, Sid};
 use shaddock_protocol::Route;
 
 use super::{AppHandle, AppInner, Part};
@@ -72,7 +72,7 @@ fn in_pitayas_words(error: HandlerError) -> HandlerError {
 /// The session id identifies the kind of frontend, even if the list of servers does not contain it (yet, or any longer): a Pitaya frontend
 /// counts from 1, and shaddock has the time in the upper bits.
 fn wants_value(request: &ForwardedRequest) -> bool {
-    let is_ours = |sid: RawSid| sid.get() >> 40 > 0;
+    let is_ours = |sid: RawSid| Sid::new(sid.get()).is_some_and(Sid::has_time);
     request.id.is_some() && !request.session.sid.is_some_and(is_ours)
 }
 
