@@ -183,6 +183,9 @@ pub struct MixArgs {
         default_value = "bind, request*5, wait 100ms, request*5, reconnect"
     )]
     pub script: String,
+    /// Number in the uid of the first session. Give runs at the same time different ones, so that they do not take each other's users.
+    #[arg(long, default_value_t = 1)]
+    pub first_uid: usize,
     /// End when every session has run its script this many times, or when `--duration` is over. There is no warm-up: every response is
     /// measured.
     #[arg(long, value_parser = at_least_one)]

@@ -169,7 +169,7 @@ fn mix(setup: &Setup<'_>, args: &MixArgs) -> Result<Report, BenchError> {
         "mix",
         "answers",
         settings,
-        |share, _| Mix::new(share, script.clone(), args.repeat),
+        |share, _| Mix::new(share, script.clone(), args.repeat, args.first_uid),
         |run| {
             run.open();
             match args.repeat {

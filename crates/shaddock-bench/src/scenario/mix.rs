@@ -70,6 +70,8 @@ fn step(text: &str) -> Result<Step, String> {
 pub(crate) struct Mix {
     crowd: Crowd,
     first: usize,
+    /// Number in the uid of slot 0.
+    first_uid: usize,
     script: Script,
     /// How many times each session runs its script.
     repeat: Option<usize>,
@@ -90,10 +92,16 @@ struct Place {
 }
 
 impl Mix {
-    pub(crate) fn new(share: &Share, script: Script, repeat: Option<usize>) -> Self {
+    pub(crate) fn new(
+        share: &Share,
+        script: Script,
+        repeat: Option<usize>,
+        first_uid: usize,
+    ) -> Self {
         Self {
             crowd: Crowd::new(share),
             first: share.slots.start,
+            first_uid,
             script,
             repeat,
             places: vec![Place::default(); share.slots.len()],
@@ -125,7 +133,7 @@ impl Mix {
         let step = self.script.0[place.step];
         place.step += 1;
         match step {
-            Step::Bind => engine.request_bind(key, slot + 1),
+            Step::Bind => engine.request_bind(key, slot.saturating_add(self.first_uid)),
             Step::Request(times) => {
                 place.requests = times - 1;
                 engine.request_echo(key, None);
