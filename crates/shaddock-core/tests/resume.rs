@@ -139,6 +139,8 @@ enum Op {
     Dismiss(usize),
     /// Whether the answer arrives, how much of what was sent with it if the client wants that, and whether the acknowledgement does.
     Resume(bool, Option<usize>, bool),
+    /// The acknowledgement of the last answer, if it has not come yet.
+    LateAcknowledgement,
     /// The same, with the token of a session that is gone or of another.
     Forge,
     Expire,
@@ -156,8 +158,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         4 => any::<bool>().prop_map(Op::ClientSends),
         3 => Just(Op::Cut),
         2 => (0..9_usize).prop_map(Op::Dismiss),
-        6 => (prop::bool::weighted(0.8), prop::option::of(0..9_usize), prop::bool::weighted(0.8))
+        6 => (prop::bool::weighted(0.8), prop::option::of(0..9_usize), prop::bool::weighted(0.5))
             .prop_map(|(answer, early, ack)| Op::Resume(answer, early, ack)),
+        3 => Just(Op::LateAcknowledgement),
         1 => Just(Op::Forge),
         1 => Just(Op::Expire),
         1 => Just(Op::Kick),
@@ -354,6 +357,11 @@ impl Pair {
             Op::Cut => self.cut(),
             Op::Dismiss(messages) => self.dismiss(messages),
             Op::Resume(answer, early, ack) => self.resume(answer, early, ack),
+            Op::LateAcknowledgement => {
+                if self.hears && matches!(self.naive.link, Link::Waiting | Link::Early) {
+                    self.go_live();
+                }
+            }
             Op::Forge => self.forge(),
             Op::Expire => {
                 if self.naive.link == Link::Away {
@@ -482,20 +490,25 @@ impl Pair {
             self.deliver(arrive);
         }
         if acknowledgement {
-            assert!(self.session.go_live(&ClientInfo::default()));
-            if early.is_none() {
-                self.naive.give();
-            }
-            self.naive.link = Link::Live;
-            self.naive.bound();
-            // The client sends again what the server has not.
-            while self.naive.received < self.sent {
-                self.naive.received += 1;
-                self.session.took();
-            }
-            self.session.acknowledgement();
-            self.told = self.naive.received;
+            self.go_live();
         }
+    }
+
+    /// The client's acknowledgement of the answer arrives.
+    fn go_live(&mut self) {
+        assert!(self.session.go_live(&ClientInfo::default()));
+        if self.naive.link == Link::Waiting {
+            self.naive.give();
+        }
+        self.naive.link = Link::Live;
+        self.naive.bound();
+        // The client sends again what the server has not.
+        while self.naive.received < self.sent {
+            self.naive.received += 1;
+            self.session.took();
+        }
+        self.session.acknowledgement();
+        self.told = self.naive.received;
     }
 
     fn forge(&self) {
