@@ -608,6 +608,48 @@ fn resumed(service: &SessionService, back: &ReturningClient, n: u32) -> (Resumpt
     (resumption, take(&session))
 }
 
+/// What was queued early and was not taken is neither sent nor counted when a newer one of its key comes, also after the acknowledgement.
+#[test]
+fn what_is_queued_early_may_be_superseded_after_the_acknowledgement() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    lose(&session);
+    take_over(&service, &back(&token, 0, 0), 2).unwrap();
+    session.send_early();
+    session.outbox().begin_poll(Waker::noop());
+    assert!(!session.outbox().end_poll(Flush::Blocked));
+    let key = Arc::from("x");
+    session.offer_latest(&key, data(1, 70)).unwrap();
+    assert!(session.go_live(&ClientInfo::default()));
+    session.offer_latest(&key, data(2, 70)).unwrap();
+    assert_eq!(take(&session), [2]);
+    assert!(session.acknowledged(2).is_err());
+    assert_eq!(session.acknowledged(1), Ok(()));
+}
+
+/// Until the client acknowledges the answer its session counts as suspended: a login elsewhere closes it, and too many suspended ones do not.
+#[test]
+fn an_answer_that_is_not_acknowledged_leaves_the_session_suspended() {
+    for early in [false, true] {
+        let service = service_with(ResumeConfig {
+            max_suspended: 1,
+            ..ResumeConfig::default()
+        });
+        let (session, token) = joined(&service, 1);
+        lose(&session);
+        take_over(&service, &back(&token, 0, 0), 2).unwrap();
+        if early {
+            session.send_early();
+        }
+        for n in [3, 4] {
+            lose(&joined(&service, n).0);
+        }
+        assert_eq!(session.state(), SessionState::Suspended, "early: {early}");
+        assert!(session.close_suspended(CloseReason::Replaced));
+        assert_eq!(session.close_reason(), Some(CloseReason::Replaced));
+    }
+}
+
 #[test]
 fn a_client_that_never_acknowledges_is_bounded_in_messages_and_bytes() {
     for (max_messages, max_bytes, kept) in [(5, 1 << 20, 5), (1000, 12 * 108, 12)] {
