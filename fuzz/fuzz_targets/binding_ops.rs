@@ -13,8 +13,8 @@ use bytes::Buf;
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
     ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
-    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, Sid, SidAllocator,
-    Uid,
+    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser, Sid,
+    SidAllocator, Uid,
 };
 use shaddock_fuzz::Choices;
 
@@ -124,8 +124,7 @@ impl Pair {
         let single =
             [None, Some(Conflict::RejectNew), Some(Conflict::ReplaceOld)][usize::from(flags % 3)];
         let config = SessionConfig {
-            single_session: single.is_some(),
-            on_conflict: single.unwrap_or_default(),
+            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
             outbox_bytes: LIMIT,
             max_settings: MAX_SETTINGS,
             ..SessionConfig::default()
@@ -402,7 +401,7 @@ impl Pair {
                 bound.map(|session| session.id()).collect(),
                 "the index is the open bound sessions"
             );
-            assert!(!service.config().single_session || found.len() <= 1);
+            assert!(!service.config().sessions_per_user.is_one() || found.len() <= 1);
         }
         let lives = self.heard.lives.lock().unwrap();
         for session in &self.sessions {

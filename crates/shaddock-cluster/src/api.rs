@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shaddock_core::SessionsPerUser;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -144,25 +145,12 @@ pub enum MemberChange {
     Returned(Arc<ServerInfo>),
 }
 
-/// Whether a user may have several sessions on frontends of one type, across all of them. All servers of a type must use the same value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Unique {
-    /// A user may have several sessions.
-    #[default]
-    No,
-    /// A second bind is refused.
-    RejectNew,
-    /// The older session is closed.
-    ReplaceOld,
-}
-
 /// The options of a server that joins.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct JoinOptions {
-    /// Frontends: whether sessions of a user are unique.
-    pub unique: Unique,
+    /// Frontends: the number of sessions that a user may have.
+    pub sessions_per_user: SessionsPerUser,
     /// The events for which [`Node::session_event`] is called. A hidden server can subscribe only to its own events, because the others do
     /// not know it.
     pub session_events: Interest,
@@ -176,15 +164,15 @@ pub struct JoinOptions {
 }
 
 impl JoinOptions {
-    /// A listed server without unique sessions and without subscriptions to events.
+    /// A listed server whose users may have any number of sessions, without subscriptions to events.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets whether sessions are unique.
+    /// Sets the number of sessions that a user may have.
     #[must_use]
-    pub fn unique(mut self, unique: Unique) -> Self {
-        self.unique = unique;
+    pub fn sessions_per_user(mut self, sessions: SessionsPerUser) -> Self {
+        self.sessions_per_user = sessions;
         self
     }
 

@@ -50,9 +50,9 @@ mod tests;
 )]
 mod uid;
 
-pub use api::{
-    Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall, Unique,
-};
+pub use shaddock_core::{Conflict, SessionsPerUser};
+
+pub use api::{Cluster, ForwardedRequest, JoinOptions, MemberChange, Membership, Node, RemoteCall};
 pub use audience::{
     AudienceKey, AudiencePart, Departure, JoinAnswer, MAX_AUDIENCE_NAME, MemberNotice, Tie,
 };

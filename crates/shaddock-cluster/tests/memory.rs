@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use shaddock_cluster::{
-    BoxFuture, Cluster, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall, RemoteError,
-    ServerInfo, Unique,
+    BoxFuture, Cluster, Conflict, ForwardedRequest, JoinOptions, Membership, Node, RemoteCall,
+    RemoteError, ServerInfo, SessionsPerUser,
 };
 use support::node::raw;
 use support::servers::Backing;
@@ -62,7 +62,7 @@ async fn a_bound_user_costs_a_frontend_little() {
     const USERS: u64 = 24_576;
     let backing = Backing::start();
     let info = ServerInfo::new("front-1", "connector", true).unwrap();
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let cluster = backing.cluster();
     let member = cluster
         .join(info, options, Arc::new(Nothing))

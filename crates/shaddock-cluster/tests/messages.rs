@@ -6,8 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use shaddock_cluster::{
-    AudienceKey, Context, Delivered, ForwardedSession, Interest, JoinOptions, Membership,
-    Receivers, ServerId, SessionEvent, SessionOp, Unique,
+    AudienceKey, Conflict, Context, Delivered, ForwardedSession, Interest, JoinOptions, Membership,
+    Receivers, ServerId, SessionEvent, SessionOp, SessionsPerUser,
 };
 use support::node::{Server, delivery, raw};
 use support::servers::Backing;
@@ -196,7 +196,7 @@ struct Many {
 }
 
 impl Many {
-    async fn start(fronts: usize, unique: Unique) -> Self {
+    async fn start(fronts: usize, unique: SessionsPerUser) -> Self {
         let backing = Backing::start();
         let cluster = backing.cluster();
         let mut many = Self {
@@ -205,7 +205,10 @@ impl Many {
             backs: Vec::new(),
         };
         for n in 0..fronts {
-            let (id, options) = (format!("front-{n}"), JoinOptions::new().unique(unique));
+            let (id, options) = (
+                format!("front-{n}"),
+                JoinOptions::new().sessions_per_user(unique),
+            );
             many.fronts
                 .push(Server::join(&cluster, &id, "connector", options).await);
         }
@@ -261,7 +264,10 @@ impl Many {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_to_a_user_goes_to_the_frontend_that_has_the_user() {
     const FRONTS: u64 = 4;
-    for unique in [Unique::No, Unique::ReplaceOld] {
+    for unique in [
+        SessionsPerUser::Any,
+        SessionsPerUser::One(Conflict::ReplaceOld),
+    ] {
         let many = Many::start(4, unique).await;
         many.bind(0, 1).await;
         let (delivered, messages) = many.push(0).await;
@@ -272,7 +278,7 @@ async fn a_push_to_a_user_goes_to_the_frontend_that_has_the_user() {
         }
         // A second session is another place, or the only one.
         many.bind(1, 2).await;
-        let places = if unique == Unique::No { 2 } else { 1 };
+        let places = if unique == SessionsPerUser::Any { 2 } else { 1 };
         let (delivered, _) = many.push(0).await;
         assert_eq!(delivered.queued, places);
         let (delivered, messages) = many.push(0).await;
@@ -295,14 +301,18 @@ async fn a_push_to_a_user_goes_to_the_frontend_that_has_the_user() {
 /// With everything that a login can need: a backend that binds, an older session elsewhere, senders that were promised to be told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_and_a_logout_are_at_most_six_messages_whatever_the_number_of_servers() {
-    for unique in [Unique::No, Unique::ReplaceOld, Unique::RejectNew] {
+    for unique in [
+        SessionsPerUser::Any,
+        SessionsPerUser::One(Conflict::ReplaceOld),
+        SessionsPerUser::One(Conflict::RejectNew),
+    ] {
         let mut counts = Vec::new();
         for fronts in [3, 8] {
             let many = Many::start(fronts, unique).await;
             for back in 0..2 {
                 assert_eq!(many.push(back).await.0.missing_uids.len(), 1);
             }
-            let replaces = unique == Unique::ReplaceOld;
+            let replaces = unique == SessionsPerUser::One(Conflict::ReplaceOld);
             if replaces {
                 many.bind(0, 1).await;
                 assert_eq!(many.push(0).await.0.queued, 1);

@@ -8,7 +8,9 @@ use crate::event::Event;
 use crate::index::UidShard;
 use crate::service::Inner;
 use crate::session::PendingClose;
-use crate::{BindError, CloseReason, Conflict, Session, SessionState, Uid, UnbindError};
+use crate::{
+    BindError, CloseReason, Conflict, Session, SessionState, SessionsPerUser, Uid, UnbindError,
+};
 use std::sync::Arc;
 
 impl Inner {
@@ -16,7 +18,7 @@ impl Inner {
     pub(crate) fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError> {
         let mut shard = self.by_uid.lock(uid.as_str());
         let rivals = self.rivals(&shard, uid.as_str());
-        let refused = self.config.on_conflict == Conflict::RejectNew
+        let refused = self.config.sessions_per_user == SessionsPerUser::One(Conflict::RejectNew)
             && rivals.iter().any(|rival| rival.blocks_a_login());
 
         let mut record = session.record();
@@ -54,9 +56,9 @@ impl Inner {
         Ok(())
     }
 
-    /// With `single_session`, the other sessions of this user. The session itself is not among them while it is unbound.
+    /// If users may have one session only, the other sessions of this user. The session itself is not among them while it is unbound.
     fn rivals(&self, shard: &UidShard<'_>, uid: &str) -> Vec<Arc<Session>> {
-        if self.config.single_session {
+        if self.config.sessions_per_user.is_one() {
             shard.sessions(uid).to_vec()
         } else {
             Vec::new()

@@ -2,8 +2,29 @@
 
 use crate::resume::ResumeConfig;
 
-/// The policy of `bind` with [`single_session`](SessionConfig::single_session) if the user already has a session.
+/// The number of sessions that a user may have on the frontends of one type, across all of them. All servers of a type must use the same
+/// value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SessionsPerUser {
+    /// Any number.
+    #[default]
+    Any,
+    /// One session; the policy applies to the bind of a second one.
+    One(Conflict),
+}
+
+impl SessionsPerUser {
+    /// Whether a user may have one session only.
+    pub const fn is_one(self) -> bool {
+        matches!(self, Self::One(_))
+    }
+}
+
+/// The policy of a bind if the user already has a session and may have [one](SessionsPerUser::One) only.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Conflict {
     /// The bind fails with [`BindError::SingleSession`](crate::BindError::SingleSession); the old session stays, as in Pomelo.
     #[default]
@@ -15,16 +36,14 @@ pub enum Conflict {
 /// Policies and limits of the sessions of one frontend.
 ///
 /// ```
-/// use shaddock_core::{Conflict, SessionConfig};
-/// let config = SessionConfig { single_session: true, on_conflict: Conflict::ReplaceOld, ..SessionConfig::default() };
+/// use shaddock_core::{Conflict, SessionConfig, SessionsPerUser};
+/// let config = SessionConfig { sessions_per_user: SessionsPerUser::One(Conflict::ReplaceOld), ..SessionConfig::default() };
 /// assert_eq!(config.outbox_bytes, 1024 * 1024);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// Whether a user may have one session only. Default: no.
-    pub single_session: bool,
-    /// The policy for a second session when `single_session` is on. Default: the old session stays.
-    pub on_conflict: Conflict,
+    /// The number of sessions that a user may have. Default: any.
+    pub sessions_per_user: SessionsPerUser,
     /// Maximum number of bytes that are queued for a client whose socket is full. Default: 1 MiB.
     ///
     /// Above it the client is disconnected with [`CloseReason::SlowClient`](crate::CloseReason::SlowClient). From a quarter of it on the
@@ -44,8 +63,7 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self {
-            single_session: false,
-            on_conflict: Conflict::default(),
+            sessions_per_user: SessionsPerUser::default(),
             outbox_bytes: 1024 * 1024,
             max_listeners: 64,
             max_settings: 1024,

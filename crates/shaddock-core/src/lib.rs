@@ -78,7 +78,7 @@ pub use channel::{Channel, ChannelConfig, ChannelService, ChannelState, Place};
 pub use claims::ClientClaims;
 pub use client::{ClientInfo, TransportKind};
 pub use close::{CloseReason, kick_package};
-pub use config::{Conflict, SessionConfig};
+pub use config::{Conflict, SessionConfig, SessionsPerUser};
 pub use drained::Drained;
 pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
 pub use event::{ListenerId, SessionEvents};

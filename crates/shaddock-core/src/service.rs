@@ -133,8 +133,8 @@ impl SessionService {
 
     /// Binds a session to a user.
     ///
-    /// If the session is already bound to the same user: `Ok`, and no event. With [`single_session`](SessionConfig::single_session) another
-    /// session of the same user makes it fail or is closed, according to [`on_conflict`](SessionConfig::on_conflict). If two sessions bind
+    /// If the session is already bound to the same user: `Ok`, and no event. If a user may have
+    /// [one session](crate::SessionsPerUser::One) only, another session of the same user makes it fail or is closed, according to the policy. If two sessions bind
     /// concurrently, one of them stays.
     ///
     /// # Errors

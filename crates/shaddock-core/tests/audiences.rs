@@ -100,8 +100,11 @@ impl World {
     fn new(limit: usize, single: bool) -> Self {
         let service = service(SessionConfig {
             max_memberships: limit,
-            single_session: single,
-            on_conflict: Conflict::ReplaceOld,
+            sessions_per_user: if single {
+                SessionsPerUser::One(Conflict::ReplaceOld)
+            } else {
+                SessionsPerUser::Any
+            },
             ..SessionConfig::default()
         });
         let told = Arc::new(Told::default());
@@ -376,8 +379,11 @@ fn joins_that_race_with_closes_leave_no_ghost() {
     const ROUNDS: usize = 4000;
     for single in [false, true] {
         let service = service(SessionConfig {
-            single_session: single,
-            on_conflict: Conflict::ReplaceOld,
+            sessions_per_user: if single {
+                SessionsPerUser::One(Conflict::ReplaceOld)
+            } else {
+                SessionsPerUser::Any
+            },
             ..SessionConfig::default()
         });
         let told = Arc::new(Told::default());

@@ -11,7 +11,8 @@ use loom::{model, thread};
 use shaddock_core::{
     ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, Conflict, Drained, Flush,
     FrontendId, Millis, Next, Outbox, ResumeSecret, ReturningClient, SendError, Session,
-    SessionConfig, SessionEvents, SessionService, SessionState, SidAllocator, Uid, kick_package,
+    SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser, SidAllocator, Uid,
+    kick_package,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
@@ -64,8 +65,7 @@ impl SessionEvents for Heard {
 
 fn service(single: Option<Conflict>) -> (SessionService, Heard) {
     let config = SessionConfig {
-        single_session: single.is_some(),
-        on_conflict: single.unwrap_or_default(),
+        sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
         ..SessionConfig::default()
     };
     let frontend = FrontendId::new("f").unwrap();

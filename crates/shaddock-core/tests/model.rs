@@ -119,8 +119,7 @@ impl Heard {
 impl Pair {
     fn new(single: Option<Conflict>) -> Self {
         let config = SessionConfig {
-            single_session: single.is_some(),
-            on_conflict: single.unwrap_or_default(),
+            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
             outbox_bytes: LIMIT,
             max_settings: MAX_SETTINGS,
             ..SessionConfig::default()

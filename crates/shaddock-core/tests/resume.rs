@@ -16,7 +16,7 @@ const KEYS: [&str; 2] = ["x", "y"];
 
 fn config(resume: ResumeConfig) -> SessionConfig {
     SessionConfig {
-        single_session: true,
+        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
         outbox_bytes: 4096,
         resume,
         ..SessionConfig::default()

@@ -239,8 +239,7 @@ fn a_blocked_listener_holds_up_no_other_session() {
 fn a_replaced_session_closes_before_the_new_one_is_bound() {
     for (conflict, bound) in [(Conflict::RejectNew, false), (Conflict::ReplaceOld, true)] {
         let config = SessionConfig {
-            single_session: true,
-            on_conflict: conflict,
+            sessions_per_user: SessionsPerUser::One(conflict),
             ..Default::default()
         };
         let service = service_with(config);

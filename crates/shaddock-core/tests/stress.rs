@@ -93,8 +93,7 @@ fn sessions_under_fire() {
         .enumerate()
     {
         let config = SessionConfig {
-            single_session: single.is_some(),
-            on_conflict: single.unwrap_or_default(),
+            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
             ..SessionConfig::default()
         };
         let frontend = FrontendId::new("connector-1").unwrap();

@@ -16,7 +16,7 @@ use shaddock::{
     cluster::owner_of,
     launch::{LaunchError, Launcher},
     prelude::*,
-    session::Conflict,
+    session::{Conflict, SessionsPerUser},
 };
 
 /// Players of one match.
@@ -204,7 +204,7 @@ impl Component for Scores {
 }
 
 fn connector(app: &mut App) {
-    app.modify(|all: &mut SessionConfig| (all.single_session, all.on_conflict) = (true, Conflict::ReplaceOld));
+    app.modify(|all: &mut SessionConfig| all.sessions_per_user = SessionsPerUser::One(Conflict::ReplaceOld));
     app.on_handshake(log_in).require_user();
     // Players of one world meet at one lobby, however many lobbies there are.
     app.balance("lobby", |player, lobbies| {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shaddock::{channel::PartlyKnown, cluster::owner_of, config::Config, prelude::*};
+use shaddock::{
+    channel::PartlyKnown, cluster::owner_of, config::Config, prelude::*, session::SessionsPerUser,
+};
 
 use super::chat::{RID, UserEvent, name_of, room};
 
@@ -18,7 +20,7 @@ struct Login {
 pub(super) fn install(app: &mut App, config: &Config) {
     // A user is a name in a room, and may be there once, on whichever connector: the framework's own policy.
     app.set(SessionConfig {
-        single_session: true,
+        sessions_per_user: SessionsPerUser::One(config.session.on_conflict),
         ..config.session_config()
     });
     app.handle("entryHandler.enter", enter);

@@ -297,7 +297,7 @@ impl Membership for LocalMember {
         let bound = self
             .shared
             .users
-            .bind(&uid, sid, info, self.seat.options.unique);
+            .bind(&uid, sid, info, self.seat.options.sessions_per_user);
         let result = bound.map(|(hold, replaced)| {
             for id in replaced {
                 if let Some(seat) = self.shared.seat(id.as_str()) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::owners::{Hold, Seats};
 use crate::sync::{Mutex, MutexGuard};
 use crate::uid::is_uid;
-use crate::{BindError, Located, RawSid, ServerId, ServerInfo, Unique};
+use crate::{BindError, Conflict, Located, RawSid, ServerId, ServerInfo, SessionsPerUser};
 
 /// Binds of different users rarely meet in one of so many locks.
 const SHARDS: usize = 32;
@@ -54,7 +54,7 @@ impl Users {
         uid: &Arc<str>,
         sid: RawSid,
         frontend: &ServerInfo,
-        unique: Unique,
+        unique: SessionsPerUser,
     ) -> Result<(Hold, Vec<ServerId>), BindError> {
         if !is_uid(uid) {
             return Err(BindError::IllegalUid);
@@ -64,8 +64,8 @@ impl Users {
         let same_type = |place: &Place| place.server_type == frontend.server_type;
         let mut lost = Vec::new();
         match unique {
-            Unique::No => {}
-            Unique::RejectNew => {
+            SessionsPerUser::Any => {}
+            SessionsPerUser::One(Conflict::RejectNew) => {
                 let other = |p: &&Place| {
                     same_type(p) && (p.frontend != frontend.id || p.seats.has_other_than(sid))
                 };
@@ -73,7 +73,7 @@ impl Users {
                     return Err(BindError::Taken(other.frontend.clone()));
                 }
             }
-            Unique::ReplaceOld => places.retain(|place| {
+            SessionsPerUser::One(Conflict::ReplaceOld) => places.retain(|place| {
                 let stays = !same_type(place) || place.frontend == frontend.id;
                 if !stays {
                     lost.push(place.frontend.clone());

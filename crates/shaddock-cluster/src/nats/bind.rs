@@ -7,7 +7,7 @@ use super::core::Core;
 use super::{owners, promises};
 use crate::owners::Hold;
 use crate::uid::is_uid;
-use crate::{BindError, Bound, RawSid, Unique};
+use crate::{BindError, Bound, RawSid, SessionsPerUser};
 
 /// A bind that is not decided yet: what it has added to the table. Dropped, it takes that away, and nothing else.
 struct Binding {
@@ -56,9 +56,9 @@ pub(super) async fn bind(core: Arc<Core>, uid: Arc<str>, sid: RawSid) -> Result<
 
 async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound, BindError> {
     let unique = if core.info.frontend {
-        core.options.unique
+        core.options.sessions_per_user
     } else {
-        Unique::No
+        SessionsPerUser::Any
     };
     let (hold, turn) = core.users.begin(uid, sid, unique)?;
     let binding = Binding {
@@ -71,7 +71,7 @@ async fn attempt(core: &Arc<Core>, uid: &Arc<str>, sid: RawSid) -> Result<Bound,
     let settle = async {
         let turn = turn.lock_owned().await;
         core.users.subscribe(&core.link, uid).await?;
-        if unique != Unique::No {
+        if unique != SessionsPerUser::Any {
             owners::claim(core, uid, &mut waits_for).await?;
         }
         promises::keep(core, uid).await;

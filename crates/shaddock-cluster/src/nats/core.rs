@@ -32,7 +32,7 @@ use crate::random::random;
 use crate::reply::{ServingCount, guarded};
 use crate::{
     ClusterError, Context, ForwardedSession, JoinOptions, Members, Node, RemoteError, ServerId,
-    ServerInfo, Unique, code,
+    ServerInfo, SessionsPerUser, code,
 };
 
 /// Answers to deliveries that wait for room at the same time ([`Node::kept_room`](crate::Node::kept_room)). More are sent at once.
@@ -134,7 +134,7 @@ impl Core {
         ));
         let scope = scope(&parts.info.server_type);
         let directory = Directory::new(parts.config.directory_size);
-        let watches = Watches::new(parts.options.unique);
+        let watches = Watches::new(parts.options.sessions_per_user);
         Self {
             info: parts.info,
             options: parts.options,
@@ -262,7 +262,7 @@ impl Core {
 
     /// Whether sessions of a user are unique.
     pub(super) fn is_unique(&self) -> bool {
-        self.info.frontend && self.options.unique != Unique::No
+        self.info.frontend && self.options.sessions_per_user != SessionsPerUser::Any
     }
 
     /// Another life holds the id of this server: it is out of the cluster, and nothing of it reaches others.

@@ -26,7 +26,7 @@ use super::{
 use crate::clock;
 use crate::etcd::{Batches, EnterError, Etcd, Lease, Waiting, Watcher, unreachable};
 use crate::random::random;
-use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, Unique};
+use crate::{BoxFuture, ClusterError, JoinOptions, Membership, Node, ServerInfo, SessionsPerUser};
 
 /// How long a server that is listed under the same id may take to show that it lives.
 const SAME_ID: Duration = Duration::from_millis(500);
@@ -133,7 +133,7 @@ impl Place {
         for flag in CAPABILITIES {
             info.announce(flag);
         }
-        if info.frontend && options.unique != Unique::No {
+        if info.frontend && options.sessions_per_user != SessionsPerUser::Any {
             info.announce(UNIQUE);
         }
         info.announce_interest(&options.session_events);
@@ -276,7 +276,7 @@ impl Subjects {
             })
         };
         let always = async |subject| open(true, subject).await?.ok_or(ClusterError::Left);
-        let unique = info.frontend && options.unique != Unique::No;
+        let unique = info.frontend && options.sessions_per_user != SessionsPerUser::Any;
         let subjects = Self {
             requests: always(subject::server(&info.server_type, info.id.as_str())).await?,
             own: always(subject::own_all(info)).await?,

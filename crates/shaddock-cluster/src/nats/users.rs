@@ -13,7 +13,7 @@ use super::link::Link;
 use super::subject;
 use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{BindError, RawSid, ServerInfo, Unique};
+use crate::{BindError, RawSid, ServerInfo, SessionsPerUser};
 
 /// How long a bind waits to hear that NATS has its subscriptions.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -213,7 +213,7 @@ impl Users {
         &self,
         uid: &Arc<str>,
         sid: RawSid,
-        unique: Unique,
+        unique: SessionsPerUser,
     ) -> Result<(Hold, Arc<AsyncMutex<()>>), BindError> {
         let mut table = self.table();
         match table.users.begin(uid, sid, unique) {

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::directory::LEASE;
 use crate::owners::Moment;
 use crate::sync::{Mutex, MutexGuard};
-use crate::{ServerId, Unique};
+use crate::{ServerId, SessionsPerUser};
 
 /// The limit of watched users. Above it nothing is promised: pushes to other users go to all frontends.
 const USERS: usize = 65_536;
@@ -43,8 +43,8 @@ struct Watch {
 }
 
 impl Watches {
-    pub(super) fn new(unique: Unique) -> Self {
-        let servers = if unique == Unique::No {
+    pub(super) fn new(unique: SessionsPerUser) -> Self {
+        let servers = if unique == SessionsPerUser::Any {
             SERVERS
         } else {
             SERVERS_IF_UNIQUE
@@ -111,13 +111,17 @@ impl Watches {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Conflict;
 
     #[test]
     fn promises_are_bounded_and_end() {
         let server = |n: u8| ServerId::new(format!("chat-{n}")).unwrap();
         let user = |n: usize| -> Arc<str> { format!("user-{n}").into() };
         let at = |seconds| Moment(0).after(Duration::from_secs(seconds));
-        for (unique, servers) in [(Unique::No, 2), (Unique::ReplaceOld, 1)] {
+        for (unique, servers) in [
+            (SessionsPerUser::Any, 2),
+            (SessionsPerUser::One(Conflict::ReplaceOld), 1),
+        ] {
             let watches = Watches::new(unique);
             let mut promised = Vec::new();
             for n in 0..4 {
@@ -136,7 +140,7 @@ mod tests {
             watches.forget(&server(0));
             assert!(watches.of("user-0", at(100)).is_empty());
         }
-        let watches = Watches::new(Unique::No);
+        let watches = Watches::new(SessionsPerUser::Any);
         let all: Vec<_> = (0..USERS).map(user).collect();
         assert!(watches.promise(&all, &server(1), at(0)));
         assert!(!watches.promise(&[user(USERS)], &server(1), at(59)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::{Hold, Number, Seats};
-use crate::{RawSid, Unique};
+use crate::{Conflict, RawSid, SessionsPerUser};
 
 /// The users who are bound here. `X` is data that the transport keeps for some users.
 #[derive(Debug)]
@@ -119,10 +119,12 @@ impl<X: Extra> Table<X> {
         &mut self,
         uid: &Arc<str>,
         sid: RawSid,
-        unique: Unique,
+        unique: SessionsPerUser,
     ) -> Option<(Hold, &mut X)> {
         let has_other = |user: &User<X>| user.seats.has_other_than(sid);
-        if unique == Unique::RejectNew && self.users.get(uid).is_some_and(has_other) {
+        if unique == SessionsPerUser::One(Conflict::RejectNew)
+            && self.users.get(uid).is_some_and(has_other)
+        {
             return None;
         }
         // Two seats of one session that are four thousand million binds apart may have one number: no bind lasts that long.
@@ -327,7 +329,10 @@ mod tests {
     }
 
     fn begin(table: &mut Table<()>, uid: &Arc<str>, n: u64) -> Hold {
-        table.begin(uid, sid(n), Unique::ReplaceOld).unwrap().0
+        table
+            .begin(uid, sid(n), SessionsPerUser::One(Conflict::ReplaceOld))
+            .unwrap()
+            .0
     }
 
     const ONE: Number = Number {
@@ -352,7 +357,8 @@ mod tests {
         }
         let uid: Arc<str> = "u".into();
         let mut table = Table::<Kept>::default();
-        let begin = |table: &mut Table<Kept>, n| table.begin(&uid, sid(n), Unique::No).unwrap().0;
+        let begin =
+            |table: &mut Table<Kept>, n| table.begin(&uid, sid(n), SessionsPerUser::Any).unwrap().0;
         let (first, second) = (begin(&mut table, 1), begin(&mut table, 2));
         assert_eq!(table.keep("u", &first, true), (true, None));
         assert!(table.extra("u").is_some(), "a bind still runs");

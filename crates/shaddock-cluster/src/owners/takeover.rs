@@ -1,6 +1,6 @@
 //! How a frontend becomes the owner of a user, one step after the other, and how it interprets the content of etcd.
 
-use crate::{ServerId, Unique};
+use crate::{Conflict, ServerId, SessionsPerUser};
 
 /// What etcd holds at the key of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ pub(crate) enum StepOutcome {
 /// One attempt to own a user.
 #[derive(Debug)]
 pub(crate) struct Takeover {
-    unique: Unique,
+    unique: SessionsPerUser,
     /// The claim that is in the way, as it was read last.
     seen: Option<Found>,
     /// The owner of this claim has a notice.
@@ -121,7 +121,7 @@ pub(crate) struct Takeover {
 }
 
 impl Takeover {
-    pub(crate) fn new(unique: Unique) -> Self {
+    pub(crate) fn new(unique: SessionsPerUser) -> Self {
         Self {
             unique,
             seen: None,
@@ -180,14 +180,17 @@ impl Takeover {
             return Step::Wait;
         }
         if kind(&owner) == Kind::Pitaya {
-            if self.unique == Unique::RejectNew {
+            if self.unique == SessionsPerUser::One(Conflict::RejectNew) {
                 return Step::Taken(owner);
             }
             self.after_pitaya = true;
             return Step::Write(Claim::Unchanged(revision));
         }
         self.after_pitaya = false;
-        if self.notified == Some(revision) && !notice && self.unique == Unique::RejectNew {
+        if self.notified == Some(revision)
+            && !notice
+            && self.unique == SessionsPerUser::One(Conflict::RejectNew)
+        {
             // The owner has read the notice, and its claim stays.
             return Step::Taken(owner);
         }
@@ -306,7 +309,11 @@ mod tests {
     }
 
     /// Plays a takeover: each line is what was heard and the step that must follow.
-    fn plays(unique: Unique, kind: Kind, lines: impl IntoIterator<Item = (StepOutcome, Step)>) {
+    fn plays(
+        unique: SessionsPerUser,
+        kind: Kind,
+        lines: impl IntoIterator<Item = (StepOutcome, Step)>,
+    ) {
         let own = id("front-1");
         let mut takeover = Takeover::new(unique);
         for (n, (outcome, step)) in lines.into_iter().enumerate() {
@@ -342,7 +349,7 @@ mod tests {
     #[test]
     fn a_free_user_and_one_of_this_frontend() {
         plays(
-            Unique::RejectNew,
+            SessionsPerUser::One(Conflict::RejectNew),
             Kind::Ours,
             [start(), (StepOutcome::Written(9), OWNED)],
         );
@@ -352,7 +359,7 @@ mod tests {
                 Step::Write(Claim::Unchanged(3)),
             );
             plays(
-                Unique::ReplaceOld,
+                SessionsPerUser::One(Conflict::ReplaceOld),
                 Kind::Ours,
                 [start(), own, (StepOutcome::Written(9), OWNED)],
             );
@@ -361,9 +368,17 @@ mod tests {
             there("no . server", 5, 3, false),
             Step::Write(Claim::Unchanged(3)),
         );
-        plays(Unique::ReplaceOld, Kind::Ours, [start(), odd]);
+        plays(
+            SessionsPerUser::One(Conflict::ReplaceOld),
+            Kind::Ours,
+            [start(), odd],
+        );
         let earlier_life = (there("front-1", 2, 3, false), Step::Wait);
-        plays(Unique::ReplaceOld, Kind::Ours, [start(), earlier_life]);
+        plays(
+            SessionsPerUser::One(Conflict::ReplaceOld),
+            Kind::Ours,
+            [start(), earlier_life],
+        );
     }
 
     #[test]
@@ -384,7 +399,10 @@ mod tests {
                 (StepOutcome::Replied(word), step.clone()),
             ]
         };
-        for unique in [Unique::ReplaceOld, Unique::RejectNew] {
+        for unique in [
+            SessionsPerUser::One(Conflict::ReplaceOld),
+            SessionsPerUser::One(Conflict::RejectNew),
+        ] {
             let mut unheard = until_notified(OwnerReply::NoSubscriber, &orphan);
             unheard.extend([
                 (there("front-2", 2, 3, false), tell.clone()),
@@ -419,10 +437,10 @@ mod tests {
             (StepOutcome::Notified, Step::Wait),
             (there("front-2", 2, 3, false), Step::Taken(id("front-2"))),
         ]);
-        plays(Unique::RejectNew, Kind::Ours, keeps);
+        plays(SessionsPerUser::One(Conflict::RejectNew), Kind::Ours, keeps);
         let mut dead = until_notified(OwnerReply::NoSubscriber, &orphan);
         dead.push((StepOutcome::Written(9), OWNED));
-        plays(Unique::RejectNew, Kind::Ours, dead);
+        plays(SessionsPerUser::One(Conflict::RejectNew), Kind::Ours, dead);
     }
 
     #[test]
@@ -436,12 +454,16 @@ mod tests {
             after_pitaya: true,
         };
         plays(
-            Unique::ReplaceOld,
+            SessionsPerUser::One(Conflict::ReplaceOld),
             Kind::Pitaya,
             [start(), over, (StepOutcome::Written(9), owned)],
         );
         let taken = (there("front-2", 2, 3, false), Step::Taken(id("front-2")));
-        plays(Unique::RejectNew, Kind::Pitaya, [start(), taken]);
+        plays(
+            SessionsPerUser::One(Conflict::RejectNew),
+            Kind::Pitaya,
+            [start(), taken],
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use shaddock_cluster::{JoinOptions, Receivers, RemoteErrorKind, Status, Unique};
+use shaddock_cluster::{
+    Conflict, JoinOptions, Receivers, RemoteErrorKind, SessionsPerUser, Status,
+};
 
 use crate::support::node::{Server, delivery, raw, request, works};
 use crate::support::servers::Backing;
@@ -189,7 +191,7 @@ async fn etcd_is_silent_longer_than_the_leases() {
 async fn etcd_is_restarted() {
     let mut backing = Backing::start();
     let config = backing.config();
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", options).await;
     let back = join(&config, "chat-1", "chat").await;
     front.sees("chat-1").await;
@@ -226,7 +228,7 @@ async fn etcd_is_restarted() {
 async fn etcd_forgets_everything() {
     let mut backing = Backing::start();
     let config = backing.config();
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", options).await;
     let back = join(&config, "chat-1", "chat").await;
     front.sees("chat-1").await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shaddock_cluster::{JoinOptions, Receivers, RemoteErrorKind, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, Receivers, RemoteErrorKind, SessionsPerUser};
 
 use crate::support::node::{delivery, raw, request, uids};
 use crate::support::proxy::Proxy;
@@ -13,13 +13,13 @@ use crate::support::wait::{PATIENCE, eventually};
 use crate::{at_rest, clean, join, join_with, places};
 
 /// A frontend is cut off from NATS and etcd while its client stays, and the user comes to another one.
-async fn partition(unique: Unique) {
+async fn partition(unique: SessionsPerUser) {
     let backing = Backing::start();
     let (nats, etcd) = (
         Proxy::to(backing.nats.address).await,
         Proxy::to(backing.etcd.address).await,
     );
-    let options = JoinOptions::new().unique(unique);
+    let options = JoinOptions::new().sessions_per_user(unique);
     let alone = join_with(
         &config(nats.address, etcd.address),
         "front-1",
@@ -104,12 +104,12 @@ async fn partition(unique: Unique) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_is_cut_off_and_its_user_replaced() {
-    partition(Unique::ReplaceOld).await;
+    partition(SessionsPerUser::One(Conflict::ReplaceOld)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_is_cut_off_and_its_user_comes_anew() {
-    partition(Unique::RejectNew).await;
+    partition(SessionsPerUser::One(Conflict::RejectNew)).await;
 }
 
 /// Only etcd is away: the lease of the frontend ends, and NATS still brings it messages for those whom it may have lost.
@@ -117,7 +117,7 @@ async fn a_frontend_is_cut_off_and_its_user_comes_anew() {
 async fn a_fenced_frontend_delivers_to_guests_only() {
     let backing = Backing::start();
     let etcd = Proxy::to(backing.etcd.address).await;
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(
         &config(backing.nats.address, etcd.address),
         "front-1",
@@ -170,7 +170,7 @@ async fn a_fenced_frontend_delivers_to_guests_only() {
 async fn the_link_blinks_while_another_takes_the_user() {
     let backing = Backing::start();
     let nats = Proxy::to(backing.nats.address).await;
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let blinks = join_with(
         &config(nats.address, backing.etcd.address),
         "front-1",
@@ -208,7 +208,7 @@ async fn the_link_blinks_while_another_takes_the_user() {
 async fn a_user_that_is_claimed_right_after_the_cut_is_given_up() {
     let backing = Backing::start();
     let nats = Proxy::to(backing.nats.address).await;
-    let options = JoinOptions::new().unique(Unique::ReplaceOld);
+    let options = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let config = config(nats.address, backing.etcd.address);
     let front = join_with(&config, "front-1", "connector", options).await;
     for (sid, uid) in [(1, "u"), (2, "v")] {

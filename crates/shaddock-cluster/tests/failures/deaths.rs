@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, SessionOp, Unique};
+use shaddock_cluster::{
+    Conflict, Context, JoinOptions, RemoteErrorKind, SessionOp, SessionsPerUser,
+};
 
 use crate::support::node::{call, request, works};
 use crate::support::servers::Backing;
@@ -107,7 +109,7 @@ async fn calls_to_a_server_that_died_end_long_before_their_deadline() {
 async fn a_frontend_dies_and_leaves_no_ghost() {
     let backing = Backing::start();
     let config = backing.config();
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let dies = join_with(&config, "front-1", "connector", unique.clone()).await;
     let lives = join_with(&config, "front-2", "connector", unique).await;
     let back = join(&config, "chat-1", "chat").await;

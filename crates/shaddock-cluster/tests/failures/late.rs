@@ -4,7 +4,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use shaddock_cluster::{Context, JoinOptions, RemoteErrorKind, SessionOp, Unique};
+use shaddock_cluster::{
+    Conflict, Context, JoinOptions, RemoteErrorKind, SessionOp, SessionsPerUser,
+};
 
 use crate::peers::arrived;
 use crate::support::node::{Server, call, raw, request, works};
@@ -33,7 +35,8 @@ fn bodies(server: &Server) -> Vec<String> {
 async fn a_request_of_a_user_that_has_moved_is_not_run() {
     let backing = Backing::start();
     let config = backing.patient_config();
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let first = join_with(&config, "front-1", "connector", options()).await;
     let second = join_with(&config, "front-2", "connector", options()).await;
     let back = join(&config, "chat-1", "chat").await;
@@ -83,7 +86,8 @@ async fn a_request_of_a_user_that_has_moved_is_not_run() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frontend_that_is_refused_closes_the_session() {
     let backing = Backing::start();
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let config = backing.patient_config();
     let first = join_with(&config, "front-1", "connector", options()).await;
     let second = join_with(&config, "front-2", "connector", options()).await;

@@ -1,7 +1,9 @@
 //! A frontend leaves: it says so on NATS and takes itself from the list at etcd. To one member the two come in the other order, or one of
 //! them does not come.
 
-use shaddock_cluster::{Interest, JoinOptions, RemoteErrorKind, SessionEvent, Unique};
+use shaddock_cluster::{
+    Conflict, Interest, JoinOptions, RemoteErrorKind, SessionEvent, SessionsPerUser,
+};
 
 use crate::support::node::{Server, delivery, uids};
 use crate::support::proxy::Proxy;
@@ -172,7 +174,8 @@ async fn a_clean_drain_is_not_called_a_cut() {
     config.nats_ping_interval = SECOND * 60;
     config.shutdown_delay = SECOND / 100;
     for round in 0..10 {
-        let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+        let unique =
+            JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
         let front = join_with(&config, &format!("front-{round}"), "connector", unique).await;
         front.open(1);
         front.bind(1, "u").await.unwrap();

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
-use shaddock_cluster::{JoinOptions, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, SessionsPerUser};
 
 use crate::support::node::{Server, raw};
 use crate::support::servers::Backing;
@@ -28,7 +28,7 @@ async fn with_users(backing: &Backing, users: u64) -> Server {
     config.lazy_user_subjects = true;
     config.lease_ttl = SECOND * 15;
     config.takeover_timeout = SECOND * 120;
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", unique).await;
     let binds = stream::iter(1..=users).map(|sid| {
         front.open(sid);
@@ -91,7 +91,7 @@ async fn writes_for_a_login() {
     let backing = Backing::start();
     let mut config = backing.config();
     config.lease_ttl = SECOND * 60;
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", unique.clone()).await;
     let second = join_with(&config, "front-2", "connector", unique).await;
     for at_once in [1, 100, 2000] {

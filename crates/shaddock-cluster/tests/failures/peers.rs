@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shaddock_cluster::{
-    Context, Interest, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp, Unique,
+    Conflict, Context, Interest, JoinOptions, RemoteErrorKind, ServerId, SessionAnswer, SessionOp,
+    SessionsPerUser,
 };
 
 use tokio::sync::Semaphore;
@@ -328,7 +329,7 @@ async fn a_peer_answers_late_twice_wrongly_and_unasked() {
 async fn hostile_bytes_on_every_subject_affect_no_session() {
     let backing = Backing::start();
     let unique = JoinOptions::new()
-        .unique(Unique::ReplaceOld)
+        .sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld))
         .with_events_of(Interest::all());
     let front = join_with(&backing.patient_config(), "front-1", "connector", unique).await;
     let back = join(&backing.patient_config(), "chat-1", "chat").await;
@@ -543,7 +544,8 @@ async fn a_user_that_comes_from_a_pitaya_frontend_has_one_session() {
     let backing = Backing::start();
     let config = backing.patient_config();
     let _go = Peer::start(&backing, "connector", "go-1").await;
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let first = join_with(&config, "front-1", "connector", options()).await;
     let second = join_with(&config, "front-2", "connector", options()).await;
     first.sees("go-1").await;

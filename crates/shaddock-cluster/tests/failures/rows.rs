@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shaddock_cluster::{
-    Cluster, ClusterError, JoinOptions, NatsCluster, Receivers, RemoteErrorKind, ServerInfo, Unique,
+    Cluster, ClusterError, Conflict, JoinOptions, NatsCluster, Receivers, RemoteErrorKind,
+    ServerInfo, SessionsPerUser,
 };
 
 use crate::sides::Sides;
@@ -17,7 +18,7 @@ use crate::support::wait::{PATIENCE, eventually};
 use crate::{SECOND, join, join_with, places};
 
 fn unique() -> JoinOptions {
-    JoinOptions::new().unique(Unique::ReplaceOld)
+    JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld))
 }
 
 /// A push to these users arrives at so many of them, sooner or later: NATS servers tell each other of subscriptions in their own time.

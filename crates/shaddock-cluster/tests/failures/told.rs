@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shaddock_cluster::{JoinOptions, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, SessionsPerUser};
 
 use crate::support::node::{request, works};
 use crate::support::ports::{free_port, local};
@@ -83,7 +83,7 @@ async fn servers_leave_a_nats_server_before_it_ends() {
     let etcd = EtcdServer::start();
     let mut config = config(ends.address, etcd.address);
     config.request_timeout = SECOND * 60;
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", unique).await;
     let back = join(&config, "chat-1", "chat").await;
     front.sees("chat-1").await;
@@ -125,7 +125,7 @@ async fn a_bind_waits_until_its_frontend_is_no_longer_fenced() {
     let mut config = config(nats.address, backing.etcd.address);
     config.request_timeout = SECOND * 60;
     config.push_timeout = SECOND * 30;
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", unique).await;
     front.open(1);
     nats.sever();
@@ -145,7 +145,7 @@ async fn an_etcd_without_room_is_named() {
     let etcd = EtcdServer::start_with("http", &["--quota-backend-bytes=2097152".to_owned()]);
     let mut config = config(nats.address, etcd.address);
     config.sync_interval = Duration::from_millis(200);
-    let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+    let unique = JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let front = join_with(&config, "front-1", "connector", unique).await;
     let back = join(&config, "chat-1", "chat").await;
     until("its size is known", || {

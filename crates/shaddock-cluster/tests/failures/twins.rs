@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shaddock_cluster::{
-    AudienceKey, Cluster, ClusterError, Context, ForwardedSession, Interest, JoinOptions,
-    MemberNotice, NatsCluster, NatsConfig, Receivers, ServerInfo, SessionEvent, SessionOp, Unique,
+    AudienceKey, Cluster, ClusterError, Conflict, Context, ForwardedSession, Interest, JoinOptions,
+    MemberNotice, NatsCluster, NatsConfig, Receivers, ServerInfo, SessionEvent, SessionOp,
+    SessionsPerUser,
 };
 
 use crate::support::node::{Server, TestNode, call, delivery, raw, works};
@@ -138,7 +139,8 @@ async fn one_that_hung_and_was_replaced_ends() {
         Proxy::to(backing.nats.address).await,
         Proxy::to(backing.etcd.address).await,
     );
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let hangs = config(nats.address, etcd.address);
     let old = join_with(&hangs, "front-1", "connector", options()).await;
     let back = join(&backing.config(), "chat-1", "chat").await;
@@ -204,7 +206,8 @@ async fn what_was_sent_to_the_next_life_is_not_served() {
     let mut hangs = config(nats.address, etcd.address);
     hangs.nats_ping_interval = SECOND * 60;
     let options = || {
-        let unique = JoinOptions::new().unique(Unique::ReplaceOld);
+        let unique =
+            JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
         unique.with_events_of(Interest::all())
     };
     let old = join_with(&hangs, "front-1", "connector", options()).await;

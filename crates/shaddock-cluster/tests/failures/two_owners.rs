@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use shaddock_cluster::{JoinOptions, RemoteErrorKind, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, RemoteErrorKind, SessionsPerUser};
 
 use crate::sides::Sides;
 use crate::support::node::{Server, raw, request};
@@ -20,9 +20,9 @@ struct TwoSides {
 }
 
 impl TwoSides {
-    async fn start(unique: Unique) -> Self {
+    async fn start(unique: SessionsPerUser) -> Self {
         let sides = Sides::start().await;
-        let options = || JoinOptions::new().unique(unique);
+        let options = || JoinOptions::new().sessions_per_user(unique);
         // A claimant that waits for the end of a lease waits for longer than the test.
         let at = |side| {
             let mut config = sides.config(side);
@@ -40,7 +40,7 @@ impl TwoSides {
     }
 
     /// The first has a user, and NATS reports on the other side that the first has no subscriber.
-    async fn apart(unique: Unique) -> Self {
+    async fn apart(unique: SessionsPerUser) -> Self {
         let two = Self::start(unique).await;
         two.first.open(1);
         two.first.bind(1, "u").await.unwrap();
@@ -65,7 +65,7 @@ impl TwoSides {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
-    let two = TwoSides::apart(Unique::ReplaceOld).await;
+    let two = TwoSides::apart(SessionsPerUser::One(Conflict::ReplaceOld)).await;
     two.second.open(2);
     // The owner is there at etcd, and gives the user up when it reads there that it is asked to.
     let start = Instant::now();
@@ -83,7 +83,7 @@ async fn a_cut_between_two_nats_servers_makes_no_second_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreachable_owner_keeps_the_user_if_new_sessions_are_rejected() {
-    let two = TwoSides::apart(Unique::RejectNew).await;
+    let two = TwoSides::apart(SessionsPerUser::One(Conflict::RejectNew)).await;
     two.second.open(2);
     let refused = two.second.bind(2, "u").await.unwrap_err();
     assert!(
@@ -104,7 +104,8 @@ async fn a_silent_owner_keeps_the_user_until_its_lease_ends() {
         Proxy::to(backing.nats.address).await,
         Proxy::to(backing.etcd.address).await,
     );
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let cut = config(nats.address, etcd.address);
     let first = join_with(&cut, "front-1", "connector", options()).await;
     let second = join_with(&backing.config(), "front-2", "connector", options()).await;
@@ -148,7 +149,8 @@ fn a_frontend_that_was_stopped_does_nothing_before_it_has_looked() {
         .build()
         .unwrap();
     let sides = runtime.block_on(Sides::start());
-    let options = || JoinOptions::new().unique(Unique::ReplaceOld);
+    let options =
+        || JoinOptions::new().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
     let (config, others) = (sides.config(0), sides.config(1));
     let first = own.block_on(async {
         let here = options().background_on(tokio::runtime::Handle::current());

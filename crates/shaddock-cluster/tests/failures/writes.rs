@@ -1,7 +1,7 @@
 //! What users cost etcd, which keeps every revision until it is told to forget it: counted in revisions of a real one.
 
 use futures_util::{StreamExt, stream};
-use shaddock_cluster::{JoinOptions, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, SessionsPerUser};
 
 use crate::support::node::{Server, raw};
 use crate::support::servers::Backing;
@@ -9,11 +9,11 @@ use crate::support::until;
 use crate::{SECOND, join_with};
 
 /// A frontend that does not lose its lease on a machine that has too much to do.
-async fn frontend(backing: &Backing, id: &str, unique: Unique) -> Server {
+async fn frontend(backing: &Backing, id: &str, unique: SessionsPerUser) -> Server {
     let mut config = backing.config();
     config.lease_ttl = SECOND * 60;
     config.takeover_timeout = SECOND * 60;
-    let options = JoinOptions::new().unique(unique);
+    let options = JoinOptions::new().sessions_per_user(unique);
     join_with(&config, id, "connector", options).await
 }
 
@@ -42,7 +42,7 @@ async fn no_user_is_claimed(backing: &Backing) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_unique_sessions_users_write_nothing() {
     let backing = Backing::start();
-    let front = frontend(&backing, "front-1", Unique::No).await;
+    let front = frontend(&backing, "front-1", SessionsPerUser::Any).await;
     let before = backing.etcd.revision();
     log_in_and_out(&front, 200, 20).await;
     // Every write would be on its way by now; these go behind it.
@@ -57,7 +57,12 @@ async fn without_unique_sessions_users_write_nothing() {
 async fn a_login_is_one_write_and_a_logout_another() {
     const USERS: u64 = 300;
     let backing = Backing::start();
-    let front = frontend(&backing, "front-1", Unique::ReplaceOld).await;
+    let front = frontend(
+        &backing,
+        "front-1",
+        SessionsPerUser::One(Conflict::ReplaceOld),
+    )
+    .await;
     let before = backing.etcd.revision();
     for sid in 1..=20 {
         front.open(sid);
@@ -91,8 +96,18 @@ async fn a_login_is_one_write_and_a_logout_another() {
 async fn a_move_is_one_write() {
     let backing = Backing::start();
     let servers = [
-        frontend(&backing, "front-1", Unique::ReplaceOld).await,
-        frontend(&backing, "front-2", Unique::ReplaceOld).await,
+        frontend(
+            &backing,
+            "front-1",
+            SessionsPerUser::One(Conflict::ReplaceOld),
+        )
+        .await,
+        frontend(
+            &backing,
+            "front-2",
+            SessionsPerUser::One(Conflict::ReplaceOld),
+        )
+        .await,
     ];
     servers[0].sees("front-2").await;
     servers[1].sees("front-1").await;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::{Context, Delivered, JoinOptions, Receivers, SessionOp, Unique};
+use shaddock_cluster::{
+    Conflict, Context, Delivered, JoinOptions, Receivers, SessionOp, SessionsPerUser,
+};
 
 use crate::World;
 use crate::support::node::{delivery, raw, uids};
@@ -238,8 +240,8 @@ async fn every_session_of_a_user_is_counted(world: World) {
 /// every other session of the user, too.
 async fn pushes_find_users_who_move(world: World) {
     let types = [
-        ("connector-a", Unique::No),
-        ("connector-b", Unique::ReplaceOld),
+        ("connector-a", SessionsPerUser::Any),
+        ("connector-b", SessionsPerUser::One(Conflict::ReplaceOld)),
     ];
     let back = world.join("back-1", "chat").await;
     // With unique sessions frontends promise to tell one server where a user is. It is this one, so the other has to find out.
@@ -248,7 +250,7 @@ async fn pushes_find_users_who_move(world: World) {
         let mut fronts = Vec::new();
         for n in 0..3 {
             let id = format!("{server_type}-{n}");
-            let options = JoinOptions::new().unique(unique);
+            let options = JoinOptions::new().sessions_per_user(unique);
             fronts.push(world.join_with(&id, server_type, options).await);
             back.sees(&id).await;
             first.sees(&id).await;
@@ -274,7 +276,7 @@ async fn pushes_find_users_who_move(world: World) {
             }
             fronts[place].open(sid);
             fronts[place].bind(sid, "u").await.unwrap();
-            if unique != Unique::No {
+            if unique != SessionsPerUser::Any {
                 // The node of the tests lets a user have several sessions at one frontend.
                 open.retain(|(at, _)| *at == place);
             }

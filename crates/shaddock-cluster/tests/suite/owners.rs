@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shaddock_cluster::{JoinOptions, Unique};
+use shaddock_cluster::{Conflict, JoinOptions, SessionsPerUser};
 
 use crate::World;
 use crate::support::node::{Server, raw};
@@ -67,7 +67,7 @@ const ODD_UIDS: [&str; 8] = [
 ];
 
 async fn any_text_names_a_user(world: World) {
-    let (front, other) = two_unique(&world, Unique::ReplaceOld).await;
+    let (front, other) = two_unique(&world, SessionsPerUser::One(Conflict::ReplaceOld)).await;
     let back = world.join("back-1", "chat").await;
     back.sees("front-1").await;
     back.sees("front-2").await;
@@ -112,8 +112,8 @@ async fn any_text_names_a_user(world: World) {
     }
 }
 
-async fn two_unique(world: &World, unique: Unique) -> (Server, Server) {
-    let options = JoinOptions::new().unique(unique);
+async fn two_unique(world: &World, unique: SessionsPerUser) -> (Server, Server) {
+    let options = JoinOptions::new().sessions_per_user(unique);
     let first = world
         .join_with("front-1", "connector", options.clone())
         .await;
@@ -123,7 +123,7 @@ async fn two_unique(world: &World, unique: Unique) -> (Server, Server) {
 }
 
 async fn a_second_bind_is_refused_everywhere(world: World) {
-    let (first, second) = two_unique(&world, Unique::RejectNew).await;
+    let (first, second) = two_unique(&world, SessionsPerUser::One(Conflict::RejectNew)).await;
     first.open(1);
     first.open(2);
     second.open(3);
@@ -160,7 +160,7 @@ async fn a_second_bind_is_refused_everywhere(world: World) {
 }
 
 async fn a_second_bind_replaces_the_first_everywhere(world: World) {
-    let (first, second) = two_unique(&world, Unique::ReplaceOld).await;
+    let (first, second) = two_unique(&world, SessionsPerUser::One(Conflict::ReplaceOld)).await;
     first.open(1);
     second.open(2);
     first.bind(1, "u").await.unwrap();
@@ -182,7 +182,7 @@ async fn a_second_bind_replaces_the_first_everywhere(world: World) {
 
 /// A client that logs in twice and does not wait for the second answer.
 async fn a_second_bind_of_a_session_that_is_dropped_takes_nothing_away(world: World) {
-    let (first, second) = two_unique(&world, Unique::RejectNew).await;
+    let (first, second) = two_unique(&world, SessionsPerUser::One(Conflict::RejectNew)).await;
     first.open(1);
     first.bind(1, "u").await.unwrap();
     let again = || first.member.bind_user("u".into(), raw(1));
@@ -205,14 +205,17 @@ async fn a_second_bind_of_a_session_that_is_dropped_takes_nothing_away(world: Wo
 }
 
 async fn binds_that_race_leave_one(world: World) {
-    for (round, unique) in [Unique::RejectNew, Unique::ReplaceOld]
-        .into_iter()
-        .enumerate()
+    for (round, unique) in [
+        SessionsPerUser::One(Conflict::RejectNew),
+        SessionsPerUser::One(Conflict::ReplaceOld),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let world_type = format!("connector-{round}");
         let mut fronts = Vec::new();
         for n in 0..3 {
-            let options = JoinOptions::new().unique(unique);
+            let options = JoinOptions::new().sessions_per_user(unique);
             fronts.push(
                 world
                     .join_with(&format!("front-{round}-{n}"), &world_type, options)

@@ -15,7 +15,7 @@ impl App {
     /// # let launcher = Launcher::new(Default::default())?;
     /// let mut app = App::new("connector", "connector-1");
     /// launcher.configure(&mut app);
-    /// app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
+    /// app.modify(|sessions: &mut SessionConfig| sessions.max_settings = 64);
     /// # Ok(())
     /// # }
     /// ```

@@ -2,8 +2,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use shaddock_cluster::{Cluster, JoinOptions, LocalCluster, Unique};
-use shaddock_core::{Conflict, SessionConfig, SessionService};
+use shaddock_cluster::{Cluster, JoinOptions, LocalCluster};
 use shaddock_net::ListenConfig;
 
 use super::{
@@ -269,19 +268,9 @@ async fn bring_up(
 }
 
 fn join_options(app: &AppHandle) -> JoinOptions {
-    let unique = match app.session_service().map(SessionService::config) {
-        Some(SessionConfig {
-            single_session: true,
-            on_conflict: Conflict::ReplaceOld,
-            ..
-        }) => Unique::ReplaceOld,
-        Some(SessionConfig {
-            single_session: true,
-            ..
-        }) => Unique::RejectNew,
-        _ => Unique::No,
-    };
+    let service = app.session_service();
+    let sessions_per_user = service.map(|service| service.config().sessions_per_user);
     JoinOptions::new()
-        .unique(unique)
+        .sessions_per_user(sessions_per_user.unwrap_or_default())
         .with_events_of(app.hooks().cluster_events.interest())
 }

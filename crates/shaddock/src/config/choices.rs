@@ -1,6 +1,8 @@
 //! Values of keys that are one of a few words.
 
-use super::value::choice;
+use shaddock_core::Conflict;
+
+use super::value::{Setting, choice, words};
 
 choice! {
     /// The format of logs.
@@ -14,14 +16,8 @@ choice! {
     }
 }
 
-choice! {
-    /// The session that is closed when a second session of a user binds and each user may have one session.
-    pub enum OnConflict {
-        /// The new bind fails; the old session stays.
-        RejectNew = "reject_new",
-        /// The old session is closed; the new one is bound.
-        ReplaceOld = "replace_old",
-    }
+impl Setting for Conflict {
+    const KIND: &'static str = words!("reject_new" "replace_old");
 }
 
 choice! {

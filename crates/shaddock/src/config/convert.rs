@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use shaddock_cluster::{Cluster, ClusterError, LocalCluster, Strategy};
-use shaddock_core::{Conflict, OnFull, ResumeConfig, SessionConfig};
+use shaddock_core::{OnFull, ResumeConfig, SessionConfig, SessionsPerUser};
 use shaddock_net::{
     AccessPolicy, ConnectionLimits, ListenConfig, TlsError, TlsFiles, TlsReloader, UpgradePolicy,
 };
@@ -12,8 +12,8 @@ use shaddock_protocol::{
 };
 
 use super::{
-    AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnConflict,
-    OnFullSetting, PomeloErrorsSetting, RoutingSetting, Serializer,
+    AdminSettings, ClusterMode, Config, CryptoSetting, DialectSetting, Network, OnFullSetting,
+    PomeloErrorsSetting, RoutingSetting, Serializer,
 };
 use crate::{app::AppConfig, operators::ViewConfig, resume::ResumePolicy};
 
@@ -67,10 +67,10 @@ impl Config {
     pub fn session_config(&self) -> SessionConfig {
         let session = &self.session;
         SessionConfig {
-            single_session: session.single_session,
-            on_conflict: match session.on_conflict {
-                OnConflict::ReplaceOld => Conflict::ReplaceOld,
-                OnConflict::RejectNew => Conflict::RejectNew,
+            sessions_per_user: if session.single_session {
+                SessionsPerUser::One(session.on_conflict)
+            } else {
+                SessionsPerUser::Any
             },
             outbox_bytes: session.outbox_bytes.0,
             max_listeners: session.max_listeners,

@@ -9,7 +9,7 @@
 //!
 //! let config = Config::load(&Sources::default().flag("session.single_session=true"))?;
 //! assert!(config.session.single_session);
-//! assert!(config.session_config().single_session);
+//! assert!(config.session_config().sessions_per_user.is_one());
 //! # Ok::<(), shaddock::config::ConfigError>(())
 //! ```
 
@@ -46,9 +46,8 @@ use self::{
 };
 pub use self::{
     choices::{
-        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnConflict,
-        OnFullSetting, PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer,
-        TracedUsersSetting,
+        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnFullSetting,
+        PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer, TracedUsersSetting,
     },
     effective::EffectiveKey,
     error::{ConfigError, Origin, Problem},

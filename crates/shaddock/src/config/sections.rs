@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use shaddock_cluster::{Address, Secret};
+use shaddock_core::Conflict;
 use shaddock_protocol::BrowserClients;
 
 use super::{
     choices::{
-        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnConflict,
-        OnFullSetting, PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer,
-        TracedUsersSetting,
+        BalanceSetting, ClusterMode, CryptoSetting, DialectSetting, LogFormat, OnFullSetting,
+        PomeloErrorsSetting, ProtocolSetting, RoutingSetting, Serializer, TracedUsersSetting,
     },
     rules::{
         address_header, address_or_empty, event_names, id_or_empty, lease, list_of_tokens,
@@ -92,7 +92,7 @@ section! {
         /// Whether a user may have only one session.
         restart single_session: bool = false;
         /// With `single_session`: whether the second bind fails (`reject_new`, as in Pomelo) or closes the first session (`replace_old`).
-        restart on_conflict: OnConflict = OnConflict::RejectNew;
+        restart on_conflict: Conflict = Conflict::RejectNew;
         /// Bytes that may wait for a client whose socket is full. Above this limit the client is disconnected as too slow. Above a quarter
         /// of it, further requests of the client and handlers that await their pushes wait until the queued data was offered to the socket.
         restart outbox_bytes: Size = Size::kib(1024), check within(Size(4096), Size(1 << 30));

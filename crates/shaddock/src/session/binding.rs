@@ -82,7 +82,7 @@ impl<'a> Binder<'a> {
         let Some(service) = self.app.session_service() else {
             return;
         };
-        if service.config().single_session {
+        if service.config().sessions_per_user.is_one() {
             service.for_each_session_of(uid.as_str(), |rival| {
                 rival.close_suspended(CloseReason::Replaced);
             });

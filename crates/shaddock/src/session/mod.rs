@@ -34,7 +34,7 @@ mod view;
 pub use shaddock_core::{
     ClientClaims, CloseReason, Conflict, ConnectionStats, FrontendId, ListenerId, OnFull,
     ResumeConfig, Session, SessionConfig, SessionService, SessionState, SessionStatistics,
-    Settings, Sid, Uid,
+    SessionsPerUser, Settings, Sid, Uid,
 };
 
 pub use self::{

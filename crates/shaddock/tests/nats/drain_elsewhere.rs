@@ -22,6 +22,7 @@ use shaddock::{
     config::{Config, Time},
     operations::Operations,
     prelude::*,
+    session::{Conflict, SessionsPerUser},
     shutdown::drain,
 };
 use shaddock_client::{Client, CloseKind, Events, Reconnect, SessionEvent, Subscription};
@@ -35,7 +36,7 @@ use crate::support::{
 
 fn connector(id: &str, ran: &Ran) -> App {
     let sessions = SessionConfig {
-        single_session: true,
+        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
         ..roaming::sessions()
     };
     roaming::connector(id, sessions, ran)

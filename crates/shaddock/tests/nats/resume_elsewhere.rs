@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use shaddock::{
     cluster::{Cluster, Interest, LocalCluster},
     prelude::*,
-    session::{ClusterEventKind, ClusterSessionEvent, Conflict},
+    session::{ClusterEventKind, ClusterSessionEvent, Conflict, SessionsPerUser},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -692,8 +692,7 @@ async fn logs_in_elsewhere(cluster: Option<shaddock::cluster::NatsCluster>) {
         for id in ["connector-1", "connector-2"] {
             let mut app = connector(id, &ran);
             app.set(SessionConfig {
-                single_session: true,
-                on_conflict,
+                sessions_per_user: SessionsPerUser::One(on_conflict),
                 ..sessions()
             });
             servers = servers.add(app);

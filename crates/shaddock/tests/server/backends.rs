@@ -15,7 +15,7 @@ use shaddock::{
     prelude::*,
     wire::{Dialect, Flow},
 };
-use shaddock_core::Conflict;
+use shaddock_core::{Conflict, SessionsPerUser};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::http::{
@@ -745,8 +745,7 @@ async fn a_bind_that_is_refused_undoes_the_rest() {
     .await;
     let mut app = frontend(FRONT);
     app.set(SessionConfig {
-        single_session: true,
-        on_conflict: Conflict::RejectNew,
+        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
         ..SessionConfig::default()
     });
     app.http_backend("chat", service.backend());
@@ -887,8 +886,7 @@ async fn more_topics_than_there_may_be_cost_no_session() {
     let mut app = frontend(FRONT);
     app.set(SessionConfig {
         max_memberships: 2,
-        single_session: true,
-        on_conflict: Conflict::ReplaceOld,
+        sessions_per_user: SessionsPerUser::One(Conflict::ReplaceOld),
         ..SessionConfig::default()
     });
     app.http_backend("chat", service.backend());

@@ -18,7 +18,7 @@ use shaddock::{
     launch::Launcher,
     prelude::*,
     request::RequestContext,
-    session::Setting,
+    session::{Conflict, SessionsPerUser, Setting},
     testing::TestServers,
 };
 use shaddock_client::{Client, Dialect};
@@ -286,13 +286,25 @@ fn a_change_of_configuration_keeps_the_rest() {
     let launcher = Launcher::new(sources).unwrap();
     let mut app = connector();
     launcher.configure(&mut app);
-    app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
+    app.modify(|sessions: &mut SessionConfig| {
+        sessions.sessions_per_user = SessionsPerUser::One(Conflict::RejectNew);
+    });
     let sessions = app.get::<SessionConfig>().unwrap();
-    assert_eq!((sessions.single_session, sessions.max_settings), (true, 7));
+    assert_eq!(
+        (sessions.sessions_per_user.is_one(), sessions.max_settings),
+        (true, 7)
+    );
     // Also where nothing was read.
     let mut app = connector();
-    app.modify(|sessions: &mut SessionConfig| sessions.single_session = true);
-    assert!(app.get::<SessionConfig>().unwrap().single_session);
+    app.modify(|sessions: &mut SessionConfig| {
+        sessions.sessions_per_user = SessionsPerUser::One(Conflict::RejectNew);
+    });
+    assert!(
+        app.get::<SessionConfig>()
+            .unwrap()
+            .sessions_per_user
+            .is_one()
+    );
 }
 
 async fn answered<T: DeserializeOwned + PartialEq + std::fmt::Debug>(

@@ -13,7 +13,7 @@ use shaddock::{
     app::AppConfig,
     cluster::Interest,
     prelude::*,
-    session::Conflict,
+    session::{Conflict, SessionsPerUser},
     testing::{TestClient, TestServers},
     wire::CodecConfig,
 };
@@ -549,8 +549,7 @@ async fn an_app_that_may_not_listen_does_not_start() {
 #[tokio::test(start_paused = true)]
 async fn a_login_obeys_the_policy_of_sessions() {
     let policy = |on_conflict| SessionConfig {
-        single_session: true,
-        on_conflict,
+        sessions_per_user: SessionsPerUser::One(on_conflict),
         ..SessionConfig::default()
     };
     let servers = with_logins(policy(Conflict::RejectNew)).await;

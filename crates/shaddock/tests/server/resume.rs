@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use shaddock::{prelude::*, wire::CodecConfig};
-use shaddock_core::{Conflict, ResumeConfig, SessionState};
+use shaddock_core::{Conflict, ResumeConfig, SessionState, SessionsPerUser};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -262,8 +262,7 @@ async fn the_application_may_refuse() {
 async fn a_suspended_session_blocks_no_login() {
     for on_conflict in [Conflict::RejectNew, Conflict::ReplaceOld] {
         let (app, events) = connector(SessionConfig {
-            single_session: true,
-            on_conflict,
+            sessions_per_user: SessionsPerUser::One(on_conflict),
             ..SessionConfig::default()
         });
         let running = start([app]).await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use shaddock::{
     prelude::*,
-    session::{Conflict, ConnectionStats, SessionError, SessionService},
+    session::{Conflict, ConnectionStats, SessionError, SessionService, SessionsPerUser},
 };
 
 use crate::support::{Client, eventually, frontend, start, uid};
@@ -277,8 +277,7 @@ async fn a_single_session_is_single_across_frontends() {
     for on_conflict in [Conflict::RejectNew, Conflict::ReplaceOld] {
         let single = |mut app: App| {
             app.set(SessionConfig {
-                single_session: true,
-                on_conflict,
+                sessions_per_user: SessionsPerUser::One(on_conflict),
                 ..SessionConfig::default()
             });
             app

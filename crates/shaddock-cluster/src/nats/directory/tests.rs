@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::watches::Watches;
 use super::*;
-use crate::Unique;
+use crate::{Conflict, SessionsPerUser};
 
 const TYPE: &str = "connector";
 
@@ -76,9 +76,9 @@ struct World {
 impl World {
     fn new(seed: u64, unique: bool) -> Self {
         let policy = if unique {
-            Unique::ReplaceOld
+            SessionsPerUser::One(Conflict::ReplaceOld)
         } else {
-            Unique::No
+            SessionsPerUser::Any
         };
         Self {
             random: Random(seed),
@@ -131,9 +131,9 @@ impl World {
             _ => {
                 if self.frontends.len() < 5 && self.random.below(10) == 0 {
                     let policy = if self.unique {
-                        Unique::ReplaceOld
+                        SessionsPerUser::One(Conflict::ReplaceOld)
                     } else {
-                        Unique::No
+                        SessionsPerUser::Any
                     };
                     self.frontends.push(Watches::new(policy));
                     self.senders.iter().for_each(Directory::end_leases);

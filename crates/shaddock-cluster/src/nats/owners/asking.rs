@@ -16,7 +16,7 @@ use crate::nats::inbox::Inbox;
 use crate::nats::questions;
 use crate::nats::wire::{BindMsg, Op, OpKind, decode_or_log};
 use crate::owners::{Claim, ClaimAnswer, ClaimQuery, Own, OwnerReply, Verdict, verdict};
-use crate::{RemoteErrorKind, ServerId, ServerInfo, Unique};
+use crate::{Conflict, RemoteErrorKind, ServerId, ServerInfo, SessionsPerUser};
 
 /// How long each question to the owner of a user waits for the reply.
 pub(super) const ASK_OWNER: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(super) async fn ask(
 ) -> OwnerReply {
     let listed = core.members.server(owner.as_str());
     let info = listed.unwrap_or_else(|| Arc::new(of_same_type(core, owner)));
-    let kind = if core.options.unique == Unique::RejectNew {
+    let kind = if core.options.sessions_per_user == SessionsPerUser::One(Conflict::RejectNew) {
         OpKind::Probe
     } else {
         OpKind::Release
@@ -67,7 +67,7 @@ pub(super) async fn leave_notice(
     lease: i64,
     uid: &str,
 ) -> EtcdResult<()> {
-    let is_probe = core.options.unique == Unique::RejectNew;
+    let is_probe = core.options.sessions_per_user == SessionsPerUser::One(Conflict::RejectNew);
     let what = if is_probe { "probe" } else { "release" };
     let notice = format!("{what} {revision} {}", core.info.id);
     let written = core

@@ -25,7 +25,7 @@ pub(in crate::nats) async fn claim(
     uid: &Arc<str>,
     waits_for: &mut Option<ServerId>,
 ) -> Result<(), BindError> {
-    let mut takeover = Takeover::new(core.options.unique);
+    let mut takeover = Takeover::new(core.options.sessions_per_user);
     let mut outcome = StepOutcome::Nothing;
     loop {
         if core.is_fenced() {

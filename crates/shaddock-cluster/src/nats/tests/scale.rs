@@ -20,7 +20,7 @@ use super::super::wire::{
 };
 use super::super::{encode, subject};
 use crate::owners::{Moment, Table};
-use crate::{Interest, RawSid, ServerId, ServerInfo, Unique};
+use crate::{Conflict, Interest, RawSid, ServerId, ServerInfo, SessionsPerUser};
 
 const TYPE: &str = "connector";
 
@@ -128,9 +128,9 @@ fn reply(info: &ServerInfo, number: u64) -> String {
 impl World {
     fn new(size: Size, kind: Kind) -> Self {
         let policy = if kind == Kind::Unique {
-            Unique::ReplaceOld
+            SessionsPerUser::One(Conflict::ReplaceOld)
         } else {
-            Unique::No
+            SessionsPerUser::Any
         };
         let mut world = Self {
             size,
@@ -283,7 +283,7 @@ impl World {
         self.ask(backend, frontend, &subject, &op, &done);
         let sid = RawSid::new(user as u64 + 1).unwrap();
         let table = &mut self.servers[frontend].users;
-        let (hold, ()) = table.begin(&uid, sid, Unique::No).unwrap();
+        let (hold, ()) = table.begin(&uid, sid, SessionsPerUser::Any).unwrap();
         for watcher in self.servers[frontend].watches.of(&uid, self.now) {
             let to = self.by_id[&watcher];
             let here = wire::encode(&Op {

@@ -12,7 +12,7 @@ use super::etcd::{If, Kv, Op, found};
 use super::{Fault, MS, TTL};
 use crate::owners::fence::Ticket;
 use crate::owners::{ClaimQuery, Fence, Hold, Moment, Number, StepOutcome, Table, Takeover};
-use crate::{RawSid, ServerId, Unique};
+use crate::{RawSid, ServerId, SessionsPerUser};
 
 /// The actions of a life on the world.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub(super) struct Life {
     check: Option<(Ticket, usize, bool)>,
     /// What a task would have to set if the time were not asked.
     pub(super) flag: bool,
-    unique: Unique,
+    unique: SessionsPerUser,
     fault: Fault,
     pub(super) now: Moment,
     pub(super) out: Vec<Out>,
@@ -132,7 +132,7 @@ fn raw(sid: u64) -> RawSid {
 }
 
 impl Life {
-    pub(super) fn new(id: &ServerId, token: String, unique: Unique, fault: Fault) -> Self {
+    pub(super) fn new(id: &ServerId, token: String, unique: SessionsPerUser, fault: Fault) -> Self {
         Self {
             id: id.clone(),
             token,

@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::watcher::Watcher;
 use super::{Fault, MS, PEACE, SECOND, TROUBLE, TTL};
 use crate::owners::{ClaimQuery, Moment, Number, OwnerReply, Seen};
-use crate::{ServerId, Unique};
+use crate::{Conflict, ServerId, SessionsPerUser};
 
 /// What happens at a time.
 pub(super) enum Event {
@@ -87,7 +87,7 @@ pub(super) struct World {
     etcd: Etcd,
     slots: Vec<Slot>,
     uids: Vec<Arc<str>>,
-    unique: Unique,
+    unique: SessionsPerUser,
     fault: Fault,
     nats_is_whole: bool,
     last_sid: u64,
@@ -108,9 +108,9 @@ impl World {
     pub(super) fn new(seed: u64, fault: Fault) -> Self {
         let mut rng = Rng(seed);
         let unique = if rng.one_in(3) {
-            Unique::RejectNew
+            SessionsPerUser::One(Conflict::RejectNew)
         } else {
-            Unique::ReplaceOld
+            SessionsPerUser::One(Conflict::ReplaceOld)
         };
         let mut world = Self {
             rng,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::super::Fault;
 use super::super::etcd::If;
 use super::{Bind, LOOK, Life, Out, Wait, id_key, key, notice_key, raw};
-use crate::Unique;
 use crate::owners::{Claim, ClaimQuery, Kind, Own, Step, StepOutcome, Takeover};
+use crate::{Conflict, SessionsPerUser};
 
 impl Life {
     /// A client wants to be this user. `same`: a second bind of a session that is bound.
@@ -88,7 +88,7 @@ impl Life {
         let uid = Arc::clone(&bind.uid);
         let own = Own { id: &id, lease };
         let step = bind.takeover.next(own, outcome, |_| Kind::Ours);
-        let probe = unique == Unique::RejectNew;
+        let probe = unique == SessionsPerUser::One(Conflict::RejectNew);
         match step {
             Step::Write(claim) => {
                 let notice = bind
