@@ -4,12 +4,15 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use crate::address::Network;
+use crate::{
+    address::Network,
+    sync::{Current, Mutex, MutexGuard},
+};
 
 /// Limits and lists of one listener. They can be replaced while it runs; open connections stay.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +88,7 @@ impl AccessPolicy {
 /// The admission control of one listener: the current policy and its counts.
 #[derive(Debug, Default)]
 pub struct Gate {
-    policy: RwLock<Arc<AccessPolicy>>,
+    policy: Current<AccessPolicy>,
     open: AtomicUsize,
     /// Of those, the connections whose socket is closed and whose handler is still running.
     outlived: AtomicUsize,
@@ -96,22 +99,19 @@ impl Gate {
     /// Creates a gate without connections.
     pub fn new(policy: AccessPolicy) -> Arc<Self> {
         Arc::new(Self {
-            policy: RwLock::new(Arc::new(policy)),
+            policy: Current::new(Arc::new(policy)),
             ..Self::default()
         })
     }
 
     /// The current policy.
     pub fn policy(&self) -> Arc<AccessPolicy> {
-        self.policy
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.policy.get()
     }
 
     /// Replaces the policy for new connections.
     pub fn set_policy(&self, policy: AccessPolicy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.policy.set(Arc::new(policy));
     }
 
     /// Open connections. Connections whose client has disconnected and whose handler is still running count for the limits, but not here.
@@ -156,9 +156,7 @@ impl Gate {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.by_address.lock()
     }
 }
 
@@ -282,11 +280,7 @@ mod tests {
         assert!(gate.enter().unwrap().admit(ip("192.0.2.2")).is_ok());
         drop(first);
         assert!(enter().is_ok());
-        assert_eq!(
-            gate.by_address.lock().unwrap().len(),
-            1,
-            "no entry for who has left"
-        );
+        assert_eq!(gate.by_address.lock().len(), 1, "no entry for who has left");
     }
     /// A PROXY head and then a header tell two addresses: the connection counts for one of them, and for none once it is gone.
     #[test]

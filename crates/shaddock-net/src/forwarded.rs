@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::{access::AccessPolicy, address::canonical};
 
-/// Whose connection it is, as far as the head of a request tells.
+/// The client's address according to the head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     /// No header is believed: the address at the other end of the socket, or the one in the PROXY head.

@@ -30,6 +30,7 @@ pub mod quiet;
 mod rate;
 mod socket;
 mod stats;
+mod sync;
 mod tls;
 mod upgrade;
 mod wheel;

@@ -11,7 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -36,6 +36,7 @@ use crate::{
     driver::Relayed,
     frontend::Frontend,
     stats::{NetStats, StatsBoard},
+    sync::Current,
     tls::{TlsError, TlsReloader},
     upgrade::UpgradePolicy,
     worker::Workers,
@@ -118,7 +119,7 @@ impl Listener {
         let shared = Arc::new(Shared {
             gate: Gate::new(config.access.clone()),
             first_reserved: descriptors::for_clients(),
-            live: RwLock::new(Arc::new(Live {
+            live: Current::new(Arc::new(Live {
                 limits: config.limits.clone(),
                 upgrade: config.upgrade.clone(),
             })),
@@ -203,11 +204,7 @@ impl Listener {
     /// Replaces the limits of a connection and the allowed origins of WebSockets, for new connections.
     pub fn set_limits(&self, limits: ConnectionLimits, upgrade: UpgradePolicy) {
         let live = Arc::new(Live { limits, upgrade });
-        *self
-            .shared
-            .live
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = live;
+        self.shared.live.set(live);
     }
 
     /// Reads certificate and key again, if the listener has TLS.

@@ -9,11 +9,13 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes that a pipe holds before its writer has to wait: what a kernel might take.
 const CAPACITY: usize = 64 * 1024;
@@ -66,7 +68,7 @@ impl Link {
 }
 
 fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
-    link.lock().unwrap_or_else(PoisonError::into_inner)
+    link.lock()
 }
 
 fn wake(wakers: impl IntoIterator<Item = Waker>) {
@@ -308,7 +310,7 @@ struct Queue {
 
 impl Backlog {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn push(&self, socket: MemorySocket, address: SocketAddr) {

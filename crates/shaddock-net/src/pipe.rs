@@ -6,12 +6,14 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// With this number of unread bytes there is no room for more. A writer that found room may write one complete read, so the limit can be
 /// exceeded slightly.
@@ -60,7 +62,7 @@ enum State {
 
 impl Way {
     fn lock(&self) -> MutexGuard<'_, Flow> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Changes the flow, and wakes without the lock.

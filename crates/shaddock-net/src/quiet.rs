@@ -11,12 +11,11 @@
 //! ```
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Lines of one place in one [`PERIOD`].
 const LINES: u32 = 10;
@@ -25,7 +24,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Every place that has ever left a line out: no more than there are in the code.
 static PLACES: Mutex<Vec<&'static Quiet>> = Mutex::new(Vec::new());
 
-/// What one place in the code may write, see [the module](self).
+/// The limit of log lines of one place in the code, see [the module](self).
 #[derive(Debug)]
 pub struct Quiet {
     line: &'static str,
@@ -39,6 +38,14 @@ struct Count {
     began: Option<Instant>,
     written: u32,
     left_out: u64,
+}
+
+impl Count {
+    const ZERO: Self = Self {
+        began: None,
+        written: 0,
+        left_out: 0,
+    };
 }
 
 impl Count {
@@ -73,11 +80,7 @@ impl Quiet {
     pub const fn new(line: &'static str) -> Self {
         Self {
             line,
-            count: Mutex::new(Count {
-                began: None,
-                written: 0,
-                left_out: 0,
-            }),
+            count: Mutex::new(Count::ZERO),
             listed: AtomicBool::new(false),
         }
     }
@@ -94,7 +97,7 @@ impl Quiet {
 
     /// The lock is not held while a line is written.
     fn with_count<T>(&self, run: impl FnOnce(&mut Count) -> T) -> T {
-        run(&mut self.count.lock().unwrap_or_else(PoisonError::into_inner))
+        run(&mut self.count.lock())
     }
 
     fn summarise(&self, left_out: u64) {
@@ -108,8 +111,8 @@ impl Quiet {
     }
 }
 
-fn places() -> std::sync::MutexGuard<'static, Vec<&'static Quiet>> {
-    PLACES.lock().unwrap_or_else(PoisonError::into_inner)
+fn places() -> MutexGuard<'static, Vec<&'static Quiet>> {
+    PLACES.lock()
 }
 
 /// Writes how many lines were left out in periods that are over, for every place. To be called about once a minute.
@@ -152,8 +155,7 @@ mod tests {
     }
 
     fn fresh() -> (Count, Instant) {
-        let count = Quiet::new("").count.into_inner();
-        (count.unwrap(), Instant::now())
+        (Count::ZERO, Instant::now())
     }
 
     #[test]

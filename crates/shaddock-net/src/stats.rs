@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
+
+use crate::sync::Mutex;
 
 /// A counter with a single writer: no locked instruction on the way of a message.
 #[derive(Debug, Default)]
@@ -22,7 +24,7 @@ impl Counter {
     }
 }
 
-/// What one worker counts for one listener. Aligned so that two workers never write to one cache line.
+/// The counts of one worker for one listener. Aligned so that two workers never write to one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct WorkerStats {
@@ -45,7 +47,7 @@ pub(crate) enum Group {
 
 impl WorkerStats {
     pub(crate) fn count(&self, group: Group, name: &'static str) {
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.lock();
         *named.entry((group, name)).or_insert(0) += 1;
     }
 }
@@ -96,7 +98,7 @@ impl StatsBoard {
             sum.bytes_out += worker.bytes_out.get();
             sum.requests += worker.requests.get();
             sum.notifies += worker.notifies.get();
-            let named = worker.named.lock().unwrap_or_else(PoisonError::into_inner);
+            let named = worker.named.lock();
             for ((group, name), n) in named.iter() {
                 let target = match group {
                     Group::Refused => &mut sum.refused,

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use rustls::{
@@ -15,6 +15,8 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
+
+use crate::sync::Current;
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, Error)]
@@ -92,7 +94,7 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 #[derive(Debug)]
 pub struct TlsReloader {
     files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
+    current: Current<ServerConfig>,
 }
 
 impl TlsReloader {
@@ -101,7 +103,7 @@ impl TlsReloader {
     /// # Errors
     /// [`TlsError`] names the file and the reason.
     pub fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let current = RwLock::new(files.load()?);
+        let current = Current::new(files.load()?);
         Ok(Arc::new(Self { files, current }))
     }
 
@@ -111,16 +113,11 @@ impl TlsReloader {
     /// [`TlsError`]; the old certificate stays in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         let fresh = self.files.load()?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.current.set(fresh);
         Ok(())
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let config = self
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        TlsAcceptor::from(config)
+        TlsAcceptor::from(self.current.get())
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Upgrade {
     Accepted {
         /// The HTTP answer, complete.
         answer: Vec<u8>,
-        /// Who the client is.
+        /// The client's address, as far as the request tells it.
         client: Client,
     },
     /// Write `answer` and close.

@@ -38,7 +38,7 @@ pub(crate) struct Scratch {
     pub(crate) read: Box<[u8]>,
     /// Packages that the protocol writes by itself.
     pub(crate) out: Shared<BytesMut>,
-    /// What was taken from an outbox.
+    /// The data taken from an outbox.
     pub(crate) drained: Shared<Drained>,
     /// Small pieces of one write, put together.
     pub(crate) gather: Shared<Vec<u8>>,
@@ -90,7 +90,7 @@ impl<T: Empty> Drop for Loan<'_, T> {
     }
 }
 
-/// What can be [`Shared`]: it forgets its content and may keep its memory.
+/// A buffer that can be [`Shared`]: it is cleared and may keep its memory.
 pub(crate) trait Empty {
     fn empty(&mut self);
 }
@@ -98,7 +98,7 @@ pub(crate) trait Empty {
 impl Empty for BytesMut {
     fn empty(&mut self) {
         self.clear();
-        // What grew for one large message is given back.
+        // Memory that grew for one large message is released.
         if self.capacity() > KEEP {
             *self = Self::with_capacity(4096);
         }
@@ -172,7 +172,7 @@ impl Pace {
         self.behind(clock).max(past)
     }
 
-    /// What the clock has done since the last tick, and this time has not.
+    /// The milliseconds that the clock, but not this time, has advanced since the last tick.
     fn behind(self, clock: Millis) -> u64 {
         let ticked = self.ticked.unwrap_or(clock);
         (clock - ticked).saturating_sub(AT_MOST)

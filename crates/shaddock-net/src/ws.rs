@@ -96,7 +96,7 @@ pub struct WsReader {
     cut: Option<Box<Cut>>,
 }
 
-/// What has not arrived whole.
+/// A frame or message that has not arrived completely.
 #[derive(Debug, Default)]
 struct Cut {
     /// Of a frame, as it came.

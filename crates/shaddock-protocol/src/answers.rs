@@ -16,7 +16,7 @@ use core::fmt::Write as _;
 use core::time::Duration;
 use serde_json::Value;
 
-/// What the response to one handshake must contain.
+/// The parts that the response to one handshake must contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     /// The client has not cached this dictionary.

@@ -236,7 +236,7 @@ impl Codec {
         let _ = self.encode_response(variant, id, route, &body, true, out);
     }
 
-    /// What the response to this request must contain.
+    /// The parts that the response to this request must contain.
     pub(crate) fn wanted(&self, request: &HandshakeRequest) -> Wanted {
         let dictionary = self.config.dictionary.as_ref();
         let protos = self.config.protos.as_ref();

@@ -317,7 +317,7 @@ fn is_truthy_text(json: &str) -> bool {
     json.starts_with(['{', '[']) || serde_json::from_str(json).is_ok_and(|value| is_truthy(&value))
 }
 
-/// What JavaScript treats as true.
+/// Whether JavaScript treats the value as true.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,

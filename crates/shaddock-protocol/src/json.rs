@@ -84,7 +84,7 @@ fn scan(text: &[u8]) -> Result<Found, JsonError> {
 struct Scanner<'a> {
     /// The length of the whole text.
     len: usize,
-    /// What follows.
+    /// The text that has not been scanned.
     left: &'a [u8],
     lone: bool,
     /// The bytes of strings, combined by OR: a high bit remains for non-ASCII bytes.
@@ -593,7 +593,7 @@ mod tests {
         );
     }
 
-    /// What texts are put together of: quotes, escapes, and UTF-8 that is whole, cut short, or of halves.
+    /// The parts of generated texts: quotes, escapes, and UTF-8 that is whole, cut short, or of halves.
     const PARTS: [&[u8]; 15] = [
         b"a",
         b"\"",

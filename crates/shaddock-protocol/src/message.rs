@@ -37,7 +37,7 @@ pub enum WireRoute {
 /// A decoded message. Its bytes are slices of the package it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// What kind of message it is.
+    /// The kind of the message.
     pub kind: MessageType,
     /// The request's id; 0 for notifies and pushes, which have none. A request with id 0 expects no response.
     pub id: u64,

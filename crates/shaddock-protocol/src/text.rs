@@ -162,7 +162,7 @@ mod tests {
     use alloc::string::ToString as _;
     use proptest::prelude::*;
 
-    /// What a browser client makes of a string: every UTF-16 unit on its own.
+    /// Encodes a string as a browser client does: every UTF-16 unit on its own.
     fn browser_bytes(text: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         for unit in text.encode_utf16() {

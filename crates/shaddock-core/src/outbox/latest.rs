@@ -77,7 +77,7 @@ impl Outbox {
 }
 
 impl Queue {
-    /// What is left in `package` is dropped by the caller, without the lock.
+    /// The caller drops the rest of `package` without the lock.
     fn push_latest(&mut self, key: &Arc<str>, package: &mut Bytes) -> Result<(), SendError> {
         let is_live = match self.resume.as_deref() {
             Some(ledger) => ledger.is_sending(),
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(outbox.stats().queued_bytes, queued);
         assert_eq!(take(&outbox), expected);
         assert_eq!(outbox.stats().queued_bytes, 0);
-        // What was taken is on its way.
+        // Data that the driver has taken are on their way.
         latest("a", "a4");
         assert_eq!(take(&outbox), "a4");
     }

@@ -1,14 +1,14 @@
 //! Connections that other frontends have accepted, on their way to a worker.
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     task::Waker,
 };
 
-use crate::driver::Relayed;
+use crate::{
+    driver::Relayed,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Connections of other frontends that may wait for a worker. Those above are refused.
 const MAX_ARRIVALS: usize = 4096;
@@ -30,7 +30,7 @@ struct Arriving {
 
 impl Arrivals {
     fn lock(&self) -> MutexGuard<'_, Arriving> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     pub(super) fn add(&self, relayed: Box<Relayed>) -> Result<(), Box<Relayed>> {

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     frontend::Frontend,
     socket::Socket as Stream,
     stats::{Group, WorkerStats},
+    sync::Current,
 };
 
 /// The state that all connections of a listener share.
@@ -19,17 +20,14 @@ pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     /// Connections whose descriptor has this number or a higher one are refused.
     pub(super) first_reserved: Option<u64>,
-    pub(super) live: RwLock<Arc<Live>>,
+    pub(super) live: Current<Live>,
     /// The listener waits for sessions and handlers only.
     pub(super) ends: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn live(&self) -> Arc<Live> {
-        self.live
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.live.get()
     }
 
     pub(super) fn check_descriptor(&self, stream: &Stream) -> Result<(), Refusal> {

@@ -3,14 +3,18 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::{config::ListenConfig, socket::Socket as Stream};
+use crate::{
+    config::ListenConfig,
+    socket::Socket as Stream,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Binds one socket per worker. The first is bound without `SO_REUSEPORT` as a test: with it, a second server on the same
 /// port would start without an error and take half of the clients.
@@ -99,7 +103,7 @@ impl Sources {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Source>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// As [`Source::open`]. None: it is closed.

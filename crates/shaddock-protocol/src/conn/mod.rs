@@ -49,7 +49,7 @@ pub struct Conn {
     state: ConnState,
     dialect: Dialect,
     choice: DialectChoice,
-    /// What the response must contain, once it is sent.
+    /// The parts that the response must contain when it is sent.
     wanted: Wanted,
     /// Resumption was granted: both ends count DATA packages.
     counted: bool,

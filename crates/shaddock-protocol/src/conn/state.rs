@@ -120,7 +120,7 @@ impl RefuseReason {
     }
 }
 
-/// What was dropped without a response.
+/// Why a message was dropped without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropReason {

@@ -270,7 +270,7 @@ fn array_index(name: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// What JavaScript takes for an index, and so puts first.
+    /// The keys that JavaScript treats as indices, and therefore sorts first.
     #[test]
     fn indices_are_canonical_and_below_the_largest() {
         for (name, index) in [
