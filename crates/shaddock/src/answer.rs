@@ -6,8 +6,7 @@
 //! | --- | --- |
 //! | a falsy value (nothing, `null`, `0`, `""`, `false`) | `{}` |
 //! | a value | the value |
-//! | error without a body that means "try again later": [`TRY_AGAIN`] | `{"code":500,"error":"PIT-503"}`, or `"PIT-429"` |
-//! | any other error without a body | `{"code":500}`, with [`PomeloErrors::Text`](crate::wire::PomeloErrors::Text) also `error` and `msg` |
+//! | error without a body | `{"code":500}`, with [`PomeloErrors::Text`](crate::wire::PomeloErrors::Text) also `error` and `msg` |
 //! | error, body an object without truthy `code` | the object with `"code":500` |
 //! | error, any other body | the body |
 //!
@@ -18,9 +17,8 @@ use std::{borrow::Cow, num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value;
-use shaddock_cluster::code;
 use shaddock_core::{PushError, SendError, Session};
-use shaddock_protocol::{Codec, Dialect, PitayaSerializer, PomeloErrors, RefuseReason, Route};
+use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
 
 use crate::{
     app::AppHandle,
@@ -33,10 +31,6 @@ use crate::{
 
 const NO_VALUE: &[u8] = b"{}";
 const NO_BODY: &[u8] = b"{\"code\":500}";
-
-/// Codes of requests that were not run because the server, or another one, was too busy or not reachable. With the code alone Pomelo clients could not
-/// distinguish them from faults. The number stays 500: existing clients compare with it.
-const TRY_AGAIN: [&str; 2] = [code::UNAVAILABLE, codes::TOO_MANY];
 
 /// The body of an answer, and whether it is marked as an error.
 fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a, [u8]>, bool) {
@@ -182,12 +176,6 @@ fn value_or<'a>(json: &'a [u8], otherwise: &'a [u8]) -> &'a [u8] {
 fn pomelo_error<'a>(codec: &Codec, error: &'a HandlerError) -> Cow<'a, [u8]> {
     let body = error.body().map_or(&b""[..], |body| value_or(body, b""));
     if body.is_empty() {
-        if codec.config().pomelo_errors == PomeloErrors::Code
-            && let Some(code) = TRY_AGAIN.iter().find(|code| **code == error.code())
-        {
-            let body = format!("{{\"code\":500,\"error\":\"{code}\"}}");
-            return Cow::Owned(body.into_bytes());
-        }
         let body = codec.error_body(Dialect::Pomelo, error.code(), error.message(), &[]);
         return Cow::Owned(body.into());
     }
@@ -250,7 +238,7 @@ impl Complete for ToClient {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use shaddock_protocol::CodecConfig;
+    use shaddock_protocol::{CodecConfig, PomeloErrors};
 
     use super::*;
 
@@ -272,13 +260,6 @@ mod tests {
         }
         let error = || HandlerError::new("X", "y");
         assert_eq!(pomelo(Err(error())), "{\"code\":500}");
-        for code in ["PIT-429", "PIT-503"] {
-            let busy = || HandlerError::new(code, "busy");
-            let body = pomelo(Err(busy()));
-            assert_eq!(body, format!("{{\"code\":500,\"error\":\"{code}\"}}"));
-            let own = busy().with_raw_body("{\"code\":7}".into());
-            assert_eq!(pomelo(Err(own)), "{\"code\":7}");
-        }
         let cases = [
             ("{\"b\":1,\"a\":2}", "{\"b\":1,\"a\":2,\"code\":500}"),
             ("{\"code\":0}", "{\"code\":500}"),

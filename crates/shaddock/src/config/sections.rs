@@ -173,8 +173,8 @@ section! {
         live crypto: CryptoSetting = CryptoSetting::Off;
         /// With `crypto`: whether clients that identify as Pitaya clients are accepted without signatures.
         live unsigned_pitaya: bool = false;
-        /// Error format for Pomelo clients, for errors without a body: `{"code":500}` (`code`, as in Pomelo; with `"error"` if it is
-        /// `PIT-429` or `PIT-503`), or `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
+        /// Error format for Pomelo clients, for errors without a body: `{"code":500}` (`code`, as in Pomelo), or
+        /// `{"code":500,"error":"SHOP-1","msg":".."}` (`text`).
         restart pomelo_errors: PomeloErrorsSetting = PomeloErrorsSetting::Code;
         /// Kinds of clients (`sys.type` in the handshake) that decode text as UTF-16 units, as Pomelo's browser client does. In bodies with
         /// a protobuf schema, characters such as emoji are sent to them as two groups of three bytes, and to all other clients as UTF-8.
