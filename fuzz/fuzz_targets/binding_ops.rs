@@ -13,8 +13,8 @@ use bytes::Buf;
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
     ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
-    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser, Sid,
-    SidAllocator, Uid,
+    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser,
+    Sid, SidAllocator, Uid,
 };
 use shaddock_fuzz::Choices;
 
@@ -59,7 +59,14 @@ impl Heard {
 
     fn act(&self, session: &Session, bound: bool) {
         let wanted = |(sid, kind, _): &&Deed| (*sid, *kind) == (session.id(), bound);
-        let deeds: Vec<_> = self.deeds.lock().unwrap().iter().filter(wanted).cloned().collect();
+        let deeds: Vec<_> = self
+            .deeds
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(wanted)
+            .cloned()
+            .collect();
         for (_, _, deed) in deeds {
             deed();
         }
