@@ -126,7 +126,7 @@ fn run(clients: usize, cuts: usize) {
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.messages, (clients * cuts * 4) as u64);
     let granted: u64 = statistics.iter().map(|one| one.granted).sum();
-    assert_eq!(granted, clients as u64, "nobody began again");
+    assert_eq!(granted, clients as u64, "no session was restarted");
     let connections = balancer.connections();
     assert!(connections >= clients * (cuts + 1), "{connections}");
     for one in running {

@@ -648,7 +648,7 @@ fn the_end_of_the_window_against_a_client_that_is_back() {
     });
 }
 
-/// What is sent with the response, and a push meanwhile, arrive once and in order: before the client acknowledges, or after that.
+/// Packages sent with the response, and a push meanwhile, arrive once and in order, before and after the client's acknowledgement.
 #[test]
 fn a_push_against_an_early_return() {
     model(|| {

@@ -608,7 +608,7 @@ fn resumed(service: &SessionService, back: &ReturningClient, n: u32) -> (Resumpt
     (resumption, take(&session))
 }
 
-/// What was queued early and was not taken is neither sent nor counted when a newer one of its key comes, also after the acknowledgement.
+/// A package that was queued early and not taken is neither sent nor counted when a newer one of its key comes, also after the acknowledgement.
 #[test]
 fn what_is_queued_early_may_be_superseded_after_the_acknowledgement() {
     let service = service_with(ResumeConfig::default());

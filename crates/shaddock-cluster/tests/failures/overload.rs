@@ -52,7 +52,7 @@ async fn refusals(waiting: usize) -> Duration {
     cost
 }
 
-/// What is written to the log.
+/// The log lines of a test.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -36,7 +36,7 @@ fn body(length: usize) -> String {
     std::iter::repeat_n(letter, length).collect()
 }
 
-/// What was sent and what was refused.
+/// The bodies that were sent, and the number of refused ones.
 #[derive(Default)]
 struct Sent {
     bodies: Vec<String>,
@@ -210,7 +210,7 @@ async fn a_push_of_any_length_to_an_audience_is_heard_or_refused() {
     expected.sort();
     assert!(heard == expected);
 
-    let many = "nobody gets it";
+    let many = "no member gets it";
     let answer = back.member.deliver(&front.id(), delivery(many, to(true)));
     let answer = answer.await.unwrap();
     assert_eq!((answer.queued, answer.missing), (3, 1000));
@@ -313,7 +313,7 @@ async fn settings_of_any_length_are_written_whole_or_refused() {
         }
         let there = front.state().sessions[&1].data.clone();
         assert!(Value::Object(there) == last, "{length}");
-        // It can be read, or the reader is told.
+        // A reader gets all of it, or an error.
         match op(SessionOp::Get { sid: raw(1) }).await {
             Ok(SessionAnswer::Sessions(found)) => {
                 let data = found[0].data.to_map().unwrap();

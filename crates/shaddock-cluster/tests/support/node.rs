@@ -540,7 +540,7 @@ impl Node for TestNode {
                 name_missing,
             } => {
                 let except = except.map(|uid| uid.to_string());
-                if message.1 == "nobody gets it" {
+                if message.1 == "no member gets it" {
                     delivered.missing_uids =
                         (0..1000).map(|n| format!("{n:0>50}").into()).collect();
                     delivered.missing = 1000;

@@ -19,7 +19,7 @@ pub(crate) enum Link {
     /// The handshake response was sent and not acknowledged yet. Nothing is sent, and nothing may be discarded, because the client knows
     /// the next position.
     Waiting,
-    /// As waiting, and what the client waits for was sent with the handshake response. Accepted packages are sent.
+    /// As `Waiting`, and the kept packages were sent with the handshake response. Accepted packages are sent.
     Early,
     /// Accepted packages are sent.
     Live,
@@ -355,13 +355,13 @@ impl Ledger {
         }
     }
 
-    /// What is kept was queued for the connection, before the client has acknowledged its handshake.
+    /// The kept packages were queued for the connection, before the client has acknowledged its handshake.
     pub(crate) fn go_early(&mut self) {
         self.link = Link::Early;
         self.give();
     }
 
-    /// The client has acknowledged its handshake: its positions are valid. What is kept was queued for the connection.
+    /// The client has acknowledged its handshake: its positions are valid. The kept packages were queued for the connection.
     pub(crate) fn go_live(&mut self) {
         if std::mem::replace(&mut self.link, Link::Live) != Link::Early {
             self.give();
