@@ -528,6 +528,17 @@ fn lost() -> CloseReason {
     CloseReason::HeartbeatTimeout
 }
 
+/// The connection is lost, and the session is handed over to another one of its client. The response is sent and not acknowledged.
+fn come_back(session: &Arc<Session>, back: &ReturningClient) {
+    assert!(session.suspend(&lost(), Millis(1)));
+    session.claim(1, back, Waker::noop()).unwrap();
+    session.hand_over(Box::new(7)).unwrap();
+    let claimed = session.poll_claim(1, Waker::noop());
+    assert!(matches!(claimed, Claimed::Yours(_)), "no other claim");
+    let next = ResumeSecret([8; 16]);
+    session.resume_from(back, &next).unwrap();
+}
+
 /// A whole package of DATA.
 fn data(text: &'static str) -> Bytes {
     let length = u8::try_from(text.len()).unwrap();
@@ -623,13 +634,7 @@ fn the_end_of_the_window_against_a_client_that_is_back() {
         let (service, heard) = service(None);
         let (session, back) = resumable(&service);
         session.go_live(&ClientInfo::default());
-        assert!(session.suspend(&lost(), Millis(1)));
-        session.claim(1, &back, Waker::noop()).unwrap();
-        session.hand_over(Box::new(7)).unwrap();
-        let Claimed::Yours(_) = session.poll_claim(1, Waker::noop()) else {
-            unreachable!("nobody else wants it");
-        };
-        session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        come_back(&session, &back);
         let expiry = {
             let session = Arc::clone(&session);
             thread::spawn(move || session.expire())
@@ -656,13 +661,7 @@ fn a_push_against_an_early_return() {
         let (session, back) = resumable(&service);
         session.go_live(&ClientInfo::default());
         session.send(data("x")).unwrap();
-        assert!(session.suspend(&lost(), Millis(1)));
-        session.claim(1, &back, Waker::noop()).unwrap();
-        session.hand_over(Box::new(7)).unwrap();
-        let Claimed::Yours(_) = session.poll_claim(1, Waker::noop()) else {
-            unreachable!("nobody else wants it");
-        };
-        session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        come_back(&session, &back);
         session.send_early();
         let pusher = {
             let session = Arc::clone(&session);
