@@ -1,8 +1,9 @@
 //! The HTTP request that turns a connection into a WebSocket (RFC 9112, RFC 6455 section 4.2), without IO.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf, BytesMut};
 use httparse::Status;
-use tungstenite::handshake::derive_accept_key;
+use ring::digest;
 
 use crate::{
     access::AccessPolicy,
@@ -229,8 +230,16 @@ pub fn is_token(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(is_token_byte)
 }
 
+/// `Sec-WebSocket-Accept` for a key (RFC 6455, 4.2.2). SHA-1 is not there for security.
+fn accept(key: &[u8]) -> String {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    STANDARD.encode(hash.finish())
+}
+
 fn answer(key: &[u8], subprotocol: Option<&[u8]>) -> Vec<u8> {
-    let accept = derive_accept_key(key);
+    let accept = accept(key);
     let mut answer = Vec::with_capacity(192);
     answer.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ",
