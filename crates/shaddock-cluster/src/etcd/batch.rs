@@ -198,6 +198,29 @@ mod tests {
     }
 
     #[test]
+    fn transactions_beyond_the_limit_are_rejected_and_counted() {
+        let (batches, waiting) = Batches::new();
+        let failed = Arc::new(AtomicU64::new(0));
+        let submit = || {
+            let failed = Arc::clone(&failed);
+            batches.submit("key".into(), TxnRequest::default(), move |done| {
+                failed.fetch_add(u64::from(done.is_err()), Ordering::Relaxed);
+            });
+        };
+        let count = || (batches.rejected(), failed.load(Ordering::Relaxed));
+        for _ in 0..QUEUE {
+            submit();
+        }
+        assert_eq!(count(), (0, 0));
+        submit();
+        assert_eq!(count(), (1, 1));
+        // One that comes when this server has left fails, but not because of the limit.
+        drop(waiting);
+        submit();
+        assert_eq!(count(), (1, 2));
+    }
+
+    #[test]
     fn a_key_is_in_one_batch_at_a_time_and_its_writes_stay_in_order() {
         let mut held: Vec<_> = ["a", "b", "a", "c", "a"].map(job).into();
         let mut busy = HashSet::new();

@@ -17,6 +17,7 @@ mod page;
 pub(crate) mod process;
 mod render;
 mod sessions;
+mod text;
 mod walk;
 
 pub(crate) use self::{

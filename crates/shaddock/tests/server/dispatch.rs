@@ -709,6 +709,8 @@ async fn concurrent_requests_are_bounded() {
     }
     assert_eq!(client.wait_answer(3).await.0["code"], "PIT-429");
     assert!(client.drain().is_empty());
+    let rejected = "shaddock_requests_rejected_total";
+    assert_eq!(crate::metrics::value(&running, rejected), 1);
 }
 
 /// Requests of each thread at the bound, and how many are sent before answers are read.

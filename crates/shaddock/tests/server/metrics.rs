@@ -10,6 +10,17 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root.join(path)).unwrap()
 }
 
+/// The value of a counter or a gauge of the first server.
+pub(crate) fn value(running: &Running, name: &str) -> u64 {
+    let operations = Operations::new();
+    operations.running(running.apps());
+    let page = shaddock::metrics::render(&operations);
+    let server = format!("{name}{{server=\"{}\"", running.apps()[0].id());
+    let line = page.lines().find(|line| line.starts_with(&server));
+    let line = line.unwrap_or_else(|| panic!("no {server} in {page}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 /// The names under which Prometheus keeps what a server shows.
 async fn shown() -> BTreeSet<String> {
     let mut app = App::new("connector", "connector-1");

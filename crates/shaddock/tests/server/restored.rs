@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use shaddock::{
-    channel::{Channel, ChannelConfig, ChannelStore, JoinError, MemoryStore},
+    channel::{Channel, ChannelConfig, ChannelStore, JoinError, MemoryStore, StoreError},
     cluster::LocalCluster,
     prelude::*,
 };
@@ -60,6 +60,44 @@ async fn chat(cluster: &LocalCluster, store: &Arc<MemoryStore>) -> (Running, Cha
     let running = servers.start().await.unwrap();
     let lobby = running.apps()[0].channels().get("lobby").unwrap();
     (running, lobby)
+}
+
+/// A store that accepts nothing.
+struct OutOfOrder;
+
+impl ChannelStore for OutOfOrder {
+    fn add(&self, _: &str, _: &str) -> Result<(), StoreError> {
+        Err(StoreError("out of order".into()))
+    }
+
+    fn remove(&self, _: &str, _: &str) -> Result<(), StoreError> {
+        panic!("out of order")
+    }
+
+    fn remove_all(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn load(&self, _: &str) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn failed_calls_of_the_store_are_a_metric() {
+    let mut chat = App::new("chat", "chat-1");
+    chat.set(ChannelConfig {
+        store: Some(Arc::new(OutOfOrder)),
+        ..ChannelConfig::default()
+    });
+    let running = Servers::new().add(chat).start().await.unwrap();
+    let failed = || crate::metrics::value(&running, "shaddock_channel_store_errors_total");
+    assert_eq!(failed(), 0);
+    let channel = running.apps()[0].channels().create("lobby").unwrap();
+    assert_eq!(failed(), 1);
+    // The list of channels cannot be shortened, which panics.
+    channel.destroy();
+    assert_eq!(failed(), 2);
 }
 
 /// A frontend that answers what it is asked as a test says: these, and then that the session is closed.
