@@ -55,6 +55,7 @@
 //! connection from reading nor other sessions from being served, only the later requests of its own session. A handler that panics
 //! or takes too long gets its client an error response, and affects no other session.
 
+#[cfg(feature = "admin")]
 pub mod admin;
 mod aliases;
 mod answer;

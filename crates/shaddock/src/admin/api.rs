@@ -18,16 +18,16 @@ use super::{
     openapi,
     tokens::Caller,
     trail::Trail,
-    types::{
-        KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
-        SessionQuery, Stats,
-    },
+    types::{ServerList, ServerReport, ServerStats, Stats},
 };
 use crate::{
     app::AppHandle,
     metrics::{self, Walk},
     operations::{LONGEST_LINGER, Operations},
-    operators::{Filter, Kick, KickTarget, Predicate, parse_sid},
+    operators::{
+        Filter, Kick, KickReport, KickRequest, KickTarget, Predicate, SessionInfo, SessionPage,
+        SessionQuery, parse_sid,
+    },
 };
 
 type Answer<T> = Result<Json<T>, ApiError>;

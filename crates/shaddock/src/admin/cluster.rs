@@ -14,13 +14,12 @@ use super::{
     audit::Line,
     error::ApiError,
     trail::Trail,
-    types::{KickRequest, SessionInfo, SessionQuery},
 };
 use crate::{
     operations::Operations,
     operators::{
-        ClusterView, DrainRequest, DrainStarted, KickOutcome, OperatorError, ServerOverview,
-        ServerStatus, SessionOverview, ViewConfig,
+        ClusterView, DrainRequest, DrainStarted, KickOutcome, KickRequest, OperatorError,
+        ServerOverview, ServerStatus, SessionInfo, SessionOverview, SessionQuery, ViewConfig,
     },
 };
 

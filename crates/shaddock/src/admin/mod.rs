@@ -34,51 +34,28 @@
 //! Errors are [`ErrorBody`]. The server listens on a loopback address by default; any other address requires a token. `guard.rs` describes
 //! the protection against web pages.
 //!
-//! The server needs the feature `admin` of this crate. Without it, the module has only the types that
-//! [`operators`](crate::operators) exchange.
+//! The module needs the feature `admin` of this crate. The types that servers exchange are in [`operators`](crate::operators), which is
+//! always there.
 
-#[cfg(feature = "admin")]
 mod answers;
-#[cfg(feature = "admin")]
 mod api;
-#[cfg(feature = "admin")]
 mod audit;
-#[cfg(feature = "admin")]
 mod cluster;
-#[cfg(feature = "admin")]
 mod commands;
-#[cfg(feature = "admin")]
 mod console;
-#[cfg(feature = "admin")]
 mod error;
-#[cfg(feature = "admin")]
 mod guard;
-#[cfg(feature = "admin")]
 mod hook;
-#[cfg(feature = "admin")]
 mod jobs;
-#[cfg(feature = "admin")]
 mod look;
-#[cfg(feature = "admin")]
 mod once;
-#[cfg(feature = "admin")]
 mod openapi;
-#[cfg(feature = "admin")]
 mod own;
-#[cfg(feature = "admin")]
 mod server;
-#[cfg(feature = "admin")]
 mod tokens;
-#[cfg(feature = "admin")]
 mod trail;
 mod types;
 
-pub(crate) use self::types::state_name;
-pub use self::types::{
-    KickReport, KickRequest, ServerList, ServerReport, ServerStats, SessionInfo, SessionPage,
-    SessionQuery, Stats,
-};
-#[cfg(feature = "admin")]
 pub use self::{
     commands::{
         BindCommand, CallAnswer, CallRequest, Command, CommandOutcome, CommandResult, CountCommand,
@@ -88,6 +65,7 @@ pub use self::{
     hook::AdminRequest,
     jobs::JobStatus,
     server::{Admin, AdminError, loopback_api},
+    types::{ServerList, ServerReport, ServerStats, Stats},
 };
-#[cfg(feature = "admin")]
 pub(crate) use self::{guard::Guard, hook::AdminHooks, tokens::Tokens};
+pub use crate::operators::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery};

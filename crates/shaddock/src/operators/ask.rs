@@ -6,14 +6,11 @@ use serde::{Deserialize, Serialize};
 use shaddock_cluster::ServerInfo;
 
 use super::{
-    AudienceQuery, EventQuery, MemberQuery,
+    AudienceQuery, EventQuery, KickRequest, MemberQuery, SessionQuery,
     order::{Find, Order},
     types::{DrainStatus, ServerState},
 };
-use crate::{
-    admin::{KickRequest, SessionQuery},
-    config::Time,
-};
+use crate::config::Time;
 
 /// Code of an error that says that the state of the server forbids it.
 pub(crate) const CONFLICT: &str = "SHADDOCK-409";
@@ -24,11 +21,11 @@ pub(crate) const CONFLICT: &str = "SHADDOCK-409";
 pub(crate) enum Ask {
     /// [`Report`].
     Report,
-    /// [`SessionPage`](crate::admin::SessionPage) of this server.
+    /// [`SessionPage`](super::SessionPage) of this server.
     Sessions(SessionQuery),
-    /// [`SessionInfo`](crate::admin::SessionInfo) with settings, or `null`.
+    /// [`SessionInfo`](super::SessionInfo) with settings, or `null`.
     Session(String),
-    /// [`KickReport`](crate::admin::KickReport) of this server.
+    /// [`KickReport`](super::KickReport) of this server.
     Kick(KickRequest),
     /// [`EventPage`](super::EventPage) of this server.
     Events(EventQuery),

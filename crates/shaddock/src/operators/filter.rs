@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use shaddock_core::{Session, SessionService, Sid, TransportKind};
 
+use super::{SessionInfo, SessionPage, SessionQuery};
 use super::{address::AddressFilter, predicate::Predicate};
-use crate::admin::{SessionInfo, SessionPage, SessionQuery};
 
 /// Rows of one page, if the caller does not say.
 const PAGE: usize = 100;

@@ -2,8 +2,8 @@
 
 use shaddock_core::{CloseReason, Session, SessionService, Sid};
 
+use super::KickRequest;
 use super::{address::AddressFilter, filter::parse_sid};
-use crate::admin::KickRequest;
 
 /// Characters of a kick's reason.
 const LONGEST_REASON: usize = 256;

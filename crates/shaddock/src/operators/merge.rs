@@ -2,8 +2,8 @@
 
 use shaddock_core::Sid;
 
+use super::SessionPage;
 use super::types::{SessionOverview, Unanswered};
-use crate::admin::SessionPage;
 
 /// One page of sessions out of one page of each frontend, all of them after the same sid.
 pub(crate) fn pages(

@@ -5,7 +5,7 @@
 //! frontends announce the number of their start, which is part of each of their [`Sid`](crate::session::Sid)s, so that one message
 //! finds a session. [`ClusterView`] asks all servers at the same time, within one deadline, and names those that did not answer.
 //!
-//! The admin server of any process has a view ([`crate::admin`]). A tool outside of the cluster joins without being listed
+//! The admin server of any process has a view (`shaddock::admin`, with the feature `admin`). A tool outside of the cluster joins without being listed
 //! ([`ClusterView::join`]) and has the same one.
 
 mod address;
@@ -24,6 +24,7 @@ mod predicate;
 mod question;
 mod report;
 mod serve;
+mod session_info;
 mod types;
 mod view;
 mod work;
@@ -36,6 +37,7 @@ pub use self::{
     audience_name::AudienceName,
     audiences::{AudienceInfo, AudiencePage, AudienceQuery, Member, MemberPage, MemberQuery},
     events::{EventPage, EventQuery, SessionRecord},
+    session_info::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},
     types::{
         DrainRequest, DrainStarted, DrainStatus, KickOutcome, ServerOverview, ServerState,
         ServerStatus, SessionOverview, Unanswered, WhyUnanswered,

@@ -14,8 +14,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::KickRequest;
 use super::{OPERATE, OPS, Unanswered, WhyUnanswered, ask::Ask};
-use crate::admin::KickRequest;
 
 type Answer = Result<Bytes, RemoteError>;
 

@@ -8,7 +8,7 @@ use shaddock_cluster::{BoxFuture, RemoteCall, RemoteError, code, split_route};
 use shaddock_core::SessionService;
 
 use super::{
-    EventPage, OPERATE,
+    EventPage, KickReport, OPERATE, SessionInfo,
     aside::aside,
     ask::{Ask, CONFLICT, Departing, Report},
     filter::{Filter, parse_sid},
@@ -18,7 +18,6 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    admin::{KickReport, SessionInfo},
     app::AppHandle,
     config::Time,
     operations::{Operations, Phase},

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{admin::SessionInfo, config::Time};
+use super::session_info::SessionInfo;
+use crate::config::Time;
 
 /// One server of the cluster. What a server did not say is absent.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 #[cfg(feature = "admin")]
 pub(crate) use self::orders::{Everywhere, MOST_FOUND};
 use super::{
-    DrainRequest, DrainStarted, KickOutcome, ServerOverview, ServerStatus, SessionOverview,
-    Unanswered, WhyUnanswered,
+    DrainRequest, DrainStarted, KickOutcome, KickReport, KickRequest, ServerOverview, ServerStatus,
+    SessionInfo, SessionOverview, SessionPage, SessionQuery, Unanswered, WhyUnanswered,
     ask::{Ask, CONFLICT, Departing, Report},
     filter::{Filter, parse_sid},
     join,
@@ -31,11 +31,7 @@ use super::{
     report,
     serve::Operator,
 };
-use crate::{
-    admin::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery},
-    app::AppHandle,
-    operations::LONGEST_LINGER,
-};
+use crate::{app::AppHandle, operations::LONGEST_LINGER};
 
 /// Bounds of a view.
 #[derive(Debug, Clone)]

@@ -5,44 +5,60 @@ use serde_json::{Map, Value, json};
 use super::examples::{Type, all};
 
 pub(super) fn schemas() -> Value {
-    let command = |name: &str, schema: &str| {
+    let mut schemas = Map::new();
+    schemas.insert("Command".into(), commands());
+    for of in all() {
+        let (name, schema) = object(&of);
+        schemas.insert(name.into(), schema);
+    }
+    let mut schemas = Value::Object(schemas);
+    refer(&mut schemas);
+    open(&mut schemas);
+    schemas["Configuration"] = json!({"type": "array", "items": reference("EffectiveKey")});
+    schemas
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// A command is an object with one member, which is named for it.
+fn commands() -> Value {
+    let commands = [
+        ("count", "CountCommand"),
+        ("push", "PushCommand"),
+        ("kick", "KickCommand"),
+        ("set", "SetCommand"),
+        ("bind", "BindCommand"),
+        ("unbind", "CountCommand"),
+        ("join", "TopicCommand"),
+        ("leave", "TopicCommand"),
+    ];
+    let commands = commands.map(|(name, schema)| {
         json!({
             "type": "object",
             "required": [name],
             "additionalProperties": false,
-            "properties": {name: {"$ref": format!("#/components/schemas/{schema}")}},
+            "properties": {name: reference(schema)},
         })
-    };
-    let mut schemas = json!({
-        "Command": {"oneOf": [
-            command("count", "CountCommand"),
-            command("push", "PushCommand"),
-            command("kick", "KickCommand"),
-            command("set", "SetCommand"),
-            command("bind", "BindCommand"),
-            command("unbind", "CountCommand"),
-            command("join", "TopicCommand"),
-            command("leave", "TopicCommand"),
-        ]},
     });
-    for Type {
-        name,
-        required,
-        nullable,
-        value,
-    } in all()
-    {
-        let mut schema = schema_of(&value);
-        if !required.is_empty() {
-            schema["required"] = json!(required);
-        }
-        for member in nullable {
-            let kind = schema["properties"][member]["type"].take();
-            schema["properties"][member]["type"] = json!([kind, "null"]);
-        }
-        schemas[name] = schema;
+    json!({"oneOf": commands})
+}
+
+fn object(of: &Type) -> (&'static str, Value) {
+    let mut schema = schema_of(&of.value);
+    if !of.required.is_empty() {
+        schema["required"] = json!(of.required);
     }
-    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+    for member in of.nullable {
+        let kind = schema["properties"][member]["type"].take();
+        schema["properties"][member]["type"] = json!([kind, "null"]);
+    }
+    (of.name, schema)
+}
+
+/// Members that are of other types of the API.
+fn refer(schemas: &mut Value) {
     for (name, member, to) in [
         ("CountCommand", "to", "To"),
         ("PushCommand", "to", "To"),
@@ -76,11 +92,13 @@ pub(super) fn schemas() -> Value {
     ] {
         schemas[name]["properties"][member]["items"] = reference(to);
     }
-    // Members with arbitrary values and names.
+}
+
+/// Members with arbitrary values or names.
+fn open(schemas: &mut Value) {
     schemas["PushCommand"]["properties"]["body"] = json!({"description": "Any JSON but null."});
     schemas["SetCommand"]["properties"]["values"] = json!({"type": "object"});
     schemas["SessionInfo"]["properties"]["settings"] = json!({"type": "object"});
-    schemas["Configuration"] = json!({"type": "array", "items": reference("EffectiveKey")});
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}});
     for name in ["ServerReport", "ServerStatus"] {
         schemas[name]["properties"]["metadata"] = texts.clone();
@@ -96,7 +114,6 @@ pub(super) fn schemas() -> Value {
     }
     schemas["AudiencePage"]["properties"]["audiences"]["items"]["properties"]["by_frontend"] =
         counts;
-    schemas
 }
 
 /// The schema of values such as this one.

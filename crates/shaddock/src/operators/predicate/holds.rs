@@ -5,7 +5,10 @@ use std::{cmp::Ordering, net::SocketAddr};
 use serde_json::Value;
 use shaddock_core::Session;
 
-use super::types::{Field, Node, Test};
+use super::{
+    super::session_info::state_name,
+    types::{Field, Node, Test},
+};
 
 /// What a predicate may ask of a session.
 pub(super) trait Facts {
@@ -95,7 +98,7 @@ impl Facts for Session {
             Field::Frontend => self.frontend_id().as_str().to_owned(),
             Field::Transport => self.transport().name().to_owned(),
             Field::Dialect => self.dialect().name().to_owned(),
-            Field::State => crate::admin::state_name(self.state()).to_owned(),
+            Field::State => state_name(self.state()).to_owned(),
             Field::Client => return claims().kind.as_deref().map(str::to_owned),
             Field::Platform => return claims().platform.as_deref().map(str::to_owned),
             Field::Age | Field::Queued => return None,
