@@ -10,9 +10,9 @@ use std::task::Waker;
 use bytes::{Buf, Bytes};
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
-    Claimed, ClientInfo, CloseReason, Dialect, Drained, Flush, FrontendId, Millis, Next,
-    ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError, Session, SessionConfig,
-    SessionService, SidAllocator,
+    Claimed, ClientInfo, CloseReason, Credentials, Dialect, Drained, Flush, FrontendId, Millis,
+    Next, ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError, Session,
+    SessionConfig, SessionService, SidAllocator,
 };
 use shaddock_fuzz::Choices;
 use shaddock_protocol::{PackageReader, PackageType, encode_package};
@@ -83,13 +83,13 @@ fn data(number: u64, filler: u8) -> Bytes {
     encode_package(PackageType::Data, &body).unwrap()
 }
 
-fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
-    ReturningClient {
+fn back(token: &str, received: u64, sent: u64) -> Credentials {
+    Credentials::of(&ReturningClient {
         token: token.to_owned(),
         received,
         sent,
         early: false,
-    }
+    })
 }
 
 impl World {

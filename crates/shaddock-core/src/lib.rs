@@ -86,8 +86,8 @@ pub use fanout::{FanOut, FanOutGroup};
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{
-    BadAcknowledgement, Claimed, Handover, OnFull, ResumeConfig, ResumeSecret, ResumeStatistics,
-    Resumption, Suspended,
+    BadAcknowledgement, Claimed, Credentials, Handover, OnFull, Parking, ResumeConfig,
+    ResumeSecret, ResumeStatistics, Resumption, Suspended,
 };
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};

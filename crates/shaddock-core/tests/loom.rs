@@ -9,14 +9,14 @@
 use bytes::{Buf, Bytes};
 use loom::{model, thread};
 use shaddock_core::{
-    ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, Conflict, Drained, Flush,
-    FrontendId, Millis, Next, Outbox, ResumeSecret, ReturningClient, SendError, Session,
-    SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser, SidAllocator, Uid,
-    kick_package,
+    ChannelConfig, ChannelService, Claimed, ClientInfo, CloseReason, Conflict, Credentials,
+    Drained, Flush, FrontendId, Millis, Next, Outbox, Parking, ResumeRefusal, ResumeSecret,
+    ReturningClient, SendError, Session, SessionConfig, SessionEvents, SessionService,
+    SessionState, SessionsPerUser, SidAllocator, Uid, kick_package,
 };
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// For more than two threads: all interleavings would take hours.
 fn bounded_model(f: impl Fn() + Sync + Send + 'static) {
@@ -513,14 +513,14 @@ fn a_user_comes_back_while_the_old_session_leaves() {
 const SECRET: ResumeSecret = ResumeSecret([7; 16]);
 
 /// A session that can be resumed, and what its client shows.
-fn resumable(service: &SessionService) -> (Arc<Session>, ReturningClient) {
+fn resumable(service: &SessionService) -> (Arc<Session>, Credentials) {
     let session = service.create_resumable(ClientInfo::default(), &SECRET);
-    let back = ReturningClient {
+    let back = Credentials::of(&ReturningClient {
         token: SECRET.token(session.id()),
         received: 0,
         sent: 0,
         early: false,
-    };
+    });
     (session, back)
 }
 
@@ -529,7 +529,7 @@ fn lost() -> CloseReason {
 }
 
 /// The connection is lost, and the session is handed over to another one of its client. The response is sent and not acknowledged.
-fn come_back(session: &Arc<Session>, back: &ReturningClient) {
+fn come_back(session: &Arc<Session>, back: &Credentials) {
     assert!(session.suspend(&lost(), Millis(1)));
     session.claim(1, back, Waker::noop()).unwrap();
     session.hand_over(Box::new(7)).unwrap();
@@ -583,7 +583,7 @@ fn a_hand_over_against_a_close() {
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
         let claimant = {
-            let (session, back) = (Arc::clone(&session), back.clone());
+            let (session, back) = (Arc::clone(&session), back);
             thread::spawn(move || session.claim(1, &back, Waker::noop()).is_ok())
         };
         let closer = {
@@ -611,7 +611,7 @@ fn two_claims_and_a_hand_over() {
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
         let claimants = [1, 2].map(|number| {
-            let (session, back) = (Arc::clone(&session), back.clone());
+            let (session, back) = (Arc::clone(&session), back);
             thread::spawn(move || session.claim(number, &back, Waker::noop()))
         });
         let mut left: Result<(), shaddock_core::Handover> = session.hand_over(Box::new(7));
@@ -711,100 +711,142 @@ fn a_push_against_a_take_over() {
     });
 }
 
-// ---- a suspended session that is parked: nothing runs for it, and something must wake it (`shaddock-net/src/driver/parked.rs`)
+// ---- a suspended session that is parked: nothing runs for it, and its hand-over is left with it (`shaddock-net/src/driver/parked.rs`)
 
-/// Waits as a parked session does, until there is something for a driver to do.
-fn park(session: &Session) {
+/// A hand-over that is dropped exactly once by its last owner: `Arc::strong_count` of the other half says whether it is there.
+fn work() -> (Arc<()>, shaddock_core::Handover) {
+    let one = Arc::new(());
+    let other = Arc::clone(&one);
+    (one, Box::new(other))
+}
+
+/// Waits as a parked session does, until it has another owner, or is closed. A wake that is lost is a deadlock, which loom reports.
+fn wait_parked(session: &Session, handover: shaddock_core::Handover) {
+    let (mut held, mut number) = (Some(handover), None);
     loom::future::block_on(poll_fn(|cx| {
-        session.outbox().begin_poll(cx.waker());
-        let has_news =
-            session.is_closed() || session.is_claimed() || session.outbox().end_poll(Flush::Done);
-        if has_news {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        let taken = held
+            .take()
+            .or_else(|| number.and_then(|number| session.unpark(number)));
+        let Some(handover) = taken else {
+            return Poll::Ready(());
+        };
+        match session.park(handover, cx.waker()) {
+            Parking::Parked(left) => number = Some(left),
+            Parking::HandedOver | Parking::Ended(_) => return Poll::Ready(()),
         }
+        Poll::Pending
     }));
 }
 
-/// Waits for the result of a claim.
-fn wait_for_claim(session: &Session, number: u64) -> Claimed {
-    loom::future::block_on(poll_fn(|cx| match session.poll_claim(number, cx.waker()) {
-        Claimed::Pending => Poll::Pending,
-        claimed => Poll::Ready(claimed),
-    }))
+/// Claims the session, and wakes the task that had parked it.
+fn claim(session: &Session, number: u64, back: &Credentials) -> Result<(), ResumeRefusal> {
+    if let Some(parked) = session.claim(number, back, Waker::noop())? {
+        parked.wake();
+    }
+    Ok(())
 }
 
-/// Claims the session on a thread of its own and waits for the result.
-fn claim_apart(session: &Arc<Session>, back: &ReturningClient) -> thread::JoinHandle<Claimed> {
-    let (session, back) = (Arc::clone(session), back.clone());
+/// Claims the session on a thread of its own and waits for the result. `None`: it is closed already.
+fn claim_apart(
+    session: &Arc<Session>,
+    back: &Credentials,
+    number: u64,
+) -> thread::JoinHandle<Option<Claimed>> {
+    let (session, back) = (Arc::clone(session), *back);
     thread::spawn(move || {
-        session.claim(1, &back, Waker::noop()).unwrap();
-        wait_for_claim(&session, 1)
+        claim(&session, number, &back).ok()?;
+        let poll = |cx: &mut Context<'_>| match session.poll_claim(number, cx.waker()) {
+            Claimed::Pending => Poll::Pending,
+            claimed => Poll::Ready(claimed),
+        };
+        Some(loom::future::block_on(poll_fn(poll)))
     })
 }
 
-/// Hands a parked session over to its claimant, as its driver does. False: the session is closed.
-fn give(session: &Session) -> bool {
-    session.outbox().release();
-    session.hand_over(Box::new(7)).is_ok()
-}
-
-/// A wake that is lost is a deadlock, which loom reports.
+/// A session that parks while a message is sent to it and its client comes back: the client gets the session, and the message is kept for it.
 #[test]
-fn a_parked_session_is_woken_by_a_claim() {
-    model(|| {
+fn a_session_parks_while_it_is_claimed_and_written_to() {
+    bounded_model(|| {
         let (service, _) = service(None);
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
-        let claimant = claim_apart(&session, &back);
-        park(&session);
-        assert!(session.is_claimed() && give(&session));
-        assert!(matches!(claimant.join().unwrap(), Claimed::Yours(_)));
+        let (own, handover) = work();
+        let claimant = claim_apart(&session, &back, 1);
+        let pusher = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || session.send(data("x")).unwrap())
+        };
+        wait_parked(&session, handover);
+        pusher.join().unwrap();
+        let found = claimant.join().unwrap();
+        assert!(matches!(found, Some(Claimed::Yours(_))));
+        assert_eq!(Arc::strong_count(&own), 2, "the claimant has all of it");
+        assert_eq!(session.kept().map(|(messages, _)| messages), Some(1));
     });
 }
 
 #[test]
-fn a_parked_session_is_woken_by_its_close() {
+fn a_session_parks_while_it_is_closed() {
     model(|| {
         let (service, heard) = service(None);
         let (session, _) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
+        let (own, handover) = work();
         let closer = {
             let session = Arc::clone(&session);
             thread::spawn(move || session.close(CloseReason::kicked("x")))
         };
-        // The outbox says that it ends before the session is closed.
-        while !session.is_closed() {
-            park(&session);
-            thread::yield_now();
-        }
+        wait_parked(&session, handover);
         assert!(closer.join().unwrap());
-        session.outbox().release();
+        assert_eq!(Arc::strong_count(&own), 1, "nobody has it");
         assert_eq!(heard.of(&session), ["suspended", "closed kicked"]);
         check_nothing_is_left(&service);
     });
 }
 
-/// A session that parks while a message is sent to it and its client comes back: the client gets the session, and the message is kept for it.
+/// Whatever comes first: the hand-over is the claimant's, or it is dropped.
 #[test]
-fn a_parked_session_is_woken_by_a_claim_whatever_is_sent_to_it() {
+fn a_parked_session_is_claimed_and_closed() {
     bounded_model(|| {
         let (service, _) = service(None);
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
-        let claimant = claim_apart(&session, &back);
-        let pusher = {
+        let (own, handover) = work();
+        let claimant = claim_apart(&session, &back, 1);
+        let closer = {
             let session = Arc::clone(&session);
-            thread::spawn(move || session.send(data("x")).unwrap())
+            thread::spawn(move || session.close(CloseReason::kicked("x")))
         };
-        while !session.is_claimed() {
-            park(&session);
+        wait_parked(&session, handover);
+        assert!(closer.join().unwrap());
+        let found = claimant.join().unwrap();
+        let has_it = match &found {
+            Some(Claimed::Yours(_) | Claimed::Closed(Some(_))) => true,
+            Some(Claimed::Closed(None) | Claimed::Superseded) | None => false,
+            Some(Claimed::Pending) => unreachable!("it waits for the result"),
+        };
+        assert_eq!(Arc::strong_count(&own), 1 + usize::from(has_it));
+        check_nothing_is_left(&service);
+    });
+}
+
+/// Of two connections that come back to a parked session the later one gets it, whichever is heard first.
+#[test]
+fn a_parked_session_is_claimed_twice() {
+    bounded_model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        assert!(session.suspend(&lost(), Millis(1)));
+        let claims = [1, 2].map(|number| {
+            let (session, back) = (Arc::clone(&session), back);
+            thread::spawn(move || claim(&session, number, &back))
+        });
+        wait_parked(&session, Box::new(7));
+        for claim in claims {
+            claim.join().unwrap().unwrap();
         }
-        assert!(give(&session));
-        pusher.join().unwrap();
-        assert!(matches!(claimant.join().unwrap(), Claimed::Yours(_)));
-        assert_eq!(session.kept().map(|(messages, _)| messages), Some(1));
+        let found = [1, 2].map(|number| session.poll_claim(number, Waker::noop()));
+        assert!(matches!(found, [Claimed::Superseded, Claimed::Yours(_)]));
     });
 }
 
@@ -815,22 +857,63 @@ fn the_end_of_the_window_of_a_parked_session_against_a_claim() {
         let (service, _) = service(None);
         let (session, back) = resumable(&service);
         assert!(session.suspend(&lost(), Millis(1)));
-        let claimant = {
-            let (session, back) = (Arc::clone(&session), back.clone());
-            thread::spawn(move || {
-                let claimed = session.claim(1, &back, Waker::noop());
-                claimed.is_ok().then(|| wait_for_claim(&session, 1))
-            })
+        let Parking::Parked(number) = session.park(Box::new(7), Waker::noop()) else {
+            unreachable!("there is no claim")
         };
-        // As its driver decides: a claim comes first.
-        let is_given = session.is_claimed() && give(&session);
-        let has_ended = !is_given && session.expire();
-        assert!(is_given ^ has_ended);
+        let claimant = claim_apart(&session, &back, 1);
+        // As its task decides: the owner of the hand-over acts, and a claim comes first.
+        let has_ended = match session.unpark(number) {
+            None => false,
+            Some(handover) if session.is_claimed() => {
+                let parking = session.park(handover, Waker::noop());
+                assert!(matches!(parking, Parking::HandedOver));
+                false
+            }
+            Some(_) => {
+                assert!(session.expire(), "it is ours");
+                true
+            }
+        };
         match claimant.join().unwrap() {
-            Some(Claimed::Yours(_)) => assert!(is_given),
+            Some(Claimed::Yours(_)) => assert!(!has_ended),
             Some(Claimed::Closed(None)) | None => assert!(has_ended),
             _ => unreachable!("there is no other claim"),
         }
         assert_eq!(session.is_closed(), has_ended);
+    });
+}
+
+/// The task that has parked a session wakes late: by then the session was away once more, and is parked by another one.
+#[test]
+fn a_task_that_is_late_takes_nothing_from_the_next_one() {
+    model(|| {
+        let (service, _) = service(None);
+        let (session, back) = resumable(&service);
+        session.go_live(&ClientInfo::default());
+        assert!(session.suspend(&lost(), Millis(1)));
+        let Parking::Parked(first) = session.park(Box::new("first"), Waker::noop()) else {
+            unreachable!("there is no claim")
+        };
+        let late = {
+            let session = Arc::clone(&session);
+            thread::spawn(move || {
+                let handover = session.unpark(first)?;
+                assert!(handover.downcast_ref() == Some(&"first"), "its own");
+                Some(session.park(handover, Waker::noop()))
+            })
+        };
+        let claimed = claim_apart(&session, &back, 1).join().unwrap();
+        let Some(Claimed::Yours(_)) = claimed else {
+            unreachable!("nothing ends the session")
+        };
+        session.resume_from(&back, &ResumeSecret([8; 16])).unwrap();
+        assert!(session.go_live(&ClientInfo::default()));
+        assert!(session.suspend(&lost(), Millis(2)));
+        let Parking::Parked(second) = session.park(Box::new("second"), Waker::noop()) else {
+            unreachable!("there is no claim")
+        };
+        late.join().unwrap();
+        let handover = session.unpark(second).expect("nobody else has it");
+        assert!(handover.downcast_ref() == Some(&"second"));
     });
 }

@@ -5,7 +5,7 @@ use std::{
 };
 
 use shaddock_core::{
-    CloseReason, ResumeRefusal, ResumeSecret, ReturningClient, Session, TransportKind,
+    CloseReason, Credentials, ResumeRefusal, ResumeSecret, Session, TransportKind,
 };
 use shaddock_protocol::{
     Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
@@ -126,10 +126,10 @@ pub trait Frontend: Send + Sync + 'static {
     fn find_resumable(
         &self,
         peer: &Peer,
-        back: &ReturningClient,
+        shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        let _ = (peer, back, dialect);
+        let _ = (peer, shown, dialect);
         Err(ResumeRefusal::Unknown)
     }
 

@@ -28,6 +28,7 @@ mod prefixed;
 mod proxy;
 pub mod quiet;
 mod rate;
+mod secrets;
 mod socket;
 mod stats;
 mod sync;

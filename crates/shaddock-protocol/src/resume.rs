@@ -2,6 +2,7 @@
 //!
 //! Both ends count DATA packages. A HEARTBEAT of a counted connection may contain a number: how many packages its sender has received.
 
+use crate::members::{Members, string};
 use crate::message::put_varint;
 use crate::{HEADER_LEN, PackageType};
 use alloc::string::String;
@@ -10,7 +11,6 @@ use alloc::vec::Vec;
 use bytes::{BufMut, BytesMut};
 use core::fmt;
 use core::time::Duration;
-use serde::Deserialize;
 
 /// The supported version of the protocol.
 const VERSION: u64 = 1;
@@ -57,44 +57,64 @@ impl fmt::Debug for ReturningClient {
 }
 
 impl ResumeRequest {
-    /// Parses the JSON text of the member; `No` if there is no such member.
+    /// Parses the JSON text of the member, which is valid JSON; `No` if there is no such member.
     pub(crate) fn read(json: Option<&str>) -> Self {
-        #[derive(Deserialize)]
-        struct Text {
-            v: u64,
-            token: Option<String>,
-            received: Option<u64>,
-            sent: Option<u64>,
-            #[serde(default)]
-            early: bool,
+        match json {
+            None => Self::No,
+            Some(json) => Self::parse(json).unwrap_or(Self::Malformed),
         }
-        let Some(json) = json else {
-            return Self::No;
-        };
-        // serde would accept a list as the members in their order.
+    }
+
+    /// `None`: it is malformed.
+    fn parse(json: &str) -> Option<Self> {
         if !json.starts_with('{') {
-            return Self::Malformed;
+            return None;
         }
-        match serde_json::from_str::<Text>(json) {
-            Ok(text) if text.v != VERSION => Self::No,
-            Ok(Text { token: None, .. }) => Self::New,
-            Ok(Text {
-                token: Some(token),
-                received: Some(received),
-                sent: Some(sent),
-                early,
-                ..
-            }) => Self::Back(ReturningClient {
-                token: if token.len() > MAX_TOKEN_LEN {
+        let (mut version, mut token, mut received, mut sent, mut early) = Default::default();
+        for member in Members::of(json) {
+            let place: &mut Option<&str> = match &*member.name {
+                "v" => &mut version,
+                "token" => &mut token,
+                "received" => &mut received,
+                "sent" => &mut sent,
+                "early" => &mut early,
+                _ => continue,
+            };
+            if place.replace(member.value).is_some() {
+                return None;
+            }
+        }
+        let number = |json: &str| json.parse::<u64>().ok();
+        let unless_null = |json: &&str| *json != "null";
+        let version = number(version?)?;
+        let token = match token.filter(unless_null) {
+            Some(token) => Some(string(token)?),
+            None => None,
+        };
+        let counts = [received, sent].map(|count| count.filter(unless_null).map(number));
+        let early = match early {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return None,
+        };
+        match (token, counts) {
+            (_, [Some(None), _] | [_, Some(None)]) => None,
+            _ if version != VERSION => Some(Self::No),
+            (None, _) => Some(Self::New),
+            (Some(token), [Some(Some(received)), Some(Some(sent))]) => {
+                let token = if token.len() > MAX_TOKEN_LEN {
                     String::new()
                 } else {
-                    token
-                },
-                received,
-                sent,
-                early,
-            }),
-            _ => Self::Malformed,
+                    token.into_owned()
+                };
+                Some(Self::Back(ReturningClient {
+                    token,
+                    received,
+                    sent,
+                    early,
+                }))
+            }
+            (Some(_), _) => None,
         }
     }
 }
@@ -279,6 +299,67 @@ pub fn read_acknowledgement(body: &[u8]) -> Result<Option<u64>, AcknowledgementE
 mod tests {
     use super::*;
     use alloc::string::ToString as _;
+    use alloc::vec;
+    use proptest::{prelude::*, sample::select};
+
+    /// The request as a derived parser reads it.
+    fn reference(json: &str) -> ResumeRequest {
+        #[derive(serde::Deserialize)]
+        struct Text {
+            v: u64,
+            token: Option<String>,
+            received: Option<u64>,
+            sent: Option<u64>,
+            #[serde(default)]
+            early: bool,
+        }
+        if !json.starts_with('{') {
+            return ResumeRequest::Malformed;
+        }
+        match serde_json::from_str::<Text>(json) {
+            Ok(text) if text.v != VERSION => ResumeRequest::No,
+            Ok(Text { token: None, .. }) => ResumeRequest::New,
+            Ok(Text {
+                token: Some(token),
+                received: Some(received),
+                sent: Some(sent),
+                early,
+                ..
+            }) => ResumeRequest::Back(ReturningClient {
+                token: Some(token)
+                    .filter(|token| token.len() <= MAX_TOKEN_LEN)
+                    .unwrap_or_default(),
+                received,
+                sent,
+                early,
+            }),
+            _ => ResumeRequest::Malformed,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_members_are_read_as_by_a_derived_parser(
+            members in proptest::collection::vec(
+                (
+                    select(vec!["v", "v", "token", "received", "sent", "early", "x", "\\u0076", "tok\\u0065n"]),
+                    select(vec![
+                        "1", "1", "0", "2", "-0", "1.0", "1e0", "18446744073709551615", "18446744073709551616", "null", "true", "false",
+                        "\"t\"", "\"\"", "\"\\u0074\\\"\"", "{}", "[1]", "{\"v\":2}",
+                    ]),
+                ),
+                0..7,
+            ),
+            space in select(vec!["", " ", "\n\t"]),
+        ) {
+            let members: Vec<_> = members
+                .iter()
+                .map(|(name, value)| alloc::format!("\"{name}\"{space}:{space}{value}{space}"))
+                .collect();
+            let json = alloc::format!("{{{space}{}}}", members.join(","));
+            prop_assert_eq!(ResumeRequest::read(Some(&json)), reference(&json), "{}", json);
+        }
+    }
 
     #[test]
     fn what_a_client_asks_for() {

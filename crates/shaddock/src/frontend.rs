@@ -3,9 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use shaddock_core::{
-    ClientInfo, CloseReason, ResumeRefusal, ReturningClient, Session, SessionService,
-};
+use shaddock_core::{ClientInfo, CloseReason, Credentials, ResumeRefusal, Session, SessionService};
 use shaddock_net::{
     BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Pipe, ResumeTerms, Verdict,
 };
@@ -86,10 +84,10 @@ impl Frontend for AppFrontend {
     fn find_resumable(
         &self,
         peer: &Peer,
-        back: &ReturningClient,
+        shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        Resumes::of(&self.0).find(peer, back, dialect)
+        Resumes::of(&self.0).find(peer, shown, dialect)
     }
 
     fn find_elsewhere(

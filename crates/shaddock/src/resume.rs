@@ -7,7 +7,7 @@ mod returns;
 
 use std::{sync::Arc, time::Duration};
 
-use shaddock_core::{ResumeRefusal, ReturningClient, Session, TransportKind};
+use shaddock_core::{Credentials, ResumeRefusal, Session, TransportKind};
 use shaddock_net::{Handled, Peer, ResumeTerms, clock};
 use shaddock_protocol::{Dialect, HandshakeRequest};
 
@@ -59,7 +59,7 @@ impl<'a> Resumes<'a> {
     pub(crate) fn find(
         self,
         peer: &Peer,
-        back: &ReturningClient,
+        shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
         let service = self.app.session_service().ok_or(ResumeRefusal::Unknown)?;
@@ -72,7 +72,7 @@ impl<'a> Resumes<'a> {
             service.count_resume_refused(ResumeRefusal::Busy);
             return Err(ResumeRefusal::Busy);
         }
-        let found = service.find_resumable(back, dialect);
+        let found = service.find_resumable(shown, dialect);
         found.inspect_err(|_| self.app.returns().refused(address, now))
     }
 

@@ -1,6 +1,6 @@
 //! The side of an outbox that faces the connection: its driver polls, takes, writes and goes.
 
-use super::{Driver, Flush, Intake, Next, Outbox, bytes_u32};
+use super::{Driver, Flush, Intake, Next, Outbox, Queue, bytes_u32};
 use crate::drained::Drained;
 use std::task::Waker;
 
@@ -76,11 +76,18 @@ impl Outbox {
     /// Queued data stay for the next driver.
     pub fn release(&self) {
         let mut queue = self.queue.lock();
-        queue.driver = Driver::Parked;
-        queue.announced = Next::Continue;
-        queue.in_flight = 0;
-        let waker = queue.waker.take();
+        let waker = queue.release();
         drop(queue);
         drop(waker);
+    }
+}
+
+impl Queue {
+    /// The driver goes away. Returns its waker, to be woken or dropped without the lock.
+    pub(super) fn release(&mut self) -> Option<Waker> {
+        self.driver = Driver::Parked;
+        self.announced = Next::Continue;
+        self.in_flight = 0;
+        self.waker.take()
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{Intake, Next, Outbox, Queue, Room, SendError, bytes_u32};
 use crate::pool;
-use crate::resume::{Away, Ledger, Link, Piece};
+use crate::resume::{Away, Handover, Ledger, Link, Parking, Piece, TokenHash};
 use bytes::Bytes;
-use shaddock_protocol::{HEADER_LEN, PackageType};
+use shaddock_protocol::{HEADER_LEN, PackageType, ResumeRefusal};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -34,6 +34,61 @@ impl Outbox {
         let result = f(ledger);
         Self::unlock_and_wake(queue);
         Some(result)
+    }
+
+    /// See [`Session::claim`](crate::Session::claim).
+    pub(crate) fn claim(
+        &self,
+        number: u64,
+        token: TokenHash,
+        counts: (u64, u64),
+        waker: &Waker,
+    ) -> Result<Option<Waker>, ResumeRefusal> {
+        let mut queue = self.queue.lock();
+        let ledger = queue.resume.as_deref_mut().ok_or(ResumeRefusal::Unknown)?;
+        let replaced = ledger.claim(number, token, counts, waker)?;
+        let parked = replaced.was_parked.then(|| queue.release()).flatten();
+        Self::unlock_and_wake(queue);
+        if let Some(claimant) = replaced.claimant {
+            claimant.wake();
+        }
+        Ok(parked)
+    }
+
+    /// See [`Session::park`](crate::Session::park). In one step with the decision whether there is anything to wait for.
+    pub(crate) fn park(&self, handover: Handover, waker: &Waker) -> Parking {
+        let mut queue = self.queue.lock();
+        let Some(ledger) = queue.resume.as_deref_mut() else {
+            return Parking::Ended(handover);
+        };
+        let (parking, claimant) = match ledger.hand_over(handover) {
+            Ok(claimant) => (Parking::HandedOver, claimant),
+            Err(handover) => match ledger.park(handover) {
+                Ok(number) => (Parking::Parked(number), None),
+                Err(handover) => (Parking::Ended(handover), None),
+            },
+        };
+        let mut old = queue.release();
+        if let Parking::Parked(_) = parking {
+            queue.waker = match old.take() {
+                Some(known) if known.will_wake(waker) => Some(known),
+                other => {
+                    old = other;
+                    Some(waker.clone())
+                }
+            };
+        }
+        drop(queue);
+        drop(old);
+        if let Some(claimant) = claimant {
+            claimant.wake();
+        }
+        parking
+    }
+
+    /// See [`Session::unpark`](crate::Session::unpark).
+    pub(crate) fn unpark(&self, number: u64) -> Option<Handover> {
+        self.ledger(|ledger| ledger.unpark(number)).flatten()
     }
 
     /// The connection is gone: what is queued goes, and what is kept stays. `away` makes the entry of a session that begins to wait, and gets the one of a
@@ -92,8 +147,9 @@ impl Outbox {
     }
 
     /// Ends the ledger at the end of the session: the client cannot resume it.
-    pub(super) fn end_ledger(queue: &mut Queue) -> Option<Waker> {
-        queue.resume.as_deref_mut().and_then(Ledger::end)
+    pub(super) fn end_ledger(queue: &mut Queue) -> (Option<Waker>, Option<Handover>) {
+        let ledger = queue.resume.as_deref_mut();
+        ledger.map_or((None, None), Ledger::end)
     }
 }
 

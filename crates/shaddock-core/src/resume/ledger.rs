@@ -1,17 +1,15 @@
 //! The counts and kept packages of a resumable session. Behind the lock of its outbox.
 
+mod takeover;
+
+use super::claim::{Claim, Handover};
 use super::kept::{Kept, Piece};
 use super::pool::{OnFull, ResumePool};
 use super::token::TokenHash;
 use crate::{CloseReason, Millis};
 use bytes::Bytes;
-use shaddock_protocol::ResumeRefusal;
-use std::any::Any;
 use std::sync::Arc;
 use std::task::Waker;
-
-/// The state that one connection leaves for the next one, such as running and waiting requests. Opaque to the core.
-pub type Handover = Box<dyn Any + Send>;
 
 /// The state of the session's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +30,6 @@ pub(crate) enum Link {
     /// The session is closed.
     Ended,
 }
-
-/// Number of tokens that stay valid until the client acknowledges one. Beyond it the oldest is removed, but not the one that the client has
-/// just used.
-const MAX_ISSUED: usize = 8;
 
 /// Counts and kept packages. [`Session`](crate::Session) describes their use.
 #[derive(Debug)]
@@ -79,7 +73,7 @@ impl std::fmt::Debug for Rare {
 }
 
 /// A session without a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Away {
     /// When the connection was lost.
     pub(crate) since: Millis,
@@ -89,37 +83,8 @@ pub(crate) struct Away {
     pub(crate) ticket: u64,
     /// Whether it is in the pool's list. Not if it was to go while its client was coming back.
     pub(crate) is_listed: bool,
-}
-
-/// A new connection that claims the session.
-struct Claim {
-    number: u64,
-    waker: Option<Waker>,
-    /// The hand-over of the last connection. Once it is set, no other connection has any part of the session.
-    handed: Option<Handover>,
-}
-
-/// The result of a claim for the next connection.
-pub enum Claimed {
-    /// The last connection has not released the session yet. The waker will be called.
-    Pending,
-    /// A later connection claims the session too, and receives it.
-    Superseded,
-    /// The session has ended meanwhile. Contains its hand-over, if this connection has it.
-    Closed(Option<Handover>),
-    /// The connection owns the session. Contains the hand-over of the last one.
-    Yours(Handover),
-}
-
-/// The positions from which both ends continue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resumption {
-    /// The number of the client's packages that the server has received.
-    pub received: u64,
-    /// The position from which the client counts on.
-    pub position: u64,
-    /// The number of discarded packages.
-    pub missed: u64,
+    /// The hand-over of the last connection, if it has left it here: the next connection takes it at once.
+    pub(crate) parked: Option<Handover>,
 }
 
 /// An acknowledgement that decreases, or exceeds what was sent.
@@ -348,11 +313,11 @@ impl Ledger {
         self.away = Some(Box::new(f(known)));
     }
 
-    /// The session waits no more.
-    fn is_back(&mut self) {
-        if let Some(away) = self.away.take() {
-            self.pool.is_back(away.ticket);
-        }
+    /// The session waits no more. Returns its hand-over if it is parked.
+    fn is_back(&mut self) -> Option<Handover> {
+        let away = self.away.take()?;
+        self.pool.is_back(away.ticket);
+        away.parked
     }
 
     /// The kept packages were queued for the connection, before the client has acknowledged its handshake.
@@ -384,67 +349,16 @@ impl Ledger {
         }
     }
 
-    /// The session is closed: kept packages are dropped. Its hand-over is for a connection that has claimed it.
-    pub(crate) fn end(&mut self) -> Option<Waker> {
+    /// The session is closed: kept packages are dropped. Its hand-over is for a connection that has claimed it. Returns the waker of that
+    /// connection, and the hand-over of a parked session, which no connection claims any more.
+    pub(crate) fn end(&mut self) -> (Option<Waker>, Option<Handover>) {
         self.link = Link::Ended;
         while self.kept.len() > 0 {
             self.forget_first();
         }
-        self.is_back();
-        self.rare.as_mut()?.claim.as_mut()?.waker.take()
-    }
-
-    pub(crate) fn add_garbage(&mut self, packages: impl Iterator<Item = Bytes>) {
-        for package in packages {
-            self.rare().garbage.push(package);
-        }
-    }
-
-    pub(crate) fn take_garbage(&mut self) -> Vec<Bytes> {
-        let Some(rare) = &mut self.rare else {
-            return Vec::new();
-        };
-        let garbage = std::mem::take(&mut rare.garbage);
-        self.tidy();
-        garbage
-    }
-
-    // ---- take-over
-
-    /// A new connection claims the session, and receives it unless a claim with a higher number exists. Returns the waker of the previous
-    /// claim, which ends.
-    pub(crate) fn claim(
-        &mut self,
-        number: u64,
-        token: TokenHash,
-        (received, sent): (u64, u64),
-        waker: &Waker,
-    ) -> Result<Option<Waker>, ResumeRefusal> {
-        if self.link == Link::Ended || !self.is_token(&token) || !self.fits(received, sent) {
-            return Err(ResumeRefusal::Unknown);
-        }
-        if number < self.claimed {
-            // The client has opened another connection since. This one finds out when it polls.
-            return Ok(None);
-        }
-        self.claimed = number;
-        let rare = self.rare();
-        let (old, handed) = match rare.claim.take() {
-            Some(claim) => (claim.waker, claim.handed),
-            None => (None, None),
-        };
-        rare.claim = Some(Claim {
-            number,
-            waker: Some(waker.clone()),
-            handed,
-        });
-        Ok(old)
-    }
-
-    /// All valid tokens.
-    pub(crate) fn tokens(&self) -> Vec<TokenHash> {
-        let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
-        [self.token].iter().chain(issued).copied().collect()
+        let parked = self.is_back();
+        let claim = self.rare.as_mut().and_then(|rare| rare.claim.as_mut());
+        (claim.and_then(|claim| claim.waker.take()), parked)
     }
 
     /// Ends the wait for the client, if it is still away: it cannot resume from now on. Returns the reason for which the connection was
@@ -472,80 +386,19 @@ impl Ledger {
         None
     }
 
-    /// Whether this is the token of the session, or one that may be. Looks at all of them, whatever the first says.
-    pub(crate) fn is_token(&self, token: &TokenHash) -> bool {
-        let issued = self.rare.as_ref().map_or(&[][..], |rare| &rare.issued);
-        let same = |found, known: &TokenHash| found | known.is(token);
-        issued.iter().fold(self.token.is(token), same)
+    pub(crate) fn add_garbage(&mut self, packages: impl Iterator<Item = Bytes>) {
+        for package in packages {
+            self.rare().garbage.push(package);
+        }
     }
 
-    /// Whether counts of a client are possible for this session.
-    fn fits(&self, received: u64, sent: u64) -> bool {
-        (self.acked..=self.kept.last()).contains(&received) && sent >= self.received
-    }
-
-    pub(crate) fn poll_claim(&mut self, number: u64, waker: &Waker) -> (Claimed, Option<Waker>) {
-        let ended = self.link == Link::Ended;
+    pub(crate) fn take_garbage(&mut self) -> Vec<Bytes> {
         let Some(rare) = &mut self.rare else {
-            return (Claimed::Superseded, None);
+            return Vec::new();
         };
-        let Some(claim) = rare.claim.as_mut().filter(|claim| claim.number == number) else {
-            return (Claimed::Superseded, None);
-        };
-        let claimed = match (claim.handed.take(), ended) {
-            (handed, true) => Claimed::Closed(handed),
-            (Some(handed), false) => Claimed::Yours(handed),
-            (None, false) => {
-                let old = claim.waker.replace(waker.clone());
-                return (Claimed::Pending, old);
-            }
-        };
-        let waker = claim.waker.take();
-        rare.claim = None;
-        (claimed, waker)
-    }
-
-    /// The connection that had the session hands it over to the one that has claimed it. `Err`: there is no claim.
-    pub(crate) fn hand_over(&mut self, handover: Handover) -> Result<Option<Waker>, Handover> {
-        if self.link == Link::Ended {
-            return Err(handover);
-        }
-        match self.rare.as_mut().and_then(|rare| rare.claim.as_mut()) {
-            Some(claim) if claim.handed.is_none() => {
-                claim.handed = Some(handover);
-                Ok(claim.waker.take())
-            }
-            _ => Err(handover),
-        }
-    }
-
-    /// The session continues with its new connection. `None` if the counts do not match this session.
-    pub(crate) fn resume_from(
-        &mut self,
-        received: u64,
-        sent: u64,
-        shown: TokenHash,
-        next_token: TokenHash,
-    ) -> Option<Resumption> {
-        if self.link == Link::Ended || !self.is_token(&shown) || !self.fits(received, sent) {
-            return None;
-        }
-        self.acknowledged(received).ok()?;
-        self.link = Link::Waiting;
-        self.owed = 0;
-        let issued = &mut self.rare().issued;
-        if issued.len() >= MAX_ISSUED {
-            let shown_first = issued[0].is(&shown);
-            issued.remove(usize::from(shown_first));
-        }
-        issued.push(next_token);
-        let position = received.max(self.kept.before());
-        self.pool.missed(position - received);
-        Some(Resumption {
-            received: self.received,
-            position,
-            missed: position - received,
-        })
+        let garbage = std::mem::take(&mut rare.garbage);
+        self.tidy();
+        garbage
     }
 }
 
@@ -565,6 +418,6 @@ mod tests {
     #[test]
     fn is_small() {
         assert!(size_of::<Ledger>() <= 96, "{}", size_of::<Ledger>());
-        assert!(size_of::<Away>() <= 48, "{}", size_of::<Away>());
+        assert!(size_of::<Away>() <= 64, "{}", size_of::<Away>());
     }
 }

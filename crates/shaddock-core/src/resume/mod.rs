@@ -2,7 +2,8 @@
 //!
 //! Both ends count DATA packages; packages that the client has not acknowledged are kept. The session owns the kept packages, and the
 //! connection borrows the session: it [loses](crate::Session::suspend) its socket, or another one [claims](crate::Session::claim) the
-//! session and receives what the first one [hands over](crate::Session::hand_over). Two connections never have one session.
+//! session and receives what the first one [hands over](crate::Session::hand_over), or has left with the session when
+//! nothing ran for it any more ([parked](crate::Session::park)). Two connections never have one session.
 //!
 //! ```text
 //!             answer                ACK                 lost
@@ -14,23 +15,28 @@
 //!
 //! | file | part |
 //! | --- | --- |
-//! | `ledger.rs` | counts, kept packages and claims of one session |
+//! | `ledger.rs` | counts and kept packages of one session, and the state of its connection |
+//! | `ledger/takeover.rs` | claims of new connections, and the hand-over of the last one |
+//! | `claim.rs` | the types of both |
 //! | `kept.rs` | the kept packages |
 //! | `pool.rs` | limits and counts of all sessions of a service |
 //! | `token.rs` | the tokens of clients |
 //! | `session.rs` | all of it as methods of [`Session`](crate::Session) and [`SessionService`](crate::SessionService) |
 //!
 
+mod claim;
 mod kept;
 mod ledger;
 mod pool;
 mod session;
 mod token;
 
+pub use claim::{Claimed, Handover, Parking, Resumption};
 pub(crate) use kept::Piece;
+pub use ledger::BadAcknowledgement;
 pub(crate) use ledger::{Away, Ledger, Link};
-pub use ledger::{BadAcknowledgement, Claimed, Handover, Resumption};
 pub(crate) use pool::ResumePool;
 pub use pool::{OnFull, ResumeConfig, ResumeStatistics};
 pub use session::Suspended;
-pub use token::ResumeSecret;
+pub(crate) use token::TokenHash;
+pub use token::{Credentials, ResumeSecret};

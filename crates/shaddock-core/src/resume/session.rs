@@ -1,9 +1,9 @@
 //! Resumption as methods of sessions and of their service.
 
-use super::token::{self, TokenHash};
+use super::token::TokenHash;
 use super::{
-    Away, BadAcknowledgement, Claimed, Handover, Ledger, Link, ResumeSecret, ResumeStatistics,
-    Resumption,
+    Away, BadAcknowledgement, Claimed, Credentials, Handover, Ledger, Link, Parking, ResumeSecret,
+    ResumeStatistics, Resumption,
 };
 use crate::event::Event;
 use crate::session::without_scope;
@@ -12,7 +12,7 @@ use crate::{
     SessionState,
 };
 use bytes::Bytes;
-use shaddock_protocol::{ResumeRefusal, ReturningClient};
+use shaddock_protocol::ResumeRefusal;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -48,12 +48,11 @@ impl SessionService {
     /// The reason for the client. It is counted.
     pub fn find_resumable(
         &self,
-        back: &ReturningClient,
+        shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        let found = token::read(&back.token).ok_or(ResumeRefusal::Unknown);
-        let found = found.and_then(|(sid, secret)| {
-            let hash = TokenHash::of(&secret);
+        let found = shown.token.ok_or(ResumeRefusal::Unknown);
+        let found = found.and_then(|(sid, hash)| {
             let is_its = |session: &Arc<Session>| {
                 let is_its = session.outbox().ledger(|ledger| ledger.is_token(&hash));
                 is_its.unwrap_or(false)
@@ -187,6 +186,7 @@ impl Session {
                 reason: reason.clone(),
                 ticket: pool.is_away(Arc::downgrade(self)),
                 is_listed: true,
+                parked: None,
             },
             Some(mut away) => {
                 if !away.is_listed {
@@ -273,8 +273,9 @@ impl Session {
     }
 
     /// A new connection of the client claims the session. The connection that has it is asked to release it
-    /// ([`Next::Release`](crate::Next::Release)), and an earlier claim becomes void, as does this one if it is not the latest.
-    /// [`poll_claim`](Self::poll_claim) returns the result.
+    /// ([`Next::Release`](crate::Next::Release)); a [parked](Self::park) session is handed over at once, and the waker of the task that has parked
+    /// it is returned: that task has nothing left to do but to end, so it can be woken when there is time. An earlier claim becomes void, as
+    /// does this one if it is not the latest. [`poll_claim`](Self::poll_claim) returns the result.
     ///
     /// # Errors
     ///
@@ -282,21 +283,16 @@ impl Session {
     pub fn claim(
         &self,
         number: u64,
-        back: &ReturningClient,
+        shown: &Credentials,
         waker: &Waker,
-    ) -> Result<(), ResumeRefusal> {
-        let claimed = token::read(&back.token)
-            .filter(|(sid, _)| *sid == self.id())
-            .and_then(|(_, secret)| {
-                let hash = TokenHash::of(&secret);
-                let counts = (back.received, back.sent);
-                self.outbox()
-                    .ledger_and_wake(|ledger| ledger.claim(number, hash, counts, waker))
-            });
-        if let Some(old) = claimed.unwrap_or(Err(ResumeRefusal::Unknown))? {
-            old.wake();
+    ) -> Result<Option<Waker>, ResumeRefusal> {
+        match shown.token {
+            Some((sid, hash)) if sid == self.id() => {
+                let counts = (shown.received, shown.sent);
+                self.outbox().claim(number, hash, counts, waker)
+            }
+            _ => Err(ResumeRefusal::Unknown),
         }
-        Ok(())
     }
 
     /// The state of a claim. `waker` is woken when that changes.
@@ -337,20 +333,33 @@ impl Session {
         }
     }
 
+    /// Leaves the hand-over of a [suspended](Self::suspend) session with the session, because nothing runs for it: a connection that
+    /// [claims](Self::claim) it has it at once. The caller is woken when the session is closed, and by the next
+    /// connection; it has to [take the hand-over back](Self::unpark) before it acts for the session.
+    pub fn park(&self, handover: Handover, waker: &Waker) -> Parking {
+        self.outbox().park(handover, waker)
+    }
+
+    /// Takes the hand-over back that was left with this number. `None`: the session has another owner since, or is closed; nothing is left to
+    /// do for it.
+    pub fn unpark(&self, number: u64) -> Option<Handover> {
+        self.outbox().unpark(number)
+    }
+
     /// Continues the session with a connection to which it was handed over, when the client acknowledges the response
     /// ([`go_live`](Self::go_live)). From then on the token of `secret` is valid, until then also the previous ones.
     ///
     /// `None`: token or counts are invalid, or the session is closed.
-    pub fn resume_from(&self, back: &ReturningClient, secret: &ResumeSecret) -> Option<Resumption> {
-        let (_, shown) = token::read(&back.token)?;
-        let (shown, next) = (TokenHash::of(&shown), TokenHash::of(secret));
+    pub fn resume_from(&self, shown: &Credentials, secret: &ResumeSecret) -> Option<Resumption> {
+        let (_, token) = shown.token?;
+        let next = TokenHash::of(secret);
         let resume =
-            |ledger: &mut Ledger| ledger.resume_from(back.received, back.sent, shown, next);
+            |ledger: &mut Ledger| ledger.resume_from(shown.received, shown.sent, token, next);
         self.outbox().ledger(resume).flatten()
     }
 
     /// After the response was queued: kept packages are queued, and all later ones, for a client that takes them
-    /// [early](ReturningClient::early). The session still counts as suspended.
+    /// [early](shaddock_protocol::ReturningClient::early). The session still counts as suspended.
     pub fn send_early(&self) {
         self.outbox().send_early();
     }

@@ -2,7 +2,7 @@
 
 use crate::Sid;
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
+use shaddock_protocol::ReturningClient;
 
 /// Random bytes of a token: 128 bits.
 pub(crate) const SECRET_LEN: usize = 16;
@@ -20,12 +20,31 @@ impl std::fmt::Debug for ResumeSecret {
 impl ResumeSecret {
     /// The token of the session `sid`: 16 digits identify the session, 32 authenticate its client.
     pub fn token(&self, sid: Sid) -> String {
-        let mut text = format!("{:016x}", sid.get());
-        for byte in self.0 {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
+        let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half & 15)]);
+        let bytes = sid.get().to_be_bytes().into_iter().chain(self.0);
+        bytes
+            .flat_map(|byte| [digit(byte >> 4), digit(byte)])
+            .collect()
+    }
+}
+
+/// The claim of a returning client, read once: the session that its token names, the hash of the token's secret, and its counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Credentials {
+    /// `None` if the token is malformed: it is the token of no session.
+    pub(crate) token: Option<(Sid, TokenHash)>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+impl Credentials {
+    /// Reads the credentials. Does not check whether there is such a session.
+    pub fn of(back: &ReturningClient) -> Self {
+        Self {
+            token: read(&back.token).map(|(sid, secret)| (sid, TokenHash::of(&secret))),
+            received: back.received,
+            sent: back.sent,
         }
-        text
     }
 }
 

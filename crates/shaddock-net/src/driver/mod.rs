@@ -51,7 +51,7 @@ use self::{
     input::{Read, Wire},
     output::{Flushed, Unsent},
     relay::{Accepted, Relaying},
-    resume::{Away, Unopened},
+    resume::{Away, WakeLater},
     work::{Waiting, Work},
 };
 use crate::{
@@ -105,10 +105,10 @@ struct Opening {
     received: u64,
     /// The session, if it is there before the handshake is acknowledged, is a new one.
     is_new: bool,
-    /// When the window of a session ends that has come back, unless its client acknowledges the handshake.
-    until: Option<Millis>,
     /// The number of its claim, if its handshake asks for a session that was there before.
     claim: u64,
+    /// The task that had parked that session.
+    parked: Option<WakeLater>,
     /// Another frontend has accepted the connection.
     relayed: Option<Box<Accepted>>,
 }
@@ -123,8 +123,8 @@ impl Opening {
             carried: None,
             received: 0,
             is_new: false,
-            until: None,
             claim: 0,
+            parked: None,
             relayed: None,
         }
     }
@@ -196,38 +196,6 @@ impl Driver {
             ..Opening::of(peer)
         });
         Self::with_opening(Socket::Pipe(pipe), Wire::Tcp, opening, permit, local)
-    }
-
-    /// Goes on with a session that was [parked](Parked).
-    fn unparked(
-        session: Arc<Session>,
-        local: Arc<Local>,
-        until: Millis,
-        unopened: Option<Box<Unopened>>,
-        rate: Option<Box<Bucket>>,
-    ) -> Self {
-        let mut conn = Conn::new(local.frontend.codec(), worker::time(clock::now()));
-        conn.close();
-        Self {
-            io: Io::Closed,
-            wire: Wire::Closed,
-            conn,
-            opening: None,
-            session: Some(session),
-            work: Work::Idle,
-            waiting: None,
-            unsent: None,
-            timer: None,
-            permit: None,
-            rate,
-            phase: Phase::Suspended(Box::new(Away {
-                until: Some(until),
-                claim: None,
-                unopened,
-            })),
-            live: local.shared.live(),
-            local,
-        }
     }
 
     fn with_opening(
@@ -344,7 +312,8 @@ impl Driver {
         self.check_closed()?;
         // After the read: what has arrived counts, however late this poll is.
         self.check_silence(now)?;
-        if read == Read::Something && self.session.is_some() {
+        // Not the response to a handshake: its client waits for it.
+        if read == Read::Something && self.session.is_some() && self.opening.is_none() {
             worker::flush_later(cx.waker());
             return Ok(true);
         }

@@ -1,7 +1,8 @@
 //! A session that waits for its client and for nothing else: it needs no driver. Most suspended sessions wait like this, for most of the time.
 //!
-//! A driver has room for a socket and its buffers. So when nothing runs for a suspended session any more, its driver ends and leaves what
-//! it has of the session ([`Parked`]) to the listener's task. When something happens to the session, a new driver goes on with it.
+//! A driver has room for a socket and its buffers. So when nothing runs for a suspended session any more, its driver ends, and leaves the state
+//! for the next connection with the session: a connection that comes back takes it from there and waits for no other task. [`Parked`] closes
+//! the session at the end of its window.
 
 use std::{
     future::Future,
@@ -10,103 +11,109 @@ use std::{
     task::{Context, Poll},
 };
 
-use shaddock_core::{CloseReason, Flush, Session};
+use shaddock_core::{CloseReason, Handover, Parking, Session};
 use shaddock_protocol::Millis;
 
-use super::{Driver, Phase, resume::Unopened};
-use crate::{clock, listener::Local, rate::Bucket, worker, worker::Timer};
+use super::{Driver, Phase, resume::Left, work::Work};
+use crate::{clock, worker, worker::Timer};
 
-/// A suspended session without a driver. Ready with its new one, when there is something to do.
+/// A suspended session without a driver. Ready when it has another owner, or is closed.
 pub(crate) struct Parked {
-    /// Until a driver has it.
-    session: Option<Arc<Session>>,
-    local: Arc<Local>,
+    session: Arc<Session>,
     /// When it is closed, on the clock.
-    pub(super) until: Millis,
-    pub(super) unopened: Option<Box<Unopened>>,
-    pub(super) rate: Option<Box<Bucket>>,
+    until: Millis,
+    holder: Holder,
     timer: Option<Timer>,
 }
 
+/// Holds the hand-over of a parked session. Only its owner may act for the session.
+enum Holder {
+    /// The task, before it waits, and while it acts.
+    Task(Handover),
+    /// The session, with this number. A claim takes it from there.
+    Session(u64),
+    /// Another connection; none if the session is closed.
+    Other,
+}
+
 impl Parked {
-    pub(super) fn new(session: Arc<Session>, local: Arc<Local>, until: Millis) -> Self {
+    fn new(session: Arc<Session>, handover: Handover, until: Millis) -> Self {
         Self {
-            session: Some(session),
-            local,
+            session,
             until,
-            unopened: None,
-            rate: None,
+            holder: Holder::Task(handover),
             timer: None,
         }
     }
 
-    /// Whether the session is closed, claimed, or at the end of its window. If not, the task is woken when it is.
-    fn has_news(&mut self, cx: &Context<'_>) -> bool {
-        let Some(session) = &self.session else {
-            return false;
-        };
-        session.outbox().begin_poll(cx.waker());
-        let clock = clock::now();
-        if session.is_closed()
-            || session.is_claimed()
-            || clock >= self.until
-            || session.outbox().end_poll(Flush::Done)
-        {
-            return true;
+    /// Takes the hand-over back. `None`: the session is no longer this task's.
+    fn take_back(&mut self) -> Option<Handover> {
+        match std::mem::replace(&mut self.holder, Holder::Other) {
+            Holder::Task(handover) => Some(handover),
+            Holder::Session(number) => self.session.unpark(number),
+            Holder::Other => None,
         }
-        let now = worker::time(clock);
-        self.timer
-            .get_or_insert_with(|| Timer::new(cx.waker()))
-            .arm(now, now + (self.until - clock));
-        false
     }
 }
 
 impl Future for Parked {
-    type Output = Driver;
+    type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Driver> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !this.has_news(cx) {
-            return Poll::Pending;
-        }
-        let Some(session) = this.session.take() else {
-            return Poll::Pending;
+        let Some(handover) = this.take_back() else {
+            return Poll::Ready(());
         };
-        let (unopened, rate) = (this.unopened.take(), this.rate.take());
-        let local = Arc::clone(&this.local);
-        Poll::Ready(Driver::unparked(session, local, this.until, unopened, rate))
+        let clock = clock::now();
+        // If it cannot expire, another thread has ended it, and closes it.
+        if clock >= this.until && !this.session.is_claimed() {
+            this.session.expire();
+            this.session.outbox().release();
+            return Poll::Ready(());
+        }
+        let Parking::Parked(number) = this.session.park(handover, cx.waker()) else {
+            return Poll::Ready(());
+        };
+        this.holder = Holder::Session(number);
+        let now = worker::time(clock);
+        this.timer
+            .get_or_insert_with(|| Timer::new(cx.waker()))
+            .arm(now, now + (this.until - clock));
+        Poll::Pending
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
         // Only when the worker stops.
-        if let Some(session) = self.session.take() {
-            session.close(CloseReason::Internal);
-            session.outbox().release();
+        if self.take_back().is_some() {
+            self.session.close(CloseReason::Internal);
+            self.session.outbox().release();
         }
     }
 }
 
 impl Driver {
-    /// What remains of the driver of a suspended session for which nothing runs. `None`: it has to stay.
+    /// The rest of the driver of a suspended session for which nothing runs. `None`: it has to stay.
     pub(super) fn park(&mut self) -> Option<Parked> {
-        let is_idle = !self.work.is_handler() && self.waiting.is_none() && self.permit.is_none();
+        let is_idle =
+            matches!(self.work, Work::Idle) && self.waiting.is_none() && self.permit.is_none();
         let Phase::Suspended(away) = &mut self.phase else {
             return None;
         };
         let (true, true, Some(until)) = (is_idle, away.claim.is_none(), away.until) else {
             return None;
         };
-        let unopened = away.unopened.take();
+        let left = Left {
+            handler: None,
+            messages: None,
+            rate: self.rate.take(),
+            unopened: away.unopened.take(),
+        };
         let session = self.session.take()?;
-        let mut parked = Parked::new(session, Arc::clone(&self.local), until);
-        parked.unopened = unopened;
-        parked.rate = self.rate.take();
         self.timer = None;
         self.phase = Phase::Gone { outlived: false };
-        Some(parked)
+        Some(Parked::new(session, left.into_handover(), until))
     }
 }
 
@@ -117,6 +124,6 @@ mod tests {
     /// `resume.md`, section 9: a suspended session costs at most 1 KiB. With its place in the listener's list this is a block of 128 bytes.
     #[test]
     fn is_small() {
-        assert!(size_of::<Parked>() <= 64, "{}", size_of::<Parked>());
+        assert!(size_of::<Parked>() <= 56, "{}", size_of::<Parked>());
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! One driver at a time has a session, with all its running and waiting work. The driver whose socket is lost keeps it, without a socket,
 //! in [`Phase::Suspended`]. The driver of a resuming connection claims the session ([`Returning`]); the driver that has it releases it at
-//! its next turn, and hands over its state ([`Left`]). So no work is polled by two drivers, and no lock is held while work runs.
+//! its next turn, and hands over its state ([`Left`]). When nothing runs for the session any more, that state is left with the session
+//! ([`Parked`]). So no work is polled by two drivers, and no lock is held while work runs.
 
 use std::{
     any::Any,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use ring::rand::{SecureRandom as _, SystemRandom};
 use shaddock_core::{
-    Claimed, ClientInfo, CloseReason, Flush, Handover, ResumeRefusal, ResumeSecret, Resumption,
+    Claimed, ClientInfo, CloseReason, Credentials, Flush, Handover, ResumeRefusal, Resumption,
     ReturningClient, Session,
 };
 use shaddock_protocol::{
@@ -32,6 +32,7 @@ use crate::{
     frontend::{BoxFuture, Carried, Handled, Opened, Peer, ResumeTerms},
     io::Io,
     rate::Bucket,
+    secrets::new_secret,
     stats::Group,
     worker::Scratch,
 };
@@ -64,7 +65,9 @@ impl Away {
 /// A client that comes back, while its handshake waits for the answer.
 pub(super) struct Returning {
     session: Arc<Session>,
-    back: ReturningClient,
+    shown: Credentials,
+    /// The client takes what is sent again directly behind the answer.
+    is_early: bool,
     /// For the answer.
     user: Option<serde_json::Value>,
     terms: ResumeTerms,
@@ -76,6 +79,8 @@ pub(super) struct Returning {
 enum Stage {
     /// The application is asked.
     Hook(BoxFuture<Result<(), ResumeRefusal>>),
+    /// It has answered.
+    Judged(Result<(), ResumeRefusal>),
     /// The driver that has the session is about to let go of it.
     Claimed,
 }
@@ -90,25 +95,45 @@ impl Returning {
 }
 
 /// What one driver leaves for the next.
-struct Left {
-    handler: Option<BoxFuture<()>>,
-    messages: Option<Box<Waiting>>,
-    rate: Option<Box<Bucket>>,
-    until: Option<Millis>,
-    unopened: Option<Box<Unopened>>,
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) handler: Option<BoxFuture<()>>,
+    pub(super) messages: Option<Box<Waiting>>,
+    pub(super) rate: Option<Box<Bucket>>,
+    pub(super) unopened: Option<Box<Unopened>>,
 }
 
-/// A token's random part, from the operating system. None if it has none to give: then resumption is not granted.
-fn new_secret() -> Option<ResumeSecret> {
-    let mut bytes = [0; 16];
-    if SystemRandom::new().fill(&mut bytes).is_ok() {
-        return Some(ResumeSecret(bytes));
+/// A [`Left`] with nothing in it. It takes no memory.
+struct NothingLeft;
+
+impl Left {
+    pub(super) fn into_handover(self) -> Handover {
+        match self {
+            Self {
+                handler: None,
+                messages: None,
+                rate: None,
+                unopened: None,
+            } => Box::new(NothingLeft),
+            left => Box::new(left),
+        }
     }
-    crate::quiet!(
-        error,
-        "the operating system returned no random bytes; sessions cannot be resumed"
-    );
-    None
+
+    fn from_handover(handover: Handover) -> Self {
+        let handover: Box<dyn Any> = handover;
+        handover
+            .downcast::<Self>()
+            .map_or_else(|_nothing| Self::default(), |left| *left)
+    }
+}
+
+/// Wakes the task that had parked a session, when it is dropped: after the handshake, which does not wait for the end of that task.
+pub(super) struct WakeLater(Waker);
+
+impl Drop for WakeLater {
+    fn drop(&mut self) {
+        self.0.wake_by_ref();
+    }
 }
 
 /// # The handshake
@@ -167,7 +192,8 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Ok(());
         }
-        let session = match frontend.find_resumable(&peer, back, self.conn.dialect()) {
+        let shown = Credentials::of(back);
+        let session = match frontend.find_resumable(&peer, &shown, self.conn.dialect()) {
             Ok(session) => session,
             Err(why) if self.is_relayed() => return self.refuse_relayed(why),
             Err(why) => {
@@ -175,17 +201,18 @@ impl Driver {
                 return self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch);
             }
         };
-        let hook: BoxFuture<_> = match frontend.before_resume(&session, &peer, request, carried) {
-            Handled::Now(judged) => Box::pin(std::future::ready(judged)),
-            Handled::Later(judged) => judged,
+        let stage = match frontend.before_resume(&session, &peer, request, carried) {
+            Handled::Now(judged) => Stage::Judged(judged),
+            Handled::Later(hook) => Stage::Hook(hook),
         };
         self.work = Work::Returning(Box::new(Returning {
             number: opening.map_or(0, |opening| opening.claim),
             session,
-            back: back.clone(),
+            shown,
+            is_early: back.early,
             user,
             terms,
-            stage: Stage::Hook(hook),
+            stage,
         }));
         self.poll_returning(cx, now, scratch).map(drop)
     }
@@ -206,17 +233,26 @@ impl Driver {
                 Stage::Hook(hook) => match hook.as_mut().poll(cx) {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(judged) => {
-                        let (session, back) = (&returning.session, &returning.back);
-                        match judged.and_then(|()| session.claim(number, back, cx.waker())) {
-                            Ok(()) => returning.stage = Stage::Claimed,
-                            Err(why) => {
-                                self.restart(cx, now, why, scratch)?;
-                                return Ok(true);
-                            }
-                        }
+                        returning.stage = Stage::Judged(judged);
                         continue;
                     }
                 },
+                Stage::Judged(judged) => {
+                    let (session, shown) = (&returning.session, &returning.shown);
+                    match judged.and_then(|()| session.claim(number, shown, cx.waker())) {
+                        Ok(parked) => {
+                            returning.stage = Stage::Claimed;
+                            if let Some(opening) = &mut self.opening {
+                                opening.parked = parked.map(WakeLater);
+                            }
+                        }
+                        Err(why) => {
+                            self.restart(cx, now, why, scratch)?;
+                            return Ok(true);
+                        }
+                    }
+                    continue;
+                }
                 Stage::Claimed => returning.session.poll_claim(number, cx.waker()),
             };
             match claimed {
@@ -279,7 +315,8 @@ impl Driver {
         };
         let Returning {
             session,
-            back,
+            shown,
+            is_early,
             user,
             terms,
             ..
@@ -294,7 +331,7 @@ impl Driver {
                 received,
                 position,
                 missed,
-            } = session.resume_from(&back, &secret)?;
+            } = session.resume_from(&shown, &secret)?;
             let outcome = ResumeOutcome::Resumed {
                 received,
                 position,
@@ -307,7 +344,7 @@ impl Driver {
             Some(_) => RelayAnswer::Accepted,
             None => RelayAnswer::Superseded,
         });
-        if back.early && matches!(answered, Some(Ok(()))) {
+        if is_early && matches!(answered, Some(Ok(()))) {
             session.send_early();
         }
         self.adopt(left);
@@ -475,8 +512,7 @@ impl Driver {
         {
             return false;
         }
-        let until = self.opening.as_ref().and_then(|opening| opening.until);
-        let until = until.unwrap_or_else(|| self.end_of_window(session));
+        let until = self.end_of_window(session);
         let opening = self.opening.as_mut().filter(|opening| opening.is_new);
         let unopened = opening.map(|opening| {
             Box::new(Unopened {
@@ -678,9 +714,9 @@ impl Driver {
 
     /// Gives the session to the connection that has claimed it. False: there is none any more.
     fn hand_over(&mut self, session: &Session) -> bool {
-        let (until, unopened) = match &mut self.phase {
-            Phase::Suspended(away) => (away.until, away.unopened.take()),
-            _ => (None, None),
+        let unopened = match &mut self.phase {
+            Phase::Suspended(away) => away.unopened.take(),
+            _ => None,
         };
         let handler = match std::mem::replace(&mut self.work, Work::Idle) {
             Work::Handler(handler) => Some(handler),
@@ -690,12 +726,11 @@ impl Driver {
             handler,
             messages: self.waiting.take(),
             rate: self.rate.take(),
-            until,
             unopened,
         };
         // First: once it is handed over, the outbox has another driver.
         session.outbox().release();
-        match session.hand_over(Box::new(left)) {
+        match session.hand_over(left.into_handover()) {
             Ok(()) => true,
             Err(left) => {
                 self.adopt(left);
@@ -706,10 +741,7 @@ impl Driver {
 
     /// Takes over what another driver has left.
     fn adopt(&mut self, left: Handover) {
-        let left: Box<dyn Any> = left;
-        let Ok(left) = left.downcast::<Left>() else {
-            return;
-        };
+        let left = Left::from_handover(left);
         if let Some(handler) = left.handler {
             self.work = Work::Handler(handler);
         }
@@ -724,7 +756,6 @@ impl Driver {
         self.rate = left.rate.or_else(|| self.rate.take());
         match (&mut self.opening, &mut self.phase) {
             (Some(opening), _) => {
-                opening.until = left.until;
                 // What the application says of the handshake that is acknowledged is newer, if it says anything.
                 if let Some(unopened) = left.unopened {
                     opening.is_new = true;
@@ -732,7 +763,6 @@ impl Driver {
                 }
             }
             (None, Phase::Suspended(away)) => {
-                away.until = left.until.or(away.until);
                 away.unopened = left.unopened;
             }
             _ => {}

@@ -30,10 +30,10 @@ impl Drop for Connection {
 pub(super) struct Waiting(pub(super) Option<Parked>);
 
 impl Future for Waiting {
-    type Output = Option<Driver>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Driver>> {
-        poll_guarded(&mut self.0, cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        poll_guarded(&mut self.0, cx).map(drop)
     }
 }
 

@@ -34,9 +34,6 @@ use crate::{
 /// Connections accepted in one go, before those that are open get their turn.
 const ACCEPTS_PER_POLL: usize = 32;
 
-/// Rounds of one poll in which sessions move between `connections` and `parked`. The rest waits for the next poll.
-const MOVES_PER_POLL: usize = 4;
-
 /// After an error of `accept` that concerns the process, such as no descriptors left, and before a task that panicked starts again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -187,17 +184,12 @@ impl Serve {
     }
 
     fn poll_connections(&mut self, cx: &mut Context<'_>) {
-        for _ in 0..MOVES_PER_POLL {
-            while let Poll::Ready(Some(ended)) = self.connections.poll_next_unpin(cx) {
-                if let Some(parked) = ended {
-                    self.parked.push(Waiting(Some(parked)));
-                }
-            }
-            if self.parked.is_empty() || !self.poll_parked(cx) {
-                return;
+        while let Poll::Ready(Some(ended)) = self.connections.poll_next_unpin(cx) {
+            if let Some(parked) = ended {
+                self.parked.push(Waiting(Some(parked)));
             }
         }
-        cx.waker().wake_by_ref();
+        while let Poll::Ready(Some(())) = self.parked.poll_next_unpin(cx) {}
     }
 
     /// Whether nothing is left to wait for.
@@ -209,18 +201,6 @@ impl Serve {
         self.connections.is_empty()
             || self.local.shared.ends.load(Ordering::Acquire)
                 && self.connections.iter().all(is_unopened)
-    }
-
-    /// True if there are new connections.
-    fn poll_parked(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut is_any = false;
-        while let Poll::Ready(Some(driver)) = self.parked.poll_next_unpin(cx) {
-            if driver.is_some() {
-                self.connections.push(Connection(driver));
-                is_any = true;
-            }
-        }
-        is_any
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use shaddock_core::{
-    ClientInfo, CloseReason, FrontendId, ResumeConfig, ResumeRefusal, ReturningClient, SendError,
+    ClientInfo, CloseReason, Credentials, FrontendId, ResumeConfig, ResumeRefusal, SendError,
     Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
@@ -233,10 +233,10 @@ impl Frontend for Front {
     fn find_resumable(
         &self,
         _: &Peer,
-        back: &ReturningClient,
+        shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        self.0.sessions.find_resumable(back, dialect)
+        self.0.sessions.find_resumable(shown, dialect)
     }
 
     fn before_resume(
