@@ -12,8 +12,9 @@
 mod service;
 
 use crate::few::{Few, Removed};
-use crate::index::{Shards, UidShard};
+use crate::index::UidShard;
 use crate::service::Inner;
+use crate::shards::Shards;
 use crate::sync::Mutex;
 use crate::{Session, SessionState, Sid, Uid};
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};

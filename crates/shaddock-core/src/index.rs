@@ -2,47 +2,17 @@
 
 use crate::audience::{Audience, AudienceList, listed};
 use crate::few::{Few, Removed};
-use crate::sync::{Mutex, MutexGuard};
+use crate::shards::Shards;
+use crate::sync::MutexGuard;
 use crate::{Session, Sid, Uid};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-/// Enough shards that workers rarely contend; a power of two. One under loom, which explores every lock.
-const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
-
 /// A shard that becomes empty releases its memory if its capacity exceeds this, so that memory is returned after a load peak, but not
 /// reallocated for every client of a quiet server.
 const KEPT: usize = 32;
-
-/// A lock and its value, on separate cache lines.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Shard<T>(Mutex<T>);
-
-/// A value split into shards.
-#[derive(Debug)]
-pub(crate) struct Shards<T>(Box<[Shard<T>]>);
-
-impl<T: Default> Default for Shards<T> {
-    fn default() -> Self {
-        Self((0..SHARDS).map(|_| Shard::default()).collect())
-    }
-}
-
-impl<T> Shards<T> {
-    /// The shard for a number that is distributed over its lower bits.
-    #[allow(clippy::cast_possible_truncation)] // Only the lower bits are used.
-    pub(crate) fn lock(&self, number: u64) -> MutexGuard<'_, T> {
-        self.0[number as usize & (SHARDS - 1)].0.lock()
-    }
-
-    /// All shards, one after another.
-    pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
-        self.0.iter().map(|shard| shard.0.lock())
-    }
-}
 
 /// Every session that is not closed, by sid. The sid is stored in the session only, which halves the memory of a map with keys.
 #[derive(Debug, Default)]
@@ -52,11 +22,6 @@ pub(crate) struct SidIndex {
 }
 
 impl SidIndex {
-    /// Sids of one frontend differ in the counter above the 16 bits of the node.
-    fn shard(&self, sid: Sid) -> MutexGuard<'_, HashTable<Arc<Session>>> {
-        self.sessions.lock(sid.get() >> 16)
-    }
-
     fn hash(&self, sid: Sid) -> u64 {
         self.hasher.hash_one(sid)
     }
@@ -64,21 +29,21 @@ impl SidIndex {
     /// Inserts a new session with a unique sid.
     pub(crate) fn insert(&self, session: &Arc<Session>) {
         let sid = session.id();
-        let mut shard = self.shard(sid);
+        let mut shard = self.sessions.of(sid);
         shard.insert_unique(self.hash(sid), Arc::clone(session), |other| {
             self.hash(other.id())
         });
     }
 
     pub(crate) fn get(&self, sid: Sid) -> Option<Arc<Session>> {
-        let shard = self.shard(sid);
+        let shard = self.sessions.of(sid);
         shard
             .find(self.hash(sid), |session| session.id() == sid)
             .cloned()
     }
 
     pub(crate) fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
-        let mut shard = self.shard(sid);
+        let mut shard = self.sessions.of(sid);
         let entry = shard.find_entry(self.hash(sid), |session| session.id() == sid);
         let (session, _) = entry.ok()?.remove();
         if shard.is_empty() && shard.capacity() > KEPT {

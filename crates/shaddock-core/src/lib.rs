@@ -69,6 +69,7 @@ mod resume;
 mod service;
 mod session;
 mod settings;
+mod shards;
 mod stats;
 mod store;
 mod sync;
@@ -92,6 +93,7 @@ pub use resume::{
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};
 pub use settings::Settings;
+pub use shards::Shards;
 pub use stats::{ConnectionStats, LoginRecord, StatisticsInfo};
 pub use store::{ChannelStore, MemoryStore, RestoreError, StoreError};
 

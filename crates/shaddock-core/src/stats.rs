@@ -1,7 +1,7 @@
 //! Logins of a server (Pomelo's `ConnectionService`).
 
 use crate::few::{Few, Removed};
-use crate::index::Shards;
+use crate::shards::Shards;
 use crate::{FrontendId, Sid, Uid};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use serde::Serialize;

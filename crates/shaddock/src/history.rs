@@ -3,15 +3,9 @@
 //! A frontend notes each bind, unbind, loss of a connection, return and close, and nothing per message: an event takes one short lock of one
 //! of 16 lists. Each list keeps a sixteenth of [`AppConfig::kept_events`](crate::app::AppConfig::kept_events) and forgets the oldest.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::{collections::VecDeque, fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use shaddock_core::{CloseReason, Session, Sid, Uid};
+use shaddock_core::{CloseReason, Session, Shards, Sid, Uid};
 
 use crate::session::EventKind;
 
@@ -73,7 +67,7 @@ struct Kept {
 
 /// The last events of a frontend's sessions.
 pub(crate) struct History {
-    shards: [Mutex<Kept>; SHARDS],
+    shards: Shards<Kept, SHARDS>,
     /// Of each shard.
     most: usize,
 }
@@ -82,15 +76,9 @@ impl History {
     /// Keeps about so many; 0: none.
     pub(crate) fn new(events: usize) -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: Shards::default(),
             most: events.div_ceil(SHARDS),
         }
-    }
-
-    fn shard(&self, sid: Sid) -> MutexGuard<'_, Kept> {
-        self.shards[crate::shard_of(sid, SHARDS)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes an event. `entry` is not made if nothing is kept.
@@ -99,7 +87,7 @@ impl History {
             return;
         }
         let entry = entry();
-        let mut kept = self.shard(sid);
+        let mut kept = self.shards.of(sid);
         let oldest = if kept.entries.len() >= self.most {
             kept.has_forgotten = true;
             kept.entries.pop_front()
@@ -119,17 +107,17 @@ impl History {
         is_wanted: impl Fn(&Entry) -> bool,
     ) -> (Vec<Entry>, Option<u64>) {
         let (mut found, mut since) = (Vec::new(), None);
-        for (number, shard) in self.shards.iter().enumerate() {
-            if sid.is_some_and(|sid| crate::shard_of(sid, SHARDS) != number) {
-                continue;
-            }
-            let kept = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut look = |kept: &Kept| {
             if kept.has_forgotten {
                 since = since.max(kept.entries.front().map(|first| first.time_ms));
             }
             let wanted = kept.entries.iter().rev();
             let wanted = wanted.filter(|one| sid.is_none_or(|sid| one.sid == sid));
             found.extend(wanted.filter(|one| is_wanted(one)).take(limit).cloned());
+        };
+        match sid {
+            Some(sid) => look(&self.shards.of(sid)),
+            None => self.shards.each().for_each(|kept| look(&kept)),
         }
         // Stable: events of one session stay in their order also within a millisecond.
         found.sort_by_key(|entry| std::cmp::Reverse(entry.time_ms));

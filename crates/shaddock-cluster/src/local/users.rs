@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+use shaddock_core::Shards;
 
 use crate::owners::{Hold, Seats};
-use crate::sync::{Mutex, MutexGuard};
 use crate::uid::is_uid;
 use crate::{BindError, Conflict, Located, RawSid, ServerId, ServerInfo, SessionsPerUser};
 
@@ -16,7 +17,7 @@ const SHARDS: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Users {
     key: RandomState,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Shards<Shard, SHARDS>,
     /// Counts binds.
     binds: AtomicU32,
 }
@@ -44,8 +45,7 @@ impl Place {
 
 impl Users {
     fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
-        let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
-        self.shards[n].lock()
+        self.shards.lock(self.key.hash_one(uid))
     }
 
     /// Binds, and says which other frontends have lost the user by it. The hold has to go back.
@@ -172,20 +172,16 @@ impl Users {
 
     /// How many users a frontend has. Walks over all: for status pages and tests.
     pub(super) fn count(&self, frontend: &ServerId) -> usize {
-        let of_shard = |shard: &Mutex<Shard>| {
-            let shard = shard.lock();
-            shard
-                .values()
-                .filter(|places| places.iter().any(|place| place.frontend == *frontend))
-                .count()
-        };
-        self.shards.iter().map(of_shard).sum()
+        let is_there =
+            |places: &&Vec<Place>| places.iter().any(|place| place.frontend == *frontend);
+        let of_shard = |shard: MutexGuard<'_, Shard>| shard.values().filter(is_there).count();
+        self.shards.each().map(of_shard).sum()
     }
 
     /// A frontend is gone.
     pub(super) fn forget(&self, frontend: &ServerId) {
-        for shard in &self.shards {
-            shard.lock().retain(|_, places| {
+        for mut shard in self.shards.each() {
+            shard.retain(|_, places| {
                 places.retain(|place| place.frontend != *frontend);
                 !places.is_empty()
             });

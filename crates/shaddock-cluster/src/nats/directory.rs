@@ -20,15 +20,15 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use shaddock_core::Shards;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::owners::{Moment, counts_for};
-use crate::sync::{Mutex, MutexGuard};
 use crate::{Members, ServerId, ServerInfo};
 
 /// How long a frontend keeps the promise to notify a server of a user's bind. That server counts a little less, from before its question.
@@ -43,7 +43,7 @@ const ON_THEIR_WAY: usize = 4096;
 /// Users and where they are.
 pub(super) struct Directory {
     key: RandomState,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Shards<Shard, SHARDS>,
     /// Users in one generation of a shard.
     capacity: usize,
     questions: AtomicU64,
@@ -140,7 +140,7 @@ impl Directory {
     pub(super) fn new(users: usize) -> Self {
         Self {
             key: RandomState::new(),
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: Shards::default(),
             capacity: users.div_ceil(2 * SHARDS),
             questions: AtomicU64::new(1),
             epoch: AtomicU64::new(0),
@@ -187,8 +187,7 @@ impl Directory {
     }
 
     fn shard(&self, uid: &str) -> MutexGuard<'_, Shard> {
-        let n = usize::try_from(self.key.hash_one(uid) % SHARDS as u64).unwrap_or(0);
-        self.shards[n].lock()
+        self.shards.lock(self.key.hash_one(uid))
     }
 
     fn entry<T>(

@@ -3,8 +3,8 @@
 use super::{Channel, ChannelConfig, ChannelState, Data};
 use crate::event::guarded;
 use crate::few::{Few, Removed};
-use crate::index::Shards;
 use crate::members::ChannelMembers;
+use crate::shards::Shards;
 use crate::store::parse_member;
 use crate::sync::{Mutex, MutexGuard};
 use crate::{ChannelError, ChannelStore, FrontendId, MAX_ID_BYTES, RestoreError, StoreError, Uid};

@@ -1,13 +1,10 @@
 //! When a push leaves: at once, or with others a moment later. Pomelo's push schedulers.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
 use serde_json::Value;
-use shaddock_core::{Session, Sid};
+use shaddock_core::{Session, Shards, Sid};
 use tokio::sync::Notify;
 
 use super::pressure::Pressure;
@@ -70,7 +67,7 @@ const SHARDS: usize = 16;
 /// Knows which sessions have buffered messages. The messages themselves are in the sessions' queues, where their bytes are bounded.
 pub(crate) struct Scheduler {
     config: PushConfig,
-    waiting: [Mutex<HashMap<Sid, Arc<Session>>>; SHARDS],
+    waiting: Shards<HashMap<Sid, Arc<Session>>, SHARDS>,
     some: Notify,
     pressure: Pressure,
 }
@@ -79,7 +76,7 @@ impl Scheduler {
     pub(crate) fn new(config: PushConfig) -> Self {
         Self {
             config,
-            waiting: Default::default(),
+            waiting: Shards::default(),
             some: Notify::new(),
             pressure: Pressure::default(),
         }
@@ -112,9 +109,7 @@ impl Scheduler {
     }
 
     pub(crate) fn flush_later(&self, session: &Arc<Session>) {
-        let mut shard = self.waiting[crate::shard_of(session.id(), SHARDS)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self.waiting.of(session.id());
         let first = shard.is_empty();
         shard
             .entry(session.id())
@@ -127,9 +122,9 @@ impl Scheduler {
 
     /// Lets go what is buffered.
     pub(crate) fn flush(&self) {
-        for shard in &self.waiting {
-            let sessions =
-                std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+        for mut shard in self.waiting.each() {
+            let sessions = std::mem::take(&mut *shard);
+            drop(shard);
             for session in sessions.values() {
                 session.outbox().flush();
             }

@@ -2,11 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
 
 use hashbrown::HashMap;
-use shaddock_core::{Sid, Uid};
+use shaddock_core::{Shards, Sid, Uid};
 
 use super::{EventKind, SessionEvent};
 use crate::{app::AppHandle, boxed::BoxFuture};
@@ -22,7 +22,7 @@ pub(crate) struct EventHooks {
     suspended: Vec<EventHook>,
     resumed: Vec<EventHook>,
     closed: Vec<EventHook>,
-    waiting: [Mutex<HashMap<Sid, VecDeque<SessionEvent>>>; SHARDS],
+    waiting: Shards<HashMap<Sid, VecDeque<SessionEvent>>, SHARDS>,
 }
 
 const SHARDS: usize = 16;
@@ -62,9 +62,7 @@ impl EventHooks {
     }
 
     pub(super) fn shard(&self, sid: Sid) -> MutexGuard<'_, HashMap<Sid, VecDeque<SessionEvent>>> {
-        self.waiting[crate::shard_of(sid, SHARDS)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.waiting.of(sid)
     }
 }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use shaddock_core::Shards;
 use tokio::sync::oneshot;
 
 use super::answer::Answer;
 use super::number::ByNumber;
 use super::target::Target;
 use crate::ServerId;
-use crate::sync::{Mutex, MutexGuard};
 
 /// Calls of different threads rarely meet in one of so many locks.
 const SHARDS: usize = 16;
@@ -50,7 +50,7 @@ impl Call {
 
 /// The calls that have not ended, in shards by number.
 pub(super) struct CallTable {
-    shards: [Mutex<ByNumber<Call>>; SHARDS],
+    shards: Shards<ByNumber<Call>, SHARDS>,
     next: AtomicU64,
     waiting: AtomicUsize,
     /// Entries that are [`Call::Abandoned`].
@@ -60,7 +60,7 @@ pub(super) struct CallTable {
 impl CallTable {
     pub(super) fn new() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: Shards::default(),
             next: AtomicU64::new(1),
             waiting: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
@@ -82,11 +82,6 @@ impl CallTable {
         self.abandoned.load(Ordering::Relaxed) > 0
     }
 
-    fn shard(&self, number: u64) -> MutexGuard<'_, ByNumber<Call>> {
-        let n = usize::try_from(number).unwrap_or(usize::MAX) % SHARDS;
-        self.shards[n].lock()
-    }
-
     /// Enters a call whose caller waits. Returns its number.
     pub(super) fn insert(
         &self,
@@ -100,14 +95,14 @@ impl CallTable {
             sent,
             target,
         };
-        self.shard(number).insert(number, call);
+        self.shards.lock(number).insert(number, call);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         number
     }
 
     /// Takes a call out.
     pub(super) fn remove(&self, number: u64) -> Option<Call> {
-        let call = self.shard(number).remove(&number)?;
+        let call = self.shards.lock(number).remove(&number)?;
         self.count_out(&call);
         Some(call)
     }
@@ -115,8 +110,7 @@ impl CallTable {
     /// Takes out all calls that match.
     pub(super) fn take_out(&self, matches: impl Fn(u64, &Call) -> bool) -> Vec<(u64, Call)> {
         let mut out = Vec::new();
-        for shard in &self.shards {
-            let mut shard = shard.lock();
+        for mut shard in self.shards.each() {
             out.extend(shard.extract_if(|number, call| matches(*number, call)));
         }
         for (_, call) in &out {
@@ -136,8 +130,7 @@ impl CallTable {
 
     /// The server with this id, if calls are on their way to it.
     pub(super) fn target_of(&self, server: &ServerId) -> Option<Arc<Target>> {
-        self.shards.iter().find_map(|shard| {
-            let shard = shard.lock();
+        self.shards.each().find_map(|shard| {
             let mut targets = shard.values().filter_map(Call::target);
             targets.find(|target| target.info.id == *server).cloned()
         })
@@ -154,7 +147,7 @@ impl CallTable {
     }
 
     fn set_sent(&self, number: u64, is_sent: bool) -> bool {
-        match self.shard(number).get_mut(&number) {
+        match self.shards.lock(number).get_mut(&number) {
             Some(Call::Waiting { sent, .. }) => {
                 *sent = is_sent;
                 true
@@ -165,7 +158,7 @@ impl CallTable {
 
     /// Whether a call was sent and its caller waits.
     pub(super) fn is_sent(&self, number: u64) -> bool {
-        let shard = self.shard(number);
+        let shard = self.shards.lock(number);
         matches!(shard.get(&number), Some(Call::Waiting { sent: true, .. }))
     }
 
@@ -176,7 +169,7 @@ impl CallTable {
         number: u64,
         served_by: impl FnOnce() -> Option<(Arc<Target>, Instant)>,
     ) -> bool {
-        let mut shard = self.shard(number);
+        let mut shard = self.shards.lock(number);
         let Some(call) = shard.get_mut(&number) else {
             return false;
         };

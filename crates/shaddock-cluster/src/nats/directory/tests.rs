@@ -339,11 +339,8 @@ fn it_does_not_grow_beyond_its_size() {
     for n in 0..20_000 {
         directory.seen(TYPE, &format!("user-{n}").into(), &front);
     }
-    let users = |shard: &Mutex<Shard>| {
-        let shard = shard.lock();
-        shard[TYPE].young.len() + shard[TYPE].old.len()
-    };
-    let users: usize = directory.shards.iter().map(users).sum();
+    let users = |shard: MutexGuard<'_, Shard>| shard[TYPE].young.len() + shard[TYPE].old.len();
+    let users: usize = directory.shards.each().map(users).sum();
     assert!((500..=1100).contains(&users), "{users}");
     // The last ones are there.
     let last: Vec<_> = (19_990..20_000)
