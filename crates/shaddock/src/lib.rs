@@ -95,6 +95,7 @@ pub mod resume;
 mod series;
 pub mod session;
 pub mod shutdown;
+pub mod signals;
 pub mod stats;
 pub mod telemetry;
 #[cfg(feature = "testing")]
@@ -145,9 +146,4 @@ pub mod prelude {
             SessionConfig, SessionEvent, SessionView, Sid, Uid,
         },
     };
-}
-
-/// Spreads sessions over `n` locks. The lowest 16 bits of a sid are the same for all sessions of a frontend.
-pub(crate) fn shard_of(sid: session::Sid, n: usize) -> usize {
-    usize::try_from((sid.get() >> 16) % n as u64).unwrap_or_default()
 }

@@ -22,6 +22,7 @@ use crate::{
     config::DrainSettings,
     operations::{Operations, Phase, drain_deadline},
     resume::relay::SessionSide,
+    signals::{EndSignals, survive_user_signals},
 };
 
 /// Time between looks at sessions that wait for an answer.
@@ -35,8 +36,7 @@ const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// The signals of a process: those that end it, and those that would if nothing handled them. (SIGPIPE is ignored in every Rust program.)
 pub(crate) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+    ends: EndSignals,
     hangup: Signal,
 }
 
@@ -52,13 +52,9 @@ pub(crate) enum Command {
 impl Signals {
     /// Handles them from now on, also those that come before the first [`next`](Self::next).
     pub(crate) fn new() -> std::io::Result<Self> {
-        // Monitoring and log rotation send these to whatever they find, and the default is to die. Once a signal was listened to, the
-        // process survives it for good.
-        drop(signal(SignalKind::user_defined1())?);
-        drop(signal(SignalKind::user_defined2())?);
+        survive_user_signals()?;
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            ends: EndSignals::new()?,
             hangup: signal(SignalKind::hangup())?,
         })
     }
@@ -66,8 +62,7 @@ impl Signals {
     /// What the next one says. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Command {
         tokio::select! {
-            _ = self.interrupt.recv() => Command::End("SIGINT"),
-            _ = self.terminate.recv() => Command::End("SIGTERM"),
+            signal = self.ends.next() => Command::End(signal.name()),
             _ = self.hangup.recv() => Command::Reload,
         }
     }

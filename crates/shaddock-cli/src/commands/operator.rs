@@ -16,9 +16,8 @@ use shaddock::{
         ClusterView, DrainRequest, DrainStarted, KickOutcome, OperatorError, ServerOverview,
         ServerStatus, SessionOverview, Unanswered, WhyUnanswered,
     },
+    signals::EndSignals,
 };
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Outcome,
@@ -61,12 +60,13 @@ pub(super) fn run(target: &Target, command: impl AsyncFnOnce(&Operator) -> Outco
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        let mut signals = EndSignals::new()?;
         let operator = tokio::select! {
             opened = Operator::open(target) => opened?,
-            code = signals.next() => return Ok(code),
+            signal = signals.next() => return Ok(ExitCode::from(signal.status())),
         };
-        let outcome = to_the_end(command(&operator), signals.next()).await;
+        let signal = async { ExitCode::from(signals.next().await.status()) };
+        let outcome = to_the_end(command(&operator), signal).await;
         tokio::select! {
             () = operator.leave() => {}
             // Again: at once.
@@ -92,30 +92,6 @@ async fn to_the_end(
     tokio::select! {
         outcome = guarded => outcome,
         code = signal => Ok(Ok(code)),
-    }
-}
-
-/// What ends a command from outside.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// The next one, as the status that a shell gives to it.
-    async fn next(&mut self) -> ExitCode {
-        let number = tokio::select! {
-            _ = self.interrupt.recv() => 2,
-            _ = self.terminate.recv() => 15,
-        };
-        ExitCode::from(128 + number)
     }
 }
 

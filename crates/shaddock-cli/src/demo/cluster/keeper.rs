@@ -12,10 +12,8 @@ use std::{
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-};
+use shaddock::signals::EndSignals;
+use tokio::process::{Child, Command};
 
 use super::{Error, lifeline};
 use crate::commands::Outcome;
@@ -56,8 +54,7 @@ pub(crate) fn keep(args: &KeepArgs) -> Outcome {
 async fn run(args: &KeepArgs) -> Outcome {
     let log = File::create(args.directory.join(LOG))?;
     let (name, arguments) = args.program.split_first().ok_or("no program")?;
-    let mut end = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = EndSignals::new()?;
     let mut child = Command::new(name)
         .args(arguments)
         .stdin(Stdio::null())
@@ -75,8 +72,7 @@ async fn run(args: &KeepArgs) -> Outcome {
                 let _ = tokio::time::timeout(GOODBYE, child.wait()).await;
             }
         }
-        _ = end.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = signals.next() => {}
     }
     stop(&mut child).await?;
     Ok(ExitCode::SUCCESS)

@@ -22,11 +22,11 @@ mod screen;
 use std::{ffi::OsString, io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::Args;
-use shaddock::config::{Config, LogFormat, Sources};
-use tokio::{
-    process::Command,
-    signal::unix::{Signal, SignalKind, signal},
+use shaddock::{
+    config::{Config, LogFormat, Sources},
+    signals::{EndSignals, survive_user_signals},
 };
+use tokio::process::Command;
 
 use self::{
     backing::Backing,
@@ -79,7 +79,9 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
+        // Their end would leave the children without a parent.
+        survive_user_signals()?;
+        let mut signals = EndSignals::new()?;
         let screen = Screen::new()?;
         let mut fleet = Fleet::new(screen.clone());
         let parent = Parent {
@@ -88,7 +90,8 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         };
         let served = tokio::select! {
             served = parent.serve(&mut fleet) => served,
-            name = signals.next() => {
+            signal = signals.next() => {
+                let name = signal.name();
                 fleet.screen().print(&format!("{name}: stopping, clients first; a second signal ends the demo immediately"));
                 Ok(())
             }
@@ -96,7 +99,8 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         let patience = config.drain.deadline.0 + SLACK;
         tokio::select! {
             () = fleet.stop(patience) => {}
-            name = signals.next() => {
+            signal = signals.next() => {
+                let name = signal.name();
                 fleet.screen().print(&format!("{name} again: ending immediately"));
                 fleet.kill().await;
                 screen.flush();
@@ -106,32 +110,6 @@ pub(super) fn run(args: &DemoArgs) -> Outcome {
         screen.flush();
         served.map(|()| ExitCode::SUCCESS)
     })
-}
-
-/// Ctrl-C and SIGTERM. Other signals that would end the parent, and so leave its children without one, do nothing.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
-            // Once a signal was listened to, the process survives it for good.
-            drop(signal(harmless)?);
-        }
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
 }
 
 struct Parent<'a> {
