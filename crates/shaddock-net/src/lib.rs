@@ -27,7 +27,7 @@ mod pipe;
 mod prefixed;
 mod proxy;
 pub mod quiet;
-mod rate;
+pub mod rate;
 mod secrets;
 mod socket;
 mod stats;

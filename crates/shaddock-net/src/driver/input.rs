@@ -13,7 +13,7 @@ use super::{Driver, READS_PER_POLL, output::pong};
 use crate::{
     clock,
     frontend::{Opened, Peer},
-    rate::Bucket,
+    rate::{Bucket, size},
     stats::Group,
     worker::{self, Scratch},
     ws::{WsEvent, WsReader},
@@ -352,7 +352,10 @@ impl Driver {
         let limits = &self.live.limits;
         let rate = limits.messages_per_second;
         let allowed = match &mut self.rate {
-            Some(bucket) => bucket.take(clock::turn(), rate, limits.burst, worker::held_up()),
+            Some(bucket) => {
+                let size = size(rate, limits.burst);
+                bucket.take(clock::turn(), rate, size, worker::held_up())
+            }
             None => true,
         };
         allowed.then_some(()).ok_or(CloseReason::RateLimited)

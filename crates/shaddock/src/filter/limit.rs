@@ -3,14 +3,15 @@
 use std::{
     hash::BuildHasher as _,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
 };
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
-use shaddock_core::Sid;
+use shaddock_core::{Shards, Sid};
+use shaddock_net::rate::Bucket;
+use shaddock_protocol::Millis;
 
 use super::{BeforeFlow, Filter};
 use crate::{error::HandlerError, request::RequestContext};
@@ -70,10 +71,10 @@ impl Filter for TooBusyFilter {
 /// beyond that, those that were not used for longest are forgotten, and their sessions begin with a full one.
 #[derive(Debug)]
 pub struct RateLimitFilter {
-    per_second: f64,
-    burst: f64,
+    per_second: u32,
+    burst: u32,
     hasher: DefaultHashBuilder,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Shards<Shard, SHARDS>,
 }
 
 /// More than the threads that serve clients, so that they seldom meet.
@@ -113,73 +114,49 @@ impl Equivalent<Key> for KeyRef<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
-}
-
 impl RateLimitFilter {
     /// `per_second` requests on average, and `burst` at once.
     pub fn new(per_second: u32, burst: u32) -> Self {
         Self {
-            per_second: f64::from(per_second),
-            burst: f64::from(burst.max(1)),
+            per_second,
+            burst,
             hasher: DefaultHashBuilder::default(),
-            shards: std::array::from_fn(|_| Mutex::default()),
+            shards: Shards::default(),
         }
     }
 
-    fn take(&self, frontend: &str, sid: Sid, now: Instant) -> bool {
+    fn take(&self, frontend: &str, sid: Sid, now: Millis) -> bool {
         let key = KeyRef(frontend, sid);
         let mut shard = self.shard(&key);
         if let Some(bucket) = shard.buckets.get_mut(&key) {
-            bucket.tokens = self.tokens(bucket, now);
-            bucket.filled = now;
-            let enough = bucket.tokens >= 1.0;
-            if enough {
-                bucket.tokens -= 1.0;
-            }
-            return enough;
+            return bucket.take(now, self.per_second, self.burst, 0);
         }
         if shard.buckets.len() >= shard.sweep_at {
             self.sweep(&mut shard, now);
         }
-        let tokens = self.burst - 1.0;
-        let bucket = Bucket {
-            tokens,
-            filled: now,
-        };
+        let mut bucket = Bucket::full(now, self.burst);
+        let taken = bucket.take(now, self.per_second, self.burst, 0);
         shard.buckets.insert(Key(frontend.into(), sid), bucket);
-        true
-    }
-
-    /// What is in a bucket by now.
-    fn tokens(&self, bucket: &Bucket, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        (bucket.tokens + passed * self.per_second).min(self.burst)
+        taken
     }
 
     /// Forgets what is as good as new, and if too many are left, the older half.
-    fn sweep(&self, shard: &mut Shard, now: Instant) {
+    fn sweep(&self, shard: &mut Shard, now: Millis) {
         shard
             .buckets
-            .retain(|_, bucket| self.tokens(bucket, now) < self.burst);
+            .retain(|_, bucket| !bucket.is_full(now, self.per_second, self.burst));
         if shard.buckets.len() >= MOST {
-            let mut times: Vec<_> = shard.buckets.values().map(|b| b.filled).collect();
+            let mut times: Vec<_> = shard.buckets.values().map(|b| b.last().0).collect();
             let (_, middle, _) = times.select_nth_unstable(MOST / 2);
             let middle = *middle;
-            shard.buckets.retain(|_, bucket| bucket.filled > middle);
+            shard.buckets.retain(|_, bucket| bucket.last().0 > middle);
         }
         shard.sweep_at = (shard.buckets.len() * 2).clamp(FEW, MOST);
         shard.buckets.shrink_to(shard.sweep_at);
     }
 
     fn shard(&self, key: &KeyRef<'_>) -> MutexGuard<'_, Shard> {
-        let hash = self.hasher.hash_one(key) % SHARDS as u64;
-        self.shards[usize::try_from(hash).unwrap_or_default()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards.lock(self.hasher.hash_one(key))
     }
 }
 
@@ -191,7 +168,7 @@ impl Filter for RateLimitFilter {
         } else {
             session.frontend_id()
         };
-        if self.take(frontend, session.id(), Instant::now()) {
+        if self.take(frontend, session.id(), shaddock_net::now()) {
             BeforeFlow::CONTINUE
         } else {
             BeforeFlow::refuse(HandlerError::too_many("too many requests"))
@@ -206,8 +183,6 @@ impl Filter for RateLimitFilter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn sid(n: u64) -> Sid {
@@ -216,10 +191,7 @@ mod tests {
 
     impl RateLimitFilter {
         fn kept(&self) -> usize {
-            let shards = self.shards.iter();
-            shards
-                .map(|shard| shard.lock().unwrap().buckets.len())
-                .sum()
+            self.shards.each().map(|shard| shard.buckets.len()).sum()
         }
     }
 
@@ -227,7 +199,7 @@ mod tests {
     fn a_bucket_empties_and_fills_again() {
         let filter = RateLimitFilter::new(10, 2);
         let (one, other) = (sid(7 << 16), sid(8 << 16));
-        let now = Instant::now();
+        let now = Millis(50);
         assert!(filter.take("", one, now));
         assert!(filter.take("", one, now));
         assert!(!filter.take("", one, now));
@@ -236,8 +208,8 @@ mod tests {
             "sessions do not share a bucket"
         );
         assert!(filter.take("f", one, now), "nor do frontends");
-        assert!(!filter.take("", one, now + Duration::from_millis(90)));
-        assert!(filter.take("", one, now + Duration::from_millis(200)));
+        assert!(!filter.take("", one, Millis(140)));
+        assert!(filter.take("", one, Millis(250)));
         filter.session_closed(one);
         assert!(filter.take("", one, now), "a closed session is forgotten");
     }
@@ -246,11 +218,10 @@ mod tests {
     #[test]
     fn sessions_that_are_gone_leave_nothing() {
         let filter = RateLimitFilter::new(10, 20);
-        let start = Instant::now();
         let mut most = 0;
         // 1,000 sessions a second come, send one request and go. A bucket fills within 2 s, here within 100 ms.
         for n in 1..=200_000_u64 {
-            assert!(filter.take("front-1", sid(n), start + Duration::from_millis(n)));
+            assert!(filter.take("front-1", sid(n), Millis(n)));
             most = most.max(filter.kept());
         }
         assert!(most <= FEW * SHARDS, "{most}");
@@ -259,17 +230,14 @@ mod tests {
     #[test]
     fn buckets_that_never_fill_are_bounded() {
         let filter = RateLimitFilter::new(0, 2);
-        let start = Instant::now();
         let mut shard = Shard::default();
         for n in 0..2 * MOST as u64 {
-            let now = start + Duration::from_micros(n);
+            let now = Millis(n);
             if shard.buckets.len() >= shard.sweep_at {
                 filter.sweep(&mut shard, now);
             }
-            let bucket = Bucket {
-                tokens: 0.0,
-                filled: now,
-            };
+            let mut bucket = Bucket::full(now, 2);
+            assert!(bucket.take(now, 0, 2, 0));
             shard.buckets.insert(Key("f".into(), sid(n + 1)), bucket);
             assert!(shard.buckets.len() <= MOST);
         }
