@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What an error says, and then what its causes say that it has not said itself.
+/// The text of an error, followed by those texts of its causes that it does not contain.
 fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let causes = std::iter::successors(error.source(), |&cause| cause.source());

@@ -99,7 +99,7 @@ fn send(signal: &str, to: &str) {
     assert!(sent.unwrap().success());
 }
 
-/// Whether it is there and no zombie.
+/// True if the process exists and is not a zombie.
 fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')')

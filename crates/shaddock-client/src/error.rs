@@ -257,7 +257,7 @@ pub enum NotifyError {
     Closed(CloseKind),
 }
 
-/// What a program prints whose `main` returns the error: its text, for people, and the texts of its causes.
+/// The output of a program whose `main` returns the error: its text, for people, and the texts of its causes.
 fn with_causes(error: &dyn Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -222,7 +222,7 @@ async fn tls_with_its_own_root() {
     tokio::join!(client, server);
 }
 
-/// What `openssl req -x509` makes: a certificate that may sign others, and that a server shows all the same.
+/// A certificate as `openssl req -x509` makes it, which may sign others and is used by a server all the same.
 #[tokio::test]
 async fn a_certificate_of_the_list_is_trusted_though_it_may_sign_others() {
     let authority = || self_signed(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));

@@ -117,7 +117,7 @@ pub struct ServerInfo {
     pub id: ServerId,
     /// The type of the server: the first part of its routes. The same rules as for an id.
     pub server_type: Arc<str>,
-    /// Whether it holds client connections.
+    /// True for a server that holds client connections.
     pub frontend: bool,
     /// For the application. A shaddock server lists its capabilities under the key `shaddock`.
     pub metadata: BTreeMap<String, String>,

@@ -12,7 +12,7 @@ use crate::sync::Mutex;
 const LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// What one place in the code may write.
+/// The budget of one place in the code.
 #[derive(Debug)]
 pub(crate) struct Quiet(Mutex<Count>);
 

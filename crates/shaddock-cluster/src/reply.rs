@@ -170,7 +170,7 @@ pub(crate) fn guarded<T: Default>(what: &str, call: impl FnOnce() -> T) -> T {
     })
 }
 
-/// What a caller gets when a handler or remote panicked.
+/// The reply to a caller whose handler or remote panicked.
 pub(crate) fn panicked() -> RemoteError {
     RemoteError::new(code::UNKNOWN, "the handler panicked")
 }

@@ -21,7 +21,7 @@ pub struct RoutingTarget<'a> {
 }
 
 impl<'a> RoutingTarget<'a> {
-    /// What is known of a message.
+    /// The attributes of a message.
     pub fn new(session: &'a ForwardedSession, route: &'a str, body: &'a [u8]) -> Self {
         Self {
             session,

@@ -50,12 +50,12 @@ impl Address {
         &self.0
     }
 
-    /// Whether it is empty.
+    /// True for an empty secret.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What stands before the host (`nats://`), user and password, and host and port.
+    /// The part before the host (`nats://`), user and password, and host and port.
     fn split(&self) -> (&str, Option<&str>, &str) {
         let start = self.0.find("://").map_or(0, |scheme| scheme + 3);
         let (scheme, rest) = self.0.split_at(start);

@@ -65,7 +65,7 @@ impl SessionData {
         }
     }
 
-    /// Whether it is no text at all, which is less than an object without settings.
+    /// True for an empty text, which is less than an object without settings.
     pub fn is_missing(&self) -> bool {
         matches!(self.0, Form::Empty)
     }
@@ -121,9 +121,9 @@ pub enum SessionOp {
     Merge {
         /// The session.
         sid: RawSid,
-        /// What is written.
+        /// The settings to write.
         changes: Arc<Map<String, Value>>,
-        /// What is taken away, before that.
+        /// The keys to remove, before that.
         removed: Vec<String>,
         /// All settings of the sender's view, with the changes: for Pitaya frontends, which only replace the whole.
         view: SessionData,
@@ -179,7 +179,7 @@ pub enum SessionOp {
     Leave {
         /// The key, or the beginning of keys.
         audience: Arc<str>,
-        /// Whether it is only the beginning.
+        /// True for a prefix.
         is_prefix: bool,
         /// The user.
         uid: Arc<str>,
@@ -200,7 +200,7 @@ pub enum SessionOp {
     },
     /// Asks for the audiences on this frontend whose keys begin so, in the order of their keys.
     Audiences {
-        /// What they begin with; one of these.
+        /// Prefixes, of which one must match.
         prefixes: Vec<String>,
         /// Only those behind this key: the last one of the answer before.
         after: Arc<str>,
@@ -216,14 +216,14 @@ pub enum SessionOp {
     },
     /// An operation of the framework that the cluster only carries, such as a question of an operator.
     Custom {
-        /// What is asked.
+        /// The question.
         name: Arc<str>,
         /// JSON text.
         argument: Bytes,
     },
 }
 
-/// What a frontend answers to a [`SessionOp`].
+/// The reply of a frontend to a [`SessionOp`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionAnswer {
@@ -235,7 +235,7 @@ pub enum SessionAnswer {
     Sessions(Vec<ForwardedSession>),
     /// The client's address, if the session is there.
     Address(Option<SocketAddr>),
-    /// What became of a [`SessionOp::Join`].
+    /// The result of a [`SessionOp::Join`].
     Joined(JoinAnswer),
     /// So many.
     Count(u64),
@@ -291,7 +291,7 @@ pub struct Located {
     pub sids: Vec<RawSid>,
 }
 
-/// What a server without client connections answers.
+/// The reply of a server without client connections.
 pub(crate) fn not_a_frontend() -> RemoteError {
     RemoteError::session_not_found()
 }

@@ -102,7 +102,7 @@ mod tests {
         Some((server_type.to_owned(), uid, what.to_owned()))
     }
 
-    /// What NATS takes for a subject, and no wildcard.
+    /// A valid subject of NATS without wildcards.
     fn names_one_subject(subject: &str) -> bool {
         !subject
             .split('.')

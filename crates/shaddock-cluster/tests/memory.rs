@@ -1,4 +1,4 @@
-//! What a bound user costs in a frontend, with the real NATS and etcd: the resident memory of this process, which holds nothing else.
+//! The memory of a bound user in a frontend, with the real NATS and etcd: the resident memory of this process, which holds nothing else.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -68,7 +68,7 @@ async fn a_bound_user_costs_a_frontend_little() {
         .join(info, options, Arc::new(Nothing))
         .await
         .unwrap();
-    // What is needed once: buffers, threads, the tables' first size.
+    // Memory that is needed once: buffers, threads, the tables' first size.
     bind(&member, 0..FIRST).await;
     let before = resident();
     bind(&member, FIRST..FIRST + USERS).await;

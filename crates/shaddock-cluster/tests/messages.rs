@@ -92,7 +92,7 @@ async fn a_push_to_a_thousand_users_is_one_message_for_each_frontend() {
     println!("{pushed} NATS messages");
     assert_eq!(pushed, 2);
 
-    // Who wants to know whom it reached pays for an answer of each frontend.
+    // A caller that requests the number of receivers pays for a reply of each frontend.
     let before = world.backing.nats.messages();
     let sent: Vec<_> = (0..)
         .zip(&ids)
@@ -325,7 +325,7 @@ async fn a_login_and_a_logout_are_at_most_six_messages_whatever_the_number_of_se
                 many.fronts[1].member.status().bound_users == 0
             })
             .await;
-            // What came of it is counted behind an answer.
+            // The reply arrives after the messages, so that they can be counted.
             let address = SessionOp::ClientAddress { sid: raw(9) };
             let last = many.fronts[1].id();
             let asked = many.backs[0]

@@ -1,4 +1,4 @@
-//! What the session core costs: session table, bindings, outbound queues, fan-out plans.
+//! The cost of the session core: session table, bindings, outbound queues, fan-out plans.
 //!
 //! `cargo bench -p shaddock-core --bench core`, or a part of it: `-- outbox`.
 //!
@@ -95,7 +95,7 @@ fn binding(c: &mut Criterion) {
     group.finish();
 }
 
-/// What a driver does in one poll with what `fill` has queued meanwhile.
+/// The work of a driver in one poll with the packages that `fill` has queued.
 fn drain(outbox: &Outbox, drained: &mut Drained, fill: impl FnOnce(&Outbox)) {
     outbox.begin_poll(Waker::noop());
     fill(outbox);

@@ -165,7 +165,7 @@ impl Session {
         self.record.lock().state
     }
 
-    /// Whether it is closed. Costs one load, because it is checked before each message: no work may run for a closed session.
+    /// True after the close. Costs one load, because it is checked before each message: no work may run for a closed session.
     pub fn is_closed(&self) -> bool {
         self.flags.load(Ordering::Acquire) & CLOSED != 0
     }

@@ -62,7 +62,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..100)
 }
 
-/// What the listener of changes believes, from what it was told alone.
+/// The state that a listener of changes derives from the changes alone.
 #[derive(Default)]
 struct Told(Mutex<BTreeMap<String, BTreeSet<String>>>);
 
@@ -342,7 +342,7 @@ fn members_are_listed_in_the_order_of_joining() {
     }
 }
 
-/// What is tied to an audience lives exactly as long as it has members.
+/// A value that is tied to an audience lives exactly as long as the audience has members.
 #[test]
 fn a_tie_ends_with_the_last_member() {
     let service = service(SessionConfig::default());
@@ -512,7 +512,7 @@ fn waiting_changes_are_bounded_and_their_loss_is_reported() {
     let told = busy.told.lock().unwrap();
     assert_eq!(busy.lost.load(Ordering::Relaxed), 1);
     assert!(told.len() as u64 <= 65_536 + 1, "{}", told.len());
-    // What is told after the loss is the end of the story, without a hole.
+    // The changes after the loss are the last ones, without a gap.
     let rest = told.len() as u64 - 1;
     let all = (1..=MANY).flat_map(|n| [(true, n), (false, n)]);
     let expected: Vec<_> = all

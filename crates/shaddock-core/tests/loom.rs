@@ -25,7 +25,7 @@ fn bounded_model(f: impl Fn() + Sync + Send + 'static) {
     builder.check(f);
 }
 
-/// What the hook heard: sid and a word. Never locked over a lock of the crate, so std's lock does for loom.
+/// The events of the hook: sid and a word. Never locked over a lock of the crate, so std's lock does for loom.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<(u64, String)>>>);
 

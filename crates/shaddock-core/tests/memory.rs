@@ -1,4 +1,4 @@
-//! What a session costs in heap memory, counted by the allocator.
+//! The heap memory of a session, counted by the allocator.
 
 // Tests panic on purpose.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -77,7 +77,7 @@ fn append(buf: &mut BytesMut, bytes: &[u8]) -> Result<(), Infallible> {
     Ok(())
 }
 
-/// What the driver of a connection does in one poll.
+/// The work of a connection's driver in one poll.
 fn poll(session: &Session, drained: &mut Drained) -> usize {
     session.outbox().begin_poll(Waker::noop());
     let _ = session.outbox().take(drained);

@@ -79,7 +79,7 @@ struct Pair {
     heard: Arc<Heard>,
     /// All sessions ever created, in order; the model has the same.
     sessions: Vec<Arc<Session>>,
-    /// What the driver of each took and did not write yet.
+    /// The bytes that the driver of each session has taken and not yet written.
     taken: Vec<Vec<u8>>,
     /// A session, and a copy of its settings, as a handler has it.
     view: Option<(Arc<Session>, Settings)>,

@@ -171,7 +171,7 @@ fn the_bound_counts_what_was_taken_and_not_written() {
     assert_eq!(take_all(&outbox), (Bytes::new(), Next::CloseNow));
 }
 
-/// What one session's driver left behind when it failed never reaches the next session's client.
+/// Bytes that one session's driver left behind when it failed never reach the next session's client.
 #[test]
 fn a_take_begins_with_nothing() {
     let (first, second) = (Outbox::new(1000), Outbox::new(1000));

@@ -179,7 +179,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..120)
 }
 
-/// What the server should do, as a list of all messages. The number of a message is its place.
+/// The expected behaviour of the server, as a list of all messages. The number of a message is its place.
 #[derive(Default)]
 struct Naive {
     all: Vec<(u32, Option<usize>)>,

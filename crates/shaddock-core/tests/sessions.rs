@@ -1,4 +1,4 @@
-//! What `session.md` says of single calls, beyond what the model covers: order of steps, calls from listeners, texts.
+//! Single calls as `session.md` specifies them, beyond the model: order of steps, calls from listeners, texts.
 
 // Tests panic on purpose.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]

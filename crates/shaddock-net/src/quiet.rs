@@ -143,7 +143,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What happens at these times (in seconds after the first): lines, and numbers in summaries.
+    /// The output at these times (in seconds after the first): lines, and numbers in summaries.
     fn run(count: &mut Count, start: Instant, times: impl IntoIterator<Item = u32>) -> (u32, u64) {
         let (mut lines, mut told) = (0, 0);
         for at in times {

@@ -39,7 +39,7 @@ impl Bucket {
         taken
     }
 
-    /// Whether it is as good as a new one.
+    /// True if the bucket is full, like a new one.
     pub fn is_full(&self, now: Millis, rate: u32, size: u32) -> bool {
         self.level(now, rate) >= capacity(size)
     }

@@ -1,4 +1,4 @@
-//! What RFC 6455 says of frames, case by case in the order of the Autobahn test suite: <https://github.com/crossbario/autobahn-testsuite>.
+//! Frames as RFC 6455 specifies them, case by case in the order of the Autobahn test suite: <https://github.com/crossbario/autobahn-testsuite>.
 //!
 //! Every case is read whole and cut at every byte (long ones: at every byte of the first and last twenty, and in pieces), and must come
 //! to the same.
@@ -420,7 +420,7 @@ const UPGRADE: &[u8] =
     Connection: Upgrade\r\nSec-WebSocket-Protocol: pomelo\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What a client gets that sends `bytes` behind its upgrade: the frames until the end, each with its first byte.
+/// The frames that a client receives until the end if it sends `bytes` after its upgrade, each with its first byte.
 fn frames_for(server: &support::Server, bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut stream = support::connect(server).stream;
     stream.write_all(&[UPGRADE, bytes].concat()).unwrap();

@@ -1,4 +1,4 @@
-//! What comes before the protocol: every change from one layer to the next, and whose connection it is.
+//! The layers before the protocol: every change from one layer to the next, and the owner of the connection.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What the codec costs: packages and messages to events, answers and pushes to packages, the handshake.
+//! The cost of the codec: packages and messages to events, responses and pushes to packages, the handshake.
 //!
 //! `cargo bench -p shaddock-protocol --bench codec`. The same path as a whole, on one thread and on two, is in `hot_path.rs`;
 //! protobuf is in `protobuf.rs`.

@@ -1,4 +1,4 @@
-//! What goes to clients: pushes, responses, kicks and errors, in both dialects.
+//! Messages to clients: pushes, responses, kicks and errors, in both dialects.
 #![allow(
     clippy::unwrap_used,
     reason = "a helper of tests that cannot go on may panic"

@@ -715,7 +715,7 @@ fn a_client_that_must_sign_cannot_choose_not_to() {
     }
 }
 
-/// What a tree would have refused is refused at once, although no tree is made.
+/// Input that a tree would have rejected is rejected at once, although no tree is made.
 #[test]
 fn handshakes_are_read_as_a_parser_reads_them() {
     #[derive(serde::Deserialize)]

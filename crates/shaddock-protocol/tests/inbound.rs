@@ -1,4 +1,4 @@
-//! What a WORKING connection makes of messages, right and wrong.
+//! Valid and invalid messages on a WORKING connection.
 #![allow(
     clippy::unwrap_used,
     reason = "a helper of tests that cannot go on may panic"

@@ -97,7 +97,7 @@ fn pieces() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What a connection says, with everything that must not depend on how the bytes were cut.
+/// The events of a connection, with everything that must not depend on how the bytes were cut.
 fn trace(chunks: &[&[u8]]) -> (Vec<String>, Vec<u8>, ConnState) {
     let mut link = Link::new(config());
     let mut said = Vec::new();

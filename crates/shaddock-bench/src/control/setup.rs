@@ -1,4 +1,4 @@
-//! What all scenarios need before they start, and why a run fails.
+//! The preparation of all scenarios, and the reasons for which a run fails.
 
 use std::{io, sync::Arc};
 

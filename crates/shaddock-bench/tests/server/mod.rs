@@ -59,7 +59,7 @@ enum Transport {
     Ws,
 }
 
-/// What waits to be written to a connection.
+/// The bytes that wait to be written to a connection.
 type Outbox = Arc<Mutex<Vec<u8>>>;
 
 /// Ends with its last use.

@@ -37,7 +37,7 @@ pub(crate) struct KickArgs {
     /// So many sessions a second
     #[arg(long, value_name = "N")]
     per_second: Option<u64>,
-    /// What the client is told
+    /// The reason that the client receives
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]

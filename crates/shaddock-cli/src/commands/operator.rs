@@ -1,4 +1,4 @@
-//! Who answers an operator: the admin server of any process, or the cluster itself.
+//! The source of responses for an operator: the admin server of any process, or the cluster itself.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -79,7 +79,7 @@ pub(super) fn run(target: &Target, command: impl AsyncFnOnce(&Operator) -> Outco
     outcome
 }
 
-/// What a command ends with: its own outcome, that of a signal, or its panic.
+/// The outcome of a command: its own, that of a signal, or its panic.
 async fn to_the_end(
     command: impl Future<Output = Outcome>,
     signal: impl Future<Output = ExitCode>,
@@ -95,7 +95,7 @@ async fn to_the_end(
     }
 }
 
-/// Who answers.
+/// The source of responses.
 pub(super) enum Operator {
     Admin(Admin),
     Joined(ClusterView),

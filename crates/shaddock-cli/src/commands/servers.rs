@@ -77,7 +77,7 @@ fn show(overview: &ServerOverview) {
     }
 }
 
-/// What it does; and whether others have heard nothing of it lately.
+/// The state of a server, and the servers that suspect it.
 fn state(server: &ServerStatus) -> String {
     let name = server.state.name();
     match server.suspected_by.len() {

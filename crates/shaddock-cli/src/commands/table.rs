@@ -1,4 +1,4 @@
-//! What people read: tables, ages, sizes.
+//! Output for people: tables, ages, sizes.
 
 /// A line, or lines, on standard output.
 pub(super) fn print_line(text: &str) {

@@ -9,7 +9,7 @@ use shaddock::prelude::*;
 /// Key of a connector's metadata: the port that clients connect to. (Pomelo's `clientPort`.)
 pub(super) const CLIENT_PORT: &str = "clientPort";
 
-/// What clients are told.
+/// The text that clients receive.
 struct Directory {
     /// Type of the servers that are theirs to connect to.
     connectors: &'static str,

@@ -36,7 +36,7 @@ use shaddock::{
 
 use crate::{ConfigSource, commands::Outcome, print_within};
 
-/// What clients send and receive in protobuf: the sample's `clientProtos.json` and `serverProtos.json`.
+/// The messages that clients send and receive in protobuf: the sample's `clientProtos.json` and `serverProtos.json`.
 const CLIENT_PROTOS: &str = include_str!("client_protos.json");
 const SERVER_PROTOS: &str = include_str!("server_protos.json");
 
@@ -219,7 +219,7 @@ fn shown_host(host: IpAddr) -> String {
         .to_owned()
 }
 
-/// What makes text bold on a terminal, and plain again.
+/// The escape sequences for bold and plain text on a terminal.
 fn bold(is_terminal: bool) -> (&'static str, &'static str) {
     if is_terminal {
         ("\x1b[1m", "\x1b[0m")

@@ -1,4 +1,4 @@
-//! What peers do wrong, and what a Pitaya server must survive of what we send.
+//! Faulty peers, and our messages that a Pitaya server must survive.
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -403,7 +403,7 @@ async fn nothing_that_we_send_ends_a_go_server() {
     player.ask_soon("room.room.echo").await;
     player.ask("room.room.bind", json!({ "uid": "ann" })).await;
 
-    // What our servers answer to a Go frontend and to a Go backend.
+    // The replies of our servers to a Go frontend and to a Go backend.
     for n in 0..8 {
         for what in ["body", "fail"] {
             let route = format!("odd.room.{what}{n}");

@@ -231,7 +231,7 @@ async fn the_program_is_every_server_of_a_cluster() {
     assert_eq!(steps, 8, "each world is at one lobby");
 }
 
-/// What `--check` reads of a configuration includes the section of the program.
+/// `--check` also reads the section of the program.
 #[test]
 fn a_check_reads_the_settings_of_the_program() {
     let check = |settings: &[&str]| {

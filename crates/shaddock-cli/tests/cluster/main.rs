@@ -99,7 +99,7 @@ impl Program {
         Self(child)
     }
 
-    /// Whether it still runs.
+    /// True while it runs.
     fn lives(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
@@ -184,7 +184,7 @@ impl Frontend {
     }
 }
 
-/// What a command said.
+/// The output of a command.
 #[derive(Debug)]
 struct Said {
     code: Option<i32>,

@@ -87,7 +87,7 @@ fn json_of(said: &Said) -> Value {
     serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
-/// What `servers --json` says of one server.
+/// The entry of one server in `servers --json`.
 pub(crate) fn server(said: &Said, id: &str) -> Value {
     let overview = json_of(said);
     let servers = overview["servers"].as_array().unwrap();

@@ -419,7 +419,7 @@ async fn go_and_rust_share_groups() {
     assert_eq!(left, json!({ "members": ["bob"], "count": 1 }));
     ann.ask("room.room.broadcast", raid("alone")).await;
     assert_eq!(bob.push().await, json!({ "text": "alone" }));
-    // What comes next to her is not that.
+    // Her next message is another one.
     ann.ask("room.room.push", json!({ "text": "next" })).await;
     assert_eq!(ann.push().await, json!({ "text": "next" }));
     hall.shutdown().await;

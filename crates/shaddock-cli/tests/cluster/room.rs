@@ -32,7 +32,7 @@ struct ToUser {
     text: String,
 }
 
-/// What notifies said.
+/// The bodies of notifies.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 

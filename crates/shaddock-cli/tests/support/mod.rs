@@ -27,7 +27,7 @@ pub(crate) struct Demo {
     child: Child,
     pub(crate) gate: u16,
     pub(crate) connectors: [u16; 2],
-    /// What it said when it was ready.
+    /// The line that it printed when it was ready.
     pub(crate) greeting: String,
     log: Arc<Mutex<Vec<String>>>,
     admin: String,

@@ -34,7 +34,7 @@ pub(crate) enum Transport {
     Gone,
 }
 
-/// What happened to a transport.
+/// An event of a transport.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Bytes arrived. On a WebSocket: one complete message.

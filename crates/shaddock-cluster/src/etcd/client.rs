@@ -60,7 +60,7 @@ fn said(status: &Status) -> String {
 }
 
 impl EtcdError {
-    /// What was to be written hangs on a lease that is gone.
+    /// The lease of the value to write no longer exists.
     pub(crate) fn is_no_lease(&self) -> bool {
         matches!(self, Self::Failed(status) if status.message().contains("requested lease not found"))
     }
@@ -139,7 +139,7 @@ impl Etcd {
         crate::uid::key(&self.prefix, frontend_type, uid)
     }
 
-    /// What holds an id, for servers of all types: the life of its server.
+    /// The holder of an id, for servers of all types: the life of its server.
     pub(crate) fn id_key(&self, id: &str) -> String {
         format!("{}shaddock/ids/{id}", self.prefix)
     }

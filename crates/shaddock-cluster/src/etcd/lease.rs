@@ -40,7 +40,7 @@ pub(crate) struct Lease {
     restore: Notify,
 }
 
-/// What is known of the lease.
+/// The known state of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseState {
     /// 0 before the first.
@@ -387,7 +387,7 @@ impl Lease {
             }
             Some(_) => Kept::Lost,
             None => {
-                // What may be left of the stream could answer an old question.
+                // The rest of the stream could contain the reply to an old question.
                 *stream = None;
                 Kept::Unknown
             }

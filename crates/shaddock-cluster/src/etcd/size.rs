@@ -43,7 +43,7 @@ impl EtcdSize {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    /// Whether it has reached its quota and takes no writes.
+    /// True after the database has reached its quota and accepts no writes.
     pub(crate) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }

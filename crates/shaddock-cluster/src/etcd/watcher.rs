@@ -18,7 +18,7 @@ pub(crate) struct Watcher {
     lease: Arc<Lease>,
     own: Arc<ServerInfo>,
     members: Members,
-    /// What is to be done before a server is in the list, if anything.
+    /// The work that must be done before a server is in the list, if there is any.
     before: Box<Before>,
     changed: Box<dyn Fn(MemberChange) + Send + Sync>,
     sync_interval: Duration,

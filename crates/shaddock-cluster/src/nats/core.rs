@@ -1,4 +1,4 @@
-//! What all parts of one membership share.
+//! The state that all parts of one membership share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -94,7 +94,7 @@ pub(super) struct Core {
     pub(super) moved_at: AtomicU64,
     /// Notified when the claims of this server were verified again.
     pub(super) claims_verified: Notify,
-    /// What is known of etcd's size.
+    /// The last known size of etcd's database.
     pub(super) etcd_size: EtcdSize,
 }
 

@@ -127,7 +127,7 @@ impl Silent {
         }
     }
 
-    /// What the others answered, or an error that names those that did not.
+    /// The replies of the others, or an error that names those that did not reply.
     fn result<T>(
         self,
         answers: T,

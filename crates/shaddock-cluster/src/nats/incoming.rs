@@ -1,4 +1,4 @@
-//! What a received request asks for: checked in the order that all servers keep, before anything runs.
+//! The content of a received request: checked in the order that all servers keep, before anything runs.
 
 use std::num::NonZeroU64;
 

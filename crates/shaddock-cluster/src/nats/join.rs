@@ -169,7 +169,7 @@ impl Place {
     }
 }
 
-/// What the parts of a membership hand to its tasks.
+/// The ends of channels that the parts of a membership pass to its tasks.
 struct Queues {
     user_streams: mpsc::Receiver<UserStream>,
     topic_streams: mpsc::Receiver<TopicStream>,
@@ -248,7 +248,7 @@ async fn connect(
     connecting.await.map_err(|_| ClusterError::Left)?
 }
 
-/// What a server listens to from start to stop.
+/// The subscriptions of a server from start to stop.
 struct Subjects {
     requests: Inbox,
     own: Inbox,

@@ -17,7 +17,7 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Senders that are known. Requests of one more count as not late.
 const SENDERS: usize = 4096;
 
-/// What is known of the clocks of senders.
+/// The measured differences to the clocks of senders.
 #[derive(Debug, Default)]
 pub(super) struct Clocks {
     /// By the number that each life of a server chooses for its clock.

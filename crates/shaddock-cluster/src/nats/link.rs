@@ -120,7 +120,7 @@ impl Link {
             && !self.watched.is_closed()
     }
 
-    /// What NATS does not let this server do, if there is something.
+    /// The action that NATS does not permit to this server, if there is one.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.watched.trouble()
     }

@@ -17,7 +17,7 @@ const TRIALS: i32 = 8;
 const QUICK: Duration = Duration::from_micros(500);
 /// One that takes longer than this was not only interrupted by others: it blocks.
 const BLOCKS: Duration = Duration::from_millis(10);
-/// What a beginning between the two takes away.
+/// The credit that a start between the two limits takes away.
 const SLOW: i32 = 16;
 /// Requests that a route which has blocked has to show the first time, and at most.
 const PENALTY: i32 = 1000;
@@ -27,7 +27,7 @@ const ENOUGH: i32 = 64;
 /// Routes that are known. All others begin in tasks of their own.
 const ROUTES: usize = 4096;
 
-/// What is known of the routes of this server.
+/// The measured times of the routes of this server.
 #[derive(Default)]
 pub(super) struct Paces(ArcSwap<HashMap<Arc<str>, Arc<Pace>>>);
 
@@ -39,7 +39,7 @@ pub(super) struct Pace {
 }
 
 impl Paces {
-    /// What is known of a route: whether it may begin where requests are read. `None`: it has never run.
+    /// The state of a route: true if it may start where requests are read. `None`: it has never run.
     pub(super) fn find(&self, route: &str) -> Option<Arc<Pace>> {
         self.0.load().get(route).cloned()
     }
@@ -71,7 +71,7 @@ impl Pace {
         }
     }
 
-    /// Whether it may begin where requests are read.
+    /// True if it may start where requests are read.
     pub(super) fn is_quick(&self) -> bool {
         self.credit.load(Ordering::Relaxed) >= 0
     }

@@ -1,4 +1,4 @@
-//! What a Pitaya frontend puts into the context of a client's message: a number of the request, its route, and when it came. Go backends
+//! The metadata that a Pitaya frontend puts into the context of a client's message: a number of the request, its route, and when it came. Go backends
 //! write them into their logs.
 
 use std::hash::{BuildHasher, RandomState};

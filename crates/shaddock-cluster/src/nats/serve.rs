@@ -56,7 +56,7 @@ pub(super) async fn requests(core: Arc<Core>, mut inbox: Inbox, mut stop: onesho
     }
 }
 
-/// What the task that reads requests knows beside the core. Only that task has it, so it takes no lock.
+/// The state of the task that reads requests. Only that task has it, so it takes no lock.
 struct Reader {
     turn: Turn,
     clocks: Clocks,

@@ -44,7 +44,7 @@ struct Inner {
     needed: bool,
     /// Counts how often they were found to need them.
     found_needed: u64,
-    /// What the count was when it was decided to give them up soon.
+    /// The count when the decision was made to release them soon.
     giving_up: Option<u64>,
 }
 
@@ -149,7 +149,7 @@ impl Users {
         self.table().users.renumber(uid, number)
     }
 
-    /// What is done when another frontend wants a user.
+    /// Called when another frontend wants a user.
     pub(super) fn asked(&self, uid: &str, query: &ClaimQuery, own_lease: i64) -> ClaimAnswer {
         self.table().users.asked(uid, query, own_lease)
     }

@@ -43,7 +43,7 @@ pub(super) struct Waits<M> {
     pub(super) began: Notify,
 }
 
-/// What is to be done with a message.
+/// The decision about a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place<M> {
     /// Give it to the client.

@@ -14,7 +14,7 @@ const DENIED: usize = 16;
 /// A publish that was refused counts for so long. A subscription is missing until the connection is made anew.
 const PUBLISH_COUNTS: Duration = Duration::from_secs(60);
 
-/// What is known of the connection. A state and no list of events: however often it breaks, nothing piles up.
+/// The known state of the connection. A state and no list of events: however often it breaks, nothing piles up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinkState {
     pub(crate) up: bool,

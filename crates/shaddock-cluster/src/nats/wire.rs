@@ -23,7 +23,7 @@ pub(crate) enum RpcType {
     User = 1,
 }
 
-/// What a client sent.
+/// A message of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum MsgType {
@@ -376,7 +376,7 @@ pub(crate) struct Goodbye {
     /// Neither: it could not notify a server of the bind of a watched user, so its promises are revoked.
     #[prost(bool, tag = "3")]
     pub(crate) promises_broken: bool,
-    /// What it was listed with, for servers that have joined since it left the list: the value of its key at etcd. Only of one that still serves.
+    /// The list entry of the server, for servers that have joined since it left the list: the value of its key at etcd. Only of one that still serves.
     #[prost(string, tag = "4")]
     pub(crate) listed: String,
 }

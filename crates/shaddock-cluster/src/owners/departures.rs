@@ -46,7 +46,7 @@ enum State {
     Doubted(u64),
 }
 
-/// What this server has to do about another one, in this order.
+/// Actions of this server about another one, in this order.
 #[derive(Clone, Debug)]
 pub(crate) enum News {
     /// The node is notified that the server has joined.
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(departures.may_serve().len(), 0);
     }
 
-    /// Who joins after the goodbye of a server is told by it.
+    /// A server that joins after the goodbye of another server receives the goodbye from it.
     #[test]
     fn a_server_that_left_before_this_one_joined_is_known_by_its_goodbye() {
         let mut departures = Departures::default();

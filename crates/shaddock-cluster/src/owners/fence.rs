@@ -52,7 +52,7 @@ struct State {
     suspicions: u64,
 }
 
-/// What was known when the claims began to be read.
+/// The state when the claims began to be read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
     lease: i64,

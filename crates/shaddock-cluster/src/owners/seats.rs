@@ -32,7 +32,7 @@ struct Seat {
     kept: bool,
 }
 
-/// What one bind has added. It has to go back, by [`Seats::keep`] or by [`Seats::undo`].
+/// The seats that one bind has added. They have to be returned, by [`Seats::keep`] or by [`Seats::undo`].
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Hold {

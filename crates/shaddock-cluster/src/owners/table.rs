@@ -290,7 +290,7 @@ impl<X> Table<X> {
         self.users.clear();
     }
 
-    /// What is kept for a user, if anything is.
+    /// The value that is kept for a user, if there is one.
     pub(crate) fn extra(&self, uid: &str) -> Option<&X> {
         Some(&self.users.get(uid)?.rare.as_ref()?.extra)
     }
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(size_of::<User<[u64; 9]>>(), 40);
     }
 
-    /// What is kept for a user goes with the last bind, unless the carrier needs it longer.
+    /// The last unbind removes the value that is kept for a user, unless the carrier needs it longer.
     #[test]
     fn what_a_bind_needs_goes_with_it() {
         #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use crate::{Conflict, ServerId, SessionsPerUser};
 
-/// What etcd holds at the key of a user.
+/// The value of etcd at the key of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     /// `None` if the value cannot be the id of a server.
@@ -250,7 +250,7 @@ impl Takeover {
     }
 }
 
-/// What becomes of a claim that this frontend believes to have.
+/// The fate of a claim that this frontend believes to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is there, at this revision.

@@ -1,4 +1,4 @@
-//! What unit tests of several modules use.
+//! Helpers of unit tests in several modules.
 
 #[cfg_attr(
     not(feature = "nats"),

@@ -14,7 +14,7 @@ use crate::support::until;
 use crate::support::wait::{PATIENCE, breathe, eventually, throughout};
 use crate::{SECOND, TTL, at_rest, clean, join, join_with};
 
-/// What a server holds, without what passes.
+/// The state that a server keeps, without temporary state.
 fn lasting(server: &Server) -> Status {
     let mut status = server.member.status();
     status.lease_left = None;
@@ -53,7 +53,7 @@ async fn nats_is_away_for_a_while() {
         start.elapsed() < config.request_timeout,
         "requests fail fast"
     );
-    // What a frontend says to its own clients does not go over NATS.
+    // Messages of a frontend to its own clients do not go over NATS.
     front.open(3);
     let own = delivery("own", Receivers::Sids([raw(3)].into()));
     let delivered = front.member.deliver(&front.id(), own.clone()).await;
@@ -199,7 +199,7 @@ async fn etcd_is_restarted() {
     front.bind(1, "u").await.unwrap();
     backing.etcd.kill();
     works(&front, &back).await;
-    // Who owns a user cannot be settled now, and that is said soon.
+    // The owner of a user cannot be determined now, and the error comes soon.
     front.open(2);
     assert!(front.bind(2, "v").await.is_err());
     backing.etcd.again();

@@ -16,7 +16,7 @@ async fn what_waits_for_nats_is_bounded_in_bytes_and_not_sent_when_it_is_too_old
     // Pings do not detect it.
     patient.nats_ping_interval = SECOND * 60;
     patient.nats_waiting_bytes = 8 * MIB;
-    // What waits for longer than that is thrown away.
+    // Messages that wait for longer than that are dropped.
     patient.request_timeout = SECOND * 2;
     patient.lease_ttl = SECOND * 60;
     let front = join(&patient, "front-1", "connector").await;

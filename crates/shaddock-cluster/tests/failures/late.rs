@@ -122,7 +122,7 @@ fn impatient(body: &str) -> shaddock_cluster::ForwardedRequest {
     request
 }
 
-/// What NATS held back for longer than the caller waited is not run when it comes.
+/// A request that NATS held back for longer than its caller waited is not run when it arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_caller_has_given_up_is_not_run() {
     let backing = Backing::start();

@@ -1,4 +1,4 @@
-//! What breaks in a cluster, with the real servers: each test breaks one thing, looks what still works, and then whether
+//! Failures in a cluster, with the real servers: each test breaks one thing, looks what still works, and then whether
 //! everything is as before. Times are short here; each is a setting.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

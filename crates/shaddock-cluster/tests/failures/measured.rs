@@ -135,7 +135,7 @@ async fn log_in_and_out(backing: &Backing, front: &Server, users: u64, at_once: 
     .await;
 }
 
-/// What etcd keeps of logins and logouts as long as nothing is compacted.
+/// The size of logins and logouts in etcd as long as nothing is compacted.
 async fn bytes_for_a_login(backing: &Backing, front: &Server) {
     const LOGINS: u64 = 100_000;
     for at_once in [10, 1000] {

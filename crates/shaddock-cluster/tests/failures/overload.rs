@@ -42,7 +42,7 @@ async fn refusals(waiting: usize) -> Duration {
         assert_eq!(refused.kind(), RemoteErrorKind::Busy);
     }
     assert_eq!(front.member.status().rejected_calls, 2000);
-    // Who goes away makes room at once.
+    // A caller that goes away releases its place at once.
     held.truncate(waiting);
     assert_eq!(front.member.status().pending_calls, waiting);
     let taken = ask();

@@ -151,7 +151,7 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
     // Some give up while they wait, some while they are on the way: Pitaya works on those, too.
     drop(calls.drain(..10));
     drop(calls.drain(100..150));
-    // What was sent before this answer is with NATS, and what NATS had before the other one is at the peer.
+    // Messages sent before this reply are at NATS, and those that NATS had before the other reply are at the peer.
     works(&front, &back).await;
     arrived(&peer.client).await;
     peer.gate.close();
@@ -182,7 +182,7 @@ async fn a_pitaya_server_never_gets_more_than_it_can_take() {
             .unwrap(),
         "ok"
     );
-    // What it cannot do is said without asking it.
+    // An operation that it does not support fails without a request to it.
     let error = front
         .member
         .session_op(&game.id, SessionOp::Get { sid: raw(1) }, Context::new())
@@ -221,7 +221,7 @@ async fn a_pitaya_server_receives_the_events_of_pitaya_frontends() {
         assert_eq!(answer.await.unwrap(), "ok");
     }
     assert_ne!(ids[0], ids[1]);
-    // What came with the request that led to this one stays.
+    // The metadata of the request that led to this one is kept.
     let mut further = request("game.a.b", "");
     further.context.set("request.id", "of another".into());
     let _answer = front.member.forward(&to, further);
@@ -409,7 +409,7 @@ async fn users_are_subscribed_for_only_while_a_pitaya_server_needs_it() {
     // Subscriptions go some time after the Pitaya server: twice as long as its last request may take.
     config.request_timeout = SECOND;
     let front = join(&config, "front-1", "connector").await;
-    // What it pushes has more time than half of that.
+    // Its pushes have more time than half of that.
     let back = join(&backing.patient_config(), "chat-1", "chat").await;
     for sid in 1..=5 {
         front.open(sid);

@@ -1,5 +1,5 @@
 //! The table of the issue about owners, rows 2 to 7, each on two NATS servers with a proxy between them. Row 1, and row 3, are in `two_owners.rs`.
-//! What else can happen in each row is in the other files, on one NATS server.
+//! The other cases of each row are in the other files, on one NATS server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ async fn row_2_one_server_for_an_id() {
     nats.heal();
     etcd.heal();
     until("expelled", || !old.state().expelled.is_empty()).await;
-    // What it reads first: that the user is another's, or that its id is.
+    // It may first read that the user has another owner, or that its id has.
     let reason = old.closed(1).unwrap_or_default();
     assert!(matches!(&*reason, "replaced" | "expelled"), "{reason}");
     // On the side of the old one its id is the new one's.
@@ -204,7 +204,7 @@ async fn row_6_a_bind_that_is_dropped_leaves_the_session_its_user() {
     assert!(!first.member.is_bound("u", raw(1)) && second.member.is_bound("u", raw(2)));
 }
 
-/// What is on the other side hangs (nothing goes through), and then is dead as far as NATS knows (it has no subscriber).
+/// The servers on the other side hang (nothing goes through), and then are dead as far as NATS knows (they have no subscriber).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_7_a_frontend_that_does_not_answer_fails_alone() {
     let sides = Sides::start().await;

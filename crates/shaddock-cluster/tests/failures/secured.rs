@@ -93,7 +93,7 @@ async fn talks(config: &NatsConfig) {
     back.member.leave().await;
 }
 
-/// What is said of a configuration that cannot join. It has no secret, and neither has what `Debug` prints of the configuration.
+/// The error of a configuration that cannot join. It contains no secret, and neither does the `Debug` output of the configuration.
 async fn refused(config: &NatsConfig) -> String {
     let joined = async {
         let info = ServerInfo::new("front-1", "connector", true).unwrap();

@@ -85,7 +85,7 @@ async fn a_push_reaches_the_other_receivers_and_names_the_failed_ones() {
     until("it answers again", || back.member.status().suspects == 0).await;
     let delivered = push("again", users(2, 9)).await.unwrap();
     assert_eq!((delivered.queued, delivered.failed.len()), (8, 0));
-    // What was sent meanwhile came late, and in order.
+    // Messages sent meanwhile arrived late, and in order.
     assert_eq!(
         hung.got(9),
         ["all", "hung", "hung", "hung", "suspect", "again"]

@@ -1,4 +1,4 @@
-//! What NATS and etcd say of themselves: a subject that is not allowed, an end that is near, no room for writes.
+//! Reports of NATS and etcd: a subject that is not allowed, an end that is near, no room for writes.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ async fn a_subject_that_nats_does_not_allow_is_named() {
     })
     .await;
     assert_eq!(front.member.trouble(), None);
-    // What was refused once is said for a while.
+    // A refusal is reported for a while.
     back.member.withdraw().await;
     until("one more", || {
         let trouble = back.member.trouble();

@@ -172,7 +172,7 @@ async fn one_that_hung_and_was_replaced_ends() {
     let reason = old.closed(1).unwrap_or_default();
     assert!(matches!(&*reason, "replaced" | "expelled"), "{reason}");
     assert!(old.bind(2, "bob").await.is_err());
-    // What is sent to the id reaches the new one, and nothing of it the old one.
+    // Messages to the id reach the new server only.
     until("listed", || {
         back.member.members().server("front-1").is_some()
     })

@@ -1,4 +1,4 @@
-//! What users cost etcd, which keeps every revision until it is told to forget it: counted in revisions of a real one.
+//! The load of users on etcd, which keeps every revision until it is told to forget it: counted in revisions of a real one.
 
 use futures_util::{StreamExt, stream};
 use shaddock_cluster::{Conflict, JoinOptions, SessionsPerUser};
@@ -91,7 +91,7 @@ async fn a_login_is_one_write_and_a_logout_another() {
     assert!(together <= writes / 2, "{together}");
 }
 
-/// Who goes to another frontend is written over, without a deletion in between.
+/// A user who goes to another frontend is overwritten, without a deletion in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_is_one_write() {
     let backing = Backing::start();

@@ -19,7 +19,7 @@ for_both! {
     pushes_find_users_who_move
 }
 
-/// Who is there and does not get it is not missing.
+/// A receiver that is present, but for which the package cannot be encoded, is not missing.
 async fn a_frontend_reports_packages_that_it_cannot_encode(world: World) {
     let (front, back) = world.pair().await;
     // With two frontends and one user, NATS is asked where the user is.

@@ -1,4 +1,4 @@
-//! What every implementation of the cluster does, in process and on NATS and etcd: the same tests for both.
+//! The behaviour of every implementation of the cluster, in process and on NATS and etcd: the same tests for both.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 macro_rules! for_both {

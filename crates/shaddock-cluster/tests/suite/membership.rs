@@ -214,7 +214,7 @@ async fn a_hidden_server_is_not_listed(world: World) {
         .session_op(&front.id(), custom, Context::new())
         .await
         .unwrap();
-    // Who joins later is seen, and the list is read in order.
+    // A server that joins later is seen, and the list is read in order.
     let later = world.join("later-1", "chat").await;
     front.sees("later-1").await;
     tool.sees("later-1").await;

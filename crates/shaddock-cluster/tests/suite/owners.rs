@@ -1,4 +1,4 @@
-//! Who owns a user: many sessions, or one.
+//! Ownership of users: many sessions, or one.
 
 use std::sync::Arc;
 

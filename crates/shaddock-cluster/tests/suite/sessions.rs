@@ -1,4 +1,4 @@
-//! What other servers do to sessions, and what they hear of them.
+//! Operations of other servers on sessions, and their events for other servers.
 
 use std::sync::Arc;
 

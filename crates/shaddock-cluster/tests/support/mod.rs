@@ -1,4 +1,4 @@
-//! What the tests share: a node that behaves like a server with sessions, real NATS and etcd servers, and a network that can
+//! Helpers of the tests: a node that behaves like a server with sessions, real NATS and etcd servers, and a network that can
 //! be cut.
 #![allow(
     dead_code,

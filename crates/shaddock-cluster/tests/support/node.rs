@@ -20,7 +20,7 @@ pub struct TestNode {
     pub state: Mutex<State>,
     /// The gate of handlers named `gate`.
     gate: Semaphore,
-    /// What the handler "block" tells, and what it waits for with its thread.
+    /// The notification of the handler "block", and the event for which it blocks its thread.
     pub block: Mutex<Option<Block>>,
     /// Weak, so that a crash is the end of it.
     membership: OnceLock<Weak<dyn Membership>>,

@@ -68,7 +68,7 @@ impl Proxy {
         self.state.send_replace(State::Severed);
     }
 
-    /// What was held back goes through, and everything after it.
+    /// Forwards the messages that were held back, and everything after them.
     pub fn heal(&self) {
         self.state.send_replace(State::Open);
     }

@@ -208,7 +208,7 @@ impl NatsServer {
         }
     }
 
-    /// What the clients of this server are subscribed to, by their names and sorted: the server's own truth. Inboxes, in which a client
+    /// The subscriptions of the clients of this server, by their names and sorted: the server's own truth. Inboxes, in which a client
     /// gets answers, are left out.
     pub fn subscriptions(&self) -> BTreeMap<String, Vec<String>> {
         let body = http_get(self.monitor, "/connz?subs=1&limit=10000");

@@ -134,7 +134,7 @@ impl Driver {
             match flushed {
                 Flushed::Ended => return Ok(true),
                 Flushed::Blocked => {
-                    // Whether it has ended is seen when the socket takes more.
+                    // Its end is detected when the socket accepts more.
                     let _ = session.outbox().end_poll(Flush::Blocked);
                     return Ok(false);
                 }

@@ -19,7 +19,7 @@ use crate::{
     ws::{WsEvent, WsReader},
 };
 
-/// What a poll has read.
+/// The result of a poll that reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     /// The socket has nothing, and wakes the task when it has.

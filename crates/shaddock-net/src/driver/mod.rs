@@ -91,7 +91,7 @@ enum Phase {
     },
 }
 
-/// What is known before there is a session. Dropped when it begins: an idle session does not pay for it.
+/// The state before there is a session. Dropped when it begins: an idle session does not pay for it.
 struct Opening {
     peer: Peer,
     /// The peer's address was judged by lists and count. Behind a proxy that comes later.
@@ -99,7 +99,7 @@ struct Opening {
     /// Bytes of a PROXY or HTTP head that has not arrived whole.
     head: BytesMut,
     handshake: Option<Arc<HandshakeRequest>>,
-    /// What the layer above left with its answer.
+    /// The data that the layer above left with its answer.
     carried: Option<Carried>,
     /// Bytes read so far; they count for the session once there is one.
     received: u64,
@@ -307,7 +307,7 @@ impl Driver {
         if matches!(self.phase, Phase::Relaying(_)) {
             return Ok(false);
         }
-        // What was answered before the end of the stream is still sent, by the close.
+        // Responses before the end of the stream are still sent, by the close.
         let read = self.read(cx, now, scratch)?;
         self.check_closed()?;
         // After the read: what has arrived counts, however late this poll is.
@@ -389,7 +389,7 @@ impl Future for Driver {
                         ..
                     }
                 ) => {}
-            // What is queued from here on is written at the end of this poll: no wake needed.
+            // Data that is queued from here on is written at the end of this poll: no wake is needed.
             Some(session) => {
                 let is_above_mark = session.outbox().begin_poll(cx.waker());
                 this.note_outbox(is_above_mark);

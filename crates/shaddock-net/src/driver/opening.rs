@@ -1,4 +1,4 @@
-//! What comes before the protocol: PROXY head, first byte, HTTP upgrade.
+//! The layers before the protocol: PROXY head, first byte, HTTP upgrade.
 
 use std::{net::SocketAddr, task::Context};
 

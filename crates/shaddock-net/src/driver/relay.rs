@@ -37,9 +37,9 @@ const NO_PACKAGE: u8 = 0xff;
 pub struct Relayed {
     /// The client, as the other frontend sees it.
     pub peer: Peer,
-    /// What the other frontend's application has for the client.
+    /// The data of the other frontend's application for the client.
     pub user: Option<serde_json::Value>,
-    /// What it has left with its answer.
+    /// The data that it left with its answer.
     pub carried: Option<Carried>,
     /// The client's packages, from its HANDSHAKE on, and back.
     pub pipe: Pipe,
@@ -48,7 +48,7 @@ pub struct Relayed {
     pub answer: oneshot::Sender<RelayAnswer>,
 }
 
-/// What becomes of a client that another frontend has accepted.
+/// The result for a client that another frontend has accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayAnswer {
     /// It gets its session.
@@ -59,7 +59,7 @@ pub enum RelayAnswer {
     Superseded,
 }
 
-/// What a connection that another frontend has accepted brings besides its bytes.
+/// The attributes of a connection that another frontend has accepted, besides its bytes.
 pub(super) struct Accepted {
     pub(super) user: Option<serde_json::Value>,
     pub(super) carried: Option<Carried>,
@@ -258,7 +258,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What is in WebSocket frames goes on without them.
+    /// The content of WebSocket frames is relayed without the frames.
     fn relay_frames(&mut self, now: Millis, mut frames: Bytes) -> Result<(), CloseReason> {
         let max = max_message(&self.conn);
         loop {
@@ -311,7 +311,7 @@ impl Driver {
     }
 }
 
-/// What is there in whole packages: a WebSocket message must not end within one.
+/// The length of the complete packages: a WebSocket message must not end within one.
 fn whole_packages(rest: &mut BytesMut, bytes: &Bytes) -> Bytes {
     if rest.is_empty() {
         let whole = whole_len(bytes);

@@ -16,7 +16,7 @@ use crate::{
     worker::Scratch,
 };
 
-/// What runs for this connection.
+/// The work that runs for this connection.
 pub(super) enum Work {
     Idle,
     /// The application judges the handshake. Dropped when the client leaves.
@@ -35,15 +35,15 @@ impl Work {
     }
 }
 
-/// What a message that waits takes besides its route and body, about.
+/// The approximate memory of a waiting message besides its route and body.
 const MESSAGE_OVERHEAD: usize = 128;
 
-/// What has arrived and cannot be served yet. Exists only while there is something in it.
+/// Messages that have arrived and cannot be served yet. Exists only while there is one.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// With memory of their own: a slice would keep the whole chunk that it was read with.
     messages: VecDeque<Inbound>,
-    /// What they take.
+    /// Their memory.
     bytes: usize,
     /// Rest of the bytes (of a WebSocket message, under WebSocket) that the last message was in.
     pub(super) input: Bytes,

@@ -173,7 +173,7 @@ fn nothing_is_served_after_a_kick() {
     });
 }
 
-/// What runs goes on while the socket closes, also if the client does not close its side.
+/// Running work continues while the socket closes, also if the client does not close its side.
 #[test]
 fn a_handler_does_not_wait_for_the_linger() {
     run(async || {
@@ -433,7 +433,7 @@ fn a_client_that_only_listens_is_not_idle() {
     });
 }
 
-/// What came while the worker was held up came over that time, however much at once it is now.
+/// Messages that arrived while the worker was held up count as spread over that time, although they are read at once.
 #[test]
 fn a_delayed_worker_closes_no_connection() {
     for held in [0, 3000] {

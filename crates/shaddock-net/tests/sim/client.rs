@@ -29,7 +29,7 @@ pub struct Client {
     pub ended: bool,
     /// The status of the server's close frame.
     pub close_status: Option<u16>,
-    /// What came is not what a server may send.
+    /// The client received bytes that a server must not send.
     pub garbage: Option<String>,
     /// It acknowledges a handshake by itself.
     pub acknowledges: bool,
@@ -83,7 +83,7 @@ impl Client {
         client
     }
 
-    /// What is on the wire for these bytes: themselves, or records of TLS. Also what TLS has to say by itself.
+    /// The bytes on the wire: these bytes, or records of TLS. Also the messages of TLS itself.
     pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
         match &mut self.tls {
             Some(tls) => tls.seal(bytes),
@@ -253,7 +253,7 @@ impl Client {
         Some(String::from_utf8(kick.body.to_vec()).unwrap())
     }
 
-    /// What it has got must be the beginning of what was accepted for it, and nothing follows a KICK.
+    /// The received messages must be a prefix of those that were accepted for the client, and nothing follows a KICK.
     pub fn check(&mut self, accepted: &[Bytes]) -> Result<(), String> {
         let address = self.address;
         if let Some(garbage) = &self.garbage {

@@ -102,7 +102,7 @@ fn go_on(traveller: &mut Traveller, world: &World) {
     }
 }
 
-/// What the client has seen is what was accepted for it, in order, and each request has run once.
+/// The client has received the messages that were accepted for it, in order, and each request has run once.
 fn check(world: &World, traveller: &Traveller) -> Result<(), String> {
     let log = world.script.log();
     let accepted = log.accepted.get(&traveller.address);
@@ -461,7 +461,7 @@ fn what_suspends_and_what_ends() {
     }
 }
 
-/// What is sent again comes with the answer if the client wants it so, and otherwise when it has acknowledged the answer. It is the same, once.
+/// Repeated messages are sent with the answer if the client requests it, and otherwise when it has acknowledged the answer. They are the same, once.
 #[test]
 fn what_is_sent_again_may_come_with_the_answer() {
     for (websocket, early) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -667,7 +667,7 @@ fn a_gap_is_reported_and_later_messages_are_complete() {
         }
         traveller.connect(&world);
         settle().await;
-        // What follows the position that was told is kept, whatever comes.
+        // The messages after the announced position are kept in any case.
         for n in 10..=19 {
             push(&world, &traveller, &n.to_string());
         }
@@ -700,7 +700,7 @@ fn a_slow_client_loses_its_socket_and_not_its_session() {
             traveller.read();
             settle().await;
             traveller.read();
-            // What fits into the bound is there: three of 20,000 bytes, of 30.
+            // The messages within the limit are there: three of 20,000 bytes, of 30.
             assert_eq!(
                 (traveller.resumed, traveller.missed, traveller.seen.len()),
                 (1, 27, 3)
@@ -748,7 +748,7 @@ fn the_application_may_refuse_and_a_used_token_is_none() {
     });
 }
 
-/// What follows the handshake at once is relayed too. (A client must not do that: if the answer is lost, its token is void.)
+/// Bytes immediately after the handshake are relayed too. (A client must not do that: if the answer is lost, its token is void.)
 #[test]
 fn what_follows_the_handshake_is_relayed() {
     for websocket in [false, true] {

@@ -1,4 +1,4 @@
-//! What happens to a session between its connections, at each step of the way from one to the next; and handshakes that ask for what there is not.
+//! Sessions between two connections, at each step from one to the next, and handshakes that request features that the server does not have.
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
@@ -105,7 +105,7 @@ fn what_is_no_request_for_resumption_is_as_if_it_were_absent_and_counted() {
     }
 }
 
-/// What a client calls itself, or whether it says anything, decides nothing: not what it is granted, and not whether it comes back.
+/// The name of a client in its handshake has no influence on what it is granted and on its return.
 #[test]
 fn the_type_of_a_client_changes_nothing() {
     let kinds = [

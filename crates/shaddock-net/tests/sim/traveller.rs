@@ -36,7 +36,7 @@ pub struct Traveller {
     beats: usize,
     pub token: Option<String>,
     pub version: &'static str,
-    /// What it says of resumption in the place of the truth.
+    /// The resumption that it claims instead of the true one.
     pub lie: Option<Value>,
     /// It acknowledges the answer to its handshake before it has it.
     pub eager: bool,
@@ -52,7 +52,7 @@ pub struct Traveller {
     pub seen: Vec<Bytes>,
     pub missed: u64,
     pub resumed: usize,
-    /// What the server said when it did not give the session back.
+    /// The response of the server when it did not return the session.
     pub restarted: Vec<String>,
     pub kicked: Option<Bytes>,
     /// Bytes that it may still send on this connection, and what happens then.

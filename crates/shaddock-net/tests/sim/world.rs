@@ -41,10 +41,10 @@ pub struct Gate {
     open: oneshot::Sender<Then>,
 }
 
-/// What the server has seen and done.
+/// The events and actions of the server.
 #[derive(Default)]
 pub struct Log {
-    /// What was accepted for each client, in order: bodies of DATA packages.
+    /// The messages that were accepted for each client, in order: bodies of DATA packages.
     pub accepted: HashMap<SocketAddr, Vec<Bytes>>,
     /// Requests given to a handler, by client.
     pub dispatched: HashMap<SocketAddr, Vec<u64>>,
@@ -58,7 +58,7 @@ pub struct Log {
     pub finished: usize,
     /// Bytes of memory that bodies of messages kept beyond their length.
     pub pinned: usize,
-    /// What must not happen.
+    /// Violations.
     pub violations: Vec<String>,
 }
 
@@ -153,7 +153,7 @@ fn accept(request: &HandshakeRequest) -> Verdict {
     }
 }
 
-/// What listeners call: the script, shared.
+/// The shared script that listeners call.
 pub struct Front(pub Arc<Script>);
 
 impl Frontend for Front {

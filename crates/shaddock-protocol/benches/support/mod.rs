@@ -1,4 +1,4 @@
-//! What the benches without criterion share.
+//! Helpers of the benches without criterion.
 
 use std::time::{Duration, Instant};
 

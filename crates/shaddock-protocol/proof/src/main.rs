@@ -33,7 +33,7 @@ fn panic(_: &PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 pub extern "C" fn rust_eh_personality() {}
 
-/// What the C runtime calls.
+/// The function that the C runtime calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn main() -> i32 {
     let package = shaddock_protocol::encode_package(shaddock_protocol::PackageType::Heartbeat, &[]);

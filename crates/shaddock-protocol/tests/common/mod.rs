@@ -1,4 +1,4 @@
-//! What the tests share: vectors, hex, and a client without a socket.
+//! Helpers of the tests: vectors, hex, and a client without a socket.
 #![allow(
     dead_code,
     reason = "each test program uses its own part of this module"

@@ -25,7 +25,7 @@ use crate::{
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-/// What a request about the cluster needs.
+/// The state for requests about the cluster.
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) operations: Operations,

@@ -48,7 +48,7 @@ pub(super) struct Job {
     pub(super) line: Line,
 }
 
-/// What a job needs of the process that executes it.
+/// The parts of the process that a job uses.
 pub(super) trait Host: Send + Sync + 'static {
     /// Whether the process drains, so that jobs end.
     fn is_draining(&self) -> bool;

@@ -14,9 +14,9 @@ pub struct ServerReport {
     pub id: String,
     /// The server type.
     pub server_type: String,
-    /// Whether it is a frontend.
+    /// True for a frontend.
     pub frontend: bool,
-    /// Whether it runs in the responding process. The fields below are filled only then.
+    /// True for a server of the responding process. The fields below are filled only then.
     pub here: bool,
     /// The addresses it listens on.
     pub addresses: Vec<SocketAddr>,

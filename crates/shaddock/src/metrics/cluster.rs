@@ -1,4 +1,4 @@
-//! What is shown of the cluster.
+//! The metrics of the cluster.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ const KINDS: [CallKind; 2] = [
 ];
 
 impl Page<'_> {
-    /// What a server has with the others.
+    /// The state of a server towards the other servers.
     pub(super) fn cluster(&mut self, seen: &[Seen]) {
         let statuses: Vec<_> = seen
             .iter()
@@ -115,7 +115,7 @@ impl Page<'_> {
         );
     }
 
-    /// What this server could not send.
+    /// Messages that this server could not send.
     fn rejected(&mut self, statuses: &[(Labels<'_>, Status)]) {
         let rejected = statuses.iter().flat_map(|(labels, status)| {
             [
@@ -168,7 +168,7 @@ impl Page<'_> {
         );
     }
 
-    /// What a server asks of the others.
+    /// Calls of a server to the other servers.
     fn calls(&mut self, seen: &[Seen]) {
         for (name, what, calls) in KINDS {
             let times = format!("cluster_{name}_seconds");

@@ -67,7 +67,7 @@ impl Histogram {
             .zip(&self.buckets)
             .map(|(bound, counter)| (seconds(*bound), counter.get()))
             .collect();
-        // What is written as `+Inf`: without it no quantile can be computed.
+        // Written as `+Inf`: without it no quantile can be computed.
         buckets.push((f64::INFINITY, self.beyond.get()));
         let count = buckets.iter().map(|(_, n)| n).sum();
         (seconds(self.nanos.get()), count, buckets)

@@ -36,7 +36,7 @@ impl Latencies {
     }
 }
 
-/// What is counted of one route, outside of the hot path.
+/// The counts of one route, outside of the hot path.
 pub(crate) struct Times {
     latencies: Arc<Latencies>,
     count: usize,

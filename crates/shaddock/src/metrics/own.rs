@@ -28,13 +28,13 @@ impl Gauge {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// What it is.
+    /// The current value.
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What is shown of one name.
+/// The metric of one name.
 #[derive(Debug, Clone)]
 pub(crate) enum Own {
     Counter(Arc<Counter>),

@@ -1,6 +1,6 @@
 //! Memory, time and descriptors of the process, from `/proc`. Elsewhere they are absent.
 
-/// What `/proc` tells.
+/// Values of `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct ProcessStats {
     pub(crate) resident_bytes: u64,
@@ -14,7 +14,7 @@ pub(crate) struct ProcessStats {
 /// Linux counts processor time in hundredths of a second for programs, whatever the kernel does inside.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What is known of this process now.
+/// The current values of this process.
 pub(crate) fn read() -> Option<ProcessStats> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
@@ -28,7 +28,7 @@ pub(crate) fn read() -> Option<ProcessStats> {
     })
 }
 
-/// What is read often. Counting descriptors takes long where there are many.
+/// The values that are read often. Counting descriptors takes long if there are many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,

@@ -198,7 +198,7 @@ impl Page<'_> {
         );
     }
 
-    /// What the admin server of the process does.
+    /// The admin server of the process.
     fn admin(&mut self, operations: &Operations) {
         let none = Vec::new;
         let counters = operations.admin_counters();

@@ -54,7 +54,7 @@ const ETCD: Service = Service {
     example: "HOST:2379",
 };
 
-/// What the servers are told, and what was started for them.
+/// The settings of the servers, and the programs that were started for them.
 #[derive(Debug, Default)]
 pub(super) struct Backing {
     settings: Vec<String>,

@@ -37,7 +37,7 @@ pub(super) enum Kind {
     Keeper,
 }
 
-/// What a child did.
+/// An event of a child.
 #[derive(Debug)]
 pub(super) enum News {
     /// Wrote a line on its standard output.
@@ -126,7 +126,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// What happens next. Cancel-safe.
+    /// The next event. Cancel-safe.
     pub(super) async fn next(&mut self) -> News {
         loop {
             // `self` has a sender, so the channel does not end.

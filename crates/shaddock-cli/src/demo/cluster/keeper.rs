@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use super::{Error, lifeline};
 use crate::commands::Outcome;
 
-/// What the program writes, in its directory.
+/// The output of the program, in its directory.
 pub(super) const LOG: &str = "log";
 /// How long the program may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);

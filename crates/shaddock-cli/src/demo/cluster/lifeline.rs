@@ -8,7 +8,7 @@ use tokio::{
     process::ChildStdin,
 };
 
-/// What a parent writes that lets go on purpose.
+/// The byte that a parent writes before it releases a child on purpose.
 const STOP: &[u8] = b"stop\n";
 
 /// Why a child must stop.

@@ -44,7 +44,7 @@ use crate::{commands::Outcome, print_within};
 /// How long a server that was killed is believed to be there. Shorter than the default, because people sit and watch.
 const LEASE: &str = "cluster.lease_ttl=5s";
 const NATS: &str = "cluster.mode=nats";
-/// What happens to the demo is enough to read.
+/// Events of the demo suffice for its readers.
 const LOGS: &str = "log.filter=info,async_nats=warn";
 /// Chat servers, which share the rooms.
 const CHATS: usize = 2;
@@ -53,7 +53,7 @@ const START: Duration = Duration::from_secs(60);
 /// How long servers may take to stop on top of `drain.deadline`.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// What the parent tells its children.
+/// The settings that the parent passes to its children.
 #[derive(Debug, Args)]
 pub(crate) struct ChildArgs {
     /// Stop when standard input ends
@@ -121,7 +121,7 @@ struct Parent<'a> {
 struct Plan {
     id: String,
     admin: String,
-    /// What makes it, in this cluster.
+    /// The flags that make it a server of this cluster.
     flags: Vec<OsString>,
 }
 

@@ -7,7 +7,7 @@ use shaddock::{app::BoxError, launch::Launcher, operations::Operations, prelude:
 use super::{super::app, lifeline, sources};
 use crate::{commands::Outcome, demo::DemoArgs, print_within};
 
-/// What a child says when it sees all others.
+/// The line that a child writes when it sees all others.
 pub(super) const READY: &str = "ready";
 
 pub(crate) fn run_one(args: &DemoArgs, id: &str) -> Outcome {

@@ -1,4 +1,4 @@
-//! What the parent shows: every line with the name of the server that wrote it.
+//! The output of the parent: every line with the name of the server that wrote it.
 
 use std::{
     ffi::OsString,

@@ -166,7 +166,7 @@ async fn a_frontend_that_drains_leaves_the_list_then_closes_its_clients_in_waves
             .filter(|client| client.close_kind().is_none());
         let open: Vec<_> = open.collect();
         assert!(open.len() >= 6, "clients are closed after that, in waves");
-        // Who is still connected is served.
+        // Connected clients are served.
         if let Some(last) = open.last() {
             ask(last, "room.room.echo", json!({ "text": "still" })).await;
         }
@@ -221,7 +221,7 @@ async fn members_of_a_frontend_that_drains_stay_also_where_its_goodbye_is_late()
         members.server("connector-1").is_none()
     })
     .await;
-    // What the list says after that is known here, too.
+    // Later changes of the list are known here, too.
     let later = room::start(backing.cluster(), "room-2").await;
     until("another server in the list", || {
         let members = app.membership().unwrap().members();

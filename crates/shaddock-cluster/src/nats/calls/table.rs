@@ -37,7 +37,7 @@ impl Call {
         }
     }
 
-    /// Whether it is a call to this server.
+    /// True for a call to this server.
     pub(super) fn is_to(&self, server: &ServerId) -> bool {
         self.target().is_some_and(|it| it.info.id == *server)
     }

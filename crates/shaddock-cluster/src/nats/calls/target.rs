@@ -18,7 +18,7 @@ pub(in crate::nats) struct Target {
     pub(in crate::nats) info: Arc<ServerInfo>,
     /// Where it is called by all kinds of servers.
     pub(in crate::nats) subject: Subject,
-    /// Whether it understands this crate's own subjects.
+    /// True for a server that understands this crate's own subjects.
     pub(in crate::nats) is_ours: bool,
     /// Calls that may be on their way to it at the same time.
     pub(super) capacity: usize,

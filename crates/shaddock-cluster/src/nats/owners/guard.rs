@@ -101,7 +101,7 @@ async fn verify_claims(
             claim_all_again(core, lease, claims).await
         };
         match checked {
-            // What was read counts if nothing was lost meanwhile.
+            // The result is valid if nothing was lost meanwhile.
             Ok(()) if core.lease.fence().settle(ticket, clock::now()) => return (lease.id, losses),
             Ok(()) => {}
             Err(error) => {

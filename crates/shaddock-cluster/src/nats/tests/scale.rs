@@ -40,7 +40,7 @@ enum Kind {
     Unique,
 }
 
-/// What was counted.
+/// The counts.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct Count {
     /// Sent to NATS.
@@ -51,7 +51,7 @@ struct Count {
     bytes: u64,
 }
 
-/// Who is subscribed to what, and what has passed.
+/// The subscriptions of each server, and the messages that have passed.
 #[derive(Default)]
 struct Nats {
     /// Subscriptions to one subject.
@@ -427,7 +427,7 @@ impl World {
         arrived
     }
 
-    /// What has passed since the last time: all of it, and what the busiest server had to send and read.
+    /// The messages since the last call: all of them, and those that the busiest server had to send and read.
     fn take(&mut self) -> (Count, u64) {
         let most = self.nats.load.iter().copied().max().unwrap_or(0);
         self.nats.load.iter_mut().for_each(|load| *load = 0);

@@ -173,7 +173,7 @@ proptest! {
         let schema = schema(&json!({"t": file}));
         let source = javascript_text(&object);
         let bytes = schema.encode("t", source.as_bytes()).unwrap();
-        // What tells it from JSON.
+        // The first byte distinguishes it from JSON.
         prop_assert!(!matches!(bytes.first(), Some(b'{' | b'[')), "{}", source);
         prop_assert_eq!(&schema.encode_value("t", &object).unwrap(), &bytes);
         prop_assert_eq!(&schema.decode_both("t", &bytes).unwrap(), &source);
@@ -225,7 +225,7 @@ proptest! {
         }));
         if let Ok(text) = schema.decode_both("t", &bytes) {
             let value: Value = serde_json::from_str(&text).unwrap();
-            // What was decoded can be encoded and is then the same, but for numbers that JSON does not have.
+            // A decoded message can be encoded and is then the same, except for numbers that JSON does not have.
             if let Ok(again) = schema.encode_value("t", &value) {
                 prop_assert_eq!(schema.decode_value("t", &again).unwrap().to_string(), without_empty_lists(value).to_string());
             }

@@ -47,7 +47,7 @@ pub(super) const AT_ONCE: usize = 16;
 /// The header that makes a request idempotent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// What the execution of commands needs.
+/// The state for the execution of commands.
 #[derive(Debug, Clone)]
 pub(super) struct Api {
     pub(super) operations: Operations,

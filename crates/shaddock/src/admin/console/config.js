@@ -1,4 +1,4 @@
-// What is in force at a server, and where it comes from. Secrets do not come here.
+// The effective configuration of a server with its sources. It contains no secrets.
 
 import { ask } from "./api.js";
 import { h, newId, section } from "./dom.js";

@@ -105,7 +105,7 @@ pub(super) struct Life {
     has_entered: bool,
     /// The claims are being read.
     check: Option<(Ticket, usize, bool)>,
-    /// What a task would have to set if the time were not asked.
+    /// A task would have to set this if the time were not read.
     pub(super) flag: bool,
     unique: SessionsPerUser,
     fault: Fault,
@@ -156,7 +156,7 @@ impl Life {
         }
     }
 
-    /// Whether it may act for its users now.
+    /// True while it may act for its users.
     pub(super) fn may_act(&self) -> bool {
         if self.fault == Fault::FlagOnly {
             return !self.flag && !self.ended;
@@ -246,7 +246,7 @@ impl Life {
         self.turns.clear();
     }
 
-    /// Whether it has nothing more to do.
+    /// True when it has nothing more to do.
     pub(super) fn is_idle(&self) -> bool {
         self.binds.is_empty() && self.check.is_none() && !self.registering
     }

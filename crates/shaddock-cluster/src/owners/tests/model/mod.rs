@@ -1,7 +1,7 @@
 //! A cluster in one thread, by seed: frontends, NATS, etcd, and what happens to them. It runs on the decisions of this module themselves, and after
 //! every event looks whether two sessions of a user could act.
 //!
-//! What may happen: messages take their time and overtake each other; a frontend is cut off from etcd (what is sent is held back, or lost) or from
+//! Events of the model: messages take their time and overtake each other; a frontend is cut off from etcd (what is sent is held back, or lost) or from
 //! NATS; NATS is cut in two; a process hangs and goes on, with everything that waited for it, in any order; it crashes; it is started again
 //! under its id while the old one lives; clocks run differently fast; leases end late. Clients come, log in, log in twice, give up and go.
 //!

@@ -18,7 +18,7 @@ pub(super) struct Watcher {
     pub(super) remembered: BTreeSet<usize>,
 }
 
-/// What the world has to do for it.
+/// The work of the world for it.
 pub(super) enum Wants {
     /// A life is asked whether it serves.
     Ask(usize, u64),
@@ -27,7 +27,7 @@ pub(super) enum Wants {
 }
 
 impl Watcher {
-    /// What tells the lives of one id apart is part of what they say of themselves.
+    /// The lives of one id announce different numbers.
     fn info(&mut self, life: usize, id: &str) -> Arc<ServerInfo> {
         let info = self.infos.entry(life).or_insert_with(|| {
             let mut info = ServerInfo::new(id, "connector", true).unwrap();
@@ -83,7 +83,7 @@ impl Watcher {
         wants
     }
 
-    /// Whether it is in the list, or may still serve.
+    /// True while it is in the list, or may still serve.
     pub(super) fn knows(&self, life: usize) -> bool {
         self.list.values().any(|one| *one == life) || self.departing().contains(&life)
     }

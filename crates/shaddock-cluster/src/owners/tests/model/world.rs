@@ -16,7 +16,7 @@ use super::{Fault, MS, PEACE, SECOND, TROUBLE, TTL};
 use crate::owners::{ClaimQuery, Moment, Number, OwnerReply, Seen};
 use crate::{Conflict, ServerId, SessionsPerUser};
 
-/// What happens at a time.
+/// An event at a time.
 pub(super) enum Event {
     /// An operation reaches etcd.
     AtEtcd(usize, u64, Op),
@@ -65,7 +65,7 @@ struct Slot {
     half: bool,
     nats: bool,
     etcd: bool,
-    /// What waits for it while it hangs, and while etcd is cut off.
+    /// The messages that wait for it while it hangs, and while etcd is cut off.
     stalled: Vec<Event>,
     held: Vec<Event>,
     /// When what it has sent to the backend has arrived: that stays in order.
@@ -91,7 +91,7 @@ pub(super) struct World {
     fault: Fault,
     nats_is_whole: bool,
     last_sid: u64,
-    /// What the backend remembers of the users, and what it has run last of each.
+    /// The users that the backend remembers, with the last request that it has run of each.
     seen: Seen,
     ran: HashMap<Arc<str>, Number>,
     watcher: Watcher,
@@ -218,7 +218,7 @@ impl World {
         format!("{error} ({:?})\n{}", self.unique, self.log.join("\n"))
     }
 
-    /// Whose event it is, if it is one that a process has to run for.
+    /// The process that has to run for the event, if there is one.
     const fn of_life(event: &Event) -> Option<usize> {
         match event {
             Event::Answered(n, ..)
@@ -429,7 +429,7 @@ impl World {
         self.soon(Event::Answered(n, call, answer));
     }
 
-    /// What users do who may act now: it is sent, and takes its time.
+    /// Requests of users who may act now are sent, and take their time.
     fn send_requests(&mut self) {
         for n in 0..self.slots.len() {
             if !self.slots[n].can_act() || !self.slots[n].nats {
@@ -456,7 +456,7 @@ impl World {
         }
     }
 
-    /// What runs of a user runs in the order of owners, and who owns the user is not refused.
+    /// Requests of a user run in the order of owners, and the owner of the user is not refused.
     fn at_backend(&mut self, from: usize, uid: &Arc<str>, number: Number) -> Outcome {
         let runs = self.seen.admits(0, uid, number, Moment(self.now));
         if runs || self.fault == Fault::NoNumbers {

@@ -1,4 +1,4 @@
-//! What a life does when it is answered.
+//! The reactions of a life to replies.
 
 use std::sync::Arc;
 

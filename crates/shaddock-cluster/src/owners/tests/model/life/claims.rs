@@ -1,4 +1,4 @@
-//! What other frontends ask about claims, and how a life looks after its own.
+//! Questions of other frontends about claims, and how a life checks its own claims.
 
 use std::sync::Arc;
 
