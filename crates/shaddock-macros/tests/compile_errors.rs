@@ -12,7 +12,8 @@ mod right;
 #[test]
 fn wrong_handlers_give_errors_that_a_person_can_act_on() {
     let cases = trybuild::TestCases::new();
-    // Without programs that must run, trybuild only checks the dependencies: building all of them once more took minutes.
+    // Without programs that must run, trybuild only checks the dependencies. It is a test of this crate, because it would check those of
+    // all features and tests of `shaddock`.
     cases.compile_fail("tests/ui/fail/*.rs");
 }
 
