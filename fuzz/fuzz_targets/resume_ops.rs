@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
     Claimed, ClientInfo, CloseReason, Credentials, Dialect, Drained, Flush, FrontendId, Millis,
-    Next, ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError, Session,
+    Next, Parking, ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError, Session,
     SessionConfig, SessionService, SidAllocator,
 };
 use shaddock_fuzz::Choices;
@@ -83,13 +83,13 @@ fn data(number: u64, filler: u8) -> Bytes {
     encode_package(PackageType::Data, &body).unwrap()
 }
 
-fn back(token: &str, received: u64, sent: u64) -> Credentials {
-    Credentials::of(&ReturningClient {
+fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
+    ReturningClient {
         token: token.to_owned(),
         received,
         sent,
         early: false,
-    })
+    }
 }
 
 impl World {
@@ -156,7 +156,7 @@ impl World {
     fn come_back(&mut self, at: usize, early: bool, answer_arrives: bool, ack_arrives: bool) {
         let next = self.secret();
         let player = &mut self.players[at];
-        let honest = back(&player.token, player.received, player.sent);
+        let honest = Credentials::of(&back(&player.token, player.received, player.sent));
         let found = self.service.find_resumable(&honest, Dialect::Pomelo);
         if player.session.is_closed() {
             let why = found.expect_err("it is closed");
@@ -170,15 +170,23 @@ impl World {
         let session = found.expect("it is open");
         assert!(Arc::ptr_eq(&session, &player.session));
         let number = self.service.next_claim();
+        // A session that waits for its client may be parked.
+        let is_parked = player.link == Link::Away && number % 2 == 0;
+        if is_parked {
+            let parking = session.park(Box::new(number), Waker::noop());
+            assert!(matches!(parking, Parking::Parked(_)));
+        }
         session.claim(number, &honest, Waker::noop()).unwrap();
-        assert!(session.is_claimed());
-        // The connection that has it lets go.
-        if player.link != Link::Away {
-            assert!(session.suspend(&lost(), Millis(self.now)));
+        if !is_parked {
+            assert!(session.is_claimed());
+            // The connection that has it lets go.
+            if player.link != Link::Away {
+                assert!(session.suspend(&lost(), Millis(self.now)));
+            }
+            session.outbox().release();
+            assert!(session.hand_over(Box::new(number)).is_ok());
         }
         player.link = Link::Away;
-        session.outbox().release();
-        assert!(session.hand_over(Box::new(number)).is_ok());
         let Claimed::Yours(_) = session.poll_claim(number, Waker::noop()) else {
             panic!("it was handed over, and the claim is the latest");
         };
@@ -259,6 +267,7 @@ impl World {
             return;
         }
         let number = self.service.next_claim();
+        let lie = Credentials::of(&lie);
         assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
         assert!(!player.session.is_claimed());
         let claimed = player.session.poll_claim(number, Waker::noop());
@@ -270,7 +279,7 @@ impl World {
             (Some(player.received), player.taken.checked_sub(1)),
         ] {
             if let (Some(received), Some(sent)) = (received, sent) {
-                let lie = back(&player.token, received, sent);
+                let lie = Credentials::of(&back(&player.token, received, sent));
                 assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
             }
         }
