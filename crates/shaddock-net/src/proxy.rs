@@ -1,12 +1,9 @@
-//! The PROXY protocol head, v1 and v2, that a load balancer writes in front of a client's bytes
-//! (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>).
+//! The PROXY protocol head, v1 and v2, that a load balancer writes in front of a client's bytes. Parsed by `ppp`.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    str::FromStr,
-};
+use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
+use ppp::{HeaderResult, PartialResult, v1, v2};
 
 /// The longest head that is read, bytes: a v2 head of 16 bytes with addresses and a fair amount of extensions.
 pub(crate) const MAX_PROXY_HEAD: usize = 536;
@@ -31,17 +28,13 @@ pub enum ProxyHead {
     Bad,
 }
 
-/// A complete head: its length in bytes, and the client's address.
-type Head = (usize, Option<SocketAddr>);
-
-/// The bytes so far are not a head and will not become one.
-#[derive(Debug)]
-struct NoHead;
-
 /// Parses the head at the front of `input` and consumes it when it is complete.
 pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
-    let is_v2 = input.first() == V2_START.first();
-    let start = if is_v2 { V2_START } else { V1_START };
+    let start = if input.first() == V2_START.first() {
+        V2_START
+    } else {
+        V1_START
+    };
     let known = input.len().min(start.len());
     if input[..known] != start[..known] {
         return ProxyHead::Bad;
@@ -49,118 +42,68 @@ pub fn proxy_head(input: &mut BytesMut) -> ProxyHead {
     if known < start.len() {
         return ProxyHead::NeedMore;
     }
-    match if is_v2 { v2(input) } else { v1(input) } {
-        Ok(Some((length, address))) => {
-            input.advance(length);
-            ProxyHead::Done(address)
+    if let (true, Some(length)) = (start == V2_START, input.get(14..16))
+        && V2_FIXED + usize::from(u16::from_be_bytes([length[0], length[1]])) > MAX_PROXY_HEAD
+    {
+        // Judged by what it announces, so that it does not matter how much of it has arrived.
+        return ProxyHead::Bad;
+    }
+    let head = if start == V1_START {
+        match v1_line(input) {
+            Ok(Some(line)) => line,
+            Ok(None) => return ProxyHead::NeedMore,
+            Err(NoLine) => return ProxyHead::Bad,
         }
-        Ok(None) => ProxyHead::NeedMore,
-        Err(NoHead) => ProxyHead::Bad,
-    }
-}
-
-/// `PROXY TCP4 source destination source-port destination-port`, and a line break.
-fn v1(input: &[u8]) -> Result<Option<Head>, NoHead> {
-    let Some(line) = v1_line(input)? else {
-        return Ok(None);
+    } else {
+        &input[..]
     };
-    let text = std::str::from_utf8(line).map_err(|_| NoHead)?;
-    let mut words = text.split(' ').skip(1);
-    let address = match words.next() {
-        Some("TCP4") => Some(v1_source::<Ipv4Addr>(words)?),
-        Some("TCP6") => Some(v1_source::<Ipv6Addr>(words)?),
-        // As much may follow as in other lines.
-        Some("UNKNOWN") if words.count() <= 4 => None,
-        _ => return Err(NoHead),
-    };
-    Ok(Some((line.len() + b"\r\n".len(), address)))
-}
-
-/// The first line without its line break, once it has arrived whole.
-fn v1_line(input: &[u8]) -> Result<Option<&[u8]>, NoHead> {
-    let first = &input[..input.len().min(MAX_V1_HEAD)];
-    let Some(end) = first.iter().position(|byte| *byte == b'\n') else {
-        return if first.len() < MAX_V1_HEAD {
-            Ok(None)
+    let result = HeaderResult::parse(head);
+    if result.is_incomplete() {
+        return if start == V1_START || input.len() > MAX_PROXY_HEAD {
+            ProxyHead::Bad
         } else {
-            Err(NoHead)
+            ProxyHead::NeedMore
         };
+    }
+    let (length, address) = match result {
+        HeaderResult::V1(Ok(header)) => (header.header.len(), v1_source(&header)),
+        HeaderResult::V2(Ok(header)) => (header.len(), v2_source(&header)),
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return ProxyHead::Bad,
     };
-    match first[..end].strip_suffix(b"\r") {
-        Some(line) if !line.contains(&b'\r') => Ok(Some(line)),
-        _ => Err(NoHead),
+    input.advance(length.min(input.len()));
+    ProxyHead::Done(address)
+}
+
+/// The bytes so far are no line and will not become one.
+struct NoLine;
+
+/// The line of a v1 head, once it is whole. `ppp` judges a line that is cut short, or has more behind it, as if it were another.
+fn v1_line(input: &[u8]) -> Result<Option<&[u8]>, NoLine> {
+    let first = &input[..input.len().min(MAX_V1_HEAD)];
+    match first.iter().position(|byte| *byte == b'\n') {
+        Some(end) if first[..end].ends_with(b"\r") => Ok(Some(&first[..=end])),
+        None if first.len() < MAX_V1_HEAD => Ok(None),
+        _ => Err(NoLine),
     }
 }
 
-fn v1_source<'a, I: FromStr + Into<IpAddr>>(
-    mut words: impl Iterator<Item = &'a str>,
-) -> Result<SocketAddr, NoHead> {
-    let mut next = || words.next().ok_or(NoHead);
-    let source = v1_ip::<I>(next()?)?;
-    v1_ip::<I>(next()?)?;
-    let port = v1_port(next()?)?;
-    v1_port(next()?)?;
-    if words.next().is_some() {
-        return Err(NoHead);
+fn v1_source(header: &v1::Header<'_>) -> Option<SocketAddr> {
+    match header.addresses {
+        v1::Addresses::Tcp4(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Tcp6(ip) => Some((ip.source_address, ip.source_port).into()),
+        v1::Addresses::Unknown => None,
     }
-    Ok((source, port).into())
 }
 
-fn v1_ip<I: FromStr + Into<IpAddr>>(word: &str) -> Result<IpAddr, NoHead> {
-    word.parse::<I>().map(Into::into).map_err(|_| NoHead)
-}
-
-/// A decimal number without leading zeros.
-fn v1_port(word: &str) -> Result<u16, NoHead> {
-    if word.starts_with('0') && word != "0" {
-        return Err(NoHead);
+fn v2_source(header: &v2::Header<'_>) -> Option<SocketAddr> {
+    if header.command == v2::Command::Local {
+        return None;
     }
-    word.parse().map_err(|_| NoHead)
-}
-
-fn v2(input: &[u8]) -> Result<Option<Head>, NoHead> {
-    let Some((fixed, rest)) = input.split_first_chunk::<V2_FIXED>() else {
-        return Ok(None);
-    };
-    let [.., command, kind, high, low] = *fixed;
-    let announced = usize::from(u16::from_be_bytes([high, low]));
-    let is_local = match command {
-        0x20 => true,
-        0x21 => false,
-        _ => return Err(NoHead),
-    };
-    // Families of addresses, with the bytes that two of them and their ports take.
-    let addresses = match kind >> 4 {
-        0 => 0,
-        1 => 12,
-        2 => 36,
-        3 => 216,
-        _ => return Err(NoHead),
-    };
-    let is_transport = kind & 0xf <= 2;
-    // The announced length decides, so it does not matter how much of it has arrived.
-    if !is_transport || announced < addresses || V2_FIXED + announced > MAX_PROXY_HEAD {
-        return Err(NoHead);
-    }
-    if rest.len() < announced {
-        return Ok(None);
-    }
-    let address = match kind >> 4 {
-        1 if !is_local => v2_source::<4>(rest),
-        2 if !is_local => v2_source::<16>(rest),
+    match header.addresses {
+        v2::Addresses::IPv4(ip) => Some((ip.source_address, ip.source_port).into()),
+        v2::Addresses::IPv6(ip) => Some((ip.source_address, ip.source_port).into()),
         _ => None,
-    };
-    Ok(Some((V2_FIXED + announced, address)))
-}
-
-/// The first of two addresses of `N` bytes, with its port, which follows the second address.
-fn v2_source<const N: usize>(addresses: &[u8]) -> Option<SocketAddr>
-where
-    IpAddr: From<[u8; N]>,
-{
-    let (source, rest) = addresses.split_first_chunk::<N>()?;
-    let port = rest.get(N..)?.first_chunk()?;
-    Some((IpAddr::from(*source), u16::from_be_bytes(*port)).into())
+    }
 }
 
 #[cfg(test)]
@@ -235,7 +178,7 @@ mod tests {
         // Addresses of Unix sockets, of an unknown family, and of a health check of the balancer.
         for (command, kind, length) in [(0x21, 0x31, 216), (0x21, 0, 8), (0x20, 0x11, 12)] {
             let mut head = [V2_START, &[command, kind, 0, length]].concat();
-            head.resize(V2_FIXED + usize::from(length), 7);
+            head.resize(16 + usize::from(length), 7);
             assert_eq!(whole(&head).0, ProxyHead::Done(None), "{command} {kind}");
         }
     }

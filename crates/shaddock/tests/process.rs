@@ -764,7 +764,7 @@ async fn the_last_spans_are_sent_at_the_end() {
     let client = server.client().await;
     served(&client).await;
     let metrics = server.get("/metrics");
-    assert!(metrics.contains("shaddock_telemetry_spans_exported_total 0"));
+    assert!(metrics.contains("shaddock_telemetry_spans_exported_total{} 0"));
     server.signal(Signal::TERM);
     assert_eq!(server.ended().code(), Some(0));
     let spans = collector.named("connector.h.echo");

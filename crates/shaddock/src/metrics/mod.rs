@@ -17,7 +17,6 @@ mod page;
 pub(crate) mod process;
 mod render;
 mod sessions;
-mod text;
 mod walk;
 
 pub(crate) use self::{

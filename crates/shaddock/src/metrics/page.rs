@@ -1,12 +1,15 @@
 //! The page that a scrape reads: families of metrics with labels.
 
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
 use shaddock_core::{ResumeStatistics, SessionService, SessionStatistics};
 use shaddock_net::NetStats;
 
-use super::{
-    text::{Family, Kind, Labels},
-    walk::Walk,
-};
+use super::walk::Walk;
 use crate::app::AppHandle;
 
 /// One app at the moment of the scrape.
@@ -44,20 +47,20 @@ impl Seen {
     }
 }
 
+pub(super) type Labels<'a> = Vec<(&'a str, &'a str)>;
+
 /// The text that is being written: families one after the other.
-pub(super) struct Page<'a> {
-    out: &'a mut String,
-    prefix: &'static str,
-}
+pub(super) struct Page<'a, 'e>(pub(super) &'a mut DescriptorEncoder<'e>);
 
-impl<'a> Page<'a> {
-    /// `prefix`: before the names of all families.
-    pub(super) fn new(out: &'a mut String, prefix: &'static str) -> Self {
-        Self { out, prefix }
-    }
-
-    pub(super) fn family(&mut self, name: &str, help: &str, kind: Kind) -> Family<'_> {
-        Family::begin(self.out, format!("{}{name}", self.prefix), help, kind)
+impl Page<'_, '_> {
+    pub(super) fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        write: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(self.0.encode_descriptor(name, help, None, kind)?)
     }
 
     pub(super) fn gauges<'s>(
@@ -65,11 +68,14 @@ impl<'a> Page<'a> {
         name: &str,
         help: &str,
         values: impl IntoIterator<Item = (Labels<'s>, u64)>,
-    ) {
-        let mut family = self.family(name, help, Kind::Gauge);
-        for (labels, value) in values {
-            family.gauge(&labels, value);
-        }
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |mut family| {
+            for (labels, value) in values {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn counters<'s>(
@@ -77,11 +83,15 @@ impl<'a> Page<'a> {
         name: &str,
         help: &str,
         values: impl IntoIterator<Item = (Labels<'s>, u64)>,
-    ) {
-        let mut family = self.family(name, help, Kind::Counter);
-        for (labels, value) in values {
-            family.counter(&labels, value);
-        }
+    ) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |mut family| {
+            for (labels, value) in values {
+                family
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -2,14 +2,21 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::atomic::{AtomicU64, Ordering},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
 };
 
 use super::{
     own::Own,
-    page::{Page, Seen},
+    page::{Labels, Page, Seen},
     process,
-    text::{Float, Kind, Labels},
 };
 use crate::{
     app::AppHandle,
@@ -24,12 +31,19 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// It visits every session once; with very many sessions call it where waiting a few milliseconds does no harm.
 pub fn render(operations: &Operations) -> String {
-    let mut out = String::with_capacity(16 * 1024);
-    Page::new(&mut out, "shaddock_").snapshot(operations);
+    let mut registry = Registry::with_prefix("shaddock");
+    registry.register_collector(Box::new(Snapshot(operations.clone())));
     // Under the names that all programs have for it.
-    Page::new(&mut out, "").resources();
-    Page::new(&mut out, "").applications(operations);
-    out.push_str("# EOF\n");
+    let mut process = Registry::default();
+    process.register_collector(Box::new(Process));
+    let mut out = String::with_capacity(16 * 1024);
+    // Writing to a String does not fail.
+    let _ = text::encode_registry(&mut out, &registry);
+    let _ = text::encode_registry(&mut out, &process);
+    let mut own = Registry::default();
+    own.register_collector(Box::new(Applications(operations.clone())));
+    let _ = text::encode_registry(&mut out, &own);
+    let _ = text::encode_eof(&mut out);
     out
 }
 
@@ -41,7 +55,7 @@ pub(crate) const CLASSIC_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 /// `promtool check metrics`.
 #[cfg(feature = "admin")]
 pub(crate) fn classic(text: &str) -> String {
-    use std::fmt::Write as _;
+    use fmt::Write as _;
 
     let counters: std::collections::HashSet<&str> = text
         .lines()
@@ -62,10 +76,13 @@ pub(crate) fn classic(text: &str) -> String {
     out
 }
 
-impl Page<'_> {
-    /// The metrics of applications.
-    fn applications(&mut self, operations: &Operations) {
-        let apps = operations.apps();
+/// The metrics of applications.
+#[derive(Debug)]
+struct Applications(Operations);
+
+impl Collector for Applications {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let apps = self.0.apps();
         // One family for all servers of the process that have it. If two use a name differently, the first one counts.
         let mut families: BTreeMap<String, (String, Vec<(Labels<'_>, Own)>)> = BTreeMap::new();
         for app in &apps {
@@ -79,26 +96,39 @@ impl Page<'_> {
                 }
             }
         }
+        let mut page = Page(&mut encoder);
         for (name, (help, values)) in &families {
             let kind = match values.first() {
-                Some((_, Own::Counter(_))) => Kind::Counter,
-                _ => Kind::Gauge,
+                Some((_, Own::Counter(_))) => MetricType::Counter,
+                _ => MetricType::Gauge,
             };
-            let mut family = self.family(name, help, kind);
-            for (labels, own) in values {
-                match own {
-                    Own::Counter(counter) => family.counter(labels, counter.get()),
-                    Own::Gauge(gauge) => family.gauge(labels, gauge.get()),
+            page.family(name, help, kind, |mut family| {
+                for (labels, own) in values {
+                    let mut metric = family.encode_family(labels)?;
+                    match own {
+                        Own::Counter(counter) => {
+                            metric.encode_counter::<NoLabelSet, u64, u64>(&counter.get(), None)?;
+                        }
+                        Own::Gauge(gauge) => metric.encode_gauge(&gauge.get())?,
+                    }
                 }
-            }
+                Ok(())
+            })?;
         }
+        Ok(())
     }
+}
 
-    /// The process as Prometheus knows processes.
-    fn resources(&mut self) {
+/// The process as Prometheus knows processes.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Some(process) = process::read() else {
-            return;
+            return Ok(());
         };
+        let mut page = Page(&mut encoder);
         let gauges = [
             (
                 "process_resident_memory_bytes",
@@ -121,57 +151,69 @@ impl Page<'_> {
                 shaddock_net::descriptors::limit(),
             ),
         ];
-        let none = Vec::new;
         for (name, help, value) in gauges {
-            self.gauges(name, help, value.map(|value| (none(), value)));
+            page.gauges(name, help, value.map(|value| (Vec::new(), value)))?;
         }
-        let help = "Start time of the process since unix epoch in seconds";
-        self.family("process_start_time_seconds", help, Kind::Gauge)
-            .gauge(&none(), Float(process.started));
-        let help = "Total user and system CPU time spent in seconds";
-        self.family("process_cpu_seconds", help, Kind::Counter)
-            .counter(&none(), Float(process.cpu_seconds));
+        page.family(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds",
+            MetricType::Gauge,
+            |mut family| family.encode_gauge(&process.started),
+        )?;
+        page.family(
+            "process_cpu_seconds",
+            "Total user and system CPU time spent in seconds",
+            MetricType::Counter,
+            |mut family| family.encode_counter::<NoLabelSet, f64, f64>(&process.cpu_seconds, None),
+        )
     }
+}
 
-    /// The framework.
-    fn snapshot(&mut self, operations: &Operations) {
-        let seen: Vec<Seen> = operations.apps().into_iter().map(Seen::new).collect();
-        self.process(operations);
-        self.sessions(&seen);
-        self.resume(&seen);
-        self.listeners(&seen);
-        self.work(&seen);
-        self.cluster(&seen);
-        self.backends(&seen);
-        self.admin(operations);
-        self.latencies(&seen);
+#[derive(Debug)]
+struct Snapshot(Operations);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let seen: Vec<Seen> = self.0.apps().into_iter().map(Seen::new).collect();
+        let mut page = Page(&mut encoder);
+        page.process(&self.0)?;
+        page.sessions(&seen)?;
+        page.resume(&seen)?;
+        page.listeners(&seen)?;
+        page.work(&seen)?;
+        page.cluster(&seen)?;
+        page.backends(&seen)?;
+        page.admin(&self.0)?;
+        page.latencies(&seen)
     }
+}
 
-    fn process(&mut self, operations: &Operations) {
+impl Page<'_, '_> {
+    fn process(&mut self, operations: &Operations) -> fmt::Result {
         let none = Vec::new;
         let ready = u64::from(operations.phase() == Phase::Running);
-        self.gauges("ready", "Whether clients are accepted", [(none(), ready)]);
+        self.gauges("ready", "Whether clients are accepted", [(none(), ready)])?;
         let version = env!("CARGO_PKG_VERSION");
         self.gauges(
             "build_info",
             "Version of the framework",
             [(vec![("version", version)], 1)],
-        );
+        )?;
         let uptime = operations.uptime().as_secs();
         self.gauges(
             "uptime_seconds",
             "Seconds since the process started",
             [(none(), uptime)],
-        );
+        )?;
         self.counters(
             "log_lines_dropped",
             "Lines of the log dropped because standard error was not read in time",
             operations.dropped_log_lines().map(|lines| (none(), lines)),
-        );
-        self.telemetry(operations);
+        )?;
+        self.telemetry(operations)
     }
 
-    fn telemetry(&mut self, operations: &Operations) {
+    fn telemetry(&mut self, operations: &Operations) -> fmt::Result {
         let apps = operations.apps();
         let counts = apps.iter().find_map(AppHandle::tracer).map(Tracer::counts);
         let counts = counts.as_deref();
@@ -180,7 +222,7 @@ impl Page<'_> {
             "telemetry_spans_exported",
             "Spans that the collector accepted",
             counts.map(|counts| (Vec::new(), read(&counts.exported))),
-        );
+        )?;
         let dropped = counts.map(|counts| {
             [
                 ("queue_full", &counts.queue_full),
@@ -195,22 +237,22 @@ impl Page<'_> {
                 .into_iter()
                 .flatten()
                 .map(|(reason, count)| (vec![("reason", reason)], read(count))),
-        );
+        )
     }
 
     /// The admin server of the process.
-    fn admin(&mut self, operations: &Operations) {
+    fn admin(&mut self, operations: &Operations) -> fmt::Result {
         let none = Vec::new;
         let counters = operations.admin_counters();
         self.gauges(
             "admin_jobs",
             "Running jobs: commands of operators with a pace",
             counters.map(|counters| (none(), (counters.jobs)())),
-        );
+        )?;
         self.counters(
             "admin_audit_lost",
             "Audit lines that are missing in the audit file and are only in the log of the process",
             counters.map(|counters| (none(), (counters.lost_lines)())),
-        );
+        )
     }
 }

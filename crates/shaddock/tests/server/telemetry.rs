@@ -408,7 +408,7 @@ fn dropped(operations: &Operations, reason: &str) -> u64 {
     )
 }
 
-const EXPORTED: &str = "shaddock_telemetry_spans_exported_total";
+const EXPORTED: &str = "shaddock_telemetry_spans_exported_total{}";
 
 /// A collector that does not respond, or is not running: requests are served as before, spans above the limit are counted, and the shutdown
 /// is short.
