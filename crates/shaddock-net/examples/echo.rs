@@ -8,9 +8,7 @@ use std::{num::NonZeroU64, sync::Arc};
 use shaddock_core::{
     ClientInfo, CloseReason, FrontendId, Session, SessionConfig, SessionService, SidAllocator,
 };
-use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers,
-};
+use shaddock_net::{Frontend, ListenConfig, Listener, MaybeReady, Opened, Peer, Verdict, Workers};
 use shaddock_protocol::{Codec, CodecConfig, HandshakeRequest, Inbound, RefuseReason, Route};
 
 struct Echo {
@@ -33,8 +31,8 @@ impl Frontend for Echo {
         self.codec.clone()
     }
 
-    fn handshake(&self, _: &Peer, _: &Arc<HandshakeRequest>) -> Handled<Verdict> {
-        Handled::Now(Verdict::Accept(None))
+    fn handshake(&self, _: &Peer, _: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
+        MaybeReady::Now(Verdict::Accept(None))
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
@@ -46,11 +44,11 @@ impl Frontend for Echo {
         }))
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         if let Some(id) = message.id {
             self.answer(session, id, message.route.as_str(), &message.body);
         }
-        Flow::Done
+        MaybeReady::Now(())
     }
 
     fn refused(&self, session: &Arc<Session>, id: NonZeroU64, _: Option<Route>, _: RefuseReason) {

@@ -1,8 +1,6 @@
 //! The interface of a connector to the layer above it.
 
-use std::{
-    any::Any, future::Future, net::SocketAddr, num::NonZeroU64, pin::Pin, sync::Arc, time::Duration,
-};
+use std::{any::Any, net::SocketAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use shaddock_core::{
     CloseReason, Credentials, ResumeRefusal, ResumeSecret, Session, TransportKind,
@@ -11,10 +9,10 @@ use shaddock_protocol::{
     Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, RejectCode, Route,
 };
 
-use crate::pipe::Pipe;
-
-/// A future that a connection polls on its worker.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+use crate::{
+    pipe::Pipe,
+    ready::{BoxFuture, MaybeReady},
+};
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +21,6 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The transport of the connection.
     pub transport: TransportKind,
-}
-
-/// A result that is available, or a future.
-pub enum Handled<T> {
-    /// The result.
-    Now(T),
-    /// A future to be polled. Dropped if the client disconnects first.
-    Later(BoxFuture<T>),
 }
 
 /// State that the layer above keeps with a connection between its response to the handshake and the session.
@@ -45,15 +35,6 @@ pub enum Verdict {
     AcceptWith(Option<serde_json::Value>, Carried),
     /// An error code; the connection is closed.
     Reject(RejectCode),
-}
-
-/// The result of serving a message.
-pub enum Flow {
-    /// The message is finished, or another task has taken it over; the session's next message may start.
-    Done,
-    /// A handler is running: the connection polls it immediately and until it completes, and then starts the session's next message. If the
-    /// client disconnects, it is still polled to completion.
-    Later(BoxFuture<()>),
 }
 
 /// The terms of a resumable session.
@@ -92,8 +73,8 @@ pub trait Frontend: Send + Sync + 'static {
     /// Dictionary, schemas, limits and responses for new connections.
     fn codec(&self) -> Arc<Codec>;
 
-    /// Decides on a handshake.
-    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict>;
+    /// Decides on a handshake. A decision that comes later is dropped if the client disconnects first.
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict>;
 
     /// Creates the session of a client that has acknowledged the handshake.
     ///
@@ -152,16 +133,17 @@ pub trait Frontend: Send + Sync + 'static {
     }
 
     /// Decides whether the client may resume its session, after all other checks. `carried` is of the response to the handshake with
-    /// which it returns; if it may not resume, that is for its new session.
+    /// which it returns; if it may not resume, that is for its new session. A decision that comes later is dropped if the client
+    /// disconnects first.
     fn before_resume(
         &self,
         session: &Arc<Session>,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         carried: Option<&Carried>,
-    ) -> Handled<Result<(), ResumeRefusal>> {
+    ) -> MaybeReady<Result<(), ResumeRefusal>> {
         let _ = (session, peer, request, carried);
-        Handled::Now(Ok(()))
+        MaybeReady::Now(Ok(()))
     }
 
     /// A session continues on a connection whose handshake was accepted with `carried`.
@@ -174,14 +156,19 @@ pub trait Frontend: Send + Sync + 'static {
         let _ = why;
     }
 
-    /// A session has begun whose handshake was accepted with `carried`. The returned work runs before its first message.
-    fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
+    /// A session has begun whose handshake was accepted with `carried`. The returned work runs before its first message, as a handler
+    /// of [`message`](Self::message) does.
+    fn begin(&self, session: &Arc<Session>, carried: Carried) -> MaybeReady<()> {
         let _ = (session, carried);
-        Flow::Done
+        MaybeReady::Now(())
     }
 
     /// Serves a message. Responses go to the session's outbox.
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow;
+    ///
+    /// `Now`: the message is finished, or another task has taken it over; the session's next message may start. `Later`: a handler is
+    /// running. The connection polls it immediately and until it completes, and then starts the session's next message. If the client
+    /// disconnects, it is still polled to completion.
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()>;
 
     /// Wraps a handler whose client has disconnected. It still runs to completion; the returned future is polled in its place, and can
     /// count it.

@@ -28,6 +28,7 @@ mod prefixed;
 mod proxy;
 pub mod quiet;
 pub mod rate;
+mod ready;
 mod secrets;
 mod socket;
 mod stats;
@@ -43,12 +44,11 @@ pub use address::{Network, NetworkError, canonical};
 pub use clock::now;
 pub use config::{ConnectionLimits, ListenConfig};
 pub use driver::{RelayAnswer, Relayed};
-pub use frontend::{
-    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, ResumeTerms, Verdict,
-};
+pub use frontend::{Carried, Frontend, Opened, Peer, ResumeTerms, Verdict};
 pub use listener::{ListenError, Listener};
 pub use pipe::{Piece, Pipe};
 pub use proxy::{ProxyHead, proxy_head};
+pub use ready::{BoxFuture, MaybeReady};
 pub use stats::NetStats;
 pub use tls::{TlsError, TlsFiles, TlsReloader};
 pub use upgrade::{UpgradePolicy, is_token};

@@ -23,7 +23,7 @@ use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
 use crate::{
     app::AppHandle,
     error::{HandlerError, codes},
-    filter::{ErrorFlow, FilterList, Filters},
+    filter::{FilterList, Filters, MaybeReady},
     handler::Complete,
     reply::{Outcome, Reply},
     request::RequestContext,
@@ -229,7 +229,7 @@ impl Complete for ToClient {
 
     fn panicked_output() {}
 
-    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
         let app = request.app().clone();
         app.filters().recover(request, error)
     }

@@ -1,6 +1,3 @@
 //! The future on the heap that hooks, handlers and filters return.
 
-use std::{future::Future, pin::Pin};
-
-/// A future on the heap, as the framework passes them on.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+pub use shaddock_net::BoxFuture;

@@ -14,7 +14,7 @@ use std::{
 
 use shaddock_cluster::{Context, RemoteError};
 use shaddock_core::Session;
-use shaddock_net::Flow;
+use shaddock_net::MaybeReady;
 use shaddock_protocol::{Dialect, Inbound, Route};
 
 pub(crate) use self::left_behind::LeftBehind;
@@ -28,7 +28,6 @@ use crate::{
     backend::{Backend, Call},
     boxed::BoxFuture,
     error::HandlerError,
-    filter::Step,
     handler::{HandlerEntry, ToCaller, Work},
     metrics::Calls,
     received,
@@ -58,7 +57,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Serves a message of a client that is connected here.
-    pub(crate) fn serve_client(self, session: &Arc<Session>, message: Inbound) -> Flow {
+    pub(crate) fn serve_client(self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         self.app.stats().requests.add(1);
         let view = SessionView::of_session(self.app, session);
         let request = RequestContext::new(view, message.route, message.id, message.body);
@@ -70,7 +69,7 @@ impl<'a> Dispatcher<'a> {
 
     /// As [`serve_filtered`](Self::serve_filtered), as a trace: what the handler asks of others goes on with it.
     #[cold]
-    fn serve_traced(self, spans: Spans<'_>, mut request: Box<RequestContext>) -> Flow {
+    fn serve_traced(self, spans: Spans<'_>, mut request: Box<RequestContext>) -> MaybeReady<()> {
         let span = spans.of_request(&request, None);
         let mut context = Context::new();
         span.context().write(&mut context);
@@ -79,69 +78,72 @@ impl<'a> Dispatcher<'a> {
     }
 
     #[inline]
-    fn serve_filtered(self, mut request: Box<RequestContext>) -> Flow {
+    fn serve_filtered(self, mut request: Box<RequestContext>) -> MaybeReady<()> {
         if self.app.stats().left_behind.load(Ordering::Relaxed) >= self.app.config().max_concurrent
         {
-            return Flow::Later(fail::<Outside>(
+            return MaybeReady::Later(fail::<Outside>(
                 request,
                 no_room(self.app, &SpawnError::TooMany),
             ));
         }
         match self.app.filters().global.run_before(&mut request, 0) {
-            Step::Through => self.dispatch_client(request),
-            Step::Refused(error) => Flow::Later(fail::<Refused>(request, error)),
-            Step::Wait(pause) => {
+            MaybeReady::Now(Ok(())) => self.dispatch_client(request),
+            MaybeReady::Now(Err(error)) => MaybeReady::Later(fail::<Refused>(request, error)),
+            MaybeReady::Later(pause) => {
                 let app = self.app.clone();
-                Flow::Later(Box::pin(async move {
+                MaybeReady::later(async move {
                     match app.filters().global.go_on(&mut request, pause).await {
                         Ok(()) => {
-                            if let Flow::Later(rest) = Dispatcher::of(&app).dispatch_client(request)
+                            if let MaybeReady::Later(rest) =
+                                Dispatcher::of(&app).dispatch_client(request)
                             {
                                 rest.await;
                             }
                         }
                         Err(error) => fail::<Refused>(request, error).await,
                     }
-                }))
+                })
             }
         }
     }
 
     /// After the global filters.
-    fn dispatch_client(self, request: Box<RequestContext>) -> Flow {
+    fn dispatch_client(self, request: Box<RequestContext>) -> MaybeReady<()> {
         if self.is_for_users(&request) {
-            return Flow::Later(fail::<ToClient>(request, HandlerError::no_user()));
+            return MaybeReady::Later(fail::<ToClient>(request, HandlerError::no_user()));
         }
         let entry = match self.target(request.route(), request.session().dialect()) {
             // As the cluster refuses to forward: a session whose user may have another frontend by now does nothing in the name of that user.
             Target::Here(_) | Target::Backend(_)
                 if self.app.is_fenced() && request.session().uid().is_some() =>
             {
-                return Flow::Later(fail::<ToClient>(request, cut_off()));
+                return MaybeReady::Later(fail::<ToClient>(request, cut_off()));
             }
             Target::Here(entry) => entry,
             Target::Backend(backend) => return self.ask_backend(backend, request),
             Target::Elsewhere => return Forwarder::of(self.app).forward(request),
-            Target::Nowhere(error) => return Flow::Later(fail::<ToClient>(request, error)),
+            Target::Nowhere(error) => return MaybeReady::Later(fail::<ToClient>(request, error)),
         };
         let options = entry.options;
         if !options.concurrent && !options.offload {
             request.set_at_once(true);
-            return Flow::Later(self.run_own::<ToClient>(entry, request));
+            return MaybeReady::Later(self.run_own::<ToClient>(entry, request));
         }
         // Before the handler is called: a request that cannot run is answered, and its handler has not begun.
         let slot = match self.app.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return Flow::Later(fail::<ToClient>(request, no_room(self.app, &error))),
+            Err(error) => {
+                return MaybeReady::Later(fail::<ToClient>(request, no_room(self.app, &error)));
+            }
         };
         let handler = self.run_own::<ToClient>(entry, request);
         let running = received::finish(slot, "request", handler);
         if options.concurrent {
-            return Flow::Done;
+            return MaybeReady::Now(());
         }
-        Flow::Later(Box::pin(async move {
+        MaybeReady::later(async move {
             let _ = running.await;
-        }))
+        })
     }
 
     /// Whether the client must log in first.
@@ -218,9 +220,9 @@ impl<'a> Dispatcher<'a> {
             request.limit(timeout);
         }
         match self.app.filters().own.run_before(&mut request, 0) {
-            Step::Through => S::handle(&*entry.handler, request),
-            Step::Refused(error) => fail::<S>(request, error),
-            Step::Wait(pause) => {
+            MaybeReady::Now(Ok(())) => S::handle(&*entry.handler, request),
+            MaybeReady::Now(Err(error)) => fail::<S>(request, error),
+            MaybeReady::Later(pause) => {
                 let handler = Arc::clone(&entry.handler);
                 let app = self.app.clone();
                 Box::pin(async move {
@@ -256,7 +258,11 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Asks the backend of the route's type over HTTP. The session does not wait for it if the backend is set up so for the route.
-    fn ask_backend(self, backend: &Arc<Backend>, mut request: Box<RequestContext>) -> Flow {
+    fn ask_backend(
+        self,
+        backend: &Arc<Backend>,
+        mut request: Box<RequestContext>,
+    ) -> MaybeReady<()> {
         let limit = match request.own_timeout() {
             Some(timeout) if !timeout.is_zero() => timeout,
             _ => backend.timeout(),
@@ -283,10 +289,10 @@ impl<'a> Dispatcher<'a> {
             })
         });
         match slot {
-            None => Flow::Later(Box::pin(work)),
+            None => MaybeReady::later(work),
             Some(slot) => {
                 drop(received::finish(slot, "request", work));
-                Flow::Done
+                MaybeReady::Now(())
             }
         }
     }

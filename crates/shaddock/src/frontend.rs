@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 use serde_json::Value;
 use shaddock_core::{ClientInfo, CloseReason, Credentials, ResumeRefusal, Session, SessionService};
 use shaddock_net::{
-    BoxFuture, Carried, Flow, Frontend, Handled, Opened, Peer, Pipe, ResumeTerms, Verdict,
+    BoxFuture, Carried, Frontend, MaybeReady, Opened, Peer, Pipe, ResumeTerms, Verdict,
 };
 use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason, Route};
 
@@ -36,7 +36,7 @@ impl Frontend for AppFrontend {
         self.0.codecs().of_connection()
     }
 
-    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         Logins::of(&self.0).check(peer, request)
     }
 
@@ -61,10 +61,10 @@ impl Frontend for AppFrontend {
         Ok(session)
     }
 
-    fn begin(&self, session: &Arc<Session>, carried: Carried) -> Flow {
+    fn begin(&self, session: &Arc<Session>, carried: Carried) -> MaybeReady<()> {
         match carried.downcast::<Login>() {
             Ok(login) => Logins::of(&self.0).begin(session, *login),
-            Err(_) => Flow::Done,
+            Err(_) => MaybeReady::Now(()),
         }
     }
 
@@ -107,7 +107,7 @@ impl Frontend for AppFrontend {
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         carried: Option<&Carried>,
-    ) -> Handled<Result<(), ResumeRefusal>> {
+    ) -> MaybeReady<Result<(), ResumeRefusal>> {
         let login = carried.and_then(login_in);
         Resumes::of(&self.0).before_resume(session, peer, request, login)
     }
@@ -124,7 +124,7 @@ impl Frontend for AppFrontend {
         }
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         let id = message.id;
         // Code of the application is guarded where it is called. This is the last net under the framework's own.
         caught(|| Dispatcher::of(&self.0).serve_client(session, message)).unwrap_or_else(|panic| {
@@ -133,7 +133,7 @@ impl Frontend for AppFrontend {
             if let Some(id) = id {
                 Answers::of(&self.0).refuse(session, id, None, RefuseReason::BadRoute);
             }
-            Flow::Done
+            MaybeReady::Now(())
         })
     }
 

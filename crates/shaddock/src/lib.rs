@@ -105,7 +105,7 @@ pub mod testing;
 pub mod wire {
     pub use shaddock_core::TransportKind;
     pub use shaddock_net::{
-        AccessPolicy, Carried, ConnectionLimits, Flow, Frontend, Handled, ListenConfig, NetStats,
+        AccessPolicy, Carried, ConnectionLimits, Frontend, ListenConfig, MaybeReady, NetStats,
         Opened, Peer, ResumeTerms, TlsError, TlsFiles, TlsReloader, UpgradePolicy, Verdict,
     };
     pub use shaddock_protocol::{

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shaddock_cluster::Context;
 
-use shaddock_net::Flow;
+use shaddock_net::MaybeReady;
 use tokio::task::JoinHandle;
 
 use crate::{app::Slot, boxed::BoxFuture, telemetry::TraceContext};
@@ -43,14 +43,17 @@ pub(crate) fn serve<F: Future<Output: Send + 'static> + Send + 'static>(
 }
 
 /// As [`serve`], for a request of a client of this server, which has no waiting caller.
-pub(crate) fn serve_client(context: Context, make: impl FnOnce() -> Flow) -> Flow {
+pub(crate) fn serve_client(
+    context: Context,
+    make: impl FnOnce() -> MaybeReady<()>,
+) -> MaybeReady<()> {
     let received = Received {
         until: None,
         context,
     };
     match RECEIVED.sync_scope(received.clone(), make) {
-        Flow::Done => Flow::Done,
-        Flow::Later(future) => Flow::Later(Box::pin(RECEIVED.scope(received, future))),
+        MaybeReady::Later(future) => MaybeReady::later(RECEIVED.scope(received, future)),
+        done @ MaybeReady::Now(()) => done,
     }
 }
 

@@ -8,7 +8,7 @@ mod returns;
 use std::{sync::Arc, time::Duration};
 
 use shaddock_core::{Credentials, ResumeRefusal, Session, TransportKind};
-use shaddock_net::{Handled, Peer, ResumeTerms, clock};
+use shaddock_net::{MaybeReady, Peer, ResumeTerms, clock};
 use shaddock_protocol::{Dialect, HandshakeRequest};
 
 pub use self::policy::ResumePolicy;
@@ -83,25 +83,25 @@ impl<'a> Resumes<'a> {
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
         login: Option<&Login>,
-    ) -> Handled<Result<(), ResumeRefusal>> {
+    ) -> MaybeReady<Result<(), ResumeRefusal>> {
         // The handshake has logged in another user, who gets a session of their own.
         if login.is_some_and(|login| login.is_of_another_user(session)) {
-            return Handled::Now(Err(ResumeRefusal::Denied));
+            return MaybeReady::Now(Err(ResumeRefusal::Denied));
         }
         // Cut off: perhaps another frontend owns its user by now.
         if self.app.is_fenced() && session.uid().is_some() {
-            return Handled::Now(Err(ResumeRefusal::Denied));
+            return MaybeReady::Now(Err(ResumeRefusal::Denied));
         }
         let Some(hook) = self.app.hooks().before_resume.get() else {
-            return Handled::Now(Ok(()));
+            return MaybeReady::Now(Ok(()));
         };
         let view = SessionView::of_session(self.app, session);
         let Some(view) = FrontendSession::try_from_view(view) else {
-            return Handled::Now(Err(ResumeRefusal::Denied));
+            return MaybeReady::Now(Err(ResumeRefusal::Denied));
         };
         let info = HandshakeInfo::new(self.app, request, peer);
         let (app, hook, address) = (self.app.clone(), Arc::clone(hook), peer.address);
-        Handled::Later(Box::pin(async move {
+        MaybeReady::later(async move {
             let limit = app.config().handshake_timeout;
             let asked = app.clone();
             let judged = Part::of(&app, "resume hook")
@@ -115,6 +115,6 @@ impl<'a> Resumes<'a> {
                 }
                 None => Err(ResumeRefusal::Denied),
             }
-        }))
+        })
     }
 }

@@ -21,8 +21,9 @@ use super::{
     work::Work,
 };
 use crate::{
-    frontend::{BoxFuture, Carried, Peer, ResumeTerms},
+    frontend::{Carried, Peer, ResumeTerms},
     pipe::{Piece, Pipe},
+    ready::BoxFuture,
     worker::Scratch,
     ws::WsEvent,
 };

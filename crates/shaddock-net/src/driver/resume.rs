@@ -7,6 +7,8 @@
 
 use std::{
     any::Any,
+    future::Future,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -29,9 +31,10 @@ use super::{
 };
 use crate::{
     clock,
-    frontend::{BoxFuture, Carried, Handled, Opened, Peer, ResumeTerms},
+    frontend::{Carried, Opened, Peer, ResumeTerms},
     io::Io,
     rate::Bucket,
+    ready::{BoxFuture, MaybeReady},
     secrets::new_secret,
     stats::Group,
     worker::Scratch,
@@ -78,9 +81,7 @@ pub(super) struct Returning {
 
 enum Stage {
     /// The application is asked.
-    Hook(BoxFuture<Result<(), ResumeRefusal>>),
-    /// It has answered.
-    Judged(Result<(), ResumeRefusal>),
+    Asked(MaybeReady<Result<(), ResumeRefusal>>),
     /// The driver that has the session is about to let go of it.
     Claimed,
 }
@@ -201,10 +202,7 @@ impl Driver {
                 return self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch);
             }
         };
-        let stage = match frontend.before_resume(&session, &peer, request, carried) {
-            Handled::Now(judged) => Stage::Judged(judged),
-            Handled::Later(hook) => Stage::Hook(hook),
-        };
+        let answer = frontend.before_resume(&session, &peer, request, carried);
         self.work = Work::Returning(Box::new(Returning {
             number: opening.map_or(0, |opening| opening.claim),
             session,
@@ -212,7 +210,7 @@ impl Driver {
             is_early: back.early,
             user,
             terms,
-            stage,
+            stage: Stage::Asked(answer),
         }));
         self.poll_returning(cx, now, scratch).map(drop)
     }
@@ -230,16 +228,12 @@ impl Driver {
             };
             let number = returning.number;
             let claimed = match &mut returning.stage {
-                Stage::Hook(hook) => match hook.as_mut().poll(cx) {
-                    Poll::Pending => return Ok(false),
-                    Poll::Ready(judged) => {
-                        returning.stage = Stage::Judged(judged);
-                        continue;
-                    }
-                },
-                Stage::Judged(judged) => {
+                Stage::Asked(answer) => {
+                    let Poll::Ready(answer) = Pin::new(answer).poll(cx) else {
+                        return Ok(false);
+                    };
                     let (session, shown) = (&returning.session, &returning.shown);
-                    match judged.and_then(|()| session.claim(number, shown, cx.waker())) {
+                    match answer.and_then(|()| session.claim(number, shown, cx.waker())) {
                         Ok(parked) => {
                             returning.stage = Stage::Claimed;
                             if let Some(opening) = &mut self.opening {

@@ -12,7 +12,8 @@ use shaddock_protocol::{HandshakeRequest, Inbound, Millis, ResumeRequest};
 
 use super::{Driver, Phase, relay::Elsewhere, resume::Returning, silence::Unread};
 use crate::{
-    frontend::{BoxFuture, Flow, Handled, Verdict},
+    frontend::Verdict,
+    ready::{BoxFuture, MaybeReady},
     worker::Scratch,
 };
 
@@ -248,8 +249,8 @@ impl Driver {
 
     /// Polls what was started for the session, and keeps it if it is not done.
     #[inline]
-    pub(super) fn run(&mut self, cx: &mut Context<'_>, flow: Flow) {
-        if let Flow::Later(mut handler) = flow
+    pub(super) fn run(&mut self, cx: &mut Context<'_>, flow: MaybeReady<()>) {
+        if let MaybeReady::Later(mut handler) = flow
             && handler.as_mut().poll(cx).is_pending()
         {
             if let Some(session) = &self.session {
@@ -276,7 +277,7 @@ impl Driver {
         }
         let handled = match &mut opening.relayed {
             // The other frontend has asked its application.
-            Some(relayed) => Handled::Now(match relayed.carried.take() {
+            Some(relayed) => MaybeReady::Now(match relayed.carried.take() {
                 Some(carried) => Verdict::AcceptWith(relayed.user.take(), carried),
                 None => Verdict::Accept(relayed.user.take()),
             }),
@@ -284,8 +285,8 @@ impl Driver {
         };
         opening.handshake = Some(request);
         match handled {
-            Handled::Now(verdict) => self.answer(cx, now, verdict, scratch),
-            Handled::Later(mut judge) => match judge.as_mut().poll(cx) {
+            MaybeReady::Now(verdict) => self.answer(cx, now, verdict, scratch),
+            MaybeReady::Later(mut judge) => match judge.as_mut().poll(cx) {
                 Poll::Ready(verdict) => self.answer(cx, now, verdict, scratch),
                 Poll::Pending => {
                     self.work = Work::Handshake(judge);

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     address::canonical,
     driver::{Driver, RelayAnswer, Relayed},
-    frontend::BoxFuture,
+    ready::BoxFuture,
     socket::Socket as Stream,
     worker,
 };

@@ -16,7 +16,7 @@ use crate::{
 };
 use shaddock_core::{CloseReason, Session, SessionEvents, Uid};
 use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Verdict, Workers, clock::hold_up,
+    Frontend, ListenConfig, Listener, MaybeReady, Opened, Peer, Verdict, Workers, clock::hold_up,
 };
 use shaddock_protocol::{Codec, HandshakeRequest, Inbound, PackageType, RefuseReason, Route};
 
@@ -565,7 +565,7 @@ impl Frontend for Fragile {
         self.front.codec()
     }
 
-    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         self.front.handshake(peer, request)
     }
 
@@ -573,7 +573,7 @@ impl Frontend for Fragile {
         self.front.open(opened)
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         self.front.message(session, message)
     }
 

@@ -16,7 +16,7 @@ use shaddock_core::{
     Session, SessionConfig, SessionService, Sid, SidAllocator,
 };
 use shaddock_net::{
-    BoxFuture, Carried, Flow, Frontend, Handled, ListenConfig, Listener, Opened, Peer, Pipe,
+    BoxFuture, Carried, Frontend, ListenConfig, Listener, MaybeReady, Opened, Peer, Pipe,
     RelayAnswer, Relayed, ResumeTerms, TlsReloader, Verdict, Workers,
     memory::{Connector, timers_in_use},
 };
@@ -161,27 +161,27 @@ impl Frontend for Front {
         self.0.codec.clone()
     }
 
-    fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         match request.version.as_deref() {
             Some("late") => {
                 let verdict = accept(request);
-                Handled::Later(Box::pin(async {
+                MaybeReady::later(async {
                     pass(50).await;
                     verdict
-                }))
+                })
             }
-            Some("long") => Handled::Now(Verdict::Accept(Some("x".repeat(200_000).into()))),
-            Some("no") => Handled::Now(Verdict::Reject(RejectCode::Failed)),
-            _ => Handled::Now(accept(request)),
+            Some("long") => MaybeReady::Now(Verdict::Accept(Some("x".repeat(200_000).into()))),
+            Some("no") => MaybeReady::Now(Verdict::Reject(RejectCode::Failed)),
+            _ => MaybeReady::Now(accept(request)),
         }
     }
 
-    fn begin(&self, session: &Arc<Session>, _: Carried) -> Flow {
+    fn begin(&self, session: &Arc<Session>, _: Carried) -> MaybeReady<()> {
         let mut log = self.0.log();
         if !log.begun.insert(session.id()) {
             log.violations.push(format!("{} began twice", session.id()));
         }
-        Flow::Done
+        MaybeReady::Now(())
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
@@ -245,14 +245,14 @@ impl Frontend for Front {
         _: &Peer,
         request: &Arc<HandshakeRequest>,
         _: Option<&Carried>,
-    ) -> Handled<Result<(), ResumeRefusal>> {
+    ) -> MaybeReady<Result<(), ResumeRefusal>> {
         match request.version.as_deref() {
-            Some("banned") => Handled::Now(Err(ResumeRefusal::Denied)),
-            Some("late") => Handled::Later(Box::pin(async {
+            Some("banned") => MaybeReady::Now(Err(ResumeRefusal::Denied)),
+            Some("late") => MaybeReady::later(async {
                 pass(50).await;
                 Ok(())
-            })),
-            _ => Handled::Now(Ok(())),
+            }),
+            _ => MaybeReady::Now(Ok(())),
         }
     }
 
@@ -260,7 +260,7 @@ impl Frontend for Front {
         self.0.sessions.count_resume_refused(why);
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         let script = self.0.clone();
         let session = session.clone();
         let address = session.client_address().unwrap();
@@ -287,37 +287,37 @@ impl Frontend for Front {
                 let filler = "x".repeat(16 * 1024);
                 let text = format!(r#"{{"for":"{address}","id":{id},"x":"{filler}"}}"#);
                 script.answer(&session, id, text.as_bytes());
-                Flow::Done
+                MaybeReady::Now(())
             }
             "wait" => {
                 let wait = script.gate(&session);
-                Flow::Later(Box::pin(async move {
+                MaybeReady::later(async move {
                     match wait.await {
                         Ok(Then::Panic) => panic!("expected: a handler that panics"),
                         _ => script.answer(&session, id, text.as_bytes()),
                     }
                     script.log().finished += 1;
-                }))
+                })
             }
-            "panic" => Flow::Later(Box::pin(PanicsLater(false, None))),
+            "panic" => MaybeReady::later(PanicsLater(false, None)),
             "pushes" => {
                 // A handler that pushes and waits, a part before and a part after.
                 let wait = script.gate(&session);
-                Flow::Later(Box::pin(async move {
+                MaybeReady::later(async move {
                     let _ = script.push(&session, &text);
                     let _ = wait.await;
                     let _ = script.push(&session, &text);
                     script.answer(&session, id, text.as_bytes());
                     script.log().finished += 1;
-                }))
+                })
             }
             "kick" => {
                 session.close(CloseReason::kicked("told to"));
-                Flow::Done
+                MaybeReady::Now(())
             }
             _ => {
                 script.answer(&session, id, text.as_bytes());
-                Flow::Done
+                MaybeReady::Now(())
             }
         }
     }
@@ -589,7 +589,7 @@ impl Frontend for Door {
         self.front.codec()
     }
 
-    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         self.front.handshake(peer, request)
     }
 
@@ -634,7 +634,7 @@ impl Frontend for Door {
         }))
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         self.front.message(session, message)
     }
 

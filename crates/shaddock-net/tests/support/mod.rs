@@ -19,7 +19,7 @@ use shaddock_core::{
     ClientInfo, CloseReason, FrontendId, Session, SessionConfig, SessionService, SidAllocator,
 };
 use shaddock_net::{
-    Flow, Frontend, Handled, ListenConfig, Listener, NetStats, Opened, Peer, Verdict, Workers,
+    Frontend, ListenConfig, Listener, MaybeReady, NetStats, Opened, Peer, Verdict, Workers,
 };
 use shaddock_protocol::{
     Codec, CodecConfig, HandshakeRequest, Inbound, Limits, Package, PackageReader, PackageType,
@@ -46,15 +46,15 @@ impl Frontend for Echo {
         self.codec.clone()
     }
 
-    fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    fn handshake(&self, _: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         match request.version.as_deref() {
-            Some("late") => Handled::Later(Box::pin(async {
+            Some("late") => MaybeReady::later(async {
                 for _ in 0..20 {
                     tokio::task::yield_now().await;
                 }
                 Verdict::Accept(None)
-            })),
-            _ => Handled::Now(Verdict::Accept(None)),
+            }),
+            _ => MaybeReady::Now(Verdict::Accept(None)),
         }
     }
 
@@ -75,7 +75,7 @@ impl Frontend for Echo {
         Ok(session)
     }
 
-    fn message(&self, session: &Arc<Session>, message: Inbound) -> Flow {
+    fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         let session = session.clone();
         let codec = self.codec.clone();
         let method = message.route.method().unwrap_or_default().to_owned();
@@ -97,21 +97,21 @@ impl Frontend for Echo {
             "slow" => {
                 let (running, finished) = (self.running.clone(), self.finished.clone());
                 let gate = self.gate.clone();
-                Flow::Later(Box::pin(async move {
+                MaybeReady::later(async move {
                     running.fetch_add(1, Ordering::SeqCst);
                     gate.acquire().await.unwrap().forget();
                     answer(&session);
                     finished.fetch_add(1, Ordering::SeqCst);
-                }))
+                })
             }
-            "never" => Flow::Later(Box::pin(std::future::pending())),
+            "never" => MaybeReady::later(std::future::pending()),
             "kick" => {
                 session.close(CloseReason::kicked("told to"));
-                Flow::Done
+                MaybeReady::Now(())
             }
             _ => {
                 answer(&session);
-                Flow::Done
+                MaybeReady::Now(())
             }
         }
     }

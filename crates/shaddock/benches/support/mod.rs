@@ -12,7 +12,8 @@ use shaddock::{
     prelude::*,
     session::Session,
     wire::{
-        Dialect, Flow, Frontend, HandshakeRequest, Inbound, Opened, Peer, Route, TransportKind,
+        Dialect, Frontend, HandshakeRequest, Inbound, MaybeReady, Opened, Peer, Route,
+        TransportKind,
     },
 };
 use shaddock_core::{Drained, Outbox};
@@ -61,7 +62,7 @@ pub(crate) fn request(
         route,
         body: Bytes::from_static(body.as_bytes()),
     };
-    if let Flow::Later(mut future) = frontend.message(session, message) {
+    if let MaybeReady::Later(mut future) = frontend.message(session, message) {
         let polled = future
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));

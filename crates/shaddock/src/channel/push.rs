@@ -19,6 +19,7 @@ use shaddock_cluster::{
     ServerId,
 };
 use shaddock_core::{Channel, FrontendId, Uid};
+use shaddock_net::MaybeReady;
 
 pub(super) use self::members::ToMembers;
 use self::outcome::outcome;
@@ -116,16 +117,11 @@ impl Message {
 
 /// A push that is on its way. Await it to learn who was not reached; dropping it does not take the push back.
 #[must_use = "the result names the receivers that were not reached; drop it explicitly to ignore it"]
-pub struct Push(State);
-
-enum State {
-    Done(Option<Result<Delivered, PushError>>),
-    Waiting(BoxFuture<'static, Result<Delivered, PushError>>),
-}
+pub struct Push(MaybeReady<Result<Delivered, PushError>>);
 
 impl Push {
     pub(crate) const fn failed(error: PushError) -> Self {
-        Self(State::Done(Some(Err(error))))
+        Self(MaybeReady::Now(Err(error)))
     }
 
     /// Runs in a span that ends when the outcome is known, or when the future is dropped.
@@ -134,17 +130,15 @@ impl Push {
             return self;
         };
         Self(match self.0 {
-            State::Done(result) => {
-                if let Some(result) = &result {
-                    note(&mut span, result);
-                }
-                State::Done(result)
+            MaybeReady::Now(result) => {
+                note(&mut span, &result);
+                MaybeReady::Now(result)
             }
-            State::Waiting(future) => State::Waiting(Box::pin(async move {
+            MaybeReady::Later(future) => MaybeReady::later(async move {
                 let result = future.await;
                 note(&mut span, &result);
                 result
-            })),
+            }),
         })
     }
 
@@ -174,10 +168,7 @@ impl Future for Push {
     type Output = Result<Delivered, PushError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Done(result) => result.take().map_or(Poll::Pending, Poll::Ready),
-            State::Waiting(future) => future.as_mut().poll(task),
-        }
+        Pin::new(&mut self.0).poll(task)
     }
 }
 
@@ -205,7 +196,7 @@ fn forget_place(place: Option<&(Arc<Channel>, u64)>, frontend: &FrontendId) {
 
 /// What is sent when all frontends have answered.
 fn collect(sent: Vec<Sent>) -> Push {
-    Push(State::Waiting(Box::pin(async move {
+    Push(MaybeReady::later(async move {
         let (mut delivered, mut reached) = (Delivered::default(), sent.is_empty());
         let mut refused = None;
         for Sent {
@@ -242,7 +233,7 @@ fn collect(sent: Vec<Sent>) -> Push {
         } else {
             Err(PushError::NobodyReached(delivered))
         }
-    })))
+    }))
 }
 
 /// Sends pushes to the frontends of their receivers.
@@ -275,8 +266,8 @@ impl<'a> Pushes<'a> {
         let room = self.app.scheduler().pressure().wait();
         let kept = (!full.is_empty()).then(|| kept_room(self.app.session_service().cloned(), full));
         Push(match (room, kept) {
-            (None, None) => State::Done(Some(result)),
-            (room, kept) => State::Waiting(Box::pin(async move {
+            (None, None) => MaybeReady::Now(result),
+            (room, kept) => MaybeReady::later(async move {
                 if let Some(room) = room {
                     room.await;
                 }
@@ -284,7 +275,7 @@ impl<'a> Pushes<'a> {
                     kept.await;
                 }
                 result
-            })),
+            }),
         })
     }
 

@@ -9,8 +9,9 @@ use std::{
 };
 
 use serde::Serialize;
-use shaddock_cluster::{AudienceKey, BoxFuture, RemoteError, ServerId, ServerInfo};
+use shaddock_cluster::{AudienceKey, RemoteError, ServerId, ServerInfo};
 use shaddock_core::{ChannelError, FrontendId, Uid};
+use shaddock_net::MaybeReady;
 
 use super::{
     join::{AudienceCalls, JoinError, Joined, Members, PartlyKnown, user_of},
@@ -176,8 +177,11 @@ impl Topic {
             pushed
         });
         TopicPush(match sent {
-            Ok(room) => State::Sent(room),
-            Err(error) => State::Failed(Some(error)),
+            Ok(room) => MaybeReady::later(async move {
+                room.await;
+                Ok(())
+            }),
+            Err(error) => MaybeReady::Now(Err(error)),
         })
     }
 
@@ -262,12 +266,7 @@ impl Topic {
 
 /// A push to a topic that is on its way. Dropping it does not take the push back.
 #[must_use = "the result says whether it was sent; drop it explicitly to ignore it"]
-pub struct TopicPush(State);
-
-enum State {
-    Sent(BoxFuture<'static, ()>),
-    Failed(Option<PushError>),
-}
+pub struct TopicPush(MaybeReady<Result<(), PushError>>);
 
 impl TopicPush {
     /// Does not wait.
@@ -278,11 +277,6 @@ impl Future for TopicPush {
     type Output = Result<(), PushError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            State::Sent(room) => room.as_mut().poll(task).map(Ok),
-            State::Failed(error) => error
-                .take()
-                .map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
-        }
+        Pin::new(&mut self.0).poll(task)
     }
 }

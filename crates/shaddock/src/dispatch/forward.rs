@@ -8,7 +8,7 @@ use shaddock_cluster::{
     ServerInfo,
 };
 use shaddock_core::{Session, Sid};
-use shaddock_net::Flow;
+use shaddock_net::MaybeReady;
 use tokio::time::Instant;
 
 use super::stage::{Outside, fail, no_room};
@@ -39,7 +39,7 @@ impl<'a> Forwarder<'a> {
     }
 
     /// Sends the request to a server of the type that its route names.
-    pub(super) fn forward(self, request: Box<RequestContext>) -> Flow {
+    pub(super) fn forward(self, request: Box<RequestContext>) -> MaybeReady<()> {
         let server_type = request.route().server_type().unwrap_or_default();
         match self.app.hooks().choosers.of(server_type) {
             None => self.forward_to(None, request),
@@ -48,9 +48,9 @@ impl<'a> Forwarder<'a> {
     }
 
     /// Sends the request to the server that a function of the application chooses, for which the session waits.
-    fn choose_and_forward(self, chooser: &Chooser, request: Box<RequestContext>) -> Flow {
+    fn choose_and_forward(self, chooser: &Chooser, request: Box<RequestContext>) -> MaybeReady<()> {
         let (app, chooser) = (self.app.clone(), Arc::clone(chooser));
-        Flow::Later(Box::pin(async move {
+        MaybeReady::later(async move {
             request.set_at_once(false);
             let limit = match request.own_timeout() {
                 Some(timeout) if !timeout.is_zero() => timeout,
@@ -73,7 +73,7 @@ impl<'a> Forwarder<'a> {
             match chosen {
                 Ok(server) => {
                     let spent = began.elapsed();
-                    if let Flow::Later(rest) =
+                    if let MaybeReady::Later(rest) =
                         Forwarder::of(&app).forward_to(Some((server, spent)), request)
                     {
                         rest.await;
@@ -81,7 +81,7 @@ impl<'a> Forwarder<'a> {
                 }
                 Err(error) => fail::<Outside>(request, error).await,
             }
-        }))
+        })
     }
 
     /// Sends the request to this server, whose choice took so long, or to the one that the strategy chooses. The session does not wait for it if
@@ -90,7 +90,7 @@ impl<'a> Forwarder<'a> {
         self,
         server: Option<(Arc<ServerInfo>, Duration)>,
         mut request: Box<RequestContext>,
-    ) -> Flow {
+    ) -> MaybeReady<()> {
         let app = self.app.clone();
         let limit = request.own_timeout().filter(|timeout| !timeout.is_zero());
         // The cluster watches the time: no second timer is made here.
@@ -166,10 +166,10 @@ impl<'a> Forwarder<'a> {
             })
         });
         match slot {
-            None => Flow::Later(Box::pin(work)),
+            None => MaybeReady::later(work),
             Some(slot) => {
                 drop(received::finish(slot, "request", work));
-                Flow::Done
+                MaybeReady::Now(())
             }
         }
     }

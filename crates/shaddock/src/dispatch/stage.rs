@@ -2,12 +2,13 @@
 
 use std::future::Ready;
 
+use shaddock_net::MaybeReady;
+
 use crate::{
     answer::{ToClient, answer_client},
     app::{AppHandle, SpawnError},
     boxed::BoxFuture,
     error::HandlerError,
-    filter::ErrorFlow,
     handler::{Complete, Erased, ToCaller, Work},
     reply::Outcome,
     request::RequestContext,
@@ -44,7 +45,7 @@ impl Complete for Refused {
 
     fn panicked_output() {}
 
-    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
         request
             .app()
             .clone()
@@ -68,8 +69,8 @@ impl Complete for Outside {
 
     fn panicked_output() {}
 
-    fn recover(_request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
-        ErrorFlow::Now(Err(error))
+    fn recover(_request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
+        MaybeReady::Now(Err(error))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use shaddock_core::Sid;
 
-use super::{BeforeFlow, ErrorFlow, ErrorHandler, Filter};
+use super::{BeforeFlow, ErrorHandler, Filter, MaybeReady};
 use crate::{
     app::{AppHandle, Part, Single},
     boxed::BoxFuture,
@@ -14,15 +14,8 @@ use crate::{
     request::RequestContext,
 };
 
-/// Where the before-filters stand.
-pub(crate) enum Step {
-    /// All let the request through.
-    Through,
-    /// One refused.
-    Refused(HandlerError),
-    /// One waits: the rest is for [`FilterList::go_on`].
-    Wait(Pause),
-}
+/// What the before-filters have decided. `Later`: one waits, and the rest is for [`FilterList::go_on`].
+type Decision = MaybeReady<Result<(), HandlerError>, Pause>;
 
 /// A filter that waits.
 pub(crate) struct Pause {
@@ -53,7 +46,11 @@ impl Filters {
     }
 
     /// The error handler of the app's own stage.
-    pub(crate) fn recover(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    pub(crate) fn recover(
+        &self,
+        request: &mut RequestContext,
+        error: HandlerError,
+    ) -> MaybeReady<Outcome> {
         self.own.recover(request, error)
     }
 
@@ -71,31 +68,31 @@ impl FilterList {
     }
 
     /// Runs the before-filters from number `first` on, until one refuses or has to wait.
-    pub(crate) fn run_before(&self, request: &mut RequestContext, first: usize) -> Step {
+    pub(crate) fn run_before(&self, request: &mut RequestContext, first: usize) -> Decision {
         for (index, filter) in self.filters.iter().enumerate().skip(first) {
             let flow = caught(|| filter.before(request)).unwrap_or_else(|panic| {
                 request.panicked(&panic);
                 BeforeFlow::refuse(HandlerError::handler_failed())
             });
             match flow {
-                BeforeFlow::Now(Ok(())) => {}
-                BeforeFlow::Now(Err(error)) => return Step::Refused(error),
-                BeforeFlow::Later(future) => {
+                BeforeFlow::Decided(MaybeReady::Now(Ok(()))) => {}
+                BeforeFlow::Decided(MaybeReady::Now(refused)) => return MaybeReady::Now(refused),
+                BeforeFlow::Decided(MaybeReady::Later(future)) => {
                     let future = Guarded::new(future, part(request.app()));
-                    return Step::Wait(Pause {
+                    return MaybeReady::Later(Pause {
                         at: index,
                         future: Some(future),
                     });
                 }
                 BeforeFlow::Wait => {
-                    return Step::Wait(Pause {
+                    return MaybeReady::Later(Pause {
                         at: index,
                         future: None,
                     });
                 }
             }
         }
-        Step::Through
+        MaybeReady::Now(Ok(()))
     }
 
     /// Goes on with the before-filters from the one that waits.
@@ -112,9 +109,8 @@ impl FilterList {
                 None => self.wait(at, request).await?,
             }
             match self.run_before(request, at + 1) {
-                Step::Through => return Ok(()),
-                Step::Refused(error) => return Err(error),
-                Step::Wait(later) => pause = later,
+                MaybeReady::Now(decided) => return decided,
+                MaybeReady::Later(later) => pause = later,
             }
         }
     }
@@ -142,13 +138,17 @@ impl FilterList {
         }
     }
 
-    pub(crate) fn recover(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    pub(crate) fn recover(
+        &self,
+        request: &mut RequestContext,
+        error: HandlerError,
+    ) -> MaybeReady<Outcome> {
         let Some(handler) = self.error_handler.get() else {
-            return ErrorFlow::Now(Err(error));
+            return MaybeReady::Now(Err(error));
         };
         caught(|| handler.handle(request, error)).unwrap_or_else(|panic| {
             request.panicked(&panic);
-            ErrorFlow::Now(Err(HandlerError::handler_failed()))
+            MaybeReady::Now(Err(HandlerError::handler_failed()))
         })
     }
 }

@@ -59,32 +59,45 @@ mod time;
 use std::{future::Future, pin::Pin};
 
 use shaddock_core::Sid;
+pub use shaddock_net::MaybeReady;
 
-pub(crate) use self::list::{FilterList, Filters, Step};
+pub(crate) use self::list::{FilterList, Filters};
 pub use self::{
     limit::{RateLimitFilter, TooBusyFilter},
     time::{TimeFilter, TimeoutFilter},
 };
-use crate::{boxed::BoxFuture, error::HandlerError, reply::Outcome, request::RequestContext};
+use crate::{error::HandlerError, reply::Outcome, request::RequestContext};
 
 /// What a filter decides before the handler.
 #[must_use]
 pub enum BeforeFlow {
-    /// Decided at once: go on, or refuse with this error.
-    Now(Result<(), HandlerError>),
-    /// Decided by this future. It owns what it needs; the request waits for it and can be changed only before.
-    Later(BoxFuture<Result<(), HandlerError>>),
+    /// Decided at once, or by a future: go on, or refuse with this error. The future owns what it needs; the request waits for it and can be
+    /// changed only before.
+    Decided(MaybeReady<Result<(), HandlerError>>),
     /// Decided by [`Filter::wait`], which may change the request.
     Wait,
 }
 
 impl BeforeFlow {
     /// Go on.
-    pub const CONTINUE: Self = Self::Now(Ok(()));
+    pub const CONTINUE: Self = Self::Decided(MaybeReady::Now(Ok(())));
 
     /// Refuse with this error.
     pub const fn refuse(error: HandlerError) -> Self {
-        Self::Now(Err(error))
+        Self::Decided(MaybeReady::Now(Err(error)))
+    }
+
+    /// Decided by this future.
+    pub fn later(
+        decision: impl Future<Output = Result<(), HandlerError>> + Send + 'static,
+    ) -> Self {
+        Self::Decided(MaybeReady::later(decision))
+    }
+}
+
+impl From<Result<(), HandlerError>> for BeforeFlow {
+    fn from(decision: Result<(), HandlerError>) -> Self {
+        Self::Decided(MaybeReady::Now(decision))
     }
 }
 
@@ -164,21 +177,6 @@ impl<F: AsyncFilter> Filter for Waiter<F> {
     }
 }
 
-/// The output of an error handler.
-#[must_use]
-pub enum ErrorFlow {
-    /// This outcome, at once.
-    Now(Outcome),
-    /// This outcome, later.
-    Later(BoxFuture<Outcome>),
-}
-
-impl From<Outcome> for ErrorFlow {
-    fn from(outcome: Outcome) -> Self {
-        Self::Now(outcome)
-    }
-}
-
 /// Replaces the error of a request by another error or by a reply. A closure `Fn(&mut RequestContext, HandlerError) -> Outcome` is one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an error handler",
@@ -187,7 +185,7 @@ impl From<Outcome> for ErrorFlow {
 )]
 pub trait ErrorHandler: Send + Sync + 'static {
     /// Answers the request instead of the error.
-    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
+    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome>;
 }
 
 #[diagnostic::do_not_recommend]
@@ -195,7 +193,7 @@ impl<F> ErrorHandler for F
 where
     F: Fn(&mut RequestContext, HandlerError) -> Outcome + Send + Sync + 'static,
 {
-    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
-        ErrorFlow::Now(self(request, error))
+    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
+        MaybeReady::Now(self(request, error))
     }
 }

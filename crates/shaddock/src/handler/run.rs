@@ -10,12 +10,11 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
+use shaddock_net::MaybeReady;
 use tokio::time::Sleep;
 
-use super::BoxFuture;
 use crate::{
     error::HandlerError,
-    filter::ErrorFlow,
     guarded::{Guarded, Panic, Watch, caught},
     reply::{IntoReply, Outcome},
     request::RequestContext,
@@ -33,7 +32,7 @@ pub(crate) trait Complete: Send + 'static {
     fn panicked_output() -> Self::Output;
 
     /// Lets the error handler of this stage look at an error.
-    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow;
+    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome>;
 }
 
 /// Passes the outcome to the code that awaits the future: the cluster, or a later stage of the same request.
@@ -57,7 +56,7 @@ impl Complete for ToCaller {
         Err(HandlerError::handler_failed())
     }
 
-    fn recover(request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
         let app = request.app().clone();
         app.filters().recover(request, error)
     }
@@ -75,8 +74,8 @@ pin_project! {
     #[project = StateProj]
     enum State<Fut> {
         Handler { #[pin] future: Fut, timer: Option<Pin<Box<Sleep>>> },
-        Failed { error: Option<HandlerError> },
-        Recover { future: BoxFuture<Outcome> },
+        /// The handler could not be called, or the error handler is at work.
+        Outcome { outcome: MaybeReady<Outcome> },
     }
 }
 
@@ -91,6 +90,14 @@ impl<K> Watch for Rest<K> {
     fn panicked(&self, panic: &Panic) {
         if let Some((request, _)) = &self.request {
             request.panicked(panic);
+        }
+    }
+}
+
+impl<Fut> State<Fut> {
+    const fn failed(error: HandlerError) -> Self {
+        Self::Outcome {
+            outcome: MaybeReady::Now(Err(error)),
         }
     }
 }
@@ -110,14 +117,14 @@ impl<Fut, K: Complete> Work<Fut, K> {
                 future,
                 timer: None,
             },
-            Err(error) => State::Failed { error: Some(error) },
+            Err(error) => State::failed(error),
         };
         Self::of(state, request, done)
     }
 
     /// A request that has failed already.
     pub(crate) fn failed(request: Box<RequestContext>, done: K, error: HandlerError) -> Self {
-        Self::of(State::Failed { error: Some(error) }, request, done)
+        Self::of(State::failed(error), request, done)
     }
 
     fn of(state: State<Fut>, request: Box<RequestContext>, done: K) -> Self {
@@ -158,11 +165,11 @@ where
             };
             let outcome = match outcome {
                 Err(error) if !rest.is_recovering => match K::recover(request, error) {
-                    ErrorFlow::Now(outcome) => outcome,
-                    ErrorFlow::Later(future) => {
+                    MaybeReady::Now(outcome) => outcome,
+                    outcome @ MaybeReady::Later(_) => {
                         request.set_at_once(false);
                         rest.is_recovering = true;
-                        state.as_mut().put(State::Recover { future });
+                        state.as_mut().put(State::Outcome { outcome });
                         continue;
                     }
                 },
@@ -198,10 +205,7 @@ where
             poll_handler(future, timer, request, task)
         }
         (StateProj::Handler { .. }, None) => Poll::Pending,
-        (StateProj::Failed { error }, _) => Poll::Ready(Err(error
-            .take()
-            .unwrap_or_else(|| HandlerError::internal("failed twice")))),
-        (StateProj::Recover { future }, _) => future.as_mut().poll(task),
+        (StateProj::Outcome { outcome }, _) => Pin::new(outcome).poll(task),
     }
 }
 

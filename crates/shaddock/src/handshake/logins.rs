@@ -6,7 +6,7 @@ use std::{
 };
 
 use shaddock_core::{CloseReason, Session};
-use shaddock_net::{Flow, Handled, Peer, Verdict};
+use shaddock_net::{MaybeReady, Peer, Verdict};
 use shaddock_protocol::{HandshakeRequest, RejectCode};
 
 use super::{Accept, HandshakeInfo, Login};
@@ -28,7 +28,7 @@ impl<'a> Logins<'a> {
     }
 
     /// The session begins as the handshake hook said. Its first message waits.
-    pub(crate) fn begin(self, session: &Arc<Session>, login: Login) -> Flow {
+    pub(crate) fn begin(self, session: &Arc<Session>, login: Login) -> MaybeReady<()> {
         let Login {
             uid,
             settings,
@@ -46,17 +46,17 @@ impl<'a> Logins<'a> {
         });
         if let Err(error) = begun {
             refuse(session, error);
-            return Flow::Done;
+            return MaybeReady::Now(());
         }
         let Some(uid) = uid else {
-            return Flow::Done;
+            return MaybeReady::Now(());
         };
         let (app, session) = (self.app.clone(), Arc::clone(session));
-        Flow::Later(Box::pin(async move {
+        MaybeReady::later(async move {
             if let Err(error) = Binder::of(&app).bind(&session, uid).await {
                 refuse(&session, error);
             }
-        }))
+        })
     }
 
     /// The client has come back to its session with this handshake. A later end of its token counts from now on. The settings are those of the session.
@@ -70,7 +70,7 @@ impl<'a> Logins<'a> {
     }
 
     /// Judges a handshake with the app's check and hook.
-    pub(crate) fn check(self, peer: &Peer, request: &Arc<HandshakeRequest>) -> Handled<Verdict> {
+    pub(crate) fn check(self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
         let hooks = self.app.hooks();
         if let Some(check) = hooks.client_check.get() {
             let part = Part::of(self.app, "client check");
@@ -78,17 +78,17 @@ impl<'a> Logins<'a> {
                 check(request.client_type.as_deref(), request.version.as_deref())
             });
             if !judged.unwrap_or(false) {
-                return Handled::Now(Verdict::Reject(RejectCode::OldClient));
+                return MaybeReady::Now(Verdict::Reject(RejectCode::OldClient));
             }
         }
         let Some(hook) = hooks.handshake.get() else {
-            return Handled::Now(Verdict::Accept(None));
+            return MaybeReady::Now(Verdict::Accept(None));
         };
         let info = HandshakeInfo::new(self.app, request, peer);
         let address = peer.address;
         let hook = Arc::clone(hook);
         let app = self.app.clone();
-        Handled::Later(Box::pin(async move {
+        MaybeReady::later(async move {
             let limit = app.config().handshake_timeout;
             let part = Part::of(&app, "handshake hook");
             match part.run(limit, move || hook(info)).await {
@@ -102,7 +102,7 @@ impl<'a> Logins<'a> {
                 }
                 None => Verdict::Reject(RejectCode::Failed),
             }
-        }))
+        })
     }
 }
 

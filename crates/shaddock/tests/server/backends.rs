@@ -13,7 +13,7 @@ use shaddock::{
     backend::{BackendEvent, Balance, HttpBackend, Protocol},
     cluster::LocalCluster,
     prelude::*,
-    wire::{Dialect, Flow},
+    wire::{Dialect, MaybeReady},
 };
 use shaddock_core::{Conflict, SessionsPerUser};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -615,12 +615,12 @@ async fn order_of_one_session() {
     let service = Service::start(|_| Say::Json(json!({}))).await;
     let running = running(service.backend().concurrent(["room.look"])).await;
     let mut client = pitaya(&running);
-    let Flow::Later(work) = client.start(Some(1), "chat.room.say", "{}") else {
+    let MaybeReady::Later(work) = client.start(Some(1), "chat.room.say", "{}") else {
         panic!("the next request would overtake it");
     };
     assert!(matches!(
         client.start(Some(2), "chat.room.look", "{}"),
-        Flow::Done
+        MaybeReady::Now(())
     ));
     let has_answered = |client: &mut Client| {
         let all = client.drain();

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use shaddock::{
     app::{App, AppConfig, AppHandle, Servers},
     error::HandlerError,
-    filter::{BeforeFlow, ErrorFlow, ErrorHandler, Filter},
+    filter::{BeforeFlow, ErrorHandler, Filter},
     prelude::*,
+    reply::Outcome,
     request::RequestContext,
-    wire::{Dialect, Flow, HandshakeRequest, Peer, TransportKind},
+    wire::{Dialect, HandshakeRequest, MaybeReady, Peer, TransportKind},
 };
 use shaddock_protocol::DialectChoice;
 
@@ -49,12 +50,12 @@ impl Filter for Bombs {
         match request.route().method().unwrap_or_default() {
             "inserted" => request.insert(Bomb),
             "held" => request.hold(Bomb),
-            "filterKept" => return BeforeFlow::Later(Box::pin(kept(Ok(())))),
+            "filterKept" => return BeforeFlow::later(kept(Ok(()))),
             "filterHangs" => {
-                return BeforeFlow::Later(Box::pin(async {
+                return BeforeFlow::later(async {
                     hang().await;
                     Ok(())
-                }));
+                });
             }
             _ => {}
         }
@@ -76,14 +77,14 @@ impl Filter for Bombs {
 struct Repairs;
 
 impl ErrorHandler for Repairs {
-    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> ErrorFlow {
+    fn handle(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
         match request.route().method() {
-            Some("repaired") => ErrorFlow::Later(Box::pin(kept(Reply::json("repaired")))),
-            Some("repairHangs") => ErrorFlow::Later(Box::pin(async {
+            Some("repaired") => MaybeReady::later(kept(Reply::json("repaired"))),
+            Some("repairHangs") => MaybeReady::later(async {
                 hang().await;
                 Ok(Reply::empty())
-            })),
-            _ => ErrorFlow::Now(Err(error)),
+            }),
+            _ => MaybeReady::Now(Err(error)),
         }
     }
 }
@@ -197,7 +198,7 @@ async fn requests() {
             let serving = &running.apps()[usize::from(server == "chat")];
             let mut client = Client::with_dialect(&running.apps()[0], Dialect::Pitaya);
             let route = format!("{server}.h.{case}");
-            let Flow::Later(mut flow) = client.start(Some(1), &route, "{}") else {
+            let MaybeReady::Later(mut flow) = client.start(Some(1), &route, "{}") else {
                 panic!("{route}")
             };
             if end == End::Dropped {
@@ -307,8 +308,8 @@ async fn hooks_and_listeners() {
     };
     let connector = app.connector().unwrap();
     match connector.handshake(&peer, &Arc::new(handshake.unwrap())) {
-        shaddock::wire::Handled::Later(verdict) => drop(verdict.await),
-        shaddock::wire::Handled::Now(_) => panic!("the hook is asked"),
+        MaybeReady::Later(verdict) => drop(verdict.await),
+        MaybeReady::Now(_) => panic!("the hook is asked"),
     }
     counted(app, "the handshake's hook", 1).await;
     let client = Client::connect(app);

@@ -16,7 +16,7 @@ use shaddock::{
     prelude::*,
     reply::Outcome,
     request::RequestContext,
-    wire::{CodecConfig, Dialect, Flow, PomeloErrors},
+    wire::{CodecConfig, Dialect, MaybeReady, PomeloErrors},
 };
 
 use crate::support::{Client, drive, eventually, frontend, pass, start};
@@ -165,12 +165,12 @@ impl Filter for Mark {
         let refused = || Err(HandlerError::new("F-1", "refused"));
         let outcome = if asked("refuse") { refused() } else { Ok(()) };
         if asked("later") {
-            return BeforeFlow::Later(Box::pin(async {
+            return BeforeFlow::later(async {
                 tokio::task::yield_now().await;
                 outcome
-            }));
+            });
         }
-        BeforeFlow::Now(outcome)
+        BeforeFlow::from(outcome)
     }
 
     fn after(&self, _request: &mut RequestContext, outcome: &mut Outcome) {
@@ -424,7 +424,7 @@ impl Filter for Panics {
     fn before(&self, request: &mut RequestContext) -> BeforeFlow {
         match &request.body()[..] {
             b"\"now\"" => panic!("expected in this test"),
-            b"\"later\"" => BeforeFlow::Later(Box::pin(async { panic!("expected in this test") })),
+            b"\"later\"" => BeforeFlow::later(async { panic!("expected in this test") }),
             _ => BeforeFlow::CONTINUE,
         }
     }
@@ -630,7 +630,7 @@ async fn busy_and_greedy_are_refused() {
     let app = &running.apps()[0];
     let mut first = Client::connect(app);
     let mut second = Client::with_dialect(app, Dialect::Pitaya);
-    let Flow::Later(waiting) = first.start(Some(9), "connector.h.wait", "{}") else {
+    let MaybeReady::Later(waiting) = first.start(Some(9), "connector.h.wait", "{}") else {
         panic!("it waits")
     };
     assert_eq!(busy.at_work(), 1);
@@ -676,12 +676,12 @@ async fn concurrent_routes_do_not_wait_and_offloaded_ones_run_elsewhere() {
     assert!(
         matches!(
             client.start(Some(100), "connector.h.slow", "{}"),
-            Flow::Done
+            MaybeReady::Now(())
         ),
         "the next one may start"
     );
     let here = std::thread::current().id();
-    let Flow::Later(flow) = client.start(Some(101), "connector.h.where", "{}") else {
+    let MaybeReady::Later(flow) = client.start(Some(101), "connector.h.where", "{}") else {
         panic!("the session waits for it")
     };
     flow.await;
@@ -932,11 +932,11 @@ async fn options_of_routes_hold_wherever_the_route_is() {
         let route = |method: &str| format!("{server}.h.{method}");
         // What the session waits for would be given back as `Later`.
         let waits = client.start(Some(901), &route("wait"), "{}");
-        assert!(matches!(waits, Flow::Done), "{server}");
+        assert!(matches!(waits, MaybeReady::Now(())), "{server}");
         assert!(
             matches!(
                 client.start(Some(900), &route("here"), "{}"),
-                Flow::Later(_)
+                MaybeReady::Later(_)
             ),
             "{server}"
         );
@@ -974,7 +974,7 @@ async fn concurrent_requests_of_other_servers_are_bounded() {
     assert_eq!(client.wait_answer(3).await.0["code"], "PIT-429");
     let mut at_work = Vec::new();
     for id in 11..=13 {
-        let Flow::Later(mut flow) = client.start(Some(id), "game.h.apart", "{}") else {
+        let MaybeReady::Later(mut flow) = client.start(Some(id), "game.h.apart", "{}") else {
             panic!("the session waits")
         };
         let ended = tokio::time::timeout(Duration::from_millis(20), &mut flow).await;

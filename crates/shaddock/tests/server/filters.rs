@@ -14,7 +14,7 @@ use shaddock::{
     filter::{BeforeFlow, Filter, RateLimitFilter, TimeoutFilter, TooBusyFilter},
     prelude::*,
     request::RequestContext,
-    wire::{Dialect, Flow},
+    wire::{Dialect, MaybeReady},
 };
 
 use crate::support::{Client, drive, frontend, pass, start};
@@ -51,15 +51,15 @@ impl Filter for Last {
         match request.route().method().unwrap_or_default() {
             "refused" => BeforeFlow::refuse(HandlerError::bad_request("no")),
             "filterPanics" => panic!("expected in this test"),
-            "refusedLater" => BeforeFlow::Later(Box::pin(async {
+            "refusedLater" => BeforeFlow::later(async {
                 tokio::task::yield_now().await;
                 Err(HandlerError::bad_request("no"))
-            })),
-            "filterPanicsLater" => BeforeFlow::Later(Box::pin(async {
+            }),
+            "filterPanicsLater" => BeforeFlow::later(async {
                 tokio::task::yield_now().await;
                 panic!("expected in this test")
-            })),
-            "filterHangs" => BeforeFlow::Later(Box::pin(std::future::pending())),
+            }),
+            "filterHangs" => BeforeFlow::later(std::future::pending()),
             _ => BeforeFlow::CONTINUE,
         }
     }
@@ -190,7 +190,7 @@ async fn every_end(app: &AppHandle, server: &str, several: &Several) {
         let case = format!("{server}.h.{end}");
         // Two at a time: one more than the filters would take if they counted each other's.
         let [first, second] = [1, 2].map(|id| client.start(Some(id), &case, "{}"));
-        let (Flow::Later(mut first), Flow::Later(second)) = (first, second) else {
+        let (MaybeReady::Later(mut first), MaybeReady::Later(second)) = (first, second) else {
             panic!("{case} is driven by the session")
         };
         let begun = futures_poll(&mut first).await;

@@ -14,7 +14,7 @@ use shaddock::{
     filter::TimeoutFilter,
     prelude::*,
     remote::RpcError,
-    wire::{Dialect, Flow},
+    wire::{Dialect, MaybeReady},
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -260,7 +260,10 @@ async fn a_concurrent_route_is_one_after_the_choice() {
     let running = start([front, back]).await;
     let mut client = Client::connect(running.app("connector-1").unwrap());
     let flow = client.start(Some(900), "chat.room.wait", "{}");
-    assert!(matches!(flow, Flow::Later(_)), "the choice is waited for");
+    assert!(
+        matches!(flow, MaybeReady::Later(_)),
+        "the choice is waited for"
+    );
     // Done although the handler is not.
     drive(flow).await;
     assert_eq!(

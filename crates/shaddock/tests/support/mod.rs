@@ -16,7 +16,8 @@ use shaddock::{
     app::{App, AppHandle, Running, Servers},
     session::{FrontendId, Session, Sid, Uid},
     wire::{
-        Dialect, Flow, Frontend, HandshakeRequest, Inbound, Opened, Peer, Route, TransportKind,
+        Dialect, Frontend, HandshakeRequest, Inbound, MaybeReady, Opened, Peer, Route,
+        TransportKind,
     },
 };
 use shaddock_core::{Drained, Next};
@@ -105,7 +106,12 @@ impl Client {
     }
 
     /// Sends a message; the flow has to be driven.
-    pub(crate) fn start(&mut self, id: Option<u64>, route: &str, body: impl Into<Bytes>) -> Flow {
+    pub(crate) fn start(
+        &mut self,
+        id: Option<u64>,
+        route: &str,
+        body: impl Into<Bytes>,
+    ) -> MaybeReady<()> {
         let message = Inbound {
             id: id.and_then(NonZeroU64::new),
             route: Route::new(route),
@@ -227,8 +233,8 @@ pub(crate) async fn pass(time: std::time::Duration) {
     tokio::time::sleep(time).await;
 }
 
-pub(crate) async fn drive(flow: Flow) {
-    if let Flow::Later(future) = flow {
+pub(crate) async fn drive(flow: MaybeReady<()>) {
+    if let MaybeReady::Later(future) = flow {
         future.await;
     }
 }

@@ -141,7 +141,8 @@ impl Pushes<'_> {
         }
     }
 
-    /// Sends to the members of a topic, wherever they are. It is on its way when this returns.
+    /// Sends to the members of a topic, wherever they are. It is on its way when this returns; the future completes when more
+    /// can be sent.
     pub(in crate::channel) fn to_topic<T: Serialize + ?Sized>(
         self,
         content: &Content<'_, T>,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
 use shaddock_core::{FanOut, FrontendId, Sid, Uid};
+use shaddock_net::MaybeReady;
 
-use super::{Content, Delivered, Message, Push, Pushes, Sent, State, collect, outcome::outcome};
+use super::{Content, Delivered, Message, Push, Pushes, Sent, collect, outcome::outcome};
 use crate::{channel::Deliveries, session::SessionError};
 
 impl Pushes<'_> {
@@ -75,14 +76,14 @@ impl Pushes<'_> {
                 .deliver_to_type(frontend_type, delivery))
         });
         match sent {
-            Ok(answer) => Push(State::Waiting(Box::pin(async move {
+            Ok(answer) => Push(MaybeReady::later(async move {
                 let mut delivered = Delivered::default();
                 let refused = delivered.add(answer.await?);
                 match refused {
                     None => delivered.unless_unreached(),
                     refused => outcome(delivered, refused),
                 }
-            }))),
+            })),
             Err(error) => Push::failed(error),
         }
     }
