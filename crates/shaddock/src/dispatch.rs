@@ -288,13 +288,7 @@ impl<'a> Dispatcher<'a> {
                 answer
             })
         });
-        match slot {
-            None => MaybeReady::later(work),
-            Some(slot) => {
-                drop(received::finish(slot, "request", work));
-                MaybeReady::Now(())
-            }
-        }
+        received::serve_in(slot, work)
     }
 }
 

@@ -35,7 +35,7 @@ use self::args::Wanted;
 pub use self::error::LaunchError;
 use crate::{
     app::{App, AppHandle, ReloadHooks, Running, Servers, StartError},
-    config::{Change, Config, ConfigError, Sources},
+    config::{Change, Config, ConfigError, Sources, Time},
     logging::LogHandle,
     metrics::{Latencies, LatencyFilter},
     operations::Operations,
@@ -243,20 +243,7 @@ impl Launcher {
         let samples = tokio::spawn(async move { operations.keep_samples().await });
         ready(&running);
         let settings = self.serve_until(&mut signals, running.apps()).await;
-        let log = self.log.clone();
-        let (operations, linger) = (self.operations(), settings.drain.linger);
-        let hurry = tokio::spawn(async move {
-            let mut name = signals.end().await;
-            if operations.signal_in_drain(linger.0) {
-                tracing::info!(%linger, "{name}: sessions continue for drain.linger from now; a second signal ends the process immediately");
-                name = signals.end().await;
-            }
-            tracing::warn!("{name} again: ending immediately");
-            if let Some(log) = log {
-                log.flush(LAST_LINES_IN_A_HURRY);
-            }
-            std::process::exit(1);
-        });
+        let hurry = self.end_at_next_signal(signals, settings.drain.linger);
         drain(running, &settings.drain, &self.operations).await;
         if let Some(telemetry) = &self.telemetry {
             telemetry.flush().await;
@@ -271,6 +258,23 @@ impl Launcher {
             None => Ok(()),
             Some(error) => Err(LaunchError::Ended(error.to_owned())),
         }
+    }
+
+    /// While the drain goes on, further signals end the process.
+    fn end_at_next_signal(&self, mut signals: Signals, linger: Time) -> JoinHandle<()> {
+        let (operations, log) = (self.operations(), self.log.clone());
+        tokio::spawn(async move {
+            let mut name = signals.end().await;
+            if operations.signal_in_drain(linger.0) {
+                tracing::info!(%linger, "{name}: sessions continue for drain.linger from now; a second signal ends the process immediately");
+                name = signals.end().await;
+            }
+            tracing::warn!("{name} again: ending immediately");
+            if let Some(log) = log {
+                log.flush(LAST_LINES_IN_A_HURRY);
+            }
+            std::process::exit(1);
+        })
     }
 
     /// Serves, and reloads at SIGHUP, until the end is asked for. Returns the configuration of that moment.

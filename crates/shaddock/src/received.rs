@@ -68,6 +68,21 @@ where
     }
 }
 
+/// Serves a request of a client of this server: in this place, in a task of its own for which its session does not wait, or else as the
+/// session's handler.
+pub(crate) fn serve_in<F>(slot: Option<Slot>, work: F) -> MaybeReady<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    match slot {
+        None => MaybeReady::later(work),
+        Some(slot) => {
+            drop(finish(slot, "request", work));
+            MaybeReady::Now(())
+        }
+    }
+}
+
 /// The trace of what is being served, if it is in one.
 pub(crate) fn trace() -> Option<TraceContext> {
     RECEIVED

@@ -32,45 +32,39 @@ const MOST_EVENTS: usize = 1 << 20;
 /// The app, and the components and listeners to start with it.
 pub(super) type Assembled = (AppHandle, Vec<Arc<dyn ErasedComponent>>, Vec<ListenConfig>);
 
-pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
-    let config = app
-        .values
-        .get::<AppConfig>()
+/// A configuration that the application has set, or its default.
+fn value_of<T: Clone + Default + Send + Sync + 'static>(app: &App) -> T {
+    app.values
+        .get::<T>()
         .map(Arc::unwrap_or_clone)
-        .unwrap_or_default();
-    let codecs = Codecs::new(codec_of(&app, routes)?);
-    let (mut sessions, mut connections) = (None, None);
-    if let (true, Ok(id)) = (app.is_frontend(), FrontendId::new(app.id())) {
-        let policy = app
-            .values
-            .get::<SessionConfig>()
-            .map(Arc::unwrap_or_clone)
-            .unwrap_or_default();
-        let service = SessionService::new(id.clone(), sid_allocator(), policy);
-        let stats = ConnectionStats::new(id);
-        app.values.set(Arc::new(service.clone()));
-        app.values.set(Arc::new(stats.clone()));
-        (sessions, connections) = (Some(service), Some(stats));
+        .unwrap_or_default()
+}
+
+/// What only a frontend has. Handlers take both as `State`.
+fn frontend_services(app: &mut App) -> Option<(SessionService, ConnectionStats)> {
+    if !app.is_frontend() {
+        return None;
     }
+    let id = FrontendId::new(app.id()).ok()?;
+    let policy: SessionConfig = value_of(app);
+    let service = SessionService::new(id.clone(), sid_allocator(), policy);
+    let stats = ConnectionStats::new(id);
+    app.values.set(Arc::new(service.clone()));
+    app.values.set(Arc::new(stats.clone()));
+    Some((service, stats))
+}
+
+pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, StartError> {
+    let config: AppConfig = value_of(&app);
+    let codecs = Codecs::new(codec_of(&app, routes)?);
+    let (sessions, connections) = frontend_services(&mut app).unzip();
     operators::announce(&mut app.info);
     let life = random();
     app.metadata(crate::channel::LIFE, format!("{life:x}"));
     announce_routes(&mut app, &config)?;
-    let channels = app
-        .values
-        .get::<ChannelConfig>()
-        .map(Arc::unwrap_or_clone)
-        .unwrap_or_default();
-    let pushes = app
-        .values
-        .get::<PushConfig>()
-        .map(Arc::unwrap_or_clone)
-        .unwrap_or_default();
-    let resume = app
-        .values
-        .get::<ResumePolicy>()
-        .map(Arc::unwrap_or_clone)
-        .unwrap_or_default();
+    let channels: ChannelConfig = value_of(&app);
+    let pushes: PushConfig = value_of(&app);
+    let resume: ResumePolicy = value_of(&app);
     let runtime = Handle::current();
     let telemetry = app.values.get::<Telemetry>();
     let tracer = telemetry.map(|telemetry| telemetry.begin(&runtime));

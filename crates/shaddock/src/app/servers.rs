@@ -215,28 +215,12 @@ async fn bring_up(
         None
     };
     for (number, (app, configs)) in listening.iter().enumerate() {
-        ClusterEvents::of(app).start()?;
         let mut options = join_options(app);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
             // Forwarding requests of this worker's sessions then wakes no other thread (docs/performance.md).
             options = options.connection_on(workers.handle(number).clone());
         }
-        let membership = cluster
-            .join((**app.info()).clone(), options, AppNode::new(app))
-            .await?;
-        if let Some(service) = app.session_service() {
-            service.set_node(membership.start_number());
-        }
-        // Set once, here.
-        let _ = app.inner().membership.set(membership);
-        Watching::of(app).start()?;
-        OwnChannels::of(app).settle_restored();
-        if app.scheduler().may_buffer() {
-            let flushing = app.clone();
-            start_task(app, "push scheduler", async move {
-                flushing.scheduler().flush_forever().await;
-            })?;
-        }
+        join(app, cluster, options).await?;
     }
     if let Some(workers) = workers {
         for (app, configs) in listening {
@@ -257,14 +241,42 @@ async fn bring_up(
         });
     }
     running.after_start().await?;
-    for app in running.apps() {
-        for timer in &app.hooks().timers {
-            if let Err(error) = timer.clone().start(app) {
-                tracing::error!(app = app.id(), timer = timer.name, %error, "a timer does not start");
-            }
-        }
+    running.apps().iter().for_each(start_timers);
+    Ok(())
+}
+
+/// Makes the app a member of the cluster, and starts what belongs to the membership.
+async fn join(
+    app: &AppHandle,
+    cluster: &dyn Cluster,
+    options: JoinOptions,
+) -> Result<(), StartError> {
+    ClusterEvents::of(app).start()?;
+    let membership = cluster
+        .join((**app.info()).clone(), options, AppNode::new(app))
+        .await?;
+    if let Some(service) = app.session_service() {
+        service.set_node(membership.start_number());
+    }
+    // Set once, here.
+    let _ = app.inner().membership.set(membership);
+    Watching::of(app).start()?;
+    OwnChannels::of(app).settle_restored();
+    if app.scheduler().may_buffer() {
+        let flushing = app.clone();
+        start_task(app, "push scheduler", async move {
+            flushing.scheduler().flush_forever().await;
+        })?;
     }
     Ok(())
+}
+
+fn start_timers(app: &AppHandle) {
+    for timer in &app.hooks().timers {
+        if let Err(error) = timer.clone().start(app) {
+            tracing::error!(app = app.id(), timer = timer.name, %error, "a timer does not start");
+        }
+    }
 }
 
 fn join_options(app: &AppHandle) -> JoinOptions {

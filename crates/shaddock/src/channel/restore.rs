@@ -7,7 +7,7 @@ use std::{
 };
 
 use shaddock_cluster::{AudienceKey, ServerId, SessionAnswer, SessionOp};
-use shaddock_core::{Channel, FrontendId};
+use shaddock_core::{Channel, FrontendId, Uid};
 use tokio::time::Instant;
 
 use super::{AudienceCalls, audience::GRACE, gone::is_gone, join::JoinError, watch::Watching};
@@ -221,36 +221,46 @@ impl<'a> OwnChannels<'a> {
                     continue;
                 }
             }
+            let place = (&id, &group.frontend);
             for uid in &group.uids {
                 // One that did not answer is asked for the others at the next look.
-                if look.silent.contains(&group.frontend) {
-                    unsettled += 1;
-                    continue;
-                }
-                // In one step: pushes reach the member by the one way or by the other.
-                if !channel.take_by_name(uid.as_str(), id.as_str())
-                    || !channel.enter_place(&group.frontend)
-                {
-                    continue;
-                }
-                let joined = AudienceCalls::of(self.app)
-                    .join(&id, key.clone(), uid, None)
-                    .await;
-                match joined {
-                    Ok(_) if channel.enter_place(&group.frontend) => {}
-                    Ok(_) => self.end_audience(&id, key.clone()),
-                    Err(JoinError::Closed) => channel.store_leave(uid.as_str(), id.as_str()),
-                    Err(error) => {
-                        channel.add(uid, &group.frontend);
-                        unsettled += 1;
-                        if matches!(error, JoinError::Remote(_)) {
-                            look.silent.insert(group.frontend.clone());
-                        }
-                        tracing::debug!(frontend = %id, %error, "a member of a restored channel is unknown");
-                    }
-                }
+                let is_settled = !look.silent.contains(&group.frontend)
+                    && self.settle_member(channel, &key, place, uid, look).await;
+                unsettled += usize::from(!is_settled);
             }
         }
         unsettled
+    }
+
+    /// Makes a member by name a member of the audience at its frontend, or takes it out. False if that could not be found out.
+    async fn settle_member(
+        self,
+        channel: &Arc<Channel>,
+        key: &AudienceKey,
+        (id, frontend): (&ServerId, &FrontendId),
+        uid: &Uid,
+        look: &mut Look,
+    ) -> bool {
+        // In one step: pushes reach the member by the one way or by the other.
+        if !channel.take_by_name(uid.as_str(), id.as_str()) || !channel.enter_place(frontend) {
+            return true;
+        }
+        let joined = AudienceCalls::of(self.app)
+            .join(id, key.clone(), uid, None)
+            .await;
+        match joined {
+            Ok(_) if channel.enter_place(frontend) => {}
+            Ok(_) => self.end_audience(id, key.clone()),
+            Err(JoinError::Closed) => channel.store_leave(uid.as_str(), id.as_str()),
+            Err(error) => {
+                channel.add(uid, frontend);
+                if matches!(error, JoinError::Remote(_)) {
+                    look.silent.insert(frontend.clone());
+                }
+                tracing::debug!(frontend = %id, %error, "a member of a restored channel is unknown");
+                return false;
+            }
+        }
+        true
     }
 }

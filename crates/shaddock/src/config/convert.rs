@@ -186,41 +186,16 @@ impl Config {
     /// The connection to NATS and etcd.
     #[cfg(feature = "nats")]
     pub fn nats_config(&self) -> shaddock_cluster::NatsConfig {
-        use std::path::Path;
-
-        use shaddock_cluster::{NatsLogin, Secret, TlsFiles};
-
         let cluster = &self.cluster;
-        let login = |user: &str, password: &Secret| {
-            (!user.is_empty()).then(|| (user.to_owned(), password.clone()))
-        };
-        let files = |ca: &Path, certificate: &Path, key: &Path| {
-            let mut files = TlsFiles::default();
-            if !ca.as_os_str().is_empty() {
-                files = files.ca(ca);
-            }
-            if !certificate.as_os_str().is_empty() {
-                files = files.client(certificate, key);
-            }
-            files
-        };
         let mut config = shaddock_cluster::NatsConfig::default();
         config.nats_urls.clone_from(&cluster.nats_urls);
-        config.nats_login = match login(&cluster.nats_user, &cluster.nats_password) {
-            Some((user, password)) => NatsLogin::User(user, password),
-            None if !cluster.nats_token.is_empty() => NatsLogin::Token(cluster.nats_token.clone()),
-            None if !cluster.nats_nkey.is_empty() => NatsLogin::Nkey(cluster.nats_nkey.clone()),
-            None if !cluster.nats_credentials.as_os_str().is_empty() => {
-                NatsLogin::Credentials(cluster.nats_credentials.clone())
-            }
-            None => NatsLogin::None,
-        };
-        config.nats_tls = files(
+        config.nats_login = nats::login(cluster);
+        config.nats_tls = nats::tls(
             &cluster.nats_ca,
             &cluster.nats_certificate,
             &cluster.nats_key,
         );
-        config.etcd_tls = files(
+        config.etcd_tls = nats::tls(
             &cluster.etcd_ca,
             &cluster.etcd_certificate,
             &cluster.etcd_key,
@@ -229,7 +204,7 @@ impl Config {
         config.nats_reconnect_delay = cluster.nats_reconnect_delay.0;
         config.nats_waiting_bytes = cluster.nats_waiting_bytes.0;
         config.etcd_endpoints.clone_from(&cluster.etcd_endpoints);
-        config.etcd_user = login(&cluster.etcd_user, &cluster.etcd_password);
+        config.etcd_user = nats::user(&cluster.etcd_user, &cluster.etcd_password);
         config.etcd_prefix.clone_from(&cluster.etcd_prefix);
         config.etcd_timeout = cluster.etcd_timeout.0;
         config.lease_ttl = cluster.lease_ttl.0;
@@ -352,5 +327,42 @@ impl Config {
             certificate: self.tls.certificate.clone(),
             key: self.tls.key.clone(),
         })
+    }
+}
+
+/// How a server logs in to NATS and etcd, of the keys that say so.
+#[cfg(feature = "nats")]
+mod nats {
+    use std::path::Path;
+
+    use shaddock_cluster::{NatsLogin, Secret, TlsFiles};
+
+    use crate::config::ClusterSettings;
+
+    pub(super) fn user(user: &str, password: &Secret) -> Option<(String, Secret)> {
+        (!user.is_empty()).then(|| (user.to_owned(), password.clone()))
+    }
+
+    pub(super) fn login(cluster: &ClusterSettings) -> NatsLogin {
+        match user(&cluster.nats_user, &cluster.nats_password) {
+            Some((user, password)) => NatsLogin::User(user, password),
+            None if !cluster.nats_token.is_empty() => NatsLogin::Token(cluster.nats_token.clone()),
+            None if !cluster.nats_nkey.is_empty() => NatsLogin::Nkey(cluster.nats_nkey.clone()),
+            None if !cluster.nats_credentials.as_os_str().is_empty() => {
+                NatsLogin::Credentials(cluster.nats_credentials.clone())
+            }
+            None => NatsLogin::None,
+        }
+    }
+
+    pub(super) fn tls(ca: &Path, certificate: &Path, key: &Path) -> TlsFiles {
+        let mut files = TlsFiles::default();
+        if !ca.as_os_str().is_empty() {
+            files = files.ca(ca);
+        }
+        if !certificate.as_os_str().is_empty() {
+            files = files.client(certificate, key);
+        }
+        files
     }
 }

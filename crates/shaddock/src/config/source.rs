@@ -71,41 +71,33 @@ pub(super) fn from_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
             message,
         }),
     };
-    for (section, content) in document.into_inner() {
-        let name = section.get_ref().to_string();
-        let place = origin(section.span().start);
-        match content.into_inner() {
-            DeValue::Table(table) => {
-                for (key, value) in table {
-                    let path = vec![name.clone(), key.get_ref().to_string()];
-                    let at = key.span().start;
-                    if !NESTED.contains(&path.join(".").as_str()) {
-                        put(path, origin(at), value);
-                        continue;
-                    }
-                    match value.into_inner() {
-                        DeValue::Table(inner) => {
-                            for (key, value) in inner {
-                                let name = key.get_ref().to_string();
-                                let path = [&path[..], &[name]].concat();
-                                put(path, origin(key.span().start), value);
-                            }
-                        }
-                        other => put(path, origin(at), Spanned::new(at..at, other)),
-                    }
-                }
-            }
-            other => {
-                put(vec![name], place, Spanned::new(section.span(), other));
-            }
-        }
-    }
+    leaves(&[], document.into_inner(), &mut |path, at, value| {
+        put(path, origin(at), value);
+    });
     // The parser sorts by name; mistakes are reported in the order of the file.
     entries.sort_by_key(|entry| match entry.origin {
         Origin::File { line, .. } => line,
         _ => 0,
     });
     entries
+}
+
+/// Gives each value of a section to `put`, with its path and the place of its key. Sections inside sections are values, but for [`NESTED`].
+fn leaves<'a>(
+    section: &[String],
+    table: DeTable<'a>,
+    put: &mut dyn FnMut(Vec<String>, usize, Spanned<DeValue<'a>>),
+) {
+    for (key, value) in table {
+        let path = [section, &[key.get_ref().to_string()]].concat();
+        let at = key.span().start;
+        let is_section = section.is_empty() || NESTED.contains(&path.join(".").as_str());
+        let place = value.span();
+        match value.into_inner() {
+            DeValue::Table(inner) if is_section => leaves(&path, inner, put),
+            other => put(path, at, Spanned::new(place, other)),
+        }
+    }
 }
 
 fn to_value(value: Spanned<DeValue<'_>>) -> Result<Value, String> {

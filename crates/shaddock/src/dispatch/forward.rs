@@ -21,11 +21,36 @@ use crate::{
     reply::Reply,
     request::RequestContext,
     session::SessionView,
-    telemetry::Spans,
+    telemetry::{Span, Spans},
 };
 
 /// How many other servers a request is sent to when its server has just died.
 const OTHER_SERVERS: usize = 2;
+
+/// Whether no server has got the request.
+fn is_undelivered(answer: &Result<Bytes, RemoteError>) -> bool {
+    matches!(answer, Err(error) if error.kind() == RemoteErrorKind::NoResponder)
+}
+
+/// Ends the span of a forwarded request.
+fn note_failure(span: Option<Box<Span>>, answer: &Result<Bytes, RemoteError>) {
+    if let (Some(span), Err(error)) = (span, answer) {
+        span.failed(error.code(), error.message());
+    }
+}
+
+/// The context of a request that may take `limit` (zero: for ever; `None`: as long as the cluster lets it), of which `spent` is over.
+#[inline]
+fn context_within(limit: Option<Duration>, spent: Duration) -> Result<Context, HandlerError> {
+    match limit {
+        Some(timeout) if !timeout.is_zero() => match timeout.saturating_sub(spent) {
+            left if left.is_zero() => Err(HandlerError::too_late()),
+            left => Ok(Context::with_timeout(left)),
+        },
+        Some(forever) => Ok(Context::with_timeout(forever)),
+        None => Ok(Context::new()),
+    }
+}
 
 /// Sends requests to other servers.
 #[derive(Clone, Copy)]
@@ -105,33 +130,19 @@ impl<'a> Forwarder<'a> {
                 chosen
             } else {
                 let target = RoutingTarget::new(&session, route.as_str(), request.body());
-                let picked = app
-                    .routing()
-                    .pick(membership.members(), server_type, &target)
-                    .map_err(HandlerError::from_remote)?;
-                (picked, Duration::ZERO)
+                let members = membership.members();
+                let picked = app.routing().pick(members, server_type, &target);
+                (picked.map_err(HandlerError::from_remote)?, Duration::ZERO)
             };
             let short = route.short().unwrap_or_default();
             if server.is_concurrent(short) {
-                slot = Some(
-                    app.requests()
-                        .slot()
-                        .map_err(|error| no_room(&app, &error))?,
-                );
+                let free = app.requests().slot();
+                slot = Some(free.map_err(|error| no_room(&app, &error))?);
             }
             // Unless a filter chose a time, the server that handles it says how long it may take; from a Pitaya server, which says nothing, the
             // answer has the cluster's request timeout.
-            let mut context = match limit.or_else(|| server.timeout_of(short)) {
-                Some(timeout) if !timeout.is_zero() => {
-                    let left = timeout.saturating_sub(spent);
-                    if left.is_zero() {
-                        return Err(HandlerError::too_late());
-                    }
-                    Context::with_timeout(left)
-                }
-                Some(forever) => Context::with_timeout(forever),
-                None => Context::new(),
-            };
+            let limit = limit.or_else(|| server.timeout_of(short));
+            let mut context = context_within(limit, spent)?;
             let span = Spans::of_forward(request, &server).map(Box::new);
             if let Some(span) = &span {
                 span.context().write(&mut context);
@@ -147,31 +158,34 @@ impl<'a> Forwarder<'a> {
             let answer = membership.forward(&server, forwarded.clone());
             Ok(async move {
                 let mut answer = answer.await;
-                for _ in 0..OTHER_SERVERS {
-                    match &answer {
-                        Err(error) if error.kind() == RemoteErrorKind::NoResponder => {}
-                        _ => break,
-                    }
-                    // The request was not delivered, so it can be repeated safely. The dead server is not chosen again soon. Boxed: every
-                    // request is moved with what it may need.
-                    answer =
-                        Box::pin(Forwarder::of(&app).forward_again(&forwarded, began.into())).await;
+                if is_undelivered(&answer) {
+                    // Boxed: every request is moved with what it may need.
+                    let again = Forwarder::of(&app).try_others(&forwarded, began.into());
+                    answer = Box::pin(again).await;
                 }
                 app.stats().forwards.end(began, &answer);
-                if let (Some(span), Err(error)) = (&span, &answer) {
-                    span.failed(error.code(), error.message());
-                }
-                drop(span);
+                note_failure(span, &answer);
                 answer.map(Reply::raw).map_err(HandlerError::from_forward)
             })
         });
-        match slot {
-            None => MaybeReady::later(work),
-            Some(slot) => {
-                drop(received::finish(slot, "request", work));
-                MaybeReady::Now(())
+        received::serve_in(slot, work)
+    }
+
+    /// Sends a request that its server did not get to others, one after the other. It was not delivered, so it can be repeated safely. The
+    /// dead server is not chosen again soon.
+    async fn try_others(
+        self,
+        forwarded: &ForwardedRequest,
+        began: Instant,
+    ) -> Result<Bytes, RemoteError> {
+        let mut answer = self.forward_again(forwarded, began).await;
+        for _ in 1..OTHER_SERVERS {
+            if !is_undelivered(&answer) {
+                break;
             }
+            answer = self.forward_again(forwarded, began).await;
         }
+        answer
     }
 
     /// Sends a request that its server did not get to another one, in what is left of its time.

@@ -21,6 +21,16 @@ const KINDS: [Kind; 2] = [
     ("rpc", "a call of a remote", |app| &app.stats().rpcs),
 ];
 
+/// One value of each server's status.
+fn each<'a>(
+    statuses: &[(Labels<'a>, Status)],
+    read: fn(&Status) -> u64,
+) -> impl Iterator<Item = (Labels<'a>, u64)> {
+    statuses
+        .iter()
+        .map(move |(labels, status)| (labels.clone(), read(status)))
+}
+
 impl Page<'_, '_> {
     /// The state of a server towards the other servers.
     pub(super) fn cluster(&mut self, seen: &[Seen]) -> fmt::Result {
@@ -28,90 +38,105 @@ impl Page<'_, '_> {
             .iter()
             .filter_map(|one| Some((one.labels().to_vec(), one.app.membership().ok()?.status())))
             .collect();
-        let each = |read: fn(&Status) -> u64| {
-            statuses
-                .iter()
-                .map(move |(labels, status)| (labels.clone(), read(status)))
-        };
+        self.links(seen, &statuses)?;
+        self.lease_left(&statuses)?;
+        self.members(seen)?;
+        self.calls(seen)?;
+        self.traffic(&statuses)?;
+        self.etcd(&statuses)?;
+        self.neighbours(&statuses)
+    }
+
+    /// The links of this server to the cluster.
+    fn links(&mut self, seen: &[Seen], statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
         self.gauges(
             "cluster_connected",
             "1 while the link to the other servers is up (NATS)",
-            each(|status| u64::from(status.connected)),
+            each(statuses, |status| u64::from(status.connected)),
         )?;
         self.gauges(
             "cluster_listed",
             "1 while this server is in the list of servers with a lease that is alive (etcd)",
-            each(|status| u64::from(status.listed)),
+            each(statuses, |status| u64::from(status.listed)),
         )?;
         self.gauges(
             "cluster_fenced",
             "1 while this frontend is disconnected from the cluster, so that other frontends may serve its users",
             seen.iter()
                 .map(|one| (one.labels().to_vec(), u64::from(one.app.is_fenced()))),
-        )?;
-        self.lease_left(&statuses)?;
-        self.members(seen)?;
-        self.calls(seen)?;
+        )
+    }
+
+    /// Calls and messages between this server and the others.
+    fn traffic(&mut self, statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
         self.gauges(
             "cluster_calls",
             "Calls to other servers that wait for a reply",
-            each(|status| status.pending_calls as u64),
+            each(statuses, |status| status.pending_calls as u64),
         )?;
         self.gauges(
             "cluster_serving",
             "Running requests of other servers",
-            each(|status| status.serving as u64),
+            each(statuses, |status| status.serving as u64),
         )?;
         self.counters(
             "cluster_refused",
             "Requests of other servers rejected because too many were running",
-            each(|status| status.refused_busy),
+            each(statuses, |status| status.refused_busy),
         )?;
-        self.rejected(&statuses)?;
+        self.rejected(statuses)?;
         self.gauges(
             "cluster_waiting_bytes",
             "Bytes that wait to be sent to other servers",
-            each(|status| status.waiting_bytes as u64),
+            each(statuses, |status| status.waiting_bytes as u64),
         )?;
         self.counters(
             "cluster_expired",
             "Messages to other servers that expired before they were sent",
-            each(|status| status.expired),
-        )?;
+            each(statuses, |status| status.expired),
+        )
+    }
+
+    /// The state of etcd.
+    fn etcd(&mut self, statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
         self.gauges(
             "cluster_etcd_bytes",
             "Bytes of the database of etcd, at the member that replied last",
-            each(|status| status.etcd_bytes),
+            each(statuses, |status| status.etcd_bytes),
         )?;
         self.gauges(
             "cluster_etcd_bytes_in_use",
             "Bytes of it that are in use; the rest is free after a defragmentation",
-            each(|status| status.etcd_bytes_in_use),
+            each(statuses, |status| status.etcd_bytes_in_use),
         )?;
         self.gauges(
             "cluster_etcd_full",
             "1 while etcd has reached its quota and accepts no writes",
-            each(|status| u64::from(status.etcd_full)),
-        )?;
+            each(statuses, |status| u64::from(status.etcd_full)),
+        )
+    }
+
+    /// Other servers that are slow or silent, and requests that came from them too late.
+    fn neighbours(&mut self, statuses: &[(Labels<'_>, Status)]) -> fmt::Result {
         self.counters(
             "cluster_too_late",
             "Requests of other servers that were dropped because their caller had timed out",
-            each(|status| status.too_late),
+            each(statuses, |status| status.too_late),
         )?;
         self.counters(
             "cluster_outdated",
             "Requests of other servers that were dropped because another frontend owns their user",
-            each(|status| status.outdated),
+            each(statuses, |status| status.outdated),
         )?;
         self.gauges(
             "cluster_suspects",
             "Servers that this one suspects",
-            each(|status| status.suspects as u64),
+            each(statuses, |status| status.suspects as u64),
         )?;
         self.counters(
             "cluster_suspected",
             "Times that a server was suspected",
-            each(|status| status.suspected),
+            each(statuses, |status| status.suspected),
         )
     }
 

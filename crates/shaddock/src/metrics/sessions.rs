@@ -6,9 +6,20 @@ use shaddock_core::{ResumeStatistics, SessionStatistics};
 use shaddock_net::NetStats;
 
 use super::{
-    page::{Page, Seen, with},
+    page::{Labels, Page, Seen, with},
     walk::Walk,
 };
+
+/// One value of each frontend's resumable sessions.
+fn each_resume(
+    seen: &[Seen],
+    read: fn(&ResumeStatistics) -> u64,
+) -> impl Iterator<Item = (Labels<'_>, u64)> {
+    seen.iter().filter_map(move |one| {
+        let resume = one.resume.as_ref()?;
+        Some((one.labels().to_vec(), read(resume)))
+    })
+}
 
 impl Page<'_, '_> {
     pub(super) fn sessions(&mut self, seen: &[Seen]) -> fmt::Result {
@@ -56,12 +67,7 @@ impl Page<'_, '_> {
 
     /// Resumable sessions.
     pub(super) fn resume(&mut self, seen: &[Seen]) -> fmt::Result {
-        let each = |read: fn(&ResumeStatistics) -> u64| {
-            seen.iter().filter_map(move |one| {
-                let resume = one.resume.as_ref()?;
-                Some((one.labels().to_vec(), read(resume)))
-            })
-        };
+        let each = |read| each_resume(seen, read);
         self.gauges(
             "sessions_suspended",
             "Suspended sessions",
@@ -83,6 +89,17 @@ impl Page<'_, '_> {
             "Relayed connections: the socket or the session is here, the other at another frontend",
             relays,
         )?;
+        self.resumed(seen)?;
+        let refused = seen.iter().flat_map(|one| {
+            let reasons = one.resume.iter().flat_map(|it| &it.refused);
+            reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
+        });
+        self.counters("resume_refused", "Failed resumes, by reason", refused)
+    }
+
+    /// What has become of resumable sessions.
+    fn resumed(&mut self, seen: &[Seen]) -> fmt::Result {
+        let each = |read| each_resume(seen, read);
         self.counters(
             "resume_granted",
             "Resumable sessions",
@@ -112,12 +129,7 @@ impl Page<'_, '_> {
             "resume_dismissed",
             "Connections closed by a drain, so that clients resume through other frontends",
             each(|it| it.dismissed),
-        )?;
-        let refused = seen.iter().flat_map(|one| {
-            let reasons = one.resume.iter().flat_map(|it| &it.refused);
-            reasons.map(|(reason, n)| (with(&one.labels(), &[("reason", reason)]), *n))
-        });
-        self.counters("resume_refused", "Failed resumes, by reason", refused)
+        )
     }
 
     pub(super) fn listeners(&mut self, seen: &[Seen]) -> fmt::Result {

@@ -95,10 +95,7 @@ impl<'a> SessionOps<'a> {
             }
             SessionOp::Replace { sid, data } => replace(&*session(service, sid)?, &data),
             SessionOp::Kick { sid, reason, .. } => {
-                let closed = sid_of(sid)
-                    .ok()
-                    .and_then(|sid| service.get(sid))
-                    .is_some_and(|s| s.close(kick(reason)));
+                let closed = session(service, sid).is_ok_and(|s| s.close(kick(reason)));
                 Ok(SessionAnswer::Kicked(u32::from(closed)))
             }
             SessionOp::KickUser { uid, reason } => {
@@ -108,18 +105,15 @@ impl<'a> SessionOps<'a> {
                 ))
             }
             SessionOp::Get { sid } => {
-                let found = sid_of(sid).ok().and_then(|sid| service.get(sid));
-                Ok(SessionAnswer::Sessions(
-                    found.iter().map(|s| self.export(s)).collect(),
-                ))
+                let found = session(service, sid);
+                let exported = found.iter().map(|s| self.export(s));
+                Ok(SessionAnswer::Sessions(exported.collect()))
             }
-            SessionOp::GetByUid { uid } => Ok(SessionAnswer::Sessions(
-                service
-                    .get_by_uid(&uid)
-                    .iter()
-                    .map(|s| self.export(s))
-                    .collect(),
-            )),
+            SessionOp::GetByUid { uid } => {
+                let found = service.get_by_uid(&uid);
+                let exported = found.iter().map(|s| self.export(s));
+                Ok(SessionAnswer::Sessions(exported.collect()))
+            }
             SessionOp::ClientAddress { sid } => Ok(SessionAnswer::Address(
                 sid_of(sid)
                     .ok()

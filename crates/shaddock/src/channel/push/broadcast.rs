@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 use shaddock_cluster::{
-    Delivered as ClusterDelivered, Receivers, RemoteError, RemoteErrorKind, SessionAnswer,
-    SessionOp,
+    BoxFuture, Delivered as ClusterDelivered, Membership, Receivers, RemoteError, RemoteErrorKind,
+    ServerId, ServerInfo, SessionAnswer, SessionOp,
 };
 use shaddock_core::FrontendId;
 
@@ -62,16 +62,7 @@ impl Pushes<'_> {
             Ok(both) => both,
             Err(error) => return Push::failed(error),
         };
-        // A frontend that drains has left the list and still has clients.
-        let mut servers = membership.departing();
-        servers.extend(
-            membership
-                .members()
-                .servers_of(frontend_type)
-                .iter()
-                .cloned(),
-        );
-        servers.retain(|server| *server.server_type == *frontend_type);
+        let servers = servers_with_clients(&**membership, frontend_type);
         // The message must be valid for all receivers, or none receives it.
         if servers
             .iter()
@@ -80,19 +71,14 @@ impl Pushes<'_> {
         {
             return Push::failed(error.into());
         }
-        if options.filter.is_some()
-            && serde_json::from_slice::<&serde_json::value::RawValue>(&message.body).is_err()
-        {
-            let text = "a broadcast through the filters of frontends must be JSON";
-            let kind = RemoteErrorKind::Refused;
-            return Push::failed(
-                RemoteError::of(kind, shaddock_cluster::code::UNKNOWN, text).into(),
-            );
-        }
-        let filtered = options
-            .filter
-            .as_ref()
-            .map(|parameter| FilteredBroadcast::new(&message, options.bound_only, parameter));
+        let filtered = match &options.filter {
+            None => None,
+            Some(_) if !is_json(&message.body) => return Push::failed(no_json().into()),
+            Some(parameter) => {
+                let broadcast = FilteredBroadcast::new(&message, options.bound_only, parameter);
+                Some(broadcast)
+            }
+        };
         let sent = servers
             .iter()
             .filter(|server| server.frontend)
@@ -104,15 +90,7 @@ impl Pushes<'_> {
                             bound_only: options.bound_only,
                         }),
                     ),
-                    Some(broadcast) => {
-                        let op = SessionOp::Custom {
-                            name: BROADCAST.into(),
-                            argument: broadcast.to_json(),
-                        };
-                        let wait = self.app.config().rpc_timeout.min(membership.push_timeout());
-                        let asked = membership.session_op(&server.id, op, received::for_call(wait));
-                        Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
-                    }
+                    Some(broadcast) => self.send_filtered(&**membership, &server.id, broadcast),
                 };
                 let frontend = FrontendId::new(server.id.as_str()).ok()?;
                 Some(Sent {
@@ -124,6 +102,43 @@ impl Pushes<'_> {
             });
         collect(sent.collect())
     }
+
+    /// Sends a broadcast to one frontend, whose filter decides for each session.
+    fn send_filtered(
+        self,
+        membership: &dyn Membership,
+        frontend: &ServerId,
+        broadcast: &FilteredBroadcast,
+    ) -> BoxFuture<'static, Result<ClusterDelivered, RemoteError>> {
+        let op = SessionOp::Custom {
+            name: BROADCAST.into(),
+            argument: broadcast.to_json(),
+        };
+        let wait = self.app.config().rpc_timeout.min(membership.push_timeout());
+        let asked = membership.session_op(frontend, op, received::for_call(wait));
+        Box::pin(async move { asked.await.map(|answer| filtered_answer(&answer)) })
+    }
+}
+
+/// The servers of a type that may have clients: one that drains has left the list and still has some.
+fn servers_with_clients(membership: &dyn Membership, server_type: &str) -> Vec<Arc<ServerInfo>> {
+    let mut servers = membership.departing();
+    servers.extend(membership.members().servers_of(server_type).iter().cloned());
+    servers.retain(|server| *server.server_type == *server_type);
+    servers
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(body).is_ok()
+}
+
+fn no_json() -> RemoteError {
+    let text = "a broadcast through the filters of frontends must be JSON";
+    RemoteError::of(
+        RemoteErrorKind::Refused,
+        shaddock_cluster::code::UNKNOWN,
+        text,
+    )
 }
 
 fn filtered_answer(answer: &SessionAnswer) -> ClusterDelivered {

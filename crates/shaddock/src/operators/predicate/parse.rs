@@ -101,43 +101,22 @@ impl Parser {
             Kind::Text(text) => (text.clone(), true),
             _ => return Err(value.wrong("a value is expected here")),
         };
+        let is_null = !is_quoted && text == "null";
         let unordered =
             |what: &str| operator.wrong(format!("{what} is not ordered; write `=` or `!=`"));
         match known {
             Known::Text(_) if operation.is_order() => Err(unordered(&format!("`{name}`"))),
             Known::Text(field) => {
-                let is_null = !is_quoted && text == "null";
                 check_choice(field, &text, &value)?;
                 Ok(Node::Text(field, operation, (!is_null).then_some(text)))
             }
-            Known::Number(field) => {
-                let number = if field == Field::Age {
-                    age(&text)
-                } else {
-                    text.parse().ok()
-                };
-                number
-                    .filter(|number: &f64| number.is_finite())
-                    .map(|number| Node::Number(field, operation, number))
-                    .ok_or_else(|| {
-                        value.wrong(if field == Field::Age {
-                            format!("\"{text}\" is not a time; write 90s, 5m, 1h or 2d")
-                        } else {
-                            format!("\"{text}\" is not a number")
-                        })
-                    })
-            }
+            Known::Number(field) => number_of(field, &text)
+                .map(|number| Node::Number(field, operation, number))
+                .map_err(|reason| value.wrong(reason)),
+            Known::Version if operation.is_order() && is_null => Err(unordered("`null`")),
             Known::Version => {
-                let is_null = !is_quoted && text == "null";
-                if is_null && operation.is_order() {
-                    return Err(unordered("`null`"));
-                }
-                // Every version is below a word: a typing error would select all sessions.
-                let number = text.strip_prefix(['v', 'V']).unwrap_or(&text);
-                if operation.is_order() && !number.starts_with(|c: char| c.is_ascii_digit()) {
-                    return Err(
-                        value.wrong(format!("\"{text}\" is not a version; write 1.4 or 1.4.0"))
-                    );
+                if operation.is_order() {
+                    check_version(&text).map_err(|reason| value.wrong(reason))?;
                 }
                 Ok(Node::Version(operation, (!is_null).then_some(text)))
             }
@@ -158,6 +137,28 @@ impl Parser {
                 Ok(Node::Setting(path, operation, wanted))
             }
         }
+    }
+}
+
+/// The number that is compared with a field: of an age, its seconds.
+fn number_of(field: Field, text: &str) -> Result<f64, String> {
+    let (number, wrong) = if field == Field::Age {
+        (age(text), "is not a time; write 90s, 5m, 1h or 2d")
+    } else {
+        (text.parse().ok(), "is not a number")
+    };
+    number
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| format!("\"{text}\" {wrong}"))
+}
+
+/// Every version is below a word: a typing error would select all sessions.
+fn check_version(text: &str) -> Result<(), String> {
+    let number = text.strip_prefix(['v', 'V']).unwrap_or(text);
+    if number.starts_with(|c: char| c.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err(format!("\"{text}\" is not a version; write 1.4 or 1.4.0"))
     }
 }
 
