@@ -1,7 +1,9 @@
 //! The task that owns a connection, or a session and its connections: only this task reads, writes and handles time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+
+use parking_lot::RwLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -80,16 +82,13 @@ impl Shared {
     }
 
     pub(crate) fn wire(&self) -> Arc<Wire> {
-        self.wire
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.wire.read().clone()
     }
 
     /// A new session began: messages for the old one are not sent any more, and its requests fail.
     pub(crate) fn restart(&self, wire: Arc<Wire>) {
         let present = wire.generation;
-        *self.wire.write().unwrap_or_else(PoisonError::into_inner) = wire;
+        *self.wire.write() = wire;
         self.pending.fail_outdated(present);
     }
 

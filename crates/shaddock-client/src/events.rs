@@ -70,11 +70,11 @@ impl fmt::Debug for Events {
 
 /// The sender of events.
 #[derive(Debug)]
-pub(crate) struct Bell(std::sync::Mutex<Option<broadcast::Sender<SessionEvent>>>);
+pub(crate) struct Bell(parking_lot::Mutex<Option<broadcast::Sender<SessionEvent>>>);
 
 impl Default for Bell {
     fn default() -> Self {
-        Self(std::sync::Mutex::new(Some(broadcast::Sender::new(
+        Self(parking_lot::Mutex::new(Some(broadcast::Sender::new(
             CAPACITY,
         ))))
     }
@@ -104,10 +104,8 @@ impl Bell {
         *self.lock() = None;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<broadcast::Sender<SessionEvent>>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<broadcast::Sender<SessionEvent>>> {
+        self.0.lock()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Pending requests.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::{CloseKind, RequestError};
@@ -140,7 +140,7 @@ impl Pending {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No foreign code runs under the lock, so the data behind a poisoned lock are consistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -41,7 +41,6 @@ mod routing;
 mod secret;
 mod session;
 mod status;
-mod sync;
 #[cfg(test)]
 mod tests;
 #[cfg_attr(

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::sync::Mutex;
 use crate::{ServerId, ServerInfo};
+use parking_lot::Mutex;
 
 /// The shared list of servers. Cheap to clone; reading takes no lock.
 #[derive(Clone, Debug)]

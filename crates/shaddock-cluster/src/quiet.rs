@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sync::Mutex;
+use parking_lot::Mutex;
 
 /// Lines of one place in one [`PERIOD`].
 const LINES: u32 = 10;

@@ -9,10 +9,9 @@ use std::{
     },
 };
 
-use crate::{
-    address::Network,
-    sync::{Current, Mutex, MutexGuard},
-};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::{address::Network, current::Current};
 
 /// Limits and lists of one listener. They can be replaced while it runs; open connections stay.
 #[derive(Debug, Clone, Default)]

@@ -32,11 +32,11 @@ use self::{
 use crate::{
     access::{AccessPolicy, Gate},
     config::{ConnectionLimits, ListenConfig, Live},
+    current::Current,
     descriptors,
     driver::Relayed,
     frontend::Frontend,
     stats::{NetStats, StatsBoard},
-    sync::Current,
     tls::{TlsError, TlsReloader},
     upgrade::UpgradePolicy,
     worker::Workers,

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::sync::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Bytes that a pipe holds before its writer has to wait: what a kernel might take.
 const CAPACITY: usize = 64 * 1024;

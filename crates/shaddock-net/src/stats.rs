@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use crate::sync::Mutex;
+use parking_lot::Mutex;
 
 /// A counter with a single writer: no locked instruction on the way of a message.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use rustls::{
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
-use crate::sync::Current;
+use crate::current::Current;
 
 /// Why certificate and key cannot be used.
 #[derive(Debug, Error)]

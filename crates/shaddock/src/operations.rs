@@ -5,10 +5,11 @@ mod phase;
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock, PoisonError, RwLock, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 #[cfg(feature = "admin")]
@@ -124,11 +125,7 @@ impl Operations {
 
     /// The servers of the process, in the order in which they were added.
     pub fn apps(&self) -> Vec<AppHandle> {
-        self.0
-            .apps
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.apps.read().clone()
     }
 
     /// The servers run from now on, and can be drained by operators of the cluster.
@@ -137,7 +134,7 @@ impl Operations {
             // Weak: the process holds its servers.
             app.set(WeakOperations(Arc::downgrade(&self.0)));
         }
-        *self.0.apps.write().unwrap_or_else(PoisonError::into_inner) = apps.to_vec();
+        *self.0.apps.write() = apps.to_vec();
         self.set_phase(Phase::Running);
     }
 
@@ -282,11 +279,7 @@ impl Operations {
 
     /// The configuration that is in force, for operators to read. The first one is that of the start.
     pub(crate) fn set_config(&self, newest: &Config) {
-        let mut config = self
-            .0
-            .config
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut config = self.0.config.write();
         match &mut *config {
             Some((_, known)) => newest.clone_into(known),
             none => *none = Some((newest.clone(), newest.clone())),
@@ -295,8 +288,7 @@ impl Operations {
 
     /// The configuration at the start, and the newest; `None` where no [`Launcher`](crate::launch::Launcher) runs the process.
     pub(crate) fn config(&self) -> Option<(Config, Config)> {
-        let config = self.0.config.read();
-        config.unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.config.read().clone()
     }
 
     /// What the admin server does is among the metrics. Set once: a process has one admin server.
@@ -315,11 +307,7 @@ impl Operations {
 
     /// Lets go of the servers, so that the last handle on them can be dropped.
     pub(crate) fn forget_apps(&self) {
-        self.0
-            .apps
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.apps.write().clear();
     }
 }
 

@@ -5,10 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use shaddock_core::SessionService;
 
@@ -192,7 +192,7 @@ pub(crate) struct SeriesOfAll {
 
 impl SeriesOfAll {
     fn rings(&self) -> MutexGuard<'_, HashMap<String, Ring>> {
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rings.lock()
     }
 
     /// Samples of this server after that time.

@@ -22,8 +22,8 @@ use super::pb::{
 };
 use super::unreachable;
 use crate::nats::{NatsConfig, TlsFiles};
-use crate::sync::Mutex;
 use crate::{ClusterError, Secret, ServerInfo};
+use parking_lot::Mutex;
 
 /// A list of many servers is larger than gRPC's default bound of 4 MiB.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;

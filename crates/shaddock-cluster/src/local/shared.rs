@@ -9,10 +9,10 @@ use arc_swap::ArcSwap;
 
 use super::users::Users;
 use crate::reply::{ServingCount, guarded};
-use crate::sync::Mutex;
 use crate::{
     ClusterError, JoinOptions, MemberChange, Members, Node, ServerId, ServerInfo, SessionEvent,
 };
+use parking_lot::Mutex;
 
 /// The servers, their list, and the users who are bound.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::owners::Departures;
-use crate::sync::{Mutex, MutexGuard};
 use crate::{ServerId, ServerInfo};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The limit of frontends that wait for their probe, and of probes at the same time. A frontend above it counts as gone without a probe.
 pub(super) const MAX_SUSPECTS: usize = 1024;

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::calls::Target;
 use super::detector::{Detector, Probed, Rules, Verdict};
-use crate::sync::{Mutex, MutexGuard};
 use crate::{Members, ServerId};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The longest interval between checks for due probes.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);

@@ -16,12 +16,12 @@ use super::wire::{MsgType, RpcType};
 use super::{bind, delivery, events, everywhere, ops, servers, to_users};
 use crate::clock;
 use crate::reply::Limit;
-use crate::sync::Mutex;
 use crate::{
     BindError, Bound, BoxFuture, Context, Delivered, Delivery, ForwardedRequest, Located,
     MemberNotice, Members, Membership, RawSid, Receivers, RemoteCall, RemoteError, Reply, ServerId,
     ServerInfo, SessionAnswer, SessionEvent, SessionOp, Status, Tie,
 };
+use parking_lot::Mutex;
 
 pub(super) struct NatsMember {
     core: Arc<Core>,

@@ -14,8 +14,8 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::link::{Link, disconnected};
 use super::subject;
-use crate::sync::{Mutex, MutexGuard};
 use crate::{BoxFuture, RemoteError, Tie};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Subscriptions that wait for the task that reads them. At the bound a join waits.
 const OPENED: usize = 1024;

@@ -12,8 +12,8 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use super::link::Link;
 use super::subject;
 use crate::owners::{ClaimAnswer, ClaimQuery, Extra, Hold, Number, Table};
-use crate::sync::{Mutex, MutexGuard};
 use crate::{BindError, RawSid, ServerInfo, SessionsPerUser};
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long a bind waits to hear that NATS has its subscriptions.
 const ROUND_TRIP: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::sync::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Bytes that the client is given before it has sent what it was given before.
 const WINDOW_BYTES: usize = 1024 * 1024;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::{Event, ServerError};
 use tokio::sync::{Notify, watch};
 
-use crate::sync::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Subjects that are remembered as not allowed: the last ones.
 const DENIED: usize = 16;

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::directory::LEASE;
 use crate::owners::Moment;
-use crate::sync::{Mutex, MutexGuard};
 use crate::{ServerId, SessionsPerUser};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The limit of watched users. Above it nothing is promised: pushes to other users go to all frontends.
 const USERS: usize = 65_536;

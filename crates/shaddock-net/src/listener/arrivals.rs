@@ -5,10 +5,9 @@ use std::{
     task::Waker,
 };
 
-use crate::{
-    driver::Relayed,
-    sync::{Mutex, MutexGuard},
-};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::driver::Relayed;
 
 /// Connections of other frontends that may wait for a worker. Those above are refused.
 const MAX_ARRIVALS: usize = 4096;

@@ -8,10 +8,10 @@ use std::{
 use crate::{
     access::{Gate, Refusal},
     config::{ListenConfig, Live},
+    current::Current,
     frontend::Frontend,
     socket::Socket as Stream,
     stats::{Group, WorkerStats},
-    sync::Current,
 };
 
 /// The state that all connections of a listener share.

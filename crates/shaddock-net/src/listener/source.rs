@@ -10,11 +10,9 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-use crate::{
-    config::ListenConfig,
-    socket::Socket as Stream,
-    sync::{Mutex, MutexGuard},
-};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::{config::ListenConfig, socket::Socket as Stream};
 
 /// Binds one socket per worker. The first is bound without `SO_REUSEPORT` as a test: with it, a second server on the same
 /// port would start without an error and take half of the clients.

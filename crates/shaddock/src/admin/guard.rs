@@ -9,7 +9,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use axum::{
@@ -18,6 +18,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use parking_lot::RwLock;
 
 use super::{
     error::ApiError,
@@ -39,22 +40,19 @@ struct Rules {
 
 impl Guard {
     fn rules(&self) -> Rules {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().clone()
     }
 
     /// Sets the address and the tokens of a server that listens.
     pub(crate) fn bound(&self, address: IpAddr, tokens: Tokens) {
-        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.0.write();
         rules.is_public |= !address.to_canonical().is_loopback();
         rules.tokens = tokens;
     }
 
     /// Replaces the tokens. A server that can be reached from other machines keeps its tokens if the new list is empty.
     pub(crate) fn set(&self, tokens: Tokens) {
-        let mut rules = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut rules = self.0.write();
         if rules.is_public && tokens.is_empty() {
             tracing::error!(
                 "the new configuration has no `admin.token`, and others can reach the admin server until the process is restarted: the tokens \

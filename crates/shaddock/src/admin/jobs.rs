@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use axum::http::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -95,7 +96,7 @@ pub(super) struct Jobs {
 
 impl Jobs {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, JobStatus>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     pub(super) fn get(&self, id: &str) -> Option<JobStatus> {
@@ -226,7 +227,7 @@ impl Running {
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock()
     }
 
     /// Executes the job step by step; returns the reason if it ended early.

@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::http::StatusCode;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use ring::digest;
 
 use super::error::ApiError;
@@ -75,7 +76,7 @@ pub(crate) enum First {
 
 impl Once {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// # Errors

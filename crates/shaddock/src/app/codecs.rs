@@ -1,7 +1,8 @@
 //! The codec of an app, and the limits of new connections.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use shaddock_protocol::{Codec, CodecConfig};
 
 /// The codec of messages, and the same codec with the limits for new connections, which differs after a reload.
@@ -26,8 +27,7 @@ impl Codecs {
 
     /// The codec of a new connection.
     pub(crate) fn of_connection(&self) -> Arc<Codec> {
-        let codec = self.connections.read();
-        codec.unwrap_or_else(PoisonError::into_inner).clone()
+        self.connections.read().clone()
     }
 
     /// Takes limits, heartbeats and the requirement of signatures from `config`, for later connections.
@@ -40,7 +40,6 @@ impl Codecs {
             unsigned_pitaya: config.unsigned_pitaya,
             ..self.messages.config().clone()
         });
-        let connections = self.connections.write();
-        *connections.unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        *self.connections.write() = Arc::new(fresh);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{
     any::{Any, TypeId},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use hashbrown::HashMap;
+use parking_lot::RwLock;
 
 /// One value of each type.
 #[derive(Default)]
@@ -51,14 +52,14 @@ impl Shared {
     }
 
     pub(crate) fn set<T: Send + Sync + 'static>(&self, value: Arc<T>) {
-        let mut values = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut values = self.0.write();
         let old = values.set(value);
         drop(values);
         drop(old);
     }
 
     pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get()
+        self.0.read().get()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The listeners of an app.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use shaddock_net::{Listener, Relayed};
 
 /// The listeners of a running app, in the order of [`App::listen`](crate::App::listen).
@@ -11,17 +10,17 @@ pub(crate) struct Listeners(Mutex<Vec<Listener>>);
 impl Listeners {
     /// Looks at all listeners. The lock is held meanwhile.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&[Listener]) -> T) -> T {
-        look(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.0.lock())
     }
 
     pub(super) fn add(&self, listener: Listener) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.push(listener);
     }
 
     /// Takes all listeners, to close them. A listener holds its app.
     pub(super) fn take(&self) -> Vec<Listener> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock())
     }
 
     /// The number of open connections, including those whose handshake is not complete.

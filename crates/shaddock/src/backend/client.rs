@@ -7,7 +7,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::Poll,
@@ -26,6 +26,7 @@ use hyper::{
     body::{Body as _, Incoming},
     client::conn::{http1, http2},
 };
+use parking_lot::{Mutex, MutexGuard};
 use rustls::ClientConfig;
 use tokio::{
     runtime::Handle,
@@ -144,7 +145,7 @@ impl Target {
 
     /// The reason why a connection failed a moment ago.
     fn did_not_connect(&self) -> Option<Arc<str>> {
-        let mut aside = self.aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut aside = self.aside.lock();
         if aside
             .as_ref()
             .is_some_and(|one| one.since.elapsed() >= ASIDE)
@@ -156,7 +157,7 @@ impl Target {
 
     fn put_aside(&self, reason: &str) {
         let (since, reason) = (Instant::now(), Arc::from(reason));
-        *self.aside.lock().unwrap_or_else(PoisonError::into_inner) = Some(Aside { since, reason });
+        *self.aside.lock() = Some(Aside { since, reason });
     }
 
     /// Runs a health check. A URL that fails it is tried last until it succeeds.
@@ -269,7 +270,7 @@ impl Target {
     }
 
     fn shared(&self) -> Option<http2::SendRequest<Body>> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.shared.lock();
         if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
             *shared = None;
         }
@@ -307,7 +308,7 @@ impl Target {
         match &sender {
             Sender::One(_) => self.is_single.store(true, Ordering::Relaxed),
             Sender::Two(sender) => {
-                let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut shared = self.shared.lock();
                 *shared = Some(sender.clone());
             }
         }
@@ -438,7 +439,7 @@ impl Target {
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     error::{HandlerError, codes},
@@ -207,7 +208,7 @@ struct Complaint {
 impl Complaints {
     /// Whether a line about this failure is written; if so, the number of failures of this kind since the previous line, without it.
     pub(super) fn allow(&self, failure: &Failure, now: Instant) -> Option<u64> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let one = all.get_mut(failure.kind())?;
         if one
             .last

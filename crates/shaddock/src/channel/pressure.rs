@@ -3,12 +3,13 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use shaddock_core::Session;
 
 /// The longest wait. A connection has its turn within microseconds; one that has none for so long has no driver at the moment.
@@ -25,7 +26,7 @@ pub(crate) struct Pressure {
 
 impl Pressure {
     pub(crate) fn note(&self, session: &Arc<Session>) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(session));
+        *self.session.lock() = Some(Arc::clone(session));
         self.is_any.store(true, Ordering::Release);
     }
 
@@ -35,7 +36,7 @@ impl Pressure {
         if !self.is_any.load(Ordering::Acquire) {
             return None;
         }
-        let mut noted = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.session.lock();
         let session = noted.take().filter(|session| session.outbox().is_pressed());
         let Some(session) = session else {
             self.is_any.store(false, Ordering::Release);

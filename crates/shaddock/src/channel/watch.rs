@@ -9,10 +9,7 @@ mod known;
 mod listeners;
 mod view;
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 pub use shaddock_cluster::Departure;
 use shaddock_cluster::{
@@ -74,12 +71,7 @@ impl<'a> Watching<'a> {
             return Ok(());
         }
         let (sender, events) = mpsc::channel(EVENTS);
-        *self
-            .app
-            .watch()
-            .events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *self.app.watch().events.lock() = Some(sender);
         let app = self.app.clone();
         start_task(self.app, "members of channels and topics", async move {
             Watching::of(&app).dispatch_events(events).await;
@@ -108,8 +100,7 @@ impl<'a> Watching<'a> {
     }
 
     fn is_watching(self) -> bool {
-        let events = self.app.watch().events.lock();
-        events.unwrap_or_else(PoisonError::into_inner).is_some()
+        self.app.watch().events.lock().is_some()
     }
 
     /// A frontend has joined. Notices about it are new from now on.
@@ -250,7 +241,6 @@ impl<'a> Watching<'a> {
             return;
         };
         let events = self.app.watch().events.lock();
-        let events = events.unwrap_or_else(PoisonError::into_inner);
         for (audience, uid, departure) in news {
             let (Some(events), Ok(uid)) = (&*events, Uid::new(uid)) else {
                 continue;

@@ -1,10 +1,8 @@
 //! The servers that a frontend notifies of joins and leaves.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::{Mutex, MutexGuard};
 use shaddock_cluster::ServerId;
 use shaddock_core::SessionService;
 
@@ -22,7 +20,7 @@ pub(super) struct Watcher {
 
 impl Watchers {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, Watcher>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The number of the next notice; 0 for a server that is none.

@@ -6,13 +6,14 @@
 use std::{
     io::{self, Write},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Memory that the queue keeps when it is empty.
@@ -109,15 +110,13 @@ impl LineQueue {
 
     /// Waits until all lines of this moment are written, but no longer than `limit`. False if some are not. It blocks the thread.
     pub fn flush(&self, limit: Duration) -> bool {
-        let state = self.0.0.lock();
+        let shared = &self.0.0;
+        let mut state = shared.lock();
         let until = state.taken;
-        let (_state, timeout) = self
-            .0
-            .0
+        let waited = shared
             .written
-            .wait_timeout_while(state, limit, |state| state.gone < until)
-            .unwrap_or_else(PoisonError::into_inner);
-        !timeout.timed_out()
+            .wait_while_for(&mut state, |state| state.gone < until, limit);
+        !waited.timed_out()
     }
 
     /// Lines that were dropped.
@@ -135,7 +134,7 @@ impl Drop for Handle {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The life of the thread.
@@ -164,12 +163,9 @@ impl Shared {
 
     /// Waits for lines, and moves all that wait into `chunk`. False when nothing comes any more.
     fn take(&self, chunk: &mut Vec<u8>) -> bool {
-        let mut state = self
-            .more
-            .wait_while(self.lock(), |state| {
-                state.waiting.is_empty() && !state.closed
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let is_idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        self.more.wait_while(&mut state, is_idle);
         std::mem::swap(&mut state.waiting, chunk);
         !chunk.is_empty()
     }

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
 };
+
+use parking_lot::Mutex;
 
 use crate::stats::Counter;
 
@@ -100,7 +102,7 @@ impl Metrics {
                 .any(|own| name.starts_with(own)),
             "`{name}`: this name is reserved for the framework"
         );
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         if let Some((_, own)) = all.get(name) {
             return own.clone();
         }
@@ -119,7 +121,7 @@ impl Metrics {
 
     /// Name, help and value of each.
     pub(crate) fn read(&self) -> Vec<(String, String, Own)> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.lock();
         let each = all.iter();
         each.map(|(name, (help, own))| (name.clone(), help.clone(), own.clone()))
             .collect()

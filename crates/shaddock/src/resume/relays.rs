@@ -1,11 +1,8 @@
 //! The relays of a frontend.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use shaddock_cluster::ServerId;
 use shaddock_net::{Piece, Pipe};
 
@@ -43,7 +40,7 @@ impl End {
 
 impl Relays {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<End>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn remove(&self, key: &Key) {
@@ -97,7 +94,7 @@ impl End {
                 Err(_) => return Some(0),
             }
         }
-        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut received = self.received.lock();
         if *received != place || !self.pipe.write(&bytes) {
             return None;
         }

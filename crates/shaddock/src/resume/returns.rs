@@ -1,11 +1,8 @@
 //! Limits on clients that resume sessions, by address.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, net::IpAddr};
 
+use parking_lot::Mutex;
 use shaddock_protocol::Millis;
 
 use super::ResumePolicy;
@@ -51,14 +48,14 @@ impl Counts {
 impl Returns {
     /// Counts a client that comes back. False: too many do from there.
     pub(super) fn comes(&self, address: IpAddr, now: Millis, policy: &ResumePolicy) -> bool {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let count = counts.of(address, now);
         count.tries = count.tries.saturating_add(1);
         count.tries <= policy.max_returns && count.refused < policy.max_refused
     }
 
     pub(super) fn refused(&self, address: IpAddr, now: Millis) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let count = counts.of(address, now);
         count.refused = count.refused.saturating_add(1);
     }
@@ -96,7 +93,7 @@ mod tests {
         for n in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 100 {
             returns.comes(IpAddr::from(n.to_be_bytes()), now, &policy);
         }
-        let counts = returns.0.lock().unwrap();
+        let counts = returns.0.lock();
         assert_eq!(
             (counts.by_address.len(), counts.others.tries),
             (MAX_ADDRESSES, 100)

@@ -1,6 +1,6 @@
 //! Events of sessions on any frontend, for servers that ask for them.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use shaddock_cluster::{ForwardedSession, SessionEvent as RawEvent};
 use shaddock_core::Uid;
@@ -33,7 +33,7 @@ impl<'a> ClusterEvents<'a> {
             return Ok(());
         }
         let (sender, mut waiting) = mpsc::channel(WAITING);
-        *hooks.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        *hooks.waiting.lock() = Some(sender);
         let app = self.app.clone();
         start_task(self.app, "events of sessions of the cluster", async move {
             while let Some(event) = waiting.recv().await {
@@ -49,7 +49,6 @@ impl<'a> ClusterEvents<'a> {
             event,
         };
         let waiting = self.app.hooks().cluster_events.waiting.lock();
-        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
         if let Some(waiting) = &*waiting
             && waiting.try_send(arrived).is_err()
         {

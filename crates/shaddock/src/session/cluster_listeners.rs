@@ -1,7 +1,8 @@
 //! The application's listeners of session events of the cluster, and the events that wait for them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use shaddock_cluster::{Interest, SessionEvent as RawEvent};
 use tokio::sync::mpsc;
 

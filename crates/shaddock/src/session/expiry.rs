@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use hashbrown::HashMap;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use shaddock_cluster::{RawSid, RemoteError, SessionAnswer};
 use shaddock_core::{CloseReason, Session, SessionService, SettingError, Sid};
@@ -98,10 +99,7 @@ impl Expiries {
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.entries.lock()
     }
 
     fn note(&self, session: &Session, at: Option<Instant>) {

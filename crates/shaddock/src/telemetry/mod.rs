@@ -37,7 +37,7 @@ mod spans;
 mod wire;
 
 #[cfg(feature = "otlp")]
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 use std::{fmt, sync::Arc, time::Duration};
 
 use hyper::http::{HeaderName, HeaderValue};
@@ -195,8 +195,7 @@ impl Telemetry {
     pub(crate) fn begin(&self, runtime: &Handle) -> Tracer {
         #[cfg(feature = "otlp")]
         {
-            let waiting = self.0.exporter.lock();
-            let exporter = waiting.unwrap_or_else(PoisonError::into_inner).take();
+            let exporter = self.0.exporter.lock().take();
             if let Some(exporter) = exporter {
                 runtime.spawn(exporter.run());
             }
@@ -207,8 +206,7 @@ impl Telemetry {
     /// Whether the export task was started.
     #[cfg(feature = "otlp")]
     fn is_at_work(&self) -> bool {
-        let waiting = self.0.exporter.lock();
-        waiting.is_ok_and(|waiting| waiting.is_none())
+        self.0.exporter.lock().is_none()
     }
 
     #[cfg(not(feature = "otlp"))]

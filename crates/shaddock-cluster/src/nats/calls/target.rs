@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::number::BuildNumberHasher;
 use crate::ServerInfo;
 use crate::nats::subject;
-use crate::sync::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 /// A server that is called: where, and what is on the way to it.
 pub(in crate::nats) struct Target {

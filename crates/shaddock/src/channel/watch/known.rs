@@ -1,10 +1,8 @@
 //! What a watcher knows of the frontends.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::{Mutex, MutexGuard};
 use shaddock_cluster::ServerId;
 use tokio::sync::mpsc;
 
@@ -19,8 +17,6 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ServerId, View>> {
-        self.frontends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.frontends.lock()
     }
 }
