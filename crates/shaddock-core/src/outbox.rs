@@ -213,10 +213,10 @@ impl Outbox {
         if queue.intake == Intake::Open {
             queue.intake = Intake::Sealed;
         }
-        let (claimant, parked) = Self::end_ledger(&mut queue);
+        let claimant = Self::end_ledger(&mut queue);
         let garbage = queue.leftovers();
         drop(queue);
-        drop((garbage, parked));
+        drop(garbage);
         if let Some(claimant) = claimant {
             claimant.wake();
         }

@@ -798,7 +798,7 @@ fn a_session_parks_while_it_is_closed() {
         };
         wait_parked(&session, handover);
         assert!(closer.join().unwrap());
-        assert_eq!(Arc::strong_count(&own), 1, "nobody has it");
+        assert_eq!(Arc::strong_count(&own), 1, "it was dropped");
         assert_eq!(heard.of(&session), ["suspended", "closed kicked"]);
         check_nothing_is_left(&service);
     });
@@ -913,7 +913,7 @@ fn a_task_that_is_late_takes_nothing_from_the_next_one() {
             unreachable!("there is no claim")
         };
         late.join().unwrap();
-        let handover = session.unpark(second).expect("nobody else has it");
+        let handover = session.unpark(second).expect("it has no other owner");
         assert!(handover.downcast_ref() == Some(&"second"));
     });
 }

@@ -895,6 +895,30 @@ fn the_later_connection_wins_whichever_the_application_is_done_with_first() {
     assert!(matches!(poll(fourth), Claimed::Yours(_)));
 }
 
+/// A hand-over may contain values of the application, whose destructors must not run in a close on another thread.
+#[test]
+fn the_hand_over_of_a_parked_session_that_is_closed_is_left_to_its_task() {
+    let service = service_with(ResumeConfig::default());
+    let (session, token) = joined(&service, 1);
+    lose(&session);
+    let left = Arc::new(());
+    let handover = Box::new(Arc::clone(&left));
+    let Parking::Parked(number) = session.park(handover, Waker::noop()) else {
+        panic!("no connection has claimed it");
+    };
+    assert!(session.close(CloseReason::kicked("go")));
+    assert_eq!(Arc::strong_count(&left), 2, "the close has dropped it");
+    let claim = session.claim(service.next_claim(), &back(&token, 0, 0), Waker::noop());
+    assert_eq!(claim.err(), Some(ResumeRefusal::Unknown));
+    let handover = session.unpark(number).expect("it is the task's");
+    assert!(matches!(
+        session.park(handover, Waker::noop()),
+        Parking::Ended(_)
+    ));
+    assert_eq!(Arc::strong_count(&left), 1);
+    assert!(session.unpark(number).is_none());
+}
+
 #[test]
 fn what_was_handed_over_is_not_lost_when_the_session_ends() {
     for handed_first in [true, false] {

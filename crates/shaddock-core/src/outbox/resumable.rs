@@ -147,9 +147,8 @@ impl Outbox {
     }
 
     /// Ends the ledger at the end of the session: the client cannot resume it.
-    pub(super) fn end_ledger(queue: &mut Queue) -> (Option<Waker>, Option<Handover>) {
-        let ledger = queue.resume.as_deref_mut();
-        ledger.map_or((None, None), Ledger::end)
+    pub(super) fn end_ledger(queue: &mut Queue) -> Option<Waker> {
+        queue.resume.as_deref_mut().and_then(Ledger::end)
     }
 }
 

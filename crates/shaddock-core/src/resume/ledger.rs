@@ -64,6 +64,9 @@ struct Rare {
     claim: Option<Claim>,
     /// Data discarded under the lock, to be dropped without it.
     garbage: Vec<Bytes>,
+    /// The hand-over of a session that was closed while it was parked. It may contain values of the application, so the task that has parked it
+    /// drops it, and not the caller of the close.
+    unclaimed: Option<Handover>,
 }
 
 impl std::fmt::Debug for Rare {
@@ -313,11 +316,15 @@ impl Ledger {
         self.away = Some(Box::new(f(known)));
     }
 
-    /// The session waits no more. Returns its hand-over if it is parked.
-    fn is_back(&mut self) -> Option<Handover> {
-        let away = self.away.take()?;
+    /// The session waits no more.
+    fn is_back(&mut self) {
+        let Some(away) = self.away.take() else {
+            return;
+        };
         self.pool.is_back(away.ticket);
-        away.parked
+        if away.parked.is_some() {
+            self.rare().unclaimed = away.parked;
+        }
     }
 
     /// The kept packages were queued for the connection, before the client has acknowledged its handshake.
@@ -342,23 +349,26 @@ impl Ledger {
     }
 
     fn tidy(&mut self) {
-        let is_idle =
-            |rare: &Rare| rare.claim.is_none() && rare.issued.is_empty() && rare.garbage.is_empty();
+        let is_idle = |rare: &Rare| {
+            rare.claim.is_none()
+                && rare.issued.is_empty()
+                && rare.garbage.is_empty()
+                && rare.unclaimed.is_none()
+        };
         if self.rare.as_deref().is_some_and(is_idle) {
             self.rare = None;
         }
     }
 
-    /// The session is closed: kept packages are dropped. Its hand-over is for a connection that has claimed it. Returns the waker of that
-    /// connection, and the hand-over of a parked session, which no connection claims any more.
-    pub(crate) fn end(&mut self) -> (Option<Waker>, Option<Handover>) {
+    /// The session is closed: kept packages are dropped. Its hand-over is for a connection that has claimed it, or for the task that has parked
+    /// it. Returns the waker of that connection.
+    pub(crate) fn end(&mut self) -> Option<Waker> {
         self.link = Link::Ended;
         while self.kept.len() > 0 {
             self.forget_first();
         }
-        let parked = self.is_back();
-        let claim = self.rare.as_mut().and_then(|rare| rare.claim.as_mut());
-        (claim.and_then(|claim| claim.waker.take()), parked)
+        self.is_back();
+        self.rare.as_mut()?.claim.as_mut()?.waker.take()
     }
 
     /// Ends the wait for the client, if it is still away: it cannot resume from now on. Returns the reason for which the connection was

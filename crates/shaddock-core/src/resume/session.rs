@@ -340,8 +340,8 @@ impl Session {
         self.outbox().park(handover, waker)
     }
 
-    /// Takes the hand-over back that was left with this number. `None`: the session has another owner since, or is closed; nothing is left to
-    /// do for it.
+    /// Takes the hand-over back that was left with this number, also if the session is closed by now. `None`: the session has another owner
+    /// since; nothing is left to do for it.
     pub fn unpark(&self, number: u64) -> Option<Handover> {
         self.outbox().unpark(number)
     }

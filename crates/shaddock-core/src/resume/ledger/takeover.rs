@@ -61,12 +61,13 @@ impl Ledger {
         }
     }
 
-    /// The hand-over that was left here, unless the session was claimed since, or has ended.
+    /// The hand-over that was left here, unless the session was claimed since.
     pub(crate) fn unpark(&mut self, number: u64) -> Option<Handover> {
         if number != self.claimed {
             return None;
         }
-        self.away.as_mut()?.parked.take()
+        let waiting = self.away.as_mut().and_then(|away| away.parked.take());
+        waiting.or_else(|| self.rare.as_mut()?.unclaimed.take())
     }
 
     /// All valid tokens.
