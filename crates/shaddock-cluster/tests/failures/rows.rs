@@ -75,7 +75,7 @@ async fn row_2_one_server_for_an_id() {
     nats.heal();
     etcd.heal();
     until("expelled", || !old.state().expelled.is_empty()).await;
-    // It may first read that the user has another owner, or that its id has.
+    // The frontend may learn of the other owner of its user first, or of the other server with its id.
     let reason = old.closed(1).unwrap_or_default();
     assert!(matches!(&*reason, "replaced" | "expelled"), "{reason}");
     // On the side of the old one its id is the new one's.

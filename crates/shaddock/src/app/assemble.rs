@@ -40,7 +40,7 @@ fn value_of<T: Clone + Default + Send + Sync + 'static>(app: &App) -> T {
         .unwrap_or_default()
 }
 
-/// What only a frontend has. Handlers take both as `State`.
+/// The services that only a frontend has. Handlers extract both as `State`.
 fn frontend_services(app: &mut App) -> Option<(SessionService, ConnectionStats)> {
     if !app.is_frontend() {
         return None;

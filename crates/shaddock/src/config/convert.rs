@@ -330,7 +330,7 @@ impl Config {
     }
 }
 
-/// How a server logs in to NATS and etcd, of the keys that say so.
+/// The logins and certificates for NATS and etcd, from the keys of the configuration.
 #[cfg(feature = "nats")]
 mod nats {
     use std::path::Path;

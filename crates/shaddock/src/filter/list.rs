@@ -14,7 +14,7 @@ use crate::{
     request::RequestContext,
 };
 
-/// What the before-filters have decided. `Later`: one waits, and the rest is for [`FilterList::go_on`].
+/// The decision of the before-filters. `Later`: one of them waits, and [`FilterList::go_on`] runs the rest.
 type Decision = MaybeReady<Result<(), HandlerError>, Pause>;
 
 /// A filter that waits.

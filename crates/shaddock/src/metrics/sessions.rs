@@ -97,7 +97,7 @@ impl Page<'_, '_> {
         self.counters("resume_refused", "Failed resumes, by reason", refused)
     }
 
-    /// What has become of resumable sessions.
+    /// Counts of resumable sessions: granted, resumed, refused and ended.
     fn resumed(&mut self, seen: &[Seen]) -> fmt::Result {
         let each = |read| each_resume(seen, read);
         self.counters(
