@@ -6,12 +6,13 @@
 //! - `source`: a schema as written by people, or as sent in a handshake, and the text of the second form
 //! - `compile`: from names to numbers
 //! - `schema`: the result, indexed by tag and by name
-//! - `encode` (with `slot`), `decode`: between JSON text and bytes, without an intermediate tree
+//! - `encode` (over `slot` and `encoder`), `decode`: between JSON text and bytes, without an intermediate tree
 //! - `wire`, `json`: numbers and strings of the two formats
 
 mod compile;
 mod decode;
 mod encode;
+mod encoder;
 mod error;
 mod json;
 mod schema;

@@ -1,14 +1,125 @@
-//! Writes values of serde's data model as bytes.
+//! Writes values of serde's data model as bytes: each value in the place that its schema has for it.
 
 use core::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::ProtobufError;
-use super::encode::Encoder;
+use super::encoder::{Encoder, OpenMessage};
 use super::error::FieldProblem;
-use super::schema::{Field, FieldIndex, Kind, MessageDef};
+use super::schema::{Field, FieldIndex, Kind, MessageDef, MessageId, Shape};
 use super::wire::patch_varint;
+
+/// The outermost message.
+pub(super) fn put_body<'de, D: Deserializer<'de>>(
+    encoder: &mut Encoder<'_>,
+    id: MessageId,
+    source: D,
+) -> Result<(), D::Error> {
+    Slot {
+        encoder,
+        kind: Kind::Message(id),
+        place: Place::Body,
+    }
+    .deserialize(source)
+}
+
+fn put_message<'de, A: MapAccess<'de>>(
+    encoder: &mut Encoder<'_>,
+    id: MessageId,
+    members: A,
+) -> Result<(), A::Error> {
+    let message = encoder.begin_message(id)?;
+    put_members(encoder, &message, members)?;
+    encoder.end_message(&message)
+}
+
+fn put_members<'de, A: MapAccess<'de>>(
+    encoder: &mut Encoder<'_>,
+    message: &OpenMessage<'_>,
+    mut members: A,
+) -> Result<(), A::Error> {
+    let def = message.def;
+    let mut expected = 0;
+    while let Some(index) = members.next_key_seed(Name { def, expected })? {
+        let Some(index) = index else {
+            members.next_value::<IgnoredAny>()?;
+            continue;
+        };
+        expected = index + 1;
+        encoder.meet(message, index)?;
+        let field = &def.fields[index as usize];
+        let (kind, place) = match field.shape {
+            Shape::Single(kind) => {
+                encoder.key(field);
+                (kind, Place::Value)
+            }
+            Shape::Packed(kind) | Shape::List(kind) => (kind, Place::List(field)),
+            Shape::Map {
+                key,
+                value,
+                write_empty,
+            } => (
+                value,
+                Place::Map {
+                    field,
+                    key,
+                    write_empty,
+                },
+            ),
+        };
+        let slot = Slot {
+            encoder,
+            kind,
+            place,
+        };
+        if let Err(error) = members.next_value_seed(slot) {
+            encoder.name_problem(&field.name);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// An array: one key for all elements and a count, or a key for each element.
+fn put_list<'de, A: SeqAccess<'de>>(
+    encoder: &mut Encoder<'_>,
+    field: &Field,
+    kind: Kind,
+    mut elements: A,
+) -> Result<(), A::Error> {
+    let place = Place::Value;
+    if let Shape::List(_) = field.shape {
+        loop {
+            let before = encoder.out.len();
+            encoder.key(field);
+            let slot = Slot {
+                encoder,
+                kind,
+                place,
+            };
+            if elements.next_element_seed(slot)?.is_none() {
+                encoder.out.truncate(before);
+                return Ok(());
+            }
+        }
+    }
+    let counted = encoder.begin_count(field);
+    let mut count = 0;
+    loop {
+        let slot = Slot {
+            encoder,
+            kind,
+            place,
+        };
+        if elements.next_element_seed(slot)?.is_none() {
+            break;
+        }
+        count += 1;
+    }
+    encoder.end_count(&counted, count, false);
+    Ok(())
+}
 
 /// Finds the field of a name without copying the name.
 pub(super) struct Name<'a> {
@@ -163,18 +274,18 @@ impl<'de> Visitor<'de> for Slot<'_, '_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<(), A::Error> {
         match self.place {
-            Place::List(field) => self.encoder.list(field, self.kind, elements),
+            Place::List(field) => put_list(self.encoder, field, self.kind, elements),
             _ => Err(self.mismatch()),
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<(), A::Error> {
         match (self.place, self.kind) {
-            (Place::Body, Kind::Message(id)) => self.encoder.message(id, members),
+            (Place::Body, Kind::Message(id)) => put_message(self.encoder, id, members),
             (Place::Value, Kind::Message(id)) => {
                 let at = self.encoder.out.len();
                 self.encoder.out.push(0);
-                self.encoder.message(id, members)?;
+                put_message(self.encoder, id, members)?;
                 let len = self.encoder.out.len() - at - 1;
                 patch_varint(&mut self.encoder.out, at, len);
                 Ok(())

@@ -95,7 +95,7 @@ fn encode_special(schema: &Schema, route: &str, name: &str, x: f64) -> Vec<u8> {
     let source: MapDeserializer<'_, _, serde_json::Error> =
         MapDeserializer::new([(name, x)].into_iter());
     schema
-        .encode_from(encode::Strings::Utf8, route, source)
+        .encode_from(encoder::Strings::Utf8, route, source)
         .unwrap()
 }
 
