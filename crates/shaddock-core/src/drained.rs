@@ -1,16 +1,9 @@
 //! The data that a driver took from an outbox and is about to write.
 
-use crate::outbox::More;
+use crate::outbox::{Insert, More};
 use crate::pool;
 use bytes::{Buf, Bytes, BytesMut};
 use std::io::IoSlice;
-
-/// A shared package, and the number of the session's own bytes before it.
-#[derive(Debug)]
-pub(crate) struct Insert {
-    pub(crate) at: usize,
-    pub(crate) bytes: Bytes,
-}
 
 /// Bytes on their way from an [`Outbox`](crate::Outbox) to a socket.
 ///

@@ -2,10 +2,11 @@
 
 mod connection;
 mod latest;
+mod more;
 mod result;
 mod resumable;
 
-pub(crate) use latest::More;
+pub(crate) use more::{Insert, More};
 pub use result::{Flush, Next, OutboxStats, PushError, Room, SendError};
 
 use crate::pool;

@@ -1,50 +1,8 @@
 //! Pushes of which the newest of a key is enough: while the client does not take them, the newest one goes in the place of an older one.
 
 use super::{Driver, Intake, Outbox, Queue, Room, SendError, bytes_u32};
-use crate::drained::Insert;
 use bytes::Bytes;
 use std::sync::Arc;
-
-/// Pushes with a key in one queue. More are queued as if they had none: a pointer to a short package costs more than its bytes.
-const MAX_KEYS: usize = 256;
-
-/// Shared packages between the bytes of a queue, in order.
-#[derive(Debug, Default)]
-pub(crate) struct More {
-    pub(crate) inserts: Vec<Insert>,
-    /// The places of those that have a key, in order.
-    keys: Vec<(usize, Arc<str>)>,
-}
-
-impl More {
-    pub(super) fn push(&mut self, at: usize, bytes: Bytes) {
-        self.inserts.push(Insert { at, bytes });
-    }
-
-    fn push_latest(&mut self, key: &Arc<str>, at: usize, bytes: Bytes) {
-        self.keys.push((self.inserts.len(), Arc::clone(key)));
-        self.push(at, bytes);
-    }
-
-    fn place(&self, key: &str) -> Option<usize> {
-        self.keys.iter().rposition(|(_, known)| **known == *key)
-    }
-
-    fn length_of(&self, key: &str) -> usize {
-        self.place(key)
-            .map_or(0, |place| self.inserts[self.keys[place].0].bytes.len())
-    }
-
-    /// Takes the newest package of this key out.
-    fn take_back(&mut self, key: &str) -> Option<Bytes> {
-        let place = self.place(key)?;
-        let (insert, _) = self.keys.remove(place);
-        for (later, _) in &mut self.keys[place..] {
-            *later -= 1;
-        }
-        Some(self.inserts.remove(insert).bytes)
-    }
-}
 
 impl Outbox {
     /// As [`push`](Self::push), for a package of which the newest of its `key` is enough: a position, a score. While the client cannot take it
@@ -85,10 +43,7 @@ impl Queue {
         };
         // Also while the driver polls: it has taken what the socket did not take.
         let waits = !is_live || self.driver == Driver::Blocked || self.in_flight > 0;
-        let has_room = self
-            .more
-            .as_ref()
-            .is_none_or(|more| more.keys.len() < MAX_KEYS || more.place(key).is_some());
+        let has_room = self.more.as_ref().is_none_or(|more| more.has_room(key));
         // The parts of a message that is several packages belong together.
         if self.intake != Intake::Open
             || !waits
@@ -118,10 +73,7 @@ impl Queue {
 
     /// Takes back the package of this key that waits. What is queued for a session that is counted is also kept: only what is in both can be taken back.
     fn take_back(&mut self, key: &str, is_live: bool) -> Option<Bytes> {
-        let is_queued = self
-            .more
-            .as_ref()
-            .is_some_and(|more| more.place(key).is_some());
+        let is_queued = self.more.as_ref().is_some_and(|more| more.has(key));
         if is_live && !is_queued {
             return None;
         }
@@ -147,6 +99,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::more::MAX_KEYS;
     use crate::{Drained, Flush, Next};
     use bytes::Buf;
     use std::task::Waker;
