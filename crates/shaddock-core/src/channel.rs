@@ -1,48 +1,20 @@
 //! Channels of a server: their names, the frontends that have members, and the members that no frontend stores. Bookkeeping only; the
 //! framework delivers pushes.
 
+mod config;
 mod service;
+mod tables;
 
+pub use config::ChannelConfig;
 pub use service::ChannelService;
 
 use crate::members::ChannelMembers;
 use crate::store::member_text;
 use crate::sync::Mutex;
 use crate::{ChannelError, ChannelStore, FanOut, FrontendId, StoreError, Uid};
-use service::Inner;
 use std::fmt;
 use std::sync::{Arc, Weak};
-
-/// Limits and persistence of the channels of one server.
-#[derive(Clone)]
-pub struct ChannelConfig {
-    /// Maximum number of channels. Default: 100,000. Above it no channel is created.
-    pub max_channels: usize,
-    /// Prefix of the keys in the store. Default: `pomelo:channel`.
-    pub prefix: String,
-    /// Store that keeps channels over a restart. Default: none.
-    pub store: Option<Arc<dyn ChannelStore>>,
-}
-
-impl Default for ChannelConfig {
-    fn default() -> Self {
-        Self {
-            max_channels: 100_000,
-            prefix: "pomelo:channel".to_owned(),
-            store: None,
-        }
-    }
-}
-
-impl fmt::Debug for ChannelConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChannelConfig")
-            .field("max_channels", &self.max_channels)
-            .field("prefix", &self.prefix)
-            .field("store", &self.store.is_some())
-            .finish()
-    }
-}
+use tables::Tables;
 
 /// Whether a channel can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +33,7 @@ pub enum ChannelState {
 pub struct Channel {
     name: Arc<str>,
     number: u64,
-    service: Weak<Inner>,
+    tables: Weak<Tables<Self>>,
     data: Mutex<Data>,
 }
 
@@ -90,6 +62,23 @@ pub struct Place {
 }
 
 impl Channel {
+    fn new(name: Arc<str>, number: u64, tables: &Arc<Tables<Self>>) -> Self {
+        let data = Data {
+            state: ChannelState::Open,
+            members: ChannelMembers::new(),
+            places: Vec::new(),
+            plan: None,
+            ends: Vec::new(),
+            next_end: 0,
+        };
+        Self {
+            name,
+            number,
+            tables: Arc::downgrade(tables),
+            data: Mutex::new(data),
+        }
+    }
+
     /// The name of the channel.
     pub fn name(&self) -> &str {
         &self.name
@@ -107,16 +96,16 @@ impl Channel {
 
     /// Adds a member by name. Returns false for an existing member, and if the channel was destroyed.
     pub fn add(self: &Arc<Self>, uid: &Uid, frontend: &FrontendId) -> bool {
-        let Some(service) = self.service.upgrade() else {
+        let Some(tables) = self.tables.upgrade() else {
             return false;
         };
-        let _turn = service.turn(&self.name);
-        if !self.enter(&service, uid, frontend) {
+        let _turn = tables.turn(&self.name);
+        if !self.enter(&tables, uid, frontend) {
             return false;
         }
-        service.with_store(|store| {
+        tables.with_store(|store| {
             store.add(
-                &service.members_key(&self.name),
+                &tables.members_key(&self.name),
                 &member_text(uid.as_str(), frontend.as_str()),
             )
         });
@@ -125,18 +114,18 @@ impl Channel {
 
     /// Removes a member by name. Returns false if there is no such member. Works after [`destroy`](Self::destroy).
     pub fn leave(&self, uid: &str, frontend: &str) -> bool {
-        let service = self.service.upgrade();
-        let _turn = service.as_ref().map(|service| service.turn(&self.name));
+        let tables = self.tables.upgrade();
+        let _turn = tables.as_ref().map(|tables| tables.turn(&self.name));
         if !self.take_by_name(uid, frontend) {
             return false;
         }
-        if let Some(service) = service
+        if let Some(tables) = tables
             .as_ref()
             .filter(|_| self.state() == ChannelState::Open)
         {
-            service.with_store(|store| {
+            tables.with_store(|store| {
                 let text = member_text(uid, frontend);
-                store.remove(&service.members_key(&self.name), &text)
+                store.remove(&tables.members_key(&self.name), &text)
             });
         }
         true
@@ -149,10 +138,10 @@ impl Channel {
             return false;
         }
         data.plan = None;
-        if let Some(service) = self.service.upgrade()
+        if let Some(tables) = self.tables.upgrade()
             && data.state == ChannelState::Open
         {
-            service.unlink(uid, frontend, self);
+            tables.unlink(uid, frontend, self);
         }
         true
     }
@@ -202,12 +191,12 @@ impl Channel {
     }
 
     fn update_store(&self, update: impl FnOnce(&dyn ChannelStore, &str) -> Result<(), StoreError>) {
-        let Some(service) = self.service.upgrade() else {
+        let Some(tables) = self.tables.upgrade() else {
             return;
         };
-        let _turn = service.turn(&self.name);
+        let _turn = tables.turn(&self.name);
         if self.state() == ChannelState::Open {
-            service.with_store(|store| update(store, &service.members_key(&self.name)));
+            tables.with_store(|store| update(store, &tables.members_key(&self.name)));
         }
     }
 
@@ -292,30 +281,30 @@ impl Channel {
 
     /// The listeners, if this call destroys the channel.
     fn end(&self) -> Option<Vec<(u64, End)>> {
-        let service = self.service.upgrade();
-        let _turn = service.as_ref().map(|service| service.turn(&self.name));
+        let tables = self.tables.upgrade();
+        let _turn = tables.as_ref().map(|tables| tables.turn(&self.name));
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
             return None;
         }
         data.state = ChannelState::Destroyed;
         let ends = std::mem::take(&mut data.ends);
-        if let Some(service) = &service {
+        if let Some(tables) = &tables {
             for (uid, frontend) in data.members.iter() {
-                service.unlink(uid.as_str(), frontend.as_str(), self);
+                tables.unlink(uid.as_str(), frontend.as_str(), self);
             }
         }
         drop(data);
-        if let Some(service) = &service {
-            service.forget(self);
-            service.with_store(|store| store.remove_all(&service.members_key(&self.name)));
-            service.with_store(|store| store.remove(&service.list_key(), &self.name));
+        if let Some(tables) = &tables {
+            tables.forget(&self.name, self);
+            tables.with_store(|store| store.remove_all(&tables.members_key(&self.name)));
+            tables.with_store(|store| store.remove(&tables.list_key(), &self.name));
         }
         Some(ends)
     }
 
     /// Adds a member, here and in the index. The caller holds the turn of the name.
-    fn enter(self: &Arc<Self>, service: &Inner, uid: &Uid, frontend: &FrontendId) -> bool {
+    fn enter(self: &Arc<Self>, tables: &Tables<Self>, uid: &Uid, frontend: &FrontendId) -> bool {
         let mut data = self.data.lock();
         if data.state == ChannelState::Destroyed {
             return false;
@@ -324,7 +313,7 @@ impl Channel {
             return false;
         }
         data.plan = None;
-        service.link(uid, frontend, self);
+        tables.link(uid, frontend, self);
         true
     }
 }
