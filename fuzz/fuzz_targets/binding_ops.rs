@@ -240,7 +240,7 @@ impl Pair {
             13 => {
                 let outbox = session.outbox();
                 outbox.begin_poll(Waker::noop());
-                let (mut drained, taken) = (Drained::new(), &mut self.taken[s]);
+                let (mut drained, taken) = (Drained::default(), &mut self.taken[s]);
                 let next = outbox.take(&mut drained);
                 taken.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
                 let n = usize::from(choices.byte()).min(taken.len());
@@ -353,11 +353,9 @@ impl Pair {
             assert!(channel.is_some() || members.is_empty());
             let Some(channel) = channel else { continue };
             for user in USERS {
-                let mut found: Vec<_> = channel
-                    .frontends_of(user)
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
+                let plan = channel.members_by_frontend();
+                let groups = plan.iter().filter(|group| group.uids.iter().any(|uid| *uid == *user));
+                let mut found: Vec<_> = groups.map(|group| group.frontend.to_string()).collect();
                 found.sort();
                 let expected: Vec<_> = members
                     .iter()
@@ -368,7 +366,6 @@ impl Pair {
             }
             let receivers: usize = channel
                 .members_by_frontend()
-                .groups()
                 .iter()
                 .map(|group| group.uids.len())
                 .sum();

@@ -221,7 +221,7 @@ impl World {
             return;
         }
         if !player.session.go_live(&ClientInfo::default()) {
-            let next = player.session.outbox().take(&mut Drained::new());
+            let next = player.session.outbox().take(&mut Drained::default());
             let is_closed = player.session.is_closed();
             assert!(is_closed || next == Next::Release, "it was told to go");
             assert_eq!(
@@ -386,7 +386,7 @@ impl Player {
         }
         let outbox = self.session.outbox();
         outbox.begin_poll(Waker::noop());
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         let next = outbox.take(&mut drained);
         let mut bytes = drained.copy_to_bytes(drained.remaining());
         outbox.written(bytes.len());

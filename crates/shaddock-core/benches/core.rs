@@ -8,7 +8,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use shaddock_core::{
-    Channel, ChannelConfig, ChannelService, ClientInfo, CloseReason, Drained, FanOut, Flush,
+    Channel, ChannelConfig, ChannelService, ClientInfo, CloseReason, Drained, FanOutGroup, Flush,
     FrontendId, Outbox, Session, SessionConfig, SessionService, SidAllocator, Uid,
 };
 use std::convert::Infallible;
@@ -110,7 +110,7 @@ fn outbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox, 16 packages and one drain");
     group.throughput(Throughput::Elements(BATCH as u64));
     let outbox = Outbox::new(256 * 1024);
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     for length in [40, 400] {
         let package = Bytes::from(vec![b'x'; length]);
         group.bench_function(BenchmarkId::new("encoded in place", length), |b| {
@@ -146,7 +146,7 @@ fn broadcast(c: &mut Criterion) {
     for receivers in [1_000, 10_000] {
         let (service, sessions) = service(receivers);
         let package = Bytes::from(vec![b'x'; 100]);
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         group.throughput(Throughput::Elements(receivers as u64));
         group.bench_function(BenchmarkId::new("push and drain", receivers), |b| {
             b.iter(|| {
@@ -203,7 +203,7 @@ fn fan_out(c: &mut Criterion) {
         });
     });
     group.bench_function("of a list of users", |b| {
-        b.iter(|| FanOut::from_targets(black_box(&targets).iter().cloned()));
+        b.iter(|| FanOutGroup::plan(black_box(&targets).iter().cloned()));
     });
     group.finish();
 }

@@ -11,7 +11,7 @@ pub use service::ChannelService;
 use crate::members::ChannelMembers;
 use crate::store::member_text;
 use crate::sync::Mutex;
-use crate::{ChannelError, ChannelStore, FanOut, FrontendId, StoreError, Uid};
+use crate::{ChannelError, ChannelStore, FanOutGroup, FrontendId, StoreError, Uid};
 use std::fmt;
 use std::sync::{Arc, Weak};
 use tables::Tables;
@@ -46,7 +46,7 @@ struct Data {
     members: ChannelMembers,
     places: Vec<Place>,
     /// The plan of the last push, while it is valid.
-    plan: Option<Arc<FanOut>>,
+    plan: Option<Arc<[FanOutGroup]>>,
     /// The listeners for the destruction, by number.
     ends: Vec<(u64, End)>,
     next_end: u64,
@@ -162,17 +162,13 @@ impl Channel {
         true
     }
 
-    /// Removes a frontend without members from the places, given the number of joins that its answer covers. After further joins it stays
-    /// one of the places.
-    pub fn leave_place(&self, frontend: &str, joins: u64) {
-        let is_over = |place: &Place| place.frontend == *frontend && place.joins == joins;
+    /// Removes a frontend without members from the places, given the number of joins that its answer covers: after further joins it stays
+    /// one of the places. `None`: the frontend is gone, with all its members.
+    pub fn leave_place(&self, frontend: &str, joins: Option<u64>) {
+        let is_over = |place: &Place| {
+            place.frontend == *frontend && joins.is_none_or(|joins| place.joins == joins)
+        };
         self.data.lock().places.retain(|place| !is_over(place));
-    }
-
-    /// Removes a frontend that is gone, with all its members.
-    pub fn forget_place(&self, frontend: &str) {
-        let mut data = self.data.lock();
-        data.places.retain(|place| place.frontend != *frontend);
     }
 
     /// The frontends that have members, in the order in which they were added. They stay in the object after it is destroyed.
@@ -200,34 +196,9 @@ impl Channel {
         }
     }
 
-    /// The uids of the members by name, grouped by frontend, each group in the order of joining.
-    pub fn members(&self) -> Vec<Uid> {
-        self.data
-            .lock()
-            .members
-            .iter()
-            .map(|(uid, _)| uid.clone())
-            .collect()
-    }
-
     /// The members by name, by frontend. Shared until the next join or leave.
-    pub fn members_by_frontend(&self) -> Arc<FanOut> {
+    pub fn members_by_frontend(&self) -> Arc<[FanOutGroup]> {
         self.data.lock().plan()
-    }
-
-    /// The frontends on which this user is a member by name.
-    pub fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
-        self.data.lock().members.frontends_of(uid)
-    }
-
-    /// Number of members by name.
-    pub fn len(&self) -> usize {
-        self.data.lock().members.len()
-    }
-
-    /// Whether there are no members by name.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The plan for a push to all members by name. Costs a pointer until the next join or leave.
@@ -235,7 +206,7 @@ impl Channel {
     /// # Errors
     ///
     /// The channel was destroyed.
-    pub fn fan_out(&self) -> Result<Arc<FanOut>, ChannelError> {
+    pub fn fan_out(&self) -> Result<Arc<[FanOutGroup]>, ChannelError> {
         let mut data = self.data.lock();
         match data.state {
             ChannelState::Open => Ok(data.plan()),
@@ -319,9 +290,9 @@ impl Channel {
 }
 
 impl Data {
-    fn plan(&mut self) -> Arc<FanOut> {
+    fn plan(&mut self) -> Arc<[FanOutGroup]> {
         let Self { members, plan, .. } = self;
-        Arc::clone(plan.get_or_insert_with(|| Arc::new(members.fan_out())))
+        Arc::clone(plan.get_or_insert_with(|| members.fan_out()))
     }
 }
 

@@ -47,7 +47,7 @@ pub enum CloseReason {
     Denied,
     /// The server has reached its limit of clients.
     Overloaded,
-    /// [`SessionService::remove`](crate::SessionService::remove) was called.
+    /// The application removed the session (Pomelo's `remove`).
     Removed,
     /// An internal error of the server, such as a panic in the code that drives the connection.
     Internal,

@@ -22,11 +22,6 @@ pub struct Drained {
 }
 
 impl Drained {
-    /// Creates an empty buffer without memory.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Whether everything was written.
     pub const fn is_empty(&self) -> bool {
         self.remaining == 0

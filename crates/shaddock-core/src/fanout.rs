@@ -3,15 +3,9 @@
 use crate::{FrontendId, Uid};
 use hashbrown::{HashMap, HashSet};
 
-/// The receivers of a push, grouped by frontend: one message per group is sent over the cluster.
+/// The receivers of a push on one frontend. A plan is a list of these: one message per group is sent over the cluster.
 ///
-/// No group is empty and no user occurs twice in a group, so no user receives the push twice on one frontend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FanOut {
-    groups: Vec<FanOutGroup>,
-}
-
-/// The receivers on one frontend.
+/// No group of a plan is empty and no user occurs twice in a group, so no user receives the push twice on one frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FanOutGroup {
     /// The frontend.
@@ -20,30 +14,30 @@ pub struct FanOutGroup {
     pub uids: Vec<Uid>,
 }
 
-impl FanOut {
-    /// A plan for a list of users (Pomelo's `pushMessageByUids`). Groups and users keep the order of the list; a user listed
-    /// twice on one frontend counts once.
+impl FanOutGroup {
+    /// The plan for a list of users (Pomelo's `pushMessageByUids`). Groups and users keep the order of the list; a user listed twice on one
+    /// frontend counts once.
     ///
     /// ```
-    /// use shaddock_core::{FanOut, FrontendId, Uid};
+    /// use shaddock_core::{FanOutGroup, FrontendId, Uid};
     /// let (one, two) = (FrontendId::new("connector-1")?, FrontendId::new("connector-2")?);
     /// let (ann, bob) = (Uid::new("ann")?, Uid::new("bob")?);
-    /// let plan = FanOut::from_targets([
+    /// let plan = FanOutGroup::plan([
     ///     (ann.clone(), one.clone()),
     ///     (bob.clone(), two.clone()),
     ///     (ann.clone(), one.clone()),
     /// ]);
-    /// assert_eq!(plan.groups().len(), 2);
-    /// assert_eq!(plan.receivers(), 2);
+    /// assert_eq!(plan.len(), 2);
+    /// assert_eq!((&plan[0].frontend, &plan[0].uids[..]), (&one, &[ann][..]));
     /// # Ok::<(), shaddock_core::InvalidId>(())
     /// ```
-    pub fn from_targets(targets: impl IntoIterator<Item = (Uid, FrontendId)>) -> Self {
-        let mut groups: Vec<FanOutGroup> = Vec::new();
+    pub fn plan(targets: impl IntoIterator<Item = (Uid, FrontendId)>) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
         let mut places: HashMap<FrontendId, usize> = HashMap::new();
         let mut seen: HashSet<(usize, Uid)> = HashSet::new();
         for (uid, frontend) in targets {
             let place = *places.entry(frontend).or_insert_with_key(|frontend| {
-                groups.push(FanOutGroup {
+                groups.push(Self {
                     frontend: frontend.clone(),
                     uids: Vec::new(),
                 });
@@ -53,25 +47,6 @@ impl FanOut {
                 groups[place].uids.push(uid);
             }
         }
-        Self { groups }
-    }
-
-    pub(crate) const fn from_groups(groups: Vec<FanOutGroup>) -> Self {
-        Self { groups }
-    }
-
-    /// The groups, in the order in which their frontends first occur.
-    pub fn groups(&self) -> &[FanOutGroup] {
-        &self.groups
-    }
-
-    /// Whether there are no receivers.
-    pub const fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    /// Number of receivers; a user on two frontends counts twice.
-    pub fn receivers(&self) -> usize {
-        self.groups.iter().map(|group| group.uids.len()).sum()
+        groups
     }
 }

@@ -161,7 +161,7 @@ impl SidAllocator {
     }
 
     /// Sets the node, before the first sid.
-    pub fn set_node(&self, node: u16) {
+    pub(crate) fn set_node(&self, node: u16) {
         self.node.store(node, Ordering::Relaxed);
     }
 

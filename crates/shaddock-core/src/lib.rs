@@ -83,7 +83,7 @@ pub use config::{Conflict, SessionConfig, SessionsPerUser};
 pub use drained::Drained;
 pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
 pub use event::{ListenerId, SessionEvents};
-pub use fanout::{FanOut, FanOutGroup};
+pub use fanout::FanOutGroup;
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{

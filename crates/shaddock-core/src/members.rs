@@ -1,7 +1,8 @@
 //! Members of a channel: pairs of user and frontend, grouped by frontend.
 
-use crate::{FanOut, FanOutGroup, FrontendId, Uid};
+use crate::{FanOutGroup, FrontendId, Uid};
 use hashbrown::HashMap;
+use std::sync::Arc;
 
 /// The members of one channel. Plain data.
 ///
@@ -71,15 +72,6 @@ impl ChannelMembers {
         true
     }
 
-    /// The frontends on which a user is a member.
-    pub(crate) fn frontends_of(&self, uid: &str) -> Vec<FrontendId> {
-        let with = self
-            .groups
-            .iter()
-            .filter(|group| group.places.contains_key(uid));
-        with.map(|group| group.frontend.clone()).collect()
-    }
-
     /// All members, grouped by frontend, each group in the order of joining.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Uid, &FrontendId)> {
         self.groups
@@ -88,12 +80,12 @@ impl ChannelMembers {
     }
 
     /// The plan for a push to all members.
-    pub(crate) fn fan_out(&self) -> FanOut {
+    pub(crate) fn fan_out(&self) -> Arc<[FanOutGroup]> {
         let group_of = |group: &Group| FanOutGroup {
             frontend: group.frontend.clone(),
             uids: group.iter().cloned().collect(),
         };
-        FanOut::from_groups(self.groups.iter().map(group_of).collect())
+        self.groups.iter().map(group_of).collect()
     }
 }
 

@@ -64,7 +64,7 @@ const COPY_MAX: usize = 64;
 /// outbox.push(Bytes::from_static(b"hello "))?;
 /// outbox.push_with(|buf| Ok::<_, ()>(buf.extend_from_slice(b"world"))).unwrap();
 ///
-/// let mut drained = Drained::new();
+/// let mut drained = Drained::default();
 /// outbox.begin_poll(Waker::noop());
 /// assert_eq!(outbox.take(&mut drained), Next::Continue);
 /// assert_eq!(drained.copy_to_bytes(drained.remaining()), "hello world");
@@ -162,7 +162,7 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn push_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
+    pub(crate) fn push_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push(&mut package).map(|()| queue.room());
         // An accepted push can also cut the connection of a slow resumable client: its driver must be notified.
@@ -209,7 +209,7 @@ impl Outbox {
     }
 
     /// Accepts nothing from now on. Queued data stay.
-    pub fn seal(&self) {
+    pub(crate) fn seal(&self) {
         let mut queue = self.queue.lock();
         if queue.intake == Intake::Open {
             queue.intake = Intake::Sealed;
@@ -244,11 +244,6 @@ impl Outbox {
         Self::unlock_and_wake(queue);
         // Not under the lock: a package may be memory of the application, with a destructor of the application.
         drop(dropped);
-    }
-
-    /// Whether nothing is queued. Data that the driver took and did not write yet do not count.
-    pub fn is_empty(&self) -> bool {
-        self.queue.lock().queued == 0
     }
 
     /// The content of the outbox, and totals.
@@ -429,3 +424,6 @@ impl Queue {
 fn bytes_u32(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -94,13 +94,13 @@ impl SessionService {
         self.inner.events.set(events).is_ok()
     }
 
-    /// Sets the [node](SidAllocator::set_node) of later sids. Call it before the first session, with the node from the cluster.
+    /// Sets the node of later sids ([`Sid::node`]). Call it before the first session, with the node from the cluster.
     pub fn set_node(&self, node: u16) {
         self.inner.sids.set_node(node);
     }
 
     /// The frontend.
-    pub fn frontend_id(&self) -> &FrontendId {
+    pub(crate) fn frontend_id(&self) -> &FrontendId {
         &self.inner.context.frontend_id
     }
 
@@ -183,14 +183,6 @@ impl SessionService {
             .iter()
             .filter(|session| session.close((*reason).clone()))
             .count()
-    }
-
-    /// Removes a session from the service: it is closed with [`CloseReason::Removed`], without a KICK package.
-    ///
-    /// In Pomelo this left the session open but unreachable; here every session emits `closed` exactly once.
-    pub fn remove(&self, sid: Sid) -> Option<Arc<Session>> {
-        self.get(sid)
-            .filter(|session| session.close(CloseReason::Removed))
     }
 
     /// Calls `f` for all sessions, ascending by sid. No lock is held: `f` may close them.

@@ -128,7 +128,7 @@ impl Session {
             address: info.address.map(without_scope),
             claims: 0,
             uid: None,
-            settings: Settings::new(),
+            settings: Settings::default(),
             extra: None,
         };
         Arc::new(Self {

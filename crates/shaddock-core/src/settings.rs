@@ -13,7 +13,7 @@ use std::sync::Arc;
 ///
 /// ```
 /// use shaddock_core::Settings;
-/// let mut of_session = Settings::new();
+/// let mut of_session = Settings::default();
 /// of_session.set("room", "lobby");
 /// let mut of_view = of_session.clone();
 /// of_view.set("room", "arena");
@@ -23,11 +23,6 @@ use std::sync::Arc;
 pub struct Settings(Option<Arc<Map<String, Value>>>);
 
 impl Settings {
-    /// Creates empty settings.
-    pub const fn new() -> Self {
-        Self(None)
-    }
-
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.as_ref()?.get(key)
@@ -151,7 +146,7 @@ mod tests {
 
     #[test]
     fn empty_settings_own_nothing() {
-        let mut settings = Settings::new();
+        let mut settings = Settings::default();
         settings.set_all([]);
         assert!(settings.0.is_none());
         settings.set("a", 1);
@@ -174,7 +169,7 @@ mod tests {
 
     #[test]
     fn nested_values_are_not_shared() {
-        let mut first = Settings::new();
+        let mut first = Settings::default();
         first.set("bag", json!({"gold": 1}));
         let mut second = first.clone();
         let mut bag = second.get("bag").unwrap().clone();

@@ -104,13 +104,6 @@ pub struct MemoryStore {
     lists: Mutex<HashMap<String, Vec<String>>>,
 }
 
-impl MemoryStore {
-    /// Creates an empty store.
-    pub fn new() -> Self {
-        Self::default()
-    }
-}
-
 impl ChannelStore for MemoryStore {
     fn add(&self, key: &str, value: &str) -> Result<(), StoreError> {
         let mut lists = self.lists.lock();

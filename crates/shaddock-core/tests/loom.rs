@@ -98,7 +98,7 @@ fn check_index(service: &SessionService, sessions: &[&Arc<Session>]) {
 }
 
 fn drain(outbox: &Outbox) -> (Bytes, Next) {
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     let next = outbox.take(&mut drained);
     (drained.copy_to_bytes(drained.remaining()), next)
 }
@@ -352,7 +352,7 @@ fn two_binds_and_a_kick() {
 /// Polls as a connection does, until the outbox says that it is over.
 async fn drive(outbox: Arc<Outbox>) -> Vec<u8> {
     let mut written = Vec::new();
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     poll_fn(|cx| {
         outbox.begin_poll(cx.waker());
         loop {
@@ -407,7 +407,7 @@ fn a_full_socket_does_not_hide_the_end() {
                 }
             })
         };
-        let (mut drained, mut is_full) = (Drained::new(), false);
+        let (mut drained, mut is_full) = (Drained::default(), false);
         loom::future::block_on(poll_fn(|cx| {
             outbox.begin_poll(cx.waker());
             loop {

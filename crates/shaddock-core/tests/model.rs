@@ -214,7 +214,7 @@ impl Pair {
                 assert_eq!(closed, self.naive.close(s % all, &naive[r]));
             }
             Op::Remove(s) => {
-                let removed = self.service.remove(self.sessions[s % all].id()).is_some();
+                let removed = self.sessions[s % all].close(CloseReason::Removed);
                 assert_eq!(
                     removed,
                     self.naive
@@ -302,7 +302,7 @@ impl Pair {
     fn drain(&mut self, s: usize, n: usize) {
         let outbox = self.sessions[s].outbox();
         outbox.begin_poll(Waker::noop());
-        let (mut drained, taken) = (Drained::new(), &mut self.taken[s]);
+        let (mut drained, taken) = (Drained::default(), &mut self.taken[s]);
         let next = outbox.take(&mut drained);
         taken.extend_from_slice(&drained.copy_to_bytes(drained.remaining()));
         let n = n.min(taken.len());

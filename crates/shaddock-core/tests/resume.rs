@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use shaddock_core::*;
 use shaddock_protocol::{PackageType, encode_package};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::Waker;
 
 const MAX_MESSAGES: usize = 6;
@@ -68,7 +68,7 @@ fn lose(session: &Arc<Session>) {
 
 /// The ids of the DATA that a driver takes now.
 fn take(session: &Session) -> Vec<u32> {
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     let _ = session.outbox().take(&mut drained);
     let bytes = drained.copy_to_bytes(drained.remaining());
     session.outbox().written(bytes.len());
@@ -408,7 +408,7 @@ impl Pair {
             assert!(take(&self.session).is_empty(), "nobody is there");
             return;
         }
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         self.session.outbox().begin_poll(Waker::noop());
         assert_eq!(self.session.outbox().take(&mut drained), Next::Continue);
         self.naive.give();
@@ -458,7 +458,7 @@ impl Pair {
             self.push(10, n % 2 == 0);
         }
         if has_connection {
-            let mut drained = Drained::new();
+            let mut drained = Drained::default();
             assert_eq!(self.session.outbox().take(&mut drained), Next::Release);
             lose(&self.session);
             assert!(!self.session.is_dismissed());
@@ -811,7 +811,7 @@ fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_
     send(&session, 6..=30, 100);
     assert_eq!(session.suspended().unwrap().kept_messages, 27);
     // The bound of the outbox: the connection has to go, and what was told does not hold any more.
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     assert_eq!(session.outbox().take(&mut drained), Next::Continue);
     send(&session, 31..=50, 100);
     assert_eq!(session.outbox().take(&mut drained), Next::Release);
@@ -857,7 +857,7 @@ fn a_slow_client_loses_its_connection_and_not_its_session() {
     let (session, token) = joined(&service, 1);
     session.outbox().begin_poll(Waker::noop());
     send(&session, 1..=1, 1000);
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     assert_eq!(session.outbox().take(&mut drained), Next::Continue);
     assert!(!session.outbox().end_poll(Flush::Blocked));
     send(&session, 2..=10, 1000);
@@ -957,7 +957,7 @@ fn heartbeats_are_not_counted_and_a_kick_ends_what_is_kept() {
     // Several packages at once count one each.
     let many = [&data(1, 0)[..], b"\x03\x00\x00\x00", &data(2, 80)].concat();
     session.send(many.into()).unwrap();
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     let _ = session.outbox().take(&mut drained);
     assert_eq!(drained.remaining(), 4 + 8 + 4 + 88);
     let (resumption, again) = resumed(&service, &back(&token, 1, 0), 2);
@@ -1011,10 +1011,15 @@ fn a_connection_rests_between_the_two_steps_of_a_close() {
         .claim(claim, &back(&token, 0, 0), Waker::noop())
         .unwrap();
     session.outbox().begin_poll(Waker::noop());
-    session.outbox().seal();
-    let mut drained = Drained::new();
-    assert_eq!(session.outbox().take(&mut drained), Next::Continue);
-    assert!(!session.outbox().end_poll(Flush::Done));
+    let (rested, rests) = mpsc::channel();
+    let between = move |session: &Arc<Session>, _: &CloseReason| {
+        let next = session.outbox().take(&mut Drained::default());
+        let again = session.outbox().end_poll(Flush::Done);
+        rested.send((next, again)).unwrap();
+    };
+    session.on_closed(between).unwrap();
+    session.close(CloseReason::Removed);
+    assert_eq!(rests.try_recv(), Ok((Next::Continue, false)));
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn uid(text: &str) -> Uid {
 }
 
 fn received(session: &Session) -> (Bytes, Next) {
-    let mut drained = Drained::new();
+    let mut drained = Drained::default();
     let next = session.outbox().take(&mut drained);
     (drained.copy_to_bytes(drained.remaining()), next)
 }

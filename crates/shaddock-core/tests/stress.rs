@@ -180,7 +180,7 @@ fn an_outbox_under_fire_keeps_order_and_loses_nothing() {
 
         let waker = Waker::from(Arc::clone(&unpark));
         let mut expected = [0; THREADS];
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         'polls: loop {
             outbox.begin_poll(&waker);
             loop {

@@ -76,7 +76,7 @@ impl Load {
         const BATCH: u64 = 16;
         // As in the dictionary: the text is shared.
         let route = Route::new(route);
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         let mut best = f64::MAX;
         let mut allocations = 0;
         for _ in 0..5 {

@@ -124,7 +124,7 @@ impl Dispatch {
             frontend,
             session,
             route: Route::new(TEXT),
-            drained: Drained::new(),
+            drained: Drained::default(),
         }
     }
 }
@@ -159,7 +159,7 @@ impl Queue {
     fn new() -> Self {
         Self {
             outbox: Outbox::new(256 * 1024),
-            drained: Drained::new(),
+            drained: Drained::default(),
             package: Bytes::from(vec![b'x'; 100]),
         }
     }
@@ -206,7 +206,7 @@ impl FanOut {
         Self {
             channels: app.channels(),
             sessions,
-            drained: Drained::new(),
+            drained: Drained::default(),
         }
     }
 }

@@ -47,13 +47,6 @@ impl SessionService {
         self.inner().leave(audience, uid, Departure::Left)
     }
 
-    /// Removes a user from all audiences that `which` selects, and returns their number.
-    pub fn leave_all(&self, uid: &Uid, which: impl Fn(&str) -> bool) -> usize {
-        let names = self.audiences_of(uid.as_str());
-        let wanted = names.iter().filter(|name| which(name));
-        wanted.filter(|name| self.leave(name, uid)).count()
-    }
-
     /// Removes all members from an audience, and returns their number. Users who join meanwhile stay.
     pub fn end_audience(&self, audience: &str) -> usize {
         let members = self.audience(audience);
@@ -90,15 +83,6 @@ impl SessionService {
     pub fn audience_len(&self, name: &str) -> usize {
         let audience = self.inner().audiences.find(name);
         audience.map_or(0, |audience| audience.members.lock().users)
-    }
-
-    /// Whether a user is a member of an audience.
-    pub fn is_in_audience(&self, name: &str, uid: &str) -> bool {
-        let shard = self.inner().by_uid.lock(uid);
-        shard
-            .audiences(uid)
-            .iter()
-            .any(|audience| *audience.name == *name)
     }
 
     /// The names of a user's audiences, in no particular order.

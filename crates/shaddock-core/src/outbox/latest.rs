@@ -12,7 +12,11 @@ impl Outbox {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn offer_latest(&self, key: &Arc<str>, mut package: Bytes) -> Result<Room, SendError> {
+    pub(crate) fn offer_latest(
+        &self,
+        key: &Arc<str>,
+        mut package: Bytes,
+    ) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
         let result = queue.push_latest(key, &mut package).map(|()| queue.room());
         Self::unlock_after(queue, &result);
@@ -111,7 +115,7 @@ mod tests {
     }
 
     fn take(outbox: &Outbox) -> String {
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         assert_eq!(outbox.take(&mut drained), Next::Continue);
         let mut bytes = drained.copy_to_bytes(drained.remaining());
         outbox.written(bytes.len());

@@ -119,7 +119,7 @@ impl Session {
             .ledger(|ledger| (ledger.kept_messages(), ledger.kept_bytes()))
     }
 
-    /// Queues a package of which the newest of its `key` is enough while the client cannot take it: [`Outbox::offer_latest`](crate::Outbox::offer_latest).
+    /// Enqueues a package of which the newest of its `key` is enough: while the client cannot take it, it replaces the one before it.
     ///
     /// # Errors
     ///

@@ -39,7 +39,7 @@ impl Unsent {
         Box::new(Self {
             since: now,
             front: BytesMut::new(),
-            body: Drained::new(),
+            body: Drained::default(),
             back: BytesMut::new(),
         })
     }

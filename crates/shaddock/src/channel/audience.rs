@@ -51,7 +51,9 @@ impl<'a> Audiences<'a> {
             } => Uid::new(uid)
                 .map(|uid| {
                     let left = if is_prefix {
-                        service.leave_all(&uid, |key| key.starts_with(&*audience))
+                        let keys = service.audiences_of(uid.as_str());
+                        let selected = keys.iter().filter(|key| key.starts_with(&*audience));
+                        selected.filter(|key| service.leave(key, &uid)).count()
                     } else {
                         usize::from(service.leave(&audience, &uid))
                     };
@@ -275,7 +277,8 @@ fn audience_answer(
     let part = match only {
         None => part(service, Arc::clone(audience.shared()), named),
         Some(uid) => {
-            let is_in = service.is_in_audience(audience.as_str(), &uid);
+            let keys = service.audiences_of(&uid);
+            let is_in = keys.iter().any(|key| **key == *audience.as_str());
             AudiencePart {
                 audience: Arc::clone(audience.shared()),
                 count: u64::from(is_in),

@@ -1,7 +1,7 @@
 //! Pushes of which the newest is enough.
 
 use serde::Serialize;
-use shaddock_core::{ChannelError, FanOut, FrontendId, Uid};
+use shaddock_core::{ChannelError, FanOutGroup, FrontendId, Uid};
 
 use super::{
     BroadcastOptions, Channel, Channels, Push, PushError, Topic, TopicPush,
@@ -96,7 +96,7 @@ impl Latest<'_, Channels> {
         if users.is_empty() {
             return Push::failed(PushError::NoReceivers);
         }
-        let plan = FanOut::from_targets(users.iter().cloned());
+        let plan = FanOutGroup::plan(users.iter().cloned());
         let span = Pushes::of(&self.sender.0).span(route, "users", None);
         let pushed = Pushes::of(&self.sender.0).to_plan(&self.content(route, value), &plan);
         pushed.in_span(span)

@@ -384,7 +384,7 @@ impl Channel {
             None => Ok(Members::default()),
         };
         let plan = self.data.members_by_frontend();
-        let by_name = plan.groups().iter().flat_map(|group| {
+        let by_name = plan.iter().flat_map(|group| {
             let uids = group.uids.iter();
             uids.map(|uid| (uid.clone(), group.frontend.clone()))
         });

@@ -190,7 +190,7 @@ struct Sent {
 /// A frontend that has no members any more is not sent the next push.
 fn forget_place(place: Option<&(Arc<Channel>, u64)>, frontend: &FrontendId) {
     if let Some((channel, joins)) = place {
-        channel.leave_place(frontend.as_str(), *joins);
+        channel.leave_place(frontend.as_str(), Some(*joins));
     }
 }
 

@@ -70,9 +70,9 @@ impl<'a> OwnChannels<'a> {
             let Some(channel) = self.app.channel_data().channel(&name) else {
                 continue;
             };
-            channel.forget_place(frontend.as_str());
+            channel.leave_place(frontend.as_str(), None);
             let plan = channel.members_by_frontend();
-            let mut groups = plan.groups().iter();
+            let mut groups = plan.iter();
             let group = groups.find(|group| group.frontend == *frontend.as_str());
             for uid in group.iter().flat_map(|group| &group.uids) {
                 channel.leave(uid.as_str(), frontend.as_str());
@@ -198,7 +198,7 @@ impl<'a> OwnChannels<'a> {
     ) -> usize {
         let plan = channel.members_by_frontend();
         let mut unsettled = 0;
-        for group in plan.groups() {
+        for group in plan.iter() {
             let (Some(key), Ok(id)) =
                 (self.key_of(channel), ServerId::new(group.frontend.as_str()))
             else {

@@ -100,7 +100,7 @@ impl Member {
     /// Reads what there is: each number must follow the one before.
     fn read(&self) {
         let outbox = self.session.outbox();
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         outbox.begin_poll(Waker::noop());
         let _ = outbox.take(&mut drained);
         let length = drained.remaining();

@@ -37,7 +37,7 @@ impl Component for Restores {
 
 /// A store in which these are in the lobby.
 fn remembering(members: &[&str]) -> Arc<MemoryStore> {
-    let store = Arc::new(MemoryStore::new());
+    let store = Arc::new(MemoryStore::default());
     store.add(LIST, "lobby").unwrap();
     for member in members {
         store.add(&format!("{LIST}:lobby"), member).unwrap();

@@ -322,7 +322,7 @@ async fn one_server_of_a_type_receives_joins_and_leaves() {
 
 #[tokio::test]
 async fn the_server_of_a_channel_is_notified_and_its_store_updated() {
-    let store = Arc::new(MemoryStore::new());
+    let store = Arc::new(MemoryStore::default());
     let stored = |store: &MemoryStore| {
         let mut members = store.load("pomelo:channel:chat-1:lobby").unwrap();
         members.sort();

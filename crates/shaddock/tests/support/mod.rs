@@ -185,7 +185,7 @@ impl Client {
 
     fn read(&mut self) {
         let outbox = self.session.outbox();
-        let mut drained = Drained::new();
+        let mut drained = Drained::default();
         outbox.begin_poll(Waker::noop());
         self.closed |= outbox.take(&mut drained) != Next::Continue;
         let length = drained.remaining();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use shaddock_cluster::{AudienceKey, BoxFuture, Receivers, RemoteError, ServerId};
-use shaddock_core::{Channel, FanOut, Place};
+use shaddock_core::{Channel, FanOutGroup, Place};
 
 use super::{Content, Delivered, FailedFrontend, Push, PushError, Pushes, Sent, collect};
 use crate::channel::{Deliveries, gone::is_gone};
@@ -26,15 +26,15 @@ impl ToMembers<'_> {
     }
 
     /// The members by name without the one who does not get it.
-    fn without_exception(&self, plan: Arc<FanOut>) -> Arc<FanOut> {
+    fn without_exception(&self, plan: Arc<[FanOutGroup]>) -> Arc<[FanOutGroup]> {
         let Some(except) = self.except else {
             return plan;
         };
-        let all = plan.groups().iter().flat_map(|group| {
+        let all = plan.iter().flat_map(|group| {
             let uids = group.uids.iter().filter(|uid| uid.as_str() != except);
             uids.map(|uid| (uid.clone(), group.frontend.clone()))
         });
-        Arc::new(FanOut::from_targets(all))
+        FanOutGroup::plan(all).into()
     }
 }
 
@@ -60,7 +60,7 @@ impl Pushes<'_> {
             let here =
                 Deliveries::of(self.app).to_audience(&message, &to.key, to.except, to.name_missing);
             if here.no_audience {
-                channel.leave_place(place.frontend.as_str(), place.joins);
+                channel.leave_place(place.frontend.as_str(), Some(place.joins));
             }
             return self.delivered_here(place.frontend.clone(), here);
         }
@@ -81,7 +81,7 @@ impl Pushes<'_> {
             place: Some((Arc::clone(channel), place.joins)),
         };
         let mut sent: Vec<Sent> = places.into_iter().map(to_place).collect();
-        for group in plan.groups() {
+        for group in plan.iter() {
             let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
             sent.push(Sent {
                 answer: self.send(&group.frontend, message.to(Receivers::Uids(uids.collect()))),
@@ -106,7 +106,7 @@ impl Pushes<'_> {
         let places = channel.places();
         let (mut reached, mut delivered) =
             (places.is_empty() && plan.is_empty(), Delivered::default());
-        let by_name = plan.groups().iter().map(|group| {
+        let by_name = plan.iter().map(|group| {
             let uids = group.uids.iter().map(|uid| Arc::clone(uid.shared()));
             let receivers = Receivers::Uids(uids.collect());
             (&group.frontend, None, &group.uids[..], receivers)
@@ -123,7 +123,7 @@ impl Pushes<'_> {
                 Ok(()) => reached = true,
                 Err(error) => {
                     shaddock_net::quiet!(warn, "a push did not reach a frontend", %frontend, %error);
-                    if let (true, Some(joins)) = (is_gone(&error), joins) {
+                    if is_gone(&error) && joins.is_some() {
                         channel.leave_place(frontend.as_str(), joins);
                     }
                     delivered.failed.push(FailedFrontend {

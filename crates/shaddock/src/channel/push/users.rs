@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
-use shaddock_core::{FanOut, FrontendId, Sid, Uid};
+use shaddock_core::{FanOutGroup, FrontendId, Sid, Uid};
 use shaddock_net::MaybeReady;
 
 use super::{Content, Delivered, Message, Push, Pushes, Sent, collect, outcome::outcome};
@@ -15,7 +15,7 @@ impl Pushes<'_> {
     pub(in crate::channel) fn to_plan<T: Serialize + ?Sized>(
         self,
         content: &Content<'_, T>,
-        plan: &FanOut,
+        plan: &[FanOutGroup],
     ) -> Push {
         let message = match content.message() {
             Ok(message) => message,
@@ -23,7 +23,7 @@ impl Pushes<'_> {
         };
         let own =
             |frontend: &FrontendId| frontend.as_str() == self.app.id() && self.app.is_frontend();
-        if let [group] = plan.groups()
+        if let [group] = plan
             && own(&group.frontend)
         {
             // All users are on this server, so there is nothing to wait for.
@@ -36,12 +36,12 @@ impl Pushes<'_> {
             Err(error) => return Push::failed(error.into()),
         };
         // The message must be valid for all receivers, or none receives it.
-        if !plan.groups().iter().all(|group| own(&group.frontend))
+        if !plan.iter().all(|group| own(&group.frontend))
             && let Err(error) = membership.check_delivery(&message.route, &message.body)
         {
             return Push::failed(error.into());
         }
-        let sent = plan.groups().iter().map(|group| {
+        let sent = plan.iter().map(|group| {
             let uids: Arc<[Arc<str>]> = group
                 .uids
                 .iter()
