@@ -42,19 +42,15 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashMap;
 use serde_json::Value;
 use shaddock_client::{Client, ClientBuilder, CloseKind, ConnectError, Subscription};
-use shaddock_net::memory::{Connector, Faults, MemorySocket};
+use shaddock_net::memory::{Faults, MemorySocket};
 use tokio::sync::Mutex;
 
-use crate::app::{AppHandle, Running, Servers, StartError};
+use crate::app::{AppHandle, Network, Running, Servers, StartError};
 
 /// The longest wait for something that a test expects, in the test's time.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where the listeners of servers in memory are connected to, by server id.
-pub(crate) type Network = HashMap<String, Connector>;
 
 /// Servers of a test.
 #[must_use = "servers end when this is dropped"]

@@ -44,6 +44,8 @@ use std::{
 use shaddock_cluster::{Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::place::Network;
 pub use self::{
     callbacks::UserRequired,
     chooser::RoutingRequest,

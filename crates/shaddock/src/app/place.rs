@@ -7,13 +7,17 @@ use shaddock_net::{ListenConfig, ListenError, Listener, Workers};
 use super::{AppHandle, StartError};
 use crate::frontend::AppFrontend;
 
+/// Where clients of servers in memory connect to, by server id.
+#[cfg(feature = "testing")]
+pub(crate) type Network = hashbrown::HashMap<String, shaddock_net::memory::Connector>;
+
 /// The source of the listeners' connections.
 pub(super) enum Place {
     /// The network, with this number of worker threads.
     Sockets(Option<usize>),
     /// A test.
     #[cfg(feature = "testing")]
-    Memory(crate::testing::Network),
+    Memory(Network),
 }
 
 impl Place {

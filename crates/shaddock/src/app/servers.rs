@@ -5,6 +5,8 @@ use std::{future::Future, sync::Arc};
 use shaddock_cluster::{Cluster, JoinOptions, LocalCluster};
 use shaddock_net::ListenConfig;
 
+#[cfg(feature = "testing")]
+use super::place::Network;
 use super::{
     App, AppHandle, Running, StartError, assemble::assemble, check::check, join::AppNode,
     place::Place, refusals, start_task,
@@ -97,14 +99,12 @@ impl Servers {
 
     /// Starts the servers with listeners in memory, as tasks of the current runtime.
     #[cfg(feature = "testing")]
-    pub(crate) async fn start_in_memory(
-        self,
-    ) -> Result<(Running, crate::testing::Network), StartError> {
-        let mut place = Place::Memory(crate::testing::Network::new());
+    pub(crate) async fn start_in_memory(self) -> Result<(Running, Network), StartError> {
+        let mut place = Place::Memory(Network::new());
         let never = std::future::pending::<std::convert::Infallible>();
         match (self.start_at(&mut place, never).await?, place) {
             (Ok(running), Place::Memory(network)) => Ok((running, network)),
-            (Ok(running), Place::Sockets(_)) => Ok((running, crate::testing::Network::new())),
+            (Ok(running), Place::Sockets(_)) => Ok((running, Network::new())),
             (Err(never), _) => match never {},
         }
     }
