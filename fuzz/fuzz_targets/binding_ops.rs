@@ -130,12 +130,7 @@ impl Pair {
     fn new(flags: u8) -> Self {
         let single =
             [None, Some(Conflict::RejectNew), Some(Conflict::ReplaceOld)][usize::from(flags % 3)];
-        let config = SessionConfig {
-            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
-            outbox_bytes: LIMIT,
-            max_settings: MAX_SETTINGS,
-            ..SessionConfig::default()
-        };
+        let config = SessionConfig::default().sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One)).outbox_bytes(LIMIT).max_settings(MAX_SETTINGS);
         let service = SessionService::new(frontend(0), SidAllocator::new(5, 5), config);
         let heard = Arc::new(Heard::default());
         assert!(service.set_events(Arc::clone(&heard) as Arc<dyn SessionEvents>));

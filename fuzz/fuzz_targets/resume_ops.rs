@@ -94,18 +94,7 @@ fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
 
 impl World {
     fn new() -> Self {
-        let config = SessionConfig {
-            outbox_bytes: 2048,
-            resume: ResumeConfig {
-                ack: 3,
-                max_messages: MAX_MESSAGES,
-                max_bytes: MAX_BYTES,
-                max_total_bytes: MAX_TOTAL,
-                max_suspended: MAX_SUSPENDED,
-                ..ResumeConfig::default()
-            },
-            ..SessionConfig::default()
-        };
+        let config = SessionConfig::default().outbox_bytes(2048).resume(ResumeConfig::default().ack(3).max_messages(MAX_MESSAGES).max_bytes(MAX_BYTES).max_total_bytes(MAX_TOTAL).max_suspended(MAX_SUSPENDED));
         let frontend = FrontendId::new("f").unwrap();
         let mut world = Self {
             service: SessionService::new(frontend, SidAllocator::new(1, 1), config),

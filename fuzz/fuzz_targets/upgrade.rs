@@ -30,23 +30,16 @@ fn read(
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices(data);
     let flags = choices.byte();
-    let policy = UpgradePolicy {
-        origins: if flags & 1 == 1 {
+    let policy = UpgradePolicy::default().origins(if flags & 1 == 1 {
             vec!["https://play.example.com".into()]
         } else {
             Vec::new()
-        },
-        address_header: (flags & 2 == 2).then(|| "x-forwarded-for".into()),
-        subprotocols: if flags & 8 == 8 {
+        }).address_header((flags & 2 == 2).then(|| "x-forwarded-for".into())).subprotocols(if flags & 8 == 8 {
             vec!["pomelo".into()]
         } else {
             Vec::new()
-        },
-    };
-    let proxies = AccessPolicy {
-        trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
-        ..AccessPolicy::default()
-    };
+        });
+    let proxies = AccessPolicy::default().trusted_proxies(vec!["10.0.0.0/8".parse().unwrap()]);
     let proxies = (flags & 4 == 4).then_some(&proxies);
     let sizes = choices.bytes();
     let bytes = choices.rest();

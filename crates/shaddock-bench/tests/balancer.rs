@@ -42,24 +42,17 @@ fn frontend(id: &str) -> App {
     let mut app = App::new("bench", id);
     app.listen("127.0.0.1:0");
     app.set(CodecConfig::default());
-    app.set(AppConfig {
-        rpc_timeout: Duration::from_secs(30),
-        ..AppConfig::default()
-    });
-    app.set(ResumePolicy {
-        max_returns: u32::MAX,
-        ..ResumePolicy::default()
-    });
-    app.set(SessionConfig {
-        resume: ResumeConfig {
-            // The session of slot 0 pushes to all after each of its cuts, and the machine may be slow.
-            max_messages: 10_000,
-            max_bytes: 4 << 20,
-            window: Duration::from_secs(600),
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    });
+    app.set(AppConfig::default().rpc_timeout(Duration::from_secs(30)));
+    app.set(ResumePolicy::default().max_returns(u32::MAX));
+    app.set(
+        SessionConfig::default().resume(
+            ResumeConfig::default()
+                // The session of slot 0 pushes to all after each of its cuts, and the machine may be slow.
+                .max_messages(10_000)
+                .max_bytes(4 << 20)
+                .window(Duration::from_secs(600)),
+        ),
+    );
     app.route("echo.echo", async |Json(body): Json<serde_json::Value>| {
         Json(body)
     });

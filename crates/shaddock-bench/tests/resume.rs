@@ -17,10 +17,7 @@ fn server(resume: ResumeConfig) -> App {
     let mut app = App::new("bench", "bench-1");
     app.listen("127.0.0.1:0");
     app.set(CodecConfig::default());
-    app.set(SessionConfig {
-        resume,
-        ..SessionConfig::default()
-    });
+    app.set(SessionConfig::default().resume(resume));
     app.route("echo.echo", async |Json(body): Json<serde_json::Value>| {
         Json(body)
     });
@@ -106,10 +103,7 @@ fn nothing_is_lost_twice_or_late_over_every_transport_and_in_both_dialects() {
 
 #[test]
 fn what_a_server_cannot_keep_is_counted_as_lost() {
-    let forgetful = ResumeConfig {
-        max_messages: 2,
-        ..ResumeConfig::default()
-    };
+    let forgetful = ResumeConfig::default().max_messages(2);
     let report = bench(
         forgetful,
         "tcp",
@@ -122,10 +116,7 @@ fn what_a_server_cannot_keep_is_counted_as_lost() {
 #[test]
 fn a_server_that_keeps_no_sessions_fails() {
     let mut app = server(ResumeConfig::default());
-    app.set(ResumePolicy {
-        enabled: false,
-        ..ResumePolicy::default()
-    });
+    app.set(ResumePolicy::default().enabled(false));
     let report = bench_app(app, "tcp", "resume -c 4 --cuts 2 --limit 3s");
     assert_eq!(report.failed, 4, "{report}");
     assert!(report.notes[0].contains("keeps no sessions"), "{report}");

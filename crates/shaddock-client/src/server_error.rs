@@ -232,10 +232,7 @@ mod tests {
     #[test]
     fn pitaya_errors_in_both_serializers() {
         for serializer in [PitayaSerializer::Json, PitayaSerializer::Protobuf] {
-            let codec = Codec::new(CodecConfig {
-                pitaya_serializer: serializer,
-                ..CodecConfig::default()
-            });
+            let codec = Codec::new(CodecConfig::default().pitaya_serializer(serializer));
             let metadata = [("retry", "no"), ("room", "7")];
             let body = codec.error_body(Dialect::Pitaya, "PIT-404", "no such thing", &metadata);
             let error = ServerError::marked(body, serializer == PitayaSerializer::Protobuf);

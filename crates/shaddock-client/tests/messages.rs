@@ -110,11 +110,11 @@ fn codec() -> Codec {
         Schema::parse(server).unwrap(),
         Schema::parse(client).unwrap(),
     );
-    Codec::new(CodecConfig {
-        dictionary: Some(Arc::new(Dictionary::build([ROUTE], ["onChat"]).unwrap())),
-        protos: Some(Arc::new(protos)),
-        ..CodecConfig::default()
-    })
+    Codec::new(
+        CodecConfig::default()
+            .dictionary(Arc::new(Dictionary::build([ROUTE], ["onChat"]).unwrap()))
+            .protos(Arc::new(protos)),
+    )
 }
 
 fn announcement(codec: &Codec) -> Value {

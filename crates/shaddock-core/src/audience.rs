@@ -62,6 +62,7 @@ pub enum Departure {
 
 /// A user joined an audience (`departure` is `None`), or left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AudienceChange {
     /// The name of the audience.
     pub audience: Arc<str>,

@@ -37,10 +37,11 @@ pub enum Conflict {
 ///
 /// ```
 /// use shaddock_core::{Conflict, SessionConfig, SessionsPerUser};
-/// let config = SessionConfig { sessions_per_user: SessionsPerUser::One(Conflict::ReplaceOld), ..SessionConfig::default() };
+/// let config = SessionConfig::default().sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld));
 /// assert_eq!(config.outbox_bytes, 1024 * 1024);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionConfig {
     /// The number of sessions that a user may have. Default: any.
     pub sessions_per_user: SessionsPerUser,
@@ -59,6 +60,15 @@ pub struct SessionConfig {
     /// Limits of resumable sessions.
     pub resume: ResumeConfig,
 }
+
+shaddock_protocol::setters!(SessionConfig {
+    sessions_per_user: SessionsPerUser,
+    outbox_bytes: usize,
+    max_listeners: usize,
+    max_settings: usize,
+    max_memberships: usize,
+    resume: ResumeConfig,
+});
 
 impl Default for SessionConfig {
     fn default() -> Self {

@@ -181,6 +181,7 @@ impl SidAllocator {
 /// The text is empty or longer than [`MAX_ID_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
+#[non_exhaustive]
 pub struct InvalidId {
     /// The intended type: `uid` or `frontend id`.
     pub what: &'static str,

@@ -98,15 +98,15 @@ struct World {
 
 impl World {
     fn new(limit: usize, single: bool) -> Self {
-        let service = service(SessionConfig {
-            max_memberships: limit,
-            sessions_per_user: if single {
-                SessionsPerUser::One(Conflict::ReplaceOld)
-            } else {
-                SessionsPerUser::Any
-            },
-            ..SessionConfig::default()
-        });
+        let service = service(
+            SessionConfig::default()
+                .max_memberships(limit)
+                .sessions_per_user(if single {
+                    SessionsPerUser::One(Conflict::ReplaceOld)
+                } else {
+                    SessionsPerUser::Any
+                }),
+        );
         let told = Arc::new(Told::default());
         service.set_events(told.clone());
         service.watch_audiences(true);
@@ -379,14 +379,11 @@ fn joins_that_race_with_closes_leave_no_ghost() {
     const THREADS: usize = 4;
     const ROUNDS: usize = 4000;
     for single in [false, true] {
-        let service = service(SessionConfig {
-            sessions_per_user: if single {
-                SessionsPerUser::One(Conflict::ReplaceOld)
-            } else {
-                SessionsPerUser::Any
-            },
-            ..SessionConfig::default()
-        });
+        let service = service(SessionConfig::default().sessions_per_user(if single {
+            SessionsPerUser::One(Conflict::ReplaceOld)
+        } else {
+            SessionsPerUser::Any
+        }));
         let told = Arc::new(Told::default());
         service.set_events(told.clone());
         service.watch_audiences(true);

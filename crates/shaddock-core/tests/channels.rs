@@ -175,7 +175,7 @@ proptest! {
     #[test]
     fn channels_are_lists_of_members(ops in prop::collection::vec(op(), 0..150)) {
         let store = Arc::new(MemoryStore::default());
-        let config = ChannelConfig { store: Some(store.clone()), ..ChannelConfig::default() };
+        let config = ChannelConfig::default().store(store.clone());
         let service = ChannelService::new("chat-1", config.clone());
         let mut world = World::default();
         for op in &ops {
@@ -214,10 +214,7 @@ fn a_plan_is_shared_until_a_member_joins_or_leaves() {
 
 #[test]
 fn names_and_numbers_are_bounded() {
-    let config = ChannelConfig {
-        max_channels: 2,
-        ..ChannelConfig::default()
-    };
+    let config = ChannelConfig::default().max_channels(2);
     let service = ChannelService::new("chat-1", config);
     assert_eq!(
         service.create_channel("").unwrap_err(),
@@ -273,10 +270,7 @@ fn a_place_is_removed_with_its_last_member_unless_a_join_is_under_way() {
 #[test]
 fn the_store_follows_members_at_frontends_too() {
     let store = Arc::new(MemoryStore::default());
-    let config = ChannelConfig {
-        store: Some(store.clone()),
-        ..ChannelConfig::default()
-    };
+    let config = ChannelConfig::default().store(store.clone());
     let service = ChannelService::new("chat-1", config);
     let room = service.create_channel("lobby").unwrap();
     let stored = || store.load("pomelo:channel:chat-1:lobby").unwrap();

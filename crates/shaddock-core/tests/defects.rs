@@ -350,10 +350,7 @@ fn defect_13_settings_take_objects_and_a_copy_changes_nothing() {
 
 #[test]
 fn defect_14_listeners_are_few_can_be_taken_away_and_end_with_the_session() {
-    let service = service_with(SessionConfig {
-        max_listeners: 3,
-        ..SessionConfig::default()
-    });
+    let service = service_with(SessionConfig::default().max_listeners(3));
     let session = create(&service);
     let held = Arc::new(());
     let add = || {
@@ -510,11 +507,9 @@ impl Noting {
     }
 
     fn service(&self) -> ChannelService {
-        let config = ChannelConfig {
-            prefix: "p".into(),
-            store: Some(Arc::new(self.clone())),
-            ..ChannelConfig::default()
-        };
+        let config = ChannelConfig::default()
+            .prefix("p".into())
+            .store(Arc::new(self.clone()));
         ChannelService::new("chat-1", config)
     }
 }

@@ -64,10 +64,8 @@ impl SessionEvents for Heard {
 }
 
 fn service(single: Option<Conflict>) -> (SessionService, Heard) {
-    let config = SessionConfig {
-        sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
-        ..SessionConfig::default()
-    };
+    let config = SessionConfig::default()
+        .sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One));
     let frontend = FrontendId::new("f").unwrap();
     let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
     let heard = Heard::default();

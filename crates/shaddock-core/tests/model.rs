@@ -118,12 +118,10 @@ impl Heard {
 
 impl Pair {
     fn new(single: Option<Conflict>) -> Self {
-        let config = SessionConfig {
-            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
-            outbox_bytes: LIMIT,
-            max_settings: MAX_SETTINGS,
-            ..SessionConfig::default()
-        };
+        let config = SessionConfig::default()
+            .sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One))
+            .outbox_bytes(LIMIT)
+            .max_settings(MAX_SETTINGS);
         let frontend = FrontendId::new("connector-1").unwrap();
         let service = SessionService::new(frontend, SidAllocator::new(5, 5), config);
         let heard = Arc::new(Heard::default());

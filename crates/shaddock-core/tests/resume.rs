@@ -15,12 +15,10 @@ const MAX_MESSAGES: usize = 6;
 const KEYS: [&str; 2] = ["x", "y"];
 
 fn config(resume: ResumeConfig) -> SessionConfig {
-    SessionConfig {
-        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
-        outbox_bytes: 4096,
-        resume,
-        ..SessionConfig::default()
-    }
+    SessionConfig::default()
+        .sessions_per_user(SessionsPerUser::One(Conflict::RejectNew))
+        .outbox_bytes(4096)
+        .resume(resume)
 }
 
 fn service_with(resume: ResumeConfig) -> SessionService {
@@ -280,15 +278,8 @@ impl SessionEvents for Heard {
 
 impl Pair {
     fn new() -> Self {
-        let resume = ResumeConfig {
-            max_messages: MAX_MESSAGES,
-            ack: 3,
-            ..ResumeConfig::default()
-        };
-        let config = SessionConfig {
-            outbox_bytes: 1 << 20,
-            ..config(resume)
-        };
+        let resume = ResumeConfig::default().max_messages(MAX_MESSAGES).ack(3);
+        let config = config(resume).outbox_bytes(1 << 20);
         let frontend = FrontendId::new("f").unwrap();
         let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
         let heard = Heard::default();
@@ -640,10 +631,7 @@ fn what_is_queued_early_may_be_superseded_after_the_acknowledgement() {
 #[test]
 fn an_answer_that_is_not_acknowledged_leaves_the_session_suspended() {
     for early in [false, true] {
-        let service = service_with(ResumeConfig {
-            max_suspended: 1,
-            ..ResumeConfig::default()
-        });
+        let service = service_with(ResumeConfig::default().max_suspended(1));
         let (session, token) = joined(&service, 1);
         lose(&session);
         take_over(&service, &back(&token, 0, 0), 2).unwrap();
@@ -662,11 +650,11 @@ fn an_answer_that_is_not_acknowledged_leaves_the_session_suspended() {
 #[test]
 fn a_client_that_never_acknowledges_is_bounded_in_messages_and_bytes() {
     for (max_messages, max_bytes, kept) in [(5, 1 << 20, 5), (1000, 12 * 108, 12)] {
-        let service = service_with(ResumeConfig {
-            max_messages,
-            max_bytes,
-            ..ResumeConfig::default()
-        });
+        let service = service_with(
+            ResumeConfig::default()
+                .max_messages(max_messages)
+                .max_bytes(max_bytes),
+        );
         let (session, token) = joined(&service, 1);
         for id in 1..=100 {
             send(&session, id..=id, 100);
@@ -686,10 +674,7 @@ fn a_client_that_never_acknowledges_is_bounded_in_messages_and_bytes() {
 
 #[test]
 fn all_sessions_together_are_bounded() {
-    let service = service_with(ResumeConfig {
-        max_total_bytes: 1080,
-        ..ResumeConfig::default()
-    });
+    let service = service_with(ResumeConfig::default().max_total_bytes(1080));
     let sessions: Vec<_> = (0..4).map(|n| joined(&service, n)).collect();
     for id in 1..=20 {
         for (session, _) in &sessions {
@@ -705,10 +690,7 @@ fn all_sessions_together_are_bounded() {
 
 #[test]
 fn of_too_many_that_wait_the_one_that_waits_longest_ends() {
-    let service = service_with(ResumeConfig {
-        max_suspended: 3,
-        ..ResumeConfig::default()
-    });
+    let service = service_with(ResumeConfig::default().max_suspended(3));
     let sessions: Vec<_> = (0..5).map(|n| joined(&service, n)).collect();
     for (session, _) in &sessions {
         lose(session);
@@ -758,10 +740,7 @@ fn a_hundred_thousand_wait_and_not_one_more() {
 
 #[test]
 fn a_claimed_session_is_not_evicted_for_another() {
-    let service = service_with(ResumeConfig {
-        max_suspended: 2,
-        ..ResumeConfig::default()
-    });
+    let service = service_with(ResumeConfig::default().max_suspended(2));
     let all: Vec<_> = (0..5).map(|n| joined(&service, n)).collect();
     let session = |n: usize| &all[n].0;
     let states = || {
@@ -800,10 +779,7 @@ fn a_claimed_session_is_not_evicted_for_another() {
 
 #[test]
 fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_outbox() {
-    let service = service_with(ResumeConfig {
-        max_messages: 2,
-        ..ResumeConfig::default()
-    });
+    let service = service_with(ResumeConfig::default().max_messages(2));
     let (session, token) = joined(&service, 1);
     send(&session, 1..=5, 100);
     let (_, resumption) = take_over(&service, &back(&token, 3, 0), 2).unwrap();

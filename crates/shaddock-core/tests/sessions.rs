@@ -238,10 +238,7 @@ fn a_blocked_listener_holds_up_no_other_session() {
 #[test]
 fn a_replaced_session_closes_before_the_new_one_is_bound() {
     for (conflict, bound) in [(Conflict::RejectNew, false), (Conflict::ReplaceOld, true)] {
-        let config = SessionConfig {
-            sessions_per_user: SessionsPerUser::One(conflict),
-            ..Default::default()
-        };
+        let config = SessionConfig::default().sessions_per_user(SessionsPerUser::One(conflict));
         let service = service_with(config);
         let notes = Notes::default();
         service.set_events(Arc::new(notes.clone()));
@@ -314,10 +311,7 @@ fn only_some_reasons_flush_and_send_a_kick() {
 
 #[test]
 fn a_client_that_does_not_read_is_closed_and_counted() {
-    let service = service_with(SessionConfig {
-        outbox_bytes: 10,
-        ..SessionConfig::default()
-    });
+    let service = service_with(SessionConfig::default().outbox_bytes(10));
     let fast = create(&service);
     for send in [
         |session: &Arc<Session>| session.send(Bytes::from_static(b"67890x")),
@@ -353,10 +347,7 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
 
 #[test]
 fn settings_are_bounded_and_written_all_or_none() {
-    let service = service_with(SessionConfig {
-        max_settings: 2,
-        ..SessionConfig::default()
-    });
+    let service = service_with(SessionConfig::default().max_settings(2));
     let session = create(&service);
     session.set("a", 1).unwrap();
     let three = ["a", "b", "c"].map(|key| (key.to_owned(), json!(2)));
@@ -423,10 +414,7 @@ fn settings_are_written_as_a_whole_or_not_at_all() {
     let with = |keys: Vec<String>, value: i32| -> Settings {
         keys.into_iter().map(|key| (key, json!(value))).collect()
     };
-    let service = service_with(SessionConfig {
-        max_settings: LIMIT,
-        ..SessionConfig::default()
-    });
+    let service = service_with(SessionConfig::default().max_settings(LIMIT));
     let mut refused = 0;
     for before in (0..16).filter(|bits: &usize| bits.count_ones() <= 2) {
         for removed in 0..16 {

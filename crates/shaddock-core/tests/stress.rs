@@ -92,10 +92,8 @@ fn sessions_under_fire() {
         .into_iter()
         .enumerate()
     {
-        let config = SessionConfig {
-            sessions_per_user: single.map_or(SessionsPerUser::Any, SessionsPerUser::One),
-            ..SessionConfig::default()
-        };
+        let config = SessionConfig::default()
+            .sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One));
         let frontend = FrontendId::new("connector-1").unwrap();
         let service = SessionService::new(frontend, SidAllocator::new(1, 1), config);
         let referee = Arc::new(Referee::default());

@@ -15,6 +15,7 @@ use crate::{address::Network, current::Current};
 
 /// Limits and lists of one listener. They can be replaced while it runs; open connections stay.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct AccessPolicy {
     /// If not empty, only these networks may connect.
     pub allow: Vec<Network>,
@@ -27,6 +28,14 @@ pub struct AccessPolicy {
     /// Open connections from one client address, 0 = no limit.
     pub max_connections_per_address: usize,
 }
+
+shaddock_protocol::setters!(AccessPolicy {
+    allow: Vec<Network>,
+    deny: Vec<Network>,
+    trusted_proxies: Vec<Network>,
+    max_connections: usize,
+    max_connections_per_address: usize,
+});
 
 /// Why a connection was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,6 +27,17 @@ pub struct ListenConfig {
     pub limits: ConnectionLimits,
 }
 
+shaddock_protocol::setters!(ListenConfig {
+    address: SocketAddr,
+    backlog: u32,
+    nodelay: bool,
+    tls: impl Into<Option<Arc<TlsReloader>>>,
+    access: AccessPolicy,
+    proxy_protocol: bool,
+    upgrade: UpgradePolicy,
+    limits: ConnectionLimits,
+});
+
 impl ListenConfig {
     /// Creates a plain listener on `address` with all defaults.
     pub fn new(address: SocketAddr) -> Self {
@@ -63,6 +74,16 @@ pub struct ConnectionLimits {
     /// Time for a closing connection to send its queued data. Default 2 s; then the rest is lost.
     pub linger: Duration,
 }
+
+shaddock_protocol::setters!(ConnectionLimits {
+    messages_per_second: u32,
+    burst: u32,
+    pings_per_second: u32,
+    waiting_messages: usize,
+    waiting_bytes: usize,
+    slow_after: Duration,
+    linger: Duration,
+});
 
 impl Default for ConnectionLimits {
     fn default() -> Self {

@@ -39,6 +39,7 @@ pub(crate) enum Upgrade {
 
 /// The allowed origins and subprotocols of upgrades.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct UpgradePolicy {
     /// Allowed origins of browsers' pages, compared without case, such as `https://play.example.com`. Empty: all. A request without an
     /// `Origin` header does not come from a browser's page and is accepted.
@@ -50,6 +51,12 @@ pub struct UpgradePolicy {
     /// or none. Empty: the first that it offers.
     pub subprotocols: Vec<String>,
 }
+
+shaddock_protocol::setters!(UpgradePolicy {
+    origins: Vec<String>,
+    address_header: impl Into<Option<String>>,
+    subprotocols: Vec<String>,
+});
 
 const NEEDS_UPGRADE: &[u8] =
     b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n\

@@ -265,11 +265,9 @@ fn requests_that_cannot_be_served_get_an_answer_and_the_connection_lives() {
 
 #[test]
 fn defect_26_silent_connections_are_closed_at_the_deadline() {
-    let limits = Limits {
+    let limits = Limits::default()
         // Long enough for a client that does shake hands, behind all the others.
-        handshake_timeout: Duration::from_secs(3),
-        ..Limits::default()
-    };
+        .handshake_timeout(Duration::from_secs(3));
     let server = start_with(|_| {}, limits, |_| {});
     let silent: Vec<TcpStream> = (0..500)
         .map(|_| TcpStream::connect(server.address).unwrap())

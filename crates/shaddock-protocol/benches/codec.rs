@@ -23,11 +23,11 @@ const HELLO: &[u8] = b"\x01\x00\x00\x0a{\"sys\":{}}\x02\x00\x00\x00";
 
 fn codec() -> Arc<Codec> {
     let dictionary = Dictionary::build([ROUTE], ["onChat"]).unwrap();
-    Arc::new(Codec::new(CodecConfig {
-        heartbeat: Some(Duration::from_secs(30)),
-        dictionary: Some(Arc::new(dictionary)),
-        ..CodecConfig::default()
-    }))
+    Arc::new(Codec::new(
+        CodecConfig::default()
+            .heartbeat(Duration::from_secs(30))
+            .dictionary(Arc::new(dictionary)),
+    ))
 }
 
 fn open(codec: &Arc<Codec>, out: &mut BytesMut) -> Conn {

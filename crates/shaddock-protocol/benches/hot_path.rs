@@ -26,11 +26,11 @@ const BODY: &[u8] = br#"{"rid":"room-1","content":"hello, everybody","from":"ali
 
 fn codec() -> Arc<Codec> {
     let dictionary = Dictionary::build([ROUTE], ["onChat"]).unwrap();
-    Arc::new(Codec::new(CodecConfig {
-        heartbeat: Some(Duration::from_secs(30)),
-        dictionary: Some(Arc::new(dictionary)),
-        ..CodecConfig::default()
-    }))
+    Arc::new(Codec::new(
+        CodecConfig::default()
+            .heartbeat(Duration::from_secs(30))
+            .dictionary(Arc::new(dictionary)),
+    ))
 }
 
 fn open(codec: &Arc<Codec>) -> Conn {

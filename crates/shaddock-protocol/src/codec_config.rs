@@ -13,6 +13,7 @@ pub const PITAYA_HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// The body encoding that the handshake announces to Pitaya clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PitayaSerializer {
     /// JSON.
     #[default]
@@ -33,6 +34,7 @@ impl PitayaSerializer {
 
 /// The response to Pomelo clients for an error without a body of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PomeloErrors {
     /// `{"code":500}` for every error, as in Pomelo.
     #[default]
@@ -42,8 +44,9 @@ pub enum PomeloErrors {
     Text,
 }
 
-/// The protocol configuration of a frontend. Plain data: `CodecConfig { heartbeat: .., ..CodecConfig::default() }`.
+/// The protocol configuration of a frontend: `CodecConfig::default().heartbeat(Duration::from_secs(30))`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct CodecConfig {
     /// Accepted dialects. Default: detected by the handshake.
     pub dialect: DialectChoice,
@@ -73,6 +76,21 @@ pub struct CodecConfig {
     /// Whether data for Pitaya clients are deflated if that makes them shorter. Default: no.
     pub compress_pitaya: bool,
 }
+
+crate::setters!(CodecConfig {
+    dialect: DialectChoice,
+    limits: Limits,
+    heartbeat: impl Into<Option<Duration>>,
+    heartbeat_timeout: impl Into<Option<Duration>>,
+    dictionary: impl Into<Option<Arc<Dictionary>>>,
+    protos: impl Into<Option<Arc<Protos>>>,
+    pomelo_errors: PomeloErrors,
+    browser_clients: BrowserClients,
+    crypto: impl Into<Option<HashPolicy>>,
+    unsigned_pitaya: bool,
+    pitaya_serializer: PitayaSerializer,
+    compress_pitaya: bool,
+});
 
 /// A message that cannot be encoded. Nothing was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

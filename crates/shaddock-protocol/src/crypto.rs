@@ -38,6 +38,7 @@ pub struct RsaKey {
 
 /// An exponent in a handshake: a number, or decimal text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RsaExponent<'a> {
     /// A JSON number.
     Number(u64),

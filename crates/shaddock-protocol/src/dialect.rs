@@ -76,6 +76,7 @@ impl fmt::Display for Dialect {
 
 /// The dialects a listener accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DialectChoice {
     /// Every connection is [`Dialect::Pomelo`].
     Pomelo,

@@ -57,6 +57,7 @@ mod package;
 mod protobuf;
 mod resume;
 mod route;
+mod setters;
 mod text;
 mod time;
 

@@ -4,11 +4,12 @@ use core::time::Duration;
 
 /// Limits on the data of one client. Exceeding one closes the connection without a KICK.
 ///
-/// Plain data: build one with `Limits { max_package_size: .., ..Limits::default() }`.
+/// Start with the defaults and set what differs: `Limits::default().max_package_size(128 * 1024)`.
 ///
 /// A JSON body or handshake may nest [`Limits::MAX_JSON_DEPTH`] levels. This limit is fixed: it is that of the JSON parser. The nesting of
 /// protobuf bodies has its own fixed limit, in the protobuf module.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Longest body of a package from a client, in bytes. Default 64 KiB (65,536), at most 16,777,215. Checked as soon as the 4 head bytes
     /// have arrived, before the body is read or memory allocated. Keep it at or above 64 KiB.
@@ -26,6 +27,14 @@ pub struct Limits {
     /// heartbeats are off; otherwise the heartbeat timeout applies.
     pub idle_timeout: Duration,
 }
+
+crate::setters!(Limits {
+    max_package_size: usize,
+    max_handshake_size: usize,
+    max_inflated_size: usize,
+    handshake_timeout: Duration,
+    idle_timeout: Duration,
+});
 
 impl Limits {
     /// Levels of arrays and objects in a JSON body or handshake. Deeper text is treated as text that is not JSON.

@@ -65,11 +65,9 @@ fn counted<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
 
 fn config() -> CodecConfig {
     let dictionary = Dictionary::build(["chat.chatHandler.send"], [""; 0]).unwrap();
-    CodecConfig {
-        heartbeat: Some(Duration::from_secs(3)),
-        dictionary: Some(Arc::new(dictionary)),
-        ..CodecConfig::default()
-    }
+    CodecConfig::default()
+        .heartbeat(Duration::from_secs(3))
+        .dictionary(Arc::new(dictionary))
 }
 
 #[test]

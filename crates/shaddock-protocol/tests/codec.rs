@@ -39,10 +39,7 @@ fn respond(codec: &Codec, dialect: Dialect, route: &str, json: &[u8], error: boo
 
 fn with_dictionary() -> CodecConfig {
     let dictionary = Dictionary::build(["a.b.c"], ["onChat"]).unwrap();
-    CodecConfig {
-        dictionary: Some(Arc::new(dictionary)),
-        ..CodecConfig::default()
-    }
+    CodecConfig::default().dictionary(Arc::new(dictionary))
 }
 
 #[test]
@@ -147,10 +144,7 @@ fn what_cannot_be_written_is_an_error_and_leaves_no_trace() {
 fn a_long_route_with_a_code_can_be_pushed() {
     let long = "r".repeat(MAX_ROUTE_LEN + 1);
     let dictionary = Dictionary::build([""; 0], [&long]).unwrap();
-    let codec = codec(CodecConfig {
-        dictionary: Some(Arc::new(dictionary)),
-        ..CodecConfig::default()
-    });
+    let codec = codec(CodecConfig::default().dictionary(Arc::new(dictionary)));
     assert_eq!(
         push(&codec, Dialect::Pomelo, &long, b"{}").route,
         WireRoute::Code(1)
@@ -161,10 +155,7 @@ fn a_long_route_with_a_code_can_be_pushed() {
 fn schemas_of_the_server_are_for_what_pomelo_clients_receive() {
     let server = r#"{"a.b.c":{"required uInt32 n":1},"onX":{"optional string m":1}}"#;
     let protos = Protos::new(Schema::parse(server).unwrap(), Schema::parse("{}").unwrap());
-    let codec = codec(CodecConfig {
-        protos: Some(Arc::new(protos)),
-        ..CodecConfig::default()
-    });
+    let codec = codec(CodecConfig::default().protos(Arc::new(protos)));
     assert_eq!(
         &push(&codec, Dialect::Pomelo, "onX", "{\"m\":\"😀\"}".as_bytes()).body[..],
         b"\x0a\x04\xf0\x9f\x98\x80"
@@ -209,10 +200,7 @@ fn browsers_read_emoji_in_schemas_and_routes() {
         "on😀": {"optional string m": 1}
     }"#;
     let protos = Protos::new(Schema::parse(server).unwrap(), Schema::parse("{}").unwrap());
-    let codec = codec(CodecConfig {
-        protos: Some(Arc::new(protos)),
-        ..CodecConfig::default()
-    });
+    let codec = codec(CodecConfig::default().protos(Arc::new(protos)));
     let read = |variant, route, json: &str| {
         let bytes = codec.encode_push(variant, route, json.as_bytes());
         message(&bytes.unwrap())
@@ -265,10 +253,9 @@ fn browsers_read_emoji_in_schemas_and_routes() {
 #[test]
 fn browsers_are_recognised_by_their_handshake() {
     let codec_of = |kinds: &[&str]| {
-        codec(CodecConfig {
-            browser_clients: BrowserClients(kinds.iter().map(|&kind| kind.to_owned()).collect()),
-            ..CodecConfig::default()
-        })
+        codec(CodecConfig::default().browser_clients(BrowserClients(
+            kinds.iter().map(|&kind| kind.to_owned()).collect(),
+        )))
     };
     let default = codec(CodecConfig::default());
     for (codec, dialect, kind, variant) in [
@@ -310,10 +297,7 @@ fn browsers_are_recognised_by_their_handshake() {
 
 #[test]
 fn pitaya_bodies_are_deflated_where_that_helps() {
-    let codec = codec(CodecConfig {
-        compress_pitaya: true,
-        ..CodecConfig::default()
-    });
+    let codec = codec(CodecConfig::default().compress_pitaya(true));
     let long = [b"{\"m\":\"".to_vec(), vec![b'a'; 500], b"\"}".to_vec()].concat();
     for message in [
         push(&codec, Dialect::Pitaya, "on", &long),
@@ -387,10 +371,7 @@ fn error_bodies() {
     );
     assert_eq!(json.error_body(Dialect::Pitaya, "", "", &[]), "{}");
     let pitaya_serializer = PitayaSerializer::Protobuf;
-    let protobuf = codec(CodecConfig {
-        pitaya_serializer,
-        ..CodecConfig::default()
-    });
+    let protobuf = codec(CodecConfig::default().pitaya_serializer(pitaya_serializer));
     let body = protobuf.error_body(
         Dialect::Pitaya,
         "PIT-404",

@@ -23,10 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
 fn beating() -> CodecConfig {
-    CodecConfig {
-        heartbeat: Some(3 * SECOND),
-        ..CodecConfig::default()
-    }
+    CodecConfig::default().heartbeat(3 * SECOND)
 }
 
 /// A Pomelo connection that is WORKING.
@@ -187,10 +184,7 @@ fn unreadable_handshakes_are_answered_and_closed() {
 
 #[test]
 fn a_listener_for_pitaya_refuses_in_its_dialect() {
-    let config = CodecConfig {
-        dialect: DialectChoice::Pitaya,
-        ..CodecConfig::default()
-    };
+    let config = CodecConfig::default().dialect(DialectChoice::Pitaya);
     let mut link = Link::new(config);
     link.feed(&handshake("nonsense")).unwrap_err();
     assert!(
@@ -256,10 +250,7 @@ fn a_listener_may_fix_the_dialect() {
         (DialectChoice::Pitaya, Dialect::Pitaya),
     ] {
         for hello in [POMELO, PITAYA] {
-            let config = CodecConfig {
-                dialect: choice,
-                ..CodecConfig::default()
-            };
+            let config = CodecConfig::default().dialect(choice);
             let mut link = Link::new(config);
             assert_eq!(link.conn.dialect(), expected);
             assert_eq!(
@@ -273,12 +264,12 @@ fn a_listener_may_fix_the_dialect() {
 #[test]
 fn pitaya_answers() {
     let dictionary = Dictionary::with_codes([("b.c", 2), ("a.b", 7)]).unwrap();
-    let config = |compress_pitaya| CodecConfig {
-        heartbeat: Some(1500 * MILLI),
-        dictionary: Some(Arc::new(dictionary.clone())),
-        pitaya_serializer: PitayaSerializer::Protobuf,
-        compress_pitaya,
-        ..CodecConfig::default()
+    let config = |compress_pitaya| {
+        CodecConfig::default()
+            .heartbeat(1500 * MILLI)
+            .dictionary(Arc::new(dictionary.clone()))
+            .pitaya_serializer(PitayaSerializer::Protobuf)
+            .compress_pitaya(compress_pitaya)
     };
     let sys = r#""sys":{"dict":{"a.b":7,"b.c":2},"heartbeat":2,"serializer":"protobuf"}"#;
     let answer = |link: &mut Link, user: Option<&serde_json::Value>| {
@@ -303,10 +294,7 @@ fn pitaya_answers() {
 
 #[test]
 fn short_answers_of_pitaya_are_not_deflated() {
-    let mut link = Link::new(CodecConfig {
-        compress_pitaya: true,
-        ..CodecConfig::default()
-    });
+    let mut link = Link::new(CodecConfig::default().compress_pitaya(true));
     link.feed_accepting(&handshake(PITAYA)).unwrap();
     let plain = r#"{"code":200,"sys":{"dict":{},"heartbeat":30,"serializer":"json"}}"#;
     assert!(deflate_zlib(plain.as_bytes()).len() >= plain.len());
@@ -431,13 +419,8 @@ fn long_packages_are_refused_with_their_head() {
         "a closed connection holds no bytes"
     );
 
-    let mut link = Link::new(CodecConfig {
-        limits: Limits {
-            max_handshake_size: 16 * 1024,
-            ..Limits::default()
-        },
-        ..CodecConfig::default()
-    });
+    let mut link =
+        Link::new(CodecConfig::default().limits(Limits::default().max_handshake_size(16 * 1024)));
     let error = link.feed(b"\x01\x00\x40\x01").unwrap_err();
     let expected = PackageError::TooLarge {
         announced: 16_385,
@@ -530,14 +513,8 @@ fn idle_time_governs_without_heartbeats() {
 
 #[test]
 fn idle_time_may_be_shorter_than_the_handshake() {
-    let limits = Limits {
-        idle_timeout: 5 * SECOND,
-        ..Limits::default()
-    };
-    let mut link = Link::new(CodecConfig {
-        limits,
-        ..CodecConfig::default()
-    });
+    let limits = Limits::default().idle_timeout(5 * SECOND);
+    let mut link = Link::new(CodecConfig::default().limits(limits));
     link.wait(3 * SECOND);
     link.feed(b"\x01").unwrap();
     assert_eq!(link.conn.deadline(), Some(link.now + 5 * SECOND));
@@ -591,10 +568,7 @@ fn silence_ends_a_connection_with_heartbeats() {
 
 #[test]
 fn the_heartbeat_timeout_can_be_set() {
-    let config = CodecConfig {
-        heartbeat_timeout: Some(20 * SECOND),
-        ..beating()
-    };
+    let config = beating().heartbeat_timeout(20 * SECOND);
     let link = working(config);
     assert_eq!(link.conn.deadline(), Some(link.now + 20 * SECOND));
 }
@@ -602,10 +576,7 @@ fn the_heartbeat_timeout_can_be_set() {
 #[test]
 fn without_heartbeats_none_is_answered() {
     for heartbeat in [None, Some(Duration::ZERO)] {
-        let mut link = working(CodecConfig {
-            heartbeat,
-            ..CodecConfig::default()
-        });
+        let mut link = working(CodecConfig::default().heartbeat(heartbeat));
         assert!(link.feed(HEARTBEAT).unwrap().is_empty());
         assert!(link.out.is_empty());
     }
@@ -687,11 +658,11 @@ fn a_client_that_must_sign_cannot_choose_not_to() {
     ];
     for unsigned_pitaya in [false, true] {
         let judge = |hello: &str| {
-            let mut link = Link::new(CodecConfig {
-                crypto: Some(shaddock_protocol::HashPolicy::Sha2),
-                unsigned_pitaya,
-                ..CodecConfig::default()
-            });
+            let mut link = Link::new(
+                CodecConfig::default()
+                    .crypto(shaddock_protocol::HashPolicy::Sha2)
+                    .unsigned_pitaya(unsigned_pitaya),
+            );
             match link.feed(&handshake(hello)) {
                 Ok(_) => None,
                 Err(error) => Some((error.name(), link.written_text()[0].1.clone())),
@@ -802,10 +773,8 @@ fn what_is_granted_stands_at_the_end_of_sys() {
         position: 70,
         missed: 5,
     };
-    let with_dictionary = || CodecConfig {
-        dictionary: Some(Arc::new(Dictionary::build(["a.b.c"], [""; 0]).unwrap())),
-        ..beating()
-    };
+    let with_dictionary =
+        || beating().dictionary(Arc::new(Dictionary::build(["a.b.c"], [""; 0]).unwrap()));
     let restarted = ResumeOutcome::Restarted(ResumeRefusal::Unknown);
     let plain = r#""v":1,"token":"t0k","window":60,"ack":32"#;
     for (config, outcome, expected) in [

@@ -218,10 +218,7 @@ fn routes_that_are_not_utf8() {
 #[test]
 fn route_codes() {
     let dictionary = Dictionary::build(["a.b.c", "a.b.b"], ["onX"]).unwrap();
-    let config = || CodecConfig {
-        dictionary: Some(Arc::new(dictionary.clone())),
-        ..CodecConfig::default()
-    };
+    let config = || CodecConfig::default().dictionary(Arc::new(dictionary.clone()));
     for hello in [POMELO, PITAYA] {
         let mut link = Link::open(config(), hello);
         assert_eq!(
@@ -290,10 +287,7 @@ fn protos() -> Arc<Protos> {
 
 #[test]
 fn protobuf_bodies() {
-    let config = || CodecConfig {
-        protos: Some(protos()),
-        ..CodecConfig::default()
-    };
+    let config = || CodecConfig::default().protos(protos());
     let mut link = working(config());
     let read = message(link.feed(&request(5, "a.b.c", b"\x08\x07\x12\x01x")));
     assert_eq!(&read.body[..], br#"{"id":7,"name":"x"}"#);
@@ -333,13 +327,7 @@ fn protobuf_bodies() {
     assert_eq!(link.conn.state(), ConnState::Working);
 
     // Pitaya's serializer has nothing to do with these schemas.
-    let mut link = Link::open(
-        CodecConfig {
-            unsigned_pitaya: true,
-            ..config()
-        },
-        PITAYA,
-    );
+    let mut link = Link::open(config().unsigned_pitaya(true), PITAYA);
     assert_eq!(
         &message(link.feed(&request(5, "a.b.c", b"\x78\x01"))).body[..],
         b"\x78\x01"
@@ -354,17 +342,8 @@ fn compressed_bodies_of_pitaya() {
     let mut link = Link::open(CodecConfig::default(), PITAYA);
     assert_eq!(message(link.feed(&data(&bytes))).body, body);
 
-    let limits = Limits {
-        max_inflated_size: 59_999,
-        ..Limits::default()
-    };
-    let mut link = Link::open(
-        CodecConfig {
-            limits,
-            ..CodecConfig::default()
-        },
-        PITAYA,
-    );
+    let limits = Limits::default().max_inflated_size(59_999);
+    let mut link = Link::open(CodecConfig::default().limits(limits), PITAYA);
     assert_eq!(
         link.feed(&data(&bytes)).unwrap_err(),
         ProtocolError::Compression
@@ -383,10 +362,7 @@ fn signed_messages() {
     let vectors = common::vectors("crypto");
     let hello = json!({"sys": {"type": "js-websocket", "rsa": vectors["rsa"]}}).to_string();
     let signed = vectors["cases"][0]["input"]["bodyJson"].as_str().unwrap();
-    let config = || CodecConfig {
-        crypto: Some(HashPolicy::default()),
-        ..CodecConfig::default()
-    };
+    let config = || CodecConfig::default().crypto(HashPolicy::default());
     let mut link = Link::open(config(), &hello);
     let read = message(link.feed(&request(1, "a.b.c", signed.as_bytes())));
     assert_eq!(
@@ -430,13 +406,7 @@ fn signed_messages() {
         assert_eq!(error, ProtocolError::Handshake(HandshakeError::NoKey));
     }
     // Pitaya clients cannot sign.
-    let mut link = Link::open(
-        CodecConfig {
-            unsigned_pitaya: true,
-            ..config()
-        },
-        PITAYA,
-    );
+    let mut link = Link::open(config().unsigned_pitaya(true), PITAYA);
     message(link.feed(&request(1, "a.b", b"{}")));
 }
 
@@ -444,10 +414,7 @@ fn signed_messages() {
 #[test]
 fn signed_text_is_mended_after_the_check() {
     let hello = json!({"sys": {"rsa": {"rsa_n": MODULUS, "rsa_e": "65537"}}}).to_string();
-    let config = CodecConfig {
-        crypto: Some(HashPolicy::Sha2),
-        ..CodecConfig::default()
-    };
+    let config = CodecConfig::default().crypto(HashPolicy::Sha2);
     let mut link = Link::open(config, &hello);
     let mut body = b"{\"m\":\"\\ud83d\xed\xa0\xbd\xed\xb8\x80\",\"__crypto__\":\"".to_vec();
     body.extend_from_slice(SIGNATURE.as_bytes());

@@ -57,15 +57,10 @@ fn cut<'a>(bytes: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
 
 fn config() -> CodecConfig {
     let dictionary = Dictionary::build(["a.b.c", "a.b.d"], ["onX"]).unwrap();
-    CodecConfig {
-        heartbeat: Some(Duration::from_secs(3)),
-        dictionary: Some(Arc::new(dictionary)),
-        limits: Limits {
-            max_package_size: 512,
-            ..Limits::default()
-        },
-        ..CodecConfig::default()
-    }
+    CodecConfig::default()
+        .heartbeat(Duration::from_secs(3))
+        .dictionary(Arc::new(dictionary))
+        .limits(Limits::default().max_package_size(512))
 }
 
 /// Pieces of what clients send, right and wrong.

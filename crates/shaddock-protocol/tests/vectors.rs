@@ -296,13 +296,11 @@ fn handshake_vectors() {
             ["connector.entryHandler.entry", "chat.chatHandler.send"],
             ["onChat"],
         );
-        let config = CodecConfig {
-            heartbeat: options["heartbeat"].as_f64().map(Duration::from_secs_f64),
-            dictionary: is_set(&options["useDict"]).then(|| Arc::new(dictionary.unwrap())),
-            crypto: is_set(&options["useCrypto"]).then(Default::default),
-            protos,
-            ..CodecConfig::default()
-        };
+        let config = CodecConfig::default()
+            .heartbeat(options["heartbeat"].as_f64().map(Duration::from_secs_f64))
+            .dictionary(is_set(&options["useDict"]).then(|| Arc::new(dictionary.unwrap())))
+            .crypto(is_set(&options["useCrypto"]).then(Default::default))
+            .protos(protos);
         let mut link = Link::new(config);
         // The version in the vectors is made up: `v1` stands for whatever the schemas hash to.
         let input = case["input"]
@@ -439,10 +437,7 @@ fn malformed_message(case: &Value, bytes: &[u8]) {
         );
     }
     for dialect in [DialectChoice::Pomelo, DialectChoice::Pitaya] {
-        let config = CodecConfig {
-            dialect,
-            ..CodecConfig::default()
-        };
+        let config = CodecConfig::default().dialect(dialect);
         let mut link = Link::open(config, common::POMELO);
         let fed = link.feed(&data(bytes));
         assert_eq!(

@@ -61,10 +61,7 @@ struct Decode {
 impl Decode {
     fn new() -> Self {
         let dictionary = Dictionary::build([TEXT], ["onChat"]).expect("a dictionary");
-        let codec = Codec::new(CodecConfig {
-            dictionary: Some(Arc::new(dictionary)),
-            ..CodecConfig::default()
-        });
+        let codec = Codec::new(CodecConfig::default().dictionary(Arc::new(dictionary)));
         let mut conn = Conn::new(Arc::new(codec), Millis(0));
         let mut out = BytesMut::new();
         let mut hello = Bytes::from_static(b"\x01\x00\x00\x0a{\"sys\":{}}\x02\x00\x00\x00");

@@ -103,10 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // As every program that has a configuration: bounds, policies, and the filter that measures handlers.
     Launcher::new(Sources::default())?.configure(&mut app);
     app.listen_with(listen);
-    app.set(CodecConfig {
-        heartbeat: flags.heartbeat,
-        ..CodecConfig::default()
-    });
+    app.set(CodecConfig::default().heartbeat(flags.heartbeat));
     app.handle("echo.echo", echo);
     app.handle("echo.bind", bind);
     app.handle("echo.push", push);

@@ -276,10 +276,7 @@ mod tests {
 
     #[test]
     fn pomelo_clients_can_receive_error_details() {
-        let codec = Codec::new(CodecConfig {
-            pomelo_errors: PomeloErrors::Text,
-            ..CodecConfig::default()
-        });
+        let codec = Codec::new(CodecConfig::default().pomelo_errors(PomeloErrors::Text));
         let read = |error| {
             let outcome = Err(error);
             let (body, _) = answer(&codec, Dialect::Pomelo, &outcome);

@@ -42,6 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct HttpLimits {
     /// Open connections. For another one the oldest without a request is closed; while all have requests, new ones wait in the kernel.
     pub max_connections: usize,
@@ -51,6 +52,12 @@ pub struct HttpLimits {
     /// the connection is closed.
     pub idle_timeout: Duration,
 }
+
+shaddock_protocol::setters!(HttpLimits {
+    max_connections: usize,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+});
 
 impl Default for HttpLimits {
     fn default() -> Self {

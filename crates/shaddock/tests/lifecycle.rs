@@ -499,10 +499,7 @@ async fn one_request_that_hangs_keeps_the_stop_from_nothing_else() {
     let (held, dropped) = tokio::sync::oneshot::channel::<()>();
     let mut app = frontend("connector-1");
     // Longer than any test: the step is dropped when the test ends.
-    app.set(AppConfig {
-        stop_timeout: Duration::from_secs(3600),
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().stop_timeout(Duration::from_secs(3600)));
     app.route("h.hang", async || std::future::pending::<()>().await)
         .concurrent();
     let running = start([app]).await;
@@ -528,10 +525,7 @@ async fn listeners_that_are_behind_converge_to_the_bound_users() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        max_waiting_events: 5,
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().max_waiting_events(5));
     let (opened, bound) = (Arc::clone(&gate), sender.clone());
     app.on_session_bound(move |_, event: SessionEvent| {
         let (opened, bound) = (Arc::clone(&opened), bound.clone());

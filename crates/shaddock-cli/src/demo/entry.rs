@@ -19,10 +19,11 @@ struct Login {
 
 pub(super) fn install(app: &mut App, config: &Config) {
     // A user is a name in a room, and may be there once, on whichever connector: the framework's own policy.
-    app.set(SessionConfig {
-        sessions_per_user: SessionsPerUser::One(config.session.on_conflict),
-        ..config.session_config()
-    });
+    app.set(
+        config
+            .session_config()
+            .sessions_per_user(SessionsPerUser::One(config.session.on_conflict)),
+    );
     app.handle("entryHandler.enter", enter);
     app.on_session_closed(left);
     // The messages of one room go to one chat server, so that they keep their order.

@@ -194,18 +194,14 @@ fn frontend(
 
 fn codec(launcher: &Launcher) -> Result<CodecConfig, Error> {
     let protos = Protos::new(Schema::parse(SERVER_PROTOS)?, Schema::parse(CLIENT_PROTOS)?);
-    Ok(CodecConfig {
-        protos: Some(Arc::new(protos)),
-        ..launcher.config().codec_config()
-    })
+    Ok(launcher.config().codec_config().protos(Arc::new(protos)))
 }
 
 /// The sample's `dictionary.json`; handlers of servers in the same process have codes anyway.
 fn dictionary() -> DictionaryConfig {
-    DictionaryConfig {
-        routes: ["onChat", "onAdd", "onLeave"].map(str::to_owned).to_vec(),
-        handlers: vec!["chat.chatHandler.send".to_owned()],
-    }
+    DictionaryConfig::default()
+        .routes(["onChat", "onAdd", "onLeave"].map(str::to_owned).to_vec())
+        .handlers(vec!["chat.chatHandler.send".to_owned()])
 }
 
 /// The host that people type.

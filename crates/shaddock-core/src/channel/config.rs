@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 /// Limits and persistence of the channels of one server.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct ChannelConfig {
     /// Maximum number of channels. Default: 100,000. Above it no channel is created.
     pub max_channels: usize,
@@ -14,6 +15,12 @@ pub struct ChannelConfig {
     /// Store that keeps channels over a restart. Default: none.
     pub store: Option<Arc<dyn ChannelStore>>,
 }
+
+shaddock_protocol::setters!(ChannelConfig {
+    max_channels: usize,
+    prefix: String,
+    store: Arc<dyn ChannelStore>,
+});
 
 impl Default for ChannelConfig {
     fn default() -> Self {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// Limits of resumable sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResumeConfig {
     /// How long a session waits for its client. Default: 60 s. It is then closed.
     pub window: Duration,
@@ -32,8 +33,20 @@ pub struct ResumeConfig {
     pub max_wait: Duration,
 }
 
+shaddock_protocol::setters!(ResumeConfig {
+    window: Duration,
+    ack: u8,
+    max_messages: usize,
+    max_bytes: usize,
+    max_total_bytes: usize,
+    max_suspended: usize,
+    on_full: OnFull,
+    max_wait: Duration,
+});
+
 /// What happens when `max_messages` or `max_bytes` of a session are kept, and another message is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnFull {
     /// The oldest message is forgotten, and the client will be told how many it has missed.
     #[default]

@@ -17,11 +17,9 @@ use crate::{
 };
 
 pub fn bounds() -> ResumeConfig {
-    ResumeConfig {
-        window: Duration::from_secs(20),
-        ack: 3,
-        ..ResumeConfig::default()
-    }
+    ResumeConfig::default()
+        .window(Duration::from_secs(20))
+        .ack(3)
 }
 
 pub fn address() -> SocketAddr {
@@ -651,10 +649,7 @@ fn the_rate_is_that_of_the_session() {
 #[test]
 fn a_gap_is_reported_and_later_messages_are_complete() {
     run(async || {
-        let bounds = ResumeConfig {
-            max_messages: 4,
-            ..bounds()
-        };
+        let bounds = bounds().max_messages(4);
         let (world, mut traveller) = arrived(bounds, false).await;
         push(&world, &traveller, "1");
         settle().await;

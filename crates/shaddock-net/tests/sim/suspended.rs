@@ -3,7 +3,7 @@
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use serde_json::{Value, json};
-use shaddock_core::{CloseReason, ResumeConfig, SessionState};
+use shaddock_core::{CloseReason, SessionState};
 use shaddock_protocol::{Dialect, PackageType};
 
 use crate::{
@@ -402,10 +402,7 @@ fn a_client_that_is_silent_loses_its_socket_and_not_its_session() {
         ("handshake_timeout", 16_000),
     ] {
         run(async move || {
-            let bounds = ResumeConfig {
-                window: Duration::from_secs(200),
-                ..bounds()
-            };
+            let bounds = bounds().window(Duration::from_secs(200));
             let beat = (kind == "heartbeat_timeout").then_some(Duration::from_secs(3));
             let world = World::resumable(bounds, beat);
             let (world, mut traveller) = arrived_in(world, false).await;

@@ -21,8 +21,8 @@ use shaddock_net::{
     memory::{Connector, timers_in_use},
 };
 use shaddock_protocol::{
-    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, Limits, PackageType, RefuseReason,
-    RejectCode, ResumeRequest, Route, encode_package,
+    Codec, CodecConfig, Dialect, HandshakeRequest, Inbound, PackageType, RefuseReason, RejectCode,
+    ResumeRequest, Route, encode_package,
 };
 use tokio::{runtime::Builder, sync::oneshot};
 
@@ -348,17 +348,10 @@ pub struct World {
 
 impl World {
     pub fn new(configure: impl FnOnce(&mut ListenConfig, &mut CodecConfig)) -> Self {
-        let mut codec = CodecConfig {
-            heartbeat: Some(Duration::from_secs(3)),
-            limits: Limits::default(),
-            ..CodecConfig::default()
-        };
+        let mut codec = CodecConfig::default().heartbeat(Duration::from_secs(3));
         let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
         configure(&mut config, &mut codec);
-        let sessions = SessionConfig {
-            outbox_bytes: 256 * 1024,
-            ..SessionConfig::default()
-        };
+        let sessions = SessionConfig::default().outbox_bytes(256 * 1024);
         Self::with_sessions(config, codec, sessions)
     }
 
@@ -381,18 +374,13 @@ impl World {
         heartbeat: Option<Duration>,
         configure: impl FnOnce(&mut ListenConfig),
     ) -> Self {
-        let codec = CodecConfig {
-            heartbeat,
-            ..CodecConfig::default()
-        };
+        let codec = CodecConfig::default().heartbeat(heartbeat);
         let mut config = ListenConfig::new("127.0.0.1:3010".parse().unwrap());
         config.limits.waiting_messages = 5;
         configure(&mut config);
-        let sessions = SessionConfig {
-            outbox_bytes: 256 * 1024,
-            resume,
-            ..SessionConfig::default()
-        };
+        let sessions = SessionConfig::default()
+            .outbox_bytes(256 * 1024)
+            .resume(resume);
         Self::with_sessions(config, codec, sessions)
     }
 

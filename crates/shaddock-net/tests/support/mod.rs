@@ -153,10 +153,7 @@ pub fn start_with(
 ) -> Server {
     let mut session_config = SessionConfig::default();
     sessions(&mut session_config);
-    let codec = Codec::new(CodecConfig {
-        limits,
-        ..CodecConfig::default()
-    });
+    let codec = Codec::new(CodecConfig::default().limits(limits));
     let echo = Arc::new(Echo {
         codec: Arc::new(codec),
         sessions: SessionService::new(

@@ -32,14 +32,16 @@ impl Codecs {
 
     /// Takes limits, heartbeats and the requirement of signatures from `config`, for later connections.
     pub(super) fn set_limits(&self, config: &CodecConfig) {
-        let fresh = Codec::new(CodecConfig {
-            limits: config.limits.clone(),
-            heartbeat: config.heartbeat,
-            heartbeat_timeout: config.heartbeat_timeout,
-            crypto: config.crypto,
-            unsigned_pitaya: config.unsigned_pitaya,
-            ..self.messages.config().clone()
-        });
+        let fresh = Codec::new(
+            self.messages
+                .config()
+                .clone()
+                .limits(config.limits.clone())
+                .heartbeat(config.heartbeat)
+                .heartbeat_timeout(config.heartbeat_timeout)
+                .crypto(config.crypto)
+                .unsigned_pitaya(config.unsigned_pitaya),
+        );
         *self.connections.write() = Arc::new(fresh);
     }
 }

@@ -1,4 +1,4 @@
-//! Limits and times of an app. Set with `app.set(AppConfig { .. })`, like every other configuration.
+//! Limits and times of an app. Set with `app.set(AppConfig::default()..)`, like every other configuration.
 
 use std::time::Duration;
 
@@ -9,9 +9,10 @@ use std::time::Duration;
 /// use shaddock::{App, app::AppConfig};
 ///
 /// let mut app = App::new("chat", "chat-1");
-/// app.set(AppConfig { handler_timeout: Duration::from_secs(5), ..AppConfig::default() });
+/// app.set(AppConfig::default().handler_timeout(Duration::from_secs(5)));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AppConfig {
     /// Time limit of a handler. Default 30 s; zero means no limit. When it expires, the handler is dropped at its next `.await` and the
     /// request receives an error response. It also applies to requests that frontends forward: a server announces the time limits of its
@@ -44,6 +45,20 @@ pub struct AppConfig {
     pub stop_timeout: Duration,
 }
 
+shaddock_protocol::setters!(AppConfig {
+    handler_timeout: Duration,
+    rpc_timeout: Duration,
+    max_concurrent: usize,
+    max_tasks: usize,
+    max_waiting_events: usize,
+    kept_events: usize,
+    event_timeout: Duration,
+    handshake_timeout: Duration,
+    handshake_bytes: usize,
+    start_timeout: Duration,
+    stop_timeout: Duration,
+});
+
 impl Default for AppConfig {
     fn default() -> Self {
         Self {
@@ -66,9 +81,15 @@ impl Default for AppConfig {
 ///
 /// The routes of all handlers of the servers in this process get codes, and so do `routes` and `handlers`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DictionaryConfig {
     /// Routes of pushes, and other routes that get codes (Pomelo's `dictionary.json`), in this order.
     pub routes: Vec<String>,
     /// Routes `type.handler.method` of servers in other processes.
     pub handlers: Vec<String>,
 }
+
+shaddock_protocol::setters!(DictionaryConfig {
+    routes: Vec<String>,
+    handlers: Vec<String>,
+});

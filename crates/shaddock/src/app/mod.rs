@@ -92,7 +92,7 @@ use crate::{
 ///
 /// let mut app = App::new("connector", "connector-1");
 /// app.listen("127.0.0.1:0");
-/// app.set(SessionConfig { max_settings: 64, ..SessionConfig::default() });
+/// app.set(SessionConfig::default().max_settings(64));
 /// app.handle("entryHandler.echo", echo);
 /// ```
 pub struct App {

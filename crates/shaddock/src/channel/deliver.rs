@@ -400,10 +400,7 @@ mod tests {
             Schema::parse(server).expect("a schema"),
             Schema::parse("{}").expect("a schema"),
         );
-        let codec = Codec::new(CodecConfig {
-            protos: Some(Arc::new(protos)),
-            ..CodecConfig::default()
-        });
+        let codec = Codec::new(CodecConfig::default().protos(Arc::new(protos)));
         for (route, text, shared) in [
             ("onChat", "hello 你好", true),
             ("onOther", "hello 😀", true),

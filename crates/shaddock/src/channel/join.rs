@@ -16,6 +16,7 @@ use crate::{
 
 /// A user has joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Joined {
     /// They are a member now.
     New,

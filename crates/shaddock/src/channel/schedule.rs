@@ -12,6 +12,7 @@ use crate::guarded::caught;
 
 /// When a push leaves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Schedule {
     /// At once.
     #[default]
@@ -27,8 +28,9 @@ pub type BroadcastFilter = Arc<dyn Fn(&Arc<Session>, &Value) -> bool + Send + Sy
 /// Decides by route when a push leaves.
 pub type RouteSchedule = Arc<dyn Fn(&str) -> Schedule + Send + Sync>;
 
-/// How a frontend sends pushes. Set with `app.set(PushConfig { .. })`.
+/// How a frontend sends pushes. Set with `app.set(PushConfig::default()..)`.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct PushConfig {
     /// For routes that `by_route` does not decide. Default [`Schedule::Direct`].
     pub schedule: Schedule,
@@ -39,6 +41,13 @@ pub struct PushConfig {
     /// Selects the receivers of broadcasts with a filter parameter. Default: none, all sessions receive them. (Pomelo's `broadcastFilter`.)
     pub filter: Option<BroadcastFilter>,
 }
+
+shaddock_protocol::setters!(PushConfig {
+    schedule: Schedule,
+    flush_interval: Duration,
+    by_route: RouteSchedule,
+    filter: BroadcastFilter,
+});
 
 impl Default for PushConfig {
     fn default() -> Self {

@@ -66,36 +66,34 @@ impl Config {
     /// The policies of sessions.
     pub fn session_config(&self) -> SessionConfig {
         let session = &self.session;
-        SessionConfig {
-            sessions_per_user: if session.single_session {
+        SessionConfig::default()
+            .sessions_per_user(if session.single_session {
                 SessionsPerUser::One(session.on_conflict)
             } else {
                 SessionsPerUser::Any
-            },
-            outbox_bytes: session.outbox_bytes.0,
-            max_listeners: session.max_listeners,
-            max_settings: session.max_settings,
-            max_memberships: session.max_memberships,
-            resume: self.resume_config(),
-        }
+            })
+            .outbox_bytes(session.outbox_bytes.0)
+            .max_listeners(session.max_listeners)
+            .max_settings(session.max_settings)
+            .max_memberships(session.max_memberships)
+            .resume(self.resume_config())
     }
 
     /// Limits of resumable sessions.
     fn resume_config(&self) -> ResumeConfig {
         let resume = &self.resume;
-        ResumeConfig {
-            window: resume.window.0,
-            ack: u8::try_from(resume.ack).unwrap_or(u8::MAX),
-            max_messages: resume.max_messages,
-            max_bytes: resume.max_bytes.0,
-            max_total_bytes: resume.max_total_bytes.0,
-            max_suspended: resume.max_suspended,
-            on_full: match resume.on_full {
+        ResumeConfig::default()
+            .window(resume.window.0)
+            .ack(u8::try_from(resume.ack).unwrap_or(u8::MAX))
+            .max_messages(resume.max_messages)
+            .max_bytes(resume.max_bytes.0)
+            .max_total_bytes(resume.max_total_bytes.0)
+            .max_suspended(resume.max_suspended)
+            .on_full(match resume.on_full {
                 OnFullSetting::Gap => OnFull::Gap,
                 OnFullSetting::Wait => OnFull::Wait,
-            },
-            max_wait: resume.max_wait.0,
-        }
+            })
+            .max_wait(resume.max_wait.0)
     }
 
     /// The clients that get resumable sessions.
@@ -115,45 +113,42 @@ impl Config {
     /// Limits on the data of a client.
     pub fn limits(&self) -> Limits {
         let protocol = &self.protocol;
-        Limits {
-            max_package_size: protocol.max_package_size.0,
-            max_handshake_size: protocol.max_handshake_size.0,
-            max_inflated_size: protocol.max_inflated_size.0,
-            handshake_timeout: protocol.handshake_timeout.0,
-            idle_timeout: protocol.idle_timeout.0,
-        }
+        Limits::default()
+            .max_package_size(protocol.max_package_size.0)
+            .max_handshake_size(protocol.max_handshake_size.0)
+            .max_inflated_size(protocol.max_inflated_size.0)
+            .handshake_timeout(protocol.handshake_timeout.0)
+            .idle_timeout(protocol.idle_timeout.0)
     }
 
     /// Encoding for a frontend's clients; dictionary and schemas are set by the application.
     pub fn codec_config(&self) -> CodecConfig {
         let protocol = &self.protocol;
-        CodecConfig {
-            dialect: match protocol.dialect {
+        CodecConfig::default()
+            .dialect(match protocol.dialect {
                 DialectSetting::Auto => DialectChoice::Auto,
                 DialectSetting::Pomelo => DialectChoice::Pomelo,
                 DialectSetting::Pitaya => DialectChoice::Pitaya,
-            },
-            limits: self.limits(),
-            heartbeat: unless_zero(protocol.heartbeat.0),
-            heartbeat_timeout: unless_zero(protocol.heartbeat_timeout.0),
-            crypto: match protocol.crypto {
+            })
+            .limits(self.limits())
+            .heartbeat(unless_zero(protocol.heartbeat.0))
+            .heartbeat_timeout(unless_zero(protocol.heartbeat_timeout.0))
+            .crypto(match protocol.crypto {
                 CryptoSetting::Off => None,
                 CryptoSetting::Sha2 => Some(HashPolicy::Sha2),
                 CryptoSetting::Legacy => Some(HashPolicy::Legacy),
-            },
-            unsigned_pitaya: protocol.unsigned_pitaya,
-            pomelo_errors: match protocol.pomelo_errors {
+            })
+            .unsigned_pitaya(protocol.unsigned_pitaya)
+            .pomelo_errors(match protocol.pomelo_errors {
                 PomeloErrorsSetting::Code => PomeloErrors::Code,
                 PomeloErrorsSetting::Text => PomeloErrors::Text,
-            },
-            browser_clients: BrowserClients(protocol.browser_clients.clone()),
-            pitaya_serializer: match protocol.pitaya_serializer {
+            })
+            .browser_clients(BrowserClients(protocol.browser_clients.clone()))
+            .pitaya_serializer(match protocol.pitaya_serializer {
                 Serializer::Json => PitayaSerializer::Json,
                 Serializer::Protobuf => PitayaSerializer::Protobuf,
-            },
-            compress_pitaya: protocol.compress_pitaya,
-            ..CodecConfig::default()
-        }
+            })
+            .compress_pitaya(protocol.compress_pitaya)
     }
 
     /// Limits and times of an app.
@@ -250,13 +245,12 @@ impl Config {
     /// Address lists and limits on the number of connections.
     pub fn access_policy(&self) -> AccessPolicy {
         let access = &self.access;
-        AccessPolicy {
-            allow: networks(&access.allow),
-            deny: networks(&access.deny),
-            trusted_proxies: networks(&access.trusted_proxies),
-            max_connections: access.max_connections,
-            max_connections_per_address: access.max_connections_per_address,
-        }
+        AccessPolicy::default()
+            .allow(networks(&access.allow))
+            .deny(networks(&access.deny))
+            .trusted_proxies(networks(&access.trusted_proxies))
+            .max_connections(access.max_connections)
+            .max_connections_per_address(access.max_connections_per_address)
     }
 
     /// Limits of one connection.
@@ -276,12 +270,12 @@ impl Config {
     /// The rules for WebSocket upgrades.
     pub fn upgrade_policy(&self) -> UpgradePolicy {
         let listen = &self.listen;
-        UpgradePolicy {
-            origins: listen.origins.clone(),
-            address_header: (!listen.address_header.is_empty())
-                .then(|| listen.address_header.clone()),
-            subprotocols: listen.subprotocols.clone(),
-        }
+        UpgradePolicy::default()
+            .origins(listen.origins.clone())
+            .address_header(
+                (!listen.address_header.is_empty()).then(|| listen.address_header.clone()),
+            )
+            .subprotocols(listen.subprotocols.clone())
     }
 
     /// A listener on `address` without TLS, with the configured limits.

@@ -70,6 +70,7 @@ use crate::{error::HandlerError, reply::Outcome, request::RequestContext};
 
 /// What a filter decides before the handler.
 #[must_use]
+#[non_exhaustive]
 pub enum BeforeFlow {
     /// Decided at once, or by a future: go on, or refuse with this error. The future owns what it needs; the request waits for it and can be
     /// changed only before.

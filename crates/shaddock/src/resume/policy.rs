@@ -9,9 +9,10 @@ use std::sync::Arc;
 /// use shaddock::{App, resume::ResumePolicy};
 ///
 /// let mut app = App::new("connector", "connector-1");
-/// app.set(ResumePolicy { require_tls: true, ..ResumePolicy::default() });
+/// app.set(ResumePolicy::default().require_tls(true));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResumePolicy {
     /// Whether clients that ask get one. Default: yes.
     pub enabled: bool,
@@ -26,6 +27,15 @@ pub struct ResumePolicy {
     /// Clients of one address that come back, a minute. Default 60,000. Those above get a new session.
     pub max_returns: u32,
 }
+
+shaddock_protocol::setters!(ResumePolicy {
+    enabled: bool,
+    require_tls: bool,
+    address: impl Into<Option<Arc<str>>>,
+    other_frontends: bool,
+    max_refused: u32,
+    max_returns: u32,
+});
 
 impl Default for ResumePolicy {
     fn default() -> Self {

@@ -90,6 +90,18 @@ pub struct TelemetryConfig {
     pub timeout: Duration,
 }
 
+shaddock_protocol::setters!(TelemetryConfig {
+    otlp: String,
+    headers: Vec<Secret>,
+    ca: impl Into<Option<Vec<u8>>>,
+    ratio: f64,
+    service: String,
+    users: TracedUsers,
+    queue: usize,
+    interval: Duration,
+    timeout: Duration,
+});
+
 impl TelemetryConfig {
     /// Sends to this collector.
     pub fn new(otlp: impl Into<String>) -> Self {

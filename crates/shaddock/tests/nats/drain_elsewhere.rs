@@ -35,10 +35,7 @@ use crate::support::{
 };
 
 fn connector(id: &str, ran: &Ran) -> App {
-    let sessions = SessionConfig {
-        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
-        ..roaming::sessions()
-    };
+    let sessions = roaming::sessions().sessions_per_user(SessionsPerUser::One(Conflict::RejectNew));
     roaming::connector(id, sessions, ran)
 }
 

@@ -691,10 +691,7 @@ async fn logs_in_elsewhere(cluster: Option<shaddock::cluster::NatsCluster>) {
         let mut servers = Servers::new();
         for id in ["connector-1", "connector-2"] {
             let mut app = connector(id, &ran);
-            app.set(SessionConfig {
-                sessions_per_user: SessionsPerUser::One(on_conflict),
-                ..sessions()
-            });
+            app.set(sessions().sessions_per_user(SessionsPerUser::One(on_conflict)));
             servers = servers.add(app);
         }
         if let Some(cluster) = &cluster {
@@ -820,11 +817,11 @@ async fn a_frontend_that_goes_takes_no_session_of_others_with_it() {
     let cluster = LocalCluster::new();
     let ran = Ran::default();
     let mut door = connector("connector-2", &ran);
-    door.set(AppConfig {
-        // Longer than the test waits: the door has to cut its connections by itself.
-        stop_timeout: PATIENCE * 10,
-        ..AppConfig::default()
-    });
+    door.set(
+        AppConfig::default()
+            // Longer than the test waits: the door has to cut its connections by itself.
+            .stop_timeout(PATIENCE * 10),
+    );
     let home = Servers::new()
         .add(connector("connector-1", &ran))
         .cluster(cluster.clone());

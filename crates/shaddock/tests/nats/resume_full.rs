@@ -21,17 +21,16 @@ const WAIT: Duration = Duration::from_secs(1);
 fn connector(on_full: OnFull, max_wait: Duration) -> App {
     let mut app = App::new("connector", "connector-1");
     app.listen("127.0.0.1:0");
-    app.set(SessionConfig {
-        resume: ResumeConfig {
-            ack: 3,
-            max_messages: MAX,
-            on_full,
-            max_wait,
-            window: Duration::from_secs(600),
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    });
+    app.set(
+        SessionConfig::default().resume(
+            ResumeConfig::default()
+                .ack(3)
+                .max_messages(MAX)
+                .on_full(on_full)
+                .max_wait(max_wait)
+                .window(Duration::from_secs(600)),
+        ),
+    );
     app.route(
         "h.join",
         async |mut session: SessionView, Json(name): Json<String>| {

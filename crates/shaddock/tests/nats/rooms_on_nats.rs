@@ -145,10 +145,7 @@ impl World {
             servers = servers.add(frontend(id));
         }
         let mut chat = App::new("chat", "chat-1");
-        chat.set(AppConfig {
-            rpc_timeout: Duration::from_secs(30),
-            ..AppConfig::default()
-        });
+        chat.set(AppConfig::default().rpc_timeout(Duration::from_secs(30)));
         let running = servers.add(chat).cluster(cluster).start().await.unwrap();
         let chat = running.app("chat-1").unwrap();
         until("the frontends are listed", || {
@@ -455,10 +452,7 @@ impl Told {
             }
         };
         let mut chat = App::new("chat", "chat-1");
-        chat.set(AppConfig {
-            rpc_timeout: RPC_TIMEOUT,
-            ..AppConfig::default()
-        });
+        chat.set(AppConfig::default().rpc_timeout(RPC_TIMEOUT));
         chat.on_channel("kept", note(self.clone()));
         chat.on_topic("room:", note(self.clone()));
         chat

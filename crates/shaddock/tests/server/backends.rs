@@ -744,10 +744,7 @@ async fn a_bind_that_is_refused_undoes_the_rest() {
     })
     .await;
     let mut app = frontend(FRONT);
-    app.set(SessionConfig {
-        sessions_per_user: SessionsPerUser::One(Conflict::RejectNew),
-        ..SessionConfig::default()
-    });
+    app.set(SessionConfig::default().sessions_per_user(SessionsPerUser::One(Conflict::RejectNew)));
     app.http_backend("chat", service.backend());
     let running = start([app]).await;
     let app = &running.apps()[0];
@@ -770,10 +767,7 @@ async fn too_many_settings_fail_the_bind() {
     let service =
         Service::start(|_| actions(&json!([{"bind": "ann"}, {"set": {"a": 1, "b": 2}}]))).await;
     let mut app = frontend(FRONT);
-    app.set(SessionConfig {
-        max_settings: 1,
-        ..SessionConfig::default()
-    });
+    app.set(SessionConfig::default().max_settings(1));
     app.http_backend("chat", service.backend());
     let running = start([app]).await;
     let mut client = pitaya(&running);
@@ -840,10 +834,7 @@ async fn a_join_that_is_refused_undoes_the_rest() {
     })
     .await;
     let mut app = frontend(FRONT);
-    app.set(SessionConfig {
-        max_memberships: 2,
-        ..SessionConfig::default()
-    });
+    app.set(SessionConfig::default().max_memberships(2));
     app.http_backend("chat", service.backend());
     let running = start([app]).await;
     let app = &running.apps()[0];
@@ -884,11 +875,11 @@ async fn more_topics_than_there_may_be_cost_no_session() {
     })
     .await;
     let mut app = frontend(FRONT);
-    app.set(SessionConfig {
-        max_memberships: 2,
-        sessions_per_user: SessionsPerUser::One(Conflict::ReplaceOld),
-        ..SessionConfig::default()
-    });
+    app.set(
+        SessionConfig::default()
+            .max_memberships(2)
+            .sessions_per_user(SessionsPerUser::One(Conflict::ReplaceOld)),
+    );
     app.http_backend("chat", service.backend());
     let running = start([app]).await;
     let old = login(&running.apps()[0], "ann").await;
@@ -1075,11 +1066,11 @@ async fn a_shutdown_notifies_the_service() {
     })
     .await;
     let mut app = frontend(FRONT);
-    app.set(AppConfig {
-        stop_timeout: Duration::from_secs(60),
-        event_timeout: Duration::from_secs(60),
-        ..AppConfig::default()
-    });
+    app.set(
+        AppConfig::default()
+            .stop_timeout(Duration::from_secs(60))
+            .event_timeout(Duration::from_secs(60)),
+    );
     app.http_backend("chat", service.backend().events([BackendEvent::Closed]));
     let running = start([app]).await;
     let names = ["ann", "bob"];
@@ -1115,10 +1106,7 @@ async fn handshakes() {
     .await;
     let mut app = App::new("connector", FRONT);
     app.listen("127.0.0.1:0");
-    app.set(AppConfig {
-        handshake_timeout: Duration::from_secs(60),
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().handshake_timeout(Duration::from_secs(60)));
     app.http_backend("chat", service.backend().events([BackendEvent::Handshake]));
     let running = start([app]).await;
     let address = format!("tcp://{}", running.address(FRONT).unwrap());

@@ -76,10 +76,7 @@ async fn a_push_reaches_members_on_all_frontends_once() {
 #[tokio::test]
 async fn members_that_missed_a_push_are_counted_and_named_on_request() {
     let mut app = frontend("connector-1");
-    app.set(SessionConfig {
-        outbox_bytes: 4096,
-        ..SessionConfig::default()
-    });
+    app.set(SessionConfig::default().outbox_bytes(4096));
     let running = start([app, App::new("chat", "chat-1")]).await;
     let connector = running.app("connector-1").unwrap();
     let (_ann, mut bob) = (login(connector, "ann").await, login(connector, "bob").await);
@@ -300,12 +297,9 @@ async fn both_dialects_read_the_same_push() {
 async fn broadcasts_can_be_filtered_on_the_frontends() {
     let filtered = |id| {
         let mut app = frontend(id);
-        app.set(PushConfig {
-            filter: Some(Arc::new(|session, wanted| {
-                session.get("team").as_ref() == Some(wanted)
-            })),
-            ..PushConfig::default()
-        });
+        app.set(PushConfig::default().filter(Arc::new(|session, wanted| {
+            session.get("team").as_ref() == Some(wanted)
+        })));
         app
     };
     let running = start([
@@ -354,17 +348,17 @@ async fn users_are_found_by_the_type_of_their_frontend() {
 
 fn buffered(id: &str) -> App {
     let mut app = frontend(id);
-    app.set(PushConfig {
-        by_route: Some(Arc::new(|route| {
-            if route == "onNow" {
-                Schedule::Direct
-            } else {
-                Schedule::Buffered
-            }
-        })),
-        flush_interval: Duration::from_millis(20),
-        ..PushConfig::default()
-    });
+    app.set(
+        PushConfig::default()
+            .by_route(Arc::new(|route| {
+                if route == "onNow" {
+                    Schedule::Direct
+                } else {
+                    Schedule::Buffered
+                }
+            }))
+            .flush_interval(Duration::from_millis(20)),
+    );
     app
 }
 

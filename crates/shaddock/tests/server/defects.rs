@@ -183,11 +183,11 @@ async fn defect_37_a_uid_listed_twice_gets_it_once() {
 fn buffered(id: &str) -> App {
     let mut app = frontend(id);
     // An hour: only a flush of its own makes these pushes leave.
-    app.set(PushConfig {
-        schedule: Schedule::Buffered,
-        flush_interval: Duration::from_secs(3600),
-        ..PushConfig::default()
-    });
+    app.set(
+        PushConfig::default()
+            .schedule(Schedule::Buffered)
+            .flush_interval(Duration::from_secs(3600)),
+    );
     app
 }
 
@@ -253,10 +253,9 @@ async fn defect_39_a_shutdown_flushes_and_ends() {
 #[tokio::test]
 async fn defect_40_a_bad_selector_falls_back_to_the_default() {
     let mut app = frontend("connector-1");
-    app.set(PushConfig {
-        by_route: Some(Arc::new(|route| panic!("expected in this test: {route}"))),
-        ..PushConfig::default()
-    });
+    app.set(
+        PushConfig::default().by_route(Arc::new(|route| panic!("expected in this test: {route}"))),
+    );
     let running = start([app]).await;
     let app = &running.apps()[0];
     let mut client = login(app, "ann").await;

@@ -156,12 +156,12 @@ const CASES: [(&str, End); 15] = [
 ];
 
 fn routes(app: &mut App) {
-    app.set(AppConfig {
-        handler_timeout: Duration::from_millis(500),
-        event_timeout: Duration::from_millis(500),
-        handshake_timeout: Duration::from_millis(500),
-        ..AppConfig::default()
-    });
+    app.set(
+        AppConfig::default()
+            .handler_timeout(Duration::from_millis(500))
+            .event_timeout(Duration::from_millis(500))
+            .handshake_timeout(Duration::from_millis(500)),
+    );
     for plain in ["inserted", "held", "after", "filterKept", "filterHangs"] {
         app.route(&format!("h.{plain}"), async || "ok");
     }
@@ -281,12 +281,12 @@ async fn counted(app: &AppHandle, what: &str, panics: u64) {
 #[tokio::test]
 async fn hooks_and_listeners() {
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        handler_timeout: Duration::from_millis(20),
-        event_timeout: Duration::from_millis(20),
-        handshake_timeout: Duration::from_millis(20),
-        ..AppConfig::default()
-    });
+    app.set(
+        AppConfig::default()
+            .handler_timeout(Duration::from_millis(20))
+            .event_timeout(Duration::from_millis(20))
+            .handshake_timeout(Duration::from_millis(20)),
+    );
     app.on_handshake(|_| kept(Ok(None)));
     app.before_bind(|_, _, user: Uid| async move {
         if user == uid("bomb") {

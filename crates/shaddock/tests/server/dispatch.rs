@@ -509,10 +509,7 @@ async fn a_forwarded_request_has_the_time_of_the_server_that_handles_it() {
             front.global_filter(TimeoutFilter::new(Duration::from_secs(seconds)));
         }
         // Not a bound on what others do.
-        front.set(AppConfig {
-            handler_timeout: Duration::from_secs(1),
-            ..AppConfig::default()
-        });
+        front.set(AppConfig::default().handler_timeout(Duration::from_secs(1)));
         let mut chat = App::new("chat", "chat-1");
         let never = async || std::future::pending::<()>().await;
         chat.route("h.never", never);
@@ -520,10 +517,7 @@ async fn a_forwarded_request_has_the_time_of_the_server_that_handles_it() {
         chat.route("h.short", never).timeout(Duration::from_secs(2));
         chat.route("h.ever", never).timeout(Duration::ZERO);
         let mut patient = App::new("patient", "patient-1");
-        patient.set(AppConfig {
-            handler_timeout: Duration::from_secs(90),
-            ..AppConfig::default()
-        });
+        patient.set(AppConfig::default().handler_timeout(Duration::from_secs(90)));
         patient.route("h.never", never);
         let cluster = LocalCluster::with_request_timeout(Duration::from_secs(7));
         let servers = Servers::new().add(front).add(chat).add(patient);
@@ -556,10 +550,7 @@ async fn a_forwarded_request_has_the_time_of_the_server_that_handles_it() {
 #[tokio::test(start_paused = true)]
 async fn pomelo_clients_can_distinguish_errors() {
     let mut app = answers();
-    app.set(CodecConfig {
-        pomelo_errors: PomeloErrors::Text,
-        ..CodecConfig::default()
-    });
+    app.set(CodecConfig::default().pomelo_errors(PomeloErrors::Text));
     app.route("h.never", async || std::future::pending::<()>().await);
     app.route("h.fault", async || {
         Err::<(), _>(HandlerError::internal("the disk is full"))
@@ -696,10 +687,7 @@ async fn concurrent_routes_do_not_wait_and_offloaded_ones_run_elsewhere() {
 #[tokio::test]
 async fn concurrent_requests_are_bounded() {
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        max_concurrent: 2,
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().max_concurrent(2));
     app.route("h.wait", async || std::future::pending::<()>().await)
         .concurrent();
     let running = start([app]).await;
@@ -721,10 +709,7 @@ const AT_ONCE: u64 = 20;
 async fn every_request_at_the_bound_gets_one_answer() {
     let called = Arc::new(AtomicUsize::new(0));
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        max_concurrent: 2,
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().max_concurrent(2));
     let calls = Arc::clone(&called);
     app.route("h.m", move || {
         calls.fetch_add(1, Ordering::Relaxed);
@@ -773,10 +758,7 @@ async fn a_place_is_taken_before_the_handler_is_called() {
     let (go, may_go) = std::sync::mpsc::channel::<()>();
     let may_go = Mutex::new(may_go);
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        max_concurrent: 1,
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().max_concurrent(1));
     app.route("h.m", move || {
         begins.send(()).unwrap();
         let _ = may_go.lock().unwrap().recv();
@@ -955,10 +937,7 @@ async fn options_of_routes_hold_wherever_the_route_is() {
 async fn concurrent_requests_of_other_servers_are_bounded() {
     let mut front = frontend("connector-1");
     let mut game = App::new("game", "game-1");
-    let two = AppConfig {
-        max_concurrent: 2,
-        ..AppConfig::default()
-    };
+    let two = AppConfig::default().max_concurrent(2);
     front.set(two.clone());
     game.set(two);
     game.route("h.wait", async || std::future::pending::<()>().await)

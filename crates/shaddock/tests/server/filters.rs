@@ -91,10 +91,7 @@ impl Drop for PanicsInDrop {
 }
 
 fn routes(app: &mut App) {
-    app.set(AppConfig {
-        handler_timeout: Duration::from_millis(500),
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().handler_timeout(Duration::from_millis(500)));
     for route in [
         "answered",
         "refused",

@@ -13,10 +13,7 @@ fn connector(routes: impl IntoIterator<Item = String>) -> App {
     let mut codec = CodecConfig::default();
     codec.limits.handshake_timeout = PATIENCE;
     app.set(codec);
-    app.set(DictionaryConfig {
-        routes: routes.into_iter().collect(),
-        handlers: Vec::new(),
-    });
+    app.set(DictionaryConfig::default().routes(routes.into_iter().collect()));
     app.route("h.echo", async |Json(body): Json<Value>| Json(body));
     app
 }

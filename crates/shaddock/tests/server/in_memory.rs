@@ -127,10 +127,7 @@ async fn a_client_that_does_not_read_is_slow_and_affects_no_other() {
 #[tokio::test(start_paused = true)]
 async fn handlers_of_clients_that_have_left_are_bounded() {
     let mut app = connector();
-    app.set(AppConfig {
-        max_concurrent: 3,
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().max_concurrent(3));
     let release = Arc::new(Notify::new());
     let wait = Arc::clone(&release);
     app.route("h.wait", move || {
@@ -338,10 +335,7 @@ async fn clients_are_described_by_address_and_handshake() {
 #[tokio::test(start_paused = true)]
 async fn heartbeats_decide_between_silent_and_quiet() {
     let mut app = connector();
-    app.set(CodecConfig {
-        heartbeat: Some(Duration::from_secs(3)),
-        ..CodecConfig::default()
-    });
+    app.set(CodecConfig::default().heartbeat(Duration::from_secs(3)));
     let servers = started(app).await;
     let quiet = servers.connect(FRONT).await.unwrap();
     servers.pass(Duration::from_secs(600)).await;
@@ -384,10 +378,7 @@ async fn with_logins(policy: SessionConfig) -> TestServers {
     let mut app = App::new("connector", FRONT);
     app.listen("127.0.0.1:3010").set(policy);
     // So that no client is closed as silent.
-    app.set(CodecConfig {
-        heartbeat: Some(Duration::from_secs(30)),
-        ..CodecConfig::default()
-    });
+    app.set(CodecConfig::default().heartbeat(Duration::from_secs(30)));
     app.on_handshake(async |info: HandshakeInfo| {
         let Ok(token) = info.user_as::<Token>() else {
             return Ok(Accept::new());
@@ -524,10 +515,7 @@ async fn requests_before_login_are_rejected() {
 async fn an_app_that_may_not_listen_does_not_start() {
     for max_tasks in [0, 1, 2, 100] {
         let mut app = connector();
-        app.set(AppConfig {
-            max_tasks,
-            ..AppConfig::default()
-        });
+        app.set(AppConfig::default().max_tasks(max_tasks));
         app.on_cluster_session(Interest::all(), |_, _| async {});
         app.on_topic("", |_, _| async {});
         match TestServers::start(Servers::new().add(app)).await {
@@ -548,10 +536,8 @@ async fn an_app_that_may_not_listen_does_not_start() {
 
 #[tokio::test(start_paused = true)]
 async fn a_login_obeys_the_policy_of_sessions() {
-    let policy = |on_conflict| SessionConfig {
-        sessions_per_user: SessionsPerUser::One(on_conflict),
-        ..SessionConfig::default()
-    };
+    let policy =
+        |on_conflict| SessionConfig::default().sessions_per_user(SessionsPerUser::One(on_conflict));
     let servers = with_logins(policy(Conflict::RejectNew)).await;
     let first = servers.connect_with(FRONT, &as_user("ann")).await.unwrap();
     let _: Value = first.request("connector.h.who", &json!({})).await.unwrap();

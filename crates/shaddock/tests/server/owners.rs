@@ -171,10 +171,7 @@ impl Membership for Place {
 async fn start() -> (Running, Arc<Word>) {
     let word = Arc::new(Word::default());
     let mut app = frontend("connector-1");
-    app.set(AppConfig {
-        handler_timeout: Duration::from_millis(200),
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().handler_timeout(Duration::from_millis(200)));
     app.route(
         "entry.enter",
         async |mut session: SessionView, Json(uid): Json<String>| {

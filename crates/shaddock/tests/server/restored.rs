@@ -51,10 +51,7 @@ fn stored(store: &MemoryStore) -> Vec<String> {
 
 async fn chat(cluster: &LocalCluster, store: &Arc<MemoryStore>) -> (Running, Channel) {
     let mut chat = App::new("chat", "chat-1");
-    chat.set(ChannelConfig {
-        store: Some(Arc::clone(store) as Arc<dyn ChannelStore>),
-        ..ChannelConfig::default()
-    });
+    chat.set(ChannelConfig::default().store(Arc::clone(store) as Arc<dyn ChannelStore>));
     chat.component(Restores);
     let servers = Servers::new().add(chat).cluster(cluster.clone());
     let running = servers.start().await.unwrap();
@@ -86,10 +83,7 @@ impl ChannelStore for OutOfOrder {
 #[tokio::test]
 async fn failed_calls_of_the_store_are_a_metric() {
     let mut chat = App::new("chat", "chat-1");
-    chat.set(ChannelConfig {
-        store: Some(Arc::new(OutOfOrder)),
-        ..ChannelConfig::default()
-    });
+    chat.set(ChannelConfig::default().store(Arc::new(OutOfOrder)));
     let running = Servers::new().add(chat).start().await.unwrap();
     let failed = || crate::metrics::value(&running, "shaddock_channel_store_errors_total");
     assert_eq!(failed(), 0);

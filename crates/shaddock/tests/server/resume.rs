@@ -261,10 +261,9 @@ async fn the_application_may_refuse() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_suspended_session_blocks_no_login() {
     for on_conflict in [Conflict::RejectNew, Conflict::ReplaceOld] {
-        let (app, events) = connector(SessionConfig {
-            sessions_per_user: SessionsPerUser::One(on_conflict),
-            ..SessionConfig::default()
-        });
+        let (app, events) = connector(
+            SessionConfig::default().sessions_per_user(SessionsPerUser::One(on_conflict)),
+        );
         let running = start([app]).await;
         let address = running.address("connector-1").unwrap();
         let mut first = Client::new(address).await;
@@ -298,10 +297,7 @@ async fn a_suspended_session_blocks_no_login() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_tokens_are_limited_per_address() {
     let (mut app, _) = connector(SessionConfig::default());
-    app.set(ResumePolicy {
-        max_refused: 3,
-        ..ResumePolicy::default()
-    });
+    app.set(ResumePolicy::default().max_refused(3));
     let running = start([app]).await;
     let address = running.address("connector-1").unwrap();
     let owner = Client::new(address).await;
@@ -348,10 +344,7 @@ async fn wrong_tokens_are_limited_per_address() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_comes_back_in_a_loop_is_limited() {
     let (mut app, _) = connector(SessionConfig::default());
-    app.set(ResumePolicy {
-        max_returns: 5,
-        ..ResumePolicy::default()
-    });
+    app.set(ResumePolicy::default().max_returns(5));
     let running = start([app]).await;
     let address = running.address("connector-1").unwrap();
     let mut client = Client::new(address).await;
@@ -371,14 +364,8 @@ async fn a_client_that_comes_back_in_a_loop_is_limited() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_be_off_and_it_can_ask_for_tls() {
-    let off = ResumePolicy {
-        enabled: false,
-        ..ResumePolicy::default()
-    };
-    let tls = ResumePolicy {
-        require_tls: true,
-        ..ResumePolicy::default()
-    };
+    let off = ResumePolicy::default().enabled(false);
+    let tls = ResumePolicy::default().require_tls(true);
     for policy in [off, tls] {
         let (mut app, _) = connector(SessionConfig::default());
         app.set(policy);
@@ -394,13 +381,8 @@ async fn it_can_be_off_and_it_can_ask_for_tls() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_window_ends_a_session_and_a_shutdown_waits_for_none() {
-    let config = SessionConfig {
-        resume: ResumeConfig {
-            window: Duration::from_millis(300),
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    };
+    let config =
+        SessionConfig::default().resume(ResumeConfig::default().window(Duration::from_millis(300)));
     let (app, events) = connector(config);
     let running = start([app]).await;
     let address = running.address("connector-1").unwrap();

@@ -12,13 +12,9 @@ use crate::support::by_hand::{ByHand, Lost};
 fn connector(id: &str) -> App {
     let mut app = App::new("connector", id);
     app.listen("127.0.0.1:0");
-    app.set(SessionConfig {
-        resume: ResumeConfig {
-            window: Duration::from_secs(3600),
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    });
+    app.set(
+        SessionConfig::default().resume(ResumeConfig::default().window(Duration::from_secs(3600))),
+    );
     app.on_handshake(|info: HandshakeInfo| async move {
         let user = info.user();
         let mut accept = Accept::new().settings([("login", user["n"].clone())]);

@@ -10,13 +10,9 @@ use crate::support::by_hand::ByHand;
 fn frontend(server_type: &str, id: &str) -> App {
     let mut app = App::new(server_type, id);
     app.listen("127.0.0.1:0");
-    app.set(SessionConfig {
-        resume: ResumeConfig {
-            window: Duration::from_secs(3600),
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    });
+    app.set(
+        SessionConfig::default().resume(ResumeConfig::default().window(Duration::from_secs(3600))),
+    );
     app.route("h.echo", async |Json(body): Json<Value>| Json(body));
     app
 }

@@ -276,10 +276,7 @@ async fn sessions_are_found_and_kicked_on_every_frontend() {
 async fn a_single_session_is_single_across_frontends() {
     for on_conflict in [Conflict::RejectNew, Conflict::ReplaceOld] {
         let single = |mut app: App| {
-            app.set(SessionConfig {
-                sessions_per_user: SessionsPerUser::One(on_conflict),
-                ..SessionConfig::default()
-            });
+            app.set(SessionConfig::default().sessions_per_user(SessionsPerUser::One(on_conflict)));
             app
         };
         let running = start([
@@ -459,10 +456,7 @@ async fn events_come_in_order_and_a_bad_listener_harms_only_its_session() {
 #[tokio::test]
 async fn a_write_of_settings_happens_as_a_whole_or_not_at_all() {
     let mut front = frontend("connector-1");
-    front.set(SessionConfig {
-        max_settings: 2,
-        ..SessionConfig::default()
-    });
+    front.set(SessionConfig::default().max_settings(2));
     let write = async |mut session: SessionView, Json(ask): Json<Value>| {
         for key in ask["remove"].as_array().into_iter().flatten() {
             session.remove(key.as_str().unwrap());

@@ -19,14 +19,8 @@ async fn enter(
 fn connector() -> App {
     let mut app = App::new("connector", "connector-1");
     app.listen("127.0.0.1:0");
-    app.set(CodecConfig {
-        heartbeat: Some(Duration::from_secs(3)),
-        ..CodecConfig::default()
-    });
-    app.set(DictionaryConfig {
-        routes: vec!["onChat".to_owned()],
-        handlers: Vec::new(),
-    });
+    app.set(CodecConfig::default().heartbeat(Duration::from_secs(3)));
+    app.set(DictionaryConfig::default().routes(vec!["onChat".to_owned()]));
     app.route("h.echo", async |Json(body): Json<Value>| Json(body));
     app.route("h.enter", enter);
     app.route("h.panic", async || -> () {

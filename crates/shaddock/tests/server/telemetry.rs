@@ -152,10 +152,7 @@ async fn a_trace_goes_over_nats() {
     let servers = apps(&telemetry, None)
         .into_iter()
         .fold(Servers::new(), |all, mut app| {
-            app.set(AppConfig {
-                rpc_timeout: Duration::from_secs(30),
-                ..AppConfig::default()
-            });
+            app.set(AppConfig::default().rpc_timeout(Duration::from_secs(30)));
             all.add(app)
         });
     let running = servers.cluster(cluster).start().await.unwrap();

@@ -150,10 +150,7 @@ async fn joins_that_cannot_succeed_report_the_reason() {
 #[tokio::test]
 async fn a_user_is_in_no_more_rooms_than_is_allowed() {
     let mut connector = frontend("connector-1");
-    connector.set(SessionConfig {
-        max_memberships: 2,
-        ..SessionConfig::default()
-    });
+    connector.set(SessionConfig::default().max_memberships(2));
     let running = start([connector]).await;
     let app = &running.apps()[0];
     let _ann = login(app, "ann").await;
@@ -334,10 +331,7 @@ async fn the_server_of_a_channel_is_notified_and_its_store_updated() {
     let app = connector.app("connector-1").unwrap();
     let chat = |heard: &Heard, restores: bool| {
         let mut chat = App::new("chat", "chat-1");
-        chat.set(ChannelConfig {
-            store: Some(store.clone()),
-            ..ChannelConfig::default()
-        });
+        chat.set(ChannelConfig::default().store(store.clone()));
         let heard = Arc::clone(heard);
         chat.on_channel("lob", move |_, event| {
             let how = event.departure().is_some();

@@ -19,18 +19,9 @@ fn connector(id: &str, schedule: Schedule) -> App {
     let schema = Schema::parse(r#"{"onTyped": {"required uInt32 n": 1}}"#).unwrap();
     let protos = Protos::new(schema, Schema::parse("{}").unwrap());
     let mut app = frontend(id);
-    app.set(CodecConfig {
-        protos: Some(Arc::new(protos)),
-        ..CodecConfig::default()
-    });
-    app.set(SessionConfig {
-        outbox_bytes: LIMIT,
-        ..SessionConfig::default()
-    });
-    app.set(PushConfig {
-        schedule,
-        ..PushConfig::default()
-    });
+    app.set(CodecConfig::default().protos(Arc::new(protos)));
+    app.set(SessionConfig::default().outbox_bytes(LIMIT));
+    app.set(PushConfig::default().schedule(schedule));
     app
 }
 

@@ -19,15 +19,12 @@ pub(crate) type Ran = Arc<Mutex<BTreeMap<String, Vec<u64>>>>;
 
 /// Sessions that wait, and keep as much as comes, also if the machine is slow.
 pub(crate) fn sessions() -> SessionConfig {
-    SessionConfig {
-        resume: ResumeConfig {
-            window: Duration::from_secs(600),
-            max_messages: 10_000,
-            max_bytes: 4 << 20,
-            ..ResumeConfig::default()
-        },
-        ..SessionConfig::default()
-    }
+    SessionConfig::default().resume(
+        ResumeConfig::default()
+            .window(Duration::from_secs(600))
+            .max_messages(10_000)
+            .max_bytes(4 << 20),
+    )
 }
 
 /// A frontend with users who join the topic `lobby` and count.
@@ -35,10 +32,7 @@ pub(crate) fn connector(id: &str, sessions: SessionConfig, ran: &Ran) -> App {
     let mut app = App::new("connector", id);
     app.listen("127.0.0.1:0");
     app.set(CodecConfig::default());
-    app.set(AppConfig {
-        rpc_timeout: Duration::from_secs(30),
-        ..AppConfig::default()
-    });
+    app.set(AppConfig::default().rpc_timeout(Duration::from_secs(30)));
     app.set(sessions);
     app.route(
         "h.join",
