@@ -13,8 +13,8 @@ use bytes::Buf;
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
     ChannelConfig, ChannelService, ClientInfo, CloseReason, Conflict, Drained, Flush, FrontendId,
-    Next, Session, SessionConfig, SessionEvents, SessionService, SessionState, SessionsPerUser,
-    Sid, SidAllocator, Uid,
+    Next, Offer, Session, SessionConfig, SessionEvents, SessionService, SessionState,
+    SessionsPerUser, Sid, SidAllocator, Uid,
 };
 use shaddock_fuzz::Choices;
 
@@ -23,6 +23,12 @@ use shaddock_fuzz::Choices;
 mod naive;
 
 use naive::{Close, Naive, State};
+
+/// Enqueued without a wake-up.
+const BUFFERED: Offer<'_> = Offer {
+    latest: None,
+    is_buffered: true,
+};
 
 const LIMIT: usize = 60;
 const MAX_SETTINGS: usize = 3;
@@ -130,7 +136,10 @@ impl Pair {
     fn new(flags: u8) -> Self {
         let single =
             [None, Some(Conflict::RejectNew), Some(Conflict::ReplaceOld)][usize::from(flags % 3)];
-        let config = SessionConfig::default().sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One)).outbox_bytes(LIMIT).max_settings(MAX_SETTINGS);
+        let config = SessionConfig::default()
+            .sessions_per_user(single.map_or(SessionsPerUser::Any, SessionsPerUser::One))
+            .outbox_bytes(LIMIT)
+            .max_settings(MAX_SETTINGS);
         let service = SessionService::new(frontend(0), SidAllocator::new(5, 5), config);
         let heard = Arc::new(Heard::default());
         assert!(service.set_events(Arc::clone(&heard) as Arc<dyn SessionEvents>));
@@ -227,7 +236,7 @@ impl Pair {
                 let sent = if op == 11 {
                     session.send(bytes.clone().into())
                 } else {
-                    session.offer_buffered(bytes.clone().into()).map(drop)
+                    session.offer(bytes.clone().into(), BUFFERED).map(drop)
                 };
                 let naive = self.naive.send(s, &bytes, false);
                 self.same(sent, naive);
@@ -349,7 +358,9 @@ impl Pair {
             let Some(channel) = channel else { continue };
             for user in USERS {
                 let plan = channel.members_by_frontend();
-                let groups = plan.iter().filter(|group| group.uids.iter().any(|uid| *uid == *user));
+                let groups = plan
+                    .iter()
+                    .filter(|group| group.uids.iter().any(|uid| *uid == *user));
                 let mut found: Vec<_> = groups.map(|group| group.frontend.to_string()).collect();
                 found.sort();
                 let expected: Vec<_> = members

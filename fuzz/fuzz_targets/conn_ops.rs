@@ -50,21 +50,35 @@ fn codec(flags: u8) -> Codec {
     let has = |bit: u8| flags >> bit & 1 == 1;
     let schema = r#"{"area.playerHandler.enterScene":{"required string name":1,"repeated uInt32 skills":2,"optional string __crypto__":3}}"#;
     let schema = || Schema::parse(schema).unwrap();
-    Codec::new(CodecConfig::default().dialect([
-            DialectChoice::Auto,
-            DialectChoice::Pomelo,
-            DialectChoice::Pitaya,
-            DialectChoice::Auto,
-        ][usize::from(flags & 3)]).dictionary(has(2).then(|| {
-            Arc::new(
-                Dictionary::build(ROUTES[..2].iter(), [].iter() as std::slice::Iter<'_, &str>)
-                    .unwrap(),
+    Codec::new(
+        CodecConfig::default()
+            .dialect(
+                [
+                    DialectChoice::Auto,
+                    DialectChoice::Pomelo,
+                    DialectChoice::Pitaya,
+                    DialectChoice::Auto,
+                ][usize::from(flags & 3)],
             )
-        })).protos(has(3).then(|| Arc::new(Protos::new(schema(), schema())))).crypto(has(4).then_some(HashPolicy::Legacy)).heartbeat(has(5).then_some(Duration::from_secs(3))).compress_pitaya(has(6)).limits(if has(7) {
-            Limits::default().max_package_size(200).max_handshake_size(400).max_inflated_size(300)
-        } else {
-            Limits::default()
-        }))
+            .dictionary(has(2).then(|| {
+                Arc::new(
+                    Dictionary::build(ROUTES[..2].iter(), [].iter() as std::slice::Iter<'_, &str>)
+                        .unwrap(),
+                )
+            }))
+            .protos(has(3).then(|| Arc::new(Protos::new(schema(), schema()))))
+            .crypto(has(4).then_some(HashPolicy::Legacy))
+            .heartbeat(has(5).then_some(Duration::from_secs(3)))
+            .compress_pitaya(has(6))
+            .limits(if has(7) {
+                Limits::default()
+                    .max_package_size(200)
+                    .max_handshake_size(400)
+                    .max_inflated_size(300)
+            } else {
+                Limits::default()
+            }),
+    )
 }
 
 /// A connection and what came out of it so far.

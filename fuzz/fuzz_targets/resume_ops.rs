@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes};
 use libfuzzer_sys::fuzz_target;
 use shaddock_core::{
     Claimed, ClientInfo, CloseReason, Credentials, Dialect, Drained, Flush, FrontendId, Millis,
-    Next, Parking, ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError, Session,
-    SessionConfig, SessionService, SidAllocator,
+    Next, Offer, Parking, ResumeConfig, ResumeRefusal, ResumeSecret, ReturningClient, SendError,
+    Session, SessionConfig, SessionService, SidAllocator,
 };
 use shaddock_fuzz::Choices;
 use shaddock_protocol::{PackageReader, PackageType, encode_package};
@@ -73,6 +73,20 @@ struct World {
     now: u64,
 }
 
+/// Messages that are kept, and their bytes.
+fn kept(session: &Session) -> Option<(usize, usize)> {
+    let state = session.resumable()?;
+    Some((state.kept_messages, state.kept_bytes))
+}
+
+/// Of which the newest of the key is enough.
+fn latest(key: &Arc<str>) -> Offer<'_> {
+    Offer {
+        latest: Some(key),
+        ..Offer::default()
+    }
+}
+
 fn lost() -> CloseReason {
     CloseReason::Transport(std::io::ErrorKind::ConnectionReset)
 }
@@ -94,7 +108,14 @@ fn back(token: &str, received: u64, sent: u64) -> ReturningClient {
 
 impl World {
     fn new() -> Self {
-        let config = SessionConfig::default().outbox_bytes(2048).resume(ResumeConfig::default().ack(3).max_messages(MAX_MESSAGES).max_bytes(MAX_BYTES).max_total_bytes(MAX_TOTAL).max_suspended(MAX_SUSPENDED));
+        let config = SessionConfig::default().outbox_bytes(2048).resume(
+            ResumeConfig::default()
+                .ack(3)
+                .max_messages(MAX_MESSAGES)
+                .max_bytes(MAX_BYTES)
+                .max_total_bytes(MAX_TOTAL)
+                .max_suspended(MAX_SUSPENDED),
+        );
         let frontend = FrontendId::new("f").unwrap();
         let mut world = Self {
             service: SessionService::new(frontend, SidAllocator::new(1, 1), config),
@@ -167,7 +188,7 @@ impl World {
         }
         session.claim(number, &honest, Waker::noop()).unwrap();
         if !is_parked {
-            assert!(session.is_claimed());
+            assert!(session.resumable().is_some_and(|state| state.is_claimed));
             // The connection that has it lets go.
             if player.link != Link::Away {
                 assert!(session.suspend(&lost(), Millis(self.now)));
@@ -258,7 +279,12 @@ impl World {
         let number = self.service.next_claim();
         let lie = Credentials::of(&lie);
         assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
-        assert!(!player.session.is_claimed());
+        assert!(
+            !player
+                .session
+                .resumable()
+                .is_some_and(|state| state.is_claimed)
+        );
         let claimed = player.session.poll_claim(number, Waker::noop());
         assert!(matches!(claimed, Claimed::Superseded));
         let _ = self.service.find_resumable(&lie, Dialect::Pitaya);
@@ -310,7 +336,11 @@ impl World {
             _ => match choices.below(3) {
                 0 => {
                     let was_open = !player.session.is_closed();
-                    let could = player.session.suspended().is_some() && was_open;
+                    let could = player
+                        .session
+                        .resumable()
+                        .is_some_and(|state| state.suspended.is_some())
+                        && was_open;
                     let ends = player.session.expire();
                     // A connection that was told to go, and has not gone, still has it.
                     assert!(!ends || could);
@@ -331,7 +361,7 @@ impl World {
         let kept = self
             .players
             .iter()
-            .filter_map(|player| player.session.kept());
+            .filter_map(|player| kept(&player.session));
         let kept: Vec<_> = kept.collect();
         let bytes: usize = kept.iter().map(|(_, bytes)| bytes).sum();
         assert_eq!(known.kept_bytes, bytes);
@@ -352,7 +382,7 @@ impl Player {
     fn push(&mut self, filler: u8, key: Option<&str>) {
         let package = data(self.accepted + 1, filler);
         let pushed = match key {
-            Some(key) => self.session.offer_latest(&key.into(), package).map(drop),
+            Some(key) => self.session.offer(package, latest(&key.into())).map(drop),
             None => self.session.send(package),
         };
         match pushed {
@@ -420,10 +450,10 @@ impl Player {
         if self.link != Link::Live || self.session.is_closed() || is_possible {
             return;
         }
-        let kept = self.session.kept();
+        let before = kept(&self.session);
         let bad = self.session.acknowledged(count).unwrap_err();
         assert_eq!((bad.count, bad.acknowledged), (count, self.acknowledged));
-        assert_eq!(self.session.kept(), kept);
+        assert_eq!(kept(&self.session), before);
     }
 
     fn take_one(&mut self) {

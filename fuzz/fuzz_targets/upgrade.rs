@@ -30,11 +30,14 @@ fn read(
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices(data);
     let flags = choices.byte();
-    let policy = UpgradePolicy::default().origins(if flags & 1 == 1 {
+    let policy = UpgradePolicy::default()
+        .origins(if flags & 1 == 1 {
             vec!["https://play.example.com".into()]
         } else {
             Vec::new()
-        }).address_header((flags & 2 == 2).then(|| "x-forwarded-for".into())).subprotocols(if flags & 8 == 8 {
+        })
+        .address_header((flags & 2 == 2).then(|| "x-forwarded-for".into()))
+        .subprotocols(if flags & 8 == 8 {
             vec!["pomelo".into()]
         } else {
             Vec::new()

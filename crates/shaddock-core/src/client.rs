@@ -49,6 +49,6 @@ pub struct ClientInfo {
     pub transport: TransportKind,
     /// The client's network address, if it has one.
     pub address: Option<SocketAddr>,
-    /// The time of the connection.
+    /// The time of the connection. A session keeps at most 2^40 milliseconds (34 years) after the zero point of the clock.
     pub connected_at: Millis,
 }

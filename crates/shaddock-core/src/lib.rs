@@ -85,10 +85,10 @@ pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindErro
 pub use event::{ListenerId, SessionEvents};
 pub use fanout::FanOutGroup;
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
-pub use outbox::{Flush, Next, Outbox, OutboxStats, PushError, Room, SendError};
+pub use outbox::{Flush, Next, Offer, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{
-    BadAcknowledgement, Claimed, Credentials, Handover, OnFull, Parking, ResumeConfig,
-    ResumeSecret, ResumeStatistics, Resumption, Suspended,
+    BadAcknowledgement, Claimed, Credentials, Handover, OnFull, Parking, Resumable, ResumeConfig,
+    ResumeSecret, ResumeStatistics, Resumption,
 };
 pub use service::{SessionService, SessionStatistics};
 pub use session::{Session, SessionState};

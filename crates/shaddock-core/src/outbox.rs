@@ -7,7 +7,7 @@ mod result;
 mod resumable;
 
 pub(crate) use more::{Insert, More};
-pub use result::{Flush, Next, OutboxStats, PushError, Room, SendError};
+pub use result::{Flush, Next, Offer, OutboxStats, PushError, Room, SendError};
 
 use crate::pool;
 use crate::resume::Ledger;
@@ -149,24 +149,21 @@ impl Outbox {
     /// # Errors
     ///
     /// See [`SendError`]. An empty package is accepted and ignored.
-    pub fn push(&self, mut package: Bytes) -> Result<Room, SendError> {
-        let mut queue = self.queue.lock();
-        let result = queue.push(&mut package).map(|()| queue.room());
-        Self::unlock_after(queue, &result);
-        result
+    pub fn push(&self, package: Bytes) -> Result<Room, SendError> {
+        self.offer(package, Offer::default())
     }
 
-    /// Enqueues a package like [`push`](Self::push), but does not wake the driver: it is sent with the next data, or with
-    /// [`flush`](Self::flush). For push schedulers that collect.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    pub(crate) fn push_buffered(&self, mut package: Bytes) -> Result<Room, SendError> {
+    /// Enqueues a package, see [`Offer`]. Inlined, so that a constant offer costs no branch.
+    #[inline]
+    pub(crate) fn offer(&self, mut package: Bytes, how: Offer<'_>) -> Result<Room, SendError> {
         let mut queue = self.queue.lock();
-        let result = queue.push(&mut package).map(|()| queue.room());
+        let pushed = match how.latest {
+            None => queue.push(&mut package),
+            Some(key) => queue.push_latest(key, &mut package),
+        };
+        let result = pushed.map(|()| queue.room());
         // An accepted push can also cut the connection of a slow resumable client: its driver must be notified.
-        if result.is_err() || queue.must_release() {
+        if !how.is_buffered || result.is_err() || queue.must_release() {
             Self::unlock_after(queue, &result);
         }
         result

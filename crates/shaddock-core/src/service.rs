@@ -213,7 +213,7 @@ impl SessionService {
 
     /// The network address of the client of a session.
     pub fn client_address_by_session_id(&self, sid: Sid) -> Option<SocketAddr> {
-        self.get(sid)?.client_address()
+        self.get(sid)?.client().address
     }
 
     /// Counts, for metrics and operators.

@@ -9,8 +9,8 @@ use crate::resume::Ledger;
 use crate::service::{Inner, SessionContext};
 use crate::sync::Mutex;
 use crate::{
-    BindError, ClientClaims, ClientInfo, CloseReason, Dialect, FrontendId, Millis, Outbox,
-    Settings, Sid, TransportKind, Uid, UnbindError, Variant,
+    BindError, ClientClaims, ClientInfo, CloseReason, FrontendId, Millis, Outbox, Settings, Sid,
+    TransportKind, Uid, UnbindError, Variant,
 };
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -180,19 +180,15 @@ impl Session {
         self.variant
     }
 
-    /// The dialect of the client.
-    pub const fn dialect(&self) -> Dialect {
-        self.variant.dialect()
-    }
-
-    /// The transport of the connection.
-    pub fn transport(&self) -> TransportKind {
-        self.record.lock().transport
-    }
-
-    /// The client's network address, if it has one. Keeps its value after a close.
-    pub fn client_address(&self) -> Option<SocketAddr> {
-        self.record.lock().address.map(SocketAddr::from)
+    /// The client and its connection. Keeps its value after a close; a client that resumes can come back with another address and transport.
+    pub fn client(&self) -> ClientInfo {
+        let record = self.record.lock();
+        ClientInfo {
+            variant: self.variant,
+            transport: record.transport,
+            address: record.address.map(SocketAddr::from),
+            connected_at: long(self.connected_at),
+        }
     }
 
     /// The handshake data of the client that are kept. Keeps its value after a close.
@@ -223,13 +219,6 @@ impl Session {
         };
         drop(record);
         drop(old);
-    }
-
-    /// The creation time: at most 2^40 milliseconds (34 years) after the zero point of the clock.
-    pub fn connected_at(&self) -> Millis {
-        let mut bytes = [0; 8];
-        bytes[..self.connected_at.len()].copy_from_slice(&self.connected_at);
-        Millis(u64::from_le_bytes(bytes))
     }
 
     /// The outbound queue to the client.
@@ -363,6 +352,12 @@ impl Session {
 fn short(time: Millis) -> [u8; 5] {
     let bytes = time.0.min((1 << 40) - 1).to_le_bytes();
     std::array::from_fn(|place| bytes[place])
+}
+
+fn long(short: [u8; 5]) -> Millis {
+    let mut bytes = [0; 8];
+    bytes[..short.len()].copy_from_slice(&short);
+    Millis(u64::from_le_bytes(bytes))
 }
 
 pub(crate) fn without_scope(address: SocketAddr) -> (IpAddr, u16) {

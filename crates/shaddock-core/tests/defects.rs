@@ -20,6 +20,12 @@ const PROTOTYPE_NAMES: [&str; 5] = [
     "hasOwnProperty",
 ];
 
+/// Enqueued without a wake-up.
+const BUFFERED: Offer<'_> = Offer {
+    latest: None,
+    is_buffered: true,
+};
+
 fn service() -> SessionService {
     service_with(SessionConfig::default())
 }
@@ -707,9 +713,9 @@ fn defect_37_a_uid_listed_twice_gets_a_push_once() {
 fn defect_38_a_kick_comes_after_all_that_is_buffered() {
     let service = service();
     let session = create(&service);
-    session.offer_buffered(Bytes::from_static(b"1")).unwrap();
+    session.offer(Bytes::from_static(b"1"), BUFFERED).unwrap();
     session.send(Bytes::from_static(b"2")).unwrap();
-    session.offer_buffered(Bytes::from_static(b"3")).unwrap();
+    session.offer(Bytes::from_static(b"3"), BUFFERED).unwrap();
     service.kick_by_session_id(session.id(), Some("bye"));
     assert_eq!(
         session.send(Bytes::from_static(b"4")),

@@ -779,7 +779,10 @@ fn a_session_parks_while_it_is_claimed_and_written_to() {
         let found = claimant.join().unwrap();
         assert!(matches!(found, Some(Claimed::Yours(_))));
         assert_eq!(Arc::strong_count(&own), 2, "the claimant has all of it");
-        assert_eq!(session.kept().map(|(messages, _)| messages), Some(1));
+        assert_eq!(
+            session.resumable().map(|state| state.kept_messages),
+            Some(1)
+        );
     });
 }
 
@@ -862,7 +865,7 @@ fn the_end_of_the_window_of_a_parked_session_against_a_claim() {
         // As its task decides: the owner of the hand-over acts, and a claim comes first.
         let has_ended = match session.unpark(number) {
             None => false,
-            Some(handover) if session.is_claimed() => {
+            Some(handover) if session.resumable().is_some_and(|state| state.is_claimed) => {
                 let parking = session.park(handover, Waker::noop());
                 assert!(matches!(parking, Parking::HandedOver));
                 false

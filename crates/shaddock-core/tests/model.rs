@@ -45,6 +45,12 @@ enum Op {
     ViewPushAll,
 }
 
+/// Enqueued without a wake-up.
+const BUFFERED: Offer<'_> = Offer {
+    latest: None,
+    is_buffered: true,
+};
+
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let (s, u, k) = (0..8_usize, 0..USERS.len(), 0..KEYS.len());
     let op = prop_oneof![
@@ -274,7 +280,7 @@ impl Pair {
         let session = &self.sessions[s];
         let result = match op {
             Op::Send(..) => session.send(bytes.clone()),
-            Op::Buffer(..) => session.offer_buffered(bytes.clone()).map(drop),
+            Op::Buffer(..) => session.offer(bytes.clone(), BUFFERED).map(drop),
             _ => {
                 // An encoder that fails leaves nothing behind.
                 let failed = session.send_with(|buf| {

@@ -14,6 +14,14 @@ use std::task::Waker;
 const MAX_MESSAGES: usize = 6;
 const KEYS: [&str; 2] = ["x", "y"];
 
+/// Of which the newest of the key is enough.
+fn latest(key: &Arc<str>) -> Offer<'_> {
+    Offer {
+        latest: Some(key),
+        ..Offer::default()
+    }
+}
+
 fn config(resume: ResumeConfig) -> SessionConfig {
     SessionConfig::default()
         .sessions_per_user(SessionsPerUser::One(Conflict::RejectNew))
@@ -97,8 +105,12 @@ fn release(session: &Arc<Session>, number: u64, n: u32) {
         session.poll_claim(number, Waker::noop()),
         Claimed::Pending
     ));
-    assert!(session.is_claimed());
-    if session.state() == SessionState::Open || session.suspended().is_none() {
+    assert!(session.resumable().is_some_and(|state| state.is_claimed));
+    if session.state() == SessionState::Open
+        || session
+            .resumable()
+            .is_none_or(|state| state.suspended.is_none())
+    {
         lose(session);
     } else {
         session.suspend(&lost(), Millis(9));
@@ -321,7 +333,7 @@ impl Pair {
                 self.next += 1;
                 let package = data(self.next, 70);
                 let name = Arc::from(KEYS[key]);
-                self.session.offer_latest(&name, package).unwrap();
+                self.session.offer(package, latest(&name)).unwrap();
                 self.naive.push(self.next, Some(key));
             }
             Op::Block => {
@@ -425,7 +437,11 @@ impl Pair {
             self.naive.lose();
         }
         assert_eq!(self.session.state(), SessionState::Suspended);
-        let suspended = self.session.suspended().unwrap();
+        let suspended = self
+            .session
+            .resumable()
+            .filter(|state| state.suspended.is_some())
+            .unwrap();
         assert_eq!(
             suspended.kept_messages,
             self.naive.all.len() - self.naive.gone
@@ -436,7 +452,12 @@ impl Pair {
         let has_connection = self.naive.link != Link::Away;
         let before = self.service.resume_statistics().dismissed;
         assert_eq!(self.session.dismiss(), has_connection);
-        assert_eq!(self.session.is_dismissed(), has_connection);
+        assert_eq!(
+            self.session
+                .resumable()
+                .is_some_and(|state| state.is_dismissed),
+            has_connection
+        );
         assert!(!self.session.dismiss(), "once");
         let dismissed = self.service.resume_statistics().dismissed;
         assert_eq!(dismissed - before, u64::from(has_connection));
@@ -452,7 +473,12 @@ impl Pair {
             let mut drained = Drained::default();
             assert_eq!(self.session.outbox().take(&mut drained), Next::Release);
             lose(&self.session);
-            assert!(!self.session.is_dismissed());
+            assert!(
+                !self
+                    .session
+                    .resumable()
+                    .is_some_and(|state| state.is_dismissed)
+            );
         }
         self.cut();
     }
@@ -619,9 +645,9 @@ fn what_is_queued_early_may_be_superseded_after_the_acknowledgement() {
     session.outbox().begin_poll(Waker::noop());
     assert!(!session.outbox().end_poll(Flush::Blocked));
     let key = Arc::from("x");
-    session.offer_latest(&key, data(1, 70)).unwrap();
+    session.offer(data(1, 70), latest(&key)).unwrap();
     assert!(session.go_live(&ClientInfo::default()));
-    session.offer_latest(&key, data(2, 70)).unwrap();
+    session.offer(data(2, 70), latest(&key)).unwrap();
     assert_eq!(take(&session), [2]);
     assert!(session.acknowledged(2).is_err());
     assert_eq!(session.acknowledged(1), Ok(()));
@@ -785,7 +811,14 @@ fn a_handshake_that_is_not_acknowledged_keeps_everything_up_to_the_bound_of_the_
     let (_, resumption) = take_over(&service, &back(&token, 3, 0), 2).unwrap();
     assert_eq!((resumption.position, resumption.missed), (3, 0));
     send(&session, 6..=30, 100);
-    assert_eq!(session.suspended().unwrap().kept_messages, 27);
+    assert_eq!(
+        session
+            .resumable()
+            .filter(|state| state.suspended.is_some())
+            .unwrap()
+            .kept_messages,
+        27
+    );
     // The bound of the outbox: the connection has to go, and what was told does not hold any more.
     let mut drained = Drained::default();
     assert_eq!(session.outbox().take(&mut drained), Next::Continue);
@@ -809,20 +842,20 @@ fn a_connection_that_another_frontend_has_accepted_stays() {
     // The next one is no relay, unless it says so.
     let (_, again) = resumed(&service, &back(&token, 0, 0), 2);
     assert_eq!(again, [1]);
-    assert!(session.dismiss() && session.is_dismissed());
+    assert!(session.dismiss() && session.resumable().is_some_and(|state| state.is_dismissed));
     lose(&session);
     assert_eq!(service.resume_statistics().dismissed, 1);
     // Without resumption there is nothing to come back to.
     let other = service.create(ClientInfo::default());
-    assert!(!other.dismiss() && !other.is_dismissed());
+    assert!(!other.dismiss() && other.resumable().is_none());
     other.set_relayed();
 }
 
 fn lose_again(session: &Arc<Session>) {
     assert!(session.suspend(&lost(), Millis(9)));
     assert_eq!(
-        session.suspended().unwrap().since,
-        Millis(5),
+        session.resumable().unwrap().suspended,
+        Some(Millis(5)),
         "the window goes on"
     );
 }
@@ -942,7 +975,12 @@ fn heartbeats_are_not_counted_and_a_kick_ends_what_is_kept() {
     service.kick_by_session_id(session.id(), None);
     let found = service.find_resumable(&back(&token, 1, 0), Dialect::Pomelo);
     assert_eq!(found.err(), Some(ResumeRefusal::Unknown));
-    assert_eq!(session.suspended(), None);
+    assert_eq!(
+        session
+            .resumable()
+            .filter(|state| state.suspended.is_some()),
+        None
+    );
     assert!(!session.expire() && !session.suspend(&lost(), Millis(9)));
 }
 
@@ -955,7 +993,14 @@ fn what_is_for_the_connection_is_not_kept_while_there_is_none() {
     session
         .send(Bytes::from_static(b"\x03\x00\x00\x00"))
         .unwrap();
-    assert_eq!(session.suspended().unwrap().kept_messages, 1);
+    assert_eq!(
+        session
+            .resumable()
+            .filter(|state| state.suspended.is_some())
+            .unwrap()
+            .kept_messages,
+        1
+    );
     let (resumption, again) = resumed(&service, &back(&token, 0, 0), 2);
     assert_eq!((resumption.position, again), (0, vec![1]));
 }

@@ -10,6 +10,12 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+/// Enqueued without a wake-up.
+const BUFFERED: Offer<'_> = Offer {
+    latest: None,
+    is_buffered: true,
+};
+
 fn service_with(config: SessionConfig) -> SessionService {
     let frontend = FrontendId::new("connector-1").unwrap();
     SessionService::new(frontend, SidAllocator::new(1, 1), config)
@@ -317,7 +323,7 @@ fn a_client_that_does_not_read_is_closed_and_counted() {
         |session: &Arc<Session>| session.send(Bytes::from_static(b"67890x")),
         |session: &Arc<Session>| {
             let package = Bytes::from_static(b"67890x");
-            session.offer_buffered(package).map(drop)
+            session.offer(package, BUFFERED).map(drop)
         },
         |session: &Arc<Session>| {
             let encode = |buf: &mut bytes::BytesMut| {

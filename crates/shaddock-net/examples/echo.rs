@@ -20,8 +20,14 @@ impl Echo {
     fn answer(&self, session: &Arc<Session>, id: NonZeroU64, route: &str, body: &[u8]) {
         // A session that was closed meanwhile accepts no response, and needs none.
         let _ = session.send_with(|out| {
-            self.codec
-                .encode_response(session.dialect(), id.get(), route, body, false, out)
+            self.codec.encode_response(
+                session.variant().dialect(),
+                id.get(),
+                route,
+                body,
+                false,
+                out,
+            )
         });
     }
 }

@@ -116,7 +116,7 @@ fn only_session(server: &Server) -> (SocketAddr, &'static str) {
     server
         .echo
         .sessions
-        .for_each_session(|s| all.push((s.client_address().unwrap(), s.transport().name())));
+        .for_each_session(|s| all.push((s.client().address.unwrap(), s.client().transport.name())));
     assert_eq!(all.len(), 1);
     all[0]
 }

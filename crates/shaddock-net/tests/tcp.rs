@@ -439,7 +439,7 @@ fn proxy_heads_count_from_trusted_addresses_only() {
     server
         .echo
         .sessions
-        .for_each_session(|s| address = s.client_address());
+        .for_each_session(|s| address = s.client().address);
     assert_eq!(address, Some("192.0.2.1:4000".parse().unwrap()));
 
     let mut denied = connect(&server);

@@ -137,7 +137,7 @@ fn requests_text_frames_fragments_and_batches() {
     server
         .echo
         .sessions
-        .for_each_session(|s| transport = s.transport().name());
+        .for_each_session(|s| transport = s.client().transport.name());
     assert_eq!(transport, "ws");
     socket.close(None).unwrap();
     assert!(close_status(&mut socket).is_some(), "the close is answered");

@@ -37,13 +37,13 @@ impl Entry {
     ) -> Self {
         let age = shaddock_net::now()
             .0
-            .saturating_sub(session.connected_at().0);
+            .saturating_sub(session.client().connected_at.0);
         Self {
             time_ms: unix_ms(),
             sid: session.id(),
             kind,
             uid,
-            address: session.client_address(),
+            address: session.client().address,
             age_ms: age,
             reason,
         }

@@ -228,7 +228,7 @@ async fn close_in_waves(
     }
     let goes = |session: &Arc<Session>| {
         let frontend = session.frontend_id().as_str();
-        if staying.iter().any(|app| app.id() == frontend) && session.is_resumable() {
+        if staying.iter().any(|app| app.id() == frontend) && session.resumable().is_some() {
             // What runs for it goes on, and what is sent to it is kept.
             session.dismiss();
             return true;

@@ -61,7 +61,7 @@ async fn query_entry(
     };
     let host = match &directory.public_host {
         Some(host) => host.clone(),
-        None => facing(session.record().client_address()).to_string(),
+        None => facing(session.record().client().address).to_string(),
     };
     Ok(Json(Entry::Found {
         code: 200,

@@ -1,46 +1,17 @@
 //! Pushes of which the newest of a key is enough: while the client does not take them, the newest one goes in the place of an older one.
 
-use super::{Driver, Intake, Outbox, Queue, Room, SendError, bytes_u32};
+use super::{Driver, Intake, Queue, SendError, bytes_u32};
 use bytes::Bytes;
 use std::sync::Arc;
 
-impl Outbox {
-    /// As [`push`](Self::push), for a package of which the newest of its `key` is enough: a position, a score. While the client cannot take it
-    /// (its socket is full, or its session is suspended), it goes in the place of the one before it, at the end of what waits. One that the driver has
-    /// taken is not taken back.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    pub(crate) fn offer_latest(
-        &self,
-        key: &Arc<str>,
-        mut package: Bytes,
-    ) -> Result<Room, SendError> {
-        let mut queue = self.queue.lock();
-        let result = queue.push_latest(key, &mut package).map(|()| queue.room());
-        Self::unlock_after(queue, &result);
-        result
-    }
-
-    /// As [`offer_latest`](Self::offer_latest), and as [`push_buffered`](Self::push_buffered).
-    pub(crate) fn offer_latest_buffered(
-        &self,
-        key: &Arc<str>,
-        mut package: Bytes,
-    ) -> Result<Room, SendError> {
-        let mut queue = self.queue.lock();
-        let result = queue.push_latest(key, &mut package).map(|()| queue.room());
-        if result.is_err() || queue.must_release() {
-            Self::unlock_after(queue, &result);
-        }
-        result
-    }
-}
-
 impl Queue {
-    /// The caller drops the rest of `package` without the lock.
-    fn push_latest(&mut self, key: &Arc<str>, package: &mut Bytes) -> Result<(), SendError> {
+    /// While the client cannot take it, the package goes in the place of the one before it, at the end of what waits. One that the driver has taken
+    /// is not taken back. The caller drops the rest of `package` without the lock.
+    pub(super) fn push_latest(
+        &mut self,
+        key: &Arc<str>,
+        package: &mut Bytes,
+    ) -> Result<(), SendError> {
         let is_live = match self.resume.as_deref() {
             Some(ledger) => ledger.is_sending(),
             None => true,
@@ -104,7 +75,7 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::outbox::more::MAX_KEYS;
-    use crate::{Drained, Flush, Next};
+    use crate::{Drained, Flush, Next, Offer, Outbox, Room};
     use bytes::Buf;
     use std::task::Waker;
 
@@ -112,6 +83,14 @@ mod tests {
         let mut package = vec![4, 0, 0, u8::try_from(text.len()).unwrap()];
         package.extend_from_slice(text.as_bytes());
         package.into()
+    }
+
+    fn offer(outbox: &Outbox, key: &str, package: Bytes) -> Result<Room, SendError> {
+        let how = Offer {
+            latest: Some(&key.into()),
+            ..Offer::default()
+        };
+        outbox.offer(package, how)
     }
 
     fn take(outbox: &Outbox) -> String {
@@ -138,8 +117,7 @@ mod tests {
     #[test]
     fn of_what_a_slow_client_has_not_taken_the_newest_of_a_key_stays() {
         let outbox = blocked(1024);
-        let key = |text: &str| Arc::<str>::from(text);
-        let latest = |name: &str, text| outbox.offer_latest(&key(name), data(text)).unwrap();
+        let latest = |name: &str, text| offer(&outbox, name, data(text)).unwrap();
         latest("a", "a1");
         latest("b", "b1");
         outbox.push(data("x")).unwrap();
@@ -163,7 +141,7 @@ mod tests {
     fn a_client_that_reads_gets_all() {
         let outbox = Outbox::new(1024);
         for text in ["a1", "a2"] {
-            outbox.offer_latest(&"a".into(), data(text)).unwrap();
+            offer(&outbox, "a", data(text)).unwrap();
         }
         assert_eq!(take(&outbox), "a1 a2");
     }
@@ -174,10 +152,10 @@ mod tests {
         outbox.push(data(&"x".repeat(60))).unwrap();
         for n in 0..50 {
             let text = format!("{n:030}");
-            outbox.offer_latest(&"a".into(), data(&text)).unwrap();
+            offer(&outbox, "a", data(&text)).unwrap();
         }
         assert_eq!(outbox.stats().queued_bytes, 98);
-        let other = outbox.offer_latest(&"b".into(), data("b"));
+        let other = offer(&outbox, "b", data("b"));
         assert_eq!(other, Err(SendError::SlowClient));
     }
 
@@ -186,26 +164,22 @@ mod tests {
         let outbox = blocked(1 << 20);
         let two = [data("1"), data("2")].concat();
         for _ in 0..2 {
-            outbox
-                .offer_latest(&"a".into(), two.clone().into())
-                .unwrap();
+            offer(&outbox, "a", two.clone().into()).unwrap();
         }
         assert_eq!(take(&outbox), "1 2 1 2");
         for round in 0..2 {
             for n in 0..MAX_KEYS + 3 {
                 let key = n.to_string();
-                outbox
-                    .offer_latest(&key.into(), data(&round.to_string()))
-                    .unwrap();
+                offer(&outbox, &key, data(&round.to_string())).unwrap();
             }
         }
         let zeros = take(&outbox).split(' ').filter(|text| *text == "0").count();
         assert_eq!(zeros, 3);
         let long = vec![4; (1 << 20) + 1];
-        let refused = outbox.offer_latest(&"a".into(), long.into());
+        let refused = offer(&outbox, "a", long.into());
         assert!(matches!(refused, Err(SendError::TooLarge { .. })));
         outbox.abort();
-        let refused = outbox.offer_latest(&"a".into(), data("1"));
+        let refused = offer(&outbox, "a", data("1"));
         assert_eq!(refused, Err(SendError::Closed));
     }
 }

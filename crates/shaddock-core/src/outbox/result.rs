@@ -1,4 +1,17 @@
-//! The answers of an outbox: to senders, and to the driver of its connection.
+//! What senders ask of an outbox, and its answers: to them, and to the driver of its connection.
+
+use std::sync::Arc;
+
+/// How a shared package is enqueued. The default: in order, and the connection is woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer<'a> {
+    /// The newest package of this key is enough: a position, a score. While the client cannot take it (its socket is full, or its session is
+    /// suspended), it replaces the one before it, at the end of what waits.
+    pub latest: Option<&'a Arc<str>>,
+    /// The connection is not woken: the package is sent with the next data, or with [`Outbox::flush`](crate::Outbox::flush). For push
+    /// schedulers that collect.
+    pub is_buffered: bool,
+}
 
 /// The next step of the driver after it has written the taken data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

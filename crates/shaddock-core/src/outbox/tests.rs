@@ -3,7 +3,7 @@
 // Tests panic on purpose.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
-use crate::{Drained, Flush, Next, Outbox, PushError, SendError};
+use crate::{Drained, Flush, Next, Offer, Outbox, PushError, SendError};
 use bytes::{Buf, Bytes, BytesMut};
 use proptest::prelude::*;
 use std::convert::Infallible;
@@ -12,6 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
+
+/// Enqueued without a wake-up.
+const BUFFERED: Offer<'_> = Offer {
+    latest: None,
+    is_buffered: true,
+};
 
 #[derive(Default)]
 struct Wakes(AtomicUsize);
@@ -127,8 +133,8 @@ fn buffered_messages_wait_for_a_flush() {
     let outbox = Outbox::new(1000);
     let (woken, waker) = wakes();
     poll(&outbox, &waker);
-    outbox.push_buffered(Bytes::from_static(b"a")).unwrap();
-    outbox.push_buffered(Bytes::from_static(b"b")).unwrap();
+    outbox.offer(Bytes::from_static(b"a"), BUFFERED).unwrap();
+    outbox.offer(Bytes::from_static(b"b"), BUFFERED).unwrap();
     assert_eq!(woken.count(), 0);
     outbox.flush();
     outbox.flush();
@@ -200,7 +206,7 @@ fn data_that_was_not_offered_to_the_socket_makes_no_client_slow() {
         outbox.push(part()).unwrap();
     }
     assert_eq!(outbox.push(part()), Err(SendError::Busy));
-    assert_eq!(outbox.push_buffered(part()), Err(SendError::Busy));
+    assert_eq!(outbox.offer(part(), BUFFERED), Err(SendError::Busy));
     outbox
         .push_with(append(b"an answer is not refused"))
         .unwrap();
@@ -274,7 +280,7 @@ fn nothing_is_accepted_after_the_seal_but_the_kick() {
         Err(PushError::Send(SendError::Closed))
     );
     assert_eq!(
-        outbox.push_buffered(Bytes::from_static(b"6")),
+        outbox.offer(Bytes::from_static(b"6"), BUFFERED),
         Err(SendError::Closed)
     );
     // A full queue is no reason not to say why.
@@ -360,7 +366,7 @@ proptest! {
                 Op::Encode(len) => _ = outbox.push_with(append(&message(len))).unwrap(),
                 Op::Buffer(lens) => {
                     for len in lens {
-                        outbox.push_buffered(message(len)).unwrap();
+                        outbox.offer(message(len), BUFFERED).unwrap();
                     }
                 }
                 Op::Take => {
@@ -417,14 +423,14 @@ fn memory_of_the_application_ends_without_the_lock() {
         // Kept, copied, too long, empty.
         for len in [600, 3, 2000, 0] {
             let _ = outbox.push(owned(len));
-            let _ = outbox.push_buffered(owned(len));
+            let _ = outbox.offer(owned(len), BUFFERED);
         }
         // The socket is full, and everything that waits is dropped.
         outbox.begin_poll(Waker::noop());
         assert!(!outbox.end_poll(Flush::Blocked));
         assert_eq!(outbox.push(owned(999)), Err(SendError::SlowClient));
         assert_eq!(outbox.push(owned(3)), Err(SendError::Closed));
-        assert_eq!(outbox.push_buffered(owned(3)), Err(SendError::Closed));
+        assert_eq!(outbox.offer(owned(3), BUFFERED), Err(SendError::Closed));
         let _ = done.send(());
     });
     let ended = finished.recv_timeout(std::time::Duration::from_secs(60));

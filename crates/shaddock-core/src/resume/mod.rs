@@ -37,6 +37,6 @@ pub use ledger::BadAcknowledgement;
 pub(crate) use ledger::{Away, Ledger, Link};
 pub(crate) use pool::ResumePool;
 pub use pool::{OnFull, ResumeConfig, ResumeStatistics};
-pub use session::Suspended;
+pub use session::Resumable;
 pub(crate) use token::TokenHash;
 pub use token::{Credentials, ResumeSecret};

@@ -7,27 +7,27 @@ use super::{
 };
 use crate::event::Event;
 use crate::session::without_scope;
-use crate::{
-    ClientInfo, CloseReason, Dialect, Millis, Room, SendError, Session, SessionService,
-    SessionState,
-};
-use bytes::Bytes;
+use crate::{ClientInfo, CloseReason, Dialect, Millis, Session, SessionService, SessionState};
 use shaddock_protocol::ResumeRefusal;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// The state of a suspended session.
+/// The state of a resumable session at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Suspended {
-    /// When its connection was lost.
-    pub since: Millis,
-    /// Why it was lost.
-    pub reason: CloseReason,
-    /// Messages kept for the client.
+pub struct Resumable {
+    /// While the session is suspended: when its connection was lost.
+    pub suspended: Option<Millis>,
+    /// Messages that are kept until the client acknowledges them.
     pub kept_messages: usize,
     /// Their bytes.
     pub kept_bytes: usize,
+    /// As much is kept as may be, and senders that can wait do ([`Room::Full`](crate::Room::Full)).
+    pub is_full: bool,
+    /// Another connection claims the session.
+    pub is_claimed: bool,
+    /// Its connection was told to go ([`Session::dismiss`]) and has not gone yet.
+    pub is_dismissed: bool,
 }
 
 impl SessionService {
@@ -58,7 +58,9 @@ impl SessionService {
                 is_its.unwrap_or(false)
             };
             match self.get(sid).filter(is_its) {
-                Some(session) if session.dialect() != dialect => Err(ResumeRefusal::Changed),
+                Some(session) if session.variant().dialect() != dialect => {
+                    Err(ResumeRefusal::Changed)
+                }
                 Some(session) => Ok(session),
                 None if self.inner.resume.is_gone(sid, &hash) => Err(ResumeRefusal::Expired),
                 None => Err(ResumeRefusal::Unknown),
@@ -88,66 +90,22 @@ impl SessionService {
 ///
 /// For the driver of the connection that has the session. They have no effect on a session that is not resumable.
 impl Session {
-    /// Whether the client can resume it after its connection is lost.
-    pub fn is_resumable(&self) -> bool {
-        self.outbox().ledger(|_| ()).is_some()
+    /// The state of a session whose client can resume it after its connection is lost; `None` if it ends with its connection.
+    pub fn resumable(&self) -> Option<Resumable> {
+        self.outbox().ledger(|ledger| Resumable {
+            suspended: ledger.away().map(|away| away.since),
+            kept_messages: ledger.kept_messages(),
+            kept_bytes: ledger.kept_bytes(),
+            is_full: ledger.is_full(),
+            is_claimed: ledger.is_claimed(),
+            is_dismissed: ledger.link() == Link::Dismissed,
+        })
     }
 
     /// Whether the session blocks a login of its user. Not while it is suspended: the client that logs in is connected, and the client of
     /// this session is not.
     pub(crate) fn blocks_a_login(&self) -> bool {
         self.state() == SessionState::Open
-    }
-
-    /// The state of the session while it is suspended.
-    pub fn suspended(&self) -> Option<Suspended> {
-        let found = self.outbox().ledger(|ledger| {
-            let away = ledger.away()?;
-            Some(Suspended {
-                since: away.since,
-                reason: away.reason.clone(),
-                kept_messages: ledger.kept_messages(),
-                kept_bytes: ledger.kept_bytes(),
-            })
-        });
-        found.flatten()
-    }
-
-    /// Messages that are kept until the client acknowledges them, and their bytes; `None` if the session ends with its connection.
-    pub fn kept(&self) -> Option<(usize, usize)> {
-        self.outbox()
-            .ledger(|ledger| (ledger.kept_messages(), ledger.kept_bytes()))
-    }
-
-    /// Enqueues a package of which the newest of its `key` is enough: while the client cannot take it, it replaces the one before it.
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn offer_latest(
-        self: &Arc<Self>,
-        key: &Arc<str>,
-        package: Bytes,
-    ) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox().offer_latest(key, package))
-    }
-
-    /// As [`offer_latest`](Self::offer_latest), and leaves as what is [buffered](Self::offer_buffered).
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn offer_latest_buffered(
-        self: &Arc<Self>,
-        key: &Arc<str>,
-        package: Bytes,
-    ) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox().offer_latest_buffered(key, package))
-    }
-
-    /// Whether as much is kept for its client as may be, and senders that can wait do ([`Room::Full`]).
-    pub fn is_full(&self) -> bool {
-        self.outbox().ledger(|it| it.is_full()).unwrap_or(false)
     }
 
     /// A DATA package of the client was taken: it will be executed, or rejected with an error, whatever happens to its connection. Returns
@@ -231,12 +189,6 @@ impl Session {
         self.outbox().ledger(Ledger::set_relayed);
     }
 
-    /// Whether its connection was [told to go](Self::dismiss) and has not gone yet.
-    pub fn is_dismissed(&self) -> bool {
-        let is_dismissed = |ledger: &mut Ledger| ledger.link() == Link::Dismissed;
-        self.outbox().ledger(is_dismissed).unwrap_or(false)
-    }
-
     /// The window of a suspended session has ended: it is closed with the reason for which its connection was lost. False if it is closed
     /// already, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
@@ -301,13 +253,6 @@ impl Session {
         // An unneeded waker is dropped here, without the lock.
         let polled = self.outbox().ledger(poll);
         polled.map_or(Claimed::Superseded, |(claimed, _waker)| claimed)
-    }
-
-    /// Whether another connection claims the session.
-    pub fn is_claimed(&self) -> bool {
-        self.outbox()
-            .ledger(|ledger| ledger.is_claimed())
-            .unwrap_or(false)
     }
 
     /// Hands the session, which is [suspended](Self::suspend), over to the connection that has claimed it.

@@ -1,7 +1,7 @@
 //! Messages to the client of a session: each is enqueued in its outbox, and a client that does not read is disconnected.
 
 use super::{MARKED, Session};
-use crate::{CloseReason, PushError, Room, SendError};
+use crate::{CloseReason, Offer, PushError, Room, SendError};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,16 +14,17 @@ impl Session {
     ///
     /// See [`SendError`]. After `SlowClient` the session is closed.
     pub fn send(self: &Arc<Self>, package: Bytes) -> Result<(), SendError> {
-        self.offer(package).map(drop)
+        self.offer(package, Offer::default()).map(drop)
     }
 
-    /// As [`send`](Self::send), and returns whether there is room for more.
+    /// As [`send`](Self::send), in the given way, and returns whether there is room for more.
     ///
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn offer(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.push(package))
+    #[inline]
+    pub fn offer(self: &Arc<Self>, package: Bytes, how: Offer<'_>) -> Result<Room, SendError> {
+        self.close_if_slow(self.outbox.offer(package, how))
     }
 
     /// Encodes one package directly into the queue, see [`Outbox::push_with`](crate::Outbox::push_with).
@@ -43,15 +44,6 @@ impl Session {
                 Ok(())
             }
         }
-    }
-
-    /// As [`offer`](Self::offer), but does not wake the connection: the package is sent with the next data, or with [`Outbox::flush`](crate::Outbox::flush).
-    ///
-    /// # Errors
-    ///
-    /// As [`send`](Self::send).
-    pub fn offer_buffered(self: &Arc<Self>, package: Bytes) -> Result<Room, SendError> {
-        self.close_if_slow(self.outbox.push_buffered(package))
     }
 
     /// Whether the outbox may be above its mark: false means that [`Outbox::is_above_mark`](crate::Outbox::is_above_mark) was false after every send since the last call.

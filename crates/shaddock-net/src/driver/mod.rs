@@ -343,24 +343,26 @@ impl Driver {
     /// Why the session has ended.
     fn end_reason(&self) -> CloseReason {
         let session = self.session.as_ref();
-        let reason = session.and_then(|session| session.close_reason());
-        if reason.is_none() && session.is_some_and(|session| session.is_claimed()) {
+        if let Some(reason) = session.and_then(|session| session.close_reason()) {
+            return reason;
+        }
+        match session.and_then(|session| session.resumable()) {
             // Its client has come back on another connection.
-            return CloseReason::Transport(io::ErrorKind::ConnectionAborted);
+            Some(state) if state.is_claimed => {
+                CloseReason::Transport(io::ErrorKind::ConnectionAborted)
+            }
+            Some(state) if state.is_dismissed => CloseReason::Draining,
+            // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and the
+            // sender that got the verdict is about to close the session, perhaps on another thread and after us.
+            _ => CloseReason::SlowClient,
         }
-        if reason.is_none() && session.is_some_and(|session| session.is_dismissed()) {
-            return CloseReason::Draining;
-        }
-        // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and the
-        // sender that got the verdict is about to close the session, perhaps on another thread and after us.
-        reason.unwrap_or(CloseReason::SlowClient)
     }
 
     /// The client's address, for logs.
     fn address(&self) -> Option<String> {
         let opening = self.opening.as_ref().map(|opening| opening.peer.address);
         opening
-            .or_else(|| self.session.as_ref()?.client_address())
+            .or_else(|| self.session.as_ref()?.client().address)
             .map(|address| address.to_string())
     }
 

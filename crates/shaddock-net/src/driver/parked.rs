@@ -66,7 +66,9 @@ impl Future for Parked {
         };
         let clock = clock::now();
         // If it cannot expire, another thread has ended it, and closes it.
-        if clock >= this.until && !this.session.is_claimed() {
+        let is_claimed =
+            |session: &Session| session.resumable().is_some_and(|state| state.is_claimed);
+        if clock >= this.until && !is_claimed(&this.session) {
             this.session.expire();
             this.session.outbox().release();
             return Poll::Ready(());

@@ -500,10 +500,7 @@ impl Driver {
         let Some(session) = &self.session else {
             return false;
         };
-        if !session.is_resumable()
-            || !self.is_loss(reason)
-            || !session.suspend(reason, clock::now())
-        {
+        if !self.is_loss(reason) || !session.suspend(reason, clock::now()) {
             return false;
         }
         let until = self.end_of_window(session);
@@ -552,7 +549,7 @@ impl Driver {
 
     fn end_of_window(&self, session: &Session) -> Millis {
         let window = self.local.frontend.resume_window();
-        let since = session.suspended().map(|suspended| suspended.since);
+        let since = session.resumable().and_then(|state| state.suspended);
         since.unwrap_or_else(clock::now) + window
     }
 
@@ -568,7 +565,9 @@ impl Driver {
             // Of a session that is closed because the server goes, nothing is left.
             CloseReason::Draining => {
                 let session = self.session.as_ref();
-                session.is_some_and(|session| session.is_dismissed())
+                session
+                    .and_then(|session| session.resumable())
+                    .is_some_and(|state| state.is_dismissed)
             }
             _ => false,
         }
@@ -643,7 +642,7 @@ impl Driver {
                 self.drop_socket();
                 return Poll::Ready(None);
             }
-            if session.is_claimed() {
+            if session.resumable().is_some_and(|state| state.is_claimed) {
                 if self.hand_over(&session) {
                     self.give_up();
                     return Poll::Ready(None);

@@ -81,9 +81,9 @@ impl Script {
     pub fn push(&self, session: &Arc<Session>, body: &str) -> Result<(), SendError> {
         let package = self
             .codec
-            .encode_push(session.dialect(), "onPush", body.as_bytes())
+            .encode_push(session.variant().dialect(), "onPush", body.as_bytes())
             .unwrap();
-        let address = session.client_address().unwrap();
+        let address = session.client().address.unwrap();
         let result = session.send(package.clone());
         if result.is_ok() {
             self.accept(address, package.slice(4..));
@@ -99,20 +99,25 @@ impl Script {
         let mut copy = Bytes::new();
         let sent = session.send_with(|out| {
             let begin = out.len();
-            let encoded =
-                self.codec
-                    .encode_response(session.dialect(), id, "a.b.c", body, false, out);
+            let encoded = self.codec.encode_response(
+                session.variant().dialect(),
+                id,
+                "a.b.c",
+                body,
+                false,
+                out,
+            );
             copy = Bytes::copy_from_slice(&out[begin + 4..]);
             encoded
         });
         if sent.is_ok() {
-            self.accept(session.client_address().unwrap(), copy);
+            self.accept(session.client().address.unwrap(), copy);
         }
     }
 
     fn gate(&self, session: &Arc<Session>) -> oneshot::Receiver<Then> {
         let (open, wait) = oneshot::channel();
-        let client = session.client_address().unwrap();
+        let client = session.client().address.unwrap();
         self.log().gates.push(Gate { client, open });
         wait
     }
@@ -263,12 +268,12 @@ impl Frontend for Front {
     fn message(&self, session: &Arc<Session>, message: Inbound) -> MaybeReady<()> {
         let script = self.0.clone();
         let session = session.clone();
-        let address = session.client_address().unwrap();
+        let address = session.client().address.unwrap();
         if session.is_closed() {
             let line = format!("{address}: a message was served after the close");
             script.log().violations.push(line);
         }
-        if session.is_resumable() && !script.log().begun.contains(&session.id()) {
+        if session.resumable().is_some() && !script.log().begun.contains(&session.id()) {
             let line = format!("{address}: a message was served before its session began");
             script.log().violations.push(line);
         }
@@ -459,7 +464,7 @@ impl World {
     pub fn session(&self, client: &Client) -> Option<Arc<Session>> {
         let mut found = None;
         self.script.sessions.for_each_session(|session| {
-            if session.client_address() == Some(client.address) {
+            if session.client().address == Some(client.address) {
                 found = Some(session.clone());
             }
         });

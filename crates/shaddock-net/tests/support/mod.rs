@@ -83,7 +83,7 @@ impl Frontend for Echo {
             if let Some(id) = message.id {
                 let _ = session.send_with(|out| {
                     codec.encode_response(
-                        session.dialect(),
+                        session.variant().dialect(),
                         id.get(),
                         message.route.as_str(),
                         &message.body,
@@ -119,7 +119,7 @@ impl Frontend for Echo {
     fn refused(&self, session: &Arc<Session>, id: NonZeroU64, _: Option<Route>, _: RefuseReason) {
         let _ = session.send_with(|out| {
             self.codec.encode_response(
-                session.dialect(),
+                session.variant().dialect(),
                 id.get(),
                 "",
                 br#"{"code":500}"#,

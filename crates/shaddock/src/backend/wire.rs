@@ -56,8 +56,8 @@ impl<'a> SessionJson<'a> {
             frontend: view.frontend_id(),
             uid: view.uid().map(shaddock_core::Uid::as_str),
             settings: view.settings(),
-            address: session.and_then(|session| session.client_address()),
-            transport: session.map(|session| session.transport().name()),
+            address: session.and_then(|session| session.client().address),
+            transport: session.map(|session| session.client().transport.name()),
         }
     }
 }

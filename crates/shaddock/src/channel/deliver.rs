@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use shaddock_cluster::{AudienceKey, Delivered, Delivery, RawSid, Receivers, RemoteError};
-use shaddock_core::{Room, SendError, Session, SessionService, Sid};
+use shaddock_core::{Offer, Room, SendError, Session, SessionService, Sid};
 use shaddock_protocol::{Codec, Variant};
 
 use super::{Schedule, push::Message};
@@ -148,13 +148,11 @@ impl<'a> Sender<'a> {
                 return Err(NotSent::Refused);
             }
         };
-        let package = package.clone();
-        let sent = match (self.schedule, &self.encoded.message.latest) {
-            (Schedule::Direct, None) => session.offer(package),
-            (Schedule::Direct, Some(key)) => session.offer_latest(key, package),
-            (Schedule::Buffered, None) => session.offer_buffered(package),
-            (Schedule::Buffered, Some(key)) => session.offer_latest_buffered(key, package),
+        let how = Offer {
+            latest: self.encoded.message.latest.as_ref(),
+            is_buffered: self.schedule == Schedule::Buffered,
         };
+        let sent = session.offer(package.clone(), how);
         match sent {
             Ok(room) => self.note(session, room),
             Err(error @ SendError::TooLarge { .. }) => {

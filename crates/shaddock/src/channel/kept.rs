@@ -16,7 +16,9 @@ pub(crate) async fn kept_room(service: Option<SessionService>, sessions: Vec<Raw
     };
     let is_full = |sid: &RawSid| {
         let session = Sid::new(sid.get()).and_then(|sid| service.get(sid));
-        session.is_some_and(|session| session.is_full())
+        session
+            .and_then(|session| session.resumable())
+            .is_some_and(|state| state.is_full)
     };
     let all_have_room = async {
         for sid in &sessions {

@@ -27,7 +27,8 @@ impl AddressFilter {
 
     pub(crate) fn matches(&self, session: &Session) -> bool {
         session
-            .client_address()
+            .client()
+            .address
             .is_some_and(|address| self.holds(address))
     }
 

@@ -80,7 +80,7 @@ impl Filter {
             .is_none_or(|frontend| session.frontend_id().as_str() == frontend)
             && self
                 .transport
-                .is_none_or(|transport| session.transport() == transport)
+                .is_none_or(|transport| session.client().transport == transport)
             && self
                 .uid
                 .as_ref()

@@ -62,17 +62,20 @@ impl SessionInfo {
     pub(crate) fn of(session: &Arc<Session>) -> Self {
         let outbox = session.outbox().stats();
         let now = shaddock_net::now();
-        let age = now.0.saturating_sub(session.connected_at().0);
-        let suspended = session.suspended();
+        let client = session.client();
+        let age = now.0.saturating_sub(client.connected_at.0);
+        let suspended = session
+            .resumable()
+            .and_then(|state| Some((state.suspended?, state)));
         let suspended = suspended.as_ref();
         Self {
             sid: session.id().to_string(),
             uid: session.uid().map(|uid| uid.as_str().to_owned()),
             frontend: session.frontend_id().as_str().to_owned(),
             state: state_name(session.state()).to_owned(),
-            transport: session.transport().name().to_owned(),
-            dialect: session.dialect().name().to_owned(),
-            address: session.client_address(),
+            transport: client.transport.name().to_owned(),
+            dialect: client.variant.dialect().name().to_owned(),
+            address: client.address,
             age_ms: age,
             messages_in: session.received_messages(),
             bytes_in: session.received_bytes(),
@@ -85,9 +88,9 @@ impl SessionInfo {
                 shown.user = None;
                 shown
             }),
-            suspended_ms: suspended.map(|it| now.0.saturating_sub(it.since.0)),
-            kept_messages: suspended.map(|it| it.kept_messages as u64),
-            kept_bytes: suspended.map(|it| it.kept_bytes as u64),
+            suspended_ms: suspended.map(|(since, _)| now.0.saturating_sub(since.0)),
+            kept_messages: suspended.map(|(_, state)| state.kept_messages as u64),
+            kept_bytes: suspended.map(|(_, state)| state.kept_bytes as u64),
             audiences: None,
             settings: None,
         }
@@ -102,12 +105,13 @@ impl SessionInfo {
             .collect();
         let uid = session.uid();
         let audiences = uid.map(|uid| AudienceName::all_of(service, uid.as_str()));
-        let kept = session.kept();
+        let kept = session.resumable();
+        let kept = kept.as_ref();
         Self {
             settings: Some(map),
             audiences: Some(audiences.unwrap_or_default()),
-            kept_messages: kept.map(|(messages, _)| messages as u64),
-            kept_bytes: kept.map(|(_, bytes)| bytes as u64),
+            kept_messages: kept.map(|state| state.kept_messages as u64),
+            kept_bytes: kept.map(|state| state.kept_bytes as u64),
             ..Self::of(session)
         }
     }

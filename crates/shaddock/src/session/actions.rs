@@ -165,7 +165,7 @@ impl SessionView {
     /// [`SessionError::Remote`] if the frontend cannot be asked.
     pub async fn client_address(&self) -> Result<Option<SocketAddr>, SessionError> {
         if let Some(session) = self.session() {
-            return Ok(session.client_address());
+            return Ok(session.client().address);
         }
         let sid = raw(self.id());
         match self.ask(SessionOp::ClientAddress { sid }).await? {

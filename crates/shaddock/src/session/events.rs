@@ -46,7 +46,7 @@ impl<'a> Emitter<'a> {
                 uid: uid.clone(),
                 sid: session.id(),
                 login_time: unix_ms(),
-                address: session.client_address(),
+                address: session.client().address,
             });
         }
     }

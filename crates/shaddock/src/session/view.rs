@@ -208,7 +208,7 @@ impl SessionView {
     /// The dialect of the client; on other servers it does not matter.
     pub(crate) fn dialect(&self) -> Dialect {
         match &self.place {
-            Place::Here(session) => session.dialect(),
+            Place::Here(session) => session.variant().dialect(),
             Place::There(_) => Dialect::default(),
         }
     }

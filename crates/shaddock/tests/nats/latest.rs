@@ -196,7 +196,12 @@ async fn away(front: Running, back: Running) {
     until("they have come", || {
         let session = service.get_by_uid("ann").remove(0);
         // With the two answers, which it has not acknowledged.
-        session.suspended().unwrap().kept_messages == 5
+        session
+            .resumable()
+            .filter(|state| state.suspended.is_some())
+            .unwrap()
+            .kept_messages
+            == 5
     })
     .await;
     let mut client = client

@@ -637,7 +637,7 @@ async fn the_frontend_with_the_session_has_the_last_word() {
     assert_eq!(door_service.session_count(), 0);
     // The session's frontend sees the client, not the door.
     let session = service.get_by_uid("ann").remove(0);
-    assert!(session.client_address().unwrap().ip().is_loopback());
+    assert!(session.client().address.unwrap().ip().is_loopback());
     // A kick goes all the way.
     session.close(CloseReason::kicked("enough"));
     let (reason, _) = ends(&mut roamer).await;

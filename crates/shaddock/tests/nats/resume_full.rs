@@ -69,7 +69,14 @@ async fn away(servers: &TestServers, name: &str) -> Lost {
     let client = client.cut();
     servers.settle().await;
     let session = session(servers.app("connector-1"), name);
-    assert_eq!(session.suspended().unwrap().kept_messages, 0);
+    assert_eq!(
+        session
+            .resumable()
+            .filter(|state| state.suspended.is_some())
+            .unwrap()
+            .kept_messages,
+        0
+    );
     client
 }
 
@@ -117,7 +124,8 @@ async fn senders_wait_for_a_time_and_as_much_again_is_kept() {
                 assert!(waited >= WAIT && waited < 2 * WAIT, "{n}: {waited:?}");
             }
             let kept = session(servers.app("connector-1"), "ann")
-                .suspended()
+                .resumable()
+                .filter(|state| state.suspended.is_some())
                 .unwrap();
             assert_eq!(
                 kept.kept_messages,
@@ -234,7 +242,9 @@ async fn over_nats_a_sender_waits_and_the_others_do_not() {
     let lost = join(connect().await, "ann").await.cut();
     let mut bob = join(connect().await, "bob").await;
     crate::wait::until("ann is away", || {
-        let ann = session(app, "ann").suspended();
+        let ann = session(app, "ann")
+            .resumable()
+            .filter(|state| state.suspended.is_some());
         ann.is_some_and(|ann| ann.kept_messages == 0)
     })
     .await;
@@ -245,7 +255,8 @@ async fn over_nats_a_sender_waits_and_the_others_do_not() {
     let waits = tokio::spawn(async move { push(&sender, "ann", 4).await });
     crate::wait::until("the message is there", || {
         session(app, "ann")
-            .suspended()
+            .resumable()
+            .filter(|state| state.suspended.is_some())
             .is_some_and(|ann| ann.kept_messages == 5)
     })
     .await;

@@ -85,8 +85,8 @@ async fn another_user_begins_a_new_session() {
                 // Ann's session still waits, for ann.
                 assert!(
                     sessions(&servers, "connector-1", "ann")[0]
-                        .suspended()
-                        .is_some()
+                        .resumable()
+                        .is_some_and(|state| state.suspended.is_some())
                 );
                 let bob = sessions(&servers, frontend, "bob").remove(0);
                 assert_eq!(bob.get("login"), Some(json!(2)));

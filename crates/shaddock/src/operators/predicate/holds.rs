@@ -96,8 +96,8 @@ impl Facts for Session {
             Field::Uid => return self.uid().map(|uid| uid.as_str().to_owned()),
             Field::Sid => self.id().to_string(),
             Field::Frontend => self.frontend_id().as_str().to_owned(),
-            Field::Transport => self.transport().name().to_owned(),
-            Field::Dialect => self.dialect().name().to_owned(),
+            Field::Transport => self.client().transport.name().to_owned(),
+            Field::Dialect => self.variant().dialect().name().to_owned(),
             Field::State => state_name(self.state()).to_owned(),
             Field::Client => return claims().kind.as_deref().map(str::to_owned),
             Field::Platform => return claims().platform.as_deref().map(str::to_owned),
@@ -111,7 +111,9 @@ impl Facts for Session {
     )]
     fn number(&self, field: Field) -> f64 {
         if field == Field::Age {
-            return shaddock_net::now().0.saturating_sub(self.connected_at().0) as f64;
+            return shaddock_net::now()
+                .0
+                .saturating_sub(self.client().connected_at.0) as f64;
         }
         let outbox = self.outbox().stats();
         (outbox.queued_bytes + outbox.in_flight_bytes) as f64
@@ -123,7 +125,7 @@ impl Facts for Session {
     }
 
     fn address(&self) -> Option<SocketAddr> {
-        self.client_address()
+        self.client().address
     }
 
     fn setting(&self, path: &[String]) -> Option<Value> {
