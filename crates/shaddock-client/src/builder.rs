@@ -3,23 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::{Map, Value};
-use shaddock_protocol::{Dialect, MAX_BODY, PackageReader, PackageType, encode_package};
+use serde_json::Value;
+use shaddock_protocol::{Dialect, MAX_BODY, PackageType, encode_package};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use crate::address::Address;
 use crate::client::{Client, Parts};
-use crate::come_back::{Resume, first_resume_request};
-use crate::driver::{Driver, Shared, kick};
-use crate::handshake::{Agreed, answer, request};
+use crate::come_back::Resume;
+use crate::connect::{Greeted, greet, handshake};
+use crate::driver::Driver;
 use crate::heartbeat::Heartbeat;
 use crate::resume::{Grant, Ledger, ResumeRequest};
-use crate::transport::{BoxIo, Event, Stream, Transport, WebSocket};
-use crate::{CloseKind, ConnectError, HandshakeCache, Reconnect, SigningKey, TlsOptions};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::transport::{Stream, Transport};
+use crate::{ConnectError, HandshakeCache, Reconnect, SigningKey, TlsOptions};
 
 /// Options of a connection. One builder can make any number of connections.
 ///
@@ -43,26 +42,6 @@ pub struct ClientBuilder {
     pub(crate) settings: Settings,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) dialect: Dialect,
-    pub(crate) client_type: String,
-    pub(crate) client_version: String,
-    pub(crate) build_number: String,
-    pub(crate) user: Value,
-    pub(crate) key: Option<SigningKey>,
-    pub(crate) cache: HandshakeCache,
-    pub(crate) tls: TlsOptions,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) request_timeout: Option<Duration>,
-    pub(crate) max_package_size: usize,
-    pub(crate) max_pending: usize,
-    pub(crate) command_capacity: usize,
-    pub(crate) push_capacity: usize,
-    pub(crate) is_error: fn(i64) -> bool,
-    pub(crate) reconnect: Option<Reconnect>,
-}
-
 impl Default for ClientBuilder {
     fn default() -> Self {
         Self::new()
@@ -73,25 +52,7 @@ impl ClientBuilder {
     /// Creates a builder with the defaults named at the methods.
     pub fn new() -> Self {
         Self {
-            settings: Settings {
-                dialect: Dialect::Pomelo,
-                client_type: "shaddock".to_owned(),
-                client_version: env!("CARGO_PKG_VERSION").to_owned(),
-                build_number: "1".to_owned(),
-                // Applications access it without checking whether it is present.
-                user: Value::Object(Map::new()),
-                key: None,
-                cache: HandshakeCache::default(),
-                tls: TlsOptions::default(),
-                connect_timeout: Duration::from_secs(10),
-                request_timeout: Some(Duration::from_secs(30)),
-                max_package_size: 1024 * 1024,
-                max_pending: 1024,
-                command_capacity: 64,
-                push_capacity: 256,
-                is_error: |code| code >= 400,
-                reconnect: None,
-            },
+            settings: Settings::default(),
         }
     }
 
@@ -259,7 +220,8 @@ impl ClientBuilder {
         setup: impl FnOnce(&Client) -> R,
     ) -> Result<(Client, R), ConnectError> {
         let way = async {
-            let greeted = self.greet(address, first_resume_request(self)).await?;
+            let asked = self.settings.reconnect.map(|_| ResumeRequest::new());
+            let greeted = greet(&self.settings, address, asked).await?;
             self.begin(greeted, Some(address), setup)
         };
         self.in_time(way).await
@@ -283,7 +245,7 @@ impl ClientBuilder {
     ) -> Result<(Client, R), ConnectError> {
         let transport = Transport::Stream(Stream::new(Box::new(io)));
         let way = async {
-            let greeted = self.handshake(transport, None).await?;
+            let greeted = handshake(&self.settings, transport, None).await?;
             self.begin(greeted, None, setup)
         };
         self.in_time(way).await
@@ -298,57 +260,8 @@ impl ClientBuilder {
             .unwrap_or(Err(ConnectError::Timeout))
     }
 
-    async fn open(&self, address: &Address) -> Result<Transport, ConnectError> {
-        let socket = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(ConnectError::Io)?;
-        // Requests are short and their callers wait for them.
-        socket.set_nodelay(true).map_err(ConnectError::Io)?;
-        let io: BoxIo = if address.tls {
-            self.settings.tls.connect(&address.host, socket).await?
-        } else {
-            Box::new(socket)
-        };
-        if !address.websocket {
-            return Ok(Transport::Stream(Stream::new(io)));
-        }
-        let limit = self.settings.max_package_size;
-        let websocket = WebSocket::connect(&address.uri, io, limit).await?;
-        Ok(Transport::WebSocket(Box::new(websocket)))
-    }
-
-    /// Opens a socket to `address`, and performs the handshake on it.
-    pub(crate) async fn greet(
-        &self,
-        address: &str,
-        asked: Option<ResumeRequest>,
-    ) -> Result<Greeted, ConnectError> {
-        let transport = self.open(&Address::parse(address)?).await?;
-        self.handshake(transport, asked).await
-    }
-
-    /// Sends the handshake and reads the response.
-    pub(crate) async fn handshake(
-        &self,
-        mut transport: Transport,
-        asked: Option<ResumeRequest>,
-    ) -> Result<Greeted, ConnectError> {
-        let settings = &self.settings;
-        transport.queue(request(settings, asked.as_ref())?);
-        let mut reader = PackageReader::new();
-        let mut input = Bytes::new();
-        let body = read_answer(&mut transport, &mut reader, &mut input, settings).await?;
-        let agreed = answer(settings, &body)?;
-        Ok(Greeted {
-            transport,
-            reader,
-            input,
-            agreed,
-        })
-    }
-
     /// Starts the task of a connection with a complete handshake.
-    pub(crate) fn begin<R>(
+    fn begin<R>(
         &self,
         greeted: Greeted,
         address: Option<&str>,
@@ -373,7 +286,7 @@ impl ClientBuilder {
             cache: agreed.cache,
         };
         shared.set_resumable(resume.is_some());
-        let client = Client::new(self, parts);
+        let client = Client::new(settings, parts);
         let result = setup(&client);
         let ack = encode_package(PackageType::HandshakeAck, b"");
         transport.queue(ack.map_err(crate::EncodeError::from)?);
@@ -403,51 +316,82 @@ impl ClientBuilder {
             reconnect: self.settings.reconnect?,
             ledger: Ledger::new(grant?),
             address: address?.to_owned(),
-            builder: self.clone(),
+            settings: self.settings.clone(),
             attempts: 0,
             since: now,
         }))
     }
 }
 
-/// A connection whose handshake response was received, before the ACK.
-pub(crate) struct Greeted {
-    pub(crate) transport: Transport,
-    pub(crate) reader: PackageReader,
-    pub(crate) input: Bytes,
-    pub(crate) agreed: Agreed,
+/// # Connecting
+impl Client {
+    /// Connects with the defaults of [`ClientBuilder`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future closes the socket.
+    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
+        ClientBuilder::new().connect(address).await
+    }
+
+    /// Creates a builder with options.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
 }
 
-/// Waits for the body of the response.
-async fn read_answer(
-    transport: &mut Transport,
-    reader: &mut PackageReader,
-    input: &mut Bytes,
-    settings: &Settings,
-) -> Result<Bytes, ConnectError> {
-    // A server that rejects the handshake may have closed before it has read: its response counts, not the failed write.
-    let mut broken = None;
-    loop {
-        let protocol = |error| ConnectError::Closed(CloseKind::Protocol(error));
-        while let Some(package) = reader
-            .next(input, settings.max_package_size)
-            .map_err(|error| protocol(error.into()))?
-        {
-            match package.kind {
-                PackageType::Handshake => return Ok(package.body),
-                PackageType::Kick => return Err(ConnectError::Closed(kick(&package.body))),
-                // Pitaya's heartbeats begin before the handshake ends; other packages are too early to have an effect.
-                _ => {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that sends without end and reads nothing. What is owed to it is told once, when it reads.
+    #[tokio::test]
+    async fn a_server_that_does_not_read_is_owed_one_acknowledgement() {
+        use shaddock_protocol::{PackageReader, read_acknowledgement};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+
+        const MESSAGES: u64 = 100_000;
+        let (near, far) = duplex(1024);
+        let (mut from_client, mut to_client) = split(far);
+        let head = |kind: PackageType, body: &[u8]| encode_package(kind, body).unwrap();
+        let answer = br#"{"code":200,"sys":{"resume":{"v":1,"token":"t","window":60,"ack":1}}}"#;
+        to_client
+            .write_all(&head(PackageType::Handshake, answer))
+            .await
+            .unwrap();
+        let builder = Client::builder().resume(Reconnect::default());
+        let transport = Transport::Stream(Stream::new(Box::new(near)));
+        let asked = Some(ResumeRequest::new());
+        let greeted = handshake(&builder.settings, transport, asked)
+            .await
+            .unwrap();
+        let (client, ()) = builder
+            .begin(greeted, Some("tcp://localhost:1"), |_| ())
+            .unwrap();
+        assert!(client.is_resumable());
+        // A push to `a`.
+        let push = head(PackageType::Data, b"\x06\x01a{}");
+        for _ in 0..MESSAGES {
+            to_client.write_all(&push).await.unwrap();
+        }
+        let mut reader = PackageReader::new();
+        let (mut heartbeats, mut told) = (0, 0);
+        while told < MESSAGES {
+            let mut bytes = bytes::BytesMut::new();
+            assert!(from_client.read_buf(&mut bytes).await.unwrap() > 0);
+            let mut bytes = bytes.freeze();
+            while let Some(package) = reader.next(&mut bytes, 1 << 20).unwrap() {
+                if package.kind == PackageType::Heartbeat {
+                    heartbeats += 1;
+                    told = read_acknowledgement(&package.body).unwrap().unwrap_or(told);
+                }
             }
         }
-        match transport.event().await {
-            Ok(Event::Bytes(bytes)) => *input = bytes,
-            Ok(Event::Room) => {}
-            Ok(Event::WriteFailed(kind)) => broken = Some(kind),
-            Ok(Event::End(status)) => {
-                return Err(ConnectError::Closed(CloseKind::ServerClosed(status)));
-            }
-            Err(kind) => return Err(ConnectError::Closed(broken.unwrap_or(kind))),
-        }
+        // As many as are queued at most, and those while they were read.
+        assert!(heartbeats < 30_000, "{heartbeats}");
     }
 }

@@ -15,15 +15,13 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::driver::{Command, Shared};
 use crate::events::Events;
 use crate::pending::Ticket;
 use crate::pushes::Handler;
 use crate::server_error::{ServerError, from_answer};
-use crate::{
-    ClientBuilder, CloseKind, ConnectError, HandshakeCache, NotifyError, Push, RequestError,
-    Subscription,
-};
+use crate::settings::Settings;
+use crate::shared::{Command, Shared};
+use crate::{CloseKind, HandshakeCache, NotifyError, Push, RequestError, Subscription};
 
 /// A connection to a server. Cheap to clone; all clones are handles of the same connection, which is closed when the last one is
 /// dropped.
@@ -61,24 +59,6 @@ pub struct Stats {
 }
 
 impl Client {
-    /// Connects with the defaults of [`ClientBuilder`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ConnectError`].
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future closes the socket.
-    pub async fn connect(address: &str) -> Result<Self, ConnectError> {
-        ClientBuilder::new().connect(address).await
-    }
-
-    /// Creates a builder with options.
-    pub fn builder() -> ClientBuilder {
-        ClientBuilder::new()
-    }
-
     /// Sends a request and waits for its response.
     ///
     /// `body` is encoded as JSON, or as protobuf if the server has a schema for the route. The response is decoded as an `R`. Use
@@ -146,7 +126,7 @@ impl Client {
     }
 
     /// Sends a message without a response. Returns when it is in the queue of the connection; whether it arrives is unknown. (With
-    /// [`ClientBuilder::resume`] it does, unless the session ends.)
+    /// [`ClientBuilder::resume`](crate::ClientBuilder::resume) it does, unless the session ends.)
     ///
     /// # Errors
     ///
@@ -183,7 +163,7 @@ impl Client {
         handle.send(command).await.map_err(NotifyError::Closed)
     }
 
-    /// Subscribes to the pushes of `route` from now on, in a queue of [`push_capacity`](ClientBuilder::push_capacity). Empty if the
+    /// Subscribes to the pushes of `route` from now on, in a queue of [`push_capacity`](crate::ClientBuilder::push_capacity). Empty if the
     /// connection has ended.
     pub fn subscribe(&self, route: &str) -> Subscription {
         let handle = &*self.handle;
@@ -247,7 +227,7 @@ impl Client {
         self.closed().await;
     }
 
-    /// The events of the session from now on: see [`ClientBuilder::resume`]. Other clients have no events, only the end.
+    /// The events of the session from now on: see [`ClientBuilder::resume`](crate::ClientBuilder::resume). Other clients have no events, only the end.
     pub fn events(&self) -> Events {
         self.handle.shared.bell.subscribe()
     }
@@ -263,7 +243,7 @@ impl Client {
     }
 
     /// Cuts the connection as a network failure would: without a goodbye, and unwritten data are discarded. A client with
-    /// [`ClientBuilder::resume`] reconnects automatically; others end. For tests and demonstrations.
+    /// [`ClientBuilder::resume`](crate::ClientBuilder::resume) reconnects automatically; others end. For tests and demonstrations.
     pub fn interrupt(&self) {
         // A connection that is already cut must not be cut again: that would cut the next one.
         if !self.is_suspended() {
@@ -276,7 +256,7 @@ impl Client {
         self.handle.user.as_ref()
     }
 
-    /// Dictionary and schemas of the server, for the [builder](ClientBuilder::cache) of the next connection.
+    /// Dictionary and schemas of the server, for the [builder](crate::ClientBuilder::cache) of the next connection.
     pub fn cache(&self) -> &HandshakeCache {
         &self.handle.cache
     }
@@ -305,8 +285,7 @@ pub(crate) struct Parts {
 }
 
 impl Client {
-    pub(crate) fn new(builder: &ClientBuilder, parts: Parts) -> Self {
-        let settings = &builder.settings;
+    pub(crate) fn new(settings: &Settings, parts: Parts) -> Self {
         Self {
             handle: Arc::new(Handle {
                 shared: parts.shared,

@@ -1,24 +1,24 @@
 //! The task that owns a connection, or a session and its connections: only this task reads, writes and handles time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use shaddock_protocol::{
     Message, MessageError, MessageType, Package, PackageReader, PackageType, encode_package,
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::come_back::Resume;
-use crate::events::Bell;
+use crate::connect::Greeted;
+use crate::events::SessionEvent;
+use crate::handshake::Agreed;
 use crate::heartbeat::{Due, Heartbeat};
-use crate::pending::Pending;
-use crate::pushes::Hub;
+use crate::resume::{Ledger, Outcome};
 use crate::server_error::ServerError;
+use crate::shared::{Command, Shared};
 use crate::transport::{Event, Transport};
 use crate::wire::Wire;
 use crate::{CloseKind, RequestError, Violation};
@@ -28,95 +28,6 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// Commands that are taken together and sent in one write.
 const BATCH: usize = 64;
-
-/// A DATA package from a handle to be sent.
-#[derive(Debug)]
-pub(crate) struct Command {
-    pub(crate) package: Bytes,
-    /// The id of a request; 0 for a notify.
-    pub(crate) id: u64,
-    /// The session for which it was encoded.
-    pub(crate) generation: u32,
-}
-
-/// State shared by the task and the handles.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) pending: Pending,
-    pub(crate) pushes: Arc<Hub>,
-    /// Requests a goodbye from the task.
-    pub(crate) closing: Notify,
-    /// Requests the task to drop its socket.
-    pub(crate) interrupt: Notify,
-    /// The encoding negotiated for the current session. The lock is held for a clone only.
-    wire: RwLock<Arc<Wire>>,
-    suspended: AtomicBool,
-    resumable: AtomicBool,
-    pub(crate) bell: Bell,
-    /// Set once, when the socket is gone.
-    pub(crate) closed: watch::Sender<Option<CloseKind>>,
-    pub(crate) counters: Counters,
-}
-
-/// Counts of discarded messages.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) unreadable: AtomicU64,
-    pub(crate) late_answers: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn new(max_pending: usize, wire: Arc<Wire>) -> Self {
-        Self {
-            interrupt: Notify::new(),
-            wire: RwLock::new(wire),
-            suspended: AtomicBool::new(false),
-            resumable: AtomicBool::new(false),
-            bell: Bell::default(),
-            pending: Pending::new(max_pending),
-            pushes: Arc::default(),
-            closing: Notify::new(),
-            closed: watch::Sender::new(None),
-            counters: Counters::default(),
-        }
-    }
-
-    pub(crate) fn wire(&self) -> Arc<Wire> {
-        self.wire.read().clone()
-    }
-
-    /// A new session began: messages for the old one are not sent any more, and its requests fail.
-    pub(crate) fn restart(&self, wire: Arc<Wire>) {
-        let present = wire.generation;
-        *self.wire.write() = wire;
-        self.pending.fail_outdated(present);
-    }
-
-    pub(crate) fn set_suspended(&self, suspended: bool) {
-        self.suspended.store(suspended, Ordering::Release);
-    }
-
-    pub(crate) fn is_suspended(&self) -> bool {
-        self.suspended.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_resumable(&self, resumable: bool) {
-        self.resumable.store(resumable, Ordering::Release);
-    }
-
-    pub(crate) fn is_resumable(&self) -> bool {
-        self.resumable.load(Ordering::Acquire)
-    }
-
-    /// Ends responses, pushes and events. The reason of the first call is kept.
-    fn end(&self, kind: &CloseKind) {
-        self.set_suspended(false);
-        self.set_resumable(false);
-        self.bell.close();
-        self.pending.close(kind);
-        self.pushes.close();
-    }
-}
 
 /// See the module.
 pub(crate) struct Driver {
@@ -185,6 +96,95 @@ impl Driver {
                 return kind;
             }
         }
+    }
+
+    /// After a loss: resumes the same session or starts a new one.
+    ///
+    /// # Errors
+    ///
+    /// The client is closed for this reason: it cannot or must not reconnect.
+    async fn come_back(&mut self, lost: CloseKind) -> Result<(), CloseKind> {
+        // The socket is dropped without a goodbye, which would end the session.
+        self.transport = Transport::gone();
+        let Some(resume) = &mut self.resume else {
+            return Err(lost);
+        };
+        let greeted = resume.connect_again(&self.shared, lost).await?;
+        self.greeted(greeted)
+    }
+
+    /// Goes on over the next connection.
+    fn greeted(&mut self, greeted: Greeted) -> Result<(), CloseKind> {
+        let Some(resume) = &mut self.resume else {
+            return Ok(());
+        };
+        let Greeted {
+            transport,
+            reader,
+            input,
+            agreed,
+        } = greeted;
+        resume.since = Instant::now();
+        self.transport = transport;
+        self.reader = reader;
+        self.input = input;
+        self.owes_heartbeat = false;
+        let ack = encode_package(PackageType::HandshakeAck, b"");
+        // An empty body always fits.
+        self.transport.queue(ack.unwrap_or_default());
+        self.heartbeat = Heartbeat::new(agreed.wire.dialect, agreed.heartbeat, Instant::now());
+        let resumed = match &agreed.resume {
+            Some(grant) => match grant.outcome {
+                Outcome::Resumed {
+                    received,
+                    position,
+                    missed,
+                } => Some((grant.clone(), received, position, missed)),
+                Outcome::New { .. } => None,
+            },
+            None => None,
+        };
+        let Some((grant, received, position, missed)) = resumed else {
+            self.restart(agreed);
+            return Ok(());
+        };
+        resume
+            .ledger
+            .resume(grant, received, position)
+            .map_err(CloseKind::Protocol)?;
+        resume.attempts = 0;
+        for package in resume.ledger.kept() {
+            self.transport.queue(package.clone());
+        }
+        self.shared.set_suspended(false);
+        self.shared.bell.publish(SessionEvent::Resumed { missed });
+        Ok(())
+    }
+
+    /// Starts a new session in place of the lost one.
+    fn restart(&mut self, agreed: Agreed) {
+        let mut lost = 0;
+        let mut why = String::new();
+        if let Some(mut resume) = self.resume.take() {
+            lost = resume.ledger.kept().count();
+            // Without a grant the next loss ends the client, as for every other connection.
+            if let Some(grant) = agreed.resume {
+                if let Outcome::New { why: word } = &grant.outcome {
+                    why.clone_from(word);
+                }
+                resume.ledger = Ledger::new(grant);
+                self.resume = Some(resume);
+            }
+        }
+        let mut wire = agreed.wire;
+        wire.generation = self.wire.generation.wrapping_add(1);
+        self.wire = Arc::new(wire);
+        self.shared.set_resumable(self.resume.is_some());
+        self.shared.restart(self.wire.clone());
+        self.shared.set_suspended(false);
+        self.shared
+            .bell
+            .publish(SessionEvent::Restarted { why, lost });
     }
 
     /// Runs one connection.
@@ -350,7 +350,7 @@ impl Driver {
                 }
                 self.heartbeat.on_heartbeat(now);
             }
-            PackageType::Kick => return Err(kick(&package.body)),
+            PackageType::Kick => return Err(CloseKind::kicked(&package.body)),
             // Both are only valid during the handshake.
             PackageType::Handshake | PackageType::HandshakeAck => {}
         }
@@ -408,81 +408,4 @@ impl Driver {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Decodes a KICK: `{"reason":".."}`, or an empty body.
-pub(crate) fn kick(body: &[u8]) -> CloseKind {
-    #[derive(serde::Deserialize)]
-    struct Kick {
-        reason: Option<String>,
-    }
-    let kick: Option<Kick> = serde_json::from_slice(body).ok();
-    CloseKind::Kicked {
-        reason: kick.and_then(|kick| kick.reason),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A server that sends without end and reads nothing. What is owed to it is told once, when it reads.
-    #[tokio::test]
-    async fn a_server_that_does_not_read_is_owed_one_acknowledgement() {
-        use crate::{Client, Reconnect, transport::Stream};
-        use shaddock_protocol::{PackageType, read_acknowledgement};
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
-
-        const MESSAGES: u64 = 100_000;
-        let (near, far) = duplex(1024);
-        let (mut from_client, mut to_client) = split(far);
-        let head = |kind: PackageType, body: &[u8]| encode_package(kind, body).unwrap();
-        let answer = br#"{"code":200,"sys":{"resume":{"v":1,"token":"t","window":60,"ack":1}}}"#;
-        to_client
-            .write_all(&head(PackageType::Handshake, answer))
-            .await
-            .unwrap();
-        let builder = Client::builder().resume(Reconnect::default());
-        let transport = Transport::Stream(Stream::new(Box::new(near)));
-        let greeted = builder
-            .handshake(transport, Some(crate::resume::ResumeRequest::new()))
-            .await
-            .unwrap();
-        let (client, ()) = builder
-            .begin(greeted, Some("tcp://localhost:1"), |_| ())
-            .unwrap();
-        assert!(client.is_resumable());
-        // A push to `a`.
-        let push = head(PackageType::Data, b"\x06\x01a{}");
-        for _ in 0..MESSAGES {
-            to_client.write_all(&push).await.unwrap();
-        }
-        let mut reader = PackageReader::new();
-        let (mut heartbeats, mut told) = (0, 0);
-        while told < MESSAGES {
-            let mut bytes = bytes::BytesMut::new();
-            assert!(from_client.read_buf(&mut bytes).await.unwrap() > 0);
-            let mut bytes = bytes.freeze();
-            while let Some(package) = reader.next(&mut bytes, 1 << 20).unwrap() {
-                if package.kind == PackageType::Heartbeat {
-                    heartbeats += 1;
-                    told = read_acknowledgement(&package.body).unwrap().unwrap_or(told);
-                }
-            }
-        }
-        // As many as are queued at most, and those while they were read.
-        assert!(heartbeats < 30_000, "{heartbeats}");
-    }
-
-    #[test]
-    fn kicks_with_and_without_a_reason() {
-        let reason = |body: &str| match kick(body.as_bytes()) {
-            CloseKind::Kicked { reason } => reason,
-            other => panic!("{other}"),
-        };
-        assert_eq!(reason(r#"{"reason":"full"}"#).as_deref(), Some("full"));
-        for body in ["", "{}", "[]", r#"{"reason":1}"#, "\u{ff}"] {
-            assert_eq!(reason(body), None, "{body}");
-        }
-    }
 }

@@ -62,6 +62,26 @@ impl CloseKind {
         )
     }
 
+    /// Whether the session may still exist.
+    pub(crate) const fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::ServerClosed(_) | Self::HeartbeatTimeout | Self::Io { .. }
+        )
+    }
+
+    /// Decodes a KICK: `{"reason":".."}`, or an empty body.
+    pub(crate) fn kicked(body: &[u8]) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Kick {
+            reason: Option<String>,
+        }
+        let kick: Option<Kick> = serde_json::from_slice(body).ok();
+        Self::Kicked {
+            reason: kick.and_then(|kick| kick.reason),
+        }
+    }
+
     pub(crate) fn io(error: &io::Error) -> Self {
         // TLS without a close notification: most servers close this way.
         if error.kind() == io::ErrorKind::UnexpectedEof {
@@ -311,5 +331,17 @@ mod tests {
             format!("{:?}", NotifyError::Closed(CloseKind::HeartbeatTimeout)),
             "no connection: the server was silent for longer than the heartbeat timeout"
         );
+    }
+
+    #[test]
+    fn kicks_with_and_without_a_reason() {
+        let reason = |body: &str| match CloseKind::kicked(body.as_bytes()) {
+            CloseKind::Kicked { reason } => reason,
+            other => panic!("{other}"),
+        };
+        assert_eq!(reason(r#"{"reason":"full"}"#).as_deref(), Some("full"));
+        for body in ["", "{}", "[]", r#"{"reason":1}"#, "\u{ff}"] {
+            assert_eq!(reason(body), None, "{body}");
+        }
     }
 }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shaddock_protocol::{Dialect, PackageType, encode_package, inflate, looks_compressed};
 
-use crate::builder::Settings;
 use crate::cache::{ProtosText, dictionary, protos};
 use crate::resume::{Grant, ResumeRequest};
+use crate::settings::Settings;
 use crate::wire::Wire;
 use crate::{AnswerError, CloseKind, ConnectError, EncodeError, HandshakeCache, SigningKey};
 

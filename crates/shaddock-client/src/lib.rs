@@ -51,8 +51,9 @@
 //!
 //! | module | what it owns |
 //! | --- | --- |
-//! | `client`, `builder` | **start here**: [`Client`], [`ClientBuilder`] |
-//! | `driver` | the task that owns a connection |
+//! | `client`, `builder` (`settings`) | **start here**: [`Client`], [`ClientBuilder`] |
+//! | `driver`, `shared` | the task that owns a connection, what it shares with its handles |
+//! | `connect` | from an address to a complete handshake |
 //! | `resume`, `come_back`, `events` | resumable sessions: counts and kept messages, reconnection, events |
 //! | `pending`, `pushes` | pending requests, subscriptions |
 //! | `wire`, `handshake`, `cache`, `sign`, `server_error` | encoding on the wire |
@@ -65,6 +66,7 @@ mod builder;
 mod cache;
 mod client;
 mod come_back;
+mod connect;
 mod driver;
 mod error;
 mod events;
@@ -74,6 +76,8 @@ mod pending;
 mod pushes;
 mod resume;
 mod server_error;
+mod settings;
+mod shared;
 mod sign;
 mod tls;
 mod transport;
