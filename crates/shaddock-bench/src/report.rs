@@ -186,12 +186,39 @@ impl Report {
     }
 }
 
+/// One line: what it is, and the value.
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "  {name:<22}{value}")
+}
+
+impl Report {
+    /// The lines about the server's processor time and memory.
+    fn show_server(&self, server: &ServerCost, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores = server.cpu.as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9);
+        let cpu = format!("{} ({cores:.2} cores)", time(server.cpu));
+        line(f, "server CPU", cpu)?;
+        if let Some(cpu) = self.cpu_per_message().filter(|_| !self.is_idle()) {
+            line(f, "  for each", format!("{cpu:.3} us"))?;
+        }
+        let [before, open, peak] = [
+            server.resident_before,
+            server.resident_open,
+            server.resident_peak,
+        ]
+        .map(|bytes| bytes as f64 / 1_048_576.0);
+        let memory = format!("{before:.1} MiB before, {open:.1} open, {peak:.1} at most");
+        line(f, "server memory", memory)?;
+        let bytes = self.bytes_per_session();
+        if let Some(bytes) = bytes.filter(|_| self.sessions >= ENOUGH_SESSIONS) {
+            line(f, "  for each session", format!("{bytes:.0} bytes"))?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.elapsed.as_secs_f64();
-        let line = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
-            writeln!(f, "  {name:<22}{value}")
-        };
         let settings = settings(&self.settings);
         writeln!(f, "{} over {}: {settings}", self.scenario, self.transport)?;
         line(f, "sessions", format!("{} open", self.sessions))?;
@@ -221,27 +248,7 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(server) = &self.server {
-            let cores = server.cpu.as_secs_f64() / seconds.max(1e-9);
-            line(
-                f,
-                "server CPU",
-                format!("{} ({cores:.2} cores)", time(server.cpu)),
-            )?;
-            if let Some(cpu) = self.cpu_per_message().filter(|_| !self.is_idle()) {
-                line(f, "  for each", format!("{cpu:.3} us"))?;
-            }
-            let [before, open, peak] = [
-                server.resident_before,
-                server.resident_open,
-                server.resident_peak,
-            ]
-            .map(|bytes| bytes as f64 / 1_048_576.0);
-            let memory = format!("{before:.1} MiB before, {open:.1} open, {peak:.1} at most");
-            line(f, "server memory", memory)?;
-            let bytes = self.bytes_per_session();
-            if let Some(bytes) = bytes.filter(|_| self.sessions >= ENOUGH_SESSIONS) {
-                line(f, "  for each session", format!("{bytes:.0} bytes"))?;
-            }
+            self.show_server(server, f)?;
         }
         // The order is not checked by other scenarios.
         let late = match self.scenario {
@@ -254,7 +261,7 @@ impl fmt::Display for Report {
         );
         line(f, if self.is_clean() { "faults" } else { "FAULTS" }, faults)?;
         for note in &self.notes {
-            line(f, "", note.clone())?;
+            line(f, "", note)?;
         }
         Ok(())
     }

@@ -179,12 +179,25 @@ impl Engine {
             }
             None => false,
         };
+        self.open(key, seconds, is_back);
+        if is_back {
+            scenario.resumed(self, key);
+        } else {
+            scenario.opened(self, key);
+        }
+    }
+
+    /// The handshake is done: acknowledges it, and sends again what the server has not received of an earlier connection.
+    fn open(&mut self, key: usize, heartbeat_seconds: f64, is_back: bool) {
+        let Some(conn) = self.conns.get_mut(key) else {
+            return;
+        };
         let sends_all_again = conn
             .counts
             .as_ref()
             .is_some_and(|counts| counts.kept().next().is_none());
         conn.is_returning = is_back && sends_all_again && conn.requests.is_pending();
-        conn.heartbeat = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        conn.heartbeat = Duration::try_from_secs_f64(heartbeat_seconds).unwrap_or_default();
         conn.state = State::Open;
         conn.link
             .send(&super::package(PackageType::HandshakeAck, b""));
@@ -199,11 +212,6 @@ impl Engine {
                 serial: conn.serial,
             };
             self.timers.add(self.now + conn.heartbeat, timer);
-        }
-        if is_back {
-            scenario.resumed(self, key);
-        } else {
-            scenario.opened(self, key);
         }
     }
 

@@ -85,79 +85,101 @@ impl To {
 
 impl Command {
     pub(super) fn prepare(&self) -> Result<Prepared, String> {
-        let prepared = |name, scope, to: &To, what, kind| Prepared {
+        let (name, to, act) = match self {
+            Self::Count(CountCommand { to }) => {
+                let kind = Kind::Count(to.select()?);
+                return Ok(Prepared::of("count", Scope::Read, to, Value::Null, kind));
+            }
+            Self::Push(push) => {
+                let (what, kind) = (json!({"route": push.route}), push.prepare()?);
+                return Ok(Prepared::of("push", Scope::Push, &push.to, what, kind));
+            }
+            Self::Kick(kick) => ("kick", &kick.to, kick.act()?),
+            Self::Set(set) => ("set", &set.to, set.act()?),
+            Self::Bind(bind) => ("bind", &bind.to, bind.act()?),
+            Self::Unbind(CountCommand { to }) => ("unbind", to, Act::Unbind),
+            Self::Join(TopicCommand { to, topic }) => {
+                let topic = checked_topic(topic)?;
+                ("join", to, Act::Join { topic })
+            }
+            Self::Leave(TopicCommand { to, topic }) => {
+                let topic = checked_topic(topic)?;
+                ("leave", to, Act::Leave { topic })
+            }
+        };
+        let what = for_audit(&act);
+        let order = Order {
+            select: to.select()?,
+            act,
+        };
+        let kind = Kind::Do {
+            order,
+            may_be_all: to.all,
+        };
+        Ok(Prepared::of(name, Scope::Operate, to, what, kind))
+    }
+}
+
+impl Prepared {
+    fn of(name: &'static str, scope: Scope, to: &To, what: Value, kind: Kind) -> Self {
+        Self {
             name,
             scope,
             to: serde_json::to_value(to).unwrap_or_default(),
             what,
             kind,
-        };
-        let act = |name, to: &To, what, act| {
-            let order = Order {
-                select: to.select()?,
-                act,
-            };
-            let kind = Kind::Do {
-                order,
-                may_be_all: to.all,
-            };
-            Ok::<_, String>(prepared(name, Scope::Operate, to, what, kind))
-        };
-        match self {
-            Self::Count(CountCommand { to }) => {
-                let kind = Kind::Count(to.select()?);
-                Ok(prepared("count", Scope::Read, to, Value::Null, kind))
-            }
-            Self::Push(push) => Ok(prepared(
-                "push",
-                Scope::Push,
-                &push.to,
-                json!({"route": push.route}),
-                push.prepare()?,
-            )),
-            Self::Kick(KickCommand { to, reason }) => {
-                let reason = reason.as_deref().unwrap_or("kicked by an operator");
-                if reason.chars().count() > LONGEST_REASON {
-                    return Err(format!(
-                        "`reason` may have at most {LONGEST_REASON} characters"
-                    ));
-                }
-                let what = json!({"reason": reason});
-                let reason = reason.to_owned();
-                act("kick", to, what, Act::Kick { reason })
-            }
-            Self::Set(SetCommand { to, values, remove }) => {
-                if values.is_empty() && remove.is_empty() {
-                    return Err("`set` requires `values` or `remove`".to_owned());
-                }
-                let keys: Vec<&String> = values.keys().collect();
-                let what = json!({"values": keys, "remove": remove});
-                let (values, remove) = (values.clone(), remove.clone());
-                act("set", to, what, Act::Set { values, remove })
-            }
-            Self::Bind(BindCommand { to, uid }) => {
-                if to.sid.is_none() {
-                    return Err("`bind` takes one session: write its `sid` in `to`".to_owned());
-                }
-                shaddock_core::Uid::new(uid.as_str())
-                    .map_err(|error| format!("`uid` is invalid: {error}"))?;
-                let what = json!({"uid": uid});
-                act("bind", to, what, Act::Bind { uid: uid.clone() })
-            }
-            Self::Unbind(CountCommand { to }) => act("unbind", to, Value::Null, Act::Unbind),
-            Self::Join(TopicCommand { to, topic }) => {
-                check_topic(topic)?;
-                let what = json!({"topic": topic});
-                let topic = topic.clone();
-                act("join", to, what, Act::Join { topic })
-            }
-            Self::Leave(TopicCommand { to, topic }) => {
-                check_topic(topic)?;
-                let what = json!({"topic": topic});
-                let topic = topic.clone();
-                act("leave", to, what, Act::Leave { topic })
-            }
         }
+    }
+}
+
+/// The parameters of an act that the audit log shows. Values of settings are left out, because they may be private.
+fn for_audit(act: &Act) -> Value {
+    match act {
+        Act::Push { route, .. } => json!({"route": route}),
+        Act::Kick { reason } => json!({"reason": reason}),
+        Act::Set { values, remove } => {
+            json!({"values": values.keys().collect::<Vec<_>>(), "remove": remove})
+        }
+        Act::Bind { uid } => json!({"uid": uid}),
+        Act::Unbind => Value::Null,
+        Act::Join { topic } | Act::Leave { topic } => json!({"topic": topic}),
+    }
+}
+
+impl KickCommand {
+    fn act(&self) -> Result<Act, String> {
+        let reason = self.reason.as_deref().unwrap_or("kicked by an operator");
+        if reason.chars().count() > LONGEST_REASON {
+            return Err(format!(
+                "`reason` may have at most {LONGEST_REASON} characters"
+            ));
+        }
+        let reason = reason.to_owned();
+        Ok(Act::Kick { reason })
+    }
+}
+
+impl SetCommand {
+    fn act(&self) -> Result<Act, String> {
+        if self.values.is_empty() && self.remove.is_empty() {
+            return Err("`set` requires `values` or `remove`".to_owned());
+        }
+        Ok(Act::Set {
+            values: self.values.clone(),
+            remove: self.remove.clone(),
+        })
+    }
+}
+
+impl BindCommand {
+    fn act(&self) -> Result<Act, String> {
+        if self.to.sid.is_none() {
+            return Err("`bind` takes one session: write its `sid` in `to`".to_owned());
+        }
+        shaddock_core::Uid::new(self.uid.as_str())
+            .map_err(|error| format!("`uid` is invalid: {error}"))?;
+        let uid = self.uid.clone();
+        Ok(Act::Bind { uid })
     }
 }
 
@@ -189,7 +211,7 @@ impl PushCommand {
                 may_be_all: true,
             });
         };
-        check_topic(topic)?;
+        let name = checked_topic(topic)?;
         let rest = To {
             topic: None,
             except: None,
@@ -201,7 +223,7 @@ impl PushCommand {
             );
         }
         Ok(Kind::Topic {
-            name: topic.clone(),
+            name,
             except: self.to.except.clone(),
             route,
             body,
@@ -210,9 +232,10 @@ impl PushCommand {
     }
 }
 
-fn check_topic(name: &str) -> Result<(), String> {
+/// The name, if it can be one of a topic.
+fn checked_topic(name: &str) -> Result<String, String> {
     match shaddock_cluster::AudienceKey::topic(name) {
-        Some(_) => Ok(()),
+        Some(_) => Ok(name.to_owned()),
         None => Err(format!(
             "the name of a topic must have 1 to 256 bytes, this one has {}",
             name.len()

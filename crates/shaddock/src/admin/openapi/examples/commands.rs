@@ -12,9 +12,9 @@ use crate::admin::{
     jobs::JobStatus,
 };
 
-/// Request types.
-pub(super) fn requests() -> Vec<Example> {
-    let to = || To {
+/// Receivers, with every field.
+fn to() -> To {
+    To {
         sid: Some(text()),
         sids: Some(vec![text()]),
         uid: Some(text()),
@@ -23,7 +23,11 @@ pub(super) fn requests() -> Vec<Example> {
         topic: Some(text()),
         except: Some(text()),
         all: true,
-    };
+    }
+}
+
+/// Request types.
+pub(super) fn requests() -> Vec<Example> {
     let count = CountCommand { to: to() };
     vec![
         ("To", &[], value(&to())),

@@ -57,14 +57,17 @@ pub(super) fn requests() -> Vec<Type> {
     ]
 }
 
-/// Sessions in responses.
-pub(super) fn responses() -> Vec<Type> {
-    // The claims that are shown; data that a client sent under `user` is not.
+/// The claims that are shown; data that a client sent under `user` is not.
+fn claims() -> ClientClaims {
     let claims = json!({
         "kind": "text", "version": "text", "platform": "text", "library": "text", "build": "text",
     });
-    let claims: ClientClaims = serde_json::from_value(claims).unwrap_or_default();
-    let session = SessionInfo {
+    serde_json::from_value(claims).unwrap_or_default()
+}
+
+/// A session, with every field.
+fn session() -> SessionInfo {
+    SessionInfo {
         sid: text(),
         uid: Some(text()),
         frontend: text(),
@@ -78,7 +81,7 @@ pub(super) fn responses() -> Vec<Type> {
         messages_out: 1,
         bytes_out: 1,
         queued_bytes: 1,
-        client: Some(claims.clone()),
+        client: Some(claims()),
         suspended_ms: Some(1),
         kept_messages: Some(1),
         kept_bytes: Some(1),
@@ -89,7 +92,11 @@ pub(super) fn responses() -> Vec<Type> {
             owner: Some(text()),
         }]),
         settings: Some(Map::new()),
-    };
+    }
+}
+
+/// Sessions in responses.
+pub(super) fn responses() -> Vec<Type> {
     let optional = [
         "client",
         "suspended_ms",
@@ -103,9 +110,9 @@ pub(super) fn responses() -> Vec<Type> {
             "ClientClaims",
             &["kind", "version", "platform", "library", "build"],
             &[],
-            &claims,
+            &claims(),
         ),
-        shown("SessionInfo", &optional, &["uid", "address"], &session),
+        shown("SessionInfo", &optional, &["uid", "address"], &session()),
         shown(
             "SessionPage",
             &["next"],
