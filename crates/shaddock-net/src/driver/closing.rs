@@ -9,7 +9,13 @@ use std::{
 use shaddock_core::{CloseReason, Flush};
 use shaddock_protocol::Millis;
 
-use super::{Driver, Phase, input::Wire, output::Flushed, work::Work};
+use super::{
+    output::Flushed,
+    phase::{Closing, Phase, Stage},
+    state::Driver,
+    wire::Wire,
+    work::Work,
+};
 use crate::{io::Io, stats::Group, worker::Scratch};
 
 /// Bytes that are read and thrown away while a connection closes, so that the client's last bytes do not turn our close into
@@ -18,26 +24,6 @@ const DRAIN_LIMIT: usize = 256 * 1024;
 
 /// For a close that waits for nothing: until the next tick.
 const AT_ONCE: Duration = Duration::from_millis(1);
-
-/// A socket that closes.
-pub(super) struct Closing {
-    /// When to give up.
-    until: Millis,
-    stage: Stage,
-    reason: CloseReason,
-}
-
-#[derive(Clone, Copy)]
-enum Stage {
-    /// The outbox, to its end: a close on another thread may still have its KICK to add.
-    Flush,
-    /// The close frame, under WebSocket.
-    Goodbye,
-    Shutdown,
-    Drain {
-        left: usize,
-    },
-}
 
 impl Driver {
     /// Ends the session, if there is one, and turns to sending what is queued. A handler goes on; what waits for it does not.

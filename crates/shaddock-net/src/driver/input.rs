@@ -6,17 +6,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use shaddock_core::{CloseReason, TransportKind};
-use shaddock_protocol::{Conn, Event, Millis};
+use shaddock_core::CloseReason;
+use shaddock_protocol::{Event, Millis, ProtocolError, put_heartbeat};
 
-use super::{Driver, READS_PER_POLL, output::pong};
+use super::{
+    head::Begun,
+    state::{Driver, READS_PER_POLL},
+    wire::{Wire, max_message},
+};
 use crate::{
     clock,
-    frontend::{Opened, Peer},
-    rate::{Bucket, size},
+    rate::size,
     stats::Group,
     worker::{self, Scratch},
-    ws::{WsEvent, WsReader},
+    ws::WsEvent,
 };
 
 /// The result of a poll that reads.
@@ -28,46 +31,6 @@ pub(super) enum Read {
     Something,
     /// The socket was not asked: what waits comes first. Nothing wakes the task for it.
     HeldBack,
-}
-
-/// How the bytes of a connection are framed, as far as it is known.
-pub(super) enum Wire {
-    /// A trusted proxy still owes its head.
-    Proxy,
-    /// Nothing has arrived: the first byte decides.
-    Unknown,
-    /// An HTTP head is arriving.
-    Http,
-    /// Packages back to back.
-    Tcp,
-    /// Packages in WebSocket messages.
-    Ws(Box<Ws>),
-    /// The socket is gone.
-    Closed,
-}
-
-/// The WebSocket part of a connection; boxed, so that TCP does not pay for it.
-pub(super) struct Ws {
-    pub(super) reader: WsReader,
-    pub(super) pings: Bucket,
-    /// The status that the client closed with, for the answer.
-    pub(super) goodbye: Option<u16>,
-    /// The client has closed, with a status or without.
-    pub(super) is_closed: bool,
-}
-
-impl Wire {
-    pub(super) fn new(proxy_head_expected: bool) -> Self {
-        if proxy_head_expected {
-            Self::Proxy
-        } else {
-            Self::Unknown
-        }
-    }
-
-    pub(super) fn is_proxy(&self) -> bool {
-        matches!(self, Self::Proxy)
-    }
 }
 
 impl Driver {
@@ -129,7 +92,11 @@ impl Driver {
                 };
                 opening.head.extend_from_slice(chunk);
                 let head = std::mem::take(&mut opening.head);
-                self.begin(cx, now, head, scratch)
+                match self.begin(now, head)? {
+                    Begun::NeedMore => Ok(()),
+                    Begun::Packages(input) => self.packages(cx, now, input, scratch),
+                    Begun::Frames(frames) => self.frames(cx, now, frames, scratch),
+                }
             }
             Wire::Closed => Ok(()),
         }
@@ -162,7 +129,7 @@ impl Driver {
         self.frames(cx, now, frames, scratch)
     }
 
-    pub(super) fn frames(
+    fn frames(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
@@ -206,19 +173,6 @@ impl Driver {
         }
     }
 
-    /// Answers a ping of WebSocket, of which a client may send so many in a second.
-    pub(super) fn answer_ping(&mut self, now: Millis, payload: &Bytes) -> Result<(), CloseReason> {
-        let rate = self.live.limits.pings_per_second;
-        let Wire::Ws(ws) = &mut self.wire else {
-            return Ok(());
-        };
-        if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
-            return Err(CloseReason::RateLimited);
-        }
-        self.queue_own(now, &pong(payload));
-        Ok(())
-    }
-
     /// One WebSocket message: whole packages, one or more. False: blocked before its end, the rest waits.
     fn message(
         &mut self,
@@ -239,7 +193,7 @@ impl Driver {
     }
 
     /// Takes every package out of `input`, or as many as may be taken now.
-    pub(super) fn packages(
+    fn packages(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
@@ -361,77 +315,32 @@ impl Driver {
         allowed.then_some(()).ok_or(CloseReason::RateLimited)
     }
 
-    /// The transport of the connection.
-    pub(super) fn transport(&self) -> TransportKind {
-        if let Some(opening) = &self.opening
-            && opening.relayed.is_some()
+    /// A HEARTBEAT of the client. It is answered as on any connection.
+    fn heartbeat(
+        &mut self,
+        now: Millis,
+        acknowledged: Option<u64>,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if let (Some(session), Some(count)) = (&self.session, acknowledged)
+            && let Err(error) = session.acknowledged(count)
         {
-            return opening.peer.transport;
+            tracing::debug!(sid = self.sid(), "{error}");
+            return Err(CloseReason::Protocol(ProtocolError::Acknowledgement));
         }
-        match (&self.wire, self.io.is_tls()) {
-            (Wire::Ws(_), false) => TransportKind::WebSocket,
-            (Wire::Ws(_), true) => TransportKind::WebSocketTls,
-            (_, false) => TransportKind::Tcp,
-            (_, true) => TransportKind::Tls,
-        }
-    }
-
-    /// The client has acknowledged the handshake: its session begins, or goes on.
-    fn open(&mut self, cx: &mut Context<'_>, now: Millis) -> Result<(), CloseReason> {
-        let transport = self.transport();
-        let Some(opening) = self.opening.take() else {
-            return Err(CloseReason::Internal);
-        };
-        let peer = Peer {
-            transport,
-            ..opening.peer
-        };
-        if let Some(session) = self.session.clone() {
-            self.go_live(&session, peer, opening.is_new);
-            match opening.carried {
-                Some(carried) if opening.is_new => {
-                    let flow = self.local.frontend.begin(&session, carried);
-                    self.run(cx, flow);
-                }
-                Some(carried) => self.local.frontend.session_resumed(&session, carried),
-                None => {}
-            }
-            return Ok(());
-        }
-        let Some(handshake) = opening.handshake else {
-            return Err(CloseReason::Internal);
-        };
-        let opened = self.local.frontend.open(Opened {
-            peer,
-            dialect: self.conn.dialect(),
-            handshake,
-            resume: None,
-        });
-        let session = match opened {
-            Ok(session) => session,
-            Err(reason) => {
-                // There is no session whose close would tell the client.
-                if let Some(kick) = reason.kick_package() {
-                    self.queue_out(now, &kick);
-                }
-                return Err(reason);
-            }
-        };
-        self.local.stats.opened.add(1);
-        session.count_received(0, opening.received);
-        session.outbox().begin_poll(cx.waker());
-        let begun = opening
-            .carried
-            .map(|carried| self.local.frontend.begin(&session, carried));
-        self.session = Some(session);
-        if let Some(flow) = begun {
-            self.run(cx, flow);
+        if self.conn.has_heartbeats() {
+            self.queue_acknowledgement(now, scratch);
         }
         Ok(())
     }
-}
 
-/// The longest WebSocket message: it may hold several packages, so it may be a little longer than one.
-pub(super) fn max_message(conn: &Conn) -> usize {
-    conn.codec().limits().max_package_size + 1024
+    /// A HEARTBEAT that tells how many packages were taken, if that is news.
+    fn queue_acknowledgement(&mut self, now: Millis, scratch: &mut Scratch) {
+        let Some(session) = &self.session else {
+            return;
+        };
+        let mut out = scratch.out.lend();
+        put_heartbeat(session.acknowledgement(), &mut out);
+        self.queue_out(now, &out);
+    }
 }

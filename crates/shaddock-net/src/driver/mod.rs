@@ -8,234 +8,68 @@
 //! Responses to new input are written in a separate poll, after every ready connection has read ([`worker::flush_later`]). Nothing here
 //! waits: a socket or handler that is not ready has registered the task's waker.
 //!
+//! The driver's state is data. The parts act on it, and each part calls only those below it:
+//!
 //! | file | part |
 //! | --- | --- |
 //! | this one | the order of a poll |
-//! | `opening.rs` | before the protocol: PROXY head, first byte, HTTP upgrade |
 //! | `input.rs` | bytes to messages: WebSocket frames, packages |
-//! | `work.rs` | messages to handlers: one at a time, the others wait, bounded |
-//! | `output.rs` | the session's outbox to the socket |
-//! | `silence.rs` | deadlines: silent clients, and clients that do not read |
-//! | `closing.rs` | from the reason to the last byte |
-//! | `resume.rs` | resumable sessions |
-//! | `parked.rs` | suspended sessions for which nothing runs |
+//! | `head.rs` | before the protocol: PROXY head, first byte, HTTP upgrade |
+//! | `handshake.rs` (`returning.rs`, `accept.rs`) | from a handshake to a session: a new one, or the one that the client comes back to |
+//! | `suspended.rs` (`parked.rs`, `handover.rs`) | sessions without a socket: with work, without work, and their state for the next driver |
 //! | `relay.rs` | a socket whose session is on another frontend |
+//! | `closing.rs` | from the reason to the last byte |
+//! | `silence.rs` | deadlines: silent clients, and clients that do not read |
+//! | `dispatch.rs` | messages to handlers: one at a time, the others wait, bounded |
+//! | `output.rs` | the session's outbox to the socket |
+//! | `state.rs` | [`Driver`] and its fields: `phase.rs`, `opening.rs` (`relayed.rs`), `wire.rs`, `work.rs`, `waiting.rs`, `unsent.rs` |
 
+mod accept;
 mod closing;
+mod dispatch;
+mod handover;
+mod handshake;
+mod head;
 mod input;
 mod opening;
 mod output;
 mod parked;
+mod phase;
 mod relay;
-mod resume;
+mod relayed;
+mod returning;
 mod silence;
+mod state;
+mod suspended;
+mod unsent;
+mod waiting;
+mod wire;
 mod work;
 
 use std::{
     future::Future,
-    io,
-    net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::BytesMut;
-use shaddock_core::{CloseReason, Session, TransportKind};
-use shaddock_protocol::{Conn, HandshakeRequest, Millis};
+use shaddock_core::CloseReason;
+use shaddock_protocol::Millis;
 
-pub(crate) use self::parked::Parked;
-pub use self::relay::{RelayAnswer, Relayed};
+pub use self::relayed::{RelayAnswer, Relayed};
 use self::{
-    closing::{Closing, detail},
-    input::{Read, Wire},
-    output::{Flushed, Unsent},
-    relay::{Accepted, Relaying},
-    resume::{Away, WakeLater},
-    work::{Waiting, Work},
+    input::Read,
+    output::{Flushed, transport_error},
+    phase::Phase,
+    waiting::Waiting,
+    work::Work,
 };
+pub(crate) use self::{parked::Parked, state::Driver};
 use crate::{
-    access::Permit,
     clock,
-    config::Live,
-    frontend::{Carried, Peer},
-    io::Io,
-    listener::Local,
-    rate::Bucket,
-    socket::Socket,
-    worker::{self, Scratch, Timer},
+    worker::{self, Scratch},
 };
-
-/// Reads per poll. A client that sends without pause yields to the others after this number.
-const READS_PER_POLL: usize = 4;
-
-/// Where the socket is.
-enum Phase {
-    /// Bytes flow. Before there is a session, `Driver::opening` holds what is known.
-    Open {
-        /// The next poll begins with writing: the last one put it off.
-        flush_first: bool,
-        /// More than a quarter of its bound waited in the outbox at the last look.
-        is_above_mark: bool,
-    },
-    /// The session is closed; what is queued is being sent.
-    Closing(Box<Closing>),
-    /// The socket is gone, and the session waits for its client.
-    Suspended(Box<Away>),
-    /// The session is at another frontend.
-    Relaying(Box<Relaying>),
-    /// The socket is gone.
-    Gone {
-        /// A handler went on, to its end, and the permit counts for it.
-        outlived: bool,
-    },
-}
-
-/// The state before there is a session. Dropped when it begins: an idle session does not pay for it.
-struct Opening {
-    peer: Peer,
-    /// The peer's address was judged by lists and count. Behind a proxy that comes later.
-    is_judged: bool,
-    /// Bytes of a PROXY or HTTP head that has not arrived whole.
-    head: BytesMut,
-    handshake: Option<Arc<HandshakeRequest>>,
-    /// The data that the layer above left with its answer.
-    carried: Option<Carried>,
-    /// Bytes read so far; they count for the session once there is one.
-    received: u64,
-    /// The session, if it is there before the handshake is acknowledged, is a new one.
-    is_new: bool,
-    /// The number of its claim, if its handshake asks for a session that was there before.
-    claim: u64,
-    /// The task that had parked that session.
-    parked: Option<WakeLater>,
-    /// Another frontend has accepted the connection.
-    relayed: Option<Box<Accepted>>,
-}
-
-impl Opening {
-    fn of(peer: Peer) -> Self {
-        Self {
-            peer,
-            is_judged: true,
-            head: BytesMut::new(),
-            handshake: None,
-            carried: None,
-            received: 0,
-            is_new: false,
-            claim: 0,
-            parked: None,
-            relayed: None,
-        }
-    }
-}
-
-/// One connection. Polled by the listener's task on its worker; done when the socket is closed and its last handler has ended. If its session
-/// still waits for its client then, the session is returned.
-pub(crate) struct Driver {
-    io: Io,
-    wire: Wire,
-    conn: Conn,
-    local: Arc<Local>,
-    /// The bounds that were in force when it came.
-    live: Arc<Live>,
-    opening: Option<Box<Opening>>,
-    session: Option<Arc<Session>>,
-    work: Work,
-    waiting: Option<Box<Waiting>>,
-    unsent: Option<Box<Unsent>>,
-    timer: Option<Timer>,
-    /// Until the last handler has ended: it counts for its client's address. `None`: nothing runs for a session without a socket.
-    permit: Option<Permit>,
-    /// Only where messages are limited.
-    rate: Option<Box<Bucket>>,
-    phase: Phase,
-}
 
 impl Driver {
-    pub(crate) fn new(
-        socket: Socket,
-        address: SocketAddr,
-        behind_proxy: bool,
-        permit: Permit,
-        local: Arc<Local>,
-    ) -> Self {
-        let peer = Peer {
-            address,
-            transport: TransportKind::Tcp,
-        };
-        let opening = Box::new(Opening {
-            is_judged: !behind_proxy,
-            ..Opening::of(peer)
-        });
-        let proxy_protocol = local.shared.config.proxy_protocol;
-        let wire = Wire::new(behind_proxy && proxy_protocol);
-        let mut driver = Self::with_opening(socket, wire, opening, permit, local);
-        // TLS covers everything after the PROXY head.
-        if !driver.wire.is_proxy() {
-            driver.begin_tls(BytesMut::new());
-        }
-        driver
-    }
-
-    /// A connection that another frontend has accepted: what is judged there is not judged again.
-    pub(crate) fn relayed(relayed: Relayed, permit: Permit, local: Arc<Local>) -> Self {
-        let Relayed {
-            peer,
-            user,
-            carried,
-            pipe,
-            answer,
-        } = relayed;
-        let opening = Box::new(Opening {
-            relayed: Some(Box::new(Accepted {
-                user,
-                carried,
-                answer: Some(answer),
-            })),
-            ..Opening::of(peer)
-        });
-        Self::with_opening(Socket::Pipe(pipe), Wire::Tcp, opening, permit, local)
-    }
-
-    fn with_opening(
-        socket: Socket,
-        wire: Wire,
-        opening: Box<Opening>,
-        permit: Permit,
-        local: Arc<Local>,
-    ) -> Self {
-        let now = worker::time(clock::now());
-        let live = local.shared.live();
-        let limits = &live.limits;
-        let rate = (limits.messages_per_second > 0).then(|| {
-            Box::new(Bucket::new(
-                clock::turn(),
-                limits.messages_per_second,
-                limits.burst,
-            ))
-        });
-        Self {
-            io: Io::Plain(socket),
-            wire,
-            conn: Conn::new(local.frontend.codec(), now),
-            opening: Some(opening),
-            session: None,
-            work: Work::Idle,
-            waiting: None,
-            unsent: None,
-            timer: None,
-            permit: Some(permit),
-            rate,
-            phase: Phase::Open {
-                flush_first: false,
-                is_above_mark: false,
-            },
-            live,
-            local,
-        }
-    }
-
     fn turn(
         &mut self,
         cx: &mut Context<'_>,
@@ -263,10 +97,11 @@ impl Driver {
                 Poll::Ready(Some(parked)) => return Poll::Ready(Some(parked)),
             }
         }
-        if matches!(self.phase, Phase::Relaying(_))
-            && self.poll_relaying(cx, now, scratch).is_pending()
-        {
-            return Poll::Pending;
+        if matches!(self.phase, Phase::Relaying(_)) {
+            match self.poll_relaying(cx, now, scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(reason) => self.begin_close(now, &reason),
+            }
         }
         // Also in the poll that closes: it may be the handler that woke the task.
         self.poll_handler(cx);
@@ -326,54 +161,94 @@ impl Driver {
         }
         Ok(false)
     }
-
-    /// Whether the socket is open and no session has begun on it.
-    pub(crate) fn is_unopened(&self) -> bool {
-        self.session.is_none() && matches!(self.phase, Phase::Open { .. })
-    }
-
-    /// Fails if the session is closed, for any reason.
-    fn check_closed(&self) -> Result<(), CloseReason> {
-        match &self.session {
-            Some(session) if session.is_closed() => Err(self.end_reason()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Why the session has ended.
-    fn end_reason(&self) -> CloseReason {
-        let session = self.session.as_ref();
-        if let Some(reason) = session.and_then(|session| session.close_reason()) {
-            return reason;
-        }
-        match session.and_then(|session| session.resumable()) {
-            // Its client has come back on another connection.
-            Some(state) if state.is_claimed => {
-                CloseReason::Transport(io::ErrorKind::ConnectionAborted)
-            }
-            Some(state) if state.is_dismissed => CloseReason::Draining,
-            // A close has its reason before it ends the outbox. Only the verdict on a slow client ends the outbox first, and the
-            // sender that got the verdict is about to close the session, perhaps on another thread and after us.
-            _ => CloseReason::SlowClient,
-        }
-    }
-
-    /// The client's address, for logs.
-    fn address(&self) -> Option<String> {
-        let opening = self.opening.as_ref().map(|opening| opening.peer.address);
-        opening
-            .or_else(|| self.session.as_ref()?.client().address)
-            .map(|address| address.to_string())
-    }
-
-    fn sid(&self) -> Option<u64> {
-        self.session.as_ref().map(|session| session.id().get())
-    }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn transport_error(error: io::Error) -> CloseReason {
-    CloseReason::Transport(error.kind())
+/// # The work
+impl Driver {
+    /// Goes on with what runs, then with what waits.
+    fn poll_work(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        loop {
+            self.check_closed()?;
+            match &mut self.work {
+                Work::Handshake(judge) => {
+                    let Poll::Ready(verdict) = judge.as_mut().poll(cx) else {
+                        return Ok(());
+                    };
+                    self.work = Work::Idle;
+                    self.answer(cx, now, verdict, scratch)?;
+                }
+                Work::Returning(_) => {
+                    if !self.poll_returning(cx, now, scratch)? {
+                        return Ok(());
+                    }
+                }
+                Work::Elsewhere(_) => {
+                    if !self.poll_elsewhere(cx, now, scratch)?
+                        || matches!(self.phase, Phase::Relaying(_))
+                    {
+                        return Ok(());
+                    }
+                }
+                Work::Handler(_) => {
+                    if !self.poll_handler(cx) {
+                        return self.advance_opening(cx, now, scratch);
+                    }
+                }
+                Work::Idle => {
+                    if !self.has_input() {
+                        return Ok(());
+                    }
+                    self.advance(cx, now, scratch)?;
+                    if self.waiting.is_none() && matches!(self.work, Work::Idle) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The client of a session for which something runs comes back: what was read behind its handshake holds the acknowledgement, which does not
+    /// wait for that.
+    fn advance_opening(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        if self.opening.is_none() || self.is_pressed() || !self.holds_input() {
+            return Ok(());
+        }
+        let Some(waiting) = &mut self.waiting else {
+            return Ok(());
+        };
+        let input = std::mem::take(&mut waiting.input);
+        let frames = std::mem::take(&mut waiting.frames);
+        self.resume(cx, now, input, frames, scratch)
+    }
+
+    /// Serves the next message that waits, or reads on where input was held back.
+    fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Result<(), CloseReason> {
+        let Some(waiting) = &mut self.waiting else {
+            return Ok(());
+        };
+        if let Some(message) = waiting.pop() {
+            self.start(cx, message);
+            return Ok(());
+        }
+        // The box goes first, so that what is read now may make a new one.
+        let Waiting { input, frames, .. } = *self.waiting.take().unwrap_or_default();
+        self.resume(cx, now, input, frames, scratch)
+    }
 }
 
 impl Future for Driver {
@@ -401,39 +276,5 @@ impl Future for Driver {
         let turn = clock::Turn::begin();
         let now = worker::time(turn.began());
         worker::with_scratch(|scratch| this.turn(cx, now, scratch))
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // Only when a poll panicked or the worker stops: every other way closes the session itself.
-        if let Work::Returning(returning) = &self.work {
-            returning.close_if_claimed();
-        }
-        if let Phase::Suspended(away) = &self.phase {
-            away.close_if_claimed();
-        }
-        if let Some(session) = self.session.take() {
-            session.close(CloseReason::Internal);
-            session.outbox().release();
-        }
-        if let (Phase::Gone { outlived: true }, Some(permit)) = (&self.phase, &self.permit) {
-            permit.outlived();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An idle connection is this, its session and tokio's registration. Issue 3 wants all three within 1,024 bytes.
-    #[test]
-    fn the_task_of_a_connection_is_small() {
-        assert!(
-            size_of::<Driver>() <= 256,
-            "Driver has {} bytes",
-            size_of::<Driver>()
-        );
     }
 }

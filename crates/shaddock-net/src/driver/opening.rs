@@ -1,180 +1,57 @@
-//! The layers before the protocol: PROXY head, first byte, HTTP upgrade.
+//! The state of a connection that has no session yet.
 
-use std::{net::SocketAddr, task::Context};
+use std::{sync::Arc, task::Waker};
 
 use bytes::BytesMut;
-use shaddock_core::CloseReason;
-use shaddock_protocol::Millis;
+use shaddock_protocol::HandshakeRequest;
 
-use super::{
-    Driver,
-    input::{Wire, Ws, max_message},
-};
-use crate::{
-    access::Refusal,
-    address::canonical,
-    clock,
-    forwarded::Client,
-    listener::refuse,
-    proxy::{ProxyHead, proxy_head},
-    rate::Bucket,
-    upgrade::{self, Upgrade, upgrade},
-    worker::Scratch,
-    ws::WsReader,
-};
+use super::relayed::Accepted;
+use crate::frontend::{Carried, Peer};
 
-impl Driver {
-    /// The bytes before the protocol. `head` is all of them so far. Each layer takes its own from the front and hands the rest to the next.
-    pub(super) fn begin(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Millis,
-        mut head: BytesMut,
-        scratch: &mut Scratch,
-    ) -> Result<(), CloseReason> {
-        if self.wire.is_proxy() {
-            match proxy_head(&mut head) {
-                ProxyHead::NeedMore => {
-                    self.keep_head(head);
-                    return Ok(());
-                }
-                ProxyHead::Bad => return Err(self.refused(Refusal::BadProxyHead)),
-                ProxyHead::Done(address) => self
-                    .proxied(address)
-                    .map_err(|refusal| self.refused(refusal))?,
-            }
-            self.wire = Wire::Unknown;
-            match self.begin_tls(head) {
-                Some(rest) => head = rest,
-                None => return Ok(()),
-            }
-        }
-        let Some(first) = head.first() else {
-            return Ok(());
-        };
-        match (first, &self.wire) {
-            (1..=5, Wire::Unknown) => {
-                self.admit(Client::Peer)
-                    .map_err(|refusal| self.refused(refusal))?;
-                self.wire = Wire::Tcp;
-                self.packages(cx, now, head.freeze(), scratch)
-            }
-            (b'A'..=b'Z' | b'a'..=b'z', _) => self.http(cx, now, head, scratch),
-            _ => Err(CloseReason::Framing("unknown_first_byte")),
+/// The state before there is a session. Dropped when it begins: an idle session does not pay for it.
+pub(super) struct Opening {
+    pub(super) peer: Peer,
+    /// The peer's address was judged by lists and count. Behind a proxy that comes later.
+    pub(super) is_judged: bool,
+    /// Bytes of a PROXY or HTTP head that has not arrived whole.
+    pub(super) head: BytesMut,
+    pub(super) handshake: Option<Arc<HandshakeRequest>>,
+    /// The data that the layer above left with its answer.
+    pub(super) carried: Option<Carried>,
+    /// Bytes read so far; they count for the session once there is one.
+    pub(super) received: u64,
+    /// The session, if it is there before the handshake is acknowledged, is a new one.
+    pub(super) is_new: bool,
+    /// The number of its claim, if its handshake asks for a session that was there before.
+    pub(super) claim: u64,
+    /// The task that had parked that session.
+    pub(super) parked: Option<WakeLater>,
+    /// Another frontend has accepted the connection.
+    pub(super) relayed: Option<Box<Accepted>>,
+}
+
+impl Opening {
+    pub(super) fn of(peer: Peer) -> Self {
+        Self {
+            peer,
+            is_judged: true,
+            head: BytesMut::new(),
+            handshake: None,
+            carried: None,
+            received: 0,
+            is_new: false,
+            claim: 0,
+            parked: None,
+            relayed: None,
         }
     }
+}
 
-    /// Where the listener has TLS, it begins here, and `rest`, which was read past the layer before, goes to it. Without TLS `rest` is given
-    /// back, for the next layer.
-    pub(super) fn begin_tls(&mut self, rest: BytesMut) -> Option<BytesMut> {
-        let Some(tls) = &self.local.shared.config.tls else {
-            return Some(rest);
-        };
-        self.io.start_tls(&tls.acceptor(), rest.freeze());
-        None
-    }
+/// Wakes the task that had parked a session, when it is dropped: after the handshake, which does not wait for the end of that task.
+pub(super) struct WakeLater(pub(super) Waker);
 
-    fn keep_head(&mut self, head: BytesMut) {
-        if let Some(opening) = &mut self.opening {
-            opening.head = head;
-        }
-    }
-
-    fn refused(&self, refusal: Refusal) -> CloseReason {
-        if let Some(opening) = &self.opening {
-            refuse(refusal, opening.peer.address, &self.local.stats);
-        }
-        match refusal {
-            Refusal::TooMany | Refusal::TooManyFromAddress | Refusal::OutOfDescriptors => {
-                CloseReason::Overloaded
-            }
-            Refusal::Denied | Refusal::BadProxyHead | Refusal::NoClientAddress => {
-                CloseReason::Denied
-            }
-        }
-    }
-
-    /// The balancer has told whose connection it is. If it is its own (`LOCAL`, `UNKNOWN`), its own address counts, as that of any client.
-    /// Another proxy may follow, and its header tell more; otherwise the client is judged now, before it costs a TLS handshake.
-    fn proxied(&mut self, told: Option<SocketAddr>) -> Result<(), Refusal> {
-        let Some(address) = told.map(canonical) else {
-            return Ok(());
-        };
-        if let Some(opening) = &mut self.opening {
-            opening.peer.address = address;
-        }
-        if self.is_trusted_proxy(address) {
-            return Ok(());
-        }
-        self.admit(Client::Peer)
-    }
-
-    fn is_trusted_proxy(&self, address: SocketAddr) -> bool {
-        let policy = self.local.shared.gate.policy();
-        policy.is_trusted_proxy(address.ip())
-    }
-
-    /// Judges the client by lists and count. Every way to a session leads through here, and nothing is judged twice for the same address.
-    fn admit(&mut self, client: Client) -> Result<(), Refusal> {
-        let Some(opening) = &mut self.opening else {
-            return Ok(());
-        };
-        match client {
-            Client::Peer if opening.is_judged => return Ok(()),
-            Client::Peer => {}
-            Client::Told(address) => opening.peer.address = address,
-            Client::Unknown => return Err(Refusal::NoClientAddress),
-        }
-        opening.is_judged = true;
-        match &mut self.permit {
-            Some(permit) => permit.admit(opening.peer.address.ip()),
-            None => Ok(()),
-        }
-    }
-
-    fn http(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Millis,
-        mut head: BytesMut,
-        scratch: &mut Scratch,
-    ) -> Result<(), CloseReason> {
-        let live = self.live.clone();
-        let policy = self.local.shared.gate.policy();
-        let peer = self.opening.as_ref().map(|opening| opening.peer.address);
-        let is_proxy = peer.is_some_and(|peer| policy.is_trusted_proxy(peer.ip()));
-        match upgrade(&mut head, &live.upgrade, is_proxy.then_some(&*policy)) {
-            Upgrade::NeedMore => {
-                self.wire = Wire::Http;
-                self.keep_head(head);
-                Ok(())
-            }
-            Upgrade::Refused { answer, why } => {
-                self.queue_own(now, answer);
-                Err(CloseReason::Framing(why))
-            }
-            Upgrade::Accepted { answer, client } => {
-                if let Err(refusal) = self.admit(client) {
-                    let reason = self.refused(refusal);
-                    let answer = match reason {
-                        CloseReason::Overloaded => upgrade::UNAVAILABLE,
-                        _ => upgrade::FORBIDDEN,
-                    };
-                    self.queue_own(now, answer);
-                    return Err(reason);
-                }
-                let pings = live.limits.pings_per_second;
-                let mut reader = WsReader::default();
-                let frames = reader.take(&mut head, max_message(&self.conn));
-                self.wire = Wire::Ws(Box::new(Ws {
-                    reader,
-                    pings: Bucket::new(clock::turn(), pings, pings),
-                    goodbye: None,
-                    is_closed: false,
-                }));
-                self.queue_own(now, &answer);
-                self.frames(cx, now, frames, scratch)
-            }
-        }
+impl Drop for WakeLater {
+    fn drop(&mut self) {
+        self.0.wake_by_ref();
     }
 }

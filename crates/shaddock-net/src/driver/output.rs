@@ -9,8 +9,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use shaddock_core::{CloseReason, Drained, Flush, Next};
 use shaddock_protocol::Millis;
 
-use super::{Driver, Phase, input::Wire, transport_error};
-use crate::{worker::Scratch, ws};
+use super::{phase::Phase, state::Driver, unsent::Unsent, wire::Wire};
+use crate::{
+    clock,
+    worker::{self, Scratch},
+    ws,
+};
 
 /// Slices of one vectored write; more leave in the next one.
 const SLICES: usize = 64;
@@ -21,29 +25,6 @@ const GATHER_MAX: usize = 1024;
 
 /// Bytes of our own that may wait outside the outbox, handshake answers and pongs, before further input waits too.
 const MAX_OWN: usize = 64 * 1024;
-
-/// Bytes that the socket has not taken yet. Exists only while there are some.
-pub(super) struct Unsent {
-    /// When the socket took something last.
-    pub(super) since: Millis,
-    /// Framed bytes of our own, before `body`.
-    front: BytesMut,
-    /// Rest of what was taken from the outbox; under WebSocket the rest of one message.
-    body: Drained,
-    /// Framed bytes of our own, behind `body`: they must not get into the middle of a message.
-    back: BytesMut,
-}
-
-impl Unsent {
-    fn new(now: Millis) -> Box<Self> {
-        Box::new(Self {
-            since: now,
-            front: BytesMut::new(),
-            body: Drained::default(),
-            back: BytesMut::new(),
-        })
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushed {
@@ -83,20 +64,33 @@ impl Driver {
     /// Queues bytes that go to the socket as they are: HTTP answers, pongs and close frames. There is one answer of each kind, however
     /// long; of pongs there may be many, and above [`MAX_OWN`] nothing more is read that would be answered.
     pub(super) fn queue_own(&mut self, now: Millis, bytes: &[u8]) {
-        let unsent = self.unsent.get_or_insert_with(|| Unsent::new(now));
-        if unsent.body.is_empty() {
-            unsent.front.extend_from_slice(bytes);
-        } else {
-            unsent.back.extend_from_slice(bytes);
+        self.unsent
+            .get_or_insert_with(|| Unsent::new(now))
+            .push_own(bytes);
+    }
+
+    /// Answers a ping of WebSocket, of which a client may send so many in a second.
+    pub(super) fn answer_ping(&mut self, now: Millis, payload: &Bytes) -> Result<(), CloseReason> {
+        let rate = self.live.limits.pings_per_second;
+        let Wire::Ws(ws) = &mut self.wire else {
+            return Ok(());
+        };
+        if !ws.pings.take(clock::turn(), rate, rate, worker::held_up()) {
+            return Err(CloseReason::RateLimited);
         }
+        self.queue_own(now, &pong(payload));
+        Ok(())
     }
 
     /// Whether so much waits for the client that its further input should wait too. Asked before every package, so it takes no lock: see
     /// [`look_at_outbox`](Self::look_at_outbox).
     #[inline]
     pub(super) fn is_pressed(&self) -> bool {
-        let own = |unsent: &Unsent| unsent.front.len() + unsent.back.len();
-        self.is_noted_above_mark() || self.unsent.as_deref().is_some_and(|u| own(u) > MAX_OWN)
+        self.is_noted_above_mark()
+            || self
+                .unsent
+                .as_deref()
+                .is_some_and(|unsent| unsent.own_len() > MAX_OWN)
     }
 
     /// Notes whether much waits in the outbox: when a poll begins, when a message was served, and when something was written. What others
@@ -336,8 +330,13 @@ fn close_status(reason: &CloseReason) -> u16 {
 }
 
 /// The answer to a ping.
-pub(super) fn pong(payload: &Bytes) -> BytesMut {
+fn pong(payload: &Bytes) -> BytesMut {
     let mut frame = BytesMut::with_capacity(payload.len() + ws::MAX_HEAD);
     ws::put_pong(payload, &mut frame);
     frame
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+pub(super) fn transport_error(error: io::Error) -> CloseReason {
+    CloseReason::Transport(error.kind())
 }

@@ -14,7 +14,7 @@ use std::{
 use shaddock_core::{CloseReason, Handover, Parking, Session};
 use shaddock_protocol::Millis;
 
-use super::{Driver, Phase, resume::Left, work::Work};
+use super::{handover::Left, phase::Phase, state::Driver, work::Work};
 use crate::{clock, worker, worker::Timer};
 
 /// A suspended session without a driver. Ready when it has another owner, or is closed.

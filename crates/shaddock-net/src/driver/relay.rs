@@ -8,22 +8,18 @@
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
-use shaddock_core::{CloseReason, ResumeRefusal};
-use shaddock_protocol::{HEADER_LEN, Millis, PackageType, ResumeOutcome};
-use tokio::sync::oneshot;
+use shaddock_core::CloseReason;
+use shaddock_protocol::{HEADER_LEN, Millis, PackageType};
 
 use super::{
-    Driver, Phase, READS_PER_POLL,
-    input::{Wire, max_message},
-    output::Flushed,
+    output::{Flushed, transport_error},
+    phase::{Phase, Relaying},
     silence::LOOK,
-    transport_error,
-    work::Work,
+    state::{Driver, READS_PER_POLL},
+    wire::{Wire, max_message},
 };
 use crate::{
-    frontend::{Carried, Peer, ResumeTerms},
     pipe::{Piece, Pipe},
-    ready::BoxFuture,
     worker::Scratch,
     ws::WsEvent,
 };
@@ -34,107 +30,9 @@ const PIECE: usize = 64 * 1024;
 /// No type of a package: a client that breaks the rules of WebSocket breaks those of packages, for the frontend that only sees these.
 const NO_PACKAGE: u8 = 0xff;
 
-/// A connection that another frontend has accepted, of a client whose session is here.
-pub struct Relayed {
-    /// The client, as the other frontend sees it.
-    pub peer: Peer,
-    /// The data of the other frontend's application for the client.
-    pub user: Option<serde_json::Value>,
-    /// The data that it left with its answer.
-    pub carried: Option<Carried>,
-    /// The client's packages, from its HANDSHAKE on, and back.
-    pub pipe: Pipe,
-    /// Told once whether the client gets its session. If not, the pipe ends. Dropped without a word: it does not, for a reason that only the
-    /// log here has.
-    pub answer: oneshot::Sender<RelayAnswer>,
-}
-
-/// The result for a client that another frontend has accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RelayAnswer {
-    /// It gets its session.
-    Accepted,
-    /// It gets a new session where it was accepted.
-    Refused(ResumeRefusal),
-    /// It has come back on a later connection, and this one is of no use.
-    Superseded,
-}
-
-/// The attributes of a connection that another frontend has accepted, besides its bytes.
-pub(super) struct Accepted {
-    pub(super) user: Option<serde_json::Value>,
-    pub(super) carried: Option<Carried>,
-    pub(super) answer: Option<oneshot::Sender<RelayAnswer>>,
-}
-
-/// A client whose session is at another frontend, while that is asked.
-pub(super) struct Elsewhere {
-    pub(super) asked: BoxFuture<Result<Option<Pipe>, ResumeRefusal>>,
-    pub(super) user: Option<serde_json::Value>,
-    pub(super) terms: ResumeTerms,
-}
-
-/// A socket whose session is at another frontend.
-pub(super) struct Relaying {
-    pipe: Pipe,
-    /// The begin of a package that has not come whole.
-    rest: BytesMut,
-    /// There is no room for what the client sends: its socket is not read, and looked at instead.
-    is_full: bool,
-}
-
 impl Driver {
-    /// Whether another frontend has accepted this connection.
-    pub(super) fn is_relayed(&self) -> bool {
-        let opening = self.opening.as_ref();
-        opening.is_some_and(|opening| opening.relayed.is_some())
-    }
-
-    /// Tells the frontend that has accepted this connection what becomes of it.
-    pub(super) fn answer_relay(&mut self, answer: RelayAnswer) {
-        let relayed = self.opening.as_mut().and_then(|it| it.relayed.as_mut());
-        if let Some(sender) = relayed.and_then(|relayed| relayed.answer.take()) {
-            // The receiver may be gone, if its client has disconnected.
-            let _ = sender.send(answer);
-        }
-    }
-
-    /// Waits for the frontend that has the session. True when the handshake is answered, or will be by that one.
-    pub(super) fn poll_elsewhere(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Millis,
-        scratch: &mut Scratch,
-    ) -> Result<bool, CloseReason> {
-        let Work::Elsewhere(elsewhere) = &mut self.work else {
-            return Ok(true);
-        };
-        let Poll::Ready(answer) = elsewhere.asked.as_mut().poll(cx) else {
-            return Ok(false);
-        };
-        let Work::Elsewhere(elsewhere) = std::mem::replace(&mut self.work, Work::Idle) else {
-            return Err(CloseReason::Internal);
-        };
-        match answer {
-            Ok(Some(pipe)) => {
-                self.begin_relay(now, pipe)?;
-                Ok(true)
-            }
-            // Its own client is already elsewhere, and hears there.
-            Ok(None) => Err(CloseReason::Transport(
-                std::io::ErrorKind::ConnectionAborted,
-            )),
-            Err(why) => {
-                let Elsewhere { user, terms, .. } = *elsewhere;
-                let outcome = ResumeOutcome::Restarted(why);
-                self.accept_new(cx, now, user.as_ref(), &terms, outcome, scratch)?;
-                Ok(true)
-            }
-        }
-    }
-
     /// From here on this driver only moves bytes.
-    fn begin_relay(&mut self, now: Millis, pipe: Pipe) -> Result<(), CloseReason> {
+    pub(super) fn begin_relay(&mut self, now: Millis, pipe: Pipe) -> Result<(), CloseReason> {
         self.conn.close();
         self.opening = None;
         self.rate = None;
@@ -168,13 +66,13 @@ impl Driver {
         }
     }
 
-    /// One poll of a socket whose session is elsewhere. Ready: it closes.
+    /// One poll of a socket whose session is elsewhere. Ready: it closes, for this reason.
     pub(super) fn poll_relaying(
         &mut self,
         cx: &mut Context<'_>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Poll<()> {
+    ) -> Poll<CloseReason> {
         // First what comes: at the end of the session, that has the reason in it.
         let moved = self
             .move_to_client(cx, now, scratch)
@@ -184,8 +82,7 @@ impl Driver {
             Ok(()) => Poll::Pending,
             Err(reason) => {
                 self.send_fault(&reason);
-                self.begin_close(now, &reason);
-                Poll::Ready(())
+                Poll::Ready(reason)
             }
         }
     }

@@ -8,7 +8,7 @@ use std::task::Context;
 use shaddock_core::CloseReason;
 use shaddock_protocol::{Millis, TimeoutKind};
 
-use super::Driver;
+use super::{state::Driver, waiting::Unread};
 use crate::worker::Timer;
 
 /// How often the socket is looked at while its input waits, milliseconds.
@@ -16,14 +16,6 @@ pub(super) const LOOK: u64 = 1000;
 
 /// With so many bytes unread, the client's own socket may be full: its silence says nothing any more.
 const FULL: usize = 64 * 1024;
-
-/// Input that waits in the socket, because enough messages of the session wait already.
-#[derive(Clone, Copy)]
-pub(super) struct Unread {
-    /// Bytes at the last look.
-    seen: usize,
-    next_look: Millis,
-}
 
 impl Driver {
     /// Closes a connection whose client has been silent for too long, or has gone while its input waited.
