@@ -3,8 +3,9 @@
 mod takeover;
 
 use super::claim::{Claim, Handover};
+use super::config::OnFull;
 use super::kept::{Kept, Piece};
-use super::pool::{OnFull, ResumePool};
+use super::pool::ResumePool;
 use super::token::TokenHash;
 use crate::{CloseReason, Millis};
 use bytes::Bytes;

@@ -19,12 +19,14 @@
 //! | `ledger/takeover.rs` | claims of new connections, and the hand-over of the last one |
 //! | `claim.rs` | the types of both |
 //! | `kept.rs` | the kept packages |
-//! | `pool.rs` | limits and counts of all sessions of a service |
+//! | `config.rs` | limits |
+//! | `pool.rs` | counts of all sessions of a service, and which of them wait |
 //! | `token.rs` | the tokens of clients |
 //! | `session.rs` | all of it as methods of [`Session`](crate::Session) and [`SessionService`](crate::SessionService) |
 //!
 
 mod claim;
+mod config;
 mod kept;
 mod ledger;
 mod pool;
@@ -32,11 +34,12 @@ mod session;
 mod token;
 
 pub use claim::{Claimed, Handover, Parking, Resumption};
+pub use config::{OnFull, ResumeConfig};
 pub(crate) use kept::Piece;
 pub use ledger::BadAcknowledgement;
 pub(crate) use ledger::{Away, Ledger, Link};
 pub(crate) use pool::ResumePool;
-pub use pool::{OnFull, ResumeConfig, ResumeStatistics};
+pub use pool::ResumeStatistics;
 pub use session::Resumable;
 pub(crate) use token::TokenHash;
 pub use token::{Credentials, ResumeSecret};

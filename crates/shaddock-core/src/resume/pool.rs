@@ -1,88 +1,12 @@
 //! The shared state of all resumable sessions of a service: limits, counts, and the list of suspended sessions.
 
+use super::config::ResumeConfig;
 use super::token::TokenHash;
+use crate::Sid;
 use crate::sync::Mutex;
-use crate::{Session, Sid};
 use shaddock_protocol::ResumeRefusal;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
-
-/// Limits of resumable sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ResumeConfig {
-    /// How long a session waits for its client. Default: 60 s. It is then closed.
-    pub window: Duration,
-    /// Number of packages after which an end acknowledges. Default: 32; 1 to 255.
-    pub ack: u8,
-    /// Messages that a session keeps for its client. Default: 256. Beyond it the oldest is discarded, and the client is notified of the
-    /// gap.
-    pub max_messages: usize,
-    /// Bytes of those messages. Default: 64 KiB; as above.
-    pub max_bytes: usize,
-    /// Bytes that all sessions of the service keep together. Default: 256 MiB. At the limit a session that keeps another message discards
-    /// its own oldest ones.
-    pub max_total_bytes: usize,
-    /// Maximum number of suspended sessions. Default: 100,000. Beyond it the session that has waited longest is closed.
-    pub max_suspended: usize,
-    /// What happens when as much is kept as may be. Default: [`OnFull::Gap`].
-    pub on_full: OnFull,
-    /// How long a sender waits for room with [`OnFull::Wait`]. Default: 1 s.
-    pub max_wait: Duration,
-}
-
-shaddock_protocol::setters!(ResumeConfig {
-    window: Duration,
-    ack: u8,
-    max_messages: usize,
-    max_bytes: usize,
-    max_total_bytes: usize,
-    max_suspended: usize,
-    on_full: OnFull,
-    max_wait: Duration,
-});
-
-/// What happens when `max_messages` or `max_bytes` of a session are kept, and another message is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnFull {
-    /// The oldest message is forgotten, and the client will be told how many it has missed.
-    #[default]
-    Gap,
-    /// Senders that can wait do ([`Room::Full`](crate::Room::Full)), and up to twice the limits are kept in the meantime. Above that, and above
-    /// `max_total_bytes`, it is as with `Gap`.
-    Wait,
-}
-
-impl ResumeConfig {
-    /// Messages and bytes above which the oldest are forgotten.
-    pub(crate) const fn most_kept(&self) -> (usize, usize) {
-        match self.on_full {
-            OnFull::Gap => (self.max_messages, self.max_bytes),
-            OnFull::Wait => (
-                self.max_messages.saturating_mul(2),
-                self.max_bytes.saturating_mul(2),
-            ),
-        }
-    }
-}
-
-impl Default for ResumeConfig {
-    fn default() -> Self {
-        Self {
-            window: Duration::from_secs(60),
-            ack: 32,
-            max_messages: 256,
-            max_bytes: 64 * 1024,
-            max_total_bytes: 256 * 1024 * 1024,
-            max_suspended: 100_000,
-            on_full: OnFull::Gap,
-            max_wait: Duration::from_secs(1),
-        }
-    }
-}
 
 /// Counts of resumable sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,7 +66,7 @@ struct Gone {
 #[derive(Debug, Default)]
 struct AwayList {
     next: u64,
-    sessions: BTreeMap<u64, Weak<Session>>,
+    sessions: BTreeMap<u64, Sid>,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -178,7 +102,7 @@ impl ResumePool {
     }
 
     /// A session begins to wait: its place in the list.
-    pub(crate) fn is_away(&self, session: Weak<Session>) -> u64 {
+    pub(crate) fn is_away(&self, session: Sid) -> u64 {
         let mut away = self.away.lock();
         let ticket = away.next;
         away.next += 1;
@@ -188,14 +112,14 @@ impl ResumePool {
     }
 
     /// A session that was [passed over](Self::pop_excess) waits again, at its old place.
-    pub(crate) fn is_away_again(&self, ticket: u64, session: Weak<Session>) {
+    pub(crate) fn is_away_again(&self, ticket: u64, session: Sid) {
         let mut away = self.away.lock();
         away.sessions.insert(ticket, session);
         self.suspended.store(away.sessions.len(), Ordering::Relaxed);
     }
 
     /// Takes the session that waits longest off the list, if there are too many. Its time is over, unless its client is about to come back.
-    pub(crate) fn pop_excess(&self) -> Option<Weak<Session>> {
+    pub(crate) fn pop_excess(&self) -> Option<Sid> {
         let mut away = self.away.lock();
         if away.sessions.len() <= self.config.max_suspended {
             return None;
@@ -208,10 +132,8 @@ impl ResumePool {
     /// A session is no longer suspended, for any reason.
     pub(crate) fn is_back(&self, ticket: u64) {
         let mut away = self.away.lock();
-        let session = away.sessions.remove(&ticket);
+        away.sessions.remove(&ticket);
         self.suspended.store(away.sessions.len(), Ordering::Relaxed);
-        drop(away);
-        drop(session);
     }
 
     /// Remembers an expired session. Beyond [`MAX_GONE`] the oldest one is forgotten.

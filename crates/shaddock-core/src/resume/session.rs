@@ -142,13 +142,13 @@ impl Session {
             None => Away {
                 since: now,
                 reason: reason.clone(),
-                ticket: pool.is_away(Arc::downgrade(self)),
+                ticket: pool.is_away(self.id()),
                 is_listed: true,
                 parked: None,
             },
             Some(mut away) => {
                 if !away.is_listed {
-                    pool.is_away_again(away.ticket, Arc::downgrade(self));
+                    pool.is_away_again(away.ticket, self.id());
                     away.is_listed = true;
                 }
                 away
@@ -166,7 +166,7 @@ impl Session {
             self.dispatch(Some(&service), event);
         }
         while let Some(oldest) = pool.pop_excess() {
-            if let Some(oldest) = oldest.upgrade()
+            if let Some(oldest) = service.by_sid.get(oldest)
                 && oldest.end_suspended(Ledger::evict)
             {
                 pool.count_evicted();
