@@ -7,15 +7,19 @@ use crate::audience::Departure;
 use crate::event::Event;
 use crate::index::UidShard;
 use crate::service::Inner;
-use crate::session::PendingClose;
+use crate::session::{PendingClose, Registry};
 use crate::{
-    BindError, CloseReason, Conflict, Session, SessionState, SessionsPerUser, Uid, UnbindError,
+    BindError, CloseReason, Conflict, Session, SessionState, SessionsPerUser, Sid, Uid, UnbindError,
 };
 use std::sync::Arc;
 
-impl Inner {
+impl Registry for Inner {
+    fn get(&self, sid: Sid) -> Option<Arc<Session>> {
+        self.by_sid.get(sid)
+    }
+
     /// One step under the lock of the user's shard; events and the closes of replaced sessions follow after it.
-    pub(crate) fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError> {
+    fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError> {
         let mut shard = self.by_uid.lock(uid.as_str());
         let rivals = self.rivals(&shard, uid.as_str());
         let refused = self.config.sessions_per_user == SessionsPerUser::One(Conflict::RejectNew)
@@ -56,16 +60,7 @@ impl Inner {
         Ok(())
     }
 
-    /// If users may have one session only, the other sessions of this user. The session itself is not among them while it is unbound.
-    fn rivals(&self, shard: &UidShard<'_>, uid: &str) -> Vec<Arc<Session>> {
-        if self.config.sessions_per_user.is_one() {
-            shard.sessions(uid).to_vec()
-        } else {
-            Vec::new()
-        }
-    }
-
-    pub(crate) fn unbind(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), UnbindError> {
+    fn unbind(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), UnbindError> {
         let mut shard = self.by_uid.lock(uid.as_str());
         let mut record = session.record();
         if record.state == SessionState::Closed {
@@ -84,7 +79,7 @@ impl Inner {
     }
 
     /// Removes a session from both indexes, and from the audiences of its user. Other sessions of the user are not affected.
-    pub(crate) fn forget(&self, session: &Session, pending: &PendingClose) {
+    fn forget(&self, session: &Session, pending: &PendingClose) {
         if let Some(uid) = &pending.bound_to {
             let mut shard = self.by_uid.lock(uid.as_str());
             let left = shard.remove(uid.as_str(), session.id());
@@ -92,5 +87,27 @@ impl Inner {
         }
         self.by_sid.remove(session.id());
         self.count_closed(&pending.reason);
+    }
+    fn notify(&self, session: &Arc<Session>, event: &Event) {
+        if let Err(message) = self.call_hook(|events| event.notify(events, session)) {
+            self.report_panic(session, event.name(), &message);
+        }
+    }
+
+    fn report_panic(&self, session: &Arc<Session>, event: &str, message: &str) {
+        self.count_panic();
+        // A panic in the reporter is counted by the line above; nothing else can be done.
+        let _ = self.call_hook(|events| events.on_listener_panic(session, event, message));
+    }
+}
+
+impl Inner {
+    /// If users may have one session only, the other sessions of this user. The session itself is not among them while it is unbound.
+    fn rivals(&self, shard: &UidShard<'_>, uid: &str) -> Vec<Arc<Session>> {
+        if self.config.sessions_per_user.is_one() {
+            shard.sessions(uid).to_vec()
+        } else {
+            Vec::new()
+        }
     }
 }

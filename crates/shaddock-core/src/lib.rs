@@ -32,7 +32,7 @@
 //! | `session` | [`Session`], the record of one client |
 //! | `binding` | bind, unbind, close: the steps that keep the two indexes right |
 //! | `audience` | membership of channels and topics on this frontend; ends with the session |
-//! | `event`, `close` | events of sessions and their receiver; close reasons |
+//! | `event`, `hooks`, `close` | events of sessions; their receiver; close reasons |
 //! | `outbox`, `drained`, `pool` | bounded queue of bytes for one client; the data taken by its driver; spare buffers |
 //! | `resume` | resumable sessions: counts and kept messages, tokens, take-over |
 //! | `index`, `few`, `sync` | sharded maps; locks of std, or of loom under test |
@@ -60,6 +60,7 @@ mod error;
 mod event;
 mod fanout;
 mod few;
+mod hooks;
 mod ids;
 mod index;
 mod members;
@@ -82,8 +83,9 @@ pub use close::{CloseReason, kick_package};
 pub use config::{Conflict, SessionConfig, SessionsPerUser};
 pub use drained::Drained;
 pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindError};
-pub use event::{ListenerId, SessionEvents};
+pub use event::ListenerId;
 pub use fanout::FanOutGroup;
+pub use hooks::SessionEvents;
 pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
 pub use outbox::{Flush, Next, Offer, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{

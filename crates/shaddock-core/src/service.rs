@@ -1,10 +1,11 @@
 //! The sessions of one frontend.
 
-use crate::audience::{AudienceChange, Audiences};
+use crate::audience::Audiences;
 use crate::claims::KnownClaims;
-use crate::event::{Event, guarded};
+use crate::event::guarded;
 use crate::index::{SidIndex, UidIndex};
 use crate::resume::{Ledger, ResumePool};
+use crate::session::{Registry, SessionContext};
 use crate::{
     BindError, ClientInfo, CloseReason, FrontendId, Session, SessionConfig, SessionEvents, Sid,
     SidAllocator, Uid, UnbindError,
@@ -22,20 +23,12 @@ pub struct SessionService {
     pub(crate) inner: Arc<Inner>,
 }
 
-/// The state of the service that sessions use; one pointer in each of them.
-pub(crate) struct SessionContext {
-    pub(crate) frontend_id: FrontendId,
-    pub(crate) service: Weak<Inner>,
-    pub(crate) claims: KnownClaims,
-}
-
 /// The state shared by all handles.
 pub(crate) struct Inner {
     pub(crate) context: Arc<SessionContext>,
     pub(crate) config: SessionConfig,
     pub(crate) by_sid: SidIndex,
     pub(crate) by_uid: UidIndex,
-    pub(crate) resume: Arc<ResumePool>,
     pub(crate) audiences: Audiences,
     sids: SidAllocator,
     events: OnceLock<Arc<dyn SessionEvents>>,
@@ -63,13 +56,14 @@ pub struct SessionStatistics {
 impl SessionService {
     /// Creates a service without sessions.
     pub fn new(frontend_id: FrontendId, sids: SidAllocator, config: SessionConfig) -> Self {
-        let inner = Arc::new_cyclic(|service| Inner {
+        let inner = Arc::new_cyclic(|service: &Weak<Inner>| Inner {
             context: Arc::new(SessionContext {
                 frontend_id,
-                service: service.clone(),
+                config: config.clone(),
+                resume: Arc::new(ResumePool::new(config.resume.clone())),
                 claims: KnownClaims::default(),
+                registry: service.clone(),
             }),
-            resume: Arc::new(ResumePool::new(config.resume.clone())),
             config,
             by_sid: SidIndex::default(),
             by_uid: UidIndex::default(),
@@ -85,6 +79,10 @@ impl SessionService {
 
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
+    }
+
+    pub(crate) fn resume_pool(&self) -> &Arc<ResumePool> {
+        &self.inner.context.resume
     }
 
     /// Sets the receiver of the events of all sessions. Call it once, before the first session; returns false if a receiver is already set.
@@ -115,7 +113,12 @@ impl SessionService {
     }
 
     pub(crate) fn register(&self, info: ClientInfo, ledger: Option<Ledger>) -> Arc<Session> {
-        let session = Session::new(self.inner.sids.allocate(), &self.inner, info, ledger);
+        let session = Session::new(
+            self.inner.sids.allocate(),
+            &self.inner.context,
+            info,
+            ledger,
+        );
         self.inner.created.fetch_add(1, Ordering::Relaxed);
         self.inner.by_sid.insert(&session);
         session
@@ -240,36 +243,16 @@ impl Inner {
         self.closed[reason.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn call_hook(&self, session: &Arc<Session>, event: &Event) {
-        if let Some(events) = self.events.get()
-            && let Err(message) = guarded(|| event.notify(&**events, session))
-        {
-            self.report_panic(session, event.name(), &message);
-        }
+    /// Calls the receiver of events, if there is one. `Err` is the message of its panic.
+    pub(crate) fn call_hook(&self, call: impl FnOnce(&dyn SessionEvents)) -> Result<(), String> {
+        let Some(events) = self.events.get() else {
+            return Ok(());
+        };
+        guarded(|| call(&**events))
     }
 
-    pub(crate) fn notify_change(&self, change: &AudienceChange) {
-        if let Some(events) = self.events.get()
-            && guarded(|| events.audience_changed(change)).is_err()
-        {
-            self.listener_panics.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn notify_changes_lost(&self) {
-        if let Some(events) = self.events.get()
-            && guarded(|| events.audience_changes_lost()).is_err()
-        {
-            self.listener_panics.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn report_panic(&self, session: &Arc<Session>, event: &str, message: &str) {
+    pub(crate) fn count_panic(&self) {
         self.listener_panics.fetch_add(1, Ordering::Relaxed);
-        if let Some(events) = self.events.get() {
-            // A panic in the reporter is counted by the line above; nothing else can be done.
-            let _ = guarded(|| events.on_listener_panic(session, event, message));
-        }
     }
 }
 

@@ -4,18 +4,18 @@ mod events;
 mod sending;
 mod settings;
 
-use crate::event::{ClosedListeners, Event, EventQueue};
-use crate::resume::Ledger;
-use crate::service::{Inner, SessionContext};
+use crate::claims::KnownClaims;
+use crate::event::{Event, EventQueue, Listeners};
+use crate::resume::{Ledger, ResumePool};
 use crate::sync::Mutex;
 use crate::{
-    BindError, ClientClaims, ClientInfo, CloseReason, FrontendId, Millis, Outbox, Settings, Sid,
-    TransportKind, Uid, UnbindError, Variant,
+    BindError, ClientClaims, ClientInfo, CloseReason, FrontendId, Millis, Outbox, SessionConfig,
+    Settings, Sid, TransportKind, Uid, UnbindError, Variant,
 };
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +58,36 @@ pub struct Session {
     record: Mutex<Record>,
 }
 
+/// What all sessions of a service share; one pointer in each of them.
+pub(crate) struct SessionContext {
+    pub(crate) frontend_id: FrontendId,
+    pub(crate) config: SessionConfig,
+    pub(crate) resume: Arc<ResumePool>,
+    pub(crate) claims: KnownClaims,
+    pub(crate) registry: Weak<dyn Registry>,
+}
+
+/// What a session needs from the service that created it, which it does not keep alive.
+pub(crate) trait Registry: Send + Sync {
+    /// The session with this sid, if it is not closed.
+    fn get(&self, sid: Sid) -> Option<Arc<Session>>;
+
+    /// See [`SessionService::bind`](crate::SessionService::bind).
+    fn bind(&self, session: &Arc<Session>, uid: Uid) -> Result<(), BindError>;
+
+    /// See [`SessionService::unbind`](crate::SessionService::unbind).
+    fn unbind(&self, session: &Arc<Session>, uid: &Uid) -> Result<(), UnbindError>;
+
+    /// Removes a session whose close has begun from all indexes, and from the audiences of its user.
+    fn forget(&self, session: &Session, pending: &PendingClose);
+
+    /// Notifies the receiver of the events of all sessions.
+    fn notify(&self, session: &Arc<Session>, event: &Event);
+
+    /// Counts the panic of a listener, and notifies the receiver of it.
+    fn report_panic(&self, session: &Arc<Session>, event: &str, message: &str);
+}
+
 /// A flag of a session: it is closed, as in `record.state`.
 const CLOSED: u8 = 1;
 /// A flag of a session: more than a quarter of its outbox's limit was queued after a send.
@@ -79,10 +109,13 @@ pub(crate) struct Record {
     extra: Option<Box<Extra>>,
 }
 
+/// A listener for the close of one session.
+type ClosedListener = dyn FnOnce(&Arc<Session>, &CloseReason) + Send;
+
 /// State that most sessions never have.
 #[derive(Default)]
 struct Extra {
-    on_closed: ClosedListeners,
+    on_closed: Listeners<ClosedListener>,
     events: EventQueue,
     closed: Option<CloseReason>,
     /// Claims that only this client has.
@@ -112,11 +145,11 @@ impl Record {
 impl Session {
     pub(crate) fn new(
         id: Sid,
-        service: &Inner,
+        context: &Arc<SessionContext>,
         info: ClientInfo,
         ledger: Option<Ledger>,
     ) -> Arc<Self> {
-        let limit = service.config.outbox_bytes;
+        let limit = context.config.outbox_bytes;
         let outbox = match ledger {
             Some(ledger) => Outbox::resumable(limit, ledger),
             None => Outbox::new(limit),
@@ -133,7 +166,7 @@ impl Session {
         };
         Arc::new(Self {
             id,
-            context: Arc::clone(&service.context),
+            context: Arc::clone(context),
             connected_at: short(info.connected_at),
             variant: info.variant,
             is_working: AtomicBool::new(false),
@@ -268,12 +301,9 @@ impl Session {
     ///
     /// See [`BindError`].
     pub fn bind(self: &Arc<Self>, uid: Uid) -> Result<(), BindError> {
-        let service = self
-            .context
-            .service
-            .upgrade()
-            .ok_or(BindError::SessionClosed { sid: self.id })?;
-        service.bind(self, uid)
+        let registry = self.registry();
+        let registry = registry.ok_or(BindError::SessionClosed { sid: self.id })?;
+        registry.bind(self, uid)
     }
 
     /// Unbinds the session, see [`SessionService::unbind`](crate::SessionService::unbind).
@@ -282,12 +312,9 @@ impl Session {
     ///
     /// See [`UnbindError`].
     pub fn unbind(self: &Arc<Self>, uid: &Uid) -> Result<(), UnbindError> {
-        let service = self
-            .context
-            .service
-            .upgrade()
-            .ok_or(UnbindError::SessionClosed { sid: self.id })?;
-        service.unbind(self, uid)
+        let registry = self.registry();
+        let registry = registry.ok_or(UnbindError::SessionClosed { sid: self.id })?;
+        registry.unbind(self, uid)
     }
 
     /// Closes the session. Returns true if it was open: later calls have no effect.
@@ -299,12 +326,18 @@ impl Session {
         let Some(pending) = self.begin_close(reason) else {
             return false;
         };
-        self.finish_close(self.context.service.upgrade().as_deref(), pending);
+        self.finish_close(self.registry().as_deref(), pending);
         true
     }
 
-    pub(crate) fn service(&self) -> Option<Arc<Inner>> {
-        self.context.service.upgrade()
+    /// The service, while there is one.
+    pub(crate) fn registry(&self) -> Option<Arc<dyn Registry>> {
+        self.context.registry.upgrade()
+    }
+
+    /// The shared state of all resumable sessions of the service.
+    pub(crate) fn resume_pool(&self) -> &ResumePool {
+        &self.context.resume
     }
 
     /// For [`binding`](crate::binding), which respects the lock order.
@@ -328,14 +361,18 @@ impl Session {
     }
 
     /// The other steps of a close. No lock is held.
-    pub(crate) fn finish_close(self: &Arc<Self>, service: Option<&Inner>, pending: PendingClose) {
+    pub(crate) fn finish_close<R: Registry + ?Sized>(
+        self: &Arc<Self>,
+        registry: Option<&R>,
+        pending: PendingClose,
+    ) {
         self.outbox.seal();
-        if let Some(service) = service {
-            service.forget(self, &pending);
+        if let Some(registry) = registry {
+            registry.forget(self, &pending);
         }
         // Not before: listeners of `closed` must not find the session any more.
         let event = self.record.lock().offer(Event::Closed(pending.reason));
-        self.dispatch(service, event);
+        self.dispatch(registry, event);
     }
 
     /// After all listeners of `closed`.

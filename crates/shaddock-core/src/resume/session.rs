@@ -34,7 +34,7 @@ impl SessionService {
     /// As [`create`](Self::create), for a client that can resume: the token is that of `secret`. The handshake response was sent, and not
     /// acknowledged yet: until [`go_live`](Session::go_live) sent packages are kept.
     pub fn create_resumable(&self, info: ClientInfo, secret: &ResumeSecret) -> Arc<Session> {
-        let pool = &self.inner.resume;
+        let pool = self.resume_pool();
         let ledger = Ledger::new(Arc::clone(pool), TokenHash::of(secret));
         pool.count_granted();
         self.register(info, Some(ledger))
@@ -62,7 +62,7 @@ impl SessionService {
                     Err(ResumeRefusal::Changed)
                 }
                 Some(session) => Ok(session),
-                None if self.inner.resume.is_gone(sid, &hash) => Err(ResumeRefusal::Expired),
+                None if self.resume_pool().is_gone(sid, &hash) => Err(ResumeRefusal::Expired),
                 None => Err(ResumeRefusal::Unknown),
             }
         });
@@ -72,17 +72,17 @@ impl SessionService {
     /// A number for a claim. Take it when the handshake arrives: of two connections the later one receives the session, in whatever order
     /// the application finishes with them.
     pub fn next_claim(&self) -> u64 {
-        self.inner.resume.next_claim()
+        self.resume_pool().next_claim()
     }
 
     /// Counts a client that could not resume its session.
     pub fn count_resume_refused(&self, why: ResumeRefusal) {
-        self.inner.resume.count_refused(why);
+        self.resume_pool().count_refused(why);
     }
 
     /// Counts of resumable sessions.
     pub fn resume_statistics(&self) -> ResumeStatistics {
-        self.inner.resume.statistics()
+        self.resume_pool().statistics()
     }
 }
 
@@ -134,10 +134,10 @@ impl Session {
     /// The connection's driver keeps the running and waiting work of the session, until another connection [claims](Self::claim) it or the
     /// driver closes it, at the end of the [window](super::ResumeConfig::window) after `now`.
     pub fn suspend(self: &Arc<Self>, reason: &CloseReason, now: Millis) -> bool {
-        let Some(service) = self.service() else {
+        let Some(registry) = self.registry() else {
             return false;
         };
-        let pool = &service.resume;
+        let pool = self.resume_pool();
         let waits = self.outbox().connection_lost(|known| match known {
             None => Away {
                 since: now,
@@ -163,10 +163,10 @@ impl Session {
                 }
                 is_news.then(|| record.offer(Event::Suspended)).flatten()
             };
-            self.dispatch(Some(&service), event);
+            self.dispatch(Some(&*registry), event);
         }
         while let Some(oldest) = pool.pop_excess() {
-            if let Some(oldest) = service.by_sid.get(oldest)
+            if let Some(oldest) = registry.get(oldest)
                 && oldest.end_suspended(Ledger::evict)
             {
                 pool.count_evicted();
@@ -193,8 +193,8 @@ impl Session {
     /// already, or has a connection.
     pub fn expire(self: &Arc<Self>) -> bool {
         let is_over = self.end_suspended(Ledger::give_up);
-        if is_over && let Some(service) = self.service() {
-            service.resume.count_expired();
+        if is_over {
+            self.resume_pool().count_expired();
         }
         is_over
     }
@@ -218,9 +218,7 @@ impl Session {
         let Some((reason, tokens)) = given_up.flatten() else {
             return false;
         };
-        if let Some(service) = self.service() {
-            service.resume.remember_gone(self.id(), tokens);
-        }
+        self.resume_pool().remember_gone(self.id(), tokens);
         self.close(reason)
     }
 
@@ -315,7 +313,6 @@ impl Session {
         if !self.outbox().go_live() {
             return false;
         }
-        let service = self.service();
         let event = {
             let mut record = self.record();
             record.moved(info.transport, info.address.map(without_scope));
@@ -326,10 +323,8 @@ impl Session {
             is_back.then(|| record.offer(Event::Resumed))
         };
         if let Some(event) = event {
-            if let Some(service) = &service {
-                service.resume.count_resumed();
-            }
-            self.dispatch(service.as_deref(), event);
+            self.resume_pool().count_resumed();
+            self.dispatch(self.registry().as_deref(), event);
         }
         true
     }

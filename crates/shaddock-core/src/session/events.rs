@@ -1,9 +1,8 @@
 //! Events of a session: one after another, in order, without a lock.
 
-use super::{Record, Session};
+use super::{Record, Registry, Session};
 use crate::error::ListenerError;
 use crate::event::{Event, ListenerId, guarded};
-use crate::service::Inner;
 use crate::{CloseReason, SessionState};
 use std::sync::Arc;
 
@@ -37,8 +36,7 @@ impl Session {
         &self,
         f: impl FnOnce(&Arc<Self>, &CloseReason) + Send + 'static,
     ) -> Result<ListenerId, ListenerError> {
-        let service = self.context.service.upgrade();
-        let limit = service.map_or(usize::MAX, |service| service.config.max_listeners);
+        let limit = self.context.config.max_listeners;
         let mut record = self.record.lock();
         if record.state == SessionState::Closed {
             return Err(ListenerError::SessionClosed { sid: self.id });
@@ -61,13 +59,17 @@ impl Session {
     }
 
     /// Dispatches `event` and those that arrive meanwhile, one after another.
-    pub(crate) fn dispatch(self: &Arc<Self>, service: Option<&Inner>, mut event: Option<Event>) {
+    pub(crate) fn dispatch<R: Registry + ?Sized>(
+        self: &Arc<Self>,
+        registry: Option<&R>,
+        mut event: Option<Event>,
+    ) {
         while let Some(now) = event {
-            if let Some(service) = service {
-                service.call_hook(self, &now);
+            if let Some(registry) = registry {
+                registry.notify(self, &now);
             }
             if let Event::Closed(reason) = &now {
-                self.call_listeners(service, reason);
+                self.call_listeners(registry, reason);
                 self.end_outbox(reason);
             }
             let mut record = self.record.lock();
@@ -77,16 +79,20 @@ impl Session {
     }
 
     /// Calls the listeners of the close, and drops each after its call: it often holds the session.
-    fn call_listeners(self: &Arc<Self>, service: Option<&Inner>, reason: &CloseReason) {
+    fn call_listeners<R: Registry + ?Sized>(
+        self: &Arc<Self>,
+        registry: Option<&R>,
+        reason: &CloseReason,
+    ) {
         let mut record = self.record.lock();
         let extra = record.extra.as_mut();
         let listeners = extra.map_or_else(Vec::new, |extra| extra.on_closed.take_all());
         drop(record);
         for listener in listeners {
             if let Err(message) = guarded(|| listener(self, reason))
-                && let Some(service) = service
+                && let Some(registry) = registry
             {
-                service.report_panic(self, "closed", &message);
+                registry.report_panic(self, "closed", &message);
             }
         }
     }

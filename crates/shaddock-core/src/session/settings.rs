@@ -86,11 +86,7 @@ impl Session {
         len_after: impl FnOnce(&Settings, &T) -> usize,
         write: impl FnOnce(&mut Settings, T),
     ) -> Result<(), SettingError> {
-        let limit = self
-            .context
-            .service
-            .upgrade()
-            .map_or(usize::MAX, |s| s.config.max_settings);
+        let limit = self.context.config.max_settings;
         let mut record = self.record.lock();
         if record.state == SessionState::Closed {
             return Err(SettingError::NoSuchSession { sid: self.id });
