@@ -92,6 +92,7 @@ impl<'s> Encoder<'s> {
     }
 
     /// Begins the members of a message. Its length, if it has one, was written before.
+    #[inline]
     pub(super) fn begin_message<E: Error>(&mut self, id: MessageId) -> Result<OpenMessage<'s>, E> {
         if self.depth == MAX_DEPTH {
             return Err(self.fail(ProtobufError::TooDeep));
@@ -120,6 +121,7 @@ impl<'s> Encoder<'s> {
     }
 
     /// Ends the members of the innermost message. An error if a required one is missing.
+    #[inline]
     pub(super) fn end_message<E: Error>(&mut self, message: &OpenMessage<'_>) -> Result<(), E> {
         let OpenMessage { def, base } = *message;
         self.depth -= 1;

@@ -24,6 +24,8 @@ pub(super) fn put_body<'de, D: Deserializer<'de>>(
     .deserialize(source)
 }
 
+/// Not inlined into its two callers, so that its own parts are inlined into it.
+#[inline(never)]
 fn put_message<'de, A: MapAccess<'de>>(
     encoder: &mut Encoder<'_>,
     id: MessageId,
@@ -34,6 +36,7 @@ fn put_message<'de, A: MapAccess<'de>>(
     encoder.end_message(&message)
 }
 
+#[inline]
 fn put_members<'de, A: MapAccess<'de>>(
     encoder: &mut Encoder<'_>,
     message: &OpenMessage<'_>,
