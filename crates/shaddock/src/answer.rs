@@ -23,7 +23,7 @@ use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
 use crate::{
     app::AppHandle,
     error::{HandlerError, codes},
-    filter::{FilterList, Filters, MaybeReady},
+    filter::{Filters, MaybeReady},
     handler::Complete,
     reply::{Outcome, Reply},
     request::RequestContext,
@@ -52,7 +52,7 @@ fn answer<'a>(codec: &Codec, dialect: Dialect, outcome: &'a Outcome) -> (Cow<'a,
 }
 
 /// Hands the answer to the client's queue, then runs the global after-filters. A notify has no answer.
-pub(crate) fn answer_client(request: &mut RequestContext, mut outcome: Outcome) {
+pub(crate) fn answer_client(request: &mut RequestContext, mut outcome: Outcome, filters: &Filters) {
     let app = request.app();
     if outcome.is_err() {
         app.stats().errors.add(1);
@@ -73,21 +73,9 @@ pub(crate) fn answer_client(request: &mut RequestContext, mut outcome: Outcome) 
     if let Err(error) = &outcome {
         log_error(request, error);
     }
-    run_after(request, &mut outcome, |filters| &filters.global);
+    filters.global.run_after(request, &mut outcome);
     if let Ok(reply) = outcome {
         reply.recycle();
-    }
-}
-
-/// Runs the after-filters of a stage. The usual case is that there are none, which is not worth a handle of the app.
-fn run_after(
-    request: &mut RequestContext,
-    outcome: &mut Outcome,
-    stage: fn(&Filters) -> &FilterList,
-) {
-    if !stage(request.app().filters()).is_empty() {
-        let app = request.app().clone();
-        stage(app.filters()).run_after(request, outcome);
     }
 }
 
@@ -216,22 +204,24 @@ fn pitaya_error(codec: &Codec, error: &HandlerError) -> Vec<u8> {
 }
 
 /// Completes a request whose client is connected to this app: the answer goes into the session's outbound queue.
-#[derive(Default)]
-pub(crate) struct ToClient;
+pub(crate) struct ToClient(Arc<Filters>);
 
 impl Complete for ToClient {
     type Output = ();
 
+    fn of(filters: &Arc<Filters>) -> Self {
+        Self(Arc::clone(filters))
+    }
+
     fn complete(self, request: &mut RequestContext, mut outcome: Outcome) {
-        run_after(request, &mut outcome, |filters| &filters.own);
-        answer_client(request, outcome);
+        self.0.own.run_after(request, &mut outcome);
+        answer_client(request, outcome, &self.0);
     }
 
     fn panicked_output() {}
 
-    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
-        let app = request.app().clone();
-        app.filters().recover(request, error)
+    fn recover(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
+        self.0.own.recover(request, error)
     }
 }
 

@@ -24,11 +24,11 @@ use self::{
 };
 use crate::{
     answer::ToClient,
-    app::{AppHandle, SpawnError},
+    app::{AppHandle, Registrations, Server, SpawnError},
     backend::{Backend, Call},
     boxed::BoxFuture,
     error::HandlerError,
-    handler::{HandlerEntry, ToCaller, Work},
+    handler::{Complete, HandlerEntry, ToCaller, Work},
     metrics::Calls,
     received,
     reply::Outcome,
@@ -48,12 +48,29 @@ enum Target<'a> {
 /// Serves the requests of one app.
 #[derive(Clone, Copy)]
 pub(crate) struct Dispatcher<'a> {
+    server: &'a Server,
     app: &'a AppHandle,
 }
 
 impl<'a> Dispatcher<'a> {
-    pub(crate) const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
+    pub(crate) const fn of(server: &'a Server) -> Self {
+        Self {
+            server,
+            app: &server.app,
+        }
+    }
+
+    fn registered(self) -> &'a Registrations {
+        &self.server.registered
+    }
+
+    /// Ends a request in this stage with an error.
+    fn fail<S: Complete>(
+        self,
+        request: Box<RequestContext>,
+        error: HandlerError,
+    ) -> BoxFuture<S::Output> {
+        fail::<S>(request, self.registered().filters(), error)
     }
 
     /// Serves a message of a client that is connected here.
@@ -81,26 +98,27 @@ impl<'a> Dispatcher<'a> {
     fn serve_filtered(self, mut request: Box<RequestContext>) -> MaybeReady<()> {
         if self.app.stats().left_behind.load(Ordering::Relaxed) >= self.app.config().max_concurrent
         {
-            return MaybeReady::Later(fail::<Outside>(
-                request,
-                no_room(self.app, &SpawnError::TooMany),
-            ));
+            return MaybeReady::Later(
+                self.fail::<Outside>(request, no_room(self.app, &SpawnError::TooMany)),
+            );
         }
-        match self.app.filters().global.run_before(&mut request, 0) {
+        let filters = self.registered().filters();
+        match filters.global.run_before(&mut request, 0) {
             MaybeReady::Now(Ok(())) => self.dispatch_client(request),
-            MaybeReady::Now(Err(error)) => MaybeReady::Later(fail::<Refused>(request, error)),
+            MaybeReady::Now(Err(error)) => MaybeReady::Later(self.fail::<Refused>(request, error)),
             MaybeReady::Later(pause) => {
-                let app = self.app.clone();
+                let server = self.server.clone();
                 MaybeReady::later(async move {
-                    match app.filters().global.go_on(&mut request, pause).await {
+                    let filters = server.registered.filters();
+                    match filters.global.go_on(&mut request, pause).await {
                         Ok(()) => {
                             if let MaybeReady::Later(rest) =
-                                Dispatcher::of(&app).dispatch_client(request)
+                                Dispatcher::of(&server).dispatch_client(request)
                             {
                                 rest.await;
                             }
                         }
-                        Err(error) => fail::<Refused>(request, error).await,
+                        Err(error) => fail::<Refused>(request, filters, error).await,
                     }
                 })
             }
@@ -110,19 +128,21 @@ impl<'a> Dispatcher<'a> {
     /// After the global filters.
     fn dispatch_client(self, request: Box<RequestContext>) -> MaybeReady<()> {
         if self.is_for_users(&request) {
-            return MaybeReady::Later(fail::<ToClient>(request, HandlerError::no_user()));
+            return MaybeReady::Later(self.fail::<ToClient>(request, HandlerError::no_user()));
         }
         let entry = match self.target(request.route(), request.session().dialect()) {
             // As the cluster refuses to forward: a session whose user may have another frontend by now does nothing in the name of that user.
             Target::Here(_) | Target::Backend(_)
                 if self.app.is_fenced() && request.session().uid().is_some() =>
             {
-                return MaybeReady::Later(fail::<ToClient>(request, cut_off()));
+                return MaybeReady::Later(self.fail::<ToClient>(request, cut_off()));
             }
             Target::Here(entry) => entry,
             Target::Backend(backend) => return self.ask_backend(backend, request),
-            Target::Elsewhere => return Forwarder::of(self.app).forward(request),
-            Target::Nowhere(error) => return MaybeReady::Later(fail::<ToClient>(request, error)),
+            Target::Elsewhere => return Forwarder::of(self.server).forward(request),
+            Target::Nowhere(error) => {
+                return MaybeReady::Later(self.fail::<ToClient>(request, error));
+            }
         };
         let options = entry.options;
         if !options.concurrent && !options.offload {
@@ -133,7 +153,9 @@ impl<'a> Dispatcher<'a> {
         let slot = match self.app.requests().slot() {
             Ok(slot) => slot,
             Err(error) => {
-                return MaybeReady::Later(fail::<ToClient>(request, no_room(self.app, &error)));
+                return MaybeReady::Later(
+                    self.fail::<ToClient>(request, no_room(self.app, &error)),
+                );
             }
         };
         let handler = self.run_own::<ToClient>(entry, request);
@@ -149,7 +171,7 @@ impl<'a> Dispatcher<'a> {
     /// Whether the client must log in first.
     #[inline]
     fn is_for_users(self, request: &RequestContext) -> bool {
-        let exceptions = &self.app.hooks().users_only;
+        let exceptions = &self.registered().hooks().users_only;
         exceptions.is_some() && !request.session().has_user() && !self.is_exception(request)
     }
 
@@ -165,7 +187,12 @@ impl<'a> Dispatcher<'a> {
             }
             (None, None) => false,
         };
-        self.app.hooks().users_only.iter().flatten().any(is_same)
+        self.registered()
+            .hooks()
+            .users_only
+            .iter()
+            .flatten()
+            .any(is_same)
     }
 
     /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who
@@ -177,13 +204,13 @@ impl<'a> Dispatcher<'a> {
     ) -> BoxFuture<Outcome> {
         self.app.stats().requests.add(1);
         if self.is_for_users(&request) {
-            return fail::<ToCaller>(request, HandlerError::no_user());
+            return self.fail::<ToCaller>(request, HandlerError::no_user());
         }
         let short = request.route().short();
-        if let Some(entry) = short.and_then(|short| self.app.handlers().get(short)) {
+        if let Some(entry) = short.and_then(|short| self.registered().handlers().get(short)) {
             if wants_value && !entry.tells {
                 let error = HandlerError::bad_request("tried to request a notify route");
-                return fail::<ToCaller>(request, error);
+                return self.fail::<ToCaller>(request, error);
             }
             if entry.options.offload {
                 return self.run_apart(entry, request);
@@ -192,14 +219,14 @@ impl<'a> Dispatcher<'a> {
         }
         // In Pitaya's words: the client may be behind a frontend in Go.
         let error = RemoteError::handler_not_found(request.route().as_str());
-        fail::<ToCaller>(request, HandlerError::from_remote(error))
+        self.fail::<ToCaller>(request, HandlerError::from_remote(error))
     }
 
     /// As [`run_own`](Self::run_own), on the app's runtime: not where the message came in, which in one process is the thread of its client.
     fn run_apart(self, entry: &HandlerEntry, request: Box<RequestContext>) -> BoxFuture<Outcome> {
         let slot = match self.app.requests().slot() {
             Ok(slot) => slot,
-            Err(error) => return fail::<ToCaller>(request, no_room(self.app, &error)),
+            Err(error) => return self.fail::<ToCaller>(request, no_room(self.app, &error)),
         };
         let handler = received::carry(self.run_own::<ToCaller>(entry, request));
         let running = slot.finish("request", handler);
@@ -219,16 +246,16 @@ impl<'a> Dispatcher<'a> {
         if let Some(timeout) = entry.options.timeout {
             request.limit(timeout);
         }
-        match self.app.filters().own.run_before(&mut request, 0) {
-            MaybeReady::Now(Ok(())) => S::handle(&*entry.handler, request),
-            MaybeReady::Now(Err(error)) => fail::<S>(request, error),
+        let filters = self.registered().filters();
+        match filters.own.run_before(&mut request, 0) {
+            MaybeReady::Now(Ok(())) => S::handle(&*entry.handler, request, filters),
+            MaybeReady::Now(Err(error)) => self.fail::<S>(request, error),
             MaybeReady::Later(pause) => {
-                let handler = Arc::clone(&entry.handler);
-                let app = self.app.clone();
+                let (handler, filters) = (Arc::clone(&entry.handler), Arc::clone(filters));
                 Box::pin(async move {
-                    match app.filters().own.go_on(&mut request, pause).await {
-                        Ok(()) => S::handle(&*handler, request).await,
-                        Err(error) => fail::<S>(request, error).await,
+                    match filters.own.go_on(&mut request, pause).await {
+                        Ok(()) => S::handle(&*handler, request, &filters).await,
+                        Err(error) => fail::<S>(request, &filters, error).await,
                     }
                 })
             }
@@ -250,7 +277,7 @@ impl<'a> Dispatcher<'a> {
         }
         match route
             .short()
-            .and_then(|short| self.app.handlers().get(short))
+            .and_then(|short| self.registered().handlers().get(short))
         {
             Some(entry) => Target::Here(entry),
             None => Target::Nowhere(no_handler(route)),
@@ -270,24 +297,28 @@ impl<'a> Dispatcher<'a> {
         // The call watches the time: what it carries out when the answer is there is not cut off.
         request.set_timeout(Duration::ZERO);
         let mut slot = None;
-        let work = Work::start(request, Outside, |request| {
-            let short = request.route().short();
-            if short.is_some_and(|short| backend.is_concurrent(short)) {
-                slot = Some(
-                    self.app
-                        .requests()
-                        .slot()
-                        .map_err(|error| no_room(self.app, &error))?,
-                );
-            }
-            let (app, began) = (self.app.clone(), Calls::begin());
-            let call = Call::begin(backend, request, limit)?;
-            Ok(async move {
-                let answer = call.run().await;
-                app.stats().asked.ended(began, answer.is_err());
-                answer
-            })
-        });
+        let work = Work::start(
+            request,
+            Outside::of(self.registered().filters()),
+            |request| {
+                let short = request.route().short();
+                if short.is_some_and(|short| backend.is_concurrent(short)) {
+                    slot = Some(
+                        self.app
+                            .requests()
+                            .slot()
+                            .map_err(|error| no_room(self.app, &error))?,
+                    );
+                }
+                let (app, began) = (self.app.clone(), Calls::begin());
+                let call = Call::begin(backend, request, limit)?;
+                Ok(async move {
+                    let answer = call.run().await;
+                    app.stats().asked.ended(began, answer.is_err());
+                    answer
+                })
+            },
+        );
         received::serve_in(slot, work)
     }
 }

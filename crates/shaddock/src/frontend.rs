@@ -11,7 +11,7 @@ use shaddock_protocol::{Codec, Dialect, HandshakeRequest, Inbound, RefuseReason,
 
 use crate::{
     answer::Answers,
-    app::AppHandle,
+    app::Server,
     dispatch::{Dispatcher, LeftBehind},
     guarded::caught,
     handshake::{Login, Logins},
@@ -25,7 +25,7 @@ fn login_in(carried: &Carried) -> Option<&Login> {
 }
 
 /// What a listener calls.
-pub(crate) struct AppFrontend(pub(crate) AppHandle);
+pub(crate) struct AppFrontend(pub(crate) Server);
 
 impl Frontend for AppFrontend {
     fn for_worker(&self) -> Option<Arc<dyn Frontend>> {
@@ -33,21 +33,21 @@ impl Frontend for AppFrontend {
     }
 
     fn codec(&self) -> Arc<Codec> {
-        self.0.codecs().of_connection()
+        self.0.app.codecs().of_connection()
     }
 
     fn handshake(&self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
-        Logins::of(&self.0).check(peer, request)
+        Logins::of(&self.0.app).check(self.0.registered.hooks(), peer, request)
     }
 
     fn open(&self, opened: Opened) -> Result<Arc<Session>, CloseReason> {
-        if self.0.is_draining() {
+        if self.0.app.is_draining() {
             return Err(CloseReason::Draining);
         }
-        let service = self.0.session_service().ok_or(CloseReason::Internal)?;
+        let service = self.0.app.session_service().ok_or(CloseReason::Internal)?;
         let kind = opened.handshake.client_type.as_deref();
         let info = ClientInfo {
-            variant: self.0.codec().variant(opened.dialect, kind),
+            variant: self.0.app.codec().variant(opened.dialect, kind),
             transport: opened.peer.transport,
             address: Some(opened.peer.address),
             connected_at: shaddock_net::now(),
@@ -56,28 +56,28 @@ impl Frontend for AppFrontend {
             Some(secret) => service.create_resumable(info, secret),
             None => service.create(info),
         };
-        let limit = self.0.config().handshake_bytes;
+        let limit = self.0.app.config().handshake_bytes;
         session.set_claims(claims_of(&opened.handshake, limit));
         Ok(session)
     }
 
     fn begin(&self, session: &Arc<Session>, carried: Carried) -> MaybeReady<()> {
         match carried.downcast::<Login>() {
-            Ok(login) => Logins::of(&self.0).begin(session, *login),
+            Ok(login) => Logins::of(&self.0.app).begin(session, *login),
             Err(_) => MaybeReady::Now(()),
         }
     }
 
     fn resume_terms(&self, peer: &Peer, _: &HandshakeRequest) -> Option<ResumeTerms> {
-        Resumes::of(&self.0).terms(peer)
+        Resumes::of(&self.0.app).terms(peer)
     }
 
     fn resume_window(&self) -> Duration {
-        Resumes::of(&self.0).window()
+        Resumes::of(&self.0.app).window()
     }
 
     fn next_claim(&self) -> u64 {
-        let service = self.0.session_service();
+        let service = self.0.app.session_service();
         service.map_or(0, SessionService::next_claim)
     }
 
@@ -87,7 +87,7 @@ impl Frontend for AppFrontend {
         shown: &Credentials,
         dialect: Dialect,
     ) -> Result<Arc<Session>, ResumeRefusal> {
-        Resumes::of(&self.0).find(peer, shown, dialect)
+        Resumes::of(&self.0.app).find(peer, shown, dialect)
     }
 
     fn find_elsewhere(
@@ -98,7 +98,7 @@ impl Frontend for AppFrontend {
         carried: Option<&Carried>,
     ) -> Option<BoxFuture<Result<Option<Pipe>, ResumeRefusal>>> {
         let login = carried.and_then(login_in);
-        SocketSide::of(&self.0).find_elsewhere(peer, request, user, login)
+        SocketSide::of(&self.0.app).find_elsewhere(peer, request, user, login)
     }
 
     fn before_resume(
@@ -109,17 +109,18 @@ impl Frontend for AppFrontend {
         carried: Option<&Carried>,
     ) -> MaybeReady<Result<(), ResumeRefusal>> {
         let login = carried.and_then(login_in);
-        Resumes::of(&self.0).before_resume(session, peer, request, login)
+        let hook = self.0.registered.hooks().before_resume.get();
+        Resumes::of(&self.0.app).before_resume(hook, session, peer, request, login)
     }
 
     fn session_resumed(&self, session: &Arc<Session>, carried: Carried) {
         if let Some(login) = login_in(&carried) {
-            Logins::of(&self.0).begin_again(session, login);
+            Logins::of(&self.0.app).begin_again(session, login);
         }
     }
 
     fn resume_refused(&self, why: ResumeRefusal) {
-        if let Some(service) = self.0.session_service() {
+        if let Some(service) = self.0.app.session_service() {
             service.count_resume_refused(why);
         }
     }
@@ -129,16 +130,16 @@ impl Frontend for AppFrontend {
         // Code of the application is guarded where it is called. This is the last net under the framework's own.
         caught(|| Dispatcher::of(&self.0).serve_client(session, message)).unwrap_or_else(|panic| {
             shaddock_net::quiet!(error, "the dispatcher panicked", sid = %session.id(), panic = panic.text());
-            self.0.stats().panics.add(1);
+            self.0.app.stats().panics.add(1);
             if let Some(id) = id {
-                Answers::of(&self.0).refuse(session, id, None, RefuseReason::BadRoute);
+                Answers::of(&self.0.app).refuse(session, id, None, RefuseReason::BadRoute);
             }
             MaybeReady::Now(())
         })
     }
 
     fn outlives_client(&self, handler: BoxFuture<()>) -> BoxFuture<()> {
-        LeftBehind::count(&self.0, handler)
+        LeftBehind::count(&self.0.app, handler)
     }
 
     fn refused(
@@ -148,6 +149,6 @@ impl Frontend for AppFrontend {
         route: Option<Route>,
         reason: RefuseReason,
     ) {
-        Answers::of(&self.0).refuse(session, id, route.as_ref(), reason);
+        Answers::of(&self.0.app).refuse(session, id, route.as_ref(), reason);
     }
 }

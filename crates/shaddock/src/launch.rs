@@ -34,7 +34,7 @@ use self::admin::AdminServer;
 use self::args::Wanted;
 pub use self::error::LaunchError;
 use crate::{
-    app::{App, AppHandle, ReloadHooks, Running, Servers, StartError},
+    app::{App, AppHandle, Running, Servers, StartError},
     config::{Change, Config, ConfigError, Sources, Time},
     logging::LogHandle,
     metrics::{Latencies, LatencyFilter},
@@ -322,8 +322,9 @@ impl Launcher {
             admin::set_tokens(&operations, &newer.admin);
             operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
-            for app in apps.iter().filter(|app| !ReloadHooks::of(app).is_empty()) {
-                app.runtime().block_on(ReloadHooks::of(app).run(&shared));
+            for app in apps.iter().filter(|app| app.application().hears_reloads()) {
+                app.runtime()
+                    .block_on(app.application().reload(app, &shared));
             }
             Some(newer)
         })
@@ -397,7 +398,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
 /// Applies to running servers what differs, and logs what cannot be applied.
 pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
     let changes = old.changes(new);
-    let is_heard = apps.iter().any(|app| !ReloadHooks::of(app).is_empty());
+    let is_heard = apps.iter().any(|app| app.application().hears_reloads());
     for change in &changes {
         let (key, old, new) = (&change.key, &change.old, &change.new);
         if key.starts_with("app.") {

@@ -38,7 +38,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::serve::Remotes;
 use crate::{
-    app::{AppHandle, Choice},
+    app::AppHandle,
     error::HandlerError,
     metrics::Calls,
     random::random,
@@ -257,25 +257,18 @@ impl Rpc {
             return Err(RemoteError::local_call().into());
         }
         let mut left = None;
-        let picked = match self.app.hooks().choosers.of(server_type) {
+        let limit = self.context.timeout().unwrap_or_default();
+        let application = self.app.application();
+        let chosen = application.choose(&self.app, &self.session, &self.route, body, limit);
+        let picked = match chosen {
             None => {
                 let target = RoutingTarget::new(&self.session, &self.route, body);
                 let routing = self.app.routing();
                 routing.pick(membership.members(), server_type, &target)?
             }
-            Some(chooser) => {
-                let limit = self.context.timeout().unwrap_or_default();
-                let session = SessionView::of_forwarded(&self.app, self.session.clone());
-                let choice = Choice {
-                    app: &self.app,
-                    chooser,
-                    server_type,
-                    limit,
-                };
+            Some(choice) => {
                 let began = Instant::now();
-                let chosen = choice.make(session, Arc::clone(&self.route), body.clone());
-                // Apart, so that calls without such a function are as small as before.
-                let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
+                let chosen = choice.await.map_err(HandlerError::into_remote)?;
                 if !limit.is_zero() {
                     let rest = limit.saturating_sub(began.elapsed());
                     left = Some(rest.max(Duration::from_millis(1)));

@@ -14,7 +14,7 @@ use shaddock_protocol::{Dialect, HandshakeRequest};
 pub use self::policy::ResumePolicy;
 pub(crate) use self::{relays::Relays, returns::Returns};
 use crate::{
-    app::{AppHandle, Part},
+    app::{AppHandle, Part, ResumeHook},
     handshake::{HandshakeInfo, Login},
     session::{FrontendSession, SessionView},
 };
@@ -76,9 +76,10 @@ impl<'a> Resumes<'a> {
         found.inspect_err(|_| self.app.returns().refused(address, now))
     }
 
-    /// Asks the application, on the app's behalf as for a handshake. A hook that panics or takes too long refuses.
+    /// Asks the application's hook, if there is one, on the app's behalf as for a handshake. A hook that panics or takes too long refuses.
     pub(crate) fn before_resume(
         self,
+        hook: Option<&ResumeHook>,
         session: &Arc<Session>,
         peer: &Peer,
         request: &Arc<HandshakeRequest>,
@@ -92,7 +93,7 @@ impl<'a> Resumes<'a> {
         if self.app.is_fenced() && session.uid().is_some() {
             return MaybeReady::Now(Err(ResumeRefusal::Denied));
         }
-        let Some(hook) = self.app.hooks().before_resume.get() else {
+        let Some(hook) = hook else {
             return MaybeReady::Now(Ok(()));
         };
         let view = SessionView::of_session(self.app, session);

@@ -1,18 +1,11 @@
-//! The functions of an app that serve admin routes, and their requests.
+//! Requests to the admin routes of an app.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::{app::AppHandle, boxed::BoxFuture, error::HandlerError, reply::Outcome};
-
-/// A function of an app that serves an admin route.
-pub(crate) type AdminHook =
-    Arc<dyn Fn(AppHandle, AdminRequest) -> BoxFuture<Outcome> + Send + Sync>;
-
-/// The admin routes of an app, by path.
-pub(crate) type AdminHooks = BTreeMap<String, AdminHook>;
+use crate::error::HandlerError;
 
 /// An operator's request to a route of [`App::admin_route`](crate::App::admin_route).
 #[derive(Debug, Clone)]

@@ -67,5 +67,5 @@ pub use self::{
     server::{Admin, AdminError, loopback_api},
     types::{ServerList, ServerReport, ServerStats, Stats},
 };
-pub(crate) use self::{guard::Guard, hook::AdminHooks, tokens::Tokens};
+pub(crate) use self::{guard::Guard, tokens::Tokens};
 pub use crate::operators::{KickReport, KickRequest, SessionInfo, SessionPage, SessionQuery};

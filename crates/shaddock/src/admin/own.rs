@@ -1,6 +1,6 @@
 //! Admin routes of the application.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::{
     audit::Line,
     error::{ApiError, ErrorBody, ErrorInfo},
-    hook::{AdminHook, AdminRequest},
+    hook::AdminRequest,
     trail::Trail,
 };
 use crate::{
-    app::{App, AppHandle, Part},
+    app::{AdminHook, App, AppHandle},
     error::{HandlerError, codes},
     operations::Operations,
-    reply::IntoReply,
+    reply::{IntoReply, Outcome},
 };
 
 impl App {
@@ -100,27 +100,26 @@ pub(super) async fn serve(
             "this process has no server `{server}`; there are {ids:?}"
         ))
     })?;
-    let routes = &app.hooks().admin_routes;
-    let hook = routes.get(&path).cloned().ok_or_else(|| {
-        let paths: Vec<_> = routes.keys().collect();
-        let id = app.id();
-        ApiError::not_found(format!(
-            "`{id}` has no admin route `{path}`; there are {paths:?}"
-        ))
-    })?;
     let is_post = method == Method::POST;
     let request = AdminRequest {
         is_post,
         query,
         body,
     };
+    let work = app.application().admin(app, &path, request);
+    let work = work.ok_or_else(|| {
+        let (id, paths) = (app.id(), app.application().admin_paths());
+        ApiError::not_found(format!(
+            "`{id}` has no admin route `{path}`; there are {paths:?}"
+        ))
+    })?;
     if !is_post {
-        return Ok(answer(app, hook, request).await);
+        return Ok(respond(work.await));
     }
     let app = app.clone();
     super::api::to_its_end(async move {
         let to = json!({"server": app.id(), "path": path});
-        let answered = answer(&app, hook, request).await;
+        let answered = respond(work.await);
         let mut line = Line::new("app", to, Value::Null);
         let status = answered.status();
         line.error = (!status.is_success()).then(|| format!("the response had status {status}"));
@@ -130,12 +129,7 @@ pub(super) async fn serve(
     .await
 }
 
-async fn answer(app: &AppHandle, hook: AdminHook, request: AdminRequest) -> Response {
-    let (one, name) = (app.clone(), "an admin route");
-    // The admin server closes the connection after `admin.idle_timeout`.
-    let answered = Part::of(app, name)
-        .run(Duration::ZERO, move || hook(one, request))
-        .await;
+fn respond(answered: Option<Outcome>) -> Response {
     match answered {
         Some(Ok(reply)) if reply.as_slice().is_empty() => StatusCode::NO_CONTENT.into_response(),
         Some(Ok(reply)) => {

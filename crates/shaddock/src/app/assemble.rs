@@ -9,13 +9,15 @@ use shaddock_net::ListenConfig;
 use tokio::runtime::Handle;
 
 use super::{
-    App, AppConfig, AppHandle, AppInner, Codecs, ErasedComponent, Listeners, StartError, Tasks,
+    App, AppConfig, AppHandle, AppInner, Codecs, ErasedComponent, Listeners, Registrations, Server,
+    StartError, Tasks,
     check::{announce_routes, codec_of},
     context::Shared,
     info::sid_allocator,
 };
 use crate::{
     channel::{PushConfig, Scheduler},
+    handler::RouteNames,
     history::History,
     metrics::Metrics,
     operators,
@@ -30,7 +32,7 @@ use crate::{
 const MOST_EVENTS: usize = 1 << 20;
 
 /// The app, and the components and listeners to start with it.
-pub(super) type Assembled = (AppHandle, Vec<Arc<dyn ErasedComponent>>, Vec<ListenConfig>);
+pub(super) type Assembled = (Server, Vec<Arc<dyn ErasedComponent>>, Vec<ListenConfig>);
 
 /// A configuration that the application has set, or its default.
 fn value_of<T: Clone + Default + Send + Sync + 'static>(app: &App) -> T {
@@ -69,9 +71,12 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
     let telemetry = app.values.get::<Telemetry>();
     let tracer = telemetry.map(|telemetry| telemetry.begin(&runtime));
     let tasks = Tasks::new(runtime.clone(), config.max_tasks);
+    let own_channels = ChannelService::new(app.id(), channels);
+    let registered = Registrations::new(app.handlers, app.remotes, app.filters, app.hooks);
+    let registered = Arc::new(registered);
     let inner = AppInner {
         expiries: Expiries::new(sessions.clone(), tasks.clone()),
-        channels: ChannelService::new(app.id(), channels),
+        channels: own_channels,
         life,
         watchers: crate::channel::Watchers::default(),
         watch: crate::channel::Watch::default(),
@@ -84,11 +89,10 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         events: Tasks::new(runtime, MOST_EVENTS),
         history: History::new(config.kept_events),
         config,
-        handlers: app.handlers,
-        remotes: app.remotes,
-        filters: app.filters,
+        application: registered.clone(),
+        handlers: RouteNames::of(registered.handlers().numbers()),
+        remotes: RouteNames::of(registered.remotes().numbers()),
         routing: app.routing,
-        hooks: app.hooks,
         backends: app.backends,
         stats: AppStats::default(),
         codecs,
@@ -104,9 +108,12 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
         relays: Relays::default(),
         tracer,
     };
-    let handle = AppHandle::from_inner(Arc::new(inner));
-    if let Some(service) = handle.session_service() {
-        service.set_events(Arc::new(FrontendEvents(handle.downgrade())));
+    let server = Server {
+        app: AppHandle::from_inner(Arc::new(inner)),
+        registered,
+    };
+    if let Some(service) = server.app.session_service() {
+        service.set_events(Arc::new(FrontendEvents(server.downgrade())));
     }
-    Ok((handle, app.components, app.listeners))
+    Ok((server, app.components, app.listeners))
 }

@@ -20,7 +20,6 @@ use super::{AppConfig, AppHandle, SpawnError, Task, Timer, Work};
 use crate::{
     backend::BackendError,
     channel::{Channels, Topic},
-    frontend::AppFrontend,
     metrics::Metrics,
     remote::Rpc,
     session::{BackendSessions, Binder, SessionError},
@@ -310,7 +309,7 @@ impl AppHandle {
     /// use it, and so can connectors of the application, and tests without sockets. `None` if this server is not a frontend.
     pub fn connector(&self) -> Option<Arc<dyn Frontend>> {
         self.inner().sessions.as_ref()?;
-        Some(Arc::new(AppFrontend(self.clone())))
+        Some(Arc::clone(self.application()).connector(self))
     }
 
     /// The codec for clients.

@@ -12,16 +12,24 @@ use std::{
     time::Duration,
 };
 
-use shaddock_cluster::{Membership, RemoteError, RemoteErrorKind, Routing, ServerId, ServerInfo};
-use shaddock_core::{ChannelService, ConnectionStats, SessionService};
+use bytes::Bytes;
+use shaddock_cluster::{
+    ForwardedSession, Membership, RemoteError, RemoteErrorKind, Routing, ServerId, ServerInfo,
+};
+use shaddock_core::{ChannelService, ConnectionStats, Session, SessionService, Uid};
+use shaddock_net::Frontend;
 use tokio::time::Sleep;
 
-use super::{AppConfig, Codecs, Hooks, Listeners, Tasks, context::Shared};
+use super::{AppConfig, Codecs, Listeners, Tasks, context::Shared};
+#[cfg(feature = "admin")]
+use crate::{admin::AdminRequest, reply::Outcome};
 use crate::{
     backend::Backends,
+    boxed::BoxFuture,
     channel::{RecentCounts, Scheduler, Settling, Watch, Watchers},
-    filter::Filters,
-    handler::HandlerTable,
+    config::Config,
+    error::HandlerError,
+    handler::RouteNames,
     history::History,
     metrics::Metrics,
     resume::{Relays, ResumePolicy, Returns},
@@ -33,6 +41,51 @@ use crate::{
 /// A running server. Cheap to clone. Handlers take it as [`Ctx`](crate::extract::Ctx).
 #[derive(Clone)]
 pub struct AppHandle(Arc<Counted>);
+
+/// The code of the application, as far as a holder of only a handle runs it: in terms of what is below, because what the application
+/// registers takes handles.
+pub(crate) trait Application: Send + Sync {
+    /// The app as connectors see it.
+    fn connector(self: Arc<Self>, app: &AppHandle) -> Arc<dyn Frontend>;
+
+    /// Asks the hook whether this session may be bound. `None`: there is no hook.
+    fn before_bind(
+        &self,
+        app: &AppHandle,
+        session: &Arc<Session>,
+        uid: &Uid,
+    ) -> Option<BoxFuture<Result<(), HandlerError>>>;
+
+    /// Asks the application's function for the server of a message, which takes at most `limit` (zero: no limit). `None`: the type of the
+    /// route has no such function.
+    fn choose(
+        &self,
+        app: &AppHandle,
+        session: &ForwardedSession,
+        route: &Arc<str>,
+        body: &Bytes,
+        limit: Duration,
+    ) -> Option<BoxFuture<Result<Arc<ServerInfo>, HandlerError>>>;
+
+    /// Whether it has reload hooks.
+    fn hears_reloads(&self) -> bool;
+
+    /// Runs the reload hooks. Completes when all have completed or timed out.
+    fn reload(&self, app: &AppHandle, config: &Arc<Config>) -> BoxFuture<()>;
+
+    /// The paths of its admin routes.
+    #[cfg(feature = "admin")]
+    fn admin_paths(&self) -> Vec<&str>;
+
+    /// Serves an admin route. `None`: it has no such route. Without an outcome, the route has panicked.
+    #[cfg(feature = "admin")]
+    fn admin(
+        &self,
+        app: &AppHandle,
+        path: &str,
+        request: AdminRequest,
+    ) -> Option<BoxFuture<Option<Outcome>>>;
+}
 
 /// The app, behind a reference count. Each IO worker has its own count: every request holds a handle, and with one count the workers would
 /// contend for its cache line on every message.
@@ -51,11 +104,10 @@ pub(crate) struct AppInner {
     pub(super) info: Arc<ServerInfo>,
     pub(super) values: Shared,
     pub(super) config: AppConfig,
-    pub(super) handlers: HandlerTable,
-    pub(super) remotes: HandlerTable,
-    pub(super) filters: Filters,
+    pub(super) application: Arc<dyn Application>,
+    pub(super) handlers: RouteNames,
+    pub(super) remotes: RouteNames,
     pub(super) routing: Routing,
-    pub(super) hooks: Hooks,
     pub(super) backends: Backends,
     pub(super) stats: AppStats,
     /// Concurrent and offloaded requests.
@@ -118,16 +170,18 @@ impl AppHandle {
         &self.0
     }
 
-    pub(crate) fn handlers(&self) -> &HandlerTable {
+    pub(crate) fn application(&self) -> &Arc<dyn Application> {
+        &self.0.application
+    }
+
+    /// The routes that have a handler.
+    pub(crate) fn handlers(&self) -> &RouteNames {
         &self.0.handlers
     }
 
-    pub(crate) fn remotes(&self) -> &HandlerTable {
+    /// The routes that have a remote.
+    pub(crate) fn remotes(&self) -> &RouteNames {
         &self.0.remotes
-    }
-
-    pub(crate) fn filters(&self) -> &Filters {
-        &self.0.filters
     }
 
     pub(crate) fn routing(&self) -> &Routing {
@@ -156,10 +210,6 @@ impl AppHandle {
 
     pub(crate) fn tracer(&self) -> Option<&Tracer> {
         self.0.tracer.as_ref()
-    }
-
-    pub(crate) fn hooks(&self) -> &Hooks {
-        &self.0.hooks
     }
 
     pub(crate) fn settling(&self) -> &Settling {

@@ -1,12 +1,14 @@
 //! The hooks of the application.
 
+#[cfg(feature = "admin")]
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shaddock_core::Uid;
 
 use super::{AppHandle, Choosers, Single, Timer};
 #[cfg(feature = "admin")]
-use crate::admin::AdminHooks;
+use crate::{admin::AdminRequest, reply::Outcome};
 use crate::{
     boxed::BoxFuture,
     channel::MemberHooks,
@@ -38,6 +40,11 @@ pub(crate) type ResumeHook = Arc<
 /// Runs after the configuration was reloaded.
 pub(crate) type ReloadHook = Arc<dyn Fn(AppHandle, Arc<Config>) -> BoxFuture<()> + Send + Sync>;
 
+/// Serves an admin route.
+#[cfg(feature = "admin")]
+pub(crate) type AdminHook =
+    Arc<dyn Fn(AppHandle, AdminRequest) -> BoxFuture<Outcome> + Send + Sync>;
+
 /// The hooks of one app.
 #[derive(Default)]
 pub(crate) struct Hooks {
@@ -50,7 +57,7 @@ pub(crate) struct Hooks {
     pub(crate) cluster_events: ClusterEventHooks,
     pub(crate) timers: Vec<Timer>,
     #[cfg(feature = "admin")]
-    pub(crate) admin_routes: AdminHooks,
+    pub(crate) admin_routes: BTreeMap<String, AdminHook>,
     pub(crate) reloads: Vec<ReloadHook>,
     pub(crate) choosers: Choosers,
     /// Requests of sessions without a user are rejected, except for these routes.

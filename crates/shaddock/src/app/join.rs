@@ -1,6 +1,6 @@
 //! The interface of the app for the cluster.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use shaddock_cluster::{
@@ -10,7 +10,7 @@ use shaddock_cluster::{
 use shaddock_core::{CloseReason, Sid};
 use shaddock_protocol::Route;
 
-use super::{AppHandle, AppInner, Part};
+use super::{AppHandle, Part, Server, WeakServer};
 use crate::{
     answer::for_other_server,
     channel::{Audiences, Deliveries, OwnChannels, Watching, kept_room},
@@ -28,15 +28,15 @@ use crate::{
 };
 
 /// The app as other servers use it. It must not keep the app alive, because the app holds its membership in the cluster.
-pub(crate) struct AppNode(Weak<AppInner>);
+pub(crate) struct AppNode(WeakServer);
 
 impl AppNode {
-    pub(crate) fn new(app: &AppHandle) -> Arc<Self> {
-        Arc::new(Self(app.downgrade()))
+    pub(crate) fn new(server: &Server) -> Arc<Self> {
+        Arc::new(Self(server.downgrade()))
     }
 
     fn app(&self) -> Option<AppHandle> {
-        self.0.upgrade().map(AppHandle::from_inner)
+        self.0.app()
     }
 }
 
@@ -81,25 +81,27 @@ impl Node for AppNode {
         self: Arc<Self>,
         request: ForwardedRequest,
     ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
-        let Some(app) = self.app() else {
+        let Some(server) = self.0.upgrade() else {
             return Box::pin(std::future::ready(Err(gone())));
         };
+        let app = &server.app;
         let wants_value = wants_value(&request);
-        let session = SessionView::of_forwarded(&app, request.session);
+        let session = SessionView::of_forwarded(app, request.session);
         let mut context =
             RequestContext::new(session, Route::new(request.route), request.id, request.body);
         if let Some(timeout) = request.context.timeout() {
             context.set_sender_waits(timeout);
         }
         let mut passed = request.context;
-        if let Some(spans) = Spans::of(&app) {
+        if let Some(spans) = Spans::of(app) {
             let parent = TraceContext::read(&passed);
             let span = spans.of_request(&context, parent.as_ref());
             span.context().write(&mut passed);
             context.insert(span);
         }
         received::serve(passed, || {
-            let future = Dispatcher::of(&app).serve_forwarded(context, wants_value);
+            let future = Dispatcher::of(&server).serve_forwarded(context, wants_value);
+            let app = server.app;
             async move {
                 match future.await {
                     Ok(reply) if wants_value && !reply.has_value() => {
@@ -118,20 +120,22 @@ impl Node for AppNode {
         self: Arc<Self>,
         call: RemoteCall,
     ) -> BoxFuture<'static, Result<Bytes, RemoteError>> {
-        let Some(app) = self.app() else {
+        let Some(server) = self.0.upgrade() else {
             return Box::pin(std::future::ready(Err(gone())));
         };
+        let app = &server.app;
         if Operator::is_addressed(&call) {
-            return Operator::of(&app).serve(&call);
+            return Operator::of(app).serve(&call);
         }
         let mut passed = call.context.clone();
-        let span = Spans::of(&app).map(|spans| {
+        let span = Spans::of(app).map(|spans| {
             let span = spans.of_remote(&call.route, TraceContext::read(&passed).as_ref());
             span.context().write(&mut passed);
             Box::new(span)
         });
         received::serve(passed, || {
-            let future = Remotes::of(&app).serve(&call);
+            let future = Remotes::of(&server).serve(&call);
+            let app = server.app;
             async move {
                 let answer = answer(&app, future.await.map_err(in_pitayas_words));
                 if let (Some(span), Err(error)) = (&span, &answer) {
@@ -222,8 +226,8 @@ impl Node for AppNode {
     }
 
     fn session_event(&self, frontend_type: &Arc<str>, event: SessionEvent) {
-        if let Some(app) = self.app() {
-            ClusterEvents::of(&app).event(frontend_type, event);
+        if let Some(server) = self.0.upgrade() {
+            ClusterEvents::of(&server).event(frontend_type, event);
         }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! There are no globals: several apps of the same or of different types run in one process.
 
+mod application;
 mod assemble;
 mod callbacks;
 mod check;
@@ -23,6 +24,7 @@ mod listeners;
 mod part;
 mod place;
 mod refusals;
+mod registrations;
 mod reload;
 pub(crate) mod requirements;
 mod routing;
@@ -44,6 +46,8 @@ use std::{
 use shaddock_cluster::{Routing, RoutingTarget, ServerInfo, Strategy};
 use shaddock_net::ListenConfig;
 
+#[cfg(feature = "admin")]
+pub(crate) use self::hooks::AdminHook;
 #[cfg(feature = "testing")]
 pub(crate) use self::place::Network;
 pub use self::{
@@ -63,10 +67,10 @@ pub(crate) use self::{
     component::ErasedComponent,
     context::TypeMap,
     handle::AppInner,
-    hooks::Hooks,
+    hooks::{Hooks, ResumeHook},
     listeners::Listeners,
     part::Part,
-    reload::ReloadHooks,
+    registrations::{Registrations, Server, WeakServer},
     routing::Choice,
     running::Stopping,
     single::Single,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shaddock_net::{ListenConfig, ListenError, Listener, Workers};
 
-use super::{AppHandle, StartError};
+use super::{Server, StartError};
 use crate::frontend::AppFrontend;
 
 /// Where clients of servers in memory connect to, by server id.
@@ -33,9 +33,9 @@ impl Place {
         &mut self,
         workers: &Workers,
         config: ListenConfig,
-        app: &AppHandle,
+        server: &Server,
     ) -> Result<Listener, ListenError> {
-        let frontend = Arc::new(AppFrontend(app.clone()));
+        let frontend = Arc::new(AppFrontend(server.clone()));
         match self {
             Self::Sockets(_) => Listener::start(workers, config, frontend),
             #[cfg(feature = "testing")]
@@ -44,7 +44,9 @@ impl Place {
                 let (listener, connector) = Listener::in_memory(workers, config, frontend)
                     .map_err(|source| ListenError { address, source })?;
                 // The first listener of a server is the one that tests connect to.
-                network.entry(app.id().to_owned()).or_insert(connector);
+                network
+                    .entry(server.app.id().to_owned())
+                    .or_insert(connector);
                 Ok(listener)
             }
         }

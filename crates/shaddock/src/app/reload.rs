@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use super::{App, AppHandle, Part, hooks::ReloadHook};
+use super::{App, AppHandle, hooks::ReloadHook};
 use crate::config::Config;
 
 impl App {
@@ -56,31 +56,5 @@ impl App {
         let hook: ReloadHook = Arc::new(move |app, config| Box::pin(hook(app, config)));
         self.hooks.reloads.push(hook);
         self
-    }
-}
-
-/// The reload hooks of a running app.
-pub(crate) struct ReloadHooks<'a>(&'a AppHandle);
-
-impl<'a> ReloadHooks<'a> {
-    pub(crate) const fn of(app: &'a AppHandle) -> Self {
-        Self(app)
-    }
-
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.hooks().reloads.is_empty()
-    }
-
-    /// Runs the hooks. Completes when all hooks have completed or timed out.
-    pub(crate) async fn run(&self, config: &Arc<Config>) {
-        for hook in &self.0.hooks().reloads {
-            let (app, hook, config) = (self.0.clone(), Arc::clone(hook), Arc::clone(config));
-            let limit = app.config().event_timeout;
-            // A panic or a timeout was logged.
-            let _ = Part::of(self.0, "reload")
-                .run(limit, move || hook(app, config))
-                .await;
-        }
     }
 }

@@ -8,7 +8,7 @@ use shaddock_net::ListenConfig;
 #[cfg(feature = "testing")]
 use super::place::Network;
 use super::{
-    App, AppHandle, Running, StartError, assemble::assemble, check::check, join::AppNode,
+    App, Running, Server, StartError, assemble::assemble, check::check, join::AppNode,
     place::Place, refusals, start_task,
 };
 use crate::{
@@ -125,9 +125,9 @@ impl Servers {
         let mut listening = Vec::new();
         for app in self.apps {
             check(&app)?;
-            let (handle, components, listeners) = assemble(app, &routes)?;
-            listening.push((handle.clone(), listeners));
-            running.add(handle, components);
+            let (server, components, listeners) = assemble(app, &routes)?;
+            running.add(server.app.clone(), components);
+            listening.push((server, listeners));
         }
         let ended = tokio::select! {
             started = bring_up(&mut running, &*cluster, place, listening) => match started {
@@ -205,7 +205,7 @@ async fn bring_up(
     running: &mut Running,
     cluster: &dyn Cluster,
     place: &mut Place,
-    listening: Vec<(AppHandle, Vec<ListenConfig>)>,
+    listening: Vec<(Server, Vec<ListenConfig>)>,
 ) -> Result<(), StartError> {
     running.start_components().await?;
     let listens = |(_, configs): &(_, Vec<_>)| !configs.is_empty();
@@ -214,18 +214,19 @@ async fn bring_up(
     } else {
         None
     };
-    for (number, (app, configs)) in listening.iter().enumerate() {
-        let mut options = join_options(app);
+    for (number, (server, configs)) in listening.iter().enumerate() {
+        let mut options = join_options(server);
         if let (Some(workers), false) = (workers, configs.is_empty()) {
             // Forwarding requests of this worker's sessions then wakes no other thread (docs/performance.md).
             options = options.connection_on(workers.handle(number).clone());
         }
-        join(app, cluster, options).await?;
+        join(server, cluster, options).await?;
     }
     if let Some(workers) = workers {
-        for (app, configs) in listening {
+        for (server, configs) in &listening {
+            let app = &server.app;
             for config in configs {
-                let listener = place.listen(workers, config, &app)?;
+                let listener = place.listen(workers, config.clone(), server)?;
                 tracing::info!(app = app.id(), address = %listener.local_addr(), "listening");
                 app.listeners().add(listener);
             }
@@ -241,26 +242,29 @@ async fn bring_up(
         });
     }
     running.after_start().await?;
-    running.apps().iter().for_each(start_timers);
+    for (server, _) in &listening {
+        start_timers(server);
+    }
     Ok(())
 }
 
 /// Makes the app a member of the cluster, and starts what belongs to the membership.
 async fn join(
-    app: &AppHandle,
+    server: &Server,
     cluster: &dyn Cluster,
     options: JoinOptions,
 ) -> Result<(), StartError> {
-    ClusterEvents::of(app).start()?;
+    let app = &server.app;
+    ClusterEvents::of(server).start()?;
     let membership = cluster
-        .join((**app.info()).clone(), options, AppNode::new(app))
+        .join((**app.info()).clone(), options, AppNode::new(server))
         .await?;
     if let Some(service) = app.session_service() {
         service.set_node(membership.start_number());
     }
     // Set once, here.
     let _ = app.inner().membership.set(membership);
-    Watching::of(app).start()?;
+    Watching::of(app).start(&server.registered)?;
     OwnChannels::of(app).settle_restored();
     if app.scheduler().may_buffer() {
         let flushing = app.clone();
@@ -271,18 +275,19 @@ async fn join(
     Ok(())
 }
 
-fn start_timers(app: &AppHandle) {
-    for timer in &app.hooks().timers {
+fn start_timers(server: &Server) {
+    let app = &server.app;
+    for timer in &server.registered.hooks().timers {
         if let Err(error) = timer.clone().start(app) {
             tracing::error!(app = app.id(), timer = timer.name, %error, "a timer does not start");
         }
     }
 }
 
-fn join_options(app: &AppHandle) -> JoinOptions {
-    let service = app.session_service();
+fn join_options(server: &Server) -> JoinOptions {
+    let service = server.app.session_service();
     let sessions_per_user = service.map(|service| service.config().sessions_per_user);
     JoinOptions::new()
         .sessions_per_user(sessions_per_user.unwrap_or_default())
-        .with_events_of(app.hooks().cluster_events.interest())
+        .with_events_of(server.registered.hooks().cluster_events.interest())
 }

@@ -23,7 +23,7 @@ pub use self::event::MemberEvent;
 use self::view::{Change, pairs};
 pub(crate) use self::{known::Watch, listeners::MemberHooks};
 use super::{gone::is_gone, join::AudienceCalls};
-use crate::app::{AppHandle, Part, StartError, start_task};
+use crate::app::{AppHandle, Part, Registrations, StartError, start_task};
 
 /// Time between looks whether the last notice of each frontend has come.
 const LOOK: Duration = Duration::from_secs(5);
@@ -47,8 +47,9 @@ impl<'a> Watching<'a> {
 
     /// The audiences that this server watches; none without listeners.
     fn watched(self) -> Vec<String> {
-        let hooks = &self.app.hooks().members;
-        let topics = hooks.topics.iter().filter_map(|(prefix, _)| {
+        let listened = self.app.watch().listened.get();
+        let prefixes = listened.map_or(&[][..], |listened| &listened.topics);
+        let topics = prefixes.iter().filter_map(|prefix| {
             // Of a key only its name may be too short.
             Some(
                 AudienceKey::topic("x")?
@@ -59,22 +60,31 @@ impl<'a> Watching<'a> {
             )
         });
         let mut all: Vec<String> = topics.collect();
-        if !hooks.channels.is_empty() || self.app.channel_data().has_store() {
+        let has_channels = listened.is_some_and(|listened| listened.has_channels);
+        if has_channels || self.app.channel_data().has_store() {
             all.push(AudienceKey::channels(self.app.id(), self.app.life()));
         }
         all
     }
 
     /// Begins to watch, when this server has joined the cluster.
-    pub(crate) fn start(self) -> Result<(), StartError> {
+    pub(crate) fn start(self, registered: &Arc<Registrations>) -> Result<(), StartError> {
+        // Set once, here.
+        let _ = self
+            .app
+            .watch()
+            .listened
+            .set(registered.hooks().members.listened());
         if self.watched().is_empty() {
             return Ok(());
         }
         let (sender, events) = mpsc::channel(EVENTS);
         *self.app.watch().events.lock() = Some(sender);
-        let app = self.app.clone();
+        let (app, registered) = (self.app.clone(), Arc::clone(registered));
         start_task(self.app, "members of channels and topics", async move {
-            Watching::of(&app).dispatch_events(events).await;
+            Watching::of(&app)
+                .dispatch_events(&registered.hooks().members, events)
+                .await;
         })?;
         let app = self.app.clone();
         start_task(self.app, "looks for lost notices", async move {
@@ -269,7 +279,7 @@ impl<'a> Watching<'a> {
         owner_of(topic.as_bytes(), &servers).is_none_or(|owner| owner.id == self.app.info().id)
     }
 
-    async fn dispatch_events(self, mut events: mpsc::Receiver<MemberEvent>) {
+    async fn dispatch_events(self, hooks: &MemberHooks, mut events: mpsc::Receiver<MemberEvent>) {
         while let Some(event) = events.recv().await {
             if event.departure.is_some()
                 && event.audience.as_topic().is_none()
@@ -281,7 +291,7 @@ impl<'a> Watching<'a> {
             if !self.is_mine(&event.audience) {
                 continue;
             }
-            for hook in self.app.hooks().members.of(&event.audience) {
+            for hook in hooks.of(&event.audience) {
                 let (app, hook, event) = (self.app.clone(), Arc::clone(hook), event.clone());
                 let limit = self.app.config().event_timeout;
                 // A panic or a timeout was logged; the next listener runs all the same.

@@ -13,14 +13,13 @@ use tokio::time::Instant;
 
 use super::stage::{Outside, fail, no_room};
 use crate::{
-    app::{AppHandle, Choice, Chooser},
+    app::{AppHandle, Choice, Chooser, Server},
     error::HandlerError,
-    handler::Work,
+    handler::{Complete, Work},
     metrics::Calls,
     received,
     reply::Reply,
     request::RequestContext,
-    session::SessionView,
     telemetry::{Span, Spans},
 };
 
@@ -55,18 +54,22 @@ fn context_within(limit: Option<Duration>, spent: Duration) -> Result<Context, H
 /// Sends requests to other servers.
 #[derive(Clone, Copy)]
 pub(super) struct Forwarder<'a> {
+    server: &'a Server,
     app: &'a AppHandle,
 }
 
 impl<'a> Forwarder<'a> {
-    pub(super) const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
+    pub(super) const fn of(server: &'a Server) -> Self {
+        Self {
+            server,
+            app: &server.app,
+        }
     }
 
     /// Sends the request to a server of the type that its route names.
     pub(super) fn forward(self, request: Box<RequestContext>) -> MaybeReady<()> {
         let server_type = request.route().server_type().unwrap_or_default();
-        match self.app.hooks().choosers.of(server_type) {
+        match self.server.registered.hooks().choosers.of(server_type) {
             None => self.forward_to(None, request),
             Some(chooser) => self.choose_and_forward(chooser, request),
         }
@@ -74,8 +77,9 @@ impl<'a> Forwarder<'a> {
 
     /// Sends the request to the server that a function of the application chooses, for which the session waits.
     fn choose_and_forward(self, chooser: &Chooser, request: Box<RequestContext>) -> MaybeReady<()> {
-        let (app, chooser) = (self.app.clone(), Arc::clone(chooser));
+        let (server, chooser) = (self.server.clone(), Arc::clone(chooser));
         MaybeReady::later(async move {
+            let app = &server.app;
             request.set_at_once(false);
             let limit = match request.own_timeout() {
                 Some(timeout) if !timeout.is_zero() => timeout,
@@ -84,7 +88,7 @@ impl<'a> Forwarder<'a> {
             let began = Instant::now();
             let (session, route) = (request.session().clone(), request.route().clone());
             let choice = Choice {
-                app: &app,
+                app,
                 chooser: &chooser,
                 server_type: route.server_type().unwrap_or_default(),
                 limit,
@@ -96,15 +100,15 @@ impl<'a> Forwarder<'a> {
                 return;
             }
             match chosen {
-                Ok(server) => {
+                Ok(chosen) => {
                     let spent = began.elapsed();
                     if let MaybeReady::Later(rest) =
-                        Forwarder::of(&app).forward_to(Some((server, spent)), request)
+                        Forwarder::of(&server).forward_to(Some((chosen, spent)), request)
                     {
                         rest.await;
                     }
                 }
-                Err(error) => fail::<Outside>(request, error).await,
+                Err(error) => fail::<Outside>(request, server.registered.filters(), error).await,
             }
         })
     }
@@ -121,7 +125,8 @@ impl<'a> Forwarder<'a> {
         // The cluster watches the time: no second timer is made here.
         request.set_timeout(Duration::ZERO);
         let mut slot = None;
-        let work = Work::start(request, Outside, |request| {
+        let end = Outside::of(self.server.registered.filters());
+        let work = Work::start(request, end, |request| {
             let route = request.route();
             let session = request.session().export();
             let server_type = route.server_type().unwrap_or_default();
@@ -160,7 +165,7 @@ impl<'a> Forwarder<'a> {
                 let mut answer = answer.await;
                 if is_undelivered(&answer) {
                     // Boxed: every request is moved with what it may need.
-                    let again = Forwarder::of(&app).try_others(&forwarded, began.into());
+                    let again = Undelivered::of(&app).try_others(&forwarded, began.into());
                     answer = Box::pin(again).await;
                 }
                 app.stats().forwards.end(began, &answer);
@@ -169,6 +174,18 @@ impl<'a> Forwarder<'a> {
             })
         });
         received::serve_in(slot, work)
+    }
+}
+
+/// Requests that their servers did not get.
+#[derive(Clone, Copy)]
+struct Undelivered<'a> {
+    app: &'a AppHandle,
+}
+
+impl<'a> Undelivered<'a> {
+    const fn of(app: &'a AppHandle) -> Self {
+        Self { app }
     }
 
     /// Sends a request that its server did not get to others, one after the other. It was not delivered, so it can be repeated safely. The
@@ -201,27 +218,21 @@ impl<'a> Forwarder<'a> {
             left => Ok(left),
         };
         let (server_type, _) = forwarded.route.split_once('.').unwrap_or_default();
-        let server = match self.app.hooks().choosers.of(server_type) {
+        let (session, route) = (&forwarded.session, &forwarded.route);
+        let timeout = forwarded.context.timeout();
+        let limit = left(timeout.unwrap_or(self.app.config().handler_timeout));
+        let wait = limit.as_ref().copied().unwrap_or_default();
+        let application = self.app.application();
+        let server = match application.choose(self.app, session, route, &forwarded.body, wait) {
             None => {
-                let (session, route) = (&forwarded.session, &forwarded.route);
                 let target = RoutingTarget::new(session, route, &forwarded.body);
                 let members = membership.members();
                 self.app.routing().pick(members, server_type, &target)?
             }
-            Some(chooser) => {
-                let session = SessionView::of_forwarded(self.app, forwarded.session.clone());
-                let limit = forwarded.context.timeout();
-                let choice = Choice {
-                    app: self.app,
-                    chooser,
-                    server_type,
-                    limit: left(limit.unwrap_or(self.app.config().handler_timeout))?,
-                };
-                let (route, body) = (Arc::clone(&forwarded.route), forwarded.body.clone());
-                let chosen = choice.make(session, route, body);
-                // Apart, so that requests without such a function are as small as before.
-                let chosen = Box::pin(chosen).await.map_err(HandlerError::into_remote)?;
-                if self.has_closed(&forwarded.session) {
+            Some(choice) => {
+                limit?;
+                let chosen = choice.await.map_err(HandlerError::into_remote)?;
+                if self.has_closed(session) {
                     return Err(RemoteError::session_not_found());
                 }
                 chosen

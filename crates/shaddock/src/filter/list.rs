@@ -26,34 +26,20 @@ pub(crate) struct Pause {
 }
 
 /// Filters and error handler of one stage: global, or the app's own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct FilterList {
     pub(crate) filters: Vec<Arc<dyn Filter>>,
     pub(crate) error_handler: Single<Arc<dyn ErrorHandler>>,
 }
 
 /// Both stages.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Filters {
     pub(crate) global: FilterList,
     pub(crate) own: FilterList,
 }
 
 impl Filters {
-    /// After-filters of the app's own stage.
-    pub(crate) fn run_after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
-        self.own.run_after(request, outcome);
-    }
-
-    /// The error handler of the app's own stage.
-    pub(crate) fn recover(
-        &self,
-        request: &mut RequestContext,
-        error: HandlerError,
-    ) -> MaybeReady<Outcome> {
-        self.own.recover(request, error)
-    }
-
     /// Tells all filters that a session is gone.
     pub(crate) fn session_closed(&self, app: &AppHandle, sid: Sid) {
         for filter in self.global.filters.iter().chain(&self.own.filters) {
@@ -63,10 +49,6 @@ impl Filters {
 }
 
 impl FilterList {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.filters.is_empty()
-    }
-
     /// Runs the before-filters from number `first` on, until one refuses or has to wait.
     #[inline]
     pub(crate) fn run_before(&self, request: &mut RequestContext, first: usize) -> Decision {

@@ -61,7 +61,7 @@ use std::{future::Future, pin::Pin};
 use shaddock_core::Sid;
 pub use shaddock_net::MaybeReady;
 
-pub(crate) use self::list::{FilterList, Filters};
+pub(crate) use self::list::Filters;
 pub use self::{
     limit::{RateLimitFilter, TooBusyFilter},
     time::{TimeFilter, TimeoutFilter},

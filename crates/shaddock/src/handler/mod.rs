@@ -24,6 +24,7 @@
 //! When the compiler does not accept a handler, put [`#[debug_handler]`](crate::debug_handler) on it: the error then points at the argument
 //! that is wrong.
 
+mod names;
 mod run;
 mod table;
 mod typed;
@@ -32,6 +33,7 @@ use std::future::Future;
 
 pub use self::table::{RemoteEntry, RouteEntry};
 pub(crate) use self::{
+    names::RouteNames,
     run::{Complete, ToCaller, Work},
     table::{Erased, HandlerEntry, HandlerTable},
     typed::Typed,

@@ -5,6 +5,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use tokio::time::Sleep;
 
 use crate::{
     error::HandlerError,
+    filter::Filters,
     guarded::{Guarded, Panic, Watch, caught},
     reply::{IntoReply, Outcome},
     request::RequestContext,
@@ -25,6 +27,9 @@ pub(crate) trait Complete: Send + 'static {
     /// The output of the request's future.
     type Output: Send + 'static;
 
+    /// The end of a request of an app with these filters.
+    fn of(filters: &Arc<Filters>) -> Self;
+
     /// Called once, after the error handler.
     fn complete(self, request: &mut RequestContext, outcome: Outcome) -> Self::Output;
 
@@ -32,21 +37,23 @@ pub(crate) trait Complete: Send + 'static {
     fn panicked_output() -> Self::Output;
 
     /// Lets the error handler of this stage look at an error.
-    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome>;
+    fn recover(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome>;
 }
 
 /// Passes the outcome to the code that awaits the future: the cluster, or a later stage of the same request.
-#[derive(Default)]
-pub(crate) struct ToCaller;
+pub(crate) struct ToCaller(Arc<Filters>);
 
 impl Complete for ToCaller {
     type Output = Outcome;
 
+    fn of(filters: &Arc<Filters>) -> Self {
+        Self(Arc::clone(filters))
+    }
+
     fn complete(self, request: &mut RequestContext, mut outcome: Outcome) -> Outcome {
-        let app = request.app().clone();
-        app.filters().run_after(request, &mut outcome);
+        self.0.own.run_after(request, &mut outcome);
         if let Err(error) = &outcome {
-            app.stats().errors.add(1);
+            request.app().stats().errors.add(1);
             request.note_failure(error);
         }
         outcome
@@ -56,9 +63,8 @@ impl Complete for ToCaller {
         Err(HandlerError::handler_failed())
     }
 
-    fn recover(request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
-        let app = request.app().clone();
-        app.filters().recover(request, error)
+    fn recover(&self, request: &mut RequestContext, error: HandlerError) -> MaybeReady<Outcome> {
+        self.0.own.recover(request, error)
     }
 }
 
@@ -159,12 +165,12 @@ where
             // Whatever the handler left is dropped while its panic can still be told whose it is.
             state.as_mut().clear();
             let rest = state.as_mut().watch();
-            let Some((request, _)) = rest.request.as_mut() else {
+            let Some((request, done)) = rest.request.as_mut() else {
                 // Polled after completion: a mistake of the executor; stay pending rather than panic.
                 return Poll::Pending;
             };
             let outcome = match outcome {
-                Err(error) if !rest.is_recovering => match K::recover(request, error) {
+                Err(error) if !rest.is_recovering => match done.recover(request, error) {
                     MaybeReady::Now(outcome) => outcome,
                     outcome @ MaybeReady::Later(_) => {
                         request.set_at_once(false);

@@ -9,6 +9,7 @@ use shaddock_cluster::RemoteCall;
 use crate::{
     app::{AppHandle, requirements::Requirements},
     boxed::BoxFuture,
+    filter::Filters,
     reply::Outcome,
     request::RequestContext,
 };
@@ -26,8 +27,9 @@ pub(crate) struct RouteOptions {
 
 /// A handler without its types.
 pub(crate) trait Erased: Send + Sync {
-    fn to_client(&self, request: Box<RequestContext>) -> BoxFuture<()>;
-    fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome>;
+    fn to_client(&self, request: Box<RequestContext>, filters: &Arc<Filters>) -> BoxFuture<()>;
+    fn to_caller(&self, request: Box<RequestContext>, filters: &Arc<Filters>)
+    -> BoxFuture<Outcome>;
     fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome>;
     fn requirements(&self, needs: &mut Requirements);
 }
@@ -56,11 +58,6 @@ impl HandlerTable {
     /// Short routes with their handlers, in no order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &HandlerEntry)> {
         self.entries.iter().map(|(route, entry)| (&**route, entry))
-    }
-
-    /// The number of handlers.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
     }
 
     /// Short routes with the numbers of their handlers, in no order.

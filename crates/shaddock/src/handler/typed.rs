@@ -9,6 +9,7 @@ use crate::{
     answer::ToClient,
     app::AppHandle,
     extract::{Parts, Requirements},
+    filter::Filters,
     reply::{IntoReply, Outcome},
     request::RequestContext,
 };
@@ -44,12 +45,16 @@ impl<H: Handler<T>, T: 'static> Typed<H, T> {
 }
 
 impl<H: Handler<T>, T: 'static> Erased for Typed<H, T> {
-    fn to_client(&self, request: Box<RequestContext>) -> BoxFuture<()> {
-        self.start(request, ToClient)
+    fn to_client(&self, request: Box<RequestContext>, filters: &Arc<Filters>) -> BoxFuture<()> {
+        self.start(request, ToClient::of(filters))
     }
 
-    fn to_caller(&self, request: Box<RequestContext>) -> BoxFuture<Outcome> {
-        self.start(request, ToCaller)
+    fn to_caller(
+        &self,
+        request: Box<RequestContext>,
+        filters: &Arc<Filters>,
+    ) -> BoxFuture<Outcome> {
+        self.start(request, ToCaller::of(filters))
     }
 
     fn to_remote(&self, app: &AppHandle, call: &RemoteCall) -> BoxFuture<Outcome> {

@@ -11,7 +11,7 @@ use shaddock_protocol::{HandshakeRequest, RejectCode};
 
 use super::{Accept, HandshakeInfo, Login};
 use crate::{
-    app::{AppHandle, Part},
+    app::{AppHandle, Hooks, Part},
     guarded::guard,
     session::{Binder, SessionError},
 };
@@ -70,8 +70,12 @@ impl<'a> Logins<'a> {
     }
 
     /// Judges a handshake with the app's check and hook.
-    pub(crate) fn check(self, peer: &Peer, request: &Arc<HandshakeRequest>) -> MaybeReady<Verdict> {
-        let hooks = self.app.hooks();
+    pub(crate) fn check(
+        self,
+        hooks: &Hooks,
+        peer: &Peer,
+        request: &Arc<HandshakeRequest>,
+    ) -> MaybeReady<Verdict> {
         if let Some(check) = hooks.client_check.get() {
             let part = Part::of(self.app, "client check");
             let judged = guard(&part, || {

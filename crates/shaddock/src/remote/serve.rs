@@ -6,10 +6,11 @@ use shaddock_cluster::{RemoteCall, RemoteError};
 use shaddock_protocol::Route;
 
 use crate::{
-    app::AppHandle,
+    app::{AppHandle, Server},
     boxed::BoxFuture,
     error::HandlerError,
     guarded::{Guarded, Panic, Watch, guard},
+    handler::HandlerTable,
     reply::Outcome,
 };
 
@@ -17,20 +18,21 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Remotes<'a> {
     app: &'a AppHandle,
+    table: &'a HandlerTable,
 }
 
 impl<'a> Remotes<'a> {
-    pub(crate) const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
+    pub(crate) fn of(server: &'a Server) -> Self {
+        Self {
+            app: &server.app,
+            table: server.registered.remotes(),
+        }
     }
 
     /// Runs a remote that another server calls.
     pub(crate) fn serve(self, call: &RemoteCall) -> BoxFuture<Outcome> {
         let route = Route::new(Arc::clone(&call.route));
-        let Some(entry) = route
-            .short()
-            .and_then(|short| self.app.remotes().get(short))
-        else {
+        let Some(entry) = route.short().and_then(|short| self.table.get(short)) else {
             let error = RemoteError::remote_not_found(route.short().unwrap_or_default());
             return Box::pin(std::future::ready(Err(HandlerError::from_remote(error))));
         };

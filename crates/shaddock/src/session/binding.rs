@@ -6,11 +6,8 @@ use bytes::Bytes;
 use shaddock_cluster::{ServerId, SessionAnswer, SessionOp};
 use shaddock_core::{BindError, CloseReason, Session, SessionService, SessionState, Sid, Uid};
 
-use super::{FrontendSession, SessionCalls, SessionError, SessionView, view::raw};
-use crate::{
-    app::{AppHandle, Part},
-    error::HandlerError,
-};
+use super::{SessionCalls, SessionError, view::raw};
+use crate::app::AppHandle;
 
 /// The operation that asks a frontend to let go of a user whose session waits for its client.
 pub(super) const END_SUSPENDED: &str = "shaddock.end_suspended";
@@ -111,22 +108,10 @@ impl<'a> Binder<'a> {
     }
 
     async fn ask_hook(self, session: &Arc<Session>, uid: &Uid) -> Result<(), SessionError> {
-        let Some(hook) = self.app.hooks().before_bind.get() else {
-            return Ok(());
-        };
-        let Some(view) = FrontendSession::try_from_view(SessionView::of_session(self.app, session))
-        else {
-            return Err(SessionError::NoFrontend);
-        };
-        let (app, hook, uid) = (self.app.clone(), Arc::clone(hook), uid.clone());
-        let limit = app.config().handler_timeout;
-        let part = Part::of(self.app, "bind hook");
-        match part.run(limit, move || hook(app, view, uid)).await {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(SessionError::Refused(error)),
-            None => Err(SessionError::Refused(HandlerError::internal(
-                "the bind hook failed",
-            ))),
+        let asked = self.app.application().before_bind(self.app, session, uid);
+        match asked {
+            Some(decision) => decision.await.map_err(SessionError::Refused),
+            None => Ok(()),
         }
     }
 }

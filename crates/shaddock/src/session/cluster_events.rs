@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 
 use super::{
     ClusterEventKind, ClusterSessionEvent, SessionView,
-    cluster_listeners::{Arrived, Hook},
+    cluster_listeners::{Arrived, ClusterEventHooks, Hook},
 };
-use crate::app::{AppHandle, Part, StartError, start_task};
+use crate::app::{AppHandle, Part, Server, StartError, start_task};
 
 /// Events that wait for the listeners; at the bound they are counted as lost.
 const WAITING: usize = 65_536;
@@ -18,26 +18,34 @@ const WAITING: usize = 65_536;
 /// Dispatches events of sessions of the cluster to the listeners of the application.
 #[derive(Clone, Copy)]
 pub(crate) struct ClusterEvents<'a> {
+    server: &'a Server,
     app: &'a AppHandle,
 }
 
 impl<'a> ClusterEvents<'a> {
-    pub(crate) const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
+    pub(crate) const fn of(server: &'a Server) -> Self {
+        Self {
+            server,
+            app: &server.app,
+        }
+    }
+
+    fn hooks(self) -> &'a ClusterEventHooks {
+        &self.server.registered.hooks().cluster_events
     }
 
     /// Begins to tell the listeners, before this server joins.
     pub(crate) fn start(self) -> Result<(), StartError> {
-        let hooks = &self.app.hooks().cluster_events;
+        let hooks = self.hooks();
         if hooks.hooks.is_empty() {
             return Ok(());
         }
         let (sender, mut waiting) = mpsc::channel(WAITING);
         *hooks.waiting.lock() = Some(sender);
-        let app = self.app.clone();
+        let server = self.server.clone();
         start_task(self.app, "events of sessions of the cluster", async move {
             while let Some(event) = waiting.recv().await {
-                ClusterEvents::of(&app).dispatch(event).await;
+                ClusterEvents::of(&server).dispatch(event).await;
             }
         })
     }
@@ -48,7 +56,7 @@ impl<'a> ClusterEvents<'a> {
             frontend_type: Arc::clone(frontend_type),
             event,
         };
-        let waiting = self.app.hooks().cluster_events.waiting.lock();
+        let waiting = self.hooks().waiting.lock();
         if let Some(waiting) = &*waiting
             && waiting.try_send(arrived).is_err()
         {
@@ -62,7 +70,7 @@ impl<'a> ClusterEvents<'a> {
             event: raw,
         } = arrived;
         // The subscription of the server is the union of its listeners' interests.
-        let hooks = self.app.hooks().cluster_events.hooks.iter();
+        let hooks = self.hooks().hooks.iter();
         let asked = hooks.filter(|(interest, _)| interest.wants_event(&frontend_type, &raw));
         let hooks: Vec<&Hook> = asked.map(|(_, hook)| hook).collect();
         let Some(event) = self.read(frontend_type, raw) else {

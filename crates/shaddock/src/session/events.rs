@@ -1,16 +1,17 @@
 //! Events of sessions for the application: in order per session, on the app's runtime, harmless to others.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Weak},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use shaddock_cluster::{ForwardedSession, SessionEvent as ClusterEvent};
 use shaddock_core::{AudienceChange, CloseReason, LoginRecord, Session, SessionEvents, Sid, Uid};
 
-use super::{EventKind, FrontendSession, SessionEvent, SessionView, listeners::put, view::raw};
+use super::{
+    EventKind, FrontendSession, SessionEvent, SessionView,
+    listeners::{EventHooks, put},
+    view::raw,
+};
 use crate::{
-    app::{AppHandle, AppInner, Part},
+    app::{AppHandle, Part, Server, WeakServer},
     channel::Audiences,
     history::{Entry, unix_ms},
 };
@@ -18,12 +19,20 @@ use crate::{
 /// Records events of sessions of this frontend, and dispatches them to the listeners of the application.
 #[derive(Clone, Copy)]
 struct Emitter<'a> {
+    server: &'a Server,
     app: &'a AppHandle,
 }
 
 impl<'a> Emitter<'a> {
-    const fn of(app: &'a AppHandle) -> Self {
-        Self { app }
+    const fn of(server: &'a Server) -> Self {
+        Self {
+            server,
+            app: &server.app,
+        }
+    }
+
+    fn hooks(self) -> &'a EventHooks {
+        &self.server.registered.hooks().events
     }
 
     /// For operators.
@@ -69,7 +78,7 @@ impl<'a> Emitter<'a> {
         uid: Option<Uid>,
         reason: Option<CloseReason>,
     ) {
-        let hooks = &self.app.hooks().events;
+        let hooks = self.hooks();
         if !hooks.wants(kind) {
             return;
         }
@@ -99,15 +108,15 @@ impl<'a> Emitter<'a> {
         // The queue exists while a task works on it.
         shard.insert(sid, VecDeque::from([event]));
         drop(shard);
-        let app = self.app.clone();
+        let server = self.server.clone();
         slot.finish("session events", async move {
-            Emitter::of(&app).dispatch_events(sid).await;
+            Emitter::of(&server).dispatch_events(sid).await;
         });
     }
 
     async fn dispatch_events(self, sid: Sid) {
         while let Some(event) = self.next_event(sid) {
-            for hook in self.app.hooks().events.of(event.kind) {
+            for hook in self.hooks().of(event.kind) {
                 let (app, hook, event) = (self.app.clone(), Arc::clone(hook), event.clone());
                 // A panic or a timeout was logged; the next listener runs all the same.
                 let limit = app.config().event_timeout;
@@ -119,7 +128,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn next_event(self, sid: Sid) -> Option<SessionEvent> {
-        let mut shard = self.app.hooks().events.shard(sid);
+        let mut shard = self.hooks().shard(sid);
         let event = shard.get_mut(&sid)?.pop_front();
         if event.is_none() {
             shard.remove(&sid);
@@ -129,18 +138,20 @@ impl<'a> Emitter<'a> {
 }
 
 /// What the session service tells the framework. It must not keep the app alive, which holds the service.
-pub(crate) struct FrontendEvents(pub(crate) Weak<AppInner>);
+pub(crate) struct FrontendEvents(pub(crate) WeakServer);
 
 impl FrontendEvents {
     fn app(&self) -> Option<AppHandle> {
-        self.0.upgrade().map(AppHandle::from_inner)
+        self.0.app()
     }
 }
 
 impl SessionEvents for FrontendEvents {
     fn bound(&self, session: &Arc<Session>, uid: &Uid) {
-        let Some(app) = self.app() else { return };
-        let events = Emitter::of(&app);
+        let Some(server) = self.0.upgrade() else {
+            return;
+        };
+        let (app, events) = (&server.app, Emitter::of(&server));
         events.keep(session, EventKind::Bound, Some(uid.clone()), None);
         events.log_in(session, uid);
         if let Ok(membership) = app.membership() {
@@ -150,8 +161,10 @@ impl SessionEvents for FrontendEvents {
     }
 
     fn unbound(&self, session: &Arc<Session>, uid: &Uid) {
-        let Some(app) = self.app() else { return };
-        let events = Emitter::of(&app);
+        let Some(server) = self.0.upgrade() else {
+            return;
+        };
+        let (app, events) = (&server.app, Emitter::of(&server));
         events.keep(session, EventKind::Unbound, Some(uid.clone()), None);
         events.log_out(session, uid);
         let user: Arc<str> = Arc::clone(uid.shared());
@@ -169,8 +182,10 @@ impl SessionEvents for FrontendEvents {
     }
 
     fn suspended(&self, session: &Arc<Session>) {
-        let Some(app) = self.app() else { return };
-        let events = Emitter::of(&app);
+        let Some(server) = self.0.upgrade() else {
+            return;
+        };
+        let (app, events) = (&server.app, Emitter::of(&server));
         events.keep(session, EventKind::Suspended, session.uid(), None);
         if let Ok(membership) = app.membership() {
             membership.publish_event(ClusterEvent::Suspended(events.export(session)));
@@ -179,8 +194,10 @@ impl SessionEvents for FrontendEvents {
     }
 
     fn resumed(&self, session: &Arc<Session>) {
-        let Some(app) = self.app() else { return };
-        let events = Emitter::of(&app);
+        let Some(server) = self.0.upgrade() else {
+            return;
+        };
+        let (app, events) = (&server.app, Emitter::of(&server));
         events.keep(session, EventKind::Resumed, session.uid(), None);
         if let Ok(membership) = app.membership() {
             membership.publish_event(ClusterEvent::Resumed(events.export(session)));
@@ -189,15 +206,18 @@ impl SessionEvents for FrontendEvents {
     }
 
     fn closed(&self, session: &Arc<Session>, reason: &CloseReason) {
-        let Some(app) = self.app() else { return };
-        let events = Emitter::of(&app);
+        let Some(server) = self.0.upgrade() else {
+            return;
+        };
+        let (app, events) = (&server.app, Emitter::of(&server));
         events.keep(
             session,
             EventKind::Closed,
             session.uid(),
             Some(reason.clone()),
         );
-        app.filters().session_closed(&app, session.id());
+        let filters = server.registered.filters();
+        filters.session_closed(app, session.id());
         app.expiries().forget(session.id());
         let uid = session.uid();
         if let Some(uid) = &uid {

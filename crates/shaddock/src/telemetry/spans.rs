@@ -60,7 +60,7 @@ impl<'a> Spans<'a> {
             }
             _ => {
                 let short = route.short();
-                let is_there = short.is_some_and(|short| self.app.handlers().get(short).is_some());
+                let is_there = short.is_some_and(|short| self.app.handlers().contains(short));
                 is_there.then_some(route.as_str())
             }
         };
@@ -111,7 +111,7 @@ impl<'a> Spans<'a> {
         let mut span = self.tracer.begin(Kind::Server, parent, true);
         if let Some(record) = span.record() {
             let short = route.split_once('.').map(|(_, short)| short);
-            let is_there = short.is_some_and(|short| self.app.remotes().get(short).is_some());
+            let is_there = short.is_some_and(|short| self.app.remotes().contains(short));
             record.name = String::from(if is_there { route } else { "remote" });
             record.text(ROUTE, route);
             record.text(SERVER, self.app.id());

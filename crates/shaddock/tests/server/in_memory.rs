@@ -11,9 +11,12 @@ use std::{
 use serde_json::{Value, json};
 use shaddock::{
     app::AppConfig,
-    cluster::Interest,
+    cluster::{Interest, Membership},
+    filter::Filter,
     prelude::*,
-    session::{Conflict, SessionsPerUser},
+    reply::Outcome,
+    request::RequestContext,
+    session::{Conflict, SessionService, SessionsPerUser},
     testing::{TestClient, TestServers},
     wire::CodecConfig,
 };
@@ -712,4 +715,55 @@ async fn messages_keep_their_order_behind_a_choice_that_waits() {
         (1000, 1, 20)
     );
     assert_eq!(*served.lock().unwrap(), [1000, 1, 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn registrations_end_with_the_app_though_they_hold_its_services() {
+    type Services = std::sync::OnceLock<(SessionService, Arc<dyn Membership>)>;
+    struct Holds(Arc<Services>);
+    impl Filter for Holds {
+        fn after(&self, _: &mut RequestContext, _: &mut Outcome) {
+            assert!(self.0.get().is_some());
+        }
+    }
+    let services = Arc::new(Services::new());
+    let held = Arc::downgrade(&services);
+    let mut app = connector();
+    let [by_handler, by_remote, by_hook] = std::array::from_fn(|_| Arc::clone(&services));
+    app.handle("h.held", move || {
+        let by = Arc::clone(&by_handler);
+        async move { Json(by.get().is_some()) }
+    });
+    app.remote("r.held", move || {
+        let by = Arc::clone(&by_remote);
+        async move { Json(by.get().is_some()) }
+    });
+    app.on_session_closed(move |_, _| {
+        let by = Arc::clone(&by_hook);
+        async move { assert!(by.get().is_some()) }
+    });
+    app.filter(Holds(Arc::clone(&services)));
+    let servers = started(app).await;
+    let handle = servers.app(FRONT);
+    let sessions = handle.session_service().unwrap().clone();
+    let membership = Arc::clone(handle.membership().unwrap());
+    assert!(services.set((sessions, membership)).is_ok());
+    drop(services);
+    let client = joined(&servers, "ann").await;
+    let is_held: bool = client
+        .request("connector.h.held", &json!({}))
+        .await
+        .unwrap();
+    assert!(is_held);
+    let by_rpc = servers.app(FRONT).rpc("connector.r.held");
+    assert!(by_rpc.call::<bool>(&()).await.unwrap());
+    servers.shutdown().await;
+    drop(client);
+    let gone = async {
+        while held.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(60), gone).await;
+    assert!(gone.is_ok(), "{} owners are left", held.strong_count());
 }

@@ -1,6 +1,6 @@
 //! What a watcher knows of the frontends.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 use shaddock_cluster::ServerId;
@@ -12,7 +12,17 @@ use super::{event::MemberEvent, view::View};
 #[derive(Default)]
 pub(crate) struct Watch {
     pub(super) frontends: Mutex<HashMap<ServerId, View>>,
+    /// The audiences of the application's listeners. Set once, at the start.
+    pub(super) listened: OnceLock<Listened>,
     pub(super) events: Mutex<Option<mpsc::Sender<MemberEvent>>>,
+}
+
+/// The audiences of the application's listeners.
+#[derive(Default)]
+pub(super) struct Listened {
+    /// The prefixes of names of topics.
+    pub(super) topics: Vec<String>,
+    pub(super) has_channels: bool,
 }
 
 impl Watch {

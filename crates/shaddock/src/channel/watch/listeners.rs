@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use shaddock_cluster::AudienceKey;
 
-use super::MemberEvent;
+use super::{MemberEvent, known::Listened};
 use crate::{app::AppHandle, boxed::BoxFuture};
 
 /// A listener of the application.
@@ -13,8 +13,8 @@ pub(crate) type MemberHook = Arc<dyn Fn(AppHandle, MemberEvent) -> BoxFuture<()>
 /// The application's listeners, each with what the keys begin with.
 #[derive(Default)]
 pub(crate) struct MemberHooks {
-    pub(super) topics: Vec<(String, MemberHook)>,
-    pub(super) channels: Vec<(String, MemberHook)>,
+    topics: Vec<(String, MemberHook)>,
+    channels: Vec<(String, MemberHook)>,
 }
 
 impl MemberHooks {
@@ -25,6 +25,15 @@ impl MemberHooks {
             &mut self.channels
         };
         list.push((prefix.to_owned(), hook));
+    }
+
+    /// What they watch.
+    pub(super) fn listened(&self) -> Listened {
+        let prefixes = self.topics.iter().map(|(prefix, _)| prefix.clone());
+        Listened {
+            topics: prefixes.collect(),
+            has_channels: !self.channels.is_empty(),
+        }
     }
 
     pub(super) fn of<'a>(&'a self, key: &'a AudienceKey) -> impl Iterator<Item = &'a MemberHook> {
