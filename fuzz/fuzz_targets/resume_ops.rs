@@ -166,7 +166,7 @@ impl World {
     fn come_back(&mut self, at: usize, early: bool, answer_arrives: bool, ack_arrives: bool) {
         let next = self.secret();
         let player = &mut self.players[at];
-        let honest = Credentials::of(&back(&player.token, player.received, player.sent));
+        let honest = Credentials::from(&back(&player.token, player.received, player.sent));
         let found = self.service.find_resumable(&honest, Dialect::Pomelo);
         if player.session.is_closed() {
             let why = found.expect_err("it is closed");
@@ -277,7 +277,7 @@ impl World {
             return;
         }
         let number = self.service.next_claim();
-        let lie = Credentials::of(&lie);
+        let lie = Credentials::from(&lie);
         assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
         assert!(
             !player
@@ -294,7 +294,7 @@ impl World {
             (Some(player.received), player.taken.checked_sub(1)),
         ] {
             if let (Some(received), Some(sent)) = (received, sent) {
-                let lie = Credentials::of(&back(&player.token, received, sent));
+                let lie = Credentials::from(&back(&player.token, received, sent));
                 assert!(player.session.claim(number, &lie, Waker::noop()).is_err());
             }
         }

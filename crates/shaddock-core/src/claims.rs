@@ -30,11 +30,6 @@ pub struct ClientClaims {
 }
 
 impl ClientClaims {
-    /// Whether there are no data.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// `user` as a type of the application. Unknown members are ignored.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Errors of session calls. The texts are Pomelo's, because handlers compare them.
 
-use crate::{MAX_ID_BYTES, Sid, Uid};
+use crate::ids::MAX_ID_BYTES;
+use crate::{Sid, Uid};
 
 /// A session was not bound to a user. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

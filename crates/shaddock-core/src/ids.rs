@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Longest [`Uid`] and [`FrontendId`], in bytes of UTF-8.
-pub const MAX_ID_BYTES: usize = 256;
+pub(crate) const MAX_ID_BYTES: usize = 256;
 
 /// The id of a session: positive, below 2^63, and never reused in a cluster, not even after a restart.
 ///
@@ -178,7 +178,7 @@ impl SidAllocator {
     }
 }
 
-/// The text is empty or longer than [`MAX_ID_BYTES`].
+/// The text is empty or longer than 256 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must have 1 to {MAX_ID_BYTES} bytes, this one has {len}")]
 #[non_exhaustive]
@@ -200,7 +200,7 @@ macro_rules! text_id {
             ///
             /// # Errors
             ///
-            /// The text is empty or longer than [`MAX_ID_BYTES`].
+            /// The text is empty or longer than 256 bytes.
             pub fn new(text: impl AsRef<str> + Into<Arc<str>>) -> Result<Self, InvalidId> {
                 let len = text.as_ref().len();
                 if len == 0 || len > MAX_ID_BYTES {

@@ -86,7 +86,7 @@ pub use error::{BindError, ChannelError, ListenerError, SettingError, UnbindErro
 pub use event::ListenerId;
 pub use fanout::FanOutGroup;
 pub use hooks::SessionEvents;
-pub use ids::{FrontendId, InvalidId, InvalidSid, MAX_ID_BYTES, Sid, SidAllocator, Uid};
+pub use ids::{FrontendId, InvalidId, InvalidSid, Sid, SidAllocator, Uid};
 pub use outbox::{Flush, Next, Offer, Outbox, OutboxStats, PushError, Room, SendError};
 pub use resume::{
     BadAcknowledgement, Claimed, Credentials, Handover, OnFull, Parking, Resumable, ResumeConfig,

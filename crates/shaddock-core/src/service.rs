@@ -11,7 +11,6 @@ use crate::{
     SidAllocator, Uid, UnbindError,
 };
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -212,11 +211,6 @@ impl SessionService {
     /// The number of sessions, bound or not.
     pub fn session_count(&self) -> usize {
         self.inner.by_sid.len()
-    }
-
-    /// The network address of the client of a session.
-    pub fn client_address_by_session_id(&self, sid: Sid) -> Option<SocketAddr> {
-        self.get(sid)?.client().address
     }
 
     /// Counts, for metrics and operators.

@@ -28,11 +28,6 @@ impl Settings {
         self.0.as_ref()?.get(key)
     }
 
-    /// Whether there is a value for `key`.
-    pub fn contains_key(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
-
     /// Number of settings.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |map| map.len())
@@ -66,9 +61,7 @@ impl Settings {
 
     /// Removes one setting, and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        if !self.contains_key(key) {
-            return None;
-        }
+        self.get(key)?;
         let old = self.map_mut().shift_remove(key);
         if self.is_empty() {
             self.0 = None;
@@ -81,9 +74,9 @@ impl Settings {
         let removed: HashSet<&str> = removed
             .iter()
             .map(String::as_str)
-            .filter(|key| self.contains_key(key))
+            .filter(|key| self.get(key).is_some())
             .collect();
-        let stays = |key: &str| self.contains_key(key) && !removed.contains(key);
+        let stays = |key: &str| self.get(key).is_some() && !removed.contains(key);
         let added = values.keys().filter(|key| !stays(key)).count();
         self.len() - removed.len() + added
     }

@@ -513,7 +513,7 @@ const SECRET: ResumeSecret = ResumeSecret([7; 16]);
 /// A session that can be resumed, and what its client shows.
 fn resumable(service: &SessionService) -> (Arc<Session>, Credentials) {
     let session = service.create_resumable(ClientInfo::default(), &SECRET);
-    let back = Credentials::of(&ReturningClient {
+    let back = Credentials::from(&ReturningClient {
         token: SECRET.token(session.id()),
         received: 0,
         sent: 0,

@@ -48,7 +48,7 @@ fn data(id: u32, filler: usize) -> Bytes {
 }
 
 fn back(token: &str, received: u64, sent: u64) -> Credentials {
-    Credentials::of(&ReturningClient {
+    Credentials::from(&ReturningClient {
         token: token.to_owned(),
         received,
         sent,

@@ -3,9 +3,10 @@
 use super::config::ChannelConfig;
 use crate::event::guarded;
 use crate::few::{Few, Removed};
+use crate::ids::MAX_ID_BYTES;
 use crate::shards::Shards;
 use crate::sync::MutexGuard;
-use crate::{ChannelError, ChannelStore, FrontendId, MAX_ID_BYTES, StoreError, Uid};
+use crate::{ChannelError, ChannelStore, FrontendId, StoreError, Uid};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;

@@ -37,9 +37,9 @@ pub struct Credentials {
     pub(crate) sent: u64,
 }
 
-impl Credentials {
-    /// Reads the credentials. Does not check whether there is such a session.
-    pub fn of(back: &ReturningClient) -> Self {
+impl From<&ReturningClient> for Credentials {
+    /// Does not check whether there is such a session.
+    fn from(back: &ReturningClient) -> Self {
         Self {
             token: read(&back.token).map(|(sid, secret)| (sid, TokenHash::of(&secret))),
             received: back.received,

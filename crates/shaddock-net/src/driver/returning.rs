@@ -47,7 +47,7 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Ok(());
         }
-        let shown = Credentials::of(back);
+        let shown = Credentials::from(back);
         let session = match frontend.find_resumable(&peer, &shown, self.conn.dialect()) {
             Ok(session) => session,
             Err(why) if self.is_relayed() => return self.refuse_relayed(why),

@@ -85,7 +85,7 @@ impl SessionView {
         let removed: Vec<String> = self
             .removed()
             .iter()
-            .filter(|key| !self.settings().contains_key(key))
+            .filter(|key| self.settings().get(key).is_none())
             .cloned()
             .collect();
         if self.settings().is_empty() && removed.is_empty() {

@@ -30,7 +30,7 @@ pub(crate) fn claims_of(said: &HandshakeRequest, limit: usize) -> Option<ClientC
     claims.library = text(&said.lib_version);
     claims.build = text(&said.client_build_number);
     claims.user = (says_something && user.len() <= limit).then(|| user.into());
-    (!claims.is_empty()).then_some(claims)
+    (claims != ClientClaims::default()).then_some(claims)
 }
 
 /// Which session.

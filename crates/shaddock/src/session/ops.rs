@@ -117,7 +117,7 @@ impl<'a> SessionOps<'a> {
             SessionOp::ClientAddress { sid } => Ok(SessionAnswer::Address(
                 sid_of(sid)
                     .ok()
-                    .and_then(|sid| service.client_address_by_session_id(sid)),
+                    .and_then(|sid| service.get(sid)?.client().address),
             )),
             SessionOp::Custom { name, argument } => self.execute_custom(service, &name, &argument),
             _ => Err(RemoteError::new(
