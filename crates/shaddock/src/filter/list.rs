@@ -121,7 +121,15 @@ impl FilterList {
     }
 
     /// The last one added comes first, as in Pomelo: filters enclose what is between before and after.
+    #[inline]
     pub(crate) fn run_after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
+        if !self.filters.is_empty() {
+            self.run_all_after(request, outcome);
+        }
+    }
+
+    #[inline(never)]
+    fn run_all_after(&self, request: &mut RequestContext, outcome: &mut Outcome) {
         for filter in self.filters.iter().rev() {
             if let Err(panic) = caught(|| filter.after(request, outcome)) {
                 request.panicked(&panic);
