@@ -15,7 +15,7 @@ const PAGES: [&str; 4] = [
 ];
 
 /// Names that are Rust's, tokio's or the shell's.
-const FOREIGN: [&str; 23] = [
+const FOREIGN: [&str; 24] = [
     "Arc",
     "Err",
     "Fn",
@@ -31,6 +31,7 @@ const FOREIGN: [&str; 23] = [
     "Vec",
     "await",
     "debug",
+    "default",
     "fn",
     "impl",
     "map",
