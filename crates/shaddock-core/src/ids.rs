@@ -19,12 +19,6 @@ pub(crate) const MAX_ID_BYTES: usize = 256;
 pub struct Sid(NonZeroU64);
 
 impl Sid {
-    /// The largest sid. No session has it before 2092; views of requests without a session use it.
-    pub const MAX: Self = match NonZeroU64::new(i64::MAX.cast_unsigned()) {
-        Some(number) => Self(number),
-        None => unreachable!(),
-    };
-
     /// Creates a sid from a number between 1 and `i64::MAX`.
     pub fn new(number: u64) -> Option<Self> {
         if i64::try_from(number).is_err() {

@@ -17,7 +17,7 @@ use std::{borrow::Cow, num::NonZeroU64, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value;
-use shaddock_core::{PushError, SendError, Session};
+use shaddock_core::{PushError, SendError, Session, Sid};
 use shaddock_protocol::{Codec, Dialect, PitayaSerializer, RefuseReason, Route};
 
 use crate::{
@@ -136,11 +136,14 @@ impl<'a> Answers<'a> {
 /// What the application did not expect is a warning; what it answered with is its own business.
 fn log_error(request: &RequestContext, error: &HandlerError) {
     request.note_failure(error);
-    let (route, sid) = (request.route().as_str(), request.session().id());
+    let (route, sid) = (
+        request.route().as_str(),
+        request.session().id().map(Sid::get),
+    );
     if error.source().is_some() && [codes::UNKNOWN, codes::INTERNAL].contains(&error.code()) {
-        shaddock_net::quiet!(warn, "a handler failed", route, %sid, %error);
+        shaddock_net::quiet!(warn, "a handler failed", route, sid, %error);
     } else {
-        tracing::debug!(route, %sid, %error, "a request was answered with an error");
+        tracing::debug!(route, sid, %error, "a request was answered with an error");
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use shaddock_core::Sid;
 use shaddock_net::clock;
 use shaddock_protocol::Route;
 
@@ -252,7 +253,13 @@ impl Watch for RequestContext {
         if let Some(times) = self.times() {
             times.add_panic();
         }
-        shaddock_net::quiet!(error, "a handler panicked", route = self.route.as_str(), sid = %self.session.id(), panic = panic.text());
+        shaddock_net::quiet!(
+            error,
+            "a handler panicked",
+            route = self.route.as_str(),
+            sid = self.session.id().map(Sid::get),
+            panic = panic.text()
+        );
     }
 }
 

@@ -115,7 +115,7 @@ async fn a_frontend_binds_as_pitayas_does_and_passes_answers_on_unchanged() {
     let backing = Backing::start();
     let mut game = App::new("game", "game-1");
     game.route("room.sid", async |session: SessionView| {
-        Json(session.id().to_string())
+        Json(session.id().map(|sid| sid.to_string()))
     });
     game.route("room.raw", async |Json(text): Json<String>| {
         Reply::raw(text)

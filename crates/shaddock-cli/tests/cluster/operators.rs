@@ -40,7 +40,9 @@ async fn launch_room_with(backing: &Backing, id: &str, gate: Arc<Notify>) -> Joi
             session
                 .bind(Uid::new(body["uid"].as_str().unwrap_or_default())?)
                 .await?;
-            Ok::<_, HandlerError>(Json(json!({ "sid": session.id().to_string() })))
+            Ok::<_, HandlerError>(Json(
+                json!({ "sid": session.id().map(|sid| sid.to_string()) }),
+            ))
         },
     );
     app.route("room.slow", move |Json(body): Json<Value>| {

@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value, value::RawValue};
 use shaddock_cluster::AudienceKey;
-use shaddock_core::{Session, Uid};
+use shaddock_core::{Session, Sid, Uid};
 
 use super::{
     failure::{Failure, Fault},
@@ -189,7 +189,12 @@ impl Plan {
         for send in self.sends {
             // A receiver that is not reached has gone: the client's request has not failed for that reason.
             if let Err(error) = deliver(app, view, send).await {
-                shaddock_net::quiet!(warn, "an action of a backend failed", sid = %view.id(), error);
+                shaddock_net::quiet!(
+                    warn,
+                    "an action of a backend failed",
+                    sid = view.id().map(Sid::get),
+                    error
+                );
             }
         }
         Ok(())

@@ -75,7 +75,7 @@ impl Backend {
             Ok(body) => self.outgoing(kind.name().to_owned(), body, span.as_ref()),
             Err(error) => return self.missed(app, kind, event, &error.to_string()),
         };
-        let key = self.key_of(event.session().uid(), event.session().id());
+        let key = self.key_of(event.session().uid(), Some(event.session().id()));
         let heard = self.send_until_accepted(app, key, kind, &outgoing).await;
         if let (Some(span), Err(failure)) = (&span, &heard) {
             span.failed("unheard", failure);

@@ -125,11 +125,11 @@ impl Backend {
     }
 
     /// The key that selects the URL of a user.
-    pub(super) fn key_of(&self, uid: Option<&Uid>, sid: Sid) -> u64 {
+    pub(super) fn key_of(&self, uid: Option<&Uid>, sid: Option<Sid>) -> u64 {
         match (self.settings.balance, uid) {
             (Balance::RoundRobin, _) => self.next.fetch_add(1, Ordering::Relaxed) as u64,
             (Balance::UserHash, Some(uid)) => client::hash_of(uid.as_str().as_bytes()),
-            (Balance::UserHash, None) => client::hash_of(&sid.get().to_le_bytes()),
+            (Balance::UserHash, None) => client::hash_of(&sid.map_or(0, Sid::get).to_le_bytes()),
         }
     }
 

@@ -52,7 +52,8 @@ impl<'a> SessionJson<'a> {
     fn of(view: &'a SessionView) -> Self {
         let session = view.session();
         Self {
-            sid: view.id().to_string(),
+            // The view of a session of this frontend.
+            sid: view.id().map_or_else(String::new, |sid| sid.to_string()),
             frontend: view.frontend_id(),
             uid: view.uid().map(shaddock_core::Uid::as_str),
             settings: view.settings(),

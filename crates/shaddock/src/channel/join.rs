@@ -103,7 +103,8 @@ pub(super) fn user_of(view: &SessionView) -> Result<(Uid, Option<RawSid>), JoinE
     if view.frontend_id().is_empty() {
         return Err(JoinError::Closed);
     }
-    Ok((uid, Some(raw_sid(view.id()))))
+    let sid = view.id().ok_or(JoinError::Closed)?;
+    Ok((uid, Some(raw_sid(sid))))
 }
 
 /// The calls of a server to the frontends that have the members of its channels and of topics.

@@ -20,10 +20,10 @@ use crate::session::{SessionError, SessionView};
 /// ```
 /// use shaddock::prelude::*;
 ///
-/// async fn moved(session: SessionView, channels: Channels, Json(place): Json<(f32, f32)>) -> Result<(), HandlerError> {
+/// async fn moved(User(uid): User, channels: Channels, Json(place): Json<(f32, f32)>) -> Result<(), HandlerError> {
 ///     let room = channels.create("room")?;
 ///     // Whoever was away for a while gets the last position of each player, and not the way there.
-///     let key = format!("position:{}", session.id());
+///     let key = format!("position:{uid}");
 ///     room.latest(&key).push_message("onMove", &place).await?;
 ///     Ok(())
 /// }

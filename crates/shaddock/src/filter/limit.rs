@@ -101,12 +101,12 @@ impl Default for Shard {
 }
 
 /// A session. Numbers of Pitaya frontends begin at 1 on each of them, so the number alone does not name it. The frontend is empty for sessions
-/// of this server.
+/// of this server. The requests of one frontend that came without a session share a bucket.
 #[derive(Debug, Hash, PartialEq, Eq)]
-struct Key(Box<str>, Sid);
+struct Key(Box<str>, Option<Sid>);
 
 #[derive(Hash)]
-struct KeyRef<'a>(&'a str, Sid);
+struct KeyRef<'a>(&'a str, Option<Sid>);
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
@@ -125,7 +125,7 @@ impl RateLimitFilter {
         }
     }
 
-    fn take(&self, frontend: &str, sid: Sid, now: Millis) -> bool {
+    fn take(&self, frontend: &str, sid: Option<Sid>, now: Millis) -> bool {
         let key = KeyRef(frontend, sid);
         let mut shard = self.shard(&key);
         if let Some(bucket) = shard.buckets.get_mut(&key) {
@@ -176,7 +176,7 @@ impl Filter for RateLimitFilter {
     }
 
     fn session_closed(&self, sid: Sid) {
-        let key = KeyRef("", sid);
+        let key = KeyRef("", Some(sid));
         self.shard(&key).buckets.remove(&key);
     }
 }
@@ -200,18 +200,21 @@ mod tests {
         let filter = RateLimitFilter::new(10, 2);
         let (one, other) = (sid(7 << 16), sid(8 << 16));
         let now = Millis(50);
-        assert!(filter.take("", one, now));
-        assert!(filter.take("", one, now));
-        assert!(!filter.take("", one, now));
+        assert!(filter.take("", Some(one), now));
+        assert!(filter.take("", Some(one), now));
+        assert!(!filter.take("", Some(one), now));
         assert!(
-            filter.take("", other, now),
+            filter.take("", Some(other), now),
             "sessions do not share a bucket"
         );
-        assert!(filter.take("f", one, now), "nor do frontends");
-        assert!(!filter.take("", one, Millis(140)));
-        assert!(filter.take("", one, Millis(250)));
+        assert!(filter.take("f", Some(one), now), "nor do frontends");
+        assert!(!filter.take("", Some(one), Millis(140)));
+        assert!(filter.take("", Some(one), Millis(250)));
         filter.session_closed(one);
-        assert!(filter.take("", one, now), "a closed session is forgotten");
+        assert!(
+            filter.take("", Some(one), now),
+            "a closed session is forgotten"
+        );
     }
 
     /// As on a backend, which is not told of closed sessions.
@@ -221,7 +224,7 @@ mod tests {
         let mut most = 0;
         // 1,000 sessions a second come, send one request and go. A bucket fills within 2 s, here within 100 ms.
         for n in 1..=200_000_u64 {
-            assert!(filter.take("front-1", sid(n), Millis(n)));
+            assert!(filter.take("front-1", Some(sid(n)), Millis(n)));
             most = most.max(filter.kept());
         }
         assert!(most <= FEW * SHARDS, "{most}");
@@ -238,13 +241,15 @@ mod tests {
             }
             let mut bucket = Bucket::full(now, 2);
             assert!(bucket.take(now, 0, 2, 0));
-            shard.buckets.insert(Key("f".into(), sid(n + 1)), bucket);
+            shard
+                .buckets
+                .insert(Key("f".into(), Some(sid(n + 1))), bucket);
             assert!(shard.buckets.len() <= MOST);
         }
-        let newest = KeyRef("f", sid(2 * MOST as u64));
+        let newest = KeyRef("f", Some(sid(2 * MOST as u64)));
         assert!(shard.buckets.contains_key(&newest));
         assert!(
-            !shard.buckets.contains_key(&KeyRef("f", sid(1))),
+            !shard.buckets.contains_key(&KeyRef("f", Some(sid(1)))),
             "the oldest go"
         );
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shaddock_core::Uid;
+use shaddock_core::{Sid, Uid};
 
 use super::{BeforeFlow, Filter};
 use crate::{reply::Outcome, request::RequestContext};
@@ -38,7 +38,15 @@ impl Filter for TimeFilter {
             return;
         };
         if took >= self.slow {
-            shaddock_net::quiet!(warn, "slow handler", route = request.route().as_str(), sid = %request.session().id(), uid = request.session().uid().map(Uid::as_str), ok = outcome.is_ok(), ?took);
+            shaddock_net::quiet!(
+                warn,
+                "slow handler",
+                route = request.route().as_str(),
+                sid = request.session().id().map(Sid::get),
+                uid = request.session().uid().map(Uid::as_str),
+                ok = outcome.is_ok(),
+                ?took
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
+use shaddock_core::Sid;
 use shaddock_net::MaybeReady;
 use tokio::time::Sleep;
 
@@ -241,6 +242,12 @@ where
     let timer = timer.get_or_insert_with(|| request.app().sleep(timeout));
     ready!(timer.as_mut().poll(task));
     request.app().stats().timeouts.add(1);
-    shaddock_net::quiet!(warn, "a handler did not finish in time", route = request.route().as_str(), sid = %request.session().id(), ?timeout);
+    shaddock_net::quiet!(
+        warn,
+        "a handler did not finish in time",
+        route = request.route().as_str(),
+        sid = request.session().id().map(Sid::get),
+        ?timeout
+    );
     Poll::Ready(Err(HandlerError::too_late()))
 }

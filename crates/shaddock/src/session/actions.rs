@@ -26,7 +26,7 @@ impl SessionView {
             Binder::of(self.app()).bind(session, uid.clone()).await?;
         } else {
             let op = SessionOp::Bind {
-                sid: raw(self.id()),
+                sid: self.raw_sid()?,
                 uid: Arc::clone(uid.shared()),
             };
             self.ask(op).await?;
@@ -45,7 +45,7 @@ impl SessionView {
             session.unbind(&uid)?;
         } else {
             let op = SessionOp::Unbind {
-                sid: raw(self.id()),
+                sid: self.raw_sid()?,
                 uid: Arc::clone(uid.shared()),
             };
             self.ask(op).await?;
@@ -104,7 +104,7 @@ impl SessionView {
             return Ok(session.change_settings(changes, &removed)?);
         }
         let op = SessionOp::Merge {
-            sid: raw(self.id()),
+            sid: self.raw_sid()?,
             changes: Arc::new(changes),
             removed,
             // An object, also if it is empty: it replaces what a Pitaya frontend has.
@@ -130,11 +130,11 @@ impl SessionView {
         let app = self.app();
         let Some(session) = self.session() else {
             return Pushes::of(app)
-                .to_session(self.holder()?, self.id(), self.uid(), message)
+                .to_session(self.holder()?, self.raw_sid()?, self.uid(), message)
                 .await;
         };
         if Deliveries::of(app).to_session(session, &message)? {
-            kept_room(app.session_service().cloned(), vec![raw(self.id())]).await;
+            kept_room(app.session_service().cloned(), vec![raw(session.id())]).await;
         }
         if let Some(room) = app.scheduler().pressure().wait() {
             room.await;
@@ -152,7 +152,7 @@ impl SessionView {
             return Ok(());
         }
         let op = SessionOp::Kick {
-            sid: raw(self.id()),
+            sid: self.raw_sid()?,
             uid: self.uid().map(|uid| Arc::clone(uid.shared())),
             reason: Some(reason.into()),
         };
@@ -167,7 +167,7 @@ impl SessionView {
         if let Some(session) = self.session() {
             return Ok(session.client().address);
         }
-        let sid = raw(self.id());
+        let sid = self.raw_sid()?;
         match self.ask(SessionOp::ClientAddress { sid }).await? {
             SessionAnswer::Address(address) => Ok(address),
             _ => Ok(None),
@@ -185,7 +185,7 @@ impl SessionView {
         }
         let millis = when.map(|when| u64::try_from(until(when).as_millis()).unwrap_or(u64::MAX));
         let expire = Expire {
-            sid: raw(self.id()),
+            sid: self.raw_sid()?,
             millis,
         };
         self.ask_custom(EXPIRE, &expire).await.map(drop)
@@ -203,7 +203,7 @@ impl SessionView {
             return Ok(session.claims());
         }
         let which = Which {
-            sid: raw(self.id()),
+            sid: self.raw_sid()?,
         };
         let answer = self.ask_custom(CLAIMS, &which).await?;
         serde_json::from_slice::<Option<ClientClaims>>(&answer)

@@ -20,7 +20,7 @@ use crate::app::AppHandle;
 #[derive(Clone, Debug)]
 pub struct SessionView {
     app: AppHandle,
-    id: Sid,
+    id: Option<Sid>,
     place: Place,
     /// As of the first read.
     copy: OnceLock<Copied>,
@@ -36,19 +36,10 @@ enum Place {
 
 #[derive(Debug)]
 struct Forwarded {
-    /// None, and no number either, in a request that no client sent.
+    /// None, and no session id either, in a request that no client sent.
     frontend: Option<ServerId>,
-    has_number: bool,
     uid: Option<Uid>,
     data: SessionData,
-}
-
-impl Forwarded {
-    /// Whom to ask.
-    fn frontend(&self) -> Result<&ServerId, SessionError> {
-        let frontend = self.frontend.as_ref().filter(|_| self.has_number);
-        frontend.ok_or(SessionError::NoSession)
-    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +52,7 @@ impl SessionView {
     pub(crate) fn of_session(app: &AppHandle, session: &Arc<Session>) -> Self {
         Self {
             app: app.clone(),
-            id: session.id(),
+            id: Some(session.id()),
             place: Place::Here(Arc::clone(session)),
             copy: OnceLock::new(),
             removed: Vec::new(),
@@ -73,13 +64,12 @@ impl SessionView {
         let id = forwarded.sid.and_then(|sid| Sid::new(sid.get()));
         let place = Forwarded {
             frontend: forwarded.frontend,
-            has_number: id.is_some(),
             uid: forwarded.uid.and_then(|uid| Uid::new(uid).ok()),
             data: forwarded.data,
         };
         Self {
             app: app.clone(),
-            id: id.unwrap_or(Sid::MAX),
+            id,
             place: Place::There(Arc::new(place)),
             copy: OnceLock::new(),
             removed: Vec::new(),
@@ -91,11 +81,11 @@ impl SessionView {
         &self.app
     }
 
-    /// The number of the session. Only together with the frontend it means one session.
+    /// The session id, which is unique together with the frontend. On the frontend, [`FrontendSession::id`] always has one.
     ///
-    /// A request that came without a session, as programs may send it to a backend, has [`Sid::MAX`]. It has no user either, and whatever is
-    /// asked of its session fails with [`SessionError::NoSession`].
-    pub const fn id(&self) -> Sid {
+    /// `None` for a request that came without a session, as programs may send it to a backend. It has no user either, and everything that
+    /// needs its session fails with [`SessionError::NoSession`].
+    pub const fn id(&self) -> Option<Sid> {
         self.id
     }
 
@@ -119,8 +109,17 @@ impl SessionView {
     pub(super) fn holder(&self) -> Result<&ServerId, SessionError> {
         match &self.place {
             Place::Here(_) => Err(SessionError::NoSession),
-            Place::There(there) => there.frontend(),
+            Place::There(there) => there
+                .frontend
+                .as_ref()
+                .filter(|_| self.id.is_some())
+                .ok_or(SessionError::NoSession),
         }
+    }
+
+    /// The session id as the cluster writes it.
+    pub(super) fn raw_sid(&self) -> Result<shaddock_cluster::RawSid, SessionError> {
+        self.id.map(raw).ok_or(SessionError::NoSession)
     }
 
     /// Settings that were removed from the view.
@@ -196,10 +195,7 @@ impl SessionView {
                 }
                 Place::There(there) => there.frontend.clone(),
             },
-            sid: match &self.place {
-                Place::There(there) if !there.has_number => None,
-                _ => Some(raw(self.id)),
-            },
+            sid: self.id.map(raw),
             uid: copy.uid.as_ref().map(|uid| Arc::clone(uid.shared())),
             data: data_of(&copy.settings),
         }
@@ -297,6 +293,11 @@ view_of!(
 );
 
 impl FrontendSession {
+    /// The session id, which is unique together with the frontend.
+    pub fn id(&self) -> Sid {
+        self.record().id()
+    }
+
     /// The session itself.
     pub fn record(&self) -> &Arc<Session> {
         match &self.0.place {

@@ -142,7 +142,9 @@ impl Tracer {
 }
 
 fn about_session(record: &mut Record, users: TracedUsers, view: &SessionView) {
-    record.text("shaddock.sid", view.id().to_string());
+    if let Some(sid) = view.id() {
+        record.text("shaddock.sid", sid.to_string());
+    }
     record.text("shaddock.frontend", view.frontend_id());
     match (users, view.uid()) {
         (TracedUsers::Plain, Some(uid)) => record.text("enduser.id", uid.as_str()),

@@ -74,7 +74,7 @@ async fn a_request_without_a_session_is_served_and_has_none_to_act_on() {
         let answer = forward(app, "game.room.use", Some(1), session).await;
         let answer: Value = serde_json::from_str(&answer.unwrap()).unwrap();
         let expected = json!({
-            "id": i64::MAX, "frontend": at, "uid": null,
+            "id": null, "frontend": at, "uid": null,
             "bind": none, "unbind": "session has not bind with a user", "push": none, "push_all": none,
             "push_message": none, "kick": none, "address": none,
         });

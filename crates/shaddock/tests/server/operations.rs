@@ -31,7 +31,9 @@ async fn login(
         .await?;
     session.set("level", 7);
     session.push("level").await?;
-    Ok(Json(json!({ "sid": session.id().to_string() })))
+    Ok(Json(
+        json!({ "sid": session.id().map(|sid| sid.to_string()) }),
+    ))
 }
 
 /// The signal that `think` awaits.

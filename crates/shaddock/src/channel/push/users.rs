@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use shaddock_cluster::{BoxFuture, Receivers, RemoteError, RemoteErrorKind, ServerId};
-use shaddock_core::{FanOutGroup, FrontendId, Sid, Uid};
+use shaddock_cluster::{BoxFuture, RawSid, Receivers, RemoteError, RemoteErrorKind, ServerId};
+use shaddock_core::{FanOutGroup, FrontendId, Uid};
 use shaddock_net::MaybeReady;
 
 use super::{Content, Delivered, Message, Push, Pushes, Sent, collect, outcome::outcome};
@@ -92,12 +92,12 @@ impl Pushes<'_> {
     pub(crate) async fn to_session(
         self,
         frontend: &ServerId,
-        sid: Sid,
+        sid: RawSid,
         uid: Option<&Uid>,
         message: Message,
     ) -> Result<(), SessionError> {
         let membership = self.app.membership()?;
-        let session = Receivers::Sids(Arc::from([crate::session::raw_sid(sid)]));
+        let session = Receivers::Sids(Arc::from([sid]));
         let sent = membership.deliver(frontend, message.to(session)).await;
         let delivered = match (sent, uid) {
             (Err(error), Some(uid)) if error.kind() == RemoteErrorKind::Refused => {
