@@ -88,6 +88,7 @@ impl Registry for Inner {
         self.by_sid.remove(session.id());
         self.count_closed(&pending.reason);
     }
+
     fn notify(&self, session: &Arc<Session>, event: &Event) {
         if let Err(message) = self.call_hook(|events| event.notify(events, session)) {
             self.report_panic(session, event.name(), &message);

@@ -138,6 +138,7 @@ impl Inner {
             changes = audiences.changes.lock();
         }
     }
+
     fn call_watcher(&self, call: impl FnOnce(&(dyn SessionEvents + 'static))) {
         if self.call_hook(call).is_err() {
             self.count_panic();
