@@ -64,19 +64,18 @@ pub(super) fn assemble(mut app: App, routes: &[String]) -> Result<Assembled, Sta
     let life = random();
     app.metadata(crate::channel::LIFE, format!("{life:x}"));
     announce_routes(&mut app, &config)?;
-    let channels: ChannelConfig = value_of(&app);
+    let channels = ChannelService::new(app.id(), value_of::<ChannelConfig>(&app));
     let pushes: PushConfig = value_of(&app);
     let resume: ResumePolicy = value_of(&app);
     let runtime = Handle::current();
     let telemetry = app.values.get::<Telemetry>();
     let tracer = telemetry.map(|telemetry| telemetry.begin(&runtime));
     let tasks = Tasks::new(runtime.clone(), config.max_tasks);
-    let own_channels = ChannelService::new(app.id(), channels);
     let registered = Registrations::new(app.handlers, app.remotes, app.filters, app.hooks);
     let registered = Arc::new(registered);
     let inner = AppInner {
         expiries: Expiries::new(sessions.clone(), tasks.clone()),
-        channels: own_channels,
+        channels,
         life,
         watchers: crate::channel::Watchers::default(),
         watch: crate::channel::Watch::default(),
