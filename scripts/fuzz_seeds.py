@@ -95,6 +95,8 @@ def handshakes():
     for body in bodies:
         for choice in range(3):
             seed("handshake", bytes([choice]) + body.encode())
+    # Bytes that are not UTF-8, in a name with escapes: the text grows most, and so does the buffer of its parser.
+    seed("handshake", b"\x02{\"" + (b"\x9c" * 40 + b"\\\"") * 30 + b"\":1}")
 
 
 def signatures():

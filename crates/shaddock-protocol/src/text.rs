@@ -22,31 +22,40 @@ pub fn utf8_of_client(bytes: Bytes) -> Bytes {
 
 /// The repaired text, and whether information was lost (a U+FFFD was inserted).
 pub(crate) fn repair(bytes: &[u8]) -> (String, bool) {
-    let mut text = String::with_capacity(bytes.len());
+    // Its length comes first: the text can be three times as long, and growing in steps would take twice the memory.
+    let mut len = 0;
+    let lost = each_repaired(bytes, |part| len += part.len());
+    let mut text = String::with_capacity(len);
+    each_repaired(bytes, |part| text.push_str(part));
+    (text, lost)
+}
+
+/// Calls `part` for each part of the repaired text, in order. Returns whether information was lost.
+fn each_repaired(bytes: &[u8], mut part: impl FnMut(&str)) -> bool {
     let mut lost = false;
     let mut rest = bytes;
     loop {
         let error = match str::from_utf8(rest) {
             Ok(valid) => {
-                text.push_str(valid);
-                return (text, lost);
+                part(valid);
+                return lost;
             }
             Err(error) => error,
         };
         let (valid, bad) = rest.split_at(error.valid_up_to());
-        text.push_str(str::from_utf8(valid).unwrap_or_default());
-        let taken = if let Some(character) = cesu_pair(bad) {
-            text.push(character);
-            6
+        part(str::from_utf8(valid).unwrap_or_default());
+        let (character, taken) = if let Some(character) = cesu_pair(bad) {
+            (character, 6)
         } else {
             lost = true;
-            text.push(char::REPLACEMENT_CHARACTER);
-            match (surrogate(bad), error.error_len()) {
+            let taken = match (surrogate(bad), error.error_len()) {
                 (Some(_), _) => 3,
                 (None, Some(len)) => len,
                 (None, None) => bad.len(),
-            }
+            };
+            (char::REPLACEMENT_CHARACTER, taken)
         };
+        part(character.encode_utf8(&mut [0; 4]));
         rest = &bad[taken..];
     }
 }
@@ -184,6 +193,16 @@ mod tests {
     fn valid_text_is_not_copied() {
         let sent = Bytes::from("a中😀".as_bytes().to_vec());
         assert_eq!(utf8_of_client(sent.clone()).as_ptr(), sent.as_ptr());
+    }
+
+    #[test]
+    fn repaired_text_takes_the_memory_of_its_length() {
+        let pair_and_halves = [&b"a\xed\xa0\xbd\xed\xb8\x80"[..], &[0xff; 99]].concat();
+        for bytes in [&[0x9c; 1000][..], &pair_and_halves] {
+            let (text, lost) = repair(bytes);
+            assert!(lost);
+            assert_eq!(text.capacity(), text.len());
+        }
     }
 
     #[test]
