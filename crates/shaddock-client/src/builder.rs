@@ -348,7 +348,7 @@ impl Client {
 mod tests {
     use super::*;
 
-    /// A server that sends without end and reads nothing. What is owed to it is told once, when it reads.
+    /// A server that sends without end and reads nothing. When it reads, it receives one acknowledgement for all of it.
     #[tokio::test]
     async fn a_server_that_does_not_read_is_owed_one_acknowledgement() {
         use shaddock_protocol::{PackageReader, read_acknowledgement};

@@ -1,4 +1,4 @@
-//! What the task of a connection and its handles share.
+//! The state that the task of a connection shares with its handles.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

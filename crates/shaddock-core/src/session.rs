@@ -58,7 +58,7 @@ pub struct Session {
     record: Mutex<Record>,
 }
 
-/// What all sessions of a service share; one pointer in each of them.
+/// The data that all sessions of a service share; one pointer in each of them.
 pub(crate) struct SessionContext {
     pub(crate) frontend_id: FrontendId,
     pub(crate) config: SessionConfig,
@@ -67,7 +67,7 @@ pub(crate) struct SessionContext {
     pub(crate) registry: Weak<dyn Registry>,
 }
 
-/// What a session needs from the service that created it, which it does not keep alive.
+/// The methods of its service that a session calls. It does not keep the service alive.
 pub(crate) trait Registry: Send + Sync {
     /// The session with this sid, if it is not closed.
     fn get(&self, sid: Sid) -> Option<Arc<Session>>;

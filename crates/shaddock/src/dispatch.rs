@@ -195,8 +195,8 @@ impl<'a> Dispatcher<'a> {
             .any(is_same)
     }
 
-    /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. Who
-    /// wants a value is refused by handlers that have none.
+    /// Serves a message that a frontend forwarded. The sender looked at the server type: here only the handler counts, as in Pitaya. A
+    /// request that wants a value is refused by handlers that return none.
     pub(crate) fn serve_forwarded(
         self,
         request: Box<RequestContext>,

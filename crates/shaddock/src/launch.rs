@@ -322,7 +322,10 @@ impl Launcher {
             admin::set_tokens(&operations, &newer.admin);
             operations.set_config(&newer);
             let shared = Arc::new(newer.clone());
-            for app in apps.iter().filter(|app| app.application().hears_reloads()) {
+            for app in apps
+                .iter()
+                .filter(|app| app.application().has_reload_hooks())
+            {
                 app.runtime()
                     .block_on(app.application().reload(app, &shared));
             }
@@ -398,7 +401,7 @@ pub(crate) fn configure(config: &Config, app: &mut App) {
 /// Applies to running servers what differs, and logs what cannot be applied.
 pub(crate) fn apply(old: &Config, new: &Config, apps: &[AppHandle], log: Option<&LogHandle>) {
     let changes = old.changes(new);
-    let is_heard = apps.iter().any(|app| app.application().hears_reloads());
+    let is_heard = apps.iter().any(|app| app.application().has_reload_hooks());
     for change in &changes {
         let (key, old, new) = (&change.key, &change.old, &change.new);
         if key.starts_with("app.") {

@@ -1,4 +1,4 @@
-//! What senders ask of an outbox, and its answers: to them, and to the driver of its connection.
+//! The ways to enqueue a package, and the answers of an outbox to senders and to the driver of its connection.
 
 use std::sync::Arc;
 

@@ -35,7 +35,7 @@ impl Driver {
             let session = self.local.frontend.open(opened).ok()?;
             Some((session, secret))
         });
-        // Who may not open a session is told so when the handshake is acknowledged.
+        // A client that may not open a session receives the refusal when it acknowledges the handshake.
         let Some((session, secret)) = opened else {
             return self.put_answer(now, user, None, scratch);
         };

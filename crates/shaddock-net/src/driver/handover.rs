@@ -1,4 +1,4 @@
-//! What one driver of a resumable session leaves for the next.
+//! The state that one driver of a resumable session leaves for the next.
 
 use std::any::Any;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{rate::Bucket, ready::BoxFuture};
 
-/// What one driver leaves for the next.
+/// The state that one driver leaves for the next.
 #[derive(Default)]
 pub(super) struct Left {
     pub(super) handler: Option<BoxFuture<()>>,
@@ -63,7 +63,7 @@ impl Driver {
         self.rate = left.rate.or_else(|| self.rate.take());
         match (&mut self.opening, &mut self.phase) {
             (Some(opening), _) => {
-                // What the application says of the handshake that is acknowledged is newer, if it says anything.
+                // Data that the application returned for the handshake that is acknowledged is newer, if there is any.
                 if let Some(unopened) = left.unopened {
                     opening.is_new = true;
                     opening.carried = opening.carried.take().or(unopened.carried);

@@ -334,7 +334,7 @@ impl Driver {
         Ok(())
     }
 
-    /// A HEARTBEAT that tells how many packages were taken, if that is news.
+    /// A HEARTBEAT with the number of packages that were taken, if the client does not know it yet.
     fn queue_acknowledgement(&mut self, now: Millis, scratch: &mut Scratch) {
         let Some(session) = &self.session else {
             return;

@@ -54,7 +54,7 @@ pub(super) enum Stage {
 /// A socket whose session is at another frontend.
 pub(super) struct Relaying {
     pub(super) pipe: Pipe,
-    /// The begin of a package that has not come whole.
+    /// The first bytes of a package that has not arrived whole.
     pub(super) rest: BytesMut,
     /// There is no room for what the client sends: its socket is not read, and looked at instead.
     pub(super) is_full: bool,
@@ -72,7 +72,7 @@ pub(super) struct Away {
 
 /// A session whose client has not acknowledged its handshake on any connection: with the first one that it does, it begins.
 pub(super) struct Unopened {
-    /// What the layer above left with its answer to the first handshake.
+    /// The data that the layer above left with its answer to the first handshake.
     pub(super) carried: Option<Carried>,
 }
 

@@ -105,7 +105,7 @@ impl Driver {
             };
             match claimed {
                 Claimed::Pending => return Ok(false),
-                // Its own client is already elsewhere, and hears there.
+                // Its own client is already on another connection, and receives the answer there.
                 Claimed::Superseded => {
                     self.answer_relay(RelayAnswer::Superseded);
                     self.work = Work::Idle;
@@ -224,7 +224,7 @@ impl Driver {
                 self.begin_relay(now, pipe)?;
                 Ok(true)
             }
-            // Its own client is already elsewhere, and hears there.
+            // Its own client is already on another connection, and receives the answer there.
             Ok(None) => Err(CloseReason::Transport(
                 std::io::ErrorKind::ConnectionAborted,
             )),

@@ -52,7 +52,7 @@ pub(crate) struct Driver {
     pub(super) phase: Phase,
 }
 
-/// # The begin
+/// # Construction
 impl Driver {
     pub(crate) fn new(
         socket: Socket,

@@ -130,7 +130,7 @@ impl Driver {
         self.forget_input();
     }
 
-    /// What was read and not taken comes again.
+    /// Messages that were read and not taken are sent again by the client.
     fn forget_input(&mut self) {
         if let Some(mut waiting) = self.waiting.take()
             && waiting.forget_input()
@@ -225,7 +225,7 @@ impl Driver {
         Poll::Ready(())
     }
 
-    /// What runs, and what waits for it.
+    /// The handler that runs, and the messages that wait for it.
     fn poll_rest(&mut self, cx: &mut Context<'_>) {
         while self.poll_handler(cx) {
             let message = self.waiting.as_mut().and_then(|waiting| waiting.pop());

@@ -1,4 +1,4 @@
-//! The bytes of a body while it is encoded, and how scalars are written. What follows what is decided by the source: see `slot`.
+//! The bytes of a body while it is encoded, and how scalars are written. The order of the fields is that of the source: see `slot`.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;

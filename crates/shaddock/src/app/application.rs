@@ -1,4 +1,4 @@
-//! What a handle runs of the application's code.
+//! The application's code that a handle runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,7 +70,7 @@ impl Application for Registrations {
         }))
     }
 
-    fn hears_reloads(&self) -> bool {
+    fn has_reload_hooks(&self) -> bool {
         !self.hooks().reloads.is_empty()
     }
 

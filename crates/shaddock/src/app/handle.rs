@@ -68,7 +68,7 @@ pub(crate) trait Application: Send + Sync {
     ) -> Option<BoxFuture<Result<Arc<ServerInfo>, HandlerError>>>;
 
     /// Whether it has reload hooks.
-    fn hears_reloads(&self) -> bool;
+    fn has_reload_hooks(&self) -> bool;
 
     /// Runs the reload hooks. Completes when all have completed or timed out.
     fn reload(&self, app: &AppHandle, config: &Arc<Config>) -> BoxFuture<()>;

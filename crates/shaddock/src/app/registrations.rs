@@ -1,6 +1,6 @@
-//! What the application has registered in an app, and the app together with it.
+//! The handlers, filters and hooks that the application has registered, and the app together with them.
 //!
-//! Handlers, filters and hooks take an [`AppHandle`], so they are not a part of its state: who serves (connectors, the cluster's node, the
+//! Handlers, filters and hooks take an [`AppHandle`], so they are not a part of its state: code that serves (connectors, the cluster's node, the
 //! events of sessions) holds a [`Server`]. Code that has only a handle runs the application's through
 //! [`Application`](super::handle::Application).
 
@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use super::{AppHandle, AppInner, Hooks};
 use crate::{filter::Filters, handler::HandlerTable};
 
-/// What the application has registered.
+/// The handlers, remotes, filters and hooks of the application.
 pub(crate) struct Registrations {
     /// Apart from the rest, because the future of each request holds them.
     filters: Arc<Filters>,
@@ -88,7 +88,7 @@ impl Server {
     }
 }
 
-/// A server, for what it holds itself. What the application has registered lives as long as the app.
+/// A server, for holders that the app owns. The registrations live as long as the app.
 pub(crate) struct WeakServer {
     app: Weak<AppInner>,
     registered: Weak<Registrations>,

@@ -27,7 +27,7 @@ impl MemberHooks {
         list.push((prefix.to_owned(), hook));
     }
 
-    /// What they watch.
+    /// The channels and topics that they watch.
     pub(super) fn listened(&self) -> Listened {
         let prefixes = self.topics.iter().map(|(prefix, _)| prefix.clone());
         Listened {
