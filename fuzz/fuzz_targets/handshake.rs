@@ -5,7 +5,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use shaddock_fuzz::{Choices, bounded};
 use shaddock_protocol::{
-    Dialect, DialectChoice, HandshakeRequest, MAX_TOKEN_LEN, ResumeRequest, RsaKey,
+    Dialect, DialectChoice, HandshakeRequest, MAX_TOKEN_LEN, ResumeRequest, RsaKey, utf8_of_client,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -16,9 +16,9 @@ fuzz_target!(|data: &[u8]| {
         DialectChoice::Pitaya,
     ][usize::from(choices.below(3))];
     let body = Bytes::copy_from_slice(choices.rest());
-    // A byte that is not UTF-8 becomes a character of three, in the repaired text, and in the parser's buffer for a text with escapes. That one
-    // doubles when it is full, while its old half lives. Then the texts in `sys`, which are parts of the whole.
-    let limit = 4096 + (3 + 9 + 3) * body.len();
+    // The repaired text (a byte that is not UTF-8 becomes three), the parser's buffer for a text with escapes (it doubles when it is full, while
+    // its old half lives), and the texts in `sys`: each is at most as long as the repaired text.
+    let limit = 4096 + 5 * utf8_of_client(body.clone()).len();
     let Ok(request) = bounded(limit, || HandshakeRequest::parse(body, choice)) else {
         return;
     };
