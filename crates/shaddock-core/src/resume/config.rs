@@ -20,7 +20,7 @@ pub struct ResumeConfig {
     pub max_total_bytes: usize,
     /// Maximum number of suspended sessions. Default: 100,000. Beyond it the session that has waited longest is closed.
     pub max_suspended: usize,
-    /// What happens when as much is kept as may be. Default: [`OnFull::Gap`].
+    /// The policy at the limit of kept messages or bytes. Default: [`OnFull::Gap`].
     pub on_full: OnFull,
     /// How long a sender waits for room with [`OnFull::Wait`]. Default: 1 s.
     pub max_wait: Duration,
@@ -37,15 +37,15 @@ shaddock_protocol::setters!(ResumeConfig {
     max_wait: Duration,
 });
 
-/// What happens when `max_messages` or `max_bytes` of a session are kept, and another message is sent.
+/// The policy for a message that is sent to a session which keeps `max_messages` messages or `max_bytes` bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFull {
-    /// The oldest message is forgotten, and the client will be told how many it has missed.
+    /// The oldest message is discarded, and the client receives the number of missed messages.
     #[default]
     Gap,
-    /// Senders that can wait do ([`Room::Full`](crate::Room::Full)), and up to twice the limits are kept in the meantime. Above that, and above
-    /// `max_total_bytes`, it is as with `Gap`.
+    /// Senders that await their pushes wait ([`Room::Full`](crate::Room::Full)); meanwhile up to twice the limits is kept. Above that, and above
+    /// `max_total_bytes`, the oldest message is discarded as with `Gap`.
     Wait,
 }
 
