@@ -3,10 +3,14 @@
 // Tests panic on purpose.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod support;
+
 use proptest::prelude::*;
 use shaddock_core::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use support::by_name;
 
 const NAMES: [&str; 3] = ["lobby", "toString", "a:b"];
 
@@ -39,17 +43,6 @@ fn uid(u: usize) -> Uid {
 
 fn front(f: usize) -> FrontendId {
     FrontendId::new(format!("connector-{f}")).unwrap()
-}
-
-/// The members by name, by frontend.
-fn by_name(channel: &Channel) -> Vec<(Uid, FrontendId)> {
-    let plan = channel.members_by_frontend();
-    let each = |group: &FanOutGroup| {
-        let frontend = group.frontend.clone();
-        let uids = group.uids.clone().into_iter();
-        uids.map(move |uid| (uid, frontend.clone()))
-    };
-    plan.iter().flat_map(each).collect()
 }
 
 /// A channel object and the members it should have, in order.

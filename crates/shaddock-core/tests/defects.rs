@@ -5,12 +5,16 @@
 // Tests panic on purpose.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod support;
+
 use bytes::{Buf, Bytes};
 use serde_json::{Map, Value, json};
 use shaddock_core::*;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use support::by_name;
 
 const PROTOTYPE_NAMES: [&str; 5] = [
     "constructor",
@@ -51,17 +55,6 @@ fn received(session: &Session) -> (Bytes, Next) {
     let mut drained = Drained::default();
     let next = session.outbox().take(&mut drained);
     (drained.copy_to_bytes(drained.remaining()), next)
-}
-
-/// The members by name, by frontend.
-fn by_name(channel: &Channel) -> Vec<(Uid, FrontendId)> {
-    let plan = channel.members_by_frontend();
-    let each = |group: &FanOutGroup| {
-        let frontend = group.frontend.clone();
-        let uids = group.uids.clone().into_iter();
-        uids.map(move |uid| (uid, frontend.clone()))
-    };
-    plan.iter().flat_map(each).collect()
 }
 
 #[test]
