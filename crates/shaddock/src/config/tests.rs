@@ -42,6 +42,115 @@ impl Drop for File {
     }
 }
 
+/// Names of the fields that two configurations have in common, by the text of `Debug`.
+fn same_fields(one: &impl std::fmt::Debug, other: &impl std::fmt::Debug) -> Vec<String> {
+    fn fields(value: &impl std::fmt::Debug) -> Vec<String> {
+        let mut fields: Vec<String> = Vec::new();
+        for line in format!("{value:#?}").lines() {
+            match (line.strip_prefix("    "), fields.last_mut()) {
+                (Some(field), _) if !field.starts_with([' ', '}', ']', ')']) => {
+                    fields.push(field.to_owned());
+                }
+                (Some(rest), Some(field)) => field.push_str(rest),
+                _ => {}
+            }
+        }
+        fields
+    }
+    let (one, other) = (fields(one), fields(other));
+    assert!(one.len() > 2 && one.len() == other.len());
+    let same = one.iter().zip(&other).filter(|(one, other)| one == other);
+    same.map(|(field, _)| field.split(':').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+/// A field of the layers below that no key sets would have its default here.
+#[test]
+fn every_field_of_the_layers_below_is_set_by_a_key() {
+    let file = File::new(
+        "every-field",
+        r#"
+        [session]
+        single_session = true
+        outbox_bytes = "8 KiB"
+        max_listeners = 7
+        max_settings = 7
+        max_memberships = 7
+        [session.resume]
+        window = "7s"
+        ack = 7
+        max_messages = 7
+        max_bytes = "7 KiB"
+        max_total_bytes = "7 MiB"
+        max_suspended = 7
+        on_full = "wait"
+        max_wait = "7s"
+        [protocol]
+        dialect = "pomelo"
+        max_package_size = "70 KiB"
+        max_handshake_size = "7 KiB"
+        max_inflated_size = "7 KiB"
+        handshake_timeout = "7s"
+        idle_timeout = "7s"
+        heartbeat = "7s"
+        heartbeat_timeout = "30s"
+        crypto = "sha2"
+        unsigned_pitaya = true
+        pomelo_errors = "text"
+        browser_clients = ["x"]
+        pitaya_serializer = "protobuf"
+        compress_pitaya = true
+        [listen]
+        backlog = 7
+        nodelay = false
+        proxy_protocol = true
+        origins = ["https://a.example"]
+        address_header = "x-real-ip"
+        subprotocols = ["x"]
+        messages_per_second = 7
+        burst = 7
+        pings_per_second = 7
+        waiting_messages = 7
+        waiting_bytes = "7 KiB"
+        slow_after = "7s"
+        linger = "7s"
+        [access]
+        allow = ["10.0.0.0/8"]
+        deny = ["10.1.0.0/16"]
+        trusted_proxies = ["10.2.0.1/32"]
+        max_connections = 7
+        max_connections_per_address = 7
+        "#,
+    );
+    let config = file.load().unwrap();
+    let (session, default) = (
+        config.session_config(),
+        shaddock_core::SessionConfig::default(),
+    );
+    let none: [&str; 0] = [];
+    assert_eq!(same_fields(&session, &default), none);
+    assert_eq!(same_fields(&session.resume, &default.resume), none);
+    assert_eq!(
+        same_fields(&config.limits(), &shaddock_protocol::Limits::default()),
+        none
+    );
+    // Set by the application, not in the file.
+    assert_eq!(
+        same_fields(
+            &config.codec_config(),
+            &shaddock_protocol::CodecConfig::default()
+        ),
+        ["dictionary", "protos"]
+    );
+    let ours = config.listen_config(([127, 0, 0, 1], 1).into());
+    let default = shaddock_net::ListenConfig::new(([127, 0, 0, 1], 1).into());
+    // The address is an argument, and TLS has files.
+    assert_eq!(same_fields(&ours, &default), ["address", "tls"]);
+    assert_eq!(same_fields(&ours.access, &default.access), none);
+    assert_eq!(same_fields(&ours.limits, &default.limits), none);
+    assert_eq!(same_fields(&ours.upgrade, &default.upgrade), none);
+}
+
 #[test]
 fn defaults_are_those_of_the_layers_below() {
     let config = Config::default();
